@@ -1,0 +1,41 @@
+"""The one error that repalign raises on bad input: what was expected, what was got, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RepalignError(Exception):
+    """Bad input, told in full.
+
+    `problem` names the thing (model, layer, file, row); `expected`, `got` and `remedy` each
+    become a line of the message. The command line prints the message and exits with status 1.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: object = None,
+        got: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        lines = [problem]
+        if expected is not None:
+            lines.append(f"  expected: {expected}")
+        if got is not None:
+            lines.append(f"  got: {got}")
+        if remedy is not None:
+            lines.append(f"  do: {remedy}")
+        super().__init__("\n".join(lines))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the closest known ones, or all of them if none is close."""
+    known = sorted(known)
+    by_lower = {k.lower(): k for k in known}
+    close = [by_lower[c] for c in difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.5)]
+    if close:
+        return f"did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"choose one of: {', '.join(known)}" if known else "nothing by that kind of name is known"

@@ -1,0 +1,374 @@
+"""What a measure is: prepare once per layer, compare many, permute the prepared.
+
+The law, tested for every row of MEASURES on data without ties::
+
+    compare(prepare(x), prepare(y).permute(p)) == compare(prepare(x), prepare(y[p]))
+
+There are three kinds of state. `Features` holds a transformed array, `Neighbors` ordered neighbour
+lists, `Relation` an n x n relation (dense, or as a graph of few edges) whose score with another is
+the inner product <A, B>. A measure says that it is bilinear by returning a `Relation`; nothing else
+is needed for it to get matrix products over all layers, closed-form moments and the cyclic null.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+
+# Rows of a dense scratch matrix are handled in blocks of about this many bytes.
+SCRATCH_BYTES = 256 * 2**20
+
+
+# --- the border: arrays in ---------------------------------------------------------------------
+
+
+def as_features(x: Any, name: str = "x") -> Tensor:
+    """Check an array at the border and return it as a floating (n, d) tensor.
+
+    float64 (and integers) stay or become float64; everything else is computed in float32, because
+    half precision may be stored but is never multiplied. The tensor keeps its device.
+
+    Raises RepalignError, naming `name`, unless x is two-dimensional, has a row and a column,
+    and every entry is finite.
+    """
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiub":
+            raise RepalignError(
+                f"{name}: not an array of numbers",
+                expected="a real numeric array of shape (n, d)",
+                got=f"dtype {array.dtype}",
+                remedy="convert it to float32 or float64 first",
+            )
+        x = torch.from_numpy(np.ascontiguousarray(array if array.dtype != np.bool_ else array.astype(np.float64)))
+    if x.ndim != 2 or 0 in x.shape:
+        raise RepalignError(
+            f"{name}: wrong shape",
+            expected="two dimensions (n, d): one row per stimulus, one column per feature",
+            got=f"shape {tuple(x.shape)}",
+            remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
+        )
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.to(torch.float32)
+    elif x.dtype not in (torch.float32, torch.float64):
+        x = x.to(torch.float64)
+    x = x.detach()
+    finite = torch.isfinite(x).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten()
+        raise RepalignError(
+            f"{name}: NaN or infinite values",
+            expected="every entry finite",
+            got=f"{len(bad)} of {len(x)} rows with non-finite entries, the first is row {int(bad[0])}",
+            remedy="look for overflow in half precision, or leave these stimuli out of the dataset",
+        )
+    return x.contiguous()
+
+
+def check_paired(n_x: int, n_y: int, name_x: str = "x", name_y: str = "y") -> None:
+    """Refuse two arrays of different row counts: row i of both must be the same stimulus."""
+    if n_x != n_y:
+        raise RepalignError(
+            f"{name_x} and {name_y} have different numbers of rows",
+            expected="row i of both describing the same stimulus",
+            got=f"n = {n_x} and n = {n_y}",
+            remedy="join both on stimulus ids first; repalign never pairs by cutting to the shorter one",
+        )
+
+
+# --- states ------------------------------------------------------------------------------------
+
+
+class State(ABC):
+    """What a measure prepares once from one layer. Immutable."""
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """The number of stimuli."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory held, for a cache that is bounded."""
+
+    @abstractmethod
+    def permute(self, p: Tensor) -> Self:
+        """The state that `prepare(x[p])` would give, without preparing again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features(State):
+    """A transformed array (n, r), for measures that need the vectors themselves.
+
+    `norm` is whatever scalar the measure wants to keep beside it (for instance a Frobenius norm).
+    """
+
+    values: Tensor  # (n, r)
+    norm: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, values=self.values[p])
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors(State):
+    """Ordered neighbour lists, nearest first; `values` optionally holds one number per entry."""
+
+    indices: Tensor  # (n, k) int64
+    values: Tensor | None = None  # (n, k)
+    norm: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.indices.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
+
+    def permute(self, p: Tensor) -> Self:
+        inverse = torch.empty_like(p)
+        inverse[p] = torch.arange(len(p), device=p.device)
+        values = None if self.values is None else self.values[p]
+        return replace(self, indices=inverse[self.indices[p]], values=values)
+
+
+class Relation(State):
+    """An n x n relation A; the score of two is a function of <A, B> = sum_ij A_ij B_ij alone."""
+
+    norm: float
+    symmetric: bool
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """A as an (n, n) tensor."""
+
+    @staticmethod
+    def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
+        if all(isinstance(s, DenseRelation) for s in (*a, *b)):
+            return _dense_inner(a, b)  # type: ignore[arg-type]
+        if all(isinstance(s, GraphRelation) for s in (*a, *b)):
+            return _graph_inner(a, b)  # type: ignore[arg-type]
+        raise TypeError("relations of two storage kinds met in one comparison")
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRelation(Relation):
+    """A dense relation, kept at unit Frobenius norm so that float32 products stay well scaled.
+
+    `norm` is the Frobenius norm that was divided out (0 if A vanishes: the score is then undefined).
+    """
+
+    matrix: Tensor  # (n, n)
+    norm: float
+    symmetric: bool = True
+
+    @classmethod
+    def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0) -> DenseRelation:
+        """Divide `matrix` by its Frobenius norm; a norm <= `floor` counts as zero (rounding residue)."""
+        norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+        if not norm > floor:
+            return cls(torch.zeros_like(matrix), 0.0, symmetric)
+        return cls(matrix / norm, norm, symmetric)
+
+    @property
+    def n(self) -> int:
+        return self.matrix.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes
+
+    def dense(self) -> Tensor:
+        return self.matrix
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, matrix=self.matrix[p][:, p])
+
+
+@dataclass(frozen=True, eq=False)
+class GraphRelation(Relation):
+    """A sparse directed relation: k entries per row at `indices`, each 1 or `values`."""
+
+    indices: Tensor  # (n, k) int64
+    values: Tensor | None = None  # (n, k); None means all ones
+    norm: float = 1.0
+    symmetric: bool = False
+
+    @property
+    def n(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.indices.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
+
+    def dense(self) -> Tensor:
+        return _scatter(self, slice(0, self.n), torch.float64 if self.values is None else self.values.dtype)
+
+    def permute(self, p: Tensor) -> Self:
+        inverse = torch.empty_like(p)
+        inverse[p] = torch.arange(len(p), device=p.device)
+        values = None if self.values is None else self.values[p]
+        return replace(self, indices=inverse[self.indices[p]], values=values)
+
+
+
+
+def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
+    """One matrix product (la, n^2) @ (n^2, lb), over blocks of rows that bound the scratch memory."""
+    n = a[0].n
+    same = len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=True))
+    total = torch.zeros(len(a), len(b), dtype=torch.float64)
+    itemsize = a[0].matrix.element_size()
+    rows = max(1, min(n, SCRATCH_BYTES // max(1, (len(a) + len(b)) * n * itemsize)))
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        left = torch.stack([s.matrix[block] for s in a]).flatten(1)  # (la, rows * n)
+        right = left if same else torch.stack([s.matrix[block] for s in b]).flatten(1)
+        total += (left @ right.T).to("cpu", torch.float64)
+    return total
+
+
+def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tensor:
+    """Look every entry of each B up in a dense block of rows of each A: O(la * lb * n * k)."""
+    n = a[0].n
+    total = torch.zeros(len(a), len(b), dtype=torch.float64)
+    plain = all(s.values is None for s in (*a, *b))
+    dtype = torch.uint8 if plain else torch.float64
+    rows = max(1, min(n, SCRATCH_BYTES // (n * (1 if plain else 8))))
+    for start in range(0, n, rows):
+        block = slice(start, min(start + rows, n))
+        targets = torch.cat([s.indices[block] for s in b], dim=1)  # (rows, sum of k_b)
+        weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
+        ends = np.cumsum([s.k for s in b]).tolist()
+        for row, state in enumerate(a):
+            hits = _scatter(state, block, dtype).gather(1, targets)
+            if weights is not None:
+                hits = hits * weights
+            per_column = hits.sum(dim=0, dtype=torch.float64 if weights is not None else torch.int64)
+            sums = torch.cat([per_column.new_zeros(1), per_column.cumsum(0)])
+            at = sums[[0, *ends]].to("cpu", torch.float64)
+            total[row] += at[1:] - at[:-1]
+    return total
+
+
+def _values(state: GraphRelation, block: slice) -> Tensor:
+    if state.values is None:
+        return torch.ones_like(state.indices[block], dtype=torch.float64)
+    return state.values[block].to(torch.float64)
+
+
+def _scatter(state: GraphRelation, block: slice, dtype: torch.dtype) -> Tensor:
+    indices = state.indices[block]
+    out = torch.zeros(len(indices), state.n, dtype=dtype, device=indices.device)
+    ones = torch.ones_like(indices, dtype=dtype) if state.values is None else state.values[block].to(dtype)
+    return out.scatter_(1, indices, ones)
+
+
+# --- the measure -------------------------------------------------------------------------------
+
+
+class Measure(ABC):
+    """A function of two paired arrays (n, d1) and (n, d2) to a number, as a frozen dataclass.
+
+    Its parameters are its fields and `repr(measure)` is its identity on disk. The class facts are
+    declarations that the common tests hold it to.
+    """
+
+    family: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    symmetric: ClassVar[bool] = True
+    invariances: ClassVar[frozenset[str]] = frozenset()
+    bounds: ClassVar[tuple[float, float]]
+
+    @property
+    def s_max(self) -> float:
+        """The largest attainable score, the top of the calibrated scale."""
+        return self.range[1]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The bounds of this very measure; parameters may change those of its class."""
+        return self.bounds
+
+    @property
+    def min_n(self) -> int:
+        """The smallest n at which the measure is defined."""
+        return 2
+
+    def check_n(self, n: int, name: str = "x") -> None:
+        """Refuse too few stimuli, naming the array."""
+        if n < self.min_n:
+            raise RepalignError(
+                f"{name}: too few stimuli for {self!r}",
+                expected=f"n >= {self.min_n}",
+                got=f"n = {n}",
+                remedy="use more stimuli, or a smaller k where the measure has one",
+            )
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> State:
+        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor."""
+
+    @abstractmethod
+    def compare(self, a: State, b: State) -> float:
+        """The score of two prepared layers; nan where it is undefined (a constant representation)."""
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """All scores of two lists of states, a float64 (la, lb) tensor on the CPU."""
+        return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
+
+    def __call__(self, x: Any, y: Any) -> float:
+        x, y = as_features(x, "x"), as_features(y, "y")
+        check_paired(len(x), len(y))
+        self.check_n(len(x))
+        return self.compare(self.prepare(x), self.prepare(y))
+
+
+class Bilinear(Measure):
+    """A measure whose states are relations; the score is `scale(<A, B>)`."""
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> Relation: ...
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """Turn inner products (la, lb) into scores; affine in `inner`, the rest fixed per cell.
+
+        The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
+        """
+        defined = torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
+        return torch.where(defined, inner, math.nan)
+
+    def compare(self, a: State, b: State) -> float:
+        return float(self.compare_all([a], [b])[0, 0])
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        return self.scale(Relation.inner_all(a, b), a, b)  # type: ignore[arg-type]
