@@ -360,7 +360,7 @@ class Bilinear(Measure):
     def prepare(self, x: Tensor) -> Relation: ...
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        """Turn inner products (la, lb) into scores; affine in `inner`, the rest fixed per cell.
+        """Turn inner products (..., la, lb) into scores; affine in `inner`, the rest fixed per cell.
 
         The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
         """
