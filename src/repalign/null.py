@@ -29,6 +29,8 @@ TIE_TOLERANCE = 1e-6
 
 # Below this n a cyclic group has too few members for a useful p-value (the floor is 1/n).
 CYCLIC_MIN_N = 200
+# Above this n the spectra (2 n^2 bytes per layer or more) would fill the memory of a usual machine.
+CYCLIC_MAX_N = 8192
 
 
 # --- what follows from draws -------------------------------------------------------------------
@@ -287,12 +289,18 @@ class Permutations(Null):
         return np.stack([generator.permutation(n) for _ in range(self.n_draws)])
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared) -> np.ndarray:
-        n = a.states[0].n
-        out = np.empty((self.n_draws, len(a.states), len(b.states)))
-        for k, p in enumerate(self.permutations(n)):
-            index = torch.from_numpy(p).to(_device(b.states[0]))
-            out[k] = measure.compare_all(a.states, [s.permute(index) for s in b.states]).numpy()
-        return out
+        return permuted_scores(measure, a.states, b.states, self.permutations(a.states[0].n))
+
+
+def permuted_scores(
+    measure: Measure, a: Sequence[State], b: Sequence[State], permutations: np.ndarray
+) -> np.ndarray:
+    """Scores of a with b relabelled by each of K given permutations (K, n): (K, la, lb) float64."""
+    out = np.empty((len(permutations), len(a), len(b)))
+    for k, p in enumerate(permutations):
+        index = torch.from_numpy(np.ascontiguousarray(p, dtype=np.int64)).to(_device(b[0]))
+        out[k] = measure.compare_all(a, [s.permute(index) for s in b]).numpy()
+    return out
 
 
 @dataclass(frozen=True)
@@ -368,7 +376,7 @@ def _device(state: State) -> torch.device:
 
 @dataclass(frozen=True)
 class Auto(Null):
-    """Cyclic where the measure is bilinear and n is at least 200; random permutations otherwise."""
+    """Cyclic where the measure is bilinear and 200 <= n <= 8192; random permutations otherwise."""
 
     method: ClassVar[str] = "auto"
     n_draws: int = 199
@@ -385,7 +393,7 @@ def resolve(null: Null, measure: Measure, n: int) -> Null:
     """The null that is really used for this measure at this n; it is what the result names."""
     if not isinstance(null, Auto):
         return null
-    if isinstance(measure, Bilinear) and n >= CYCLIC_MIN_N:
+    if isinstance(measure, Bilinear) and CYCLIC_MIN_N <= n <= CYCLIC_MAX_N:
         return Cyclic(seed=null.seed)
     return Permutations(null.n_draws, null.seed)
 
