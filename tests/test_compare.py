@@ -1,0 +1,267 @@
+"""Comparing: every cell right, work done once per layer, resume, bad input, the same anywhere it runs."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import repalign.compare as engine
+from repalign import null as nulls
+from repalign.alignment import COLUMNS, Alignment
+from repalign.compare import compare, pair
+from repalign.errors import RepalignError
+from repalign.measures import CKA, MutualKNN, parse_measure
+from repalign.models import ModelRecord
+from repalign.preprocess import Preprocess
+from repalign.representation import MemoryRepresentation
+
+N = 64
+IDS = tuple(f"s{i}" for i in range(N))
+
+
+def model(name: str, seed: int, widths: tuple[int, ...], signal: float = 0.0, **changes) -> MemoryRepresentation:
+    shared = np.random.default_rng(99).standard_normal((N, 4))
+    rng = np.random.default_rng(seed)
+    arrays = {
+        f"layer.{i}": torch.from_numpy(
+            rng.standard_normal((N, w)) + signal * (i + 1) * shared @ rng.standard_normal((4, w))
+        )
+        for i, w in enumerate(widths)
+    }
+    fields = {"dataset_name": "made", "dataset_fingerprint": "f" * 64, **changes}
+    record = ModelRecord(spec=f"array:{name}", name=name, modality="array")
+    return MemoryRepresentation(record, fields.pop("ids", IDS), arrays, **fields)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    xs = [model("lm-a", 1, (6, 9, 12), 0.3), model("lm-b", 2, (5,))]
+    ys = [model("vit-a", 3, (7, 30), 0.3), model("vit-b", 4, (8, 8, 3), 0.6)]
+    return xs, ys
+
+
+def test_every_cell_is_the_score_of_its_two_layers(sides):
+    xs, ys = sides
+    result = compare(xs, ys, ["MutualKNN(k=5)", "CKA()"], nulls.Permutations(19))
+    assert tuple(result.table.columns) == COLUMNS
+    cells = result.cells()
+    assert len(cells) == 2 * (3 + 1) * (2 + 3)
+    for row in cells.itertuples():
+        x, y = (next(r for r in side if r.name == name) for side, name in ((xs, row.model_x), (ys, row.model_y)))
+        score = parse_measure(row.measure)(x.load(row.layer_x), y.load(row.layer_y))
+        assert row.statistic == pytest.approx(score, abs=1e-12)
+        assert (row.n, row.null, row.n_draws, row.seed) == (N, "permutation", 19, 0)
+
+
+def test_cells_and_search_are_what_null_says_of_the_same_draws(sides):
+    xs, ys = sides
+    null = nulls.Permutations(29, seed=4)
+    result = compare(xs, ys, ["CKA()"], null, search="raw")
+    measure = parse_measure("CKA()")
+    a = [measure.prepare(xs[0].load(layer)) for layer in xs[0].layers]
+    b = [measure.prepare(ys[1].load(layer)) for layer in ys[1].layers]
+    observed = measure.compare_all(a, b).numpy()
+    draws = nulls.permuted_scores(measure, a, b, null.permutations(N))
+    expected = nulls.calibrate(observed, draws)
+    got = result.layer_map("lm-a", "vit-b", value="pvalue").to_numpy()
+    assert np.array_equal(got, expected.pvalue)
+    best = result.best().query("model_x == 'lm-a' and model_y == 'vit-b'").iloc[0]
+    i, j = np.unravel_index(observed.argmax(), observed.shape)
+    assert (best.index_x, best.index_y, best.statistic) == (i, j, observed.max())
+    assert best.pvalue == (1 + (draws.max(axis=(1, 2)) >= observed.max()).sum()) / 30
+
+
+def test_pairs_across_get_holm_and_bh_and_cells_do_not(sides):
+    result = compare(*sides, ["CKA()", "MutualKNN(k=5)"], nulls.Permutations(39))
+    for measure in result.measures:
+        best = result.table.query("scope == 'max' and measure == @measure")
+        assert np.allclose(best["p_holm"], nulls.holm(best["pvalue"]))
+        assert np.allclose(best["p_bh"], nulls.benjamini_hochberg(best["pvalue"]))
+    assert result.cells()["p_holm"].isna().all()
+    assert any("Holm over 4 pairs" in w for w in result.run["warnings"])
+    assert not compare(*sides, ["CKA()"], nulls.Permutations(79)).run["warnings"]
+
+
+def test_all_against_all_takes_each_pair_once_and_both_directions_where_direction_matters(sides):
+    everything = [*sides[0], *sides[1]]
+    result = compare(everything, measures=["MutualKNN(k=5)", "CycleKNN(k=5)"], null=nulls.Permutations(5))
+    counts = result.best().groupby("measure").size()
+    assert counts["MutualKNN(k=5, similarity='cosine', center=False)"] == 6
+    assert counts[next(m for m in counts.index if m.startswith("CycleKNN"))] == 12
+
+
+def test_each_layer_is_prepared_once(sides, monkeypatch):
+    count = {"prepare": 0}
+    original = MutualKNN.prepare
+
+    def counting(self, x):
+        count["prepare"] += 1
+        return original(self, x)
+
+    monkeypatch.setattr(MutualKNN, "prepare", counting)
+    compare(*sides, ["MutualKNN(k=5)"], nulls.Permutations(9))
+    assert count["prepare"] == 3 + 1 + 2 + 3
+
+
+def test_a_small_memory_budget_changes_nothing_but_the_work(sides):
+    full = compare(*sides, ["CKA()"], nulls.Permutations(9))
+    tight = compare(*sides, ["CKA()"], nulls.Permutations(9), memory=1)
+    pd.testing.assert_frame_equal(full.table, tight.table, check_exact=True)
+
+
+def test_an_executor_changes_nothing(sides):
+    full = compare(*sides, ["CKA()", "LCSKNN(k=3)"], nulls.Permutations(9))
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = compare(*sides, ["CKA()", "LCSKNN(k=3)"], nulls.Permutations(9), executor=pool)
+    pd.testing.assert_frame_equal(full.table, elsewhere.table, check_exact=True)
+
+
+# --- resume ------------------------------------------------------------------------------------
+
+
+def test_resume_does_only_the_missing_tiles(sides, tmp_path, monkeypatch):
+    compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
+    before = (tmp_path / "results.parquet").read_bytes()
+    tiles = sorted((tmp_path / "tiles").iterdir())
+    assert len(tiles) == 4
+    tiles[2].unlink()
+    tiles[3].write_bytes(tiles[3].read_bytes()[:50])  # cut short by a crash
+    (tmp_path / "results.parquet").unlink()
+    done = []
+    original = engine.compute_tile
+    monkeypatch.setattr(engine, "compute_tile", lambda tile, cache: done.append(tile) or original(tile, cache))
+    compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
+    assert len(done) == 2
+    assert (tmp_path / "results.parquet").read_bytes() == before
+
+
+def test_adding_a_model_computes_only_its_tiles_and_another_seed_computes_all(sides, tmp_path, monkeypatch):
+    xs, ys = sides
+    compare(xs[:1], ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
+    done = []
+    original = engine.compute_tile
+    monkeypatch.setattr(engine, "compute_tile", lambda tile, cache: done.append(tile) or original(tile, cache))
+    compare(xs, ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
+    assert {t.x.name for t in done} == {"lm-b"}
+    done.clear()
+    compare(xs, ys, ["CKA()"], nulls.Permutations(9, seed=1), results=tmp_path)
+    assert len(done) == 4
+
+
+def test_a_cached_state_never_serves_another_model_or_measure(sides):
+    """A peer's cache returned the first pair's score for the second pair."""
+    xs, ys = sides
+    result = compare(xs, ys, [CKA(), CKA(estimator="biased"), MutualKNN(k=5), MutualKNN(k=6)], nulls.Permutations(3))
+    assert result.cells()["statistic"].nunique() >= 0.9 * len(result.cells())
+
+
+def test_saved_and_loaded_are_the_same(sides, tmp_path):
+    result = compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
+    loaded = Alignment.load(tmp_path)
+    pd.testing.assert_frame_equal(result.table, loaded.table, check_exact=True)
+    assert json.loads(json.dumps(result.run)) == loaded.run
+    assert loaded.run["sides"] == {"x": ["lm-a", "lm-b"], "y": ["vit-a", "vit-b"]}
+    with pytest.raises(RepalignError, match="not a finished result"):
+        Alignment.load(tmp_path / "nowhere")
+    (tmp_path / "results.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(RepalignError, match="a result file cannot be read"):
+        Alignment.load(tmp_path)
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(sides, tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    def full(table, where, **options):
+        where.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(RepalignError, match=r"cannot be written\n  got: \[Errno 28\] No space left"):
+        compare(*sides, ["CKA()"], nulls.Permutations(3), results=tmp_path)
+    assert list((tmp_path / "tiles").iterdir()) == []
+
+
+# --- what can go wrong -------------------------------------------------------------------------
+
+
+def test_different_datasets_are_refused_and_the_field_named(sides):
+    xs, _ = sides
+    with pytest.raises(RepalignError, match="dataset fingerprint differs"):
+        compare(xs, [model("other", 5, (4,), dataset_fingerprint="e" * 64)])
+    shifted = (*IDS[1:], "s999")
+    with pytest.raises(RepalignError, match=r"id of row 0 differs(.|\n)*expected: lm-a: id of row 0 s0"):
+        compare(xs, [model("other", 5, (4,), ids=shifted)])
+
+
+def test_two_models_of_one_name_are_refused(sides):
+    with pytest.raises(RepalignError, match="two models are called 'lm-a'"):
+        compare([sides[0][0]], [model("lm-a", 50, (3,))])
+
+
+def test_nan_names_model_layer_and_row():
+    bad = model("broken", 1, (4, 5))
+    bad.arrays["layer.1"][7, 2] = float("nan")
+    with pytest.raises(RepalignError, match=r"broken, layer layer.1: NaN or infinite values(.|\n)*first is row 7"):
+        compare([bad], [model("fine", 2, (3,))], ["CKA()"])
+
+
+def test_k_not_below_n_is_refused(sides):
+    with pytest.raises(RepalignError, match=r"too few stimuli for MutualKNN\(k=64"):
+        compare(*sides, ["MutualKNN(k=64)"])
+
+
+def test_unknown_measure_is_corrected(sides):
+    with pytest.raises(RepalignError, match="did you mean 'MutualKNN'"):
+        compare(*sides, ["MutualKN(k=3)"])
+
+
+def test_a_constant_layer_is_undefined_and_the_rest_goes_on():
+    dead = model("dead", 1, (4, 5), 0.5)
+    dead.arrays["layer.0"][:] = 3.0
+    result = compare([dead], [model("fine", 2, (6,), 0.5)], ["CKA()"], nulls.Permutations(9))
+    assert np.isnan(result.layer_map().iloc[0, 0]) and result.layer_map().iloc[1, 0] > 0
+    assert result.best()["layer_x"][0] == "layer.1"
+    assert any(f["layer"] == "layer.0" for f in result.run["findings"])
+
+
+def test_unknown_options_are_told(sides):
+    with pytest.raises(RepalignError, match="unknown layer search 'max'"):
+        compare(*sides, ["CKA()"], search="max")
+    with pytest.raises(RepalignError, match="no measure 'cka' in the result"):
+        compare(*sides, ["CKA()"], nulls.Permutations(3)).cells("cka")
+    with pytest.raises(RepalignError, match="nothing to compare"):
+        compare([], measures=["CKA()"])
+
+
+# --- arrays in ---------------------------------------------------------------------------------
+
+
+def test_pair_of_arrays_and_of_layers():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((250, 12))
+    y = x @ rng.standard_normal((12, 20)) + 0.1 * rng.standard_normal((250, 20))
+    result = pair(x, {"first": rng.standard_normal((250, 8)), "second": y}, names=("mine", "theirs"))
+    best = result.best(result.measures[1]).iloc[0]
+    assert (best.layer_y, best.null, best.n_draws) == ("second", "cyclic", 249)
+    assert best.pvalue == 1 / 250
+    assert "n = 250" in repr(result)
+    with pytest.raises(RepalignError, match="different numbers of rows|n differs"):
+        pair(x, y[:-1])
+    with pytest.raises(RepalignError, match="layers of different row counts"):
+        pair({"a": x, "b": x[:5]}, y)
+
+
+def test_layer_concatenation_is_a_layer_more(sides):
+    xs, ys = sides
+    result = compare(xs[:1], ys[:1], ["CKA()"], nulls.Permutations(3), preprocess=Preprocess(concatenate=True))
+    assert result.layer_map().shape == (4, 3)
+    whole = torch.cat([xs[0].load(layer) for layer in xs[0].layers], dim=1)
+    other = torch.cat([ys[0].load(layer) for layer in ys[0].layers], dim=1)
+    assert result.layer_map().iloc[-1, -1] == pytest.approx(CKA()(whole, other), abs=1e-12)
+
+
