@@ -1,0 +1,144 @@
+"""The real thing, end to end: photos and captions against tiny pretrained models and real features.
+
+Expected values are those that were measured on the same files by outside code (the bed's own README).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STUDY = Path(__file__).parent / "studies" / "flickr8k.yaml"
+
+RAW, CENTRED = "MutualKNN(k=10, similarity='cosine', center=False)", "MutualKNN(k=10, similarity='cosine', center=True)"
+
+# raw / centred mutual 10-NN with GloVe, mean of five captions
+GLOVE = {
+    ("mobilenet_025", 0): (0.0166, 0.0189), ("mobilenet_025", 1): (0.0220, 0.0242),
+    ("mobilenet_025", 2): (0.0285, 0.0308), ("mobilenet_025", 3): (0.0356, 0.0367),
+    ("mobilenet_025", 4): (0.0392, 0.0446), ("mobilenet_025", 5): (0.0572, 0.0619),
+    ("mobilenet_075", 0): (0.0223, 0.0246), ("mobilenet_075", 1): (0.0279, 0.0278),
+    ("mobilenet_075", 2): (0.0343, 0.0381), ("mobilenet_075", 3): (0.0415, 0.0453),
+    ("mobilenet_075", 4): (0.0532, 0.0584), ("mobilenet_075", 5): (0.0731, 0.0833),
+    ("resnet20", 2): (0.0228, 0.0283), ("resnet56", 2): (0.0235, 0.0282),
+}  # fmt: skip
+
+# raw / centred mutual 10-NN of hidden states with the last layer of mobilenet_075
+HIDDEN = {
+    "stories260k": [(0.0295, 0.0377), (0.0273, 0.0321), (0.0287, 0.0347), (0.0310, 0.0359), (0.0256, 0.0288), (0.0251, 0.0286)],
+    "babyllama105": [(0.0217, 0.0241), (0.0252, 0.0275), (0.0243, 0.0270), (0.0284, 0.0307), (0.0308, 0.0367), (0.0244, 0.0294)],
+}  # fmt: skip
+
+BITS_PER_CHAR = {"stories260k": 2.831485, "babyllama105": 2.810072}
+
+
+def study_file(folder: Path) -> Path:
+    """A copy of the study that writes its store and results into `folder`."""
+    text = STUDY.read_text().replace("../../../shared", str(STUDY.parents[3] / "shared"))
+    text = text.replace("torch:cifar_resnet.py", f"torch:{STUDY.parent / 'cifar_resnet.py'}")
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bed(shared, tmp_path_factory):  # noqa: ARG001
+    from repalign.study import load_study, run
+
+    folder = tmp_path_factory.mktemp("bed")
+    return folder, run(load_study(study_file(folder)))
+
+
+@pytest.mark.slow
+def test_neighbours_agree_with_the_stated_values(bed):
+    _, result = bed
+    cells = result.cells()
+
+    def score(model_x: str, index_x: int, model_y: str, index_y: int, measure: str) -> float:
+        found = cells[
+            (cells.model_x == model_x) & (cells.index_x == index_x) & (cells.model_y == model_y)
+            & (cells.index_y == index_y) & (cells.measure == measure)
+        ]  # fmt: skip
+        assert len(found) == 1
+        return float(found.statistic.iloc[0])
+
+    for (model, layer), stated in GLOVE.items():
+        tolerance = 1e-9 if model.startswith("mobilenet") else 3e-4
+        for measure, value in zip((RAW, CENTRED), stated, strict=True):
+            assert score("glove50", 1, model, layer, measure) == pytest.approx(value, abs=tolerance), (model, layer)
+    for model, values in HIDDEN.items():
+        for layer, stated in enumerate(values):
+            for measure, value in zip((RAW, CENTRED), stated, strict=True):
+                assert score(model, layer, "mobilenet_075", 5, measure) == pytest.approx(value, abs=3e-4), (model, layer)
+
+
+@pytest.mark.slow
+def test_bits_per_character_agree_with_the_stated_values(bed):
+    _, result = bed
+    scores = {m["name"]: m["scores"] for m in result.run["models"]}
+    for model, value in BITS_PER_CHAR.items():
+        assert scores[model]["bits_per_char"] == pytest.approx(value, abs=1e-5)
+    parameters = {m["name"]: m["n_parameters"] for m in result.run["models"]}
+    assert (parameters["stories260k"], parameters["babyllama105"]) == (260032, 936448)
+
+
+@pytest.mark.slow
+def test_the_order_to_expect(bed):
+    """Alignment grows with competence (MobileNet 0.25 below 0.75); captions' vectors align above chance."""
+    _, result = bed
+    best = result.best(RAW).set_index(["model_x", "model_y"])
+    assert best.loc[("glove50", "mobilenet_075"), "statistic"] > best.loc[("glove50", "mobilenet_025"), "statistic"]
+    assert best.loc[("glove50", "mobilenet_075"), "pvalue"] == pytest.approx(1 / 1000)
+    assert best["null_mean"].between(0.0095, 0.0135).all()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(bed, tmp_path):
+    """SIGKILL at ten random moments; finished parts are never written again; the table is byte-identical."""
+    reference, _ = bed
+    expected = next(reference.rglob("results.parquet")).read_bytes()
+    study = study_file(tmp_path)
+    command = [sys.executable, "-m", "repalign", "run", str(study)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    rng = random.Random(0)
+    inodes: dict[Path, int] = {}
+    kills = 0
+    while kills < 10:
+        with (tmp_path / "log.txt").open("ab") as log:
+            child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
+        try:
+            # The imports take some seconds: aim at the work behind them, later ones at later work.
+            child.wait(timeout=rng.uniform(4, 14))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        else:
+            assert child.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+            # It finished before the shot: shoot at the remaining work again by taking its end away.
+            next(tmp_path.rglob("results.parquet")).unlink()
+        kills += 1
+        for part in [*tmp_path.rglob("part-*.safetensors"), *tmp_path.rglob("tiles/*.parquet")]:
+            assert inodes.setdefault(part, part.stat().st_ino) == part.stat().st_ino, f"{part} was written twice"
+    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
+    assert next(tmp_path.rglob("results.parquet")).read_bytes() == expected
+    assert inodes, "no part was ever finished before a kill: the test shot too early"
+
+
+@pytest.mark.slow
+def test_the_report_and_the_check_of_the_run(bed):
+    from repalign.store import check
+
+    folder, result = bed
+    report = next(folder.rglob("report.html"))
+    text = report.read_text("utf-8")
+    assert all(m["name"] in text for m in result.run["models"])
+    stores = {p.parent for p in folder.rglob("repalign-store.json")}
+    assert len(stores) == 1 and check(stores.pop()) == []
+    assert np.isfinite(result.best()["statistic"]).all()
