@@ -1,0 +1,192 @@
+"""The `dataset:` block of a study file."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from repalign.dataset._core import Dataset
+from repalign.errors import RepalignError, did_you_mean
+from repalign.progress import Progress, silent
+
+
+class SampleConfig(BaseModel):
+    """A seeded sample of the rows."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class ToyConfig(BaseModel):
+    """Scenes of the toy world."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int = Field(default=1024, ge=1)
+    seed: int = Field(default=0, ge=0)
+    detail: int | None = Field(default=None, ge=1, le=10)
+
+
+class DatasetConfig(BaseModel):
+    """Where the stimuli come from: exactly one source, its options, and a selection of rows.
+
+    Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
+    path, with `row_ids`), `toy` (n, seed, detail). Selection, for every source: `ids` (a list, or the
+    path of a file with one id per line or of a .json list), then `sample`. The other fields are the
+    options of `Dataset.from_hub`, `from_table`, `from_folder` and `from_arrays`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    hub: str | None = None
+    table: str | None = None
+    folder: str | None = None
+    arrays: dict[str, str] | None = None
+    toy: ToyConfig | None = None
+
+    revision: str | None = None
+    split: str | None = None
+    config: str | None = None
+    data_files: str | list[str] | None = None
+    id: str | None = None
+    image: str | None = None
+    text: str | list[str] | None = None
+    root: str | None = None
+    row_ids: str | list[str | int] | None = None
+    on_missing: str | None = None
+    name: str | None = None
+
+    ids: str | list[str | int] | None = None
+    sample: SampleConfig | None = None
+
+    @property
+    def kind(self) -> str:
+        """The source that is named: "hub", "table", "folder", "arrays" or "toy"."""
+        return next(s for s in SOURCES if getattr(self, s) is not None)
+
+    @field_validator("toy", mode="before")
+    @classmethod
+    def _bare_toy(cls, value: Any) -> Any:
+        return {} if value is None else value  # `toy:` without options
+
+    @model_validator(mode="after")
+    def _one_source_and_its_options(self) -> DatasetConfig:
+        named = [s for s in SOURCES if getattr(self, s) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"exactly one of {', '.join(SOURCES)} must be given, not {' and '.join(named) or 'none'}"
+            )
+        for field in sorted(self.model_fields_set - {*SOURCES, "ids", "sample"}):
+            if field not in SOURCES[named[0]]:
+                possible = ", ".join(sorted(SOURCES[named[0]])) or "no options"
+                raise ValueError(f"{field!r} is no option of {named[0]!r}, which takes {possible}")
+        if named[0] == "arrays" and self.row_ids is None:
+            raise ValueError("'arrays' needs 'row_ids': a list, or the path of a file with one id per line")
+        return self
+
+    def open(self, base: Path, progress: Progress = silent) -> Dataset:
+        """The dataset. Relative paths start from `base`, the folder of the study file."""
+        options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[self.kind]}
+        dataset = self._open_source(base, options, progress)
+        if self.ids is not None:
+            dataset = dataset.subset(_read_ids(self.ids, base))
+        if self.sample is not None:
+            dataset = dataset.sample(self.sample.n, self.sample.seed)
+        return dataset
+
+    def _open_source(self, base: Path, options: dict[str, Any], progress: Progress) -> Dataset:
+        if self.toy is not None:
+            return Dataset.toy(**self.toy.model_dump())
+        if self.hub is not None:
+            local = base / Path(self.hub).expanduser()
+            return Dataset.from_hub(local if local.exists() else self.hub, progress=progress, **options)
+        if self.table is not None:
+            if "root" in options:
+                options["root"] = base / Path(options["root"]).expanduser()
+            return Dataset.from_table(base / Path(self.table).expanduser(), progress=progress, **options)
+        if self.folder is not None:
+            return Dataset.from_folder(base / Path(self.folder).expanduser(), progress=progress, **options)
+        ids = _read_ids(options.pop("row_ids"), base)
+        arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in (self.arrays or {}).items()}
+        return Dataset.from_arrays(arrays, ids, **options)
+
+
+def _options(constructor: Any) -> frozenset[str]:
+    """The keyword arguments of a constructor, which are the options of its source."""
+    parameters = inspect.signature(constructor).parameters.values()
+    keywords = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return frozenset(keywords - {"progress"})
+
+
+SOURCES: dict[str, frozenset[str]] = {
+    "hub": _options(Dataset.from_hub),
+    "table": _options(Dataset.from_table),
+    "folder": _options(Dataset.from_folder),
+    "arrays": _options(Dataset.from_arrays) | {"row_ids"},
+    "toy": frozenset(),
+}
+
+
+def open_dataset(config: Mapping[str, Any], base: Path, progress: Progress = silent) -> Dataset:
+    """The dataset of a study file's `dataset:` block; relative paths start from the folder `base`."""
+    try:
+        parsed = DatasetConfig.model_validate(dict(config))
+    except ValidationError as error:
+        raise _field_error(error) from error
+    return parsed.open(Path(base), progress)
+
+
+def _field_error(error: ValidationError) -> RepalignError:
+    """The first thing that is wrong in the block, with its field."""
+    first = error.errors()[0]
+    path = ".".join(["dataset", *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        field = str(first["loc"][-1])
+        owner = {"sample": SampleConfig, "toy": ToyConfig}.get(str(first["loc"][0]), DatasetConfig)
+        fields = owner.model_fields if len(first["loc"]) > 1 else DatasetConfig.model_fields
+        return RepalignError(
+            f"{path}: there is no field {field!r}",
+            expected=f"one of {', '.join(fields)}",
+            got=f"{field}: {first['input']!r}",
+            remedy=did_you_mean(field, fields),
+        )
+    got = None if first["type"] == "value_error" else repr(first["input"])
+    return RepalignError(f"{path}: {first['msg'].removeprefix('Value error, ')}", got=got)
+
+
+def _read_ids(ids: str | list[str | int], base: Path) -> list[str]:
+    """Ids from a list, a .json list, or a file with one id per line."""
+    if isinstance(ids, list):
+        return [str(i) for i in ids]
+    path = base / Path(ids).expanduser()
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return [str(i) for i in json.loads(content)]
+        return [line.strip() for line in content.splitlines() if line.strip()]
+    except (OSError, ValueError, TypeError) as error:
+        raise RepalignError(
+            f"the ids in {path.name} cannot be read",
+            expected="a file with one id per line, or a .json file with a list",
+            got=error,
+            remedy="check the path; it starts from the study file's folder",
+        ) from error
+
+
+def _read_array(path: Path) -> Any:
+    """One .npy array; pickled objects are refused."""
+    import numpy as np
+
+    try:
+        if path.suffix.lower() != ".npy":
+            raise ValueError(f"the file ends in {path.suffix or 'nothing'!r}")
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RepalignError(
+            f"the array {path.name} cannot be read", expected="a .npy file", got=error
+        ) from error

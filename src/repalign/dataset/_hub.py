@@ -1,0 +1,282 @@
+"""Datasets of the Hugging Face hub, and local ones that the `datasets` library can load.
+
+The revision is resolved to a commit before anything is loaded, and what was loaded is checked
+against it: without network, and also when the revision does not exist, `datasets` falls back to the
+latest commit in its cache, whatever revision was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repalign.dataset._columns import Blob
+from repalign.dataset._core import Dataset
+from repalign.dataset._rows import (
+    Row,
+    assemble,
+    cells_to_captions,
+    check_asked,
+    check_columns,
+    number_ids,
+    row_id,
+    text_columns,
+)
+from repalign.errors import RepalignError, did_you_mean
+from repalign.progress import Progress
+
+log = logging.getLogger(__name__)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+SAVED_MARKS = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
+
+
+@dataclass(frozen=True)
+class HubBlob:
+    """One image of a `datasets.Dataset`, whose rows stay on disk (memory-mapped) until they are read."""
+
+    table: Any  # datasets.Dataset with the image column alone, undecoded
+    column: str
+    row: int
+    label: str
+
+    def read(self) -> bytes:
+        cell = self.table[self.row][self.column]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise OSError("the cell is empty")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        return Path(cell["path"]).read_bytes()
+
+
+def from_hub(
+    path: str | Path,
+    revision: str | None,
+    split: str,
+    image: str | None,
+    text: str | Sequence[str] | None,
+    id: str | None,
+    config: str | None,
+    data_files: str | Sequence[str] | None,
+    on_missing: str,
+    name: str | None,
+    progress: Progress,
+) -> Dataset:
+    """See `Dataset.from_hub`."""
+    local = Path(path).expanduser()
+    where = local.name if local.exists() else str(path)
+    texts = text_columns(text)
+    check_asked(image, texts, where)
+    commit = None
+    if local.exists():
+        if revision is not None:
+            raise RepalignError(
+                f"{path} is on this machine, where there are no revisions",
+                expected="no revision for a local dataset",
+                got=f"revision {revision!r}",
+                remedy="leave the revision out; or, to load it from the hub, rename the local folder",
+            )
+        data = load_local(local, split, config, data_files)
+        source = f"local {where}"
+    else:
+        commit, data = load_hub(str(path), revision, split, config, data_files)
+        source = f"hub {path}@{revision or 'default branch'}"
+    rows = _rows(data, id, image, texts, where)
+    named = [f"{k}={v}" for k, v in (("id", id), ("image", image), ("text", ",".join(texts))) if v]
+    return assemble(
+        rows,
+        name=name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1]),
+        where=where,
+        source=f"{source} ({', '.join([f'split={split}', *named])})",
+        revision=commit,
+        with_image=image is not None,
+        with_text=bool(texts),
+        on_missing=on_missing,
+        progress=progress,
+    )
+
+
+def _rows(data: Any, id: str | None, image: str | None, texts: list[str], where: str) -> list[Row]:
+    plain = [c for c in (id, *texts) if c is not None]
+    check_columns([*plain, *([] if image is None else [image])], data.column_names, where)
+    cells = {c: data.select_columns([c])[:][c] for c in plain}
+    numbers = number_ids(len(data))
+    ids = numbers if id is None else [row_id(v, i, where) for i, v in enumerate(cells[id])]
+    blobs = None if image is None else _blobs(data, image, ids, where)
+    return [
+        Row(
+            row=i,
+            id=ids[i],
+            image=None if blobs is None else blobs[i],
+            captions=cells_to_captions([cells[t][i] for t in texts], texts, i, where) if texts else (),
+        )
+        for i in range(len(data))
+    ]
+
+
+def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[Blob]:
+    import datasets
+
+    feature = data.features[column]
+    if not isinstance(feature, datasets.Image) and set(feature if isinstance(feature, dict) else ()) != {
+        "bytes",
+        "path",
+    }:
+        raise RepalignError(
+            f"{where}: column {column!r} holds no images",
+            expected="a column of the feature type Image",
+            got=str(feature),
+            remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
+        )
+    table = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return [HubBlob(table, column, i, f"{column} of {id_}") for i, id_ in enumerate(ids)]
+
+
+# --- local ---------------------------------------------------------------------------------------
+
+
+def load_local(path: Path, split: str, config: str | None, data_files: Any) -> Any:
+    """A folder written by `save_to_disk`, a folder of data files, or one data file."""
+    import datasets
+
+    if path.is_dir() and any((path / mark).is_file() for mark in SAVED_MARKS):
+        data = datasets.load_from_disk(str(path))
+        if isinstance(data, datasets.DatasetDict):
+            _check_split(split, list(data), path.name)
+            return data[split]
+        return data
+    builder_name = str(path)
+    if path.is_file():
+        if path.suffix.lower() not in FILE_BUILDERS:
+            raise RepalignError(
+                f"{path.name}: a file of unknown format",
+                expected=f"a file that ends in {', '.join(FILE_BUILDERS)}",
+                got=path.suffix or "no suffix",
+                remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
+            )
+        builder_name, data_files = FILE_BUILDERS[path.suffix.lower()], str(path)
+    try:
+        builder = datasets.load_dataset_builder(builder_name, name=config, data_files=data_files)
+    except (OSError, ValueError, RuntimeError) as error:  # DataFilesNotFoundError is an OSError
+        raise RepalignError(
+            f"{path.name} is no dataset that the `datasets` library can load",
+            expected="a folder written by save_to_disk, a folder of data files, or one data file",
+            got=error,
+        ) from error
+    return _prepared(builder, split, path.name)
+
+
+def _prepared(builder: Any, split: str, where: str) -> Any:
+    builder.download_and_prepare()
+    if builder.info.splits and re.fullmatch(r"\w+", split):
+        _check_split(split, list(builder.info.splits), where)
+    try:
+        return builder.as_dataset(split=split)
+    except ValueError as error:
+        raise RepalignError(
+            f"{where}: the split {split!r} cannot be read",
+            expected='a split such as "train" or a part of one such as "train[:100]"',
+            got=error,
+        ) from error
+
+
+def _check_split(split: str, splits: Sequence[Any], where: str) -> None:
+    if split not in splits:
+        raise RepalignError(
+            f"{where} has no split {split!r}",
+            expected=f"one of {', '.join(splits)}",
+            got=split,
+            remedy=did_you_mean(split, [str(s) for s in splits]),
+        )
+
+
+# --- the hub -------------------------------------------------------------------------------------
+
+
+def load_hub(
+    path: str, revision: str | None, split: str, config: str | None, data_files: Any
+) -> tuple[str, Any]:
+    """The commit that a revision stands for, and the dataset at that commit."""
+    import datasets
+
+    commit = resolve_commit(path, revision)
+    if revision is None:
+        log.warning("dataset %s: no revision given, taking commit %s; pin it", path, commit)
+    try:
+        # by the name of the revision, not the commit: the hub client then notes in its cache which
+        # commit the name stood for, and the same study runs again without network
+        builder = datasets.load_dataset_builder(path, name=config, revision=revision, data_files=data_files)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(path, revision, error) from error
+    if builder.hash != commit:
+        raise RepalignError(
+            f"dataset {path}: what could be loaded is another commit than the one asked for",
+            expected=f"revision {revision or 'default branch'}, commit {commit}",
+            got=f"commit {builder.hash}, from the cache of the `datasets` library",
+            remedy="go online once to fetch the revision, or ask for the commit in the cache",
+        )
+    try:
+        return commit, _prepared(builder, split, path)
+    except OSError as error:
+        raise _unreachable(path, revision, error) from error
+
+
+def resolve_commit(path: str, revision: str | None) -> str:
+    """The commit (40 hex digits) that a revision of a hub dataset stands for now.
+
+    Asks the hub; without network a commit stands for itself and a name for what the hub client's
+    cache notes (the file refs/<revision> of the repository's folder there).
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        sha = HfApi().dataset_info(path, revision=revision, timeout=20).sha
+    except HFValidationError as error:
+        raise RepalignError(
+            f"{path!r} is neither a dataset of the hub nor on this machine",
+            expected="a name such as 'org/dataset', or a path that exists",
+            got=error,
+            remedy="check the path; in a study file it starts from the study file's folder",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise RepalignError(
+            f"dataset {path} has no revision {revision!r}",
+            expected="a branch, tag or commit of the dataset",
+            got=revision,
+            remedy="look at the branches on the dataset's page",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RepalignError(
+            f"the hub has no dataset {path!r} that may be read from here",
+            expected="a public dataset, or one that you are logged in for",
+            got=path,
+            remedy="check the name, or run `hf auth login`",
+        ) from error
+    except Exception as error:  # no network: the client raises errors of three libraries
+        if revision is not None and COMMIT.fullmatch(revision):
+            return revision
+        folder = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+        note = folder / "refs" / (revision or "main")
+        if note.is_file():
+            return note.read_text().strip()
+        raise _unreachable(path, revision, error) from error
+    if sha is None:
+        raise _unreachable(path, revision, ValueError("the hub names no commit"))
+    return sha
+
+
+def _unreachable(path: str, revision: str | None, error: BaseException) -> RepalignError:
+    reason = str(error).strip().splitlines()
+    return RepalignError(
+        f"dataset {path} at revision {revision or 'default branch'}: no network or hub not reachable, "
+        "and not in the cache",
+        expected="a connection to the Hugging Face hub, or an earlier download",
+        got=f"{type(error).__name__}: {reason[0] if reason else ''}",
+        remedy="go online once, or copy the dataset here (save_to_disk) and give its path instead",
+    )
