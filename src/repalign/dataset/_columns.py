@@ -173,16 +173,22 @@ def decode_rgb(data: bytes) -> Image:
 
     with Image.open(io.BytesIO(data)) as image:
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):
-            image = image.point([i / 257 for i in range(65536)], "L")
+            return Image.fromarray(_eight_bits(image)).convert("RGB")
         if image.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {image.mode!r} have no defined range")
-        ImageOps.exif_transpose(image, in_place=True)
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")
         return image.convert("RGB")
+
+
+def _eight_bits(image: Image) -> np.ndarray:
+    import numpy as np
+
+    return np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
 
 
 def check_image(blob: Blob) -> tuple[str, str | None]:
