@@ -211,19 +211,18 @@ def load_hub(
         # by the name of the revision, not the commit: the hub client then notes in its cache which
         # commit the name stood for, and the same study runs again without network
         builder = datasets.load_dataset_builder(path, name=config, revision=revision, data_files=data_files)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(path, revision, error) from error
-    if builder.hash != commit:
-        raise RepalignError(
-            f"dataset {path}: what could be loaded is another commit than the one asked for",
-            expected=f"revision {revision or 'default branch'}, commit {commit}",
-            got=f"commit {builder.hash}, from the cache of the `datasets` library",
-            remedy="go online once to fetch the revision, or ask for the commit in the cache",
-        )
-    try:
+        if builder.hash != commit:
+            raise RepalignError(
+                f"dataset {path}: what could be loaded is another commit than the one asked for",
+                expected=f"revision {revision or 'default branch'}, commit {commit}",
+                got=f"commit {builder.hash}, the latest in the cache of the `datasets` library",
+                remedy="go online once to fetch the revision, or ask for the commit in the cache",
+            )
         return commit, _prepared(builder, split, path)
-    except OSError as error:
-        raise _unreachable(path, revision, error) from error
+    except RepalignError:
+        raise
+    except Exception as error:  # of four libraries: the hub client, its HTTP client, datasets, pyarrow
+        raise _not_loaded(path, revision, error) from error
 
 
 def resolve_commit(path: str, revision: str | None) -> str:
@@ -269,6 +268,21 @@ def resolve_commit(path: str, revision: str | None) -> str:
     if sha is None:
         raise _unreachable(path, revision, ValueError("the hub names no commit"))
     return sha
+
+
+def _not_loaded(path: str, revision: str | None, error: BaseException) -> RepalignError:
+    """The error for a dataset that does not load: for want of a network, or for what the libraries say."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError) or re.search("Connect|Timeout|Offline", type(cause).__name__):
+            return _unreachable(path, revision, error)
+        cause = cause.__cause__
+    return RepalignError(
+        f"dataset {path} at revision {revision or 'default branch'} cannot be loaded",
+        expected="a dataset in a format that the `datasets` library reads",
+        got=f"{type(error).__name__}: {error}",
+        remedy="look at the options config, data_files and split",
+    )
 
 
 def _unreachable(path: str, revision: str | None, error: BaseException) -> RepalignError:
