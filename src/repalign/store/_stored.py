@@ -1,0 +1,144 @@
+"""A representation that lies in a store and is read layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.models import ModelRecord
+from repalign.representation import Representation
+from repalign.store._files import Files
+from repalign.store._part import EXTRA, LAYER, TORCH_DTYPES, BrokenError, Head, read_head, read_tensor
+
+
+class StoredRepresentation(Representation):
+    """All layers of one model on one dataset, in a store; nothing is read before it is asked for.
+
+    Every read is checked against the digests in the part, and the part against the manifest.
+    """
+
+    def __init__(self, files: Files, folder: str, manifest: dict[str, Any]) -> None:
+        self.files = files
+        self.folder = folder
+        self.manifest = manifest
+        self.record = ModelRecord.from_dict(manifest["record"])
+        self.dataset_name = str(manifest["dataset"].get("name", ""))
+        self.dataset_fingerprint = manifest["dataset"]["fingerprint"]
+        self.ids = tuple(manifest["ids"])
+        self.layers = tuple(layer["name"] for layer in manifest["layers"])
+        self.extras: tuple[str, ...] = tuple(manifest["extras"])
+        self.facts: Mapping[str, Any] = manifest["facts"]
+        self._described = {layer["name"]: layer for layer in manifest["layers"]}
+        self._heads: dict[str, Head] = {}
+
+    def __repr__(self) -> str:
+        return f"StoredRepresentation({self.name!r}, n={self.n}, {len(self.layers)} layers, {self.path!r})"
+
+    @property
+    def key(self) -> str:
+        """The extraction hash, which is the name of the folder."""
+        return self.folder.rpartition("/")[2]
+
+    @property
+    def path(self) -> str:
+        return self.files.path(self.folder)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """d of each layer, in order."""
+        return tuple(layer["width"] for layer in self.manifest["layers"])
+
+    def width(self, layer: str) -> int:
+        """d of one layer."""
+        self.check_layer(layer)
+        return self._described[layer]["width"]
+
+    def dtype(self, layer: str) -> torch.dtype:
+        """The dtype in which a layer is stored."""
+        self.check_layer(layer)
+        return TORCH_DTYPES[self._described[layer]["dtype"]]
+
+    def with_record(self, record: ModelRecord) -> StoredRepresentation:
+        """The same features under a record with another name, family or scores; the store is not changed.
+
+        Raises RepalignError if the record is of another spec or revision.
+        """
+        for field in ("spec", "revision"):
+            if getattr(record, field) != getattr(self.record, field):
+                raise RepalignError(
+                    f"{self.path} is of another model: {field} differs",
+                    expected=f"{field} {getattr(self.record, field)}",
+                    got=f"{field} {getattr(record, field)}",
+                )
+        return StoredRepresentation(self.files, self.folder, {**self.manifest, "record": record.to_dict()})
+
+    def load(self, layer: str) -> Tensor:
+        """One layer as an (n, d) tensor in its stored dtype. RepalignError if a part is missing or broken."""
+        self.check_layer(layer)
+        out = torch.empty(self.n, self.width(layer), dtype=self.dtype(layer))
+        for part in self.manifest["parts"]:
+            start, stop = part["rows"]
+            out[start:stop] = self._read(part, LAYER + layer)
+        return out
+
+    def extra(self, name: str) -> Tensor:
+        """A number per row, (n,) in float64, that was stored beside the layers."""
+        if name not in self.extras:
+            raise RepalignError(
+                f"{self.name}: no extra {name!r} is stored",
+                expected=f"one of {', '.join(self.extras)}" if self.extras else "no extra at all",
+                got=name,
+                remedy=did_you_mean(name, self.extras),
+            )
+        return torch.cat([self._read(part, EXTRA + name) for part in self.manifest["parts"]])
+
+    def iter_rows(self, layer: str, block: int) -> Iterator[tuple[int, Tensor]]:
+        """One layer in blocks of `block` rows (the last may be shorter): (first row, tensor (rows, d)).
+
+        No more than one block and one part are in memory.
+        """
+        self.check_layer(layer)
+        if block < 1:
+            raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
+        waiting: list[Tensor] = []
+        first = 0
+        for part in self.manifest["parts"]:
+            rows = self._read(part, LAYER + layer)
+            while len(rows):
+                take = block - sum(len(w) for w in waiting)
+                waiting.append(rows[:take])
+                rows = rows[take:]
+                if sum(len(w) for w in waiting) == block:
+                    yield first, torch.cat(waiting)
+                    first, waiting = first + block, []
+        if waiting:
+            yield first, torch.cat(waiting)
+
+    def _read(self, part: Mapping[str, Any], tensor: str) -> Tensor:
+        name = f"{self.folder}/{part['file']}"
+        try:
+            return read_tensor(self.files, name, self._head(name, part), tensor)
+        except BrokenError as error:
+            raise RepalignError(
+                f"{self.name}: {self.files.path(name)} {error.problem}",
+                expected=error.expected,
+                got=error.got,
+                remedy=f"look at the whole store with `repalign check {self.files.path()}`, delete that part "
+                "and run the extraction again: only what is missing is computed",
+            ) from error
+
+    def _head(self, name: str, part: Mapping[str, Any]) -> Head:
+        if name not in self._heads:
+            head = read_head(self.files, name)
+            if head.sha256 != part["header_sha256"]:
+                raise BrokenError(
+                    "is not the part of which the manifest speaks",
+                    f"header sha256 {part['header_sha256']}",
+                    f"header sha256 {head.sha256}",
+                )
+            self._heads[name] = head
+        return self._heads[name]
