@@ -188,6 +188,9 @@ def test_fingerprint_covers_the_revision_and_the_values() -> None:
         fingerprint(a, modality="y"),
     ]
     assert len({base, *different}) == 6
+    pair = {"x": a, "y": b}
+    swapped = {"y": b, "x": a}
+    assert len({Dataset.from_arrays(p, list("abcd")).fingerprint for p in (pair, swapped)}) == 1
 
 
 # --- subset and sample ---------------------------------------------------------------------------
@@ -249,7 +252,7 @@ def damaged(photos: Path) -> Path:
     whole = (photos / "images" / "a.png").read_bytes()
     (photos / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
     flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 255
+    flipped[-13] ^= 255  # the checksum of the pixels, before the closing chunk of 12 bytes
     (photos / "images" / "flipped.png").write_bytes(flipped)
     (photos / "images" / "note.jpg").write_text("no image")
     rows = [
@@ -391,6 +394,9 @@ def test_lines_of_one_id_are_merged_if_they_name_one_image(photos: Path) -> None
     )
     path.write_text(head + "p,images/a.png,x\np,images/a.png,y\n")
     fails(lambda: Dataset.from_table(path, image="image"), "rows 0 and 1 have the same id 'p'")
+    lines = [{"id": "p", "caption": c} for c in ("one", None, "three")]
+    d = Dataset.from_table(jsonl(photos / "t.jsonl", lines), text="caption")
+    assert d.stimuli("text", [0]) == [("one", "", "three")]  # an empty cell keeps its place
     path.write_text(head + "p,images/a.png,\np,images/a.png,y\n")
     fails(lambda: Dataset.from_table(path, image="image", text="caption"), "row 0 (id 'p'): caption missing")
 
