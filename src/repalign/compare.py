@@ -250,9 +250,7 @@ def compute_tile(tile: Tile, cache: _Cache | None = None) -> pd.DataFrame:
     measure, settings = tile.measure, tile.settings
     a, b = cache.get(tile.x, measure, settings), cache.get(tile.y, measure, settings)
     observed = measure.compare_all(a.states, b.states).numpy()
-    draws = settings.null.draws(measure, a, b)
-    cells = nulls.calibrate(observed, draws, alpha=settings.alpha, s_max=measure.s_max)
-    found = nulls.search_layers(observed, draws, how=settings.search, alpha=settings.alpha, s_max=measure.s_max)
+    judged = settings.null.judge(measure, a, b, observed, how=settings.search, alpha=settings.alpha)
     common = {
         "dataset": tile.x.dataset_name,
         "dataset_fingerprint": tile.x.dataset_fingerprint,
@@ -260,20 +258,21 @@ def compute_tile(tile: Tile, cache: _Cache | None = None) -> pd.DataFrame:
         "model_x": tile.x.name,
         "model_y": tile.y.name,
         "measure": repr(measure),
-        "null": settings.null.method,
-        "n_draws": len(draws),
         "seed": settings.null.seed,
     }
     names_x, names_y = _layer_names(tile.x, settings.preprocess), _layer_names(tile.y, settings.preprocess)
 
-    def row(scope: str, i: int, j: int, values: nulls.Calibration, at: tuple[int, ...]) -> dict[str, Any]:
+    def row(scope: str, by: str, i: int, j: int, values: nulls.Calibration, at: tuple[int, ...]) -> dict[str, Any]:
         where = {"index_x": i, "index_y": j, "layer_x": names_x[i] if i >= 0 else None}
         where["layer_y"] = names_y[j] if j >= 0 else None
         numbers = {f: float(np.asarray(getattr(values, f))[at]) for f in nulls.Calibration.__dataclass_fields__}
-        return {**common, "scope": scope, **where, **numbers, "search": settings.search if scope == "max" else None}
+        chance = {"null": by, "n_draws": 0 if by == nulls.Moments.method else judged.n_draws}
+        search = settings.search if scope == "max" else None
+        return {**common, "scope": scope, **where, **numbers, **chance, "search": search}
 
-    rows = [row("max", found.layer_x, found.layer_y, found.calibration, ())]
-    rows += [row("cell", i, j, cells, (i, j)) for i, j in np.ndindex(*observed.shape)]
+    found = judged.search
+    rows = [row("max", judged.search_by, found.layer_x, found.layer_y, found.calibration, ())]
+    rows += [row("cell", judged.cells_by[i, j], i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)]
     return as_table(rows)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures._base import Bilinear, GraphRelation, Measure, Relation, State
+from repalign.moments import central_moments, moment_sums
 
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
@@ -29,6 +30,9 @@ TIE_TOLERANCE = 1e-6
 
 # Below this n a cyclic group has too few members for a useful p-value (the floor is 1/n).
 CYCLIC_MIN_N = 200
+# Where the Pearson type III law is not trusted (see `Moments`).
+MOMENTS_MIN_N = 20
+MOMENTS_MAX_SKEWNESS = 1.0
 # Above this n the spectra (2 n^2 bytes per layer or more) would fill the memory of a usual machine.
 CYCLIC_MAX_N = 8192
 
@@ -96,26 +100,43 @@ def calibrate(observed: np.ndarray | float, draws: np.ndarray, *, alpha: float =
             expected=f"shape (K, {', '.join(map(str, observed.shape))}) with K >= 1",
             got=f"shape {draws.shape}",
         )
-    defined = ~np.isnan(observed)
-    filled = np.where(np.isnan(draws) & ~defined, 0.0, draws)
-    mean = np.where(defined, _nan_moment(filled, np.nanmean), np.nan)
-    std = np.where(defined, _nan_moment(filled, np.nanstd), np.nan)
+    mean, std = _nan_moment(draws, np.nanmean), _nan_moment(draws, np.nanstd)
     tau = threshold(observed, draws, alpha)
+    return _assemble(observed, mean, std, pvalue(observed, draws), tau, s_max)
+
+
+def calibrate_by_moments(
+    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, skewness: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0
+) -> Calibration:
+    """The same from three moments of the null, by the Pearson type III law (a shifted gamma).
+
+    pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. A null
+    without spread gives p = 1: the pairing does not matter to the score.
+    """
+    from scipy.stats import pearson3
+
+    spread = std > 0
+    z = np.where(spread, (observed - mean) / np.where(spread, std, 1.0), 0.0)
+    tail = np.where(spread, pearson3.sf(np.nan_to_num(z), skewness), 1.0)
+    tau = mean + std * pearson3.ppf(1 - alpha, skewness)
+    # At the threshold itself rounding must not part the p-value from the gate.
+    p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
+    p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))
+    return _assemble(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
+
+
+def _assemble(
+    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, p: np.ndarray, tau: np.ndarray, s_max: float
+) -> Calibration:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 0, (observed - mean) / std, np.nan)
         room = s_max - tau
         gain = np.clip((observed - tau) / room, 0.0, 1.0)
     # Nothing above the threshold is attainable when the threshold is the maximum itself.
     calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0)
-    return Calibration(
-        statistic=observed,
-        null_mean=mean,
-        null_std=std,
-        z=z,
-        pvalue=pvalue(observed, draws),
-        threshold=tau,
-        calibrated=np.where(defined, calibrated, np.nan),
-    )
+    defined = ~np.isnan(observed)
+    fields = (observed, mean, std, z, p, tau, calibrated)
+    return Calibration(*(np.where(defined, f, np.nan) for f in fields))
 
 
 def _nan_moment(draws: np.ndarray, moment: Any) -> np.ndarray:
@@ -264,6 +285,30 @@ class Null(ABC):
     def draws(self, measure: Measure, a: Prepared, b: Prepared) -> np.ndarray:
         """Scores under the null, (K, la, lb) float64; draw k is one relabelling for all layers."""
 
+    def judge(
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, *, how: str, alpha: float
+    ) -> Judgement:
+        """Hold all cells (la, lb) of two models and the search over them against chance."""
+        draws = self.draws(measure, a, b)
+        return Judgement(
+            cells=calibrate(observed, draws, alpha=alpha, s_max=measure.s_max),
+            cells_by=np.full(observed.shape, self.method, dtype=object),
+            search=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
+            search_by=self.method,
+            n_draws=len(draws),
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What chance says of a pair of models: of every pair of layers, and of the best of them."""
+
+    cells: Calibration
+    cells_by: np.ndarray  # (la, lb) the method that judged each cell
+    search: Search
+    search_by: str
+    n_draws: int
+
 
 @dataclass(frozen=True)
 class Permutations(Null):
@@ -375,8 +420,71 @@ def _device(state: State) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Moments(Null):
+    """Closed-form moments for every cell of a bilinear measure; `sampler` draws for the search over layers.
+
+    Mean, standard deviation and skewness over all n! relabellings are exact (`moments`); p-value and threshold follow
+    from the Pearson type III law. Where that law is known to be poor (n < 20, or |skewness| > 1: at skewness 2 its .99
+    quantile is some 6 % off) a cell is judged by the sampler's draws instead, and the result says so.
+    """
+
+    method: ClassVar[str] = "moments"
+    sampler: Null
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        return self.sampler.seed
+
+    def count(self, n: int) -> int:
+        return self.sampler.count(n)
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        if not isinstance(measure, Bilinear):
+            raise RepalignError(
+                f"closed-form moments do not apply to {measure!r}",
+                expected="a bilinear measure (its states are relations)",
+                got=type(measure).__name__,
+                remedy="use null='permutation' for this measure, or null='auto' to choose per measure",
+            )
+        inner = self.sampler.prepare(measure, states)
+        symmetric = all(s.symmetric for s in states)  # type: ignore[attr-defined]
+        sums = np.stack([moment_sums(s.dense(), symmetric) for s in states])  # type: ignore[attr-defined]
+        return Prepared(tuple(states), (inner, sums), inner.nbytes + sums.nbytes)
+
+    def draws(self, measure: Measure, a: Prepared, b: Prepared) -> np.ndarray:
+        return self.sampler.draws(measure, a.extra[0], b.extra[0])
+
+    def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, standard deviation and skewness of the score, each (la, lb)."""
+        assert isinstance(measure, Bilinear)
+        symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
+        mean, sd, skewness = central_moments(a.extra[1], b.extra[1], a.states[0].n, symmetric)
+
+        def score(inner: np.ndarray) -> np.ndarray:
+            return measure.scale(torch.from_numpy(inner), a.states, b.states).numpy()  # type: ignore[arg-type]
+
+        return score(mean), score(mean + sd) - score(mean), skewness
+
+    def judge(
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, *, how: str, alpha: float
+    ) -> Judgement:
+        drawn = super().judge(measure, a, b, observed, how=how, alpha=alpha)
+        mean, sd, skewness = self.moments(measure, a, b)
+        closed = calibrate_by_moments(observed, mean, sd, skewness, alpha=alpha, s_max=measure.s_max)
+        poor = (np.abs(skewness) > MOMENTS_MAX_SKEWNESS) | (a.states[0].n < MOMENTS_MIN_N)
+        fields = Calibration.__dataclass_fields__
+        cells = Calibration(*(np.where(poor, getattr(drawn.cells, f), getattr(closed, f)) for f in fields))
+        by = np.where(poor, self.sampler.method, self.method)
+        return replace(drawn, cells=cells, cells_by=by, search_by=self.sampler.method)
+
+
+@dataclass(frozen=True)
 class Auto(Null):
-    """Cyclic where the measure is bilinear and 200 <= n <= 8192; random permutations otherwise."""
+    """The best null for each measure at this n.
+
+    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192)
+    or random permutations. Other measures: `n_draws` random permutations for both.
+    """
 
     method: ClassVar[str] = "auto"
     n_draws: int = 199
@@ -393,9 +501,10 @@ def resolve(null: Null, measure: Measure, n: int) -> Null:
     """The null that is really used for this measure at this n; it is what the result names."""
     if not isinstance(null, Auto):
         return null
-    if isinstance(measure, Bilinear) and CYCLIC_MIN_N <= n <= CYCLIC_MAX_N:
-        return Cyclic(seed=null.seed)
-    return Permutations(null.n_draws, null.seed)
+    random = Permutations(null.n_draws, null.seed)
+    if not isinstance(measure, Bilinear) or n > CYCLIC_MAX_N:
+        return random
+    return Moments(Cyclic(seed=null.seed) if n >= CYCLIC_MIN_N else random)
 
 
 NULLS: dict[str, type[Null]] = {cls.method: cls for cls in (Auto, Permutations, Cyclic)}
