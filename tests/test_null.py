@@ -319,8 +319,69 @@ def test_a_measure_that_is_not_bilinear_has_no_cyclic_null():
     with pytest.raises(RepalignError, match="the cyclic null does not apply to CycleKNN"):
         nulls.Cyclic().prepare(measure, states(measure, np.random.default_rng(0).standard_normal((20, 3))))
     assert nulls.resolve(nulls.Auto(seed=4), measure, 1000) == nulls.Permutations(199, 4)
-    assert nulls.resolve(nulls.Auto(seed=4), parse_measure("CKA()"), 1000) == nulls.Cyclic(4)
-    assert nulls.resolve(nulls.Auto(), parse_measure("CKA()"), 100) == nulls.Permutations(199, 0)
+    with pytest.raises(RepalignError, match="closed-form moments do not apply to CycleKNN"):
+        nulls.Moments(nulls.Cyclic()).prepare(measure, [])
+    assert nulls.resolve(nulls.Auto(seed=4), parse_measure("CKA()"), 1000) == nulls.Moments(nulls.Cyclic(4))
+    assert nulls.resolve(nulls.Auto(), parse_measure("CKA()"), 100) == nulls.Moments(nulls.Permutations(199, 0))
+    assert nulls.resolve(nulls.Auto(), parse_measure("CKA()"), 9000) == nulls.Permutations(199, 0)
+
+
+# --- moments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n, name", [(60, "CKA()"), (60, "CKA(estimator='biased')"), (61, "MutualKNN(k=5)"), (40, "CKNNA(k=6)")])
+def test_moments_agree_with_many_permutations(n, name):
+    rng = np.random.default_rng(n)
+    measure = parse_measure(name)
+    x, y = rng.standard_t(3, (n, 30)), rng.standard_normal((n, 4))
+    null = nulls.Moments(nulls.Permutations(4000, seed=1))
+    a, b = (null.prepare(measure, states(measure, s)) for s in (x, y))
+    mean, sd, skewness = (m[0, 0] for m in null.moments(measure, a, b))
+    draws = null.draws(measure, a, b)[:, 0, 0]
+    assert mean == pytest.approx(draws.mean(), abs=4 * sd / 4000**0.5)
+    spread = ((draws - draws.mean()) ** 2).std() / (2 * sd) / 4000**0.5  # delta method, any tail
+    assert sd == pytest.approx(draws.std(), abs=4 * spread)
+    assert skewness == pytest.approx(((draws - draws.mean()) ** 3).mean() / draws.std() ** 3, abs=0.4)
+
+
+def test_moments_give_every_cell_a_pvalue_below_the_floor_of_the_draws():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((250, 10))
+    measure = parse_measure("CKA()")
+    null = nulls.resolve(nulls.Auto(), measure, 250)
+    a, b = (null.prepare(measure, states(measure, s)) for s in (x, x + 0.5 * rng.standard_normal((250, 10))))
+    observed = measure.compare_all(a.states, b.states).numpy()
+    judged = null.judge(measure, a, b, observed, how="studentised", alpha=0.05)
+    assert judged.cells_by[0, 0] == "moments" and judged.search_by == "cyclic"
+    assert 0 < judged.cells.pvalue[0, 0] < 1e-6
+    assert judged.search.calibration.pvalue == 1 / 250
+
+
+def test_where_the_moments_are_not_trusted_draws_judge_the_cell():
+    rng = np.random.default_rng(0)
+    measure = parse_measure("CKA(estimator='biased')")
+    x = rng.standard_normal((60, 3))
+    x[0] *= 400  # one row of enormous leverage: a heavily skewed null
+    null = nulls.Moments(nulls.Permutations(99))
+    a, b = (null.prepare(measure, states(measure, s)) for s in (x, x[:, :2] ** 3))
+    observed = measure.compare_all(a.states, b.states).numpy()
+    assert null.judge(measure, a, b, observed, how="raw", alpha=0.05).cells_by[0, 0] == "permutation"
+    small = null.prepare(measure, states(measure, rng.standard_normal((12, 3))))
+    judged = null.judge(measure, small, small, np.ones((1, 1)), how="raw", alpha=0.05)
+    assert judged.cells_by[0, 0] == "permutation"
+
+
+def test_pearson_type_three_is_exact_for_a_gamma():
+    """calibrate_by_moments against scipy's gamma distribution itself."""
+    from scipy import stats
+
+    shape = 5.0
+    found = nulls.calibrate_by_moments(
+        np.array([9.0, 3.0]), np.full(2, shape), np.full(2, shape**0.5), np.full(2, 2 / shape**0.5), s_max=100.0
+    )
+    assert found.pvalue == pytest.approx(stats.gamma(shape).sf([9.0, 3.0]), rel=1e-9)
+    assert found.threshold == pytest.approx(stats.gamma(shape).ppf(0.95), rel=1e-9)
+    assert np.array_equal(found.calibrated > 0, found.pvalue <= 0.05)
 
 
 # --- the layer search --------------------------------------------------------------------------
