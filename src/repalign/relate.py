@@ -256,14 +256,14 @@ def _searched(table: pd.DataFrame, measure: str | None) -> pd.DataFrame:
         raise RepalignError(
             f"no measure {chosen!r} in the table", got=chosen, remedy=did_you_mean(chosen, known)
         )
-    return pairs[pairs["measure"] == chosen]
+    return pairs.loc[pairs["measure"] == chosen]
 
 
 def _partners(pairs: pd.DataFrame, side: str) -> dict[str, pd.DataFrame]:
     """The rows of every model of a side, in the table's order."""
     columns = ("model_x", "model_y") if side == "both" else (f"model_{side}",)
     names = dict.fromkeys(name for column in columns for name in pairs[column])
-    return {name: pairs[np.logical_or.reduce([pairs[c] == name for c in columns])] for name in names}
+    return {str(n): pairs.loc[np.logical_or.reduce([pairs[c] == n for c in columns])] for n in names}
 
 
 def _points(
@@ -318,9 +318,12 @@ def _sentences(
     for family, one in families.items():
         unit = " per tenfold" if log else " per unit"
         out.append(f"Within {family}: {_signed(one.slope)}{unit} (r = {_signed(one.r)}, {one.n} models).")
-    for row in points[points["n_undefined"] > 0].itertuples():
-        total = row.n_partners + row.n_undefined
-        out.append(f"{row.model}: {row.n_undefined} of {total} partners undefined, mean over the rest.")
+    for row in points.to_dict("records"):
+        if row["n_undefined"]:
+            total = row["n_partners"] + row["n_undefined"]
+            out.append(
+                f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest."
+            )
     if left_out:
         out.append(f"Left out: {', '.join(left_out)}.")
     return " ".join(out)

@@ -1,0 +1,99 @@
+"""Figures: one function each, from an alignment to a figure, without any input or output.
+
+What a figure shows is computed once (`frames`); it is drawn for paper (`backend="matplotlib"`, the default, a
+`matplotlib.figure.Figure`) or for a notebook (`backend="plotly"`, a `plotly.graph_objects.Figure`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from repalign.alignment import Alignment
+from repalign.errors import RepalignError, did_you_mean
+from repalign.models import ModelRecord
+from repalign.plot import frames
+from repalign.plot.views import ALPHA
+from repalign.relate import PARAMETERS
+from repalign.relate import trend as relate_trend
+
+BACKENDS = {"matplotlib": "repalign.plot.static", "plotly": "repalign.plot.interactive"}
+
+__all__ = ["BACKENDS", "layer_map", "matrix", "null", "trend"]
+
+
+def matrix(
+    alignment: Alignment | pd.DataFrame,
+    *,
+    measure: str | None = None,
+    value: str = "statistic",
+    backend: str = "matplotlib",
+) -> Any:
+    """Models by models: score, chance level, calibrated score or p of every pair.
+
+    `value` is a key of `views.VIEWS`: statistic, gain, null_mean, calibrated, pvalue, p_holm, p_bh. Colour
+    starts at the chance level; a circle marks pairs that are not above chance after adjustment.
+    """
+    table, _, alpha = _parts(alignment)
+    return _backend(backend).draw_matrix(frames.matrix_frame(table, measure, value, alpha))
+
+
+def layer_map(
+    alignment: Alignment | pd.DataFrame,
+    model_x: str | None = None,
+    model_y: str | None = None,
+    *,
+    measure: str | None = None,
+    value: str = "statistic",
+    backend: str = "matplotlib",
+) -> Any:
+    """Layers by layers of one pair of models, its best cell marked; the best aligned pair by default."""
+    table, _, alpha = _parts(alignment)
+    return _backend(backend).draw_layer_map(
+        frames.layer_map_frame(table, model_x, model_y, measure, value, alpha)
+    )
+
+
+def null(
+    alignment: Alignment | pd.DataFrame, *, measure: str | None = None, backend: str = "matplotlib"
+) -> Any:
+    """Every pair of models: its score beside the mean, spread and threshold of its null."""
+    table, _, alpha = _parts(alignment)
+    return _backend(backend).draw_null(frames.null_frame(table, measure, alpha))
+
+
+def trend(
+    alignment: Alignment | pd.DataFrame,
+    against: str = PARAMETERS,
+    side: str = "x",
+    *,
+    measure: str | None = None,
+    models: Sequence[Mapping[str, Any] | ModelRecord] | None = None,
+    backend: str = "matplotlib",
+    **options: Any,
+) -> Any:
+    """Alignment of the models of one side against parameters or a score, with the fitted line and band.
+
+    `models` is needed with a bare table; `options` go to `repalign.relate.trend`.
+    """
+    table, run, _ = _parts(alignment)
+    records = list(run.get("models") or []) if models is None else models
+    found = relate_trend(table, records, against, side, measure, **options)
+    return _backend(backend).draw_trend(frames.trend_frame(found, int(table["n"].to_numpy()[0])))
+
+
+def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, Any], float]:
+    if isinstance(alignment, pd.DataFrame):
+        return alignment, {}, ALPHA
+    return alignment.table, alignment.run, float(alignment.run.get("alpha") or ALPHA)
+
+
+def _backend(name: str) -> Any:
+    if name not in BACKENDS:
+        raise RepalignError(
+            f"no backend {name!r} draws figures", got=name, remedy=did_you_mean(name, BACKENDS)
+        )
+    return importlib.import_module(BACKENDS[name])

@@ -1,0 +1,219 @@
+"""Frames drawn for paper with matplotlib: object interface only, no window, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from repalign.plot import palette
+from repalign.plot.frames import LayerMapFrame, MatrixFrame, NullFrame, TrendFrame
+from repalign.plot.views import P_VIEWS, Scale
+from repalign.plot.words import number, pvalue
+
+INK, MUTED, RULE, PAPER = "#20242a", "#6b7078", "#d8d5cc", "#ffffff"
+ACCENT, SCORE = "#d1495b", "#1f608b"
+UNDEFINED_COLOR = "#ececec"
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "triangle": "^",
+    "diamond": "D",
+    "cross": "X",
+    "down": "v",
+    "plus": "P",
+    "star": "*",
+}
+CMAP = ListedColormap(list(palette.LIGHT)).with_extremes(bad=UNDEFINED_COLOR)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _figure(width: float, height: float, title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """A figure with a title block of fixed height above one pair of axes."""
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_title(plain(subtitle), loc="left", fontsize=8, color=MUTED, pad=10)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
+
+
+def _heat(axes: Axes, values: np.ndarray, scale: Scale) -> Any:
+    place = scale.position(values)
+    return axes.imshow(place, cmap=CMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+
+
+def _color_bar(figure: Figure, axes: Axes, image: Any, marks: Sequence[tuple[float, str]]) -> None:
+    """A colour bar whose ticks are the marks, each a position in [0, 1] and its words."""
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    kept: list[tuple[float, str]] = []
+    for position, text in sorted(m for m in marks if np.isfinite(m[0]) and 0 <= m[0] <= 1):
+        if kept and position - kept[-1][0] < 0.05:
+            kept[-1] = (kept[-1][0], f"{kept[-1][1]}, {text}")
+        else:
+            kept.append((position, text))
+    bar.set_ticks([p for p, _ in kept], labels=[plain(t) for _, t in kept])
+    bar.ax.tick_params(labelsize=7, length=2, colors=INK)
+
+
+def _ends(scale: Scale, view: str) -> list[tuple[float, str]]:
+    """The two ends of a colour scale in words."""
+    if view in P_VIEWS:
+        return [(0.0, f"p = {pvalue(scale.low)}"), (1.0, f"p = {pvalue(scale.high)}")]
+    low = f"chance {number(scale.low)}" if view == "statistic" else number(scale.low)
+    return [(0.0, low), (1.0, number(scale.high))] if scale.high > scale.low else [(0.0, low)]
+
+
+def draw_matrix(frame: MatrixFrame) -> Figure:
+    """Models by models with the number in every cell."""
+    n_rows, n_columns = frame.values.shape
+    figure, axes = _figure(2.6 + 0.55 * n_columns, 2.3 + 0.36 * n_rows, frame.title, frame.subtitle)
+    image = _heat(axes, frame.values, frame.scale)
+    axes.set_xticks(
+        range(n_columns), [plain(c) for c in frame.columns], rotation=45, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(range(n_rows), [plain(r) for r in frame.rows])
+    axes.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=PAPER, linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+    inks = frame.inks(undefined=MUTED)
+    for (i, j), text in np.ndenumerate(frame.labels):
+        axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=inks[i, j])
+    axes.set_xlabel(plain(frame.note), fontsize=7, color=MUTED, loc="left")
+    _color_bar(figure, axes, image, _ends(frame.scale, frame.view.key))
+    return figure
+
+
+def draw_layer_map(frame: LayerMapFrame) -> Figure:
+    """Layers by layers, first layers at the lower left, the best cell framed."""
+    n_x, n_y = frame.values.shape
+    width, height = np.clip([1.9 + 0.17 * n_y, 1.5 + 0.17 * n_x], [4.6, 3.4], [9.0, 9.0])
+    figure, axes = _figure(float(width), float(height), frame.title, f"{frame.subtitle}\n{frame.best_text}")
+    image = _heat(axes, frame.values, frame.scale)
+    axes.invert_yaxis()
+    for ticks, names, axis in (
+        (axes.set_xticks, frame.layers_y, "x"),
+        (axes.set_yticks, frame.layers_x, "y"),
+    ):
+        step = max(1, round(len(names) / 8))
+        ticks(range(0, len(names), step), [plain(_short(names[i])) for i in range(0, len(names), step)])
+        if axis == "x":
+            axes.tick_params(axis="x", rotation=45 if max(len(_short(n)) for n in names) > 3 else 0)
+    axes.set_xlabel(plain(f"layers of {frame.model_y}"), fontsize=8, color=INK)
+    axes.set_ylabel(plain(f"layers of {frame.model_x}"), fontsize=8, color=INK)
+    marks = _ends(frame.scale, frame.view.key)
+    if frame.view.key == "statistic":
+        marks.append((float(_open(frame.scale, frame.threshold)), f"threshold {number(frame.threshold)}"))
+    if frame.best is not None:
+        i, j = frame.best
+        for color, width in ((PAPER, 3.0), (ACCENT, 1.5)):
+            axes.plot(
+                [j],
+                [i],
+                "s",
+                markersize=9,
+                markerfacecolor="none",
+                markeredgecolor=color,
+                markeredgewidth=width,
+            )
+    _color_bar(figure, axes, image, marks)
+    return figure
+
+
+def _open(scale: Scale, value: float) -> float:
+    """A place on a linear scale, not clipped, so that what lies outside is not drawn at its end."""
+    return (value - scale.low) / (scale.high - scale.low) if scale.high > scale.low else float("nan")
+
+
+def _short(name: str) -> str:
+    """A layer's name that fits an axis."""
+    return name if len(name) <= 14 else f"…{name[-13:]}"
+
+
+def draw_null(frame: NullFrame) -> Figure:
+    """One row per pair: its score, and the mean, one standard deviation and the threshold of chance."""
+    rows = np.arange(len(frame.observed))
+    figure, axes = _figure(7.5, 1.8 + 0.2 * len(rows), frame.title, frame.subtitle)
+    axes.hlines(
+        rows,
+        frame.null_mean - frame.null_std,
+        frame.null_mean + frame.null_std,
+        color="#9aa0a8",
+        linewidth=5,
+        alpha=0.6,
+    )
+    axes.plot(frame.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
+    axes.plot(frame.threshold, rows, "|", color=ACCENT, markersize=9, markeredgewidth=1.6, label="threshold")
+    above, below = frame.found, ~frame.found
+    axes.plot(frame.observed[above], rows[above], "o", color=SCORE, markersize=5, label="score, above chance")
+    axes.plot(
+        frame.observed[below],
+        rows[below],
+        "o",
+        color=SCORE,
+        markersize=5,
+        markerfacecolor=PAPER,
+        label="score, not above chance",
+    )
+    axes.set_yticks(rows, [plain(t) for t in frame.labels], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(plain(frame.note), fontsize=7, color=MUTED)
+    figure.legend(loc="outside lower left", fontsize=7, frameon=False, ncols=4)
+    return figure
+
+
+def draw_trend(frame: TrendFrame) -> Figure:
+    """One point per model with its name, the fitted line and its interval."""
+    figure, axes = _figure(6.4, 4.6, frame.title, frame.subtitle)
+    axes.set_axisbelow(True)
+    axes.grid(color=RULE, linewidth=0.6)
+    if frame.trend.log:
+        axes.set_xscale("log")
+    if frame.trend.has_band:
+        axes.fill_between(
+            frame.curve_x,
+            frame.low,
+            frame.high,
+            color="#9aa0a8",
+            alpha=0.25,
+            linewidth=0,
+            label="95 % interval of the line",
+        )
+    if frame.trend.fit is not None:
+        axes.plot(frame.curve_x, frame.curve, color=MUTED, linewidth=1.3)
+    points = frame.trend.points
+    for k, family in enumerate(frame.families):
+        rows = points.loc[points["family"] == family]
+        axes.plot(
+            rows["x"].to_numpy(),
+            rows["alignment"].to_numpy(),
+            linestyle="none",
+            markersize=7,
+            markeredgecolor=PAPER,
+            marker=MARKERS[palette.MARKERS[k % len(palette.MARKERS)]],
+            color=palette.FAMILY_LIGHT[k % len(palette.FAMILY_LIGHT)],
+            label=plain(family or "no family"),
+        )
+    for name, x, y in zip(points["model"], points["x"], points["alignment"], strict=True):
+        axes.annotate(plain(name), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7, color=INK)
+    axes.margins(x=0.12, y=0.12)
+    if frame.trend.lower_is_better:
+        axes.invert_xaxis()
+    axes.set_xlabel(plain(frame.x_label), fontsize=8, color=INK)
+    axes.set_ylabel(frame.y_label, fontsize=8, color=INK)
+    axes.legend(fontsize=7, frameon=False, loc="best")
+    return figure

@@ -1,0 +1,170 @@
+"""What can be shown of a result, on which colour scale, and which pairs count as found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.plot import palette, words
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class View:
+    """One quantity of the table: its column, its name and what it means in a sentence."""
+
+    key: str
+    label: str
+    meaning: str
+    pairs_only: bool = False  # adjusted over pairs of models, so that single cells have none
+
+
+VIEWS: dict[str, View] = {
+    v.key: v
+    for v in (
+        View("statistic", "Score", "The raw score. Colour starts at the chance level."),
+        View("gain", "Above chance", "Score minus its own chance level."),
+        View("null_mean", "Chance level", "The mean score when the pairing is broken."),
+        View(
+            "calibrated",
+            "Calibrated",
+            "How far the score goes from the significance threshold (0) to the highest attainable score (1).",
+        ),
+        View("pvalue", "p", "How often broken pairings score as high, for one pair on its own."),
+        View("p_holm", "p (Holm)", "Adjusted over all pairs: the risk of any false finding.", True),
+        View("p_bh", "p (BH)", "Adjusted over all pairs: the expected share of false findings.", True),
+    )
+}
+P_VIEWS = ("pvalue", "p_holm", "p_bh")
+
+
+def view_of(key: str) -> View:
+    """A view by its key."""
+    if key not in VIEWS:
+        raise RepalignError(f"nothing to show is called {key!r}", got=key, remedy=did_you_mean(key, VIEWS))
+    return VIEWS[key]
+
+
+def values_of(rows: pd.DataFrame, view: str) -> np.ndarray:
+    """The numbers of a view, one per row."""
+    if view_of(view).key == "gain":
+        return rows["statistic"].to_numpy(float) - rows["null_mean"].to_numpy(float)
+    return rows[view].to_numpy(float)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values to [0, 1]: `low` (chance, nothing) to `high`; by logarithm for p-values, where low > high."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def position(self, values: Any) -> np.ndarray:
+        """Clipped to [0, 1]; nan stays nan."""
+        v = np.asarray(values, float)
+        if self.high == self.low:
+            return np.where(np.isnan(v), np.nan, 0.0)
+        if self.log:
+            return np.clip(np.log(v / self.low) / math.log(self.high / self.low), 0, 1)
+        return np.clip((v - self.low) / (self.high - self.low), 0, 1)
+
+    def steps(self, values: Any) -> np.ndarray:
+        """The step of the palette for every value, -1 where undefined."""
+        place = self.position(values)
+        return np.where(np.isnan(place), -1, np.rint(np.nan_to_num(place) * (palette.STEPS - 1))).astype(int)
+
+
+def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, alpha: float) -> Scale:
+    """The chance-anchored colour scale of a view.
+
+    A score starts at the mean chance level, what is measured from chance or threshold at 0, p at alpha:
+    what is no more than chance has the colour of the paper. The chance level itself spans its own range.
+    """
+    values, chance = np.asarray(values, float), np.asarray(chance, float)
+    defined, level = values[np.isfinite(values)], chance[np.isfinite(chance)]
+    top = float(defined.max()) if defined.size else 0.0
+    if view in P_VIEWS:
+        floor = 1 / (n_draws + 1)
+        return Scale(alpha if floor < alpha else 1.0, floor, log=True)
+    if view == "null_mean":
+        return Scale(float(defined.min()), top) if defined.size else Scale(0.0, 0.0)
+    low = float(level.mean()) if view == "statistic" and level.size else 0.0
+    return Scale(low, max(top, low))
+
+
+def text_of(view: str, value: float, n_draws: int) -> str:
+    """A number of a view as it stands in a cell."""
+    return words.pvalue(value, n_draws) if view in P_VIEWS else words.number(value)
+
+
+# --- rows of the table -------------------------------------------------------------------------
+
+
+def measures_of(table: pd.DataFrame) -> list[str]:
+    """The measures of a table, in its order."""
+    return list(dict.fromkeys(table["measure"]))
+
+
+def rows_of(table: pd.DataFrame, scope: str, measure: str | None) -> pd.DataFrame:
+    """The rows of one scope and one measure (the first by default)."""
+    known = measures_of(table)
+    if not known:
+        raise RepalignError("there is nothing to show", expected="a table with rows", got="no rows")
+    chosen = known[0] if measure is None else measure
+    if chosen not in known:
+        raise RepalignError(
+            f"no measure {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known)
+        )
+    return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
+
+
+def draws_of(rows: pd.DataFrame) -> int:
+    """The smallest number of draws of these rows."""
+    return min(rows["n_draws"].tolist(), default=0)
+
+
+def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
+    """The p that decides what counts as found: "p_holm", or "p_bh" where Holm can reject nothing."""
+    tests = np.isfinite(pairs["pvalue"].to_numpy(float)).sum()
+    draws = draws_of(pairs)
+    return "p_holm" if tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
+
+
+def found(pairs: pd.DataFrame, alpha: float) -> np.ndarray:
+    """Which pairs of models are above chance after adjustment over all of them."""
+    return (pairs[adjustment(pairs, alpha)] <= alpha).to_numpy(bool)
+
+
+def best_pair(pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """The row of the best aligned pair: by calibrated score, then z, then score; None if none is defined."""
+    defined = pairs.loc[pairs["statistic"].notna()]
+    if defined.empty:
+        return None
+    keys = defined[["calibrated", "z", "statistic"]].fillna(-math.inf)
+    return row_of(defined, keys.sort_values(["calibrated", "z", "statistic"], kind="stable").index[-1])
+
+
+def row_of(rows: pd.DataFrame, label: Any) -> dict[str, Any]:
+    """One row as a mapping."""
+    return dict(zip(rows.columns, rows.loc[label].tolist(), strict=True))
+
+
+def heading(rows: pd.DataFrame) -> str:
+    """What must stand beside every score: the dataset, n, the number of draws."""
+    first = row_of(rows, rows.index[0])
+    draws = words.count(int(first["n_draws"]))
+    return f"{first['dataset']}, n = {words.count(int(first['n']))}, {draws} draws of chance"
+
+
+def found_note(pairs: pd.DataFrame, alpha: float) -> str:
+    """In words, what marks a pair that is not above chance."""
+    how = VIEWS[adjustment(pairs, alpha)].label.removeprefix("p ").strip("()")
+    how = {"BH": "Benjamini-Hochberg"}.get(how, how)
+    return f"○ not above chance at α = {alpha:g} after {how} over {len(pairs)} pair{'s' * (len(pairs) != 1)}"

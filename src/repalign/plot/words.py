@@ -1,0 +1,116 @@
+"""Numbers and names as people read them, the same in every figure and in the report."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping
+
+UNDEFINED = "–"
+TIMES = "×"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits with a true minus sign; a dash where undefined.
+
+    >>> number(0.051349), number(-12.345), number(1234.5), number(float("nan"))
+    ('0.0513', '−12.3', '1,234', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return UNDEFINED
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if float(f"{abs(value):.2e}") >= 10 ** (size + 1):  # rounding up gained a digit: 0.9999 is 1.00
+        size += 1
+    if -5 <= size <= 6:
+        text = f"{value:,.{max(0, 2 - size)}f}"
+    else:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def pvalue(p: float | None, n_draws: int | None = None) -> str:
+    """A p-value without its leading zero; at the floor of the draws it says that it is one.
+
+    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0)
+    ('.031', '≤ .005', '1')
+    """
+    if p is None or not math.isfinite(p):
+        return UNDEFINED
+    if p >= 0.9995:
+        return "1"
+    text = f"{p:.2g}" if p < 0.1 else f"{p:.3f}"
+    if "e" in text:
+        text = f"{p:.{1 - math.floor(math.log10(p))}f}"
+    text = text.rstrip("0").removeprefix("0")
+    return f"≤ {text}" if at_floor(p, n_draws) else text
+
+
+def at_floor(p: float, n_draws: int | None) -> bool:
+    """Whether p is the smallest that this many draws can give, 1 / (n_draws + 1)."""
+    return n_draws is not None and p * (n_draws + 1) < 1.5
+
+
+def p_sentence(p: float, n_draws: int | None = None) -> str:
+    """For running text: "p = .031", "p ≤ .005 (floor)".
+
+    >>> p_sentence(0.005, 199)
+    'p ≤ .005 (floor)'
+    """
+    text = pvalue(p, n_draws)
+    return f"p {text} (floor)" if text.startswith("≤") else f"p = {text}"
+
+
+def count(value: int) -> str:
+    """A whole number with commas."""
+    return f"{value:,}"
+
+
+def parameters(value: float | None) -> str:
+    """A number of parameters: 560 M, 1.10 B.
+
+    >>> parameters(560_000_000), parameters(1.1e9), parameters(8200), parameters(None)
+    ('560 M', '1.10 B', '8.20 k', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return UNDEFINED
+    for size, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{number(value / size)}{unit}"
+    return number(value)
+
+
+def parse_repr(measure: str) -> tuple[str, Mapping[str, object]]:
+    """The class and the parameters of a measure's repr; ({} where it cannot be parsed)."""
+    name, _, rest = measure.partition("(")
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        keywords = call.keywords if isinstance(call, ast.Call) else []
+        return name, {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
+    except (SyntaxError, ValueError):
+        return measure, {}
+
+
+def measure_label(measure: str) -> str:
+    """A measure's repr for people: its name and the parameters that tell it apart.
+
+    >>> measure_label("MutualKNN(k=10, similarity='cosine', center=False)")
+    'Mutual k-NN (k = 10, cosine)'
+    >>> measure_label("CKA()")
+    'CKA'
+    """
+    name, parameters = parse_repr(measure)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"KNN$", " k-NN", name)).split()
+    name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
+    told = []
+    for key, value in parameters.items():
+        if isinstance(value, str):
+            told.append(value)
+        elif value is True:
+            told.append(key)
+        elif isinstance(value, (int, float)) and value is not False:
+            told.append(f"{key} = {value}")
+    return f"{name} ({', '.join(told)})" if told else name
