@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
@@ -71,9 +71,9 @@ class MemoryRepresentation(Representation):
     def key(self) -> str:
         digest = hashlib.sha256()
         for name, array in self.arrays.items():
-            x = np.ascontiguousarray(array.detach().cpu().float().numpy())
-            digest.update(f"{name}:{x.shape}".encode())
-            digest.update(x.tobytes())
+            x = array.detach().cpu().contiguous()  # in its own dtype: rounded, other arrays would share a key
+            digest.update(f"{name}:{tuple(x.shape)}:{x.dtype}".encode())
+            digest.update(x.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     def load(self, layer: str) -> Tensor:

@@ -195,20 +195,20 @@ class Writer:
     def _refuse_other_part(self, part: Part, head: Head) -> None:
         path = self.files.path(self._name(part.file))
         folder = self.files.path(self.folder)
-        wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
-        got = {field: head.header[field] for field in wanted}
         refuse_other(
             path,
             self.identity,
             identity_of_header(head.header),
             remedy=f"move {folder} away or delete it, and run the extraction again",
         )
-        refuse_other(
-            path,
-            wanted,
-            got,
-            remedy=f"use the rows per part that this store was begun with, or delete {folder}",
-        )
+        wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
+        for name, value in wanted.items():  # rows first: other rows have other ids
+            refuse_other(
+                path,
+                {name: value},
+                {name: head.header[name]},
+                remedy=f"use the rows per part that this store was begun with, or delete {folder}",
+            )
 
     def _refuse_other_files(self) -> None:
         """Refuse the manifest of another extraction, and whole parts beyond the last one."""
@@ -356,8 +356,11 @@ def _refuse_layers(who: str, expected: list[str], got: list[str]) -> None:
         return
     missing = [name for name in expected if name not in got]
     extra = [name for name in got if name not in expected]
-    what = f"layer {missing[0]!r} is missing" if missing else f"layer {extra[0]!r} is not in the other parts"
-    if not missing and not extra:
+    if missing:
+        what = f"layer {missing[0]!r} is missing"
+    elif extra:
+        what = f"layer {extra[0]!r} is not in the other parts"
+    else:
         what = "the layers are in another order"
     raise RepalignError(
         f"{who}: {what}",
