@@ -1,33 +1,49 @@
-"""What may be done to all layers of a model before measuring; nothing by default.
+"""What is done to all layers of one representation before measuring: clipping, concatenation, unit rows.
 
-The reference code (minyoungg/platonic-rep) clips outliers with one threshold over the whole tensor of layers, and the
-paper adds all layers concatenated as one more candidate. Both are options here, and are stored with the result.
+This is the reference code's preparation, as options that are off by default. Order: clip, concatenate,
+normalise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.measures._base import SCRATCH_BYTES
+from repalign.measures._numeric import unit_rows
 
 CLIPS = ("exact", "mean")
 SCOPES = ("representation", "layer")
-
 CONCATENATED = "concatenated"
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A pure function of all layers of one representation.
+    """A pure function of all layers {name: (n, d_l)} of one representation to layers of the same n.
 
-    `clip`: None; "exact" clamps to the entry of rank int(quantile * size) of all magnitudes; "mean" clamps to the mean over
-    stimuli of each stimulus's own quantile of magnitudes (linear interpolation), which the published numbers most
-    likely used. `clip_scope`: one threshold for all layers ("representation", as the reference with one tensor) or one
-    each ("layer", as the reference with a list of layers). `normalize_rows`: every row to unit norm, after clipping.
-    `concatenate`: add a last layer with the features of all layers side by side, normalised again if rows are.
+    Parameters
+    ----------
+    clip : None, or which threshold t outlying values are clipped at, x -> min(max(x, -t), t).
+        "exact": |x| sorted over all entries, the one at index int(quantile * count).
+        "mean": the quantile of |x| over all entries of one stimulus (linear interpolation), averaged over
+        stimuli.
+    quantile : in (0, 1]; 1 clips nothing.
+    clip_scope : "representation" has one threshold for all layers, so layers of small norm are not touched
+        and layers of large norm are clipped hard; "layer" has one for each. The reference code does the first
+        for one tensor of all layers and the second for a list of layers.
+    normalize_rows : divide every row by its Euclidean norm; a zero row stays zero.
+    concatenate : add a last layer, "concatenated", of all layers side by side (the paper's layer -1).
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), appendix C.2, and its code.
+
+    >>> import torch
+    >>> Preprocess(normalize_rows=True)({"a": torch.tensor([[3.0, 4.0]])})["a"]
+    tensor([[0.6000, 0.8000]])
     """
 
     clip: str | None = None
@@ -37,51 +53,86 @@ class Preprocess:
     concatenate: bool = False
 
     def __post_init__(self) -> None:
-        if self.clip is not None and self.clip not in CLIPS:
-            raise RepalignError(f"unknown clip {self.clip!r}", got=self.clip, remedy=did_you_mean(self.clip, CLIPS))
-        if self.clip_scope not in SCOPES:
-            remedy = did_you_mean(self.clip_scope, SCOPES)
-            raise RepalignError(f"unknown clip_scope {self.clip_scope!r}", got=self.clip_scope, remedy=remedy)
-        if not 0 < self.quantile <= 1:
-            raise RepalignError("quantile is out of range", expected="0 < quantile <= 1", got=self.quantile)
+        if self.clip is not None:
+            _check_choice("clip", self.clip, CLIPS)
+        _check_choice("clip_scope", self.clip_scope, SCOPES)
+        if not isinstance(self.quantile, (int, float)) or not 0 < self.quantile <= 1:
+            raise RepalignError(
+                "quantile is out of range", expected="0 < quantile <= 1", got=repr(self.quantile)
+            )
 
     @property
     def is_identity(self) -> bool:
-        return self.clip is None and not self.normalize_rows and not self.concatenate
+        """Nothing is done to any layer."""
+        return not (self.clip or self.normalize_rows or self.concatenate)
 
-    def layer_names(self, names: tuple[str, ...]) -> list[str]:
-        """The names of the layers that come out."""
-        return [*names, CONCATENATED] if self.concatenate else list(names)
+    def layer_names(self, names: Sequence[str]) -> list[str]:
+        """The names of the layers that come out, in order."""
+        if not self.concatenate:
+            return list(names)
+        if CONCATENATED in names:
+            raise RepalignError(
+                f"a layer is already called {CONCATENATED!r}",
+                got=", ".join(names),
+                remedy="rename it, or use concatenate=False",
+            )
+        return [*names, CONCATENATED]
 
-    def __call__(self, layers: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Apply to all layers of one representation; the input is left as it is."""
+        out = dict(layers)
+        names = self.layer_names(list(layers))
         if self.clip is not None and self.quantile < 1:
-            together = [list(layers)] if self.clip_scope == "representation" else [[name] for name in layers]
-            limits = {name: self.threshold([layers[m] for m in group]) for group in together for name in group}
-            layers = {name: x.clamp(-limits[name], limits[name]) for name, x in layers.items()}
-        out = {name: _unit_rows(x) if self.normalize_rows else x for name, x in layers.items()}
+            out = self._clipped(out)
         if self.concatenate:
-            whole = torch.cat(list(layers.values()), dim=1)
-            out[CONCATENATED] = _unit_rows(whole) if self.normalize_rows else whole
-        return out
+            out[CONCATENATED] = torch.cat(list(out.values()), dim=1)
+        if self.normalize_rows:
+            out = {name: unit_rows(x).to(x.device, x.dtype) for name, x in out.items()}
+        return {name: out[name] for name in names}
 
-    def threshold(self, layers: list[Tensor]) -> float:
-        """The magnitude that entries of these layers, taken together, are clamped to."""
-        magnitudes = torch.cat([x.abs() for x in layers], dim=1)  # (n, sum of d)
-        if self.clip == "mean":
-            return float(_row_quantile(magnitudes, self.quantile).mean())
-        flat = magnitudes.flatten()
-        rank = min(int(self.quantile * flat.numel()), flat.numel() - 1)
-        return float(flat.kthvalue(rank + 1).values)
-
-
-def _row_quantile(x: Tensor, q: float) -> Tensor:
-    """Each row's quantile by linear interpolation; by selection, since torch.quantile limits its input's size."""
-    position = q * (x.shape[1] - 1)
-    low = int(position)
-    below = x.kthvalue(low + 1, dim=1).values
-    above = x.kthvalue(min(low + 2, x.shape[1]), dim=1).values
-    return below + (above - below) * (position - low)
+    def _clipped(self, layers: dict[str, Tensor]) -> dict[str, Tensor]:
+        find = exact_threshold if self.clip == "exact" else mean_threshold
+        if self.clip_scope == "layer":
+            thresholds = {name: find([x], self.quantile) for name, x in layers.items()}
+        else:
+            thresholds = dict.fromkeys(layers, find(list(layers.values()), self.quantile))
+        return {name: x.clamp(-thresholds[name], thresholds[name]) for name, x in layers.items()}
 
 
-def _unit_rows(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x, dim=1)
+def exact_threshold(layers: Sequence[Tensor], quantile: float) -> float:
+    """The entry at index int(quantile * count) of all |x| in ascending order, found by selection, not
+    sorting.
+    """
+    values = np.concatenate([np.abs(_array(x)).ravel() for x in layers])
+    at = min(int(quantile * values.size), values.size - 1)
+    values.partition(at)
+    return float(values[at])
+
+
+def mean_threshold(layers: Sequence[Tensor], quantile: float) -> float:
+    """The `quantile` of |x| over all entries of one stimulus, linearly interpolated, averaged over
+    stimuli.
+    """
+    n, width = len(layers[0]), sum(x.shape[1] for x in layers)
+    rows = max(1, min(n, SCRATCH_BYTES // (8 * width)))
+    total = 0.0
+    for start in range(0, n, rows):
+        block = np.concatenate([np.abs(_array(x[start : start + rows])) for x in layers], axis=1)
+        total += float(np.quantile(block.astype(np.float64), quantile, axis=1).sum())
+    return total / n
+
+
+def _array(x: Tensor) -> np.ndarray:
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return x.detach().cpu().numpy()
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RepalignError(
+            f"unknown {name} {value!r}",
+            expected=" or ".join(map(repr, known)),
+            got=repr(value),
+            remedy=did_you_mean(str(value), known),
+        )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, Measure, MutualKNN
+from repalign.measures import (
+    CKA,
+    LCSKNN,
+    SVCCA,
+    CKNNAReference,
+    CycleKNN,
+    EditDistanceKNN,
+    Measure,
+    MutualKNN,
+)
 from repalign.preprocess import Preprocess
 
 
@@ -39,7 +48,7 @@ PRESETS: dict[str, Preset] = {
             _REFERENCE,
             Preprocess(clip="mean", normalize_rows=True, concatenate=True),
             "raw",
-            "the paper's numbers: clipping at the .95 quantile, unit rows, concatenated layers as a candidate, raw maximum",
+            "the paper's numbers: clipped at the .95 quantile, unit rows, concatenated layers, raw maximum",
         ),
         Preset(
             "platonic-rep-head",
@@ -55,9 +64,11 @@ PRESETS: dict[str, Preset] = {
 def preset(name: str) -> Preset:
     """A preset by name.
 
-    "platonic-rep" gives the paper's own numbers: clipping by the mean of the per-stimulus .95 quantiles over all layers,
-    rows of unit norm, all layers concatenated as one more candidate, and the maximum over layer pairs of the score
-    itself. SVCCA is the exact form of what the reference draws at random.
+    "platonic-rep" gives the paper's own numbers: clipping by the mean of the per-stimulus .95 quantiles over
+    all layers, rows of unit norm, all layers concatenated as one more candidate, and the maximum over layer
+    pairs of the score itself. SVCCA is the exact form of what the reference draws at random.
+
+    Raises RepalignError for an unknown name.
     """
     if name not in PRESETS:
         raise RepalignError(f"unknown preset {name!r}", got=name, remedy=did_you_mean(name, PRESETS))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
+from repalign.measures._numeric import full_precision
 
 # Rows of a dense scratch matrix are handled in blocks of about this many bytes.
 SCRATCH_BYTES = 256 * 2**20
@@ -49,7 +50,9 @@ def as_features(x: Any, name: str = "x") -> Tensor:
                 got=f"dtype {array.dtype}",
                 remedy="convert it to float32 or float64 first",
             )
-        x = torch.from_numpy(np.ascontiguousarray(array if array.dtype != np.bool_ else array.astype(np.float64)))
+        x = torch.from_numpy(
+            np.ascontiguousarray(array if array.dtype != np.bool_ else array.astype(np.float64))
+        )
     if x.ndim != 2 or 0 in x.shape:
         raise RepalignError(
             f"{name}: wrong shape",
@@ -240,8 +243,6 @@ class GraphRelation(Relation):
         return replace(self, indices=inverse[self.indices[p]], values=values)
 
 
-
-
 def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
     """One matrix product (la, n^2) @ (n^2, lb), over blocks of rows that bound the scratch memory."""
     n = a[0].n
@@ -253,7 +254,9 @@ def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tens
         block = slice(start, start + rows)
         left = torch.stack([s.matrix[block] for s in a]).flatten(1)  # (la, rows * n)
         right = left if same else torch.stack([s.matrix[block] for s in b]).flatten(1)
-        total += (left @ right.T).to("cpu", torch.float64)
+        with full_precision():
+            product = left @ right.T
+        total += product.to("cpu", torch.float64)
     return total
 
 
@@ -299,14 +302,13 @@ def _scatter(state: GraphRelation, block: slice, dtype: torch.dtype) -> Tensor:
 class Measure(ABC):
     """A function of two paired arrays (n, d1) and (n, d2) to a number, as a frozen dataclass.
 
-    Its parameters are its fields and `repr(measure)` is its identity on disk. The class facts are
-    declarations that the common tests hold it to.
+    Its parameters are its fields and `repr(measure)` is its identity on disk. The class facts, and `range`
+    and `invariances`, which may depend on parameters, are declarations that the common tests hold it to.
     """
 
     family: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     symmetric: ClassVar[bool] = True
-    invariances: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[tuple[float, float]]
 
     @property
@@ -318,6 +320,11 @@ class Measure(ABC):
     def range(self) -> tuple[float, float]:
         """The bounds of this very measure; parameters may change those of its class."""
         return self.bounds
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """What may be done to one of the arrays without changing the score, for this very measure."""
+        return frozenset()
 
     @property
     def min_n(self) -> int:
@@ -364,7 +371,9 @@ class Bilinear(Measure):
 
         The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
         """
-        defined = torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
+        defined = (
+            torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
+        )
         return torch.where(defined, inner, math.nan)
 
     def compare(self, a: State, b: State) -> float:

@@ -1,79 +1,84 @@
-"""Measures by name: "MutualKNN(k=10)", "mutual_knn", and what there is to say about each."""
+"""Measures as text: `parse_measure(repr(measure)) == measure`, and the facts of a measure for a listing."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures._base import Bilinear, Measure
 
+MeasureClass = type[Measure]
 
-def parse_measure(text: str, known: Mapping[str, type[Measure]], named: Mapping[str, Measure]) -> Measure:
-    """The measure that a text names: a class name or alias, with literal keyword parameters or none.
 
-    The repr of a measure parses to an equal measure. Nothing is evaluated but literals.
-    """
-    name, parameters = _split(text)
-    if name in named and not parameters:
-        return named[name]
-    if name not in known:
-        classes = {c.__name__ for c in known.values()}
-        raise RepalignError(
-            f"unknown measure {name!r}",
-            got=text,
-            remedy=did_you_mean(name, {*known, *named} if name.islower() else classes),
-        )
-    cls = known[name]
-    allowed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for parameter in parameters:
-        if parameter not in allowed:
+def parse(
+    text: str, classes: Sequence[MeasureClass], shorthands: Mapping[str, tuple[MeasureClass, dict[str, Any]]]
+) -> Measure:
+    """The measure that a text names, parameters by keyword: ``CKA(kernel='rbf')``, ``mutual_knn``."""
+    name, given = _call(text)
+    cls, preset = _lookup(name, classes, shorthands)
+    known = parameters(cls)
+    for parameter in given:
+        if parameter not in known:
             raise RepalignError(
-                f"{cls.__name__} has no parameter {parameter!r}", got=text, remedy=did_you_mean(parameter, allowed)
+                f"{cls.__name__} has no parameter {parameter!r}",
+                expected=", ".join(known),
+                got=text,
+                remedy=did_you_mean(parameter, known),
             )
-    try:
-        return cls(**parameters)
-    except TypeError as error:
-        raise RepalignError(f"{cls.__name__}: a parameter is of the wrong type", got=text) from error
+    return cls(**{**preset, **given})
 
 
-def _split(text: str) -> tuple[str, dict[str, Any]]:
-    problem = RepalignError(
-        f"not a measure: {text!r}",
-        expected="a name, or a name with keyword parameters that are literals",
-        got=text,
-        remedy="write for instance MutualKNN(k=10) or CKA(kernel='rbf', estimator='biased')",
-    )
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise problem from None
-    if isinstance(node, ast.Name):
-        return node.id, {}
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or node.args:
-        raise problem
-    try:
-        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg is not None}
-    except ValueError:
-        raise problem from None
+def parameters(cls: MeasureClass) -> dict[str, Any]:
+    """The parameters of a measure class with their default values."""
+    return {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 
-def describe(cls: type[Measure]) -> dict[str, Any]:
-    """What the list of measures shows of one class, all of it declared facts."""
-    default = cls()
-    parameters = {f.name: (None if f.default is MISSING else f.default) for f in fields(cls)}  # type: ignore[arg-type]
+def describe(cls: MeasureClass) -> dict[str, Any]:
+    """What a listing says of a measure class; all values are plain data."""
+    measure = cls()
     return {
         "name": cls.__name__,
         "family": cls.family,
+        "aliases": list(cls.aliases),
         "summary": (cls.__doc__ or "").strip().splitlines()[0],
-        "range": default.range,
+        "range": list(measure.range),
         "symmetric": cls.symmetric,
-        "invariances": sorted(default.invariances),
+        "invariances": sorted(measure.invariances),
         "bilinear": issubclass(cls, Bilinear),
         "null": "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations",
-        "aliases": list(cls.aliases),
-        "parameters": parameters,
-        "doc": cls.__doc__ or "",
+        "parameters": parameters(cls),
+        "doc": inspect.cleandoc(cls.__doc__ or ""),
     }
+
+
+def _call(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and keyword literals of ``Name`` or ``Name(key=literal, ...)``; nothing is evaluated."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg}
+    except (SyntaxError, ValueError):
+        pass
+    raise RepalignError(
+        f"not a measure: {text!r}",
+        expected="a name, or a name with named parameters, such as MutualKNN(k=10)",
+        got=repr(text),
+        remedy="name every parameter and give it a number, a quoted word, True, False or None",
+    )
+
+
+def _lookup(
+    name: str, classes: Sequence[MeasureClass], shorthands: Mapping[str, tuple[MeasureClass, dict[str, Any]]]
+) -> tuple[MeasureClass, dict[str, Any]]:
+    names: dict[str, tuple[MeasureClass, dict[str, Any]]] = {cls.__name__: (cls, {}) for cls in classes}
+    names |= {alias: (cls, {}) for cls in classes for alias in cls.aliases}
+    names |= shorthands
+    if name not in names:
+        raise RepalignError(f"unknown measure {name!r}", got=repr(name), remedy=did_you_mean(name, names))
+    return names[name]

@@ -1,98 +1,164 @@
-"""Exact nearest neighbours: self excluded by index, ties by lower index, memory bounded by row blocks."""
+"""Exact neighbour lists, the only place where they are made.
+
+The first pass is one matrix product per tile of rows, in the precision of the features. Rows in which two of
+the k + 1 nearest are closer than rounding can tell apart are computed again in float64, where entries closer
+than float64 can tell apart count as tied, and ties go to the lower index. So the lists of float32 features
+are those of float64 arithmetic, they do not depend on the device or the matrix library, and duplicate rows,
+collinear rows and zero rows have one well-defined order.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, did_you_mean
 from repalign.measures._base import SCRATCH_BYTES
+from repalign.measures._numeric import centred, full_precision, scaled, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
-
-def unit_scale(x: Tensor) -> Tensor:
-    """x divided by a power of two near its largest magnitude: exact, and squares neither overflow nor vanish."""
-    largest = x.abs().max()
-    if not float(largest) > 0.0:
-        return x
-    _, exponent = torch.frexp(largest.double())
-    half = int(exponent) // 2
-    return x * 2.0**-half * 2.0 ** -(int(exponent) - half)
+# Euclidean distances need no common offset in float64, only a small one. The mean is rounded to this share of
+# the largest entry, so that features on a grid (colours, counts) stay on it and their exact ties stay exact.
+_OFFSET_GRID = 2.0**12
 
 
-def centred(x: Tensor) -> Tensor:
-    """Column means subtracted; the means and the subtraction are float64, since offsets may be large."""
-    wide = x.double()
-    return (wide - wide.mean(dim=0)).to(x.dtype)
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Rows f and a bias b such that f_i . f_j + b_j orders the neighbours j of every i, nearest first."""
+
+    rows: Tensor  # (n, d) float64
+    bias: Tensor | None  # (n,) float64
+    dtype: torch.dtype  # precision of the features they come from
+    unit: float = 1.0  # f times this is in the unit of the features
+
+    @property
+    def is_constant(self) -> bool:
+        """All rows alike: no row has a nearest one."""
+        return bool((self.rows == self.rows[0]).all())
 
 
-def unit_rows(x: Tensor) -> Tensor:
-    """Rows divided by their Euclidean norm; a zero row stays zero."""
-    # Each row by its largest entry first: a row far smaller than the others must not lose its digits.
-    largest = x.abs().amax(dim=1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1.0)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / torch.where(norm > 0, norm, 1.0)
-
-
-def neighbors(x: Tensor, k: int, similarity: str = "cosine", *, keep_self: bool = False) -> Tensor:
-    """The k nearest other rows of every row, nearest first, (n, k) int64.
-
-    similarity: "cosine" (rows normalised here; a zero row has similarity 0 to all), "dot", or "euclidean" (nearest by
-    distance, computed after centring). Equal similarities are ordered by the lower index. Exact duplicates tie
-    exactly, whatever the matrix product's rounding, because similarities are computed between distinct rows only.
-
-    Products are float64 for float64 input and otherwise float32 with TF32 off.
-    """
-    n = len(x)
-    if not 1 <= k < n + keep_self:
+def check_similarity(similarity: str, known: tuple[str, ...] = SIMILARITIES) -> None:
+    if similarity not in known:
         raise RepalignError(
-            "k is out of range", expected=f"1 <= k < n = {n}", got=f"k = {k}", remedy="use a smaller k or more stimuli"
+            f"unknown similarity {similarity!r}",
+            expected=" or ".join(map(repr, known)),
+            got=repr(similarity),
+            remedy=did_you_mean(str(similarity), known),
         )
-    x = unit_scale(x)
+
+
+def check_count(value: object, name: str) -> None:
+    """Refuse a parameter that is not a positive whole number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RepalignError(
+            f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value)
+        )
+
+
+def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
+    """Features (n, d) as rows whose products give the similarity.
+
+    cosine: unit rows (of the column-centred features if `center`). dot: the features up to one scale.
+    euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2 for any common offset.
+    """
     if similarity == "cosine":
-        x = unit_rows(x)
-    elif similarity == "euclidean":
-        x = centred(x)
-    distinct, position = torch.unique(x, dim=0, return_inverse=True)
-    distinct_all = len(distinct) == n
-    if distinct_all:
-        distinct = x
-    penalty = (distinct * distinct).sum(dim=1) / 2 if similarity == "euclidean" else None
-    out = torch.empty(n, k, dtype=torch.int64, device=x.device)
-    rows = max(1, min(n, SCRATCH_BYTES // (4 * n * x.element_size())))
+        return Embedded(unit_rows(centred(x)[0] if center else x), None, x.dtype)
+    if similarity == "dot":
+        rows, unit = centred(x) if center else scaled(x)
+        return Embedded(rows, None, x.dtype, unit)
+    rows, _ = scaled(x)
+    rows, _ = scaled(rows - torch.round(rows.mean(dim=0) * _OFFSET_GRID) / _OFFSET_GRID)
+    return Embedded(rows, -0.5 * (rows * rows).sum(dim=1), x.dtype)
+
+
+def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor:
+    """Indices (n, k) of the k nearest rows of every row, nearest first, ties by lower index.
+
+    The row itself is left out by its index, wherever it stands, unless `include_self`.
+
+    Raises RepalignError if there are not k rows to choose from.
+    """
+    n = len(embedded.rows)
+    if k > n - (not include_self):
+        raise RepalignError(
+            f"k = {k} neighbours among n = {n} stimuli",
+            expected=f"k <= {n - (not include_self)}",
+            got=f"k = {k}",
+            remedy="use a smaller k or more stimuli",
+        )
+    rows = embedded.rows.to(embedded.dtype)
+    bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
+    resolution = _resolution(embedded, embedded.dtype)
+    lists, unsettled = [], []
+    for block in _blocks(n, n * rows.element_size()):
+        similarity = _similarity(
+            rows, bias, torch.arange(block.start, block.stop, device=rows.device), include_self
+        )
+        top = similarity.topk(min(k + 1, n), dim=1)
+        gaps = top.values[:, :-1] - top.values[:, 1:]
+        lists.append(top.indices[:, :k])
+        unsettled.append((gaps <= resolution[block, None]).any(dim=1))
+    found = torch.cat(lists)
+    again = torch.nonzero(torch.cat(unsettled)).flatten()
+    if len(again):
+        found[again] = _nearest_with_ties(embedded, again, k, include_self)
+    return found
+
+
+def products(rows: Tensor, indices: Tensor) -> Tensor:
+    """rows_i . rows_j for every entry j = indices[i, t], (n, k), in tiles of rows."""
+    tiles = [
+        (rows[block] @ rows.T).gather(1, indices[block])
+        for block in _blocks(len(rows), len(rows) * rows.element_size())
+    ]
+    return torch.cat(tiles)
+
+
+def _nearest_with_ties(embedded: Embedded, which: Tensor, k: int, include_self: bool) -> Tensor:
+    """The lists of the rows `which` in float64; entries within its resolution of each other are tied."""
+    n = len(embedded.rows)
+    resolution = _resolution(embedded, torch.float64)[which]
+    found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
+    for block in _blocks(len(which), 3 * n * 8):
+        similarity = _similarity(embedded.rows, embedded.bias, which[block], include_self)
+        slack = resolution[block, None]
+        last = similarity.topk(k, dim=1).values[:, -1:]
+        most = int((similarity >= last - slack).sum(dim=1).max())  # candidates, with those tied with the k-th
+        top = similarity.topk(most, dim=1)
+        gaps = top.values[:, :-1] - top.values[:, 1:]
+        group = torch.nn.functional.pad((gaps > slack).cumsum(dim=1), (1, 0))
+        found[block] = (group * n + top.indices).sort(dim=1).values[:, :k] % n
+    return found
+
+
+def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: bool) -> Tensor:
+    """The rows `which` of the similarity matrix, (len(which), n); -inf at the row itself unless included."""
     with full_precision():
-        for start in range(0, n, rows):
-            block = slice(start, min(start + rows, n))
-            s = x[block] @ distinct.T
-            if penalty is not None:
-                s -= penalty  # <x, y> - |y|^2 / 2 orders y by distance from x
-            if not distinct_all:
-                s = s[:, position]
-            if not keep_self:
-                s[torch.arange(len(s)), torch.arange(block.start, block.stop)] = -torch.inf
-            out[block] = _largest(s, k)
-    return out
+        similarity = rows[which] @ rows.T
+    if bias is not None:
+        similarity += bias
+    if not include_self:
+        similarity.scatter_(1, which[:, None], -math.inf)
+    return similarity
 
 
-def _largest(s: Tensor, k: int) -> Tensor:
-    """Indices of the k largest entries per row in descending order, ties by lower index."""
-    values, indices = s.topk(min(k + 1, s.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
-    if bool(tied.any()):
-        indices[tied] = s[tied].argsort(dim=1, descending=True, stable=True)[:, : indices.shape[1]]
-    return indices[:, :k]
+def _resolution(embedded: Embedded, dtype: torch.dtype) -> Tensor:
+    """Differences of similarity that `dtype` cannot tell from rounding, per row (n,).
+
+    Rounding in a product of length d grows like sqrt(d) eps |f_i| |f_j|; this is some ten standard
+    deviations.
+    """
+    norms = torch.linalg.vector_norm(embedded.rows, dim=1)
+    largest = norms.max()
+    size = norms * largest + (0.0 if embedded.bias is None else largest * largest)
+    unit = 2 * torch.finfo(dtype).eps * (math.sqrt(embedded.rows.shape[1]) + 2)
+    return (unit * size).to(dtype)
 
 
-@contextmanager
-def full_precision():
-    """float32 products without TF32, as it was before afterwards."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+def _blocks(n: int, row_bytes: int) -> list[slice]:
+    rows = max(1, min(n, SCRATCH_BYTES // max(1, 2 * row_bytes)))
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]

@@ -1,256 +1,295 @@
-"""Measures on kernels: do two representations agree on how similar every two stimuli are?"""
+"""Measures that compare kernels (Gram matrices): CKA, and CKNNA, its restriction to shared neighbours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.measures._base import SCRATCH_BYTES, Bilinear, DenseRelation, GraphRelation, Relation
-from repalign.measures._search import centred, full_precision, neighbors, unit_rows, unit_scale
+from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
+from repalign.measures._numeric import centred, full_precision
+from repalign.measures._search import Embedded, check_count, check_similarity, embed, nearest, products
 
 KERNELS = ("linear", "rbf")
 ESTIMATORS = ("debiased", "biased")
-BANDWIDTHS = ("median", "median_all", "median_all_lower")
+KERNEL_SIMILARITIES = ("cosine", "dot")
+
+# A relation whose norm is below this many roundings of what it was computed from has vanished.
+_RESIDUE = 16
 
 
-def centred_features(x: Tensor) -> tuple[Tensor, float]:
-    """Centred x at a well scaled magnitude, and the factor that was divided out; all zero where x is constant.
-
-    A residue of centring (some eps of float64 of the largest entry) counts as zero; real variation that is tiny beside
-    a common offset does not, since means and differences are taken in float64.
-    """
-    largest = float(x.abs().max())
-    scaled = unit_scale(x)
-    factor = largest / float(scaled.abs().max()) if largest > 0 else 1.0
-    wide = scaled.double()
-    wide = wide - wide.mean(dim=0)
-    residue = 16 * torch.finfo(torch.float64).eps * float(scaled.abs().max())
-    if float(wide.abs().max()) <= residue:
-        return torch.zeros_like(x), factor
-    rescaled = unit_scale(wide)
-    factor *= float(wide.abs().max()) / float(rescaled.abs().max())
-    return rescaled.to(x.dtype), factor
-
-
-def double_centre(k: Tensor) -> Tensor:
-    """H K H with H = I - 11'/n, means in float64."""
-    rows = k.mean(dim=1, dtype=torch.float64)
-    columns = k.mean(dim=0, dtype=torch.float64)
-    return (k - rows[:, None] - columns[None, :] + rows.mean()).to(k.dtype)
-
-
-def u_centre(k: Tensor) -> Tensor:
-    """U-centring (Szekely & Rizzo 2014): zero diagonal, k_ij - r_i/(n-2) - r_j/(n-2) + s/((n-1)(n-2)) off it.
-
-    The inner product of two U-centred kernels is n (n - 3) times the unbiased HSIC of Song et al. 2012, equation 5.
-    """
-    n = len(k)
-    k = k.clone().fill_diagonal_(0.0)
-    rows = k.sum(dim=1, dtype=torch.float64)
-    k = k - (rows / (n - 2))[:, None] - (rows / (n - 2))[None, :] + rows.sum() / ((n - 1) * (n - 2))
-    return k.fill_diagonal_(0.0)
+# Rules for sigma^2 from the squared distances (n, n), zero diagonal included.
+BANDWIDTHS: dict[str, Callable[[np.ndarray], float]] = {
+    "median": lambda squared: float(np.median(squared[np.triu_indices(len(squared), 1)])),
+    "median_all": lambda squared: float(np.median(squared)),
+    "median_all_lower": lambda squared: float(np.sort(squared, axis=None)[(squared.size - 1) // 2]),
+}
 
 
 @dataclass(frozen=True)
 class CKA(Bilinear):
-    """Centred kernel alignment: the cosine of the two centred kernel matrices.
+    """Centred kernel alignment: the cosine between the centred kernels of two spaces.
 
-    CKA = HSIC(K, L) / (sqrt(HSIC(K, K) HSIC(L, L)) + epsilon).
+    s = <K', L'> / (|K'| |L'|), with K' the centred kernel. estimator="debiased" (default): U-centred with
+    zero diagonal, identical to the ratio of the unbiased HSIC of Song et al. 2012, equation 5.
+    estimator="biased": K' = H K H, H = I - 1 1^T / n.
 
-    Parameters: `kernel` "linear" or "rbf", exp(-|x_i - x_j|^2 / (2 sigma^2)). `estimator` "debiased" (HSIC of Song et
-    al. 2012, equation 5, through U-centred kernels; chance level 0, may be slightly negative, n >= 4) or "biased"
-    (Kornblith et al. 2019; tends to 1 for unrelated data as d grows against n). `bandwidth` sigma as a number, or a
-    rule per representation: "median" of the distances of distinct pairs, "median_all" of all n^2 distances with the
-    zero diagonal, "median_all_lower" the same with the lower of two middle values; `fraction` multiplies a rule's sigma.
-    `epsilon` is 0; 1e-6 gives the reference code's value, which is wrong where kernels are small.
+    Parameters
+    ----------
+    kernel : "linear", x_i . x_j, or "rbf", exp(-|x_i - x_j|^2 / (2 sigma^2)).
+    estimator : "debiased" or "biased". The biased one grows with d / n: independent noise with
+        d >> n scores 1.
+    bandwidth : for rbf alone: sigma as a number, or a rule for sigma^2 on each side from its own squared
+        distances, "median" (default, over pairs of different stimuli), "median_all" (over all n^2 entries
+        with the zero diagonal) or "median_all_lower" (the same, the lower of two middle values).
+    epsilon : added to the denominator, the geometric mean of the two self-HSIC; 0 by default. The reference
+        code has 1e-6, which is not scale-free and pulls small, anisotropic features towards 0.
 
-    Range [0, 1] biased, [-1, 1] debiased. Symmetric. Invariant to orthogonal maps, isotropic scaling and translation.
-    Features are centred in float64 before a kernel is formed, so that a large common offset costs no digits. A constant
-    representation (and a rule's sigma of 0) has no score: nan.
+    Shapes (n, d1) and (n, d2). Range [-1, 1]; biased [0, 1]. Invariant to orthogonal maps, translations and
+    column order; to isotropic scale unless sigma is a number or epsilon is not 0. nan where a centred kernel
+    vanishes (a constant representation), or where the rule gives sigma = 0.
+    Raises RepalignError if n < 4 (biased: n < 2).
+
+    Source: Kornblith et al. 2019 (arXiv 1905.00414), section 3; Huh et al. 2024 (arXiv 2405.07987), equations
+    12 to 15. Features are centred and scaled in float64 before the kernel is formed, so a common offset costs
+    no digits; the reference code centres kernels of raw features.
 
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
-    >>> round(CKA()(x, 2 * x + 1), 12)
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(CKA()(x, 5 - 2 * x), 12)
     1.0
+    >>> CKA(kernel="rbf").bandwidth
+    'median'
     """
 
     kernel: str = "linear"
     estimator: str = "debiased"
-    bandwidth: float | str = "median"
-    fraction: float = 1.0
+    bandwidth: float | str | None = None
     epsilon: float = 0.0
 
     family: ClassVar[str] = "kernel"
-    aliases: ClassVar[tuple[str, ...]] = ("cka",)
+    aliases: ClassVar[tuple[str, ...]] = ("cka", "unbiased_cka", "debiased_cka")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        for field, value, known in (("kernel", self.kernel, KERNELS), ("estimator", self.estimator, ESTIMATORS)):
-            if value not in known:
-                raise RepalignError(f"unknown {field} {value!r}", got=value, remedy=did_you_mean(str(value), known))
-        if isinstance(self.bandwidth, str):
-            if self.bandwidth not in BANDWIDTHS:
-                remedy = did_you_mean(self.bandwidth, BANDWIDTHS)
-                raise RepalignError(f"unknown bandwidth {self.bandwidth!r}", got=self.bandwidth, remedy=remedy)
-        elif not self.bandwidth > 0:
-            raise RepalignError("bandwidth is out of range", expected="sigma > 0 or a rule", got=self.bandwidth)
-        if not (self.fraction > 0 and self.epsilon >= 0):
-            raise RepalignError("CKA: fraction must be positive and epsilon not negative", got=self)
+        check_choice("kernel", self.kernel, KERNELS)
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        check_epsilon(self.epsilon)
+        if self.kernel == "rbf" and self.bandwidth is None:
+            object.__setattr__(self, "bandwidth", "median")
+        self._check_bandwidth()
+
+    def _check_bandwidth(self) -> None:
+        b = self.bandwidth
+        if self.kernel == "linear":
+            if b is not None:
+                raise RepalignError(
+                    "a linear kernel has no bandwidth",
+                    expected="bandwidth=None with kernel='linear'",
+                    got=f"bandwidth={b!r}",
+                    remedy="use kernel='rbf', or leave bandwidth out",
+                )
+        elif isinstance(b, str):
+            check_choice("bandwidth", b, tuple(BANDWIDTHS))
+        elif not isinstance(b, (int, float)) or isinstance(b, bool) or not 0 < b < math.inf:
+            raise RepalignError(
+                "bandwidth is not a positive number or a rule",
+                expected=f"sigma > 0, or one of {', '.join(BANDWIDTHS)}",
+                got=repr(b),
+            )
 
     @property
     def range(self) -> tuple[float, float]:
-        return (-1.0 if self.estimator == "debiased" else 0.0, 1.0)
+        return self.bounds if self.estimator == "debiased" else (0.0, 1.0)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        common = frozenset({"orthogonal", "translation", "permutation"})
+        scale_free = self.epsilon == 0 and not isinstance(self.bandwidth, (int, float))
+        return common | {"isotropic_scale"} if scale_free else common
 
     @property
     def min_n(self) -> int:
         return 4 if self.estimator == "debiased" else 2
 
-    @property
-    def invariances(self) -> frozenset[str]:
-        same = {"orthogonal", "translation", "permutation"}
-        if (self.kernel == "linear" or isinstance(self.bandwidth, str)) and self.epsilon == 0:
-            same.add("isotropic_scale")
-        return frozenset(same)
-
     def prepare(self, x: Tensor) -> DenseRelation:
-        xc, factor = centred_features(x)
+        self.check_n(len(x))
+        features, unit = centred(x)
         if self.kernel == "linear":
-            with full_precision():
-                k = xc @ xc.T
-            unit = factor**2
-            flat = False
+            kernel, size = _linear_kernel(features, x.dtype)
+            unit = unit * unit
         else:
-            k, flat = self._rbf(xc, factor)
+            kernel, size = self._rbf_kernel(features, unit)
             unit = 1.0
-        size = float(torch.linalg.vector_norm(k, dtype=torch.float64))
-        relation = double_centre(k) if self.estimator == "biased" else u_centre(k)
-        # What centring leaves of a kernel without structure is rounding of this size.
-        floor = math.inf if flat else 8 * torch.finfo(k.dtype).eps * size
-        out = DenseRelation.of(relation.to(x.dtype), floor=floor)
-        return DenseRelation(out.matrix, out.norm * unit)
+        floor = _RESIDUE * torch.finfo(kernel.dtype).eps * size
+        if self.estimator == "debiased":
+            _u_centre(kernel)
+        elif self.kernel == "rbf":
+            _double_centre(kernel)
+        relation = DenseRelation.of(kernel.to(x.dtype), floor=floor)
+        return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
 
-    def _rbf(self, xc: Tensor, factor: float) -> tuple[Tensor, bool]:
-        """K - 1 (centring removes the constant, and small entries keep their digits); true if sigma is 0."""
-        wide = xc.double()
-        norms = (wide * wide).sum(dim=1)
-        squared = (norms[:, None] + norms[None, :] - 2 * wide @ wide.T).clamp_min_(0.0).fill_diagonal_(0.0)
+    def _rbf_kernel(self, features: Tensor, unit: float) -> tuple[Tensor, float]:
+        """exp(-D^2 / (2 sigma^2)) - 1 (n, n) in float64, and its norm.
+
+        The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
+        """
+        squared = _squared_distances(features)
         if isinstance(self.bandwidth, str):
-            variance = _median(squared, self.bandwidth) * self.fraction**2
+            sigma = math.sqrt(BANDWIDTHS[self.bandwidth](squared.cpu().numpy()))
         else:
-            variance = (self.bandwidth / factor) ** 2
-        if not variance > 0:
-            return torch.zeros_like(squared), True
-        return torch.expm1(-squared / (2 * variance)), False
+            sigma = float(self.bandwidth or 0) / unit
+        if sigma == 0:
+            return torch.zeros_like(squared), 0.0
+        kernel = squared.sqrt_().div_(sigma).square_().div_(-2).expm1_()
+        return kernel, float(torch.linalg.vector_norm(kernel))
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         scores = super().scale(inner, a, b)
         if self.epsilon == 0:
             return scores
         n = a[0].n
-        per_pair = 1.0 if self.estimator == "biased" else 1.0 / (n * (n - 3))
-        hsic = torch.tensor([s.norm for s in a])[:, None] * torch.tensor([t.norm for t in b])[None, :] * per_pair
-        return scores * (hsic.double() / (hsic.double() + self.epsilon))
-
-
-def _median(squared: Tensor, rule: str) -> float:
-    if rule == "median":
-        n = len(squared)
-        values = squared[torch.triu(torch.ones(n, n, dtype=torch.bool, device=squared.device), diagonal=1)]
-    else:
-        values = squared.flatten()
-    ordered = values.sort().values
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(low) if rule == "median_all_lower" else float(low + high) / 2
+        per_hsic = n * (n - 3) if self.estimator == "debiased" else 1  # <K', L'> = per_hsic * HSIC
+        norms = _norms(a)[:, None] * _norms(b)[None, :]
+        return scores / (1 + self.epsilon * per_hsic / norms)
 
 
 @dataclass(frozen=True)
-class _LocalKernel(Bilinear):
-    """Kernels that count only where two stimuli are neighbours in both representations."""
+class CKNNA(Bilinear):
+    """Centred kernel nearest-neighbour alignment: CKA over the pairs that are neighbours in both spaces.
+
+    s = A(K, L) / sqrt(A(K, K) A(L, L)), A(K, L) = sum_ij a_ij K'_ij L'_ij, where a_ij = 1 if j is among the k
+    nearest of i in both spaces, j != i, and K' = H K H is the double-centred full cosine kernel. In A(K, K)
+    the neighbours are those of K alone. At k = n the sum runs over everything, and s is biased CKA of the
+    unit rows.
+
+    Parameters
+    ----------
+    k : neighbours per stimulus.
+    similarity : "cosine" (rows are normalised here) or "dot", for the kernel and for the neighbours.
+
+    Shapes (n, d1) and (n, d2). Range [-1, 1]. Invariant to orthogonal maps, isotropic scale and column order;
+    with cosine also to the scale of every row. nan for a constant representation.
+    Raises RepalignError unless n >= k.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), equations 16 to 18, with the double centring that its equation
+    15 and its limit at k = n need; see `CKNNAPaper` for the text and `CKNNAReference` for the released code.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(CKNNA(k=5)(x, 2 * x), 12)
+    1.0
+    """
 
     k: int = 10
+    similarity: str = "cosine"
 
     family: ClassVar[str] = "kernel"
+    aliases: ClassVar[tuple[str, ...]] = ("cknna",)
     symmetric: ClassVar[bool] = True
-    invariances: ClassVar[frozenset[str]] = frozenset({"orthogonal", "isotropic_scale", "row_scale", "permutation"})
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise RepalignError("k is out of range", expected="a whole number k >= 1", got=self.k)
+        check_count(self.k, "k")
+        check_similarity(self.similarity, KERNEL_SIMILARITIES)
 
     @property
     def min_n(self) -> int:
-        return max(3, self.k)  # k = n: every entry, the diagonal with it
+        return max(2, self.k)
 
-    def _graph(self, x: Tensor, centre_columns_only: bool) -> GraphRelation:
-        z = unit_rows(unit_scale(x))
-        n = len(z)
-        if self.k == n:
-            indices = torch.arange(n, device=z.device).repeat(n, 1)
-        else:
-            indices = neighbors(z, self.k)
-        zc = centred(z)
-        left = z if centre_columns_only else zc
-        values = torch.empty(indices.shape, dtype=torch.float64, device=z.device)
-        rows = max(1, SCRATCH_BYTES // (8 * n))
-        with full_precision():
-            for start in range(0, n, rows):
-                block = slice(start, start + rows)
-                values[block] = (left[block].double() @ zc.double().T).gather(1, indices[block])
-        norm = float(torch.linalg.vector_norm(values))
-        residue = 16 * torch.finfo(z.dtype).eps * n  # rows have unit norm; identical rows leave rounding only
-        if norm <= residue * torch.finfo(z.dtype).eps:
-            return GraphRelation(indices, torch.zeros_like(values), 0.0)
-        return GraphRelation(indices, values / norm, norm)
-
-
-@dataclass(frozen=True)
-class CKNNA(_LocalKernel):
-    """Centred kernel nearest-neighbour alignment: CKA restricted to pairs that are neighbours in both.
-
-    With K the cosine kernel, centred on both sides (H K H), and alpha(i, j) = 1 where j is a k-nearest neighbour of i in
-    both representations: Align(K, L) = sum_ij alpha(i, j) K_ij L_ij, and CKNNA = Align(K, L) / sqrt(Align(K, K) Align(L, L)),
-    where the denominators use each representation's own neighbours. Range [-1, 1]; symmetric; CKNNA(X, X) = 1. k = n takes
-    every entry with the diagonal and equals biased CKA of the row-normalised features.
-
-    Invariant to orthogonal maps and to rescaling of rows. A representation whose rows are all one direction has no
-    score: nan. Source: Huh et al. 2024, equations 12 and 16 to 18; the centring is double, which the paper's limit
-    k -> n needs (`CKNNAPaper` has its literal row centring, `CKNNAReference` the released code).
-
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
-    >>> round(CKNNA(k=5)(x, x), 12)
-    1.0
-    """
-
-    aliases: ClassVar[tuple[str, ...]] = ("cknna",)
+    @property
+    def invariances(self) -> frozenset[str]:
+        return kernel_invariances(self.similarity)
 
     def prepare(self, x: Tensor) -> GraphRelation:
-        return self._graph(x, centre_columns_only=False)
+        embedded, lists = masked_neighbours(x, self.k, self.similarity)
+        deviations, _ = centred(embedded.rows)
+        return weighted_graph(lists, products(deviations, lists))
 
 
-@dataclass(frozen=True)
-class CKNNAPaper(_LocalKernel):
-    """CKNNA with the paper's literal centring: only the mean of each row of K is subtracted.
+def masked_neighbours(x: Tensor, k: int, similarity: str) -> tuple[Embedded, Tensor]:
+    """The embedded rows and their k nearest without the row itself; at k = n everything, itself included."""
+    embedded = embed(x, similarity)
+    return embedded, nearest(embedded, k, include_self=k == len(x))
 
-    K_ij - mean_l K_il, the rest as in `CKNNA`. Range [-1, 1]; symmetric. At k = n it is near CKA but not equal to it.
 
-    Source: Huh et al. 2024, equations 12 and 16 to 18 as printed.
+def weighted_graph(lists: Tensor, values: Tensor) -> GraphRelation:
+    """A relation of unit norm with `values` (n, k) at the neighbours; norm 0 if they vanish."""
+    norm = float(torch.linalg.vector_norm(values))
+    return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)
 
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
-    >>> round(CKNNAPaper(k=5)(x, x), 12)
-    1.0
+
+def kernel_invariances(similarity: str) -> frozenset[str]:
+    """What does not change neighbours and kernel values up to one factor."""
+    common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
+    return common | {"row_scale"} if similarity == "cosine" else common
+
+
+def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    """Refuse a parameter that is none of the known words."""
+    if value not in known:
+        raise RepalignError(
+            f"unknown {name} {value!r}",
+            expected=" or ".join(map(repr, known)),
+            got=repr(value),
+            remedy=did_you_mean(str(value), known),
+        )
+
+
+def check_epsilon(value: object) -> None:
+    """Refuse an epsilon that is not a number >= 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise RepalignError(
+            "epsilon is not a number >= 0", expected="0 (none) or a small number", got=repr(value)
+        )
+
+
+def _linear_kernel(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """X X^T (n, n) of centred features, and its trace, which bounds its rounding."""
+    trace = float((features * features).sum())
+    narrow = features.to(dtype)
+    with full_precision():
+        return narrow @ narrow.T, trace
+
+
+def _squared_distances(features: Tensor) -> Tensor:
+    """|x_i - x_j|^2 (n, n) in float64 for centred features, zero diagonal, never negative."""
+    norms = (features * features).sum(dim=1)
+    squared = features @ features.T
+    squared.mul_(-2).add_(norms[:, None]).add_(norms[None, :]).clamp_(min=0).fill_diagonal_(0)
+    return squared
+
+
+def _double_centre(kernel: Tensor) -> None:
+    """H K H in place, sums in float64."""
+    rows = kernel.mean(dim=1, dtype=torch.float64)
+    shift = (rows - rows.mean() / 2).to(kernel.dtype)
+    kernel.sub_(shift[:, None]).sub_(shift[None, :])
+
+
+def _u_centre(kernel: Tensor) -> None:
+    """U-centring of a symmetric matrix in place (Szekely & Rizzo 2014): zero diagonal, off-diagonal row sums
+    0.
     """
+    n = len(kernel)
+    kernel.fill_diagonal_(0)
+    rows = kernel.sum(dim=1, dtype=torch.float64) / (n - 2)
+    shift = (rows - rows.sum() / (2 * (n - 1))).to(kernel.dtype)
+    kernel.sub_(shift[:, None]).sub_(shift[None, :]).fill_diagonal_(0)
 
-    aliases: ClassVar[tuple[str, ...]] = ("cknna_paper",)
 
-    def prepare(self, x: Tensor) -> GraphRelation:
-        return self._graph(x, centre_columns_only=True)
+def _norms(states: Sequence[Relation]) -> Tensor:
+    return torch.tensor([s.norm for s in states], dtype=torch.float64)
+
+
+def in_range(norm: float) -> float:
+    """A norm in the unit of the features, kept positive and finite: 0 means that the kernel vanished."""
+    limits = torch.finfo(torch.float64)
+    return min(max(norm, limits.tiny), limits.max)

@@ -1,36 +1,50 @@
-"""Measures on nearest-neighbour lists: do two representations give a stimulus the same neighbours?"""
+"""Measures that compare neighbour lists: mutual, cycle, longest-common-subsequence and edit-distance k-NN.
+
+All lists come from one search (`_search.nearest`): the stimulus itself is left out, ties go to the lower
+index.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
-from repalign.measures._base import SCRATCH_BYTES, Bilinear, GraphRelation, Measure, Neighbors, Relation, State
-from repalign.measures._search import SIMILARITIES, centred, neighbors
+from repalign.errors import RepalignError
+from repalign.measures._alignment import common_subsequence, edit_distance
+from repalign.measures._base import (
+    SCRATCH_BYTES,
+    Bilinear,
+    GraphRelation,
+    Measure,
+    Neighbors,
+    Relation,
+    State,
+)
+from repalign.measures._search import check_count, check_similarity, embed, nearest
 
 
 @dataclass(frozen=True)
-class _Lists:
-    """The parameters that all measures on neighbour lists share."""
+class _NeighborLists(Measure):
+    """The parameters of a neighbour search, shared by the measures of this file."""
 
     k: int = 10
     similarity: str = "cosine"
     center: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise RepalignError("k is out of range", expected="a whole number k >= 1", got=self.k)
-        if self.similarity not in SIMILARITIES:
+        check_count(self.k, "k")
+        check_similarity(self.similarity)
+        if self.center and self.similarity == "euclidean":
             raise RepalignError(
-                f"unknown similarity {self.similarity!r}",
-                got=self.similarity,
-                remedy=did_you_mean(self.similarity, SIMILARITIES),
+                "center=True has no effect on Euclidean distances",
+                expected="center=False with similarity='euclidean'",
+                got="center=True",
+                remedy="leave center out, or use similarity='cosine'",
             )
 
     @property
@@ -39,33 +53,39 @@ class _Lists:
 
     @property
     def invariances(self) -> frozenset[str]:
-        same = {"orthogonal", "isotropic_scale", "permutation"}
+        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
         if self.center or self.similarity == "euclidean":
-            same.add("translation")
-        elif self.similarity == "cosine":
-            same.add("row_scale")
-        return frozenset(same)
+            return common | {"translation"}
+        return common | {"row_scale"} if self.similarity == "cosine" else common
 
-    def _lists(self, x: Tensor) -> Tensor:
-        return neighbors(centred(x) if self.center else x, self.k, self.similarity)
+    def _neighbors(self, x: Tensor) -> Neighbors:
+        """Neighbour lists (n, k), with a norm of 0 for a constant representation, which has none."""
+        embedded = embed(x, self.similarity, self.center)
+        return Neighbors(nearest(embedded, self.k), norm=0.0 if embedded.is_constant else 1.0)
 
 
 @dataclass(frozen=True)
-class MutualKNN(_Lists, Bilinear):
-    """Mean overlap of the k-nearest-neighbour sets.
+class MutualKNN(_NeighborLists, Bilinear):
+    """Mutual k-nearest-neighbour alignment: the share of neighbours that two spaces have in common.
 
-    m_NN = (1/n) sum_i |N_X(i) & N_Y(i)| / k, the intersection over k (not over the union). Range [0, 1], in
-    multiples of 1/(n k); chance level k / (n - 1) for any data. Symmetric. 1 - m_NN is a pseudo-metric for fixed k.
+    s = (1 / n) sum_i |N_X(i) & N_Y(i)| / k, with N(i) the k nearest of stimulus i without itself.
 
-    Parameters: `k` neighbours, the row itself excluded by index; `similarity` "cosine" (rows are normalised here, so
-    that rescaling a row changes nothing), "dot" or "euclidean"; `center` subtracts the column means first. Ties go to
-    the lower index.
+    Parameters
+    ----------
+    k : neighbours per stimulus.
+    similarity : "cosine" (rows are normalised here), "dot" or "euclidean".
+    center : subtract the column means first, which removes a common direction that dominates all cosines.
 
-    Raises RepalignError unless k < n. Source: Huh et al. 2024, equations 9 to 11 (cosine, no centring; the paper clips
-    outliers first, see `presets`). The released code breaks ties arbitrarily and returns 1.0 for k >= n.
+    Shapes (n, d1) and (n, d2). Range [0, 1] in steps of 1 / (n k); chance k / (n - 1). Invariant to
+    orthogonal maps, isotropic scale and column order; with cosine also to the scale of every row, with center
+    or euclidean also to translations. nan if all rows of one side are alike.
+    Raises RepalignError unless n > k.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), equations 9 to 11. The reference code takes dot products of
+    whatever it is given, breaks ties arbitrarily and counts the stimulus itself when k >= n.
 
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
     >>> MutualKNN(k=5)(x, 3 * x)
     1.0
     """
@@ -76,26 +96,33 @@ class MutualKNN(_Lists, Bilinear):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def prepare(self, x: Tensor) -> GraphRelation:
-        return GraphRelation(self._lists(x))
+        found = self._neighbors(x)
+        return GraphRelation(found.indices, norm=found.norm)
 
-    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:  # noqa: ARG002
-        return inner / (a[0].n * self.k)
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        return super().scale(inner, a, b) / (a[0].n * self.k)
 
 
 @dataclass(frozen=True)
-class CycleKNN(_Lists, Measure):
-    """Share of stimuli that are found again after a step in y and a step back in x. Asymmetric.
+class CycleKNN(_NeighborLists):
+    """Cycle k-NN: the share of stimuli that return to themselves through Y's and then X's neighbours.
 
-    cycle(X, Y) = (1/n) #{i : some j in N_Y(i) has i in N_X(j)}: from i to a neighbour in Y, the *second* argument, and
-    back by the neighbours in X, the *first*. Range [0, 1]; near 1 - (1 - k/(n-1))^k by chance, which saturates as k grows
-    against n. cycle(X, X) is below 1 where a row is in the list of none of its neighbours.
+    s = share of i for which some j in N_Y(i) has i in N_X(j). X is the first argument: the walk starts with a
+    step in the second space and comes back in the first. Not symmetric.
 
-    Parameters as in `MutualKNN`. Source: Huh et al. 2024, appendix A, and the released code (a hit is "any").
+    Parameters k, similarity, center as in `MutualKNN`, and the same invariances.
+
+    Shapes (n, d1) and (n, d2). Range [0, 1]; chance about 1 - (1 - k / (n - 1))^k, so it saturates soon:
+    a hit needs any return, not the mean of them, and s(X, X) may be below 1. nan if all rows of one side are
+    alike. Raises RepalignError unless n > k.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), appendix B; the direction is that of the reference code's
+    `cycle_knn(A, B)` with A = X.
 
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
-    >>> CycleKNN(k=5)(x, x) <= 1.0
-    True
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> CycleKNN(k=5)(x, x[:, :4])
+    0.9
     """
 
     family: ClassVar[str] = "neighbors"
@@ -104,65 +131,46 @@ class CycleKNN(_Lists, Measure):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def prepare(self, x: Tensor) -> Neighbors:
-        return Neighbors(self._lists(x))
-
-    def compare(self, a: State, b: State) -> float:
-        assert isinstance(a, Neighbors) and isinstance(b, Neighbors)
-        n, k = a.n, a.k
-        hits = 0
-        rows = max(1, SCRATCH_BYTES // (8 * b.k * k))
-        for start in range(0, n, rows):
-            steps = a.indices[b.indices[start : start + rows]]  # (rows, k, k): lists in x of the neighbours in y
-            home = torch.arange(start, start + len(steps), device=steps.device)[:, None, None]
-            hits += int((steps == home).flatten(1).any(dim=1).sum())
-        return hits / n
-
-
-@dataclass(frozen=True)
-class _Ordered(_Lists, Measure):
-    """Measures on ordered lists: a distance of sequences by dynamic programming, for all rows at once."""
-
-    def prepare(self, x: Tensor) -> Neighbors:
-        return Neighbors(self._lists(x))
+        return self._neighbors(x)
 
     def compare(self, a: State, b: State) -> float:
         return float(self.compare_all([a], [b])[0, 0])
 
     def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
-        left = torch.stack([s.indices for s in a])  # type: ignore[attr-defined]  # (la, n, k)
-        n = left.shape[1]
-        # Five (lb, n, k)-sized integer tables are alive at a time.
-        width = max(1, SCRATCH_BYTES // (5 * 8 * n * self.k))
-        out = torch.zeros(len(a), len(b), dtype=torch.float64)
-        for start in range(0, len(b), width):
-            right = torch.stack([s.indices for s in b[start : start + width]])  # type: ignore[attr-defined]
-            for row, lists in enumerate(left):
-                sums = self._total(lists[None], right).sum(dim=1, dtype=torch.int64)
-                out[row, start : start + width] = self._score(sums.to("cpu", torch.float64), n)
-        return out
-
-    @abstractmethod
-    def _total(self, x: Tensor, y: Tensor) -> Tensor:
-        """The integer statistic of every row, (1, n, k) with (lb, n, k) -> (lb, n)."""
-
-    @abstractmethod
-    def _score(self, sums: Tensor, n: int) -> Tensor:
-        """The score from its sum over rows."""
+        first, second = cast(Sequence[Neighbors], a), cast(Sequence[Neighbors], b)
+        n, k = first[0].indices.shape
+        hits = torch.zeros(len(a), len(b), dtype=torch.int64)
+        rows = max(1, min(n, SCRATCH_BYTES // (len(b) * k * k * 9)))
+        for start in range(0, n, rows):
+            block = slice(start, min(start + rows, n))
+            step = torch.stack([t.indices[block] for t in second])  # (lb, r, k)
+            home = torch.arange(block.start, block.stop, device=step.device)[:, None, None]
+            for i, s in enumerate(first):
+                returned = (s.indices[step] == home).flatten(2).any(dim=2)  # (lb, r)
+                hits[i] += returned.sum(dim=1).cpu()
+        return _undefined_as_nan(hits.to(torch.float64) / n, first, second)
 
 
 @dataclass(frozen=True)
-class LCSKNN(_Ordered):
-    """Mean length of the longest common subsequence of the two ordered neighbour lists, over k.
+class LCSKNN(_NeighborLists):
+    """Longest common subsequence of the two ordered neighbour lists: order counts, not only membership.
 
-    lcs = (1/n) sum_i LCS(N_X(i), N_Y(i)) / k. Range [0, 1], as in the paper's table of metrics; `normalized=False`
-    gives the released code's [0, k]. Symmetric. Other parameters as in `MutualKNN`.
+    s = (1 / n) sum_i LCS(N_X(i), N_Y(i)) / k, the lists nearest first.
 
-    Source: Huh et al. 2024, appendix A.
+    Parameters
+    ----------
+    k, similarity, center : as in `MutualKNN`, and the same invariances.
+    normalized : divide by k (default), as the paper says; False gives the 0..k of the reference code.
+
+    Shapes (n, d1) and (n, d2). Range [0, 1], or [0, k] if not normalized. nan if all rows of one side are
+    alike. Raises RepalignError unless n > k.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), appendix B and table 11.
 
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
-    >>> LCSKNN(k=5)(x, x)
-    1.0
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> LCSKNN(k=5)(x, x), LCSKNN(k=5, normalized=False)(x, x)
+    (1.0, 5.0)
     """
 
     normalized: bool = True
@@ -174,34 +182,36 @@ class LCSKNN(_Ordered):
 
     @property
     def range(self) -> tuple[float, float]:
-        return (0.0, 1.0 if self.normalized else float(self.k))
+        return self.bounds if self.normalized else (0.0, float(self.k))
 
-    def _total(self, x: Tensor, y: Tensor) -> Tensor:
-        k = self.k
-        above = [torch.zeros(y.shape[:2], dtype=torch.int16, device=y.device)] * (k + 1)
-        for i in range(k):
-            row = [above[0]]
-            for j in range(k):
-                match = x[..., i] == y[..., j]
-                row.append(torch.where(match, above[j] + 1, torch.maximum(above[j + 1], row[j])))
-            above = row
-        return above[k]
+    def prepare(self, x: Tensor) -> Neighbors:
+        return self._neighbors(x)
 
-    def _score(self, sums: Tensor, n: int) -> Tensor:
-        return sums / (n * self.k if self.normalized else n)
+    def compare(self, a: State, b: State) -> float:
+        return float(self.compare_all([a], [b])[0, 0])
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        first, second = cast(Sequence[Neighbors], a), cast(Sequence[Neighbors], b)
+        lengths = common_subsequence([s.indices for s in first], [t.indices for t in second])
+        per_row = lengths.to(torch.float64) / (first[0].n * (self.k if self.normalized else 1))
+        return _undefined_as_nan(per_row, first, second)
 
 
 @dataclass(frozen=True)
-class EditDistanceKNN(_Ordered):
-    """One minus the mean edit distance of the two ordered neighbour lists, over k.
+class EditDistanceKNN(_NeighborLists):
+    """One minus the edit distance between the two ordered neighbour lists.
 
-    1 - (1/n) sum_i Levenshtein(N_X(i), N_Y(i)) / k, with unit costs of insertion, deletion and substitution. Range
-    [0, 1], since lists of equal length are at most k edits apart. Symmetric. Parameters as in `MutualKNN`.
+    s = 1 - (1 / n) sum_i Levenshtein(N_X(i), N_Y(i)) / k, with unit costs, the lists nearest first.
 
-    Source: Huh et al. 2024, appendix A.
+    Parameters k, similarity, center as in `MutualKNN`, and the same invariances.
+
+    Shapes (n, d1) and (n, d2). Range [0, 1]. nan if all rows of one side are alike.
+    Raises RepalignError unless n > k.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), appendix B.
 
     >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 4))
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
     >>> EditDistanceKNN(k=5)(x, x)
     1.0
     """
@@ -211,17 +221,19 @@ class EditDistanceKNN(_Ordered):
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def _total(self, x: Tensor, y: Tensor) -> Tensor:
-        k = self.k
-        constant = [torch.full(y.shape[:2], j, dtype=torch.int16, device=y.device) for j in range(k + 1)]
-        above = list(constant)
-        for i in range(k):
-            row = [constant[i + 1]]
-            for j in range(k):
-                substituted = above[j] + (x[..., i] != y[..., j]).to(torch.int16)
-                row.append(torch.minimum(substituted, torch.minimum(above[j + 1], row[j]) + 1))
-            above = row
-        return above[k]
+    def prepare(self, x: Tensor) -> Neighbors:
+        return self._neighbors(x)
 
-    def _score(self, sums: Tensor, n: int) -> Tensor:
-        return 1.0 - sums / (n * self.k)
+    def compare(self, a: State, b: State) -> float:
+        return float(self.compare_all([a], [b])[0, 0])
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        first, second = cast(Sequence[Neighbors], a), cast(Sequence[Neighbors], b)
+        distances = edit_distance([s.indices for s in first], [t.indices for t in second])
+        return _undefined_as_nan(1 - distances.to(torch.float64) / (first[0].n * self.k), first, second)
+
+
+def _undefined_as_nan(scores: Tensor, a: Sequence[Neighbors], b: Sequence[Neighbors]) -> Tensor:
+    """nan where all rows of one side are alike, so that its lists hold nothing but the tie rule."""
+    defined = torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
+    return torch.where(defined, scores, math.nan)
