@@ -214,19 +214,23 @@ def test_any_text_names_a_layer(tmp_path: Path, name: str) -> None:
         assert torch.equal(f.get_tensor(f"layer:{name}"), x[name][2:4])
 
 
-def test_safetensors_reads_a_part_in_three_lines(tmp_path: Path) -> None:
-    """What docs/store.md shows."""
-    fill(tmp_path)
-    path = tmp_path / FOLDER / "part-00002.safetensors"
-    with safetensors.safe_open(path, "pt") as f:
-        header = json.loads(f.metadata()["repalign"])
-        layers = {name: f.get_tensor(f"layer:{name}") for name in header["layers"]}
-    assert (
-        list(layers) == ["embeddings", "block.0"] and header["ids"] == ["rook"] and header["rows"] == [4, 5]
-    )
-    assert all(torch.equal(x, features()[name][4:]) for name, x in layers.items())
+def test_safetensors_reads_a_part_in_three_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/store.md, as they stand there, on the part that they name."""
+    fill(tmp_path, rows_per_part=5)
+    page = (Path(__file__).parents[1] / "docs" / "store.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert lines.count("\n") == 3
+    monkeypatch.chdir(tmp_path / FOLDER)
+    names: dict = {"safetensors": safetensors, "json": json}
+    exec(lines, names)
+    header, layers = names["header"], names["layers"]
+    assert list(layers) == ["embeddings", "block.0"]
+    assert header["ids"] == list(IDS) and header["rows"] == [0, 5]
+    assert all(torch.equal(x, features()[name]) for name, x in layers.items())
     assert layers["block.0"].dtype == torch.float16
-    assert torch.equal(safetensors.torch.load_file(path)["extra:nll"], EXTRAS["nll"][4:])
+    assert torch.equal(safetensors.torch.load_file("part-00000.safetensors")["extra:nll"], EXTRAS["nll"])
+    for field in (*header, *json.loads((tmp_path / FOLDER / "manifest.json").read_text())):
+        assert f"`{field}`" in page  # every field is explained
 
 
 def test_tensors_start_at_multiples_of_their_item_size(tmp_path: Path) -> None:
@@ -1083,6 +1087,31 @@ def test_a_swept_temporary_file_is_written_again(tmp_path: Path, monkeypatch: py
         RepalignError, match=r"part-00001\.safetensors: the temporary file was removed three times"
     ):
         write_part(writer, writer.parts[1])
+
+
+def test_a_sweep_spares_what_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_writer(tmp_path)
+    written: list[str] = []
+
+    def write(handle, chunk) -> None:
+        handle.write(chunk)
+        files_module.sweep(LocalFiles(tmp_path), FOLDER)
+        written.append(handle.name)
+
+    monkeypatch.setattr(files_module, "_write", write)
+    write_part(writer, writer.parts[0])
+    assert len(set(written)) == 1 and len(written) == 4  # the header and three tensors, written once
+
+
+def test_the_manifest_speaks_of_the_files_that_are_there(tmp_path: Path) -> None:
+    """Another process has replaced a part by one with slightly other numbers since this one checked it."""
+    writer = open_writer(tmp_path)
+    for part in writer.parts:
+        write_part(writer, part)
+    write_part(open_writer(tmp_path), writer.parts[0], features(seed=1))
+    rep = writer.finish(RECORD, {})
+    assert check(tmp_path) == []
+    assert torch.equal(rep.load("block.0")[:2], features(seed=1)["block.0"][:2])
 
 
 @pytest.mark.parametrize("target", ["part-00001.safetensors", "manifest.json"])
