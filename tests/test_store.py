@@ -595,6 +595,18 @@ def test_parts_written_elsewhere_are_held_to_each_other_in_the_end(tmp_path: Pat
     assert FeatureStore(tmp_path / "a").representations() == []
 
 
+def test_extras_are_read_before_the_manifest_is_written(tmp_path: Path) -> None:
+    """Bits per byte is a sum over all rows, goes into the record, and so comes before `finish`."""
+    for part in open_writer(tmp_path).parts:
+        writer = open_writer(tmp_path)  # each part by another writer, as in a cluster
+        with pytest.raises(RepalignError, match=rf"^name: {3 - part.index} of 3 parts are missing in "):
+            writer.extras()
+        write_part(writer, part)
+    extras = open_writer(tmp_path).extras()
+    assert list(extras) == ["nll"] and torch.equal(extras["nll"], EXTRAS["nll"])
+    assert FeatureStore(tmp_path).representations() == []
+
+
 def test_other_library_versions_are_recorded_not_refused(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     for part in writer.parts:

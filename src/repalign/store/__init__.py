@@ -7,8 +7,9 @@ are each there whole or not at all, and is complete when its manifest is there; 
 
 from repalign.store._check import Problem, check
 from repalign.store._manifest import extraction_hash
+from repalign.store._rules import Part
 from repalign.store._store import FeatureStore
 from repalign.store._stored import StoredRepresentation
-from repalign.store._writer import Part, Writer
+from repalign.store._writer import Writer
 
 __all__ = ["FeatureStore", "Part", "Problem", "StoredRepresentation", "Writer", "check", "extraction_hash"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.store._files import Files, sweep
 from repalign.store._manifest import (
@@ -28,6 +28,7 @@ from repalign.store._manifest import (
 )
 from repalign.store._part import (
     DTYPES,
+    EXTRA,
     FORMAT,
     BrokenError,
     Head,
@@ -36,28 +37,13 @@ from repalign.store._part import (
     described,
     encode,
     read_head,
+    read_tensor,
     verify,
 )
+from repalign.store._rules import Part, check_layer, check_same_layers, to_store
 from repalign.store._stored import StoredRepresentation
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows `start` to `stop` (excluded) of every layer: the unit of resume and of distribution."""
-
-    index: int
-    start: int
-    stop: int
-
-    @property
-    def n(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def file(self) -> str:
-        return f"part-{self.index:05d}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +101,13 @@ class Writer:
         Raises RepalignError if layers, shapes or dtypes are not those of the other parts, or if a
         value is NaN or infinite; if the disk is full.
         """
-        extras = {name: self._extra(part, name, x) for name, x in (extras or {}).items()}
+        extras = {name: to_store(self.record.name, part, name, x) for name, x in (extras or {}).items()}
         if not layers:
             raise RepalignError(
                 f"{self.record.name}: {part.file} has no layer", expected="at least one layer"
             )
         for name, x in layers.items():
-            self._check_layer(part, name, x)
+            check_layer(self.record.name, part, self.ids, name, x)
         head = self._header(part, list(layers), list(extras), dict(header or {}))
         shapes = [(name, x.shape[1], DTYPES[x.dtype]) for name, x in layers.items()]
         self._refuse_disagreement(part, head, shapes)
@@ -145,18 +131,7 @@ class Writer:
             identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
             remedy="finish with the record that the writer was opened with",
         )
-        missing = self.missing()
-        if missing:
-            raise RepalignError(
-                f"{self.record.name}: {len(missing)} of {len(self.parts)} parts are missing in "
-                f"{self.files.path(self.folder)}",
-                got=f"no {', '.join(part.file for part in missing[:5])}{' ...' if len(missing) > 5 else ''}",
-                remedy="write the missing parts, then finish",
-            )
-        parts = {part.file: self._checked[part.index] for part in self.parts}
-        for part in self.parts:
-            head = self._checked[part.index].head
-            self._refuse_disagreement(part, head.header, head.layers)
+        parts = self._all_parts()
         text = manifest_text(
             dataset=self.dataset,
             record=record.to_dict(),
@@ -170,10 +145,44 @@ class Writer:
         assert manifest is not None
         return StoredRepresentation(self.files, self.folder, manifest)
 
+    def extras(self) -> dict[str, Tensor]:
+        """The numbers per row of all parts, each (n,) in float64, whoever wrote the parts.
+
+        For what is computed from all rows and goes into the record, before `finish`.
+
+        Raises RepalignError if a part is missing or if parts disagree.
+        """
+        heads = {file: part.head for file, part in self._all_parts().items()}
+        names = next(iter(heads.values())).header["extras"]
+        return {
+            name: torch.cat(
+                [
+                    read_tensor(self.files, self._name(file), head, EXTRA + name)
+                    for file, head in heads.items()
+                ]
+            )
+            for name in names
+        }
+
     # ---- what is there already ------------------------------------------------------------------
 
     def _name(self, file: str) -> str:
         return f"{self.folder}/{file}"
+
+    def _all_parts(self) -> dict[str, Verified]:
+        """Every part by file name, in order, if all are whole and agree."""
+        missing = self.missing()
+        if missing:
+            raise RepalignError(
+                f"{self.record.name}: {len(missing)} of {len(self.parts)} parts are missing in "
+                f"{self.files.path(self.folder)}",
+                got=f"no {', '.join(part.file for part in missing[:5])}{' ...' if len(missing) > 5 else ''}",
+                remedy="write the missing parts, then finish",
+            )
+        for part in self.parts:
+            head = self._checked[part.index].head
+            self._refuse_disagreement(part, head.header, head.layers)
+        return {part.file: self._checked[part.index] for part in self.parts}
 
     def _check(self, part: Part) -> Verified | None:
         """The part if it is whole and ours; None if it has to be written."""
@@ -277,47 +286,6 @@ class Writer:
             "format": FORMAT,
         }
 
-    def _extra(self, part: Part, name: str, x: Tensor) -> Tensor:
-        if x.shape != (part.n,):
-            raise RepalignError(
-                f"{self.record.name}: the extra {name!r} of {part.file} has the wrong shape",
-                expected=f"({part.n},), one number per row",
-                got=tuple(x.shape),
-            )
-        _check_name(self.record.name, name)
-        return x.detach().to("cpu", torch.float64)
-
-    def _check_layer(self, part: Part, name: str, x: Tensor) -> None:
-        where = f"{self.record.name}, layer {name!r}"
-        _check_name(self.record.name, name)
-        if x.ndim != 2 or x.shape[1] == 0:
-            raise RepalignError(
-                f"{where}: a layer has two dimensions", expected="shape (rows, d), d > 0", got=tuple(x.shape)
-            )
-        if x.shape[0] != part.n:
-            raise RepalignError(
-                f"{where}: wrong number of rows for {part.file}",
-                expected=f"{part.n} rows ({part.start} to {part.stop - 1})",
-                got=f"{x.shape[0]} rows",
-            )
-        if x.dtype not in DTYPES:
-            raise RepalignError(
-                f"{where}: this dtype is not stored",
-                expected=", ".join(str(d).removeprefix("torch.") for d in DTYPES),
-                got=str(x.dtype).removeprefix("torch."),
-            )
-        good = torch.isfinite(x).all(dim=1)
-        if not bool(good.all()):
-            row = int((~good).nonzero()[0])
-            values = x[row]
-            what = "NaN" if bool(values.isnan().any()) else "infinite"
-            raise RepalignError(
-                f"{where}: the row of id {self.ids[part.start + row]!r} (row {part.start + row}) is {what}",
-                expected="finite numbers",
-                got=f"{int((~good).sum())} of {part.n} rows with NaN or infinity",
-                remedy="run the model in float32, or bfloat16 in place of float16; then look at its input",
-            )
-
     def _refuse_disagreement(
         self, part: Part, header: Mapping[str, Any], layers: Sequence[tuple[str, int, str]]
     ) -> None:
@@ -327,7 +295,7 @@ class Writer:
             return
         first, head = reference
         who = f"{self.record.name}: {part.file} does not agree with {self.files.path(self._name(first.file))}"
-        _refuse_layers(who, [name for name, _, _ in head.layers], [name for name, _, _ in layers])
+        check_same_layers(who, [name for name, _, _ in head.layers], [name for name, _, _ in layers])
         for (name, width, dtype), (_, w, d) in zip(head.layers, layers, strict=True):
             if (width, dtype) != (w, d):
                 raise RepalignError(
@@ -349,32 +317,3 @@ class Writer:
 
 def _as_json(value: object) -> object:
     return json.loads(canonical(value, "the header of a part"))
-
-
-def _refuse_layers(who: str, expected: list[str], got: list[str]) -> None:
-    if got == expected:
-        return
-    missing = [name for name in expected if name not in got]
-    extra = [name for name in got if name not in expected]
-    if missing:
-        what = f"layer {missing[0]!r} is missing"
-    elif extra:
-        what = f"layer {extra[0]!r} is not in the other parts"
-    else:
-        what = "the layers are in another order"
-    raise RepalignError(
-        f"{who}: {what}",
-        expected=f"{len(expected)} layers: {shown(expected)}",
-        got=f"{len(got)} layers: {shown(got)}",
-        remedy=did_you_mean(missing[0], extra) if missing and extra else None,
-    )
-
-
-def _check_name(model: str, name: object) -> None:
-    """Any text that UTF-8 can hold is a name; others would make a file that no reader opens."""
-    try:
-        if isinstance(name, str) and name.encode():
-            return
-    except UnicodeEncodeError as error:
-        raise RepalignError(f"{model}: the name {name!r} is not valid text: {error.reason}") from error
-    raise RepalignError(f"{model}: {name!r} is not a name", expected="text that is not empty")
