@@ -60,7 +60,7 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {
     "hf": Scheme("hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main", hub=True),
-    "timm": Scheme("timm:name", "timm:vit_base_patch14_dinov2.lvd142m"),
+    "timm": Scheme("timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"),
     "st": Scheme("st:name[@revision], or st:./folder", "st:sentence-transformers/all-MiniLM-L6-v2", hub=True),
     "openclip": Scheme("openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"),
     "torch": Scheme(
@@ -93,7 +93,8 @@ class Spec:
         """Whether the path is one of files on this machine."""
         if self.scheme == "torch":
             return self.path.rpartition(":")[0].endswith(".py")
-        return self.scheme == "array" or (SCHEMES[self.scheme].hub and _is_local(self.path))
+        local = SCHEMES[self.scheme].hub or self.scheme == "timm"
+        return self.scheme == "array" or (local and _is_local(self.path))
 
     def resolve(self, base: Path) -> Spec:
         """The same spec with a relative local path made absolute, starting from the folder `base`."""
@@ -137,6 +138,8 @@ def _problem(scheme: str, path: str) -> tuple[str, str] | None:
     """What is wrong with a path without a revision, and what to do; None if nothing is."""
     if not path:
         return "nothing after the colon", "name the model"
+    if scheme == "timm" and _is_local(path):
+        return None
     if scheme in ("timm", "toy") and not _NAME.fullmatch(path):
         return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
     if scheme == "openclip" and not all(_NAME.fullmatch(p) for p in (path.split("/") if "/" in path else "")):
