@@ -205,8 +205,9 @@ def _make_part(runner: _Runner, job: _Job, column: str | None, writer: Writer, p
     batch = runner.run(stimuli, where)
     dtype = STORE_DTYPES[job.entry.store_dtype]
     layers = {name: x.to(dtype) for name, x in batch.layers.items()}
-    header = {"weights_fingerprint": runner.source.weights, "versions": runner.source.facts.get("versions", {})}
-    header["extraction"] = {k: v for k, v in runner.source.facts.items() if k not in ("versions", "device")}
+    header: dict[str, Any] = {"weights_fingerprint": runner.source.weights}
+    header["versions"] = runner.source.facts.get("versions", {})
+    header |= {k: v for k, v in runner.source.facts.items() if k not in ("versions", "device")}
     writer.write(part, layers, batch.extras, header)
 
 

@@ -47,9 +47,11 @@ def _side(config: Any, entry: ModelEntry) -> str:
     return "image" if sees else "text"
 
 
-def load_model(auto: Any, spec: Spec, context: Context, dtype: Any, config: Any = None) -> Any:
+def load_model(auto: Any, spec: Spec, context: Context, dtype: Any) -> Any:
     """from_pretrained with safetensors only: no pickle is ever loaded."""
-    kwargs = {} if config is None else {"config": config}
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # progress is told through our own callback
     with hub_errors(spec):
         try:
             model = auto.from_pretrained(
@@ -58,7 +60,6 @@ def load_model(auto: Any, spec: Spec, context: Context, dtype: Any, config: Any 
                 trust_remote_code=context.trust_remote_code,
                 use_safetensors=True,
                 dtype=dtype,
-                **kwargs,
             )
         except OSError as error:
             if "safetensors" not in str(error) or "does not appear to have" not in str(error):
