@@ -15,7 +15,6 @@ from repalign.plot import palette, words
 from repalign.plot.views import (
     ALPHA,
     P_VIEWS,
-    VIEWS,
     Scale,
     View,
     best_pair,
@@ -146,21 +145,37 @@ class LayerMapFrame:
     threshold: float  # of the layer search: what the best of all cells must pass
 
 
-def cell_arrays(
-    cells: pd.DataFrame, columns: Sequence[str]
-) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+@dataclass(frozen=True, eq=False)
+class Cells:
     """The cells of one pair of models as layers by layers arrays, in the order of the layers."""
-    ix, iy = cells["index_x"].to_numpy(int), cells["index_y"].to_numpy(int)
-    ux, rx = np.unique(ix, return_inverse=True)
-    uy, ry = np.unique(iy, return_inverse=True)
-    names_x, names_y = np.full(len(ux), "", object), np.full(len(uy), "", object)
-    names_x[rx], names_y[ry] = cells["layer_x"].to_numpy(object), cells["layer_y"].to_numpy(object)
-    arrays = {}
-    for column in columns:
-        out = np.full((len(ux), len(uy)), np.nan)
-        out[rx, ry] = values_of(cells, column) if column in VIEWS else cells[column].to_numpy(float)
-        arrays[column] = out
-    return [str(n) for n in names_x], [str(n) for n in names_y], arrays
+
+    layers_x: list[str]
+    layers_y: list[str]
+    index_x: np.ndarray
+    index_y: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, columns: Sequence[str]) -> Cells:
+        """Lay the rows of one pair out; `columns` are columns of the table or views."""
+        index_x, row = np.unique(rows["index_x"].to_numpy(int), return_inverse=True)
+        index_y, column = np.unique(rows["index_y"].to_numpy(int), return_inverse=True)
+        names_x, names_y = np.full(len(index_x), "", object), np.full(len(index_y), "", object)
+        names_x[row], names_y[column] = rows["layer_x"].to_numpy(object), rows["layer_y"].to_numpy(object)
+        arrays = {}
+        for name in columns:
+            arrays[name] = np.full((len(index_x), len(index_y)), np.nan)
+            arrays[name][row, column] = values_of(rows, name)
+        return cls([str(n) for n in names_x], [str(n) for n in names_y], index_x, index_y, arrays)
+
+    def place(self, found: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Where the cell that a row of scope "max" names lies; None if it names none."""
+        i, j = (
+            np.searchsorted(self.index_x, found["index_x"]),
+            np.searchsorted(self.index_y, found["index_y"]),
+        )
+        known = i < len(self.index_x) and j < len(self.index_y) and found["index_x"] >= 0
+        return (int(i), int(j)) if known else None
 
 
 def layer_map_frame(
@@ -191,12 +206,8 @@ def layer_map_frame(
         )
     row = best_pair(pairs) or row_of(pairs, pairs.index[0])
     chosen = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
-    layers_x, layers_y, arrays = cell_arrays(chosen, [value, "null_mean"])
-    chance = arrays["null_mean"][np.isfinite(arrays["null_mean"])]
-    ux, uy = np.unique(chosen["index_x"]), np.unique(chosen["index_y"])
-    at = None
-    if row["index_x"] >= 0 and len(chosen):
-        at = int(np.searchsorted(ux, row["index_x"])), int(np.searchsorted(uy, row["index_y"]))
+    laid = Cells.of(chosen, [value, "null_mean"])
+    chance = laid.arrays["null_mean"][np.isfinite(laid.arrays["null_mean"])]
     draws = int(row["n_draws"])
     label = words.measure_label(str(row["measure"]))
     return LayerMapFrame(
@@ -205,11 +216,11 @@ def layer_map_frame(
         view=view,
         model_x=row["model_x"],
         model_y=row["model_y"],
-        layers_x=layers_x,
-        layers_y=layers_y,
-        values=arrays[value],
-        scale=scale_of(value, arrays[value], arrays["null_mean"], draws, alpha),
-        best=at,
+        layers_x=laid.layers_x,
+        layers_y=laid.layers_y,
+        values=laid.arrays[value],
+        scale=scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws, alpha),
+        best=laid.place(row),
         best_text=_best_text(row, draws),
         chance=float(chance.mean()) if chance.size else math.nan,
         threshold=float(row["threshold"]),
@@ -295,12 +306,13 @@ def trend_frame(trend: Trend, n: int, points: int = 60) -> TrendFrame:
     scale = ", log scale" if trend.log else ""
     models = f"{trend.n} model{'s' * (trend.n != 1)}"
     partners = max(trend.points["n_partners"].tolist())
+    chance = float(trend.points["chance"].to_numpy().mean())
     over = f"each the mean over {partners} partner{'s' * (partners != 1)}"
     return TrendFrame(
         title=f"{trend.label} and alignment",
         subtitle=f"{words.measure_label(trend.measure)}; {models}, {over}; n = {words.count(n)}",
         x_label=f"{trend.label}{scale}{better}",
-        y_label="Alignment",
+        y_label=f"Alignment (chance {words.number(chance)})",
         trend=trend,
         families=list(dict.fromkeys(trend.points["family"])),
         curve_x=grid,

@@ -51,11 +51,11 @@ def view_of(key: str) -> View:
     return VIEWS[key]
 
 
-def values_of(rows: pd.DataFrame, view: str) -> np.ndarray:
-    """The numbers of a view, one per row."""
-    if view_of(view).key == "gain":
+def values_of(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The numbers of a view or of any column, one per row."""
+    if column == "gain":
         return rows["statistic"].to_numpy(float) - rows["null_mean"].to_numpy(float)
-    return rows[view].to_numpy(float)
+    return rows[column].to_numpy(float)
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,14 @@ def draws_of(rows: pd.DataFrame) -> int:
     return min(rows["n_draws"].tolist(), default=0)
 
 
+def tests_of(pairs: pd.DataFrame) -> int:
+    """How many pairs of models have a p-value."""
+    return int(np.isfinite(pairs["pvalue"].to_numpy(float)).sum())
+
+
 def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
     """The p that decides what counts as found: "p_holm", or "p_bh" where Holm can reject nothing."""
-    tests = np.isfinite(pairs["pvalue"].to_numpy(float)).sum()
+    tests = tests_of(pairs)
     draws = draws_of(pairs)
     return "p_holm" if tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
 
@@ -166,5 +171,6 @@ def heading(rows: pd.DataFrame) -> str:
 def found_note(pairs: pd.DataFrame, alpha: float) -> str:
     """In words, what marks a pair that is not above chance."""
     how = VIEWS[adjustment(pairs, alpha)].label.removeprefix("p ").strip("()")
+    tests = tests_of(pairs)
     how = {"BH": "Benjamini-Hochberg"}.get(how, how)
-    return f"○ not above chance at α = {alpha:g} after {how} over {len(pairs)} pair{'s' * (len(pairs) != 1)}"
+    return f"○ not above chance at α = {alpha:g} after {how} over {tests} pair{'s' * (tests != 1)}"

@@ -103,7 +103,8 @@ def measure_label(measure: str) -> str:
     'CKA'
     """
     name, parameters = parse_repr(measure)
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"KNN$", " k-NN", name)).split()
+    apart = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    words = re.sub(apart, " ", re.sub(r"KNN$", " k-NN", name)).split()
     name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
     told = []
     for key, value in parameters.items():
@@ -111,6 +112,6 @@ def measure_label(measure: str) -> str:
             told.append(value)
         elif value is True:
             told.append(key)
-        elif isinstance(value, (int, float)) and value is not False:
+        elif isinstance(value, (int, float)) and value:
             told.append(f"{key} = {value}")
     return f"{name} ({', '.join(told)})" if told else name

@@ -1,0 +1,372 @@
+"use strict";
+(() => {
+const $ = (selector) => document.querySelector(selector);
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const data = read("data");
+const SVG = "http://www.w3.org/2000/svg";
+const VIEW = Object.fromEntries(data.views.map((v) => [v.key, v]));
+const CELL_VIEWS = data.views.filter((v) => !v.pairsOnly).map((v) => v.key);
+const FIRST = 5; // the numbers of a pair start here: models, layers and "above chance" come before
+const column = (name) => FIRST + data.pairColumns.indexOf(name);
+const state = { measure: 0, pair: data.measures[0].best, matrixView: "statistic", layerView: "statistic", cursor: null };
+
+// --- words: the same numbers as everywhere else -------------------------------------------------
+function number(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(3)))));
+  if (size < -5 || size > 6) return value.toExponential(2).replace("e+", "e").replace(/-/g, "−");
+  const places = Math.max(0, 2 - size);
+  return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places }).replace("-", "−");
+}
+function pvalue(p, draws) {
+  if (p === null || p === undefined || !Number.isFinite(p)) return "–";
+  if (p >= 0.9995) return "1";
+  const places = p < 0.1 ? 1 - Math.floor(Math.log10(Number(p.toPrecision(2)))) : 3;
+  const text = p.toFixed(places).replace(/0+$/, "").replace(/^0/, "");
+  return draws && p * (draws + 1) < 1.5 ? `≤ ${text}` : text;
+}
+const show = (view, value, draws) => (data.pViews.includes(view) ? pvalue(value, view === "pvalue" ? draws : 0) : number(value));
+
+// --- elements: names are only ever set as text --------------------------------------------------
+function make(name, attributes = {}, ...children) {
+  const svg = ["svg", "rect", "text", "g", "line"].includes(name);
+  const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : String(c))));
+  return node;
+}
+const fill = (selector, ...children) => $(selector).replaceChildren(...children);
+const step = (position) => Math.round(position * 31);
+
+function place(view, value, [low, high]) {
+  if (value === null || Number.isNaN(value) || low === null) return null;
+  if (low === high) return 0;
+  const share = data.pViews.includes(view) ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
+  return Math.min(1, Math.max(0, share));
+}
+
+function buttons(selector, keys, chosen, choose) {
+  fill(selector, ...keys.map((key) => make("button", { type: "button", "aria-pressed": String(key === chosen), title: VIEW[key].meaning, on: { click: () => choose(key) } }, VIEW[key].label)));
+}
+
+// A colour bar: its two ends below it, marks above it.
+function legend(selector, view, [low, high], marks) {
+  if (low === null) return fill(selector);
+  const p = data.pViews.includes(view);
+  const ends = p ? [`p = ${pvalue(low)} and above`, `p = ${pvalue(high)}`] : [view === "statistic" ? `chance ${number(low)} and below` : number(low), number(high)];
+  const shown = marks.filter(([value]) => value !== null && value > low && value <= high);
+  fill(selector,
+    make("div", { class: "ticks above" }, ...shown.map(([value, words]) => {
+      const at = 100 * place(view, value, [low, high]);
+      const span = make("span", { style: `left:${at}%` }, words);
+      if (at > 80) span.style.transform = "translateX(-50%)";
+      return span;
+    })),
+    make("div", { class: "ramp" }),
+    make("div", { class: "ticks" }, make("span", { class: "low" }, ends[0]), make("span", { class: "high" }, ends[1])));
+}
+
+// --- models against models ----------------------------------------------------------------------
+function drawMatrix() {
+  const m = data.measures[state.measure], view = state.matrixView, { texts, steps, scale, chance } = m.matrix[view], grid = m.grid;
+  buttons("#matrix-view", data.views.map((v) => v.key), view, (key) => { state.matrixView = key; drawMatrix(); });
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, data.models[c]))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, data.models[r]), ...grid.columns.map((c, j) => {
+    const k = grid.index[i][j];
+    if (k < 0) return make("td", { class: "none" });
+    const mark = m.pairs[k][4] || texts[i][j] === "–" ? "" : "○ ";
+    const name = `${data.models[r]} and ${data.models[c]}: ${VIEW[view].label} ${texts[i][j]}`;
+    return make("td", {}, make("button", {
+      type: "button", class: steps[i][j] < 0 ? "qx" : `q${steps[i][j]}`, title: name, "aria-label": name, "data-pair": k,
+      "aria-pressed": String(k === state.pair), on: { click: () => { choosePair(k); $("#layers").scrollIntoView(); } },
+    }, mark + texts[i][j]));
+  })));
+  const longest = Math.max(...grid.columns.map((c) => data.models[c].length));
+  const table = make("table", { class: "matrix", style: `--head:${Math.min(15, 0.58 * longest + 1.2)}em` }, make("thead", {}, head), make("tbody", {}, ...rows));
+  fill("#matrix", table);
+  fill("#matrix-meaning", `${m.label}, n = ${data.n.toLocaleString("en-US")}. ${VIEW[view].meaning}`);
+  legend("#matrix-legend", view, scale, []);
+  const level = chance[0] === chance[1] ? number(chance[0]) : `${number(chance[0])} to ${number(chance[1])}`;
+  const span = chance[1] - chance[0], wide = view === "statistic" && span > 0.25 * (scale[1] - chance[0]);
+  fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
+}
+
+// --- layers against layers ----------------------------------------------------------------------
+const packs = [];
+function cells(measure, pair) {
+  packs[measure] ??= { ...read(`cells-${measure}`), maps: [] };
+  const pack = packs[measure], [lx, ly] = data.measures[measure].maps[pair].shape;
+  if (!pack.maps[pair]) {
+    const bytes = Uint8Array.from(atob(pack.blocks[pair]), (c) => c.charCodeAt(0)), count = lx * ly, map = { lx, ly };
+    const reader = new DataView(bytes.buffer);
+    pack.fields.forEach((field, f) => {
+      const values = new Float64Array(count);
+      for (let i = 0; i < count; i++) {
+        if (pack.exact) values[i] = reader.getFloat32(4 * (f * count + i), true);
+        else { const raw = reader.getUint16(2 * (f * count + i), true); values[i] = raw === 65535 ? NaN : field.low + raw * field.step; }
+      }
+      map[field.name] = values;
+    });
+    map.gain = map.statistic.map((s, i) => s - map.null_mean[i]);
+    pack.maps[pair] = map;
+  }
+  return pack.maps[pair];
+}
+
+function choosePair(k) {
+  state.pair = k;
+  state.cursor = null;
+  document.querySelectorAll("[data-pair]").forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.pair) === k)));
+  drawLayers();
+}
+
+function pairOf(x, y) {
+  const pairs = data.measures[state.measure].pairs;
+  const k = pairs.findIndex((p) => p[0] === x && p[1] === y);
+  return k >= 0 ? k : pairs.findIndex((p) => p[0] === y && p[1] === x);
+}
+
+function drawLayers() {
+  const m = data.measures[state.measure], pair = m.pairs[state.pair], [x, y] = pair, view = state.layerView;
+  const option = (chosen) => (i) => make("option", { value: i, selected: i === chosen }, data.models[i]);
+  fill("#model-x", ...[...new Set(m.pairs.map((p) => p[0]))].map(option(x)));
+  fill("#model-y", ...[...new Set(m.pairs.map((p) => p[1]))].map(option(y)));
+  buttons("#layer-view", CELL_VIEWS, view, (key) => { state.layerView = key; drawLayers(); drawAtlas(); });
+  const map = cells(state.measure, state.pair), scale = m.maps[state.pair].scales[CELL_VIEWS.indexOf(view)], best = m.maps[state.pair].best;
+  fill("#layer-map", map.lx ? layerMap(map, view, scale, best, x, y) : make("p", { class: "empty" }, "No layer map is stored for this pair."));
+  const threshold = pair[column("threshold")];
+  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold ${number(threshold)}`]] : []);
+  drawReadout();
+}
+
+function layerMap(map, view, scale, best, x, y) {
+  const { lx, ly } = map, values = map[view];
+  const side = Math.max(5, Math.min(46, Math.floor(Math.min(620 / ly, 560 / lx))));
+  const namesX = data.layers[x], namesY = data.layers[y];
+  const named = (names, count) => count <= 14 && Math.max(...names.map((n) => n.length)) <= 16;
+  const withX = named(namesX, lx), withY = named(namesY, ly);
+  const left = 34 + (withX ? 6.4 * Math.max(...namesX.map((n) => n.length)) : 18), bottom = 34 + (withY ? 6.4 * Math.max(...namesY.map((n) => n.length)) * 0.75 : 16);
+  const width = side * ly, height = side * lx, total = Math.max(left + width + 12, left + 5.8 * data.models[y].length + 90);
+  const svg = make("svg", { viewBox: `0 0 ${total} ${height + bottom + 8}`, width: total, height: height + bottom + 8, role: "img", tabindex: 0,
+    "aria-label": `Layer map of ${data.models[x]} and ${data.models[y]}, ${VIEW[view].label}. Arrow keys move between cells.` });
+  const group = make("g", { transform: `translate(${left} 6)`, "shape-rendering": "crispEdges" });
+  const at = (i, j) => ({ x: j * side, y: (lx - 1 - i) * side, width: side, height: side });
+  for (let i = 0; i < lx; i++) for (let j = 0; j < ly; j++) {
+    const p = place(view, values[i * ly + j], scale);
+    group.append(make("rect", { ...at(i, j), class: `cell ${p === null ? "qx" : `q${step(p)}`}` }));
+  }
+  if (best) group.append(make("rect", { ...at(...best), class: "frame-out" }), make("rect", { ...at(...best), class: "frame-best" }));
+  const cursor = make("rect", { width: side, height: side, class: "cursor", visibility: "hidden" });
+  group.append(cursor);
+  const every = (count, named) => (named ? 1 : Math.max(1, Math.ceil(count / Math.max(2, Math.floor((count * side) / 34)))));
+  for (let i = 0; i < lx; i += every(lx, withX)) svg.append(make("text", { x: left - 7, y: 6 + height - (i + 0.5) * side + 4, "text-anchor": "end" }, withX ? namesX[i] : i));
+  for (let j = 0; j < ly; j += every(ly, withY)) {
+    const cx = left + (j + 0.5) * side, cy = height + 20;
+    svg.append(make("text", withY ? { "text-anchor": "end", transform: `translate(${cx + 4} ${cy - 2}) rotate(-45)` } : { x: cx, y: cy, "text-anchor": "middle" }, withY ? namesY[j] : j));
+  }
+  svg.append(group,
+    make("text", { class: "axis-title", "text-anchor": "middle", transform: `translate(12 ${6 + height / 2}) rotate(-90)` }, cut(`layers of ${data.models[x]}`, height / 6)),
+    make("text", { class: "axis-title", x: left, y: height + bottom + 2 }, `layers of ${data.models[y]}`));
+  const move = (cell) => {
+    state.cursor = cell;
+    cursor.setAttribute("visibility", cell ? "visible" : "hidden");
+    if (cell) for (const [key, value] of Object.entries(at(...cell))) cursor.setAttribute(key, value);
+    drawReadout();
+  };
+  group.addEventListener("pointermove", (event) => {
+    const box = group.getScreenCTM().inverse(), px = box.a * event.clientX + box.e, py = box.d * event.clientY + box.f;
+    const cell = [lx - 1 - Math.floor(py / side), Math.floor(px / side)];
+    if (cell[0] >= 0 && cell[0] < lx && cell[1] >= 0 && cell[1] < ly) move(cell);
+  });
+  group.addEventListener("pointerleave", () => move(null));
+  svg.addEventListener("keydown", (event) => {
+    const turn = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key];
+    if (!turn) return;
+    event.preventDefault();
+    const [i, j] = state.cursor ?? best ?? [0, 0];
+    move([Math.min(lx - 1, Math.max(0, i + turn[0])), Math.min(ly - 1, Math.max(0, j + turn[1]))]);
+  });
+  return svg;
+}
+const cut = (words, length) => (words.length <= length ? words : `${words.slice(0, Math.max(1, length - 1))}…`);
+
+function drawReadout() {
+  const m = data.measures[state.measure], pair = m.pairs[state.pair], of = (name) => pair[column(name)];
+  const list = (rows) => make("dl", {}, ...rows.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)]));
+  const where = pair[2] === null ? "no pair of layers has a defined score" : `best at ${pair[2]} × ${pair[3]}`;
+  const parts = [
+    make("h4", {}, `${data.models[pair[0]]} × ${data.models[pair[1]]}`),
+    make("p", { class: "where" }, `${where}; ${m.label}`),
+    list([["Score", number(of("statistic"))], ["Chance of the search", number(of("null_mean"))], ["Threshold", number(of("threshold"))],
+      ["Calibrated", number(of("calibrated"))], ["p", pvalue(of("pvalue"), m.draws)], ["p (Holm)", pvalue(of("p_holm"))], ["p (BH)", pvalue(of("p_bh"))]]),
+  ];
+  const best = m.maps[state.pair].best, cell = state.cursor ?? best, map = cells(state.measure, state.pair);
+  if (cell && map.lx) {
+    const i = cell[0] * map.ly + cell[1];
+    parts.push(make("hr"), make("h4", {}, state.cursor ? "Cell" : "Its best cell on its own"),
+      make("p", { class: "where" }, `${data.layers[pair[0]][cell[0]]} × ${data.layers[pair[1]][cell[1]]}`),
+      list([["Score", number(map.statistic[i])], ["Chance", number(map.null_mean[i])], ["Threshold", number(map.threshold[i])],
+        ["Calibrated", number(map.calibrated[i])], ["p", pvalue(map.pvalue[i], m.draws)]]));
+  }
+  fill("#readout", ...parts);
+}
+
+// --- all layer maps, one colour scale -----------------------------------------------------------
+function drawAtlas() {
+  const m = data.measures[state.measure], view = state.layerView, scale = m.common[CELL_VIEWS.indexOf(view)], grid = m.grid;
+  const style = getComputedStyle(document.documentElement);
+  const rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
+  const colors = Array.from({ length: 32 }, (_, k) => rgb(`--q${k}`)), nothing = rgb("--void");
+  const hidden = m.pairs.length < 2 || m.maps.every((p) => !p.shape[0]);
+  $("#atlas-title").hidden = $("#atlas-note").hidden = $("#atlas").hidden = hidden;
+  if (hidden) return;
+  const size = Math.max(44, Math.min(110, Math.floor(900 / grid.columns.length)));
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, data.models[r]), ...grid.columns.map((c, j) => {
+    const k = grid.index[i][j];
+    if (k < 0 || !m.maps[k].shape[0]) return make("td");
+    const map = cells(state.measure, k), turned = grid.mirrored[i][j], [high, wide] = turned ? [map.ly, map.lx] : [map.lx, map.ly];
+    const canvas = make("canvas", { width: wide, height: high, style: `width:${size}px;height:${size}px` });
+    const pen = canvas.getContext("2d"), image = pen.createImageData(wide, high);
+    for (let a = 0; a < high; a++) for (let b = 0; b < wide; b++) {
+      const p = place(view, map[view][turned ? b * map.ly + a : a * map.ly + b], scale);
+      image.data.set([...(p === null ? nothing : colors[step(p)]), 255], 4 * ((high - 1 - a) * wide + b));
+    }
+    pen.putImageData(image, 0, 0);
+    const name = `Layer map of ${data.models[r]} and ${data.models[c]}`;
+    return make("td", {}, make("button", { type: "button", title: name, "aria-label": name, "data-pair": k, "aria-pressed": String(k === state.pair),
+      on: { click: () => { choosePair(k); $("#layers").scrollIntoView(); } } }, canvas));
+  })));
+  fill("#atlas", make("table", { class: "atlas" }, make("thead", {}, head), make("tbody", {}, ...rows)));
+  const low = view === "statistic" ? `chance (${number(scale[0])})` : show(view, scale[0]);
+  fill("#atlas-note", `${VIEW[view].label}, one colour scale for all pairs, from ${low} to ${show(view, scale[1])}; first layers at the lower left.`);
+}
+
+// --- the table ----------------------------------------------------------------------------------
+const COLUMNS = [["Scope", "scope"], ["Model x", "model_x"], ["Layer x", "layer_x"], ["Model y", "model_y"], ["Layer y", "layer_y"], ["Measure", "measure"],
+  ["Score", "statistic", "num"], ["Chance", "null_mean", "num"], ["sd", "null_std", "num"], ["z", "z", "num"], ["p", "pvalue", "num"], ["p (Holm)", "p_holm", "num"],
+  ["p (BH)", "p_bh", "num"], ["Threshold", "threshold", "num"], ["Calibrated", "calibrated", "num"]];
+const table = { rows: [], shown: 0, sort: "calibrated", down: true };
+
+function* everyRow(scope, measure) {
+  for (let i = 0; i < data.measures.length; i++) {
+    if (measure >= 0 && measure !== i) continue;
+    const m = data.measures[i];
+    for (let k = 0; k < m.pairs.length; k++) {
+      const pair = m.pairs[k], base = { model_x: data.models[pair[0]], model_y: data.models[pair[1]], measure: m.repr, label: m.label, draws: m.draws };
+      if (scope !== "cell") {
+        const row = { ...base, scope: "max", layer_x: pair[2], layer_y: pair[3] };
+        data.pairColumns.forEach((name, c) => { row[name] = pair[FIRST + c]; });
+        yield row;
+      }
+      if (scope === "max" || !data.exact) continue;
+      const map = cells(i, k);
+      for (let a = 0; a < map.lx; a++) for (let b = 0; b < map.ly; b++) {
+        const row = { ...base, scope: "cell", layer_x: data.layers[pair[0]][a], layer_y: data.layers[pair[1]][b] };
+        for (const name of ["statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated"]) {
+          const value = map[name][a * map.ly + b];
+          row[name] = Number.isNaN(value) ? null : Number(value.toPrecision(7));
+        }
+        row.z = row.null_std ? (row.statistic - row.null_mean) / row.null_std : null;
+        yield row;
+      }
+    }
+  }
+}
+
+function sortRows() {
+  const { sort, down } = table, way = down ? -1 : 1;
+  table.rows.sort((a, b) => {
+    const p = a[sort] ?? null, q = b[sort] ?? null;
+    if (p === null || q === null) return (p === null) - (q === null); // undefined last, either way
+    const order = typeof p === "string" ? p.localeCompare(q, "en", { numeric: true }) : p - q;
+    return way * order;
+  });
+}
+
+function filterRows() {
+  const words = $("#find").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const match = (row) => words.every((w) => [row.model_x, row.model_y, row.layer_x, row.layer_y].some((v) => (v ?? "").toLowerCase().includes(w)));
+  table.rows = [...everyRow($("#scope").value, Number($("#table-measure").value))].filter(match);
+  table.shown = 0;
+  sortRows();
+  drawTable();
+}
+
+function drawTable() {
+  const heads = COLUMNS.map(([label, key, kind]) => make("th", { scope: "col", class: kind, "aria-sort": table.sort === key ? (table.down ? "descending" : "ascending") : null },
+    make("button", { type: "button", "data-key": key, on: { click: () => { table.down = table.sort === key ? !table.down : kind === "num" && !key.startsWith("p"); table.sort = key; sortRows(); table.shown = 0; drawTable(); } } },
+      `${label}${table.sort === key ? (table.down ? " ↓" : " ↑") : ""}`)));
+  fill("#rows", make("table", { class: "plain rows" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody")));
+  moreRows();
+}
+
+function moreRows() {
+  const body = $("#rows tbody"), next = table.rows.slice(table.shown, table.shown + 100);
+  for (const row of next) {
+    body.append(make("tr", { class: row.scope }, ...COLUMNS.map(([, key, kind]) => {
+      const value = row[key];
+      const words = key === "scope" ? (value === "max" ? "best" : "cell") : key === "measure" ? row.label
+        : kind !== "num" ? value ?? "–" : key.startsWith("p") ? pvalue(value, key === "pvalue" ? row.draws : 0) : number(value);
+      return make("td", { class: kind }, words);
+    })));
+  }
+  table.shown += next.length;
+  const left = table.rows.length - table.shown, count = (v) => v.toLocaleString("en-US");
+  $("#more").hidden = left <= 0;
+  fill("#more", `Show ${count(Math.min(100, left))} more`);
+  fill("#table-count", `${count(table.shown)} of ${count(table.rows.length)} rows shown; n = ${count(data.n)} throughout. Click a heading to sort.`);
+}
+
+function download() {
+  const keys = ["dataset", "n", ...COLUMNS.map((c) => c[1]), "n_draws"];
+  const field = (value) => { const words = value === null || value === undefined ? "" : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
+  const lines = table.rows.map((row) => keys.map((key) => field({ dataset: data.dataset, n: data.n, n_draws: row.draws }[key] ?? row[key])).join(","));
+  const url = URL.createObjectURL(new Blob([[keys.join(","), ...lines, ""].join("\r\n")], { type: "text/csv" }));
+  make("a", { href: url, download: `${data.name.replace(/[^\w.-]+/g, "-") || "alignment"}.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+// --- everything together ------------------------------------------------------------------------
+function chooseMeasure(index) {
+  const before = data.measures[state.measure].pairs[state.pair];
+  state.measure = index;
+  const same = pairOf(before[0], before[1]);
+  state.pair = same >= 0 ? same : data.measures[index].best;
+  state.cursor = null;
+  document.querySelectorAll(".by-measure").forEach((block) => { block.hidden = Number(block.dataset.measure) !== index; });
+  drawMatrix();
+  drawLayers();
+  drawAtlas();
+}
+
+function chooseTheme() {
+  const root = document.documentElement, dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  drawAtlas();
+}
+
+$("#measure").addEventListener("change", (event) => chooseMeasure(Number(event.target.value)));
+for (const id of ["#model-x", "#model-y"]) $(id).addEventListener("change", () => {
+  const k = pairOf(Number($("#model-x").value), Number($("#model-y").value));
+  if (k >= 0) choosePair(k); else drawLayers();
+});
+$("#theme").addEventListener("click", chooseTheme);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAtlas);
+addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach((d) => { d.open = true; }); drawAtlas(); });
+const scopes = data.exact && data.cellCount ? [["max", "Pairs of models"], ["cell", "Pairs of layers"], ["all", "Both"]] : [["max", "Pairs of models"]];
+fill("#scope", ...scopes.map(([value, words]) => make("option", { value }, words)));
+fill("#table-measure", make("option", { value: -1 }, "All"), ...data.measures.map((m, i) => make("option", { value: i }, m.label)));
+for (const id of ["#scope", "#table-measure"]) $(id).addEventListener("change", filterRows);
+$("#find").addEventListener("input", filterRows);
+$("#more").addEventListener("click", moreRows);
+$("#csv").addEventListener("click", download);
+if (!data.exact) fill("#table-note", `The ${data.cellCount.toLocaleString("en-US")} pairs of layers are in the layer maps above; as a table they are in the file named at the foot of this page.`);
+chooseMeasure(0);
+filterRows();
+document.documentElement.dataset.ready = "yes";
+})();

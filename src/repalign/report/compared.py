@@ -1,0 +1,183 @@
+"""What was compared: dataset, models with the doctor's findings, measures, chance, versions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from repalign.plot import words
+from repalign.plot.views import draws_of, measures_of, rows_of
+from repalign.report import texts
+from repalign.report.html import Html, el, join
+
+OPEN_MODELS = 12  # a longer list of models starts folded, so that the result is not far down
+
+
+def facts(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
+    """Dataset, chance, settings and versions as a list of terms."""
+    rows = [
+        ("Dataset", _dataset(run, table)),
+        ("Left out", _left_out(run)),
+        ("Measures", _measures(table)),
+        ("Chance", _chance(table, run, alpha)),
+        ("Preparation", _preparation(run)),
+        ("Versions", _versions(run)),
+    ]
+    return el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in rows if v is not None), class_="terms")
+
+
+def _dataset(run: Mapping[str, Any], table: pd.DataFrame) -> Html:
+    described = run.get("dataset") or {}
+    first = table.iloc[0].to_dict()
+    n = words.count(int(described.get("n") or first["n"]))
+    told = [el("strong", described.get("name") or first["dataset"]), f", n = {n} stimuli"]
+    for key, before in (("modalities", "; "), ("source", "; from "), ("revision", "; revision ")):
+        value = described.get(key)
+        if value:
+            told.append(f"{before}{', '.join(value) if isinstance(value, (list, tuple)) else value}")
+    captions = described.get("captions_per_image")
+    if captions:
+        low, high = captions[0], captions[-1]
+        told.append(f"; {low if low == high else f'{low} to {high}'} captions per image")
+    fingerprint = str(described.get("fingerprint") or first["dataset_fingerprint"] or "")
+    if fingerprint:
+        told += ["; fingerprint ", el("code", fingerprint[:12], title=fingerprint)]
+    return join(told)
+
+
+def _left_out(run: Mapping[str, Any]) -> Html | None:
+    left = list((run.get("dataset") or {}).get("left_out") or [])
+    if not left:
+        return None
+    reasons: dict[str, list[Mapping[str, Any]]] = {}
+    for item in left:
+        reasons.setdefault(str(item.get("reason")), []).append(item)
+    told = []
+    for reason, items in reasons.items():
+        ids = ", ".join(f"{i.get('id')} (row {i.get('row')})" for i in items[:5])
+        more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+        told.append(el("li", f"{words.count(len(items))}: {reason}, in every modality: {ids}{more}"))
+    return el("ul", *told)
+
+
+def _measures(table: pd.DataFrame) -> Html:
+    items = [
+        el("li", el("strong", words.measure_label(m)), f". {texts.measure_meaning(m)} ", el("code", m))
+        for m in measures_of(table)
+    ]
+    return el("ul", *items)
+
+
+def _chance(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
+    groups: dict[tuple[str, int, int], list[str]] = {}
+    for measure in measures_of(table):
+        pairs = rows_of(table, "max", measure)
+        key = str(pairs["null"].tolist()[0]), draws_of(pairs), int(pairs["seed"].tolist()[0])
+        groups.setdefault(key, []).append(words.measure_label(measure))
+    items = []
+    for (method, draws, seed), labels in groups.items():
+        who = "" if len(groups) == 1 else f"{', '.join(labels)}: "
+        floor = words.pvalue(1 / (draws + 1))
+        what = f"{words.count(draws)} draws ({texts.null_meaning(method)}), seed {seed}, so that p ≥ {floor}"
+        items.append(el("li", f"{who}{what}"))
+    search = texts.search_meaning(run.get("search"))
+    return el("ul", *items, el("li", f"α = {alpha:g}; best pair of layers: {search}"))
+
+
+def _preparation(run: Mapping[str, Any]) -> Html | None:
+    steps = run.get("preprocess")
+    if not steps:
+        return join(["Layers as extracted: no clipping, no scaling."])
+    return join([", ".join(f"{key} = {value}" for key, value in steps.items() if value not in (None, False))])
+
+
+def _versions(run: Mapping[str, Any]) -> Html | None:
+    versions = {"repalign": run.get("repalign"), **(run.get("versions") or {})}
+    known = [f"{name} {version}" for name, version in versions.items() if version]
+    return join([", ".join(known)]) if known else None
+
+
+# --- models ------------------------------------------------------------------------------------
+
+MODEL_COLUMNS = (
+    "Model",
+    "Side",
+    "Family",
+    "Objective",
+    "Parameters",
+    "Layers",
+    "Width",
+    "Scores",
+    "Revision",
+)
+
+
+def models(run: Mapping[str, Any]) -> Html | None:
+    """Every model with what is known about it, and below it what the doctor found."""
+    records = list(run.get("models") or [])
+    if not records:
+        return None
+    sides = run.get("sides") or {}
+    labels = {key: f.get("label", key) for key, f in (run.get("competences") or {}).items()}
+    findings: dict[str, list[Mapping[str, Any]]] = {}
+    for finding in run.get("findings") or []:
+        findings.setdefault(str(finding.get("model")), []).append(finding)
+    body = []
+    for record in records:
+        body.append(_model(record, sides, labels))
+        mine = findings.get(str(record.get("name")), [])
+        if mine:
+            body.append(el("tr", el("td", _findings(mine), colspan=len(MODEL_COLUMNS)), class_="finding"))
+    numeric = {"Parameters", "Layers", "Width"}
+    heads = [el("th", name, scope="col", class_="num" if name in numeric else None) for name in MODEL_COLUMNS]
+    table = el("table", el("thead", el("tr", *heads)), el("tbody", *body), class_="plain models")
+    about = sum(len(v) for v in findings.values())
+    noted = f", {len(findings)} with findings ({about})" if findings else ""
+    summary = el("summary", f"{len(records)} models{noted}")
+    return el("details", summary, el("div", table, class_="scroll"), open=len(records) <= OPEN_MODELS)
+
+
+def _model(record: Mapping[str, Any], sides: Mapping[str, Any], labels: Mapping[str, str]) -> Html:
+    name = record.get("name", "")
+    on = [side for side in ("x", "y") if name in (sides.get(side) or [])]
+    side = "both" if len(on) == 2 else (f"{on[0]}, " if on else "") + str(record.get("modality") or "")
+    widths = sorted({int(w) for w in record.get("widths") or []})
+    width = "–" if not widths else str(widths[0]) if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+    revision = str(record.get("revision") or "")
+    scores = [
+        el("div", f"{labels.get(key, key)} ", el("b", words.number(float(value))))
+        for key, value in (record.get("scores") or {}).items()
+        if value is not None and math.isfinite(float(value))
+    ]
+    return el(
+        "tr",
+        el("th", name, el("span", record.get("spec", ""), class_="sub"), scope="row"),
+        el("td", side),
+        el("td", record.get("family") or "–"),
+        el("td", record.get("objective") or "–"),
+        el("td", words.parameters(record.get("n_parameters")), class_="num"),
+        el("td", len(record.get("layers") or []) or "–", class_="num"),
+        el("td", width, class_="num"),
+        el("td", *(scores or ["–"])),
+        el("td", el("code", revision[:10], title=revision) if revision else "–"),
+    )
+
+
+def _findings(found: Iterable[Mapping[str, Any]]) -> Html:
+    """Findings of one model, those of one kind together: the first in words, the layers of all."""
+    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for finding in found:
+        kinds.setdefault((str(finding.get("severity")), str(finding.get("code"))), []).append(finding)
+    items = []
+    for (severity, code), group in kinds.items():
+        first, rest = group[0], group[1:]
+        also = None
+        if rest:
+            names = ", ".join(str(f.get("layer")) for f in rest)
+            also = el("span", f" The same kind in {len(rest)} more: {names}.", class_="soft")
+        tag = el("span", f"{severity}: {code}", class_="tag")
+        items.append(el("li", tag, f" {first.get('layer')}: {first.get('message')}", also))
+    return el("ul", *items)

@@ -1,0 +1,221 @@
+"""The data that the page's script draws from: pairs of models, and layer maps packed small.
+
+Up to `EXACT_CELLS` cells are embedded as float32 and stand in the page's table; more of them are 16-bit
+steps of each quantity's range (half a step is under 1e-5 of it; p-values are whole ranks, so exact).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from repalign.plot import words
+from repalign.plot.frames import Cells, grid_of, matrix_frame
+from repalign.plot.views import (
+    P_VIEWS,
+    VIEWS,
+    best_pair,
+    draws_of,
+    found,
+    found_note,
+    measures_of,
+    rows_of,
+    scale_of,
+    values_of,
+)  # fmt: skip
+from repalign.report.html import Html, data_script
+
+EXACT_CELLS = 20_000
+PAIR_COLUMNS = (
+    "statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", "p_holm", "p_bh",
+)  # fmt: skip
+CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated")
+PACKED_COLUMNS = ("statistic", "null_mean", "pvalue", "threshold", "calibrated")
+CELL_VIEWS = tuple(v.key for v in VIEWS.values() if not v.pairs_only)
+STEPS = 65_534  # 65,535 stands for undefined
+
+
+def finite(value: Any) -> Any:
+    """A number for JSON, of seven digits; None where undefined."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{float(value):.7g}")
+
+
+def scripts(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> list[Html]:
+    """The page's data, and the cells of each measure in a script of their own, read when looked at."""
+    models = list(dict.fromkeys([*table["model_x"], *table["model_y"]]))
+    count = int((table["scope"] == "cell").to_numpy().sum())
+    packs = [Pack.of(table, measure, models, count <= EXACT_CELLS, alpha) for measure in measures_of(table)]
+    layers: dict[str, list[str]] = {}
+    for pack in packs:
+        layers.update(pack.layers)
+    views = [
+        {"key": v.key, "label": v.label, "meaning": v.meaning, "pairsOnly": v.pairs_only}
+        for v in VIEWS.values()
+    ]
+    data = {
+        "alpha": alpha,
+        "n": max(table["n"].tolist()),
+        "dataset": str(table["dataset"].tolist()[0]),
+        "name": run.get("name") or "repalign",
+        "models": models,
+        "layers": [layers.get(name, []) for name in models],
+        "views": views,
+        "pViews": list(P_VIEWS),
+        "pairColumns": list(PAIR_COLUMNS),
+        "exact": count <= EXACT_CELLS,
+        "cellCount": count,
+        "measures": [pack.summary for pack in packs],
+    }
+    return [data_script("data", data), *(data_script(f"cells-{i}", p.cells) for i, p in enumerate(packs))]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """One measure, ready for the page: what is read at once, its layer maps, the layers of its models."""
+
+    summary: dict[str, Any]
+    cells: dict[str, Any]
+    layers: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, measure: str, models: list[str], exact: bool, alpha: float) -> Pack:
+        """Gather everything of one measure."""
+        pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
+        draws, at = draws_of(pairs), {name: i for i, name in enumerate(models)}
+        columns = CELL_COLUMNS if exact else PACKED_COLUMNS
+        codes = {c: Code.of(c, cells[c].to_numpy(float), draws, exact) for c in columns}
+        groups = {key: rows for key, rows in cells.groupby(["model_x", "model_y"], sort=False)}  # noqa: C416
+        layers: dict[str, list[str]] = {}
+        blocks, maps = [], []
+        rows = pairs.to_dict("records")
+        for row in rows:
+            of_pair = groups.get((row["model_x"], row["model_y"]))
+            of_pair = cells.iloc[:0] if of_pair is None else of_pair
+            laid = Cells.of(of_pair, columns)
+            layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
+            blocks.append(
+                base64.b64encode(b"".join(codes[c].encode(laid.arrays[c]) for c in columns)).decode()
+            )
+            maps.append(
+                {
+                    "shape": [len(laid.layers_x), len(laid.layers_y)],
+                    "best": laid.place(row),
+                    "scales": _scales(of_pair, draws, alpha),
+                }
+            )
+        best = best_pair(pairs)
+        summary = {
+            "repr": measure,
+            "label": words.measure_label(measure),
+            "draws": draws,
+            "null": str(pairs["null"].tolist()[0]),
+            "best": next((k for k, row in enumerate(rows) if best and _same(row, best)), 0),
+            "note": found_note(pairs, alpha),
+            "grid": _grid(pairs, at),
+            "matrix": {view: _matrix(pairs, measure, view, alpha) for view in VIEWS},
+            "pairs": [_pair(row, at, above) for row, above in zip(rows, found(pairs, alpha), strict=True)],
+            "maps": maps,
+            "common": _scales(cells, draws, alpha),
+        }
+        packed = {
+            "fields": [{"name": c, **codes[c].header()} for c in columns],
+            "exact": exact,
+            "blocks": blocks,
+        }
+        return cls(summary, packed, layers)
+
+
+def _same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return row["model_x"] == other["model_x"] and row["model_y"] == other["model_y"]
+
+
+def _pair(row: Mapping[str, Any], at: Mapping[str, int], above: bool) -> list[Any]:
+    """Models, layers of the best cell, whether above chance, and the numbers of `PAIR_COLUMNS`."""
+    names = [row[f"layer_{side}"] if row[f"index_{side}"] >= 0 else None for side in "xy"]
+    return [
+        at[row["model_x"]],
+        at[row["model_y"]],
+        *names,
+        bool(above),
+        *(finite(row[c]) for c in PAIR_COLUMNS),
+    ]
+
+
+def _grid(pairs: pd.DataFrame, at: Mapping[str, int]) -> dict[str, Any]:
+    grid = grid_of(pairs)
+    rows, columns = ([at[name] for name in names] for names in (grid.rows, grid.columns))
+    return {
+        "rows": rows,
+        "columns": columns,
+        "index": grid.index.tolist(),
+        "mirrored": grid.mirrored.tolist(),
+    }
+
+
+def _matrix(pairs: pd.DataFrame, measure: str, view: str, alpha: float) -> dict[str, Any]:
+    frame = matrix_frame(pairs, measure, view, alpha)
+    return {
+        "texts": frame.texts.tolist(),
+        "steps": frame.scale.steps(frame.values).tolist(),
+        "scale": [finite(frame.scale.low), finite(frame.scale.high)],
+        "chance": [finite(level) for level in frame.chance],
+    }
+
+
+def _scales(cells: pd.DataFrame, draws: int, alpha: float) -> list[list[float | None]]:
+    """Low and high end of the colours of every view of some cells."""
+    if cells.empty:
+        return [[None, None] for _ in CELL_VIEWS]
+    chance = cells["null_mean"].to_numpy(float)
+    scales = [scale_of(view, values_of(cells, view), chance, draws, alpha) for view in CELL_VIEWS]
+    return [[finite(s.low), finite(s.high)] for s in scales]
+
+
+@dataclass(frozen=True)
+class Code:
+    """How one quantity is written: float32, or 16-bit steps from `low`."""
+
+    low: float
+    step: float
+    exact: bool
+
+    @classmethod
+    def of(cls, column: str, values: np.ndarray, draws: int, exact: bool) -> Code:
+        """The finest code for these values."""
+        if column == "pvalue" and draws < STEPS:
+            return cls(0.0, 1 / (draws + 1), exact)
+        defined = values[np.isfinite(values)]
+        if not defined.size:
+            return cls(0.0, 1.0, exact)
+        low, high = float(defined.min()), float(defined.max())
+        return cls(low, (high - low) / STEPS or 1.0, exact)
+
+    def header(self) -> dict[str, float]:
+        """What a reader needs to decode it."""
+        return {"low": self.low, "step": self.step}
+
+    def encode(self, values: np.ndarray) -> bytes:
+        """Little-endian bytes, row by row."""
+        if self.exact:
+            return values.astype("<f4").tobytes()
+        steps = np.rint((values - self.low) / self.step)
+        return np.where(np.isfinite(steps), steps, 65_535).astype("<u2").tobytes()
+
+
+def decode(
+    block: str, fields: list[dict[str, Any]], shape: tuple[int, int], exact: bool
+) -> dict[str, np.ndarray]:
+    """The inverse of what a block holds, as the page's script does it; for tests and readers of the page."""
+    raw = np.frombuffer(base64.b64decode(block), "<f4" if exact else "<u2").reshape(len(fields), *shape)
+    if exact:
+        return {f["name"]: raw[k].astype(float) for k, f in enumerate(fields)}
+    steps = np.where(raw == 65_535, np.nan, raw.astype(float))
+    return {f["name"]: f["low"] + steps[k] * f["step"] for k, f in enumerate(fields)}
