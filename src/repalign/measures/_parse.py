@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures._base import Bilinear, Measure
@@ -62,7 +62,9 @@ def _call(text: str) -> tuple[str, dict[str, Any]]:
         if isinstance(node, ast.Name):
             return node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg}
+            given = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+            if None not in given:  # no **mapping
+                return node.func.id, cast(dict[str, Any], given)
     except (SyntaxError, ValueError):
         pass
     raise RepalignError(

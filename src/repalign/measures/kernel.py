@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
-from repalign.measures._numeric import centred, full_precision
+from repalign.measures._numeric import centred, full_precision, scaled
 from repalign.measures._search import Embedded, check_count, check_similarity, embed, nearest, products
 
 KERNELS = ("linear", "rbf")
@@ -126,8 +126,8 @@ class CKA(Bilinear):
             kernel, size = _linear_kernel(features, x.dtype)
             unit = unit * unit
         else:
-            kernel, size = self._rbf_kernel(features, unit)
-            unit = 1.0
+            kernel, unit = scaled(self._rbf_kernel(features, unit))
+            size = float(torch.linalg.vector_norm(kernel))
         floor = _RESIDUE * torch.finfo(kernel.dtype).eps * size
         if self.estimator == "debiased":
             _u_centre(kernel)
@@ -136,8 +136,8 @@ class CKA(Bilinear):
         relation = DenseRelation.of(kernel.to(x.dtype), floor=floor)
         return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
 
-    def _rbf_kernel(self, features: Tensor, unit: float) -> tuple[Tensor, float]:
-        """exp(-D^2 / (2 sigma^2)) - 1 (n, n) in float64, and its norm.
+    def _rbf_kernel(self, features: Tensor, unit: float) -> Tensor:
+        """exp(-D^2 / (2 sigma^2)) - 1 (n, n) in float64; all zero if sigma is.
 
         The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
         """
@@ -147,9 +147,8 @@ class CKA(Bilinear):
         else:
             sigma = float(self.bandwidth or 0) / unit
         if sigma == 0:
-            return torch.zeros_like(squared), 0.0
-        kernel = squared.sqrt_().div_(sigma).square_().div_(-2).expm1_()
-        return kernel, float(torch.linalg.vector_norm(kernel))
+            return torch.zeros_like(squared)
+        return squared.sqrt_().div_(sigma).square_().div_(-2).expm1_()
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         scores = super().scale(inner, a, b)
