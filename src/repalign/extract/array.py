@@ -189,6 +189,36 @@ class ArraySource(Source):
         return Batch({name: x[rows].to(torch.float32) for name, x in self.arrays.items()})
 
 
+def join_files(
+    x: str | Path, y: str | Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...] | None, str]:
+    """The layers of two files with paired rows, their ids if both have some, and a sentence that says how.
+
+    Where both files have ids, the rows of x whose id y has too are kept, in the order of x; else row i goes with row i
+    and both need the same number of rows.
+    """
+    a, b = read_array_file(x), read_array_file(y)
+    n_a, n_b = (len(next(iter(f.layers.values()))) for f in (a, b))
+    if a.ids is None or b.ids is None:
+        if n_a != n_b:
+            raise RepalignError(
+                f"{x} and {y} have different numbers of rows",
+                expected="row i of both describing the same stimulus",
+                got=f"n = {n_a} and n = {n_b}",
+                remedy=f"give both files ids, for instance {Path(x).name}.ids.txt with one id per line",
+            )
+        return a.layers, b.layers, None, "row i of one is paired with row i of the other: not both files say ids"
+    row_of = {id_: row for row, id_ in enumerate(b.ids)}
+    ids = tuple(id_ for id_ in a.ids if id_ in row_of)
+    if not ids:
+        raise RepalignError(f"{x} and {y} have no id in common", expected="ids such as " + repr(a.ids[0]), got=b.ids[0])
+    at = {id_: row for row, id_ in enumerate(a.ids)}
+    rows_a, rows_b = torch.tensor([at[i] for i in ids]), torch.tensor([row_of[i] for i in ids])
+    left, right = ({n: t[rows] for n, t in f.layers.items()} for f, rows in ((a, rows_a), (b, rows_b)))
+    how = f"joined on {len(ids)} ids; {n_a - len(ids)} and {n_b - len(ids)} rows have no partner and are left out"
+    return left, right, ids, how
+
+
 # --- one reader per form -----------------------------------------------------------------------
 
 

@@ -1,0 +1,52 @@
+"""Representational alignment: do two models put the same things close together, and is that more than chance?
+
+The public names, in the order of the flow; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+try:
+    __version__ = version("repalign")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+_PUBLIC = {
+    "RepalignError": "errors",
+    "Dataset": "dataset",
+    "ModelRecord": "models",
+    "ModelEntry": "extract",
+    "extract": "extract",
+    "FeatureStore": "store",
+    "MEASURES": "measures",
+    "parse_measure": "measures",
+    "MutualKNN": "measures",
+    "CKA": "measures",
+    "CKNNA": "measures",
+    "SVCCA": "measures",
+    "Preprocess": "preprocess",
+    "preset": "presets",
+    "Permutations": "null",
+    "Cyclic": "null",
+    "compare": "compare",
+    "pair": "compare",
+    "Alignment": "alignment",
+    "trend": "relate",
+    "load_study": "study",
+    "write_report": "report",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'repalign' has no attribute {name!r}")
+    return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m repalign`."""
+
+from repalign.cli import main
+
+main()
