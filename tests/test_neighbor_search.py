@@ -208,6 +208,14 @@ def test_a_constant_representation_has_no_neighbours(measure):
         assert np.isnan(measure(*pair))
 
 
+def test_rows_alike_as_far_as_float64_can_tell_have_none_either():
+    """Cosines that differ by 1e-20: without this two such layers would agree on the tie rule, and score 1."""
+    x, y = (1 + 1e-10 * rng(s).standard_normal((50, 8)) for s in (0, 1))
+    assert np.isnan(MutualKNN(k=5)(x, y)) and np.isnan(CKNNA(k=5)(x, y))
+    assert MutualKNN(k=5, center=True)(x, y) < 0.4
+    assert MutualKNN(k=5, similarity="euclidean")(x, y) < 0.4
+
+
 # --- order of the lists ------------------------------------------------------------------------
 
 

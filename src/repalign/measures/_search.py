@@ -34,11 +34,15 @@ class Embedded:
     bias: Tensor | None  # (n,) float64
     dtype: torch.dtype  # precision of the features they come from
     unit: float = 1.0  # f times this is in the unit of the features
+    is_unit: bool = False  # rows of norm 1, where they are not 0
 
     @property
     def is_constant(self) -> bool:
-        """All rows alike: no row has a nearest one."""
-        return bool((self.rows == self.rows[0]).all())
+        """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
+        apart = self.rows - self.rows[0]
+        if not self.is_unit:
+            return not bool(apart.any())
+        return bool((apart * apart).sum(dim=1).max() <= _unit_resolution(self.rows.shape[1], torch.float64))
 
 
 def check_similarity(similarity: str, known: tuple[str, ...] = SIMILARITIES) -> None:
@@ -66,7 +70,7 @@ def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
     euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2 for any common offset.
     """
     if similarity == "cosine":
-        return Embedded(unit_rows(centred(x)[0] if center else x), None, x.dtype)
+        return Embedded(unit_rows(centred(x)[0] if center else x), None, x.dtype, is_unit=True)
     if similarity == "dot":
         rows, unit = centred(x) if center else scaled(x)
         return Embedded(rows, None, x.dtype, unit)
@@ -147,16 +151,19 @@ def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: 
 
 
 def _resolution(embedded: Embedded, dtype: torch.dtype) -> Tensor:
-    """Differences of similarity that `dtype` cannot tell from rounding, per row (n,).
-
-    Rounding in a product of length d grows like sqrt(d) eps |f_i| |f_j|; this is some ten standard
-    deviations.
-    """
+    """Differences of similarity that `dtype` cannot tell from rounding, per row (n,)."""
     norms = torch.linalg.vector_norm(embedded.rows, dim=1)
     largest = norms.max()
     size = norms * largest + (0.0 if embedded.bias is None else largest * largest)
-    unit = 2 * torch.finfo(dtype).eps * (math.sqrt(embedded.rows.shape[1]) + 2)
-    return (unit * size).to(dtype)
+    return (_unit_resolution(embedded.rows.shape[1], dtype) * size).to(dtype)
+
+
+def _unit_resolution(d: int, dtype: torch.dtype) -> float:
+    """The same for products of two unit vectors of length d, some ten standard deviations of their rounding.
+
+    Rounding in a sum of d terms is a random walk: it grows like sqrt(d) eps.
+    """
+    return 2 * torch.finfo(dtype).eps * (math.sqrt(d) + 2)
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:

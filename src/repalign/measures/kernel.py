@@ -210,7 +210,7 @@ class CKNNA(Bilinear):
     def prepare(self, x: Tensor) -> GraphRelation:
         embedded, lists = masked_neighbours(x, self.k, self.similarity)
         deviations, _ = centred(embedded.rows)
-        return weighted_graph(lists, products(deviations, lists))
+        return weighted_graph(embedded, lists, products(deviations, lists))
 
 
 def masked_neighbours(x: Tensor, k: int, similarity: str) -> tuple[Embedded, Tensor]:
@@ -219,9 +219,9 @@ def masked_neighbours(x: Tensor, k: int, similarity: str) -> tuple[Embedded, Ten
     return embedded, nearest(embedded, k, include_self=k == len(x))
 
 
-def weighted_graph(lists: Tensor, values: Tensor) -> GraphRelation:
-    """A relation of unit norm with `values` (n, k) at the neighbours; norm 0 if they vanish."""
-    norm = float(torch.linalg.vector_norm(values))
+def weighted_graph(embedded: Embedded, lists: Tensor, values: Tensor) -> GraphRelation:
+    """A relation of unit norm with `values` (n, k) at the neighbours; norm 0 if all rows are alike."""
+    norm = 0.0 if embedded.is_constant else float(torch.linalg.vector_norm(values))
     return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)
 
 

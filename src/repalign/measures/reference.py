@@ -67,7 +67,7 @@ class CKNNAPaper(Bilinear):
         deviations, unit = centred(embedded.rows)
         mean = embedded.rows.mean(dim=0) / unit
         # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
-        return weighted_graph(lists, products(deviations, lists) + (deviations @ mean)[lists])
+        return weighted_graph(embedded, lists, products(deviations, lists) + (deviations @ mean)[lists])
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class CKNNAReference(Measure):
     epsilon : added to the denominator; 1e-6 as released.
 
     Shapes (n, d1) and (n, d2). No bounds in general; s_max is 1, the score of X with itself. Invariances as
-    in `CKNNA`, but for the scale with "dot" and epsilon. nan where a self term is not positive.
+    in `CKNNA`, but for the scale with "dot" and epsilon. nan for a constant representation and where
+    a self term is not positive.
     Raises RepalignError unless n >= k and n >= 4.
 
     Source: the code beside Huh et al. 2024 (arXiv 2405.07987); Song et al. 2012, equation 5.
@@ -134,7 +135,7 @@ class CKNNAReference(Measure):
         lists = nearest(embedded, self.k, include_self=self.estimator == "biased" or self.k == len(x))
         state = Neighbors(lists, products(embedded.rows, lists))
         self_term = self._hsic(state, state)
-        if not self_term > 0:
+        if embedded.is_constant or not self_term > 0:
             return replace(state, norm=0.0)
         norm = math.sqrt(self_term)
         values = cast(Tensor, state.values) / norm
