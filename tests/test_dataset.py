@@ -24,6 +24,7 @@ from PIL import Image
 from repalign.dataset import Dataset, DatasetConfig, LeftOut, open_dataset
 from repalign.dataset._columns import decode_rgb
 from repalign.errors import RepalignError
+from repalign.toyworld import world
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)]
 
@@ -545,6 +546,40 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     fails(lambda: Dataset.from_arrays({"x": np.ones((3, 1))}, list("aba")), "rows 0 and 2", "'a'")
     fails(lambda: Dataset.from_arrays({}, ids), "no arrays")
     fails(lambda: Dataset.from_arrays({"x": np.ones((0, 2))}, []), "has no rows")
+
+
+# --- the toy world -------------------------------------------------------------------------------
+
+
+def test_toy_scenes_have_an_image_a_caption_and_latents() -> None:
+    d = Dataset.toy(n=40, seed=2)
+    assert d.modalities == ("image", "text", "latent")
+    assert [d.kind(m) for m in d.modalities] == ["image", "text", "array"]
+    assert d.ids[0] == "scene-00000" and d.ids[-1] == "scene-00039"
+    scenes = world.sample(40, 2, 10)
+    rows = [39, 0]
+    for image, row in zip(d.stimuli("image", rows), rows, strict=True):
+        assert (image.mode, image.size) == ("RGB", (32, 32))
+        assert np.array_equal(np.asarray(image), scenes.images[row])
+    assert d.stimuli("text", rows) == [(scenes.captions[r],) for r in rows]
+    assert np.array_equal(np.stack(d.stimuli("latent", rows)), scenes.latents[rows])
+    assert d.describe()["source"] == "toy world (n=40, seed=2, detail=10)"
+
+
+def test_toy_scenes_are_seeded() -> None:
+    d = Dataset.toy(n=30, seed=2)
+    assert open_dataset({"toy": {"n": 30, "seed": 2}}, Path()).fingerprint == d.fingerprint
+    assert pickle.loads(pickle.dumps(d)).fingerprint == d.fingerprint
+    others = [
+        Dataset.toy(30, seed=3),
+        Dataset.toy(30, seed=2, detail=3),
+        Dataset.toy(29, seed=2),
+        d.sample(29),
+    ]
+    assert len({d.fingerprint, *(o.fingerprint for o in others)}) == 5
+    assert others[1].columns["image"].digests == d.columns["image"].digests  # detail is of the caption
+    fails(lambda: Dataset.toy(30, detail=11), "toy world cannot be drawn", "1 to 10 attributes", "detail=11")
+    fails(lambda: Dataset.toy(0), "toy world cannot be drawn", "n=0")
 
 
 # --- images --------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class ToyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     n: int = Field(default=1024, ge=1)
     seed: int = Field(default=0, ge=0)
-    detail: int | None = Field(default=None, ge=1, le=10)
+    detail: int = Field(default=10, ge=1, le=10)
 
 
 class DatasetConfig(BaseModel):

@@ -276,10 +276,11 @@ class Dataset:
         return from_arrays(arrays, ids, name or "arrays", revision)
 
     @classmethod
-    def toy(cls, n: int = 1024, seed: int = 0, detail: int | None = None) -> Dataset:
+    def toy(cls, n: int = 1024, seed: int = 0, detail: int = 10) -> Dataset:
         """Scenes of the toy world: an image, a caption and the latents that made them.
 
-        `detail` is how many attributes the caption names, from 1 to 10 (all of them if None).
+        `detail` is how many attributes the caption names, from 1 to 10. The modalities are `image`,
+        `text` and `latent` (palette, family, depth, layout).
         """
         from repalign.dataset._memory import toy
 

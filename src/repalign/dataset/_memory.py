@@ -46,12 +46,17 @@ def from_arrays(
     return Dataset(name=name, ids=names, columns=columns, source=source, revision=revision)
 
 
-def toy(n: int, seed: int, detail: int | None) -> Dataset:
+def toy(n: int, seed: int, detail: int) -> Dataset:
     """See `Dataset.toy`."""
+    if n < 1 or not 1 <= detail <= 10:
+        raise RepalignError(
+            "the toy world cannot be drawn",
+            expected="at least one scene and a detail of 1 to 10 attributes",
+            got=f"n={n}, detail={detail}",
+        )
     from repalign.toyworld import world
 
-    options = {} if detail is None else {"detail": detail}
-    scenes = world.sample(n, seed, **options)
+    scenes = world.sample(n, seed, detail)
     return Dataset(
         name="toy",
         ids=tuple(f"scene-{i:05d}" for i in range(n)),
@@ -60,5 +65,5 @@ def toy(n: int, seed: int, detail: int | None) -> Dataset:
             "text": Texts(tuple((c,) for c in scenes.captions)),
             "latent": Arrays(scenes.latents),
         },
-        source=f"toy world (n={n}, seed={seed}, detail={'all' if detail is None else detail})",
+        source=f"toy world (n={n}, seed={seed}, detail={detail})",
     )
