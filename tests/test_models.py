@@ -146,6 +146,7 @@ def test_known_models_are_those_of_the_paper() -> None:
 
 def test_timm_has_the_vision_models_with_weights() -> None:
     import timm
+
     names = {parse_spec(k.spec).path for k in model_set("prh-val", "image")}
     assert names <= set(timm.list_models(pretrained=True))
 
