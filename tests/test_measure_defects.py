@@ -327,7 +327,8 @@ def test_svcca_refuses_too_few_stimuli():
 
 @pytest.mark.parametrize("bad", [0, -3, 1.0, 0.0, 1.5, True, "10"])
 def test_bad_components(bad):
-    with pytest.raises(RepalignError, match="components is neither a count nor a share"):
+    message = "neither a count nor a share" if isinstance(bad, float) else "not a positive whole number"
+    with pytest.raises(RepalignError, match=f"components is {message}"):
         SVCCA(components=bad)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from repalign.errors import RepalignError
@@ -80,6 +81,23 @@ def test_aliases(text, measure):
 )
 def test_errors_say_what_was_meant(text, message):
     with pytest.raises(RepalignError, match=message):
+        parse_measure(text)
+
+
+def test_a_value_has_one_form():
+    """repr is the identity on disk: 1 and 1.0, or integers of numpy, must not make two measures of one."""
+    assert repr(MutualKNN(k=np.int64(5))) == repr(MutualKNN(k=5))
+    assert repr(CKA(kernel="rbf", bandwidth=1, epsilon=0)) == repr(
+        CKA(kernel="rbf", bandwidth=1.0, epsilon=0.0)
+    )
+    assert repr(SVCCA(components=np.int32(7))) == repr(SVCCA(components=7))
+
+
+@pytest.mark.parametrize(
+    "text", ["MutualKNN(center='false')", "SVCCA(standardize=1)", "LCSKNN(normalized=None)"]
+)
+def test_flags_are_true_or_false(text):
+    with pytest.raises(RepalignError, match="is neither True nor False\n  expected: True or False"):
         parse_measure(text)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
+from repalign.measures._checks import check_choice, check_flag
 from repalign.measures._numeric import unit_rows
 
 CLIPS = ("exact", "mean")
@@ -54,8 +55,10 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.clip is not None:
-            _check_choice("clip", self.clip, CLIPS)
-        _check_choice("clip_scope", self.clip_scope, SCOPES)
+            check_choice("clip", self.clip, CLIPS)
+        check_choice("clip_scope", self.clip_scope, SCOPES)
+        check_flag("normalize_rows", self.normalize_rows)
+        check_flag("concatenate", self.concatenate)
         if not isinstance(self.quantile, (int, float)) or not 0 < self.quantile <= 1:
             raise RepalignError(
                 "quantile is out of range", expected="0 < quantile <= 1", got=repr(self.quantile)
@@ -126,13 +129,3 @@ def _array(x: Tensor) -> np.ndarray:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return x.detach().cpu().numpy()
-
-
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise RepalignError(
-            f"unknown {name} {value!r}",
-            expected=" or ".join(map(repr, known)),
-            got=repr(value),
-            remedy=did_you_mean(str(value), known),
-        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
 from repalign.measures._numeric import centred, full_precision, scaled, unit_rows
 
@@ -43,24 +43,6 @@ class Embedded:
         if not self.is_unit:
             return not bool(apart.any())
         return bool((apart * apart).sum(dim=1).max() <= _unit_resolution(self.rows.shape[1], torch.float64))
-
-
-def check_similarity(similarity: str, known: tuple[str, ...] = SIMILARITIES) -> None:
-    if similarity not in known:
-        raise RepalignError(
-            f"unknown similarity {similarity!r}",
-            expected=" or ".join(map(repr, known)),
-            got=repr(similarity),
-            remedy=did_you_mean(str(similarity), known),
-        )
-
-
-def check_count(value: object, name: str) -> None:
-    """Refuse a parameter that is not a positive whole number."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RepalignError(
-            f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value)
-        )
 
 
 def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:

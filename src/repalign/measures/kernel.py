@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
+from repalign.measures._checks import as_count, as_epsilon, check_choice
 from repalign.measures._numeric import centred, full_precision, scaled
-from repalign.measures._search import Embedded, check_count, check_similarity, embed, nearest, products
+from repalign.measures._search import Embedded, embed, nearest, products
 
 KERNELS = ("linear", "rbf")
 ESTIMATORS = ("debiased", "biased")
@@ -81,12 +82,11 @@ class CKA(Bilinear):
     def __post_init__(self) -> None:
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("estimator", self.estimator, ESTIMATORS)
-        check_epsilon(self.epsilon)
-        if self.kernel == "rbf" and self.bandwidth is None:
-            object.__setattr__(self, "bandwidth", "median")
-        self._check_bandwidth()
+        object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
+        object.__setattr__(self, "bandwidth", self._checked_bandwidth())
 
-    def _check_bandwidth(self) -> None:
+    def _checked_bandwidth(self) -> float | str | None:
+        """None for a linear kernel; else a positive float or a rule, by default the median."""
         b = self.bandwidth
         if self.kernel == "linear":
             if b is not None:
@@ -96,14 +96,18 @@ class CKA(Bilinear):
                     got=f"bandwidth={b!r}",
                     remedy="use kernel='rbf', or leave bandwidth out",
                 )
-        elif isinstance(b, str):
-            check_choice("bandwidth", b, tuple(BANDWIDTHS))
-        elif not isinstance(b, (int, float)) or isinstance(b, bool) or not 0 < b < math.inf:
+            return None
+        if b is None:
+            return "median"
+        if isinstance(b, str):
+            return check_choice("bandwidth", b, tuple(BANDWIDTHS))
+        if not isinstance(b, (int, float)) or isinstance(b, bool) or not 0 < b < math.inf:
             raise RepalignError(
                 "bandwidth is not a positive number or a rule",
                 expected=f"sigma > 0, or one of {', '.join(BANDWIDTHS)}",
                 got=repr(b),
             )
+        return float(b)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -145,7 +149,7 @@ class CKA(Bilinear):
         if isinstance(self.bandwidth, str):
             sigma = math.sqrt(BANDWIDTHS[self.bandwidth](squared.cpu().numpy()))
         else:
-            sigma = float(self.bandwidth or 0) / unit
+            sigma = (self.bandwidth or 0.0) / unit
         if sigma == 0:
             return torch.zeros_like(squared)
         return squared.sqrt_().div_(sigma).square_().div_(-2).expm1_()
@@ -196,8 +200,8 @@ class CKNNA(Bilinear):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_count(self.k, "k")
-        check_similarity(self.similarity, KERNEL_SIMILARITIES)
+        object.__setattr__(self, "k", as_count("k", self.k))
+        check_choice("similarity", self.similarity, KERNEL_SIMILARITIES)
 
     @property
     def min_n(self) -> int:
@@ -229,25 +233,6 @@ def kernel_invariances(similarity: str) -> frozenset[str]:
     """What does not change neighbours and kernel values up to one factor."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"row_scale"} if similarity == "cosine" else common
-
-
-def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    """Refuse a parameter that is none of the known words."""
-    if value not in known:
-        raise RepalignError(
-            f"unknown {name} {value!r}",
-            expected=" or ".join(map(repr, known)),
-            got=repr(value),
-            remedy=did_you_mean(str(value), known),
-        )
-
-
-def check_epsilon(value: object) -> None:
-    """Refuse an epsilon that is not a number >= 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise RepalignError(
-            "epsilon is not a number >= 0", expected="0 (none) or a small number", got=repr(value)
-        )
 
 
 def _linear_kernel(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:

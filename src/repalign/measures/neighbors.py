@@ -25,7 +25,8 @@ from repalign.measures._base import (
     Relation,
     State,
 )
-from repalign.measures._search import check_count, check_similarity, embed, nearest
+from repalign.measures._checks import as_count, check_choice, check_flag
+from repalign.measures._search import SIMILARITIES, embed, nearest
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class _NeighborLists(Measure):
     center: bool = False
 
     def __post_init__(self) -> None:
-        check_count(self.k, "k")
-        check_similarity(self.similarity)
+        object.__setattr__(self, "k", as_count("k", self.k))
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_flag("center", self.center)
         if self.center and self.similarity == "euclidean":
             raise RepalignError(
                 "center=True has no effect on Euclidean distances",
@@ -174,6 +176,10 @@ class LCSKNN(_NeighborLists):
     """
 
     normalized: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("normalized", self.normalized)
 
     family: ClassVar[str] = "neighbors"
     aliases: ClassVar[tuple[str, ...]] = ("lcs_knn",)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from repalign.measures._base import Bilinear, GraphRelation, Measure, Neighbors, State
+from repalign.measures._checks import as_count, as_epsilon, check_choice
 from repalign.measures._numeric import centred
-from repalign.measures._search import check_count, check_similarity, embed, nearest, products
+from repalign.measures._search import embed, nearest, products
 from repalign.measures.kernel import (
     KERNEL_SIMILARITIES,
-    check_choice,
-    check_epsilon,
     in_range,
     kernel_invariances,
     masked_neighbours,
@@ -51,8 +50,8 @@ class CKNNAPaper(Bilinear):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_count(self.k, "k")
-        check_similarity(self.similarity, KERNEL_SIMILARITIES)
+        object.__setattr__(self, "k", as_count("k", self.k))
+        check_choice("similarity", self.similarity, KERNEL_SIMILARITIES)
 
     @property
     def min_n(self) -> int:
@@ -111,10 +110,10 @@ class CKNNAReference(Measure):
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
-        check_count(self.k, "k")
-        check_similarity(self.similarity, KERNEL_SIMILARITIES)
+        object.__setattr__(self, "k", as_count("k", self.k))
+        check_choice("similarity", self.similarity, KERNEL_SIMILARITIES)
         check_choice("estimator", self.estimator, ("unbiased", "biased"))
-        check_epsilon(self.epsilon)
+        object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
 
     @property
     def s_max(self) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures._base import Features, Measure, State
+from repalign.measures._checks import as_count, check_flag
 from repalign.measures._numeric import centred
 
 
@@ -55,15 +56,16 @@ class SVCCA(Measure):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        c = self.components
-        share = isinstance(c, float) and 0 < c < 1
-        count = isinstance(c, int) and not isinstance(c, bool) and c >= 1
-        if not (share or count):
-            raise RepalignError(
-                "components is neither a count nor a share",
-                expected="a whole number >= 1, or a share of variance in (0, 1)",
-                got=repr(c),
-            )
+        check_flag("standardize", self.standardize)
+        if isinstance(self.components, float):
+            if not 0 < self.components < 1:
+                raise RepalignError(
+                    "components is neither a count nor a share",
+                    expected="a whole number >= 1, or a share of variance in (0, 1)",
+                    got=repr(self.components),
+                )
+        else:
+            object.__setattr__(self, "components", as_count("components", self.components))
 
     @property
     def invariances(self) -> frozenset[str]:
