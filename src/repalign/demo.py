@@ -1,0 +1,140 @@
+"""The demo: a study of the toy world, with models that are trained on the spot, and an honest word on what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from repalign.alignment import Alignment
+from repalign.errors import RepalignError
+from repalign.progress import Progress, silent
+
+STIMULI = 1024
+SEED = 0
+
+
+def run_demo(
+    folder: str | Path, *, progress: Progress = silent, plan: Callable[[Any], None] | None = None
+) -> tuple[Alignment, list[str]]:
+    """Train the roster, run the study that is written into `folder`, and say in words what came out.
+
+    The folder then holds study.yaml (to be edited and run again), the store, the results and report.html. What is there
+    already is kept and used again.
+    """
+    from repalign import study as studies
+    from repalign.toyworld import roster
+
+    folder = Path(folder)
+    path = folder / "study.yaml"
+    if folder.exists() and not path.exists() and any(folder.iterdir()):
+        raise RepalignError(
+            f"{folder} holds other things", expected="a new or empty folder, or one of an earlier demo",
+            remedy="name another one with --out",
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(study_text(roster.DEMO_LANGUAGE, roster.DEMO_VISION), "utf-8")
+    study = studies.load_study(path)
+    roster.train_roster([*roster.DEMO_LANGUAGE, *roster.DEMO_VISION], progress=progress)
+    alignment = studies.run(study, progress=progress, told=plan)
+    return alignment, findings(alignment)
+
+
+def study_text(language: tuple[str, ...], vision: tuple[str, ...]) -> str:
+    """The demo as a study file."""
+
+    def entries(names: tuple[str, ...]) -> str:
+        return "\n".join(f'    - "toy:{name}"' for name in names)
+
+    return f"""\
+# The toy world: images and captions are two partial views of scenes with known latents.
+# Edit this file and run it again with: repalign run study.yaml
+name: toy-world
+description: Small vision and language models, each trained alone on scenes that no other model sees.
+dataset:
+  toy: {{n: {STIMULI}, seed: {SEED}}}
+models:
+  x:
+{entries(language)}
+  y:
+{entries(vision)}
+extract: {{device: cpu, dtype: float32, batch_size: 256}}
+measures: ["MutualKNN(k=10)", "CKA()"]
+null: {{method: auto, seed: 0}}
+store: store
+results: results
+report: report.html
+"""
+
+
+# --- what came out -------------------------------------------------------------------------------
+
+
+def findings(alignment: Alignment) -> list[str]:
+    """Sentences about this very result, whatever it says."""
+    measure = alignment.measures[0]
+    table = alignment.matrix(measure)
+    models = {m["name"]: m for m in alignment.run["models"]}
+    n = int(alignment.table["n"].iloc[0])
+    trained_x = [m for m in table.index if _trained(models[m])]
+    trained_y = [m for m in table.columns if _trained(models[m])]
+    plain_x = [m for m in table.index if m not in trained_x]
+    plain_y = [m for m in table.columns if m not in trained_y]
+    best = alignment.best(measure).iloc[0]
+    out = [
+        "",
+        f"What came out ({measure}, n = {n}; the best pair of layers of two models; whatever it says):",
+        f"* trained with trained models: mean {_mean(table, trained_x, trained_y):.3f}; untrained twins and controls with "
+        f"each other: {_mean(table, plain_x, plain_y):.3f}; chance, search over layers counted in: {best.null_mean:.3f}.",
+        f"* the best pair is {best.model_x} and {best.model_y}: {best.statistic:.3f}, p = {best.pvalue:.2g}.",
+    ]
+    out += _language(table, models, trained_y)
+    out += _vision(table, models, trained_x)
+    return out
+
+
+def _trained(record: dict[str, Any]) -> bool:
+    return record["objective"] not in (None, "control", "untrained", "none")
+
+
+def _mean(table: Any, rows: list[str], columns: list[str]) -> float:
+    return float(table.loc[rows, columns].to_numpy().mean()) if rows and columns else float("nan")
+
+
+def _language(table: Any, models: dict[str, Any], trained_y: list[str]) -> list[str]:
+    """Does alignment rise with competence, for language? Over all models that have bits per word."""
+    from scipy.stats import spearmanr
+
+    scored = [m for m in table.index if "bits_per_word" in models[m]["scores"]]
+    if len(scored) < 4:
+        return []
+    bits = [models[m]["scores"]["bits_per_word"] for m in scored]
+    alignment = table.loc[scored, trained_y].mean(axis=1)
+    rho = float(spearmanr([-b for b in bits], alignment).statistic)
+    word = "rises" if rho > 0.5 else "falls" if rho < -0.5 else "shows no clear trend"
+    return [
+        f"* language: alignment with the trained vision models {word} with competence: Spearman {rho:+.2f} between minus "
+        f"bits per word and alignment over {len(scored)} models and checkpoints."
+    ]
+
+
+def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[str]:
+    """What training did to each vision model against its untrained twin or earlier checkpoint, objective by objective."""
+    by_objective: dict[str, list[float]] = {}
+    for m in table.columns:
+        if _trained(models[m]) and "@" not in m:
+            by_objective.setdefault(models[m]["objective"], []).append(float(table.loc[trained_x, m].mean()))
+    twins = [m for m in table.columns if "untrained" in m]
+    if not by_objective or not twins:
+        return []
+    level = _mean(table, trained_x, twins)
+    said = ", ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(by_objective.items(), key=lambda i: -max(i[1])))
+    below = [k for k, v in by_objective.items() if sum(v) / len(v) <= level]
+    verdict = (
+        f"{' and '.join(sorted(below))} training did not raise it above the untrained network: what counts is competence "
+        "for what the text speaks of"
+        if below
+        else "every objective raised it above the untrained network"
+    )
+    return [f"* vision: mean alignment with the trained language models by objective: {said}; untrained {level:.3f}; {verdict}."]
