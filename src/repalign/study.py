@@ -429,8 +429,12 @@ def _dotted(location: Sequence[str | int]) -> str:
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     """The file's data, and the line of every field. Refuses a field that stands twice, which YAML would not."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        lines: dict[Path_, int] = {}
+        if node is not None:
+            _walk(node, (), lines, path)
+        data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -441,8 +445,6 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
         ) from error
     if not isinstance(data, dict) or node is None:
         raise RepalignError(f"{path.name}: a study is a mapping of fields", got=type(data).__name__)
-    lines: dict[Path_, int] = {}
-    _walk(node, (), lines, path)
     return data, lines
 
 
@@ -450,6 +452,8 @@ def _walk(node: yaml.Node, location: Path_, lines: dict[Path_, int], path: Path)
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
             inner = (*location, key.value)
             if inner in lines:
                 raise RepalignError(
