@@ -161,8 +161,8 @@ def test_epsilon_is_added_in_the_unit_of_the_features():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_representation_is_undefined_and_a_tiny_one_is_not(measure, dtype):
     x, y = related()
-    for constant in (0.0, 0.1, -12345.678, 1e30):
-        flat = np.full((120, 7), constant, dtype)
+    for constant in (0.0, 0.1, -12345.678, 1e30, rng(5).standard_normal(7)):
+        flat = np.tile(np.asarray(constant, dtype), (120, 7 // np.size(constant)))
         assert math.isnan(measure(flat, y.astype(dtype)))
         assert math.isnan(measure(y.astype(dtype), flat))
         assert math.isnan(measure(flat, flat))

@@ -64,14 +64,13 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
 def centred(x: Tensor) -> tuple[Tensor, float]:
     """x (n, d) without its column means, scaled as in `scaled`, and the scale.
 
-    The mean is taken twice, so that a common offset of 1e8 leaves no residue; a constant column becomes
-    exactly zero, so that a constant representation is recognised without a threshold.
+    The mean is taken twice, so that a common offset of 1e8 leaves no residue. What the first leaves of a
+    constant column is a few units in its last place, whose mean is exact: the second makes it exactly zero,
+    and a constant representation is recognised without a threshold.
     """
     x, outer = scaled(x)
-    constant = (x == x[0]).all(dim=0)
     x = x - x.mean(dim=0)
     x = x - x.mean(dim=0)
-    x[:, constant] = 0.0
     x, inner = scaled(x)
     return x, outer * inner
 

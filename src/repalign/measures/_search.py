@@ -21,10 +21,6 @@ from repalign.measures._numeric import centred, full_precision, scaled, unit_row
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
-# Euclidean distances need no common offset in float64, only a small one. The mean is rounded to this share of
-# the largest entry, so that features on a grid (colours, counts) stay on it and their exact ties stay exact.
-_OFFSET_GRID = 2.0**12
-
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
@@ -49,15 +45,15 @@ def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
     """Features (n, d) as rows whose products give the similarity.
 
     cosine: unit rows (of the column-centred features if `center`). dot: the features up to one scale.
-    euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2 for any common offset.
+    euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2; a common offset drops
+    out of it and costs digits, so the features are centred first.
     """
     if similarity == "cosine":
         return Embedded(unit_rows(centred(x)[0] if center else x), None, x.dtype, is_unit=True)
     if similarity == "dot":
         rows, unit = centred(x) if center else scaled(x)
         return Embedded(rows, None, x.dtype, unit)
-    rows, _ = scaled(x)
-    rows, _ = scaled(rows - torch.round(rows.mean(dim=0) * _OFFSET_GRID) / _OFFSET_GRID)
+    rows, _ = centred(x)
     return Embedded(rows, -0.5 * (rows * rows).sum(dim=1), x.dtype)
 
 
