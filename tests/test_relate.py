@@ -30,9 +30,7 @@ def test_fit_matches_scipy():
     y = 0.3 * x + rng.standard_normal(12)
     fit, oracle = Fit.of(x, y), stats.linregress(x, y)
     assert fit is not None
-    np.testing.assert_allclose(
-        [fit.slope, fit.intercept, fit.r], [oracle.slope, oracle.intercept, oracle.rvalue]
-    )
+    np.testing.assert_allclose([fit.slope, fit.intercept, fit.r], [oracle.slope, oracle.intercept, oracle.rvalue])
     assert fit.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
     half = stats.t.ppf(0.975, 10) * oracle.stderr
     np.testing.assert_allclose(fit.slope_interval(), [oracle.slope - half, oracle.slope + half])
@@ -47,9 +45,7 @@ def test_band_is_the_interval_of_the_intercept_after_moving_the_origin():
     for x0 in (-1.0, 0.2, 3.0):
         shifted = stats.linregress(x - x0, y)
         half = stats.t.ppf(0.95, 7) * shifted.intercept_stderr
-        np.testing.assert_allclose(
-            fit.band(x0, level=0.9), [shifted.intercept - half, shifted.intercept + half]
-        )
+        np.testing.assert_allclose(fit.band(x0, level=0.9), [shifted.intercept - half, shifted.intercept + half])
 
 
 def test_band_covers_the_true_line():
@@ -119,11 +115,7 @@ def test_wording_with_few_models(models):
 def test_models_without_the_number_are_named(table, models):
     fewer = [{**m, "n_parameters": None} if m["name"] == "bloom-1b7" else m for m in models]
     found = trend(table, fewer, "n_parameters", "x")
-    assert (
-        found.n == 4
-        and found.left_out == ("bloom-1b7 (no n_parameters)",)
-        and "Left out: bloom-1b7" in found.text
-    )
+    assert found.n == 4 and found.left_out == ("bloom-1b7 (no n_parameters)",) and "Left out: bloom-1b7" in found.text
 
 
 def test_equal_sizes_give_no_line(table, models):

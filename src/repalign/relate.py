@@ -166,9 +166,7 @@ def sides_of(run: Mapping[str, Any]) -> tuple[str, ...]:
     return ("both",) if sides.get("x") == sides.get("y") else ("x", "y")
 
 
-def yardsticks(
-    models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None
-) -> list[str]:
+def yardsticks(models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None) -> list[str]:
     """What the named models can be related to: parameters and the scores that at least two of them have."""
     records = [_facts(m) for m in models]
     chosen = [m for m in records if names is None or m["name"] in set(names)]
@@ -253,9 +251,7 @@ def _searched(table: pd.DataFrame, measure: str | None) -> pd.DataFrame:
         raise RepalignError("the table has no pairs of models", expected="rows of scope 'max'", got="none")
     chosen = known[0] if measure is None else measure
     if chosen not in known:
-        raise RepalignError(
-            f"no measure {chosen!r} in the table", got=chosen, remedy=did_you_mean(chosen, known)
-        )
+        raise RepalignError(f"no measure {chosen!r} in the table", got=chosen, remedy=did_you_mean(chosen, known))
     return pairs.loc[pairs["measure"] == chosen]
 
 
@@ -309,7 +305,7 @@ def _sentences(
     models = f"{n} model" + ("" if n == 1 else "s")
     out = []
     if fit is None:
-        why = f"all have the same {label.lower()}" if n >= MIN_MODELS_LINE else "too few for a line"
+        why = f"all have the same {_noun(label)}" if n >= MIN_MODELS_LINE else "too few for a line"
         out.append(f"{models}: {why}.")
     else:
         out.append(_fit_sentence(label, log, fit, models))
@@ -321,16 +317,14 @@ def _sentences(
     for row in points.to_dict("records"):
         if row["n_undefined"]:
             total = row["n_partners"] + row["n_undefined"]
-            out.append(
-                f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest."
-            )
+            out.append(f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest.")
     if left_out:
         out.append(f"Left out: {', '.join(left_out)}.")
     return " ".join(out)
 
 
 def _fit_sentence(label: str, log: bool, fit: Fit, models: str) -> str:
-    unit = f"tenfold {label.lower()}" if log else f"unit of {label.lower()}"
+    unit = f"tenfold {_noun(label)}" if log else f"unit of {_noun(label)}"
     low, high = fit.slope_interval()
     if fit.n >= MIN_MODELS_BAND:
         interval = f"95 % interval {_signed(low)} to {_signed(high)}"
@@ -338,6 +332,12 @@ def _fit_sentence(label: str, log: bool, fit: Fit, models: str) -> str:
         interval = f"fewer than {MIN_MODELS_BAND} models: no interval"
     correlation = f"r = {_signed(fit.r)}, Spearman {_signed(fit.spearman)}"
     return f"Alignment changes by {_signed(fit.slope)} per {unit} ({interval}; {correlation}; {models})."
+
+
+def _noun(label: str) -> str:
+    """A label within a sentence: ordinary words in lower case, names as they are."""
+    first = label.split(" ")[0]
+    return label[:1].lower() + label[1:] if first.istitle() else label
 
 
 def _signed(value: float) -> str:

@@ -52,14 +52,10 @@ def layer_map(
 ) -> Any:
     """Layers by layers of one pair of models, its best cell marked; the best aligned pair by default."""
     table, _, alpha = _parts(alignment)
-    return _backend(backend).draw_layer_map(
-        frames.layer_map_frame(table, model_x, model_y, measure, value, alpha)
-    )
+    return _backend(backend).draw_layer_map(frames.layer_map_frame(table, model_x, model_y, measure, value, alpha))
 
 
-def null(
-    alignment: Alignment | pd.DataFrame, *, measure: str | None = None, backend: str = "matplotlib"
-) -> Any:
+def null(alignment: Alignment | pd.DataFrame, *, measure: str | None = None, backend: str = "matplotlib") -> Any:
     """Every pair of models: its score beside the mean, spread and threshold of its null."""
     table, _, alpha = _parts(alignment)
     return _backend(backend).draw_null(frames.null_frame(table, measure, alpha))
@@ -93,7 +89,5 @@ def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[s
 
 def _backend(name: str) -> Any:
     if name not in BACKENDS:
-        raise RepalignError(
-            f"no backend {name!r} draws figures", got=name, remedy=did_you_mean(name, BACKENDS)
-        )
+        raise RepalignError(f"no backend {name!r} draws figures", got=name, remedy=did_you_mean(name, BACKENDS))
     return importlib.import_module(BACKENDS[name])

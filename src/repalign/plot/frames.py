@@ -196,14 +196,10 @@ def layer_map_frame(
     for side, name in (("model_x", model_x), ("model_y", model_y)):
         known = list(dict.fromkeys(pairs[side]))
         if name is not None and name not in known:
-            raise RepalignError(
-                f"no {side} {name!r} in the result", got=name, remedy=did_you_mean(name, known)
-            )
+            raise RepalignError(f"no {side} {name!r} in the result", got=name, remedy=did_you_mean(name, known))
         pairs = pairs.loc[pairs[side] == name] if name is not None else pairs
     if pairs.empty:
-        raise RepalignError(
-            f"{model_x!r} and {model_y!r} were not compared", remedy="try them the other way round"
-        )
+        raise RepalignError(f"{model_x!r} and {model_y!r} were not compared", remedy="try them the other way round")
     row = best_pair(pairs) or row_of(pairs, pairs.index[0])
     chosen = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
     laid = Cells.of(chosen, [value, "null_mean"])

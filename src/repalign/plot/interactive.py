@@ -53,11 +53,7 @@ def _figure(title: str, subtitle: str, width: float, height: float) -> go.Figure
 def _heat(
     values: np.ndarray, scale: Scale, view: str, x: Sequence[str], y: Sequence[str], text: np.ndarray
 ) -> go.Heatmap:
-    ends = (
-        [pvalue(scale.low), pvalue(scale.high)]
-        if view in P_VIEWS
-        else [number(scale.low), number(scale.high)]
-    )
+    ends = [pvalue(scale.low), pvalue(scale.high)] if view in P_VIEWS else [number(scale.low), number(scale.high)]
     if view == "statistic":
         ends[0] = f"chance {ends[0]}"
     return go.Heatmap(
@@ -98,9 +94,7 @@ def draw_matrix(frame: MatrixFrame) -> go.Figure:
     inks = frame.inks(undefined=MUTED)
     for (i, j), text in np.ndenumerate(frame.labels):
         if text:
-            figure.add_annotation(
-                x=j, y=i, text=text, showarrow=False, font={"size": 11, "color": inks[i, j]}
-            )
+            figure.add_annotation(x=j, y=i, text=text, showarrow=False, font={"size": 11, "color": inks[i, j]})
     _name_axes(figure, frame.columns, frame.rows, top_down=True)
     figure.update_xaxes(title={"text": plain(frame.note), "font": {"size": 11, "color": MUTED}})
     return figure

@@ -75,9 +75,7 @@ def _ramp(stops: Sequence[str]) -> tuple[str, ...]:
         share = at - i
         a, b = labs[i], labs[i + 1]
         out.append(
-            _from_oklab(
-                (a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), a[2] + share * (b[2] - a[2]))
-            )
+            _from_oklab((a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), a[2] + share * (b[2] - a[2])))
         )
     return tuple(out)
 
@@ -93,7 +91,7 @@ def luminance(color: str) -> float:
 
 
 def ink_on(color: str) -> str:
-    """Near-black or white, whichever contrasts more with a background."""
+    """Black or white, whichever contrasts more with a background: at least 4.5 to 1."""
     y = luminance(color)
-    dark, light = "#0a0d11", "#ffffff"
+    dark, light = "#000000", "#ffffff"
     return dark if (y + 0.05) / (luminance(dark) + 0.05) >= 1.05 / (y + 0.05) else light

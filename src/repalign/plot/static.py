@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from repalign.plot import palette
 from repalign.plot.frames import LayerMapFrame, MatrixFrame, NullFrame, TrendFrame
 from repalign.plot.views import P_VIEWS, Scale
-from repalign.plot.words import number, pvalue
+from repalign.plot.words import number, pvalue, shorten
 
 INK, MUTED, RULE, PAPER = "#20242a", "#6b7078", "#d8d5cc", "#ffffff"
 ACCENT, SCORE = "#d1495b", "#1f608b"
@@ -108,9 +108,9 @@ def draw_layer_map(frame: LayerMapFrame) -> Figure:
         (axes.set_yticks, frame.layers_x, "y"),
     ):
         step = max(1, round(len(names) / 8))
-        ticks(range(0, len(names), step), [plain(_short(names[i])) for i in range(0, len(names), step)])
+        ticks(range(0, len(names), step), [plain(shorten(names[i], 14)) for i in range(0, len(names), step)])
         if axis == "x":
-            axes.tick_params(axis="x", rotation=45 if max(len(_short(n)) for n in names) > 3 else 0)
+            axes.tick_params(axis="x", rotation=45 if max(len(shorten(n, 14)) for n in names) > 3 else 0)
     axes.set_xlabel(plain(f"layers of {frame.model_y}"), fontsize=8, color=INK)
     axes.set_ylabel(plain(f"layers of {frame.model_x}"), fontsize=8, color=INK)
     marks = _ends(frame.scale, frame.view.key)
@@ -135,11 +135,6 @@ def draw_layer_map(frame: LayerMapFrame) -> Figure:
 def _open(scale: Scale, value: float) -> float:
     """A place on a linear scale, not clipped, so that what lies outside is not drawn at its end."""
     return (value - scale.low) / (scale.high - scale.low) if scale.high > scale.low else float("nan")
-
-
-def _short(name: str) -> str:
-    """A layer's name that fits an axis."""
-    return name if len(name) <= 14 else f"…{name[-13:]}"
 
 
 def draw_null(frame: NullFrame) -> Figure:

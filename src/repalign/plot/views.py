@@ -119,9 +119,7 @@ def rows_of(table: pd.DataFrame, scope: str, measure: str | None) -> pd.DataFram
         raise RepalignError("there is nothing to show", expected="a table with rows", got="no rows")
     chosen = known[0] if measure is None else measure
     if chosen not in known:
-        raise RepalignError(
-            f"no measure {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known)
-        )
+        raise RepalignError(f"no measure {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known))
     return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
 
 

@@ -69,6 +69,18 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def shorten(name: str, length: int) -> str:
+    """A name cut in its middle: what tells names apart is often at their end.
+
+    >>> shorten("vit_large_patch14_dinov2.lvd142m", 16)
+    'vit_larg….lvd142m'
+    """
+    if len(name) <= length:
+        return name
+    half = max(1, length // 2)
+    return f"{name[:half]}…{name[-half:]}"
+
+
 def parameters(value: float | None) -> str:
     """A number of parameters: 560 M, 1.10 B.
 

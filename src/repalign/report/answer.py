@@ -42,9 +42,7 @@ def _answer(table: pd.DataFrame, measure: str, alpha: float) -> Answer:
     if best is not None:
         mine = (pairs["model_x"] == best["model_x"]) & (pairs["model_y"] == best["model_y"])
         best_found = bool(above[mine.to_numpy()].any())
-        n_cells = int(
-            ((cells["model_x"] == best["model_x"]) & (cells["model_y"] == best["model_y"])).to_numpy().sum()
-        )
+        n_cells = int(((cells["model_x"] == best["model_x"]) & (cells["model_y"] == best["model_y"])).to_numpy().sum())
     return Answer(
         measure=measure,
         label=words.measure_label(measure),
@@ -96,7 +94,7 @@ def lede(answer: Answer, n: int, dataset: str, alpha: float) -> Html:
         if words.at_floor(best["pvalue"], answer.n_draws)
         else ""
     )
-    p = words.p_sentence(best["pvalue"], answer.n_draws).removesuffix(" (floor)")
+    p = words.p_sentence(best["pvalue"], answer.n_draws).removesuffix(" (floor)").replace(" ", "\u00a0")
     who = (
         "They score"
         if answer.best_found or answer.n_pairs == 1
@@ -137,9 +135,7 @@ def cards(found_answers: list[Answer], alpha: float) -> Html:
 def _card(answer: Answer, alpha: float) -> Html:
     best = answer.best
     if best is None:
-        return el(
-            "article", el("h3", answer.label), el("p", "Undefined for every pair of models."), class_="card"
-        )
+        return el("article", el("h3", answer.label), el("p", "Undefined for every pair of models."), class_="card")
     facts = [
         ("Score", words.number(best["statistic"])),
         ("Chance", words.number(best["null_mean"])),
@@ -149,9 +145,8 @@ def _card(answer: Answer, alpha: float) -> Html:
     pair = join([best["model_x"], f" {words.TIMES} ", best["model_y"]])
     layers = f"{best['layer_x']} {words.TIMES} {best['layer_y']}"
     numbers = el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in facts), class_="facts")
-    share = (
-        f"{max(answer.n_holm, 0)} of {answer.n_tests} above chance (Holm), {answer.n_bh} (BH), α = {alpha:g}"
-    )
+    holm = f"{answer.n_holm} (Holm), " if answer.adjusted == "p_holm" else ""
+    share = f"Above chance at α = {alpha:g}: {holm}{answer.n_bh} (Benjamini and Hochberg) of {answer.n_tests}"
     return el(
         "article",
         el("h3", answer.label),

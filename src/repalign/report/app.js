@@ -30,7 +30,7 @@ const show = (view, value, draws) => (data.pViews.includes(view) ? pvalue(value,
 
 // --- elements: names are only ever set as text --------------------------------------------------
 function make(name, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "text", "g", "line"].includes(name);
+  const svg = ["svg", "rect", "text", "g", "line", "defs", "pattern"].includes(name);
   const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
@@ -39,6 +39,7 @@ function make(name, attributes = {}, ...children) {
   node.append(...children.filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : String(c))));
   return node;
 }
+const shorten = (name, length) => (name.length <= length ? name : `${name.slice(0, length >> 1)}…${name.slice(-(length >> 1))}`);
 const fill = (selector, ...children) => $(selector).replaceChildren(...children);
 const step = (position) => Math.round(position * 31);
 
@@ -62,9 +63,7 @@ function legend(selector, view, [low, high], marks) {
   fill(selector,
     make("div", { class: "ticks above" }, ...shown.map(([value, words]) => {
       const at = 100 * place(view, value, [low, high]);
-      const span = make("span", { style: `left:${at}%` }, words);
-      if (at > 80) span.style.transform = "translateX(-50%)";
-      return span;
+      return make("span", { style: `left:${at}%`, class: at < 20 ? "first" : at > 80 ? "last" : null }, words);
     })),
     make("div", { class: "ramp" }),
     make("div", { class: "ticks" }, make("span", { class: "low" }, ends[0]), make("span", { class: "high" }, ends[1])));
@@ -74,8 +73,8 @@ function legend(selector, view, [low, high], marks) {
 function drawMatrix() {
   const m = data.measures[state.measure], view = state.matrixView, { texts, steps, scale, chance } = m.matrix[view], grid = m.grid;
   buttons("#matrix-view", data.views.map((v) => v.key), view, (key) => { state.matrixView = key; drawMatrix(); });
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, data.models[c]))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, data.models[r]), ...grid.columns.map((c, j) => {
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, shorten(data.models[c], 22)))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, shorten(data.models[r], 26)), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0) return make("td", { class: "none" });
     const mark = m.pairs[k][4] || texts[i][j] === "–" ? "" : "○ ";
@@ -86,7 +85,8 @@ function drawMatrix() {
     }, mark + texts[i][j]));
   })));
   const longest = Math.max(...grid.columns.map((c) => data.models[c].length));
-  const table = make("table", { class: "matrix", style: `--head:${Math.min(15, 0.58 * longest + 1.2)}em` }, make("thead", {}, head), make("tbody", {}, ...rows));
+  const crowded = grid.columns.length > 12 ? ";--cell:49px;--size:.72rem" : "";
+  const table = make("table", { class: "matrix", style: `--head:${0.58 * Math.min(23, longest) + 1.2}em${crowded}` }, make("thead", {}, head), make("tbody", {}, ...rows));
   fill("#matrix", table);
   fill("#matrix-meaning", `${m.label}, n = ${data.n.toLocaleString("en-US")}. ${VIEW[view].meaning}`);
   legend("#matrix-legend", view, scale, []);
@@ -145,7 +145,7 @@ function drawLayers() {
 
 function layerMap(map, view, scale, best, x, y) {
   const { lx, ly } = map, values = map[view];
-  const side = Math.max(5, Math.min(46, Math.floor(Math.min(620 / ly, 560 / lx))));
+  const side = Math.max(5, Math.min(64, Math.floor(Math.min(640 / ly, 540 / lx))));
   const namesX = data.layers[x], namesY = data.layers[y];
   const named = (names, count) => count <= 14 && Math.max(...names.map((n) => n.length)) <= 16;
   const withX = named(namesX, lx), withY = named(namesY, ly);
@@ -153,6 +153,8 @@ function layerMap(map, view, scale, best, x, y) {
   const width = side * ly, height = side * lx, total = Math.max(left + width + 12, left + 5.8 * data.models[y].length + 90);
   const svg = make("svg", { viewBox: `0 0 ${total} ${height + bottom + 8}`, width: total, height: height + bottom + 8, role: "img", tabindex: 0,
     "aria-label": `Layer map of ${data.models[x]} and ${data.models[y]}, ${VIEW[view].label}. Arrow keys move between cells.` });
+  // What is undefined is hatched: it is not the same as chance.
+  svg.append(make("defs", {}, make("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, make("line", { x1: 0, y1: 0, x2: 0, y2: 5 }))));
   const group = make("g", { transform: `translate(${left} 6)`, "shape-rendering": "crispEdges" });
   const at = (i, j) => ({ x: j * side, y: (lx - 1 - i) * side, width: side, height: side });
   for (let i = 0; i < lx; i++) for (let j = 0; j < ly; j++) {
@@ -220,13 +222,13 @@ function drawAtlas() {
   const m = data.measures[state.measure], view = state.layerView, scale = m.common[CELL_VIEWS.indexOf(view)], grid = m.grid;
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
-  const colors = Array.from({ length: 32 }, (_, k) => rgb(`--q${k}`)), nothing = rgb("--void");
+  const colors = Array.from({ length: 32 }, (_, k) => rgb(`--q${k}`));
   const hidden = m.pairs.length < 2 || m.maps.every((p) => !p.shape[0]);
   $("#atlas-title").hidden = $("#atlas-note").hidden = $("#atlas").hidden = hidden;
   if (hidden) return;
-  const size = Math.max(44, Math.min(110, Math.floor(900 / grid.columns.length)));
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, data.models[r]), ...grid.columns.map((c, j) => {
+  const size = Math.max(40, Math.min(110, Math.floor(930 / grid.columns.length) - 7));
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, shorten(data.models[c], 20)))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, shorten(data.models[r], 22)), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0 || !m.maps[k].shape[0]) return make("td");
     const map = cells(state.measure, k), turned = grid.mirrored[i][j], [high, wide] = turned ? [map.ly, map.lx] : [map.lx, map.ly];
@@ -234,7 +236,7 @@ function drawAtlas() {
     const pen = canvas.getContext("2d"), image = pen.createImageData(wide, high);
     for (let a = 0; a < high; a++) for (let b = 0; b < wide; b++) {
       const p = place(view, map[view][turned ? b * map.ly + a : a * map.ly + b], scale);
-      image.data.set([...(p === null ? nothing : colors[step(p)]), 255], 4 * ((high - 1 - a) * wide + b));
+      image.data.set(p === null ? [0, 0, 0, 0] : [...colors[step(p)], 255], 4 * ((high - 1 - a) * wide + b));
     }
     pen.putImageData(image, 0, 0);
     const name = `Layer map of ${data.models[r]} and ${data.models[c]}`;
@@ -243,7 +245,7 @@ function drawAtlas() {
   })));
   fill("#atlas", make("table", { class: "atlas" }, make("thead", {}, head), make("tbody", {}, ...rows)));
   const low = view === "statistic" ? `chance (${number(scale[0])})` : show(view, scale[0]);
-  fill("#atlas-note", `${VIEW[view].label}, one colour scale for all pairs, from ${low} to ${show(view, scale[1])}; first layers at the lower left.`);
+  fill("#atlas-note", `${VIEW[view].label}, one colour scale for all pairs, from ${low} to ${show(view, scale[1])}; first layers at the lower left; holes are undefined.`);
 }
 
 // --- the table ----------------------------------------------------------------------------------
@@ -251,6 +253,9 @@ const COLUMNS = [["Scope", "scope"], ["Model x", "model_x"], ["Layer x", "layer_
   ["Score", "statistic", "num"], ["Chance", "null_mean", "num"], ["sd", "null_std", "num"], ["z", "z", "num"], ["p", "pvalue", "num"], ["p (Holm)", "p_holm", "num"],
   ["p (BH)", "p_bh", "num"], ["Threshold", "threshold", "num"], ["Calibrated", "calibrated", "num"]];
 const table = { rows: [], shown: 0, sort: "calibrated", down: true };
+
+// What is the same in every row needs no column.
+const columns = () => COLUMNS.filter(([, key]) => (key !== "scope" || $("#scope").value === "all") && (key !== "measure" || (data.measures.length > 1 && $("#table-measure").value === "-1")));
 
 function* everyRow(scope, measure) {
   for (let i = 0; i < data.measures.length; i++) {
@@ -298,7 +303,7 @@ function filterRows() {
 }
 
 function drawTable() {
-  const heads = COLUMNS.map(([label, key, kind]) => make("th", { scope: "col", class: kind, "aria-sort": table.sort === key ? (table.down ? "descending" : "ascending") : null },
+  const heads = columns().map(([label, key, kind]) => make("th", { scope: "col", class: kind, "aria-sort": table.sort === key ? (table.down ? "descending" : "ascending") : null },
     make("button", { type: "button", "data-key": key, on: { click: () => { table.down = table.sort === key ? !table.down : kind === "num" && !key.startsWith("p"); table.sort = key; sortRows(); table.shown = 0; drawTable(); } } },
       `${label}${table.sort === key ? (table.down ? " ↓" : " ↑") : ""}`)));
   fill("#rows", make("table", { class: "plain rows" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody")));
@@ -306,9 +311,9 @@ function drawTable() {
 }
 
 function moreRows() {
-  const body = $("#rows tbody"), next = table.rows.slice(table.shown, table.shown + 100);
+  const body = $("#rows tbody"), next = table.rows.slice(table.shown, table.shown + 50);
   for (const row of next) {
-    body.append(make("tr", { class: row.scope }, ...COLUMNS.map(([, key, kind]) => {
+    body.append(make("tr", { class: row.scope }, ...columns().map(([, key, kind]) => {
       const value = row[key];
       const words = key === "scope" ? (value === "max" ? "best" : "cell") : key === "measure" ? row.label
         : kind !== "num" ? value ?? "–" : key.startsWith("p") ? pvalue(value, key === "pvalue" ? row.draws : 0) : number(value);
@@ -318,7 +323,7 @@ function moreRows() {
   table.shown += next.length;
   const left = table.rows.length - table.shown, count = (v) => v.toLocaleString("en-US");
   $("#more").hidden = left <= 0;
-  fill("#more", `Show ${count(Math.min(100, left))} more`);
+  fill("#more", `Show ${count(Math.min(50, left))} more`);
   fill("#table-count", `${count(table.shown)} of ${count(table.rows.length)} rows shown; n = ${count(data.n)} throughout. Click a heading to sort.`);
 }
 
@@ -342,6 +347,8 @@ function chooseMeasure(index) {
   drawMatrix();
   drawLayers();
   drawAtlas();
+  $("#table-measure").value = index;
+  filterRows();
 }
 
 function chooseTheme() {
@@ -367,6 +374,5 @@ $("#more").addEventListener("click", moreRows);
 $("#csv").addEventListener("click", download);
 if (!data.exact) fill("#table-note", `The ${data.cellCount.toLocaleString("en-US")} pairs of layers are in the layer maps above; as a table they are in the file named at the foot of this page.`);
 chooseMeasure(0);
-filterRows();
 document.documentElement.dataset.ready = "yes";
 })();

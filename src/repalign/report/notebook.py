@@ -62,9 +62,7 @@ def _best(pairs: pd.DataFrame) -> Html:
     head = el("tr", *(el("th", h, style=LEFT if k < 2 else CELL) for k, h in enumerate(heads)))
     rows = []
     for row in order.head(MAX_ROWS).to_dict("records"):
-        layers = (
-            f"{row['layer_x']} {words.TIMES} {row['layer_y']}" if row["index_x"] >= 0 else words.UNDEFINED
-        )
+        layers = f"{row['layer_x']} {words.TIMES} {row['layer_y']}" if row["index_x"] >= 0 else words.UNDEFINED
         numbers = [words.number(row[c]) for c in ("statistic", "null_mean", "threshold", "calibrated")]
         numbers += [
             words.pvalue(row["pvalue"], draws),
@@ -72,9 +70,7 @@ def _best(pairs: pd.DataFrame) -> Html:
             words.pvalue(row["p_bh"]),
         ]
         names = [f"{row['model_x']} {words.TIMES} {row['model_y']}", layers]
-        rows.append(
-            el("tr", *(el("td", t, style=LEFT) for t in names), *(el("td", t, style=CELL) for t in numbers))
-        )
+        rows.append(el("tr", *(el("td", t, style=LEFT) for t in names), *(el("td", t, style=CELL) for t in numbers)))
     more = len(pairs) - MAX_ROWS
     note = el("div", f"and {more} more pairs: .best()", style=QUIET) if more > 0 else None
     body = el("table", el("thead", head), el("tbody", *rows), style="border-collapse:collapse;margin:4px 0")

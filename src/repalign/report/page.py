@@ -20,6 +20,7 @@ from repalign.progress import Progress, silent
 from repalign.relate import Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
+from repalign.report.rows import null_rows
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ def write_report(
 ) -> Path:
     """Read a results folder and write the report, one self-contained HTML file, by rename.
 
-    `out` is a file, or a folder in which `report.html` is written. With `static`, all figures are also written
-    there as SVG and PNG.
+    `out` is a file, or a folder in which `report.html` is written. With `static`, a folder, all figures are
+    also written there as SVG and PNG.
 
     Raises RepalignError if the folder holds no finished result, or the file cannot be written.
     """
@@ -98,9 +99,7 @@ def _answer(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
     dataset = str(described.get("name") or table["dataset"].tolist()[0])
     warnings = list(run.get("warnings") or [])
     plural = "s" * (len(warnings) != 1)
-    note = el(
-        "p", el("a", f"{len(warnings)} warning{plural}", href="#limits"), " to read first.", class_="callout"
-    )
+    note = el("p", el("a", f"{len(warnings)} warning{plural}", href="#limits"), " to read first.", class_="callout")
     return join(
         [
             el("h1", answer.headline(found[0])),
@@ -113,9 +112,7 @@ def _answer(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
 
 def _by_measure(table: pd.DataFrame, draw: Any) -> Html:
     """One block per measure, of which the script shows the chosen one."""
-    return join(
-        el("div", draw(m), class_="by-measure", data_measure=i) for i, m in enumerate(measures_of(table))
-    )
+    return join(el("div", draw(m), class_="by-measure", data_measure=i) for i, m in enumerate(measures_of(table)))
 
 
 def _null(pairs: pd.DataFrame, measure: str, alpha: float) -> Html:
@@ -125,16 +122,14 @@ def _null(pairs: pd.DataFrame, measure: str, alpha: float) -> Html:
     about = f"{words.measure_label(measure)}; {frame.subtitle}. Hollow: {hollow}.{undefined}"
     if not len(frame.observed):
         return el("p", about)
-    return join([el("div", svg.null_svg(frame), class_="scroll tall"), el("p", about, class_="caption")])
+    return join([null_rows(frame), el("p", about, class_="caption")])
 
 
 def _trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> Html:
     n = max(pairs["n"].tolist())
     figures = [_trend_figure(found, n, multiple) for found, multiple in _all_trends(pairs, run, measure)]
     if not figures:
-        return el(
-            "p", "No parameter counts or scores are known for two models or more of a side.", class_="caption"
-        )
+        return el("p", "No parameter counts or scores are known for two models or more of a side.", class_="caption")
     return el("div", *figures, class_="figures")
 
 

@@ -56,10 +56,7 @@ def scripts(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> list[H
     layers: dict[str, list[str]] = {}
     for pack in packs:
         layers.update(pack.layers)
-    views = [
-        {"key": v.key, "label": v.label, "meaning": v.meaning, "pairsOnly": v.pairs_only}
-        for v in VIEWS.values()
-    ]
+    views = [{"key": v.key, "label": v.label, "meaning": v.meaning, "pairsOnly": v.pairs_only} for v in VIEWS.values()]
     data = {
         "alpha": alpha,
         "n": max(table["n"].tolist()),
@@ -101,9 +98,7 @@ class Pack:
             of_pair = cells.iloc[:0] if of_pair is None else of_pair
             laid = Cells.of(of_pair, columns)
             layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
-            blocks.append(
-                base64.b64encode(b"".join(codes[c].encode(laid.arrays[c]) for c in columns)).decode()
-            )
+            blocks.append(base64.b64encode(b"".join(codes[c].encode(laid.arrays[c]) for c in columns)).decode())
             maps.append(
                 {
                     "shape": [len(laid.layers_x), len(laid.layers_y)],
@@ -210,9 +205,7 @@ class Code:
         return np.where(np.isfinite(steps), steps, 65_535).astype("<u2").tobytes()
 
 
-def decode(
-    block: str, fields: list[dict[str, Any]], shape: tuple[int, int], exact: bool
-) -> dict[str, np.ndarray]:
+def decode(block: str, fields: list[dict[str, Any]], shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
     """The inverse of what a block holds, as the page's script does it; for tests and readers of the page."""
     raw = np.frombuffer(base64.b64decode(block), "<f4" if exact else "<u2").reshape(len(fields), *shape)
     if exact:

@@ -1,4 +1,4 @@
-"""Trend and null figures as SVG text that takes its colours from the page."""
+"""Trends as SVG that takes its colours from the page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 import numpy as np
 
 from repalign.plot import palette
-from repalign.plot.frames import NullFrame, TrendFrame
-from repalign.plot.words import number, parameters
+from repalign.plot.frames import TrendFrame
+from repalign.plot.words import number, parameters, shorten
+from repalign.relate import PARAMETERS
 from repalign.report.html import Html, el, join
 
 CHARACTER = 6.1  # mean width of a character at 11 px, for placing labels
+LONGEST = 20  # characters of a name beside a point
+CROWDED = 2.0  # overlap, in px per px of width, above which a name is left to the pointer
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:
@@ -44,6 +47,15 @@ def log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if high / low > 1000 else (1, 2, 5)
     return [s * 10.0**d for d in decades for s in steps if low * 0.999 <= s * 10.0**d <= high * 1.001]
+
+
+def tick_texts(values: list[float]) -> list[str]:
+    """Round numbers with as many decimals as they need, the same for all."""
+    shortest = [f"{v:.10g}" for v in values]
+    decimals = max((len(t.partition(".")[2]) for t in shortest if "e" not in t), default=0)
+    return [
+        (f"{v:,.{decimals}f}" if "e" not in t else t).replace("-", "−") for v, t in zip(values, shortest, strict=True)
+    ]
 
 
 def marker(family: int, x: float, y: float, size: float = 5.5) -> Html:
@@ -79,7 +91,7 @@ def _star() -> list[tuple[float, float]]:
 
 # --- trend -------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 360, 58, 16, 14, 48
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 360, 62, 16, 14, 48
 
 
 def trend_svg(frame: TrendFrame) -> Html:
@@ -98,18 +110,18 @@ def trend_svg(frame: TrendFrame) -> Html:
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def py(value: np.ndarray | float) -> np.ndarray:
-        return (
-            HEIGHT - BOTTOM - (np.asarray(value, float) - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
-        )
+        return HEIGHT - BOTTOM - (np.asarray(value, float) - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
 
     parts: list[Html] = []
-    for t in ticks(low_y, high_y):
+    up = ticks(low_y, high_y)
+    for t, shown in zip(up, tick_texts(up), strict=True):
         at = float(py(t))
-        parts += [line(LEFT, at, WIDTH - RIGHT, at, "grid"), label(LEFT - 8, at + 4, number(t), anchor="end")]
+        parts += [line(LEFT, at, WIDTH - RIGHT, at, "grid"), label(LEFT - 8, at + 4, shown, anchor="end")]
     along = log_ticks(10**low_u, 10**high_u) if frame.trend.log else ticks(low_u, high_u)
-    for t in along:
-        shown = parameters(t) if frame.trend.against == "n_parameters" else number(t)
-        parts.append(label(float(px(t)), HEIGHT - BOTTOM + 18, shown.replace(".00", "")))
+    size = frame.trend.against == PARAMETERS
+    for t, text in zip(along, tick_texts(along), strict=True):
+        shown = parameters(t).replace(".00", "").replace(".0", "") if size else text
+        parts.append(label(float(px(t)), HEIGHT - BOTTOM + 18, shown))
         parts.append(line(float(px(t)), HEIGHT - BOTTOM, float(px(t)), HEIGHT - BOTTOM + 4, "axis"))
     parts.append(line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"))
     parts.append(label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, frame.x_label, "axis-title"))
@@ -126,16 +138,12 @@ def trend_svg(frame: TrendFrame) -> Html:
         parts.append(line(float(x1), float(y1), float(x2), float(y2), "fit"))
     places = [*zip(px(x).tolist(), py(y).tolist(), strict=True)]
     names = points["model"].tolist()
-    for (a, b), family in zip(places, points["family"].tolist(), strict=True):
-        parts.append(marker(frame.families.index(family), a, b))
-    parts += [
-        label(a, b, name, "name", anchor)
-        for name, (a, b, anchor) in zip(names, _place(names, places), strict=True)
-    ]
+    scores = [f"{name}: {number(v)}" for name, v in zip(names, y, strict=True)]
+    for (a, b), family, score in zip(places, points["family"].tolist(), scores, strict=True):
+        parts.append(el("g", el("title", score), marker(frame.families.index(family), a, b)))
+    parts += [label(a, b, name, "name", anchor) for name, a, b, anchor in _place(names, places)]
     about = f"{frame.title}. {frame.subtitle}. {frame.trend.text}"
-    return el(
-        "svg", el("title", about), *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart trend"
-    )
+    return el("svg", el("title", about), *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart trend")
 
 
 def _padded(values: np.ndarray, share: float) -> tuple[float, float]:
@@ -145,11 +153,12 @@ def _padded(values: np.ndarray, share: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _place(names: list[str], points: list[tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """Where each name goes: the place around its point with the least overlap."""
+def _place(names: list[str], points: list[tuple[float, float]]) -> list[tuple[str, float, float, str]]:
+    """The names that find room and where: the place around its point with the least overlap."""
     taken = [(a - 6, b - 6, a + 6, b + 6) for a, b in points]
     out = []
-    for name, (a, b) in zip(names, points, strict=True):
+    for whole, (a, b) in zip(names, points, strict=True):
+        name = shorten(whole, LONGEST)
         width = CHARACTER * len(name)
         options = [
             (a + 9, b + 4, "start"), (a - 9, b + 4, "end"), (a, b - 10, "middle"), (a, b + 18, "middle"),
@@ -158,8 +167,9 @@ def _place(names: list[str], points: list[tuple[float, float]]) -> list[tuple[fl
         boxes = [_box(x, y, width, anchor) for x, y, anchor in options]
         costs = [sum(_overlap(box, other) for other in taken) + _outside(box) for box in boxes]
         best = min(range(len(options)), key=lambda k: costs[k])
-        taken.append(boxes[best])
-        out.append(options[best])
+        if costs[best] <= CROWDED * width:
+            taken.append(boxes[best])
+            out.append((name, *options[best]))
     return out
 
 
@@ -185,65 +195,3 @@ def legend(frame: TrendFrame) -> Html | None:
         for k, family in enumerate(frame.families)
     ]
     return el("p", join(keys), class_="legend")
-
-
-# --- observed against chance -------------------------------------------------------------------
-
-ROW, NULL_WIDTH = 19, 960
-
-
-def null_svg(frame: NullFrame) -> Html:
-    """One row per pair: score, and mean, standard deviation and threshold of chance."""
-    count = len(frame.observed)
-    longest = max((len(t) for t in frame.labels), default=0)
-    left = min(380.0, 16 + CHARACTER * longest)
-    spread = [
-        frame.observed,
-        frame.null_mean - frame.null_std,
-        frame.null_mean + frame.null_std,
-        frame.threshold,
-    ]
-    low, high = _padded(np.concatenate(spread), 0.03)
-    height = 40 + ROW * count
-
-    def px(value: float) -> float:
-        return left + (value - low) / (high - low) * (NULL_WIDTH - left - 60)
-
-    parts: list[Html] = []
-    for t in ticks(low, high, 7):
-        parts += [line(px(t), 6, px(t), height - 28, "grid"), label(px(t), height - 10, number(t))]
-    for k, name in enumerate(frame.labels):
-        y = 16 + ROW * k
-        mean, sd, threshold, score = (
-            float(v[k]) for v in (frame.null_mean, frame.null_std, frame.threshold, frame.observed)
-        )
-        about = (
-            f"{name}: {number(score)}; chance {number(mean)} ± {number(sd)}, threshold {number(threshold)}"
-        )
-        parts.append(
-            el(
-                "g",
-                el("title", about),
-                el("rect", x=0, y=_n(y - ROW / 2), width=NULL_WIDTH, height=ROW, class_="hit"),
-                label(left - 10, y + 4, _cut(name, int((left - 16) / CHARACTER) + 1), "name", "end"),
-                line(px(mean + sd), y, px(score), y, "reach") if score > mean + sd else None,
-                line(px(mean - sd), y, px(mean + sd), y, "spread"),
-                line(px(mean), y - 4, px(mean), y + 4, "mean"),
-                line(px(threshold), y - 6, px(threshold), y + 6, "threshold"),
-                el(
-                    "circle",
-                    cx=_n(px(score)),
-                    cy=y,
-                    r=4.5,
-                    class_="score" if frame.found[k] else "score hollow",
-                ),
-                label(px(score) + 10, y + 4, number(score), "value", "start"),
-                class_="row",
-            )
-        )
-    about, box = f"{frame.title}. {frame.subtitle}.", f"0 0 {NULL_WIDTH} {height}"
-    return el("svg", *parts, viewBox=box, role="img", aria_label=about, class_="chart null")
-
-
-def _cut(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: max(1, length - 1)]}…"

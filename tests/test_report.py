@@ -1,0 +1,550 @@
+"""The report: its words, its data against the table, hostile names, and the page as a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
+from repalign.alignment import Alignment
+from repalign.errors import RepalignError
+from repalign.plot import views, words
+from repalign.report import notebook_html, payload, render, write_report
+from repalign.report.html import Html, data_script, el
+from repalign.report.svg import log_ticks, tick_texts, ticks
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">@@data@@\u2028'
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return make_table()
+
+
+@pytest.fixture(scope="module")
+def page(table) -> str:
+    return render(table, make_run())
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, text outside scripts and styles, and what scripts hold."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self.inside = "", [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):  # noqa: ARG002
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.text += data
+
+
+def embedded(page: str, identifier: str = "data") -> dict:
+    (body,) = re.findall(rf'<script type="application/json" id="{identifier}">(.*?)</script>', page, flags=re.S)
+    return json.loads(body)
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def test_the_headline_answers_in_words(page, table):
+    text = " ".join(Elements(page).text.split())
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    assert f"{best['model_x']} and {best['model_y']} align best" in text
+    assert f"They score {words.number(best['statistic'])} on Mutual k-NN (k = 10, cosine)" in text
+    assert (
+        f"where chance gives {words.number(best['null_mean'])} (p ≤ .00098, the smallest that 1,023 draws can give)"
+        in text
+    )
+    assert "n = 1,024 stimuli of wit_1024" in text and "The search over 35 pairs of layers" in text
+    pairs = views.rows_of(table, "max", KNN)
+    holm, bh = ((pairs[c] <= 0.05).sum() for c in ("p_holm", "p_bh"))
+    assert f"Of 30 pairs of models, {holm} are above chance after Holm's correction and {bh} after Benjamini" in text
+
+
+def test_sections_come_in_the_order_of_the_questions(page):
+    order = [i for tag, a in Elements(page).tags if tag == "section" and (i := a["id"])]
+    assert order == ["answer", "compared", "models", "layers", "chance", "trends", "table", "notes", "limits"]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "wit_1024, n = 1,024 stimuli", "revision wit_1024", "1: empty caption, in every modality: r17 (row 17)",
+        "the share of neighbours that two spaces have in common", "all cyclic shifts of the pairing", "seed 0",
+        "repalign 0.1.0, torch 2.15.0, transformers 5.23.0", "hf:example/llama-13b", "560 M", "next word",
+        "Bits per byte 0.970", "layer.0: n = 1,024 rows for 5,120 features",
+        "The same kind in 2 more: layer.1, layer.2.", "12 rows are exact copies", "undefined for 1 of 30 pairs",
+        "Alignment changes by +", "With 5 models, one model more or less can change this picture.", "here .00098",
+        "66 of 2,160 rows of the table have no defined score", "0123456789",
+    ],
+)  # fmt: skip
+def test_the_page_says(page, expected):
+    assert expected in " ".join(Elements(page).text.split())
+
+
+def test_a_finding_stands_directly_below_its_model(page):
+    rows = re.findall(r"<tr[ >].*?</tr>", page[page.index('class="plain models"') :], flags=re.S)
+    at = next(k for k, row in enumerate(rows) if "hf:example/llama-13b" in row)
+    assert "5,120 features" in rows[at + 1] and "5,120 features" not in rows[at]
+
+
+def test_nothing_above_chance_is_said(table):
+    nothing = table.assign(p_holm=1.0, p_bh=1.0, pvalue=0.5, calibrated=0.0)
+    text = Elements(render(nothing, make_run())).text
+    assert "No pair of models is aligned beyond chance" in text and "align best" not in text
+
+
+def test_one_pair_speaks_of_that_pair(table):
+    one = table[(table["model_x"] == "llama-13b") & (table["model_y"] == "clip-large")]
+    assert "llama-13b and clip-large are aligned beyond chance" in Elements(render(one, {})).text
+    blind = table[(table["model_x"] == "llama-13b") & (table["model_y"] == BLIND)]
+    assert f"llama-13b and {BLIND} are not aligned beyond chance" in Elements(render(blind, {})).text
+
+
+def test_everything_undefined_is_said(table):
+    one = table[(table["model_x"] == CONSTANT[0]) & (table["model_y"] == CONSTANT[1]) & (table["measure"] == CKA)]
+    text = Elements(render(one, {})).text
+    assert (
+        "No pair of models has a defined score" in text
+        and "CKA (linear, debiased) is undefined for all 1 pairs" in text
+    )
+
+
+def test_too_few_draws_for_holm_is_said():
+    few = make_table(n_draws=199)
+    assert "after Holm's correction (which cannot reject anything with so few draws)" in Elements(render(few, {})).text
+
+
+# --- self-contained and safe -------------------------------------------------------------------
+
+
+def test_nothing_is_fetched(page):
+    for tag, attributes in Elements(page).tags:
+        assert tag not in ("iframe", "object", "embed", "base", "form")
+        for name in ("src", "href", "srcset", "action", "poster", "data", "xlink:href"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:")), (tag, name, target)
+    style = "".join(re.findall(r"<style>(.*?)</style>", page, flags=re.S))
+    assert "@import" not in style and set(re.findall(r"url\((.*?)\)", style)) == {"#hatch"}
+    script = Elements(page).scripts[-1]
+    assert not re.search(r"fetch\(|XMLHttpRequest|WebSocket|sendBeacon|import\(|\.src\s*=", script)
+    assert set(re.findall(r"https?://[^\s\"'<)]+", page)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+
+
+def test_the_policy_allows_this_script_alone(page):
+    (policy,) = [a["content"] for tag, a in Elements(page).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(Elements(page).scripts[-1].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1] and "connect-src" not in policy
+
+
+def test_hostile_names_stay_text():
+    """Names of models, layers, families, datasets and messages: no element or script comes of them."""
+    language = [(HOSTILE, HOSTILE, 1e8, 0.9), ("b", "F", 1e9, 0.8), ("c", "F", 1e10, 0.7)]
+    table = make_table(language, VISION[:2], (2, 2)).assign(dataset=HOSTILE, layer_x=HOSTILE)
+    run = make_run(language, VISION[:2], (2, 2))
+    run |= {
+        "name": HOSTILE,
+        "warnings": [HOSTILE],
+        "versions": {HOSTILE: HOSTILE},
+        "dataset": {"name": HOSTILE, "source": HOSTILE},
+    }
+    run["findings"] = [{"model": HOSTILE, "layer": HOSTILE, "code": HOSTILE, "severity": HOSTILE, "message": HOSTILE}]
+    run["models"][0] |= {"spec": HOSTILE, "revision": HOSTILE, "objective": HOSTILE, "scores": {HOSTILE: 0.5}}
+    run["models"][1]["scores"] = {HOSTILE: 0.6}
+    plain = Elements(render(make_table(LANGUAGE[:3], VISION[:2], (2, 2)), make_run(LANGUAGE[:3], VISION[:2], (2, 2))))
+    found = Elements(render(table, run))
+    assert not [a for tag, a in found.tags if tag == "img" or any(name.startswith("on") for name in a)]
+    assert len(found.scripts) == len(plain.scripts)
+    assert HOSTILE in found.text and embedded(render(table, run))["models"][0] == HOSTILE
+    assert "<script" not in notebook_html(table, run) and "<img" not in notebook_html(table, run)
+
+
+def test_elements_escape_and_markup_stays():
+    assert el("p", "<b>", el("b", "&"), None, title='"') == '<p title="&quot;">&lt;b&gt;<b>&amp;</b></p>'
+    assert el("td", 0, hidden=False, open=True, class_=None) == "<td open>0</td>"
+    assert el("p", Html("<i>x</i>")) == "<p><i>x</i></p>"
+    script = data_script("x", ["</script>\u2028"])
+    body = script[script.index(">") + 1 : script.rindex("<")]
+    assert "<" not in body and "\u2028" not in body and json.loads(body) == ["</script>\u2028"]
+
+
+def test_data_without_a_json_number_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        data_script("x", [math.nan])
+
+
+# --- the data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_embedded_cells_are_those_of_the_table(table, monkeypatch, exact):
+    monkeypatch.setattr(payload, "EXACT_CELLS", 10**6 if exact else 0)
+    page = render(table, make_run())
+    data = embedded(page)
+    assert data["exact"] is exact and data["cellCount"] == 2100
+    for m, measure in enumerate((KNN, CKA)):
+        cells = embedded(page, f"cells-{m}")
+        entry = data["measures"][m]
+        for k, pair in enumerate(entry["pairs"]):
+            x, y = data["models"][pair[0]], data["models"][pair[1]]
+            rows = table[
+                (table["scope"] == "cell")
+                & (table["measure"] == measure)
+                & (table["model_x"] == x)
+                & (table["model_y"] == y)
+            ]
+            lx, ly = shape = tuple(entry["maps"][k]["shape"])
+            assert shape == (7, 5)
+            decoded = payload.decode(cells["blocks"][k], cells["fields"], shape, exact)
+            for name, values in decoded.items():
+                expected = rows[name].to_numpy().reshape(lx, ly)
+                span = np.nanmax(table.loc[(table["scope"] == "cell") & (table["measure"] == measure), name]) or 1.0
+                np.testing.assert_allclose(values, expected, rtol=0, atol=(1e-7 if exact else 1e-5) * abs(span))
+            if "pvalue" in decoded:  # ranks over the draws, so that a p at its floor stays there
+                np.testing.assert_allclose(
+                    decoded["pvalue"] * 1024, rows["pvalue"].to_numpy().reshape(lx, ly) * 1024, atol=1e-3
+                )
+
+
+def test_embedded_pairs_are_those_of_the_table(page, table):
+    data = embedded(page)
+    for m, measure in enumerate((KNN, CKA)):
+        rows = views.rows_of(table, "max", measure).to_dict("records")
+        for row, pair in zip(rows, data["measures"][m]["pairs"], strict=True):
+            assert [data["models"][pair[0]], data["models"][pair[1]]] == [row["model_x"], row["model_y"]]
+            for name, value in zip(data["pairColumns"], pair[5:], strict=True):
+                assert (value is None and math.isnan(row[name])) or value == pytest.approx(row[name], rel=1e-6)
+        best = data["measures"][m]["best"]
+        top = views.best_pair(views.rows_of(table, "max", measure))
+        assert rows[best]["model_x"] == top["model_x"] and rows[best]["model_y"] == top["model_y"]
+        assert data["measures"][m]["maps"][best]["best"] == [top["index_x"], top["index_y"]]
+
+
+def test_a_quantity_that_is_constant_survives_packing():
+    code = payload.Code.of("statistic", np.array([0.25, 0.25, np.nan]), 199, exact=False)
+    block = base64.b64encode(code.encode(np.array([0.25, np.nan]))).decode()
+    values = payload.decode(block, [{"name": "statistic", **code.header()}], (1, 2), exact=False)["statistic"]
+    np.testing.assert_array_equal(values, [[0.25, np.nan]])
+
+
+@pytest.mark.slow
+def test_a_study_of_the_papers_size_stays_small():
+    """12 x 17 models of 33 and 24 layers under two measures: 323,136 cells in less than 6 MB."""
+    language = [(f"language-{i}", "F", 10 ** (8 + i / 6), 1.0) for i in range(12)]
+    vision = [(f"vision-{i}", "F", 10 ** (7 + i / 6), 80.0) for i in range(17)]
+    page = render(make_table(language, vision, (33, 24)), make_run(language, vision, (33, 24)))
+    assert len(page.encode()) < 6_000_000
+    assert embedded(page)["cellCount"] == 323_136 and "The exact table of all pairs of layers" in page
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_the_report_reads_a_folder_and_writes_one_file(tmp_path, table):
+    folder = Alignment(table, make_run()).save(tmp_path / "results")
+    path = write_report(folder, tmp_path / "deep" / "r.html")
+    assert path == tmp_path / "deep" / "r.html" and [p.name for p in path.parent.iterdir()] == ["r.html"]
+    assert str(folder / "results.parquet") in path.read_text("utf-8")
+    first = path.read_bytes()
+    assert write_report(folder, path).read_bytes() == first
+    assert write_report(folder, tmp_path).name == "report.html"
+
+
+def test_a_folder_without_a_result_is_an_error(tmp_path):
+    with pytest.raises(RepalignError, match=r"not a finished result(.|\n)*results.parquet"):
+        write_report(tmp_path, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_table_of_cells_only_is_an_error(table):
+    with pytest.raises(RepalignError, match="no pairs of models"):
+        render(table[table["scope"] == "cell"], {})
+
+
+def test_static_figures_on_request(tmp_path):
+    language, vision = LANGUAGE[:2], VISION[:1]
+    table = make_table(language, vision, (2, 2))
+    both = Alignment(table[table["measure"] == KNN], make_run(language, vision, (2, 2)))
+    names = [("figures", 0), ("report", 0)]
+    seen = []
+
+    def progress(task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG001
+        seen.append((task, done))
+
+    write_report(both.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "f", progress=progress)
+    stems = {p.stem for p in (tmp_path / "f").iterdir()}
+    assert {p.suffix for p in (tmp_path / "f").iterdir()} == {".svg", ".png"}
+    assert {s.split("-Mutual")[0] for s in stems} == {
+        "matrix-statistic", "matrix-calibrated", "matrix-pvalue", "chance", "trend-x-n_parameters",
+        "trend-x-bits_per_byte", "layers-bloom-560m-vit-tiny-in21k", "layers-bloom-1b7-vit-tiny-in21k",
+    }  # fmt: skip
+    svg = (tmp_path / "f" / "chance-Mutual-k-NN-k-10-cosine.svg").read_text("utf-8")
+    assert "bloom-560m × vit-tiny-in21k" in svg  # text stays text
+    assert set(names) <= set(seen)
+
+
+# --- a notebook --------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_matrix_and_best_pairs(table):
+    shown = notebook_html(table, make_run())
+    text = Elements(shown).text
+    assert "Mutual k-NN (k = 10, cosine)" in text and "n = 1,024" in text and "and 22 more pairs: .best()" in text
+    assert f"○ {words.number(views.rows_of(table, 'max', KNN).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
+    assert "<script" not in shown and "class=" not in shown
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    rows = re.findall(r"<tr>(.*?)</tr>", shown)
+    first = next(r for r in rows if " × " in r)
+    assert f"{best['model_x']} × {best['model_y']}" in html.unescape(first) and words.number(best["statistic"]) in first
+    assert notebook_html(table, {}) and "without pairs" in notebook_html(table.head(0), {})
+
+
+def test_one_pair_has_no_matrix(table):
+    one = table[(table["model_x"] == "llama-13b") & (table["model_y"] == "clip-large")]
+    assert notebook_html(one, {}).count("<table") == 2  # the best pairs of both measures
+
+
+# --- axes --------------------------------------------------------------------------------------
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0.011, 0.2, 5) == [0.05, 0.1, 0.15, 0.2] and tick_texts(ticks(0.011, 0.2, 5)) == [
+        "0.05",
+        "0.10",
+        "0.15",
+        "0.20",
+    ]
+    assert log_ticks(3e8, 2e10) == [5e8, 1e9, 2e9, 5e9, 1e10, 2e10] and log_ticks(1e6, 1e10) == [
+        1e6,
+        1e7,
+        1e8,
+        1e9,
+        1e10,
+    ]
+    assert ticks(1.0, 1.0) == [1.0] and tick_texts([-0.5, 0.0]) == ["−0.5", "0.0"]
+
+
+# --- in a browser ------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+# What a person would do; runs in a copy of the page without its policy.
+PROBE = """
+const seen = { errors: [] };
+const get = (selector) => document.querySelector(selector);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const text = (selector) => get(selector).textContent;
+const cells = (selector) => all(selector).map((row) => [...row.children].map((cell) => cell.textContent));
+const press = (selector, words) => all(selector).find((b) => b.textContent.startsWith(words)).click();
+const enter = (selector, value, event) => {
+  get(selector).value = value;
+  get(selector).dispatchEvent(new Event(event));
+};
+const report = () => {
+  const out = document.createElement("pre");
+  out.id = "probe";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+};
+const act = async () => {
+  seen.matrix = cells(".matrix tbody tr");
+  seen.readout = text("#readout");
+  seen.table = cells("#rows tbody tr");
+  press("#rows thead button", "Model x");
+  seen.sorted = cells("#rows tbody tr").map((row) => row[0]);
+  press("#rows thead button", "Score");
+  seen.down = cells("#rows tbody tr").map((row) => row[4]);
+  press("#matrix-view button", "p (Holm)");
+  seen.holm = cells(".matrix tbody tr");
+  press("#matrix-view button", "Above");
+  seen.gain = cells(".matrix tbody tr");
+  all(".matrix td button")[8].click();
+  seen.chosen = text("#readout h4");
+  press("#layer-view button", "p");
+  get("#layer-map svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+  seen.cell = text("#readout");
+  seen.rects = all("#layer-map rect.cell").length;
+  seen.hatched = all("#layer-map rect.qx").length;
+  seen.maps = all("#atlas canvas").length;
+  enter("#scope", "cell", "change");
+  seen.cellRows = text("#table-count");
+  enter("#find", "llama-13b clip layer.6", "input");
+  seen.foundRows = text("#table-count");
+  let blob;
+  const make = URL.createObjectURL;
+  URL.createObjectURL = (given) => { blob = given; return make(given); };
+  get("#csv").click();
+  seen.csv = await blob.text();
+  enter("#measure", "1", "change");
+  seen.second = text("#matrix-meaning");
+  seen.undefined = cells(".matrix tbody tr");
+  seen.trendShown = all("#trends .by-measure").map((block) => !block.hidden);
+  get("#theme").click();
+  seen.theme = document.documentElement.dataset.theme;
+  seen.wide = document.documentElement.scrollWidth - innerWidth;
+};
+act().catch((error) => { seen.errors.push(String(error.stack)); }).finally(report);
+"""
+
+
+def browse(page: str, folder: Path, size: str = "1280,1000", *options: str) -> tuple[str, str]:
+    """The page's elements after its script ran, and what the browser's console said."""
+    file = folder / "page.html"
+    file.write_text(page, "utf-8")
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+        "--v=0", f"--user-data-dir={folder / 'profile'}", f"--window-size={size}", "--virtual-time-budget=5000",
+        *options, "--dump-dom", file.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return done.stdout, console
+
+
+@pytest.fixture(scope="module")
+def probed(page, tmp_path_factory) -> dict:
+    open_page = re.sub(r"<meta http-equiv=.*?>", "", page).replace("</body>", f"<script>{PROBE}</script></body>")
+    dom, console = browse(open_page, tmp_path_factory.mktemp("probe"))
+    assert console == ""
+    seen = json.loads(html.unescape(re.findall(r'<pre id="probe">(.*?)</pre>', dom, flags=re.S)[0]))
+    assert seen["errors"] == []
+    return seen
+
+
+@needs_chromium
+@pytest.mark.parametrize("size", ["1280,1000", "500,900"])
+def test_the_page_draws_itself_under_its_policy(page, tmp_path, size):
+    dom, console = browse(page, tmp_path, size)
+    assert 'data-ready="yes"' in dom and console == ""
+
+
+@needs_chromium
+def test_the_browser_reports_errors_at_all(page, tmp_path):
+    """The test above can fail: a broken script shows in the console, a foreign one is stopped by the policy."""
+    foreign = page.replace("</body>", "<script>document.documentElement.dataset.foreign = 1</script></body>")
+    dom, console = browse(foreign, tmp_path)
+    assert "data-foreign" not in dom and "Content Security Policy" in console
+    (tmp_path / "broken").mkdir()
+    dom, console = browse(page.replace('<select id="measure">', "<select>"), tmp_path / "broken")
+    assert 'data-ready="yes"' not in dom and console != ""
+
+
+@needs_chromium
+def test_matrix_readout_and_table_show_the_numbers_of_the_table(probed, table):
+    pairs = views.rows_of(table, "max", KNN)
+    best = views.best_pair(pairs)
+    for shown, (x, *_) in zip(probed["matrix"], LANGUAGE, strict=True):
+        rows = [r for r in pairs.to_dict("records") if r["model_x"] == x]
+        marks = ["" if r["p_holm"] <= 0.05 else "○ " for r in rows]
+        assert shown == [x, *(m + words.number(r["statistic"]) for m, r in zip(marks, rows, strict=True))]
+    assert f"{best['model_x']} × {best['model_y']}" in probed["readout"]
+    expected = pairs.sort_values("calibrated", ascending=False, kind="stable").to_dict("records")
+    names = ["statistic", "null_mean", "null_std", "z"]
+    for shown, row in zip(probed["table"], expected, strict=True):
+        numbers = [words.number(row[c]) for c in names]
+        ps = [words.pvalue(row["pvalue"], 1023), words.pvalue(row["p_holm"]), words.pvalue(row["p_bh"])]
+        ends = [words.number(row["threshold"]), words.number(row["calibrated"])]
+        assert shown == [row["model_x"], row["layer_x"], row["model_y"], row["layer_y"], *numbers, *ps, *ends]
+
+
+@needs_chromium
+def test_views_selection_and_keyboard(probed, table):
+    pairs = views.rows_of(table, "max", KNN)
+    row = pairs[(pairs["model_x"] == LANGUAGE[1][0]) & (pairs["model_y"] == VISION[2][0])].to_dict("records")[0]
+    assert probed["chosen"] == f"{row['model_x']} × {row['model_y']}"
+    assert probed["holm"][1][3] == "○ " + words.pvalue(row["p_holm"])
+    assert probed["gain"][1][3] == "○ " + words.number(row["statistic"] - row["null_mean"])
+    cell = frame_cell(table, row, -1)
+    assert f"layer.{cell['index_x']} × layer.{cell['index_y']}" in probed["cell"].split("Cell")[1]
+    assert words.number(cell["statistic"]) in probed["cell"].split("Cell")[1]
+    assert (probed["rects"], probed["hatched"], probed["maps"]) == (35, 1, 30)
+
+
+def frame_cell(table, row, down):
+    """The cell below the best one, as the arrow key moves; the lowest row stays."""
+    i = max(0, row["index_x"] + down)
+    cells = table[(table["scope"] == "cell") & (table["measure"] == KNN)]
+    chosen = cells[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
+    return chosen[(chosen["index_x"] == i) & (chosen["index_y"] == row["index_y"])].to_dict("records")[0]
+
+
+@needs_chromium
+def test_sorting_filtering_and_csv(probed, table):
+    natural = ["bloom-1b7", "bloom-7b1", "bloom-560m", "llama-13b", "openllama-3b"]  # numbers in names count as numbers
+    assert list(dict.fromkeys(probed["sorted"])) == natural and len(probed["sorted"]) == 30
+    scores = [float(v) for v in probed["down"]]
+    assert scores == sorted(scores, reverse=True)
+    assert probed["cellRows"].startswith("50 of 1,050 rows shown")
+    lines = probed["csv"].split("\r\n")
+    assert probed["foundRows"].startswith("5 of 5 rows shown") and len(lines) == 5 + 2 and lines[-1] == ""
+    frame = pd.read_csv(io.StringIO(probed["csv"]))
+    cells = table[(table["scope"] == "cell") & (table["measure"] == KNN) & (table["index_x"] == 6)]
+    cells = cells[(cells["model_x"] == "llama-13b") & (cells["model_y"] == "clip-large")]
+    frame = frame.sort_values("layer_y")
+    assert list(frame["measure"].unique()) == [KNN] and list(frame["layer_y"]) == list(cells["layer_y"])
+    for column in ("statistic", "null_mean", "threshold", "calibrated", "pvalue", "z"):
+        np.testing.assert_allclose(frame[column], cells[column], rtol=2e-5)
+
+
+@needs_chromium
+def test_measure_theme_and_width(probed):
+    assert probed["second"].startswith("CKA (linear, debiased), n = 1,024")
+    i, j = ([m[0] for m in side].index(name) for side, name in zip((LANGUAGE, VISION), CONSTANT, strict=True))
+    assert probed["undefined"][i][j + 1] == "–"
+    assert probed["trendShown"] == [False, True] and probed["theme"] == "dark"
+    assert probed["wide"] <= 0  # the page itself never scrolls sideways
+
+
+@needs_chromium
+def test_hostile_names_do_nothing_in_a_browser(tmp_path):
+    language = [(HOSTILE, HOSTILE, 1e8, 0.9), ("b", "F", 1e9, 0.8)]
+    table = make_table(language, VISION[:2], (2, 2)).assign(layer_y=HOSTILE)
+    page = render(table, make_run(language, VISION[:2], (2, 2)))
+    unguarded = re.sub(r"<meta http-equiv=.*?>", "", page)
+    dom, console = browse(unguarded, tmp_path)
+    assert 'data-ready="yes"' in dom and "<img" not in dom and console == ""
+
+
+@needs_chromium
+def test_all_against_all_draws_itself(tmp_path):
+    table = make_table(LANGUAGE[:3], VISION[:3], (3, 3))
+    names = [m[0] for m in LANGUAGE[:3]]
+    keep = {(VISION[0][0], 0): (0, 1), (VISION[1][0], 0): (0, 2), (VISION[2][0], 1): (1, 2)}
+    parts = []
+    for (vision, i), (a, b) in keep.items():
+        rows = table[(table["model_y"] == vision) & (table["model_x"] == names[i])]
+        parts.append(rows.assign(model_x=names[a], model_y=names[b]))
+    run = make_run(LANGUAGE[:3], (), (3, 3)) | {"sides": {"x": names, "y": names}}
+    dom, console = browse(render(pd.concat(parts, ignore_index=True), run), tmp_path)
+    assert 'data-ready="yes"' in dom and console == ""
+    matrix = re.search(r'<table class="matrix".*?</table>', dom, flags=re.S)
+    assert matrix is not None and matrix[0].count("<button") == 2 * 3 and "all models" in dom
