@@ -13,23 +13,39 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord
+from repalign.models import ModelRecord, Spec
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
-BOS = ("skip", "keep")
+RUN_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "bos": ("skip", "keep"),
+    "padding": ("right", "left", "none"),
+    "store_dtype": tuple(STORE_DTYPES),
+    "ids": (None, "rows"),
+}
 
 
 @dataclass(frozen=True)
 class ModelEntry:
     """One model and all that a user may ask of it.
 
-    `spec` the spec string; `name` a short label. `modality` the dataset's column to read, needed where the model does not
-    say it (torch, array). `pooling` how the tokens or positions of a layer become one vector: "mean", "last", "cls",
-    "spatial_mean"; None takes the source's default. `layers` names or indices (negative ones count from the end); None
-    takes all. `caption` which of several captions. `bos` "skip" leaves a leading beginning-of-sequence token out of
-    the mean, "keep" counts it. `padding` side for text, "right" or "left". `truncate` cuts what is longer than the
-    model's context instead of refusing it. `store_dtype` of the stored features. `ids` "rows" says that the rows of
-    an array are in the dataset's order. `family`, `objective`, `n_parameters` and `scores` go into the record.
+    * `spec`: the spec string; `name`: a short label.
+    * `modality`: the dataset's column to read, needed where the model does not say it (torch, array).
+    * `pooling`: how the tokens or positions of a layer become one vector, such as "mean", "last", "cls",
+      "spatial_mean"; None takes the source's default.
+    * `layers`: names or indices (negative ones count from the end); None takes all.
+    * `caption`: which of several captions, from 0.
+    * `bos`: "skip" leaves a leading beginning-of-sequence token of a causal model out of the mean.
+    * `padding`: the side on which texts are padded, or "none" for batches of texts of one length.
+    * `truncate`: cut what is longer than the model's context instead of refusing it.
+    * `store_dtype`: of the stored features, "float32", "float16" or "float64".
+    * `ids`: "rows" says that the rows of an array without ids are in the dataset's order.
+    * `family`, `objective`, `n_parameters`, `scores`: go into the record, over what the source finds.
     """
 
     spec: str
@@ -51,19 +67,22 @@ class ModelEntry:
     def __post_init__(self) -> None:
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
-        for option, known in (
-            ("bos", BOS),
-            ("padding", ("right", "left")),
-            ("store_dtype", STORE_DTYPES),
-            ("ids", (None, "rows")),
-        ):
+        for option, known in CHOICES.items():
             value = getattr(self, option)
             if value not in known:
                 raise RepalignError(
                     f"model {self.label}: unknown {option} {value!r}",
+                    expected=" or ".join(repr(k) for k in known if k),
                     got=value,
                     remedy=did_you_mean(str(value), [k for k in known if k]),
                 )
+        if self.layers == ():
+            raise RepalignError(
+                f"model {self.label}: an empty list of layers",
+                remedy="name layers, or leave `layers` out for all of them",
+            )
+        if self.caption < 0:
+            raise RepalignError(f"model {self.label}: caption is out of range", expected=">= 0", got=self.caption)
 
     @property
     def label(self) -> str:
@@ -96,14 +115,14 @@ class Context:
     """Where and how models are run."""
 
     device: str
-    dtype: str  # "auto", "float32", "bfloat16", "float16"
+    dtype: str  # "auto" or one of RUN_DTYPES
     trust_remote_code: bool = False
     dataset_ids: tuple[str, ...] = ()  # for sources that bring ids of their own
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its name, its width where it is known before running, and what it is."""
+    """One layer: its name, and in words what it is."""
 
     name: str
     what: str
@@ -111,7 +130,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a forward pass gives: (b, d) per layer in float32 on the CPU, and numbers per stimulus."""
+    """What a forward pass gives: (b, d) per layer on the CPU, and numbers per stimulus in float64.
+
+    Layers are float32; a source that reads a file may give float64.
+    """
 
     layers: dict[str, Tensor]
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -120,42 +142,43 @@ class Batch:
 class Source(ABC):
     """A loaded model, or a file of features: stimuli in, one vector per stimulus and layer out."""
 
-    kind: ClassVar[str | None] = None  # the kind of stimuli it reads; None: it reads row numbers, not stimuli
+    kind: ClassVar[str | None] = None  # of the stimuli: "text", "image", "any"; None: it reads row numbers
+    sorts: ClassVar[bool] = False  # whether stimuli have lengths, and batches are to hold those of like length
     record: ModelRecord
     layers: tuple[Layer, ...]
     facts: dict[str, Any]  # how the features come about; goes into every part
     weights: str  # a digest of the loaded weights
 
-    def lengths(self, stimuli: Sequence[Any]) -> list[int] | None:  # noqa: ARG002
-        """How long each stimulus is, so that batches hold stimuli of like length; None if all are alike."""
-        return None
-
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:  # noqa: ARG002
-        """Each stimulus as the model takes it; `where` names each row for errors."""
+        """Each stimulus as `forward` takes it; `where` names each row for errors."""
         return list(stimuli)
+
+    def length(self, prepared: Any) -> int:  # noqa: ARG002
+        """How long a prepared stimulus is."""
+        return 0
 
     @abstractmethod
     def forward(self, prepared: Sequence[Any]) -> Batch:
         """One pass over a batch."""
 
-    def summary(self, extras: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, Any]]:  # noqa: ARG002
-        """Scores and facts that follow from the extras of all rows."""
-        return {}, {}
-
 
 # --- what sources share ------------------------------------------------------------------------
 
 
-def choose(names: Sequence[str], wanted: Sequence[int | str] | None, label: str) -> list[str]:
-    """The chosen layer names, in depth order; indices may be negative. Errors for what is not there."""
+def choose(layers: Sequence[Layer], wanted: Sequence[int | str] | None, label: str) -> tuple[Layer, ...]:
+    """The chosen layers, in depth order; indices may be negative. RepalignError for what is not there."""
     if wanted is None:
-        return list(names)
-    chosen = set()
+        return tuple(layers)
+    names = [layer.name for layer in layers]
+    chosen: set[str] = set()
     for w in wanted:
         if isinstance(w, int) and not isinstance(w, bool):
             if not -len(names) <= w < len(names):
                 raise RepalignError(
-                    f"model {label}: no layer {w}", expected=f"an index from {-len(names)} to {len(names) - 1}", got=w
+                    f"model {label}: no layer {w}",
+                    expected=f"an index from {-len(names)} to {len(names) - 1}",
+                    got=w,
+                    remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
                 )
             chosen.add(names[w])
         elif w in names:
@@ -167,12 +190,12 @@ def choose(names: Sequence[str], wanted: Sequence[int | str] | None, label: str)
                 got=w,
                 remedy=did_you_mean(str(w), names),
             )
-    return [n for n in names if n in chosen]
+    return tuple(layer for layer in layers if layer.name in chosen)
 
 
-def choose_pooling(asked: str | None, default: str, known: Sequence[str], label: str) -> str:
-    """The pooling to use; an error if the model has no such pooling."""
-    pooling = default if asked is None else asked
+def choose_pooling(asked: str | None, known: Sequence[str], label: str) -> str:
+    """The pooling to use, by default the first of those that the model has."""
+    pooling = known[0] if asked is None else asked
     if pooling not in known:
         raise RepalignError(
             f"model {label}: pooling {pooling!r} does not apply",
@@ -183,18 +206,14 @@ def choose_pooling(asked: str | None, default: str, known: Sequence[str], label:
     return pooling
 
 
-def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens where mask is true, in float32: (b, t, d), (b, t) -> (b, d)."""
-    weights = mask.to(torch.float32)
-    total = torch.einsum("btd,bt->bd", hidden.to(torch.float32), weights)
-    return total / weights.sum(dim=1, keepdim=True)
+def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of parameters and buffers in the order of names.
 
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of all parameters and buffers in the order of their names."""
+    `without` leaves out those that were not in the model's file and are random.
+    """
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or name in without:
             continue
         sha.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
         flat = tensor.detach().to("cpu").contiguous().flatten()
@@ -219,21 +238,41 @@ def versions(*packages: str) -> dict[str, str]:
     return out
 
 
-def torch_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:
-    """The dtype to run in: on a GPU half precision where the model is stored so, else float32."""
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:
+    """The dtype to run in: on a GPU bfloat16 where the model is stored in half precision, else float32."""
     if asked == "auto":
         half = stored in (torch.float16, torch.bfloat16)
         return torch.bfloat16 if half and device.startswith("cuda") else torch.float32
-    if asked not in known:
-        raise RepalignError(f"model {label}: unknown dtype {asked!r}", got=asked, remedy=did_you_mean(asked, known))
-    return known[asked]
+    if asked not in RUN_DTYPES:
+        raise RepalignError(
+            f"model {label}: unknown dtype {asked!r}",
+            expected="auto, " + ", ".join(RUN_DTYPES),
+            got=asked,
+            remedy=did_you_mean(asked, ["auto", *RUN_DTYPES]),
+        )
+    return RUN_DTYPES[asked]
 
 
-def no_modality(label: str, scheme: str) -> RepalignError:
+def run_facts(dtype: torch.dtype, *packages: str) -> dict[str, Any]:
+    """The facts that every model that is run has to state."""
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "pooled_in": "float32",
+        "versions": versions(*packages),
+    }
+
+
+def short_name(spec: Spec) -> str:
+    """A label for a model whose user gave none: the last part of its path."""
+    return spec.path.rstrip("/").rpartition("/")[2] or spec.path
+
+
+def no_modality(
+    label: str, scheme: str, expected: str = "the dataset's column, for instance text or image"
+) -> RepalignError:
     return RepalignError(
         f"model {label}: a {scheme} model does not say which modality it reads",
-        expected="modality: the dataset's column, for instance text or image",
+        expected=expected,
         got="none",
         remedy="add `modality: image` (or text) to the model's entry",
     )

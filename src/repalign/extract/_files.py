@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from repalign.errors import RepalignError
 from repalign.models import Spec
+
+# What determines a model in a folder; not its model card, nor the state of its training.
+MODEL_FILES = {".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def file_digest(path: Path) -> str:
@@ -17,8 +23,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def folder_revision(folder: Path, spec: Spec) -> str:
-    """"local-" and 16 digits over the names and bytes of all files of a model's folder."""
+def folder_revision(folder: Path, spec: Spec, deep: bool = False) -> str:
+    """ "local-" and 16 digits over the names and bytes of a model's files; `deep` covers its subfolders too."""
     if not folder.is_dir():
         raise RepalignError(
             f"model {spec}: there is no folder {folder}",
@@ -27,25 +33,33 @@ def folder_revision(folder: Path, spec: Spec) -> str:
             remedy="check the path; in a study file it starts from the file's folder",
         )
     sha = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        sha.update(f"{path.relative_to(folder).as_posix()}:{file_digest(path)}\n".encode())
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+        if path.is_file() and path.suffix in MODEL_FILES:
+            sha.update(f"{path.relative_to(folder).as_posix()}:{file_digest(path)}\n".encode())
     return f"local-{sha.hexdigest()[:16]}"
 
 
-def hub_revision(spec: Spec) -> str:
-    """The commit that a hub spec means: asked of the hub, or of the cache when there is no network."""
+def hub_revision(spec: Spec, deep: bool = False) -> str:
+    """What a spec means now: the hub's commit (or the cache's, without a network), or a folder's digest."""
     if spec.is_local:
-        return folder_revision(Path(spec.path), spec)
+        return folder_revision(Path(spec.path), spec, deep)
+    if spec.revision and _COMMIT.fullmatch(spec.revision):
+        return spec.revision
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     with hub_errors(spec):
-        cached = try_to_load_from_cache(spec.path, "config.json", revision=spec.revision or "main")
         try:
             return str(HfApi().model_info(spec.path, revision=spec.revision).sha)
         except Exception:
+            cached = try_to_load_from_cache(spec.path, "config.json", revision=spec.revision or "main")
             if isinstance(cached, str):  # .../snapshots/<commit>/config.json
                 return Path(cached).parent.name
             raise
+
+
+def at(spec: Spec, revision: str) -> dict[str, Any]:
+    """The arguments that make a library load exactly this revision."""
+    return {} if spec.is_local else {"revision": revision}
 
 
 @contextmanager
@@ -55,43 +69,51 @@ def hub_errors(spec: Spec) -> Iterator[None]:
 
     try:
         yield
-    except RepalignError:
+    except (RepalignError, MemoryError):
         raise
     except hub.GatedRepoError as error:
         raise RepalignError(
             f"model {spec}: access is gated",
-            got=_first_line(error),
-            remedy=f"ask for access on the model's page, log in with `hf auth login`, and check {spec.path}",
+            got=first_line(error),
+            remedy=f"ask for access on the page of {spec.path}, and log in with `hf auth login`",
         ) from error
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
         raise RepalignError(
             f"model {spec}: the hub has no such model or revision",
-            got=_first_line(error),
+            got=first_line(error),
             remedy="check the spelling of the name and the revision, or log in if the model is private",
         ) from error
-    except (OSError, ConnectionError, hub.HfHubHTTPError, hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError) as error:
-        if spec.is_local:
+    except Exception as error:
+        if spec.is_local and isinstance(error, (OSError, ValueError)):
             raise RepalignError(
                 f"model {spec}: the folder cannot be loaded",
-                expected="config.json, model.safetensors and, for text, the tokenizer's files",
-                got=_first_line(error),
-                remedy="save the model with save_pretrained(folder, safe_serialization=True)",
+                expected="config.json and model.safetensors, with the files of the tokenizer or image processor",
+                got=first_line(error),
+                remedy="save model and tokenizer (or processor) there with save_pretrained",
             ) from error
-        raise _unreachable(spec, error) from error
-    except Exception as error:  # the hub's client raises its HTTP library's own errors
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
-            raise
-        raise _unreachable(spec, error) from error
+        if not spec.is_local and _is_network(error):
+            raise RepalignError(
+                f"model {spec}: the hub cannot be reached and the model is not in the cache",
+                got=first_line(error),
+                remedy="connect to the network once, set HF_HOME to a cache that holds it, or name a local folder",
+            ) from error
+        raise
 
 
-def _unreachable(spec: Spec, error: Exception) -> RepalignError:
-    return RepalignError(
-        f"model {spec}: the hub cannot be reached and the model is not in the cache",
-        got=_first_line(error),
-        remedy="connect to the network once, set HF_HOME to a cache that holds it, or name a local folder",
-    )
+def _is_network(error: Exception) -> bool:
+    """Whether an error, or one that it came from, is the hub's or its HTTP library's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        module = type(seen).__module__.partition(".")[0]
+        if module in ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3") or isinstance(
+            seen, ConnectionError
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, short enough for a message."""
     text = str(error).strip()
     return (text.splitlines() or [type(error).__name__])[0][:300]

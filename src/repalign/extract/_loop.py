@@ -7,10 +7,10 @@ that a run that was killed, or spread over workers, ends with the same bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -21,13 +21,15 @@ from torch import Tensor
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.extract._base import STORE_DTYPES, Batch, Context, ModelEntry, Source
-from repalign.models import Spec, parse_spec
+from repalign.extract._extras import BATCH_SIZE, per_row, summary
+from repalign.extract._files import first_line
+from repalign.models import ModelRecord, Spec, parse_spec
 from repalign.progress import Progress, silent
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 
 log = logging.getLogger(__name__)
 
-# Scheme of a spec -> the module with `revision(spec, entry)` and `load(spec, entry, context)`. The only list.
+# Scheme of a spec -> the module with `revision(spec, entry)` and `load(spec, entry, context, revision)`.
 SOURCES = {
     "hf": "repalign.extract.hf",
     "timm": "repalign.extract.timm_",
@@ -41,9 +43,18 @@ SOURCES = {
 
 def choose_device(device: str = "auto") -> str:
     """The device to run on: a GPU if there is one, else the CPU; a named one is taken as it is."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RepalignError(
+            f"device {device!r} cannot be used",
+            expected="auto, cpu, cuda or cuda:0 and so on, on a machine that has it",
+            got=first_line(error),
+            remedy="say `device: auto` to take a GPU where there is one",
+        ) from error
+    return device
 
 
 def extract(
@@ -61,211 +72,289 @@ def extract(
 ) -> list[StoredRepresentation]:
     """All layers of all models on one dataset, one vector per stimulus, in a store.
 
-    A model that is complete in the store is not loaded; of one that is not, the missing parts are made. `device` and
-    `dtype` "auto" are told through `progress`. Code that comes with a model is not run unless `trust_remote_code`.
-    With an executor the parts are made there, each worker loading the model once.
+    A model that is complete in the store is not run; of one that is not, the missing parts are made. `device`
+    "auto" is a GPU where there is one, `dtype` "auto" bfloat16 for models that are stored in half precision, on a
+    GPU, and float32 otherwise; what was chosen is told through `progress` and stored. Code that comes with a model
+    is not run unless `trust_remote_code`. With an executor the parts are made there, and each worker loads the
+    model once; the bytes are the same.
 
-    Raises RepalignError: unknown specs, layers or poolings; a stimulus that the model cannot take (the row is named); no
-    network; a store that holds another model in the same place.
+    Raises RepalignError: unknown specs, layers or poolings; a stimulus that a model cannot take (the row is named);
+    no network; a store that holds another model in the same place.
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     entries = [ModelEntry(m) if isinstance(m, str) else m for m in models]
     if batch_size < 1:
         raise RepalignError("batch_size is out of range", expected="at least 1", got=batch_size)
     context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids)
-    progress("models", 0, len(entries), f"device {context.device}, dtype {dtype}, batches of {batch_size}")
-    out = []
-    for done, entry in enumerate(entries):
-        job = _Job(dataset, entry, str(store.url), context, batch_size, rows_per_part)
-        out.append(_extract_one(job, store, executor, progress))
-        progress("models", done + 1, len(entries))
-    return out
+    try:
+        jobs = (_job(dataset, entry, store, context, batch_size, rows_per_part) for entry in entries)
+        return [_extract_one(job, store, executor, progress) for job in jobs]
+    finally:
+        _forget()
 
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a worker needs to make a part."""
+    """All that a worker needs to make a part; plain data."""
 
     dataset: Dataset
     entry: ModelEntry
+    spec: Spec
+    revision: str
     store: str
     context: Context
     batch_size: int
     rows_per_part: int
 
     @property
-    def spec(self) -> Spec:
-        return parse_spec(self.entry.spec)
-
-    @property
     def module(self) -> ModuleType:
         return import_module(SOURCES[self.spec.scheme])
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.entry.settings(self.context.dtype)
 
-def _extract_one(
-    job: _Job, store: FeatureStore, executor: Executor | None, progress: Progress
-) -> StoredRepresentation:
-    entry, dataset = job.entry, job.dataset
-    settings = entry.settings(job.context.dtype)
-    revision = job.module.revision(job.spec, entry)
+    @property
+    def key(self) -> str:
+        """Equal keys mean that one loaded model serves both jobs."""
+        return repr((self.entry, self.revision, self.context.device, self.context.dtype, self.dataset.fingerprint))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a worker found out about the model."""
+
+    record: ModelRecord
+    facts: dict[str, Any]
+
+
+def _job(
+    dataset: Dataset,
+    entry: ModelEntry,
+    store: FeatureStore,
+    context: Context,
+    batch_size: int,
+    rows_per_part: int,
+) -> _Job:
+    spec = parse_spec(entry.spec)
+    revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
+    return _Job(dataset, entry, spec, revision, str(store.url), context, batch_size, rows_per_part)
+
+
+def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, progress: Progress) -> StoredRepresentation:
+    """One model: found in the store, or its missing parts made and its manifest written."""
+    entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
-    found = store.find(dataset.fingerprint, str(job.spec), revision, settings)
+    found = store.find(job.dataset.fingerprint, str(job.spec), job.revision, job.settings)
     if found is not None:
-        progress(task, dataset.n, dataset.n, "complete in the store")
+        progress(task, n, n, "complete in the store")
         return found.with_record(entry.complete(found.record))
-    source = _load(job)
-    writer = _writer(job, store, source)
+    writer = _writer(job, store)
     missing = writer.missing()
-    done = dataset.n - sum(p.n for p in missing)
-    progress(task, done, dataset.n, f"{len(source.layers)} layers on {job.context.device}")
-    column = _column(dataset, source, entry)
+    rows = _Rows(progress, task, n - sum(p.n for p in missing), n)
     if executor is None:
-        runner = _Runner(source, job.batch_size, progress, task)
-        for part in missing:
-            _make_part(runner, job, column, writer, part)
-            done += part.n
-            progress(task, done, dataset.n)
+        told = [_make_part(job, part, writer, rows) for part in missing]
     else:
+        told = []
         futures = {executor.submit(_make_part_elsewhere, job, part): part for part in missing}
         for future in as_completed(futures):
-            future.result()
-            done += futures[future].n
-            progress(task, done, dataset.n)
-        writer.missing()
-    scores, facts = source.summary(writer.extras())
-    record = entry.complete(replace(source.record, scores={**source.record.scores, **scores}))
-    described = {layer.name: layer.what for layer in source.layers}
-    facts = {**source.facts, **facts, "layers": described, "column": column, "store_dtype": entry.store_dtype}
-    facts["weights_fingerprint"] = source.weights
-    return writer.finish(record, facts)
+            told.append(future.result())
+            rows.advance(futures[future].n)
+    # A run that was killed between its last part and the manifest has none to make, and still has to say.
+    what = told[0] if told else _told(job, _loaded(job, rows))
+    scores, facts = summary(writer.extras(), entry.caption)
+    record = replace(what.record, scores={**what.record.scores, **scores})
+    return writer.finish(entry.complete(record), {**what.facts, **facts})
 
 
-def _load(job: _Job) -> Source:
-    source = job.module.load(job.spec, job.entry, job.context)
-    if not source.layers:
-        raise RepalignError(f"model {job.entry.label}: no layer to extract", expected="at least one layer", got="none")
-    return source
-
-
-@lru_cache(maxsize=1)
-def _load_once(job: _Job) -> Source:
-    return _load(job)
-
-
-def _writer(job: _Job, store: FeatureStore, source: Source) -> Writer:
-    revision = job.module.revision(job.spec, job.entry)
-    source.record = record = replace(source.record, spec=str(job.spec), revision=revision)
+def _writer(job: _Job, store: FeatureStore) -> Writer:
+    modality = job.entry.modality or "unknown"  # the loaded model says it, in the manifest
     return store.writer(
         dataset=job.dataset.describe(),
-        record=record,
-        settings=job.entry.settings(job.context.dtype),
+        record=ModelRecord(str(job.spec), job.entry.label, modality, job.revision),
+        settings=job.settings,
         ids=job.dataset.ids,
         rows_per_part=job.rows_per_part,
     )
+
+
+# --- a loaded model, one per process -------------------------------------------------------------
+
+
+@dataclass
+class _Loaded:
+    """A source in memory, and the batch size that it has been found to take."""
+
+    source: Source
+    column: str | None
+    batch_size: int
+    lock: threading.Lock  # forward passes of threads that share a model go one after another
+
+
+_models: dict[str, _Loaded] = {}
+_loading = threading.Lock()
+
+
+def _loaded(job: _Job, rows: _Rows) -> _Loaded:
+    with _loading:
+        if job.key not in _models:
+            _models.clear()  # first, so that two models are never in memory at once
+            source = job.module.load(job.spec, job.entry, job.context, job.revision)
+            column = _column(job.dataset, source, job.entry)
+            _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
+            rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {job.context.device}")
+        return _models[job.key]
+
+
+def _forget() -> None:
+    with _loading:
+        _models.clear()
+
+
+def _told(job: _Job, loaded: _Loaded) -> _Told:
+    source = loaded.source
+    record = replace(source.record, spec=str(job.spec), revision=job.revision)
+    facts = {
+        **source.facts,
+        "layers": {layer.name: layer.what for layer in source.layers},
+        "column": loaded.column,
+        "device": job.context.device,
+        "store_dtype": job.entry.store_dtype,
+        "weights_fingerprint": source.weights,
+    }
+    return _Told(record, facts)
 
 
 def _column(dataset: Dataset, source: Source, entry: ModelEntry) -> str | None:
     """The dataset's column that a model reads: the one named, or the only one of its kind."""
     if source.kind is None:
         return None
-    if entry.modality is not None and entry.modality in dataset.modalities:
-        column = entry.modality
-    else:
-        fitting = [m for m in dataset.modalities if dataset.kind(m) == source.kind]
-        if len(fitting) != 1:
-            raise RepalignError(
-                f"model {entry.label} reads {source.kind}: which column of dataset {dataset.name!r}?",
-                expected=f"one column of kind {source.kind}, or `modality:` naming one",
-                got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
-                remedy=f"add `modality: {fitting[0]}` to the model" if fitting else "use a dataset with that modality",
-            )
-        column = fitting[0]
-    if dataset.kind(column) != source.kind:
+    fitting = [m for m in dataset.modalities if source.kind in ("any", dataset.kind(m))]
+    modality = entry.modality or source.record.modality
+    if modality in fitting:
+        return modality
+    if source.kind == "any" or len(fitting) != 1 or entry.modality in dataset.modalities:
+        kinds = "a column of the dataset" if source.kind == "any" else f"a column of kind {source.kind}"
         raise RepalignError(
-            f"model {entry.label} cannot read column {column!r}",
-            expected=f"stimuli of kind {source.kind}",
-            got=f"kind {dataset.kind(column)}",
-            remedy="name another column in `modality:`",
+            f"model {entry.label} cannot read column {modality!r} of dataset {dataset.name!r}",
+            expected=f"`modality:` naming {kinds}",
+            got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
+            remedy=f"add `modality: {fitting[0]}` to the model" if fitting else "use a dataset with that modality",
         )
-    return column
+    return fitting[0]
 
 
-def _make_part_elsewhere(job: _Job, part: Part) -> None:
-    source = _load_once(job)
-    writer = _writer(job, FeatureStore(job.store), source)
-    _make_part(_Runner(source, job.batch_size, silent, ""), job, _column(job.dataset, source, job.entry), writer, part)
+# --- one part ------------------------------------------------------------------------------------
 
 
-def _make_part(runner: _Runner, job: _Job, column: str | None, writer: Writer, part: Part) -> None:
-    rows = range(part.start, part.stop)
-    where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in rows]
-    stimuli = list(rows) if column is None else job.dataset.stimuli(column, rows)
-    if column is not None and job.dataset.kind(column) == "text":
-        stimuli = [_caption(s, job.entry, w) for s, w in zip(stimuli, where, strict=True)]
-    batch = runner.run(stimuli, where)
+class _Rows:
+    """Tells how many rows of a model are done."""
+
+    def __init__(self, progress: Progress, task: str, done: int, n: int) -> None:
+        self.progress, self.task, self.done, self.n = progress, task, done, n
+        progress(task, done, n)
+
+    def advance(self, rows: int) -> None:
+        self.done += rows
+        self.progress(self.task, self.done, self.n)
+
+    def note(self, text: str) -> None:
+        log.info("%s: %s", self.task, text)
+        self.progress(self.task, self.done, self.n, text)
+
+
+def _make_part_elsewhere(job: _Job, part: Part) -> _Told:
+    writer = _writer(job, FeatureStore(job.store))
+    return _make_part(job, part, writer, _Rows(silent, f"extract {job.entry.label}", 0, job.dataset.n))
+
+
+def _make_part(job: _Job, part: Part, writer: Writer, rows: _Rows) -> _Told:
+    """Run the rows of a part and write them."""
+    loaded = _loaded(job, rows)
+    batch = _gather(list(_batches(job, loaded, part, rows)), part.n)
     dtype = STORE_DTYPES[job.entry.store_dtype]
-    layers = {name: x.to(dtype) for name, x in batch.layers.items()}
-    header: dict[str, Any] = {"weights_fingerprint": runner.source.weights}
-    header["versions"] = runner.source.facts.get("versions", {})
-    header |= {k: v for k, v in runner.source.facts.items() if k not in ("versions", "device")}
-    writer.write(part, layers, batch.extras, header)
+    facts = dict(loaded.source.facts)
+    header: dict[str, Any] = {
+        "weights_fingerprint": loaded.source.weights,
+        "versions": {**facts.pop("versions", {}), "device": job.context.device},
+        **facts,
+    }
+    writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
+    return _told(job, loaded)
+
+
+def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tuple[list[int], Batch]]:
+    """The part in batches, each with its rows counted from the part's start."""
+    order = list(range(part.n))
+    ready: dict[int, Any] = {}
+    if loaded.source.sorts:  # the longest first, so that memory runs out early if it does
+        ready = dict(zip(order, _prepared(job, loaded, part, order), strict=True))
+        order.sort(key=lambda i: -loaded.source.length(ready[i]))
+    while order:
+        now = order[: loaded.batch_size]
+        prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, part, now)
+        batch, problem = _forward(loaded, prepared)
+        if batch is None:
+            _halve(loaded, len(now), problem, rows)
+            continue
+        if loaded.column is not None:
+            batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
+        yield now, batch
+        order = order[len(now) :]
+        rows.advance(len(now))
+
+
+def _prepared(job: _Job, loaded: _Loaded, part: Part, rows: Sequence[int]) -> list[Any]:
+    """The stimuli of some rows of a part, as the model takes them."""
+    absolute = [part.start + i for i in rows]
+    where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
+    if loaded.column is None:
+        return loaded.source.prepare(absolute, where)
+    stimuli = job.dataset.stimuli(loaded.column, absolute)
+    if job.dataset.kind(loaded.column) == "text":
+        stimuli = [_caption(s, job.entry, w) for s, w in zip(stimuli, where, strict=True)]
+    return loaded.source.prepare(stimuli, where)
 
 
 def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
-    if entry.caption >= len(captions) or not captions[entry.caption].strip():
+    there = entry.caption < len(captions)
+    if not there or not captions[entry.caption].strip():
         raise RepalignError(
-            f"model {entry.label}: {where} has no caption {entry.caption}",
+            f"model {entry.label}: {where} has {'an empty' if there else 'no'} caption {entry.caption}",
             expected="a caption that is not empty",
-            got=f"{len(captions)} captions",
-            remedy="choose another caption, or leave such rows out of the dataset with on_missing: drop",
+            got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
+            remedy="choose another caption, or leave such rows out of the dataset",
         )
     return captions[entry.caption]
 
 
-class _Runner:
-    """Runs a source over stimuli in batches that fit the memory."""
+def _forward(loaded: _Loaded, prepared: Sequence[Any]) -> tuple[Batch | None, str]:
+    """One pass, or None and what was said if it does not fit the memory.
 
-    def __init__(self, source: Source, batch_size: int, progress: Progress, task: str) -> None:
-        self.source = source
-        self.batch_size = batch_size
-        self.progress = progress
-        self.task = task
+    The error is let go here: as long as it is held, so is the memory of the pass that failed.
+    """
+    try:
+        with loaded.lock, torch.inference_mode():
+            return loaded.source.forward(prepared), ""
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not _out_of_memory(error):
+            raise
+        return None, first_line(error)
 
-    def run(self, stimuli: Sequence[Any], where: Sequence[str]) -> Batch:
-        """All stimuli, longest first, in the order in which they came."""
-        prepared = self.source.prepare(stimuli, where)
-        lengths = self.source.lengths(prepared)
-        order = list(range(len(prepared)))
-        if lengths is not None:
-            order.sort(key=lambda i: -lengths[i])  # stable; the longest batch comes first, so memory fails early
-        pieces: list[tuple[list[int], Batch]] = []
-        start = 0
-        while start < len(order):
-            rows = order[start : start + self.batch_size]
-            try:
-                with torch.inference_mode():
-                    pieces.append((rows, self.source.forward([prepared[i] for i in rows])))
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self._halve(len(rows), error)
-                continue
-            start += len(rows)
-        return _gather(pieces, len(order))
 
-    def _halve(self, tried: int, error: BaseException) -> None:
-        if tried == 1:
-            raise RepalignError(
-                f"{self.task}: one stimulus does not fit the memory",
-                got=str(error).splitlines()[0][:200],
-                remedy="use a smaller dtype (dtype: bfloat16), another device, or fewer layers",
-            ) from error
-        self.batch_size = max(1, tried // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        note = f"{self.task}: a batch of {tried} does not fit the memory; going on with {self.batch_size}"
-        log.warning(note)
-        self.progress(self.task, 0, 0, note)
+def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
+    if tried == 1:
+        raise RepalignError(
+            f"{rows.task}: one stimulus does not fit the memory",
+            got=problem,
+            remedy="use a smaller dtype (bfloat16), another device, or fewer layers",
+        )
+    loaded.batch_size = tried // 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    note = f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}"
+    log.warning("%s: %s", rows.task, note)
+    rows.note(note)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -274,14 +363,14 @@ def _out_of_memory(error: BaseException) -> bool:
     return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
-def _gather(pieces: list[tuple[list[int], Batch]], n: int) -> Batch:
-    def together(field: str) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        for rows, batch in pieces:
-            for name, x in getattr(batch, field).items():
-                if name not in out:
-                    out[name] = x.new_empty((n, *x.shape[1:]))
+def _gather(pieces: Sequence[tuple[list[int], Batch]], n: int) -> Batch:
+    """Batches as one, each row in its place."""
+
+    def together(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        out = {name: x.new_empty((n, *x.shape[1:])) for name, x in batches[0].items()}
+        for (rows, _), batch in zip(pieces, batches, strict=True):
+            for name, x in batch.items():
                 out[name][rows] = x
         return out
 
-    return Batch(together("layers"), together("extras"))
+    return Batch(together([b.layers for _, b in pieces]), together([b.extras for _, b in pieces]))

@@ -8,12 +8,13 @@
 | .parquet | a column of lists, each; or all numeric columns as one | column `id`, or a sidecar |
 | .pt | platonic-rep's {feats (n, layers, d), num_params, bpb}, or tensors by name | a sidecar |
 
-A sidecar is `<file>.ids.txt` (one id per line) or `<file>.ids.json` (a list). Without ids an array is refused, unless the
-entry says `ids: rows`: the rows are in the dataset's order, all of them.
+A sidecar is `<file>.ids.txt` (one id per line) or `<file>.ids.json` (a list). Without ids an array is refused, unless
+the entry says `ids: rows`: the rows are in the dataset's order, all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,10 +52,11 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
             got="a folder" if path.is_dir() else "nothing",
             remedy="check the path; in a study file it starts from the file's folder",
         )
-    return f"sha256-{file_digest(path)[:16]}"
+    beside = [file_digest(p) for p in _sidecars(path) if p.is_file()]
+    return "local-" + hashlib.sha256(":".join([file_digest(path), *beside]).encode()).hexdigest()[:16]
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
     return ArraySource(spec, entry, context)
 
 
@@ -124,8 +126,8 @@ class ArraySource(Source):
             raise no_modality(entry.label, "array")
         self.entry = entry
         self.rows, extra = self._join(path, found, context.dataset_ids)
-        names = choose(list(found.layers), entry.layers, entry.label)
-        self.arrays = {n: found.layers[n] for n in names}
+        self.layers = choose([Layer(n, "array of the file") for n in found.layers], entry.layers, entry.label)
+        self.arrays = {layer.name: _wide(found.layers[layer.name]) for layer in self.layers}
         for name, x in self.arrays.items():
             bad = torch.nonzero(~torch.isfinite(x[self.rows]).all(dim=1)).flatten()
             if len(bad):
@@ -136,8 +138,7 @@ class ArraySource(Source):
                     got=f"{len(bad)} rows with NaN or infinity",
                     remedy="leave these stimuli out of the dataset, or repair the file",
                 )
-        self.layers = tuple(Layer(n, "array of the file") for n in names)
-        self.weights = f"sha256-{file_digest(path)}"
+        self.weights = file_digest(path)
         self.record = ModelRecord(
             spec=str(spec),
             name=entry.name or path.stem,
@@ -186,7 +187,7 @@ class ArraySource(Source):
 
     def forward(self, prepared: Sequence[int]) -> Batch:
         rows = self.rows[torch.tensor(list(prepared))]
-        return Batch({name: x[rows].to(torch.float32) for name, x in self.arrays.items()})
+        return Batch({name: x[rows] for name, x in self.arrays.items()})
 
 
 def join_files(
@@ -207,7 +208,12 @@ def join_files(
                 got=f"n = {n_a} and n = {n_b}",
                 remedy=f"give both files ids, for instance {Path(x).name}.ids.txt with one id per line",
             )
-        return a.layers, b.layers, None, "row i of one is paired with row i of the other: not both files say ids"
+        return (
+            a.layers,
+            b.layers,
+            None,
+            "row i of one is paired with row i of the other: not both files say ids",
+        )
     row_of = {id_: row for row, id_ in enumerate(b.ids)}
     ids = tuple(id_ for id_ in a.ids if id_ in row_of)
     if not ids:
@@ -217,6 +223,11 @@ def join_files(
     left, right = ({n: t[rows] for n, t in f.layers.items()} for f, rows in ((a, rows_a), (b, rows_b)))
     how = f"joined on {len(ids)} ids; {n_a - len(ids)} and {n_b - len(ids)} rows have no partner and are left out"
     return left, right, ids, how
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float64 as it is, all else (half precision, whole numbers) as float32."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
 # --- one reader per form -----------------------------------------------------------------------
@@ -296,9 +307,14 @@ def _mean(x: Any) -> float:
 
 
 def _sidecar(path: Path) -> tuple[str, ...] | None:
-    text, listed = path.with_name(path.name + ".ids.txt"), path.with_name(path.name + ".ids.json")
+    text, listed = _sidecars(path)
     if text.is_file():
         return tuple(line.strip() for line in text.read_text("utf-8-sig").splitlines() if line.strip())
     if listed.is_file():
         return tuple(map(str, json.loads(listed.read_text("utf-8-sig"))))
     return None
+
+
+def _sidecars(path: Path) -> tuple[Path, Path]:
+    """Where the ids of a file that holds none may lie."""
+    return path.with_name(path.name + ".ids.txt"), path.with_name(path.name + ".ids.json")

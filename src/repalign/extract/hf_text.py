@@ -1,15 +1,15 @@
 """Text models of the transformers library: causal, masked and encoder models.
 
-Layers are the hidden states: the embeddings, then each block; whether the last is taken before or after the final
-norm is found out by running the model, since it differs between models, and is recorded. For causal models the bits
-per byte of the very same texts come from the same pass.
+Layers are the hidden states as the model returns them: the embeddings, then one for each block. What makes
+each of them, and whether the last one has gone through the final norm (it differs between models), is found
+out by running the model once, and recorded. Bits per byte of the very same texts come from the same pass.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,56 +25,66 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
-    masked_mean,
-    torch_dtype,
-    versions,
+    run_dtype,
+    run_facts,
+    short_name,
     weights_digest,
 )
-from repalign.extract._files import hub_errors
-from repalign.extract.hf import load_model
+from repalign.extract._extras import nats, per_row
+from repalign.extract._files import at, first_line, hub_errors
+from repalign.extract._pool import first_token, last_token, masked_mean
+from repalign.extract._trace import Trace, needed_but_missing, traced
+from repalign.extract.hf import load_model, quiet, refuse_missing, stored_dtype, within
 from repalign.models import ModelRecord, Spec
 
 POOLINGS = ("mean", "last", "cls")
+PROBE = "A brown dog runs across the wide green field."
+# How far padded and unpadded hidden states may be apart, relative to their norm: rounding in the dtype.
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text as token ids."""
+
+    ids: list[int]
+    n_bytes: int
+    n_chars: int
+    cut: bool  # whether the text is longer than this
 
 
 class HFText(Source):
     """Tokens in, pooled hidden states out."""
 
     kind = "text"
+    sorts = True
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
-        from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-
-        self.entry = entry
-        self.device = context.device
-        architectures = getattr(config, "architectures", None) or []
-        self.causal = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures)
-        dtype = torch_dtype(context.dtype, getattr(config, "dtype", None), context.device, entry.label)
-        self.model = load_model(AutoModelForCausalLM if self.causal else AutoModel, spec, context, dtype)
-        self.body = _text_body(self.model, config)
-        self.runs = self.model if self.causal else self.body
-        with hub_errors(spec):
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                spec.path, revision=spec.revision, trust_remote_code=context.trust_remote_code
-            )
-        self.pad = _first_not_none(
-            self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.tokenizer.unk_token_id, 0
-        )
-        text_config = getattr(config, "text_config", None) or config
-        self.context = getattr(text_config, "max_position_embeddings", None)
-        self.takes_positions = "position_ids" in inspect.signature(self.runs.forward).parameters
-        self.positions_from_ids = any(hasattr(m, "create_position_ids_from_input_ids") for m in self.body.modules())
-        self.pooling = choose_pooling(entry.pooling, "mean", POOLINGS, entry.label)
-        names = self._probe()
-        chosen = choose([n for n, _ in names], entry.layers, entry.label)
-        self.layers = tuple(Layer(n, what) for n, what in names if n in chosen)
-        self.positions = {n: i for i, (n, _) in enumerate(names)}
-        self.weights = weights_digest(self.model)
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any, revision: str) -> None:
+        self.entry, self.device = entry, context.device
+        dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
+        causal = _is_causal(config)
+        model, missing = load_model(_auto(causal), spec, context, dtype, revision)
+        self.model: nn.Module = model if causal else _text_side(model, config, entry.label)
+        missing = within(model, self.model, missing)
+        self.tokenizer = _tokenizer(spec, context, revision)
+        self.context = _context(config, self.tokenizer)
+        self.pad = _pad_id(config, self.tokenizer, self.model)
+        self.accepts = set(inspect.signature(self.model.forward).parameters)
+        trace, hidden = self._traced()
+        refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
+        self.own_positions = self._check_padding(ROUNDING[dtype])
+        self.causal = causal and self._check_causal(ROUNDING[dtype])
+        self.scored = self.causal and not missing
+        self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
+        every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
+        self.places = {layer.name: i for i, layer in enumerate(every)}
+        self.layers = choose(every, entry.layers, entry.label)
+        self.weights = weights_digest(self.model, missing)
         self.record = ModelRecord(
             spec=str(spec),
-            name=entry.name or spec.path.rstrip("/").rpartition("/")[2],
+            name=entry.name or short_name(spec),
             modality="text",
-            objective="next token" if self.causal else None,
+            objective=_objective(self.causal, config),
             n_parameters=count_parameters(self.model),
         )
         self.facts = {
@@ -82,183 +92,305 @@ class HFText(Source):
             "architecture": type(self.model).__name__,
             "pooling": self.pooling,
             "tokens": self._which_tokens(),
-            "padding": entry.padding,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
+            "padding": self._how_padded(),
+            "pad_token_id": self.pad,
+            "last_layer": every[-1].what,
+            "context": self.context,
+            "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
-            "truncate": entry.truncate,
-            "versions": versions("transformers", "tokenizers"),
+            "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
+            **run_facts(dtype, "transformers", "tokenizers"),
         }
 
     # --- tokens ----------------------------------------------------------------------------------
 
-    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[tuple[list[int], int, int]]:
-        """Token ids, bytes and characters of every text; an empty or overlong text is an error that names its row."""
-        encoded = self.tokenizer(list(stimuli), add_special_tokens=True, padding=False, truncation=False)["input_ids"]
-        out = []
-        for text, ids, row in zip(stimuli, encoded, where, strict=True):
-            if len(ids) <= self._has_bos(ids):
-                raise RepalignError(
-                    f"model {self.entry.label}: {row} has no token",
-                    expected="a text that is not empty",
-                    got=repr(text[:60]),
-                    remedy="leave such rows out of the dataset with on_missing: drop",
-                )
-            if self.context is not None and len(ids) > self.context:
-                if not self.entry.truncate:
-                    raise RepalignError(
-                        f"model {self.entry.label}: {row} is longer than the model's context",
-                        expected=f"at most {self.context} tokens",
-                        got=f"{len(ids)} tokens",
-                        remedy="set `truncate: true` on the model, or leave the row out of the dataset",
-                    )
-                ids = ids[: self.context]  # noqa: PLW2901
-            out.append((ids, len(text.encode("utf-8")), len(text)))
-        return out
+    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Tokens]:
+        """Token ids of every text; one without a token, or longer than the context, is an error that names its row."""
+        with quiet():  # it warns of long texts, which are refused or cut below
+            encoded = self.tokenizer(list(stimuli), padding=False, truncation=False)["input_ids"]
+        return [self._checked(text, ids, row) for text, ids, row in zip(stimuli, encoded, where, strict=True)]
 
-    def lengths(self, stimuli: Sequence[Any]) -> list[int]:
-        return [len(ids) for ids, _, _ in stimuli]
+    def _checked(self, text: str, ids: list[int], row: str) -> Tokens:
+        size = (len(text.encode("utf-8")), len(text))
+        if len(ids) <= self._has_bos(ids):
+            raise RepalignError(
+                f"model {self.entry.label}: {row} has no token",
+                expected="a text of which the tokenizer makes at least one token",
+                got=repr(text[:60]),
+                remedy="leave such rows out of the dataset",
+            )
+        if self.context is None or len(ids) <= self.context:
+            return Tokens(list(ids), *size, cut=False)
+        if not self.entry.truncate:
+            raise RepalignError(
+                f"model {self.entry.label}: {row} is longer than the model's context",
+                expected=f"at most {self.context} tokens",
+                got=f"{len(ids)} tokens",
+                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+            )
+        # The tokenizer cuts, not we: it keeps the tokens that belong at the end.
+        short = self.tokenizer(text, truncation=True, max_length=self.context)["input_ids"]
+        return Tokens(list(short), *size, cut=True)
+
+    def length(self, prepared: Tokens) -> int:
+        return len(prepared.ids)
 
     def _has_bos(self, ids: Sequence[int]) -> bool:
         bos = self.tokenizer.bos_token_id
-        return self.causal and bos is not None and len(ids) > 0 and ids[0] == bos
+        return bos is not None and len(ids) > 0 and ids[0] == bos
+
+    def _counts_bos(self) -> bool:
+        """Whether a beginning-of-sequence token enters the mean; the first token of an encoder always does."""
+        return not self.causal or self.entry.bos == "keep"
 
     def _which_tokens(self) -> str:
         if self.pooling != "mean":
             return {"last": "the last token", "cls": "the first token"}[self.pooling]
-        skipped = self.causal and self.entry.bos == "skip" and self.tokenizer.bos_token_id is not None
-        return "all valid tokens" + (" but a leading beginning-of-sequence token" if skipped else "")
+        if not self._has_bos(self.tokenizer(PROBE)["input_ids"]):
+            return "all; the tokenizer adds no beginning-of-sequence token"
+        kept = "with" if self._counts_bos() else "without"
+        return f"all {kept} the beginning-of-sequence token"
+
+    def _how_padded(self) -> str:
+        positions = "the model's own positions" if self.own_positions else "positions given"
+        return "none: batches of one length" if self.entry.padding == "none" else f"{self.entry.padding}, {positions}"
 
     # --- the pass --------------------------------------------------------------------------------
 
-    def forward(self, prepared: Sequence[Any]) -> Batch:
-        ids = [p[0] for p in prepared]
-        tokens, mask = self._pad(ids)
-        hidden, logits = self._hidden(tokens, mask)
-        counted = self._counted(ids, mask)
-        layers = {}
-        for layer in self.layers:
-            h = hidden[self.positions[layer.name]]
-            layers[layer.name] = self._pool(h, mask, counted).to("cpu", torch.float32)
-        extras = {} if logits is None else self._bits(logits, tokens, mask, prepared)
-        return Batch(layers, extras)
+    def forward(self, prepared: Sequence[Tokens]) -> Batch:
+        pieces = [(rows, self._pass([prepared[i] for i in rows])) for rows in self._groups(prepared)]
+        return _merged(pieces)
 
-    def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _groups(self, prepared: Sequence[Tokens]) -> Iterator[list[int]]:
+        """The rows that go through the model together: all, or without padding those of one length."""
+        lengths = [len(p.ids) for p in prepared]
+        for length in sorted(set(lengths)) if self.entry.padding == "none" else [None]:
+            yield [i for i, n in enumerate(lengths) if length in (None, n)]
+
+    def _pass(self, prepared: Sequence[Tokens]) -> Batch:
+        tokens, mask = self._padded([p.ids for p in prepared])
+        out = self._run(tokens, mask, self.own_positions)
+        layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
+        counted = mask if self._counts_bos() else self._without_bos(prepared, mask)
+        pooled = {name: self._pool(h, mask, counted).to("cpu", torch.float32) for name, h in layers.items()}
+        extras = per_row(cut=[p.cut for p in prepared])
+        if self.scored:
+            extras |= self._bits(out.logits, tokens, mask, prepared)
+        return Batch(pooled, extras)
+
+    def _padded(self, ids: Sequence[Sequence[int]], side: str | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and the mask of valid ones, each (b, t)."""
         longest = max(map(len, ids))
         tokens = torch.full((len(ids), longest), self.pad, dtype=torch.int64)
         mask = torch.zeros(len(ids), longest, dtype=torch.int64)
         for i, row in enumerate(ids):
-            at = slice(longest - len(row), longest) if self.entry.padding == "left" else slice(0, len(row))
-            tokens[i, at] = torch.tensor(row)
-            mask[i, at] = 1
+            left = (side or self.entry.padding) == "left"
+            place = slice(longest - len(row), longest) if left else slice(0, len(row))
+            tokens[i, place] = torch.tensor(row)
+            mask[i, place] = 1
         return tokens.to(self.device), mask.to(self.device)
 
-    def _hidden(self, tokens: Tensor, mask: Tensor) -> tuple[Sequence[Tensor], Tensor | None]:
-        arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "output_hidden_states": True}
-        if self.takes_positions and not self.positions_from_ids and self.entry.padding == "left":
+    def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool) -> Any:
+        arguments: dict[str, Any] = {
+            "input_ids": tokens,
+            "attention_mask": mask,
+            "output_hidden_states": True,
+        }
+        if not own_positions:
             # Under left padding a model with learned positions would count the padding.
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)
-        if "use_cache" in inspect.signature(self.runs.forward).parameters:
+        if "use_cache" in self.accepts:
             arguments["use_cache"] = False
-        out = self.runs(**arguments)
-        return out.hidden_states, out.logits if self.causal else None
+        return self.model(**arguments)
 
-    def _counted(self, ids: Sequence[Sequence[int]], mask: Tensor) -> Tensor:
-        """The tokens that the mean is over."""
+    def _without_bos(self, prepared: Sequence[Tokens], mask: Tensor) -> Tensor:
         counted = mask.clone()
-        if self.entry.bos == "skip":
-            first = mask.argmax(dim=1)
-            for i, row in enumerate(ids):
-                if self._has_bos(row):
-                    counted[i, first[i]] = 0
+        first = mask.argmax(dim=1)
+        for i, p in enumerate(prepared):
+            if self._has_bos(p.ids):
+                counted[i, first[i]] = 0
         return counted
 
     def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
         if self.pooling == "mean":
             return masked_mean(hidden, counted)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        first = mask.argmax(dim=1)
-        at = first if self.pooling == "cls" else first + mask.sum(dim=1) - 1
-        return hidden[rows, at].to(torch.float32)
+        return (first_token if self.pooling == "cls" else last_token)(hidden, mask)
 
-    def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Any]) -> dict[str, Tensor]:
-        """Nats of all tokens after the first, and what they are shared out over."""
-        nats = torch.zeros(len(tokens), dtype=torch.float64)
-        for i in range(len(tokens)):  # row by row: float32 logits of a whole batch may not fit
-            valid = mask[i].bool()
-            row, wide = tokens[i][valid], logits[i][valid][:-1].float()
-            nats[i] = float(nn.functional.cross_entropy(wide, row[1:], reduction="sum")) if len(row) > 1 else 0.0
-        count = torch.tensor([float(len(ids) - 1) for ids, _, _ in prepared], dtype=torch.float64)
-        bos = torch.tensor([float(self._has_bos(ids)) for ids, _, _ in prepared], dtype=torch.float64)
-        sizes = [torch.tensor([float(p[k]) for p in prepared], dtype=torch.float64) for k in (1, 2)]
-        cut = torch.tensor([float(len(ids) == self.context) for ids, _, _ in prepared], dtype=torch.float64)
-        return {"nats": nats, "tokens": count, "bos": bos, "bytes": sizes[0], "chars": sizes[1], "at_context": cut}
+    # --- bits per byte ---------------------------------------------------------------------------
 
-    def summary(self, extras: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, Any]]:
-        if not extras:
-            return {}, {}
-        nats = float(extras["nats"].sum())
-        scores = {
-            "bits_per_byte": nats / math.log(2) / float(extras["bytes"].sum()),
-            "bits_per_char": nats / math.log(2) / float(extras["chars"].sum()),
-            "nats_per_token": nats / float(extras["tokens"].sum()),
-        }
-        with_bos = float(extras["bos"].mean())
-        first = "scored, after a beginning-of-sequence token" if with_bos == 1 else "not scored, though its bytes count"
-        definition = {
-            "text": f"caption {self.entry.caption} of every stimulus",
-            "formula": "sum of nats of all tokens after the first given one, / ln 2, / sum of UTF-8 bytes",
-            "first_text_token": first,
-            "texts_at_context_length": int(extras["at_context"].sum()),
-        }
-        return scores, {"bits_per_byte": definition}
+    def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
+        """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""
+        extras = per_row(
+            tokens=[len(p.ids) - 1 for p in prepared],
+            bytes=[p.n_bytes for p in prepared],
+            chars=[p.n_chars for p in prepared],
+            bos=[self._has_bos(p.ids) for p in prepared],
+        )
+        extras["nats"] = nats(logits, tokens, mask)
+        whole = torch.tensor([not p.cut for p in prepared])
+        return {name: x * whole for name, x in extras.items()}
 
-    # --- what counts as a layer ------------------------------------------------------------------
+    # --- what is found out at loading ------------------------------------------------------------
 
-    def _probe(self) -> list[tuple[str, str]]:
-        """Run two tokens once: how many hidden states there are, and what the last one is."""
-        blocks = longest_block_list(self.body)
-        seen: list[Tensor] = []
-        hook = blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(first_tensor(out))) if blocks else None
-        tokens = torch.tensor([[self.pad, self.pad]], device=self.device)
-        try:
-            with torch.inference_mode():
-                hidden, _ = self._hidden(tokens, torch.ones_like(tokens))
-        finally:
-            if hook is not None:
-                hook.remove()
-        count = len(hidden) - 1
-        names = [("embeddings", "embeddings, before the first block")]
-        names += [(f"block.{i}", f"output of block {i + 1} of {count}") for i in range(count)]
-        if seen:
-            same = seen[-1].shape == hidden[-1].shape and torch.equal(seen[-1], hidden[-1])
-            norm = "before any final norm" if same else "after the final norm"
-            names[-1] = (names[-1][0], f"{names[-1][1]}, {norm}")
-        return names
+    def _probe(self) -> list[int]:
+        ids = list(self.tokenizer(PROBE)["input_ids"]) or [self.pad]
+        while len(ids) < 4:
+            ids = ids * 2
+        return ids[: self.context]
+
+    @torch.inference_mode()
+    def _traced(self) -> tuple[Trace, Sequence[Tensor]]:
+        tokens, mask = self._padded([self._probe()])
+        with traced(self.model) as trace:
+            hidden = self._run(tokens, mask, own_positions=True).hidden_states
+        if not hidden or any(h.ndim != 3 for h in hidden):
+            raise RepalignError(
+                f"model {self.entry.label}: {type(self.model).__name__} returns no hidden states of tokens",
+                expected="hidden states (b, t, d)",
+                got=[tuple(h.shape) for h in hidden or ()][:3],
+                remedy="name its modules with a torch: spec",
+            )
+        return trace, hidden
+
+    def _describe(self, trace: Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
+        yield "embeddings", trace.what(hidden[0], None)
+        for i, h in enumerate(hidden[1:]):
+            yield f"block.{i}", trace.what(h, i)
+
+    @torch.inference_mode()
+    def _check_padding(self, tolerance: float) -> bool:
+        """Whether the model's own positions are right beside padding, or have to be given; that is tried out."""
+        if self.entry.padding == "none":
+            return True
+        ids = self._probe()
+        tokens, mask = self._padded([[*ids, *ids][: self.context], ids[: max(1, len(ids) - 2)]])
+        short = mask[1].bool()
+        single, one = self._padded([ids[: int(short.sum())]])
+        alone = self._run(single, one, own_positions=True).hidden_states
+        ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
+        for own in dict.fromkeys(ways):
+            beside = self._run(tokens, mask, own_positions=own).hidden_states
+            if all(_apart(b[1][short], a[0]) <= tolerance for a, b in zip(alone, beside, strict=True)):
+                return own
+        raise RepalignError(
+            f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
+            expected="a model that leaves padding out",
+            got=type(self.model).__name__,
+            remedy="set `padding: none` on the model, so that only texts of one length share a batch",
+        )
+
+    @torch.inference_mode()
+    def _check_causal(self, tolerance: float) -> bool:
+        """Whether tokens do not see those behind them: only then do bits per byte mean anything."""
+        ids = self._probe()
+        whole, part = (self._run(*self._padded([x]), own_positions=True).logits[0] for x in (ids, ids[:-1]))
+        return _apart(whole[: len(part)], part) <= tolerance
 
 
-def _text_body(model: nn.Module, config: Any) -> nn.Module:
-    """The part that makes hidden states of text: the encoder of an encoder-decoder, the text side of a pair."""
+def _apart(x: Tensor, y: Tensor) -> float:
+    """|x - y| / |y|, in float32."""
+    x, y = x.float(), y.float()
+    return float((x - y).norm() / y.norm().clamp_min(1e-12))
+
+
+def _merged(pieces: list[tuple[list[int], Batch]]) -> Batch:
+    """Batches of some rows each as one batch of all rows in order."""
+    order = torch.tensor([row for rows, _ in pieces for row in rows]).argsort()
+    parts = [batch for _, batch in pieces]
+    layers = {n: torch.cat([p.layers[n] for p in parts])[order] for n in parts[0].layers}
+    return Batch(layers, {n: torch.cat([p.extras[n] for p in parts])[order] for n in parts[0].extras})
+
+
+def _auto(causal: bool) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModelForCausalLM if causal else AutoModel
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether the architecture predicts the next token: it has such a head, and none for masked tokens."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
     if getattr(config, "is_encoder_decoder", False):
-        return model.get_encoder()  # type: ignore[operator]
-    if getattr(config, "vision_config", None) is not None and hasattr(model, "text_model"):
-        return model.text_model  # type: ignore[return-value]
-    return model
+        return False
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        return bool(getattr(config, "is_decoder", False))
+    remote = getattr(config, "auto_map", None) or {}
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in remote
 
 
-def longest_block_list(model: nn.Module) -> nn.ModuleList | None:
-    """The longest list of modules of one class: a transformer's blocks."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len({type(b) for b in m}) == 1]
-    return max(lists, key=len, default=None)
+def _text_side(model: Any, config: Any, label: str) -> nn.Module:
+    """The module that makes hidden states of text: an encoder, or the text side of a model that also sees."""
+    if getattr(config, "is_encoder_decoder", False):
+        side = model.get_encoder()
+    elif getattr(config, "vision_config", None) is None:
+        side = model
+    else:
+        side = getattr(model, "text_model", None) or getattr(model, "language_model", None)
+    if side is None:
+        raise RepalignError(
+            f"model {label}: {type(model).__name__} has no text side that is known",
+            expected="a module text_model or language_model",
+            got=", ".join(n for n, _ in model.named_children()),
+            remedy="name its modules with a torch: spec",
+        )
+    return side
 
 
-def first_tensor(out: Any) -> Tensor:
-    """A module's main output: itself, or the first of what it returns."""
-    while not isinstance(out, Tensor):
-        out = next(iter(out.values())) if isinstance(out, Mapping) else out[0]
-    return out
+def _tokenizer(spec: Spec, context: Context, revision: str) -> Any:
+    from transformers import AutoTokenizer
+
+    with hub_errors(spec):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, revision)
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as error:  # what it raises if files are lacking
+            raise RepalignError(
+                f"model {spec}: its tokenizer cannot be loaded",
+                expected="tokenizer.json and tokenizer_config.json beside the model",
+                got=first_line(error),
+                remedy="save it there with tokenizer.save_pretrained(folder)",
+            ) from error
+    tokenizer.truncation_side = "right"
+    return tokenizer
 
 
-def _first_not_none(*values: int | None) -> int:
-    return next(v for v in values if v is not None)
+def _context(config: Any, tokenizer: Any) -> int | None:
+    """The most tokens that the model takes; None if there is no limit, as with relative positions."""
+    config = getattr(config, "text_config", None) or config
+    stated = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    limits = [int(s) for s in stated if s is not None and 0 < s < 10**9]  # tokenizers say 1e30 for no limit
+    return min(limits, default=None)
+
+
+def _pad_id(config: Any, tokenizer: Any, model: nn.Module) -> int:
+    """A token to pad with that the model has; the mask leaves it out, so any will do."""
+    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    known = (
+        tokenizer.pad_token_id,
+        getattr(config, "pad_token_id", None),
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+    )
+    return next((int(i) for i in known if isinstance(i, int) and 0 <= i < size), 0)
+
+
+def _objective(causal: bool, config: Any) -> str | None:
+    if causal:
+        return "next token"
+    masked = any("MaskedLM" in a for a in getattr(config, "architectures", None) or ())
+    return "masked token" if masked else None
+
+
+def _why_not_scored(architecture: bool, causal: bool, missing: Sequence[str]) -> str:
+    if not architecture:
+        return "not computed: not a causal language model"
+    if not causal:
+        return "not computed: tokens see those behind them"
+    return f"not computed: the model's files lack {missing[0]}"

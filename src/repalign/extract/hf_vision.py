@@ -1,7 +1,7 @@
 """Vision models of the transformers library: transformers and convolutional networks.
 
-Layers of a transformer are its embeddings and the outputs of its blocks, before any final norm; those of a
-convolutional network are the embedder's and the stages' maps.
+Layers are the outputs of the blocks of a transformer, before any final norm, or the maps of the stages of a
+convolutional network. The embeddings are not among them: a class token there is the same for every image.
 """
 
 from __future__ import annotations
@@ -22,49 +22,47 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
-    torch_dtype,
-    versions,
+    run_dtype,
+    run_facts,
+    short_name,
     weights_digest,
 )
-from repalign.extract._files import hub_errors
-from repalign.extract._pool import map_mean, token_pool
-from repalign.extract.hf import load_model
-from repalign.extract.hf_text import first_tensor, longest_block_list
+from repalign.extract._files import at, first_line, hub_errors
+from repalign.extract._pool import map_mean, token_mean
+from repalign.extract._trace import needed_but_missing, traced
+from repalign.extract.hf import load_model, quiet, refuse_missing, stored_dtype, within
 from repalign.models import ModelRecord, Spec
 
 CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 
 
 class HFVision(Source):
-    """Images in, pooled hidden states out."""
+    """Images in, pooled block outputs out."""
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
-        from transformers import AutoImageProcessor, AutoModel
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any, revision: str) -> None:
+        from transformers import AutoModel
 
-        self.entry = entry
-        self.device = context.device
-        dtype = torch_dtype(context.dtype, getattr(config, "dtype", None), context.device, entry.label)
-        model = load_model(AutoModel, spec, context, dtype)
-        self.model: nn.Module = getattr(model, "vision_model", model)
-        with hub_errors(spec):
-            self.processor = AutoImageProcessor.from_pretrained(
-                spec.path, revision=spec.revision, trust_remote_code=context.trust_remote_code
-            )
-        self.dtype = dtype
-        self.prefix = self._prefix(getattr(config, "vision_config", None) or config)
-        self.blocks = longest_block_list(self.model)
-        names, self.is_map = self._probe()
+        self.entry, self.device = entry, context.device
+        self.dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
+        model, missing = load_model(AutoModel, spec, context, self.dtype, revision)
+        self.model: nn.Module = _vision_side(model, config, entry.label)
+        missing = within(model, self.model, missing)
+        for module in self.model.modules():
+            config = getattr(module, "config", None)
+            if config is not None:  # or the last hidden state may be that behind the final norm
+                config.tie_last_hidden_states = False
+        self.processor = _processor(spec, context, revision)
+        every = self._probe(missing)
         known = ("spatial_mean", "mean") if self.is_map else (("cls", "mean") if self.prefix else ("mean",))
-        self.pooling = choose_pooling(entry.pooling, known[0], known, entry.label)
-        chosen = choose([n for n, _ in names], entry.layers, entry.label)
-        self.layers = tuple(Layer(n, what) for n, what in names if n in chosen)
-        self.positions = {n: i for i, (n, _) in enumerate(names)}
-        self.weights = weights_digest(self.model)
+        self.pooling = choose_pooling(entry.pooling, known, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every, start=1)}
+        self.layers = choose(every, entry.layers, entry.label)
+        self.weights = weights_digest(self.model, missing)
         self.record = ModelRecord(
             spec=str(spec),
-            name=entry.name or spec.path.rstrip("/").rpartition("/")[2],
+            name=entry.name or short_name(spec),
             modality="image",
             n_parameters=count_parameters(self.model),
         )
@@ -72,67 +70,103 @@ class HFVision(Source):
             "source": "hf",
             "architecture": type(self.model).__name__,
             "pooling": self.pooling,
-            "tokens": "maps, averaged over positions" if self.is_map else f"{self.prefix} before the patches",
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
-            "preprocessing": _plain(self.processor.to_dict()),
-            "versions": versions("transformers", "torchvision", "pillow"),
+            "tokens": "maps" if self.is_map else f"{self.prefix} before the patches, which alone enter a mean",
+            "last_layer": every[-1].what,
+            "preprocessing": _settings(self.processor),
+            **run_facts(self.dtype, "transformers", "torchvision", "pillow"),
         }
 
-    def _prefix(self, config: Any) -> int:
-        """How many tokens stand before the patches: a class token and registers; 0 without a class token."""
-        if not any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in self.model.named_parameters()):
-            return 0
-        return 1 + int(getattr(config, "num_register_tokens", 0) or 0)
-
     def forward(self, prepared: Sequence[Any]) -> Batch:
-        hidden = self._hidden(self._pixels(prepared))
-        layers = {}
-        for layer in self.layers:
-            h = hidden[self.positions[layer.name]]
-            pooled = map_mean(h) if self.is_map else token_pool(h, self.pooling, self.prefix)
-            layers[layer.name] = pooled.to("cpu", torch.float32)
-        return Batch(layers)
+        hidden = self._run(self._pixels(prepared)).hidden_states
+        layers = {layer.name: self._pool(hidden[self.places[layer.name]]) for layer in self.layers}
+        return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        if self.is_map:
+            return map_mean(hidden)
+        return hidden[:, 0].to(torch.float32) if self.pooling == "cls" else token_mean(hidden, self.prefix)
 
     def _pixels(self, images: Sequence[Any]) -> Tensor:
         pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(self.device, self.dtype)
 
-    def _hidden(self, pixels: Tensor) -> list[Tensor]:
-        """Hidden states, with the last one taken from the last block itself where the model puts a norm behind it."""
-        seen: list[Tensor] = []
-        hook = None
-        if self.blocks is not None:
-            hook = self.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(first_tensor(out)))
-        try:
-            hidden = list(self.model(pixel_values=pixels, output_hidden_states=True).hidden_states)
-        finally:
-            if hook is not None:
-                hook.remove()
-        if seen and seen[-1].shape == hidden[-1].shape and hidden[-1].ndim == 3:
-            hidden[-1] = seen[-1]
-        return hidden
+    def _run(self, pixels: Tensor) -> Any:
+        return self.model(pixel_values=pixels, output_hidden_states=True)
 
-    def _probe(self) -> tuple[list[tuple[str, str]], bool]:
+    @torch.inference_mode()
+    def _probe(self, missing: Sequence[str]) -> list[Layer]:
+        """Run one image: what the hidden states are, and how many tokens stand before the patches."""
         from PIL import Image
 
-        with torch.inference_mode():
-            hidden = self._hidden(self._pixels([Image.new("RGB", (64, 64), (90, 120, 150))]))
-        if hidden[-1].ndim not in (3, 4):
+        pixels = self._pixels([Image.linear_gradient("L").convert("RGB")])
+        with traced(self.model) as trace:
+            hidden = self._run(pixels).hidden_states
+        forms = {h.ndim for h in hidden or ()}
+        if forms not in ({3}, {4}):
             raise RepalignError(
-                f"model {self.entry.label}: hidden states of an unknown form",
-                expected="tokens (b, t, d) or maps (b, d, h, w)",
-                got=f"shape {tuple(hidden[-1].shape)}",
+                f"model {self.entry.label}: {type(self.model).__name__} returns hidden states of an unknown form",
+                expected="tokens (b, t, d) or maps (b, d, height, width)",
+                got=[tuple(h.shape) for h in hidden or ()][:3],
+                remedy="name its modules with a torch: spec",
             )
-        is_map = hidden[-1].ndim == 4
-        word, count = ("stage" if is_map else "block"), len(hidden) - 1
-        names = [("embeddings", f"embeddings, before the first {word}")]
-        names += [(f"{word}.{i}", f"output of {word} {i + 1} of {count}, before any final norm") for i in range(count)]
-        return names, is_map
+        refuse_missing(self.entry.label, needed_but_missing(trace, missing, hidden[-1]))
+        self.is_map = forms == {4}
+        self.prefix = 0 if self.is_map else self._count_prefix(pixels, hidden[-1])
+        word = "stage" if self.is_map else "block"
+        return [Layer(f"{word}.{i}", trace.what(h, i)) for i, h in enumerate(hidden[1:])]
+
+    def _count_prefix(self, pixels: Tensor, hidden: Tensor) -> int:
+        """How many tokens (the class token, registers) stand before those of the patches."""
+        if not any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in self.model.named_parameters()):
+            return 0
+        size = getattr(self.model.config, "patch_size", None)
+        high, wide = (size, size) if isinstance(size, int) else tuple(size or (0, 0))
+        patches = (pixels.shape[2] // high) * (pixels.shape[3] // wide) if high and wide else 0
+        prefix = hidden.shape[1] - patches
+        if not patches or prefix < 1:
+            raise RepalignError(
+                f"model {self.entry.label}: the class token cannot be told from the patches",
+                expected=f"{patches} patches and at least one token before them",
+                got=f"{hidden.shape[1]} tokens",
+                remedy="name its modules with a torch: spec",
+            )
+        return prefix
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of an image processor's settings JSON can hold."""
+def _vision_side(model: Any, config: Any, label: str) -> nn.Module:
+    if getattr(config, "vision_config", None) is None:
+        return model
+    side = getattr(model, "vision_model", None) or getattr(model, "vision_tower", None)
+    if side is None:
+        raise RepalignError(
+            f"model {label}: {type(model).__name__} has no vision side that is known",
+            expected="a module vision_model or vision_tower",
+            got=", ".join(n for n, _ in model.named_children()),
+            remedy="name its modules with a torch: spec",
+        )
+    return side
+
+
+def _processor(spec: Spec, context: Context, revision: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    with hub_errors(spec), quiet():
+        try:
+            return AutoImageProcessor.from_pretrained(
+                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, revision)
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not spec.is_local:
+                raise
+            raise RepalignError(
+                f"model {spec}: its image processor cannot be loaded",
+                expected="preprocessor_config.json beside the model: it says size, mean and standard deviation",
+                got=first_line(error),
+                remedy="save it there with processor.save_pretrained(folder)",
+            ) from error
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    """What an image processor does: its settings, as JSON holds them."""
     keep = (str, int, float, bool, list, dict, type(None))
-    return {k: v for k, v in sorted(settings.items()) if isinstance(v, keep)}
+    return {k: v for k, v in sorted(processor.to_dict().items()) if isinstance(v, keep)}

@@ -1,4 +1,4 @@
-"""OpenCLIP models: the blocks and the shared embedding of the image or the text side (`modality:` says which)."""
+"""OpenCLIP models: the blocks, and the embedding in the shared space, of the side that `modality:` names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.extract._base import (
@@ -18,85 +19,144 @@ from repalign.extract._base import (
     choose_pooling,
     count_parameters,
     no_modality,
-    torch_dtype,
+    run_dtype,
+    run_facts,
     versions,
     weights_digest,
 )
-from repalign.extract._files import hub_errors
-from repalign.extract._hooks import outputs_of
-from repalign.extract._pool import any_pool
+from repalign.extract._files import hub_errors, hub_revision
+from repalign.extract._pool import last_token, map_mean, masked_mean, token_mean
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "embedding"
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
+def revision(spec: Spec, entry: ModelEntry) -> str:
+    open_clip = _import(entry)
+    architecture, _, pretrained = spec.path.partition("/")
+    hub_id = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").partition("/")
+    if not hub_id[1]:
+        return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
+    organisation, _, rest = str(open_clip.get_pretrained_cfg(architecture, pretrained)["hf_hub"]).partition("/")
+    return hub_revision(Spec("hf", f"{organisation}/{rest.partition('/')[0]}"))
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
     return OpenCLIP(spec, entry, context)
 
 
+def _import(entry: ModelEntry) -> Any:
+    try:
+        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
+    except ImportError as error:
+        raise RepalignError(
+            f"model {entry.label}: OpenCLIP is not installed",
+            remedy="python -m pip install 'repalign[openclip]'",
+        ) from error
+    return open_clip
+
+
 class OpenCLIP(Source):
-    """Images or texts in; block outputs and the embedding in the shared space out."""
+    """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        try:
-            import open_clip
-        except ImportError as error:
-            raise RepalignError(
-                f"model {entry.label}: OpenCLIP is not installed",
-                remedy="python -m pip install 'repalign[openclip]'",
-            ) from error
+        open_clip = _import(entry)
         if entry.modality not in ("image", "text"):
-            raise no_modality(entry.label, "openclip")
+            raise no_modality(entry.label, "openclip", expected="modality: image, or modality: text")
         self.entry, self.device = entry, context.device
         self.kind = entry.modality  # type: ignore[misc]
         architecture, _, pretrained = spec.path.partition("/")
-        if architecture not in open_clip.list_models():
-            remedy = did_you_mean(architecture, open_clip.list_models())
-            raise RepalignError(f"model {entry.label}: no OpenCLIP architecture {architecture!r}", remedy=remedy)
+        for given, known in (
+            (architecture, open_clip.list_models()),
+            (pretrained, _tags(open_clip, architecture)),
+        ):
+            if given not in known:
+                raise RepalignError(
+                    f"model {entry.label}: OpenCLIP knows no {given!r}",
+                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
+                    got=spec.path,
+                    remedy=did_you_mean(given, known),
+                )
         with hub_errors(spec):
             model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
-        dtype = torch_dtype(context.dtype, next(model.parameters()).dtype, context.device, entry.label)
-        self.model: Any = model.eval().to(context.device, dtype)
-        self.dtype = dtype
+        self.dtype = run_dtype(context.dtype, next(model.parameters()).dtype, context.device, entry.label)
+        self.model: Any = model.eval().to(context.device, self.dtype)
         self.tokenizer = open_clip.get_tokenizer(architecture)
-        side: Any = self.model.visual if self.kind == "image" else self.model
-        blocks = side.transformer.resblocks
-        self.root = "visual.transformer.resblocks" if self.kind == "image" else "transformer.resblocks"
-        self.pooling = choose_pooling(entry.pooling, "cls" if self.kind == "image" else "mean", ("cls", "mean"), entry.label)
-        names = [f"block.{i}" for i in range(len(blocks))] + [EMBEDDING]
-        chosen = choose(names, entry.layers, entry.label)
-        what = {n: f"output of block {i + 1} of {len(blocks)}" for i, n in enumerate(names[:-1])}
-        self.layers = tuple(Layer(n, what.get(n, "the embedding in the shared space")) for n in chosen)
+        every = self._probe()
+        self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
+        self.layers = choose(every, entry.layers, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         self.record = ModelRecord(
             spec=str(spec),
             name=entry.name or f"{architecture}-{self.kind}",
-            modality=self.kind,
+            modality=str(self.kind),
             objective="contrastive, image and text",
-            n_parameters=count_parameters(self.model),
+            n_parameters=count_parameters(self.model.visual if self.kind == "image" else self.model),
         )
         self.facts = {
             "source": "openclip",
-            "pooling": self.pooling,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
-            "versions": versions("open_clip_torch", "torchvision", "pillow"),
+            "architecture": type(self.model).__name__,
+            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
+            "tokens": "from start to end of text" if self.kind == "text" else "the mean is over patches",
+            "preprocessing": str(self.transform) if self.kind == "image" else "cut at the context length",
+            **run_facts(self.dtype, "open_clip_torch", "torchvision", "pillow"),
         }
 
     def forward(self, prepared: Sequence[Any]) -> Batch:
-        paths = {layer.name: f"{self.root}.{layer.name[6:]}" for layer in self.layers if layer.name != EMBEDDING}
-        with outputs_of(self.model, list(paths.values())) as found:
-            if self.kind == "image":
-                pixels = torch.stack([self.transform(image) for image in prepared])
-                embedding = self.model.encode_image(pixels.to(self.device, self.dtype))
-            else:
-                embedding = self.model.encode_text(self.tokenizer(list(prepared)).to(self.device))
-        layers = {n: any_pool(found[path], self.pooling, n) for n, path in paths.items()}
-        if any(layer.name == EMBEDDING for layer in self.layers):
-            layers[EMBEDDING] = embedding
-        return Batch({layer.name: layers[layer.name].to("cpu", torch.float32) for layer in self.layers})
+        states, embedding = self._run(list(prepared))
+        layers = {}
+        for layer in self.layers:
+            x = embedding if layer.name == EMBEDDING else self._pool(*states[self.places[layer.name]])
+            layers[layer.name] = x.to("cpu", torch.float32)
+        return Batch(layers)
+
+    def _pool(self, hidden: Tensor, beside: Tensor | None) -> Tensor:
+        """`beside` is the mask of a text, or the tokens before the patches of an image."""
+        if self.kind == "text":
+            assert beside is not None
+            return (last_token if self.pooling == "last" else masked_mean)(hidden, beside)
+        if self.pooling == "cls":
+            assert beside is not None
+            return beside[:, 0].to(torch.float32)
+        return map_mean(hidden) if hidden.ndim == 4 else token_mean(hidden)
+
+    def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+        if self.kind == "text":
+            tokens = self.tokenizer(stimuli).to(self.device)
+            out = self.model.forward_intermediates(text=tokens, normalize=False)
+            end = (tokens == getattr(self.tokenizer, "eot_token_id", -1)).to(torch.int64)
+            mask = end.cumsum(dim=1) - end == 0  # up to the first end of text
+            states = out["text_intermediates"] if bool(end.any(dim=1).all()) else []
+            return [(x, mask) for x in states], out["text_features"]
+        pixels = torch.stack([self.transform(image) for image in stimuli]).to(self.device, self.dtype)
+        options: dict[str, Any] = {"image_output_extra_tokens": True, "image_output_fmt": "NLC"}
+        if not self._has_tokens():
+            options = {}
+        out = self.model.forward_intermediates(image=pixels, normalize=False, **options)
+        states = out["image_intermediates"]
+        beside = out.get("image_intermediates_prefix") or [None] * len(states)
+        return list(zip(states, beside, strict=True)), out["image_features"]
+
+    def _has_tokens(self) -> bool:
+        trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
+        return hasattr(self.model.visual, "transformer") or getattr(trunk, "num_prefix_tokens", 0) > 0
+
+    @torch.inference_mode()
+    def _probe(self) -> list[Layer]:
+        from PIL import Image
+
+        states, _ = self._run(["a brown dog"] if self.kind == "text" else [Image.linear_gradient("L").convert("RGB")])
+        if self.kind == "text":
+            self.known: tuple[str, ...] = ("mean", "last")
+        elif states and states[0][1] is not None:
+            self.known = ("cls", "mean")
+        else:
+            self.known = ("spatial_mean", "mean")
+        n = len(states)
+        blocks = [Layer(f"block.{i}", f"output of block {i} of {n}, before the final norm") for i in range(n)]
+        return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
+
+
+def _tags(open_clip: Any, architecture: str) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(architecture)

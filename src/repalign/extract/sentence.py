@@ -1,8 +1,10 @@
-"""sentence-transformers models: the hidden states of the transformer and the finished sentence embedding."""
+"""sentence-transformers models: the hidden states of the transformer, and the finished sentence embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,54 +20,64 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
-    masked_mean,
-    torch_dtype,
-    versions,
+    run_dtype,
+    run_facts,
+    short_name,
     weights_digest,
 )
-from repalign.extract._files import hub_errors, hub_revision
+from repalign.extract._extras import per_row
+from repalign.extract._files import at, hub_errors, hub_revision
+from repalign.extract._pool import first_token, last_token, masked_mean
+from repalign.extract._trace import traced
+from repalign.extract.hf import no_safetensors, quiet
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "sentence_embedding"
+POOLINGS = ("mean", "cls", "last")
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    return hub_revision(spec)
+    return hub_revision(spec, deep=True)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return Sentence(spec, entry, context)
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
+    return Sentence(spec, entry, context, revision)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, how many tokens it has, and whether the model cuts it."""
+
+    text: str
+    n_tokens: int
+    cut: bool
 
 
 class Sentence(Source):
-    """Sentences in; hidden states pooled here, and the embedding as the model itself pools it, out."""
+    """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
 
     kind = "text"
+    sorts = True
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self.entry = entry
-        self.device = context.device
-        with hub_errors(spec):
-            model = SentenceTransformer(
-                spec.path,
-                device=context.device,
-                revision=spec.revision,
-                trust_remote_code=context.trust_remote_code,
-                model_kwargs={"use_safetensors": True},
-            )
-        dtype = torch_dtype(context.dtype, next(model.parameters()).dtype, context.device, entry.label)
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, revision: str) -> None:
+        self.entry, self.device = entry, context.device
+        model = _load(spec, context, revision)
+        stored = next(model.parameters()).dtype
+        dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(dtype)
-        self.transformer: Any = getattr(self.model[0], "auto_model", None) or getattr(self.model[0], "model", None)
-        self.pooling = choose_pooling(entry.pooling, "mean", ("mean", "cls", "last"), entry.label)
-        names = self._names()
-        chosen = choose([n for n, _ in names], entry.layers, entry.label)
-        self.layers = tuple(Layer(n, what) for n, what in names if n in chosen)
+        self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
+        transformer = getattr(self.model[0], "auto_model", None)
+        if transformer is not None:
+            transformer.config.output_hidden_states = True
+        self.limit = getattr(self.model, "max_seq_length", None)
+        every = self._probe()
+        self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
+        self.layers = choose(every, entry.layers, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         self.record = ModelRecord(
             spec=str(spec),
-            name=entry.name or spec.path.rstrip("/").rpartition("/")[2],
+            name=entry.name or short_name(spec),
             modality="text",
             objective="sentence embedding",
             n_parameters=count_parameters(self.model),
@@ -73,67 +85,81 @@ class Sentence(Source):
         self.facts = {
             "source": "st",
             "architecture": " > ".join(type(m).__name__ for m in self.model),
-            "pooling": self.pooling,
-            "tokens": "all valid tokens, those that the tokenizer adds among them",
-            "max_tokens": self.model.max_seq_length,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
-            "versions": versions("sentence-transformers", "transformers", "tokenizers"),
+            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own",
+            "tokens": "all valid ones, with those that the tokenizer and the prompt add",
+            "prompt": self.prompt,
+            "context": self.limit,
+            "too_long": "cut" if entry.truncate else "refused",
+            "caption": entry.caption,
+            **run_facts(dtype, "sentence-transformers", "transformers", "tokenizers"),
         }
 
-    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[str]:
-        limit = self.model.max_seq_length
-        for text, row in zip(stimuli, where, strict=True):
-            if limit is not None and not self.entry.truncate and self._length(text) > limit:
+    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
+        tokenizer = getattr(self.model, "tokenizer", None)
+        if self.limit is None or not callable(tokenizer):
+            return [Text(text, len(text), False) for text in stimuli]
+        with quiet():  # it warns of long texts, which are refused or cut
+            encoded: Any = tokenizer([self.prompt + t for t in stimuli], truncation=False, padding=False)
+        counts = [len(ids) for ids in encoded["input_ids"]]
+        for n, row in zip(counts, where, strict=True):
+            if n > self.limit and not self.entry.truncate:
                 raise RepalignError(
-                    f"model {self.entry.label}: {row} is longer than the model takes",
-                    expected=f"at most {limit} tokens",
-                    got=f"{self._length(text)} tokens",
+                    f"model {self.entry.label}: {row} is longer than the model's context",
+                    expected=f"at most {self.limit} tokens",
+                    got=f"{n} tokens",
                     remedy="set `truncate: true` on the model, or leave the row out of the dataset",
                 )
-        return list(stimuli)
+        return [Text(t, min(n, self.limit), n > self.limit) for t, n in zip(stimuli, counts, strict=True)]
 
-    def _length(self, text: str) -> int:
-        return len(self.model.tokenizer(text, add_special_tokens=True, truncation=False)["input_ids"])
+    def length(self, prepared: Text) -> int:
+        return prepared.n_tokens
 
-    def lengths(self, stimuli: Sequence[str]) -> list[int]:
-        return [len(s) for s in stimuli]
-
-    def forward(self, prepared: Sequence[str]) -> Batch:
-        hidden, mask, embedding = self._run(list(prepared))
+    def forward(self, prepared: Sequence[Text]) -> Batch:
+        out = self._run([p.text for p in prepared])
+        hidden = out.get("all_layer_embeddings", ())
         layers = {}
         for layer in self.layers:
             if layer.name == EMBEDDING:
-                pooled = embedding
+                pooled = out[EMBEDDING]
             else:
-                pooled = self._pool(hidden[0 if layer.name == "embeddings" else int(layer.name[6:]) + 1], mask)
+                pooled = self._pool(hidden[self.places[layer.name]], out["attention_mask"])
             layers[layer.name] = pooled.to("cpu", torch.float32)
-        return Batch(layers)
+        return Batch(layers, per_row(cut=[p.cut for p in prepared]))
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == "mean":
-            return masked_mean(hidden, mask)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        first = mask.argmax(dim=1)
-        return hidden[rows, first if self.pooling == "cls" else first + mask.sum(dim=1) - 1].to(torch.float32)
+        return {"mean": masked_mean, "cls": first_token, "last": last_token}[self.pooling](hidden, mask)
 
-    def _run(self, texts: list[str]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
-        """Hidden states, the mask and the embedding from one pass through the transformer and what follows it."""
-        features = {k: v.to(self.device) for k, v in self.model.tokenize(texts).items() if isinstance(v, Tensor)}
-        if self.transformer is None:
-            return (), features.get("attention_mask", torch.empty(0)), self.model(features)[EMBEDDING]
-        inputs = {k: features[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in features}
-        out = self.transformer(**inputs, output_hidden_states=True)
-        features["token_embeddings"] = out.last_hidden_state
-        for module in list(self.model)[1:]:
-            features = module(features)
-        return out.hidden_states, inputs["attention_mask"], features[EMBEDDING]
+    def _run(self, texts: list[str]) -> dict[str, Any]:
+        """One pass through all modules, as `encode` does it: with the model's default prompt."""
+        tokenize = getattr(self.model, "preprocess", self.model.tokenize)
+        if self.prompt and hasattr(self.model, "preprocess"):
+            features = tokenize(texts, prompt=self.prompt)
+        else:
+            features = tokenize([self.prompt + t for t in texts])
+        features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        return self.model(features)
 
-    def _names(self) -> list[tuple[str, str]]:
-        with torch.inference_mode():
-            hidden, _, _ = self._run(["a"])
-        names = [("embeddings", "embeddings, before the first block")] if hidden else []
-        count = len(hidden) - 1
-        names += [(f"block.{i}", f"output of block {i + 1} of {count}") for i in range(count)]
-        return [*names, (EMBEDDING, "the embedding as the model's own modules make it")]
+    @torch.inference_mode()
+    def _probe(self) -> list[Layer]:
+        with traced(self.model) as trace:
+            hidden = self._run(["A brown dog runs."]).get("all_layer_embeddings", ())
+        names = ["embeddings", *(f"block.{i}" for i in range(len(hidden) - 1))] if hidden else []
+        numbers = [None, *range(len(hidden) - 1)]
+        layers = [Layer(n, trace.what(h, i)) for n, h, i in zip(names, hidden, numbers, strict=False)]
+        return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
+
+
+def _load(spec: Spec, context: Context, revision: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(spec.path)
+    if spec.is_local and not list(folder.rglob("*.safetensors")):
+        raise no_safetensors(spec)
+    with hub_errors(spec), quiet():
+        return SentenceTransformer(
+            spec.path,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+            model_kwargs={"use_safetensors": True},
+            **at(spec, revision),
+        )

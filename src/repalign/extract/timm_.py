@@ -1,4 +1,9 @@
-"""Image models of timm: every architecture that timm can give intermediates for, else modules by path."""
+"""Image models of timm: every architecture that timm can give intermediates for, else modules by path.
+
+`timm:name` is a name that `timm.list_pretrained()` lists; `timm:./folder` has config.json and model.safetensors.
+Layers are the outputs of the blocks of a transformer, before the final norm, or the maps of a convolutional
+network's stages; with `layers:` naming modules of the model instead, their outputs.
+"""
 
 from __future__ import annotations
 
@@ -19,130 +24,180 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
-    torch_dtype,
+    run_dtype,
+    run_facts,
+    short_name,
     versions,
     weights_digest,
 )
 from repalign.extract._files import folder_revision, hub_errors, hub_revision
-from repalign.extract._hooks import module_names, outputs_of
-from repalign.extract._pool import any_pool, map_mean, token_pool
+from repalign.extract._pool import any_pool, map_mean, token_mean
+from repalign.extract._trace import outputs_of, traced
 from repalign.models import ModelRecord, Spec
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:
     if spec.is_local:
         return folder_revision(Path(spec.path), spec)
-    hub_id = _pretrained_hub_id(spec, entry)
+    hub_id = _pretrained(spec, entry).hf_hub_id
     return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return TimmVision(spec, entry, context)
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
+    return TimmVision(spec, entry, context, revision)
 
 
-def _pretrained_hub_id(spec: Spec, entry: ModelEntry) -> str | None:
+def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
+    """What timm knows of a name; RepalignError if it has no weights of that name."""
     import timm
 
-    try:
-        config = timm.get_pretrained_cfg(spec.path)
-    except RuntimeError:
-        config = None
-    if config is None:
+    config = timm.get_pretrained_cfg(spec.path) if timm.is_model(spec.path) else None
+    if config is None or not config.has_weights:
         raise RepalignError(
             f"model {entry.label}: timm has no pretrained model {spec.path!r}",
+            expected="a name that timm.list_pretrained() lists, with its tag, or a local folder",
             got=spec.path,
             remedy=did_you_mean(spec.path, timm.list_pretrained()),
         )
-    return config.hf_hub_id
+    return config
 
 
 class TimmVision(Source):
-    """Images in, pooled block outputs (before the final norm) out."""
+    """Images in, pooled block outputs out."""
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        import timm
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, revision: str) -> None:
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
 
-        self.entry = entry
-        self.device = context.device
-        name = f"local-dir:{spec.path}" if spec.is_local else spec.path
-        with hub_errors(spec):
-            model = timm.create_model(name, pretrained=True)
-        dtype = torch_dtype(context.dtype, next(model.parameters()).dtype, context.device, entry.label)
-        self.model: Any = model.eval().to(context.device, dtype)
-        self.dtype = dtype
-        config = timm.data.resolve_model_data_config(self.model)
-        self.transform = timm.data.create_transform(**config, is_training=False)
-        self.size = tuple(config["input_size"])
-        self.by_path = entry.layers is not None and all(isinstance(w, str) and "." in w for w in entry.layers)
-        self.by_path = self.by_path and not all(str(w).startswith("block.") for w in entry.layers or ())
-        if not self.by_path and not hasattr(self.model, "forward_intermediates"):
-            raise RepalignError(
-                f"model {entry.label}: timm gives no intermediates for {type(model).__name__}",
-                expected="module paths in `layers:`",
-                got=entry.layers or "none",
-                remedy=f"name modules, for instance layers: {[n for n, _ in model.named_children()][:3]}",
-            )
-        self._name_layers()
+        self.entry, self.device = entry, context.device
+        model = _load(spec, entry, revision)
+        stored = next(model.parameters()).dtype
+        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.model: Any = model.eval().to(context.device, self.dtype)
+        config = resolve_model_data_config(self.model)
+        self.transform = create_transform(**config, is_training=False)
+        every = self._intermediate_layers(tuple(config["input_size"]))
+        self.by_path = _names_modules(model, every, entry)
+        if self.by_path:
+            assert entry.layers is not None
+            self.pooling = entry.pooling
+            self.layers = tuple(Layer(str(n), f"output of {n} ({_kind(model, n)})") for n in entry.layers)
+        else:
+            self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
+            self.layers = choose(every, entry.layers, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         self.record = ModelRecord(
             spec=str(spec),
-            name=entry.name or spec.path.rstrip("/").rpartition("/")[2],
+            name=entry.name or short_name(spec),
             modality="image",
             n_parameters=count_parameters(self.model),
         )
         self.facts = {
             "source": "timm",
             "architecture": type(model).__name__,
-            "pooling": self.pooling,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
+            "pooling": self.pooling or "maps: mean over positions; vectors as they are",
+            "last_layer": self.layers[-1].what,
             "preprocessing": {k: v if isinstance(v, (str, float, int)) else str(v) for k, v in sorted(config.items())},
-            "versions": versions("timm", "torchvision", "pillow"),
+            **run_facts(self.dtype, "timm", "torchvision", "pillow"),
         }
 
-    def _name_layers(self) -> None:
-        if self.by_path:
-            names = module_names(self.model, self.entry.layers, self.entry.label)
-            self.pooling = self.entry.pooling
-            self.layers = tuple(Layer(n, f"output of module {n}") for n in names)
-            return
-        with torch.inference_mode():
-            states, prefixes = self._intermediates(torch.zeros(1, *self.size, device=self.device, dtype=self.dtype))
-        self.tokens = prefixes is not None
-        known = ("cls", "mean") if self.tokens and prefixes[0].shape[1] else ("spatial_mean", "mean")
-        self.pooling = choose_pooling(self.entry.pooling, known[0], known, self.entry.label)
-        names = [f"block.{i}" for i in range(len(states))]
-        chosen = choose(names, self.entry.layers, self.entry.label)
-        what = "output of block {} of {}, before the final norm"
-        self.layers = tuple(Layer(n, what.format(i + 1, len(names))) for i, n in enumerate(names) if n in chosen)
-        self.positions = {n: i for i, n in enumerate(names)}
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:  # noqa: ARG002
+        return [self.transform(image) for image in stimuli]  # type: ignore[operator]
 
-    def _intermediates(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Maps (b, d, h, w) or patch tokens of every block, and the tokens before the patches if there are any."""
-        if getattr(self.model, "num_prefix_tokens", 0):
-            pairs = self.model.forward_intermediates(
-                pixels, norm=False, intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC"
-            )
-            return [p for p, _ in pairs], [t for _, t in pairs]
-        return list(self.model.forward_intermediates(pixels, norm=False, intermediates_only=True)), None
-
-    def forward(self, prepared: Sequence[Any]) -> Batch:
-        pixels = torch.stack([self.transform(image) for image in prepared]).to(self.device, self.dtype)
+    def forward(self, prepared: Sequence[Tensor]) -> Batch:
+        pixels = torch.stack(list(prepared)).to(self.device, self.dtype)
+        names = [layer.name for layer in self.layers]
         if self.by_path:
-            with outputs_of(self.model, [layer.name for layer in self.layers]) as found:
+            with outputs_of(self.model, names, self.entry.label) as found:
                 self.model(pixels)
-            layers = {n.name: any_pool(found[n.name], self.pooling, n.name) for n in self.layers}
+            label = f"model {self.entry.label}, layer "
+            layers = {n: any_pool(self._channels_first(found[n]), self.pooling, label + n) for n in names}
         else:
-            states, prefixes = self._intermediates(pixels)
-            layers = {}
-            for layer in self.layers:
-                i = self.positions[layer.name]
-                if self.pooling == "cls":
-                    assert prefixes is not None
-                    layers[layer.name] = prefixes[i][:, 0].to(torch.float32)
-                else:
-                    layers[layer.name] = map_mean(states[i]) if states[i].ndim == 4 else token_pool(states[i], "mean", 0)
+            states = self._intermediates(pixels)
+            layers = {n: self._pool(states[self.places[n]]) for n in names}
         return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
+
+    def _pool(self, state: tuple[Tensor, Tensor | None]) -> Tensor:
+        patches, prefix = state
+        if self.pooling == "cls":
+            assert prefix is not None
+            return prefix[:, 0].to(torch.float32)
+        return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        """Modules of some of timm's models (Swin) give maps (b, h, w, d); the model says so."""
+        last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        return x.permute(0, 3, 1, 2) if last and x.ndim == 4 else x
+
+    def _intermediates(self, pixels: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Of every block the patch tokens (b, t, d) or maps (b, d, h, w), and the tokens before the patches."""
+        options: dict[str, Any] = {"norm": False, "intermediates_only": True}
+        if getattr(self.model, "num_prefix_tokens", 0):
+            options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
+        states = self.model.forward_intermediates(pixels, **options)
+        return [s if isinstance(s, tuple) else (s, None) for s in states]
+
+    @torch.inference_mode()
+    def _intermediate_layers(self, size: tuple[int, ...]) -> list[Layer]:
+        """The layers that timm gives, each with the module that makes it, as one run shows."""
+        self.known: tuple[str, ...] = ()
+        if not hasattr(self.model, "forward_intermediates"):
+            return []
+        with traced(self.model) as trace:
+            states = self._intermediates(
+                torch.linspace(-1, 1, 3 * size[1] * size[2]).reshape(1, *size).to(self.device, self.dtype)
+            )
+        patches, prefix = states[-1]
+        self.known = (
+            ("cls", "mean") if prefix is not None else (("spatial_mean", "mean") if patches.ndim == 4 else ("mean",))
+        )
+        whole = [p if t is None else torch.cat([t, p], dim=1) for p, t in states]
+        word = "block" if patches.ndim == 3 or prefix is not None else "stage"
+        return [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+
+
+def _load(spec: Spec, entry: ModelEntry, revision: str) -> Any:
+    """The model, from a folder or at the hub's commit; weights from safetensors."""
+    import timm
+
+    folder = Path(spec.path)
+    if spec.is_local and not (folder / "model.safetensors").is_file():
+        raise RepalignError(
+            f"model {spec}: there are no safetensors weights",
+            expected="config.json and model.safetensors in the folder",
+            got=", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "an empty folder",
+            remedy="save it with timm.models.save_for_hf(model, folder, model_config, safe_serialization=True)",
+        )
+    with hub_errors(spec):
+        if spec.is_local:
+            return timm.create_model(f"local-dir:{folder}", pretrained=True)
+        hub_id = _pretrained(spec, entry).hf_hub_id
+        pinned = {"hf_hub_id": f"{hub_id}@{revision}"} if hub_id else {}
+        return timm.create_model(spec.path, pretrained=True, pretrained_cfg_overlay=pinned)
+
+
+def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> bool:
+    """Whether the entry names modules of the model, and not layers that timm gives."""
+    wanted = entry.layers or ()
+    modules = {name for name, _ in model.named_modules() if name}
+    layers = {layer.name for layer in every}
+    if wanted and all(isinstance(w, str) and w in modules for w in wanted) and not set(wanted) <= layers:
+        return True
+    if not every:
+        unknown = next((str(w) for w in wanted if w not in modules), None)
+        raise RepalignError(
+            f"model {entry.label}: timm gives no intermediates for {type(model).__name__}",
+            expected="paths of modules in `layers:`",
+            got=unknown or "none",
+            remedy=did_you_mean(unknown, modules)
+            if unknown
+            else f"name modules, such as {', '.join(sorted(modules)[:3])}",
+        )
+    return False
+
+
+def _kind(model: Any, name: int | str) -> str:
+    return type(model.get_submodule(str(name))).__name__

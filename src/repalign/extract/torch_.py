@@ -1,17 +1,32 @@
 """Any torch module: `torch:package.module:factory` or `torch:path/to/file.py:factory`.
 
-The factory takes nothing and returns an `nn.Module`, or `(module, preprocess)`. `preprocess` takes one stimulus (a PIL
-image, or a text) and returns the tensor that, stacked, goes into the module; without one, images become float tensors
-(3, h, w) in [0, 1]. Layers are modules by path (`layers: [layer1, layer2.0]`), by default the direct children; maps are
-averaged over positions, tokens need `pooling: mean`, `cls` or `last`. The model's entry must say its `modality`.
+The factory takes no argument and returns one of
+
+* an `nn.Module`;
+* a pair `(module, preprocess)`;
+* an object with the attribute `module` and, if it likes, `preprocess`, `modality` and `layers`.
+
+`preprocess` takes one stimulus (a PIL image, a text, or an array, as the dataset has it) and returns the tensor
+that goes into the module, stacked with others of its shape; without it images become float tensors (3, h, w) in
+[0, 1] and arrays tensors of their own. The module is called in eval mode with that one argument.
+
+Layers are modules by path; by default the direct children that have parameters, in the order in which the
+module lists them, with the members in place of an `nn.ModuleList`. Each must be called once and give a tensor:
+(b, d) is taken as it is, a map (b, d, h, w) is averaged over its positions, and tokens (b, t, d) need
+`pooling: mean`, `cls` or `last`. The modality is the entry's or the object's: the dataset's column to read.
+
+The revision is a digest of the factory's file and of the weights: the factory is called even where the features
+are in the store, since only it knows the weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +43,90 @@ from repalign.extract._base import (
     Source,
     count_parameters,
     no_modality,
-    torch_dtype,
-    versions,
+    run_dtype,
+    run_facts,
     weights_digest,
 )
-from repalign.extract._hooks import module_names, outputs_of
+from repalign.extract._files import file_digest, first_line
 from repalign.extract._pool import any_pool
+from repalign.extract._trace import outputs_of
 from repalign.models import ModelRecord, Spec
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:
-    """A digest of the loaded weights: the factory is the only one who knows them."""
-    module, _ = _build(spec, entry)
-    return f"weights-{weights_digest(module)[:16]}"
+@dataclass(frozen=True)
+class Made:
+    """What a factory makes."""
+
+    module: nn.Module
+    preprocess: Callable[[Any], Tensor] | None
+    modality: str | None
+    layers: tuple[str, ...] | None
+    code: str  # digest of the factory's file
+    weights: str  # digest of the weights
+
+    @property
+    def revision(self) -> str:
+        return "local-" + hashlib.sha256(f"{self.code}:{self.weights}".encode()).hexdigest()[:16]
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return TorchModule(spec, entry, context)
+_made: dict[str, Made] = {}  # the last model whose revision was asked for: loading it is next
 
 
-def _build(spec: Spec, entry: ModelEntry) -> tuple[nn.Module, Callable[[Any], Tensor] | None]:
-    path, _, name = spec.path.rpartition(":")
-    module = _import(path, spec)
-    if not callable(getattr(module, name, None)):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise RepalignError(f"model {spec}: no factory {name!r} in {path}", got=name, remedy=did_you_mean(name, known))
-    made = getattr(module, name)()
-    model, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(model, nn.Module) or not (preprocess is None or callable(preprocess)):
+def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
+    _made.clear()
+    made = _made[str(spec)] = _make(spec)
+    return made.revision
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
+    made = _made.pop(str(spec), None) or _make(spec)
+    if made.revision != revision:
         raise RepalignError(
-            f"model {entry.label}: the factory returns something else than a model",
-            expected="an nn.Module, or a pair (nn.Module, preprocess)",
+            f"model {spec}: the factory makes another model every time",
+            expected=f"the weights of revision {revision}",
+            got=made.revision,
+            remedy="load weights in it, or call torch.manual_seed first",
+        )
+    return TorchModule(spec, entry, context, made)
+
+
+def _make(spec: Spec) -> Made:
+    path, _, name = spec.path.rpartition(":")
+    code = _import(path, spec)
+    factory = getattr(code, name, None)
+    if not callable(factory):
+        known = [n for n, v in vars(code).items() if callable(v) and not n.startswith("_")]
+        raise RepalignError(
+            f"model {spec}: no factory {name!r} in {path}",
+            expected="a function without arguments that builds the model",
+            got=name,
+            remedy=did_you_mean(name, known),
+        )
+    made = factory()
+    if isinstance(made, nn.Module):
+        module, rest = made, {}
+    elif isinstance(made, tuple) and len(made) == 2:
+        module, rest = made[0], {"preprocess": made[1]}
+    else:
+        module = getattr(made, "module", None)
+        rest = {n: getattr(made, n, None) for n in ("preprocess", "modality", "layers")}
+    preprocess: Any = rest.get("preprocess")
+    if not isinstance(module, nn.Module) or not (preprocess is None or callable(preprocess)):
+        raise RepalignError(
+            f"model {spec}: the factory returns something else than a model",
+            expected="an nn.Module, a pair (nn.Module, preprocess), or an object with the attribute `module`",
             got=type(made).__name__,
         )
-    return model.eval(), preprocess
+    layers = rest.get("layers")
+    digest = file_digest(Path(code.__file__)) if getattr(code, "__file__", None) else ""
+    return Made(
+        module=module.eval(),
+        preprocess=preprocess,
+        modality=rest.get("modality"),
+        layers=None if layers is None else tuple(layers),
+        code=digest,
+        weights=weights_digest(module),
+    )
 
 
 def _import(path: str, spec: Spec) -> Any:
@@ -71,7 +136,8 @@ def _import(path: str, spec: Spec) -> Any:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
-        name = f"repalign_factory_{file.stem}"
+        # A name of its own for each file, under which what it defines can be pickled.
+        name = f"repalign_factory_{file.stem}_{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]}"
         described = importlib.util.spec_from_file_location(name, file)
         assert described is not None and described.loader is not None
         module = importlib.util.module_from_spec(described)
@@ -81,7 +147,7 @@ def _import(path: str, spec: Spec) -> Any:
     except (ImportError, OSError, SyntaxError) as error:
         raise RepalignError(
             f"model {spec}: {path} cannot be imported",
-            got=str(error).splitlines()[0],
+            got=first_line(error),
             remedy="check the path (in a study file it starts from the file's folder) and what it imports",
         ) from error
 
@@ -89,59 +155,117 @@ def _import(path: str, spec: Spec) -> Any:
 class TorchModule(Source):
     """Outputs of modules of a model that the user's own function builds."""
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        if entry.modality is None:
+    kind = "any"
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, made: Made) -> None:
+        modality = entry.modality or made.modality
+        if modality is None:
             raise no_modality(entry.label, "torch")
-        self.kind = entry.modality if entry.modality in ("image", "text", "array") else "image"  # type: ignore[misc]
-        self.entry, self.device = entry, context.device
-        module, self.preprocess = _build(spec, entry)
-        stored = next((p.dtype for p in module.parameters()), torch.float32)
-        self.dtype = torch_dtype(context.dtype, stored, context.device, entry.label)
-        self.model = module.to(context.device, self.dtype)
-        names = module_names(self.model, entry.layers, entry.label)
-        self.layers = tuple(Layer(n, f"output of module {n} ({type(_module(module, n)).__name__})") for n in names)
-        self.weights = weights_digest(self.model)
+        self.entry, self.device, self.preprocess = entry, context.device, made.preprocess
+        stored = next((p.dtype for p in made.module.parameters()), None)
+        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.weights = made.weights
+        self.model = made.module.to(context.device, self.dtype)
+        self.layers = tuple(_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
         self.record = ModelRecord(
             spec=str(spec),
             name=entry.name or spec.path.rpartition(":")[2],
-            modality=entry.modality,
+            modality=modality,
             n_parameters=count_parameters(self.model),
         )
         self.facts = {
             "source": "torch",
-            "architecture": type(module).__name__,
+            "architecture": type(self.model).__name__,
             "pooling": entry.pooling or "maps: mean over positions; vectors as they are",
-            "preprocessing": getattr(self.preprocess, "__qualname__", None) or str(self.preprocess),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": context.device,
-            "pooled_in": "float32",
-            "versions": versions("pillow"),
+            "preprocessing": getattr(self.preprocess, "__qualname__", type(self.preprocess).__name__)
+            if self.preprocess
+            else "images to [0, 1]",
+            "factory_sha256": made.code,
+            **run_facts(self.dtype, "pillow"),
         }
 
-    def forward(self, prepared: Sequence[Any]) -> Batch:
-        inputs = torch.stack([(self.preprocess or _pixels)(s) for s in prepared]).to(self.device)
-        inputs = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:
+        out = [(self.preprocess or _as_tensor)(s) for s in stimuli]
+        for x, row in zip(out, where, strict=True):
+            if not isinstance(x, Tensor):
+                raise RepalignError(
+                    f"model {self.entry.label}: {row}: preprocess gives no tensor",
+                    expected="a torch.Tensor of one stimulus, without a batch dimension",
+                    got=type(x).__name__,
+                    remedy="return (module, preprocess) from the factory, with a preprocess for this modality",
+                )
+        return out
+
+    def forward(self, prepared: Sequence[Tensor]) -> Batch:
         names = [layer.name for layer in self.layers]
-        with outputs_of(self.model, names) as found:
-            self.model(inputs)
-        unseen = [n for n in names if n not in found]
-        if unseen:
+        out: dict[str, Tensor] = {}
+        for rows in _same_shape(prepared):
+            inputs = torch.stack([prepared[i] for i in rows]).to(self.device)
+            with outputs_of(self.model, names, self.entry.label) as found:
+                self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+            for name in names:
+                where = f"model {self.entry.label}, layer {name}"
+                pooled = any_pool(found[name], self.entry.pooling, where).to("cpu", torch.float32)
+                if len(pooled) != len(rows):
+                    raise RepalignError(
+                        f"{where}: not one row per stimulus",
+                        expected=f"{len(rows)} rows",
+                        got=tuple(pooled.shape),
+                    )
+                out.setdefault(name, pooled.new_empty(len(prepared), pooled.shape[1]))[rows] = pooled
+        return Batch(out)
+
+
+def _same_shape(prepared: Sequence[Tensor]) -> list[list[int]]:
+    """Rows that can be stacked."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(prepared):
+        groups.setdefault(tuple(x.shape), []).append(i)
+    return list(groups.values())
+
+
+def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None) -> list[str]:
+    """The modules to read: those of the entry, those that the factory states, or the children."""
+    every = list(stated) if stated is not None else _children(model)
+    wanted = every if entry.layers is None else entry.layers
+    known = {name for name, _ in model.named_modules() if name}
+    out = []
+    for w in wanted:
+        if isinstance(w, int) and -len(every) <= w < len(every):
+            out.append(every[w])
+        elif w in known:
+            out.append(str(w))
+        else:
             raise RepalignError(
-                f"model {self.entry.label}: {unseen[0]!r} is not used in a forward pass",
-                expected="modules that the model calls",
-                got=", ".join(unseen),
-                remedy="name the modules to read in `layers:`",
+                f"model {entry.label}: no module {w!r}",
+                expected=f"the path of a module, or an index into {', '.join(every)}",
+                got=w,
+                remedy=did_you_mean(str(w), known),
             )
-        label = f"model {self.entry.label}, layer "
-        layers = {n: any_pool(found[n], self.entry.pooling, label + n).to("cpu", torch.float32) for n in names}
-        return Batch(layers)
+    if not out:
+        raise RepalignError(f"model {entry.label}: no layer to extract", remedy="name modules in `layers:`")
+    return list(dict.fromkeys(out))
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
-    return dict(model.named_modules())[name]
+def _children(model: nn.Module) -> list[str]:
+    """The direct children with parameters, the members of an `nn.ModuleList` in its place."""
+    out = []
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            out += [f"{name}.{i}" for i, _ in enumerate(child)]
+        elif any(True for _ in child.parameters()):
+            out.append(name)
+    return out
 
 
-def _pixels(image: Any) -> Tensor:
-    if isinstance(image, np.ndarray):
-        return torch.from_numpy(image)
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+def _layer(model: nn.Module, name: str) -> Layer:
+    return Layer(name, f"output of {name} ({type(model.get_submodule(name)).__name__})")
+
+
+def _as_tensor(stimulus: Any) -> Any:
+    """Images to (3, h, w) in [0, 1], arrays as they are; of anything else no tensor can be made."""
+    if isinstance(stimulus, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(stimulus))
+    if isinstance(stimulus, str):
+        return stimulus
+    return torch.from_numpy(np.asarray(stimulus, dtype=np.float32) / 255).permute(2, 0, 1)

@@ -17,7 +17,7 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return models.revision(spec.path)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:  # noqa: ARG001
+def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
     return Toy(spec, entry)
 
 
@@ -29,8 +29,8 @@ class Toy(Source):
 
         self.model = models.load(spec.path)
         self.kind = self.model.modality  # type: ignore[misc]
-        chosen = choose(self.model.layers, entry.layers, entry.label)
-        self.layers = tuple(Layer(n, f"layer {n}, mean over positions or words") for n in chosen)
+        every = [Layer(n, f"layer {n}, mean over positions or words") for n in self.model.layers]
+        self.layers = choose(every, entry.layers, entry.label)
         self.weights = self.model.weights
         self.record = ModelRecord(
             spec=str(spec),

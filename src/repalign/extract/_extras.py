@@ -1,0 +1,70 @@
+"""Numbers per stimulus that are stored beside the layers, and what follows from them over all rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
+
+
+def nats(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What all tokens of each text but the first given one cost: (b, t, v), (b, t), (b, t) -> (b,) in float64.
+
+    Row by row, since the float32 logits of a whole batch may not fit the memory.
+    """
+    out = torch.zeros(len(tokens), dtype=torch.float64)
+    for i, valid in enumerate(mask.bool()):
+        row = tokens[i][valid]
+        if len(row) > 1:
+            costs = functional.cross_entropy(logits[i][valid][:-1].float(), row[1:], reduction="none")
+            out[i] = float(costs.double().sum())
+    return out
+
+
+def per_row(**columns: Sequence[float]) -> dict[str, Tensor]:
+    """One number for each row, in float64."""
+    return {name: torch.tensor([float(v) for v in values], dtype=torch.float64) for name, values in columns.items()}
+
+
+def summary(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The scores and facts that the extras of all rows give, whoever computed them."""
+    facts: dict[str, Any] = {}
+    if BATCH_SIZE in extras:
+        sizes, counts = extras[BATCH_SIZE].unique(return_counts=True)
+        facts["rows_by_batch_size"] = {str(int(s)): int(c) for s, c in zip(sizes, counts, strict=True)}
+    if "cut" in extras:
+        facts["texts_cut"] = int(extras["cut"].sum())
+    if "nats" not in extras:
+        return {}, facts
+    scores, facts["bits_per_byte"] = _bits(extras, caption)
+    return scores, facts
+
+
+def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Bits per byte and per character and nats per token over all texts, and their definition."""
+    total = {name: float(extras[name].sum()) for name in ("nats", "tokens", "bytes", "chars")}
+    scored = int((extras["bytes"] > 0).sum())
+    if not scored or not total["tokens"]:
+        return {}, {"texts": 0}
+    found = {
+        "bits_per_byte": total["nats"] / math.log(2) / total["bytes"],
+        "bits_per_char": total["nats"] / math.log(2) / total["chars"],
+        "nats_per_token": total["nats"] / total["tokens"],
+    }
+    n_bos = int(extras["bos"].sum())
+    definition = {
+        "formula": "nats of all tokens after the first given one, summed over texts / ln 2 / UTF-8 bytes (or characters)",
+        "texts": scored,
+        "text": f"caption {caption} of each row; texts that were cut are left out",
+        "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",
+        "first_token": "scored after BOS" if n_bos == scored else "not scored",
+        "first_token_bytes": "count",
+        **total,
+    }
+    return found, definition
