@@ -40,7 +40,7 @@ def _dataset(run: Mapping[str, Any], table: pd.DataFrame) -> Html:
             told.append(f"{before}{', '.join(value) if isinstance(value, (list, tuple)) else value}")
     captions = described.get("captions_per_image")
     if captions:
-        low, high = captions[0], captions[-1]
+        low, high = captions["min"], captions["max"]
         told.append(f"; {low if low == high else f'{low} to {high}'} captions per image")
     fingerprint = str(described.get("fingerprint") or first["dataset_fingerprint"] or "")
     if fingerprint:
