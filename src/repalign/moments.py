@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repalign.measures._numeric import full_precision
+
 ORDERS = (1, 2, 3)
 
 Partition = tuple[int, ...]  # block label of every slot, labels in order of first appearance
@@ -50,14 +52,11 @@ def moment_sums(matrix: Tensor, symmetric: bool) -> np.ndarray:
     matrix (n, n). O(n^2) but for one or two (n, n) products. Relations of one comparison must be of one kind
     (all symmetric or all treated as directed) for their vectors to be combined.
     """
-    a = matrix.to(torch.float64)
-    cache: dict[frozenset, float] = {}
-    square: list[Tensor] = []
+    sums = _GraphSums(matrix, symmetric)
     parts = []
     for order in ORDERS:
         shapes = _shapes(order, symmetric)
-        graph = np.array([_graph_sum(a, g, cache, square) for g in shapes.graphs])
-        parts.append(shapes.inversion @ graph)
+        parts.append(shapes.inversion @ np.array([sums.of(g) for g in shapes.graphs]))
     return np.concatenate(parts)
 
 
@@ -134,17 +133,79 @@ def _shapes(order: int, symmetric: bool) -> _Shapes:
 # --- sums over all indices ---------------------------------------------------------------------
 
 
-def _graph_sum(a: Tensor, partition: Partition, cache: dict[frozenset, float], square: list[Tensor]) -> float:
-    """sum over all index values of the product of A over the edges of a multigraph."""
-    edges = [partition[i : i + 2] for i in range(0, len(partition), 2)]
-    total = 1.0
-    for component in _components(edges):
-        labels = _relabel(tuple(v for edge in component for v in edge))
-        key = frozenset((("order", len(component)), *enumerate(labels)))
-        if key not in cache:
-            cache[key] = _connected_sum(a, [labels[i : i + 2] for i in range(0, len(labels), 2)], square)
-        total *= cache[key]
-    return total
+class _GraphSums:
+    """Sums over all index values of products of A over the edges of small multigraphs, each computed once.
+
+    All in float64 but the one matrix product, which is in the dtype of A: of a unit-norm float32 relation its
+    rounding is 1e-6 of the skewness, and products of 0/1 graphs are exact.
+    """
+
+    def __init__(self, matrix: Tensor, symmetric: bool) -> None:
+        self.matrix = matrix
+        self.symmetric = symmetric
+        self.products = {(1, 0): matrix.to(torch.float64)}
+        self.known: dict[Partition, float] = {}
+
+    def of(self, partition: Partition) -> float:
+        """The sum for a graph, the product of those of its connected components."""
+        edges = [partition[i : i + 2] for i in range(0, len(partition), 2)]
+        total = 1.0
+        for component in _components(edges):
+            labels = _relabel(tuple(v for edge in component for v in edge))
+            if labels not in self.known:
+                self.known[labels] = self._connected([labels[i : i + 2] for i in range(0, len(labels), 2)])
+            total *= self.known[labels]
+        return total
+
+    def _product(self, forth: int, back: int) -> Tensor:
+        """Entry by entry A^forth times (A')^back: the edges between two vertices, merged."""
+        if self.symmetric:
+            forth, back = forth + back, 0
+        if forth == 0:
+            return self._product(back, 0).T
+        if (forth, back) not in self.products:
+            one = self.products[(1, 0)]
+            rest = self._product(forth, back - 1) if back else self._product(forth - 1, 0)
+            self.products[(forth, back)] = rest * (one.T if back else one)
+        return self.products[(forth, back)]
+
+    def _connected(self, edges: list[tuple[int, ...]]) -> float:
+        """Parallel edges merge, loops become vertex weights, leaves fold into their neighbours; a triangle may stay."""
+        weight: dict[int, Tensor | None] = {v: None for edge in edges for v in edge}
+        between: dict[tuple[int, int], Tensor] = {}
+
+        def times(vertex: int, factor: Tensor) -> None:
+            known = weight[vertex]
+            weight[vertex] = factor if known is None else known * factor
+
+        for u, v in dict.fromkeys((min(e), max(e)) for e in edges):
+            product = self._product(edges.count((u, v)), edges.count((v, u)) if u != v else 0)
+            if u == v:
+                times(u, product.diagonal())
+            else:
+                between[(u, v)] = product
+        while between:
+            degree = [v for pair in between for v in pair]
+            leaf = next((v for v in weight if degree.count(v) == 1), None)
+            if leaf is None:
+                return self._triangle(edges)
+            pair = next(p for p in between if leaf in p)
+            matrix = between.pop(pair)
+            other = pair[1] if leaf == pair[0] else pair[0]
+            toward = matrix if leaf == pair[1] else matrix.T  # (other, leaf)
+            on_leaf = weight.pop(leaf)
+            times(other, toward.sum(dim=1) if on_leaf is None else toward @ on_leaf)
+        (last,) = weight.values()
+        assert last is not None
+        return float(last.sum())
+
+    def _triangle(self, edges: list[tuple[int, ...]]) -> float:
+        """sum_ijk of three edges between three vertices, a directed cycle or not; both need A A only."""
+        with full_precision():
+            square = self.matrix @ self.matrix
+        starts = {u for u, _ in edges}
+        third = self.matrix.T if len(starts) == 3 else self.matrix  # every vertex starts one edge: a cycle
+        return float((square * third).sum(dtype=torch.float64))
 
 
 def _components(edges: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
@@ -154,42 +215,3 @@ def _components(edges: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
         merged = [e for g in touching for e in g] + [edge]
         groups = [g for g in groups if g not in touching] + [merged]
     return groups
-
-
-def _connected_sum(a: Tensor, edges: list[tuple[int, ...]], square: list[Tensor]) -> float:
-    """Merge parallel edges, turn loops into vertex weights, fold leaves into their neighbours; a triangle may stay."""
-    weight: dict[int, Tensor | None] = {v: None for edge in edges for v in edge}
-    between: dict[tuple[int, int], Tensor] = {}
-
-    def times(vertex: int, factor: Tensor) -> None:
-        weight[vertex] = factor if weight[vertex] is None else weight[vertex] * factor
-
-    for u, v in edges:
-        if u == v:
-            times(u, a.diagonal())
-        else:
-            key, entry = ((u, v), a) if u < v else ((v, u), a.T)
-            between[key] = entry if key not in between else between[key] * entry
-    while between:
-        degree = [v for pair in between for v in pair]
-        leaf = next((v for v in weight if degree.count(v) == 1), None)
-        if leaf is None:
-            return _triangle(a, edges, square)
-        pair = next(p for p in between if leaf in p)
-        matrix = between.pop(pair)
-        other = pair[1] if leaf == pair[0] else pair[0]
-        toward = matrix if leaf == pair[1] else matrix.T  # (other, leaf)
-        times(other, toward.sum(dim=1) if weight[leaf] is None else toward @ weight[leaf])
-        del weight[leaf]
-    (last,) = weight.values()
-    assert last is not None
-    return float(last.sum())
-
-
-def _triangle(a: Tensor, edges: list[tuple[int, ...]], square: list[Tensor]) -> float:
-    """sum_ijk of three edges between three vertices: a directed cycle or not; both need A A only."""
-    if not square:
-        square.append(a @ a)
-    heads = {u for u, _ in edges}
-    cyclic = len(heads) == 3  # every vertex starts one edge
-    return float((square[0] * (a.T if cyclic else a)).sum())

@@ -396,8 +396,6 @@ def _spectrum(relation: Relation, sigma: Tensor) -> Tensor:
     """
     n = relation.n
     matrix = relation.dense()
-    if matrix.dtype == torch.float64 and isinstance(relation, GraphRelation) and relation.values is None:
-        matrix = matrix.to(torch.float32)  # 0/1 entries: the counts are rounded back to integers
     matrix = matrix[sigma][:, sigma]
     doubled = torch.cat([matrix, matrix], dim=1).contiguous()  # (n, 2n)
     last = n // 2 if relation.symmetric else n - 1

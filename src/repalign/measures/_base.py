@@ -234,7 +234,8 @@ class GraphRelation(Relation):
         return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
 
     def dense(self) -> Tensor:
-        return _scatter(self, slice(0, self.n), torch.float64 if self.values is None else self.values.dtype)
+        # Zeros and ones, and sums of products of them below 2^24, are exact in float32.
+        return _scatter(self, slice(0, self.n), torch.float32 if self.values is None else self.values.dtype)
 
     def permute(self, p: Tensor) -> Self:
         inverse = torch.empty_like(p)
