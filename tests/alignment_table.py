@@ -107,7 +107,7 @@ def make_run(
             "spec": f"hf:example/{name}", "name": name, "modality": modality, "revision": "0123456789abcdef" * 2,
             "family": family, "objective": "next word" if modality == "text" else "classification",
             "n_parameters": int(params), "scores": {score: value}, "layers": [f"layer.{i}" for i in range(n_layers)],
-            "widths": [768] * n_layers, "facts": {"pooling": "mean", "dtype": "float32"},
+            "widths": [768] * n_layers, "facts": {"pooling": "mean", "dtype": "float32", "tokens": "all valid tokens"},
         }  # fmt: skip
 
     return {
@@ -117,7 +117,7 @@ def make_run(
         "study": None,
         "dataset": {
             "name": "wit_1024", "source": "hub", "revision": "wit_1024", "n": N, "fingerprint": "ab" * 32,
-            "modalities": ["image", "text"], "left_out": [{"id": "r17", "row": 17, "reason": "empty caption"}],
+            "modalities": ["image", "text"], "captions_per_image": {"min": 1, "max": 5}, "left_out": [{"id": "r17", "row": 17, "reason": "empty caption"}],
         },
         "models": [*(model(m, "text", "bits_per_byte", layers[0]) for m in language),
                    *(model(m, "image", "imagenet_top1", layers[1]) for m in vision)],

@@ -98,8 +98,9 @@ def test_sections_come_in_the_order_of_the_questions(page):
         "wit_1024, n = 1,024 stimuli", "revision wit_1024", "1: empty caption, in every modality: r17 (row 17)",
         "the share of neighbours that two spaces have in common", "all cyclic shifts of the pairing", "seed 0",
         "repalign 0.1.0, torch 2.15.0, transformers 5.23.0", "hf:example/llama-13b", "560 M", "next word",
-        "Bits per byte 0.970", "layer.0: n = 1,024 rows for 5,120 features",
-        "The same kind in 2 more: layer.1, layer.2.", "12 rows are exact copies", "undefined for 1 of 30 pairs",
+        "Bits per byte 0.970", "3 layers, layer.0 to layer.2, for instance layer.0: n = 1,024 rows for 5,120",
+        "1 to 5 captions per image", "mean, float32all valid tokens", "12 rows are exact",
+        "undefined for 1 of 30 pairs",
         "Alignment changes by +", "With 5 models, one model more or less can change this picture.", "here .00098",
         "66 of 2,160 rows of the table have no defined score", "0123456789",
     ],
@@ -247,6 +248,24 @@ def test_embedded_pairs_are_those_of_the_table(page, table):
         assert data["measures"][m]["maps"][best]["best"] == [top["index_x"], top["index_y"]]
 
 
+def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
+    """Cells without draws: p down to 1e-18 within 0.05 %, and no floor is claimed for them."""
+    monkeypatch.setattr(payload, "EXACT_CELLS", 0)
+    cells = table["scope"] == "cell"
+    closed = table.copy()
+    closed.loc[cells, ["null", "n_draws"]] = ["moments", 0]
+    closed.loc[cells, "pvalue"] = np.geomspace(1e-18, 1, int(cells.sum()))
+    page = render(closed, make_run())
+    entry, pack = embedded(page)["measures"][0], embedded(page, "cells-0")
+    assert (entry["draws"], entry["cellDraws"]) == (1023, 0)
+    found = payload.decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["pvalue"]
+    np.testing.assert_allclose(found.ravel(), closed.loc[cells, "pvalue"].to_numpy()[:35], rtol=5e-4)
+    text = Elements(page).text
+    assert (
+        "pairs of models by 1,023 draws" in text and "single pairs of layers by exact mean, spread and skewness" in text
+    )
+
+
 def test_a_quantity_that_is_constant_survives_packing():
     code = payload.Code.of("statistic", np.array([0.25, 0.25, np.nan]), 199, exact=False)
     block = base64.b64encode(code.encode(np.array([0.25, np.nan]))).decode()
@@ -271,7 +290,7 @@ def test_the_report_reads_a_folder_and_writes_one_file(tmp_path, table):
     folder = Alignment(table, make_run()).save(tmp_path / "results")
     path = write_report(folder, tmp_path / "deep" / "r.html")
     assert path == tmp_path / "deep" / "r.html" and [p.name for p in path.parent.iterdir()] == ["r.html"]
-    assert str(folder / "results.parquet") in path.read_text("utf-8")
+    assert "<code>../results/results.parquet</code>" in path.read_text("utf-8")
     first = path.read_bytes()
     assert write_report(folder, path).read_bytes() == first
     assert write_report(folder, tmp_path).name == "report.html"

@@ -215,7 +215,7 @@ def layer_map_frame(
         layers_x=laid.layers_x,
         layers_y=laid.layers_y,
         values=laid.arrays[value],
-        scale=scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws, alpha),
+        scale=scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws_of(chosen), alpha),
         best=laid.place(row),
         best_text=_best_text(row, draws),
         chance=float(chance.mean()) if chance.size else math.nan,

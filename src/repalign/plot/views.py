@@ -13,6 +13,8 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.plot import palette, words
 
 ALPHA = 0.05
+# Closed-form p-values have no floor; below this they all have the strongest colour.
+SMALL_P = 1e-6
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Scale:
         if self.high == self.low:
             return np.where(np.isnan(v), np.nan, 0.0)
         if self.log:
-            return np.clip(np.log(v / self.low) / math.log(self.high / self.low), 0, 1)
+            ratio = np.maximum(v, 1e-300) / self.low  # a closed form may underflow to 0
+            return np.clip(np.log(ratio) / math.log(self.high / self.low), 0, 1)
         return np.clip((v - self.low) / (self.high - self.low), 0, 1)
 
     def steps(self, values: Any) -> np.ndarray:
@@ -91,7 +94,7 @@ def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, al
     defined, level = values[np.isfinite(values)], chance[np.isfinite(chance)]
     top = float(defined.max()) if defined.size else 0.0
     if view in P_VIEWS:
-        floor = 1 / (n_draws + 1)
+        floor = 1 / (n_draws + 1) if n_draws else max(float(defined.min(initial=1.0)), SMALL_P)
         return Scale(alpha if floor < alpha else 1.0, floor, log=True)
     if view == "null_mean":
         return Scale(float(defined.min()), top) if defined.size else Scale(0.0, 0.0)
@@ -101,7 +104,9 @@ def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, al
 
 def text_of(view: str, value: float, n_draws: int) -> str:
     """A number of a view as it stands in a cell."""
-    return words.pvalue(value, n_draws) if view in P_VIEWS else words.number(value)
+    if view == "pvalue":
+        return words.pvalue(value, n_draws)
+    return words.pvalue(value) if view in P_VIEWS else words.number(value)
 
 
 # --- rows of the table -------------------------------------------------------------------------
@@ -124,7 +129,7 @@ def rows_of(table: pd.DataFrame, scope: str, measure: str | None) -> pd.DataFram
 
 
 def draws_of(rows: pd.DataFrame) -> int:
-    """The smallest number of draws of these rows."""
+    """The smallest number of draws of these rows; 0 if the null of any is a closed form."""
     return min(rows["n_draws"].tolist(), default=0)
 
 
@@ -137,7 +142,7 @@ def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
     """The p that decides what counts as found: "p_holm", or "p_bh" where Holm can reject nothing."""
     tests = tests_of(pairs)
     draws = draws_of(pairs)
-    return "p_holm" if tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
+    return "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
 
 
 def found(pairs: pd.DataFrame, alpha: float) -> np.ndarray:

@@ -35,23 +35,29 @@ def number(value: float | None) -> str:
 def pvalue(p: float | None, n_draws: int | None = None) -> str:
     """A p-value without its leading zero; at the floor of the draws it says that it is one.
 
-    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0)
-    ('.031', '≤ .005', '1')
+    Without draws (a closed form) there is no floor.
+
+    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0), pvalue(2.3e-40)
+    ('.031', '≤ .005', '1', '2.3e−40')
     """
     if p is None or not math.isfinite(p):
         return UNDEFINED
     if p >= 0.9995:
         return "1"
-    text = f"{p:.2g}" if p < 0.1 else f"{p:.3f}"
-    if "e" in text:
-        text = f"{p:.{1 - math.floor(math.log10(p))}f}"
-    text = text.rstrip("0").removeprefix("0")
+    if p <= 0:
+        return "< 1e−300"  # a closed form that underflows
+    if p < 1e-4:
+        mantissa, exponent = f"{p:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}".replace("-", "−")
+    else:
+        places = 1 - math.floor(math.log10(float(f"{p:.1e}"))) if p < 0.1 else 3
+        text = f"{p:.{places}f}".rstrip("0").removeprefix("0")
     return f"≤ {text}" if at_floor(p, n_draws) else text
 
 
 def at_floor(p: float, n_draws: int | None) -> bool:
     """Whether p is the smallest that this many draws can give, 1 / (n_draws + 1)."""
-    return n_draws is not None and p * (n_draws + 1) < 1.5
+    return bool(n_draws) and p * (n_draws + 1) < 1.5
 
 
 def p_sentence(p: float, n_draws: int | None = None) -> str:
@@ -61,7 +67,9 @@ def p_sentence(p: float, n_draws: int | None = None) -> str:
     'p ≤ .005 (floor)'
     """
     text = pvalue(p, n_draws)
-    return f"p {text} (floor)" if text.startswith("≤") else f"p = {text}"
+    if text.startswith("≤"):
+        return f"p {text} (floor)"
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def count(value: int) -> str:

@@ -22,8 +22,9 @@ function number(value) {
 function pvalue(p, draws) {
   if (p === null || p === undefined || !Number.isFinite(p)) return "–";
   if (p >= 0.9995) return "1";
+  if (p <= 0) return "< 1e−300";
   const places = p < 0.1 ? 1 - Math.floor(Math.log10(Number(p.toPrecision(2)))) : 3;
-  const text = p.toFixed(places).replace(/0+$/, "").replace(/^0/, "");
+  const text = p < 1e-4 ? p.toExponential(1).replace("-", "−") : p.toFixed(places).replace(/0+$/, "").replace(/^0/, "");
   return draws && p * (draws + 1) < 1.5 ? `≤ ${text}` : text;
 }
 const show = (view, value, draws) => (data.pViews.includes(view) ? pvalue(value, view === "pvalue" ? draws : 0) : number(value));
@@ -46,7 +47,7 @@ const step = (position) => Math.round(position * 31);
 function place(view, value, [low, high]) {
   if (value === null || Number.isNaN(value) || low === null) return null;
   if (low === high) return 0;
-  const share = data.pViews.includes(view) ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
+  const share = data.pViews.includes(view) ? Math.log(Math.max(value, 1e-300) / low) / Math.log(high / low) : (value - low) / (high - low);
   return Math.min(1, Math.max(0, share));
 }
 
@@ -55,10 +56,10 @@ function buttons(selector, keys, chosen, choose) {
 }
 
 // A colour bar: its two ends below it, marks above it.
-function legend(selector, view, [low, high], marks) {
+function legend(selector, view, [low, high], marks, floor) {
   if (low === null) return fill(selector);
   const p = data.pViews.includes(view);
-  const ends = p ? [`p = ${pvalue(low)} and above`, `p = ${pvalue(high)}`] : [view === "statistic" ? `chance ${number(low)} and below` : number(low), number(high)];
+  const ends = p ? [`p = ${pvalue(low)} and above`, `p = ${pvalue(high)}${low > high && !floor ? " and below" : ""}`] : [view === "statistic" ? `chance ${number(low)} and below` : number(low), number(high)];
   const shown = marks.filter(([value]) => value !== null && value > low && value <= high);
   fill(selector,
     make("div", { class: "ticks above" }, ...shown.map(([value, words]) => {
@@ -89,7 +90,7 @@ function drawMatrix() {
   const table = make("table", { class: "matrix", style: `--head:${0.58 * Math.min(23, longest) + 1.2}em${crowded}` }, make("thead", {}, head), make("tbody", {}, ...rows));
   fill("#matrix", table);
   fill("#matrix-meaning", `${m.label}, n = ${data.n.toLocaleString("en-US")}. ${VIEW[view].meaning}`);
-  legend("#matrix-legend", view, scale, []);
+  legend("#matrix-legend", view, scale, [], m.draws);
   const level = chance[0] === chance[1] ? number(chance[0]) : `${number(chance[0])} to ${number(chance[1])}`;
   const span = chance[1] - chance[0], wide = view === "statistic" && span > 0.25 * (scale[1] - chance[0]);
   fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
@@ -107,7 +108,7 @@ function cells(measure, pair) {
       const values = new Float64Array(count);
       for (let i = 0; i < count; i++) {
         if (pack.exact) values[i] = reader.getFloat32(4 * (f * count + i), true);
-        else { const raw = reader.getUint16(2 * (f * count + i), true); values[i] = raw === 65535 ? NaN : field.low + raw * field.step; }
+        else { const raw = reader.getUint16(2 * (f * count + i), true); values[i] = raw === 65535 ? NaN : field.low + raw * field.step; if (field.log) values[i] = 10 ** values[i]; }
       }
       map[field.name] = values;
     });
@@ -139,7 +140,7 @@ function drawLayers() {
   const map = cells(state.measure, state.pair), scale = m.maps[state.pair].scales[CELL_VIEWS.indexOf(view)], best = m.maps[state.pair].best;
   fill("#layer-map", map.lx ? layerMap(map, view, scale, best, x, y) : make("p", { class: "empty" }, "No layer map is stored for this pair."));
   const threshold = pair[column("threshold")];
-  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold ${number(threshold)}`]] : []);
+  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold ${number(threshold)}`]] : [], m.cellDraws);
   drawReadout();
 }
 
@@ -212,7 +213,7 @@ function drawReadout() {
     parts.push(make("hr"), make("h4", {}, state.cursor ? "Cell" : "Its best cell on its own"),
       make("p", { class: "where" }, `${data.layers[pair[0]][cell[0]]} × ${data.layers[pair[1]][cell[1]]}`),
       list([["Score", number(map.statistic[i])], ["Chance", number(map.null_mean[i])], ["Threshold", number(map.threshold[i])],
-        ["Calibrated", number(map.calibrated[i])], ["p", pvalue(map.pvalue[i], m.draws)]]));
+        ["Calibrated", number(map.calibrated[i])], ["p", pvalue(map.pvalue[i], m.cellDraws)]]));
   }
   fill("#readout", ...parts);
 }
@@ -271,7 +272,7 @@ function* everyRow(scope, measure) {
       if (scope === "max" || !data.exact) continue;
       const map = cells(i, k);
       for (let a = 0; a < map.lx; a++) for (let b = 0; b < map.ly; b++) {
-        const row = { ...base, scope: "cell", layer_x: data.layers[pair[0]][a], layer_y: data.layers[pair[1]][b] };
+        const row = { ...base, draws: m.cellDraws, scope: "cell", layer_x: data.layers[pair[0]][a], layer_y: data.layers[pair[1]][b] };
         for (const name of ["statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated"]) {
           const value = map[name][a * map.ly + b];
           row[name] = Number.isNaN(value) ? null : Number(value.toPrecision(7));

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from repalign.doctor import SEVERITIES
 from repalign.plot import words
 from repalign.plot.views import draws_of, measures_of, rows_of
 from repalign.report import texts
@@ -72,19 +73,28 @@ def _measures(table: pd.DataFrame) -> Html:
 
 
 def _chance(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
-    groups: dict[tuple[str, int, int], list[str]] = {}
+    """How broken pairings were drawn, for pairs of models and for single pairs of layers."""
+    groups: dict[str, list[str]] = {}
     for measure in measures_of(table):
-        pairs = rows_of(table, "max", measure)
-        key = str(pairs["null"].tolist()[0]), draws_of(pairs), int(pairs["seed"].tolist()[0])
-        groups.setdefault(key, []).append(words.measure_label(measure))
-    items = []
-    for (method, draws, seed), labels in groups.items():
-        who = "" if len(groups) == 1 else f"{', '.join(labels)}: "
-        floor = words.pvalue(1 / (draws + 1))
-        what = f"{words.count(draws)} draws ({texts.null_meaning(method)}), seed {seed}, so that p ≥ {floor}"
-        items.append(el("li", f"{who}{what}"))
+        groups.setdefault(_null_of(table, measure), []).append(words.measure_label(measure))
+    items = [el("li", told if len(groups) == 1 else f"{', '.join(labels)}: {told}") for told, labels in groups.items()]
     search = texts.search_meaning(run.get("search"))
     return el("ul", *items, el("li", f"α = {alpha:g}; best pair of layers: {search}"))
+
+
+def _null_of(table: pd.DataFrame, measure: str) -> str:
+    pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
+    draws, seed = draws_of(pairs), int(pairs["seed"].tolist()[0])
+    method = str(pairs["null"].tolist()[0])
+    floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
+    told = f"{words.count(draws)} draws ({texts.null_meaning(method)}), seed {seed}{floor}"
+    kinds = cells["null"].value_counts(sort=False).to_dict()
+    if set(kinds) <= {method}:
+        return told
+    most = max(kinds, key=lambda kind: kinds[kind])
+    rest = sum(kinds.values()) - kinds[most]
+    few = f" ({words.count(rest)} of {words.count(len(cells))} by draws, where that law is poor)" if rest else ""
+    return f"pairs of models by {told}; single pairs of layers by {texts.null_meaning(most)}{few}"
 
 
 def _preparation(run: Mapping[str, Any]) -> Html | None:
@@ -110,6 +120,7 @@ MODEL_COLUMNS = (
     "Parameters",
     "Layers",
     "Width",
+    "Vectors",
     "Scores",
     "Revision",
 )
@@ -161,23 +172,37 @@ def _model(record: Mapping[str, Any], sides: Mapping[str, Any], labels: Mapping[
         el("td", words.parameters(record.get("n_parameters")), class_="num"),
         el("td", len(record.get("layers") or []) or "–", class_="num"),
         el("td", width, class_="num"),
+        el("td", *_vectors(record.get("facts") or {})),
         el("td", *(scores or ["–"])),
         el("td", el("code", revision[:10], title=revision) if revision else "–"),
     )
 
 
+def _vectors(facts: Mapping[str, Any]) -> list[object]:
+    """How a layer became one vector per stimulus: pooling and number format, and what was pooled."""
+    first = [str(facts[key]) for key in ("pooling", "dtype") if facts.get(key)]
+    tokens = facts.get("tokens")
+    return [", ".join(first) or "–", el("span", tokens, class_="sub") if isinstance(tokens, str) else None]
+
+
 def _findings(found: Iterable[Mapping[str, Any]]) -> Html:
-    """Findings of one model, those of one kind together: the first in words, the layers of all."""
-    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """Findings of one model, gravest first, those of one kind together, told by the gravest of them."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
     for finding in found:
-        kinds.setdefault((str(finding.get("severity")), str(finding.get("code"))), []).append(finding)
+        kinds.setdefault(str(finding.get("code")), []).append(finding)
     items = []
-    for (severity, code), group in kinds.items():
-        first, rest = group[0], group[1:]
-        also = None
-        if rest:
-            names = ", ".join(str(f.get("layer")) for f in rest)
-            also = el("span", f" The same kind in {len(rest)} more: {names}.", class_="soft")
-        tag = el("span", f"{severity}: {code}", class_="tag")
-        items.append(el("li", tag, f" {first.get('layer')}: {first.get('message')}", also))
+    for code, group in sorted(kinds.items(), key=lambda kind: -max(map(_gravity, kind[1]))):
+        worst = max(group, key=_gravity)
+        layers = list(dict.fromkeys(str(f.get("layer")) for f in group))
+        where = layers[0]
+        if len(layers) > 1:
+            where = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.get('layer')}"
+        severity = str(worst.get("severity"))
+        tag = el("span", f"{severity}: {code}", class_=f"tag level-{_gravity(worst)}")
+        items.append(el("li", tag, " ", el("b", where), f": {worst.get('message')}", title=", ".join(layers)))
     return el("ul", *items)
+
+
+def _gravity(finding: Mapping[str, Any]) -> int:
+    severity = finding.get("severity")
+    return SEVERITIES.index(severity) if severity in SEVERITIES else 1

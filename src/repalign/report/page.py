@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import Alignment, write_text
+from repalign.alignment import TABLE_FILE, Alignment, write_text
 from repalign.errors import RepalignError
 from repalign.plot import words
 from repalign.plot.frames import null_frame, trend_frame
@@ -42,7 +43,7 @@ def write_report(
     out = Path(out)
     path = out / "report.html" if out.is_dir() else out
     progress("report", 0, 1)
-    page = render(alignment.table, alignment.run, str(Path(results) / "results.parquet"))
+    page = render(alignment.table, alignment.run, _beside(Path(results) / TABLE_FILE, path.parent))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     progress("report", 1, 1)
@@ -53,7 +54,12 @@ def write_report(
     return path
 
 
-def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = "results.parquet") -> str:
+def _beside(file: Path, folder: Path) -> str:
+    """A file as seen from the report's folder, so that both can be moved together."""
+    return os.path.relpath(file.resolve(), folder.resolve())
+
+
+def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE) -> str:
     """The whole page as a string; `where` names the file that holds the full table."""
     if not (table["scope"] == "max").to_numpy().any():
         raise RepalignError("the result has no pairs of models", expected="rows of scope 'max'", got="none")

@@ -1,7 +1,8 @@
 """The data that the page's script draws from: pairs of models, and layer maps packed small.
 
 Up to `EXACT_CELLS` cells are embedded as float32 and stand in the page's table; more of them are 16-bit
-steps of each quantity's range (half a step is under 1e-5 of it; p-values are whole ranks, so exact).
+steps of each quantity's range (half a step is under 1e-5 of it). p-values from draws are whole ranks, so exact;
+those of a closed form are steps of their logarithm (4e-4 of the value).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ PAIR_COLUMNS = (
 CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated")
 PACKED_COLUMNS = ("statistic", "null_mean", "pvalue", "threshold", "calibrated")
 CELL_VIEWS = tuple(v.key for v in VIEWS.values() if not v.pairs_only)
-STEPS = 65_534  # 65,535 stands for undefined
+STEPS, UNDEFINED = 65_534, 65_535
+LOG_RANGE = 20  # a closed-form p below 1e-20 is written as 1e-20
 
 
 def finite(value: Any) -> Any:
@@ -86,9 +88,10 @@ class Pack:
     def of(cls, table: pd.DataFrame, measure: str, models: list[str], exact: bool, alpha: float) -> Pack:
         """Gather everything of one measure."""
         pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
-        draws, at = draws_of(pairs), {name: i for i, name in enumerate(models)}
+        draws, cell_draws = draws_of(pairs), draws_of(cells)
+        at = {name: i for i, name in enumerate(models)}
         columns = CELL_COLUMNS if exact else PACKED_COLUMNS
-        codes = {c: Code.of(c, cells[c].to_numpy(float), draws, exact) for c in columns}
+        codes = {c: Code.of(c, cells[c].to_numpy(float), cell_draws, exact) for c in columns}
         groups = {key: rows for key, rows in cells.groupby(["model_x", "model_y"], sort=False)}  # noqa: C416
         layers: dict[str, list[str]] = {}
         blocks, maps = [], []
@@ -103,7 +106,7 @@ class Pack:
                 {
                     "shape": [len(laid.layers_x), len(laid.layers_y)],
                     "best": laid.place(row),
-                    "scales": _scales(of_pair, draws, alpha),
+                    "scales": _scales(of_pair, cell_draws, alpha),
                 }
             )
         best = best_pair(pairs)
@@ -111,14 +114,14 @@ class Pack:
             "repr": measure,
             "label": words.measure_label(measure),
             "draws": draws,
-            "null": str(pairs["null"].tolist()[0]),
+            "cellDraws": cell_draws,
             "best": next((k for k, row in enumerate(rows) if best and _same(row, best)), 0),
             "note": found_note(pairs, alpha),
             "grid": _grid(pairs, at),
             "matrix": {view: _matrix(pairs, measure, view, alpha) for view in VIEWS},
             "pairs": [_pair(row, at, above) for row, above in zip(rows, found(pairs, alpha), strict=True)],
             "maps": maps,
-            "common": _scales(cells, draws, alpha),
+            "common": _scales(cells, cell_draws, alpha),
         }
         packed = {
             "fields": [{"name": c, **codes[c].header()} for c in columns],
@@ -176,39 +179,43 @@ def _scales(cells: pd.DataFrame, draws: int, alpha: float) -> list[list[float | 
 
 @dataclass(frozen=True)
 class Code:
-    """How one quantity is written: float32, or 16-bit steps from `low`."""
+    """How one quantity is written: float32, or 16-bit steps from `low`, of its logarithm if `log`."""
 
     low: float
     step: float
     exact: bool
+    log: bool = False
 
     @classmethod
     def of(cls, column: str, values: np.ndarray, draws: int, exact: bool) -> Code:
-        """The finest code for these values."""
-        if column == "pvalue" and draws < STEPS:
-            return cls(0.0, 1 / (draws + 1), exact)
+        """The finest code for these values: whole ranks for p-values from draws, powers of ten for closed forms."""
+        if column == "pvalue":
+            by_rank = 0 < draws < STEPS
+            return cls(0.0, 1 / (draws + 1), exact) if by_rank else cls(0.0, -LOG_RANGE / STEPS, exact, log=True)
         defined = values[np.isfinite(values)]
         if not defined.size:
             return cls(0.0, 1.0, exact)
         low, high = float(defined.min()), float(defined.max())
         return cls(low, (high - low) / STEPS or 1.0, exact)
 
-    def header(self) -> dict[str, float]:
+    def header(self) -> dict[str, Any]:
         """What a reader needs to decode it."""
-        return {"low": self.low, "step": self.step}
+        return {"low": self.low, "step": self.step, "log": self.log}
 
     def encode(self, values: np.ndarray) -> bytes:
         """Little-endian bytes, row by row."""
         if self.exact:
             return values.astype("<f4").tobytes()
-        steps = np.rint((values - self.low) / self.step)
-        return np.where(np.isfinite(steps), steps, 65_535).astype("<u2").tobytes()
+        scaled = np.log10(np.maximum(values, 10.0**-LOG_RANGE)) if self.log else values
+        steps = np.rint((scaled - self.low) / self.step)
+        return np.where(np.isfinite(steps), steps, UNDEFINED).astype("<u2").tobytes()
 
 
 def decode(block: str, fields: list[dict[str, Any]], shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
-    """The inverse of what a block holds, as the page's script does it; for tests and readers of the page."""
+    """What a block holds, as the page's script reads it."""
     raw = np.frombuffer(base64.b64decode(block), "<f4" if exact else "<u2").reshape(len(fields), *shape)
     if exact:
         return {f["name"]: raw[k].astype(float) for k, f in enumerate(fields)}
-    steps = np.where(raw == 65_535, np.nan, raw.astype(float))
-    return {f["name"]: f["low"] + steps[k] * f["step"] for k, f in enumerate(fields)}
+    steps = np.where(raw == UNDEFINED, np.nan, raw.astype(float))
+    values = {f["name"]: f["low"] + steps[k] * f["step"] for k, f in enumerate(fields)}
+    return {f["name"]: 10 ** values[f["name"]] if f["log"] else values[f["name"]] for f in fields}

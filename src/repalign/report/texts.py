@@ -13,7 +13,7 @@ from repalign.report.html import Html, text
 NULLS = {
     "permutation": "random permutations of the pairing, one for all layers of a pair of models",
     "cyclic": "all cyclic shifts of the pairing after one random relabelling, an exact group",
-    "moments": "the exact mean, spread and skewness over all permutations, in closed form",
+    "moments": "exact mean, spread and skewness over all permutations, and the Pearson type III law",
 }
 SEARCHES = {
     "studentised": "the one that stands highest above its own chance level, in units of its spread",
