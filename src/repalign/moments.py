@@ -145,6 +145,7 @@ class _GraphSums:
         self.symmetric = symmetric
         self.products = {(1, 0): matrix.to(torch.float64)}
         self.known: dict[Partition, float] = {}
+        self.square: Tensor | None = None
 
     def of(self, partition: Partition) -> float:
         """The sum for a graph, the product of those of its connected components."""
@@ -201,11 +202,12 @@ class _GraphSums:
 
     def _triangle(self, edges: list[tuple[int, ...]]) -> float:
         """sum_ijk of three edges between three vertices, a directed cycle or not; both need A A only."""
-        with full_precision():
-            square = self.matrix @ self.matrix
+        if self.square is None:
+            with full_precision():
+                self.square = self.matrix @ self.matrix
         starts = {u for u, _ in edges}
         third = self.matrix.T if len(starts) == 3 else self.matrix  # every vertex starts one edge: a cycle
-        return float((square * third).sum(dtype=torch.float64))
+        return float((self.square * third).sum(dtype=torch.float64))
 
 
 def _components(edges: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:

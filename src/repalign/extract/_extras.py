@@ -59,7 +59,7 @@ def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float],
     }
     n_bos = int(extras["bos"].sum())
     definition = {
-        "formula": "nats of all tokens after the first given one, summed over texts / ln 2 / UTF-8 bytes (or characters)",
+        "formula": "nats of all tokens after the first given one, over all texts / ln 2 / UTF-8 bytes (or characters)",
         "texts": scored,
         "text": f"caption {caption} of each row; texts that were cut are left out",
         "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",

@@ -25,41 +25,53 @@ def first_tensor(out: Any) -> Tensor | None:
     return out
 
 
+Mark = tuple[tuple[int, ...], str, float, float]
+
+
+def _mark(x: Tensor) -> Mark:
+    """Shape, dtype, sum and sum of squares: equal for equal tensors, and by chance for no others.
+
+    In place of the tensor, which later modules may overwrite, and which would fill the memory.
+    """
+    wide = x.detach().to(torch.float64)
+    return tuple(x.shape), str(x.dtype), float(wide.sum()), float(wide.square().sum())
+
+
 @dataclass
 class Trace:
-    """One forward pass: when each module first started, and every output in the order of its making."""
+    """One forward pass: what each module was given and what it made, in the order of its doing."""
 
     model: nn.Module
     started: dict[str, int] = field(default_factory=dict)  # module -> number of outputs made before it started
-    made: list[tuple[str, Tensor | None]] = field(default_factory=list)
+    given: list[tuple[str, Mark]] = field(default_factory=list)
+    made: list[tuple[str, Mark]] = field(default_factory=list)
 
     def when(self, x: Tensor) -> int | None:
         """The place in `made` of the first output that equals x; None if no module makes it."""
-        for i, (_, out) in enumerate(self.made):
-            if out is not None and out.shape == x.shape and (out is x or torch.equal(out, x)):
-                return i
-        return None
+        mark = _mark(x)
+        return next((i for i, (_, out) in enumerate(self.made) if out == mark), None)
 
     def makers(self, x: Tensor) -> list[str]:
         """The modules whose output is x, in the order in which they end: a block after what is in it."""
-        found = [n for n, out in self.made if out is not None and out.shape == x.shape and torch.equal(out, x)]
-        return list(dict.fromkeys(found))
+        mark = _mark(x)
+        return list(dict.fromkeys(name for name, out in self.made if out == mark))
 
     def block(self, x: Tensor, number: int) -> str | None:
         """The module of that number in a list of modules whose output is x; None if there is none."""
         return next((n for n in reversed(self.makers(x)) if n.rpartition(".")[2] == str(number)), None)
 
     def what(self, x: Tensor, number: int | None = None) -> str:
-        """In words, what makes x: the block of that number, or the first other module."""
+        """In words, what makes x: the block of that number, else every module whose output it is."""
         block = None if number is None else self.block(x, number)
-        makers = [block] if block is not None else self.makers(x)
-        if not makers:
-            return "as the model returns it; no module's output"
-        return f"output of {self._named(makers[0])}" + ("" if number is None or block else f", behind block {number}")
+        makers = [block] if block is not None else [n for n in self.makers(x) if n]
+        if makers:
+            return "output of " + " = ".join(map(self._named, makers))
+        mark = _mark(x)
+        takers = [name for name, given in self.given if given == mark and name]
+        return f"input of {self._named(takers[0])}" if takers else "as the model returns it; no module's output"
 
     def _named(self, name: str) -> str:
-        kind = type(self.model.get_submodule(name)).__name__
-        return f"{name} ({kind})" if name else kind
+        return f"{name} ({type(self.model.get_submodule(name)).__name__})"
 
 
 @contextmanager
@@ -68,14 +80,18 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     trace = Trace(model)
 
     def before(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any) -> None:
+        def hook(_module: nn.Module, args: Any) -> None:
             trace.started.setdefault(name, len(trace.made))
+            if args and isinstance(args[0], Tensor):
+                trace.given.append((name, _mark(args[0])))
 
         return hook
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, out: Any) -> None:
-            trace.made.append((name, first_tensor(out)))
+            x = first_tensor(out)
+            if x is not None:
+                trace.made.append((name, _mark(x)))
 
         return hook
 

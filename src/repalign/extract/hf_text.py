@@ -255,7 +255,8 @@ class HFText(Source):
     def _describe(self, trace: Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
         yield "embeddings", trace.what(hidden[0], None)
         for i, h in enumerate(hidden[1:]):
-            yield f"block.{i}", trace.what(h, i)
+            behind = "" if trace.block(h, i) else f", behind block {i}"
+            yield f"block.{i}", trace.what(h, i) + behind
 
     @torch.inference_mode()
     def _check_padding(self, tolerance: float) -> bool:
