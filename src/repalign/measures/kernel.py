@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
 from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._numeric import centred, full_precision, scaled
+from repalign.measures._numeric import centred, gram, scaled
 from repalign.measures._search import Embedded, embed, nearest, products
 
 KERNELS = ("linear", "rbf")
@@ -238,9 +238,7 @@ def kernel_invariances(similarity: str) -> frozenset[str]:
 def _linear_kernel(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
     """X X^T (n, n) of centred features, and its trace, which bounds its rounding."""
     trace = float((features * features).sum())
-    narrow = features.to(dtype)
-    with full_precision():
-        return narrow @ narrow.T, trace
+    return gram(features.to(dtype)), trace
 
 
 def _squared_distances(features: Tensor) -> Tensor:
