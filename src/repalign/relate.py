@@ -166,12 +166,20 @@ def sides_of(run: Mapping[str, Any]) -> tuple[str, ...]:
     return ("both",) if sides.get("x") == sides.get("y") else ("x", "y")
 
 
-def yardsticks(models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None) -> list[str]:
-    """What the named models can be related to: parameters and the scores that at least two of them have."""
+def yardsticks(
+    models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None, at_least: int = 2
+) -> list[str]:
+    """What the named models can be related to: parameters and the scores that enough of them have."""
     records = [_facts(m) for m in models]
     chosen = [m for m in records if names is None or m["name"] in set(names)]
     keys = dict.fromkeys([PARAMETERS, *(key for m in chosen for key in (m.get("scores") or {}))])
-    return [key for key in keys if sum(_value(m, key) is not None for m in chosen) >= 2]
+    return [key for key in keys if sum(_value(m, key) is not None for m in chosen) >= at_least]
+
+
+def yardstick_label(name: str) -> str:
+    """A score that no table knows, as words: "nats_per_token" is "Nats per token"."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
 
 
 def trend(
@@ -209,7 +217,7 @@ def trend(
     known = COMPETENCES.get(against)
     log = against == PARAMETERS if log is None else log
     if label is None:
-        label = known.label if known else against
+        label = known.label if known else yardstick_label(against)
     if lower_is_better is None:
         lower_is_better = known.lower_is_better if known else False
     points, left_out = _points(pairs, records, against, side, log)
@@ -241,7 +249,9 @@ def _facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:
 
 def _value(model: Mapping[str, Any], key: str) -> float | None:
     value = model.get(PARAMETERS) if key == PARAMETERS else (model.get("scores") or {}).get(key)
-    return float(value) if value is not None and math.isfinite(float(value)) else None
+    if value is None or not math.isfinite(float(value)) or (key == PARAMETERS and value <= 0):
+        return None
+    return float(value)
 
 
 def _searched(table: pd.DataFrame, measure: str | None) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 UNDEFINED = "–"
 TIMES = "×"
+LEAST_P = 1e-10
 
 
 def number(value: float | None) -> str:
@@ -35,17 +36,17 @@ def number(value: float | None) -> str:
 def pvalue(p: float | None, n_draws: int | None = None) -> str:
     """A p-value without its leading zero; at the floor of the draws it says that it is one.
 
-    Without draws (a closed form) there is no floor.
+    Without draws (a closed form) there is no floor; but no law is known well enough to tell what lies below 1e-10.
 
-    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0), pvalue(2.3e-40)
-    ('.031', '≤ .005', '1', '2.3e−40')
+    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0), pvalue(2.3e-7), pvalue(2.3e-40)
+    ('.031', '≤ .005', '1', '2.3e−7', '< 1e−10')
     """
     if p is None or not math.isfinite(p):
         return UNDEFINED
     if p >= 0.9995:
         return "1"
-    if p <= 0:
-        return "< 1e−300"  # a closed form that underflows
+    if p < LEAST_P:
+        return "< 1e−10"
     if p < 1e-4:
         mantissa, exponent = f"{p:.1e}".split("e")
         text = f"{mantissa}e{int(exponent)}".replace("-", "−")

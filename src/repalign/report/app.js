@@ -22,7 +22,7 @@ function number(value) {
 function pvalue(p, draws) {
   if (p === null || p === undefined || !Number.isFinite(p)) return "–";
   if (p >= 0.9995) return "1";
-  if (p <= 0) return "< 1e−300";
+  if (p < 1e-10) return "< 1e−10";
   const places = p < 0.1 ? 1 - Math.floor(Math.log10(Number(p.toPrecision(2)))) : 3;
   const text = p < 1e-4 ? p.toExponential(1).replace("-", "−") : p.toFixed(places).replace(/0+$/, "").replace(/^0/, "");
   return draws && p * (draws + 1) < 1.5 ? `≤ ${text}` : text;
@@ -107,7 +107,7 @@ function cells(measure, pair) {
     pack.fields.forEach((field, f) => {
       const values = new Float64Array(count);
       for (let i = 0; i < count; i++) {
-        if (pack.exact) values[i] = reader.getFloat32(4 * (f * count + i), true);
+        if (pack.exact) values[i] = reader.getFloat64(8 * (f * count + i), true);
         else { const raw = reader.getUint16(2 * (f * count + i), true); values[i] = raw === 65535 ? NaN : field.low + raw * field.step; if (field.log) values[i] = 10 ** values[i]; }
       }
       map[field.name] = values;
@@ -140,7 +140,7 @@ function drawLayers() {
   const map = cells(state.measure, state.pair), scale = m.maps[state.pair].scales[CELL_VIEWS.indexOf(view)], best = m.maps[state.pair].best;
   fill("#layer-map", map.lx ? layerMap(map, view, scale, best, x, y) : make("p", { class: "empty" }, "No layer map is stored for this pair."));
   const threshold = pair[column("threshold")];
-  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold ${number(threshold)}`]] : [], m.cellDraws);
+  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold of the search ${number(threshold)}`]] : [], m.cellDraws);
   drawReadout();
 }
 
@@ -275,7 +275,7 @@ function* everyRow(scope, measure) {
         const row = { ...base, draws: m.cellDraws, scope: "cell", layer_x: data.layers[pair[0]][a], layer_y: data.layers[pair[1]][b] };
         for (const name of ["statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated"]) {
           const value = map[name][a * map.ly + b];
-          row[name] = Number.isNaN(value) ? null : Number(value.toPrecision(7));
+          row[name] = Number.isNaN(value) ? null : value;
         }
         row.z = row.null_std ? (row.statistic - row.null_mean) / row.null_std : null;
         yield row;

@@ -11,6 +11,7 @@ import pandas as pd
 from repalign.doctor import SEVERITIES
 from repalign.plot import words
 from repalign.plot.views import draws_of, measures_of, rows_of
+from repalign.relate import yardstick_label
 from repalign.report import texts
 from repalign.report.html import Html, el, join
 
@@ -159,7 +160,7 @@ def _model(record: Mapping[str, Any], sides: Mapping[str, Any], labels: Mapping[
     width = "–" if not widths else str(widths[0]) if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
     revision = str(record.get("revision") or "")
     scores = [
-        el("div", f"{labels.get(key, key)} ", el("b", words.number(float(value))))
+        el("div", f"{labels.get(key) or yardstick_label(key)} ", el("b", words.number(float(value))))
         for key, value in (record.get("scores") or {}).items()
         if value is not None and math.isfinite(float(value))
     ]

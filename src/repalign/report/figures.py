@@ -15,7 +15,7 @@ from repalign.errors import RepalignError
 from repalign.plot import words
 from repalign.plot.views import measures_of, rows_of
 from repalign.progress import Progress, silent
-from repalign.relate import sides_of, yardsticks
+from repalign.relate import MIN_MODELS_LINE, sides_of, yardsticks
 
 # Text stays text, and the same figure gives the same bytes.
 SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "repalign"}
@@ -53,14 +53,12 @@ def _jobs(alignment: Alignment) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         for value in MATRICES:
             yield f"matrix-{value}-{label}", plot.matrix, {"measure": measure, "value": value}
         yield f"chance-{label}", plot.null, {"measure": measure}
+        defined = pairs.loc[pairs["statistic"].notna()]
         for side in sides_of(run):
-            names = [*pairs["model_x"]] * (side != "y") + [*pairs["model_y"]] * (side != "x")
-            for against in yardsticks(models, names):
-                yield (
-                    f"trend-{side}-{against}-{label}",
-                    plot.trend,
-                    {"measure": measure, "side": side, "against": against},
-                )
+            names = [*defined["model_x"]] * (side != "y") + [*defined["model_y"]] * (side != "x")
+            for against in yardsticks(models, names, at_least=MIN_MODELS_LINE):
+                options = {"measure": measure, "side": side, "against": against}
+                yield f"trend-{side}-{against}-{label}", plot.trend, options
         for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
             yield f"layers-{x}-{y}-{label}", plot.layer_map, {"model_x": x, "model_y": y, "measure": measure}
 

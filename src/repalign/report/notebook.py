@@ -12,10 +12,11 @@ from repalign.plot.frames import matrix_frame
 from repalign.plot.views import ALPHA, draws_of, measures_of, rows_of
 from repalign.report.html import Html, el
 
-CELL = "padding:4px 8px;text-align:right;font-variant-numeric:tabular-nums"
-LEFT = "padding:4px 8px;text-align:left;font-weight:400"
+CELL = "padding:3px 8px;text-align:right;white-space:nowrap"
+LEFT = "padding:3px 8px;text-align:left;white-space:nowrap"
+TABLE = "border-collapse:collapse;margin:4px 0;font-size:13px;font-variant-numeric:tabular-nums"
 QUIET = "opacity:.7;font-size:12px"
-MAX_SIDE, MAX_ROWS = 30, 8
+MAX_SIDE, MAX_ROWS = 30, 5
 
 
 def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
@@ -52,7 +53,7 @@ def _matrix(frame: Any) -> Html:
             back = palette.LIGHT[steps[i, j]] if steps[i, j] >= 0 else "transparent"
             cells.append(el("td", frame.labels[i, j], style=f"{CELL};background:{back};color:{inks[i, j]}"))
         rows.append(el("tr", el("th", name, style=LEFT), *cells))
-    return el("table", el("thead", head), el("tbody", *rows), style="border-collapse:collapse;margin:2px 0")
+    return el("table", el("thead", head), el("tbody", *rows), style=TABLE)
 
 
 def _best(pairs: pd.DataFrame) -> Html:
@@ -73,5 +74,5 @@ def _best(pairs: pd.DataFrame) -> Html:
         rows.append(el("tr", *(el("td", t, style=LEFT) for t in names), *(el("td", t, style=CELL) for t in numbers)))
     more = len(pairs) - MAX_ROWS
     note = el("div", f"and {more} more pairs: .best()", style=QUIET) if more > 0 else None
-    body = el("table", el("thead", head), el("tbody", *rows), style="border-collapse:collapse;margin:4px 0")
-    return el("div", body, note, style="overflow-x:auto")
+    body = el("table", el("thead", head), el("tbody", *rows), style=TABLE)
+    return el("div", body, note, style="overflow-x:auto;margin-bottom:14px")

@@ -18,7 +18,7 @@ from repalign.plot import words
 from repalign.plot.frames import null_frame, trend_frame
 from repalign.plot.views import ALPHA, draws_of, measures_of
 from repalign.progress import Progress, silent
-from repalign.relate import Trend, sides_of, trend, yardsticks
+from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
 from repalign.report.rows import null_rows
@@ -132,27 +132,33 @@ def _null(pairs: pd.DataFrame, measure: str, alpha: float) -> Html:
 
 
 def _trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> Html:
-    n = max(pairs["n"].tolist())
-    figures = [_trend_figure(found, n, multiple) for found, multiple in _all_trends(pairs, run, measure)]
-    if not figures:
-        return el("p", "No parameter counts or scores are known for two models or more of a side.", class_="caption")
-    return el("div", *figures, class_="figures")
+    n, drawn, small = max(pairs["n"].tolist()), [], []
+    for found, who in _all_trends(pairs, run, measure):
+        if found.n >= MIN_MODELS_LINE:
+            drawn.append(_trend_figure(found, n, who))
+        else:
+            small.append(f"{found.label} of {who} (known for {found.n})")
+    few = f"Not drawn, for fewer than {MIN_MODELS_LINE} models: {'; '.join(small)}." if small else None
+    if not drawn and not small:
+        few = "No parameter counts or scores are known for two models or more of a side."
+    figures = el("div", *drawn, class_="figures") if drawn else None
+    return join([figures, el("p", few, class_="caption") if few else None])
 
 
 def _all_trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> list[tuple[Trend, str]]:
     models, out = list(run.get("models") or []), []
     rows = pairs.loc[pairs["measure"] == measure]
+    defined = rows.loc[rows["statistic"].notna()]
     for side in sides_of(run):
         columns = ("model_x", "model_y") if side == "both" else (f"model_{side}",)
-        names = list(dict.fromkeys(name for column in columns for name in rows[column]))
+        names = list(dict.fromkeys(name for column in columns for name in defined[column]))
         for against in yardsticks(models, names):
             facts = (run.get("competences") or {}).get(against) or {}
             found = trend(
                 rows, models, against, side, measure,
                 label=facts.get("label"), lower_is_better=facts.get("lower_is_better"),
             )  # fmt: skip
-            if found.n >= 2:
-                out.append((found, _side_name(side, names, models)))
+            out.append((found, _side_name(side, names, models)))
     return out
 
 

@@ -1,6 +1,6 @@
 """The data that the page's script draws from: pairs of models, and layer maps packed small.
 
-Up to `EXACT_CELLS` cells are embedded as float32 and stand in the page's table; more of them are 16-bit
+Up to `EXACT_CELLS` cells are embedded as float64 and stand in the page's table; more of them are 16-bit
 steps of each quantity's range (half a step is under 1e-5 of it). p-values from draws are whole ranks, so exact;
 those of a closed form are steps of their logarithm (4e-4 of the value).
 """
@@ -40,7 +40,7 @@ CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "threshold", "ca
 PACKED_COLUMNS = ("statistic", "null_mean", "pvalue", "threshold", "calibrated")
 CELL_VIEWS = tuple(v.key for v in VIEWS.values() if not v.pairs_only)
 STEPS, UNDEFINED = 65_534, 65_535
-LOG_RANGE = 20  # a closed-form p below 1e-20 is written as 1e-20
+LOG_RANGE = 20  # a closed-form p below 1e-20 is written as 1e-20: no page tells them apart
 
 
 def finite(value: Any) -> Any:
@@ -179,7 +179,7 @@ def _scales(cells: pd.DataFrame, draws: int, alpha: float) -> list[list[float | 
 
 @dataclass(frozen=True)
 class Code:
-    """How one quantity is written: float32, or 16-bit steps from `low`, of its logarithm if `log`."""
+    """How one quantity is written: float64, or 16-bit steps from `low`, of its logarithm if `log`."""
 
     low: float
     step: float
@@ -205,7 +205,7 @@ class Code:
     def encode(self, values: np.ndarray) -> bytes:
         """Little-endian bytes, row by row."""
         if self.exact:
-            return values.astype("<f4").tobytes()
+            return values.astype("<f8").tobytes()
         scaled = np.log10(np.maximum(values, 10.0**-LOG_RANGE)) if self.log else values
         steps = np.rint((scaled - self.low) / self.step)
         return np.where(np.isfinite(steps), steps, UNDEFINED).astype("<u2").tobytes()
@@ -213,7 +213,7 @@ class Code:
 
 def decode(block: str, fields: list[dict[str, Any]], shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
     """What a block holds, as the page's script reads it."""
-    raw = np.frombuffer(base64.b64decode(block), "<f4" if exact else "<u2").reshape(len(fields), *shape)
+    raw = np.frombuffer(base64.b64decode(block), "<f8" if exact else "<u2").reshape(len(fields), *shape)
     if exact:
         return {f["name"]: raw[k].astype(float) for k, f in enumerate(fields)}
     steps = np.where(raw == UNDEFINED, np.nan, raw.astype(float))

@@ -91,7 +91,7 @@ def _star() -> list[tuple[float, float]]:
 
 # --- trend -------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 360, 62, 16, 14, 48
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 360, 68, 16, 14, 48
 
 
 def trend_svg(frame: TrendFrame) -> Html:
