@@ -264,6 +264,18 @@ def test_embedded_pairs_are_those_of_the_table(page, table):
         assert data["measures"][m]["maps"][best]["best"] == [top["index_x"], top["index_y"]]
 
 
+def test_beyond_a_limit_only_the_best_pairs_have_their_maps(table, monkeypatch):
+    monkeypatch.setattr(payload, "EXACT_CELLS", 0)
+    monkeypatch.setattr(payload, "MOST_CELLS", 2 * 3 * 35)
+    page = render(table, make_run())
+    entry = embedded(page)["measures"][0]
+    shapes = [tuple(m["shape"]) for m in entry["maps"]]
+    pairs = views.rows_of(table, "max", KNN)
+    best = pairs.sort_values("calibrated", ascending=False).index[:3]
+    assert [k for k, shape in enumerate(shapes) if shape == (7, 5)] == sorted(best)
+    assert shapes.count((0, 0)) == 27 and "Only the layer maps of the best aligned pairs" in Elements(page).text
+
+
 def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
     """Cells without draws: p down to 1e-18 within 0.05 %, and no floor is claimed for them."""
     monkeypatch.setattr(payload, "EXACT_CELLS", 0)
@@ -568,6 +580,14 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path):
     unguarded = re.sub(r"<meta http-equiv=.*?>", "", page)
     dom, console = browse(unguarded, tmp_path)
     assert 'data-ready="yes"' in dom and "<img" not in dom and console == ""
+
+
+@needs_chromium
+def test_pairs_without_a_map_draw_themselves(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "EXACT_CELLS", 0)
+    monkeypatch.setattr(payload, "MOST_CELLS", 0)
+    dom, console = browse(render(table, make_run()), tmp_path)
+    assert 'data-ready="yes"' in dom and console == "" and "No layer map is stored for this pair." in dom
 
 
 @needs_chromium

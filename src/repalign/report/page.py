@@ -21,7 +21,7 @@ from repalign.progress import Progress, silent
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
-from repalign.report.rows import null_rows
+from repalign.report.rows import MOST, null_rows
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,9 @@ def _null(pairs: pd.DataFrame, measure: str, alpha: float) -> Html:
     frame = null_frame(pairs, measure, alpha)
     undefined = f" {frame.n_undefined} undefined pairs are not shown." if frame.n_undefined else ""
     hollow = frame.note.removeprefix("○ ")
-    about = f"{words.measure_label(measure)}; {frame.subtitle}. Hollow: {hollow}.{undefined}"
+    rest = len(frame.observed) - MOST
+    more = f" The {words.count(rest)} pairs below are in the table." if rest > 0 else ""
+    about = f"{words.measure_label(measure)}; {frame.subtitle}. Hollow: {hollow}.{undefined}{more}"
     if not len(frame.observed):
         return el("p", about)
     return join([null_rows(frame), el("p", about, class_="caption")])
@@ -190,6 +192,8 @@ def _limits(run: Mapping[str, Any], table: pd.DataFrame, where: str) -> Html:
         items.append(el("li", f"{share} have no defined score; they are shown as “–”."))
     items.append(texts.fill("limits.html", {}))
     if int((table["scope"] == "cell").to_numpy().sum()) > payload.EXACT_CELLS:
+        if (table["scope"] == "cell").to_numpy().sum() > payload.MOST_CELLS:
+            items.append(el("li", "Only the layer maps of the best aligned pairs are embedded here."))
         exact = f"The exact table of all pairs of layers is {where}."
         items.append(el("li", f"Layer maps are embedded in 16 bits, to 1e-5 of each range. {exact}"))
     return el("ul", *items, class_="limits")

@@ -33,6 +33,7 @@ from repalign.plot.views import (
 from repalign.report.html import Html, data_script
 
 EXACT_CELLS = 20_000
+MOST_CELLS = 400_000  # beyond this only the best aligned pairs have their layer maps in the page
 PAIR_COLUMNS = (
     "statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", "p_holm", "p_bh",
 )  # fmt: skip
@@ -96,11 +97,12 @@ class Pack:
         layers: dict[str, list[str]] = {}
         blocks, maps = [], []
         rows = pairs.to_dict("records")
-        for row in rows:
-            of_pair = groups.get((row["model_x"], row["model_y"]))
-            of_pair = cells.iloc[:0] if of_pair is None else of_pair
+        embedded = _embedded(pairs, groups, MOST_CELLS // len(measures_of(table)))
+        for k, row in enumerate(rows):
+            of_pair = groups[row["model_x"], row["model_y"]] if k in embedded else cells.iloc[:0]
             laid = Cells.of(of_pair, columns)
-            layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
+            if k in embedded:
+                layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
             blocks.append(base64.b64encode(b"".join(codes[c].encode(laid.arrays[c]) for c in columns)).decode())
             maps.append(
                 {
@@ -129,6 +131,19 @@ class Pack:
             "blocks": blocks,
         }
         return cls(summary, packed, layers)
+
+
+def _embedded(pairs: pd.DataFrame, groups: Mapping[Any, pd.DataFrame], most: int) -> set[int]:
+    """The pairs whose layer maps are in the page: those that have cells, the best aligned first, up to `most` cells."""
+    keys = pairs[["calibrated", "z"]].fillna(-math.inf)
+    keys = keys.sort_values(by=["calibrated", "z"], ascending=False, kind="stable")
+    kept, total = set(), 0
+    for k in keys.index.tolist():
+        group = groups.get((pairs["model_x"][k], pairs["model_y"][k]))
+        total += 0 if group is None else len(group)
+        if group is not None and total <= most:
+            kept.add(k)
+    return kept
 
 
 def _same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from repalign.report.html import Html, el
 from repalign.report.svg import tick_texts, ticks
 
 MANY = 40  # more rows than this scroll in a box of their own, on a screen
+MOST = 250  # rows beyond this are in the table only
 
 
 def null_rows(frame: NullFrame) -> Html:
@@ -22,12 +23,12 @@ def null_rows(frame: NullFrame) -> Html:
         return f"{100 * (value - low) / (high - low):.2f}%"
 
     marks = ticks(low, high, 6)
-    grid = [el("i", class_="grid", style=f"left:{at(t)}") for t in marks]
+    lines = (f"linear-gradient(90deg,#0000 {at(t)},var(--rule) 0 calc({at(t)} + 1px),#0000 0)" for t in marks)
     named = [el("span", text, style=f"left:{at(t)}") for t, text in zip(marks, tick_texts(marks), strict=True)]
     axis = el("div", el("span", "", class_="name"), el("div", *named, class_="track axis"), class_="row")
-    rows = [_row(frame, k, at, grid) for k in range(len(frame.observed))]
+    rows = [_row(frame, k, at) for k in range(min(MOST, len(frame.observed)))]
     many = " tall" if len(rows) > MANY else ""
-    return el("div", axis, *rows, class_=f"against{many}", role="list")
+    return el("div", axis, *rows, class_=f"against{many}", role="list", style=f"--grid:{','.join(lines)}")
 
 
 def _range(frame: NullFrame) -> tuple[float, float]:
@@ -43,7 +44,7 @@ def _range(frame: NullFrame) -> tuple[float, float]:
     return low - 0.02 * margin, high + 0.12 * margin  # room for the number beside the last dot
 
 
-def _row(frame: NullFrame, k: int, at: Callable[[float], str], grid: list[Html]) -> Html:
+def _row(frame: NullFrame, k: int, at: Callable[[float], str]) -> Html:
     score, mean, sd, threshold = (
         float(v[k]) for v in (frame.observed, frame.null_mean, frame.null_std, frame.threshold)
     )
@@ -56,7 +57,6 @@ def _row(frame: NullFrame, k: int, at: Callable[[float], str], grid: list[Html])
         el("span", x, f" {words.TIMES} ", y, class_="name"),
         el(
             "div",
-            *grid,
             el("i", class_="spread", style=f"left:{at(mean - sd)};right:calc(100% - {at(mean + sd)})"),
             el("i", class_="mean", style=f"left:{at(mean)}"),
             el("i", class_="reach", style=f"left:{at(min(threshold, score))};right:calc(100% - {at(score)})"),
