@@ -365,7 +365,20 @@ for (const id of ["#model-x", "#model-y"]) $(id).addEventListener("change", () =
 });
 $("#theme").addEventListener("click", chooseTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAtlas);
-addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach((d) => { d.open = true; }); drawAtlas(); });
+// Paper is light; the small maps are pixels, so they are painted again for it, and back.
+let screen = null;
+addEventListener("beforeprint", () => {
+  const root = document.documentElement;
+  screen = root.dataset.theme ?? "";
+  root.dataset.theme = "light";
+  document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  drawAtlas();
+});
+addEventListener("afterprint", () => {
+  if (screen) document.documentElement.dataset.theme = screen;
+  else delete document.documentElement.dataset.theme;
+  drawAtlas();
+});
 const scopes = data.exact && data.cellCount ? [["max", "Pairs of models"], ["cell", "Pairs of layers"], ["all", "Both"]] : [["max", "Pairs of models"]];
 fill("#scope", ...scopes.map(([value, words]) => make("option", { value }, words)));
 fill("#table-measure", make("option", { value: -1 }, "All"), ...data.measures.map((m, i) => make("option", { value: i }, m.label)));

@@ -135,10 +135,9 @@ class Pack:
 
 def _embedded(pairs: pd.DataFrame, groups: Mapping[Any, pd.DataFrame], most: int) -> set[int]:
     """The pairs whose layer maps are in the page: those that have cells, the best aligned first, up to `most` cells."""
-    keys = pairs[["calibrated", "z"]].fillna(-math.inf)
-    keys = keys.sort_values(by=["calibrated", "z"], ascending=False, kind="stable")
+    order = pairs.sort_values(by=["calibrated", "z"], ascending=False, kind="stable").index.tolist()
     kept, total = set(), 0
-    for k in keys.index.tolist():
+    for k in order:
         group = groups.get((pairs["model_x"][k], pairs["model_y"][k]))
         total += 0 if group is None else len(group)
         if group is not None and total <= most:

@@ -14,7 +14,7 @@ from repalign.report.html import Html, el, join
 
 CHARACTER = 6.1  # mean width of a character at 11 px, for placing labels
 LONGEST = 20  # characters of a name beside a point
-CROWDED = 2.0  # overlap, in px per px of width, above which a name is left to the pointer
+CROWDED = 0.6  # overlap, in px per px of width, above which a name is left to the pointer
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:
