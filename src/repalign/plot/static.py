@@ -99,7 +99,7 @@ def draw_matrix(frame: MatrixFrame) -> Figure:
 def draw_layer_map(frame: LayerMapFrame) -> Figure:
     """Layers by layers, first layers at the lower left, the best cell framed."""
     n_x, n_y = frame.values.shape
-    width, height = np.clip([1.9 + 0.17 * n_y, 1.5 + 0.17 * n_x], [4.6, 3.4], [9.0, 9.0])
+    width, height = np.clip([2.4 + 0.17 * n_y, 2.2 + 0.17 * n_x], [5.6, 4.4], [9.0, 9.0])
     figure, axes = _figure(float(width), float(height), frame.title, f"{frame.subtitle}\n{frame.best_text}")
     image = _heat(axes, frame.values, frame.scale)
     axes.invert_yaxis()
