@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -260,6 +261,11 @@ def run_facts(dtype: torch.dtype, *packages: str) -> dict[str, Any]:
         "pooled_in": "float32",
         "versions": versions(*packages),
     }
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them; what it does not is told as text."""
+    return json.loads(json.dumps(dict(settings), default=str, sort_keys=True))
 
 
 def short_name(spec: Spec) -> str:

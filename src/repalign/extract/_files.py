@@ -14,6 +14,7 @@ from repalign.models import Spec
 
 # What determines a model in a folder; not its model card, nor the state of its training.
 MODEL_FILES = {".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py"}
+HTTP_LIBRARIES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")  # the hub's client changes them
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -104,10 +105,8 @@ def _is_network(error: Exception) -> bool:
     """Whether an error, or one that it came from, is the hub's or its HTTP library's."""
     seen: BaseException | None = error
     while seen is not None:
-        module = type(seen).__module__.partition(".")[0]
-        if module in ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3") or isinstance(
-            seen, ConnectionError
-        ):
+        library = type(seen).__module__.partition(".")[0]
+        if isinstance(seen, ConnectionError) or library.startswith(HTTP_LIBRARIES):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

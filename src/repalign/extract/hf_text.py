@@ -352,14 +352,21 @@ def _tokenizer(spec: Spec, context: Context, revision: str) -> Any:
             KeyError,
             AttributeError,
         ) as error:  # what it raises if files are lacking
-            raise RepalignError(
-                f"model {spec}: its tokenizer cannot be loaded",
-                expected="tokenizer.json and tokenizer_config.json beside the model",
-                got=first_line(error),
-                remedy="save it there with tokenizer.save_pretrained(folder)",
-            ) from error
+            raise _no_tokenizer(spec, first_line(error)) from error
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if set(ids) <= {tokenizer.unk_token_id}:  # without files some classes make a tokenizer that knows nothing
+        raise _no_tokenizer(spec, f"a tokenizer that makes {ids[:4]} of {PROBE!r}")
     tokenizer.truncation_side = "right"
     return tokenizer
+
+
+def _no_tokenizer(spec: Spec, got: str) -> RepalignError:
+    return RepalignError(
+        f"model {spec}: its tokenizer cannot be loaded",
+        expected="tokenizer.json and tokenizer_config.json beside the model",
+        got=got,
+        remedy="save it there with tokenizer.save_pretrained(folder)",
+    )
 
 
 def _context(config: Any, tokenizer: Any) -> int | None:

@@ -22,6 +22,7 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
+    plain,
     run_dtype,
     run_facts,
     short_name,
@@ -72,7 +73,7 @@ class HFVision(Source):
             "pooling": self.pooling,
             "tokens": "maps" if self.is_map else f"{self.prefix} before the patches, which alone enter a mean",
             "last_layer": every[-1].what,
-            "preprocessing": _settings(self.processor),
+            "preprocessing": plain(self.processor.to_dict()),
             **run_facts(self.dtype, "transformers", "torchvision", "pillow"),
         }
 
@@ -164,9 +165,3 @@ def _processor(spec: Spec, context: Context, revision: str) -> Any:
                 got=first_line(error),
                 remedy="save it there with processor.save_pretrained(folder)",
             ) from error
-
-
-def _settings(processor: Any) -> dict[str, Any]:
-    """What an image processor does: its settings, as JSON holds them."""
-    keep = (str, int, float, bool, list, dict, type(None))
-    return {k: v for k, v in sorted(processor.to_dict().items()) if isinstance(v, keep)}

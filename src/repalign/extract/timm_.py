@@ -24,6 +24,7 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
+    plain,
     run_dtype,
     run_facts,
     short_name,
@@ -51,7 +52,10 @@ def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
     """What timm knows of a name; RepalignError if it has no weights of that name."""
     import timm
 
-    config = timm.get_pretrained_cfg(spec.path) if timm.is_model(spec.path) else None
+    try:
+        config = timm.get_pretrained_cfg(spec.path)
+    except RuntimeError:  # an architecture that it knows, with a tag that it does not
+        config = None
     if config is None or not config.has_weights:
         raise RepalignError(
             f"model {entry.label}: timm has no pretrained model {spec.path!r}",
@@ -100,7 +104,7 @@ class TimmVision(Source):
             "architecture": type(model).__name__,
             "pooling": self.pooling or "maps: mean over positions; vectors as they are",
             "last_layer": self.layers[-1].what,
-            "preprocessing": {k: v if isinstance(v, (str, float, int)) else str(v) for k, v in sorted(config.items())},
+            "preprocessing": plain(config),
             **run_facts(self.dtype, "timm", "torchvision", "pillow"),
         }
 
