@@ -277,7 +277,7 @@ def no_modality(
     label: str, scheme: str, expected: str = "the dataset's column, for instance text or image"
 ) -> RepalignError:
     return RepalignError(
-        f"model {label}: a {scheme} model does not say which modality it reads",
+        f"model {label}: {scheme} models do not say which modality they read",
         expected=expected,
         got="none",
         remedy="add `modality: image` (or text) to the model's entry",
