@@ -228,7 +228,7 @@ def _best_text(row: Mapping[str, Any], draws: int) -> str:
         return "no pair of layers has a defined score"
     where = f"{row['layer_x']} {words.TIMES} {row['layer_y']}"
     chance = f"chance {words.number(row['null_mean'])}, {words.p_sentence(row['pvalue'], draws)}"
-    return f"best: {where}, {words.number(row['statistic'])} ({chance})"
+    return f"best: {where}\n{words.number(row['statistic'])} ({chance})"
 
 
 # --- observed against chance -------------------------------------------------------------------

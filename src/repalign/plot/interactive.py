@@ -105,7 +105,7 @@ def draw_layer_map(frame: LayerMapFrame) -> go.Figure:
     n_x, n_y = frame.values.shape
     figure = _figure(
         frame.title,
-        f"{frame.subtitle}; {frame.best_text}",
+        f"{frame.subtitle}; {frame.best_text.replace(chr(10), ', ')}",
         max(520, 200 + 18 * n_y),
         max(420, 160 + 18 * n_x),
     )

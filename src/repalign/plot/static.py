@@ -103,14 +103,10 @@ def draw_layer_map(frame: LayerMapFrame) -> Figure:
     figure, axes = _figure(float(width), float(height), frame.title, f"{frame.subtitle}\n{frame.best_text}")
     image = _heat(axes, frame.values, frame.scale)
     axes.invert_yaxis()
-    for ticks, names, axis in (
-        (axes.set_xticks, frame.layers_y, "x"),
-        (axes.set_yticks, frame.layers_x, "y"),
-    ):
-        step = max(1, round(len(names) / 8))
-        ticks(range(0, len(names), step), [plain(shorten(names[i], 14)) for i in range(0, len(names), step)])
-        if axis == "x":
-            axes.tick_params(axis="x", rotation=45 if max(len(shorten(n, 14)) for n in names) > 3 else 0)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    for ticks, names, look in ((axes.set_xticks, frame.layers_y, turned), (axes.set_yticks, frame.layers_x, {})):
+        shown = range(0, len(names), max(1, round(len(names) / 8)))
+        ticks(shown, [plain(shorten(names[i], 14)) for i in shown], **look)
     axes.set_xlabel(plain(f"layers of {frame.model_y}"), fontsize=8, color=INK)
     axes.set_ylabel(plain(f"layers of {frame.model_x}"), fontsize=8, color=INK)
     marks = _ends(frame.scale, frame.view.key)

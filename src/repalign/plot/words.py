@@ -10,6 +10,7 @@ from collections.abc import Mapping
 UNDEFINED = "–"
 TIMES = "×"
 LEAST_P = 1e-10
+NOTHING = 1e-12  # what rounding leaves of a zero
 
 
 def number(value: float | None) -> str:
@@ -20,7 +21,7 @@ def number(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return UNDEFINED
-    if value == 0:
+    if abs(value) < NOTHING:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if float(f"{abs(value):.2e}") >= 10 ** (size + 1):  # rounding up gained a digit: 0.9999 is 1.00

@@ -13,7 +13,7 @@ const state = { measure: 0, pair: data.measures[0].best, matrixView: "statistic"
 // --- words: the same numbers as everywhere else -------------------------------------------------
 function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  if (value === 0) return "0";
+  if (Math.abs(value) < 1e-12) return "0";
   const size = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(3)))));
   if (size < -5 || size > 6) return value.toExponential(2).replace("e+", "e").replace(/-/g, "−");
   const places = Math.max(0, 2 - size);
