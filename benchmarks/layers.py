@@ -98,10 +98,14 @@ def main() -> None:
         rest = timed(lambda p=frugal: [[p(f, g) for g in y] for f in x])[1] if frugal else None
         print(f"\n{measure!r}")
         print(f"  plain loop            {loop:8.2f} s")
-        print(f"  repalign              {total:8.2f} s   {loop / total:6.0f} times faster, {total / grams:.1f} x the Gram products")
+        print(
+            f"  repalign              {total:8.2f} s   {loop / total:6.0f} times faster, {total / grams:.1f} x the Gram products"
+        )
         if rest is not None:
             print(f"  loop with row sums    {rest:8.2f} s   repalign {rest / total:.0f} times faster than that")
-        print(f"  + {len(draws)} exact null draws {cyclic:8.2f} s   {(total + cyclic) / grams:.1f} x the Gram products in all")
+        print(
+            f"  + {len(draws)} exact null draws {cyclic:8.2f} s   {(total + cyclic) / grams:.1f} x the Gram products in all"
+        )
         print(f"  largest difference    {np.abs(ours - theirs).max():8.1e}")
 
 

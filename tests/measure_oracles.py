@@ -153,9 +153,9 @@ def cknna_reference(m: Measure, x: Array, y: Array) -> float:
 def svcca(m: Measure, x: Array, y: Array) -> float:
     kept = []
     for a in (x, y):
-        a = a - a.mean(axis=0)  # noqa: PLW2901
+        a = a - a.mean(axis=0)
         if m.standardize:
-            a = a / a.std(axis=0, ddof=1)  # noqa: PLW2901
+            a = a / a.std(axis=0, ddof=1)
         u, s, _ = np.linalg.svd(a, full_matrices=False)
         share = np.cumsum(s**2) / (s**2).sum()
         count = m.components if isinstance(m.components, int) else int(np.searchsorted(share, m.components)) + 1

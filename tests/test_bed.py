@@ -76,7 +76,10 @@ def test_neighbours_agree_with_the_stated_values(bed):
     for model, values in HIDDEN.items():
         for layer, stated in enumerate(values):
             for measure, value in zip((RAW, CENTRED), stated, strict=True):
-                assert score(model, layer, "mobilenet_075", 5, measure) == pytest.approx(value, abs=3e-4), (model, layer)
+                assert score(model, layer, "mobilenet_075", 5, measure) == pytest.approx(value, abs=3e-4), (
+                    model,
+                    layer,
+                )
 
 
 @pytest.mark.slow

@@ -263,5 +263,3 @@ def test_layer_concatenation_is_a_layer_more(sides):
     whole = torch.cat([xs[0].load(layer) for layer in xs[0].layers], dim=1)
     other = torch.cat([ys[0].load(layer) for layer in ys[0].layers], dim=1)
     assert result.layer_map().iloc[-1, -1] == pytest.approx(CKA()(whole, other), abs=1e-12)
-
-

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from measure_oracles import CASES, Case
 
+from measure_oracles import CASES, Case
 from repalign.errors import RepalignError
 from repalign.measures import MEASURES, SVCCA, MutualKNN, as_features, parse_measure
 
@@ -35,7 +35,9 @@ TRANSFORMATIONS = {
     "translation": lambda x: x + np.linspace(-4, 6, x.shape[1]),
     "row_scale": lambda x: x * np.random.default_rng(1).uniform(0.2, 5, (len(x), 1)),
     "permutation": lambda x: x[:, ::-1],
-    "invertible": lambda x: x @ (np.eye(x.shape[1]) + 0.6 * np.random.default_rng(2).standard_normal((x.shape[1],) * 2)),
+    "invertible": lambda x: (
+        x @ (np.eye(x.shape[1]) + 0.6 * np.random.default_rng(2).standard_normal((x.shape[1],) * 2))
+    ),
 }
 
 

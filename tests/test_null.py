@@ -22,7 +22,9 @@ def states(measure: Measure, *arrays: np.ndarray) -> list:
 
 def golden(shared, measure: str) -> list[dict]:
     records = json.loads((shared / "golden/dev/values.json").read_text())
-    return [r for r in records if r["measure"] == measure and r["testable"] in ("yes", "loose") and r["value"] is not None]
+    return [
+        r for r in records if r["measure"] == measure and r["testable"] in ("yes", "loose") and r["value"] is not None
+    ]
 
 
 def close(value: float, record: dict) -> bool:
@@ -132,8 +134,8 @@ def test_golden_enumeration(shared):
             "variance (divided by 5040)": draws.var,
             "maximum": draws.max,
             "minimum": draws.min,
-            "share of permutations >= observed (identity included, ties within 1e-9)": lambda: (
-                nulls.pvalue(observed, draws[1:])
+            "share of permutations >= observed (identity included, ties within 1e-9)": lambda: nulls.pvalue(
+                observed, draws[1:]
             ),
             "0.95 order statistic, rank ceil(0.95*5040)": lambda: nulls.threshold(observed, draws[1:], 0.05),
         }.get(p["statistic"])
@@ -206,13 +208,19 @@ def test_relabelling_captions_of_one_image_changes_nothing():
     y = rng.standard_normal((60, 6)).astype(np.float32)
     measure = parse_measure("CKA(estimator='biased')")
     a, b = states(measure, x), states(measure, y)
-    swaps = np.array([[2 * i + (s ^ flip) for i in range(30) for s, flip in ((0, f[i]), (1, f[i]))]
-                      for f in rng.integers(0, 2, (40, 30))])
+    swaps = np.array(
+        [
+            [2 * i + (s ^ flip) for i in range(30) for s, flip in ((0, f[i]), (1, f[i]))]
+            for f in rng.integers(0, 2, (40, 30))
+        ]
+    )
     draws = nulls.permuted_scores(measure, a, b, swaps)[:, 0, 0]
     assert nulls.pvalue(measure.compare_all(a, b).numpy()[0, 0], draws) == 1.0
 
 
-@pytest.mark.parametrize("k, rank", [(99, 95), (199, 190), (200, 191), (500, 476), (999, 950), (1000, 951), (1023, 973)])
+@pytest.mark.parametrize(
+    "k, rank", [(99, 95), (199, 190), (200, 191), (500, 476), (999, 950), (1000, 951), (1023, 973)]
+)
 def test_threshold_is_the_stated_order_statistic(k, rank):
     draws = np.random.default_rng(k).permutation(np.arange(1, k + 1)).astype(float)
     assert nulls.threshold(0.5, draws, 0.05) == rank - 1  # the observed 0.5 is the smallest of the pool
@@ -329,7 +337,9 @@ def test_a_measure_that_is_not_bilinear_has_no_cyclic_null():
 # --- moments -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n, name", [(60, "CKA()"), (60, "CKA(estimator='biased')"), (61, "MutualKNN(k=5)"), (40, "CKNNA(k=6)")])
+@pytest.mark.parametrize(
+    "n, name", [(60, "CKA()"), (60, "CKA(estimator='biased')"), (61, "MutualKNN(k=5)"), (40, "CKNNA(k=6)")]
+)
 def test_moments_agree_with_many_permutations(n, name):
     rng = np.random.default_rng(n)
     measure = parse_measure(name)

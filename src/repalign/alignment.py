@@ -88,7 +88,11 @@ class Alignment:
         return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
 
     def layer_map(
-        self, model_x: str | None = None, model_y: str | None = None, measure: str | None = None, value: str = "statistic"
+        self,
+        model_x: str | None = None,
+        model_y: str | None = None,
+        measure: str | None = None,
+        value: str = "statistic",
     ) -> pd.DataFrame:
         """Layers by layers of one pair of models (the only or first one by default)."""
         cells = self._scope("cell", measure or self.measures[0])
@@ -96,7 +100,9 @@ class Alignment:
             known = list(dict.fromkeys(cells[side]))
             chosen = known[0] if model is None else model
             if chosen not in known:
-                raise RepalignError(f"no {side} {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known))
+                raise RepalignError(
+                    f"no {side} {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known)
+                )
             cells = cells[cells[side] == chosen]
         rows, columns = list(dict.fromkeys(cells["layer_x"])), list(dict.fromkeys(cells["layer_y"]))
         return cells.pivot(index="layer_x", columns="layer_y", values=value).reindex(index=rows, columns=columns)

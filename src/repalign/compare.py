@@ -69,7 +69,15 @@ class Tile:
 
     @property
     def key(self) -> str:
-        facts = [TILE_VERSION, self.x.key, self.y.key, self.x.name, self.y.name, repr(self.measure), repr(self.settings)]
+        facts = [
+            TILE_VERSION,
+            self.x.key,
+            self.y.key,
+            self.x.name,
+            self.y.name,
+            repr(self.measure),
+            repr(self.settings),
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
@@ -80,7 +88,7 @@ def compare(
     x: Sequence[Representation],
     y: Sequence[Representation] | None = None,
     measures: Sequence[Measure | str] = DEFAULT_MEASURES,
-    null: nulls.Null | str = "auto",
+    null: nulls.Null | nulls.Auto | str = "auto",
     *,
     search: str = "studentised",
     alpha: float = 0.05,
@@ -131,20 +139,19 @@ def compare(
         measure.check_n(n, f"dataset {everything[0].dataset_name!r}")
     if search not in nulls.SEARCHES:
         raise RepalignError(f"unknown layer search {search!r}", got=search, remedy=did_you_mean(search, nulls.SEARCHES))
-    settings = Settings(null, search, alpha, preprocess or Preprocess(), device)
     folder = None if results is None else Path(results)
     findings = _findings(everything, folder, progress)
-    tiles = [
-        Tile(a, b, m, Settings(nulls.resolve(null, m, n), search, alpha, settings.preprocess, device))
-        for m in measures
-        for a, b in _pairs(x, y, m)
-    ]
+
+    def settings(measure: Measure) -> Settings:
+        return Settings(nulls.resolve(null, measure, n), search, alpha, preprocess or Preprocess(), device)
+
+    tiles = [Tile(a, b, m, settings(m)) for m in measures for a, b in _pairs(x, y, m)]
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
     budget = _default_memory() if memory is None else memory
     frames = _run_tiles(tiles, folder, executor, budget, progress)
     table = _adjust(pd.concat(frames, ignore_index=True))
-    run = _describe(x, y, tiles, settings, findings, table, describe or {})
+    run = _describe(x, y, tiles, null, findings, table, describe or {})
     alignment = Alignment(table, run)
     if folder is not None:
         alignment.save(folder)
@@ -155,7 +162,7 @@ def pair(
     x: Any,
     y: Any,
     measures: Sequence[Measure | str] | Measure | str = DEFAULT_MEASURES,
-    null: nulls.Null | str = "auto",
+    null: nulls.Null | nulls.Auto | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),
     ids: Sequence[str] | None = None,
@@ -272,7 +279,7 @@ def compute_tile(tile: Tile, cache: _Cache | None = None) -> pd.DataFrame:
 
     found = judged.search
     rows = [row("max", judged.search_by, found.layer_x, found.layer_y, found.calibration, ())]
-    rows += [row("cell", judged.cells_by[i, j], i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)]
+    rows += [row("cell", str(judged.cells_by[i, j]), i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)]
     return as_table(rows)
 
 
@@ -419,13 +426,13 @@ def _describe(
     x: Sequence[Representation],
     y: Sequence[Representation] | None,
     tiles: Sequence[Tile],
-    settings: Settings,
+    null: nulls.Null | nulls.Auto,
     findings: list[dict[str, Any]],
     table: pd.DataFrame,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
     models = {r.name: r for r in (x if y is None else [*x, *y])}
-    first = x[0]
+    first, settings = x[0], tiles[0].settings
     measures = list(dict.fromkeys(repr(t.measure) for t in tiles))
     by_measure = {repr(t.measure): t.settings.null for t in tiles}
     warnings = list(extra.get("warnings", ()))
@@ -436,7 +443,7 @@ def _describe(
         undefined = int(pairs["statistic"].isna().sum())
         if undefined:
             warnings.append(f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)")
-    described = {
+    return {
         "repalign": _version("repalign"),
         "versions": {name: _version(name) for name in LIBRARIES},
         "name": extra.get("name"),
@@ -455,8 +462,8 @@ def _describe(
         "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
         "measures": measures,
         "null": {
-            "method": settings.null.method,
-            "seed": settings.null.seed,
+            "method": null.method,
+            "seed": null.seed,
             "by_measure": {m: {"method": v.method, "n_draws": v.count(first.n)} for m, v in by_measure.items()},
         },
         "search": settings.search,
@@ -466,7 +473,6 @@ def _describe(
         "warnings": warnings,
         "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
     }
-    return described
 
 
 def _widths(r: Representation) -> list[int]:
@@ -479,5 +485,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-

@@ -42,9 +42,7 @@ class Finding:
     message: str
 
 
-def examine(
-    x: Tensor, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10
-) -> list[Finding]:
+def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10) -> list[Finding]:
     """Everything noteworthy about one layer, x (n, d) in the dtype it is stored in; an empty list if nothing is.
 
     `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
@@ -92,7 +90,11 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
     for group in ordered:
         worst = max(group, key=lambda f: SEVERITIES.index(f.severity))
         layers = list(dict.fromkeys(f.layer for f in group))
-        where = layers[0] if len(layers) == 1 else f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
+        where = (
+            layers[0]
+            if len(layers) == 1
+            else f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
+        )
         out.append(f"{worst.model}, {where}: {worst.message}")
     return out
 
@@ -206,4 +208,3 @@ def _dimensions(centred: Tensor, total: float, say: Say) -> None:
             f"the effective number of dimensions is {effective:.0f} at n = {n}: nearly every direction is taken, so biased "
             "CKA, CCA and SVCCA are high for unrelated models",
         )  # fmt: skip
-

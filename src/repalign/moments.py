@@ -23,7 +23,7 @@ import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def _relabel(labels: tuple[int, ...]) -> Partition:
     return tuple(first.setdefault(label, len(first)) for label in labels)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _canonical(partition: Partition, symmetric: bool) -> Partition:
     """The smallest relabelling over orders of the edges (and their directions, if A is symmetric)."""
     edges = [partition[i : i + 2] for i in range(0, len(partition), 2)]
@@ -111,7 +111,7 @@ def _canonical(partition: Partition, symmetric: bool) -> Partition:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shapes(order: int, symmetric: bool) -> _Shapes:
     classes: dict[Partition, int] = defaultdict(int)
     for partition in _partitions(2 * order):

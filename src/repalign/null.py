@@ -89,7 +89,9 @@ def threshold(observed: np.ndarray | float, draws: np.ndarray, alpha: float) -> 
     return np.where(np.isnan(observed), np.nan, tau)
 
 
-def calibrate(observed: np.ndarray | float, draws: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0) -> Calibration:
+def calibrate(
+    observed: np.ndarray | float, draws: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0
+) -> Calibration:
     """Everything that draws say about observed scores; draws has one more, leading, axis."""
     observed, draws = np.asarray(observed, float), np.asarray(draws, float)
     if not 0 < alpha < 1:
@@ -106,7 +108,13 @@ def calibrate(observed: np.ndarray | float, draws: np.ndarray, *, alpha: float =
 
 
 def calibrate_by_moments(
-    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, skewness: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0
+    observed: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    skewness: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    s_max: float = 1.0,
 ) -> Calibration:
     """The same from three moments of the null, by the Pearson type III law (a shifted gamma).
 
@@ -338,9 +346,7 @@ class Permutations(Null):
         return permuted_scores(measure, a.states, b.states, self.permutations(a.states[0].n))
 
 
-def permuted_scores(
-    measure: Measure, a: Sequence[State], b: Sequence[State], permutations: np.ndarray
-) -> np.ndarray:
+def permuted_scores(measure: Measure, a: Sequence[State], b: Sequence[State], permutations: np.ndarray) -> np.ndarray:
     """Scores of a with b relabelled by each of K given permutations (K, n): (K, la, lb) float64."""
     out = np.empty((len(permutations), len(a), len(b)))
     for k, p in enumerate(permutations):
@@ -478,8 +484,8 @@ class Moments(Null):
 
 
 @dataclass(frozen=True)
-class Auto(Null):
-    """The best null for each measure at this n.
+class Auto:
+    """The best null for each measure at this n; not a null itself but the choice of one (`resolve`).
 
     Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192)
     or random permutations. Other measures: `n_draws` random permutations for both.
@@ -489,16 +495,10 @@ class Auto(Null):
     n_draws: int = 199
     seed: int = 0
 
-    def count(self, n: int) -> int:
-        raise TypeError("auto is resolved per measure before it is used")
 
-    def draws(self, measure: Measure, a: Prepared, b: Prepared) -> np.ndarray:
-        raise TypeError("auto is resolved per measure before it is used")
-
-
-def resolve(null: Null, measure: Measure, n: int) -> Null:
+def resolve(null: Null | Auto, measure: Measure, n: int) -> Null:
     """The null that is really used for this measure at this n; it is what the result names."""
-    if not isinstance(null, Auto):
+    if isinstance(null, Null):
         return null
     random = Permutations(null.n_draws, null.seed)
     if not isinstance(measure, Bilinear) or n > CYCLIC_MAX_N:
@@ -506,10 +506,10 @@ def resolve(null: Null, measure: Measure, n: int) -> Null:
     return Moments(Cyclic(seed=null.seed) if n >= CYCLIC_MIN_N else random)
 
 
-NULLS: dict[str, type[Null]] = {cls.method: cls for cls in (Auto, Permutations, Cyclic)}
+NULLS: dict[str, type[Null] | type[Auto]] = {cls.method: cls for cls in (Auto, Permutations, Cyclic)}
 
 
-def make_null(method: str = "auto", **parameters: Any) -> Null:
+def make_null(method: str = "auto", **parameters: Any) -> Null | Auto:
     """A null from its name, with its parameters (`n_draws`, `seed`)."""
     if method not in NULLS:
         raise RepalignError(f"unknown null {method!r}", got=method, remedy=did_you_mean(method, NULLS))

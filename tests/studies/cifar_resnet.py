@@ -42,7 +42,9 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(16)
         before = 16
         for stage, planes in enumerate((16, 32, 64), start=1):
-            layer = [Block(before if i == 0 else planes, planes, 2 if i == 0 and stage > 1 else 1) for i in range(blocks)]
+            layer = [
+                Block(before if i == 0 else planes, planes, 2 if i == 0 and stage > 1 else 1) for i in range(blocks)
+            ]
             self.add_module(f"layer{stage}", nn.Sequential(*layer))
             before = planes
         self.linear = nn.Linear(64, 10)
