@@ -8,6 +8,7 @@ from typing import Any
 
 from repalign.alignment import Alignment
 from repalign.errors import RepalignError
+from repalign.models import parse_spec
 from repalign.progress import Progress, silent
 
 STIMULI = 1024
@@ -34,9 +35,11 @@ def run_demo(
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text(study_text(roster.DEMO_LANGUAGE, roster.DEMO_VISION), "utf-8")
+        sides = (tuple(n for group in roster.DEMO[side].values() for n in group) for side in ("text", "image"))
+        path.write_text(study_text(*sides), "utf-8")
     study = studies.load_study(path)
-    roster.train_roster([*roster.DEMO_LANGUAGE, *roster.DEMO_VISION], progress=progress)
+    specs = [parse_spec(entry.spec) for entry in (*study.x, *(study.y or ()))]
+    roster.train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
     alignment = studies.run(study, progress=progress, told=plan)
     return alignment, findings(alignment)
 
@@ -95,7 +98,7 @@ def findings(alignment: Alignment) -> list[str]:
 
 
 def _trained(record: dict[str, Any]) -> bool:
-    return record["objective"] not in (None, "control", "untrained", "none")
+    return record["objective"] not in (None, "none", "untrained")
 
 
 def _mean(table: Any, rows: list[str], columns: list[str]) -> float:
@@ -123,7 +126,7 @@ def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[st
     """What training did to each vision model against its untrained twin or earlier checkpoint, objective by objective."""
     by_objective: dict[str, list[float]] = {}
     for m in table.columns:
-        if _trained(models[m]) and "@" not in m:
+        if _trained(models[m]) and "-step" not in m:
             by_objective.setdefault(models[m]["objective"], []).append(float(table.loc[trained_x, m].mean()))
     twins = [m for m in table.columns if "untrained" in m]
     if not by_objective or not twins:

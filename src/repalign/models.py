@@ -290,7 +290,9 @@ COMPETENCES: dict[str, Competence] = {
     for c in (
         Competence("bits_per_byte", "Bits per byte", "bit/byte", True),
         Competence("bits_per_char", "Bits per character", "bit/character", True),
+        Competence("bits_per_word", "Bits per word", "bit/word", True),
         Competence("bits_per_token", "Bits per token", "bit/token", True),
+        Competence("nats_per_token", "Nats per token", "nat/token", True),
         Competence("perplexity", "Perplexity per token", "", True),
         Competence("imagenet_top1", "ImageNet top-1 accuracy", "%", False),
         Competence("probe_accuracy", "Linear probe accuracy", "share", False),
