@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -47,9 +48,10 @@ def main() -> None:
     except RepalignError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        err.print("stopped; what is finished is kept: the same command goes on from here")
-        sys.exit(ABORTED)
+    except SystemExit as stop:
+        if stop.code == ABORTED:  # an interrupt, as typer tells it
+            err.print("stopped; what is finished is kept: the same command goes on from here")
+        raise
     except Exception as error:
         if os.environ.get("REPALIGN_DEBUG"):
             raise
@@ -61,16 +63,24 @@ def main() -> None:
         sys.exit(BROKEN)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from repalign import __version__
 
         out.print(__version__)
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+]
+
+
+@app.callback()
+def _options(
+    version: Version = False,  # noqa: ARG001
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
 
 
@@ -111,11 +121,12 @@ def _progress() -> Iterator[_Reporter]:
         yield _Reporter(bars)
 
 
-def _p(p: float, floor: float) -> str:
-    """A p-value in three digits; one at the floor of its draws says so."""
-    if p != p:
-        return "-"
-    return f"{p:.2g} (floor)" if p <= floor * 1.0001 else f"{p:.2g}"
+def _ends(row: Any) -> list[tuple[str, str]]:
+    return [(escape(row.model_x), str(row.layer_x)), (escape(row.model_y), str(row.layer_y))]
+
+
+def _p(p: float) -> str:
+    return "-" if p != p else f"{p:.2g}"
 
 
 def _number(x: float) -> str:
@@ -127,19 +138,20 @@ def show(alignment: Alignment, limit: int = 40) -> None:
     for measure in alignment.measures:
         best = alignment.best(measure)
         n = int(best["n"].iloc[0])
-        table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold")
-        for column in ("model x", "layer", "model y", "layer"):
-            table.add_column(column)
-        for column in ("score", "chance", "calibrated", "p", "p (Holm)", "p (BH)"):
-            table.add_column(column, justify="right")
+        table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("x [layer]", overflow="fold")
+        table.add_column("y [layer]", overflow="fold")
+        for column in ("score", "chance", "calibrated", "p", "Holm", "BH"):
+            table.add_column(column, justify="right", no_wrap=True)
         for row in best.head(limit).itertuples():
-            floor = 1 / (row.n_draws + 1)
+            x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
             table.add_row(
-                escape(row.model_x), escape(str(row.layer_x)), escape(row.model_y), escape(str(row.layer_y)),
-                _number(row.statistic), _number(row.null_mean), _number(row.calibrated), _p(row.pvalue, floor),
-                _p(row.p_holm, 0), _p(row.p_bh, 0),
+                x, y, _number(row.statistic), _number(row.null_mean), _number(row.calibrated),
+                _p(row.pvalue), _p(row.p_holm), _p(row.p_bh),
             )  # fmt: skip
         out.print(table)
+        floor = 1 / (int(best["n_draws"].iloc[0]) + 1)
+        out.print(f"[dim]p of the best pair of layers, the search counted in; the smallest possible is {floor:.2g}[/]")
         if len(best) > limit:
             out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
     _show_remarks(alignment)
@@ -340,27 +352,27 @@ def measures(name: Annotated[str | None, typer.Argument(help="Explain this one."
         out.print(f"names: {', '.join(described['aliases'])}")
         out.print(f"null: {described['null']}")
         return
-    table = Table(header_style="bold")
-    for column in ("measure", "family", "what", "range", "symmetric", "unchanged by", "null"):
-        table.add_column(column)
-    for cls in MEASURES:
-        d = describe(cls)
-        low, high = d["range"]
-        table.add_row(
-            d["name"], d["family"], escape(d["summary"]), f"{low:g} to {high:g}", "yes" if d["symmetric"] else "no",
-            ", ".join(d["invariances"]), d["null"],
-        )  # fmt: skip
-    out.print(table)
+    for family in dict.fromkeys(cls.family for cls in MEASURES):
+        out.print(f"[bold]{family}[/]")
+        for d in (describe(cls) for cls in MEASURES if cls.family == family):
+            low, high = d["range"]
+            facts = [f"{low:g} to {high:g}", "symmetric" if d["symmetric"] else "asymmetric", d["null"]]
+            out.print(f"  [cyan]{d['name']}[/]  {escape(d['summary'])}")
+            out.print(f"      {'; '.join(facts)}; unchanged by {', '.join(d['invariances'])}")
     out.print("next: repalign measures NAME explains one")
 
 
 @app.command(epilog="Example: repalign models prh-val")
 def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:
     """List the known models and sets; any other model is named by its spec, such as hf:org/name."""
+    from repalign.errors import did_you_mean
     from repalign.models import SCHEMES, find_model, known_models, model_set
 
     known = known_models()
     sets = {k.model_set for k in known}
+    names = {*sets, *(k.name for k in known), *(k.spec for k in known)}
+    if name is not None and name not in names:
+        raise RepalignError(f"no known model or set is called {name!r}", got=name, remedy=did_you_mean(name, names))
     chosen = known if name is None else model_set(name) if name in sets else [find_model(name)]
     table = Table(header_style="bold")
     for column in ("name", "spec", "modality", "family", "objective", "set", "gated"):

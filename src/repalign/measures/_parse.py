@@ -82,5 +82,6 @@ def _lookup(
     names |= {alias: (cls, {}) for cls in classes for alias in cls.aliases}
     names |= shorthands
     if name not in names:
-        raise RepalignError(f"unknown measure {name!r}", got=repr(name), remedy=did_you_mean(name, names))
+        alike = names if name.islower() else [cls.__name__ for cls in classes]
+        raise RepalignError(f"unknown measure {name!r}", got=repr(name), remedy=did_you_mean(name, alike))
     return names[name]

@@ -1,0 +1,97 @@
+"""The house rules, read off the source: imports go one way, and what is never done is done nowhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src/repalign"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def order() -> list[str]:
+    """The order of the modules as docs/architecture.md states it."""
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    block = next(b for b in re.findall(r"```text\n(.*?)```", text, flags=re.S) if b.startswith("errors"))
+    return [name.strip() for name in re.split(r"[<,]", block.replace("\n", " "))]
+
+
+def module(path: Path) -> str:
+    """The part of the house that a file belongs to."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of the house that a file imports, wherever in the file."""
+    out = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("repalign"):
+            parts = node.module.split(".")
+            out |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            out |= {a.name.split(".")[1] for a in node.names if a.name.startswith("repalign.")}
+    return out
+
+
+def test_the_stated_order_names_every_module():
+    there = {module(p) for p in FILES} - {"__init__", "__main__"}
+    assert set(order()) == there
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path):
+    part = module(path)
+    if part in ("__init__", "__main__"):
+        return
+    place = order().index(part)
+    later = {name for name in imports(path) if name in order() and order().index(name) > place}
+    if part == "alignment":
+        later.discard("report")  # a result shows itself in a notebook; docs/architecture.md says so
+    assert not later, f"{part} imports {later}, which come after it"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "measures").glob("*.py")), ids=lambda p: p.name)
+def test_measures_stand_alone(path: Path):
+    assert imports(path) <= {"measures", "errors"}
+
+
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            found.append((ast.unparse(node.func), node))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_what_is_never_done(path: Path):
+    """No pickle; no printing, exiting or reading of arguments outside the command line; no bare except."""
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    assert not re.search(r"^\s*(import|from) (pickle|dill|joblib|cloudpickle)\b", text, flags=re.M)
+    assert not any(isinstance(n, ast.ExceptHandler) and n.type is None for n in ast.walk(tree))
+    for name, call in calls(path):
+        keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True"
+        if name in ("np.load", "numpy.load"):
+            assert keywords.get("allow_pickle") == "False"
+        if module(path) not in ("cli", "__main__"):
+            assert name not in ("print", "exit", "sys.exit", "quit"), f"{path.name} calls {name}"
+    if module(path) not in ("cli", "__main__"):
+        assert "sys.argv" not in text
+
+
+@pytest.mark.parametrize("statement", ["import repalign", "import sys; sys.argv = ['repalign', '--help']; import repalign.cli"])
+def test_light_imports(statement: str):
+    """No heavy library before it is used."""
+    heavy = ["torch", "transformers", "timm", "plotly", "matplotlib", "pandas", "sklearn", "datasets", "sentence_transformers"]
+    code = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -1,0 +1,111 @@
+"""The study file: what is right runs, what is wrong is told with field and line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repalign.errors import RepalignError
+from repalign.study import load_study, plan, run
+
+GOOD = """\
+name: pairs
+dataset:
+  arrays: {thing: thing.npy}
+  row_ids: ids.txt
+models:
+  x:
+    - {spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}
+  y:
+    - {spec: "array:y.npy", name: theirs, modality: thing, ids: rows}
+measures: ["CKA()", "MutualKNN(k=5)"]
+null: {method: permutation, draws: 19, seed: 3}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 8))
+    np.save(tmp_path / "thing.npy", np.arange(60.0)[:, None])
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x @ rng.standard_normal((8, 12)) + 0.2 * rng.standard_normal((60, 12)))
+    (tmp_path / "ids.txt").write_text("\n".join(f"s{i}" for i in range(60)))
+    (tmp_path / "study.yaml").write_text(GOOD)
+    return tmp_path
+
+
+def changed(folder, old: str, new: str):
+    assert old in GOOD
+    path = folder / "changed.yaml"
+    path.write_text(GOOD.replace(old, new))
+    return path
+
+
+def test_a_study_runs_and_says_what_it_was(folder):
+    told = []
+    result = run(load_study(folder / "study.yaml"), told=told.append)
+    best = result.best("CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)").iloc[0]
+    assert (best.model_x, best.model_y, best.n, best.n_draws, best.seed) == ("mine", "theirs", 60, 19, 3)
+    assert best.pvalue == 0.05 and best.statistic > 0.5
+    assert (folder / "runs/pairs/results/results.parquet").is_file()
+    assert (folder / "runs/pairs/report.html").is_file()
+    models = {m["name"]: m for m in result.run["models"]}
+    assert models["mine"]["scores"] == {"probe_accuracy": 0.5} and models["mine"]["family"] == "f"
+    assert result.run["study"]["name"] == "pairs" and result.run["dataset"]["n"] == 60
+    assert any("1 pairs of models" in line for line in told[0].lines)
+
+
+def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    study = load_study(folder / "study.yaml")
+    assert study.x[0].spec == f"array:{folder / 'x.npy'}"
+    assert plan(study, study.open_dataset()).pairs == 1
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("measures:", "mesures:", r"line 10, mesures: there is no field 'mesures'(.|\n)*did you mean 'measures'"),
+        ("row_ids:", "row_idz:", r"line 4, dataset.row_idz: there is no field(.|\n)*did you mean 'row_ids'"),
+        ("seed: 3", "sed: 3", r"line 11, null.sed: there is no field 'sed'(.|\n)*did you mean 'seed'"),
+        ("ids: rows, family", "id: rows, family", r"line 7, models.x\[0\].id: there is no field 'id'"),
+        ("draws: 19", "draws: many", r"line 11, null.draws: input should be a valid integer(.|\n)*'many'"),
+        ("draws: 19", "draws: 0", r"line 11, null.draws: input should be greater than or equal to 1"),
+        ("name: pairs\n", "", r"changed.yaml, line 1, name: field required"),
+        ("method: permutation", "method: permute", r"line 11, null.method: unknown null 'permute'(.|\n)*'permutation'"),
+        ('"CKA()"', '"CKAA()"', r"line 10, measures\[0\]: unknown measure 'CKAA'(.|\n)*did you mean 'CKA'"),
+        ("MutualKNN(k=5)", "MutualKNN(kk=5)", r"line 10, measures\[1\]: (.|\n)*'kk'(.|\n)*'k'"),
+        ("array:x.npy", "arry:x.npy", r"line 7, models.x\[0\]: model spec 'arry:x.npy'(.|\n)*did you mean 'array'"),
+        ("array:x.npy", "bloomz-560mm", r"line 7, models.x\[0\]: no known model(.|\n)*did you mean 'bloomz-560m'"),
+        ("ids: rows, family", "ids: row, family", r"line 7, models.x\[0\]: (.|\n)*unknown ids 'row'(.|\n)*'rows'"),
+        ("name: theirs", "name: theirs, caption: -1", r"line 9, models.y\[0\].caption: input should be greater"),
+        ("measures:", "preset: platonic\nmeasures:", r"line 10, preset: (.|\n)*did you mean 'platonic-rep'"),
+        ("measures:", "search: max\nmeasures:", r"line 10, search: unknown layer search 'max'"),
+        ("measures:", "preprocess: {clip: exakt}\nmeasures:", r"line 10, preprocess: (.|\n)*'exakt'(.|\n)*'exact'"),
+        ("null:", "name: twice\nnull:", r"line 11: name stands twice(.|\n)*first on line 1"),
+        ("models:", "models: [", r"changed.yaml, line \d+: this is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_field_and_line(folder, old, new, message):
+    with pytest.raises(RepalignError, match=message):
+        load_study(changed(folder, old, new))
+
+
+def test_names_must_differ_and_files_must_exist(folder):
+    double = '  y:\n    - {spec: "array:x.npy", name: theirs, modality: thing, ids: rows}\n'
+    with pytest.raises(RepalignError, match=r"two models are called 'theirs'"):
+        load_study(changed(folder, "  y:\n", double))
+    with pytest.raises(RepalignError, match="the study cannot be read"):
+        load_study(folder / "nothing.yaml")
+    gone = load_study(changed(folder, "array:x.npy", "array:gone.npy"))
+    with pytest.raises(RepalignError, match="there is no file"):
+        run(gone)
+
+
+def test_sets_and_known_models_expand(folder):
+    study = load_study(changed(folder, '    - {spec: "array:y.npy"', '    - {set: prh-val, modality: image}\n    - {spec: "array:y.npy"'))
+    assert study.y is not None and len(study.y) == 18
+    assert study.y[0].spec.startswith("timm:") and study.y[0].family
+    known = load_study(changed(folder, '{spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}', "llama-7b"))
+    assert known.x[0].spec.startswith("hf:huggyllama/llama-7b")
