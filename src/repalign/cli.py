@@ -35,10 +35,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
+# A file or a pipe has no width: tables are laid out for a wide one.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ABORTED, FAILED, BROKEN = 130, 1, 70
+REMARKS = 6  # of the doctor, printed; the report has all
 
 
 def main() -> None:
@@ -161,8 +163,11 @@ def _show_remarks(alignment: Alignment) -> None:
     from repalign.doctor import Finding, summarise
 
     findings = [Finding(**f) for f in alignment.run.get("findings", [])]
-    for sentence in summarise(findings)[:12]:
+    told = summarise([f for f in findings if f.severity != "note"])
+    for sentence in told[:REMARKS]:
         out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    if len(told) > REMARKS:
+        out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
     for sentence in alignment.run.get("warnings", []):
         out.print(f"[yellow]note:[/] {escape(sentence)}")
 

@@ -14,6 +14,32 @@ from repalign.progress import Progress, silent
 STIMULI = 1024
 SEED = 0
 
+# Six trained models a side, two of them on the way too, the untrained twin of one, and the raw input as a control.
+LANGUAGE = (
+    "language-conv8-next",
+    "language-conv24-next",
+    "language-conv64-next-step100",
+    "language-conv64-next",
+    "language-transformer16-next",
+    "language-transformer48-next-step100",
+    "language-transformer48-next",
+    "language-gru32-next",
+    "language-conv64-untrained",
+    "language-bag",
+)
+VISION = (
+    "vision-cnn3-supervised",
+    "vision-cnn16-supervised-step50",
+    "vision-cnn16-supervised",
+    "vision-cnn4-temporal",
+    "vision-cnn16-temporal-step50",
+    "vision-cnn16-temporal",
+    "vision-cnn8-autoencoder",
+    "vision-cnn8-augmentation",
+    "vision-cnn16-untrained",
+    "vision-pixels",
+)
+
 
 def run_demo(
     folder: str | Path, *, progress: Progress = silent, plan: Callable[[Any], None] | None = None
@@ -24,7 +50,7 @@ def run_demo(
     already is kept and used again.
     """
     from repalign import study as studies
-    from repalign.toyworld import roster
+    from repalign.toyworld.roster import train_roster
 
     folder = Path(folder)
     path = folder / "study.yaml"
@@ -35,11 +61,10 @@ def run_demo(
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        sides = (tuple(n for group in roster.DEMO[side].values() for n in group) for side in ("text", "image"))
-        path.write_text(study_text(*sides), "utf-8")
+        path.write_text(study_text(LANGUAGE, VISION), "utf-8")
     study = studies.load_study(path)
     specs = [parse_spec(entry.spec) for entry in (*study.x, *(study.y or ()))]
-    roster.train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
+    train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
     alignment = studies.run(study, progress=progress, told=plan)
     return alignment, findings(alignment)
 
@@ -88,7 +113,7 @@ def findings(alignment: Alignment) -> list[str]:
     out = [
         "",
         f"What came out ({measure}, n = {n}; the best pair of layers of two models; whatever it says):",
-        f"* trained with trained models: mean {_mean(table, trained_x, trained_y):.3f}; untrained twins and controls with "
+        f"* trained with trained models, checkpoints among them: mean {_mean(table, trained_x, trained_y):.3f}; untrained twins and controls with "
         f"each other: {_mean(table, plain_x, plain_y):.3f}; chance, search over layers counted in: {best.null_mean:.3f}.",
         f"* the best pair is {best.model_x} and {best.model_y}: {best.statistic:.3f}, p = {best.pvalue:.2g}.",
     ]

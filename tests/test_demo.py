@@ -1,0 +1,65 @@
+"""The demo: a study of the toy world that anyone can edit, and words that follow from the result."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from repalign import demo
+from repalign.alignment import Alignment
+from repalign.errors import RepalignError
+from repalign.study import load_study
+
+
+def test_the_demo_is_a_study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(demo.study_text(demo.LANGUAGE, demo.VISION))
+    study = load_study(path)
+    assert [e.spec for e in study.x] == [f"toy:{n}" for n in demo.LANGUAGE]
+    assert study.results == tmp_path / "results" and study.report == tmp_path / "report.html"
+
+
+@pytest.mark.slow
+def test_a_small_demo_end_to_end_and_again(tmp_path, monkeypatch):
+    """Two models a side, really trained; the second run trains, extracts and compares nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo, "LANGUAGE", ("language-conv8-next", "language-bag"))
+    monkeypatch.setattr(demo, "VISION", ("vision-cnn3-supervised", "vision-pixels"))
+    out = tmp_path / "out"
+    first, told = demo.run_demo(out)
+    best = first.best(first.measures[0]).set_index(["model_x", "model_y"])
+    trained = best.loc[("language-conv8-next", "vision-cnn3-supervised")]
+    assert trained.pvalue == pytest.approx(1 / demo.STIMULI) and trained.statistic > 2 * trained.null_mean
+    assert (out / "report.html").is_file() and any("best pair" in line for line in told)
+    notes = []
+    second, _ = demo.run_demo(out, progress=lambda task, done, total, note=None: notes.append(f"{task}: {note}"))
+    pd.testing.assert_frame_equal(first.table, second.table, check_exact=True)
+    assert sum("complete in the store" in n for n in notes) == 4 and any("8 of 8 tiles were there" in n for n in notes)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RepalignError, match="holds other things"):
+        demo.run_demo(tmp_path)
+
+
+def result(language: list[float], vision: dict[str, float]) -> Alignment:
+    """A made result: alignment of language models of rising competence, and of vision objectives."""
+    rows, models = [], []
+    for i, x in enumerate(language):
+        models.append({"name": f"l{i}", "objective": "next", "scores": {"bits_per_word": 3.0 - i / 10}})
+        for objective, y in vision.items():
+            row = dict.fromkeys(("index_x", "index_y"), 0) | {"layer_x": "a", "layer_y": "b", "scope": "max"}
+            row |= {"model_x": f"l{i}", "model_y": objective, "measure": "M", "n": 9, "statistic": x + y}
+            rows.append(row | {"null_mean": 0.01, "pvalue": 0.001})
+    models += [{"name": o, "objective": "untrained" if "untrained" in o else o, "scores": {}} for o in vision]
+    return Alignment(pd.DataFrame(rows), {"models": models})
+
+
+def test_the_words_follow_from_the_numbers():
+    rising = "\n".join(demo.findings(result([0.1, 0.2, 0.3, 0.4, 0.5], {"supervised": 0.3, "net-untrained": 0.1})))
+    assert "rises with competence: Spearman +1.00" in rising and "every objective raised it" in rising
+    falling = "\n".join(demo.findings(result([0.5, 0.4, 0.3, 0.2, 0.1], {"supervised": 0.1, "net-untrained": 0.3})))
+    assert "falls with competence: Spearman -1.00" in falling and "supervised training did not raise it" in falling
+    flat = "\n".join(demo.findings(result([0.3, 0.1, 0.4, 0.1, 0.3], {"supervised": 0.1, "net-untrained": 0.3})))
+    assert "shows no clear trend" in flat
