@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_models as tiny
 import torch
 from safetensors.torch import save_file
 
+import tiny_models as tiny
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, extract
 

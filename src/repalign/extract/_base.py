@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord, Spec
+from repalign.progress import Progress, silent
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 RUN_DTYPES = {
@@ -113,12 +114,14 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how models are run."""
+    """Where and how models are run, and what a source may need besides."""
 
     device: str
     dtype: str  # "auto" or one of RUN_DTYPES
     trust_remote_code: bool = False
     dataset_ids: tuple[str, ...] = ()  # for sources that bring ids of their own
+    revision: str = ""  # what the spec was resolved to
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 
 log = logging.getLogger(__name__)
 
-# Scheme of a spec -> the module with `revision(spec, entry)` and `load(spec, entry, context, revision)`.
+# Scheme of a spec -> the module with `revision(spec, entry)` and `load(spec, entry, context)`.
 SOURCES = {
     "hf": "repalign.extract.hf",
     "timm": "repalign.extract.timm_",
@@ -157,9 +157,14 @@ def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, prog
     else:
         told = []
         futures = {executor.submit(_make_part_elsewhere, job, part): part for part in missing}
-        for future in as_completed(futures):
-            told.append(future.result())
-            rows.advance(futures[future].n)
+        try:
+            for future in as_completed(futures):
+                told.append(future.result())
+                rows.advance(futures[future].n)
+        except BaseException:  # an interrupt too: what has not begun is not begun any more
+            for future in futures:
+                future.cancel()
+            raise
     # A run that was killed between its last part and the manifest has none to make, and still has to say.
     what = told[0] if told else _told(job, _loaded(job, rows))
     scores, facts = summary(writer.extras(), entry.caption)
@@ -199,7 +204,8 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
     with _loading:
         if job.key not in _models:
             _models.clear()  # first, so that two models are never in memory at once
-            source = job.module.load(job.spec, job.entry, job.context, job.revision)
+            context = replace(job.context, revision=job.revision, progress=rows.progress)
+            source = job.module.load(job.spec, job.entry, context)
             column = _column(job.dataset, source, job.entry)
             _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
             rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {job.context.device}")

@@ -56,7 +56,7 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return "local-" + hashlib.sha256(":".join([file_digest(path), *beside]).encode()).hexdigest()[:16]
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
     return ArraySource(spec, entry, context)
 
 

@@ -20,21 +20,21 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return hub_revision(spec)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
     """Load a text or a vision model; of a model that reads both, the side of `modality`."""
     from transformers import AutoConfig
 
     with hub_errors(spec):
         config = AutoConfig.from_pretrained(
-            spec.path, trust_remote_code=context.trust_remote_code, **at(spec, revision)
+            spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
         )
     if _side(config, entry) == "image":
         from repalign.extract.hf_vision import HFVision
 
-        return HFVision(spec, entry, context, config, revision)
+        return HFVision(spec, entry, context, config)
     from repalign.extract.hf_text import HFText
 
-    return HFText(spec, entry, context, config, revision)
+    return HFText(spec, entry, context, config)
 
 
 def _side(config: Any, entry: ModelEntry) -> str:
@@ -56,7 +56,7 @@ def _side(config: Any, entry: ModelEntry) -> str:
     return entry.modality
 
 
-def load_model(auto: Any, spec: Spec, context: Context, dtype: torch.dtype, revision: str) -> tuple[Any, list[str]]:
+def load_model(auto: Any, spec: Spec, context: Context, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """The model, and the names of weights that its files lack (and that are random now).
 
     Weights are read from safetensors only: no pickle is ever loaded.
@@ -70,7 +70,7 @@ def load_model(auto: Any, spec: Spec, context: Context, dtype: torch.dtype, revi
                 use_safetensors=True,
                 output_loading_info=True,
                 dtype=dtype,
-                **at(spec, revision),
+                **at(spec, context.revision),
             )
         except OSError as error:
             if "safetensors" in str(error):

@@ -59,14 +59,14 @@ class HFText(Source):
     kind = "text"
     sorts = True
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any, revision: str) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
         self.entry, self.device = entry, context.device
         dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
         causal = _is_causal(config)
-        model, missing = load_model(_auto(causal), spec, context, dtype, revision)
+        model, missing = load_model(_auto(causal), spec, context, dtype)
         self.model: nn.Module = model if causal else _text_side(model, config, entry.label)
         missing = within(model, self.model, missing)
-        self.tokenizer = _tokenizer(spec, context, revision)
+        self.tokenizer = _tokenizer(spec, context)
         self.context = _context(config, self.tokenizer)
         self.pad = _pad_id(config, self.tokenizer, self.model)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
@@ -338,13 +338,13 @@ def _text_side(model: Any, config: Any, label: str) -> nn.Module:
     return side
 
 
-def _tokenizer(spec: Spec, context: Context, revision: str) -> Any:
+def _tokenizer(spec: Spec, context: Context) -> Any:
     from transformers import AutoTokenizer
 
     with hub_errors(spec):
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, revision)
+                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
             )
         except (
             ValueError,

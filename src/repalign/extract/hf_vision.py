@@ -42,19 +42,19 @@ class HFVision(Source):
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any, revision: str) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
         from transformers import AutoModel
 
         self.entry, self.device = entry, context.device
         self.dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
-        model, missing = load_model(AutoModel, spec, context, self.dtype, revision)
+        model, missing = load_model(AutoModel, spec, context, self.dtype)
         self.model: nn.Module = _vision_side(model, config, entry.label)
         missing = within(model, self.model, missing)
         for module in self.model.modules():
             config = getattr(module, "config", None)
             if config is not None:  # or the last hidden state may be that behind the final norm
                 config.tie_last_hidden_states = False
-        self.processor = _processor(spec, context, revision)
+        self.processor = _processor(spec, context)
         every = self._probe(missing)
         known = ("spatial_mean", "mean") if self.is_map else (("cls", "mean") if self.prefix else ("mean",))
         self.pooling = choose_pooling(entry.pooling, known, entry.label)
@@ -148,13 +148,13 @@ def _vision_side(model: Any, config: Any, label: str) -> nn.Module:
     return side
 
 
-def _processor(spec: Spec, context: Context, revision: str) -> Any:
+def _processor(spec: Spec, context: Context) -> Any:
     from transformers import AutoImageProcessor
 
     with hub_errors(spec), quiet():
         try:
             return AutoImageProcessor.from_pretrained(
-                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, revision)
+                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not spec.is_local:

@@ -26,22 +26,22 @@ from repalign.extract._base import (
 )
 from repalign.extract._files import hub_errors, hub_revision
 from repalign.extract._pool import last_token, map_mean, masked_mean, token_mean
+from repalign.extract._trace import traced
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "embedding"
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:
-    open_clip = _import(entry)
+    """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
     architecture, _, pretrained = spec.path.partition("/")
-    hub_id = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").partition("/")
-    if not hub_id[1]:
+    hub = _import(entry).get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
+    if len(hub) < 2:
         return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
-    organisation, _, rest = str(open_clip.get_pretrained_cfg(architecture, pretrained)["hf_hub"]).partition("/")
-    return hub_revision(Spec("hf", f"{organisation}/{rest.partition('/')[0]}"))
+    return hub_revision(Spec("hf", "/".join(hub[:2])))
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
     return OpenCLIP(spec, entry, context)
 
 
@@ -87,21 +87,45 @@ class OpenCLIP(Source):
         self.layers = choose(every, entry.layers, entry.label)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
+        seen = count_parameters(self.model.visual)
         self.record = ModelRecord(
             spec=str(spec),
             name=entry.name or f"{architecture}-{self.kind}",
             modality=str(self.kind),
             objective="contrastive, image and text",
-            n_parameters=count_parameters(self.model.visual if self.kind == "image" else self.model),
+            n_parameters=seen if self.kind == "image" else count_parameters(self.model) - seen,
         )
         self.facts = {
             "source": "openclip",
             "architecture": type(self.model).__name__,
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": "from start to end of text" if self.kind == "text" else "the mean is over patches",
-            "preprocessing": str(self.transform) if self.kind == "image" else "cut at the context length",
+            "preprocessing": str(self.transform) if self.kind == "image" else None,
+            "too_long": "cut" if entry.truncate else "refused",
+            "caption": entry.caption,
             **run_facts(self.dtype, "open_clip_torch", "torchvision", "pillow"),
         }
+
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:
+        if self.kind == "text":
+            for text, row in zip(stimuli, where, strict=True):
+                self._refuse_long(text, row)
+        return list(stimuli)
+
+    def _refuse_long(self, text: str, row: str) -> None:
+        """OpenCLIP's tokenizers cut without a word."""
+        encode = getattr(self.tokenizer, "encode", None) or getattr(self.tokenizer, "tokenizer", None)
+        if self.entry.truncate or encode is None:
+            return
+        found = encode(text)
+        n = len(found) + 2 if isinstance(found, list) else len(found["input_ids"])  # start and end of text
+        if n > self.tokenizer.context_length:
+            raise RepalignError(
+                f"model {self.entry.label}: {row} is longer than the model's context",
+                expected=f"at most {self.tokenizer.context_length} tokens",
+                got=f"{n} tokens",
+                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+            )
 
     def forward(self, prepared: Sequence[Any]) -> Batch:
         states, embedding = self._run(list(prepared))
@@ -146,15 +170,17 @@ class OpenCLIP(Source):
     def _probe(self) -> list[Layer]:
         from PIL import Image
 
-        states, _ = self._run(["a brown dog"] if self.kind == "text" else [Image.linear_gradient("L").convert("RGB")])
+        example = "a brown dog" if self.kind == "text" else Image.linear_gradient("L").convert("RGB")
+        with traced(self.model) as trace:
+            states, _ = self._run([example])
+        maps = any(x.ndim == 4 for x, _ in states)
         if self.kind == "text":
             self.known: tuple[str, ...] = ("mean", "last")
-        elif states and states[0][1] is not None:
-            self.known = ("cls", "mean")
         else:
-            self.known = ("spatial_mean", "mean")
-        n = len(states)
-        blocks = [Layer(f"block.{i}", f"output of block {i} of {n}, before the final norm") for i in range(n)]
+            self.known = ("spatial_mean", "mean") if maps else ("cls", "mean")
+        whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
+        word = "stage" if maps else "block"
+        blocks = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
 
 

@@ -40,8 +40,8 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return hub_revision(spec, deep=True)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
-    return Sentence(spec, entry, context, revision)
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return Sentence(spec, entry, context)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Sentence(Source):
     kind = "text"
     sorts = True
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, revision: str) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         self.entry, self.device = entry, context.device
-        model = _load(spec, context, revision)
+        model = _load(spec, context)
         stored = next(model.parameters()).dtype
         dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(dtype)
@@ -149,7 +149,7 @@ class Sentence(Source):
         return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
 
 
-def _load(spec: Spec, context: Context, revision: str) -> Any:
+def _load(spec: Spec, context: Context) -> Any:
     from sentence_transformers import SentenceTransformer
 
     folder = Path(spec.path)
@@ -161,5 +161,5 @@ def _load(spec: Spec, context: Context, revision: str) -> Any:
             device=context.device,
             trust_remote_code=context.trust_remote_code,
             model_kwargs={"use_safetensors": True},
-            **at(spec, revision),
+            **at(spec, context.revision),
         )

@@ -44,8 +44,8 @@ def revision(spec: Spec, entry: ModelEntry) -> str:
     return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
-    return TimmVision(spec, entry, context, revision)
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return TimmVision(spec, entry, context)
 
 
 def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
@@ -71,12 +71,12 @@ class TimmVision(Source):
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, revision: str) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
 
         self.entry, self.device = entry, context.device
-        model = _load(spec, entry, revision)
+        model = _load(spec, entry, context.revision)
         stored = next(model.parameters()).dtype
         self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(context.device, self.dtype)

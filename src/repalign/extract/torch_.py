@@ -78,12 +78,12 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return made.revision
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
     made = _made.pop(str(spec), None) or _make(spec)
-    if made.revision != revision:
+    if made.revision != context.revision:
         raise RepalignError(
             f"model {spec}: the factory makes another model every time",
-            expected=f"the weights of revision {revision}",
+            expected=f"the weights of revision {context.revision}",
             got=made.revision,
             remedy="load weights in it, or call torch.manual_seed first",
         )
@@ -110,8 +110,7 @@ def _make(spec: Spec) -> Made:
     else:
         module = getattr(made, "module", None)
         rest = {n: getattr(made, n, None) for n in ("preprocess", "modality", "layers")}
-    preprocess: Any = rest.get("preprocess")
-    if not isinstance(module, nn.Module) or not (preprocess is None or callable(preprocess)):
+    if not isinstance(module, nn.Module) or not (rest.get("preprocess") is None or callable(rest["preprocess"])):
         raise RepalignError(
             f"model {spec}: the factory returns something else than a model",
             expected="an nn.Module, a pair (nn.Module, preprocess), or an object with the attribute `module`",
@@ -121,7 +120,7 @@ def _make(spec: Spec) -> Made:
     digest = file_digest(Path(code.__file__)) if getattr(code, "__file__", None) else ""
     return Made(
         module=module.eval(),
-        preprocess=preprocess,
+        preprocess=rest.get("preprocess"),
         modality=rest.get("modality"),
         layers=None if layers is None else tuple(layers),
         code=digest,

@@ -17,17 +17,17 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return models.revision(spec.path)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context, revision: str) -> Source:  # noqa: ARG001
-    return Toy(spec, entry)
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return Toy(spec, entry, context)
 
 
 class Toy(Source):
     """Scenes or captions of the toy world in, pooled layers out."""
 
-    def __init__(self, spec: Spec, entry: ModelEntry) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         from repalign.toyworld import models
 
-        self.model = models.load(spec.path)
+        self.model = models.load(spec.path, progress=context.progress)
         self.kind = self.model.modality  # type: ignore[misc]
         every = [Layer(n, f"layer {n}, mean over positions or words") for n in self.model.layers]
         self.layers = choose(every, entry.layers, entry.label)
