@@ -178,7 +178,7 @@ def test_unknown_names_get_the_closest_known_ones() -> None:
 
 def test_competences_say_which_end_is_better() -> None:
     lower = {name for name, c in COMPETENCES.items() if c.lower_is_better}
-    assert lower == {"bits_per_byte", "bits_per_char", "bits_per_token", "perplexity"}
+    assert lower == {"bits_per_byte", "bits_per_char", "bits_per_word", "bits_per_token", "nats_per_token", "perplexity"}
     assert {"imagenet_top1", "probe_accuracy", "n_parameters"} <= set(COMPETENCES) - lower
     assert competence("bits_per_byte").unit == "bit/byte"
     assert all(name == c.name and c.label for name, c in COMPETENCES.items())

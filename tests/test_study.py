@@ -109,3 +109,10 @@ def test_sets_and_known_models_expand(folder):
     assert study.y[0].spec.startswith("timm:") and study.y[0].family
     known = load_study(changed(folder, '{spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}', "llama-7b"))
     assert known.x[0].spec.startswith("hf:huggyllama/llama-7b")
+
+
+def test_the_example_study_is_valid_and_plans():
+    from pathlib import Path
+
+    study = load_study(Path(__file__).parents[1] / "studies/example.yaml")
+    assert plan(study, study.open_dataset()).pairs == 9
