@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from repalign.errors import RepalignError
 from repalign.models import Spec
 
 # What determines a model in a folder; not its model card, nor the state of its training.
 MODEL_FILES = {".json", ".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py"}
 HTTP_LIBRARIES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")  # the hub's client changes them
+# What the libraries raise for files that are missing, broken or of another model, and for missing dependencies.
+LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -70,7 +74,7 @@ def hub_errors(spec: Spec) -> Iterator[None]:
 
     try:
         yield
-    except (RepalignError, MemoryError):
+    except (RepalignError, torch.OutOfMemoryError):
         raise
     except hub.GatedRepoError as error:
         raise RepalignError(
@@ -85,20 +89,29 @@ def hub_errors(spec: Spec) -> Iterator[None]:
             remedy="check the spelling of the name and the revision, or log in if the model is private",
         ) from error
     except Exception as error:
-        if spec.is_local and isinstance(error, (OSError, ValueError)):
-            raise RepalignError(
-                f"model {spec}: the folder cannot be loaded",
-                expected="config.json and model.safetensors, with the files of the tokenizer or image processor",
-                got=first_line(error),
-                remedy="save model and tokenizer (or processor) there with save_pretrained",
-            ) from error
         if not spec.is_local and _is_network(error):
             raise RepalignError(
                 f"model {spec}: the hub cannot be reached and the model is not in the cache",
                 got=first_line(error),
                 remedy="connect to the network once, set HF_HOME to a cache that holds it, or name a local folder",
             ) from error
-        raise
+        if not isinstance(error, LOADING):
+            raise
+        if "trust_remote_code" in str(error):
+            raise RepalignError(
+                f"model {spec}: it comes with code of its own, which is not run unless asked for",
+                expected="an architecture that the installed library has",
+                got=first_line(error),
+                remedy="read the code, and if you trust it set `trust_remote_code: true` under `extract:`",
+            ) from error
+        raise RepalignError(
+            f"model {spec} cannot be loaded",
+            expected="config.json and model.safetensors, with the files of the tokenizer or image processor",
+            got=first_line(error),
+            remedy="save model and tokenizer (or processor) there with save_pretrained"
+            if spec.is_local
+            else "check that the installed libraries know this model, and upgrade them if not",
+        ) from error
 
 
 def _is_network(error: Exception) -> bool:

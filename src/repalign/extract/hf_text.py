@@ -73,9 +73,10 @@ class HFText(Source):
         trace, hidden = self._traced()
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
         self.own_positions = self._check_padding(ROUNDING[dtype])
-        self.causal = causal and self._check_causal(ROUNDING[dtype])
-        self.scored = self.causal and not missing
-        self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
+        self.causal = self._check_causal(ROUNDING[dtype])
+        self.scored = causal and self.causal and not missing
+        # The first token of a causal model sees itself alone: it says nothing of the text.
+        self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.layers = choose(every, entry.layers, entry.label)
@@ -84,7 +85,7 @@ class HFText(Source):
             spec=str(spec),
             name=entry.name or short_name(spec),
             modality="text",
-            objective=_objective(self.causal, config),
+            objective=_objective(causal and self.causal, config),
             n_parameters=count_parameters(self.model),
         )
         self.facts = {
@@ -284,8 +285,8 @@ class HFText(Source):
     def _check_causal(self, tolerance: float) -> bool:
         """Whether tokens do not see those behind them: only then do bits per byte mean anything."""
         ids = self._probe()
-        whole, part = (self._run(*self._padded([x]), own_positions=True).logits[0] for x in (ids, ids[:-1]))
-        return _apart(whole[: len(part)], part) <= tolerance
+        whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
+        return all(_apart(w[:, :-1], p) <= tolerance for w, p in zip(whole, part, strict=True))
 
 
 def _apart(x: Tensor, y: Tensor) -> float:

@@ -15,8 +15,8 @@ module lists them, with the members in place of an `nn.ModuleList`. Each must be
 (b, d) is taken as it is, a map (b, d, h, w) is averaged over its positions, and tokens (b, t, d) need
 `pooling: mean`, `cls` or `last`. The modality is the entry's or the object's: the dataset's column to read.
 
-The revision is a digest of the factory's file and of the weights: the factory is called even where the features
-are in the store, since only it knows the weights.
+The revision is a digest of the factory's file and of the weights: the factory is called once to tell it, even where
+the features are in the store, and once more to load the model. It has to make the same model each time.
 """
 
 from __future__ import annotations
@@ -69,17 +69,12 @@ class Made:
         return "local-" + hashlib.sha256(f"{self.code}:{self.weights}".encode()).hexdigest()[:16]
 
 
-_made: dict[str, Made] = {}  # the last model whose revision was asked for: loading it is next
-
-
 def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    _made.clear()
-    made = _made[str(spec)] = _make(spec)
-    return made.revision
+    return _make(spec).revision
 
 
 def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    made = _made.pop(str(spec), None) or _make(spec)
+    made = _make(spec)
     if made.revision != context.revision:
         raise RepalignError(
             f"model {spec}: the factory makes another model every time",
