@@ -263,3 +263,10 @@ def test_layer_concatenation_is_a_layer_more(sides):
     whole = torch.cat([xs[0].load(layer) for layer in xs[0].layers], dim=1)
     other = torch.cat([ys[0].load(layer) for layer in ys[0].layers], dim=1)
     assert result.layer_map().iloc[-1, -1] == pytest.approx(CKA()(whole, other), abs=1e-12)
+
+
+def test_a_result_shows_itself_in_a_notebook(sides):
+    result = compare(*sides, ["CKA()"], nulls.Permutations(9))
+    html = result._repr_html_()
+    assert html.count("<table") >= 1 and all(name in html for name in ("lm-a", "vit-b")) and "n = 64" in html
+    assert "<script" not in html
