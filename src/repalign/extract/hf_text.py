@@ -31,14 +31,13 @@ from repalign.extract._base import (
     weights_digest,
 )
 from repalign.extract._extras import nats, per_row
-from repalign.extract._files import at, first_line, hub_errors
 from repalign.extract._pool import first_token, last_token, masked_mean
+from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
 from repalign.extract.hf import load_model, quiet, refuse_missing, stored_dtype, within
 from repalign.models import ModelRecord, Spec
 
 POOLINGS = ("mean", "last", "cls")
-PROBE = "A brown dog runs across the wide green field."
 # How far padded and unpadded hidden states may be apart, relative to their norm: rounding in the dtype.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
@@ -66,9 +65,9 @@ class HFText(Source):
         model, missing = load_model(_auto(causal), spec, context, dtype)
         self.model: nn.Module = model if causal else _text_side(model, config, entry.label)
         missing = within(model, self.model, missing)
-        self.tokenizer = _tokenizer(spec, context)
-        self.context = _context(config, self.tokenizer)
-        self.pad = _pad_id(config, self.tokenizer, self.model)
+        self.tokenizer = load_tokenizer(spec, context)
+        self.context = context_length(config, self.tokenizer)
+        self.pad = pad_id(config, self.tokenizer, self.model)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
         trace, hidden = self._traced()
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
@@ -337,57 +336,6 @@ def _text_side(model: Any, config: Any, label: str) -> nn.Module:
             remedy="name its modules with a torch: spec",
         )
     return side
-
-
-def _tokenizer(spec: Spec, context: Context) -> Any:
-    from transformers import AutoTokenizer
-
-    with hub_errors(spec):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
-            )
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as error:  # what it raises if files are lacking
-            raise _no_tokenizer(spec, first_line(error)) from error
-    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    if set(ids) <= {tokenizer.unk_token_id}:  # without files some classes make a tokenizer that knows nothing
-        raise _no_tokenizer(spec, f"a tokenizer that makes {ids[:4]} of {PROBE!r}")
-    tokenizer.truncation_side = "right"
-    return tokenizer
-
-
-def _no_tokenizer(spec: Spec, got: str) -> RepalignError:
-    return RepalignError(
-        f"model {spec}: its tokenizer cannot be loaded",
-        expected="tokenizer.json and tokenizer_config.json beside the model",
-        got=got,
-        remedy="save it there with tokenizer.save_pretrained(folder)",
-    )
-
-
-def _context(config: Any, tokenizer: Any) -> int | None:
-    """The most tokens that the model takes; None if there is no limit, as with relative positions."""
-    config = getattr(config, "text_config", None) or config
-    stated = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-    limits = [int(s) for s in stated if s is not None and 0 < s < 10**9]  # tokenizers say 1e30 for no limit
-    return min(limits, default=None)
-
-
-def _pad_id(config: Any, tokenizer: Any, model: nn.Module) -> int:
-    """A token to pad with that the model has; the mask leaves it out, so any will do."""
-    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    known = (
-        tokenizer.pad_token_id,
-        getattr(config, "pad_token_id", None),
-        tokenizer.eos_token_id,
-        tokenizer.unk_token_id,
-    )
-    return next((int(i) for i in known if isinstance(i, int) and 0 <= i < size), 0)
 
 
 def _objective(causal: bool, config: Any) -> str | None:
