@@ -88,10 +88,22 @@ def test_what_is_never_done(path: Path):
         assert "sys.argv" not in text
 
 
-@pytest.mark.parametrize("statement", ["import repalign", "import sys; sys.argv = ['repalign', '--help']; import repalign.cli"])
+@pytest.mark.parametrize(
+    "statement", ["import repalign", "import sys; sys.argv = ['repalign', '--help']; import repalign.cli"]
+)
 def test_light_imports(statement: str):
     """No heavy library before it is used."""
-    heavy = ["torch", "transformers", "timm", "plotly", "matplotlib", "pandas", "sklearn", "datasets", "sentence_transformers"]
+    heavy = [
+        "torch",
+        "transformers",
+        "timm",
+        "plotly",
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "datasets",
+        "sentence_transformers",
+    ]
     code = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -49,7 +49,7 @@ def study_file(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bed(shared, tmp_path_factory):  # noqa: ARG001
+def bed(shared, tmp_path_factory):
     from repalign.study import load_study, run
 
     folder = tmp_path_factory.mktemp("bed")

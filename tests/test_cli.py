@@ -61,7 +61,7 @@ def test_pair_joins_on_ids(call, arrays):
     np.savez(arrays / "a.npz", features=np.load(arrays / "x.npy"), ids=np.array(ids))
     order = np.random.default_rng(1).permutation(240)[:200]
     np.savez(arrays / "b.npz", features=np.load(arrays / "y.npy")[order], ids=np.array(ids)[order])
-    status, out, err = call("pair", arrays / "a.npz", arrays / "b.npz", "-m", "CKA()", "--json")
+    status, out, _ = call("pair", arrays / "a.npz", arrays / "b.npz", "-m", "CKA()", "--json")
     joined = json.loads(out)[0]
     assert status == 0 and joined["n"] == 200 and joined["pvalue"] < 0.01 and joined["statistic"] > 0.4
 
@@ -140,7 +140,9 @@ def test_no_network_is_told(call, study, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    study.write_text(STUDY.replace('{spec: "array:y.npy", name: theirs, modality: thing, ids: rows}', '"hf:nobody/nothing"'))
+    study.write_text(
+        STUDY.replace('{spec: "array:y.npy", name: theirs, modality: thing, ids: rows}', '"hf:nobody/nothing"')
+    )
     status, _, err = call("run", study)
     assert status == 1 and "hf:nobody/nothing" in err and "do:" in err
 
@@ -168,7 +170,9 @@ def test_lists(call):
     assert status == 1 and "did you mean 'CKA'" in err
 
 
-@pytest.mark.parametrize("command", ["run", "extract", "compare", "report", "pair", "measures", "models", "check", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "extract", "compare", "report", "pair", "measures", "models", "check", "demo"]
+)
 def test_every_command_has_help_with_an_example(call, command):
     status, out, _ = call(command, "--help")
     assert status == 0 and f"repalign {command}" in out.split("Example")[-1]

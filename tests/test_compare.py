@@ -79,7 +79,7 @@ def test_cells_and_search_are_what_null_says_of_the_same_draws(sides):
 def test_pairs_across_get_holm_and_bh_and_cells_do_not(sides):
     result = compare(*sides, ["CKA()", "MutualKNN(k=5)"], nulls.Permutations(39))
     for measure in result.measures:
-        best = result.table.query("scope == 'max' and measure == @measure")
+        best = result.table[(result.table["scope"] == "max") & (result.table["measure"] == measure)]
         assert np.allclose(best["p_holm"], nulls.holm(best["pvalue"]))
         assert np.allclose(best["p_bh"], nulls.benjamini_hochberg(best["pvalue"]))
     assert result.cells()["p_holm"].isna().all()

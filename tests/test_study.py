@@ -104,10 +104,12 @@ def test_names_must_differ_and_files_must_exist(folder):
 
 
 def test_sets_and_known_models_expand(folder):
-    study = load_study(changed(folder, '    - {spec: "array:y.npy"', '    - {set: prh-val, modality: image}\n    - {spec: "array:y.npy"'))
+    one = '    - {spec: "array:y.npy"'
+    study = load_study(changed(folder, one, "    - {set: prh-val, modality: image}\n" + one))
     assert study.y is not None and len(study.y) == 18
     assert study.y[0].spec.startswith("timm:") and study.y[0].family
-    known = load_study(changed(folder, '{spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}', "llama-7b"))
+    mine = '{spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}'
+    known = load_study(changed(folder, mine, "llama-7b"))
     assert known.x[0].spec.startswith("hf:huggyllama/llama-7b")
 
 

@@ -187,7 +187,8 @@ def _told(plan: Any) -> None:
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).", show_default=False)]
 MeasureNames = Annotated[
-    list[str] | None, typer.Option("--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)'; may be repeated.")
+    list[str] | None,
+    typer.Option("--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)'; may be repeated."),
 ]
 Draws = Annotated[int | None, typer.Option(help="Random permutations instead of the exact null.")]
 Seed = Annotated[int, typer.Option(help="Seed of the null.")]
@@ -253,7 +254,12 @@ def compare(
     sides = [_pick(models, names) for names in (x, y)] if y else [_pick(models, x), None]
     with _progress() as progress:
         alignment = compare_all(
-            sides[0] or [], sides[1], measure or DEFAULT_MEASURES, _null(draws, seed), results=results, progress=progress
+            sides[0] or [],
+            sides[1],
+            measure or DEFAULT_MEASURES,
+            _null(draws, seed),
+            results=results,
+            progress=progress,
         )
     write_report(results, results / "report.html")
     show(alignment)
@@ -271,7 +277,9 @@ def _stored(store: str, dataset: str | None) -> list[Any]:
         chosen = [f for f in prints if f.startswith(dataset)]
         if len(chosen) != 1:
             raise RepalignError(
-                f"{store}: no single dataset {dataset!r}", got=f"{len(chosen)} match", remedy=did_you_mean(dataset, prints)
+                f"{store}: no single dataset {dataset!r}",
+                got=f"{len(chosen)} match",
+                remedy=did_you_mean(dataset, prints),
             )
         return [r for r in found if r.dataset_fingerprint == chosen[0]]
     if len(prints) != 1:
@@ -318,7 +326,9 @@ def report(
 
 @app.command(epilog="Example: repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)'")
 def pair(
-    x: Annotated[Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).", show_default=False)],
+    x: Annotated[
+        Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).", show_default=False)
+    ],
     y: Annotated[Path, typer.Argument(help="Features of the other.", show_default=False)],
     measure: MeasureNames = None,
     draws: Draws = None,
@@ -353,7 +363,9 @@ def measures(name: Annotated[str | None, typer.Argument(help="Explain this one."
 
     if name is not None:
         described = describe(type(parse_measure(name)))
-        out.print(f"[bold]{described['name']}[/]  ({described['family']})", cleandoc(described["doc"]), sep="\n", markup=True)
+        out.print(
+            f"[bold]{described['name']}[/]  ({described['family']})", cleandoc(described["doc"]), sep="\n", markup=True
+        )
         out.print(f"names: {', '.join(described['aliases'])}")
         out.print(f"null: {described['null']}")
         return

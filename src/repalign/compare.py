@@ -279,7 +279,9 @@ def compute_tile(tile: Tile, cache: _Cache | None = None) -> pd.DataFrame:
 
     found = judged.search
     rows = [row("max", judged.search_by, found.layer_x, found.layer_y, found.calibration, ())]
-    rows += [row("cell", str(judged.cells_by[i, j]), i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)]
+    rows += [
+        row("cell", str(judged.cells_by[i, j]), i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)
+    ]
     return as_table(rows)
 
 

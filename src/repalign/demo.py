@@ -165,4 +165,6 @@ def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[st
         if below
         else "every objective raised it above the untrained network"
     )
-    return [f"* vision: mean alignment with the trained language models by objective: {said}; untrained {level:.3f}; {verdict}."]
+    return [
+        f"* vision: mean alignment with the trained language models by objective: {said}; untrained {level:.3f}; {verdict}."
+    ]

@@ -229,9 +229,7 @@ def _null_arguments(config: NullConfig) -> dict[str, Any]:
     return {"method": config.method, "seed": config.seed, **draws}
 
 
-def _entries(
-    given: Sequence[str | ModelConfig], base: Path, where: _Where, at: Path_
-) -> tuple[ModelEntry, ...]:
+def _entries(given: Sequence[str | ModelConfig], base: Path, where: _Where, at: Path_) -> tuple[ModelEntry, ...]:
     out: list[ModelEntry] = []
     for i, item in enumerate(given):
         with where.at(*at, i):
@@ -250,7 +248,9 @@ def _expand(item: str | ModelConfig, base: Path) -> list[ModelEntry]:
 
     config = ModelConfig(spec=item) if isinstance(item, str) else item
     if (config.spec is None) == (config.set is None):
-        raise RepalignError("a model is named by `spec` or by `set`", expected="one of them", got=config.model_dump_json())
+        raise RepalignError(
+            "a model is named by `spec` or by `set`", expected="one of them", got=config.model_dump_json()
+        )
     options = config.model_dump(exclude={"spec", "set"}, exclude_unset=True)
     if config.set is not None:
         found = model_set(config.set, config.modality)
@@ -382,7 +382,9 @@ class _Where:
         try:
             yield
         except RepalignError as error:
-            raise RepalignError(f"{self.path.name}, line {self.line(location)}, {_dotted(location)}: {error}") from error
+            raise RepalignError(
+                f"{self.path.name}, line {self.line(location)}, {_dotted(location)}: {error}"
+            ) from error
 
     def validation(self, error: ValidationError) -> RepalignError:
         """The first thing that is wrong, with the line; unknown fields first, since they explain others."""
