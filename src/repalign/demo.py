@@ -113,8 +113,9 @@ def findings(alignment: Alignment) -> list[str]:
     out = [
         "",
         f"What came out ({measure}, n = {n}; the best pair of layers of two models; whatever it says):",
-        f"* trained with trained models, checkpoints among them: mean {_mean(table, trained_x, trained_y):.3f}; untrained twins and controls with "
-        f"each other: {_mean(table, plain_x, plain_y):.3f}; chance, search over layers counted in: {best.null_mean:.3f}.",
+        f"* trained with trained models, checkpoints among them: mean {_mean(table, trained_x, trained_y):.3f}; "
+        f"untrained twins and controls with each other: {_mean(table, plain_x, plain_y):.3f}; "
+        f"chance, search over layers counted in: {best.null_mean:.3f}.",
         f"* the best pair is {best.model_x} and {best.model_y}: {best.statistic:.3f}, p = {best.pvalue:.2g}.",
     ]
     out += _language(table, models, trained_y)
