@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from repalign.errors import RepalignError
 from repalign.extract._base import Context
 from repalign.extract._files import at, first_line, hub_errors
@@ -49,9 +47,10 @@ def context_length(config: Any, tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def pad_id(config: Any, tokenizer: Any, model: nn.Module) -> int:
+def pad_id(config: Any, tokenizer: Any) -> int:
     """A token to pad with that the model has; the mask leaves it out, so any will do."""
-    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    config = getattr(config, "text_config", None) or config
+    size = getattr(config, "vocab_size", 0)
     known = (
         tokenizer.pad_token_id,
         getattr(config, "pad_token_id", None),

@@ -67,7 +67,7 @@ class HFText(Source):
         missing = within(model, self.model, missing)
         self.tokenizer = load_tokenizer(spec, context)
         self.context = context_length(config, self.tokenizer)
-        self.pad = pad_id(config, self.tokenizer, self.model)
+        self.pad = pad_id(config, self.tokenizer)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
         trace, hidden = self._traced()
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
@@ -191,11 +191,9 @@ class HFText(Source):
         return tokens.to(self.device), mask.to(self.device)
 
     def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool) -> Any:
-        arguments: dict[str, Any] = {
-            "input_ids": tokens,
-            "attention_mask": mask,
-            "output_hidden_states": True,
-        }
+        arguments: dict[str, Any] = {"input_ids": tokens, "output_hidden_states": True}
+        if self.accepts & {"attention_mask", "kwargs"}:
+            arguments["attention_mask"] = mask
         if not own_positions:
             # Under left padding a model with learned positions would count the padding.
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)
