@@ -51,3 +51,7 @@ def test_the_tree_names_every_module():
     source = ROOT / "src/repalign"
     there = {p.name for p in source.iterdir() if not p.name.startswith("_")} | {"__init__.py"}
     assert named == there
+
+
+def test_no_placeholder_is_left():
+    assert not re.search(r"@[A-Z]+@", README)
