@@ -105,7 +105,7 @@ def write(attributes: Attributes, named: np.ndarray, rng: np.random.Generator) -
     shape = words[:, :, KINDS.index("shape")]
     shape[shape == PAD] = INDEX["thing"]
     phrases = np.concatenate([np.full((n, 2, 1), INDEX["a"]), words], axis=2)
-    spoken_of: np.ndarray = named.any(axis=2)  # (n, 2)
+    spoken_of = np.logical_or.reduce(named, axis=2)  # (n, 2)
     phrases *= spoken_of[:, :, None]
     swap = chance[:, FULL] < 0.5
     phrases[swap] = phrases[swap, ::-1]
@@ -126,11 +126,18 @@ def decode(tokens: np.ndarray) -> list[str]:
 def encode(texts: Sequence[str]) -> np.ndarray:
     """The word numbers of captions, padded at the end to the longest: (n, longest).
 
-    Raises RepalignError that names the first word which the toy world does not have.
+    Raises RepalignError that names the caption and the first word which the toy world does not have.
     """
     rows = []
     for i, text in enumerate(texts):
         words = text.split()
+        if len(words) > LENGTH:
+            raise RepalignError(
+                f"toy model: caption {i} of the batch, {text[:80]!r}, is longer than any of the toy world",
+                expected=f"at most {LENGTH} words",
+                got=f"{len(words)} words",
+                remedy="toy models read the captions of the toy world only",
+            )
         unknown = next((w for w in words if w not in INDEX or INDEX[w] <= MASK), None)
         if unknown is not None or not words:
             raise RepalignError(

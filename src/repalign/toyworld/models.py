@@ -141,7 +141,7 @@ def _read(folder: Path, name: str, recipe: Recipe, step: int) -> ToyModel | None
     try:
         data = weights.read_bytes()
         facts = json.loads(sidecar.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     if not isinstance(facts, dict) or facts.get("weights_sha256") != hashlib.sha256(data).hexdigest():
         return None

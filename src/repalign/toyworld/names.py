@@ -44,27 +44,29 @@ def _vision(width: int, objective: str, steps: int, checkpoint: int, cost: float
     return Recipe(name, VISION, "cnn", width, objective, steps, 2e-3, checkpoint, cost=cost)
 
 
-def _language(family: str, width: int, objective: str, steps: int, checkpoint: int, cost: float) -> Recipe:
+def _language(
+    family: str, width: int, objective: str, steps: int, rate: float, checkpoint: int, cost: float
+) -> Recipe:
     name = f"language-{family}{width}-{objective}"
-    return Recipe(name, LANGUAGE, family, width, objective, steps, 8e-3, checkpoint, cost=cost)
+    return Recipe(name, LANGUAGE, family, width, objective, steps, rate, checkpoint, cost=cost)
 
 
 _TRAINED = (
     _vision(3, "supervised", 400, 50, 3),
     _vision(8, "supervised", 400, 50, 4),
     _vision(16, "supervised", 400, 50, 6),
-    _vision(4, "temporal", 400, 50, 5),
-    _vision(16, "temporal", 400, 50, 9),
-    _vision(8, "autoencoder", 300, 40, 5),
-    _vision(8, "augmentation", 300, 40, 6),
-    _language("conv", 8, "next", 1000, 100, 8),
-    _language("conv", 24, "next", 1000, 100, 10),
-    _language("conv", 64, "next", 1200, 100, 20),
-    _language("transformer", 16, "next", 800, 100, 10),
-    _language("transformer", 48, "next", 1000, 100, 20),
-    _language("transformer", 48, "masked", 1000, 100, 20),
-    _language("gru", 32, "next", 600, 60, 8),
-    _language("cbow", 32, "context", 1500, 100, 6),
+    _vision(4, "temporal", 400, 50, 6),
+    _vision(16, "temporal", 400, 50, 11),
+    _vision(8, "autoencoder", 300, 40, 4),
+    _vision(8, "augmentation", 300, 40, 7),
+    _language("conv", 8, "next", 1000, 8e-3, 100, 5),
+    _language("conv", 24, "next", 1000, 8e-3, 100, 6),
+    _language("conv", 64, "next", 1000, 4e-3, 100, 11),
+    _language("transformer", 16, "next", 800, 8e-3, 100, 7),
+    _language("transformer", 48, "next", 1000, 5e-3, 100, 17),
+    _language("transformer", 48, "masked", 1000, 5e-3, 100, 17),
+    _language("gru", 32, "next", 1500, 8e-3, 100, 9),
+    _language("cbow", 32, "context", 1000, 1e-2, 100, 3),
 )
 _UNTRAINED = tuple(
     Recipe(f"{'vision' if r.modality == VISION else 'language'}-{r.family}{r.width}-untrained",

@@ -148,8 +148,8 @@ def probe_accuracy(network: nn.Module) -> float:
 
     Mean over the ten attributes that a full caption names (size, hue, shape, height and side of A and of B)
     of the share of 1,024 scenes whose class a linear discriminant tells. The discriminant is fitted to 2,048
-    other scenes: one covariance within classes, plus .01 of the mean variance on its diagonal, the shares
-    of the classes as prior. Layers of more than 256 columns are first taken to 256 principal components.
+    other scenes: one covariance within classes, shrunk by .01 towards the mean variance times the identity,
+    and the shares of the classes as prior. Layers of more than 256 columns are first taken to 256 principal components.
     """
     parts = []
     for part in HELD_OUT:
@@ -164,11 +164,11 @@ def probe_accuracy(network: nn.Module) -> float:
     fitted, scored = (
         torch.from_numpy(captions.classes(_held_out(p).attributes)).flatten(1) for p in HELD_OUT
     )
-    right = [_discriminate(fit, y, score) == z for y, z in zip(fitted.T, scored.T, strict=True)]
-    return torch.stack(right).double().mean().item()
+    right = [discriminate(fit, y, score) == z for y, z in zip(fitted.T, scored.T, strict=True)]
+    return torch.stack(right).to(torch.float64).mean().item()
 
 
-def _discriminate(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
+def discriminate(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
     """Classes (m,) of new rows by the linear discriminant of rows x (n, d) with classes y (n,)."""
     member = F.one_hot(y).to(x.dtype)  # (n, classes)
     count = member.sum(0)
@@ -176,7 +176,7 @@ def _discriminate(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
     within = x - means[y]
     covariance = within.T @ within / len(x)
     spread = covariance.diagonal().mean().clamp_min(1e-12)
-    covariance += PROBE_SHRINKAGE * spread * torch.eye(len(covariance), dtype=x.dtype)
+    covariance = torch.lerp(covariance, spread * torch.eye(len(covariance), dtype=x.dtype), PROBE_SHRINKAGE)
     weights = torch.linalg.solve(covariance, means.T)  # (d, classes)
     prior = (count / len(x)).log()
     return (new @ weights - (means.T * weights).sum(0) / 2 + prior).argmax(1)

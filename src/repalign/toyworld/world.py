@@ -11,7 +11,7 @@ sample are the smaller sample, and what a caption names changes neither its scen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +24,11 @@ LATENTS = ("palette", "family", "depth", "layout")
 
 @dataclass(frozen=True)
 class World:
-    """What the world is made of; every number that a scene depends on beside its seed."""
+    """What the world is made of; the numbers that a scene depends on beside its seed.
+
+    The offsets of object B are small enough that the words of A and B, added up, still point where the
+    latent does: with a quarter turn between the shapes, counts of words would lose the family.
+    """
 
     hue_concentration: float = 12.0  # of the von Mises distribution of both hues
     hue_offset: float = TURN / 6  # of object B's hue from the palette
@@ -74,7 +78,7 @@ def sample(n: int, seed: int, detail: int = captions.FULL) -> Scenes:
     `detail` from 1 to 10 is how many attributes a caption names, in the order of `captions.ORDER`: first
     those of object A, then those of object B. Raises RepalignError for values out of range.
     """
-    check_count(n, seed)
+    _check_count(n, seed)
     if isinstance(detail, bool) or detail not in range(1, captions.FULL + 1):
         raise RepalignError(
             "toy world: the detail of captions is out of range",
@@ -130,12 +134,7 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, key])))
 
 
-def take(attributes: Attributes, rows: slice | np.ndarray) -> Attributes:
-    """The attributes of some of the scenes."""
-    return Attributes(*(getattr(attributes, f.name)[rows] for f in fields(attributes)))
-
-
-def check_count(n: int, seed: int) -> None:
+def _check_count(n: int, seed: int) -> None:
     """Refuse a number of scenes or a seed that is no whole number in range."""
     for what, value, least in (("number of scenes", n, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
