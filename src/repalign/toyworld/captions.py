@@ -55,7 +55,7 @@ WORDS: dict[str, tuple[tuple[str, str], ...]] = {
 KINDS = tuple(WORDS)
 ORDER = ("shape", "hue", "height", "side", "size")  # in which growing detail names them, A's before B's
 FULL = 2 * len(KINDS)  # attributes of a full caption
-ROUNDING_NOISE = 0.03  # of sizes, heights and sides, in [0, 1]
+ROUNDING_NOISE = 0.03  # standard deviation, of sizes, heights and sides, in [0, 1]
 HUE_NOISE = 0.08  # radians
 SECOND_NAME = 0.25  # how often a class goes by the second of its names
 
@@ -96,8 +96,8 @@ def some_named(n: int, rng: np.random.Generator, full: float = 0.7) -> np.ndarra
 def write(attributes: Attributes, named: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Captions as word numbers, padded at the end with PAD: (n, 14). `named` (n, 2, 5) says what they name."""
     n = len(attributes.hue)
-    noise = rng.standard_normal((n, 2, len(KINDS)))
-    chance = rng.random((n, FULL + 2))
+    chance = rng.random((n, 2 * FULL + 2))  # one draw, so that the first rows do not depend on n
+    noise = 12**0.5 * (chance[:, FULL + 2 :] - 0.5).reshape(n, 2, len(KINDS))
     synonym = (chance[:, :FULL] < SECOND_NAME).reshape(n, 2, len(KINDS))
     first = np.array([_FIRST[kind] for kind in KINDS])
     words = first + 2 * _round(attributes, noise) + synonym  # (n, 2, 5)
@@ -155,7 +155,7 @@ def encode(texts: Sequence[str]) -> np.ndarray:
 
 
 def _round(attributes: Attributes, noise: np.ndarray) -> np.ndarray:
-    """Classes (n, 2, 5) of attributes to which `noise` (n, 2, 5) of unit scale has been added."""
+    """Classes (n, 2, 5) of attributes to which `noise` (n, 2, 5) of unit variance has been added."""
     found = np.empty(noise.shape, np.int64)
     for i, kind in enumerate(KINDS):
         number = len(WORDS[kind])

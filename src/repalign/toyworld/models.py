@@ -149,7 +149,8 @@ def _read(folder: Path, name: str, recipe: Recipe, step: int) -> ToyModel | None
 
 
 def _model(name: str, recipe: Recipe, step: int, data: bytes, facts: dict[str, Any]) -> ToyModel:
-    network = build(recipe)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):  # the random start is of no use here
+        network = build(recipe)
     network.load_state_dict(load_tensors(data) if data else {})
     network.eval().requires_grad_(False)
     return ToyModel(name, recipe, step, network, dict(facts["scores"]), facts["weights_sha256"])
