@@ -92,6 +92,7 @@ def _pair(rng: np.random.Generator, measure: str, x: tuple, y: tuple, n_draws: i
         out[f"layer_{side}"] = [None if i < 0 else f"layer.{i}" for i in out[f"index_{side}"]]
     return out.assign(
         dataset="wit_1024", dataset_fingerprint="ab" * 32, n=N, measure=measure, p_holm=np.nan, p_bh=np.nan,
+        p_by=np.nan, p_maxt=np.nan, p_stepdown=np.nan,
         null="cyclic", n_draws=n_draws, seed=0, search=np.where(out["scope"] == "max", "studentised", None),
     )  # fmt: skip
 

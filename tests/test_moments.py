@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from repalign.measures._base import DenseRelation, GraphRelation, Relation
 from repalign.moments import central_moments, moment_sums
 
 
 def relation(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    if kind == "graph":  # directed, 0/1, no loops
-        a = (rng.random((n, n)) < 0.4).astype(float)
-        np.fill_diagonal(a, 0.0)
+    if kind in ("graph", "weighted graph"):  # directed, no loops, two edges from every vertex
+        a = np.zeros((n, n))
+        for i in range(n):
+            to = rng.choice([j for j in range(n) if j != i], 2, replace=False)
+            a[i, to] = 1.0 if kind == "graph" else rng.standard_normal(2)
         return a
     if kind == "directed":
         return rng.standard_normal((n, n))
@@ -29,24 +32,60 @@ def relation(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return a
 
 
-def moments(a: list[np.ndarray], b: list[np.ndarray], symmetric: bool) -> tuple[np.ndarray, ...]:
-    sums = [np.stack([moment_sums(torch.from_numpy(m), symmetric) for m in side]) for side in (a, b)]
-    return central_moments(*sums, len(a[0]), symmetric)
+def dense(matrix: np.ndarray, symmetric: bool) -> DenseRelation:
+    return DenseRelation(torch.from_numpy(matrix), 1.0, symmetric)
+
+
+def graph(matrix: np.ndarray) -> GraphRelation:
+    """The same relation as a graph of k edges per row."""
+    k = int((matrix != 0).sum(1).max())
+    indices = torch.from_numpy(np.argsort(matrix == 0, axis=1, kind="stable")[:, :k].copy())
+    return GraphRelation(indices, torch.from_numpy(np.take_along_axis(matrix, indices.numpy(), axis=1)))
+
+
+def moments(a: list[np.ndarray], b: list[np.ndarray], symmetric: bool, sparse: bool = False) -> tuple[np.ndarray, ...]:
+    def stored(m: np.ndarray) -> Relation:
+        return graph(m) if sparse else dense(m, symmetric)
+
+    return central_moments(*(np.stack([moment_sums(stored(m)) for m in side]) for side in (a, b)), len(a[0]), symmetric)
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 6, 7])
-@pytest.mark.parametrize("kind", ["symmetric", "centred", "hollow", "directed", "graph"])
+@pytest.mark.parametrize("kind", ["symmetric", "centred", "hollow", "directed", "graph", "weighted graph"])
 def test_equal_enumeration_of_all_permutations(kind, n):
     rng = np.random.default_rng(n)
     a, b = ([relation(kind, n, rng) for _ in range(count)] for count in (2, 3))
     every = [np.ix_(p, p) for p in itertools.permutations(range(n))]
     t = np.array([[[(s * r[p]).sum() for r in b] for s in a] for p in every])
-    mean, sd, skew = moments(a, b, kind in ("symmetric", "centred", "hollow"))
+    mean, sd, skew = moments(a, b, kind in ("symmetric", "centred", "hollow"), sparse="graph" in kind)
     assert mean == pytest.approx(t.mean(0), abs=1e-12)
     assert sd == pytest.approx(t.std(0), rel=1e-9, abs=1e-7)
     defined = t.std(0) > 1e-9
     standard = ((t - t.mean(0)) ** 3).mean(0)[defined] / t.std(0)[defined] ** 3
     assert skew[defined] == pytest.approx(standard, abs=1e-8)
+
+
+def test_a_graph_and_its_dense_matrix_have_the_same_moments():
+    rng = np.random.default_rng(5)
+    for kind in ("graph", "weighted graph"):
+        a, b = [relation(kind, 40, rng)], [relation(kind, 40, rng), relation(kind, 40, rng)]
+        for one, other in zip(moments(a, b, False, sparse=True), moments(a, b, False), strict=True):
+            assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
+
+
+def test_nothing_cancels_in_single_precision():
+    """A biased kernel's mean score is some hundred times its spread: float32 keeps four digits of sd and skewness."""
+    rng = np.random.default_rng(6)
+    kernels = []
+    for d in (256, 900):
+        x = rng.standard_normal((300, d))
+        x -= x.mean(0)
+        kernels.append(x @ x.T / np.linalg.norm(x @ x.T))
+    single = [np.stack([moment_sums(dense(k.astype(np.float32), True))]) for k in kernels]
+    double = moments(kernels[:1], kernels[1:], True)
+    assert double[0][0, 0] > 50 * double[1][0, 0]
+    for one, other in zip(central_moments(*single, 300, True), double, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_symmetric_relations_may_be_treated_as_directed():
@@ -81,7 +120,7 @@ def test_friedman_rafsky_moments_of_neighbour_graphs():
         g = np.zeros((n, n))
         np.put_along_axis(g, np.argsort(-s, axis=1)[:, :k], 1.0, axis=1)
         graphs.append(g)
-    mean, sd, skew = (m[0, 0] for m in moments(graphs[:1], graphs[1:], False))
+    mean, sd, skew = (m[0, 0] for m in moments(graphs[:1], graphs[1:], False, sparse=True))
     facts = []
     for g in graphs:
         rec, out, into = (g * g.T).sum(), g.sum(1), g.sum(0)

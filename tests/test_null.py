@@ -250,7 +250,9 @@ def test_undefined_scores_stay_undefined():
 
 
 def test_maximum_of_negative_scores_is_negative_and_has_an_index():
-    assert nulls.maximum(np.array([[-0.5, -0.1], [-0.3, -0.2]])) == (-0.1, 0, 1)
+    scores = np.array([[-0.5, -0.1], [-0.3, -0.2]])
+    found = nulls.search_layers(scores, np.full((5, 2, 2), -0.9), how="raw")
+    assert (found.calibration.statistic, found.layer_x, found.layer_y) == (-0.1, 0, 1)
 
 
 def test_bad_draws_are_refused():
@@ -364,7 +366,7 @@ def test_moments_give_every_cell_a_pvalue_below_the_floor_of_the_draws():
     judged = null.judge(measure, a, b, observed, how="studentised", alpha=0.05)
     assert judged.cells_by[0, 0] == "moments" and judged.search_by == "cyclic"
     assert 0 < judged.cells.pvalue[0, 0] < 1e-6
-    assert judged.search.calibration.pvalue == 1 / 250
+    assert judged.found.calibration.pvalue == 1 / 250
 
 
 def test_where_the_moments_are_not_trusted_draws_judge_the_cell():
@@ -416,7 +418,7 @@ def test_studentised_search_finds_the_pair_that_the_raw_maximum_misses():
     assert raw.calibration.pvalue > 0.05
 
 
-@pytest.mark.parametrize("how", nulls.SEARCHES)
+@pytest.mark.parametrize("how", nulls.SCALES)
 def test_search_is_exact_under_the_null(how):
     """Enumerating a whole orbit, the p-values of the search are super-uniform whatever the layers are."""
     rng = np.random.default_rng(2)

@@ -81,7 +81,7 @@ def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_facto
         ("ids: rows, family", "ids: row, family", r"line 7, models.x\[0\]: (.|\n)*unknown ids 'row'(.|\n)*'rows'"),
         ("name: theirs", "name: theirs, caption: -1", r"line 9, models.y\[0\].caption: input should be greater"),
         ("measures:", "preset: platonic\nmeasures:", r"line 10, preset: (.|\n)*did you mean 'platonic-rep'"),
-        ("measures:", "search: max\nmeasures:", r"line 10, search: unknown layer search 'max'"),
+        ("measures:", "search: maxx\nmeasures:", r"line 10, search: unknown layer search 'maxx'"),
         ("measures:", "preprocess: {clip: exakt}\nmeasures:", r"line 10, preprocess: (.|\n)*'exakt'(.|\n)*'exact'"),
         ("null:", "name: twice\nnull:", r"line 11: name stands twice(.|\n)*first on line 1"),
         ("models:", "models: [", r"changed.yaml, line \d+: this is not YAML"),

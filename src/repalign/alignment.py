@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from repalign.errors import RepalignError, did_you_mean
 
 # One row per pair of layers (scope "cell") and one per pair of models (scope "max": the layer search).
-# p_holm and p_bh are over the pairs of models of one measure and stand in "max" rows only.
+# p_stepdown is over the pairs of layers of one pair of models (family-wise) and stands in "cell" rows; p_maxt, p_holm
+# (family-wise), p_bh and p_by (false discovery rate) are over the pairs of models of one measure, in "max" rows.
 SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -38,8 +40,11 @@ SCHEMA = pa.schema(
         ("pvalue", pa.float64()),
         ("threshold", pa.float64()),
         ("calibrated", pa.float64()),
+        ("p_stepdown", pa.float64()),
+        ("p_maxt", pa.float64()),
         ("p_holm", pa.float64()),
         ("p_bh", pa.float64()),
+        ("p_by", pa.float64()),
         ("null", pa.string()),
         ("n_draws", pa.int64()),
         ("seed", pa.int64()),
@@ -48,7 +53,12 @@ SCHEMA = pa.schema(
 )
 COLUMNS = tuple(SCHEMA.names)
 
+DRAWS = pa.field("draws", pa.list_(pa.float64()))
+TILE_SCHEMA = SCHEMA.append(DRAWS)
+DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
+
 TABLE_FILE = "results.parquet"
+DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
 
 
@@ -57,11 +67,13 @@ class Alignment:
     """Scores of layers x layers x models x models x measures, with their chance levels.
 
     `table` has the columns of `SCHEMA`; `run` says what was compared (models, dataset, measures, null, versions,
-    findings, warnings). Everything that a figure or the report shows is in these two.
+    findings, warnings). Everything that a figure or the report shows is in these two. `draws` has the null draws of the
+    layer search of every pair of models (columns measure, model_x, model_y, draws), where the null draws at all.
     """
 
     table: pd.DataFrame
     run: Mapping[str, Any] = field(default_factory=dict)
+    draws: pd.DataFrame | None = None
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -118,9 +130,11 @@ class Alignment:
         return found[found["measure"] == measure].reset_index(drop=True)
 
     def save(self, folder: str | Path) -> Path:
-        """Write results.parquet and run.json into a folder, each by rename."""
+        """Write results.parquet, draws.parquet and run.json into a folder, each by rename."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.draws is not None:
+            write_table(self.draws, folder / DRAWS_FILE, DRAWS_SCHEMA)
         write_table(self.table, folder / TABLE_FILE)
         write_text(folder / RUN_FILE, json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return folder
@@ -140,6 +154,8 @@ class Alignment:
                 )
         try:
             frame = pq.read_table(table, schema=SCHEMA).to_pandas()
+            drawn = folder / DRAWS_FILE
+            draws = pq.read_table(drawn, schema=DRAWS_SCHEMA).to_pandas() if drawn.is_file() else None
             described = json.loads(run.read_text("utf-8"))
         except (pa.ArrowException, ValueError) as error:
             raise RepalignError(
@@ -147,7 +163,7 @@ class Alignment:
                 got=str(error).splitlines()[0],
                 remedy=f"delete {TABLE_FILE} and {RUN_FILE} there and run the study again: finished tiles are kept",
             ) from error
-        return cls(frame, described)
+        return cls(frame, described, draws)
 
     def __repr__(self) -> str:
         lines = []
@@ -164,16 +180,34 @@ class Alignment:
         return notebook_html(self.table, self.run)
 
 
-def as_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of a tile as a frame of the schema's columns and types; columns that a row lacks are null."""
-    return pa.Table.from_pylist([{c: row.get(c) for c in COLUMNS} for row in rows], schema=SCHEMA).to_pandas()
+def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
+    """A frame of the schema's columns and types from arrays and constants; columns that are not given are null."""
+
+    def column(field: pa.Field) -> pa.Array:
+        value = columns.get(field.name)
+        if value is None or isinstance(value, (str, int, float)):
+            return pa.repeat(pa.scalar(value, type=field.type), length)
+        return pa.array(value, type=field.type)
+
+    return pa.Table.from_arrays([column(f) for f in SCHEMA], schema=SCHEMA).to_pandas()
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame of the schema as Parquet by rename; the same frame gives the same bytes."""
-    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
+def write_table(frame: pd.DataFrame, path: Path, schema: pa.Schema = SCHEMA) -> None:
+    """Write a frame of a schema as Parquet by rename; the same frame gives the same bytes."""
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
     with _replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path) -> None:
+    """The rows of one tile, with the draws of its layer search beside the first of them."""
+    write_table(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), path, TILE_SCHEMA)
+
+
+def read_tile(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """What `write_tile` wrote."""
+    frame = pq.read_table(path, schema=TILE_SCHEMA).to_pandas()
+    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float)
 
 
 def write_text(path: Path, text: str) -> None:

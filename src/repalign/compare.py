@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from repalign import null as nulls
-from repalign.alignment import SCHEMA, Alignment, as_table, write_table, write_text
+from repalign.alignment import Alignment, as_table, read_tile, write_text, write_tile
 from repalign.doctor import examine
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.measures import parse_measure
-from repalign.measures._base import Measure, as_features
+from repalign.measures._base import Measure, State, as_features
 from repalign.models import COMPETENCES, ModelRecord
 from repalign.preprocess import Preprocess
 from repalign.progress import Progress, silent
@@ -40,7 +39,7 @@ from repalign.representation import MemoryRepresentation, Representation, check_
 log = logging.getLogger(__name__)
 
 # Part of every tile's name: raise it when a change moves a number, so that old tiles are not reused.
-TILE_VERSION = 1
+TILE_VERSION = 2
 
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 
@@ -60,12 +59,13 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One measure on one pair of models."""
+    """One measure on one pair of models; `streams` says which relabelling each of them gets."""
 
     x: Representation
     y: Representation
     measure: Measure
     settings: Settings
+    streams: nulls.Streams = nulls.ONE_SIDE
 
     @property
     def key(self) -> str:
@@ -77,8 +77,17 @@ class Tile:
             self.y.name,
             repr(self.measure),
             repr(self.settings),
+            self.streams,
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a tile gives: its rows of the table, and the null draws of its layer search (K,)."""
+
+    rows: pd.DataFrame
+    draws: np.ndarray
 
 
 # --- the public door ---------------------------------------------------------------------------
@@ -90,7 +99,7 @@ def compare(
     measures: Sequence[Measure | str] = DEFAULT_MEASURES,
     null: nulls.Null | nulls.Auto | str = "auto",
     *,
-    search: str = "studentised",
+    search: str | None = None,
     alpha: float = 0.05,
     preprocess: Preprocess | None = None,
     results: str | Path | None = None,
@@ -106,9 +115,10 @@ def compare(
     ----------
     x, y : representations of one dataset. Without `y`, all models of `x` against each other.
     measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``.
-    null : a null or its name; "auto" takes the exact cyclic group for bilinear measures at n >= 200 and
-        199 random permutations otherwise.
-    search : "studentised" (default) or "raw": how the best pair of layers is found (see `null.search_layers`).
+    null : a null or its name; "auto" takes closed-form moments for every cell of a bilinear measure and the exact
+        cyclic group for the search over its layers (n >= 200), and 199 random permutations otherwise.
+    search : how the layers are searched, for instance "studentised" (default), "raw" (the published maximum),
+        "studentised top-5", "matching" (see `null.Search`).
     alpha : level of the threshold, and so of the calibrated score.
     preprocess : applied to all layers of a model before measuring; nothing by default.
     results : a folder. Finished tiles are kept there, so that a killed run resumes with the missing ones.
@@ -137,25 +147,37 @@ def compare(
     n = everything[0].n
     for measure in measures:
         measure.check_n(n, f"dataset {everything[0].dataset_name!r}")
-    if search not in nulls.SEARCHES:
-        raise RepalignError(f"unknown layer search {search!r}", got=search, remedy=did_you_mean(search, nulls.SEARCHES))
+    how = _layer_search(search, null)
     folder = None if results is None else Path(results)
     findings = _findings(everything, folder, progress)
 
     def settings(measure: Measure) -> Settings:
-        return Settings(nulls.resolve(null, measure, n), search, alpha, preprocess or Preprocess(), device)
+        return Settings(nulls.resolve(null, measure, n), how, alpha, preprocess or Preprocess(), device)
 
-    tiles = [Tile(a, b, m, settings(m)) for m in measures for a, b in _pairs(x, y, m)]
+    tiles = [Tile(a, b, m, settings(m), streams) for m in measures for a, b, streams in _pairs(x, y, m)]
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
-    budget = _default_memory() if memory is None else memory
-    frames = _run_tiles(tiles, folder, executor, budget, progress)
-    table = _adjust(pd.concat(frames, ignore_index=True))
+    budget = default_memory() if memory is None else memory
+    scored = _run_tiles(tiles, folder, executor, budget, progress)
+    table = _across_pairs(tiles, scored)
     run = _describe(x, y, tiles, null, findings, table, describe or {})
-    alignment = Alignment(table, run)
+    alignment = Alignment(table, run, _search_draws(tiles, scored))
     if folder is not None:
         alignment.save(folder)
     return alignment
+
+
+def _layer_search(search: str | None, null: nulls.Null | nulls.Auto) -> str:
+    """The search in full words: the studentised maximum, or the first that the null allows."""
+    allowed = None if isinstance(null, nulls.Auto) else null.searches
+    if search is None:
+        return allowed[0] if allowed else str(nulls.Search())
+    how = str(nulls.Search.parse(search))
+    if allowed and how not in allowed:
+        raise RepalignError(
+            f"null {null.method!r} has no layer search {how!r}", expected=" or ".join(allowed), got=search
+        )
+    return how
 
 
 def pair(
@@ -214,17 +236,22 @@ def _from_arrays(arrays: Any, name: str, ids: Sequence[str] | None) -> MemoryRep
 
 def _pairs(
     x: Sequence[Representation], y: Sequence[Representation] | None, measure: Measure
-) -> Iterator[tuple[Representation, Representation]]:
+) -> Iterator[tuple[Representation, Representation, nulls.Streams]]:
+    """Pairs of models and their streams: one side is relabelled as a whole; among equals every model has its own."""
     if y is not None:
-        return itertools.product(x, y)
-    return itertools.combinations(x, 2) if measure.symmetric else itertools.permutations(x, 2)
+        for a, b in itertools.product(x, y):
+            yield a, b, nulls.ONE_SIDE
+        return
+    among = itertools.combinations if measure.symmetric else itertools.permutations
+    for (i, a), (j, b) in among(enumerate(x, start=1), 2):
+        yield a, b, (i, j) if len(x) > 2 else nulls.ONE_SIDE
 
 
 def _run_tiles(
     tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress
-) -> list[pd.DataFrame]:
+) -> list[Scored]:
     """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
-    done: dict[int, pd.DataFrame] = {}
+    done: dict[int, Scored] = {}
     for i, tile in enumerate(tiles):
         kept = None if folder is None else _read_tile(folder, tile)
         if kept is not None:
@@ -232,18 +259,19 @@ def _run_tiles(
     missing = [i for i in range(len(tiles)) if i not in done]
     progress("compare", len(done), len(tiles), None if not done else f"{len(done)} of {len(tiles)} tiles were there")
 
-    def keep(i: int, frame: pd.DataFrame) -> None:
+    def keep(i: int, scored: Scored) -> None:
         if folder is not None:
             path = _tile_path(folder, tiles[i])
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_table(frame, path)
-        done[i] = frame
+            write_tile(scored.rows, scored.draws, path)
+        done[i] = scored
         progress("compare", len(done), len(tiles))
 
     if executor is None:
-        cache = _Cache(budget)
-        for i in _in_blocks(missing, tiles, budget, cache):
-            keep(i, compute_tile(tiles[i], cache))
+        jobs = {repr(t.measure): (t.measure, t.settings) for t in (tiles[i] for i in missing)}
+        cache = Cache(budget, list(jobs.values()))
+        for i in in_blocks([tiles[i] for i in missing], cache):
+            keep(missing[i], compute_tile(tiles[missing[i]], cache))
     else:
         futures = {executor.submit(_compute_elsewhere, tiles[i], budget): i for i in missing}
         for future in as_completed(futures):
@@ -251,54 +279,68 @@ def _run_tiles(
     return [done[i] for i in range(len(tiles))]
 
 
-def compute_tile(tile: Tile, cache: _Cache | None = None) -> pd.DataFrame:
+def compute_tile(tile: Tile, cache: Cache | None = None) -> Scored:
     """Scores, draws and what follows for one tile: a pure function of the two representations."""
-    cache = _Cache(_default_memory()) if cache is None else cache
+    cache = Cache(default_memory()) if cache is None else cache
     measure, settings = tile.measure, tile.settings
     a, b = cache.get(tile.x, measure, settings), cache.get(tile.y, measure, settings)
     observed = measure.compare_all(a.states, b.states).numpy()
-    judged = settings.null.judge(measure, a, b, observed, how=settings.search, alpha=settings.alpha)
-    common = {
-        "dataset": tile.x.dataset_name,
-        "dataset_fingerprint": tile.x.dataset_fingerprint,
-        "n": tile.x.n,
-        "model_x": tile.x.name,
-        "model_y": tile.y.name,
-        "measure": repr(measure),
-        "seed": settings.null.seed,
+    judged = settings.null.judge(
+        measure, a, b, observed, how=settings.search, alpha=settings.alpha, streams=tile.streams
+    )
+    return Scored(_rows(tile, judged), judged.found.draws)
+
+
+def _rows(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
+    """The row of the layer search, then one row per cell."""
+    found, preprocess = judged.found, tile.settings.preprocess
+    names_x, names_y = (np.array([*preprocess.layer_names(r.layers), None], dtype=object) for r in (tile.x, tile.y))
+    shape = judged.cells.statistic.shape
+    i, j = (
+        np.concatenate([[best], cells.ravel()])
+        for best, cells in zip((found.layer_x, found.layer_y), np.indices(shape), strict=True)
+    )
+    by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
+    closed_form = by == nulls.Moments.method
+    is_max = np.arange(len(i)) == 0
+    numbers = {
+        f: np.concatenate([np.ravel(getattr(found.calibration, f)), getattr(judged.cells, f).ravel()])
+        for f in nulls.Calibration.__dataclass_fields__
     }
-    names_x, names_y = _layer_names(tile.x, settings.preprocess), _layer_names(tile.y, settings.preprocess)
-
-    def row(scope: str, by: str, i: int, j: int, values: nulls.Calibration, at: tuple[int, ...]) -> dict[str, Any]:
-        where = {"index_x": i, "index_y": j, "layer_x": names_x[i] if i >= 0 else None}
-        where["layer_y"] = names_y[j] if j >= 0 else None
-        numbers = {f: float(np.asarray(getattr(values, f))[at]) for f in nulls.Calibration.__dataclass_fields__}
-        chance = {"null": by, "n_draws": 0 if by == nulls.Moments.method else judged.n_draws}
-        search = settings.search if scope == "max" else None
-        return {**common, "scope": scope, **where, **numbers, **chance, "search": search}
-
-    found = judged.search
-    rows = [row("max", judged.search_by, found.layer_x, found.layer_y, found.calibration, ())]
-    rows += [
-        row("cell", str(judged.cells_by[i, j]), i, j, judged.cells, (i, j)) for i, j in np.ndindex(*observed.shape)
-    ]
-    return as_table(rows)
-
-
-def _layer_names(representation: Representation, preprocess: Preprocess) -> list[str]:
-    return preprocess.layer_names(representation.layers)
+    return as_table(
+        {
+            "dataset": tile.x.dataset_name,
+            "dataset_fingerprint": tile.x.dataset_fingerprint,
+            "n": tile.x.n,
+            "model_x": tile.x.name,
+            "layer_x": names_x[i],  # -1, no layer, is the None at the end
+            "index_x": i,
+            "model_y": tile.y.name,
+            "layer_y": names_y[j],
+            "index_y": j,
+            "measure": repr(tile.measure),
+            "scope": np.where(is_max, "max", "cell"),
+            **numbers,
+            "p_stepdown": np.concatenate([[np.nan], found.stepdown.ravel()]),
+            "null": by,
+            "n_draws": np.where(closed_form, 0, judged.n_draws),
+            "seed": tile.settings.null.seed,
+            "search": np.where(is_max, np.array(str(judged.search), dtype=object), None),
+        },
+        len(i),
+    )
 
 
 def _tile_path(folder: Path, tile: Tile) -> Path:
     return folder / "tiles" / f"{tile.key}.parquet"
 
 
-def _read_tile(folder: Path, tile: Tile) -> pd.DataFrame | None:
+def _read_tile(folder: Path, tile: Tile) -> Scored | None:
     path = _tile_path(folder, tile)
     if not path.is_file():
         return None
     try:
-        return pq.read_table(path, schema=SCHEMA).to_pandas()
+        return Scored(*read_tile(path))
     except (pa.ArrowException, OSError) as error:
         log.warning("%s: a tile cannot be read (%s); it is computed again", path, error)
         return None
@@ -307,68 +349,104 @@ def _read_tile(folder: Path, tile: Tile) -> pd.DataFrame | None:
 # --- work once per layer -----------------------------------------------------------------------
 
 
-class _Cache:
-    """Prepared models, the least recently used dropped when `budget` bytes are passed."""
+class Cache:
+    """Models prepared for all measures of a run at once; the least recently used are dropped to keep to `budget` bytes.
 
-    def __init__(self, budget: int) -> None:
+    jobs : measures with their settings; a model is read once for all of them.
+    """
+
+    def __init__(self, budget: int, jobs: Sequence[tuple[Measure, Settings]] = ()) -> None:
         self.budget = budget
-        self.entries: OrderedDict[tuple[str, str, str], nulls.Prepared] = OrderedDict()
+        self.jobs = list(jobs)
+        self.entries: OrderedDict[str, dict[str, nulls.Prepared]] = OrderedDict()
+        self.per_layer = 0.0  # bytes, of the models seen so far
 
     def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
-        key = (representation.key, repr(measure), repr(settings))
-        if key in self.entries:
-            self.entries.move_to_end(key)
-            return self.entries[key]
-        prepared = _prepare(representation, measure, settings)
-        self.entries[key] = prepared
-        # The two models of a tile stay, whatever they weigh.
-        while len(self.entries) > 2 and sum(p.nbytes for p in self.entries.values()) > self.budget:
+        entry = self.entries.get(representation.key)
+        if entry is None:
+            self._make_room(len(representation.layers))
+            entry = self.entries[representation.key] = {}
+        self.entries.move_to_end(representation.key)
+        name = _job_name(measure, settings)
+        if name not in entry:
+            jobs = self.jobs if any(_job_name(*j) == name for j in self.jobs) else [(measure, settings)]
+            entry.update(_prepare(representation, jobs))
+            held = sum(p.nbytes for p in entry.values())
+            self.per_layer = max(self.per_layer, held / max(1, len(representation.layers)))
+        return entry[name]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for entry in self.entries.values() for p in entry.values())
+
+    def _make_room(self, n_layers: int) -> None:
+        # The partner of a model in its tile stays, whatever it weighs.
+        while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
             self.entries.popitem(last=False)
-        return prepared
 
 
-def _prepare(representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
-    layers = {
-        name: as_features(representation.load(name), f"{representation.name}, layer {name}").to(settings.device)
-        for name in representation.layers
+def _job_name(measure: Measure, settings: Settings) -> str:
+    return f"{measure!r} {settings!r}"
+
+
+def _prepare(representation: Representation, jobs: Sequence[tuple[Measure, Settings]]) -> dict[str, nulls.Prepared]:
+    """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
+
+    What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
+    """
+    device, preprocess = jobs[0][1].device, jobs[0][1].preprocess
+
+    def loaded(name: str) -> Tensor:
+        return as_features(representation.load(name), f"{representation.name}, layer {name}").to(device)
+
+    layers: Iterable[Tensor] = (loaded(name) for name in representation.layers)
+    if not preprocess.is_identity:
+        layers = preprocess({name: loaded(name) for name in representation.layers}).values()
+    states: list[list[State]] = [[] for _ in jobs]
+    for x in layers:
+        for (measure, _), found in zip(jobs, states, strict=True):
+            found.append(measure.prepare(x))
+    return {
+        _job_name(measure, settings): settings.null.prepare(measure, found)
+        for (measure, settings), found in zip(jobs, states, strict=True)
     }
-    states = [measure.prepare(x) for x in _preprocessed(layers, settings.preprocess).values()]
-    return settings.null.prepare(measure, states)
 
 
-def _preprocessed(layers: dict[str, Tensor], preprocess: Preprocess) -> dict[str, Tensor]:
-    return layers if preprocess.is_identity else preprocess(layers)
+def in_blocks(tiles: Sequence[Tile], cache: Cache) -> Iterator[int]:
+    """Order tiles so that models are prepared as rarely as the memory allows.
+
+    As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
+    first side once per such block.
+    """
+    if not tiles:
+        return
+    first = tiles[0]
+    cache.get(first.x, first.measure, first.settings)
+    weight = {r.key: cache.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+    room = cache.budget - max(weight[t.x.key] for t in tiles)
+    block_of: dict[str, int] = {}
+    block, held = 0, 0.0
+    for key in dict.fromkeys(t.y.key for t in tiles):
+        if held and held + weight[key] > room:
+            block, held = block + 1, 0.0
+        block_of[key] = block
+        held += weight[key]
+    rank = {key: i for i, key in enumerate(dict.fromkeys(r.key for t in tiles for r in (t.x, t.y)))}
+    yield from sorted(
+        range(len(tiles)), key=lambda i: (block_of[tiles[i].y.key], rank[tiles[i].x.key], rank[tiles[i].y.key])
+    )
 
 
-def _in_blocks(missing: Sequence[int], tiles: Sequence[Tile], budget: int, cache: _Cache) -> Iterator[int]:
-    """Order tiles so that the models of a block of pairs fit the cache together: each is prepared once per block."""
-    for _, group in itertools.groupby(missing, key=lambda i: repr(tiles[i].measure)):
-        block = list(group)
-        first = tiles[block[0]]
-        prepared = cache.get(first.x, first.measure, first.settings)
-        per_layer = max(1, prepared.nbytes // max(1, len(first.x.layers)))
-        weights = [per_layer * len(r.layers) for i in block for r in (tiles[i].x, tiles[i].y)]
-        models = max(1, int(budget // (2 * max(weights))))
-        order_x = {k: rank for rank, k in enumerate(dict.fromkeys(tiles[i].x.key for i in block))}
-        order_y = {k: rank for rank, k in enumerate(dict.fromkeys(tiles[i].y.key for i in block))}
-
-        def place(i: int, x: dict[str, int] = order_x, y: dict[str, int] = order_y, m: int = models) -> tuple[int, ...]:
-            a, b = x[tiles[i].x.key], y[tiles[i].y.key]
-            return a // m, b // m, a, b
-
-        yield from sorted(block, key=place)
+_process_caches: dict[int, Cache] = {}
 
 
-_process_caches: dict[int, _Cache] = {}
-
-
-def _compute_elsewhere(tile: Tile, budget: int) -> pd.DataFrame:
+def _compute_elsewhere(tile: Tile, budget: int) -> Scored:
     """One tile in a worker, which keeps its own cache from tile to tile."""
-    cache = _process_caches.setdefault(os.getpid(), _Cache(budget))
+    cache = _process_caches.setdefault(os.getpid(), Cache(budget))
     return compute_tile(tile, cache)
 
 
-def _default_memory() -> int:
+def default_memory() -> int:
     """A quarter of the machine's memory."""
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
 
@@ -414,14 +492,28 @@ def _findings(
     return out
 
 
-def _adjust(table: pd.DataFrame) -> pd.DataFrame:
-    """Add Holm's and Benjamini-Hochberg's p-values over the pairs of models of each measure."""
-    table = table.copy()
-    for _, rows in table[table["scope"] == "max"].groupby("measure", sort=False):
-        p = rows["pvalue"].to_numpy()
-        table.loc[rows.index, "p_holm"] = nulls.holm(p)
-        table.loc[rows.index, "p_bh"] = nulls.benjamini_hochberg(p)
+def _across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
+    """The whole table, with p-values adjusted over the pairs of models of each measure."""
+    table = pd.concat([s.rows for s in scored], ignore_index=True)
+    is_max = table["scope"] == "max"  # one row per tile, in order
+    for measure in dict.fromkeys(repr(t.measure) for t in tiles):
+        which = [i for i, t in enumerate(tiles) if repr(t.measure) == measure]
+        at = table.index[is_max & (table["measure"] == measure)]
+        p, observed = (table.loc[at, c].to_numpy() for c in ("pvalue", "statistic"))
+        null, streams = tiles[which[0]].settings.null, [tiles[i].streams for i in which]
+        draws = null.joint(observed, np.stack([scored[i].draws for i in which]), streams, tiles[which[0]].x.n)
+        table.loc[at, "p_maxt"] = nulls.max_t(observed, draws)
+        table.loc[at, "p_holm"] = nulls.holm(p)
+        table.loc[at, "p_bh"] = nulls.benjamini_hochberg(p)
+        table.loc[at, "p_by"] = nulls.benjamini_yekutieli(p)
     return table
+
+
+def _search_draws(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
+    """The null draws of every layer search, one row per tile."""
+    names = [(repr(t.measure), t.x.name, t.y.name) for t in tiles]
+    frame = pd.DataFrame(names, columns=["measure", "model_x", "model_y"])
+    return frame.assign(draws=[s.draws for s in scored])
 
 
 def _describe(
@@ -455,7 +547,7 @@ def _describe(
         "models": [
             {
                 **r.record.to_dict(),
-                "layers": _layer_names(r, settings.preprocess),
+                "layers": settings.preprocess.layer_names(r.layers),
                 "widths": [int(w) for w in _widths(r)],
                 "facts": dict(r.facts),
             }
@@ -467,6 +559,8 @@ def _describe(
             "method": null.method,
             "seed": null.seed,
             "by_measure": {m: {"method": v.method, "n_draws": v.count(first.n)} for m, v in by_measure.items()},
+            "relabelled": "one side" if tiles[0].streams == nulls.ONE_SIDE else "every model",
+            "groups": None if null.groups is None else _groups(null.groups),
         },
         "search": settings.search,
         "alpha": settings.alpha,
@@ -475,6 +569,10 @@ def _describe(
         "warnings": warnings,
         "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
     }
+
+
+def _groups(groups: nulls.Groups) -> dict[str, Any]:
+    return {"shuffle": groups.shuffle, "n_groups": len(groups.members), "digest": groups.digest}
 
 
 def _widths(r: Representation) -> list[int]:

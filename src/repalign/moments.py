@@ -12,6 +12,10 @@ is that of a small multigraph with r edges, which factorises into row sums, diag
 a triangle (one matrix product). Everything is needed once per layer; a cell of a comparison is then an inner
 product of two short vectors. Nothing is assumed of A and B: symmetric or directed, centred or not.
 
+Two things keep it exact and cheap. A dense A is freed of its mean diagonal and mean off-diagonal entry first: what they
+contribute to T is the same under every permutation, and without it E[T] is 0, so nothing cancels in the variance and
+the skewness even in float32. A graph of few edges stays sparse throughout.
+
 The idea is Mantel's (1967) and Friedman and Rafsky's (1983, Annals of Statistics 11:377); the third moment of
 symmetric centred matrices is in Kazi-Aoual et al. (1995, CSDA 20:643). The Pearson type III law for p-values is used by
 Zhan et al. (2017, Biometrics 73) for the kernel RV coefficient.
@@ -24,12 +28,14 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures._numeric import full_precision
+from repalign.measures._base import DenseRelation, GraphRelation, Relation
+from repalign.measures._numeric import GRAM_BLOCK, full_precision
 
 ORDERS = (1, 2, 3)
 
@@ -46,25 +52,45 @@ class _Shapes:
     graphs: tuple[Partition, ...]  # (g,) graphs whose unrestricted sums are needed
 
 
-def moment_sums(matrix: Tensor, symmetric: bool) -> np.ndarray:
-    """The distinct-index sums of one relation for orders 1, 2 and 3, a short float64 vector.
+def moment_sums(relation: Relation) -> np.ndarray:
+    """What one relation contributes to the moments: mean diagonal and off-diagonal entry that were taken off, then
+    the distinct-index sums of the rest for orders 1, 2 and 3; a short float64 vector.
 
-    matrix (n, n). O(n^2) but for one or two (n, n) products. Relations of one comparison must be of one kind
-    (all symmetric or all treated as directed) for their vectors to be combined.
+    Dense: O(n^2) but for one product, for symmetric relations of a triangle. Graph of k edges per row: O(n k^2).
+    Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
+    combined.
     """
-    sums = _GraphSums(matrix, symmetric)
-    parts = []
+    if isinstance(relation, DenseRelation):
+        matrix, diagonal, elsewhere = _without_means(relation.matrix)
+        sums: _GraphSums = _DenseSums(matrix, relation.symmetric)
+    elif isinstance(relation, GraphRelation):
+        diagonal = elsewhere = 0.0
+        sums = _SparseSums(relation)
+    else:
+        raise TypeError(f"no moments for {type(relation).__name__}")
+    parts = [np.array([diagonal, elsewhere])]
     for order in ORDERS:
-        shapes = _shapes(order, symmetric)
+        shapes = _shapes(order, relation.symmetric)
         parts.append(shapes.inversion @ np.array([sums.of(g) for g in shapes.graphs]))
     return np.concatenate(parts)
+
+
+def _without_means(matrix: Tensor) -> tuple[Tensor, float, float]:
+    """A - d I - e (J - I), whose diagonal and off-diagonal entries each sum to 0, with d and e."""
+    n = len(matrix)
+    trace = float(matrix.diagonal().sum(dtype=torch.float64))
+    total = float(matrix.sum(dtype=torch.float64))
+    diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
+    rest = matrix - elsewhere
+    rest.diagonal().add_(elsewhere - diagonal)
+    return rest, diagonal, elsewhere
 
 
 def central_moments(
     sums_a: np.ndarray, sums_b: np.ndarray, n: int, symmetric: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, standard deviation and skewness of T for all pairs: (la, c), (lb, c) -> three (la, lb) arrays."""
-    raw, start = [], 0
+    raw, start = [], 2
     for order in ORDERS:
         shapes = _shapes(order, symmetric)
         stop = start + len(shapes.vertices)
@@ -72,15 +98,16 @@ def central_moments(
         weight = np.where(falling > 0, shapes.count / np.where(falling > 0, falling, 1.0), 0.0)
         raw.append((sums_a[:, start:stop] * weight) @ sums_b[:, start:stop].T)
         start = stop
+    fixed = sums_a[:, :2] * [n, n * (n - 1)] @ sums_b[:, :2].T  # the same under every permutation
     mean = raw[0]
     variance = np.maximum(raw[1] - mean**2, 0.0)
     third = raw[2] - 3 * mean * raw[1] + 2 * mean**3
-    # A variance that is rounding residue of E[T^2] is none: the score does not depend on the pairing.
+    # A variance that is rounding residue of E[T^2] or of the squares is none: the pairing does not matter.
     varies = variance > 1e-12 * np.maximum(raw[1], mean**2)
     sd = np.sqrt(np.where(varies, variance, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = np.where(varies, third / np.where(varies, sd, 1.0) ** 3, 0.0)
-    return mean, sd, skewness
+    return fixed + mean, sd, skewness
 
 
 # --- partitions --------------------------------------------------------------------------------
@@ -136,16 +163,28 @@ def _shapes(order: int, symmetric: bool) -> _Shapes:
 class _GraphSums:
     """Sums over all index values of products of A over the edges of small multigraphs, each computed once.
 
-    All in float64 but the one matrix product, which is in the dtype of A: of a unit-norm float32 relation its
-    rounding is 1e-6 of the skewness, and products of 0/1 graphs are exact.
+    How a matrix is stored is the business of two subclasses; `M` stands for their matrices, `V` for vectors over the
+    stimuli.
     """
 
-    def __init__(self, matrix: Tensor, symmetric: bool) -> None:
-        self.matrix = matrix
+    def __init__(self, matrix: Any, symmetric: bool) -> None:
         self.symmetric = symmetric
-        self.products = {(1, 0): matrix.to(torch.float64)}
+        self.products: dict[tuple[int, int], Any] = {(1, 0): matrix}
         self.known: dict[Partition, float] = {}
-        self.square: Tensor | None = None
+
+    def row_sums(self, matrix: Any) -> Any:
+        raise NotImplementedError
+
+    def times_vector(self, matrix: Any, vector: Any) -> Any:
+        raise NotImplementedError
+
+    def times(self, one: Any, other: Any) -> Any:
+        """Entry by entry."""
+        raise NotImplementedError
+
+    def triangle(self, cycle: bool) -> float:
+        """sum_ijk A_ij A_jk A_ki, or with A_ik for the last edge."""
+        raise NotImplementedError
 
     def of(self, partition: Partition) -> float:
         """The sum for a graph, the product of those of its connected components."""
@@ -158,7 +197,7 @@ class _GraphSums:
             total *= self.known[labels]
         return total
 
-    def _product(self, forth: int, back: int) -> Tensor:
+    def _product(self, forth: int, back: int) -> Any:
         """Entry by entry A^forth times (A')^back: the edges between two vertices, merged."""
         if self.symmetric:
             forth, back = forth + back, 0
@@ -167,15 +206,15 @@ class _GraphSums:
         if (forth, back) not in self.products:
             one = self.products[(1, 0)]
             rest = self._product(forth, back - 1) if back else self._product(forth - 1, 0)
-            self.products[(forth, back)] = rest * (one.T if back else one)
+            self.products[(forth, back)] = self.times(rest, one.T if back else one)
         return self.products[(forth, back)]
 
     def _connected(self, edges: list[tuple[int, ...]]) -> float:
         """Parallel edges merge, loops become vertex weights, leaves fold into their neighbours; a triangle may stay."""
-        weight: dict[int, Tensor | None] = {v: None for edge in edges for v in edge}
-        between: dict[tuple[int, int], Tensor] = {}
+        weight: dict[int, Any] = {v: None for edge in edges for v in edge}
+        between: dict[tuple[int, int], Any] = {}
 
-        def times(vertex: int, factor: Tensor) -> None:
+        def times(vertex: int, factor: Any) -> None:
             known = weight[vertex]
             weight[vertex] = factor if known is None else known * factor
 
@@ -188,26 +227,72 @@ class _GraphSums:
         while between:
             degree = [v for pair in between for v in pair]
             leaf = next((v for v in weight if degree.count(v) == 1), None)
-            if leaf is None:
-                return self._triangle(edges)
+            if leaf is None:  # every vertex starts one edge: a cycle
+                return self.triangle(cycle=len({u for u, _ in edges}) == 3)
             pair = next(p for p in between if leaf in p)
             matrix = between.pop(pair)
             other = pair[1] if leaf == pair[0] else pair[0]
             toward = matrix if leaf == pair[1] else matrix.T  # (other, leaf)
             on_leaf = weight.pop(leaf)
-            times(other, toward.sum(dim=1) if on_leaf is None else toward @ on_leaf)
+            times(other, self.row_sums(toward) if on_leaf is None else self.times_vector(toward, on_leaf))
         (last,) = weight.values()
-        assert last is not None
         return float(last.sum())
 
-    def _triangle(self, edges: list[tuple[int, ...]]) -> float:
-        """sum_ijk of three edges between three vertices, a directed cycle or not; both need A A only."""
-        if self.square is None:
+
+class _DenseSums(_GraphSums):
+    """Matrices in the dtype of the relation, sums and vectors in float64."""
+
+    def row_sums(self, matrix: Tensor) -> Tensor:
+        return matrix.sum(dim=1, dtype=torch.float64)
+
+    def times_vector(self, matrix: Tensor, vector: Tensor) -> Tensor:
+        return (matrix @ vector.to(matrix.dtype)).to(torch.float64)
+
+    def times(self, one: Tensor, other: Tensor) -> Tensor:
+        return one * other
+
+    def triangle(self, cycle: bool) -> float:
+        """By blocks of rows, of A A below the diagonal only where A is symmetric: nothing of A A is kept."""
+        a = self.products[(1, 0)]
+        total = 0.0
+        for start in range(0, len(a), GRAM_BLOCK):
+            stop = min(start + GRAM_BLOCK, len(a))
             with full_precision():
-                self.square = self.matrix @ self.matrix
-        starts = {u for u, _ in edges}
-        third = self.matrix.T if len(starts) == 3 else self.matrix  # every vertex starts one edge: a cycle
-        return float((self.square * third).sum(dtype=torch.float64))
+                square = a[start:stop] @ (a[:, :stop] if self.symmetric else a)
+            third = a[start:stop, : square.shape[1]] if self.symmetric or not cycle else a.T[start:stop]
+            square *= third
+            if self.symmetric:
+                total += 2 * float(square[:, :start].sum(dtype=torch.float64))
+                total += float(square[:, start:].sum(dtype=torch.float64))
+            else:
+                total += float(square.sum(dtype=torch.float64))
+        return total
+
+
+class _SparseSums(_GraphSums):
+    """The same for a graph, in float64 by scipy."""
+
+    def __init__(self, relation: GraphRelation) -> None:
+        from scipy.sparse import csr_array
+
+        n, k = relation.n, relation.k
+        values = np.ones(n * k) if relation.values is None else relation.values.double().cpu().numpy().ravel()
+        columns = relation.indices.cpu().numpy().ravel()
+        matrix = csr_array((values, columns, np.arange(0, n * k + 1, k)), shape=(n, n))
+        super().__init__(matrix, relation.symmetric)
+
+    def row_sums(self, matrix: Any) -> np.ndarray:
+        return np.asarray(matrix.sum(axis=1)).ravel()
+
+    def times_vector(self, matrix: Any, vector: np.ndarray) -> np.ndarray:
+        return matrix @ vector
+
+    def times(self, one: Any, other: Any) -> Any:
+        return one.multiply(other).tocsr()
+
+    def triangle(self, cycle: bool) -> float:
+        a = self.products[(1, 0)]
+        return float((a @ a).multiply(a.T if cycle else a).sum())
 
 
 def _components(edges: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from repalign.alignment import Alignment
     from repalign.extract import ModelEntry
     from repalign.measures import Measure
+    from repalign.null import Auto, Null
     from repalign.preprocess import Preprocess
 
 Path_ = tuple[str | int, ...]
@@ -74,11 +75,18 @@ class ExtractConfig(_Block):
 
 
 class NullConfig(_Block):
-    """What chance is: `auto`, `permutation` or `cyclic`; `draws` counts random permutations."""
+    """What chance is: `auto`, `permutation`, `cyclic` or `aristotelian`.
+
+    `draws` counts random permutations, `relabellings` multiplies the draws of the cyclic null. `groups` is a table (CSV or
+    Parquet) with the columns id and group: stimuli change places `within` their group, or `whole` groups do.
+    """
 
     method: str = "auto"
     draws: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
+    relabellings: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=0)
+    groups: str | None = None
+    shuffle: str = "within"
 
 
 class PreprocessConfig(_Block):
@@ -120,7 +128,7 @@ class Study:
     y: tuple[ModelEntry, ...] | None
     measures: tuple[Measure, ...]
     preprocess: Preprocess
-    search: str
+    search: str | None
 
     @property
     def name(self) -> str:
@@ -187,7 +195,7 @@ def load_study(path: str | Path) -> Study:
 
 def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
     from repalign.measures import parse_measure
-    from repalign.null import SEARCHES, make_null
+    from repalign.null import Search, make_null
     from repalign.preprocess import Preprocess
     from repalign.presets import preset
 
@@ -209,10 +217,9 @@ def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
             preprocess = Preprocess(**config.preprocess.model_dump())
     with where.at("null", "method"):
         make_null(**_null_arguments(config.null))
-    search = config.search or (chosen.search if chosen else "studentised")
-    if search not in SEARCHES:
-        with where.at("search"):
-            raise RepalignError(f"unknown layer search {search!r}", got=search, remedy=did_you_mean(search, SEARCHES))
+    search = config.search or (chosen.search if chosen else None)
+    with where.at("search"):
+        search = None if search is None else str(Search.parse(search))
     sides = config.models
     if isinstance(sides, SidesConfig):
         x, y = (_entries(getattr(sides, s), path.parent, where, ("models", s)) for s in "xy")
@@ -225,8 +232,18 @@ def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
 
 
 def _null_arguments(config: NullConfig) -> dict[str, Any]:
-    draws = {} if config.draws is None else {"n_draws": config.draws}
-    return {"method": config.method, "seed": config.seed, **draws}
+    given = {"n_draws": config.draws, "relabellings": config.relabellings, "seed": config.seed}
+    return {"method": config.method, **{k: v for k, v in given.items() if v is not None}}
+
+
+def _null(study: Study, dataset: Dataset) -> Null | Auto:
+    from repalign.null import Groups, make_null
+
+    config = study.config.null
+    arguments = _null_arguments(config)
+    if config.groups is not None:
+        arguments["groups"] = Groups.from_file(study.base / config.groups, dataset.ids, config.shuffle)
+    return make_null(**arguments)
 
 
 def _entries(given: Sequence[str | ModelConfig], base: Path, where: _Where, at: Path_) -> tuple[ModelEntry, ...]:
@@ -284,7 +301,7 @@ def plan(study: Study, dataset: Dataset) -> Plan:
     models = nx + ny
     pairs = nx * ny if study.y is not None else nx * (nx - 1) // 2
     n = dataset.n
-    null = nulls.make_null(**_null_arguments(study.config.null))
+    null = _null(study, dataset)
     resolved = {m: nulls.resolve(null, m, n) for m in study.measures}
     state = max(8 * n * n if isinstance(m, Bilinear) else 16 * n * n for m in study.measures)
     lines = [
@@ -309,7 +326,6 @@ def run(
 
     `told` is given the plan before the work starts.
     """
-    from repalign import null as nulls
     from repalign.compare import compare
     from repalign.report import write_report
 
@@ -322,7 +338,7 @@ def run(
         x,
         y if study.y is not None else None,
         study.measures,
-        nulls.make_null(**_null_arguments(study.config.null)),
+        _null(study, dataset),
         search=study.search,
         alpha=study.config.alpha,
         preprocess=study.preprocess,

@@ -13,11 +13,19 @@ from repalign.report.html import Html, text
 NULLS = {
     "permutation": "random permutations of the pairing, one for all layers of a pair of models",
     "cyclic": "all cyclic shifts of the pairing after one random relabelling, an exact group",
+    "aristotelian": "the published calibration: random permutations, compared in float32 without a tolerance",
     "moments": "exact mean, spread and skewness over all permutations, and the Pearson type III law",
 }
-SEARCHES = {
-    "studentised": "the one that stands highest above its own chance level, in units of its spread",
-    "raw": "the one with the highest raw score",
+SCALES = {
+    "studentised": "height above its own chance level, in units of its spread",
+    "raw": "raw score",
+}
+AGGREGATES = {
+    "max": "the one that is best by its {scale}",
+    "mean": "the mean over all pairs of layers, each by its {scale}",
+    "rows": "the mean over the layers of the first model of their best partner, by its {scale}",
+    "columns": "the mean over the layers of the second model of their best partner, by its {scale}",
+    "matching": "the mean over the best one-to-one matching of layers, by their {scale}",
 }
 
 
@@ -37,7 +45,11 @@ def null_meaning(method: str) -> str:
 
 def search_meaning(search: object) -> str:
     """What the search over layers looks for."""
-    return SEARCHES.get(str(search), "the best pair of layers")
+    scale, _, aggregate = str(search).partition(" ")
+    if scale not in SCALES:
+        return "the best pair of layers"
+    some = f"the mean over the {aggregate.removeprefix('top-')} best pairs of layers, by their {{scale}}"
+    return AGGREGATES.get(aggregate, some).format(scale=SCALES[scale])
 
 
 def how_to_read(run: Mapping[str, Any], alpha: float, draws: int) -> Html:

@@ -1,0 +1,132 @@
+"""What draws say about a score: p-value, threshold, calibrated score. The one place where they are made.
+
+Source: Groeger, Wen, Brbic 2026 (arXiv 2602.14486), algorithm 1; ties are decided with a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from repalign.errors import RepalignError
+
+# Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
+# below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
+TIE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What chance says about scores of any shape; every field has the shape of the scores.
+
+    `statistic` observed score; `null_mean`, `null_std` of the draws; `z` = (statistic - mean) / std;
+    `pvalue` = (1 + #{draw >= observed}) / (K + 1); `threshold` = the ceil((1 - alpha)(K + 1))-th smallest of
+    the K draws and the observed score; `calibrated` = max((s - threshold) / (s_max - threshold), 0), so that
+    calibrated > 0 exactly where pvalue <= alpha. Undefined scores (nan) are nan throughout.
+    """
+
+    statistic: np.ndarray
+    null_mean: np.ndarray
+    null_std: np.ndarray
+    z: np.ndarray
+    pvalue: np.ndarray
+    threshold: np.ndarray
+    calibrated: np.ndarray
+
+
+def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Set draws that equal the observed score up to rounding to it exactly.
+
+    Where relabelling leaves a score mathematically unchanged, rounding must not decide the p-value.
+    """
+    scale = np.maximum(np.abs(observed), np.nanmax(np.abs(draws), axis=0, initial=0.0))
+    return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
+
+
+def pvalue(observed: np.ndarray | float, draws: np.ndarray) -> np.ndarray:
+    """Right-tailed add-one p-value, (1 + #{draw >= observed}) / (K + 1), draws along axis 0.
+
+    Ties are decided with a scale-aware tolerance and count as exceedances; so do undefined draws.
+    """
+    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
+    exceed = ~(snap_ties(observed, draws) < observed)
+    p = (1 + exceed.sum(axis=0)) / (len(draws) + 1)
+    return np.where(np.isnan(observed), np.nan, p)
+
+
+def threshold(observed: np.ndarray | float, draws: np.ndarray, alpha: float) -> np.ndarray:
+    """The order statistic of rank ceil((1 - alpha)(K + 1)) among the draws and the observed score."""
+    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
+    pool = np.concatenate([snap_ties(observed, draws), observed[None]])
+    pool = np.where(np.isnan(pool), np.inf, pool)  # undefined draws count as exceedances here too
+    rank = math.ceil((1 - alpha) * len(pool))
+    tau = np.partition(pool, rank - 1, axis=0)[rank - 1]
+    return np.where(np.isnan(observed), np.nan, tau)
+
+
+def calibrate(
+    observed: np.ndarray | float, draws: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0
+) -> Calibration:
+    """Everything that draws say about observed scores; draws has one more, leading, axis."""
+    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
+    if not 0 < alpha < 1:
+        raise RepalignError("alpha is out of range", expected="0 < alpha < 1", got=alpha)
+    if draws.shape[1:] != observed.shape or len(draws) < 1:
+        raise RepalignError(
+            "draws do not fit the observed scores",
+            expected=f"shape (K, {', '.join(map(str, observed.shape))}) with K >= 1",
+            got=f"shape {draws.shape}",
+        )
+    mean, std = _nan_moment(draws, np.nanmean), _nan_moment(draws, np.nanstd)
+    tau = threshold(observed, draws, alpha)
+    return _assemble(observed, mean, std, pvalue(observed, draws), tau, s_max)
+
+
+def calibrate_by_moments(
+    observed: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    skewness: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    s_max: float = 1.0,
+) -> Calibration:
+    """The same from three moments of the null, by the Pearson type III law (a shifted gamma).
+
+    pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. A null
+    without spread gives p = 1: the pairing does not matter to the score.
+    """
+    from scipy.stats import pearson3
+
+    spread = std > 0
+    z = np.where(spread, (observed - mean) / np.where(spread, std, 1.0), 0.0)
+    # No relabelling test gives p = 0: far beyond its support the law underflows.
+    tail = np.where(spread, np.maximum(pearson3.sf(np.nan_to_num(z), skewness), np.finfo(float).tiny), 1.0)
+    tau = mean + std * pearson3.ppf(1 - alpha, skewness)
+    # At the threshold itself rounding must not part the p-value from the gate.
+    p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
+    p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))
+    return _assemble(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
+
+
+def _assemble(
+    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, p: np.ndarray, tau: np.ndarray, s_max: float
+) -> Calibration:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(std > 0, (observed - mean) / std, np.nan)
+        room = s_max - tau
+        gain = np.clip((observed - tau) / room, 0.0, 1.0)
+    # Nothing above the threshold is attainable when the threshold is the maximum itself.
+    calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0)
+    defined = ~np.isnan(observed)
+    fields = (observed, mean, std, z, p, tau, calibrated)
+    return Calibration(*(np.where(defined, f, np.nan) for f in fields))
+
+
+def _nan_moment(draws: np.ndarray, moment: Any) -> np.ndarray:
+    """A moment over axis 0 that is nan, without a warning, where every draw is undefined."""
+    empty = np.isnan(draws).all(axis=0)
+    return np.where(empty, np.nan, moment(np.where(empty, 0.0, draws), axis=0))
