@@ -1,0 +1,126 @@
+"""What a null is: a way to break the pairing, and what its draws say of a pair of models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.measures._base import Bilinear, Measure, State
+from repalign.null.calibration import Calibration, calibrate
+from repalign.null.groups import Groups
+from repalign.null.search import Found, Search, search_layers
+
+# Which relabelling each model of a pair gets: 0 keeps its stimuli in place. Models of one side share a stream, so that
+# their dependence is kept; where all models meet all others, each has its own, and a draw is one relabelling of them all.
+Streams = tuple[int, int]
+ONE_SIDE: Streams = (0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The states of all layers of one model, and what a null keeps beside them."""
+
+    states: tuple[State, ...]
+    extra: Any = None
+    extra_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.states) + self.extra_bytes
+
+    @property
+    def n(self) -> int:
+        return self.states[0].n
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What chance says of a pair of models: of every pair of layers, and of the search over them."""
+
+    cells: Calibration
+    cells_by: np.ndarray  # (la, lb) the method that judged each cell
+    found: Found
+    search: Search
+    search_by: str
+    n_draws: int
+
+
+class Null(ABC):
+    """A way to break the pairing. A value: its repr is stored with every result."""
+
+    method: ClassVar[str]
+    searches: ClassVar[tuple[str, ...] | None] = None  # the only layer searches it allows; None for all
+    seed: int
+    groups: Groups | None
+
+    @abstractmethod
+    def count(self, n: int) -> int:
+        """How many draws there are at this n."""
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:  # noqa: ARG002
+        """Once per model: whatever makes drawing cheap."""
+        return Prepared(tuple(states))
+
+    @abstractmethod
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
+        """Scores under the null, (K, la, lb) float64; draw k is one relabelling for all layers."""
+
+    def judge(
+        self,
+        measure: Measure,
+        a: Prepared,
+        b: Prepared,
+        observed: np.ndarray,
+        *,
+        how: Search | str = "studentised",
+        alpha: float = 0.05,
+        streams: Streams = ONE_SIDE,
+    ) -> Judgement:
+        """Hold all cells (la, lb) of two models and the search over them against chance."""
+        draws = self.draws(measure, a, b, streams)
+        return Judgement(
+            cells=calibrate(observed, draws, alpha=alpha, s_max=measure.s_max),
+            cells_by=np.full(observed.shape, self.method, dtype=object),
+            found=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
+            search=Search.parse(how),
+            search_by=self.method,
+            n_draws=len(draws),
+        )
+
+    def joint(
+        self,
+        observed: np.ndarray,  # noqa: ARG002
+        draws: np.ndarray,
+        streams: Sequence[Streams],  # noqa: ARG002
+        n: int,  # noqa: ARG002
+    ) -> np.ndarray:
+        """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models."""
+        return draws
+
+
+def must_be_bilinear(measure: Measure, what: str) -> Bilinear:
+    """The measure, known to be bilinear; an error that names the way out if it is not."""
+    if isinstance(measure, Bilinear):
+        return measure
+    raise RepalignError(
+        f"{what} to {measure!r}",
+        expected="a bilinear measure (its states are relations)",
+        got=type(measure).__name__,
+        remedy="use null='permutation' for this measure, or null='auto' to choose per measure",
+    )
+
+
+def device_of(state: State) -> torch.device:
+    """Where the tensors of a state are."""
+    for field in ("matrix", "indices", "values"):
+        tensor = getattr(state, field, None)
+        if isinstance(tensor, Tensor):
+            return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,182 @@
+"""Groups of relabellings whose scores are circular correlations: exact draws for all cells at once, by FFT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.measures._base import GraphRelation, Measure, Relation, State
+from repalign.null.base import ONE_SIDE, Null, Prepared, Streams, device_of, must_be_bilinear
+from repalign.null.groups import Groups
+
+
+@dataclass(frozen=True)
+class Cyclic(Null):
+    """All cyclic shifts after one seeded random relabelling, for bilinear measures, by FFT.
+
+    With A, B relabelled by the same random sigma, T(s) = sum_ij A_ij B_{i+s,j+s} for all shifts s at once is a sum
+    over wrapped diagonals of circular cross-correlations: one FFT per layer, kept, and one small complex matrix
+    product per frequency and pair of models. The shifts form a group, so that p = #{s: T(s) >= T(0)} / n is exact
+    (Hemerik & Goeman 2018). Other measures need `Permutations`.
+
+    relabellings : r > 1 gives some r n - 1 draws. The maps i -> h i + b (mod n) with h in a subgroup H of the units
+        modulo n form a group of n |H| relabellings, again exact without any rule to combine p-values; H is a small
+        subgroup with r members or more, one FFT of every layer for each.
+    groups : whole groups of one size change places: the shifts by multiples of that size after a random order of the
+        groups. Shuffles within groups need `Permutations`.
+    """
+
+    method: ClassVar[str] = "cyclic"
+    seed: int = 0
+    relabellings: int = 1
+    groups: Groups | None = None
+
+    def __post_init__(self) -> None:
+        if self.relabellings < 1:
+            raise RepalignError("a null without draws", expected="relabellings >= 1", got=self.relabellings)
+        if self.groups is not None and (self.groups.shuffle != "whole" or self.groups.equal_size is None):
+            raise RepalignError(
+                "the cyclic null cannot honour these groups",
+                expected="whole groups of one size",
+                got=f"shuffle={self.groups.shuffle!r}, sizes {sorted({len(m) for m in self.groups.members})}",
+                remedy="use null='permutation' with these groups",
+            )
+        if self.groups is not None and self.relabellings > 1:
+            raise RepalignError(
+                "several relabellings and groups do not go together",
+                expected="relabellings=1 with groups",
+                got=f"relabellings={self.relabellings}",
+                remedy="use null='permutation' with these groups for more draws",
+            )
+
+    @property
+    def step(self) -> int:
+        """Only shifts by multiples of this are draws."""
+        return 1 if self.groups is None else self.groups.equal_size or 1
+
+    def count(self, n: int) -> int:
+        return len(units(n, self.relabellings)) * (n // self.step) - 1
+
+    def order(self, n: int) -> np.ndarray:
+        """The random relabelling sigma, groups kept together."""
+        generator = np.random.Generator(np.random.PCG64(self.seed))
+        if self.groups is None:
+            return generator.permutation(n)
+        self.groups.check_n(n)
+        return np.concatenate([self.groups.members[g] for g in generator.permutation(len(self.groups.members))])
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        must_be_bilinear(measure, "the cyclic null does not apply")
+        n = states[0].n
+        sigma = self.order(n)
+        spectra = []
+        for h in units(n, self.relabellings):
+            index = torch.from_numpy(sigma[h * np.arange(n) % n])
+            layers = [spectrum(s.permute(index.to(device_of(s)))) for s in states]  # type: ignore[arg-type]
+            spectra.append(torch.stack(layers, dim=1))
+        return Prepared(tuple(states), spectra, sum(s.nbytes for s in spectra))
+
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:  # noqa: ARG002
+        bilinear = must_be_bilinear(measure, "the cyclic null does not apply")
+        n = a.n
+        left = a.extra[0].conj()
+        counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
+        out = np.empty((self.count(n) + 1, len(a.states), len(b.states)))
+        rows = n // self.step
+        for h, right in enumerate(b.extra):
+            inner = torch.fft.irfft(torch.bmm(left, right.transpose(1, 2)), n=n, dim=0)[:: self.step]
+            if counts:
+                inner = inner.round()  # numbers of shared edges
+            inner = inner.to("cpu", torch.float64)
+            out[h * rows : (h + 1) * rows] = bilinear.scale(inner, a.states, b.states).numpy()  # type: ignore[arg-type]
+        return out[1:]  # the first is the observed score
+
+    def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
+        """Draws aligned across pairs.
+
+        Where one side alone is relabelled, draw k is the same relabelling for all its models. Where all models meet all
+        others, K random elements of the product group are taken, one of the group's maps per model: the pair (x, y)
+        then sees the map of y after the inverse of that of x, whose score is there already.
+        """
+        if all(x == 0 for x, _ in streams):
+            return draws
+        return joint_draws(observed, draws, streams, n // self.step, units(n, self.relabellings), self.seed)
+
+
+def joint_draws(
+    observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int, multipliers: Sequence[int], seed: int
+) -> np.ndarray:
+    """K random relabellings of all models at once, looked up in the draws of a group of maps i -> h i + b mod n.
+
+    observed (P,), draws (P, K) with K = n |H| - 1, in the order of `Cyclic.draws`: by h, then by the shift b / h.
+    """
+    scores = np.concatenate([observed[:, None], draws], axis=1)
+    size = scores.shape[1]
+    h_of, position = np.asarray(multipliers), {h: i for i, h in enumerate(multipliers)}
+    inverse = np.array([pow(h, -1, n) if n > 1 else 0 for h in multipliers])
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    names = sorted({s for pair in streams for s in pair})
+    h = {s: generator.integers(len(multipliers), size=size - 1) for s in names}
+    b = {s: generator.integers(n, size=size - 1) for s in names}
+    out = np.empty((len(streams), size - 1))
+    for p, (x, y) in enumerate(streams):
+        ratio = h_of[h[y]] * inverse[h[x]] % n  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
+        index = np.array([position[int(r)] for r in ratio])
+        shift = (b[y] - ratio * b[x]) * inverse[index] % n
+        out[p] = scores[p, index * n + shift]
+    return out
+
+
+def units(n: int, at_least: int) -> list[int]:
+    """A small subgroup of the units modulo n with `at_least` members, from 1 on; all units if none has so many.
+
+    The units form a commutative group: a chain of subgroups, each grown by the element that multiplies its order by the
+    smallest factor, reaches all of them.
+    """
+    group = [1 % n] if n > 1 else [0]
+    everything = [u for u in range(1, n) if math.gcd(u, n) == 1] if at_least > 1 else []
+    while len(group) < at_least and len(group) < len(everything):
+        there = set(group)
+        best: list[int] | None = None
+        for u in everything:
+            if u in there:
+                continue
+            powers, power = [1], u
+            while power not in there:
+                powers.append(power)
+                power = power * u % n
+            if best is None or len(powers) < len(best):
+                best = powers
+            if len(powers) == 2:
+                break
+        assert best is not None
+        group = [g * p % n for p in best for g in group]
+    return group
+
+
+def spectrum(relation: Relation) -> Tensor:
+    """FFT along the wrapped diagonals of a relation, (n // 2 + 1 frequencies, diagonals).
+
+    A symmetric relation needs only diagonals 0 to n / 2; those in between count twice, which goes into the
+    spectrum as sqrt(2) on either side.
+    """
+    n = relation.n
+    matrix = relation.dense()
+    doubled = torch.cat([matrix, matrix], dim=1)  # (n, 2n)
+    last = n // 2 if relation.symmetric else n - 1
+    diagonals = doubled.as_strided((last + 1, n), (1, 2 * n + 1))  # [d, i] = A[i, (i + d) % n]
+    found = torch.fft.rfft(diagonals, dim=1)  # (d, f)
+    if relation.symmetric:
+        weight = torch.full((last + 1,), math.sqrt(2.0), dtype=matrix.dtype, device=matrix.device)
+        weight[0] = 1.0
+        if n % 2 == 0:
+            weight[-1] = 1.0
+        found = found * weight[:, None]
+    return found.T.contiguous()
