@@ -11,7 +11,8 @@ import torch
 
 from repalign.measures._numeric import full_precision
 
-BLOCK = 8192  # rows of a block
+BLOCK = 4096  # rows of a block
+BLOCKS = 3  # of each layer in memory: one that waits, one that is used, and its centred copy
 COLUMNS = 192  # of a self-product, computed as a lower triangle of such strips
 DENSE, FEATURES = "dense", "feature space"
 
@@ -22,7 +23,7 @@ class Plan:
 
     method : "dense" (n x n kernels; `repalign.measures.CKA`) or "feature space" (`stream_cka_all`).
     flops : multiply-adds of that method.
-    memory_bytes : what it holds beside the features: the kernels, or the sums and two blocks of every layer.
+    memory_bytes : what it holds beside the features: the kernels, or the sums and three blocks of every layer.
     sentence : all of this for a person.
     """
 
@@ -52,7 +53,7 @@ def plan(
     dense = float(n) ** 2 * (sum(xs + ys) / 2 + len(xs) * len(ys))
     dense_bytes = n * n * itemsize * len(xs + ys)
     stream = n * (sum(_triangle(d) for d in xs + ys) + float(sum(xs)) * sum(ys))
-    stream_bytes = sums_bytes(xs, ys, itemsize) + 2 * min(block, n) * sum(xs + ys) * itemsize
+    stream_bytes = sums_bytes(xs, ys, itemsize) + BLOCKS * min(block, n) * sum(xs + ys) * itemsize
     limit = memory_limit() if memory is None else memory
     if dense < stream and dense_bytes <= limit:
         return _told(DENSE, dense, dense_bytes, f"{_size(dense_bytes)} of n x n kernels", rate)

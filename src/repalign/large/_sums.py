@@ -42,9 +42,10 @@ class Layer:
         if not bool(finite.all()):
             row = first + int((~finite).nonzero()[0])
             raise RepalignError(
-                f"{self.name}: NaN or infinite values, or values too large for {str(u.dtype).removeprefix('torch.')}",
+                f"{self.name}: NaN or infinite values, or values too large for {short(u.dtype)}",
                 expected="every entry finite",
-                got=f"{int((~finite).sum())} such rows in rows {first:,} to {first + len(u) - 1:,}, the first is row {row:,}",
+                got=f"{int((~finite).sum())} such rows in rows {first:,} to {first + len(u) - 1:,}, "
+                f"the first is row {row:,}",
                 remedy="look for overflow in half precision, or leave these stimuli out of the dataset",
             )
         return u, squares
@@ -126,3 +127,8 @@ def moved(cross: Tensor, x: About, y: About, ab: float, bx: Tensor, ay: Tensor, 
     squared = float((cross - n * torch.outer(m, w)).square_().sum())
     diagonal = ab - 2 * float(w @ ay) - 2 * float(m @ bx) + ww * x.trace + mm * y.trace
     return squared, diagonal + 4 * float(m @ (cross @ w)) - 3 * n * mm * ww
+
+
+def short(dtype: torch.dtype) -> str:
+    """The name of a dtype as numpy has it."""
+    return str(dtype).removeprefix("torch.")

@@ -8,8 +8,8 @@ moments of its permutation null need are sums over rows:
 
 The second is n (n-3) times the unbiased HSIC of Song et al. (2012, JMLR 13:1393, equation 5): the row sums of K without
 its diagonal are -a_i, and U-centring projects. Rows are summed about a provisional origin, the mean of the first block,
-and every sum is moved to the true mean at the end, which is exact algebra: a common offset costs no digits. Products of a
-block are formed in the dtype of the features (halves in float32), and added up in float64.
+and every sum is moved to the true mean at the end, which is exact algebra: a common offset costs no digits. Products of
+a block are formed in the dtype of the features (halves in float32), and added up in float64.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from repalign.errors import RepalignError
 from repalign.large._cost import BLOCK, memory_limit, sums_bytes
 from repalign.large._rows import Rows, as_rows
-from repalign.large._sums import About, Sums, moved
+from repalign.large._sums import About, Sums, moved, short
 from repalign.measures._base import check_paired
 from repalign.measures._checks import check_choice
 from repalign.measures.kernel import ESTIMATORS
@@ -104,8 +104,8 @@ def stream_cka(
     """Linear CKA of two layers in one pass over their rows, with the exact mean and spread of its null.
 
     x, y : `Rows`, arrays (n, d1) and (n, d2) (numpy, memory maps, tensors), or pairs (representation, layer).
-    Equals `CKA(estimator=estimator)` to rounding, see the head of this module; range and invariances are its own. Holds
-    d1^2 + d2^2 + d1 d2 float64 sums and two blocks of `block` rows of each layer, whatever n is.
+    Equals `CKA(estimator=estimator)` to rounding, about 1e-7 |K|^2 / |K~|^2 for float32 features; range and invariances
+    are the same. Holds d1^2 + d2^2 + d1 d2 float64 sums and three blocks of each layer, whatever n is.
 
     Raises RepalignError if n < 4, if row counts, datasets or ids differ, or at a row that is not finite.
 
@@ -130,8 +130,9 @@ def stream_cka_all(
     """Linear CKA of all layers of x against all layers of y, every block of every layer read once.
 
     xs, ys : lists of what `stream_cka` takes, or representations, which stand for all their layers.
-    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes. If that is more than `memory` bytes, by default
-    a quarter of the machine's, the layers of x are taken in groups, and y is read once per group; the method says so.
+    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes, beside three blocks of each layer. If the sums
+    take more than `memory` bytes, by default a quarter of the machine's, the layers of x are taken in groups, and y is
+    read once per group; the method says so.
 
     Raises RepalignError as `stream_cka` does, and if the sums of one layer of x do not fit.
     """
@@ -159,8 +160,8 @@ def stream_cka_all(
         names_y=tuple(r.name for r in right),
         widths_x=tuple(r.width for r in left),
         widths_y=tuple(r.width for r in right),
-        method=f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {str(dtype).removeprefix('torch.')} "
-        "products and float64 sums; exact permutation mean and standard deviation, p-value bounded by Cantelli's inequality",
+        method=f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {short(dtype)} products and float64 "
+        "sums; exact permutation mean and standard deviation, p-value bounded by Cantelli's inequality",
     )
 
 
