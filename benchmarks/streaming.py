@@ -1,10 +1,10 @@
 """Linear CKA streamed from the store, beside the bare matrix products that it needs.
 
 Two synthetic models are written through the feature store in float16, then read back with every digest checked, widened
-to float32 and multiplied. The limit is X'Y, X'X and Y'Y, all three as full float32 products of the same block shapes, at
-the highest rate that this process has measured up to the end of the run, so that a neighbour on the machine can only
-lower the ratio. A ratio of 1 means that reading, checking, decoding and centring cost no more than what the triangles of
-the self-products save.
+to float32 and multiplied. The limit is X'Y, X'X and Y'Y, all three as full float32 products of the same block shapes,
+at the highest rate that this process has measured up to the end of the run, so that a neighbour on the machine can only
+lower the ratio. A ratio of 1 means that reading, checking, decoding and centring cost no more than what the triangles
+of the self-products save.
 
     python benchmarks/streaming.py --n 1000000 --d 768
 

@@ -130,9 +130,9 @@ def stream_cka_all(
     """Linear CKA of all layers of x against all layers of y, every block of every layer read once.
 
     xs, ys : lists of what `stream_cka` takes, or representations, which stand for all their layers.
-    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes, beside three blocks of each layer. If the sums
-    take more than `memory` bytes, by default a quarter of the machine's, the layers of x are taken in groups, and y is
-    read once per group; the method says so.
+    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes, beside three blocks of each layer. If the
+    sums take more than `memory` bytes, by default a quarter of the machine's, the layers of x are taken in groups, and
+    y is read once per group; the method says so.
 
     Raises RepalignError as `stream_cka` does, and if the sums of one layer of x do not fit.
     """
@@ -160,8 +160,8 @@ def stream_cka_all(
         names_y=tuple(r.name for r in right),
         widths_x=tuple(r.width for r in left),
         widths_y=tuple(r.width for r in right),
-        method=f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {short(dtype)} products and float64 "
-        "sums; exact permutation mean and standard deviation, p-value bounded by Cantelli's inequality",
+        method=f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {short(dtype)} products and "
+        "float64 sums; exact permutation mean and standard deviation, p-value bounded by Cantelli's inequality",
     )
 
 
