@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
 LEVERAGE_SHARE = 0.1
@@ -22,6 +23,8 @@ MEAN_COSINE = 0.9
 ROGUE_SHARE = 0.5
 # Below this participation ratio a space is nearly a line or a plane, and its neighbours say little more.
 LOW_RANK = 3.0
+# Random signs from which the effective dimension of a large layer is estimated.
+PROBES = 128
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05
@@ -53,8 +56,8 @@ def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = Non
     def say(code: str, severity: str, message: str) -> None:
         found.append(Finding(model, layer, code, severity, message))
 
-    finite = torch.isfinite(x).all(dim=1)
-    if not bool(finite.all()):
+    wide = x if x.dtype == torch.float64 else x.float()
+    if not bool(torch.isfinite(wide.sum())) and not bool((finite := torch.isfinite(wide).all(dim=1)).all()):
         rows = torch.nonzero(~finite).flatten()
         say(
             "non-finite", "serious",
@@ -62,20 +65,22 @@ def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = Non
             "run the model in float32 or leave these stimuli out",
         )  # fmt: skip
         return found
-    _dtype(x, stored_dtype, say)
-    wide = x.double()
-    largest = float(wide.abs().max())
-    wide = wide / largest if largest > 0 else wide
+    largest = float(torch.stack(torch.aminmax(wide)).abs().amax())
+    _dtype(wide, largest, stored_dtype or str(x.dtype).removeprefix("torch."), say)
+    if largest > 0 and not 1e-12 < largest < 1e12:  # so that squares neither overflow nor vanish
+        wide, largest = wide / largest, 1.0
     n, d = wide.shape
     centred = wide - wide.mean(dim=0)
-    spread = (centred**2).sum(dim=1)  # (n,)
+    centred.sub_(centred.mean(dim=0))
+    spread = torch.linalg.vector_norm(centred, dim=1).double() ** 2  # (n,)
     total = float(spread.sum())
-    if total <= (1e-14 * n * d) ** 2 or bool((wide == wide[0]).all()):
+    if total <= (1e-14 * n * d * largest) ** 2 or bool((wide == wide[0]).all()):
         say("constant", "serious", f"all {n} rows are the same: every score with this layer is undefined (nan)")
         return found
-    _rows(wide, spread, total, k, say)
-    _columns(wide, centred, total, say)
-    _mean_direction(wide, say)
+    norms = torch.linalg.vector_norm(wide, dim=1).double()
+    _rows(wide, norms, spread, total, k, say)
+    _columns(centred, total, say)
+    _mean_direction(wide, norms, say)
     _dimensions(centred, total, say)
     return found
 
@@ -102,20 +107,20 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _dtype(x: Tensor, stored: str | None, say: Say) -> None:
-    dtype = getattr(torch, stored, x.dtype) if stored else x.dtype
+def _dtype(wide: Tensor, largest: float, stored: str, say: Say) -> None:
+    dtype = getattr(torch, stored, wide.dtype)
     if dtype not in (torch.float16, torch.bfloat16):
         return
     limits = torch.finfo(dtype)
-    size = x.abs().double()
     name = str(dtype).removeprefix("torch.")
-    if float(size.max()) > NEAR_MAXIMUM * limits.max:
+    if largest > NEAR_MAXIMUM * limits.max:
         say(
             "near-overflow", "warning",
-            f"values up to {float(size.max()):.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
+            f"values up to {largest:.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
             "been cut off; extract in bfloat16 or float32",
         )  # fmt: skip
-    tiny = float(((size > 0) & (size < limits.smallest_normal)).double().mean())
+    whole = torch.count_nonzero(wide.abs() >= limits.smallest_normal)
+    tiny = int(torch.count_nonzero(wide) - whole) / wide.numel()
     if tiny > SUBNORMAL_SHARE:
         say(
             "subnormal", "warning",
@@ -124,7 +129,7 @@ def _dtype(x: Tensor, stored: str | None, say: Say) -> None:
         )  # fmt: skip
 
 
-def _rows(wide: Tensor, spread: Tensor, total: float, k: int, say: Say) -> None:
+def _rows(wide: Tensor, norms: Tensor, spread: Tensor, total: float, k: int, say: Say) -> None:
     n = len(wide)
     distinct, counts = torch.unique(wide, dim=0, return_counts=True)
     repeated = int(counts[counts > 1].sum())
@@ -137,7 +142,7 @@ def _rows(wide: Tensor, spread: Tensor, total: float, k: int, say: Say) -> None:
             f"other's nearest neighbours{f' and fill whole lists of k = {k}' if most > k else ''}; look for repeated "
             "stimuli, or permute whole groups",
         )  # fmt: skip
-    zero = int((wide == 0).all(dim=1).sum())
+    zero = int((norms == 0).sum())
     if zero:
         say(
             "zero-rows", "warning",
@@ -154,9 +159,10 @@ def _rows(wide: Tensor, spread: Tensor, total: float, k: int, say: Say) -> None:
         )  # fmt: skip
 
 
-def _columns(wide: Tensor, centred: Tensor, total: float, say: Say) -> None:
-    n, d = wide.shape
-    constant = int((wide == wide[0]).all(dim=0).sum())
+def _columns(centred: Tensor, total: float, say: Say) -> None:
+    n, d = centred.shape
+    by_feature = centred.square().sum(dim=0)
+    constant = int((by_feature == 0).sum())
     if constant:
         say("constant-columns", "note", f"{constant} of {d} features are constant: they add nothing to any measure")
     if n < d:
@@ -165,9 +171,9 @@ def _columns(wide: Tensor, centred: Tensor, total: float, say: Say) -> None:
             f"n = {n} stimuli for d = {d} features: biased CKA, CCA and regression are high for unrelated models; read "
             "scores beside their chance level, or use debiased CKA and mutual k-NN",
         )  # fmt: skip
-    share = float((centred**2).sum(dim=0).max()) / total
+    share = float(by_feature.max()) / total
     if d > 2 and share > ROGUE_SHARE:
-        at = int((centred**2).sum(dim=0).argmax())
+        at = int(by_feature.argmax())
         say(
             "rogue-dimension", "warning",
             f"feature {at} of {d} holds {share:.0%} of the variance: distances and CKA see little else; try rank-based "
@@ -175,14 +181,14 @@ def _columns(wide: Tensor, centred: Tensor, total: float, say: Say) -> None:
         )  # fmt: skip
 
 
-def _mean_direction(wide: Tensor, say: Say) -> None:
+def _mean_direction(wide: Tensor, norm: Tensor, say: Say) -> None:
     """Mean cosine of all pairs from the sum of unit rows: (|sum|^2 - n) / (n (n - 1))."""
-    norm = torch.linalg.vector_norm(wide, dim=1)
-    rows = wide[norm > 0] / norm[norm > 0][:, None]
-    n = len(rows)
+    n = int((norm > 0).sum())
     if n < 2:
         return
-    cosine = (float((rows.sum(dim=0) ** 2).sum()) - n) / (n * (n - 1))
+    weights = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0)
+    total = (weights[None].to(wide.dtype) @ wide).double()
+    cosine = (float((total**2).sum()) - n) / (n * (n - 1))
     if cosine > MEAN_COSINE:
         say(
             "common-mean", "warning",
@@ -192,19 +198,29 @@ def _mean_direction(wide: Tensor, say: Say) -> None:
 
 
 def _dimensions(centred: Tensor, total: float, say: Say) -> None:
-    """Participation ratio tr(C)^2 / tr(C^2), from the Gram matrix of the smaller side."""
+    """Participation ratio tr(C)^2 / tr(C^2), from the Gram matrix of the smaller side where that is small.
+
+    Else tr(C^2) = E |X X' z|^2 over random signs z is estimated from `PROBES` of them: a relative standard error of
+    sqrt(2 / PROBES) for a matrix of rank one, less for all others.
+    """
     n, d = centred.shape
-    gram = centred @ centred.T if n < d else centred.T @ centred
-    effective = total**2 / float((gram**2).sum())
+    if min(n, d) <= 2 * PROBES:
+        products = centred @ centred.T if n < d else centred.T @ centred
+        squares = float(torch.linalg.vector_norm(products, dtype=torch.float64)) ** 2
+    else:
+        signs = torch.randint(0, 2, (n, PROBES), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        probed = centred @ (centred.T @ signs.to(centred.device, centred.dtype))
+        squares = float(torch.linalg.vector_norm(probed, dtype=torch.float64)) ** 2 / PROBES
+    effective = total**2 / squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:
         say(
             "low-rank", "warning",
-            f"the effective number of dimensions is {effective:.1f} of {min(n - 1, d)}: CKA and RSA compare little more than "
+            f"the effective number of dimensions is about {effective:.1f} of {min(n - 1, d)}: CKA and RSA compare little more than "
             "one direction; mutual k-NN with center=True sees the rest",
         )  # fmt: skip
     elif effective > n / 2:
         say(
             "full-rank", "note",
-            f"the effective number of dimensions is {effective:.0f} at n = {n}: nearly every direction is taken, so biased "
+            f"the effective number of dimensions is about {effective:.0f} at n = {n}: nearly every direction is taken, so biased "
             "CKA, CCA and SVCCA are high for unrelated models",
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,36 +52,65 @@ def power_of_two(largest: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
+def _own(x: Tensor) -> Tensor:
+    """A copy of x in float64 that may be changed in place."""
+    return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True)
+
+
+def _scale_in_place(x: Tensor) -> float:
+    scale = power_of_two(torch.stack(torch.aminmax(x)).abs().amax())
+    x.div_(scale)
+    return float(scale)
+
+
 def scaled(x: Tensor) -> tuple[Tensor, float]:
     """x (n, d) in float64 with its largest entry in [1, 2), and the scale that was divided out.
 
     Squares of the result can neither overflow nor vanish, whatever the unit of the features.
     """
-    x = widen(x)
-    scale = power_of_two(x.abs().max())
-    return x / scale, float(scale)
+    x = _own(x)
+    return x, _scale_in_place(x)
 
 
-def centred(x: Tensor) -> tuple[Tensor, float]:
-    """x (n, d) without its column means, scaled as in `scaled`, and the scale.
+# Rows are widened this many bytes at a time where a float64 copy of all of them is not needed.
+_WIDE_BYTES = 4 * 2**20
 
-    The mean is taken twice, so that a common offset of 1e8 leaves no residue. What the first leaves of a
-    constant column is a few units in its last place, whose mean is exact: the second makes it exactly zero,
-    and a constant representation is recognised without a threshold.
+
+def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
+    """x (n, d) without its column means, its largest entry in [1, 2), in `dtype`, and the scale that was divided out.
+
+    Whatever `dtype` is, means and differences are taken in float64. The mean is taken twice, so that a common offset of
+    1e8 leaves no residue. What the first leaves of a constant column is a few units in its last place, whose mean is
+    exact: the second makes it exactly zero, and a constant representation is recognised without a threshold.
     """
-    x, outer = scaled(x)
-    x = x - x.mean(dim=0)
-    x = x - x.mean(dim=0)
-    x, inner = scaled(x)
-    return x, outer * inner
+    outer = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
+    n = len(x)
+    rows = max(1, _WIDE_BYTES // (8 * x.shape[1]))
+    blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+    def wide(block: slice) -> Tensor:
+        return _own(x[block]).div_(outer)
+
+    first = sum(wide(b).sum(dim=0) for b in blocks) / n
+    second, largest = torch.zeros_like(first), torch.zeros((), dtype=torch.float64, device=first.device)
+    for b in blocks:
+        rest = wide(b).sub_(first)
+        second += rest.sum(dim=0)
+        largest = torch.maximum(largest, torch.stack(torch.aminmax(rest)).abs().amax())
+    second /= n
+    inner = power_of_two(largest)
+    out = torch.empty(x.shape, dtype=dtype, device=first.device)
+    for b in blocks:
+        out[b] = wide(b).sub_(first).sub_(second).div_(inner)
+    return out, outer * float(inner)
 
 
 def unit_rows(x: Tensor) -> Tensor:
     """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
-    x = widen(x)
-    x = x / power_of_two(x.abs().amax(dim=1, keepdim=True))
+    x = _own(x)
+    x.div_(power_of_two(torch.linalg.vector_norm(x, ord=math.inf, dim=1, keepdim=True)))
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / torch.where(norm > 0, norm, 1.0)
+    return x.div_(torch.where(norm > 0, norm, 1.0))
 
 
 GRAM_BLOCK = 256

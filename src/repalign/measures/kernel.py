@@ -125,9 +125,9 @@ class CKA(Bilinear):
 
     def prepare(self, x: Tensor) -> DenseRelation:
         self.check_n(len(x))
-        features, unit = centred(x)
+        features, unit = centred(x, x.dtype if self.kernel == "linear" else torch.float64)
         if self.kernel == "linear":
-            kernel, size = _linear_kernel(features, x.dtype)
+            kernel, size = gram(features), float(torch.linalg.vector_norm(features)) ** 2  # the trace bounds its rounding
             unit = unit * unit
         else:
             kernel, unit = scaled(self._rbf_kernel(features, unit))
@@ -233,12 +233,6 @@ def kernel_invariances(similarity: str) -> frozenset[str]:
     """What does not change neighbours and kernel values up to one factor."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"row_scale"} if similarity == "cosine" else common
-
-
-def _linear_kernel(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """X X^T (n, n) of centred features, and its trace, which bounds its rounding."""
-    trace = float((features * features).sum())
-    return gram(features.to(dtype)), trace
 
 
 def _squared_distances(features: Tensor) -> Tensor:
