@@ -284,10 +284,7 @@ def compute_tile(tile: Tile, cache: Cache | None = None) -> Scored:
     cache = Cache(default_memory()) if cache is None else cache
     measure, settings = tile.measure, tile.settings
     a, b = cache.get(tile.x, measure, settings), cache.get(tile.y, measure, settings)
-    observed = measure.compare_all(a.states, b.states).numpy()
-    judged = settings.null.judge(
-        measure, a, b, observed, how=settings.search, alpha=settings.alpha, streams=tile.streams
-    )
+    judged = settings.null.judge(measure, a, b, how=settings.search, alpha=settings.alpha, streams=tile.streams)
     return Scored(_rows(tile, judged), judged.found.draws)
 
 

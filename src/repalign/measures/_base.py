@@ -168,6 +168,10 @@ class Relation(State):
     def dense(self) -> Tensor:
         """A as an (n, n) tensor."""
 
+    def facts(self) -> Relation:
+        """Itself without what takes memory; enough for `Bilinear.scale`."""
+        return self
+
     @staticmethod
     def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
@@ -210,6 +214,32 @@ class DenseRelation(Relation):
 
     def permute(self, p: Tensor) -> Self:
         return replace(self, matrix=self.matrix[p][:, p])
+
+    def facts(self) -> Relation:
+        return RelationFacts(self.n, self.norm, self.symmetric)
+
+
+@dataclass(frozen=True, eq=False)
+class RelationFacts(Relation):
+    """What is left of a dense relation whose matrix is no longer needed."""
+
+    size: int
+    norm: float
+    symmetric: bool = True
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def dense(self) -> Tensor:
+        raise TypeError("this relation was let go when its spectrum was taken")
+
+    def permute(self, p: Tensor) -> Self:  # noqa: ARG002
+        raise TypeError("this relation was let go when its spectrum was taken")
 
 
 @dataclass(frozen=True, eq=False)

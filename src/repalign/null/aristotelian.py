@@ -57,13 +57,12 @@ class Aristotelian(Permutations):
         measure: Measure,
         a: Prepared,
         b: Prepared,
-        observed: np.ndarray,
         *,
         how: Search | str = "raw",
         alpha: float = 0.05,
         streams: Streams = ONE_SIDE,
     ) -> Judgement:
-        draws = self.draws(measure, a, b, streams)
+        observed, draws = self.scored(measure, a, b, streams)
         search = Search.parse(how)
         overall = np.nan_to_num(observed, nan=-np.inf)
         lost = np.nan_to_num(draws, nan=np.inf)

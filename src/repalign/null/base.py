@@ -25,7 +25,7 @@ ONE_SIDE: Streams = (0, 1)
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The states of all layers of one model, and what a null keeps beside them."""
+    """The states of all layers of one model, or the facts about them that a score needs, and what a null keeps."""
 
     states: tuple[State, ...]
     extra: Any = None
@@ -72,19 +72,24 @@ class Null(ABC):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         """Scores under the null, (K, la, lb) float64; draw k is one relabelling for all layers."""
 
+    def scored(
+        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The observed scores (la, lb) and the draws (K, la, lb)."""
+        return measure.compare_all(a.states, b.states).numpy(), self.draws(measure, a, b, streams)
+
     def judge(
         self,
         measure: Measure,
         a: Prepared,
         b: Prepared,
-        observed: np.ndarray,
         *,
         how: Search | str = "studentised",
         alpha: float = 0.05,
         streams: Streams = ONE_SIDE,
     ) -> Judgement:
         """Hold all cells (la, lb) of two models and the search over them against chance."""
-        draws = self.draws(measure, a, b, streams)
+        observed, draws = self.scored(measure, a, b, streams)
         return Judgement(
             cells=calibrate(observed, draws, alpha=alpha, s_max=measure.s_max),
             cells_by=np.full(observed.shape, self.method, dtype=object),

@@ -73,30 +73,38 @@ class Cyclic(Null):
         return np.concatenate([self.groups.members[g] for g in generator.permutation(len(self.groups.members))])
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are let go."""
         must_be_bilinear(measure, "the cyclic null does not apply")
         n = states[0].n
         sigma = self.order(n)
-        spectra = []
-        for h in units(n, self.relabellings):
-            index = torch.from_numpy(sigma[h * np.arange(n) % n])
-            layers = [spectrum(s.permute(index.to(device_of(s)))) for s in states]  # type: ignore[arg-type]
-            spectra.append(torch.stack(layers, dim=1))
-        return Prepared(tuple(states), spectra, sum(s.nbytes for s in spectra))
+        spectra = [
+            _spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n]))  # type: ignore[arg-type]
+            for h in units(n, self.relabellings)
+        ]
+        return Prepared(tuple(s.facts() for s in states), spectra, sum(s.nbytes for s in spectra))  # type: ignore[attr-defined]
 
-    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:  # noqa: ARG002
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
+        return self.scored(measure, a, b, streams)[1]
+
+    def scored(
+        self,
+        measure: Measure,
+        a: Prepared,
+        b: Prepared,
+        streams: Streams = ONE_SIDE,  # noqa: ARG002
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The observed scores are those of the shift by 0."""
         bilinear = must_be_bilinear(measure, "the cyclic null does not apply")
-        n = a.n
-        left = a.extra[0].conj()
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
-        out = np.empty((self.count(n) + 1, len(a.states), len(b.states)))
-        rows = n // self.step
+        rows = a.n // self.step
+        out = np.empty((self.count(a.n) + 1, len(a.states), len(b.states)))
         for h, right in enumerate(b.extra):
-            inner = torch.fft.irfft(torch.bmm(left, right.transpose(1, 2)), n=n, dim=0)[:: self.step]
+            inner = correlations(a.extra[0], right, a.n)[:: self.step]
             if counts:
                 inner = inner.round()  # numbers of shared edges
             inner = inner.to("cpu", torch.float64)
             out[h * rows : (h + 1) * rows] = bilinear.scale(inner, a.states, b.states).numpy()  # type: ignore[arg-type]
-        return out[1:]  # the first is the observed score
+        return out[0], out[1:]
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
         """Draws aligned across pairs.
@@ -161,8 +169,18 @@ def units(n: int, at_least: int) -> list[int]:
     return group
 
 
+def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
+    """The spectra of all layers, relabelled by `index`."""
+    first = spectrum(relations[0].permute(index.to(device_of(relations[0]))))
+    out = first.new_empty(first.shape[1], len(relations), first.shape[0])
+    out[:, 0] = first.T
+    for i, relation in enumerate(relations[1:], start=1):
+        out[:, i] = spectrum(relation.permute(index.to(device_of(relation)))).T
+    return out
+
+
 def spectrum(relation: Relation) -> Tensor:
-    """FFT along the wrapped diagonals of a relation, (n // 2 + 1 frequencies, diagonals).
+    """FFT along the wrapped diagonals of a relation, (diagonals, n // 2 + 1 frequencies).
 
     A symmetric relation needs only diagonals 0 to n / 2; those in between count twice, which goes into the
     spectrum as sqrt(2) on either side.
@@ -172,11 +190,23 @@ def spectrum(relation: Relation) -> Tensor:
     doubled = torch.cat([matrix, matrix], dim=1)  # (n, 2n)
     last = n // 2 if relation.symmetric else n - 1
     diagonals = doubled.as_strided((last + 1, n), (1, 2 * n + 1))  # [d, i] = A[i, (i + d) % n]
-    found = torch.fft.rfft(diagonals, dim=1)  # (d, f)
+    found = torch.fft.rfft(diagonals, dim=1)
     if relation.symmetric:
         weight = torch.full((last + 1,), math.sqrt(2.0), dtype=matrix.dtype, device=matrix.device)
         weight[0] = 1.0
         if n % 2 == 0:
             weight[-1] = 1.0
-        found = found * weight[:, None]
-    return found.T.contiguous()
+        found *= weight[:, None]
+    return found
+
+
+def correlations(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """T(s) of all layers by all layers from their spectra, (n, la, lb): one matrix product per frequency."""
+    if a.device.type == "cpu":
+        # A product that conjugates as it goes, where a batched one would first copy a conjugate.
+        found = a.new_empty(len(a), b.shape[1], a.shape[1])
+        for left, right, out in zip(a, b, found, strict=True):
+            torch.mm(right, left.mH, out=out)
+    else:
+        found = torch.bmm(b, a.mH)
+    return torch.fft.irfft(found, n=n, dim=0).transpose(1, 2)

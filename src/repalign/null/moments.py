@@ -58,10 +58,15 @@ class Moments(Null):
         must_be_bilinear(measure, "closed-form moments do not apply")
         inner = self.sampler.prepare(measure, states)
         sums = np.stack([moment_sums(s) for s in states])  # type: ignore[arg-type]
-        return Prepared(tuple(states), (inner, sums), inner.extra_bytes + sums.nbytes)
+        return Prepared(inner.states, (inner, sums), inner.extra_bytes + sums.nbytes)
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.sampler.draws(measure, a.extra[0], b.extra[0], streams)
+
+    def scored(
+        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.sampler.scored(measure, a.extra[0], b.extra[0], streams)
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
         return self.sampler.joint(observed, draws, streams, n)
@@ -82,13 +87,12 @@ class Moments(Null):
         measure: Measure,
         a: Prepared,
         b: Prepared,
-        observed: np.ndarray,
         *,
         how: Search | str = "studentised",
         alpha: float = 0.05,
         streams: Streams = ONE_SIDE,
     ) -> Judgement:
-        draws = self.draws(measure, a, b, streams)
+        observed, draws = self.scored(measure, a, b, streams)
         mean, sd, skewness = self.moments(measure, a, b)
         cells = calibrate_by_moments(observed, mean, sd, skewness, alpha=alpha, s_max=measure.s_max)
         poor = (np.abs(skewness) > MOMENTS_MAX_SKEWNESS) | (a.n < MOMENTS_MIN_N)
