@@ -1,9 +1,4 @@
-"""Alignment related to what the models are: trends against size and competence.
-
-One point is one model of one side: its alignment averaged over the models of the other side. The fit is
-ordinary least squares, the band the t interval of the fitted mean. Models are the units: all points share
-the same stimuli and the same partners, so the band speaks of other models of this kind, not of other data.
-"""
+"""The trend itself: points from the table, the line, and what is inferred from it."""
 
 from __future__ import annotations
 
@@ -18,77 +13,13 @@ from numpy.typing import ArrayLike
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import COMPETENCES, ModelRecord
+from repalign.relate._crossed import Crossed
+from repalign.relate._fit import Fit
+from repalign.relate._inference import DRAWS, TrendInference, infer
+from repalign.relate._words import sentences
 
 PARAMETERS = "n_parameters"
 SIDES = ("x", "y", "both")
-# A line through two points fits always; with three, the interval of one degree of freedom says nothing.
-MIN_MODELS_LINE = 3
-MIN_MODELS_BAND = 4
-# Below this many models a trend hangs on one or two of them, and the text says so.
-FEW_MODELS = 10
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Least squares y = intercept + slope * x over n points, with Pearson's and Spearman's correlation.
-
-    Correlations are nan where one of the two variables is constant.
-    """
-
-    slope: float
-    intercept: float
-    r: float
-    spearman: float
-    n: int
-    mean_x: float
-    sum_squares_x: float
-    residual_sd: float  # with n - 2 degrees of freedom; nan for n < 3
-
-    @classmethod
-    def of(cls, x: ArrayLike, y: ArrayLike) -> Fit | None:
-        """Fit y on x; None for fewer than three points or where all x are equal."""
-        a, b = np.asarray(x, float), np.asarray(y, float)
-        n = len(a)
-        spread = float(((a - a.mean()) ** 2).sum()) if n else 0.0
-        if n < MIN_MODELS_LINE or spread <= 1e-24 * max(1.0, float((a**2).sum())):
-            return None
-        slope = float(((a - a.mean()) * (b - b.mean())).sum() / spread)
-        intercept = float(b.mean() - slope * a.mean())
-        residual = b - intercept - slope * a
-        sd = math.sqrt(float((residual**2).sum()) / (n - 2))
-        ranks = pd.Series(a).rank(), pd.Series(b).rank()
-        return cls(slope, intercept, _pearson(a, b), _pearson(*ranks), n, float(a.mean()), spread, sd)
-
-    def predict(self, x: ArrayLike) -> np.ndarray:
-        """The line at x."""
-        return self.intercept + self.slope * np.asarray(x, float)
-
-    def band(self, x: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The interval of the fitted mean at x: line -+ t(n - 2) * s * sqrt(1/n + (x - mean)^2 / Sxx).
-
-        nan for fewer than four points.
-        """
-        a = np.asarray(x, float)
-        half = self._quantile(level) * self.residual_sd
-        half = half * np.sqrt(1 / self.n + (a - self.mean_x) ** 2 / self.sum_squares_x)
-        return self.predict(a) - half, self.predict(a) + half
-
-    def slope_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The t interval of the slope; nan for fewer than four points."""
-        half = self._quantile(level) * self.residual_sd / math.sqrt(self.sum_squares_x)
-        return self.slope - half, self.slope + half
-
-    def _quantile(self, level: float) -> float:
-        from scipy.stats import t
-
-        return float(t.ppf((1 + level) / 2, self.n - 2)) if self.n >= MIN_MODELS_BAND else math.nan
-
-
-def _pearson(x: ArrayLike, y: ArrayLike) -> float:
-    a, b = np.asarray(x, float), np.asarray(y, float)
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum() / norm) if norm > 0 else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +28,9 @@ class Trend:
 
     `points`: one row per model with the columns model, family, x (in its own unit), alignment (mean over the
     partners), spread (their standard deviation), chance (mean chance level), n_partners and n_undefined.
-    `fit` is over log10(x) if `log`; None where no line can be drawn. `families` has a fit for every family of
-    three models or more. `text` says all that in sentences.
+    `fit` is over log10(x) if `log`; `inference` has its intervals and p-values over models or families. Both are
+    None where no line can be drawn. `families` has a fit for every family of three models or more. `text` says all
+    that in sentences.
     """
 
     measure: str
@@ -109,6 +41,7 @@ class Trend:
     lower_is_better: bool
     points: pd.DataFrame
     fit: Fit | None
+    inference: TrendInference | None = None
     families: Mapping[str, Fit] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     text: str = ""
@@ -140,8 +73,8 @@ class Trend:
 
     @property
     def has_band(self) -> bool:
-        """Whether there are enough models for an interval."""
-        return self.fit is not None and self.fit.n >= MIN_MODELS_BAND
+        """Whether there are enough models, or families, for an interval."""
+        return self.inference is not None and not math.isnan(self.inference.df)
 
     def predict(self, x: ArrayLike) -> np.ndarray:
         """The line at x, x in its own unit; nan without a fit."""
@@ -149,11 +82,11 @@ class Trend:
         return self.fit.predict(u) if self.fit else np.full(u.shape, math.nan)
 
     def band(self, x: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper end of the interval of the line at x; nan for fewer than four models."""
+        """Lower and upper end of the interval of the line at x, for other models with these partners; else nan."""
         u = self._scaled(x)
-        if self.fit is None:
+        if self.inference is None:
             return np.full(u.shape, math.nan), np.full(u.shape, math.nan)
-        return self.fit.band(u, level)
+        return self.inference.band(u, level)
 
     def _scaled(self, x: ArrayLike) -> np.ndarray:
         a = np.asarray(x, float)
@@ -192,6 +125,8 @@ def trend(
     log: bool | None = None,
     lower_is_better: bool | None = None,
     label: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Trend:
     """Relate the alignment of the models of one side to their parameters or one of their scores.
 
@@ -204,6 +139,7 @@ def trend(
     measure : the first of the table by default.
     log : fit on log10; by default for parameters only.
     lower_is_better, label : facts of a score that `COMPETENCES` does not know.
+    draws, seed : random reorderings for the p-values, where there are more than 10,000 possible ones.
 
     Raises
     ------
@@ -232,15 +168,22 @@ def trend(
     x = points["x"].to_numpy(float)
     scaled = np.log10(x) if log else x
     y = points["alignment"].to_numpy(float)
-    families = {}
+    fit, kin = Fit.of(scaled, y), {name: str(record.get("family") or "") for name, record in records.items()}
+    inference = infer(Crossed.of(pairs, side, points["model"].tolist()), scaled, kin, draws=draws, seed=seed)
+    families = _family_fits(points, scaled)
+    text = sentences(label, log, points, fit, inference, families, left_out)
+    return Trend(measure, against, label, side, log, lower_is_better, points, fit, inference, families, left_out, text)
+
+
+def _family_fits(points: pd.DataFrame, x: np.ndarray) -> dict[str, Fit]:
+    """A line for every family that has three models or more and is not the only one."""
+    y, out = points["alignment"].to_numpy(float), {}
     for family, rows in points.groupby("family", sort=False):
         if family and len(rows) < len(points):
-            fit = Fit.of(scaled[rows.index], y[rows.index])
+            fit = Fit.of(x[rows.index], y[rows.index])
             if fit is not None:
-                families[str(family)] = fit
-    fit = Fit.of(scaled, y)
-    text = _sentences(label, log, points, fit, families, left_out)
-    return Trend(measure, against, label, side, log, lower_is_better, points, fit, families, left_out, text)
+                out[str(family)] = fit
+    return out
 
 
 def _facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:
@@ -300,57 +243,3 @@ def _points(
             )
     columns = ["model", "family", "x", "alignment", "spread", "chance", "n_partners", "n_undefined"]
     return pd.DataFrame(rows, columns=columns), tuple(left_out)
-
-
-def _sentences(
-    label: str,
-    log: bool,
-    points: pd.DataFrame,
-    fit: Fit | None,
-    families: Mapping[str, Fit],
-    left_out: Sequence[str],
-) -> str:
-    """The trend in words, with its caveats."""
-    n = len(points)
-    models = f"{n} model" + ("" if n == 1 else "s")
-    out = []
-    if fit is None:
-        why = f"all have the same {_noun(label)}" if n >= MIN_MODELS_LINE else "too few for a line"
-        out.append(f"{models}: {why}.")
-    else:
-        out.append(_fit_sentence(label, log, fit, models))
-        if n < FEW_MODELS:
-            out.append(f"With {models}, one model more or less can change this picture.")
-    for family, one in families.items():
-        unit = " per tenfold" if log else " per unit"
-        out.append(f"Within {family}: {_signed(one.slope)}{unit} (r = {_signed(one.r)}, {one.n} models).")
-    for row in points.to_dict("records"):
-        if row["n_undefined"]:
-            total = row["n_partners"] + row["n_undefined"]
-            out.append(f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest.")
-    if left_out:
-        out.append(f"Left out: {', '.join(left_out)}.")
-    return " ".join(out)
-
-
-def _fit_sentence(label: str, log: bool, fit: Fit, models: str) -> str:
-    unit = f"tenfold {_noun(label)}" if log else f"unit of {_noun(label)}"
-    low, high = fit.slope_interval()
-    if fit.n >= MIN_MODELS_BAND:
-        interval = f"95 % interval {_signed(low)} to {_signed(high)}"
-    else:
-        interval = f"fewer than {MIN_MODELS_BAND} models: no interval"
-    correlation = f"r = {_signed(fit.r)}, Spearman {_signed(fit.spearman)}"
-    return f"Alignment changes by {_signed(fit.slope)} per {unit} ({interval}; {correlation}; {models})."
-
-
-def _noun(label: str) -> str:
-    """A label within a sentence: ordinary words in lower case, names as they are."""
-    first = label.split(" ")[0]
-    return label[:1].lower() + label[1:] if first.istitle() else label
-
-
-def _signed(value: float) -> str:
-    if math.isnan(value):
-        return "undefined"
-    return f"{value:+.3g}".replace("-", "−")

@@ -1,0 +1,42 @@
+"""Alignment related to what the models are: trends against size and competence.
+
+One point is one model of one side: its alignment averaged over the models of the other side. The line is ordinary
+least squares over these points, which for complete data is the line over all pairs. What is inferred from it takes
+models, or families of models, as its units, on both sides of a pair, and never the pairs (docs/trends.md).
+"""
+
+from __future__ import annotations
+
+from repalign.relate._crossed import Crossed
+from repalign.relate._fit import MIN_MODELS_LINE, Fit
+from repalign.relate._inference import DRAWS, MIN_UNITS, FamilySlope, TrendInference, infer
+from repalign.relate._trend import (
+    PARAMETERS,
+    SIDES,
+    Trend,
+    sides_of,
+    trend,
+    yardstick_label,
+    yardsticks,
+)
+from repalign.relate._words import FEW_MODELS, MIN_MODELS_BAND
+
+__all__ = [
+    "DRAWS",
+    "FEW_MODELS",
+    "MIN_MODELS_BAND",
+    "MIN_MODELS_LINE",
+    "MIN_UNITS",
+    "PARAMETERS",
+    "SIDES",
+    "Crossed",
+    "FamilySlope",
+    "Fit",
+    "Trend",
+    "TrendInference",
+    "infer",
+    "sides_of",
+    "trend",
+    "yardstick_label",
+    "yardsticks",
+]
