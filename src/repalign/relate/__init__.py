@@ -7,9 +7,9 @@ models, or families of models, as its units, on both sides of a pair, and never 
 
 from __future__ import annotations
 
-from repalign.relate._crossed import Crossed
+from repalign.relate._crossed import MIN_UNITS, Crossed
 from repalign.relate._fit import MIN_MODELS_LINE, Fit
-from repalign.relate._inference import DRAWS, MIN_UNITS, FamilySlope, TrendInference, infer
+from repalign.relate._inference import DRAWS, FamilySlope, TrendInference, infer
 from repalign.relate._trend import (
     PARAMETERS,
     SIDES,

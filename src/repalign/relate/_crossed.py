@@ -49,6 +49,13 @@ class Crossed:
                 count[at_row[x], at_column[y]] += 1
         return cls(names, columns, total, count)
 
+    def defined(self) -> Crossed:
+        """The rows and columns that have a score."""
+        row, column = self.count.sum(1) > 0, self.count.sum(0) > 0
+        rows = tuple(name for name, kept in zip(self.rows, row, strict=True) if kept)
+        columns = tuple(name for name, kept in zip(self.columns, column, strict=True) if kept)
+        return Crossed(rows, columns, self.total[np.ix_(row, column)], self.count[np.ix_(row, column)])
+
     def means(self, without: AbstractSet[str] = frozenset()) -> np.ndarray:
         """Each row's mean over the partners that are left; nan for a row that is left out or has no score left."""
         kept = np.array([name not in without for name in self.columns])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from repalign.errors import RepalignError
-from repalign.relate._crossed import MIN_UNITS, Crossed, Units, shared, sides_of_units
+from repalign.relate._crossed import Crossed, Units, shared, sides_of_units
 from repalign.relate._fit import Fit, ranks
 from repalign.relate._permute import Permuted, permutation_test
 
@@ -140,34 +140,26 @@ def infer(
             expected=f"{len(scores.rows)} finite numbers",
             got=f"shape {covariate.shape}, {int((~np.isfinite(covariate)).sum())} not finite",
         )
-    means = scores.means()
-    defined = np.isfinite(means)
+    covariate, scores = covariate[scores.count.sum(1) > 0], scores.defined()
     fit = _refit(scores, covariate, frozenset())
     if fit is None:
         return None
     rows, partners = sides_of_units(scores, families)
     sides = [side for side in (rows, partners) if side is not None] if rows else []
     lines = Jackknife(fit, tuple(tuple(_refit(scores, covariate, u) for u in side.members) for side in sides))
-    names = [name for name, known in zip(scores.rows, defined, strict=True) if known]
-    family_wise = rows is not None and rows.kind == "family"
-    kin = _labels(names, families)
-    labels = kin if family_wise else np.arange(len(names))
-    x_known, y_known = covariate[defined], means[defined]
-    test = _Test(draws, seed)
-    slope_test = test(x_known, y_known, labels)
-    rank_test = test(ranks(x_known), ranks(y_known), labels)
+    means, kin, test = scores.means(), _labels(scores.rows, families), _Test(draws, seed)
+    labels = kin if rows and rows.kind == "family" else np.arange(len(means))
+    slope_test = test(covariate, means, labels)
     low, high, df = (float(v) for v in lines.interval(lambda one: one.slope))
-    n_units = len(rows) if rows else len(names)
-    unit = rows.kind if rows else "model"
     return TrendInference(
         slope=fit.slope,
         slope_interval=(low, high),
         slope_pvalue=slope_test.pvalue,
         spearman=fit.spearman,
         spearman_interval=_rank_interval(lines),
-        spearman_pvalue=rank_test.pvalue,
-        unit=unit,
-        n_units=n_units,
+        spearman_pvalue=test(ranks(covariate), ranks(means), labels).pvalue,
+        unit=rows.kind if rows else "model",
+        n_units=len(rows) if rows else len(means),
         partner_unit=partners.kind if rows and partners else None,
         n_partner_units=len(partners) if rows and partners else 0,
         df=df,
@@ -175,8 +167,8 @@ def infer(
         exact=slope_test.exact,
         draws=draws,
         seed=seed,
-        within=_within(x_known, y_known, kin, test),
-        between=_between(x_known, y_known, kin, test),
+        within=_within(covariate, means, kin, test),
+        between=_between(covariate, means, kin, test),
         method=_method(scores, families, rows, partners, df, slope_test, draws),
         lines=lines,
     )
@@ -188,7 +180,7 @@ def _refit(scores: Crossed, x: np.ndarray, without: frozenset[str]) -> Fit | Non
     return Fit.of(x[kept], means[kept])
 
 
-def _labels(names: list[str], families: Mapping[str, str]) -> np.ndarray:
+def _labels(names: tuple[str, ...], families: Mapping[str, str]) -> np.ndarray:
     """0 ... G - 1 by family; a model without one is alone."""
     keys = [(families[n], "") if families.get(n) else ("", n) for n in names]
     order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -284,6 +276,3 @@ def _method(
 def _counted(n: int, noun: str) -> str:
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n} {noun if n == 1 else plural}"
-
-
-__all__ = ["DRAWS", "LEVEL", "MIN_UNITS", "FamilySlope", "Jackknife", "TrendInference", "infer"]
