@@ -1,10 +1,11 @@
 """Exact neighbour lists, the only place where they are made.
 
-The first pass is one matrix product per tile of rows, in the precision of the features. Rows in which two of
-the k + 1 nearest are closer than rounding can tell apart are computed again in float64, where entries closer
-than float64 can tell apart count as tied, and ties go to the lower index. So the lists of float32 features
-are those of float64 arithmetic, they do not depend on the device or the matrix library, and duplicate rows,
-collinear rows and zero rows have one well-defined order.
+The first pass is one matrix product per tile of the upper triangle, in the precision of the features; a tile serves
+its rows and its columns, and of each row only the best few so far are kept (`Best`). Rows in which two of the k + 1
+nearest are closer than rounding can tell apart are computed again in float64: among the entries kept if these are
+sure to hold the k nearest, else among all rows. There entries closer than float64 can tell apart count as tied, and
+ties go to the lower index. So the lists of float32 features are those of float64 arithmetic, they do not depend on
+the device or the matrix library, and duplicate rows, collinear rows and zero rows have one well-defined order.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
-from repalign.measures._numeric import centred, full_precision, scaled, unit_rows
+from repalign.measures._best import Best
+from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
+
+# Entries kept per row beyond the k + 1 nearest, so that a float64 look at them alone settles most rows.
+SPARE = 8
+
+# A similarity to a row picked from anywhere costs about this many of a matrix product's.
+PICKED = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +43,11 @@ class Embedded:
     @property
     def is_constant(self) -> bool:
         """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
-        apart = self.rows - self.rows[0]
+        first, blocks = self.rows[0], _blocks(len(self.rows), self.rows[0].nbytes)
         if not self.is_unit:
-            return not bool(apart.any())
-        return bool((apart * apart).sum(dim=1).max() <= _unit_resolution(self.rows.shape[1], torch.float64))
+            return all(bool((self.rows[b] == first).all()) for b in blocks)
+        limit = unit_resolution(self.rows.shape[1], torch.float64)
+        return all(bool(((self.rows[b] - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
 
 
 def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
@@ -72,22 +81,19 @@ def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor
             got=f"k = {k}",
             remedy="use a smaller k or more stimuli",
         )
-    rows = embedded.rows.to(embedded.dtype)
-    bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
-    resolution = _resolution(embedded, embedded.dtype)
-    lists, unsettled = [], []
-    for block in _blocks(n, n * rows.element_size()):
-        similarity = _similarity(
-            rows, bias, torch.arange(block.start, block.stop, device=rows.device), include_self
-        )
-        top = similarity.topk(min(k + 1, n), dim=1)
-        gaps = top.values[:, :-1] - top.values[:, 1:]
-        lists.append(top.indices[:, :k])
-        unsettled.append((gaps <= resolution[block, None]).any(dim=1))
-    found = torch.cat(lists)
-    again = torch.nonzero(torch.cat(unsettled)).flatten()
+    best = _best(embedded, min(n, k + 1 + SPARE), include_self)
+    gaps = best.values[:, :k] - best.values[:, 1 : k + 1] if k < n else best.values.diff(dim=1).neg()
+    slack = _resolution(embedded, embedded.dtype)
+    unsettled = (gaps <= slack[:, None]).any(dim=1)
+    kept = best.values.shape[1]
+    complete = (best.values[:, -1] < best.values[:, k - 1] - slack) & (n > PICKED * kept)
+    found = best.indices[:, :k].clone()
+    again = torch.nonzero(unsettled & complete).flatten()
     if len(again):
-        found[again] = _nearest_with_ties(embedded, again, k, include_self)
+        found[again] = _nearest_of_kept(embedded, again, best, k)
+    again = torch.nonzero(unsettled & ~complete).flatten()
+    if len(again):
+        found[again] = _nearest_of_all(embedded, again, k, include_self)
     return found
 
 
@@ -100,21 +106,79 @@ def products(rows: Tensor, indices: Tensor) -> Tensor:
     return torch.cat(tiles)
 
 
-def _nearest_with_ties(embedded: Embedded, which: Tensor, k: int, include_self: bool) -> Tensor:
-    """The lists of the rows `which` in float64; entries within its resolution of each other are tied."""
+def _best(embedded: Embedded, count: int, include_self: bool) -> Best:
+    """The `count` largest similarities of every row, in the precision of the features, by tiles of a triangle."""
+    rows = embedded.rows.to(embedded.dtype)
+    bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
+    n = len(rows)
+    best = Best.of(n, count, rows)
+    tiles = _tiles(n, rows.element_size())
+    scratch = rows.new_empty(1 if bias is None else 2, len(rows[tiles[0]]) ** 2)
+    for t, across in enumerate(tiles):
+        for along in tiles[: t + 1]:
+            similarity = _tile(rows, along, across, scratch[0])
+            if along == across and not include_self:
+                similarity.fill_diagonal_(-math.inf)
+            for_rows = similarity if bias is None else _sum(similarity, bias[across], scratch[1])
+            best.offer(along.start, for_rows, across.start)
+            if along != across:
+                for_columns = similarity if bias is None else _sum(similarity, bias[along, None], scratch[1])
+                best.offer(across.start, for_columns.T, along.start)
+    return best
+
+
+def _sum(tile: Tensor, bias: Tensor, scratch: Tensor) -> Tensor:
+    return torch.add(tile, bias, out=scratch[: tile.numel()].view(tile.shape))
+
+
+def _tile(rows: Tensor, along: slice, across: slice, scratch: Tensor) -> Tensor:
+    """Products of two blocks of rows, in the memory of `scratch` where that is possible."""
+    if along == across:
+        return gram(rows[along])
+    a, b = rows[along], rows[across]
+    with full_precision():
+        return torch.mm(a, b.T, out=scratch[: len(a) * len(b)].view(len(a), len(b)))
+
+
+def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, k: int) -> Tensor:
+    """The lists of the rows `which` in float64, from the entries that `best` has kept of them."""
+    slack = _resolution(embedded, torch.float64)[which]
+    found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
+    for block in _blocks(len(which), best.indices.shape[1] * embedded.rows[0].nbytes):
+        kept = best.indices[which[block]]
+        similarity = torch.einsum("rd,rmd->rm", embedded.rows[which[block]], embedded.rows[kept])
+        if embedded.bias is not None:
+            similarity += embedded.bias[kept]
+        similarity.masked_fill_(best.values[which[block]] == -math.inf, -math.inf)
+        found[block] = first_with_ties(similarity, kept, slack[block, None], k)
+    return found
+
+
+def _nearest_of_all(embedded: Embedded, which: Tensor, k: int, include_self: bool) -> Tensor:
+    """The lists of the rows `which` in float64, from all rows."""
     n = len(embedded.rows)
-    resolution = _resolution(embedded, torch.float64)[which]
+    slack = _resolution(embedded, torch.float64)[which]
     found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
     for block in _blocks(len(which), 3 * n * 8):
         similarity = _similarity(embedded.rows, embedded.bias, which[block], include_self)
-        slack = resolution[block, None]
         last = similarity.topk(k, dim=1).values[:, -1:]
-        most = int((similarity >= last - slack).sum(dim=1).max())  # candidates, with those tied with the k-th
+        most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
         top = similarity.topk(most, dim=1)
-        gaps = top.values[:, :-1] - top.values[:, 1:]
-        group = torch.nn.functional.pad((gaps > slack).cumsum(dim=1), (1, 0))
-        found[block] = (group * n + top.indices).sort(dim=1).values[:, :k] % n
+        found[block] = first_with_ties(top.values, top.indices, slack[block, None], k)
     return found
+
+
+def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> Tensor:
+    """The k entries (r, k) with the largest of values (r, m); entries within `slack` of their neighbour are tied.
+
+    Ties go to the lower index. What lies more than `slack` below the k-th value is tied with nothing.
+    """
+    values, order = values.sort(dim=1, descending=True)
+    indices = indices.gather(1, order)
+    group = torch.nn.functional.pad((values[:, :-1] - values[:, 1:] > slack).cumsum(dim=1), (1, 0))
+    group = group.masked_fill_(values < values[:, k - 1 : k] - slack, values.shape[1])
+    above = int(indices.max()) + 1
+    return (group * above + indices).sort(dim=1).values[:, :k] % above
 
 
 def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: bool) -> Tensor:
@@ -133,10 +197,10 @@ def _resolution(embedded: Embedded, dtype: torch.dtype) -> Tensor:
     norms = torch.linalg.vector_norm(embedded.rows, dim=1)
     largest = norms.max()
     size = norms * largest + (0.0 if embedded.bias is None else largest * largest)
-    return (_unit_resolution(embedded.rows.shape[1], dtype) * size).to(dtype)
+    return (unit_resolution(embedded.rows.shape[1], dtype) * size).to(dtype)
 
 
-def _unit_resolution(d: int, dtype: torch.dtype) -> float:
+def unit_resolution(d: int, dtype: torch.dtype) -> float:
     """The same for products of two unit vectors of length d, some ten standard deviations of their rounding.
 
     Rounding in a sum of d terms is a random walk: it grows like sqrt(d) eps.
@@ -145,5 +209,14 @@ def _unit_resolution(d: int, dtype: torch.dtype) -> float:
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:
-    rows = max(1, min(n, SCRATCH_BYTES // max(1, 2 * row_bytes)))
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+    return _slices(n, SCRATCH_BYTES // max(1, 2 * row_bytes))
+
+
+def _tiles(n: int, itemsize: int) -> list[slice]:
+    """Blocks of rows whose products with each other take a quarter of the scratch memory."""
+    return _slices(n, math.isqrt(SCRATCH_BYTES // (4 * itemsize)))
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    size = max(1, min(n, size))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
