@@ -140,3 +140,49 @@ def test_a_score_that_does_not_depend_on_the_pairing_has_no_spread():
     ones = np.ones((9, 9))
     mean, sd, skew = moments([ones], [relation("symmetric", 9, np.random.default_rng(0))], True)
     assert sd[0, 0] == 0.0 and skew[0, 0] == 0.0 and np.isfinite(mean).all()
+
+
+def samples(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    if kind == "t3":
+        return rng.standard_t(3, (n, 12))
+    if kind == "low rank":
+        return rng.standard_normal((n, 2)) @ rng.standard_normal((2, 12))
+    x = rng.standard_normal((n, 12))
+    if kind == "duplicated":
+        x[n // 2 :] = x[: n - n // 2]
+    return x
+
+
+@pytest.mark.parametrize("n", [20, 60, 200])
+@pytest.mark.parametrize("kind", ["gaussian", "t3", "low rank", "duplicated"])
+def test_agree_with_200000_random_permutations(kind: str, n: int):
+    """Mean, sd and skewness of biased and debiased CKA and mutual k-NN within four standard errors."""
+    from repalign.measures import parse_measure
+    from repalign.measures._base import as_features
+
+    rng = np.random.default_rng(n)
+    count = 200_000
+    measures = [parse_measure(m) for m in ("CKA(estimator='biased')", "CKA()", "MutualKNN(k=3)")]
+    x, y = samples(kind, n, rng), samples("gaussian", n, rng)
+    states = [[m.prepare(as_features(a)) for a in (x, y)] for m in measures]
+    left, right = (torch.from_numpy(a - a.mean(0)) for a in (x, y))
+    edges, graph = torch.nonzero(states[2][1].dense()), torch.as_tensor(states[2][0].dense()).reshape(-1).double()
+    a, b = ((f * f).sum(1) for f in (left, right))
+    draws = torch.empty(3, count, dtype=torch.float64)
+    for start in range(0, count, 4000):
+        p = torch.from_numpy(rng.permuted(np.tile(np.arange(n), (4000, 1)), axis=1))
+        cross = (left.T @ right[p]).square().sum((1, 2))
+        # <K, L> of two U-centred kernels from features: |X'Y|^2 - n / (n - 2) sum a_i b_i + sum a sum b / ((n - 1)(n - 2)).
+        hollow = cross - n / (n - 2) * (b[p] @ a) + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        shared = graph[p[:, edges[:, 0]] * n + p[:, edges[:, 1]]].sum(1)
+        draws[:, start : start + 4000] = torch.stack([cross, hollow, shared])
+    for i in (0, 1):
+        draws[i] /= states[i][0].norm * states[i][1].norm
+    for t, s in zip(draws.numpy(), states, strict=True):
+        mean, sd, skew = (v[0, 0] for v in central_moments(*(moment_sums(q)[None] for q in s), n, s[0].symmetric))
+        z = (t - t.mean()) / t.std()
+        assert mean == pytest.approx(t.mean(), abs=4 * sd / count**0.5)
+        # Delta method: the influence of a draw on the sd and on the skewness.
+        assert sd == pytest.approx(t.std(), abs=4 * sd * ((z**2 - 1) / 2).std() / count**0.5)
+        influence = z**3 - 3 * z - 1.5 * (z**3).mean() * (z**2 - 1)
+        assert skew == pytest.approx((z**3).mean(), abs=4 * influence.std() / count**0.5)
