@@ -98,12 +98,13 @@ class Contestant:
     line: str
     marker: str
     size: float
+    width: float = 1.2
 
 
 BIASED, DEBIASED, KNN = CKA(estimator="biased"), CKA(), MutualKNN(k=10)
 CONTESTANTS = (
-    Contestant("biased CKA, raw maximum (published)", BIASED, "raw", ACCENT, "-", "s", 6),
-    Contestant("biased CKA, studentised maximum", BIASED, "studentised", SCORE, "-", "o", 9),
+    Contestant("biased CKA, raw maximum (published)", BIASED, "raw", ACCENT, "-", "s", 6, 2.2),
+    Contestant("biased CKA, studentised maximum", BIASED, "studentised", SCORE, "-", "o", 9, 4.5),
     Contestant("biased CKA, smallest p of any cell", BIASED, "cell", MUTED, ":", "x", 5),
     Contestant("debiased CKA, raw maximum", DEBIASED, "raw", "#a67c00", "--", "^", 6),
     Contestant("debiased CKA, studentised maximum", DEBIASED, "studentised", "#a67c00", "-", "v", 4),
@@ -207,7 +208,7 @@ def draw(worlds: Sequence[World], all_rates: Sequence[Rates], path: Path) -> Non
                     marker=contestant.marker,
                     markersize=contestant.size,
                     markerfacecolor=contestant.color if contestant.line == "-" else PAPER,
-                    linewidth=2.2 if contestant.measure == BIASED and contestant.how != "cell" else 1.2,
+                    linewidth=contestant.width,
                     label=contestant.label,
                     clip_on=False,
                     zorder=3,
