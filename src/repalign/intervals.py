@@ -43,7 +43,7 @@ from repalign.progress import Progress, silent
 from repalign.representation import Representation, check_same_dataset
 
 N_GROUPS = 20
-N_SPLITS = 50
+N_SPLITS = 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def score_interval(
         out once; t with G - 1 df. "subsample": n_splits random splits into two halves; t with n_splits df, or one
         less than the number of units if that is smaller. See the module for what each variance estimates.
     n_groups : blocks of the jackknife, 20 if not given; every unit is a block if there are fewer units.
-    n_splits : splits of "subsample", 50 if not given.
+    n_splits : splits of "subsample", 20 if not given.
     groups : one label per row; rows of a label leave together. For stimuli that are not independent, such as
         captions of one image: without it the interval is too short.
     level : nominal coverage. seed : of the blocks or splits.
