@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from repalign import ceilings
 from repalign import null as nulls
 from repalign.alignment import Alignment, as_table, read_tile, write_text, write_tile
 from repalign.doctor import examine
@@ -106,6 +107,8 @@ def compare(
     executor: Executor | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    replicates: Sequence[tuple[Representation, Representation]] = (),
+    split_half: int = 0,
     progress: Progress = silent,
     describe: Mapping[str, Any] | None = None,
 ) -> Alignment:
@@ -124,6 +127,8 @@ def compare(
     results : a folder. Finished tiles are kept there, so that a killed run resumes with the missing ones.
     executor : any `concurrent.futures.Executor`; tiles are then computed there.
     memory : bytes for prepared states; a quarter of the machine's by default.
+    replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
+    split_half : this many random halvings of the stimuli per pair of models, for the same (`ceilings.split_half`).
     describe : extra entries for the run's description (`name`, `study`, `dataset`, `warnings`).
 
     Returns
@@ -137,8 +142,8 @@ def compare(
     """
     x = list(x)
     y = None if y is None else list(y)
-    everything = x if y is None else [*x, *y]
-    if not everything or y == []:
+    everything = [*x, *(y or ()), *(r for both in replicates for r in both)]
+    if not x or y == []:
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
     check_same_dataset(everything)
     _check_names(everything)
@@ -161,6 +166,11 @@ def compare(
     scored = _run_tiles(tiles, folder, executor, budget, progress)
     table = _across_pairs(tiles, scored)
     run = _describe(x, y, tiles, null, findings, table, describe or {})
+    twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
+    run["ceilings"] = [
+        *_seed_to_seed(twins, _run_tiles(twins, folder, executor, budget, progress) if twins else []),
+        *_split_halves(tiles if split_half else [], split_half, folder, progress),
+    ]
     alignment = Alignment(table, run, _search_draws(tiles, scored))
     if folder is not None:
         alignment.save(folder)
@@ -462,6 +472,51 @@ def _check_names(representations: Sequence[Representation]) -> None:
                 got=f"{other.record.spec} and {r.record.spec}",
                 remedy="give one of them another `name`",
             )
+
+
+def _seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """The layer search between two trainings of one model: what two models that differ by chance alone reach."""
+    return [
+        _ceiling("seed to seed", tile, statistic=float(s.rows["statistic"].iloc[0]), n=tile.x.n)
+        for tile, s in zip(tiles, scored, strict=True)
+    ]
+
+
+def _split_halves(
+    tiles: Sequence[Tile], n_splits: int, folder: Path | None, progress: Progress
+) -> list[dict[str, Any]]:
+    """Layers chosen on one half of the stimuli and scored on the other, kept beside the tiles."""
+    out = []
+    for done, tile in enumerate(tiles):
+        progress("ceilings", done, len(tiles))
+        path = None if folder is None else folder / "ceilings" / f"{tile.key}-{n_splits}.json"
+        if path is not None and path.is_file():
+            out.append(json.loads(path.read_text("utf-8")))
+            continue
+        null = tile.settings.null
+        groups = None if null.groups is None else null.groups.labels
+        found = ceilings.split_half(
+            tile.x,
+            tile.y,
+            tile.measure,
+            n_splits=n_splits,
+            seed=null.seed,
+            groups=groups,
+            preprocess=tile.settings.preprocess,
+        )
+        told = {"statistic": found.statistic, "selected": found.selected, "reliability": found.reliability}
+        told = {k: None if np.isnan(v) else v for k, v in told.items()}
+        out.append(_ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **told))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(out[-1]))
+    if tiles:
+        progress("ceilings", len(tiles), len(tiles))
+    return out
+
+
+def _ceiling(kind: str, tile: Tile, **numbers: Any) -> dict[str, Any]:
+    return {"kind": kind, "measure": repr(tile.measure), "model_x": tile.x.name, "model_y": tile.y.name, **numbers}
 
 
 def _findings(

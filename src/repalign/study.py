@@ -89,6 +89,14 @@ class NullConfig(_Block):
     shuffle: str = "within"
 
 
+class CeilingsConfig(_Block):
+    """What could be reached: `replicates` names pairs of models that are two trainings of one, `split_half` counts
+    random halvings of the stimuli."""
+
+    replicates: list[tuple[str, str]] = []
+    split_half: int = Field(default=0, ge=0)
+
+
 class PreprocessConfig(_Block):
     """What is done to all layers before measuring (see `preprocess.Preprocess`)."""
 
@@ -111,6 +119,7 @@ class StudyConfig(_Block):
     preset: str | None = None
     preprocess: PreprocessConfig | None = None
     null: NullConfig = NullConfig()
+    ceilings: CeilingsConfig = CeilingsConfig()
     search: str | None = None
     alpha: float = Field(default=0.05, gt=0, lt=1)
     store: str | None = None
@@ -228,6 +237,12 @@ def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
         if len(x) < 2:
             with where.at("models"):
                 raise RepalignError("one model has nothing to be compared with", expected="two models or more", got=1)
+    names = {e.name or e.spec for e in (*x, *(y or ()))}
+    for i, both in enumerate(config.ceilings.replicates):
+        for name in both:
+            if name not in names:
+                with where.at("ceilings", "replicates", i):
+                    raise RepalignError(f"the study has no model {name!r}", got=name, remedy=did_you_mean(name, names))
     return Study(path, config, x, y, tuple(measures), preprocess, search)
 
 
@@ -334,6 +349,8 @@ def run(
         told(plan(study, dataset))
     representations = extract_study(study, dataset, progress=progress, executor=executor)
     x, y = representations[: len(study.x)], representations[len(study.x) :]
+    entries = (*study.x, *(study.y or ()))
+    named = {e.name or e.spec: r for e, r in zip(entries, representations, strict=True)}
     alignment = compare(
         x,
         y if study.y is not None else None,
@@ -344,6 +361,8 @@ def run(
         preprocess=study.preprocess,
         results=study.results,
         executor=executor,
+        replicates=[(named[a], named[b]) for a, b in study.config.ceilings.replicates],
+        split_half=study.config.ceilings.split_half,
         progress=progress,
         describe={
             "name": study.name,
