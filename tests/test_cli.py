@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 
+from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import cli
+from repalign.alignment import Alignment
 
 
 @pytest.fixture
@@ -46,8 +49,30 @@ def arrays(tmp_path):
 def test_pair_prints_score_chance_p_and_n(call, arrays):
     status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", "--measure", "CKA()")
     assert status == 0
-    assert "n = 240" in out and "chance" in out and "0.0042" in out
+    assert "n = 240" in out and "0.0042" in out
+    assert re.search(r"score +chance +calibrated +p +p \(maxT\)\s*\n", out) and "Holm" not in out
     assert "row i of one is paired with row i of the other" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "header", "shown"),
+    [
+        ({}, "p (maxT)", "p_maxt"),
+        ({"p_maxt": np.nan}, "p (Holm)", "p_holm"),
+        ({"p_maxt": np.nan, "n_draws": 199}, "p (BH)", "p_bh"),
+    ],
+)
+def test_the_table_has_the_adjusted_p_that_decides(monkeypatch, capsys, change, header, shown):
+    monkeypatch.setattr(cli.out, "width", 160)
+    table = make_table(LANGUAGE, VISION, (2, 2)).assign(**change)
+    table = table[table["measure"] == KNN]
+    cli.show(Alignment(table, make_run()))
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if "calibrated" in line)
+    assert head.rstrip().endswith(header) and sum(head.count(name) for name in ("maxT", "Holm", "BH", "BY")) == 1
+    rows = [line.split() for line in lines if "[layer." in line]
+    best = Alignment(table, {}).best()
+    assert [r[-1] for r in rows] == [f"{p:.2g}" for p in best[shown]]
 
 
 def test_pair_as_json(call, arrays):

@@ -14,7 +14,8 @@ from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_ru
 from repalign import plot
 from repalign.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.plot import frames, palette, views, words
+from repalign.plot import frames, layers, palette, views, words
+from repalign.plot.reading import Reading
 from repalign.relate import trend
 
 
@@ -59,6 +60,18 @@ def test_numbers_have_three_significant_digits(value, expected):
 )  # fmt: skip
 def test_pvalues_say_when_they_are_at_the_floor(p, draws, expected):
     assert words.pvalue(p, draws) == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ((0.2312, 0.1987, 0.2641), "0.231 [0.199, 0.264]"), ((0.0123, -0.0012, 0.1), "0.0123 [−0.0012, 0.1000]"),
+        ((1234.0, 1100.2, 1300.4), "1,234 [1,100, 1,300]"), ((0.2, math.nan, 0.3), "0.200"), ((0.2, None, None), "0.200"),
+        ((math.nan, 0.1, 0.2), "–"),
+    ],
+)  # fmt: skip
+def test_an_interval_has_the_decimals_of_its_number(numbers, expected):
+    assert words.interval(*numbers) == expected
 
 
 def test_labels_tell_measures_apart():
@@ -124,12 +137,54 @@ def test_scores_below_chance_only_leave_a_blank_scale():
     assert scale.position([0.1, 0.3]).tolist() == [0, 0]
 
 
-def test_holm_decides_unless_it_can_reject_nothing(table):
+def test_joint_draws_decide_then_holm_then_benjamini_hochberg(table):
+    """30 pairs, 1,023 draws: 30 / 1024 < .05, so Holm can reject; with 199 draws it cannot."""
     pairs = views.rows_of(table, "max", KNN)
-    assert views.adjustment(pairs, 0.05) == "p_holm"  # 30 / 1024 < .05
-    few = pairs.assign(n_draws=199)
-    assert views.adjustment(few, 0.05) == "p_bh"
-    assert "after Benjamini-Hochberg over 30 pairs" in views.found_note(few, 0.05)
+    assert views.adjustment(pairs, 0.05) == "p_maxt"
+    without = pairs.assign(p_maxt=np.nan)
+    assert views.adjustment(without, 0.05) == "p_holm" and views.adjustment(without.assign(n_draws=199), 0.05) == "p_bh"
+    part = pairs.assign(p_maxt=pairs["p_maxt"].where(pairs.index != 3))
+    assert views.adjustment(part, 0.05) == "p_holm"  # one pair has a p-value and no maxT
+    constant = views.rows_of(table, "max", CKA)
+    assert constant["p_maxt"].isna().sum() == 1 and views.adjustment(constant, 0.05) == "p_maxt"  # an undefined pair
+
+
+def test_what_is_found_follows_the_rule_that_decides(table):
+    pairs = views.rows_of(table, "max", KNN)
+    torn = pairs.assign(p_maxt=np.where(pairs.index % 2, 0.01, 0.9), p_holm=0.9, p_bh=0.9)
+    np.testing.assert_array_equal(views.found(torn, 0.05), pairs.index % 2 == 1)
+    np.testing.assert_array_equal(
+        views.found(torn.assign(p_maxt=np.nan, p_holm=pairs["p_maxt"]), 0.05), pairs["p_maxt"] <= 0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "expected"),
+    [
+        (
+            {"null": {"relabelled": "one side"}},
+            {},
+            "by step-down maxT over 30 pairs (family-wise; all models of one side relabelled alike, which keeps",
+        ),
+        (
+            {"null": {"relabelled": "every model"}},
+            {},
+            "step-down maxT over 30 pairs (family-wise; all models relabelled jointly,",
+        ),
+        ({}, {}, "step-down maxT over 30 pairs (family-wise; all pairs relabelled jointly,"),
+        ({}, {"p_maxt": np.nan}, "by Holm’s rule over 30 pairs (family-wise; valid under any dependence)"),
+        (
+            {"alpha": 0.01},
+            {"p_maxt": np.nan, "n_draws": 199},
+            "at α = 0.01 by Benjamini and Hochberg’s rule over 30 pairs (false discovery rate; for independent or",
+        ),
+    ],
+)
+def test_the_note_names_the_rule_and_why_it_is_valid(table, run, change, expected):
+    pairs = views.rows_of(table, "max", KNN).assign(**change)
+    assert expected in views.found_note(pairs, Reading.of(run))
+    assert expected in frames.matrix_frame(table.assign(**change), KNN, reading=Reading.of(run)).note
+    assert views.found_note(pairs.head(1), Reading.of(run)).count("over") == 0  # one pair needs no rule
 
 
 def test_the_best_pair_goes_by_calibrated_score(table):
@@ -144,7 +199,7 @@ def test_the_best_pair_goes_by_calibrated_score(table):
 # --- matrix ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", list(views.VIEWS))
+@pytest.mark.parametrize("value", views.views_of("max"))
 def test_the_matrix_holds_the_numbers_of_the_table(table, value):
     frame = frames.matrix_frame(table, CKA, value)
     assert frame.rows == [m[0] for m in LANGUAGE] and frame.columns == [m[0] for m in VISION]
@@ -194,7 +249,7 @@ def test_all_against_all_is_mirrored(table):
 
 
 def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
-    frame = frames.layer_map_frame(table, "bloom-7b1", "clip-large", KNN)
+    frame = layers.layer_map_frame(table, "bloom-7b1", "clip-large", KNN)
     for row in pair(table, KNN, "bloom-7b1", "clip-large", "cell").to_dict("records"):
         found = frame.values[row["index_x"], row["index_y"]]
         assert found == row["statistic"] or (math.isnan(found) and math.isnan(row["statistic"]))
@@ -210,37 +265,124 @@ def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
 
 def test_rows_in_any_order_give_the_same_map(table):
     shuffled = table.sample(frac=1, random_state=3)
-    a, b = (frames.layer_map_frame(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
+    a, b = (layers.layer_map_frame(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
     np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_selected_layers_keep_their_order(table):
     """Of layers 1, 4 and 6 of a model the map has three rows, and the mark is in the right one."""
     kept = table[(table["scope"] == "max") | table["index_x"].isin([1, 4, 6])]
-    frame = frames.layer_map_frame(kept, "llama-13b", "clip-large", KNN)
+    frame = layers.layer_map_frame(kept, "llama-13b", "clip-large", KNN)
     assert frame.layers_x == ["layer.1", "layer.4", "layer.6"] and frame.best is not None and frame.best[0] == 2
 
 
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
-    frame = frames.layer_map_frame(alignment.table, "bloom-7b1", "clip-large", KNN)
+    frame = layers.layer_map_frame(alignment.table, "bloom-7b1", "clip-large", KNN)
     axes = plot.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     bottom, top = axes.get_ylim()
     assert bottom < top
-    assert {tuple(float(v[0]) for v in line.get_data()) for line in axes.lines} == {(frame.best[1], frame.best[0])}
-    bar = " ".join(t.get_text() for t in axes.figure.axes[1].get_yticklabels())
-    assert "chance 0.00978" in bar and "threshold 0.0137" in bar
+    corners = {(r.get_x() + 0.5, r.get_y() + 0.5, r.get_width(), r.get_height()) for r in axes.patches}
+    assert corners == {(frame.best[1], frame.best[0], 1, 1)}
+
+
+def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
+    frame = layers.layer_map_frame(alignment.table, "bloom-560m", "vit-tiny-in21k", KNN)
+    cells = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k", "cell")
+    single = float(cells["threshold"].median())
+    assert frame.cell_threshold == single < frame.threshold < frame.scale.high
+    bar = plot.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").axes[1]
+    told = " ".join(t.get_text() for t in bar.get_yticklabels())
+    for words_ in ("chance 0.00978", f"threshold {words.number(single)} (median)", "threshold 0.0137 (search)"):
+        assert words_ in told
+    drawn = [float(line.get_ydata()[0]) for line in bar.lines if len(line.get_ydata()) == 2]
+    expected = [(t - frame.chance) / (frame.scale.high - frame.chance) for t in (single, frame.threshold)]
+    np.testing.assert_allclose(sorted(drawn)[-2:], expected)
+
+
+def test_marks_that_are_close_share_a_place_and_others_do_not():
+    scale = views.Scale(0.0, 1.0)
+    assert views.bar_marks(scale, "gain", [(0.02, "a"), (0.5, "b"), (0.53, "c")]) == [
+        (0.0, "a\n0"), (0.5, "c\nb"), (1.0, "1.00"),
+    ]  # fmt: skip
+
+
+# --- marks of the layer map --------------------------------------------------------------------
+
+FEW = ("bloom-560m", "vit-tiny-in21k")
+
+
+def significant(table, measure, x, y) -> set[tuple[int, int]]:
+    """Cells above chance, by a plain loop over the table."""
+    rows = pair(table, measure, x, y, "cell").to_dict("records")
+    return {(r["index_x"], r["index_y"]) for r in rows if r["p_stepdown"] <= 0.05}
+
+
+def test_cells_above_chance_are_dotted_in_both_backends(alignment):
+    expected = significant(alignment.table, KNN, *FEW)
+    assert 3 < len(expected) < 30  # a map in which some are and some are not
+    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
+    assert {(int(i), int(j)) for i, j in np.argwhere(frame.marked)} == expected
+    (dots,) = plot.layer_map(alignment, *FEW).axes[0].collections
+    assert {(int(i), int(j)) for j, i in dots.get_offsets()} == expected
+    drawn = plot.layer_map(alignment, *FEW, backend="plotly")
+    (scatter,) = [t for t in drawn.data if t.type == "scatter"]
+    assert set(zip(map(int, scatter.y), map(int, scatter.x), strict=True)) == expected
+    told = f"family-wise over the pairs of layers, step-down ({len(expected)} of 34 at α = 0.05)."
+    note = f"● marked: above chance, {told}"
+    assert frame.note == note and note in drawn.layout.xaxis.title.text
+    assert note in plot.layer_map(alignment, *FEW).get_supxlabel()
+
+
+def test_dots_stand_out_from_their_cells(alignment):
+    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
+    (dots,) = plot.layer_map(alignment, *FEW).axes[0].collections
+    steps = frame.scale.steps(frame.values)
+    for (j, i), color in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
+        assert to_hex(color) == palette.ink_on(palette.LIGHT[steps[int(i), int(j)]])
+
+
+def test_the_level_of_the_run_decides_what_is_marked(alignment):
+    strict = layers.layer_map_frame(alignment.table, *FEW, KNN, reading=Reading(alpha=1 / 1024))
+    assert 0 < strict.marked.sum() < layers.layer_map_frame(alignment.table, *FEW, KNN).marked.sum()
+
+
+def test_without_stepdown_nothing_is_marked_and_the_legend_says_so(table):
+    old = Alignment(table.assign(p_stepdown=np.nan), make_run())
+    assert not plot.layer_map(old, *FEW).axes[0].collections
+    assert plot.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
+    assert len(plot.layer_map(old, *FEW, backend="plotly").data) == 1
+    blind = layers.layer_map_frame(table, FEW[0], BLIND, CKA)
+    assert not blind.marked.any() and "(none of 35 at α = 0.05)" in blind.note
+
+
+def test_hover_tells_score_chance_and_both_pvalues(alignment):
+    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
+    (row,) = [
+        r for r in pair(alignment.table, KNN, *FEW, "cell").to_dict("records") if (r["index_x"], r["index_y"]) == (4, 2)
+    ]
+    shown = plot.layer_map(alignment, *FEW, backend="plotly").data[0].customdata[4][2]
+    assert shown == f"layer.4 × layer.2: {frame.hover[4, 2]}"
+    assert f"{words.number(row['statistic'])}, chance 0.00978, {words.p_sentence(row['pvalue'], 1023)}" in shown
+    assert f"step-down {words.p_sentence(row['p_stepdown'], 1023)}" in shown
+
+
+def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
+    closed = table.assign(n_draws=np.where(table["scope"] == "cell", 0, table["n_draws"]))  # cells in closed form
+    frame = layers.layer_map_frame(closed, *FEW, KNN, "p_stepdown")
+    assert (frame.scale.low, frame.scale.high) == (0.05, 1 / 1024)
 
 
 def test_an_undefined_pair_has_a_map_without_a_mark(table):
-    frame = frames.layer_map_frame(table, *CONSTANT, CKA)
+    frame = layers.layer_map_frame(table, *CONSTANT, CKA)
     assert frame.best is None and np.isnan(frame.values).all() and "no pair of layers" in frame.best_text
-    assert plot.layer_map(table, *CONSTANT, measure=CKA).axes[0].lines[:] == []
+    axes = plot.layer_map(table, *CONSTANT, measure=CKA).axes[0]
+    assert not axes.patches and not axes.collections and frame.note.startswith("Nothing is marked")
 
 
 def test_without_names_the_best_pair_is_drawn(table):
     best = views.best_pair(views.rows_of(table, "max", KNN))
-    frame = frames.layer_map_frame(table)
+    frame = layers.layer_map_frame(table)
     assert (frame.model_x, frame.model_y) == (best["model_x"], best["model_y"])
 
 
@@ -260,6 +402,46 @@ def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
     np.testing.assert_array_equal(dots["score, not above chance"], frame.observed[~frame.found])
     np.testing.assert_array_equal(dots["threshold"], frame.threshold)
     assert [t.get_text() for t in axes.get_yticklabels()] == frame.labels
+
+
+def test_ceilings_at_the_same_n_are_lines(alignment):
+    entry = {"measure": KNN, "kind": "seed to seed", "model_x": "a", "model_y": "a", "statistic": 0.61, "n": 1024}
+    others = [
+        entry | {"statistic": 0.4, "n": 512}, entry | {"statistic": 0.5, "measure": CKA},
+        entry | {"statistic": 0.9, "kind": "split half"}, entry | {"statistic": float("nan")}, entry | {"statistic": None},
+    ]  # fmt: skip
+    both = Alignment(alignment.table, make_run() | {"ceilings": [entry, *others]})
+    assert frames.null_frame(both.table, KNN, Reading.of(both.run)).ceilings == [(0.61, "two trainings of a")]
+
+    def lines(of: Alignment) -> list[float]:
+        return [float(v.get_xdata()[0]) for v in plot.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
+
+    assert lines(both) == [0.61] and lines(alignment) == []
+    shapes = [plot.null(of, backend="plotly").layout.shapes for of in (both, alignment)]
+    assert [[s.x0 for s in some] for some in shapes] == [[0.61], []]
+
+
+def test_a_ceiling_of_the_pair_comes_before_any_other():
+    entry = {"measure": KNN, "kind": "seed to seed", "model_y": "b2", "n": 64}
+    run = {"ceilings": [entry | {"model_x": x, "statistic": v} for x, v in (("a", 0.4), ("b", 0.7), ("c", 0.5))]}
+    reading = Reading.of(run)
+    assert [c.statistic for c in reading.seeds_of(KNN, "a", "c")] == [0.5, 0.4]
+    assert [c.statistic for c in reading.seeds_of(KNN, "x", "y")] == [0.7] and reading.seeds_of(CKA, "a", "c") == []
+    assert reading.seeds(KNN)[0].text(128) == "0.700 (two trainings of one model, b and b2; n = 64)"
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"shuffle": "within", "n_groups": 12, "digest": "ab"}, "stimuli change places only within their 12 groups"),
+        ({"shuffle": "whole", "n_groups": 1200, "digest": "ab"}, "1,200 groups of stimuli change places as wholes"),
+    ],
+)
+def test_a_restricted_null_is_told_on_the_figures(table, groups, expected):
+    run = make_run()
+    both = Alignment(table, run | {"null": run["null"] | {"groups": groups}})
+    assert expected in " ".join(plot.matrix(both).axes[0].get_title(loc="left").split())
+    assert "change places" not in plot.matrix(Alignment(table, run)).axes[0].get_title(loc="left")
 
 
 def test_the_trend_figure_shows_points_line_and_band(alignment):
@@ -300,9 +482,10 @@ def test_plotly_draws_the_same_frames(alignment):
     frame = frames.matrix_frame(alignment.table)
     np.testing.assert_allclose(np.array(matrix.data[0].z, float), frame.scale.position(frame.values))
     assert [a.text for a in matrix.layout.annotations] == frame.labels.ravel().tolist()
-    layer = frames.layer_map_frame(alignment.table)
+    layer = layers.layer_map_frame(alignment.table)
     drawn = plot.layer_map(alignment, backend="plotly")
     np.testing.assert_allclose(np.array(drawn.data[0].z, float), layer.scale.position(layer.values))
+    assert list(drawn.data[0].colorbar.tickvals) == [place for place, _ in layer.bar]
     (shape,) = drawn.layout.shapes
     assert (shape.y0 + 0.5, shape.x0 + 0.5) == layer.best
     null = plot.null(alignment, backend="plotly")
@@ -332,7 +515,9 @@ def test_names_are_neither_mathematics_nor_markup():
         (lambda t: plot.matrix(t[t["scope"] == "cell"]), r"no pairs of models"),
         (lambda t: plot.matrix(t.head(0)), r"nothing to show"),
         (lambda t: plot.layer_map(t, "bloom-7b2"), r"no model_x 'bloom-7b2'(.|\n)*did you mean 'bloom-7b1'"),
-        (lambda t: plot.layer_map(t, value="p_holm"), r"adjusted over pairs of models(.|\n)*use pvalue"),
+        (lambda t: plot.layer_map(t, value="p_holm"), r"'p_holm' is adjusted over pairs of models(.|\n)*use pvalue"),
+        (lambda t: plot.layer_map(t, value="p_maxt"), r"'p_maxt' is adjusted over pairs of models"),
+        (lambda t: plot.matrix(t, value="p_stepdown"), r"'p_stepdown' is adjusted over pairs of layers(.|\n)*use pvalue"),
     ],
 )  # fmt: skip
 def test_errors(table, call, message):

@@ -82,9 +82,9 @@ def test_the_headline_answers_in_words(page, table):
         in text
     )
     assert "n = 1,024 stimuli of wit_1024" in text and "The search over 35 pairs of layers" in text
-    pairs = views.rows_of(table, "max", KNN)
-    holm, bh = ((pairs[c] <= 0.05).sum() for c in ("p_holm", "p_bh"))
-    assert f"Of 30 pairs of models, {holm} are above chance after Holm's correction and {bh} after Benjamini" in text
+    count = (views.rows_of(table, "max", KNN)["p_maxt"] <= 0.05).sum()
+    rule = "step-down maxT (family-wise; all models of one side relabelled alike, which keeps the dependence between pairs)"
+    assert f"Of 30 pairs of models, {count} are above chance at α = 0.05 by {rule}." in text
 
 
 def test_sections_come_in_the_order_of_the_questions(page):
@@ -116,7 +116,7 @@ def test_a_finding_stands_directly_below_its_model(page):
 
 
 def test_nothing_above_chance_is_said(table):
-    nothing = table.assign(p_holm=1.0, p_bh=1.0, pvalue=0.5, calibrated=0.0)
+    nothing = table.assign(p_maxt=1.0, pvalue=0.5, calibrated=0.0)
     text = Elements(render(nothing, make_run())).text
     assert "No pair of models is aligned beyond chance" in text and "align best" not in text
 
@@ -139,7 +139,7 @@ def test_everything_undefined_is_said(table):
 
 def test_a_measure_that_is_undefined_everywhere_breaks_no_section(table):
     nothing = table.copy()
-    numbers = ["statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", "p_holm", "p_bh"]
+    numbers = ["statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", *views.ADJUSTED]
     nothing.loc[nothing["measure"] == KNN, numbers] = np.nan
     nothing.loc[nothing["measure"] == KNN, ["index_x", "index_y"]] = -1
     text = Elements(render(nothing, make_run())).text
@@ -153,9 +153,90 @@ def test_two_models_make_no_trend():
     assert not [a for tag, a in Elements(page).tags if tag == "svg" and "trend" in str(a.get("class"))]
 
 
-def test_too_few_draws_for_holm_is_said():
-    few = make_table(n_draws=199)
-    assert "after Holm's correction (which cannot reject anything with so few draws)" in Elements(render(few, {})).text
+@pytest.mark.parametrize(
+    ("n_draws", "told"),
+    [
+        (1023, "by Holm’s rule (family-wise; valid under any dependence)"),
+        (199, "by Benjamini and Hochberg’s rule (false discovery rate; for independent or positively dependent pairs; Holm’s "
+              "rule cannot reject anything with so few draws)"),
+    ],
+)  # fmt: skip
+def test_without_joint_draws_another_rule_decides_and_is_named(n_draws, told):
+    table = make_table(n_draws=n_draws).assign(p_maxt=np.nan)
+    text = Elements(render(table, {})).text
+    assert told in text and "maxT" not in text[: text.index("How to read this")]
+
+
+def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
+    (card, _) = re.findall(r'<article class="card">.*?</article>', page, flags=re.S)
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", card))
+    assert facts == {
+        "Score": words.number(best["statistic"]), "Chance": words.number(best["null_mean"]),
+        "p": "≤ .00098", "p (maxT)": "≤ .00098",
+    }  # fmt: skip
+    pairs = views.rows_of(table, "max", KNN)
+    maxt, holm, bh, by = ((pairs[c] <= 0.05).sum() for c in ("p_maxt", "p_holm", "p_bh", "p_by"))
+    text = Elements(card).text
+    assert f"{maxt} of 30 pairs above chance (maxT)by other rules: Holm {holm}, BH {bh}, BY {by}" in text
+
+
+# --- ceilings, intervals, restrictions ---------------------------------------------------------
+
+
+def test_ceilings_stand_beside_the_chance_level(table):
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    seeds = {"measure": KNN, "kind": "seed to seed", "model_x": best["model_y"], "model_y": best["model_y"]}
+    halves = {"measure": KNN, "kind": "split half", "model_x": best["model_y"], "model_y": best["model_x"]}
+    run = make_run() | {"ceilings": [seeds | {"statistic": 0.61, "n": 1024}, halves | {"statistic": 0.93, "n": 512}]}
+    page = render(table, run)
+    text = " ".join(Elements(page).text.split())
+    assert f"draws can give) and the ceiling is 0.610 (two trainings of {best['model_y']}), at layer." in text
+    assert "Between disjoint halves of the stimuli (n = 512) the score repeats at 0.930." in text
+    assert f"Dashed: ceiling 0.610 (two trainings of {best['model_y']})." in text
+    assert page.count("<dt>Ceiling</dt><dd>0.610</dd>") == 1  # of this measure, not of the other
+    tracks = re.findall(r'style="--grid:(.*?)"', page)
+    assert [t.count("repeating-linear-gradient(var(--ink)") for t in tracks] == [1, 0]
+    assert [m["ceilings"] for m in embedded(page)["measures"]] == [[f"0.610 (two trainings of {best['model_y']})"], []]
+
+
+def test_without_ceilings_nothing_is_said_of_them(page):
+    body = page[: page.index("<script")]
+    assert "eiling" not in body and "repeats" not in body and "Dashed" not in body
+
+
+def test_an_interval_stands_beside_its_score(table):
+    is_max = table["scope"] == "max"
+    known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
+    best = views.best_pair(views.rows_of(known, "max", KNN))
+    shown = words.interval(best["statistic"], best["low"], best["high"])
+    assert "[" in shown and f"They score {shown} on Mutual" in Elements(render(known, make_run())).text
+    assert shown in Elements(notebook_html(known, make_run())).text
+    assert embedded(render(known, make_run()))["pairColumns"][-2:] == ["low", "high"]
+    assert "low" not in embedded(render(table, make_run()))["pairColumns"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"shuffle": "within", "n_groups": 12, "digest": "x"}, "stimuli change places only within their 12 groups"),
+        ({"shuffle": "whole", "n_groups": 48, "digest": "x"}, "48 groups of stimuli change places as wholes"),
+    ],
+)
+def test_a_restricted_null_is_told_in_words(table, groups, told):
+    run = make_run()
+    text = Elements(render(table, run | {"null": run["null"] | {"groups": groups}})).text
+    assert f"where chance, for which {told}, gives" in text and f"restricted: {told}" in text
+    assert "restricted" not in Elements(render(table, run)).text[: text.index("How to read this")]
+
+
+def test_a_mean_over_layers_is_told_as_such(table):
+    matched = table.assign(search=np.where(table["scope"] == "max", "studentised matching", None))
+    text = Elements(render(matched, make_run() | {"search": "studentised matching"})).text
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    where = f"{best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
+    assert f", the mean over the best one-to-one matching of layers, of which {where} are the best; n = 1,024" in text
+    assert "search over layers: the mean over the best one-to-one matching of layers, by their height above" in text
 
 
 # --- self-contained and safe -------------------------------------------------------------------
@@ -244,9 +325,9 @@ def test_embedded_cells_are_those_of_the_table(table, monkeypatch, exact):
                 expected = rows[name].to_numpy().reshape(lx, ly)
                 span = np.nanmax(table.loc[(table["scope"] == "cell") & (table["measure"] == measure), name]) or 1.0
                 np.testing.assert_allclose(values, expected, rtol=0, atol=(0.0 if exact else 1e-5) * abs(span))
-            if "pvalue" in decoded:  # ranks over the draws, so that a p at its floor stays there
+            for name in ("pvalue", "p_stepdown"):  # ranks over the draws, so that a p at its floor stays there
                 np.testing.assert_allclose(
-                    decoded["pvalue"] * 1024, rows["pvalue"].to_numpy().reshape(lx, ly) * 1024, atol=1e-3
+                    decoded[name] * 1024, rows[name].to_numpy().reshape(lx, ly) * 1024, atol=1e-3
                 )
 
 
@@ -342,7 +423,7 @@ def test_static_figures_on_request(tmp_path):
     names = [("figures", 0), ("report", 0)]
     seen = []
 
-    def progress(task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG001
+    def progress(task: str, done: int, total: int, note: str | None = None) -> None:
         seen.append((task, done))
 
     write_report(both.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "f", progress=progress)
@@ -416,6 +497,7 @@ const enter = (selector, value, event) => {
   get(selector).value = value;
   get(selector).dispatchEvent(new Event(event));
 };
+const dots = () => all("#layer-map circle").map((c) => [Number(c.getAttribute("cx")), Number(c.getAttribute("cy"))]);
 const report = () => {
   const out = document.createElement("pre");
   out.id = "probe";
@@ -424,18 +506,29 @@ const report = () => {
 };
 const act = async () => {
   seen.matrix = cells(".matrix tbody tr");
+  seen.views = all("#matrix-view button").map((b) => b.textContent);
+  seen.layerViews = all("#layer-view button").map((b) => b.textContent);
+  seen.note = text("#layer-note");
+  seen.ticks = all("#layer-legend .ticks span").map((t) => t.textContent);
+  seen.chosen0 = dots();
+  seen.few = cells("#rows thead tr")[0];
+  get("#all-columns").click();
   seen.readout = text("#readout");
   seen.table = cells("#rows tbody tr");
   press("#rows thead button", "Model x");
   seen.sorted = cells("#rows tbody tr").map((row) => row[0]);
   press("#rows thead button", "Score");
   seen.down = cells("#rows tbody tr").map((row) => row[4]);
-  press("#matrix-view button", "p (Holm)");
+  press("#matrix-view button", "p (maxT)");
+  seen.maxt = cells(".matrix tbody tr");
+  enter("#matrix-view select", "p_holm", "change");
   seen.holm = cells(".matrix tbody tr");
   press("#matrix-view button", "Above");
   seen.gain = cells(".matrix tbody tr");
   all(".matrix td button")[8].click();
   seen.chosen = text("#readout h4");
+  seen.dots = dots();
+  seen.side = Number(get("#layer-map rect.cell").getAttribute("width"));
   press("#layer-view button", "p");
   get("#layer-map svg").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
   seen.cell = text("#readout");
@@ -443,6 +536,7 @@ const act = async () => {
   seen.hatched = all("#layer-map rect.qx").length;
   seen.maps = all("#atlas canvas").length;
   enter("#scope", "cell", "change");
+  seen.cellHeads = cells("#rows thead tr")[0];
   seen.cellRows = text("#table-count");
   enter("#find", "llama-13b clip layer.6", "input");
   seen.foundRows = text("#table-count");
@@ -512,14 +606,15 @@ def test_matrix_readout_and_table_show_the_numbers_of_the_table(probed, table):
     best = views.best_pair(pairs)
     for shown, (x, *_) in zip(probed["matrix"], LANGUAGE, strict=True):
         rows = [r for r in pairs.to_dict("records") if r["model_x"] == x]
-        marks = ["" if r["p_holm"] <= 0.05 else "○ " for r in rows]
+        marks = ["" if r["p_maxt"] <= 0.05 else "○ " for r in rows]
         assert shown == [x, *(m + words.number(r["statistic"]) for m, r in zip(marks, rows, strict=True))]
     assert f"{best['model_x']} × {best['model_y']}" in probed["readout"]
     expected = pairs.sort_values("calibrated", ascending=False, kind="stable").to_dict("records")
     names = ["statistic", "null_mean", "null_std", "z"]
     for shown, row in zip(probed["table"], expected, strict=True):
         numbers = [words.number(row[c]) for c in names]
-        ps = [words.pvalue(row["pvalue"], 1023), words.pvalue(row["p_holm"]), words.pvalue(row["p_bh"])]
+        ps = [words.pvalue(row[c], 1023) for c in ("pvalue", "p_maxt")]
+        ps += [words.pvalue(row[c]) for c in ("p_holm", "p_bh", "p_by")]
         ends = [words.number(row["threshold"]), words.number(row["calibrated"])]
         assert shown == [row["model_x"], row["layer_x"], row["model_y"], row["layer_y"], *numbers, *ps, *ends]
 
@@ -529,12 +624,91 @@ def test_views_selection_and_keyboard(probed, table):
     pairs = views.rows_of(table, "max", KNN)
     row = pairs[(pairs["model_x"] == LANGUAGE[1][0]) & (pairs["model_y"] == VISION[2][0])].to_dict("records")[0]
     assert probed["chosen"] == f"{row['model_x']} × {row['model_y']}"
+    assert probed["maxt"][1][3] == "○ " + words.pvalue(row["p_maxt"], 1023)
     assert probed["holm"][1][3] == "○ " + words.pvalue(row["p_holm"])
     assert probed["gain"][1][3] == "○ " + words.number(row["statistic"] - row["null_mean"])
     cell = frame_cell(table, row, -1)
     assert f"layer.{cell['index_x']} × layer.{cell['index_y']}" in probed["cell"].split("Cell")[1]
     assert words.number(cell["statistic"]) in probed["cell"].split("Cell")[1]
     assert (probed["rects"], probed["hatched"], probed["maps"]) == (35, 1, 30)
+
+
+@needs_chromium
+def test_the_page_shows_one_adjusted_p_and_the_rest_on_request(probed):
+    assert probed["views"] == ["Score", "Above chance", "Chance level", "Calibrated", "p", "p (maxT)"]
+    assert probed["layerViews"] == ["Score", "Above chance", "Chance level", "Calibrated", "p", "p (step-down)"]
+    assert probed["few"][4:] == ["Score", "Chance", "p", "p (maxT)", "Threshold", "Calibrated ↓"]
+    assert "p (step-down)" in probed["cellHeads"] and "p (maxT)" not in probed["cellHeads"]
+
+
+def dotted(table, x, y) -> set[tuple[int, int]]:
+    """Cells above chance, family-wise, by a plain loop over the table."""
+    rows = table[
+        (table["scope"] == "cell") & (table["measure"] == KNN) & (table["model_x"] == x) & (table["model_y"] == y)
+    ]
+    return {(r["index_x"], r["index_y"]) for r in rows.to_dict("records") if r["p_stepdown"] <= 0.05}
+
+
+@needs_chromium
+def test_cells_above_chance_have_a_dot(probed, table):
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    expected = dotted(table, best["model_x"], best["model_y"])
+    assert len(probed["chosen0"]) == len(expected)
+    assert probed["note"] == (
+        f"● marked: above chance, family-wise over the pairs of layers, step-down ({len(expected)} of 34 at α = 0.05)."
+    )
+    side = probed["side"]
+    drawn = {(6 - int(cy // side), int(cx // side)) for cx, cy in probed["dots"]}  # first layers at the lower left
+    assert drawn == dotted(table, LANGUAGE[1][0], VISION[2][0])
+
+
+@needs_chromium
+def test_the_legend_has_chance_and_both_thresholds(probed, table):
+    best = views.best_pair(views.rows_of(table, "max", KNN))
+    assert probed["ticks"][-2] == "chance 0.00978 and below"
+    single = table[(table["scope"] == "cell") & (table["measure"] == KNN)]["threshold"].median()
+    told = {
+        f"threshold {words.number(single)}, one pair of layers (median)",
+        f"threshold {words.number(best['threshold'])}, the search",
+    }
+    assert set(probed["ticks"][:2]) == told
+
+
+@needs_chromium
+def test_results_without_stepdown_have_no_dots_and_say_so(table, tmp_path):
+    old = table.assign(p_stepdown=np.nan, p_maxt=np.nan, p_by=np.nan)
+    dom, console = browse(render(old, make_run()), tmp_path)
+    assert (
+        'data-ready="yes"' in dom
+        and console == ""
+        and "<circle" not in dom[dom.index('id="layer-map"') : dom.index('id="trends"')]
+    )
+    assert "Nothing is marked: this result has no p-values over the pairs of layers." in dom
+    assert "p (step-down)</button>" not in dom and "p (Holm)</button>" in dom and 'value="p_by"' not in dom
+
+
+@needs_chromium
+def test_dots_survive_packing(table, tmp_path, monkeypatch):
+    """A p at alpha in 16 bits is still at alpha: 10 of 200 ranks."""
+    few = make_table(LANGUAGE[:1], VISION[:1], (3, 3), n_draws=199)
+    few.loc[few["scope"] == "cell", "p_stepdown"] = np.array([10, 11, 1, 9, 200, 10, 12, 10, 30] * 2) / 200
+    monkeypatch.setattr(payload, "EXACT_CELLS", 0)
+    dom, console = browse(render(few, make_run(LANGUAGE[:1], VISION[:1], (3, 3))), tmp_path)
+    assert (
+        console == ""
+        and len(re.findall(r"<circle [^>]*r=", dom[dom.index('id="layer-map"') : dom.index('id="layer-note"')])) == 5
+    )
+
+
+@needs_chromium
+def test_an_interval_stands_in_the_table_and_the_readout(table, tmp_path):
+    is_max = table["scope"] == "max"
+    known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
+    best = views.best_pair(views.rows_of(known, "max", KNN))
+    dom, console = browse(render(known, make_run()), tmp_path)
+    shown = words.interval(best["statistic"], best["low"], best["high"])
+    readout, rows = dom[dom.index('id="readout"') : dom.index('id="atlas-title"')], dom[dom.index('id="rows"') :]
+    assert console == "" and shown in readout and shown in rows
 
 
 def frame_cell(table, row, down):

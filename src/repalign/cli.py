@@ -137,19 +137,24 @@ def _number(x: float) -> str:
 
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score."""
+    from repalign.plot.reading import ALPHA
+    from repalign.plot.views import VIEWS, adjustment
+
+    alpha = float(alignment.run.get("alpha") or ALPHA)
     for measure in alignment.measures:
         best = alignment.best(measure)
+        adjusted = adjustment(best, alpha)  # the p that decides over pairs of models
         n = int(best["n"].iloc[0])
         table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
         table.add_column("x [layer]", overflow="fold")
         table.add_column("y [layer]", overflow="fold")
-        for column in ("score", "chance", "calibrated", "p", "Holm", "BH"):
+        for column in ("score", "chance", "calibrated", "p", VIEWS[adjusted].label):
             table.add_column(column, justify="right", no_wrap=True)
         for row in best.head(limit).itertuples():
             x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
             table.add_row(
                 x, y, _number(row.statistic), _number(row.null_mean), _number(row.calibrated),
-                _p(row.pvalue), _p(row.p_holm), _p(row.p_bh),
+                _p(row.pvalue), _p(getattr(row, adjusted)),
             )  # fmt: skip
         out.print(table)
         floor = 1 / (int(best["n_draws"].iloc[0]) + 1)

@@ -15,8 +15,8 @@ import pandas as pd
 from repalign.alignment import Alignment
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
-from repalign.plot import frames
-from repalign.plot.views import ALPHA
+from repalign.plot import frames, layers
+from repalign.plot.reading import PLAIN, Reading
 from repalign.relate import PARAMETERS
 from repalign.relate import trend as relate_trend
 
@@ -34,11 +34,11 @@ def matrix(
 ) -> Any:
     """Models by models: score, chance level, calibrated score or p of every pair.
 
-    `value` is a key of `views.VIEWS`: statistic, gain, null_mean, calibrated, pvalue, p_holm, p_bh. Colour
-    starts at the chance level; a circle marks pairs that are not above chance after adjustment.
+    `value` is a key of `views.VIEWS`: statistic, gain, null_mean, calibrated, pvalue, p_maxt, p_holm, p_bh, p_by.
+    Colour starts at the chance level; a circle marks pairs that are not above chance after adjustment.
     """
-    table, _, alpha = _parts(alignment)
-    return _backend(backend).draw_matrix(frames.matrix_frame(table, measure, value, alpha))
+    table, _, reading = _parts(alignment)
+    return _backend(backend).draw_matrix(frames.matrix_frame(table, measure, value, reading))
 
 
 def layer_map(
@@ -50,15 +50,19 @@ def layer_map(
     value: str = "statistic",
     backend: str = "matplotlib",
 ) -> Any:
-    """Layers by layers of one pair of models, its best cell marked; the best aligned pair by default."""
-    table, _, alpha = _parts(alignment)
-    return _backend(backend).draw_layer_map(frames.layer_map_frame(table, model_x, model_y, measure, value, alpha))
+    """Layers by layers of one pair of models; the best aligned pair by default.
+
+    A dot marks cells above chance, family-wise over the pairs of layers; a frame the best cell of the layer search.
+    `value` is one of statistic, gain, null_mean, calibrated, pvalue, p_stepdown.
+    """
+    table, _, reading = _parts(alignment)
+    return _backend(backend).draw_layer_map(layers.layer_map_frame(table, model_x, model_y, measure, value, reading))
 
 
 def null(alignment: Alignment | pd.DataFrame, *, measure: str | None = None, backend: str = "matplotlib") -> Any:
     """Every pair of models: its score beside the mean, spread and threshold of its null."""
-    table, _, alpha = _parts(alignment)
-    return _backend(backend).draw_null(frames.null_frame(table, measure, alpha))
+    table, _, reading = _parts(alignment)
+    return _backend(backend).draw_null(frames.null_frame(table, measure, reading))
 
 
 def trend(
@@ -81,10 +85,10 @@ def trend(
     return _backend(backend).draw_trend(frames.trend_frame(found, int(table["n"].to_numpy()[0])))
 
 
-def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, Any], float]:
+def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, Any], Reading]:
     if isinstance(alignment, pd.DataFrame):
-        return alignment, {}, ALPHA
-    return alignment.table, alignment.run, float(alignment.run.get("alpha") or ALPHA)
+        return alignment, {}, PLAIN
+    return alignment.table, alignment.run, Reading.of(alignment.run)
 
 
 def _backend(name: str) -> Any:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.plot import palette, words
+from repalign.plot.reading import PLAIN, Reading
 from repalign.plot.views import (
-    ALPHA,
     P_VIEWS,
     Scale,
     View,
-    best_pair,
+    bar_marks,
     draws_of,
     found,
     found_note,
     heading,
-    row_of,
     rows_of,
     scale_of,
     text_of,
     values_of,
-    view_of,
+    view_for,
 )  # fmt: skip
 from repalign.relate import Trend
 
@@ -75,6 +72,7 @@ class MatrixFrame:
     texts: np.ndarray  # the same as strings; "" where not compared
     found: np.ndarray  # above chance after adjustment
     scale: Scale
+    bar: list[tuple[float, str]]  # marks of the colour bar: place in [0, 1], words
     chance: tuple[float, float]  # lowest and highest chance level
     note: str
 
@@ -92,15 +90,15 @@ class MatrixFrame:
 
 
 def matrix_frame(
-    table: pd.DataFrame, measure: str | None = None, value: str = "statistic", alpha: float = ALPHA
+    table: pd.DataFrame, measure: str | None = None, value: str = "statistic", reading: Reading = PLAIN
 ) -> MatrixFrame:
     """The matrix of models for one measure and one view."""
-    pairs, view = rows_of(table, "max", measure), view_of(value)
+    pairs, view = rows_of(table, "max", measure), view_for("max", value)
     if pairs.empty:
         raise RepalignError("the table has no pairs of models", expected="rows of scope 'max'", got="none")
     grid = grid_of(pairs)
     draws = draws_of(pairs)
-    flat, significant = values_of(pairs, value), found(pairs, alpha)
+    flat, significant = values_of(pairs, value), found(pairs, reading.alpha)
     there = grid.index >= 0
     values = np.where(there, flat[grid.index], np.nan)
     texts = np.array([text_of(value, v, draws) for v in flat], dtype=object)[grid.index]
@@ -108,127 +106,21 @@ def matrix_frame(
     level = chance[np.isfinite(chance)]
     span = (float(level.min()), float(level.max())) if level.size else (math.nan, math.nan)
     label = words.measure_label(str(pairs["measure"].iloc[0]))
+    scale = scale_of(value, flat, chance, draws, reading.alpha)
     return MatrixFrame(
         title=f"{label}: {view.label.lower() if value not in P_VIEWS else view.label}",
-        subtitle=heading(pairs),
+        subtitle=heading(pairs, reading),
         view=view,
         rows=grid.rows,
         columns=grid.columns,
         values=values,
         texts=np.where(there, texts, ""),
         found=np.where(there, significant[grid.index], False),
-        scale=scale_of(value, flat, chance, draws, alpha),
+        scale=scale,
+        bar=bar_marks(scale, value),
         chance=span,
-        note=found_note(pairs, alpha),
+        note=found_note(pairs, reading),
     )
-
-
-# --- layers by layers --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class LayerMapFrame:
-    """Layers of one model by layers of another, one number per pair of layers."""
-
-    title: str
-    subtitle: str
-    view: View
-    model_x: str
-    model_y: str
-    layers_x: list[str]
-    layers_y: list[str]
-    values: np.ndarray  # (layers of x, layers of y)
-    scale: Scale
-    best: tuple[int, int] | None  # the cell that the layer search chose
-    best_text: str
-    chance: float  # mean over the cells
-    threshold: float  # of the layer search: what the best of all cells must pass
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """The cells of one pair of models as layers by layers arrays, in the order of the layers."""
-
-    layers_x: list[str]
-    layers_y: list[str]
-    index_x: np.ndarray
-    index_y: np.ndarray
-    arrays: Mapping[str, np.ndarray]
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, columns: Sequence[str]) -> Cells:
-        """Lay the rows of one pair out; `columns` are columns of the table or views."""
-        index_x, row = np.unique(rows["index_x"].to_numpy(int), return_inverse=True)
-        index_y, column = np.unique(rows["index_y"].to_numpy(int), return_inverse=True)
-        names_x, names_y = np.full(len(index_x), "", object), np.full(len(index_y), "", object)
-        names_x[row], names_y[column] = rows["layer_x"].to_numpy(object), rows["layer_y"].to_numpy(object)
-        arrays = {}
-        for name in columns:
-            arrays[name] = np.full((len(index_x), len(index_y)), np.nan)
-            arrays[name][row, column] = values_of(rows, name)
-        return cls([str(n) for n in names_x], [str(n) for n in names_y], index_x, index_y, arrays)
-
-    def place(self, found: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Where the cell that a row of scope "max" names lies; None if it names none."""
-        i, j = (
-            np.searchsorted(self.index_x, found["index_x"]),
-            np.searchsorted(self.index_y, found["index_y"]),
-        )
-        known = i < len(self.index_x) and j < len(self.index_y) and found["index_x"] >= 0
-        return (int(i), int(j)) if known else None
-
-
-def layer_map_frame(
-    table: pd.DataFrame,
-    model_x: str | None = None,
-    model_y: str | None = None,
-    measure: str | None = None,
-    value: str = "statistic",
-    alpha: float = ALPHA,
-) -> LayerMapFrame:
-    """The layer map of one pair of models; without names, that of the best aligned pair."""
-    pairs, cells, view = rows_of(table, "max", measure), rows_of(table, "cell", measure), view_of(value)
-    if view.pairs_only:
-        raise RepalignError(
-            f"{value!r} is adjusted over pairs of models", expected="a number of a single cell", got=value,
-            remedy="use pvalue",
-        )  # fmt: skip
-    for side, name in (("model_x", model_x), ("model_y", model_y)):
-        known = list(dict.fromkeys(pairs[side]))
-        if name is not None and name not in known:
-            raise RepalignError(f"no {side} {name!r} in the result", got=name, remedy=did_you_mean(name, known))
-        pairs = pairs.loc[pairs[side] == name] if name is not None else pairs
-    if pairs.empty:
-        raise RepalignError(f"{model_x!r} and {model_y!r} were not compared", remedy="try them the other way round")
-    row = best_pair(pairs) or row_of(pairs, pairs.index[0])
-    chosen = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
-    laid = Cells.of(chosen, [value, "null_mean"])
-    chance = laid.arrays["null_mean"][np.isfinite(laid.arrays["null_mean"])]
-    draws = int(row["n_draws"])
-    label = words.measure_label(str(row["measure"]))
-    return LayerMapFrame(
-        title=f"{row['model_x']} {words.TIMES} {row['model_y']}",
-        subtitle=f"{label}, {view.label.lower()}, n = {words.count(int(row['n']))}",
-        view=view,
-        model_x=row["model_x"],
-        model_y=row["model_y"],
-        layers_x=laid.layers_x,
-        layers_y=laid.layers_y,
-        values=laid.arrays[value],
-        scale=scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws_of(chosen), alpha),
-        best=laid.place(row),
-        best_text=_best_text(row, draws),
-        chance=float(chance.mean()) if chance.size else math.nan,
-        threshold=float(row["threshold"]),
-    )
-
-
-def _best_text(row: Mapping[str, Any], draws: int) -> str:
-    if row["index_x"] < 0:
-        return "no pair of layers has a defined score"
-    where = f"{row['layer_x']} {words.TIMES} {row['layer_y']}"
-    chance = f"chance {words.number(row['null_mean'])}, {words.p_sentence(row['pvalue'], draws)}"
-    return f"best: {where}\n{words.number(row['statistic'])} ({chance})"
 
 
 # --- observed against chance -------------------------------------------------------------------
@@ -247,6 +139,7 @@ class NullFrame:
     threshold: np.ndarray
     found: np.ndarray
     n_undefined: int
+    ceilings: list[tuple[float, str]]  # at the same n, with their source
     note: str
 
     @property
@@ -255,14 +148,15 @@ class NullFrame:
         return [f"{x} {words.TIMES} {y}" for x, y in self.pairs]
 
 
-def null_frame(table: pd.DataFrame, measure: str | None = None, alpha: float = ALPHA) -> NullFrame:
-    """Observed scores against the mean, the spread and the threshold of their null."""
+def null_frame(table: pd.DataFrame, measure: str | None = None, reading: Reading = PLAIN) -> NullFrame:
+    """Observed scores against the mean, the spread and the threshold of their null, and the ceilings at this n."""
     pairs = rows_of(table, "max", measure)
-    pairs = pairs.assign(found=found(pairs, alpha))
+    pairs = pairs.assign(found=found(pairs, reading.alpha))
+    name, n = str(pairs["measure"].iloc[0]), int(pairs["n"].iloc[0])
     shown = pairs.loc[pairs["statistic"].notna()].sort_values("statistic", ascending=False, kind="stable")
     return NullFrame(
-        title=f"{words.measure_label(str(pairs['measure'].iloc[0]))}: score against chance",
-        subtitle=heading(pairs),
+        title=f"{words.measure_label(name)}: score against chance",
+        subtitle=heading(pairs, reading),
         pairs=list(zip(shown["model_x"], shown["model_y"], strict=True)),
         observed=shown["statistic"].to_numpy(float),
         null_mean=shown["null_mean"].to_numpy(float),
@@ -270,7 +164,8 @@ def null_frame(table: pd.DataFrame, measure: str | None = None, alpha: float = A
         threshold=shown["threshold"].to_numpy(float),
         found=shown["found"].to_numpy(bool),
         n_undefined=len(pairs) - len(shown),
-        note=found_note(pairs, alpha),
+        ceilings=[(c.statistic, c.source(n)) for c in reading.seeds(name) if c.n == n],
+        note=found_note(pairs, reading),
     )
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from repalign.plot import palette
-from repalign.plot.frames import LayerMapFrame, MatrixFrame, NullFrame, TrendFrame
-from repalign.plot.views import P_VIEWS, Scale
-from repalign.plot.words import number, pvalue
+from repalign.plot.frames import MatrixFrame, NullFrame, TrendFrame
+from repalign.plot.layers import LayerMapFrame
 
 INK, MUTED, RULE, PAPER = "#20242a", "#6b7078", "#e4e1d8", "#ffffff"
 ACCENT, SCORE = "#d1495b", "#1f608b"
@@ -50,14 +49,9 @@ def _figure(title: str, subtitle: str, width: float, height: float) -> go.Figure
     return figure
 
 
-def _heat(
-    values: np.ndarray, scale: Scale, view: str, x: Sequence[str], y: Sequence[str], text: np.ndarray
-) -> go.Heatmap:
-    ends = [pvalue(scale.low), pvalue(scale.high)] if view in P_VIEWS else [number(scale.low), number(scale.high)]
-    if view == "statistic":
-        ends[0] = f"chance {ends[0]}"
+def _heat(frame: MatrixFrame | LayerMapFrame, x: Sequence[str], y: Sequence[str], text: np.ndarray) -> go.Heatmap:
     return go.Heatmap(
-        z=scale.position(values),
+        z=frame.scale.position(frame.values),
         x=list(range(len(x))),
         y=list(range(len(y))),
         zmin=0,
@@ -66,7 +60,16 @@ def _heat(
         customdata=text,
         hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=False,
-        colorbar={"tickvals": [0, 1], "ticktext": ends, "thickness": 12, "outlinewidth": 0, "len": 0.8},
+        colorbar={
+            "tickvals": [place for place, _ in frame.bar],
+            "ticktext": [plain(words).replace("\n", "<br>") for _, words in frame.bar],
+            "ticks": "inside",
+            "ticklen": 12,
+            "tickcolor": ACCENT,
+            "thickness": 12,
+            "outlinewidth": 0,
+            "len": 0.8,
+        },
     )
 
 
@@ -90,7 +93,7 @@ def draw_matrix(frame: MatrixFrame) -> go.Figure:
     n_rows, n_columns = frame.values.shape
     figure = _figure(frame.title, frame.subtitle, 320 + 58 * n_columns, 240 + 34 * n_rows)
     hover = _hover(frame.rows, frame.columns, frame.texts)
-    figure.add_trace(_heat(frame.values, frame.scale, frame.view.key, frame.columns, frame.rows, hover))
+    figure.add_trace(_heat(frame, frame.columns, frame.rows, hover))
     inks = frame.inks(undefined=MUTED)
     for (i, j), text in np.ndenumerate(frame.labels):
         if text:
@@ -101,7 +104,7 @@ def draw_matrix(frame: MatrixFrame) -> go.Figure:
 
 
 def draw_layer_map(frame: LayerMapFrame) -> go.Figure:
-    """Layers by layers, first layers at the lower left, the best cell framed."""
+    """Layers by layers, first layers at the lower left, cells above chance dotted, the best one framed."""
     n_x, n_y = frame.values.shape
     figure = _figure(
         frame.title,
@@ -109,16 +112,21 @@ def draw_layer_map(frame: LayerMapFrame) -> go.Figure:
         max(520, 200 + 18 * n_y),
         max(420, 160 + 18 * n_x),
     )
-    show = np.vectorize(pvalue if frame.view.key in P_VIEWS else number, otypes=[object])
-    hover = _hover(frame.layers_x, frame.layers_y, show(frame.values))
-    figure.add_trace(_heat(frame.values, frame.scale, frame.view.key, frame.layers_y, frame.layers_x, hover))
+    hover = _hover(frame.layers_x, frame.layers_y, frame.hover)
+    figure.add_trace(_heat(frame, frame.layers_y, frame.layers_x, hover))
+    i, j = np.nonzero(frame.marked)
+    if len(i):
+        inks = [palette.ink_on(palette.LIGHT[step]) for step in frame.scale.steps(frame.values[i, j])]
+        dots = {"size": 4, "color": inks}
+        figure.add_scatter(x=j, y=i, mode="markers", marker=dots, hoverinfo="skip", name="marked", showlegend=False)
     if frame.best is not None:
         i, j = frame.best
         figure.add_shape(
             type="rect", x0=j - 0.5, x1=j + 0.5, y0=i - 0.5, y1=i + 0.5, line={"color": ACCENT, "width": 2}
         )
     _name_axes(figure, frame.layers_y, frame.layers_x, top_down=False)
-    figure.update_xaxes(title=plain(f"layers of {frame.model_y}"))
+    note = f"<span style='font-size:11px;color:{MUTED}'>{plain(frame.note)}</span>"
+    figure.update_xaxes(title=f"{plain(f'layers of {frame.model_y}')}<br>{note}")
     figure.update_yaxes(title=plain(f"layers of {frame.model_x}"))
     return figure
 
@@ -153,6 +161,9 @@ def draw_null(frame: NullFrame) -> go.Figure:
             "line": {"color": SCORE, "width": 1.5},
         },
     )
+    for ceiling, source in frame.ceilings:
+        text = plain(f"ceiling ({source})")
+        figure.add_vline(ceiling, line={"color": INK, "width": 1, "dash": "dash"}, annotation_text=text)
     figure.update_yaxes(tickvals=rows, ticktext=labels, autorange="reversed", showgrid=False)
     figure.update_xaxes(title={"text": plain(frame.note), "font": {"size": 11, "color": MUTED}})
     figure.update_layout(legend={"orientation": "h", "y": -0.12})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from repalign.plot import palette
-from repalign.plot.frames import LayerMapFrame, MatrixFrame, NullFrame, TrendFrame
-from repalign.plot.views import P_VIEWS, Scale
-from repalign.plot.words import number, pvalue, shorten
+from repalign.plot.frames import MatrixFrame, NullFrame, TrendFrame
+from repalign.plot.layers import LayerMapFrame
+from repalign.plot.views import Scale
+from repalign.plot.words import shorten
 
 INK, MUTED, RULE, PAPER = "#20242a", "#6b7078", "#d8d5cc", "#ffffff"
 ACCENT, SCORE = "#d1495b", "#1f608b"
@@ -41,11 +44,21 @@ def _figure(width: float, height: float, title: str, subtitle: str) -> tuple[Fig
     figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set_title(plain(subtitle), loc="left", fontsize=8, color=MUTED, pad=10)
+    axes.set_title(plain(_wrap(subtitle, 14 * width)), loc="left", fontsize=8, color=MUTED, pad=10)
     axes.tick_params(length=0, labelsize=8, colors=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
+
+
+def _wrap(text: str, characters: float) -> str:
+    return "\n".join(textwrap.fill(line, max(30, int(characters))) for line in text.splitlines())
+
+
+def _note(figure: Figure, text: str) -> None:
+    """What the marks mean, below everything, as wide as the figure."""
+    note = plain(_wrap(text, 17 * figure.get_figwidth()))
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color=MUTED)
 
 
 def _heat(axes: Axes, values: np.ndarray, scale: Scale) -> Any:
@@ -53,26 +66,16 @@ def _heat(axes: Axes, values: np.ndarray, scale: Scale) -> Any:
     return axes.imshow(place, cmap=CMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
 
 
-def _color_bar(figure: Figure, axes: Axes, image: Any, marks: Sequence[tuple[float, str]]) -> None:
-    """A colour bar whose ticks are the marks, each a position in [0, 1] and its words."""
+def _color_bar(
+    figure: Figure, axes: Axes, image: Any, marks: Sequence[tuple[float, str]], lines: Sequence[float] = ()
+) -> None:
+    """A colour bar whose ticks are the marks, each a place in [0, 1] and its words, and lines across it."""
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    kept: list[tuple[float, str]] = []
-    for position, text in sorted(m for m in marks if np.isfinite(m[0]) and 0 <= m[0] <= 1):
-        if kept and position - kept[-1][0] < 0.05:
-            kept[-1] = (kept[-1][0], f"{kept[-1][1]}, {text}")
-        else:
-            kept.append((position, text))
-    bar.set_ticks([p for p, _ in kept], labels=[plain(t) for _, t in kept])
+    bar.set_ticks([p for p, _ in marks], labels=[plain(t) for _, t in marks])
     bar.ax.tick_params(labelsize=7, length=2, colors=INK)
-
-
-def _ends(scale: Scale, view: str) -> list[tuple[float, str]]:
-    """The two ends of a colour scale in words."""
-    if view in P_VIEWS:
-        return [(0.0, f"p = {pvalue(scale.low)}"), (1.0, f"p = {pvalue(scale.high)}")]
-    low = f"chance {number(scale.low)}" if view == "statistic" else number(scale.low)
-    return [(0.0, low), (1.0, number(scale.high))] if scale.high > scale.low else [(0.0, low)]
+    for place in lines:
+        bar.ax.axhline(place, color=ACCENT, linewidth=1.2)
 
 
 def draw_matrix(frame: MatrixFrame) -> Figure:
@@ -91,13 +94,13 @@ def draw_matrix(frame: MatrixFrame) -> Figure:
     inks = frame.inks(undefined=MUTED)
     for (i, j), text in np.ndenumerate(frame.labels):
         axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=inks[i, j])
-    axes.set_xlabel(plain(frame.note), fontsize=7, color=MUTED, loc="left")
-    _color_bar(figure, axes, image, _ends(frame.scale, frame.view.key))
+    _note(figure, frame.note)
+    _color_bar(figure, axes, image, frame.bar)
     return figure
 
 
 def draw_layer_map(frame: LayerMapFrame) -> Figure:
-    """Layers by layers, first layers at the lower left, the best cell framed."""
+    """Layers by layers, first layers at the lower left, cells above chance dotted, the best one framed."""
     n_x, n_y = frame.values.shape
     width, height = np.clip([2.4 + 0.17 * n_y, 2.2 + 0.17 * n_x], [5.6, 4.4], [9.0, 9.0])
     figure, axes = _figure(float(width), float(height), frame.title, f"{frame.subtitle}\n{frame.best_text}")
@@ -109,28 +112,22 @@ def draw_layer_map(frame: LayerMapFrame) -> Figure:
         ticks(shown, [plain(shorten(names[i], 14)) for i in shown], **look)
     axes.set_xlabel(plain(f"layers of {frame.model_y}"), fontsize=8, color=INK)
     axes.set_ylabel(plain(f"layers of {frame.model_x}"), fontsize=8, color=INK)
-    marks = _ends(frame.scale, frame.view.key)
-    if frame.view.key == "statistic":
-        marks.append((float(_open(frame.scale, frame.threshold)), f"threshold {number(frame.threshold)}"))
+    _dots(axes, frame, 72 * min(float(width) / (n_y + 8), float(height) / (n_x + 8)))
     if frame.best is not None:
         i, j = frame.best
-        for color, width in ((PAPER, 3.0), (ACCENT, 1.5)):
-            axes.plot(
-                [j],
-                [i],
-                "s",
-                markersize=9,
-                markerfacecolor="none",
-                markeredgecolor=color,
-                markeredgewidth=width,
-            )
-    _color_bar(figure, axes, image, marks)
+        for color, thick in ((PAPER, 3.5), (ACCENT, 1.8)):
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=color, linewidth=thick))
+    _note(figure, frame.note)
+    _color_bar(figure, axes, image, frame.bar, frame.lines)
     return figure
 
 
-def _open(scale: Scale, value: float) -> float:
-    """A place on a linear scale, not clipped, so that what lies outside is not drawn at its end."""
-    return (value - scale.low) / (scale.high - scale.low) if scale.high > scale.low else float("nan")
+def _dots(axes: Axes, frame: LayerMapFrame, cell: float) -> None:
+    """A dot in every marked cell, in the ink that stands out from it; `cell` is about its size in points."""
+    i, j = np.nonzero(frame.marked)
+    if len(i):
+        inks = [palette.ink_on(palette.LIGHT[step]) for step in frame.scale.steps(frame.values[i, j])]
+        axes.scatter(j, i, s=float(np.clip(cell / 6, 1.2, 3.2)) ** 2, c=inks, linewidths=0, label="above chance")
 
 
 def draw_null(frame: NullFrame) -> Figure:
@@ -147,6 +144,8 @@ def draw_null(frame: NullFrame) -> Figure:
     )
     axes.plot(frame.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
     axes.plot(frame.threshold, rows, "|", color=ACCENT, markersize=9, markeredgewidth=1.6, label="threshold")
+    for k, (ceiling, _) in enumerate(frame.ceilings):
+        axes.axvline(ceiling, color=INK, linewidth=1, linestyle="--", label="_" * (k > 0) + "ceiling: two trainings")
     above, below = frame.found, ~frame.found
     axes.plot(frame.observed[above], rows[above], "o", color=SCORE, markersize=5, label="score, above chance")
     axes.plot(
@@ -162,8 +161,9 @@ def draw_null(frame: NullFrame) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(plain(frame.note), fontsize=7, color=MUTED)
-    figure.legend(loc="outside lower left", fontsize=7, frameon=False, ncols=4)
+    # Not below everything: the legend is there.
+    axes.set_xlabel(plain(_wrap(frame.note, 90)), fontsize=7, color=MUTED, loc="left")
+    figure.legend(loc="outside lower left", fontsize=7, frameon=False, ncols=5)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ import pandas as pd
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.plot import palette, words
+from repalign.plot.reading import RULES, Reading
 
-ALPHA = 0.05
 # Closed-form p-values have no floor; below this they all have the strongest colour.
 SMALL_P = 1e-6
+CLOSE = 0.05  # of a colour bar
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class View:
     key: str
     label: str
     meaning: str
-    pairs_only: bool = False  # adjusted over pairs of models, so that single cells have none
+    only: str | None = None  # the scope of the rows that have it: "max", pairs of models, or "cell", pairs of layers
 
 
 VIEWS: dict[str, View] = {
@@ -39,11 +41,36 @@ VIEWS: dict[str, View] = {
             "How far the score goes from the significance threshold (0) to the highest attainable score (1).",
         ),
         View("pvalue", "p", "How often broken pairings score as high, for one pair on its own."),
-        View("p_holm", "p (Holm)", "Adjusted over all pairs: the risk of any false finding.", True),
-        View("p_bh", "p (BH)", "Adjusted over all pairs: the expected share of false findings.", True),
+        View(
+            "p_stepdown",
+            "p (step-down)",
+            "Adjusted over all pairs of layers of these two models: the risk of any false finding among them.",
+            "cell",
+        ),
+        View(
+            "p_maxt",
+            "p (maxT)",
+            "Adjusted over all pairs of models by relabelling them jointly: the risk of any false finding.",
+            "max",
+        ),
+        View("p_holm", "p (Holm)", "Adjusted over all pairs of models: the risk of any false finding.", "max"),
+        View("p_bh", "p (BH)", "Adjusted over all pairs of models: the expected share of false findings.", "max"),
+        View(
+            "p_by",
+            "p (BY)",
+            "Adjusted over all pairs of models: the expected share of false findings, whatever their dependence.",
+            "max",
+        ),
     )
 }
-P_VIEWS = ("pvalue", "p_holm", "p_bh")
+P_VIEWS = tuple(key for key in VIEWS if key.startswith("p"))
+FLOORED = ("pvalue", "p_stepdown", "p_maxt")  # shares of the draws: none is below 1 / (draws + 1)
+ADJUSTED = tuple(key for key in P_VIEWS if VIEWS[key].only == "max")
+
+
+def views_of(scope: str) -> tuple[str, ...]:
+    """The views that rows of a scope have."""
+    return tuple(key for key, view in VIEWS.items() if view.only in (None, scope))
 
 
 def view_of(key: str) -> View:
@@ -51,6 +78,17 @@ def view_of(key: str) -> View:
     if key not in VIEWS:
         raise RepalignError(f"nothing to show is called {key!r}", got=key, remedy=did_you_mean(key, VIEWS))
     return VIEWS[key]
+
+
+def view_for(scope: str, key: str) -> View:
+    """A view that rows of this scope have."""
+    view = view_of(key)
+    if view.only not in (None, scope):
+        over, wanted = ("pairs of models", "pairs of layers")[:: 1 if scope == "cell" else -1]
+        raise RepalignError(
+            f"{key!r} is adjusted over {over}", expected=f"a number of {wanted}", got=key, remedy="use pvalue"
+        )
+    return view
 
 
 def values_of(rows: pd.DataFrame, column: str) -> np.ndarray:
@@ -104,9 +142,29 @@ def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, al
 
 def text_of(view: str, value: float, n_draws: int) -> str:
     """A number of a view as it stands in a cell."""
-    if view == "pvalue":
-        return words.pvalue(value, n_draws)
-    return words.pvalue(value) if view in P_VIEWS else words.number(value)
+    if view in P_VIEWS:
+        return words.pvalue(value, n_draws if view in FLOORED else None)
+    return words.number(value)
+
+
+def bar_marks(scale: Scale, view: str, inside: Iterable[tuple[float, str]] = ()) -> list[tuple[float, str]]:
+    """What stands beside a colour bar: places in [0, 1] from below, each with its words.
+
+    The two ends, and the values `inside` the scale; marks too close to be told apart share a place, the higher above.
+    """
+    if view in P_VIEWS:
+        ends = [(0.0, f"p = {words.pvalue(scale.low)}"), (1.0, f"p = {words.pvalue(scale.high)}")]
+    else:
+        low = f"chance {words.number(scale.low)}" if view == "statistic" else words.number(scale.low)
+        ends = [(0.0, low), (1.0, words.number(scale.high))][: 1 + (scale.high > scale.low)]
+    on = [(float(scale.position(v)), text) for v, text in inside]
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted([*ends, *on], key=lambda mark: mark[0]):
+        if kept and place - kept[-1][0] < CLOSE:
+            kept[-1] = (kept[-1][0], f"{text}\n{kept[-1][1]}")
+        else:
+            kept.append((place, text))
+    return kept
 
 
 # --- rows of the table -------------------------------------------------------------------------
@@ -139,9 +197,14 @@ def tests_of(pairs: pd.DataFrame) -> int:
 
 
 def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
-    """The p that decides what counts as found: "p_holm", or "p_bh" where Holm can reject nothing."""
-    tests = tests_of(pairs)
-    draws = draws_of(pairs)
+    """The p that decides what counts as found over pairs of models.
+
+    "p_maxt" where every pair that has a p-value has it, for it uses how pairs depend on each other; else "p_holm", or
+    "p_bh" where Holm can reject nothing with so few draws.
+    """
+    tests, draws = tests_of(pairs), draws_of(pairs)
+    if tests and (pairs["p_maxt"].notna() | pairs["pvalue"].isna()).to_numpy().all():
+        return "p_maxt"
     return "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
 
 
@@ -164,16 +227,16 @@ def row_of(rows: pd.DataFrame, label: Any) -> dict[str, Any]:
     return dict(zip(rows.columns, rows.loc[label].tolist(), strict=True))
 
 
-def heading(rows: pd.DataFrame) -> str:
-    """What must stand beside every score: the dataset, n, the number of draws."""
+def heading(rows: pd.DataFrame, reading: Reading) -> str:
+    """What must stand beside every score: the dataset, n, the number of draws and what they were restricted to."""
     first = row_of(rows, rows.index[0])
     draws = words.count(int(first["n_draws"]))
-    return f"{first['dataset']}, n = {words.count(int(first['n']))}, {draws} draws of chance"
+    restricted = f" ({reading.restricted})" if reading.restricted else ""
+    return f"{first['dataset']}, n = {words.count(int(first['n']))}, {draws} draws of chance{restricted}"
 
 
-def found_note(pairs: pd.DataFrame, alpha: float) -> str:
-    """In words, what marks a pair that is not above chance."""
-    how = VIEWS[adjustment(pairs, alpha)].label.removeprefix("p ").strip("()")
-    tests = tests_of(pairs)
-    how = {"BH": "Benjamini-Hochberg"}.get(how, how)
-    return f"○ not above chance at α = {alpha:g} after {how} over {tests} pair{'s' * (tests != 1)}"
+def found_note(pairs: pd.DataFrame, reading: Reading) -> str:
+    """In words, what marks a pair that is not above chance, and which rule says so."""
+    tests, key = tests_of(pairs), adjustment(pairs, reading.alpha)
+    bare = f"○ not above chance at α = {reading.alpha:g}"
+    return bare if tests < 2 else f"{bare} by {RULES[key][0]} over {tests} pairs ({reading.rule(key)})"

@@ -34,6 +34,20 @@ def number(value: float | None) -> str:
     return text.replace("-", "−")
 
 
+def interval(value: float, low: float | None, high: float | None) -> str:
+    """A number with its confidence interval, all with as many decimals; the number alone where there is none.
+
+    >>> interval(0.2312, 0.1987, 0.2641), interval(0.2312, None, None)
+    ('0.231 [0.199, 0.264]', '0.231')
+    """
+    text = number(value)
+    if low is None or high is None or not all(map(math.isfinite, (value, low, high))) or "e" in text:
+        return text
+    places = len(text.partition(".")[2])
+    ends = (f"{end:,.{places}f}".replace("-", "−") for end in (low, high))
+    return f"{text} [{', '.join(ends)}]"
+
+
 def pvalue(p: float | None, n_draws: int | None = None) -> str:
     """A p-value without its leading zero; at the floor of the draws it says that it is one.
 

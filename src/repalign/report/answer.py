@@ -9,8 +9,21 @@ from typing import Any
 import pandas as pd
 
 from repalign.plot import words
-from repalign.plot.views import adjustment, best_pair, draws_of, found, measures_of, rows_of, tests_of
+from repalign.plot.reading import RULES, Ceiling, Reading
+from repalign.plot.views import (
+    ADJUSTED,
+    VIEWS,
+    adjustment,
+    best_pair,
+    draws_of,
+    found,
+    measures_of,
+    rows_of,
+    tests_of,
+    text_of,
+)  # fmt: skip
 from repalign.report.html import Html, el, join
+from repalign.report.texts import aggregate_meaning
 
 
 @dataclass(frozen=True)
@@ -21,40 +34,54 @@ class Answer:
     label: str
     best: Mapping[str, Any] | None
     best_found: bool
+    n: int
     n_pairs: int
     n_tests: int
-    n_holm: int
-    n_bh: int
     n_draws: int
     n_cells: int  # pairs of layers that were searched for the best pair of models
-    adjusted: str  # "p_holm" or "p_bh": which decides
+    rule: str  # the adjusted p that decides: "p_maxt", "p_holm" or "p_bh"
+    counts: Mapping[str, int]  # how many pairs are above chance by each adjusted p that is there
+    seeds: list[Ceiling]
+    halves: Ceiling | None
+
+    @property
+    def score(self) -> str:
+        """The best score, with its interval where there is one."""
+        best = self.best or {}
+        return words.interval(best["statistic"], best.get("low"), best.get("high"))
 
 
-def answers(table: pd.DataFrame, alpha: float) -> list[Answer]:
+def answers(table: pd.DataFrame, reading: Reading) -> list[Answer]:
     """One answer per measure, in the table's order."""
-    return [_answer(table, measure, alpha) for measure in measures_of(table)]
+    return [_answer(table, measure, reading) for measure in measures_of(table)]
 
 
-def _answer(table: pd.DataFrame, measure: str, alpha: float) -> Answer:
+def _answer(table: pd.DataFrame, measure: str, reading: Reading) -> Answer:
     pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
-    best, above = best_pair(pairs), found(pairs, alpha)
-    n_cells, best_found = 0, False
+    best, above = best_pair(pairs), found(pairs, reading.alpha)
+    n_cells, best_found, seeds, halves = 0, False, [], None
     if best is not None:
-        mine = (pairs["model_x"] == best["model_x"]) & (pairs["model_y"] == best["model_y"])
+        x, y = best["model_x"], best["model_y"]
+        mine = (pairs["model_x"] == x) & (pairs["model_y"] == y)
         best_found = bool(above[mine.to_numpy()].any())
-        n_cells = int(((cells["model_x"] == best["model_x"]) & (cells["model_y"] == best["model_y"])).to_numpy().sum())
+        n_cells = int(((cells["model_x"] == x) & (cells["model_y"] == y)).to_numpy().sum())
+        seeds, halves = reading.seeds_of(measure, x, y), reading.halves_of(measure, x, y)
     return Answer(
         measure=measure,
         label=words.measure_label(measure),
         best=best,
         best_found=best_found,
+        n=max(pairs["n"].tolist()),
         n_pairs=len(pairs),
         n_tests=tests_of(pairs),
-        n_holm=int((pairs["p_holm"] <= alpha).to_numpy().sum()),
-        n_bh=int((pairs["p_bh"] <= alpha).to_numpy().sum()),
         n_draws=draws_of(pairs),
         n_cells=n_cells,
-        adjusted=adjustment(pairs, alpha),
+        rule=adjustment(pairs, reading.alpha),
+        counts={
+            c: int((pairs[c] <= reading.alpha).to_numpy().sum()) for c in ADJUSTED if pairs[c].notna().to_numpy().any()
+        },
+        seeds=seeds,
+        halves=halves,
     )
 
 
@@ -78,80 +105,115 @@ def headline(answer: Answer) -> Html:
     return join([x, " and ", y, " align best"])
 
 
-def lede(answer: Answer, n: int, dataset: str, alpha: float) -> Html:
-    """The numbers behind the headline, in sentences."""
+def lede(answer: Answer, dataset: str, reading: Reading) -> Html:
+    """The numbers behind the headline, in sentences: score, chance, ceiling where one is known, p."""
     best = answer.best
     if best is None:
         why = "The findings beside the models say why."
         return join([f"{answer.label} is undefined for all {answer.n_pairs} pairs. {why}"])
-    where = (
-        ""
-        if answer.n_cells <= 1
-        else f", at {best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
-    )
-    floor = (
-        f", the smallest that {words.count(answer.n_draws)} draws can give"
-        if words.at_floor(best["pvalue"], answer.n_draws)
-        else ""
-    )
-    p = words.p_sentence(best["pvalue"], answer.n_draws).removesuffix(" (floor)").replace(" ", "\u00a0")
     who = (
         "They score"
         if answer.best_found or answer.n_pairs == 1
         else f"The nearest, {best['model_x']} and {best['model_y']}, score"
     )
-    search = (
-        f" The search over {words.count(answer.n_cells)} pairs of layers is part of that chance level."
-        if answer.n_cells > 1
-        else ""
-    )
     return join(
         [
             f"{who} ",
-            el("strong", words.number(best["statistic"])),
-            f" on {answer.label}, where chance gives ",
+            el("strong", answer.score),
+            f" on {answer.label}, where chance",
+            f", for which {reading.restricted}," if reading.restricted else None,
+            " gives ",
             el("strong", words.number(best["null_mean"])),
-            f" ({p}{floor}){where}; n = {words.count(n)} stimuli of {dataset}.{search}",
-            f" {count_sentence(answer, alpha)}" if answer.n_pairs > 1 else None,
+            f" ({_p(answer)})",
+            *_ceiling(answer),
+            f"{_where(answer)}; n = {words.count(answer.n)} stimuli of {dataset}.",
+            _search(answer),
+            f" {_halves(answer)}" if answer.halves else None,
+            f" {count_sentence(answer, reading)}" if answer.n_pairs > 1 else None,
         ]
     )
 
 
-def count_sentence(answer: Answer, alpha: float) -> str:
-    """How many pairs of models are above chance, after which adjustment."""
+def _p(answer: Answer) -> str:
+    p = (answer.best or {})["pvalue"]
+    told = words.p_sentence(p, answer.n_draws).removesuffix(" (floor)").replace(" ", "\u00a0")
+    at_floor = words.at_floor(p, answer.n_draws)
+    return f"{told}, the smallest that {words.count(answer.n_draws)} draws can give" if at_floor else told
+
+
+def _ceiling(answer: Answer) -> list[object]:
+    """What two trainings of one model reach."""
+    out: list[object] = [" and the ceiling is "] * bool(answer.seeds)
+    for k, ceiling in enumerate(answer.seeds):
+        out += [" or " * (k > 0), el("strong", words.number(ceiling.statistic)), f" ({ceiling.source(answer.n)})"]
+    return out
+
+
+def _halves(answer: Answer) -> str:
+    assert answer.halves is not None
+    return f"Between {answer.halves.source(answer.n)} the score repeats at {words.number(answer.halves.statistic)}."
+
+
+def _where(answer: Answer) -> str:
+    best, told = answer.best or {}, aggregate_meaning((answer.best or {}).get("search"))
+    if answer.n_cells <= 1:
+        return ""
+    at = f"{best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
+    return f", at {at}" if told is None else f", {told}, of which {at} are the best"
+
+
+def _search(answer: Answer) -> str | None:
+    if answer.n_cells <= 1:
+        return None
+    return f" The search over {words.count(answer.n_cells)} pairs of layers is part of that chance level."
+
+
+def count_sentence(answer: Answer, reading: Reading) -> str:
+    """How many pairs of models are above chance, by which rule, and why that rule is valid."""
     undefined = answer.n_pairs - answer.n_tests
     tail = f"; {undefined} undefined" if undefined else ""
-    cannot = " (which cannot reject anything with so few draws)" if answer.adjusted == "p_bh" else ""
-    holm = f"{answer.n_holm} are above chance after Holm's correction{cannot}"
-    bh = f"{answer.n_bh} after Benjamini and Hochberg's (α = {alpha:g})"
-    return f"Of {answer.n_pairs} pairs of models, {holm} and {bh}{tail}."
+    few = "; Holm’s rule cannot reject anything with so few draws" if answer.rule == "p_bh" else ""
+    count = answer.counts.get(answer.rule, 0)
+    above = f"{count} {'is' if count == 1 else 'are'} above chance at α = {reading.alpha:g}"
+    rule = f"{RULES[answer.rule][0]} ({reading.rule(answer.rule)}{few})"
+    return f"Of {answer.n_pairs} pairs of models, {above} by {rule}{tail}."
 
 
-def cards(found_answers: list[Answer], alpha: float) -> Html:
+def cards(found_answers: list[Answer]) -> Html:
     """One card per measure with its best pair and counts."""
-    return el("div", *(_card(a, alpha) for a in found_answers), class_="cards")
+    return el("div", *map(_card, found_answers), class_="cards")
 
 
-def _card(answer: Answer, alpha: float) -> Html:
+def _card(answer: Answer) -> Html:
     best = answer.best
     if best is None:
         return el("article", el("h3", answer.label), el("p", "Undefined for every pair of models."), class_="card")
-    facts = [
-        ("Score", words.number(best["statistic"])),
-        ("Chance", words.number(best["null_mean"])),
-        ("Calibrated", words.number(best["calibrated"])),
-        ("p", words.pvalue(best["pvalue"], answer.n_draws)),
+    adjusted = VIEWS[answer.rule]
+    score, _, interval = answer.score.partition(" ")
+    facts: list[tuple[str, object]] = [
+        ("Score", join([score, el("span", interval, class_="sub") if interval else None]))
     ]
+    facts.append(("Chance", words.number(best["null_mean"])))
+    facts += [("Ceiling", words.number(c.statistic)) for c in answer.seeds[:1]]
+    facts.append(("p", words.pvalue(best["pvalue"], answer.n_draws)))
+    if answer.n_tests > 1:
+        facts.append((adjusted.label, text_of(answer.rule, best[answer.rule], answer.n_draws)))
     pair = join([best["model_x"], f" {words.TIMES} ", best["model_y"]])
     layers = f"{best['layer_x']} {words.TIMES} {best['layer_y']}"
-    numbers = el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in facts), class_="facts")
-    holm = f"{answer.n_holm} (Holm), " if answer.adjusted == "p_holm" else ""
-    share = f"Above chance at α = {alpha:g}: {holm}{answer.n_bh} (Benjamini and Hochberg) of {answer.n_tests}"
     return el(
         "article",
         el("h3", answer.label),
         el("p", pair, el("span", layers, class_="sub"), class_="pair"),
-        numbers,
-        el("p", share, class_="share"),
+        el("dl", *(el("div", el("dt", k), el("dd", v)) for k, v in facts), class_="facts"),
+        el("p", *_share(answer), class_="share") if answer.n_tests > 1 else None,
         class_="card",
     )
+
+
+def _share(answer: Answer) -> list[object]:
+    """How many pairs are above chance, by the rule that decides and by the others."""
+    counts = {VIEWS[key].label.removeprefix("p ").strip("()"): count for key, count in answer.counts.items()}
+    name = VIEWS[answer.rule].label.removeprefix("p ").strip("()")
+    main = f"{counts.pop(name, 0)} of {answer.n_tests} pairs above chance ({name})"
+    others = ", ".join(f"{other} {count}" for other, count in counts.items())
+    return [main, el("span", f"by other rules: {others}", class_="sub") if others else None]

@@ -5,19 +5,23 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const data = read("data");
 const SVG = "http://www.w3.org/2000/svg";
 const VIEW = Object.fromEntries(data.views.map((v) => [v.key, v]));
-const CELL_VIEWS = data.views.filter((v) => !v.pairsOnly).map((v) => v.key);
+const CELL_VIEWS = data.cellViews;
 const FIRST = 5; // the numbers of a pair start here: models, layers and "above chance" come before
-const column = (name) => FIRST + data.pairColumns.indexOf(name);
+const field = (pair, name) => (data.pairColumns.includes(name) ? pair[FIRST + data.pairColumns.indexOf(name)] : null);
 const state = { measure: 0, pair: data.measures[0].best, matrixView: "statistic", layerView: "statistic", cursor: null };
 
 // --- words: the same numbers as everywhere else -------------------------------------------------
+const fixed = (value, places) => { // rounded as Python does, from the exact binary value
+  const [whole, rest] = value.toFixed(places).split(".");
+  return [whole.replace(/\B(?=(\d{3})+$)/g, ","), ...(rest ? [rest] : [])].join(".").replace("-", "−");
+};
 function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (Math.abs(value) < 1e-12) return "0";
   const size = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(3)))));
   if (size < -5 || size > 6) return value.toExponential(2).replace("e+", "e").replace(/-/g, "−");
   const places = Math.max(0, 2 - size);
-  return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places }).replace("-", "−");
+  return fixed(value, places);
 }
 function pvalue(p, draws) {
   if (p === null || p === undefined || !Number.isFinite(p)) return "–";
@@ -27,11 +31,17 @@ function pvalue(p, draws) {
   const text = p < 1e-4 ? p.toExponential(1).replace("-", "−") : p.toFixed(places).replace(/0+$/, "").replace(/^0/, "");
   return draws && p * (draws + 1) < 1.5 ? `≤ ${text}` : text;
 }
-const show = (view, value, draws) => (data.pViews.includes(view) ? pvalue(value, view === "pvalue" ? draws : 0) : number(value));
+function interval(value, low, high) {
+  const text = number(value);
+  if ([low, high].some((end) => end === null || end === undefined) || text === "–" || text.includes("e")) return text;
+  const places = (text.split(".")[1] ?? "").length;
+  return `${text} [${fixed(low, places)}, ${fixed(high, places)}]`;
+}
+const show = (view, value, draws) => (data.pViews.includes(view) ? pvalue(value, data.floored.includes(view) ? draws : 0) : number(value));
 
 // --- elements: names are only ever set as text --------------------------------------------------
 function make(name, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "text", "g", "line", "defs", "pattern"].includes(name);
+  const svg = ["svg", "rect", "circle", "text", "g", "line", "defs", "pattern"].includes(name);
   const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
@@ -51,29 +61,37 @@ function place(view, value, [low, high]) {
   return Math.min(1, Math.max(0, share));
 }
 
-function buttons(selector, keys, chosen, choose) {
-  fill(selector, ...keys.map((key) => make("button", { type: "button", "aria-pressed": String(key === chosen), title: VIEW[key].meaning, on: { click: () => choose(key) } }, VIEW[key].label)));
+// Views as buttons; those that are rarely asked for are folded into a list.
+function buttons(selector, keys, chosen, choose, folded = []) {
+  const focused = $(selector).contains(document.activeElement);
+  const list = folded.length ? make("select", { class: folded.includes(chosen) ? "on" : null, "aria-label": "p by other rules over pairs of models", on: { change: (event) => choose(event.target.value) } },
+    make("option", { value: "", disabled: true, selected: !folded.includes(chosen) }, "p by other rules"),
+    ...folded.map((key) => make("option", { value: key, selected: key === chosen }, VIEW[key].label))) : null;
+  fill(selector, ...keys.map((key) => make("button", { type: "button", "aria-pressed": String(key === chosen), title: VIEW[key].meaning, on: { click: () => choose(key) } }, VIEW[key].label)), ...(list ? [list] : []));
+  if (focused) $(`${selector} [aria-pressed=true], ${selector} .on`)?.focus({ preventScroll: true });
 }
 
-// A colour bar: its two ends below it, marks above it.
+// A colour bar: its two ends below it, marks above it, each on a line of its own.
 function legend(selector, view, [low, high], marks, floor) {
   if (low === null) return fill(selector);
   const p = data.pViews.includes(view);
   const ends = p ? [`p = ${pvalue(low)} and above`, `p = ${pvalue(high)}${low > high && !floor ? " and below" : ""}`] : [view === "statistic" ? `chance ${number(low)} and below` : number(low), number(high)];
-  const shown = marks.filter(([value]) => value !== null && value > low && value <= high);
+  const shown = marks.filter(([value]) => value !== null && value > low && value <= high).map(([value, words]) => [100 * place(view, value, [low, high]), words]).sort((a, b) => a[0] - b[0]);
+  // The words stand beside the line of their mark, on the side where no line of another mark comes down.
+  const leftwards = shown.length && shown.at(-1)[0] > 60;
+  if (leftwards) shown.reverse();
   fill(selector,
-    make("div", { class: "ticks above" }, ...shown.map(([value, words]) => {
-      const at = 100 * place(view, value, [low, high]);
-      return make("span", { style: `left:${at}%`, class: at < 20 ? "first" : at > 80 ? "last" : null }, words);
-    })),
-    make("div", { class: "ramp" }),
+    ...shown.map(([at, words], row) => make("div", { class: "ticks above" },
+      make("span", { style: `left:${at}%;--drop:${1.5 * (shown.length - 1 - row)}em`, class: leftwards && at > 30 ? "last" : "first" }, words))),
+    make("div", { class: view === "statistic" ? "ramp from-chance" : "ramp" }),
     make("div", { class: "ticks" }, make("span", { class: "low" }, ends[0]), make("span", { class: "high" }, ends[1])));
 }
 
 // --- models against models ----------------------------------------------------------------------
 function drawMatrix() {
   const m = data.measures[state.measure], view = state.matrixView, { texts, steps, scale, chance } = m.matrix[view], grid = m.grid;
-  buttons("#matrix-view", data.views.map((v) => v.key), view, (key) => { state.matrixView = key; drawMatrix(); });
+  const folded = data.pairViews.filter((key) => data.adjusted.includes(key) && key !== m.rule);
+  buttons("#matrix-view", data.pairViews.filter((key) => !folded.includes(key)), view, (key) => { state.matrixView = key; drawMatrix(); }, folded);
   const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, shorten(data.models[c], 22)))));
   const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, shorten(data.models[r], 26)), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
@@ -93,7 +111,8 @@ function drawMatrix() {
   legend("#matrix-legend", view, scale, [], m.draws);
   const level = chance[0] === chance[1] ? number(chance[0]) : `${number(chance[0])} to ${number(chance[1])}`;
   const span = chance[1] - chance[0], wide = view === "statistic" && span > 0.25 * (scale[1] - chance[0]);
-  fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
+  const ceiling = m.ceilings.length ? ` Ceiling: ${m.ceilings.join("; ")}.` : "";
+  fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${ceiling}${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
 }
 
 // --- layers against layers ----------------------------------------------------------------------
@@ -131,6 +150,9 @@ function pairOf(x, y) {
   return k >= 0 ? k : pairs.findIndex((p) => p[0] === y && p[1] === x);
 }
 
+const drawsOf = (view, m) => (view === "p_stepdown" ? m.draws : m.cellDraws);
+const marked = (map, i) => map.p_stepdown !== undefined && map.p_stepdown[i] <= data.alpha * (1 + 1e-9); // false for NaN
+
 function drawLayers() {
   const m = data.measures[state.measure], pair = m.pairs[state.pair], [x, y] = pair, view = state.layerView;
   const option = (chosen) => (i) => make("option", { value: i, selected: i === chosen }, data.models[i]);
@@ -139,8 +161,10 @@ function drawLayers() {
   buttons("#layer-view", CELL_VIEWS, view, (key) => { state.layerView = key; drawLayers(); drawAtlas(); });
   const map = cells(state.measure, state.pair), scale = m.maps[state.pair].scales[CELL_VIEWS.indexOf(view)], best = m.maps[state.pair].best;
   fill("#layer-map", map.lx ? layerMap(map, view, scale, best, x, y) : make("p", { class: "empty" }, "No layer map is stored for this pair."));
-  const threshold = pair[column("threshold")];
-  legend("#layer-legend", view, scale, view === "statistic" ? [[threshold, `threshold of the search ${number(threshold)}`]] : [], m.cellDraws);
+  const threshold = field(pair, "threshold"), single = m.maps[state.pair].threshold;
+  const marks = [[single, `threshold ${number(single)}, one pair of layers (median)`], [threshold, `threshold ${number(threshold)}, the search`]];
+  legend("#layer-legend", view, scale, view === "statistic" ? marks : [], drawsOf(view, m));
+  fill("#layer-note", map.lx ? m.maps[state.pair].note : "");
   drawReadout();
 }
 
@@ -157,10 +181,12 @@ function layerMap(map, view, scale, best, x, y) {
   // What is undefined is hatched: it is not the same as chance.
   svg.append(make("defs", {}, make("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, make("line", { x1: 0, y1: 0, x2: 0, y2: 5 }))));
   const group = make("g", { transform: `translate(${left} 6)`, "shape-rendering": "crispEdges" });
+  const dots = make("g", { transform: `translate(${left} 6)`, class: "dots" });
   const at = (i, j) => ({ x: j * side, y: (lx - 1 - i) * side, width: side, height: side });
   for (let i = 0; i < lx; i++) for (let j = 0; j < ly; j++) {
-    const p = place(view, values[i * ly + j], scale);
-    group.append(make("rect", { ...at(i, j), class: `cell ${p === null ? "qx" : `q${step(p)}`}` }));
+    const p = place(view, values[i * ly + j], scale), color = p === null ? "qx" : `q${step(p)}`, box = at(i, j);
+    group.append(make("rect", { ...box, class: `cell ${color}` }));
+    if (marked(map, i * ly + j)) dots.append(make("circle", { cx: box.x + side / 2, cy: box.y + side / 2, r: Math.max(1, Math.min(3, 0.1 * side)), class: color }));
   }
   if (best) group.append(make("rect", { ...at(...best), class: "frame-out" }), make("rect", { ...at(...best), class: "frame-best" }));
   const cursor = make("rect", { width: side, height: side, class: "cursor", visibility: "hidden" });
@@ -171,7 +197,7 @@ function layerMap(map, view, scale, best, x, y) {
     const cx = left + (j + 0.5) * side, cy = height + 20;
     svg.append(make("text", withY ? { "text-anchor": "end", transform: `translate(${cx + 4} ${cy - 2}) rotate(-45)` } : { x: cx, y: cy, "text-anchor": "middle" }, withY ? namesY[j] : j));
   }
-  svg.append(group,
+  svg.append(group, dots,
     make("text", { class: "axis-title", "text-anchor": "middle", transform: `translate(12 ${6 + height / 2}) rotate(-90)` }, cut(`layers of ${data.models[x]}`, height / 6)),
     make("text", { class: "axis-title", x: left, y: height + bottom + 2 }, `layers of ${data.models[y]}`));
   const move = (cell) => {
@@ -198,14 +224,14 @@ function layerMap(map, view, scale, best, x, y) {
 const cut = (words, length) => (words.length <= length ? words : `${words.slice(0, Math.max(1, length - 1))}…`);
 
 function drawReadout() {
-  const m = data.measures[state.measure], pair = m.pairs[state.pair], of = (name) => pair[column(name)];
+  const m = data.measures[state.measure], pair = m.pairs[state.pair], of = (name) => field(pair, name);
   const list = (rows) => make("dl", {}, ...rows.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)]));
   const where = pair[2] === null ? "no pair of layers has a defined score" : `best at ${pair[2]} × ${pair[3]}`;
   const parts = [
     make("h4", {}, `${data.models[pair[0]]} × ${data.models[pair[1]]}`),
     make("p", { class: "where" }, `${where}; ${m.label}`),
-    list([["Score", number(of("statistic"))], ["Chance of the search", number(of("null_mean"))], ["Threshold", number(of("threshold"))],
-      ["Calibrated", number(of("calibrated"))], ["p", pvalue(of("pvalue"), m.draws)], ["p (Holm)", pvalue(of("p_holm"))], ["p (BH)", pvalue(of("p_bh"))]]),
+    list([["Score", interval(of("statistic"), of("low"), of("high"))], ["Chance of the search", number(of("null_mean"))], ["Threshold", number(of("threshold"))],
+      ["Calibrated", number(of("calibrated"))], ["p", show("pvalue", of("pvalue"), m.draws)], [VIEW[m.rule].label, show(m.rule, of(m.rule), m.draws)]]),
   ];
   const best = m.maps[state.pair].best, cell = state.cursor ?? best, map = cells(state.measure, state.pair);
   if (cell && map.lx) {
@@ -213,7 +239,8 @@ function drawReadout() {
     parts.push(make("hr"), make("h4", {}, state.cursor ? "Cell" : "Its best cell on its own"),
       make("p", { class: "where" }, `${data.layers[pair[0]][cell[0]]} × ${data.layers[pair[1]][cell[1]]}`),
       list([["Score", number(map.statistic[i])], ["Chance", number(map.null_mean[i])], ["Threshold", number(map.threshold[i])],
-        ["Calibrated", number(map.calibrated[i])], ["p", pvalue(map.pvalue[i], m.cellDraws)]]));
+        ["Calibrated", number(map.calibrated[i])], ["p", show("pvalue", map.pvalue[i], m.cellDraws)],
+        ...(map.p_stepdown ? [[VIEW.p_stepdown.label, show("p_stepdown", map.p_stepdown[i], m.draws)]] : [])]));
   }
   fill("#readout", ...parts);
 }
@@ -251,19 +278,32 @@ function drawAtlas() {
 
 // --- the table ----------------------------------------------------------------------------------
 const COLUMNS = [["Scope", "scope"], ["Model x", "model_x"], ["Layer x", "layer_x"], ["Model y", "model_y"], ["Layer y", "layer_y"], ["Measure", "measure"],
-  ["Score", "statistic", "num"], ["Chance", "null_mean", "num"], ["sd", "null_std", "num"], ["z", "z", "num"], ["p", "pvalue", "num"], ["p (Holm)", "p_holm", "num"],
-  ["p (BH)", "p_bh", "num"], ["Threshold", "threshold", "num"], ["Calibrated", "calibrated", "num"]];
+  ["Score", "statistic", "num"], ["Chance", "null_mean", "num"], ["sd", "null_std", "num"], ["z", "z", "num"], ["p", "pvalue", "num"],
+  ...["p_stepdown", ...data.adjusted].map((key) => [VIEW[key].label, key, "num"]), ["Threshold", "threshold", "num"], ["Calibrated", "calibrated", "num"]];
+const ENDS = ["low", "high"].filter((name) => data.pairColumns.includes(name)); // of the score's interval
 const table = { rows: [], shown: 0, sort: "calibrated", down: true };
 
-// What is the same in every row needs no column.
-const columns = () => COLUMNS.filter(([, key]) => (key !== "scope" || $("#scope").value === "all") && (key !== "measure" || (data.measures.length > 1 && $("#table-measure").value === "-1")));
+// What is the same in every row needs no column; what is rarely asked for is shown on request.
+function columns() {
+  const scope = $("#scope").value, chosen = Number($("#table-measure").value), all = $("#all-columns").checked;
+  const rules = data.measures.filter((_, i) => chosen < 0 || chosen === i).map((m) => m.rule);
+  const wanted = {
+    scope: scope === "all",
+    measure: data.measures.length > 1 && chosen < 0,
+    null_std: all,
+    z: all,
+    p_stepdown: scope !== "max" && CELL_VIEWS.includes("p_stepdown"),
+  };
+  for (const key of data.adjusted) wanted[key] = scope !== "cell" && (all ? data.pairViews.includes(key) : rules.includes(key));
+  return COLUMNS.filter(([, key]) => wanted[key] ?? true);
+}
 
 function* everyRow(scope, measure) {
   for (let i = 0; i < data.measures.length; i++) {
     if (measure >= 0 && measure !== i) continue;
     const m = data.measures[i];
     for (let k = 0; k < m.pairs.length; k++) {
-      const pair = m.pairs[k], base = { model_x: data.models[pair[0]], model_y: data.models[pair[1]], measure: m.repr, label: m.label, draws: m.draws };
+      const pair = m.pairs[k], base = { model_x: data.models[pair[0]], model_y: data.models[pair[1]], measure: m.repr, label: m.label, draws: m.draws, searched: m.draws };
       if (scope !== "cell") {
         const row = { ...base, scope: "max", layer_x: pair[2], layer_y: pair[3] };
         data.pairColumns.forEach((name, c) => { row[name] = pair[FIRST + c]; });
@@ -273,7 +313,7 @@ function* everyRow(scope, measure) {
       const map = cells(i, k);
       for (let a = 0; a < map.lx; a++) for (let b = 0; b < map.ly; b++) {
         const row = { ...base, draws: m.cellDraws, scope: "cell", layer_x: data.layers[pair[0]][a], layer_y: data.layers[pair[1]][b] };
-        for (const name of ["statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated"]) {
+        for (const { name } of packs[i].fields) {
           const value = map[name][a * map.ly + b];
           row[name] = Number.isNaN(value) ? null : value;
         }
@@ -317,7 +357,7 @@ function moreRows() {
     body.append(make("tr", { class: row.scope }, ...columns().map(([, key, kind]) => {
       const value = row[key];
       const words = key === "scope" ? (value === "max" ? "best" : "cell") : key === "measure" ? row.label
-        : kind !== "num" ? value ?? "–" : key.startsWith("p") ? pvalue(value, key === "pvalue" ? row.draws : 0) : number(value);
+        : kind !== "num" ? value ?? "–" : key === "statistic" ? interval(value, row.low, row.high) : show(key, value, key === "p_stepdown" ? row.searched : row.draws);
       return make("td", { class: kind }, words);
     })));
   }
@@ -329,9 +369,9 @@ function moreRows() {
 }
 
 function download() {
-  const keys = ["dataset", "n", ...COLUMNS.map((c) => c[1]), "n_draws"];
-  const field = (value) => { const words = value === null || value === undefined ? "" : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
-  const lines = table.rows.map((row) => keys.map((key) => field({ dataset: data.dataset, n: data.n, n_draws: row.draws }[key] ?? row[key])).join(","));
+  const keys = ["dataset", "n", ...COLUMNS.map((c) => c[1]), ...ENDS, "n_draws"];
+  const quoted = (value) => { const words = value === null || value === undefined ? "" : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
+  const lines = table.rows.map((row) => keys.map((key) => quoted({ dataset: data.dataset, n: data.n, n_draws: row.draws }[key] ?? row[key])).join(","));
   const url = URL.createObjectURL(new Blob([[keys.join(","), ...lines, ""].join("\r\n")], { type: "text/csv" }));
   make("a", { href: url, download: `${data.name.replace(/[^\w.-]+/g, "-") || "alignment"}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
@@ -383,6 +423,7 @@ const scopes = data.exact && data.cellCount ? [["max", "Pairs of models"], ["cel
 fill("#scope", ...scopes.map(([value, words]) => make("option", { value }, words)));
 fill("#table-measure", make("option", { value: -1 }, "All"), ...data.measures.map((m, i) => make("option", { value: i }, m.label)));
 for (const id of ["#scope", "#table-measure"]) $(id).addEventListener("change", filterRows);
+$("#all-columns").addEventListener("change", () => { table.shown = 0; drawTable(); });
 $("#find").addEventListener("input", filterRows);
 $("#more").addEventListener("click", moreRows);
 $("#csv").addEventListener("click", download);

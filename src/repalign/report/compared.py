@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from repalign.doctor import SEVERITIES
 from repalign.plot import words
-from repalign.plot.views import draws_of, measures_of, rows_of
+from repalign.plot.reading import RULES, Reading
+from repalign.plot.views import adjustment, draws_of, measures_of, rows_of, tests_of
 from repalign.relate import yardstick_label
 from repalign.report import texts
 from repalign.report.html import Html, el, join
@@ -18,13 +19,13 @@ from repalign.report.html import Html, el, join
 OPEN_MODELS = 12  # a longer list of models starts folded, so that the result is not far down
 
 
-def facts(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
+def facts(table: pd.DataFrame, run: Mapping[str, Any], reading: Reading) -> Html:
     """Dataset, chance, settings and versions as a list of terms."""
     rows = [
         ("Dataset", _dataset(run, table)),
         ("Left out", _left_out(run)),
         ("Measures", _measures(table)),
-        ("Chance", _chance(table, run, alpha)),
+        ("Chance", _chance(table, run, reading)),
         ("Preparation", _preparation(run)),
         ("Versions", _versions(run)),
     ]
@@ -73,14 +74,29 @@ def _measures(table: pd.DataFrame) -> Html:
     return el("ul", *items)
 
 
-def _chance(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
-    """How broken pairings were drawn, for pairs of models and for single pairs of layers."""
+def _chance(table: pd.DataFrame, run: Mapping[str, Any], reading: Reading) -> Html:
+    """How broken pairings were drawn, for pairs of models and for single pairs of layers; how pairs were adjusted."""
+    told = [*_by_measure(table, lambda m: _null_of(table, m))]
+    if reading.restricted:
+        told.append(f"restricted: {reading.restricted}")
+    told.append(f"search over layers: {texts.search_meaning(run.get('search'))}")
+    told += _by_measure(table, lambda m: _rule_of(table, m, reading))
+    return el("ul", *(el("li", t) for t in told if t))
+
+
+def _by_measure(table: pd.DataFrame, tell: Callable[[str], str]) -> list[str]:
+    """A sentence for each measure, the measures named where sentences differ."""
     groups: dict[str, list[str]] = {}
     for measure in measures_of(table):
-        groups.setdefault(_null_of(table, measure), []).append(words.measure_label(measure))
-    items = [el("li", told if len(groups) == 1 else f"{', '.join(labels)}: {told}") for told, labels in groups.items()]
-    search = texts.search_meaning(run.get("search"))
-    return el("ul", *items, el("li", f"α = {alpha:g}; best pair of layers: {search}"))
+        groups.setdefault(tell(measure), []).append(words.measure_label(measure))
+    return [told if len(groups) == 1 else f"{', '.join(labels)}: {told}" for told, labels in groups.items()]
+
+
+def _rule_of(table: pd.DataFrame, measure: str, reading: Reading) -> str:
+    pairs = rows_of(table, "max", measure)
+    key = adjustment(pairs, reading.alpha)
+    many = f"; over pairs of models {RULES[key][0]} decides ({reading.rule(key)})" if tests_of(pairs) > 1 else ""
+    return f"α = {reading.alpha:g}{many}"
 
 
 def _null_of(table: pd.DataFrame, measure: str) -> str:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from repalign.plot import palette, words
 from repalign.plot.frames import matrix_frame
-from repalign.plot.views import ALPHA, draws_of, measures_of, rows_of
+from repalign.plot.reading import Reading
+from repalign.plot.views import VIEWS, adjustment, draws_of, measures_of, rows_of, text_of
 from repalign.report.html import Html, el
 
 CELL = "padding:3px 8px;text-align:right;white-space:nowrap"
@@ -23,14 +24,14 @@ def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
     """Matrix of every measure (up to 30 models a side) and its best pairs, as HTML without script."""
     if table.empty or not (table["scope"] == "max").to_numpy().any():
         return el("div", "an alignment without pairs of models")
-    alpha = float(run.get("alpha") or ALPHA)
+    reading = Reading.of(run)
     pairs = table.loc[table["scope"] == "max"]
-    parts = [part for measure in measures_of(pairs) for part in _measure(pairs, measure, alpha)]
+    parts = [part for measure in measures_of(pairs) for part in _measure(pairs, measure, reading)]
     return el("div", *parts, style="font-family:system-ui,sans-serif;font-size:13px;line-height:1.4")
 
 
-def _measure(pairs: pd.DataFrame, measure: str, alpha: float) -> list[Html]:
-    frame = matrix_frame(pairs, measure, "statistic", alpha)
+def _measure(pairs: pd.DataFrame, measure: str, reading: Reading) -> list[Html]:
+    frame = matrix_frame(pairs, measure, "statistic", reading)
     parts = [
         el("div", el("b", words.measure_label(measure)), f" · {frame.subtitle}", style="margin:10px 0 4px"),
     ]
@@ -39,7 +40,7 @@ def _measure(pairs: pd.DataFrame, measure: str, alpha: float) -> list[Html]:
         low, high = (words.number(v) for v in frame.chance)
         level = low if low == high else f"{low} to {high}"
         parts.append(el("div", f"{frame.note}. Chance level {level}.", style=QUIET))
-    parts.append(_best(rows_of(pairs, "max", measure)))
+    parts.append(_best(rows_of(pairs, "max", measure), reading))
     return parts
 
 
@@ -56,20 +57,16 @@ def _matrix(frame: Any) -> Html:
     return el("table", el("thead", head), el("tbody", *rows), style=TABLE)
 
 
-def _best(pairs: pd.DataFrame) -> Html:
+def _best(pairs: pd.DataFrame, reading: Reading) -> Html:
     order = pairs.sort_values(["calibrated", "z"], ascending=False, kind="stable", na_position="last")
-    draws = draws_of(pairs)
-    heads = ("pair", "layers", "score", "chance", "threshold", "calibrated", "p", "p (Holm)", "p (BH)")
+    draws, rule = draws_of(pairs), adjustment(pairs, reading.alpha)
+    heads = ("pair", "layers", "score", "chance", "calibrated", "p", VIEWS[rule].label)
     head = el("tr", *(el("th", h, style=LEFT if k < 2 else CELL) for k, h in enumerate(heads)))
     rows = []
     for row in order.head(MAX_ROWS).to_dict("records"):
         layers = f"{row['layer_x']} {words.TIMES} {row['layer_y']}" if row["index_x"] >= 0 else words.UNDEFINED
-        numbers = [words.number(row[c]) for c in ("statistic", "null_mean", "threshold", "calibrated")]
-        numbers += [
-            words.pvalue(row["pvalue"], draws),
-            words.pvalue(row["p_holm"]),
-            words.pvalue(row["p_bh"]),
-        ]
+        numbers = [words.interval(row["statistic"], row.get("low"), row.get("high"))]
+        numbers += [text_of(c, row[c], draws) for c in ("null_mean", "calibrated", "pvalue", rule)]
         names = [f"{row['model_x']} {words.TIMES} {row['model_y']}", layers]
         rows.append(el("tr", *(el("td", t, style=LEFT) for t in names), *(el("td", t, style=CELL) for t in numbers)))
     more = len(pairs) - MAX_ROWS

@@ -16,7 +16,8 @@ from repalign.alignment import TABLE_FILE, Alignment, write_text
 from repalign.errors import RepalignError
 from repalign.plot import words
 from repalign.plot.frames import null_frame, trend_frame
-from repalign.plot.views import ALPHA, draws_of, measures_of
+from repalign.plot.reading import Reading
+from repalign.plot.views import draws_of, measures_of
 from repalign.progress import Progress, silent
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
@@ -63,7 +64,7 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
     """The whole page as a string; `where` names the file that holds the full table."""
     if not (table["scope"] == "max").to_numpy().any():
         raise RepalignError("the result has no pairs of models", expected="rows of scope 'max'", got="none")
-    alpha = float(run.get("alpha") or ALPHA)
+    reading = Reading.of(run)
     script = Html(texts.asset("app.js"))
     digest = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     name = run.get("name") or (run.get("dataset") or {}).get("name") or "Alignment"
@@ -74,15 +75,15 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
         "style": Html(theme.css() + texts.asset("style.css")),
         "name": name,
         "measure": _measure_choice(table),
-        "answer": _answer(table, run, alpha),
-        "compared": join([compared.facts(table, run, alpha), compared.models(run)]),
-        "chance": _by_measure(table, lambda m: _null(pairs, m, alpha)),
+        "answer": _answer(table, run, reading),
+        "compared": join([compared.facts(table, run, reading), compared.models(run)]),
+        "chance": _by_measure(table, lambda m: _null(pairs, m, reading)),
         "trends": _by_measure(table, lambda m: _trends(pairs, run, m)),
-        "notes": texts.how_to_read(run, alpha, draws_of(pairs)),
+        "notes": texts.how_to_read(run, reading, draws_of(pairs)),
         "limits": _limits(run, table, where),
         "where": where,
         "version": f"repalign {run.get('repalign') or ''}".strip(),
-        "data": join(payload.scripts(table, run, alpha)),
+        "data": join(payload.scripts(table, run, reading)),
         "script": script,
     }
     return texts.fill("template.html", values)
@@ -99,8 +100,8 @@ def _measure_choice(table: pd.DataFrame) -> Html:
     )
 
 
-def _answer(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
-    found = answer.answers(table, alpha)
+def _answer(table: pd.DataFrame, run: Mapping[str, Any], reading: Reading) -> Html:
+    found = answer.answers(table, reading)
     described = run.get("dataset") or {}
     dataset = str(described.get("name") or table["dataset"].tolist()[0])
     warnings = list(run.get("warnings") or [])
@@ -109,9 +110,9 @@ def _answer(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> Html:
     return join(
         [
             el("h1", answer.headline(found[0])),
-            el("p", answer.lede(found[0], max(table["n"].tolist()), dataset, alpha), class_="lede"),
+            el("p", answer.lede(found[0], dataset, reading), class_="lede"),
             note if warnings else None,
-            answer.cards(found, alpha),
+            answer.cards(found),
         ]
     )
 
@@ -121,13 +122,15 @@ def _by_measure(table: pd.DataFrame, draw: Any) -> Html:
     return join(el("div", draw(m), class_="by-measure", data_measure=i) for i, m in enumerate(measures_of(table)))
 
 
-def _null(pairs: pd.DataFrame, measure: str, alpha: float) -> Html:
-    frame = null_frame(pairs, measure, alpha)
+def _null(pairs: pd.DataFrame, measure: str, reading: Reading) -> Html:
+    frame = null_frame(pairs, measure, reading)
     undefined = f" {frame.n_undefined} undefined pairs are not shown." if frame.n_undefined else ""
     hollow = frame.note.removeprefix("○ ")
     rest = len(frame.observed) - MOST
     more = f" The {words.count(rest)} pairs below are in the table." if rest > 0 else ""
-    about = f"{words.measure_label(measure)}; {frame.subtitle}. Hollow: {hollow}.{undefined}{more}"
+    high = "; ".join(f"{words.number(value)} ({source})" for value, source in frame.ceilings)
+    ceiling = f" Dashed: ceiling {high}." if high else ""
+    about = f"{words.measure_label(measure)}; {frame.subtitle}. Hollow: {hollow}.{ceiling}{undefined}{more}"
     if not len(frame.observed):
         return el("p", about)
     return join([null_rows(frame), el("p", about, class_="caption")])

@@ -17,10 +17,15 @@ import numpy as np
 import pandas as pd
 
 from repalign.plot import words
-from repalign.plot.frames import Cells, grid_of, matrix_frame
+from repalign.plot.frames import grid_of, matrix_frame
+from repalign.plot.layers import Cells, marks_note, median_threshold
+from repalign.plot.reading import Reading
 from repalign.plot.views import (
+    ADJUSTED,
+    FLOORED,
     P_VIEWS,
     VIEWS,
+    adjustment,
     best_pair,
     draws_of,
     found,
@@ -29,52 +34,80 @@ from repalign.plot.views import (
     rows_of,
     scale_of,
     values_of,
+    views_of,
 )  # fmt: skip
 from repalign.report.html import Html, data_script
 
 EXACT_CELLS = 20_000
 MOST_CELLS = 400_000  # beyond this only the best aligned pairs have their layer maps in the page
 PAIR_COLUMNS = (
-    "statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", "p_holm", "p_bh",
+    "statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", *ADJUSTED,
 )  # fmt: skip
-CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "threshold", "calibrated")
-PACKED_COLUMNS = ("statistic", "null_mean", "pvalue", "threshold", "calibrated")
-CELL_VIEWS = tuple(v.key for v in VIEWS.values() if not v.pairs_only)
+INTERVAL = ("low", "high")  # of the score, where the result has it
+CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "p_stepdown", "threshold", "calibrated")
+PACKED_COLUMNS = tuple(c for c in CELL_COLUMNS if c != "null_std")
 STEPS, UNDEFINED = 65_534, 65_535
 LOG_RANGE = 20  # a closed-form p below 1e-20 is written as 1e-20: no page tells them apart
 
 
 def finite(value: Any) -> Any:
-    """A number for JSON, of seven digits; None where undefined."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{float(value):.7g}")
+    """A number for JSON, exact, so that the page rounds it as everything else does; None where undefined."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def scripts(table: pd.DataFrame, run: Mapping[str, Any], alpha: float) -> list[Html]:
+def scripts(table: pd.DataFrame, run: Mapping[str, Any], reading: Reading) -> list[Html]:
     """The page's data, and the cells of each measure in a script of their own, read when looked at."""
     models = list(dict.fromkeys([*table["model_x"], *table["model_y"]]))
     count = int((table["scope"] == "cell").to_numpy().sum())
-    packs = [Pack.of(table, measure, models, count <= EXACT_CELLS, alpha) for measure in measures_of(table)]
+    shown = Shown.of(table, count <= EXACT_CELLS)
+    packs = [Pack.of(table, measure, models, shown, reading) for measure in measures_of(table)]
     layers: dict[str, list[str]] = {}
     for pack in packs:
         layers.update(pack.layers)
-    views = [{"key": v.key, "label": v.label, "meaning": v.meaning, "pairsOnly": v.pairs_only} for v in VIEWS.values()]
+    views = [{"key": v.key, "label": v.label, "meaning": v.meaning} for v in VIEWS.values()]
     data = {
-        "alpha": alpha,
+        "alpha": reading.alpha,
         "n": max(table["n"].tolist()),
         "dataset": str(table["dataset"].tolist()[0]),
         "name": run.get("name") or "repalign",
         "models": models,
         "layers": [layers.get(name, []) for name in models],
         "views": views,
+        "pairViews": shown.pair_views,
+        "cellViews": shown.cell_views,
         "pViews": list(P_VIEWS),
-        "pairColumns": list(PAIR_COLUMNS),
-        "exact": count <= EXACT_CELLS,
+        "floored": list(FLOORED),
+        "adjusted": list(ADJUSTED),
+        "pairColumns": shown.pair_columns,
+        "exact": shown.exact,
         "cellCount": count,
         "measures": [pack.summary for pack in packs],
     }
     return [data_script("data", data), *(data_script(f"cells-{i}", p.cells) for i, p in enumerate(packs))]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of the table is in the page: adjustments and intervals only where there are any."""
+
+    exact: bool
+    pair_columns: list[str]
+    pair_views: list[str]
+    cell_columns: list[str]
+    cell_views: list[str]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, exact: bool) -> Shown:
+        """Leave out what is undefined everywhere, as in the results of older versions."""
+        there = {c for c in (*ADJUSTED, "p_stepdown", *INTERVAL) if c in table and table[c].notna().to_numpy().any()}
+        optional = {*ADJUSTED, "p_stepdown"} - there
+        return cls(
+            exact=exact,
+            pair_columns=[*PAIR_COLUMNS, *(c for c in INTERVAL if c in there)],
+            pair_views=[v for v in views_of("max") if v not in optional],
+            cell_columns=[c for c in (CELL_COLUMNS if exact else PACKED_COLUMNS) if c not in optional],
+            cell_views=[v for v in views_of("cell") if v not in optional],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +119,14 @@ class Pack:
     layers: dict[str, list[str]]
 
     @classmethod
-    def of(cls, table: pd.DataFrame, measure: str, models: list[str], exact: bool, alpha: float) -> Pack:
+    def of(cls, table: pd.DataFrame, measure: str, models: list[str], shown: Shown, reading: Reading) -> Pack:
         """Gather everything of one measure."""
         pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
         draws, cell_draws = draws_of(pairs), draws_of(cells)
         at = {name: i for i, name in enumerate(models)}
-        columns = CELL_COLUMNS if exact else PACKED_COLUMNS
-        codes = {c: Code.of(c, cells[c].to_numpy(float), cell_draws, exact) for c in columns}
+        columns = shown.cell_columns
+        drawn = dict.fromkeys(shown.cell_views, cell_draws) | {"p_stepdown": draws}
+        codes = {c: Code.of(c, cells[c].to_numpy(float), drawn.get(c, 0), shown.exact) for c in columns}
         groups = {key: rows for key, rows in cells.groupby(["model_x", "model_y"], sort=False)}  # noqa: C416
         layers: dict[str, list[str]] = {}
         blocks, maps = [], []
@@ -108,7 +142,9 @@ class Pack:
                 {
                     "shape": [len(laid.layers_x), len(laid.layers_y)],
                     "best": laid.place(row),
-                    "scales": _scales(of_pair, cell_draws, alpha),
+                    "scales": _scales(of_pair, shown, drawn, reading.alpha),
+                    "threshold": finite(median_threshold(of_pair["threshold"].to_numpy(float))),
+                    "note": marks_note(of_pair["p_stepdown"].to_numpy(float), reading.alpha),
                 }
             )
         best = best_pair(pairs)
@@ -118,16 +154,20 @@ class Pack:
             "draws": draws,
             "cellDraws": cell_draws,
             "best": next((k for k, row in enumerate(rows) if best and _same(row, best)), 0),
-            "note": found_note(pairs, alpha),
+            "rule": adjustment(pairs, reading.alpha),
+            "note": found_note(pairs, reading),
+            "ceilings": [c.text(int(pairs["n"].iloc[0])) for c in reading.seeds(measure)],
             "grid": _grid(pairs, at),
-            "matrix": {view: _matrix(pairs, measure, view, alpha) for view in VIEWS},
-            "pairs": [_pair(row, at, above) for row, above in zip(rows, found(pairs, alpha), strict=True)],
+            "matrix": {view: _matrix(pairs, measure, view, reading) for view in shown.pair_views},
+            "pairs": [
+                _pair(row, at, above, shown) for row, above in zip(rows, found(pairs, reading.alpha), strict=True)
+            ],
             "maps": maps,
-            "common": _scales(cells, cell_draws, alpha),
+            "common": _scales(cells, shown, drawn, reading.alpha),
         }
         packed = {
             "fields": [{"name": c, **codes[c].header()} for c in columns],
-            "exact": exact,
+            "exact": shown.exact,
             "blocks": blocks,
         }
         return cls(summary, packed, layers)
@@ -149,15 +189,15 @@ def _same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return row["model_x"] == other["model_x"] and row["model_y"] == other["model_y"]
 
 
-def _pair(row: Mapping[str, Any], at: Mapping[str, int], above: bool) -> list[Any]:
-    """Models, layers of the best cell, whether above chance, and the numbers of `PAIR_COLUMNS`."""
+def _pair(row: Mapping[str, Any], at: Mapping[str, int], above: bool, shown: Shown) -> list[Any]:
+    """Models, layers of the best cell, whether above chance, and the numbers of `shown.pair_columns`."""
     names = [row[f"layer_{side}"] if row[f"index_{side}"] >= 0 else None for side in "xy"]
     return [
         at[row["model_x"]],
         at[row["model_y"]],
         *names,
         bool(above),
-        *(finite(row[c]) for c in PAIR_COLUMNS),
+        *(finite(row[c]) for c in shown.pair_columns),
     ]
 
 
@@ -172,8 +212,8 @@ def _grid(pairs: pd.DataFrame, at: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _matrix(pairs: pd.DataFrame, measure: str, view: str, alpha: float) -> dict[str, Any]:
-    frame = matrix_frame(pairs, measure, view, alpha)
+def _matrix(pairs: pd.DataFrame, measure: str, view: str, reading: Reading) -> dict[str, Any]:
+    frame = matrix_frame(pairs, measure, view, reading)
     return {
         "texts": frame.texts.tolist(),
         "steps": frame.scale.steps(frame.values).tolist(),
@@ -182,12 +222,12 @@ def _matrix(pairs: pd.DataFrame, measure: str, view: str, alpha: float) -> dict[
     }
 
 
-def _scales(cells: pd.DataFrame, draws: int, alpha: float) -> list[list[float | None]]:
-    """Low and high end of the colours of every view of some cells."""
+def _scales(cells: pd.DataFrame, shown: Shown, drawn: Mapping[str, int], alpha: float) -> list[list[float | None]]:
+    """Low and high end of the colours of every view of some cells; `drawn` has the number of draws behind each."""
     if cells.empty:
-        return [[None, None] for _ in CELL_VIEWS]
+        return [[None, None] for _ in shown.cell_views]
     chance = cells["null_mean"].to_numpy(float)
-    scales = [scale_of(view, values_of(cells, view), chance, draws, alpha) for view in CELL_VIEWS]
+    scales = [scale_of(view, values_of(cells, view), chance, drawn[view], alpha) for view in shown.cell_views]
     return [[finite(s.low), finite(s.high)] for s in scales]
 
 
@@ -203,7 +243,7 @@ class Code:
     @classmethod
     def of(cls, column: str, values: np.ndarray, draws: int, exact: bool) -> Code:
         """The finest code for these values: whole ranks for p-values from draws, powers of ten for closed forms."""
-        if column == "pvalue":
+        if column in FLOORED:
             by_rank = 0 < draws < STEPS
             return cls(0.0, 1 / (draws + 1), exact) if by_rank else cls(0.0, -LOG_RANGE / STEPS, exact, log=True)
         defined = values[np.isfinite(values)]

@@ -23,7 +23,11 @@ def null_rows(frame: NullFrame) -> Html:
         return f"{100 * (value - low) / (high - low):.2f}%"
 
     marks = ticks(low, high, 6)
-    lines = (f"linear-gradient(90deg,#0000 {at(t)},var(--rule) 0 calc({at(t)} + 1px),#0000 0)" for t in marks)
+    lines = [
+        f"repeating-linear-gradient(var(--ink) 0 4px,#0000 4px 7px) {at(v)} 0/1.5px 100% no-repeat"
+        for v, _ in frame.ceilings
+    ]
+    lines += (f"linear-gradient(90deg,#0000 {at(t)},var(--rule) 0 calc({at(t)} + 1px),#0000 0)" for t in marks)
     named = [el("span", text, style=f"left:{at(t)}") for t, text in zip(marks, tick_texts(marks), strict=True)]
     axis = el("div", el("span", "", class_="name"), el("div", *named, class_="track axis"), class_="row")
     rows = [_row(frame, k, at) for k in range(min(MOST, len(frame.observed)))]
@@ -37,6 +41,7 @@ def _range(frame: NullFrame) -> tuple[float, float]:
         frame.null_mean - frame.null_std,
         frame.null_mean + frame.null_std,
         frame.threshold,
+        [value for value, _ in frame.ceilings],
     ]
     values = np.concatenate(ends)
     low, high = float(values.min()), float(values.max())

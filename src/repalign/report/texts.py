@@ -8,6 +8,7 @@ from typing import Any
 
 from repalign.measures import MEASURES
 from repalign.plot import words
+from repalign.plot.reading import Reading
 from repalign.report.html import Html, text
 
 NULLS = {
@@ -21,7 +22,7 @@ SCALES = {
     "raw": "raw score",
 }
 AGGREGATES = {
-    "max": "the one that is best by its {scale}",
+    "max": "the pair of layers that is best by its {scale}",
     "mean": "the mean over all pairs of layers, each by its {scale}",
     "rows": "the mean over the layers of the first model of their best partner, by its {scale}",
     "columns": "the mean over the layers of the second model of their best partner, by its {scale}",
@@ -49,15 +50,22 @@ def search_meaning(search: object) -> str:
     if scale not in SCALES:
         return "the best pair of layers"
     some = f"the mean over the {aggregate.removeprefix('top-')} best pairs of layers, by their {{scale}}"
-    return AGGREGATES.get(aggregate, some).format(scale=SCALES[scale])
+    return AGGREGATES.get(aggregate or "max", some).format(scale=SCALES[scale])
 
 
-def how_to_read(run: Mapping[str, Any], alpha: float, draws: int) -> Html:
+def aggregate_meaning(search: object) -> str | None:
+    """What the score of a pair of models is the mean of; None if it is that of the best pair of layers."""
+    aggregate = str(search).partition(" ")[2]
+    return None if aggregate in ("", "max") else search_meaning(search).split(", ")[0]
+
+
+def how_to_read(run: Mapping[str, Any], reading: Reading, draws: int) -> Html:
     """Notes on every word that the page uses."""
     values = {
         "search": search_meaning(run.get("search")),
         "floor": words.pvalue(1 / (draws + 1)),
-        "alpha": f"{alpha:g}",
+        "alpha": f"{reading.alpha:g}",
+        "joint": reading.joint,
     }
     return fill("notes.html", values)
 
