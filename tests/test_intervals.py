@@ -68,6 +68,13 @@ def test_jackknife_of_equal_groups_is_the_textbook_formula():
     assert bias == pytest.approx((n_groups - 1) * (mean - statistic), rel=1e-12)
 
 
+def test_jackknife_of_unequal_groups_by_hand():
+    """s = 2; leaving out 1, 2, 3 of 6 rows gives 1, 2, 3. h = 6, 3, 2; pseudo-values 7, 2, 1; s_J = 6 - 11/3 = 7/3."""
+    variance, bias = jackknife(2.0, np.array([1.0, 2.0, 3.0]), np.array([5, 4, 3]), 6)
+    assert variance == pytest.approx((14**2 / 5 + 1**2 / 2 + 4**2 / 1) / 9 / 3, rel=1e-12)
+    assert bias == pytest.approx(-1 / 3, rel=1e-12)
+
+
 def test_jackknife_of_unequal_groups_forgets_a_shift_that_is_linear_in_size():
     """A score that rises with every row that is left out, as mutual k-NN does, has no spread for that reason."""
     n, deleted = 100, np.array([5, 10, 15, 30, 40])
@@ -83,6 +90,8 @@ def test_halves_by_hand():
     """Two splits of n = 4 with halves (1, 3) and (4, 4): variance (4 + 0) / 2 / 4, bias mean - 2.5."""
     variance, bias = halves(2.5, np.array([1.0, 3.0, 4.0, 4.0]), np.full(4, 2), 4)
     assert variance == pytest.approx(0.5) and bias == pytest.approx(0.5)
+    variance, bias = halves(2.0, np.array([1.0, 4.0]), np.array([1, 2]), 3)  # 3^2 * 2 / 9; (-1 * 1/2 + 2 * 2/1) / 2
+    assert variance == pytest.approx(2.0) and bias == pytest.approx(1.75)
 
 
 def test_halves_of_a_mean_give_its_variance():
