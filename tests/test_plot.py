@@ -369,7 +369,10 @@ def test_hover_tells_score_chance_and_both_pvalues(alignment):
 
 def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
     closed = table.assign(n_draws=np.where(table["scope"] == "cell", 0, table["n_draws"]))  # cells in closed form
-    frame = layers.layer_map_frame(closed, *FEW, KNN, "p_stepdown")
+    frame = layers.layer_map_frame(closed, FEW[0], BLIND, KNN, "p_stepdown")
+    assert (
+        pair(table, KNN, FEW[0], BLIND, "cell")["p_stepdown"].min() > 0.01
+    )  # the floor is of the draws, not of the map
     assert (frame.scale.low, frame.scale.high) == (0.05, 1 / 1024)
 
 

@@ -20,11 +20,15 @@ import pytest
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign.alignment import Alignment
+from repalign.compare import compare
 from repalign.errors import RepalignError
+from repalign.measures._base import as_features
+from repalign.models import ModelRecord
 from repalign.plot import views, words
 from repalign.report import notebook_html, payload, render, write_report
 from repalign.report.html import Html, data_script, el
 from repalign.report.svg import log_ticks, tick_texts, ticks
+from repalign.representation import MemoryRepresentation
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">@@data@@\u2028'
 
@@ -186,23 +190,60 @@ def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
 
 def test_ceilings_stand_beside_the_chance_level(table):
     best = views.best_pair(views.rows_of(table, "max", KNN))
-    seeds = {"measure": KNN, "kind": "seed to seed", "model_x": best["model_y"], "model_y": best["model_y"]}
-    halves = {"measure": KNN, "kind": "split half", "model_x": best["model_y"], "model_y": best["model_x"]}
-    run = make_run() | {"ceilings": [seeds | {"statistic": 0.61, "n": 1024}, halves | {"statistic": 0.93, "n": 512}]}
+    seeds = {"measure": KNN, "kind": "seed to seed", "model_x": best["model_y"], "model_y": "again"}
+    halves = {"measure": KNN, "kind": "split half", "model_x": best["model_x"], "model_y": best["model_y"], "n": 512}
+    other = {"measure": KNN, "kind": "split half", "model_x": "bloom-1b7", "model_y": "clip-large", "n": 512}
+    run = make_run() | {
+        "ceilings": [
+            seeds | {"statistic": 0.61, "n": 1024},
+            halves | {"statistic": 0.15, "selected": 0.17, "reliability": 0.9},
+            other | {"statistic": 0.05, "selected": 0.07, "reliability": None},
+        ]
+    }
     page = render(table, run)
     text = " ".join(Elements(page).text.split())
-    assert f"draws can give) and the ceiling is 0.610 (two trainings of {best['model_y']}), at layer." in text
-    assert "Between disjoint halves of the stimuli (n = 512) the score repeats at 0.930." in text
-    assert f"Dashed: ceiling 0.610 (two trainings of {best['model_y']})." in text
+    source = f"two trainings of one model, {best['model_y']} and again"
+    assert f"draws can give) and the ceiling is 0.610 ({source}), at layer." in text
+    assert "Layers chosen on one half of the stimuli score 0.150 on the other, 0.170 on their own (n = 512)." in text
+    assert (
+        "half score 0.100 on the other half of the stimuli, 0.120 on their own; layer maps repeat with a reliability of 0.900"
+        in text
+    )
+    assert "(mean over 2 pairs of models, n = 512)" in text and f"Dashed: ceiling 0.610 ({source})." in text
     assert page.count("<dt>Ceiling</dt><dd>0.610</dd>") == 1  # of this measure, not of the other
     tracks = re.findall(r'style="--grid:(.*?)"', page)
     assert [t.count("repeating-linear-gradient(var(--ink)") for t in tracks] == [1, 0]
-    assert [m["ceilings"] for m in embedded(page)["measures"]] == [[f"0.610 (two trainings of {best['model_y']})"], []]
+    assert [m["ceilings"] for m in embedded(page)["measures"]] == [[f"0.610 ({source})"], []]
+
+
+def test_the_ceilings_of_a_comparison_are_those_that_are_told():
+    """The names and numbers of a real run, with its own keys."""
+    rng = np.random.default_rng(0)
+    shared_part = rng.standard_normal((120, 4))
+    names = ("a", "b", "b2")
+    arrays = {k: shared_part @ rng.standard_normal((4, 9)) + rng.standard_normal((120, 9)) for k in names}
+    models = [
+        MemoryRepresentation(
+            ModelRecord(spec=f"array:{name}", name=name, modality="array"), tuple(map(str, range(120))),
+            {"l0": as_features(x, name), "l1": as_features(x[:, :5], name)}, dataset_fingerprint="f",
+        )
+        for name, x in arrays.items()
+    ]  # fmt: skip
+    found = compare(
+        models[:1], models[1:2], ["CKA()"], "permutation", replicates=[(models[1], models[2])], split_half=2
+    )
+    text = " ".join(Elements(render(found.table, found.run)).text.split())
+    seeds, halves = found.run["ceilings"]
+    assert f"the ceiling is {words.number(seeds['statistic'])} (two trainings of one model, b and b2)" in text
+    assert (
+        f"score {words.number(halves['statistic'])} on the other, {words.number(halves['selected'])} on their own"
+        in text
+    )
 
 
 def test_without_ceilings_nothing_is_said_of_them(page):
     body = page[: page.index("<script")]
-    assert "eiling" not in body and "repeats" not in body and "Dashed" not in body
+    assert "eiling" not in body and "chosen on one half" not in body and "Dashed" not in body
 
 
 def test_an_interval_stands_beside_its_score(table):
@@ -369,6 +410,10 @@ def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
     assert (entry["draws"], entry["cellDraws"]) == (1023, 0)
     found = payload.decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["pvalue"]
     np.testing.assert_allclose(found.ravel(), closed.loc[cells, "pvalue"].to_numpy()[:35], rtol=5e-4)
+    stepdown = payload.decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["p_stepdown"] * 1024
+    np.testing.assert_allclose(stepdown, np.rint(stepdown), atol=1e-9)  # still from draws: whole ranks
+    at = embedded(page)["cellViews"].index("p_stepdown")
+    assert entry["common"][at] == [0.05, 1 / 1024]
     text = Elements(page).text
     assert (
         "pairs of models by 1,023 draws" in text and "single pairs of layers by exact mean, spread and skewness" in text

@@ -28,10 +28,12 @@ ANY_JOINT = "all pairs relabelled jointly"
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How high a score can be expected to go.
+    """What a score could reach at best.
 
-    kind : "seed to seed", the score of two trainings of one model, `model_x` and `model_y`; "split half", how well the
-        score of a pair of models repeats over disjoint halves of the stimuli.
+    kind : "seed to seed", the score of two trainings of one model, `model_x` and `model_y`; "split half", the score of
+        a pair of models on one half of the stimuli, its layers chosen on the other.
+    selected, reliability : of a split half: the score on the half that chose the layers, and how well the whole layer
+        map repeats; nan where unknown.
     """
 
     measure: str
@@ -40,22 +42,27 @@ class Ceiling:
     model_y: str
     statistic: float
     n: int
+    selected: float = math.nan
+    reliability: float = math.nan
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset((self.model_x, self.model_y))
 
     def source(self, n: int) -> str:
-        """Where it comes from, with its own number of stimuli if that is not n."""
-        number = f"n = {words.count(self.n)}"
-        if self.kind == HALVES:
-            return "disjoint halves of the stimuli" + (f" ({number})" if self.n != n else "")
+        """Which two trainings, and their own number of stimuli if that is not n."""
         both = self.model_x if self.model_x == self.model_y else f"one model, {self.model_x} and {self.model_y}"
-        return f"two trainings of {both}" + (f"; {number}" if self.n != n else "")
+        return f"two trainings of {both}" + (f"; n = {words.count(self.n)}" if self.n != n else "")
 
     def text(self, n: int) -> str:
         """Number and source: "0.61 (two trainings of dinov2-small)"."""
         return f"{words.number(self.statistic)} ({self.source(n)})"
+
+    def held_out(self) -> str:
+        """A split half as a sentence."""
+        own = f", {words.number(self.selected)} on their own" if math.isfinite(self.selected) else ""
+        score = words.number(self.statistic)
+        return f"Layers chosen on one half of the stimuli score {score} on the other{own} (n = {words.count(self.n)})."
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,13 @@ class Reading:
         known = self.seeds(measure)
         return [c for c in known if c.names & {model_x, model_y}][:2] or known[:1]
 
+    def halves(self, measure: str) -> list[Ceiling]:
+        """The split halves of all pairs of models under a measure."""
+        return [c for c in self.ceilings if c.measure == measure and c.kind == HALVES]
+
     def halves_of(self, measure: str, model_x: str, model_y: str) -> Ceiling | None:
-        """How well the score of a pair of models repeats."""
-        names = {model_x, model_y}
-        mine = (c for c in self.ceilings if c.kind == HALVES and c.measure == measure and c.names == names)
-        return next(mine, None)
+        """The split half of one pair of models."""
+        return next((c for c in self.halves(measure) if c.names == {model_x, model_y}), None)
 
 
 PLAIN = Reading()  # of a bare table
@@ -114,8 +123,20 @@ def restriction(groups: Mapping[str, Any]) -> str:
 
 def _ceilings(entries: Iterable[Mapping[str, Any]]) -> list[Ceiling]:
     known = [
-        Ceiling(str(e["measure"]), str(e["kind"]), str(e["model_x"]), str(e["model_y"]), float(e["statistic"]), int(e["n"]))
+        Ceiling(
+            measure=str(e["measure"]),
+            kind=str(e["kind"]),
+            model_x=str(e["model_x"]),
+            model_y=str(e["model_y"]),
+            statistic=_float(e.get("statistic")),
+            n=int(e["n"]),
+            selected=_float(e.get("selected")),
+            reliability=_float(e.get("reliability")),
+        )
         for e in entries
-        if e.get("statistic") is not None
-    ]  # fmt: skip
+    ]
     return sorted((c for c in known if math.isfinite(c.statistic)), key=lambda c: -c.statistic)
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)

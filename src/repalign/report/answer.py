@@ -128,7 +128,7 @@ def lede(answer: Answer, dataset: str, reading: Reading) -> Html:
             *_ceiling(answer),
             f"{_where(answer)}; n = {words.count(answer.n)} stimuli of {dataset}.",
             _search(answer),
-            f" {_halves(answer)}" if answer.halves else None,
+            f" {answer.halves.held_out()}" if answer.halves else None,
             f" {count_sentence(answer, reading)}" if answer.n_pairs > 1 else None,
         ]
     )
@@ -147,11 +147,6 @@ def _ceiling(answer: Answer) -> list[object]:
     for k, ceiling in enumerate(answer.seeds):
         out += [" or " * (k > 0), el("strong", words.number(ceiling.statistic)), f" ({ceiling.source(answer.n)})"]
     return out
-
-
-def _halves(answer: Answer) -> str:
-    assert answer.halves is not None
-    return f"Between {answer.halves.source(answer.n)} the score repeats at {words.number(answer.halves.statistic)}."
 
 
 def _where(answer: Answer) -> str:

@@ -26,6 +26,7 @@ def facts(table: pd.DataFrame, run: Mapping[str, Any], reading: Reading) -> Html
         ("Left out", _left_out(run)),
         ("Measures", _measures(table)),
         ("Chance", _chance(table, run, reading)),
+        ("Ceilings", _ceilings(table, reading)),
         ("Preparation", _preparation(run)),
         ("Versions", _versions(run)),
     ]
@@ -112,6 +113,29 @@ def _null_of(table: pd.DataFrame, measure: str) -> str:
     rest = sum(kinds.values()) - kinds[most]
     few = f" ({words.count(rest)} of {words.count(len(cells))} by draws, where that law is poor)" if rest else ""
     return f"pairs of models by {told}; single pairs of layers by {texts.null_meaning(most)}{few}"
+
+
+def _ceilings(table: pd.DataFrame, reading: Reading) -> Html | None:
+    """Two trainings of one model, and what is left of scores whose layers were chosen on other stimuli."""
+    n = max(table["n"].tolist())
+    told = [f"{words.measure_label(m)}: {c.text(n)}" for m in measures_of(table) for c in reading.seeds(m)]
+    for measure in measures_of(table):
+        halves = reading.halves(measure)
+        if halves:
+            share = f"{words.number(_mean(c.statistic for c in halves))} on the other half of the stimuli"
+            own = f"{words.number(_mean(c.selected for c in halves))} on their own"
+            repeats = words.number(_mean(c.reliability for c in halves))
+            maps = f"; layer maps repeat with a reliability of {repeats}" if repeats != words.UNDEFINED else ""
+            over = f"mean over {len(halves)} pair{'s' * (len(halves) != 1)} of models, n = {words.count(halves[0].n)}"
+            told.append(
+                f"{words.measure_label(measure)}: layers chosen on one half score {share}, {own}{maps} ({over})"
+            )
+    return el("ul", *(el("li", t) for t in told)) if told else None
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if math.isfinite(v)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _preparation(run: Mapping[str, Any]) -> Html | None:
