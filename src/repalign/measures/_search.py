@@ -150,7 +150,7 @@ def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, k: int) -> T
         if embedded.bias is not None:
             similarity += embedded.bias[kept]
         similarity.masked_fill_(best.values[which[block]] == -math.inf, -math.inf)
-        found[block] = first_with_ties(similarity, kept, slack[block, None], k)
+        found[block] = first_with_ties(similarity, kept, slack[block, None], k)[1]
     return found
 
 
@@ -164,12 +164,12 @@ def _nearest_of_all(embedded: Embedded, which: Tensor, k: int, include_self: boo
         last = similarity.topk(k, dim=1).values[:, -1:]
         most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
         top = similarity.topk(most, dim=1)
-        found[block] = first_with_ties(top.values, top.indices, slack[block, None], k)
+        found[block] = first_with_ties(top.values, top.indices, slack[block, None], k)[1]
     return found
 
 
-def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> Tensor:
-    """The k entries (r, k) with the largest of values (r, m); entries within `slack` of their neighbour are tied.
+def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of values (r, m), and their indices (r, k); entries within `slack` of their neighbour are tied.
 
     Ties go to the lower index. What lies more than `slack` below the k-th value is tied with nothing.
     """
@@ -177,8 +177,8 @@ def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> T
     indices = indices.gather(1, order)
     group = torch.nn.functional.pad((values[:, :-1] - values[:, 1:] > slack).cumsum(dim=1), (1, 0))
     group = group.masked_fill_(values < values[:, k - 1 : k] - slack, values.shape[1])
-    above = int(indices.max()) + 1
-    return (group * above + indices).sort(dim=1).values[:, :k] % above
+    first = (group * (int(indices.max()) + 1) + indices).argsort(dim=1)[:, :k]
+    return values.gather(1, first), indices.gather(1, first)
 
 
 def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: bool) -> Tensor:
