@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +38,8 @@ from repalign.progress import Progress, silent
 from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
 
 log = logging.getLogger(__name__)
+
+Look = Callable[[Representation, str, Tensor], None]
 
 # Part of every tile's name: raise it when a change moves a number, so that old tiles are not reused.
 TILE_VERSION = 2
@@ -154,7 +156,7 @@ def compare(
         measure.check_n(n, f"dataset {everything[0].dataset_name!r}")
     how = _layer_search(search, null)
     folder = None if results is None else Path(results)
-    findings = _findings(everything, folder, progress)
+    examination = Examination(everything, folder)
 
     def settings(measure: Measure) -> Settings:
         return Settings(nulls.resolve(null, measure, n), how, alpha, preprocess or Preprocess(), device)
@@ -163,12 +165,12 @@ def compare(
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
     budget = default_memory() if memory is None else memory
-    scored = _run_tiles(tiles, folder, executor, budget, progress)
+    scored = _run_tiles(tiles, folder, executor, budget, progress, examination)
     table = _across_pairs(tiles, scored)
-    run = _describe(x, y, tiles, null, findings, table, describe or {})
+    run = _describe(x, y, tiles, null, examination.findings(progress), table, describe or {})
     twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
     run["ceilings"] = [
-        *_seed_to_seed(twins, _run_tiles(twins, folder, executor, budget, progress) if twins else []),
+        *_seed_to_seed(twins, _run_tiles(twins, folder, executor, budget, progress, examination) if twins else []),
         *_split_halves(tiles if split_half else [], split_half, folder, progress),
     ]
     alignment = Alignment(table, run, _search_draws(tiles, scored))
@@ -258,7 +260,12 @@ def _pairs(
 
 
 def _run_tiles(
-    tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress
+    tiles: Sequence[Tile],
+    folder: Path | None,
+    executor: Executor | None,
+    budget: int,
+    progress: Progress,
+    examination: Examination,
 ) -> list[Scored]:
     """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
     done: dict[int, Scored] = {}
@@ -279,7 +286,7 @@ def _run_tiles(
 
     if executor is None:
         jobs = {repr(t.measure): (t.measure, t.settings) for t in (tiles[i] for i in missing)}
-        cache = Cache(budget, list(jobs.values()))
+        cache = Cache(budget, list(jobs.values()), examination.look)
         for i in in_blocks([tiles[i] for i in missing], cache):
             keep(missing[i], compute_tile(tiles[missing[i]], cache))
     else:
@@ -360,9 +367,11 @@ class Cache:
     """Models prepared for all measures of a run at once; the least recently used are dropped to keep to `budget` bytes.
 
     jobs : measures with their settings; a model is read once for all of them.
+    look : called with every layer as it is read.
     """
 
-    def __init__(self, budget: int, jobs: Sequence[tuple[Measure, Settings]] = ()) -> None:
+    def __init__(self, budget: int, jobs: Sequence[tuple[Measure, Settings]] = (), look: Look | None = None) -> None:
+        self.look = look
         self.budget = budget
         self.jobs = list(jobs)
         self.entries: OrderedDict[str, dict[str, nulls.Prepared]] = OrderedDict()
@@ -377,7 +386,7 @@ class Cache:
         name = _job_name(measure, settings)
         if name not in entry:
             jobs = self.jobs if any(_job_name(*j) == name for j in self.jobs) else [(measure, settings)]
-            entry.update(_prepare(representation, jobs))
+            entry.update(_prepare(representation, jobs, self.look))
             held = sum(p.nbytes for p in entry.values())
             self.per_layer = max(self.per_layer, held / max(1, len(representation.layers)))
         return entry[name]
@@ -396,7 +405,9 @@ def _job_name(measure: Measure, settings: Settings) -> str:
     return f"{measure!r} {settings!r}"
 
 
-def _prepare(representation: Representation, jobs: Sequence[tuple[Measure, Settings]]) -> dict[str, nulls.Prepared]:
+def _prepare(
+    representation: Representation, jobs: Sequence[tuple[Measure, Settings]], look: Look | None
+) -> dict[str, nulls.Prepared]:
     """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
 
     What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
@@ -404,7 +415,11 @@ def _prepare(representation: Representation, jobs: Sequence[tuple[Measure, Setti
     device, preprocess = jobs[0][1].device, jobs[0][1].preprocess
 
     def loaded(name: str) -> Tensor:
-        return as_features(representation.load(name), f"{representation.name}, layer {name}").to(device)
+        stored = representation.load(name)
+        features = as_features(stored, f"{representation.name}, layer {name}")
+        if look is not None:
+            look(representation, name, stored)
+        return features.to(device)
 
     layers: Iterable[Tensor] = (loaded(name) for name in representation.layers)
     if not preprocess.is_identity:
@@ -519,29 +534,49 @@ def _ceiling(kind: str, tile: Tile, **numbers: Any) -> dict[str, Any]:
     return {"kind": kind, "measure": repr(tile.measure), "model_x": tile.x.name, "model_y": tile.y.name, **numbers}
 
 
-def _findings(
-    representations: Sequence[Representation], folder: Path | None, progress: Progress
-) -> list[dict[str, Any]]:
-    """The doctor's look at every layer, once; kept beside the tiles."""
-    unique = list({r.key: r for r in representations}.values())
-    out: list[dict[str, Any]] = []
-    for done, r in enumerate(unique):
-        progress("examine", done, len(unique))
-        path = None if folder is None else folder / "findings" / f"{r.key}.json"
-        if path is not None and path.is_file():
-            found = json.loads(path.read_text("utf-8"))
-        else:
-            found = []
-            for layer in r.layers:
-                x = r.load(layer)
-                stored = r.facts.get("store_dtype") or str(x.dtype).removeprefix("torch.")
-                found += [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored)]
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_text(path, json.dumps(found, ensure_ascii=False))
-        out += [{**f, "model": r.name} for f in found]
-    progress("examine", len(unique), len(unique))
-    return out
+class Examination:
+    """The doctor's look at every layer, once: while it is in memory for the measures, or afterwards.
+
+    Findings are kept beside the tiles.
+    """
+
+    def __init__(self, representations: Sequence[Representation], folder: Path | None) -> None:
+        self.representations = list({r.key: r for r in representations}.values())
+        self.folder = folder
+        self.seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for r in self.representations:
+            path = self._path(r)
+            if path is not None and path.is_file():
+                self.seen[r.key] = json.loads(path.read_text("utf-8"))
+
+    def look(self, r: Representation, layer: str, x: Tensor) -> None:
+        """Examine one layer, x as it is stored, unless that was done."""
+        layers = self.seen.setdefault(r.key, {})
+        if layer in layers:
+            return
+        stored = r.facts.get("store_dtype") or str(x.dtype).removeprefix("torch.")
+        layers[layer] = [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored)]
+        path = self._path(r)
+        if path is not None and len(layers) == len(r.layers):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(layers, ensure_ascii=False))
+
+    def findings(self, progress: Progress) -> list[dict[str, Any]]:
+        """All findings, model by model in their order; what nobody has looked at is looked at now."""
+        missing = [
+            (r, layer) for r in self.representations for layer in r.layers if layer not in self.seen.get(r.key, {})
+        ]
+        for done, (r, layer) in enumerate(missing):
+            progress("examine", done, len(missing))
+            self.look(r, layer, r.load(layer))
+        if missing:
+            progress("examine", len(missing), len(missing))
+        return [
+            {**f, "model": r.name} for r in self.representations for layer in r.layers for f in self.seen[r.key][layer]
+        ]
+
+    def _path(self, r: Representation) -> Path | None:
+        return None if self.folder is None else self.folder / "findings" / f"{r.key}.json"
 
 
 def _across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:

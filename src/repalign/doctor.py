@@ -5,12 +5,12 @@ Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -24,7 +24,8 @@ ROGUE_SHARE = 0.5
 # Below this participation ratio a space is nearly a line or a plane, and its neighbours say little more.
 LOW_RANK = 3.0
 # Random signs from which the effective dimension of a large layer is estimated.
-PROBES = 128
+PROBES = 64
+BLOCK_BYTES = 2**20
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05
@@ -56,33 +57,96 @@ def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = Non
     def say(code: str, severity: str, message: str) -> None:
         found.append(Finding(model, layer, code, severity, message))
 
-    wide = x if x.dtype == torch.float64 else x.float()
-    if not bool(torch.isfinite(wide.sum())) and not bool((finite := torch.isfinite(wide).all(dim=1)).all()):
-        rows = torch.nonzero(~finite).flatten()
+    bad = _non_finite(x)
+    if len(bad):
         say(
             "non-finite", "serious",
-            f"{len(rows)} of {len(x)} rows hold NaN or infinity, the first is row {int(rows[0])}: no measure takes them; "
+            f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
             "run the model in float32 or leave these stimuli out",
         )  # fmt: skip
         return found
-    largest = float(torch.stack(torch.aminmax(wide)).abs().amax())
-    _dtype(wide, largest, stored_dtype or str(x.dtype).removeprefix("torch."), say)
-    if largest > 0 and not 1e-12 < largest < 1e12:  # so that squares neither overflow nor vanish
-        wide, largest = wide / largest, 1.0
-    n, d = wide.shape
-    centred = wide - wide.mean(dim=0)
-    centred.sub_(centred.mean(dim=0))
-    spread = torch.linalg.vector_norm(centred, dim=1).double() ** 2  # (n,)
-    total = float(spread.sum())
-    if total <= (1e-14 * n * d * largest) ** 2 or bool((wide == wide[0]).all()):
-        say("constant", "serious", f"all {n} rows are the same: every score with this layer is undefined (nan)")
+    dtype = getattr(torch, stored_dtype or "", x.dtype)
+    facts = _facts(x)
+    _dtype(x, facts.largest, dtype, say)
+    if facts.constant:
+        say("constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)")
         return found
-    norms = torch.linalg.vector_norm(wide, dim=1).double()
-    _rows(wide, norms, spread, total, k, say)
-    _columns(centred, total, say)
-    _mean_direction(wide, norms, say)
-    _dimensions(centred, total, say)
+    _rows(x, facts, k, say)
+    _columns(facts, say)
+    _mean_direction(facts, say)
+    _dimensions(facts, say)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What the checks look at, collected in three passes over blocks of rows; all but `largest` in a unit near it."""
+
+    n: int
+    d: int
+    largest: float
+    norms: Tensor  # (n,) of the rows
+    spread: Tensor  # (n,) squared distances of the rows from their mean
+    by_feature: Tensor  # (d,) sums of squares about the mean
+    directions: Tensor  # (d,) sum of the rows at unit length
+    squares: float  # tr(C^2) of C = X'X of the centred rows, estimated
+    constant: bool
+
+    @property
+    def total(self) -> float:
+        return float(self.spread.sum())
+
+
+def _facts(x: Tensor) -> _Facts:
+    n, d = x.shape
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in _blocks(x))
+    unit = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
+
+    def rows(b: slice) -> Tensor:
+        return x[b].to(work) / unit
+
+    # Differences to the first row, so that the mean of a constant column is exact and large offsets cost nothing.
+    first = rows(slice(0, 1))
+    mean, directions = (torch.zeros(d, dtype=work, device=x.device) for _ in range(2))
+    norms = []
+    for b in _blocks(x):
+        wide = rows(b)
+        norm = torch.linalg.vector_norm(wide, dim=1)
+        directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
+        mean += wide.sub_(first).sum(dim=0)
+        norms.append(norm.double())
+    centre = mean / n
+    signs = torch.randint(0, 2, (n, PROBES), generator=torch.Generator().manual_seed(0)).to(x.device, work) * 2 - 1
+    spread, by_feature, probed = [], torch.zeros_like(centre), torch.zeros(d, PROBES, dtype=work, device=x.device)
+    for b in _blocks(x):
+        wide = rows(b).sub_(first).sub_(centre)
+        probed += wide.T @ signs[b]
+        squared = wide.square_()
+        spread.append(squared.sum(dim=1, dtype=torch.float64))
+        by_feature += squared.sum(dim=0)
+    squares = sum(
+        float((rows(b).sub_(first).sub_(centre) @ probed).square_().sum(dtype=torch.float64)) for b in _blocks(x)
+    )
+    spreads = torch.cat(spread)
+    constant = float(spreads.sum()) <= (1e-14 * n * d) ** 2
+    return _Facts(
+        n, d, largest, torch.cat(norms), spreads, by_feature.double(), directions.double(), squares / PROBES, constant
+    )
+
+
+def _non_finite(x: Tensor) -> Tensor:
+    """The rows that hold NaN or infinity. Both survive a sum; a sum that overflows is looked at entry by entry."""
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    lost = [b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in _blocks(x)]
+    suspects = torch.cat(lost)
+    return suspects[~torch.isfinite(x[suspects]).all(dim=1)]
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Blocks of rows that stay in the processor's cache from one operation to the next."""
+    rows = max(1, BLOCK_BYTES // (4 * x.shape[1]))
+    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
 def summarise(findings: Sequence[Finding]) -> list[str]:
@@ -107,8 +171,7 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _dtype(wide: Tensor, largest: float, stored: str, say: Say) -> None:
-    dtype = getattr(torch, stored, wide.dtype)
+def _dtype(x: Tensor, largest: float, dtype: torch.dtype, say: Say) -> None:
     if dtype not in (torch.float16, torch.bfloat16):
         return
     limits = torch.finfo(dtype)
@@ -119,8 +182,10 @@ def _dtype(wide: Tensor, largest: float, stored: str, say: Say) -> None:
             f"values up to {largest:.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
             "been cut off; extract in bfloat16 or float32",
         )  # fmt: skip
-    whole = torch.count_nonzero(wide.abs() >= limits.smallest_normal)
-    tiny = int(torch.count_nonzero(wide) - whole) / wide.numel()
+    tiny = 0.0
+    for b in _blocks(x):
+        size = x[b].abs()
+        tiny += int(torch.count_nonzero(size) - torch.count_nonzero(size >= limits.smallest_normal)) / x.numel()
     if tiny > SUBNORMAL_SHARE:
         say(
             "subnormal", "warning",
@@ -129,16 +194,20 @@ def _dtype(wide: Tensor, largest: float, stored: str, say: Say) -> None:
         )  # fmt: skip
 
 
-def _rows(wide: Tensor, norms: Tensor, spread: Tensor, total: float, k: int, say: Say) -> None:
-    n = len(wide)
-    distinct, counts = torch.unique(wide, dim=0, return_counts=True)
+def _rows(x: Tensor, facts: _Facts, k: int, say: Say) -> None:
+    n, norms, spread, total = facts.n, facts.norms, facts.spread, facts.total
+    # Copies have one norm: few other rows share theirs.
+    _, same, among = torch.unique(norms, return_inverse=True, return_counts=True)
+    candidates = x[among[same] > 1].to(torch.float64)
+    counts = torch.unique(candidates, dim=0, return_counts=True)[1] if len(candidates) else norms.new_empty(0)
     repeated = int(counts[counts > 1].sum())
+    distinct = n - repeated + int((counts > 1).sum())
     if repeated:
         most = int(counts.max())
         severity = "warning" if most > k or repeated > n / 10 else "note"
         say(
             "duplicates", severity,
-            f"{repeated} of {n} rows are exact copies of others ({len(distinct)} distinct, up to {most} alike): they are each "
+            f"{repeated} of {n} rows are exact copies of others ({distinct} distinct, up to {most} alike): they are each "
             f"other's nearest neighbours{f' and fill whole lists of k = {k}' if most > k else ''}; look for repeated "
             "stimuli, or permute whole groups",
         )  # fmt: skip
@@ -159,9 +228,8 @@ def _rows(wide: Tensor, norms: Tensor, spread: Tensor, total: float, k: int, say
         )  # fmt: skip
 
 
-def _columns(centred: Tensor, total: float, say: Say) -> None:
-    n, d = centred.shape
-    by_feature = centred.square().sum(dim=0)
+def _columns(facts: _Facts, say: Say) -> None:
+    n, d, by_feature = facts.n, facts.d, facts.by_feature
     constant = int((by_feature == 0).sum())
     if constant:
         say("constant-columns", "note", f"{constant} of {d} features are constant: they add nothing to any measure")
@@ -171,7 +239,7 @@ def _columns(centred: Tensor, total: float, say: Say) -> None:
             f"n = {n} stimuli for d = {d} features: biased CKA, CCA and regression are high for unrelated models; read "
             "scores beside their chance level, or use debiased CKA and mutual k-NN",
         )  # fmt: skip
-    share = float(by_feature.max()) / total
+    share = float(by_feature.max()) / facts.total
     if d > 2 and share > ROGUE_SHARE:
         at = int(by_feature.argmax())
         say(
@@ -181,14 +249,12 @@ def _columns(centred: Tensor, total: float, say: Say) -> None:
         )  # fmt: skip
 
 
-def _mean_direction(wide: Tensor, norm: Tensor, say: Say) -> None:
+def _mean_direction(facts: _Facts, say: Say) -> None:
     """Mean cosine of all pairs from the sum of unit rows: (|sum|^2 - n) / (n (n - 1))."""
-    n = int((norm > 0).sum())
+    n = int((facts.norms > 0).sum())
     if n < 2:
         return
-    weights = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0)
-    total = (weights[None].to(wide.dtype) @ wide).double()
-    cosine = (float((total**2).sum()) - n) / (n * (n - 1))
+    cosine = (float((facts.directions**2).sum()) - n) / (n * (n - 1))
     if cosine > MEAN_COSINE:
         say(
             "common-mean", "warning",
@@ -197,21 +263,13 @@ def _mean_direction(wide: Tensor, norm: Tensor, say: Say) -> None:
         )  # fmt: skip
 
 
-def _dimensions(centred: Tensor, total: float, say: Say) -> None:
-    """Participation ratio tr(C)^2 / tr(C^2), from the Gram matrix of the smaller side where that is small.
+def _dimensions(facts: _Facts, say: Say) -> None:
+    """Participation ratio tr(C)^2 / tr(C^2), with tr(C^2) = E |X X' z|^2 over random signs z from `PROBES` of them.
 
-    Else tr(C^2) = E |X X' z|^2 over random signs z is estimated from `PROBES` of them: a relative standard error of
-    sqrt(2 / PROBES) for a matrix of rank one, less for all others.
+    Its relative standard error is sqrt(2 / PROBES) for a matrix of rank one, less for all others.
     """
-    n, d = centred.shape
-    if min(n, d) <= 2 * PROBES:
-        products = centred @ centred.T if n < d else centred.T @ centred
-        squares = float(torch.linalg.vector_norm(products, dtype=torch.float64)) ** 2
-    else:
-        signs = torch.randint(0, 2, (n, PROBES), generator=torch.Generator().manual_seed(0)) * 2 - 1
-        probed = centred @ (centred.T @ signs.to(centred.device, centred.dtype))
-        squares = float(torch.linalg.vector_norm(probed, dtype=torch.float64)) ** 2 / PROBES
-    effective = total**2 / squares
+    n, d = facts.n, facts.d
+    effective = facts.total**2 / facts.squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:
         say(
             "low-rank", "warning",

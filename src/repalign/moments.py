@@ -170,6 +170,7 @@ class _GraphSums:
     def __init__(self, matrix: Any, symmetric: bool) -> None:
         self.symmetric = symmetric
         self.products: dict[tuple[int, int], Any] = {(1, 0): matrix}
+        self.rows: dict[tuple[int, int], Any] = {}
         self.known: dict[Partition, float] = {}
 
     def row_sums(self, matrix: Any) -> Any:
@@ -197,6 +198,13 @@ class _GraphSums:
             total *= self.known[labels]
         return total
 
+    def _row_sums(self, forth: int, back: int) -> Any:
+        if self.symmetric:
+            forth, back = forth + back, 0
+        if (forth, back) not in self.rows:
+            self.rows[(forth, back)] = self.row_sums(self._product(forth, back))
+        return self.rows[(forth, back)]
+
     def _product(self, forth: int, back: int) -> Any:
         """Entry by entry A^forth times (A')^back: the edges between two vertices, merged."""
         if self.symmetric:
@@ -212,29 +220,28 @@ class _GraphSums:
     def _connected(self, edges: list[tuple[int, ...]]) -> float:
         """Parallel edges merge, loops become vertex weights, leaves fold into their neighbours; a triangle may stay."""
         weight: dict[int, Any] = {v: None for edge in edges for v in edge}
-        between: dict[tuple[int, int], Any] = {}
+        between: dict[tuple[int, int], tuple[int, int]] = {}  # vertices: edges forth and back between them
 
         def times(vertex: int, factor: Any) -> None:
             known = weight[vertex]
             weight[vertex] = factor if known is None else known * factor
 
         for u, v in dict.fromkeys((min(e), max(e)) for e in edges):
-            product = self._product(edges.count((u, v)), edges.count((v, u)) if u != v else 0)
             if u == v:
-                times(u, product.diagonal())
+                times(u, self._product(edges.count((u, u)), 0).diagonal())
             else:
-                between[(u, v)] = product
+                between[(u, v)] = edges.count((u, v)), edges.count((v, u))
         while between:
             degree = [v for pair in between for v in pair]
             leaf = next((v for v in weight if degree.count(v) == 1), None)
             if leaf is None:  # every vertex starts one edge: a cycle
                 return self.triangle(cycle=len({u for u, _ in edges}) == 3)
             pair = next(p for p in between if leaf in p)
-            matrix = between.pop(pair)
-            other = pair[1] if leaf == pair[0] else pair[0]
-            toward = matrix if leaf == pair[1] else matrix.T  # (other, leaf)
+            count = between.pop(pair)
+            other, toward = (pair[0], count) if leaf == pair[1] else (pair[1], count[::-1])  # from other to leaf
             on_leaf = weight.pop(leaf)
-            times(other, self.row_sums(toward) if on_leaf is None else self.times_vector(toward, on_leaf))
+            folded = self._row_sums(*toward) if on_leaf is None else self.times_vector(self._product(*toward), on_leaf)
+            times(other, folded)
         (last,) = weight.values()
         return float(last.sum())
 

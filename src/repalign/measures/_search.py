@@ -43,7 +43,8 @@ class Embedded:
     @property
     def is_constant(self) -> bool:
         """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
-        first, blocks = self.rows[0], _blocks(len(self.rows), self.rows[0].nbytes)
+        first = self.rows[0]
+        blocks = [slice(0, 16), *_blocks(len(self.rows), self.rows[0].nbytes)]  # a few rows nearly always tell
         if not self.is_unit:
             return all(bool((self.rows[b] == first).all()) for b in blocks)
         limit = unit_resolution(self.rows.shape[1], torch.float64)
@@ -194,6 +195,8 @@ def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: 
 
 def _resolution(embedded: Embedded, dtype: torch.dtype) -> Tensor:
     """Differences of similarity that `dtype` cannot tell from rounding, per row (n,)."""
+    if embedded.is_unit:
+        return embedded.rows.new_full((len(embedded.rows),), unit_resolution(embedded.rows.shape[1], dtype), dtype=dtype)
     norms = torch.linalg.vector_norm(embedded.rows, dim=1)
     largest = norms.max()
     size = norms * largest + (0.0 if embedded.bias is None else largest * largest)

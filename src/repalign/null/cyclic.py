@@ -170,34 +170,32 @@ def units(n: int, at_least: int) -> list[int]:
 
 
 def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
-    """The spectra of all layers, relabelled by `index`."""
-    first = spectrum(relations[0].permute(index.to(device_of(relations[0]))))
-    out = first.new_empty(first.shape[1], len(relations), first.shape[0])
-    out[:, 0] = first.T
-    for i, relation in enumerate(relations[1:], start=1):
-        out[:, i] = spectrum(relation.permute(index.to(device_of(relation)))).T
-    return out
+    """The spectra of all layers, relabelled by `index`: (n // 2 + 1 frequencies, layers, diagonals).
 
-
-def spectrum(relation: Relation) -> Tensor:
-    """FFT along the wrapped diagonals of a relation, (diagonals, n // 2 + 1 frequencies).
-
-    A symmetric relation needs only diagonals 0 to n / 2; those in between count twice, which goes into the
-    spectrum as sqrt(2) on either side.
+    A spectrum is the FFT along the wrapped diagonals of a relation. A symmetric one needs only diagonals 0 to n / 2;
+    those in between count twice, which goes into the spectrum as sqrt(2) on either side.
     """
-    n = relation.n
-    matrix = relation.dense()
-    doubled = torch.cat([matrix, matrix], dim=1)  # (n, 2n)
-    last = n // 2 if relation.symmetric else n - 1
-    diagonals = doubled.as_strided((last + 1, n), (1, 2 * n + 1))  # [d, i] = A[i, (i + d) % n]
-    found = torch.fft.rfft(diagonals, dim=1)
-    if relation.symmetric:
-        weight = torch.full((last + 1,), math.sqrt(2.0), dtype=matrix.dtype, device=matrix.device)
-        weight[0] = 1.0
-        if n % 2 == 0:
-            weight[-1] = 1.0
-        found *= weight[:, None]
-    return found
+    n, symmetric = relations[0].n, relations[0].symmetric
+    last = n // 2 if symmetric else n - 1
+    weight: Tensor | None = None
+    out: Tensor | None = None
+    doubled: Tensor | None = None
+    for i, relation in enumerate(relations):
+        matrix = relation.permute(index.to(device_of(relation))).dense()
+        if out is None or doubled is None:
+            doubled = matrix.new_empty(n, 2 * n)
+            dtype = torch.complex128 if matrix.dtype == torch.float64 else torch.complex64
+            out = torch.empty(n // 2 + 1, len(relations), last + 1, dtype=dtype, device=matrix.device)
+            if symmetric:
+                weight = matrix.new_full((last + 1, 1), math.sqrt(2.0))
+                weight[0] = 1.0
+                if n % 2 == 0:
+                    weight[-1] = 1.0
+        doubled[:, :n], doubled[:, n:] = matrix, matrix
+        found = torch.fft.rfft(doubled.as_strided((last + 1, n), (1, 2 * n + 1)), dim=1)  # [d, i] = A[i, (i + d) % n]
+        out[:, i] = (found if weight is None else found.mul_(weight)).T
+    assert out is not None
+    return out
 
 
 def correlations(a: Tensor, b: Tensor, n: int) -> Tensor:
