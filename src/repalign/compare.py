@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from repalign import ceilings
@@ -39,7 +40,7 @@ from repalign.representation import MemoryRepresentation, Representation, check_
 
 log = logging.getLogger(__name__)
 
-Look = Callable[[Representation, str, Tensor], None]
+Look = Callable[[Representation, str, Tensor, torch.dtype], None]
 
 # Part of every tile's name: raise it when a change moves a number, so that old tiles are not reused.
 TILE_VERSION = 2
@@ -418,7 +419,7 @@ def _prepare(
         stored = representation.load(name)
         features = as_features(stored, f"{representation.name}, layer {name}")
         if look is not None:
-            look(representation, name, stored)
+            look(representation, name, features, stored.dtype)
         return features.to(device)
 
     layers: Iterable[Tensor] = (loaded(name) for name in representation.layers)
@@ -549,12 +550,12 @@ class Examination:
             if path is not None and path.is_file():
                 self.seen[r.key] = json.loads(path.read_text("utf-8"))
 
-    def look(self, r: Representation, layer: str, x: Tensor) -> None:
-        """Examine one layer, x as it is stored, unless that was done."""
+    def look(self, r: Representation, layer: str, x: Tensor, dtype: torch.dtype) -> None:
+        """Examine one layer, x, stored in this dtype, unless that was done."""
         layers = self.seen.setdefault(r.key, {})
         if layer in layers:
             return
-        stored = r.facts.get("store_dtype") or str(x.dtype).removeprefix("torch.")
+        stored = r.facts.get("store_dtype") or str(dtype).removeprefix("torch.")
         layers[layer] = [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored)]
         path = self._path(r)
         if path is not None and len(layers) == len(r.layers):
@@ -568,7 +569,8 @@ class Examination:
         ]
         for done, (r, layer) in enumerate(missing):
             progress("examine", done, len(missing))
-            self.look(r, layer, r.load(layer))
+            stored = r.load(layer)
+            self.look(r, layer, stored, stored.dtype)
         if missing:
             progress("examine", len(missing), len(missing))
         return [

@@ -25,7 +25,7 @@ ROGUE_SHARE = 0.5
 LOW_RANK = 3.0
 # Random signs from which the effective dimension of a large layer is estimated.
 PROBES = 64
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 4 * 2**20
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05

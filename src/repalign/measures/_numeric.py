@@ -58,9 +58,9 @@ def _own(x: Tensor) -> Tensor:
 
 
 def _scale_in_place(x: Tensor) -> float:
-    scale = power_of_two(torch.stack(torch.aminmax(x)).abs().amax())
+    scale = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
     x.div_(scale)
-    return float(scale)
+    return scale
 
 
 def scaled(x: Tensor) -> tuple[Tensor, float]:
@@ -79,30 +79,24 @@ _WIDE_BYTES = 4 * 2**20
 def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
     """x (n, d) without its column means, its largest entry in [1, 2), in `dtype`, and the scale that was divided out.
 
-    Whatever `dtype` is, means and differences are taken in float64. The mean is taken twice, so that a common offset of
-    1e8 leaves no residue. What the first leaves of a constant column is a few units in its last place, whose mean is
-    exact: the second makes it exactly zero, and a constant representation is recognised without a threshold.
+    Whatever `dtype` is, differences and means are taken in float64, after the first row is taken off: a common offset
+    of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a
+    threshold.
     """
     outer = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
     n = len(x)
     rows = max(1, _WIDE_BYTES // (8 * x.shape[1]))
     blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+    first = _own(x[:1]).div_(outer)
 
-    def wide(block: slice) -> Tensor:
-        return _own(x[block]).div_(outer)
+    def shifted(block: slice) -> Tensor:
+        return _own(x[block]).div_(outer).sub_(first)
 
-    first = sum(wide(b).sum(dim=0) for b in blocks) / n
-    second, largest = torch.zeros_like(first), torch.zeros((), dtype=torch.float64, device=first.device)
-    for b in blocks:
-        rest = wide(b).sub_(first)
-        second += rest.sum(dim=0)
-        largest = torch.maximum(largest, torch.stack(torch.aminmax(rest)).abs().amax())
-    second /= n
-    inner = power_of_two(largest)
+    mean = sum(shifted(b).sum(dim=0) for b in blocks) / n
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
     for b in blocks:
-        out[b] = wide(b).sub_(first).sub_(second).div_(inner)
-    return out, outer * float(inner)
+        out[b] = shifted(b).sub_(mean)
+    return out, outer * _scale_in_place(out)
 
 
 def unit_rows(x: Tensor) -> Tensor:
