@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,18 +29,22 @@ from torch import Tensor
 
 from repalign.large import anchored_mutual_knn
 from repalign.measures import MutualKNN
-from repalign.measures._search import embed, nearest
 from repalign.measures._search import _tiles as tiles
+from repalign.measures._search import embed, nearest
 
 BLOCK = 4096
 SHARED = 16  # dimensions that both sides of the anchor pair have in common
 
 
-def clocked(task: Callable[[], object]) -> tuple[object, float, float]:
+def clocked(task: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result, seconds by the clock, seconds of processor time."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = task()
     return result, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def lower(before: list[float], now: tuple[float, float]) -> list[float]:
+    return [min(pair) for pair in zip(before, now, strict=True)]
 
 
 def peak() -> float:
@@ -70,8 +75,8 @@ def exact(n: int, d: int, k: int, similarity: str, mean: float, threads: int, re
     held = peak() - before
     _, *product = clocked(lambda: triangle(x))
     for _ in range(repeat - 1):
-        search = np.minimum(search, clocked(lambda: nearest(embed(x, similarity), k))[1:])
-        product = np.minimum(product, clocked(lambda: triangle(x))[1:])
+        search = lower(search, clocked(lambda: nearest(embed(x, similarity), k))[1:])
+        product = lower(product, clocked(lambda: triangle(x))[1:])
     measure = MutualKNN(k=k, similarity=similarity)
     states = [measure.prepare(f) for f in (x[: k + 2], x[: k + 2])]
     states = [type(s)(indices) for s, indices in zip(states, (lists, lists.roll(1, 0)), strict=True)]
@@ -124,7 +129,6 @@ def sampled(n: int, d: int, k: int, anchors: int, threads: int) -> dict[str, obj
             torch.mm(queries, block.T, out=out)
 
     _, *product = clocked(products)
-    assert hasattr(result, "statistic")
     scores = {name: getattr(result, name) for name in ("statistic", "low", "high")}
     return row("anchors cosine", n, d, k, anchors, search, product, held) | scores
 

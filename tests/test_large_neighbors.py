@@ -219,6 +219,25 @@ def test_what_anchors_refuse():
         anchored_mutual_knn((one, "l"), (two, "l"))
 
 
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_rows_whose_products_would_overflow_are_refused(similarity):
+    x = pair(60)[0]
+    x[50] *= 1e18
+    with pytest.raises(RepalignError, match=r"differ too much in size(.|\n)*in the block from row 40 on"):
+        nearest_of(ArrayRows(x), torch.arange(20), 5, similarity, block=20)
+    found = nearest_of(ArrayRows(x), torch.arange(20), 5, "cosine", block=20)
+    np.testing.assert_array_equal(np.sort(found.indices), np.sort(plain(x, 5)[:20]))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("scale", [1e30, 1e-36])
+def test_one_extreme_scale_changes_nothing(similarity, scale):
+    x = pair(90)[0]
+    found = nearest_of(ArrayRows(x * np.float32(scale)), torch.arange(90), 5, similarity, block=20)
+    near = nearest_of(ArrayRows((x * np.float32(scale)).astype("f8")), torch.arange(90), 5, similarity, block=20)
+    assert torch.equal(found.indices.sort().values, near.indices.sort().values)
+
+
 def test_progress_is_told():
     calls = []
     x, y = pair(100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from repalign.measures._best import Best
 from repalign.measures._numeric import full_precision, power_of_two, unit_rows
 from repalign.measures._search import first_with_ties, unit_resolution
 from repalign.progress import Progress, silent
+
+# Rows of smaller norm may hold numbers so small that single precision has lost some of their digits.
+_TINY = 1e-30
+
+# Products of larger rows could overflow in single precision.
+_HUGE = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +100,27 @@ class _Space:
 
     def of(self, some: Tensor) -> _Space:
         """The same space for some of the queries."""
-        other = object.__new__(_Space)
-        other.__dict__.update(self.__dict__, queries=self.queries[some])
+        other = copy.copy(self)
+        other.queries = self.queries[some]
         return other
 
     def similarity(self, which: Tensor, start: int, features: Tensor, dtype: torch.dtype) -> Tensor:
         """(a, b) values that order the rows `start`... of a block for each query; -inf at the query itself."""
-        mapped, norms = self._mapped(features, dtype)
-        product = self.queries.to(dtype) @ mapped.T
-        if self.kind == "euclidean":
-            product -= 0.5 * (norms * norms).to(dtype)
+        self._look(features)
+        mapped = self._mapped(features, dtype)
+        product = self.queries.to(dtype) @ mapped.to(dtype).T
+        if self.kind != "cosine":
+            squared = (mapped * mapped).sum(dim=1)
+            self.largest = max(self.largest, math.sqrt(float(squared.max())))
+            if self.largest > _HUGE:
+                raise RepalignError(
+                    "the rows differ too much in size for a search by blocks",
+                    expected=f"norms up to {_HUGE:.0e} times the largest of the rows that are searched for",
+                    got=f"{self.largest:.1e} times, in the block from row {start:,} on",
+                    remedy="look for a faulty row, or use similarity='cosine'",
+                )
+            if self.kind == "euclidean":
+                product -= (0.5 * squared).to(dtype)
         own = torch.nonzero((which >= start) & (which < start + len(features))).flatten()
         product[own, which[own] - start] = -math.inf
         return product
@@ -113,23 +131,16 @@ class _Space:
         size = norms * self.largest + (self.largest**2 if self.kind == "euclidean" else 0.0)
         return unit_resolution(self.queries.shape[1], dtype) * size
 
-    def _mapped(self, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Features of the space (b, d) in `dtype`, and their norms in float64."""
-        if self.kind == "cosine" and features.dtype == dtype == torch.float32:
-            norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
-            mapped = features / torch.where(norms > 0, norms, 1.0).to(dtype)[:, None]
-            if float(norms.min()) < 1e-30:  # a scale at which single precision may have lost digits
-                mapped = unit_rows(features).to(dtype)
-        elif self.kind == "cosine":
-            mapped = unit_rows(features)
-        else:
-            mapped = features.to(torch.float64) if self.origin is None else features.to(torch.float64) - self.origin
-            mapped = mapped / self.scale
-        norms = torch.linalg.vector_norm(mapped, dim=1, dtype=torch.float64)
+    def _mapped(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features of the space (b, d): float32 where nothing is lost by it, else float64."""
         if self.kind != "cosine":
-            self.largest = max(self.largest, float(norms.max()))
-        self._look(features)
-        return mapped.to(dtype), norms
+            features = features.to(torch.float64)
+            return (features if self.origin is None else features - self.origin) / self.scale
+        if features.dtype == torch.float32:
+            norms = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=torch.float64)
+            if float(norms.min()) > _TINY:
+                return features.to(dtype) / norms.to(dtype)
+        return unit_rows(features)
 
     def _look(self, features: Tensor) -> None:
         """Whether a row differs from the first, as `Embedded.is_constant`; one block tells, but for constant layers."""
@@ -166,6 +177,8 @@ def read_checked(rows: Rows, block: int, device: str | torch.device = "cpu") -> 
 
 def _checked(features: Tensor, name: str, start: int | None) -> Tensor:
     features = features if features.dtype == torch.float64 else features.to(torch.float32)
+    if math.isfinite(float(features.sum(dtype=torch.float64))):
+        return features
     finite = torch.isfinite(features).all(dim=1)
     if not bool(finite.all()):
         at = "" if start is None else f", the first is row {start + int(torch.nonzero(~finite)[0])}"
