@@ -293,8 +293,12 @@ def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tens
 
 
 def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tensor:
-    """Look every entry of each B up in a dense block of rows of each A: O(la * lb * n * k)."""
+    """Shared entries, by whichever is cheaper: every pair of entries of a row, n k^2 comparisons for each pair of
+    layers, or looking the entries of all B up in a dense block of rows of each A, n^2 bytes to clear for each A.
+    """
     n = a[0].n
+    if a[0].k * sum(s.k for s in b) < n:
+        return torch.tensor([[_shared(s, t) for t in b] for s in a], dtype=torch.float64)
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     plain = all(s.values is None for s in (*a, *b))
     dtype = torch.uint8 if plain else torch.float64
@@ -312,6 +316,21 @@ def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tens
             sums = torch.cat([per_column.new_zeros(1), per_column.cumsum(0)])
             at = sums[[0, *ends]].to("cpu", torch.float64)
             total[row] += at[1:] - at[:-1]
+    return total
+
+
+def _shared(a: GraphRelation, b: GraphRelation) -> float:
+    """<A, B> of two graphs, entry by entry in blocks of rows."""
+    total = 0.0
+    rows = max(1, SCRATCH_BYTES // (16 * a.k * b.k))
+    for start in range(0, a.n, rows):
+        block = slice(start, start + rows)
+        equal = a.indices[block, :, None] == b.indices[block, None, :]
+        if a.values is None and b.values is None:
+            total += int(torch.count_nonzero(equal))
+            continue
+        products = _values(a, block)[:, :, None] * _values(b, block)[:, None, :]
+        total += float((products * equal).sum())
     return total
 
 
@@ -393,7 +412,12 @@ class Measure(ABC):
 
 
 class Bilinear(Measure):
-    """A measure whose states are relations; the score is `scale(<A, B>)`."""
+    """A measure whose states are relations; the score is `scale(<A, B>)`.
+
+    `dense`: its relations are n x n matrices, and not graphs of few edges.
+    """
+
+    dense: ClassVar[bool] = True
 
     @abstractmethod
     def prepare(self, x: Tensor) -> Relation: ...

@@ -197,6 +197,7 @@ class CKNNA(Bilinear):
     family: ClassVar[str] = "kernel"
     aliases: ClassVar[tuple[str, ...]] = ("cknna",)
     symmetric: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:

@@ -95,6 +95,7 @@ class MutualKNN(_NeighborLists, Bilinear):
     family: ClassVar[str] = "neighbors"
     aliases: ClassVar[tuple[str, ...]] = ("mutual_knn", "mknn", "knn")
     symmetric: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def prepare(self, x: Tensor) -> GraphRelation:

@@ -47,6 +47,7 @@ class CKNNAPaper(Bilinear):
     family: ClassVar[str] = "kernel"
     aliases: ClassVar[tuple[str, ...]] = ("cknna_paper",)
     symmetric: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,8 @@ from repalign.null.search import AGGREGATES, SCALES, Found, Search, search_layer
 
 __all__ = [
     "AGGREGATES",
+    "CYCLIC_MAX_N",
+    "CYCLIC_MIN_N",
     "MOMENTS_MAX_SKEWNESS",
     "MOMENTS_MIN_N",
     "NULLS",
@@ -83,9 +85,9 @@ CYCLIC_MAX_N = 8192
 class Auto:
     """The best null for each measure at this n; not a null itself but the choice of one (`resolve`).
 
-    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192)
-    or random permutations. Other measures: `n_draws` random permutations for both. With `groups`: the cyclic group over
-    200 whole groups of one size or more, else random permutations.
+    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192) or
+    random permutations; above that n only graphs of few edges have moments. Other measures: `n_draws` random permutations
+    for both. With `groups`: the cyclic group over 200 whole groups of one size or more, else random permutations.
     """
 
     method: ClassVar[str] = "auto"
@@ -100,15 +102,15 @@ def resolve(null: Null | Auto, measure: Measure, n: int) -> Null:
     if isinstance(null, Null):
         return null
     random = Permutations(null.n_draws, null.seed, null.groups)
-    bilinear = isinstance(measure, Bilinear) and n <= CYCLIC_MAX_N
+    bilinear = isinstance(measure, Bilinear) and (n <= CYCLIC_MAX_N or not measure.dense)
     if null.groups is not None:
         null.groups.check_n(n)
         size = null.groups.equal_size if null.groups.shuffle == "whole" else None
-        many = size is not None and n // size >= CYCLIC_MIN_N
+        many = size is not None and n // size >= CYCLIC_MIN_N and n <= CYCLIC_MAX_N
         return Cyclic(null.seed, groups=null.groups) if bilinear and many else random
     if not bilinear:
         return random
-    return Moments(Cyclic(null.seed, null.relabellings) if n >= CYCLIC_MIN_N else random)
+    return Moments(Cyclic(null.seed, null.relabellings) if CYCLIC_MIN_N <= n <= CYCLIC_MAX_N else random)
 
 
 NULLS: dict[str, type[Null] | type[Auto]] = {cls.method: cls for cls in (Auto, Permutations, Cyclic, Aristotelian)}

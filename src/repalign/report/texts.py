@@ -14,6 +14,7 @@ from repalign.report.html import Html, text
 NULLS = {
     "permutation": "random permutations of the pairing, one for all layers of a pair of models",
     "cyclic": "all cyclic shifts of the pairing after one random relabelling, an exact group",
+    "bound": "the exact mean and spread over all permutations, and Cantelli's bound, which holds for every law",
     "aristotelian": "the published calibration: random permutations, compared in float32 without a tolerance",
     "moments": "exact mean, spread and skewness over all permutations, and the Pearson type III law",
 }

@@ -1,0 +1,211 @@
+"""All layers of many models against all layers of many others, each against chance.
+
+Work is done once per layer (states, and whatever the null keeps beside them), held in a cache bounded in
+bytes; a tile is one measure on one pair of models, a pure function of two representations, and the unit of
+resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repalign import null as nulls
+from repalign.alignment import Alignment
+from repalign.compare._cache import Cache, Settings, default_memory
+from repalign.compare._ceilings import seed_to_seed, split_halves
+from repalign.compare._describe import Examination, across_pairs, describe_run, search_draws
+from repalign.compare._streamed import check_memory, is_streamed
+from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
+from repalign.errors import RepalignError
+from repalign.measures import parse_measure
+from repalign.measures._base import Measure, as_features
+from repalign.models import ModelRecord
+from repalign.preprocess import Preprocess
+from repalign.progress import Progress, silent
+from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
+
+__all__ = [
+    "DEFAULT_MEASURES",
+    "Cache",
+    "Scored",
+    "Settings",
+    "Tile",
+    "compare",
+    "compute_tile",
+    "default_memory",
+    "pair",
+]
+
+DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
+
+
+def compare(
+    x: Sequence[Representation],
+    y: Sequence[Representation] | None = None,
+    measures: Sequence[Measure | str] = DEFAULT_MEASURES,
+    null: nulls.Null | nulls.Auto | str = "auto",
+    *,
+    search: str | None = None,
+    alpha: float = 0.05,
+    preprocess: Preprocess | None = None,
+    results: str | Path | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    memory: int | None = None,
+    replicates: Sequence[tuple[Representation, Representation]] = (),
+    split_half: int = 0,
+    progress: Progress = silent,
+    describe: Mapping[str, Any] | None = None,
+) -> Alignment:
+    """Compare every layer of every model of `x` with every layer of every model of `y`.
+
+    Parameters
+    ----------
+    x, y : representations of one dataset. Without `y`, all models of `x` against each other.
+    measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``.
+    null : a null or its name; "auto" takes closed-form moments for every cell of a bilinear measure and the exact
+        cyclic group for the search over its layers (n >= 200), and 199 random permutations otherwise.
+    search : how the layers are searched, for instance "studentised" (default), "raw" (the published maximum),
+        "studentised top-5", "matching" (see `null.Search`).
+    alpha : level of the threshold, and so of the calibrated score.
+    preprocess : applied to all layers of a model before measuring; nothing by default.
+    results : a folder. Finished tiles are kept there, so that a killed run resumes with the missing ones.
+    executor : any `concurrent.futures.Executor`; tiles are then computed there.
+    memory : bytes for prepared states; a quarter of the machine's by default.
+    replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
+    split_half : this many random halvings of the stimuli per pair of models, for the same (`ceilings.split_half`).
+    describe : extra entries for the run's description (`name`, `study`, `dataset`, `warnings`).
+
+    Returns
+    -------
+    Alignment, saved in `results` if given.
+
+    Raises
+    ------
+    RepalignError : datasets differ, names repeat, a measure is unknown or undefined at this n, or a layer
+        holds NaN; the message names the model and the layer.
+    """
+    x = list(x)
+    y = None if y is None else list(y)
+    everything = [*x, *(y or ()), *(r for both in replicates for r in both)]
+    if not x or y == []:
+        raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
+    check_same_dataset(everything)
+    _check_names(everything)
+    measures = [parse_measure(m) if isinstance(m, str) else m for m in measures]
+    null = nulls.make_null(null) if isinstance(null, str) else null
+    n = everything[0].n
+    for measure in measures:
+        measure.check_n(n, f"dataset {everything[0].dataset_name!r}")
+    how = _layer_search(search, null)
+    folder = None if results is None else Path(results)
+    examination = Examination(everything, folder)
+
+    budget = default_memory() if memory is None else memory
+    plain = preprocess is None or preprocess.is_identity
+
+    def settings(measure: Measure) -> Settings:
+        streamed = is_streamed(measure, null, plain, n)
+        if not streamed:
+            check_memory(measure, n, max(budget, 4 * default_memory()))
+        chosen = nulls.resolve(null, measure, n)
+        return Settings(chosen, how, alpha, preprocess or Preprocess(), device, streamed)
+
+    tiles = [Tile(a, b, m, settings(m), streams) for m in measures for a, b, streams in pairs_of(x, y, m)]
+    if not tiles:
+        raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
+    scored = run_tiles(tiles, folder, executor, budget, progress, examination.look)
+    table = across_pairs(tiles, scored)
+    run = describe_run(x, y, tiles, null, examination.findings(progress), table, describe or {})
+    twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
+    run["ceilings"] = [
+        *seed_to_seed(twins, run_tiles(twins, folder, executor, budget, progress, examination.look) if twins else []),
+        *split_halves(tiles if split_half else [], split_half, folder, progress),
+    ]
+    alignment = Alignment(table, run, search_draws(tiles, scored))
+    if folder is not None:
+        alignment.save(folder)
+    return alignment
+
+
+def _layer_search(search: str | None, null: nulls.Null | nulls.Auto) -> str:
+    """The search in full words: the studentised maximum, or the first that the null allows."""
+    allowed = None if isinstance(null, nulls.Auto) else null.searches
+    if search is None:
+        return allowed[0] if allowed else str(nulls.Search())
+    how = str(nulls.Search.parse(search))
+    if allowed and how not in allowed:
+        raise RepalignError(
+            f"null {null.method!r} has no layer search {how!r}", expected=" or ".join(allowed), got=search
+        )
+    return how
+
+
+def pair(
+    x: Any,
+    y: Any,
+    measures: Sequence[Measure | str] | Measure | str = DEFAULT_MEASURES,
+    null: nulls.Null | nulls.Auto | str = "auto",
+    *,
+    names: tuple[str, str] = ("x", "y"),
+    ids: Sequence[str] | None = None,
+    **options: Any,
+) -> Alignment:
+    """Compare two models given as arrays: row i of both is the same stimulus.
+
+    `x` and `y` are (n, d) arrays (numpy or torch), or mappings from layer name to such arrays, or lists of them.
+    `options` go to `compare`.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((300, 20))
+    >>> result = pair(x, x @ rng.standard_normal((20, 30)), measures=["CKA()"])
+    >>> bool(result.best()["pvalue"][0] < 0.01)
+    True
+    """
+    if isinstance(measures, (str, Measure)):
+        measures = [measures]
+    both = [_from_arrays(arrays, name, ids) for arrays, name in zip((x, y), names, strict=True)]
+    return compare([both[0]], [both[1]], measures, null, **options)
+
+
+def _from_arrays(arrays: Any, name: str, ids: Sequence[str] | None) -> MemoryRepresentation:
+    if isinstance(arrays, Mapping):
+        layers = {str(k): as_features(v, f"{name}, layer {k}") for k, v in arrays.items()}
+    elif isinstance(arrays, (list, tuple)) and arrays and np.ndim(arrays[0]) == 2:
+        layers = {f"layer.{i}": as_features(v, f"{name}, layer {i}") for i, v in enumerate(arrays)}
+    else:
+        layers = {"features": as_features(arrays, name)}
+    counts = {len(v) for v in layers.values()}
+    if len(counts) != 1:
+        raise RepalignError(
+            f"{name}: layers of different row counts", expected="one n for all layers of a model", got=sorted(counts)
+        )
+    n = counts.pop()
+    given = tuple(map(str, ids)) if ids is not None else tuple(map(str, range(n)))
+    if len(given) != n or len(set(given)) != n:
+        raise RepalignError(
+            f"{name}: ids do not fit", expected=f"{n} distinct ids", got=f"{len(given)} ids, {len(set(given))} distinct"
+        )
+    record = ModelRecord(spec=f"array:{name}", name=name, modality="array")
+    fingerprint = hashlib.sha256("\n".join(given).encode()).hexdigest() if ids is not None else f"rows:{n}"
+    return MemoryRepresentation(record, given, layers, dataset_fingerprint=fingerprint)
+
+
+def _check_names(representations: Sequence[Representation]) -> None:
+    seen: dict[str, Representation] = {}
+    for r in representations:
+        other = seen.setdefault(r.name, r)
+        if other.key != r.key:
+            raise RepalignError(
+                f"two models are called {r.name!r}",
+                expected="one name per model",
+                got=f"{other.record.spec} and {r.record.spec}",
+                remedy="give one of them another `name`",
+            )

@@ -1,0 +1,142 @@
+"""Work once per layer: models prepared for all measures at once, in a cache that is bounded in bytes."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from repalign import null as nulls
+from repalign.measures._base import Measure, State, as_features
+from repalign.preprocess import Preprocess
+from repalign.representation import Representation
+
+Look = Callable[[Representation, str, Tensor, torch.dtype], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the representations that a score depends on."""
+
+    null: nulls.Null
+    search: str
+    alpha: float
+    preprocess: Preprocess
+    device: str
+    streamed: bool = False  # through feature space, without states
+
+
+class Pair(Protocol):
+    """What the order of work looks at."""
+
+    x: Representation
+    y: Representation
+    measure: Measure
+    settings: Settings
+
+
+class Cache:
+    """Models prepared for all measures of a run at once; the least recently used are dropped to keep to `budget` bytes.
+
+    jobs : measures with their settings; a model is read once for all of them.
+    look : called with every layer as it is read.
+    """
+
+    def __init__(self, budget: int, jobs: Sequence[tuple[Measure, Settings]] = (), look: Look | None = None) -> None:
+        self.look = look
+        self.budget = budget
+        self.jobs = list(jobs)
+        self.entries: OrderedDict[str, dict[str, nulls.Prepared]] = OrderedDict()
+        self.per_layer = 0.0  # bytes, of the models seen so far
+
+    def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
+        entry = self.entries.get(representation.key)
+        if entry is None:
+            self._make_room(len(representation.layers))
+            entry = self.entries[representation.key] = {}
+        self.entries.move_to_end(representation.key)
+        name = _job_name(measure, settings)
+        if name not in entry:
+            jobs = self.jobs if any(_job_name(*j) == name for j in self.jobs) else [(measure, settings)]
+            entry.update(_prepare(representation, jobs, self.look))
+            held = sum(p.nbytes for p in entry.values())
+            self.per_layer = max(self.per_layer, held / max(1, len(representation.layers)))
+        return entry[name]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for entry in self.entries.values() for p in entry.values())
+
+    def _make_room(self, n_layers: int) -> None:
+        # The partner of a model in its tile stays, whatever it weighs.
+        while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
+            self.entries.popitem(last=False)
+
+
+def _job_name(measure: Measure, settings: Settings) -> str:
+    return f"{measure!r} {settings!r}"
+
+
+def _prepare(
+    representation: Representation, jobs: Sequence[tuple[Measure, Settings]], look: Look | None
+) -> dict[str, nulls.Prepared]:
+    """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
+
+    What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
+    """
+    device, preprocess = jobs[0][1].device, jobs[0][1].preprocess
+
+    def loaded(name: str) -> Tensor:
+        stored = representation.load(name)
+        features = as_features(stored, f"{representation.name}, layer {name}")
+        if look is not None:
+            look(representation, name, features, stored.dtype)
+        return features.to(device)
+
+    layers: Iterable[Tensor] = (loaded(name) for name in representation.layers)
+    if not preprocess.is_identity:
+        layers = preprocess({name: loaded(name) for name in representation.layers}).values()
+    states: list[list[State]] = [[] for _ in jobs]
+    for x in layers:
+        for (measure, _), found in zip(jobs, states, strict=True):
+            found.append(measure.prepare(x))
+    return {
+        _job_name(measure, settings): settings.null.prepare(measure, found)
+        for (measure, settings), found in zip(jobs, states, strict=True)
+    }
+
+
+def in_blocks(tiles: Sequence[Pair], cache: Cache) -> Iterator[int]:
+    """Order tiles so that models are prepared as rarely as the memory allows.
+
+    As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
+    first side once per such block.
+    """
+    if not tiles:
+        return
+    first = next((t for t in tiles if not t.settings.streamed), None)
+    if first is not None:
+        cache.get(first.x, first.measure, first.settings)
+    weight = {r.key: cache.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+    room = cache.budget - max(weight[t.x.key] for t in tiles)
+    block_of: dict[str, int] = {}
+    block, held = 0, 0.0
+    for key in dict.fromkeys(t.y.key for t in tiles):
+        if held and held + weight[key] > room:
+            block, held = block + 1, 0.0
+        block_of[key] = block
+        held += weight[key]
+    rank = {key: i for i, key in enumerate(dict.fromkeys(r.key for t in tiles for r in (t.x, t.y)))}
+    yield from sorted(
+        range(len(tiles)), key=lambda i: (block_of[tiles[i].y.key], rank[tiles[i].x.key], rank[tiles[i].y.key])
+    )
+
+
+def default_memory() -> int:
+    """A quarter of the machine's memory."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
