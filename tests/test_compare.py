@@ -270,3 +270,40 @@ def test_a_result_shows_itself_in_a_notebook(sides):
     html = result._repr_html_()
     assert html.count("<table") >= 1 and all(name in html for name in ("lm-a", "vit-b")) and "n = 64" in html
     assert "<script" not in html
+
+
+def test_what_stands_across_pairs_comes_from_joint_draws(sides, tmp_path):
+    """maxT from the saved draws, which are the searches' own; Holm, BH and BY from their p-values."""
+    xs, ys = sides
+    result = compare(xs, ys, ["CKA()", "CycleKNN(k=3)"], nulls.Permutations(99, seed=3), results=tmp_path)
+    loaded = Alignment.load(tmp_path)
+    assert loaded.draws is not None and len(loaded.draws) == 2 * len(xs) * len(ys)
+    for measure in result.measures:
+        rows = result.table[(result.table["scope"] == "max") & (result.table["measure"] == measure)]
+        drawn = loaded.draws[loaded.draws["measure"] == measure]
+        assert list(zip(drawn["model_x"], drawn["model_y"], strict=True)) == list(
+            zip(rows["model_x"], rows["model_y"], strict=True)
+        )
+        draws = np.stack(drawn["draws"].tolist())
+        assert nulls.pvalue(rows["statistic"].to_numpy(), draws.T) == pytest.approx(rows["pvalue"].to_numpy())
+        assert nulls.max_t(rows["statistic"].to_numpy(), draws) == pytest.approx(rows["p_maxt"].to_numpy())
+        assert nulls.benjamini_yekutieli(rows["pvalue"].to_numpy()) == pytest.approx(rows["p_by"].to_numpy())
+    assert result.run["null"]["relabelled"] == "one side"
+    cells = result.table["scope"] == "cell"
+    assert result.table.loc[~cells, "p_stepdown"].isna().all() and result.table.loc[cells, "p_maxt"].isna().all()
+    assert result.table.loc[cells, "p_stepdown"].between(1 / 100, 1).all()
+
+
+def test_where_all_meet_all_every_model_is_relabelled(sides):
+    everyone = [*sides[0], *sides[1]]
+    result = compare(everyone, measures=["CKA()"], null=nulls.Cyclic(seed=1))
+    assert result.run["null"]["relabelled"] == "every model"
+    assert result.best()["p_maxt"].notna().all()
+
+
+def test_groups_that_allow_few_relabellings_are_told(sides):
+    n = sides[0][0].n
+    few = nulls.Groups.of([0] * (n - 4) + [1, 1, 2, 2], "whole")
+    result = compare(*sides, ["CKA()"], nulls.Permutations(19, groups=few))
+    assert any("allow 2 relabellings: p >= 0.5" in w for w in result.run["warnings"])
+    assert result.run["null"]["groups"]["shuffle"] == "whole" and result.run["null"]["groups"]["n_groups"] == 3

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from measure_oracles import CASES
 
 from repalign import null as nulls
@@ -303,3 +304,22 @@ def test_groups_come_from_a_table_by_id(tmp_path):
 
 def test_measures_that_are_not_bilinear_take_permutations_only():
     assert not isinstance(parse_measure("CycleKNN(k=2)"), Bilinear)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", ["CKA()", "CKA(estimator='biased')", "MutualKNN(k=5)", "CKNNA(k=5)", "CycleKNN(k=5)"])
+def test_a_device_gives_the_same_null(name: str):
+    """Scores, moments, draws and the search to 1e-5, the chosen layers exactly."""
+    measure = parse_measure(name)
+    sides = [[torch.from_numpy(x).float() for x in layers(256, seed, 3)] for seed in (1, 2)]
+    null = nulls.resolve(nulls.Auto(), measure, 256)
+    judged = []
+    for device in ("cpu", "cuda"):
+        ready = [null.prepare(measure, [measure.prepare(x.to(device)) for x in side]) for side in sides]
+        judged.append(null.judge(measure, *ready))
+    for field in nulls.Calibration.__dataclass_fields__:
+        one, other = (getattr(j.cells, field) for j in judged)
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5), field
+    assert judged[0].found.draws == pytest.approx(judged[1].found.draws, abs=1e-5)
+    assert judged[0].found.layer_x == judged[1].found.layer_x and judged[0].found.layer_y == judged[1].found.layer_y

@@ -111,6 +111,12 @@ def describe_run(
     measures = list(dict.fromkeys(repr(t.measure) for t in tiles))
     by_measure = {repr(t.measure): t.settings for t in tiles}
     warnings = list(extra.get("warnings", ()))
+    groups = settings.null.groups
+    if groups is not None and groups.n_relabellings < 1 / settings.alpha:
+        warnings.append(
+            f"the groups allow {groups.n_relabellings:.0f} relabellings: p >= {1 / groups.n_relabellings:.2g}, so that nothing "
+            f"can be found at alpha = {settings.alpha:g}; shuffle whole groups, or use more groups"
+        )
     for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
         draws = int(pairs["n_draws"].iloc[0])
         sentence = nulls.multiplicity_warning(draws, len(pairs), settings.alpha) if draws else None
