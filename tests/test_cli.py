@@ -12,6 +12,11 @@ import pytest
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import cli
 from repalign.alignment import Alignment
+from repalign.cli import _scale
+from repalign.cli._options import size_in_bytes
+from repalign.errors import RepalignError
+from repalign.large import anchored_mutual_knn
+from repalign.measures import CKA, MutualKNN
 
 
 @pytest.fixture
@@ -196,7 +201,8 @@ def test_lists(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "extract", "compare", "report", "pair", "measures", "models", "check", "demo"]
+    "command",
+    ["run", "extract", "compare", "report", "pair", "difference", "curve", "measures", "models", "check", "demo"],
 )
 def test_every_command_has_help_with_an_example(call, command):
     status, out, _ = call(command, "--help")
@@ -229,3 +235,323 @@ def test_stopping_says_that_it_resumes(call, monkeypatch, study):
     monkeypatch.setattr(repalign.study, "run", stop)
     status, _, err = call("run", study)
     assert status == 130 and "goes on from here" in err
+
+
+# --- the null, the search, and how much memory -------------------------------------------------------
+
+
+def json_of(found: tuple[int, str, str]) -> list[dict]:
+    status, out, err = found
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def xy(call, arrays):
+    """`repalign pair x.npy y.npy -m CKA() --json ...`; the only row."""
+
+    def run(*options: object) -> dict:
+        (row,) = json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--json", *options))
+        return row
+
+    return run
+
+
+def test_pair_takes_every_null_by_name(xy):
+    assert xy("--null", "auto") == xy()
+    random = xy("--null", "permutation", "--draws", 39)
+    assert (random["null"], random["n_draws"], random["pvalue"]) == ("permutation", 39, 1 / 40)
+    exact = xy("--null", "cyclic", "--relabellings", 2)
+    assert (exact["null"], exact["n_draws"], exact["pvalue"]) == ("cyclic", 479, 1 / 480)
+    published = xy("--null", "aristotelian")
+    assert (published["null"], published["n_draws"], published["search"]) == ("aristotelian", 200, "raw max")
+    assert published["seed"] == 67280421310721 and xy("--null", "aristotelian", "--seed", 3)["seed"] == 3
+
+
+def test_more_relabellings_of_the_automatic_null_are_more_draws(xy):
+    assert xy()["n_draws"] == 239 and xy("--relabellings", 3)["n_draws"] >= 3 * 240 - 1
+
+
+def test_groups_restrict_the_null(xy, arrays):
+    # y follows x within no group: every group is a block of one class mean, which shuffling within keeps.
+    rng = np.random.default_rng(5)
+    mean = np.repeat(np.eye(6), 40, axis=0) * 4
+    for name in ("x", "y"):
+        np.save(arrays / f"{name}.npy", mean + rng.standard_normal((240, 6)))
+    table = arrays / "groups.csv"
+    table.write_text("id,group\n" + "\n".join(f"{i},{i // 40}" for i in reversed(range(240))))
+    free, within = xy("--draws", 99), xy("--draws", 99, "--groups", table)
+    assert free["pvalue"] == 0.01 and within["pvalue"] > 0.05 and free["statistic"] == within["statistic"]
+    whole = xy("--null", "cyclic", "--groups", table, "--shuffle", "whole")
+    assert whole["n_draws"] == 5
+
+
+def test_search_in_words(call, arrays):
+    rng = np.random.default_rng(2)
+    x = np.load(arrays / "x.npy")
+    np.savez(arrays / "layers.npz", a=x, b=x + rng.standard_normal(x.shape), c=rng.standard_normal(x.shape))
+
+    def searched(*options):
+        return json_of(call("pair", arrays / "layers.npz", arrays / "y.npy", "-m", "CKA()", "--json", *options))[0]
+
+    scores = {how: searched("--search", how) for how in ("raw", "raw top-2", "studentised rows")}
+    assert {how: row["search"] for how, row in scores.items()} == {
+        "raw": "raw max", "raw top-2": "raw top-2", "studentised rows": "studentised rows"
+    }  # fmt: skip
+    y = np.load(arrays / "y.npy")
+    expected = sorted((CKA()(layer, y) for layer in np.load(arrays / "layers.npz").values()), reverse=True)
+    assert scores["raw"]["statistic"] == pytest.approx(expected[0], abs=1e-6)
+    assert scores["raw top-2"]["statistic"] == pytest.approx(np.mean(expected[:2]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--null", "cyclik"], "unknown --null 'cyclik'\n  got: cyclik\n  do: did you mean 'cyclic'?"),
+        (["--null", "cyclic", "--draws", 9], "--null cyclic has no --draws\n  got: 9\n  do: say --null auto or"),
+        (["--null", "permutation", "--relabellings", 2], "--null permutation has no --relabellings"),
+        (["--draws", 9, "--relabellings", 2], "--null permutation has no --relabellings"),
+        (["--draws", 0], "a null without draws"),
+        (["--shuffle", "whole"], "--shuffle says what changes places among groups\n  expected: --groups FILE"),
+        (["--groups", "groups.csv", "--shuffle", "wole"], "unknown shuffle 'wole'"),
+        (["--groups", "groups.csv", "--relabellings", 2], "--relabellings and --groups do not go together"),
+        (["--groups", "groups.csv", "--null", "aristotelian"], "the published null is over all permutations"),
+        (["--groups", "columns.csv"], "not a table of groups\n  expected: the columns id and group\n  got: id, class"),
+        (["--groups", "few.csv"], "got: 239 ids without one, the first is '1'"),
+        (["--groups", "gone.csv"], "groups cannot be read"),
+        (["--search", "studentized"], "unknown layer search 'studentized'"),
+        (["--search", "studentised", "--null", "aristotelian"], "null 'aristotelian' has no layer search"),
+        (["--memory", "4 gigs"], "--memory '4 gigs' is not a size"),
+        (["--memory", "0GiB"], "--memory '0GiB' is not a size"),
+    ],
+)
+def test_bad_options_of_pair(call, arrays, options, message):
+    (arrays / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 40}" for i in range(240)))
+    (arrays / "columns.csv").write_text("id,class\n0,a\n")
+    (arrays / "few.csv").write_text("id,group\n0,a\n")
+    options = [arrays / o if str(o).endswith(".csv") else o for o in options]
+    status, _, err = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", *options)
+    assert status == 1 and err.count("error: ") == 1 and message in err, err
+
+
+@pytest.mark.parametrize(
+    "text, count", [("4GiB", 4 * 2**30), ("500MB", 500_000_000), ("1.5 kib", 1536), ("4096", 4096), ("2TB", 2 * 10**12)]
+)
+def test_sizes_as_people_write_them(text, count):
+    assert size_in_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["4G", "GiB", "-1GB", "4 GiB more", "", "1e9"])
+def test_sizes_that_say_nothing(text):
+    with pytest.raises(RepalignError, match="is not a size\n  expected: a number above 0 and a unit: kB"):
+        size_in_bytes(text)
+
+
+def test_compare_takes_the_same_options(call, study, monkeypatch):
+    import repalign.compare
+
+    assert call("extract", study)[0] == 0
+    store, results = study.parent / "runs/small/store", study.parent / "other"
+    (study.parent / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 40}" for i in range(240)))
+    budgets, computed = [], repalign.compare.compare
+    monkeypatch.setattr(repalign.compare, "compare", lambda *a, **k: budgets.append(k["memory"]) or computed(*a, **k))
+    options = ["--groups", study.parent / "groups.csv", "--draws", 19, "--search", "raw", "--memory", "1GiB"]
+    status, _, err = call("compare", store, "--results", results, "-m", "CKA()", *options)
+    assert status == 0 and budgets == [2**30], err
+    run = json.loads((results / "run.json").read_text())
+    assert run["null"]["method"] == "permutation" and run["null"]["groups"]["n_groups"] == 6
+    assert run["search"] == "raw max"
+    assert call("compare", store, "--null", "nul")[2].startswith("error: unknown --null 'nul'")
+    (study.parent / "groups.csv").write_text("id,group\n0,a\n")
+    assert "groups do not fit the stimuli" in call("compare", store, "--groups", study.parent / "groups.csv")[2]
+
+
+# --- intervals and differences ---------------------------------------------------------------------
+
+
+def test_pair_with_intervals(call, arrays):
+    from repalign.intervals import score_interval
+
+    rows = json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "--interval", "--json"))
+    x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
+    for row in rows:
+        expected = score_interval(x, y, row["measure"])
+        assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert row["interval_statistic"] == pytest.approx(row["statistic"], abs=1e-6)
+        assert row["low"] < row["interval_statistic"] < row["high"]
+    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval")
+    ends = re.search(r"95 % interval over stimuli: ([\d.]+) to ([\d.]+) \(jackknife, 20 blocks\)", out)
+    assert status == 0 and "layers are taken as fixed" in out and ends
+    assert [float(e) for e in ends.groups()] == pytest.approx([rows[1]["low"], rows[1]["high"]], abs=6e-4)
+    assert "low" not in json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--json"))[0]
+
+
+def test_whole_groups_leave_the_interval_together(call, arrays):
+    # Every stimulus four times: the four are one unit, and the honest interval is the wider one.
+    for name in "xy":
+        np.save(arrays / f"{name}.npy", np.repeat(np.load(arrays / f"{name}.npy")[:60], 4, axis=0))
+    (arrays / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 4}" for i in range(240)))
+    files = [arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval", "--json", "--draws", 19]
+    grouped = json_of(call("pair", *files, "--groups", arrays / "groups.csv", "--shuffle", "whole"))[0]
+    plain = json_of(call("pair", *files))[0]
+    assert grouped["high"] - grouped["low"] > 1.3 * (plain["high"] - plain["low"])
+
+
+def test_an_undefined_score_has_no_interval(call, arrays):
+    np.save(arrays / "y.npy", np.ones((240, 3)))
+    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--draws", 9, "--interval")
+    assert status == 0 and "no interval, the score is undefined" in out
+
+
+@pytest.fixture
+def three(arrays):
+    rng = np.random.default_rng(4)
+    np.save(arrays / "far.npy", np.load(arrays / "x.npy") + 3 * rng.standard_normal((240, 10)))
+    return [arrays / f"{name}.npy" for name in ("x", "y", "far")]
+
+
+def test_which_is_closer(call, three):
+    rows = json_of(call("difference", *three, "--json"))
+    x, y, far = map(np.load, three)
+    for row, measure in zip(rows, (MutualKNN(k=10), CKA()), strict=True):
+        assert row["measure"] == repr(measure) and row["n"] == 240
+        assert row["score_a"] == pytest.approx(measure(x, y)) and row["score_b"] == pytest.approx(measure(x, far))
+        assert row["difference"] == pytest.approx(row["score_a"] - row["score_b"])
+        assert 0 < row["low"] < row["difference"] < row["high"] and row["pvalue"] < 1e-3
+    (other,) = json_of(call("difference", three[0], three[2], three[1], "-m", "CKA()", "--json"))
+    assert other["difference"] == pytest.approx(-rows[1]["difference"]) and other["high"] < 0
+    status, out, err = call("difference", *three, "-m", "CKA()")
+    assert status == 0 and "x.npy with A = y.npy and with B = far.npy, n = 240" in out and "rows are paired" in err
+    assert re.search(r"with A +with B +difference +95 % interval +p\s*\n", out)
+
+
+def save_with_ids(path, array, ids):
+    np.savez(path, features=array, ids=np.array(ids))
+    return path
+
+
+def test_three_files_are_joined_on_ids(call, three, arrays):
+    arrays_of = [np.load(p) for p in three]
+    ids, orders = [f"s{i}" for i in range(240)], [np.random.default_rng(i).permutation(240) for i in range(3)]
+    orders = [orders[0][:230], orders[1], orders[2][:235]]
+    files = [
+        save_with_ids(arrays / f"{i}.npz", x[order], np.array(ids)[order])
+        for i, (x, order) in enumerate(zip(arrays_of, orders, strict=True))
+    ]
+    (row,) = json_of(call("difference", *files, "-m", "CKA()", "--json"))
+    kept = sorted(set(orders[0]) & set(orders[2]))
+    x, y, far = (a[kept] for a in arrays_of)
+    assert row["n"] == len(kept) < 230
+    assert row["score_a"] == pytest.approx(CKA()(x, y)) and row["score_b"] == pytest.approx(CKA()(x, far))
+
+
+def test_three_files_that_do_not_join(call, three, arrays):
+    x = np.load(three[0])
+    a = save_with_ids(arrays / "a.npz", x, [f"a{i}" for i in range(240)])
+    b = save_with_ids(arrays / "b.npz", x, [f"b{i}" for i in range(240)])
+    for files, message in (
+        ((a, a, b), "have no id in common\n  expected: ids such as 'a0'\n  got: 'a0' and 'b0'"),
+        ((three[0], a, b), "have other ids, and a third file has none"),
+        ((three[0], three[1], arrays / "short.npy"), "got: n = 240, n = 240, n = 239"),
+        ((three[0], three[1], arrays / "nan.npy"), "NaN or infinite values"),
+    ):
+        status, _, err = call("difference", *files, "-m", "CKA()")
+        assert status == 1 and message in err, err
+
+
+def test_layers_are_named_where_a_file_has_several(call, three, arrays):
+    x = np.load(three[0])
+    np.savez(arrays / "layers.npz", early=np.random.default_rng(9).standard_normal(x.shape), late=x)
+    files = [arrays / "layers.npz", *three[1:]]
+    status, _, err = call("difference", *files, "-m", "CKA()")
+    assert status == 1 and "layers.npz: which layer?" in err and "got: 2 layers: early, late" in err
+    named = ["--layers", "late", "features", "features", "-m", "CKA()", "--json"]
+    assert json_of(call("difference", *files, *named)) == json_of(call("difference", *three, "-m", "CKA()", "--json"))
+    status, _, err = call("difference", *files, "--layers", "lat", "features", "features")
+    assert status == 1 and "no layer 'lat'" in err and "did you mean 'late'" in err
+
+
+# --- gallery size, and any n -----------------------------------------------------------------------
+
+
+def test_the_curve_over_gallery_sizes(call, arrays):
+    import pandas as pd
+
+    files = [arrays / "x.npy", arrays / "y.npy"]
+    status, out, err = call("curve", *files, "--k", 3, "--share", 0.1, "--repeats", 2, "--csv", arrays / "curve.csv")
+    assert status == 0 and "k fixed" in out and "k a share of n" in out and "curve.csv" in out, err
+    found = pd.read_csv(arrays / "curve.csv")
+    assert found["n"].tolist() == [32, 64, 128] * 2 and found["k"].tolist() == [3, 3, 3, 3, 6, 13]
+    assert found["chance"].tolist() == pytest.approx([k / (n - 1) for n, k in zip(found["n"], found["k"], strict=True)])
+    fixed = found[found["mode"] == "fixed"]["statistic"]
+    assert fixed.is_monotonic_decreasing and f"{fixed.iloc[0]:.3f}" in out
+    corrected = (found["statistic"] - found["chance"]) / (1 - found["chance"])
+    assert found["corrected"].tolist() == pytest.approx(corrected.tolist())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--k", 240], "gallery sizes out of range"),
+        (["--k", 0], "k"),
+        (["--share", 1.5], "a share of the stimuli is a number between 0 and 1"),
+        (["--csv", "/nowhere/at/all.csv", "--repeats", 1], "the table cannot be written"),
+    ],
+)
+def test_bad_curves(call, arrays, options, message):
+    status, _, err = call("curve", arrays / "x.npy", arrays / "y.npy", *options)
+    assert status == 1 and message in err, err
+
+
+def test_pair_at_scale_streams_and_tiles(call, arrays, monkeypatch):
+    monkeypatch.setattr(_scale, "LARGE", 239)
+    x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
+    np.savez(arrays / "layers.npz", noise=np.random.default_rng(9).standard_normal(x.shape), x=x)
+    files = [arrays / "layers.npz", arrays / "y.npy"]
+    status, out, err = call("pair", *files, "--memory", "1GiB")
+    assert status == 0 and "one streaming pass" in out and "all n = 240 rows, exact cosine neighbours by tiles" in out
+    assert err.index("plan for MutualKNN(k=10") < err.index("plan for CKA(") < err.index("neighbours: 3 of 3")
+    assert re.search(r"exact tiles: 1.5e\+06 multiply-adds, at least \S+ s", err)  # 240^2 (10 + 10 + 6)
+    rows = json_of(call("pair", *files, "--json"))
+    assert [r["layer_x"] for r in rows] == ["x", "x"] and [r["n_cells"] for r in rows] == [2, 2]
+    assert [r["statistic"] for r in rows] == pytest.approx([MutualKNN(k=10)(x, y), CKA()(x, y)])
+    assert rows[0]["null_mean"] == pytest.approx(10 / 239) and rows[1]["null_mean"] == pytest.approx(0, abs=1e-9)
+    assert rows[0]["pvalue"] < 1e-9 and rows[1]["pvalue"] == pytest.approx(2 / (1 + rows[1]["z"] ** 2))
+
+
+def test_pair_at_scale_by_anchors(call, arrays, monkeypatch):
+    for name, value in (("LARGE", 239), ("ANCHORED", 239), ("ANCHORS", 100)):
+        monkeypatch.setattr(_scale, name, value)
+    files, knn = [arrays / "x.npy", arrays / "y.npy"], ["-m", "MutualKNN(k=5)", "--seed", 3]
+    (row,) = json_of(call("pair", *files, *knn, "--json"))
+    x, y = map(np.load, files)
+    expected = anchored_mutual_knn(x, y, 5, n_anchors=100, seed=3)
+    assert (row["statistic"], row["low"], row["high"]) == pytest.approx(
+        (expected.statistic, expected.low, expected.high)
+    )
+    assert row["null_mean"] == pytest.approx(5 / 239)
+    status, out, err = call("pair", *files, *knn)
+    assert status == 0 and "100 anchors among n = 240 rows" in out and "100 anchors against all rows" in err
+    assert f"{expected.low:.3f} to {expected.high:.3f}" in out
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["-m", "CKNNA()"], "cannot be computed at this n\n  expected: linear CKA without epsilon, or MutualKNN"),
+        (["-m", "CKA(kernel='rbf')"], "cannot be computed at this n"),
+        (["--draws", 99, "--interval"], "--draws, --interval: not above 239 rows"),
+        (["--null", "auto", "--search", "raw"], "--null, --search: not above 239 rows"),
+    ],
+)
+def test_what_a_large_pair_refuses(call, arrays, monkeypatch, options, message):
+    monkeypatch.setattr(_scale, "LARGE", 239)
+    status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", *options)
+    assert status == 1 and message in err and not out, err
+
+
+def test_a_large_difference_needs_neighbour_lists(call, three, monkeypatch):
+    monkeypatch.setattr(_scale, "LARGE", 239)
+    status, _, err = call("difference", *three)
+    assert status == 1 and "keeps n x n numbers per layer" in err and "n = 240: 0.00023 GB for one layer" in err
+    assert json_of(call("difference", *three, "-m", "MutualKNN(k=5)", "--json"))[0]["pvalue"] < 0.01

@@ -1,0 +1,227 @@
+"""Comparing what is in a store, or two files of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from repalign.cli._console import bars, err, out, print_json, show, shown_number, wrote
+from repalign.cli._options import (
+    AsJson,
+    Draws,
+    FeatureFile,
+    GroupsFile,
+    MeasureNames,
+    Memory,
+    NullName,
+    Relabellings,
+    SearchWords,
+    Seed,
+    Shuffle,
+    chosen_null,
+    groups_of,
+    ids_or_rows,
+    size_in_bytes,
+)
+from repalign.cli._scale import is_large, pair_at_scale, show_at_scale
+from repalign.errors import RepalignError
+
+if TYPE_CHECKING:
+    from repalign.alignment import Alignment
+    from repalign.intervals import Interval
+
+FIXED = "layers are taken as fixed: after a search for the best pair of layers an interval is centred too high"
+
+
+def compare(
+    store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
+    x: Annotated[list[str] | None, typer.Option(help="Models of one side, by name; all without.")] = None,
+    y: Annotated[list[str] | None, typer.Option(help="Models of the other side.")] = None,
+    measure: MeasureNames = None,
+    null: NullName = None,
+    draws: Draws = None,
+    relabellings: Relabellings = None,
+    groups: GroupsFile = None,
+    shuffle: Shuffle = None,
+    search: SearchWords = None,
+    memory: Memory = None,
+    seed: Seed = None,
+    dataset: Annotated[str | None, typer.Option(help="Fingerprint (or its start) where the store has several.")] = None,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
+) -> None:
+    """Compare what is in a store: two sides, or all models with each other."""
+    from repalign.compare import DEFAULT_MEASURES
+    from repalign.compare import compare as compare_all
+    from repalign.report import write_report
+
+    budget = size_in_bytes(memory)
+    models = _stored(store, dataset)
+    sides = [_pick(models, names) for names in (x, y)] if y else [_pick(models, x), None]
+    chance = chosen_null(null, draws, relabellings, groups_of(groups, shuffle, models[0].ids), seed)
+    with bars() as progress:
+        alignment = compare_all(
+            sides[0] or [],
+            sides[1],
+            measure or DEFAULT_MEASURES,
+            chance,
+            search=search,
+            memory=budget,
+            results=results,
+            progress=progress,
+        )
+    write_report(results, results / "report.html")
+    show(alignment)
+    wrote("table", results / "results.parquet")
+    wrote("report", results / "report.html", f"open {results / 'report.html'}")
+
+
+def _stored(store: str, dataset: str | None) -> list[Any]:
+    from repalign.errors import did_you_mean
+    from repalign.store import FeatureStore
+
+    found = FeatureStore(store).representations()
+    prints = {r.dataset_fingerprint: r.dataset_name for r in found}
+    if dataset is not None:
+        chosen = [f for f in prints if f.startswith(dataset)]
+        if len(chosen) != 1:
+            raise RepalignError(
+                f"{store}: no single dataset {dataset!r}",
+                got=f"{len(chosen)} match",
+                remedy=did_you_mean(dataset, prints),
+            )
+        return [r for r in found if r.dataset_fingerprint == chosen[0]]
+    if len(prints) != 1:
+        named = ", ".join(f"{f[:12]} ({name})" for f, name in prints.items()) or "none"
+        raise RepalignError(
+            f"{store}: which dataset?",
+            expected="one finished dataset, or --dataset with its fingerprint",
+            got=named,
+            remedy="extract first: repalign extract STUDY" if not prints else "say --dataset FINGERPRINT",
+        )
+    return found
+
+
+def _pick(models: list[Any], names: list[str] | None) -> list[Any]:
+    from repalign.errors import did_you_mean
+
+    known = {r.name: r for r in models}
+    for name in names or ():
+        if name not in known:
+            raise RepalignError(f"the store has no model {name!r}", got=name, remedy=did_you_mean(name, known))
+    return [known[n] for n in names] if names else models
+
+
+def pair(
+    x: FeatureFile,
+    y: Annotated[Path, typer.Argument(help="Features of the other.", show_default=False)],
+    measure: MeasureNames = None,
+    null: NullName = None,
+    draws: Draws = None,
+    relabellings: Relabellings = None,
+    groups: GroupsFile = None,
+    shuffle: Shuffle = None,
+    search: SearchWords = None,
+    memory: Memory = None,
+    seed: Seed = None,
+    interval: Annotated[
+        bool, typer.Option("--interval", help="Also the 95 % interval over stimuli at the best pair of layers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two files of features. Rows are joined on ids where both files have them, else row i with row i.
+
+    Above 20,000 rows no n x n matrix is formed, and the cost is told first:
+    linear CKA streams over the rows, mutual k-NN goes by exact tiles,
+    above 200,000 rows by 2,000 anchors.
+    """
+    from repalign.compare import DEFAULT_MEASURES
+    from repalign.compare import pair as compare_pair
+    from repalign.extract.array import join_files
+
+    budget = size_in_bytes(memory)
+    left, right, ids, how = join_files(x, y)
+    n = len(next(iter(left.values())))
+    names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
+    if not as_json:
+        err.print(f"[dim]{escape(how)}[/]")
+    if is_large(n):
+        drawn = {"null": null, "draws": draws, "relabellings": relabellings, "groups": groups, "shuffle": shuffle}
+        refused = [f"--{option}" for option, value in {**drawn, "search": search}.items() if value is not None]
+        refused += ["--interval"] if interval else []
+        with bars() as progress:
+            found = pair_at_scale(
+                left,
+                right,
+                names,
+                measure or DEFAULT_MEASURES,
+                refused=refused,
+                seed=seed or 0,
+                memory=budget,
+                progress=progress,
+            )
+        if as_json:
+            print_json(found.to_dict("records"))
+        else:
+            show_at_scale(found)
+        return
+    labels = groups_of(groups, shuffle, ids_or_rows(ids, n))
+    chance = chosen_null(null, draws, relabellings, labels, seed)
+    with bars() as progress:
+        alignment = compare_pair(
+            left,
+            right,
+            measure or DEFAULT_MEASURES,
+            chance,
+            names=names,
+            ids=ids,
+            search=search,
+            memory=budget,
+            progress=progress,
+        )
+        # Whole groups change places because their stimuli are not independent: they leave the sample together too.
+        units = labels.labels if labels is not None and labels.shuffle == "whole" else None
+        around = _intervals(alignment, left, right, units, seed or 0, progress) if interval else None
+    if as_json:
+        rows = alignment.best()
+        if around is not None:
+            rows = rows.assign(
+                interval_statistic=[i.statistic if i else None for i in around],
+                low=[i.low if i else None for i in around],
+                high=[i.high if i else None for i in around],
+            )
+        print_json(rows.to_dict("records"))
+        return
+    show(alignment)
+    if around is not None:
+        _show_intervals(alignment, around)
+
+
+def _intervals(
+    alignment: Alignment, left: Any, right: Any, units: Any, seed: int, progress: Any
+) -> list[Interval | None]:
+    """For every measure the interval at the best pair of layers; None where no score is defined."""
+    from repalign.intervals import score_interval
+
+    return [
+        None
+        if row["statistic"] != row["statistic"]
+        else score_interval(
+            left[row["layer_x"]], right[row["layer_y"]], row["measure"], groups=units, seed=seed, progress=progress
+        )
+        for row in alignment.best().to_dict("records")
+    ]
+
+
+def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None:
+    for row, found in zip(alignment.best().to_dict("records"), around, strict=True):
+        if found is None:
+            out.print(f"{escape(row['measure'])}: no interval, the score is undefined")
+            continue
+        where = escape(f"{row['model_x']} [{row['layer_x']}], {row['model_y']} [{row['layer_y']}]")
+        ends = f"{shown_number(found.low)} to {shown_number(found.high)}"
+        out.print(f"{escape(row['measure'])}, {where}: {shown_number(found.statistic)}, n = {found.n}")
+        out.print(f"  95 % interval over stimuli: {ends} ({found.method}, {found.n_replicates} blocks)")
+    out.print(f"[dim]{FIXED}[/]")

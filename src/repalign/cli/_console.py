@@ -1,0 +1,133 @@
+"""The two streams of the command line: progress, tables, and what it says at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from repalign.alignment import Alignment
+
+# A file or a pipe has no width: tables are laid out for a wide one.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ABORTED, FAILED, BROKEN = 130, 1, 70
+REMARKS = 6  # of the doctor, printed; the report has all
+
+
+class Reporter:
+    """Shows progress as bars with a time estimate on a terminal, as plain lines elsewhere."""
+
+    def __init__(self, bars: Bars | None) -> None:
+        self.bars = bars
+        self.tasks: dict[str, TaskID] = {}
+        self.shown: dict[str, int] = {}
+
+    def __call__(self, task: str, done: int, total: int, note: str | None = None) -> None:
+        if note:
+            err.print(f"[dim]{escape(task)}: {escape(note)}[/]")
+        if total <= 0:
+            return
+        if self.bars is not None:
+            if task not in self.tasks:
+                self.tasks[task] = self.bars.add_task(task, total=total)
+            self.bars.update(self.tasks[task], completed=done, total=total)
+        elif done == total and self.shown.get(task) != total:
+            err.print(f"[dim]{escape(task)}: {done} of {total}[/]")
+        self.shown[task] = done
+
+
+@contextmanager
+def bars() -> Iterator[Reporter]:
+    if not err.is_terminal:
+        yield Reporter(None)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=err, transient=False) as bars:
+        yield Reporter(bars)
+
+
+def _ends(row: Any) -> list[tuple[str, str]]:
+    return [(escape(row.model_x), str(row.layer_x)), (escape(row.model_y), str(row.layer_y))]
+
+
+def shown_p(p: float) -> str:
+    return "-" if p != p else f"{p:.2g}"
+
+
+def shown_number(x: float) -> str:
+    return "-" if x != x else f"{x:.3f}" if abs(x) >= 0.1 else f"{x:.4f}"
+
+
+def show(alignment: Alignment, limit: int = 40) -> None:
+    """The best pair of layers of every pair of models, with n and the chance level beside each score."""
+    from repalign.plot.reading import ALPHA
+    from repalign.plot.views import VIEWS, adjustment
+
+    alpha = float(alignment.run.get("alpha") or ALPHA)
+    for measure in alignment.measures:
+        best = alignment.best(measure)
+        adjusted = adjustment(best, alpha)  # the p that decides over pairs of models
+        n = int(best["n"].iloc[0])
+        table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("x [layer]", overflow="fold")
+        table.add_column("y [layer]", overflow="fold")
+        for column in ("score", "chance", "calibrated", "p", VIEWS[adjusted].label):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in best.head(limit).itertuples():
+            x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
+            table.add_row(
+                x, y, shown_number(row.statistic), shown_number(row.null_mean), shown_number(row.calibrated),
+                shown_p(row.pvalue), shown_p(getattr(row, adjusted)),
+            )  # fmt: skip
+        out.print(table)
+        floor = 1 / (int(best["n_draws"].iloc[0]) + 1)
+        out.print(f"[dim]p of the best pair of layers, the search counted in; the smallest possible is {floor:.2g}[/]")
+        if len(best) > limit:
+            out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
+    _show_remarks(alignment)
+
+
+def _show_remarks(alignment: Alignment) -> None:
+    from repalign.doctor import Finding, summarise
+
+    findings = [Finding(**f) for f in alignment.run.get("findings", [])]
+    told = summarise([f for f in findings if f.severity != "note"])
+    for sentence in told[:REMARKS]:
+        out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    if len(told) > REMARKS:
+        out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
+    for sentence in alignment.run.get("warnings", []):
+        out.print(f"[yellow]note:[/] {escape(sentence)}")
+
+
+def print_json(rows: list[dict[str, Any]]) -> None:
+    """Rows as JSON, all digits kept; what is undefined is null."""
+    told = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    out.print_json(json.dumps(told, allow_nan=False))
+
+
+def wrote(what: str, path: Path | str, then: str | None = None) -> None:
+    out.print(f"{what}: [bold]{escape(str(path))}[/]")
+    if then:
+        out.print(f"next: {escape(then)}")
+
+
+def told(plan: Any) -> None:
+    for line in plan.lines:
+        err.print(f"[dim]{escape(line)}[/]")

@@ -1,0 +1,94 @@
+"""What there is: measures, models, and what is whole in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from repalign.cli._console import FAILED, bars, err, out
+from repalign.errors import RepalignError
+
+
+def measures(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None) -> None:
+    """List the measures, or explain one."""
+    from inspect import cleandoc
+
+    from repalign.measures import MEASURES, describe, parse_measure
+
+    if name is not None:
+        described = describe(type(parse_measure(name)))
+        out.print(
+            f"[bold]{described['name']}[/]  ({described['family']})", cleandoc(described["doc"]), sep="\n", markup=True
+        )
+        out.print(f"names: {', '.join(described['aliases'])}")
+        out.print(f"null: {described['null']}")
+        return
+    for family in dict.fromkeys(cls.family for cls in MEASURES):
+        out.print(f"[bold]{family}[/]")
+        for d in (describe(cls) for cls in MEASURES if cls.family == family):
+            low, high = d["range"]
+            facts = [f"{low:g} to {high:g}", "symmetric" if d["symmetric"] else "asymmetric", d["null"]]
+            out.print(f"  [cyan]{d['name']}[/]  {escape(d['summary'])}")
+            out.print(f"      {'; '.join(facts)}; unchanged by {', '.join(d['invariances'])}")
+    out.print("next: repalign measures NAME explains one")
+
+
+def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:
+    """List the known models and sets; any other model is named by its spec, such as hf:org/name."""
+    from repalign.errors import did_you_mean
+    from repalign.models import SCHEMES, find_model, known_models, model_set
+
+    known = known_models()
+    sets = {k.model_set for k in known}
+    names = {*sets, *(k.name for k in known), *(k.spec for k in known)}
+    if name is not None and name not in names:
+        raise RepalignError(f"no known model or set is called {name!r}", got=name, remedy=did_you_mean(name, names))
+    chosen = known if name is None else model_set(name) if name in sets else [find_model(name)]
+    table = Table(header_style="bold")
+    for column in ("name", "spec", "modality", "family", "objective", "set", "gated"):
+        table.add_column(column)
+    for k in chosen:
+        cells = (k.name, k.spec, k.modality, k.family, k.objective, k.model_set, "yes" if k.gated else "")
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    if name is None:
+        out.print("any model is named by a spec:")
+        for scheme in SCHEMES.values():
+            out.print(f"  {escape(scheme.form)}   [dim]for example {escape(scheme.example)}[/]")
+
+
+def check(
+    store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
+    shallow: Annotated[bool, typer.Option("--shallow", help="Sizes and headers only, not every byte.")] = False,
+) -> None:
+    """Verify a store, name what is broken, and say what in its layers can mislead a measure."""
+    from repalign.doctor import examine, summarise
+    from repalign.store import FeatureStore
+    from repalign.store import check as check_store
+
+    if "://" not in store and not Path(store).exists():
+        raise RepalignError(f"there is no store {store}", remedy="name the folder that `repalign run` printed")
+    with bars() as progress:
+        problems = check_store(store, deep=not shallow, progress=progress)
+    for problem in problems:
+        out.print(f"[bold red]broken:[/] {escape(str(problem.path))}: {escape(problem.problem)}")
+        out.print(f"  do: {escape(problem.remedy)}")
+    found = [] if problems else FeatureStore(store).representations()
+    findings = []
+    with bars() as progress:
+        for done, r in enumerate(found):
+            progress("examine", done, len(found))
+            for layer in r.layers:
+                x = r.load(layer)
+                findings += examine(x, model=r.name, layer=layer, stored_dtype=str(x.dtype).removeprefix("torch."))
+        progress("examine", len(found), len(found))
+    for sentence in summarise(findings):
+        out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    if problems:
+        err.print(f"{len(problems)} problems")
+        raise typer.Exit(FAILED)
+    out.print(f"[green]whole:[/] {len(found)} models, {sum(len(r.layers) for r in found)} layers")
