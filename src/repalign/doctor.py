@@ -23,7 +23,7 @@ MEAN_COSINE = 0.9
 ROGUE_SHARE = 0.5
 # Below this participation ratio a space is nearly a line or a plane, and its neighbours say little more.
 LOW_RANK = 3.0
-# Random signs from which the effective dimension of a large layer is estimated.
+# Rows of the Gram matrix from which the effective dimension is estimated.
 PROBES = 64
 BLOCK_BYTES = 4 * 2**20
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
@@ -80,7 +80,7 @@ def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = Non
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """What the checks look at, collected in three passes over blocks of rows; all but `largest` in a unit near it."""
+    """What the checks look at, collected in two passes over blocks of rows; all but `largest` in a unit near it."""
 
     n: int
     d: int
@@ -89,7 +89,7 @@ class _Facts:
     spread: Tensor  # (n,) squared distances of the rows from their mean
     by_feature: Tensor  # (d,) sums of squares about the mean
     directions: Tensor  # (d,) sum of the rows at unit length
-    squares: float  # tr(C^2) of C = X'X of the centred rows, estimated
+    squares: float  # tr(K^2) of the centred rows' Gram matrix K, from a sample of its rows
     constant: bool
 
     @property
@@ -117,21 +117,19 @@ def _facts(x: Tensor) -> _Facts:
         mean += wide.sub_(first).sum(dim=0)
         norms.append(norm.double())
     centre = mean / n
-    signs = torch.randint(0, 2, (n, PROBES), generator=torch.Generator().manual_seed(0)).to(x.device, work) * 2 - 1
-    spread, by_feature, probed = [], torch.zeros_like(centre), torch.zeros(d, PROBES, dtype=work, device=x.device)
+    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values.to(x.device)
+    probes = (x[few].to(work) / unit).sub_(first).sub_(centre)
+    spread, by_feature, squares = [], torch.zeros_like(centre), 0.0
     for b in _blocks(x):
         wide = rows(b).sub_(first).sub_(centre)
-        probed += wide.T @ signs[b]
+        squares += float((wide @ probes.T).square_().sum(dtype=torch.float64))
         squared = wide.square_()
         spread.append(squared.sum(dim=1, dtype=torch.float64))
         by_feature += squared.sum(dim=0)
-    squares = sum(
-        float((rows(b).sub_(first).sub_(centre) @ probed).square_().sum(dtype=torch.float64)) for b in _blocks(x)
-    )
     spreads = torch.cat(spread)
     constant = float(spreads.sum()) <= (1e-14 * n * d) ** 2
     return _Facts(
-        n, d, largest, torch.cat(norms), spreads, by_feature.double(), directions.double(), squares / PROBES, constant
+        n, d, largest, torch.cat(norms), spreads, by_feature.double(), directions.double(), squares * n / len(few), constant
     )
 
 
@@ -264,10 +262,7 @@ def _mean_direction(facts: _Facts, say: Say) -> None:
 
 
 def _dimensions(facts: _Facts, say: Say) -> None:
-    """Participation ratio tr(C)^2 / tr(C^2), with tr(C^2) = E |X X' z|^2 over random signs z from `PROBES` of them.
-
-    Its relative standard error is sqrt(2 / PROBES) for a matrix of rank one, less for all others.
-    """
+    """Participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows."""
     n, d = facts.n, facts.d
     effective = facts.total**2 / facts.squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:

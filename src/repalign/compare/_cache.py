@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,16 +92,15 @@ def _prepare(
     """
     device, preprocess = jobs[0][1].device, jobs[0][1].preprocess
 
-    def loaded(name: str) -> Tensor:
-        stored = representation.load(name)
+    def checked(name: str, stored: Tensor) -> Tensor:
         features = as_features(stored, f"{representation.name}, layer {name}")
         if look is not None:
             look(representation, name, features, stored.dtype)
         return features.to(device)
 
-    layers: Iterable[Tensor] = (loaded(name) for name in representation.layers)
+    layers: Iterable[Tensor] = (checked(name, stored) for name, stored in _one_ahead(representation))
     if not preprocess.is_identity:
-        layers = preprocess({name: loaded(name) for name in representation.layers}).values()
+        layers = preprocess(dict(zip(representation.layers, layers, strict=True))).values()
     states: list[list[State]] = [[] for _ in jobs]
     for x in layers:
         for (measure, _), found in zip(jobs, states, strict=True):
@@ -109,6 +109,18 @@ def _prepare(
         _job_name(measure, settings): settings.null.prepare(measure, found)
         for (measure, settings), found in zip(jobs, states, strict=True)
     }
+
+
+def _one_ahead(representation: Representation) -> Iterator[tuple[str, Tensor]]:
+    """Read each layer while the one before is worked on: reading and digests leave the arithmetic units idle."""
+    names = representation.layers
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(representation.load, names[0])
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            ready = waiting.result()
+            if following is not None:
+                waiting = reader.submit(representation.load, following)
+            yield name, ready
 
 
 def in_blocks(tiles: Sequence[Pair], cache: Cache) -> Iterator[int]:

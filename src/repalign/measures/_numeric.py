@@ -73,7 +73,7 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
 
 
 # Rows are widened this many bytes at a time where a float64 copy of all of them is not needed.
-_WIDE_BYTES = 4 * 2**20
+_WIDE_BYTES = 2 * 2**20
 
 
 def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
@@ -84,15 +84,13 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, floa
     threshold.
     """
     outer = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
-    n = len(x)
-    rows = max(1, _WIDE_BYTES // (8 * x.shape[1]))
-    blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+    blocks = _wide_blocks(x)
     first = _own(x[:1]).div_(outer)
 
     def shifted(block: slice) -> Tensor:
         return _own(x[block]).div_(outer).sub_(first)
 
-    mean = sum(shifted(b).sum(dim=0) for b in blocks) / n
+    mean = sum(shifted(b).sum(dim=0) for b in blocks) / len(x)
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
     for b in blocks:
         out[b] = shifted(b).sub_(mean)
@@ -101,10 +99,21 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, floa
 
 def unit_rows(x: Tensor) -> Tensor:
     """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
-    x = _own(x)
-    x.div_(power_of_two(torch.linalg.vector_norm(x, ord=math.inf, dim=1, keepdim=True)))
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x.div_(torch.where(norm > 0, norm, 1.0))
+    out: Tensor | None = None
+    for block in _wide_blocks(x):
+        rows = _own(x[block])
+        rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows.div_(torch.where(norm > 0, norm, 1.0))
+        out = rows.new_empty(x.shape) if out is None else out
+        out[block] = rows
+    return _own(x) if out is None else out
+
+
+def _wide_blocks(x: Tensor) -> list[slice]:
+    """Blocks of rows of `_WIDE_BYTES` in float64."""
+    rows = max(1, _WIDE_BYTES // (8 * x.shape[1]))
+    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
 GRAM_BLOCK = 256

@@ -102,8 +102,12 @@ class Cyclic(Null):
             inner = correlations(a.extra[0], right, a.n)[:: self.step]
             if counts:
                 inner = inner.round()  # numbers of shared edges
-            inner = inner.to("cpu", torch.float64)
-            out[h * rows : (h + 1) * rows] = bilinear.scale(inner, a.states, b.states).numpy()  # type: ignore[arg-type]
+            out[h * rows : (h + 1) * rows] = inner.cpu().numpy()
+        # A score is affine in the inner product: two of them tell the line of every cell.
+        ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
+        zero, one = bilinear.scale(ends, a.states, b.states).numpy()  # type: ignore[arg-type]
+        out *= one - zero
+        out += zero
         return out[0], out[1:]
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
