@@ -20,160 +20,34 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
+from contestants import (
+    RUNS,
+    Engine,
+    K,
+    Layers,
+    ListEngine,
+    MatrixEngine,
+    Score,
+    centred_gram,
+    features,
+    loop,
+    neighbour_lists,
+    plain_cka,
+    plain_debiased_cka,
+    plain_mutual_knn,
+    shifted,
+    spread,
+    timed,
+)
 from torch import Tensor
 
 from repalign.measures import CKA, Bilinear, MutualKNN
 from repalign.null import Cyclic, Moments, calibrate_by_moments, search_layers
-
-K = 10
-RUNS = 3
-
-T = TypeVar("T")
-Score = Callable[[Tensor, Tensor], float]
-Layers = Sequence[Tensor]
-
-
-def features(layers: int, n: int, d: int, seed: int) -> list[Tensor]:
-    """Layers (n, d) of Gaussian noise in which a latent, common to all models, is ever louder."""
-    generator = torch.Generator().manual_seed(seed)
-    shared = torch.randn(n, 16, generator=torch.Generator().manual_seed(99))
-    return [
-        torch.randn(n, d, generator=generator) + shared @ torch.randn(16, d, generator=generator) * (0.2 + 0.1 * i)
-        for i in range(layers)
-    ]
-
-
-def timed(task: Callable[[], T], runs: int = RUNS) -> tuple[T, float]:
-    """The result, and the shortest of some runs: what the machine can do when nothing else is on it."""
-    best = float("inf")
-    for _ in range(runs - 1):
-        best = min(best, clock(task)[1])
-    result, seconds = clock(task)
-    return result, min(best, seconds)
-
-
-def clock(task: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = task()
-    return result, time.perf_counter() - start
-
-
-# --- the limit ---------------------------------------------------------------------------------
-
-
-def centred_gram(x: Tensor) -> Tensor:
-    x = x - x.mean(0)
-    return x @ x.T
-
-
-def neighbour_lists(x: Tensor, k: int = K) -> Tensor:
-    x = torch.nn.functional.normalize(x, dim=1)
-    return (x @ x.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices
-
-
-# --- the plain loop ----------------------------------------------------------------------------
-
-
-def plain_mutual_knn(x: Tensor, y: Tensor, k: int = K) -> float:
-    """Normalise, Gram, full sort and masks, for one pair of layers."""
-    masks = []
-    for f in (x, y):
-        f = torch.nn.functional.normalize(f, dim=1)
-        s = f @ f.T
-        s.fill_diagonal_(-1e8)
-        nearest = s.argsort(dim=1, descending=True)[:, :k]
-        masks.append(torch.zeros_like(s).scatter_(1, nearest, 1.0))
-    return float((masks[0] * masks[1]).sum(dim=1).mean() / k)
-
-
-def plain_debiased_cka(x: Tensor, y: Tensor, *, as_written: bool = True) -> float:
-    """Song et al. 2012, equation 5, for each of the three terms, for one pair of layers.
-
-    `as_written` forms 1' K L 1 from the matrix product K L, as the formula reads and the reference code does; without
-    it, from row sums, which is the best that a single pair can do.
-    """
-    k, l = ((f - f.mean(0)) @ (f - f.mean(0)).T for f in (x, y))  # noqa: E741
-    k.fill_diagonal_(0)
-    l.fill_diagonal_(0)
-
-    def hsic(a: Tensor, b: Tensor) -> Tensor:
-        m = len(a)
-        through = (a @ b).sum() if as_written else (a.sum(0) * b.sum(1)).sum()
-        return (a * b.T).sum() + a.sum() * b.sum() / ((m - 1) * (m - 2)) - 2 * through / (m - 2)
-
-    return float(hsic(k, l) / (hsic(k, k) * hsic(l, l)).sqrt())
-
-
-def plain_cka(x: Tensor, y: Tensor) -> float:
-    """Biased linear CKA from Gram matrices that every inner product builds again, as the package's README has it."""
-    x, y = x - x.mean(0), y - y.mean(0)
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return ((a @ a.T) * (b @ b.T)).sum()
-
-    return float(inner(x, y) / (inner(x, x) * inner(y, y)).sqrt())
-
-
-def spread(la: int, lb: int, pairs: int) -> list[tuple[int, int]]:
-    """So many cells of an (la, lb) table, evenly spread in row order, or all of them."""
-    count = min(pairs, la * lb)
-    return [divmod(i * la * lb // count, lb) for i in range(count)]
-
-
-def loop(score: Score, x: Layers, y: Layers, cells: Sequence[tuple[int, int]]) -> np.ndarray:
-    return np.array([score(x[i], y[j]) for i, j in cells])
-
-
-# --- direct engines ----------------------------------------------------------------------------
-
-
-class MatrixEngine:
-    """Permutes relations: rows and columns of all (n, n) matrices of b gathered, one product for all cells."""
-
-    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-        self.a, self.b = torch.stack(list(a)).flatten(1), torch.stack(list(b))
-
-    def inner(self, p: Tensor) -> Tensor:
-        """<A, B[p][:, p]> of all layers, (la, lb)."""
-        return self.a @ self.b.index_select(1, p).index_select(2, p).flatten(1).T
-
-
-class ListEngine:
-    """Permutes neighbour lists: those of b are relabelled and looked up in one table of the masks of all layers of a."""
-
-    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-        masks = torch.stack(list(a))
-        self.table = masks.flatten(1).T.to(torch.uint8).contiguous()  # (n n, la)
-        self.n = masks.shape[1]
-        k = int(b[0][0].sum())
-        self.lists = torch.stack([m.nonzero()[:, 1].view(self.n, k) for m in b])  # (lb, n, k)
-
-    def inner(self, p: Tensor) -> Tensor:
-        """The number of edges that A and the relabelled B share, for all layers, (la, lb)."""
-        inverse = torch.empty_like(p)
-        inverse[p] = torch.arange(self.n)
-        at = inverse[self.lists.index_select(1, p)] + self.n * torch.arange(self.n)[:, None]
-        hits = self.table.index_select(0, at.flatten()).view(len(self.lists), -1, self.table.shape[1])
-        return hits.sum(dim=1, dtype=torch.int32).T.float()
-
-
-Engine = MatrixEngine | ListEngine
-
-
-def shifted(null: Cyclic, n: int, s: int) -> Tensor:
-    """The permutation behind draw s of the cyclic null: sigma(i) -> sigma(i + s)."""
-    sigma = null.order(n)
-    p = np.empty(n, dtype=np.int64)
-    p[sigma] = np.roll(sigma, -s)
-    return torch.from_numpy(p)
-
 
 # --- who meets whom ----------------------------------------------------------------------------
 
@@ -259,12 +133,24 @@ def limit(bare: Callable[[Tensor], Tensor], x: Layers, y: Layers, runs: int = RU
     return timed(lambda: [bare(f) for f in (*x, *y)], runs)[1]
 
 
-def direct(engine: Engine, count: int, runs: int = RUNS, null: Cyclic | None = None) -> tuple[np.ndarray, float]:
-    """The inner products of cyclic draws 1 to `count`, (count, la, lb), and seconds of one draw."""
-    n = engine.n if isinstance(engine, ListEngine) else engine.b.shape[1]
-    permutations = [shifted(null or Cyclic(), n, s) for s in range(1, count + 1)]
-    found, seconds = timed(lambda: torch.stack([engine.inner(p) for p in permutations]), runs)
-    return found.numpy(), seconds / count
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """A direct engine: seconds to set it up and of one draw, and the scores of the first cyclic draws (few, la, lb)."""
+
+    setup: float
+    per_draw: float
+    scores: np.ndarray
+
+    def seconds(self, draws: int) -> float:
+        return self.setup + draws * self.per_draw
+
+
+def direct(contest: Contest, name: str, found: Ours, count: int, runs: int = RUNS) -> Direct:
+    """Set an engine up with the relations of all layers, and let it make cyclic draws 1 to `count`."""
+    engine, setup = timed(lambda: contest.engines[name](*found.relations), runs)
+    permutations = [shifted(Cyclic(), engine.n, s) for s in range(1, count + 1)]
+    inner, seconds = timed(lambda: torch.stack([engine.inner(p) for p in permutations]), runs)
+    return Direct(setup, seconds / count, inner.numpy() * contest.unit(engine.n))
 
 
 def package_draw(score: Score, x: Layers, y: Layers, cells: int = 2, draws: int = 1) -> float:
@@ -280,13 +166,20 @@ def package_draw(score: Score, x: Layers, y: Layers, cells: int = 2, draws: int 
 
 
 def against_engines(contest: Contest, found: Ours, count: int) -> None:
-    for name, kind in contest.engines.items():
-        inner, per_draw = direct(kind(*found.relations), count)
-        theirs = inner * contest.unit(len(found.relations[0][0]))
-        rate = len(found.draws) / found.drawing
+    """Draws a second, what is done once per layer left out; and all draws with it."""
+    draws, mine = len(found.draws), found.steps["scores and draws"]
+    for name in contest.engines:
+        theirs = direct(contest, name, found, count)
+        rate = draws / mine
+        whole = theirs.seconds(draws)
         print(
-            f"  direct engine, {name:<16} {1 / per_draw:8.1f} draws a second; repalign {rate:.0f}: {rate * per_draw:.0f} times"
-            f" (largest difference {np.abs(theirs - found.draws[:count]).max():.1e})"
+            f"  direct engine, {name:<9} {1 / theirs.per_draw:9.1f} draws a second; repalign {rate:.0f}:"
+            f" {rate * theirs.per_draw:.0f} times (largest difference"
+            f" {np.abs(theirs.scores - found.draws[:count]).max():.1e})"
+        )
+        print(
+            f"    {draws} draws, set-up and spectra included {whole:.2f} s; repalign {found.drawing:.3f} s:"
+            f" {whole / found.drawing:.0f} times"
         )
 
 
@@ -352,7 +245,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--n", type=int, default=1024)
     parser.add_argument("--d", type=int, default=768)
-    parser.add_argument("--permutations", type=int, default=3, help="draws of the direct engines")
+    parser.add_argument("--permutations", type=int, default=10, help="draws of the direct engines")
     parser.add_argument("--pairs", type=int, default=24, help="pairs of layers that the plain loop is timed on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

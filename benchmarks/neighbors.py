@@ -6,7 +6,8 @@ anchors  mutual k-NN of two float16 memory maps from a sample of rows. Products:
 
 Every line is a process of its own, so that its peak memory is its own; it is counted beyond the features. Search and
 products take turns, so that a neighbour on the machine slows both; seconds are by the clock, and `cpu ratio` compares
-processor time, which a busy machine disturbs less.
+processor time, which a busy machine disturbs less if threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE). Pages of
+memory maps that the system keeps count as memory here, though it may drop them at any time.
 
     python benchmarks/neighbors.py --n 4096 16384 65536 100000 --anchors 1000000 --csv neighbors.csv
 """

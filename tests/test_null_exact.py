@@ -38,7 +38,8 @@ def assert_super_uniform(p: np.ndarray) -> None:
 def small_measures(n: int) -> list[Measure]:
     """Every measure, as the common tests have it first, with a small neighbourhood."""
     first = {type(case.measure): case.measure for case in reversed(CASES)}
-    measures = [replace(m, k=2) if hasattr(m, "k") else m for m in first.values()]
+    small = {"k": 2, "components": 2}
+    measures = [replace(m, **{f: v for f, v in small.items() if hasattr(m, f)}) for m in first.values()]
     assert all(m.min_n <= n for m in measures)
     return measures
 

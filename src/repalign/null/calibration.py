@@ -46,6 +46,12 @@ def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
 
 
+def least_tie(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The least value that counts as equal to each of M scores (M,), where a draw of any may be held against any."""
+    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, draws))
+    return observed - TIE_TOLERANCE * max(sizes)
+
+
 def pvalue(observed: np.ndarray | float, draws: np.ndarray) -> np.ndarray:
     """Right-tailed add-one p-value, (1 + #{draw >= observed}) / (K + 1), draws along axis 0.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, snap_ties
+from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, least_tie, snap_ties
 
 SCALES = ("studentised", "raw")
 AGGREGATES = ("max", "mean", "top-k", "rows", "columns", "matching")
@@ -186,10 +186,11 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     In decreasing order of the observed scores, p_j = (1 + #{draws with max over the scores not yet stepped past >=
     observed_j}) / (K + 1), made monotone. The family-wise error is held at any level if all hypotheses are true, and
     for any subset that is true as long as its scores have the law that the draws give them (subset pivotality).
+    A draw of one score may equal another score in exact arithmetic: ties are decided with a tolerance, as everywhere.
     """
     order = np.argsort(observed, kind="stable")
     running = np.maximum.accumulate(draws[:, order], axis=1)
-    p = (1 + (running >= observed[order]).sum(axis=0)) / (len(draws) + 1)
+    p = (1 + (running >= least_tie(observed, draws)[order]).sum(axis=0)) / (len(draws) + 1)
     out = np.empty(len(observed))
     out[order] = np.maximum.accumulate(p[::-1])[::-1]
     return out
