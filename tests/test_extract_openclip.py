@@ -35,7 +35,7 @@ def models(tmp_path, monkeypatch):
         open_clip.add_model_config(tmp_path / f"{name}.json")
     original = open_clip.create_model_and_transforms
 
-    def create(architecture, pretrained=None):  # noqa: ARG001
+    def create(architecture, pretrained=None):
         torch.manual_seed(0)
         return original(architecture, pretrained=None)
 

@@ -8,8 +8,9 @@ import torch
 from scipy.spatial.distance import cdist
 
 from repalign.errors import RepalignError
-from repalign.measures import CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN, _search
-from repalign.measures._numeric import full_precision
+from repalign.measures import CKA, CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN, _layer, _search
+from repalign.measures._layer import Layer, sharing
+from repalign.measures._numeric import full_precision, gram, unit_resolution
 from repalign.measures._search import SIMILARITIES, embed, nearest
 
 
@@ -130,6 +131,60 @@ def test_rows_that_float32_cannot_settle_are_found():
     x = np.concatenate([base, near, base - 9e-5 * rng(2).standard_normal((40, 30))]).astype(np.float32)
     for similarity in ("euclidean", "cosine"):
         np.testing.assert_array_equal(lists(x, 6, similarity), plain(x, 6, similarity))
+
+
+def test_chains_of_near_ties_within_and_beyond_the_entries_kept(monkeypatch):
+    """Groups of 2 to 40 rows closer than float32 can tell: some are settled among the entries kept, some among all."""
+    sizes = np.array([2, 3, 9, 12, 19, 20, 40])
+    base = np.repeat(rng().standard_normal((7, 64)), sizes, axis=0)
+    x = np.concatenate([base + 1e-5 * rng(1).standard_normal(base.shape), rng(2).standard_normal((1900, 64))])
+    x = x[rng(3).permutation(len(x))].astype(np.float32)
+    used = []
+    for name in ("_nearest_of_kept", "_nearest_of_all"):
+        plain_one = getattr(_search, name)
+        monkeypatch.setattr(_search, name, lambda *a, f=plain_one, n=name: (used.append(n), f(*a))[1])
+    np.testing.assert_array_equal(lists(x, 10), plain(x, 10))
+    assert used == ["_nearest_of_kept", "_nearest_of_all"]
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_cosines_from_centred_products_are_as_good_as_their_resolution_says(center):
+    """Also at a mean cosine of .97, where they are much better than products of unit rows."""
+    for offset in (0.0, 0.5, 5.0):
+        x = (rng().standard_normal((300, 768)) * rng(1).uniform(0.5, 2, (300, 1)) + offset).astype(np.float32)
+        exact = embed(torch.from_numpy(x).double(), "cosine", center).rows
+        values, resolution = Layer(torch.from_numpy(x)).cosines(center)
+        error = (values.double() - exact @ exact.T).abs()
+        assert bool((error <= resolution[:, None] / 2).all())
+        if offset == 5.0 and not center:
+            unit = exact.float()
+            assert error.mean() <= ((unit @ unit.T).double() - exact @ exact.T).abs().mean()
+            assert resolution.max() < unit_resolution(768, torch.float32) / 2
+
+
+def test_rows_short_beside_the_mean_are_not_made_from_centred_products():
+    x = (rng().standard_normal((300, 48)) + 5).astype(np.float32)
+    x[7] *= 1e-3
+    assert Layer(torch.from_numpy(x)).cosines(False) is None
+    np.testing.assert_array_equal(lists(x, 10), plain(x, 10))
+
+
+def test_measures_share_the_products_of_one_layer(monkeypatch):
+    """One Gram matrix for all, and the same states as each on its own; nobody spoils it for the next."""
+    x = torch.from_numpy((rng().standard_normal((100, 20)) + 1).astype(np.float32))
+    measures = [CKA(), MutualKNN(), CKA(estimator="biased"), MutualKNN(center=True), CKA()]
+    alone = [m.prepare(x) for m in measures]
+    made = []
+    monkeypatch.setattr(_layer, "gram", lambda rows: (made.append(1), gram(rows))[1])
+    with sharing(x):
+        together = [m.prepare(x) for m in measures]
+        assert len(made) == 1
+        MutualKNN().prepare(x.clone())  # another tensor
+        assert len(made) == 2
+    MutualKNN().prepare(x)
+    assert len(made) == 3
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.dense(), other.dense()) and one.norm == other.norm
 
 
 def test_full_precision_is_counted():

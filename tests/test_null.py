@@ -362,7 +362,6 @@ def test_moments_give_every_cell_a_pvalue_below_the_floor_of_the_draws():
     measure = parse_measure("CKA()")
     null = nulls.resolve(nulls.Auto(), measure, 250)
     a, b = (null.prepare(measure, states(measure, s)) for s in (x, x + 0.5 * rng.standard_normal((250, 10))))
-    observed, _ = null.scored(measure, a, b)
     judged = null.judge(measure, a, b, how="studentised", alpha=0.05)
     assert judged.cells_by[0, 0] == "moments" and judged.search_by == "cyclic"
     assert 0 < judged.cells.pvalue[0, 0] < 1e-6
@@ -376,7 +375,6 @@ def test_where_the_moments_are_not_trusted_draws_judge_the_cell():
     x[0] *= 400  # one row of enormous leverage: a heavily skewed null
     null = nulls.Moments(nulls.Permutations(99))
     a, b = (null.prepare(measure, states(measure, s)) for s in (x, x[:, :2] ** 3))
-    observed, _ = null.scored(measure, a, b)
     assert null.judge(measure, a, b, how="raw", alpha=0.05).cells_by[0, 0] == "permutation"
     small = null.prepare(measure, states(measure, rng.standard_normal((12, 3))))
     judged = null.judge(measure, small, small, how="raw", alpha=0.05)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from measure_oracles import CASES
 
+from measure_oracles import CASES
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import parse_measure

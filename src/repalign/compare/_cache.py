@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repalign import null as nulls
 from repalign.measures._base import Measure, State, as_features
+from repalign.measures._layer import sharing
 from repalign.preprocess import Preprocess
 from repalign.representation import Representation
 
@@ -103,8 +104,9 @@ def _prepare(
         layers = preprocess(dict(zip(representation.layers, layers, strict=True))).values()
     states: list[list[State]] = [[] for _ in jobs]
     for x in layers:
-        for (measure, _), found in zip(jobs, states, strict=True):
-            found.append(measure.prepare(x))
+        with sharing(x):
+            for (measure, _), found in zip(jobs, states, strict=True):
+                found.append(measure.prepare(x))
     return {
         _job_name(measure, settings): settings.null.prepare(measure, found)
         for (measure, settings), found in zip(jobs, states, strict=True)

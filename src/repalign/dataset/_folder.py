@@ -46,10 +46,8 @@ def from_folder(folder: Path, on_missing: str, name: str | None, progress: Progr
         )
     by_id = {_stem(p): p for p in images}
     check_unique([_stem(p) for p in images], range(len(images)), f"folder {where!r} (images by name)")
-    if tables:
-        captions = _captions_of_table(folder, tables[0])
-    else:
-        captions = {_stem(p): _captions_of_note(folder / p, where) for p in notes}
+    of_notes = {_stem(p): _captions_of_note(folder / p, where) for p in notes}
+    captions = _captions_of_table(folder, tables[0]) if tables else of_notes
     rows = []
     for i, id_ in enumerate(sorted({*by_id, *captions})):
         blob = None

@@ -14,8 +14,8 @@ from repalign.errors import RepalignError
 from repalign.large._cost import BLOCK
 from repalign.large._rows import ArrayRows, Rows, ahead
 from repalign.measures._best import Best
-from repalign.measures._numeric import full_precision, power_of_two, unit_rows
-from repalign.measures._search import first_with_ties, unit_resolution
+from repalign.measures._numeric import full_precision, power_of_two, unit_resolution, unit_rows
+from repalign.measures._search import first_with_ties
 from repalign.progress import Progress, silent
 
 # Rows of smaller norm may hold numbers so small that single precision has lost some of their digits.

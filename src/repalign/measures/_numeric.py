@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,8 +77,17 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
 _WIDE_BYTES = 2 * 2**20
 
 
-def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, float]:
-    """x (n, d) without its column means, its largest entry in [1, 2), in `dtype`, and the scale that was divided out.
+class Centred(NamedTuple):
+    """Rows c_i without their mean m, in a unit in which the largest entry lies in [1, 2)."""
+
+    rows: Tensor  # (n, d)
+    unit: float  # what was divided out: x_i = unit (c_i + m)
+    along_mean: Tensor  # c_i . m, (n,) float64
+    mean_square: float  # |m|^2
+
+
+def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
+    """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2).
 
     Whatever `dtype` is, differences and means are taken in float64, after the first row is taken off: a common offset
     of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a
@@ -92,9 +102,13 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, floa
 
     mean = sum(shifted(b).sum(dim=0) for b in blocks) / len(x)
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
+    whole, along = first[0] + mean, torch.empty(len(x), dtype=torch.float64, device=first.device)
     for b in blocks:
-        out[b] = shifted(b).sub_(mean)
-    return out, outer * _scale_in_place(out)
+        rows = shifted(b).sub_(mean)
+        out[b], along[b] = rows, rows @ whole
+    inner = _scale_in_place(out)
+    whole = whole / inner
+    return Centred(out, outer * inner, along / inner / inner, float(whole @ whole))
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -108,6 +122,14 @@ def unit_rows(x: Tensor) -> Tensor:
         out = rows.new_empty(x.shape) if out is None else out
         out[block] = rows
     return _own(x) if out is None else out
+
+
+def unit_resolution(d: int, dtype: torch.dtype) -> float:
+    """Differences of products of two unit vectors of length d that `dtype` cannot tell from rounding.
+
+    Some ten standard deviations: rounding in a sum of d terms is a random walk and grows like sqrt(d) eps.
+    """
+    return 2 * torch.finfo(dtype).eps * (math.sqrt(d) + 2)
 
 
 def _wide_blocks(x: Tensor) -> list[slice]:

@@ -1,17 +1,19 @@
 """Exact neighbour lists, the only place where they are made.
 
-The first pass is one matrix product per tile of the upper triangle, in the precision of the features; a tile serves
-its rows and its columns, and of each row only the best few so far are kept (`Best`). Rows in which two of the k + 1
-nearest are closer than rounding can tell apart are computed again in float64: among the entries kept if these are
-sure to hold the k nearest, else among all rows. There entries closer than float64 can tell apart count as tied, and
-ties go to the lower index. So the lists of float32 features are those of float64 arithmetic, they do not depend on
-the device or the matrix library, and duplicate rows, collinear rows and zero rows have one well-defined order.
+The first pass is one matrix product in the precision of the features: of the centred rows, which other measures may
+share (`_layer`), or one per tile of the upper triangle, of which a tile serves its rows and its columns. Of each row
+only the best few are kept (`Best`). Entries closer than rounding can tell apart are computed again in float64: alone,
+if the entries kept are sure to hold the k nearest, else with all rows. There entries closer than float64 can tell
+apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64 arithmetic,
+they do not depend on the device or the matrix library, and duplicate rows, collinear rows and zero rows have one
+well-defined order.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
 from repalign.measures._best import Best
-from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows
+from repalign.measures._layer import layer_of
+from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_resolution, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -32,39 +35,76 @@ PICKED = 100
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Rows f and a bias b such that f_i . f_j + b_j orders the neighbours j of every i, nearest first."""
-
-    rows: Tensor  # (n, d) float64
-    bias: Tensor | None  # (n,) float64
-    dtype: torch.dtype  # precision of the features they come from
-    unit: float = 1.0  # f times this is in the unit of the features
-    is_unit: bool = False  # rows of norm 1, where they are not 0
-
-    @property
-    def is_constant(self) -> bool:
-        """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
-        first = self.rows[0]
-        blocks = [slice(0, 16), *_blocks(len(self.rows), self.rows[0].nbytes)]  # a few rows nearly always tell
-        if not self.is_unit:
-            return all(bool((self.rows[b] == first).all()) for b in blocks)
-        limit = unit_resolution(self.rows.shape[1], torch.float64)
-        return all(bool(((self.rows[b] - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
-
-
-def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
-    """Features (n, d) as rows whose products give the similarity.
+    """Rows f and a bias b such that f_i . f_j + b_j orders the neighbours j of every i, nearest first.
 
     cosine: unit rows (of the column-centred features if `center`). dot: the features up to one scale.
     euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2; a common offset drops
     out of it and costs digits, so the features are centred first.
     """
-    if similarity == "cosine":
-        return Embedded(unit_rows(centred(x)[0] if center else x), None, x.dtype, is_unit=True)
-    if similarity == "dot":
-        rows, unit = centred(x) if center else scaled(x)
-        return Embedded(rows, None, x.dtype, unit)
-    rows, _ = centred(x)
-    return Embedded(rows, -0.5 * (rows * rows).sum(dim=1), x.dtype)
+
+    features: Tensor  # (n, d)
+    similarity: str
+    center: bool = False
+
+    @property
+    def n(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def d(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the features, and of the first pass."""
+        return self.features.dtype
+
+    @property
+    def is_unit(self) -> bool:
+        """Rows of norm 1, where they are not 0."""
+        return self.similarity == "cosine"
+
+    @cached_property
+    def _rows_and_unit(self) -> tuple[Tensor, float]:
+        if self.similarity == "dot" and not self.center:
+            return scaled(self.features)
+        if self.center or self.similarity == "euclidean":
+            rows, unit, *_ = centred(self.features)
+            return (unit_rows(rows), 1.0) if self.is_unit else (rows, unit)
+        return unit_rows(self.features), 1.0
+
+    @property
+    def rows(self) -> Tensor:
+        """f (n, d) in float64."""
+        return self._rows_and_unit[0]
+
+    @property
+    def unit(self) -> float:
+        """f times this is in the unit of the features."""
+        return self._rows_and_unit[1]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """b (n,) in float64, if there is one."""
+        return -0.5 * (self.rows * self.rows).sum(dim=1) if self.similarity == "euclidean" else None
+
+    def some(self, which: Tensor | slice) -> Tensor:
+        """Some of the rows, without computing all of them where that can be helped."""
+        if self.is_unit and not self.center and "_rows_and_unit" not in self.__dict__:
+            return unit_rows(self.features[which])
+        return self.rows[which]
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
+        blocks = [slice(0, 16), *_blocks(self.n, 8 * self.d)]  # a few rows nearly always tell
+        first, limit = self.some(slice(0, 1)), unit_resolution(self.d, torch.float64) if self.is_unit else 0.0
+        return all(bool(((self.some(b) - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
+
+
+def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
+    """Features (n, d) as rows whose products give the similarity."""
+    return Embedded(x, similarity, center)
 
 
 def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor:
@@ -74,7 +114,7 @@ def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor
 
     Raises RepalignError if there are not k rows to choose from.
     """
-    n = len(embedded.rows)
+    n = embedded.n
     if k > n - (not include_self):
         raise RepalignError(
             f"k = {k} neighbours among n = {n} stimuli",
@@ -82,17 +122,19 @@ def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor
             got=f"k = {k}",
             remedy="use a smaller k or more stimuli",
         )
-    best = _best(embedded, min(n, k + 1 + SPARE), include_self)
-    gaps = best.values[:, :k] - best.values[:, 1 : k + 1] if k < n else best.values.diff(dim=1).neg()
-    slack = _resolution(embedded, embedded.dtype)
-    unsettled = (gaps <= slack[:, None]).any(dim=1)
-    kept = best.values.shape[1]
-    complete = (best.values[:, -1] < best.values[:, k - 1] - slack) & (n > PICKED * kept)
+    best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
+    close = best.values[:, :-1] - best.values[:, 1:] <= slack[:, None]  # entry t with entry t + 1
     found = best.indices[:, :k].clone()
-    again = torch.nonzero(unsettled & complete).flatten()
-    if len(again):
-        found[again] = _nearest_of_kept(embedded, again, best, k)
-    again = torch.nonzero(unsettled & ~complete).flatten()
+    unsettled = close[:, :k].any(dim=1)
+    # A gap at or behind the k-th entry: what follows it cannot be among the k nearest.
+    ends = best.values.shape[1] == n or ~close[:, k - 1 :].all(dim=1)
+    doubts = torch.nonzero(unsettled & ends).flatten()
+    if len(doubts):
+        contested = _contested(close[doubts], k)
+        if int(contested.sum()) * PICKED < len(doubts) * n:
+            found[doubts] = _nearest_of_kept(embedded, doubts, best, contested, k)
+            unsettled[doubts] = False
+    again = torch.nonzero(unsettled).flatten()
     if len(again):
         found[again] = _nearest_of_all(embedded, again, k, include_self)
     return found
@@ -107,13 +149,25 @@ def products(rows: Tensor, indices: Tensor) -> Tensor:
     return torch.cat(tiles)
 
 
-def _best(embedded: Embedded, count: int, include_self: bool) -> Best:
-    """The `count` largest similarities of every row, in the precision of the features, by tiles of a triangle."""
+def _first_pass(embedded: Embedded, count: int, include_self: bool) -> tuple[Best, Tensor]:
+    """The `count` largest similarities of every row in the precision of the features, and what rounding may add (n,)."""
+    best = Best.of(embedded.n, count, embedded.features)
+    if embedded.is_unit and len(_tiles(embedded.n, embedded.features.element_size())) == 1:
+        cosines = layer_of(embedded.features).cosines(embedded.center)
+        if cosines is not None:
+            if not include_self:
+                cosines.values.fill_diagonal_(-math.inf)
+            best.offer(0, cosines.values, 0)
+            return best, cosines.resolution.to(embedded.dtype)
+    _offer_tiles(best, embedded, include_self)
+    return best, _resolution(embedded, embedded.dtype)
+
+
+def _offer_tiles(best: Best, embedded: Embedded, include_self: bool) -> None:
+    """Products of all rows, by tiles of a triangle."""
     rows = embedded.rows.to(embedded.dtype)
     bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
-    n = len(rows)
-    best = Best.of(n, count, rows)
-    tiles = _tiles(n, rows.element_size())
+    tiles = _tiles(len(rows), rows.element_size())
     scratch = rows.new_empty(1 if bias is None else 2, len(rows[tiles[0]]) ** 2)
     for t, across in enumerate(tiles):
         for along in tiles[: t + 1]:
@@ -125,7 +179,6 @@ def _best(embedded: Embedded, count: int, include_self: bool) -> Best:
             if along != across:
                 for_columns = similarity if bias is None else _sum(similarity, bias[along, None], scratch[1])
                 best.offer(across.start, for_columns.T, along.start)
-    return best
 
 
 def _sum(tile: Tensor, bias: Tensor, scratch: Tensor) -> Tensor:
@@ -141,24 +194,35 @@ def _tile(rows: Tensor, along: slice, across: slice, scratch: Tensor) -> Tensor:
         return torch.mm(a, b.T, out=scratch[: len(a) * len(b)].view(len(a), len(b)))
 
 
-def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, k: int) -> Tensor:
-    """The lists of the rows `which` in float64, from the entries that `best` has kept of them."""
-    slack = _resolution(embedded, torch.float64)[which]
-    found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
-    for block in _blocks(len(which), best.indices.shape[1] * embedded.rows[0].nbytes):
-        kept = best.indices[which[block]]
-        similarity = torch.einsum("rd,rmd->rm", embedded.rows[which[block]], embedded.rows[kept])
-        if embedded.bias is not None:
-            similarity += embedded.bias[kept]
-        similarity.masked_fill_(best.values[which[block]] == -math.inf, -math.inf)
-        found[block] = first_with_ties(similarity, kept, slack[block, None], k)[1]
-    return found
+def _contested(close: Tensor, k: int) -> Tensor:
+    """Which of the entries kept, (r, m), are close to a neighbour and may be among the k nearest."""
+    behind = torch.nn.functional.pad(close, (1, 0))
+    # Entries behind the first gap at or behind the k-th are out, whatever their digits are.
+    out = (~behind[:, k:]).cumsum(dim=1) > 0
+    contested = behind | torch.nn.functional.pad(close, (0, 1))
+    contested[:, k:] &= ~out
+    return contested
+
+
+def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, contested: Tensor, k: int) -> Tensor:
+    """The lists of the rows `which`, in which the `contested` (r, m) of the entries that `best` kept are made anew."""
+    values, indices = best.values[which].to(torch.float64), best.indices[which]
+    row, place = torch.nonzero(contested, as_tuple=True)
+    column = indices[row, place]
+    anew = torch.cat(
+        [
+            torch.linalg.vecdot(embedded.some(which[row[b]]), embedded.some(column[b]))
+            for b in _blocks(len(row), 2 * 8 * embedded.d)
+        ]
+    )
+    values[row, place] = anew if embedded.bias is None else anew + embedded.bias[column]
+    return first_with_ties(values, indices, _resolution(embedded, torch.float64, which)[:, None], k)[1]
 
 
 def _nearest_of_all(embedded: Embedded, which: Tensor, k: int, include_self: bool) -> Tensor:
     """The lists of the rows `which` in float64, from all rows."""
-    n = len(embedded.rows)
-    slack = _resolution(embedded, torch.float64)[which]
+    n = embedded.n
+    slack = _resolution(embedded, torch.float64, which)
     found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
     for block in _blocks(len(which), 3 * n * 8):
         similarity = _similarity(embedded.rows, embedded.bias, which[block], include_self)
@@ -193,22 +257,15 @@ def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: 
     return similarity
 
 
-def _resolution(embedded: Embedded, dtype: torch.dtype) -> Tensor:
-    """Differences of similarity that `dtype` cannot tell from rounding, per row (n,)."""
+def _resolution(embedded: Embedded, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
+    """Differences of similarity that `dtype` cannot tell from rounding, for the rows `which`, (r,)."""
+    unit = unit_resolution(embedded.d, dtype)
     if embedded.is_unit:
-        return embedded.rows.new_full((len(embedded.rows),), unit_resolution(embedded.rows.shape[1], dtype), dtype=dtype)
+        return torch.full_like(embedded.features[which, 0], unit, dtype=dtype)
     norms = torch.linalg.vector_norm(embedded.rows, dim=1)
     largest = norms.max()
-    size = norms * largest + (0.0 if embedded.bias is None else largest * largest)
-    return (unit_resolution(embedded.rows.shape[1], dtype) * size).to(dtype)
-
-
-def unit_resolution(d: int, dtype: torch.dtype) -> float:
-    """The same for products of two unit vectors of length d, some ten standard deviations of their rounding.
-
-    Rounding in a sum of d terms is a random walk: it grows like sqrt(d) eps.
-    """
-    return 2 * torch.finfo(dtype).eps * (math.sqrt(d) + 2)
+    size = norms[which] * largest + (0.0 if embedded.bias is None else largest * largest)
+    return (unit * size).to(dtype)
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:

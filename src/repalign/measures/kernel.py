@@ -14,7 +14,8 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
 from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._numeric import centred, gram, scaled
+from repalign.measures._layer import layer_of
+from repalign.measures._numeric import centred, scaled
 from repalign.measures._search import Embedded, embed, nearest, products
 
 KERNELS = ("linear", "rbf")
@@ -125,11 +126,12 @@ class CKA(Bilinear):
 
     def prepare(self, x: Tensor) -> DenseRelation:
         self.check_n(len(x))
-        features, unit = centred(x, x.dtype if self.kernel == "linear" else torch.float64)
         if self.kernel == "linear":
-            kernel, size = gram(features), float(torch.linalg.vector_norm(features)) ** 2  # the trace bounds its rounding
-            unit = unit * unit
+            layer = layer_of(x)
+            kernel, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
+            size = float(kernel.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
         else:
+            features, unit, *_ = centred(x)
             kernel, unit = scaled(self._rbf_kernel(features, unit))
             size = float(torch.linalg.vector_norm(kernel))
         floor = _RESIDUE * torch.finfo(kernel.dtype).eps * size
@@ -214,8 +216,7 @@ class CKNNA(Bilinear):
 
     def prepare(self, x: Tensor) -> GraphRelation:
         embedded, lists = masked_neighbours(x, self.k, self.similarity)
-        deviations, _ = centred(embedded.rows)
-        return weighted_graph(embedded, lists, products(deviations, lists))
+        return weighted_graph(embedded, lists, products(centred(embedded.rows).rows, lists))
 
 
 def masked_neighbours(x: Tensor, k: int, similarity: str) -> tuple[Embedded, Tensor]:

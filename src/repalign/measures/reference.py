@@ -64,10 +64,9 @@ class CKNNAPaper(Bilinear):
 
     def prepare(self, x: Tensor) -> GraphRelation:
         embedded, lists = masked_neighbours(x, self.k, self.similarity)
-        deviations, unit = centred(embedded.rows)
-        mean = embedded.rows.mean(dim=0) / unit
+        deviations = centred(embedded.rows)
         # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
-        return weighted_graph(embedded, lists, products(deviations, lists) + (deviations @ mean)[lists])
+        return weighted_graph(embedded, lists, products(deviations.rows, lists) + deviations.along_mean[lists])
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class SVCCA(Measure):
 
     def prepare(self, x: Tensor) -> Features:
         self.check_n(len(x))
-        features, unit = centred(x)
+        features, unit, *_ = centred(x)
         # Singular values below the rounding of the stored features say nothing about them.
         rounding = torch.finfo(x.dtype).eps * _frobenius(x / unit)
         if self.standardize:
