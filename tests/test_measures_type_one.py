@@ -1,4 +1,7 @@
-"""Type-I error: for unrelated spaces, p <= .05 comes as often as it may, for every measure of the list."""
+"""Type-I error: for unrelated spaces, p <= .05 comes as often as it may, for every kind of state and every null.
+
+Every measure of the list is held to the same, with fewer trials, by a law of `repalign.testing`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.measures import MEASURES, Measure
+from repalign.measures import CKA, SVCCA, CycleKNN, Measure, MutualKNN
 
-PAIRS, N, DRAWS, ALPHA = 2000, 96, 19, 0.05
+PAIRS, N, DRAWS, ALPHA = 1000, 96, 19, 0.05
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +60,9 @@ def trials(measure: Measure, d: int, seed: int) -> tuple[int, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("d", [48, 192])
-@pytest.mark.parametrize("cls", MEASURES, ids=lambda c: c.__name__)
-def test_type_one_error(cls: type[Measure], d: int):
-    rejected, attainable = trials(cls(), d, seed=d)
+@pytest.mark.parametrize("measure", [CKA(), MutualKNN(), CycleKNN(), SVCCA()], ids=repr)
+def test_type_one_error(measure: Measure, d: int):
+    rejected, attainable = trials(measure, d, seed=d)
     low, high = wilson(rejected, PAIRS)
     assert attainable <= ALPHA + 1e-9
     assert low <= attainable <= high, (rejected / PAIRS, attainable)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from measure_oracles import CASES
+from oracles import CASES
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import parse_measure

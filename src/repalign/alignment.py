@@ -84,11 +84,13 @@ class Alignment:
         return self._scope("cell", measure)
 
     def best(self, measure: str | None = None) -> pd.DataFrame:
-        """The layer search of every pair of models, one row each, best first within a measure."""
+        """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
         found = self._scope("max", measure)
         order = {m: i for i, m in enumerate(self.measures)}
         return found.sort_values(
-            ["measure", "statistic"], ascending=[True, False], key=lambda c: c.map(order) if c.name == "measure" else c
+            ["measure", "calibrated", "z", "statistic"],
+            ascending=[True, False, False, False],
+            key=lambda c: c.map(order) if c.name == "measure" else c,
         ).reset_index(drop=True)
 
     def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:

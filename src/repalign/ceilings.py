@@ -105,7 +105,7 @@ def _maps(measure: Measure, x: Sequence[Tensor], y: Sequence[Tensor]) -> tuple[n
     a, b = ([measure.prepare(f) for f in side] for side in (x, y))
     scores = measure.compare_all(a, b).numpy()
     if not isinstance(measure, Bilinear):
-        return scores, scores
+        return scores, scores if measure.closer_is_higher else -scores
     null = Moments(Permutations(1))
     mean, sd, _ = null.moments(measure, null.prepare(measure, a), null.prepare(measure, b))
     return scores, np.where(

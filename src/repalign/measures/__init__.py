@@ -6,8 +6,11 @@ A measure is a value, for instance ``MutualKNN(k=10)``: called on two paired arr
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
+from repalign.errors import RepalignError
 from repalign.measures import _parse
 from repalign.measures._base import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
 from repalign.measures._parse import describe
@@ -36,6 +39,57 @@ SHORTHANDS: dict[str, tuple[type[Measure], dict[str, Any]]] = {
 }
 
 
+# Measures of others: registered in this process, or announced by an installed package.
+ENTRY_POINTS = "repalign.measures"
+_registered: dict[str, type[Measure]] = {}
+
+
+def register(cls: type[Measure]) -> type[Measure]:
+    """Make a measure of your own known by its name, so that text, the command line and studies find it.
+
+    Works as a decorator. An installed package needs no call: it announces its classes as entry points of the group
+    "repalign.measures". `repalign.testing.check_measure` holds a measure to the laws that ours obey.
+
+    Raises RepalignError if the name, or one of the aliases, belongs to another measure.
+    """
+    taken = {n: c for c in (*MEASURES, *_registered.values()) for n in (c.__name__, *c.aliases)}
+    taken |= {name: c for name, (c, _) in SHORTHANDS.items()}
+    for name in (cls.__name__, *cls.aliases):
+        other = taken.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise RepalignError(
+                f"the name {name!r} belongs to another measure",
+                expected="a name and aliases of its own",
+                got=f"{other.__module__}.{other.__qualname__}",
+                remedy="rename the class, or its alias",
+            )
+    _registered[cls.__name__] = cls
+    return cls
+
+
+def known_measures() -> tuple[type[Measure], ...]:
+    """All measures: ours, those of installed packages, and those registered."""
+    _load_announced()
+    return (*MEASURES, *_registered.values())
+
+
+@functools.cache
+def _load_announced() -> None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise RepalignError(
+                f"the measure {point.name!r} of another package cannot be loaded",
+                expected=f"a subclass of repalign.measures.Measure at {point.value}",
+                got=f"{type(error).__name__}: {error}",
+                remedy="mend or remove the package that announces it",
+            ) from error
+        register(cls)
+
+
 def parse_measure(text: str) -> Measure:
     """The measure that a text names, so that `parse_measure(repr(measure)) == measure`.
 
@@ -45,7 +99,21 @@ def parse_measure(text: str) -> Measure:
     >>> parse_measure("mutual_knn(k=5)")
     MutualKNN(k=5, similarity='cosine', center=False)
     """
-    return _parse.parse(text, MEASURES, SHORTHANDS)
+    return _parse.parse(text, known_measures(), SHORTHANDS)
+
+
+def parse_measures(texts: Sequence[str]) -> list[Measure]:
+    """Measures from texts, of which "all" and the name of a family stand for all of their kind with defaults.
+
+    >>> [type(m).__name__ for m in parse_measures(["CKA()", "neighbors"])][:2]
+    ['CKA', 'MutualKNN']
+    """
+    families = {cls.family for cls in known_measures()}
+    out: list[Measure] = []
+    for text in texts:
+        kin = [cls() for cls in known_measures() if text in ("all", cls.family)]
+        out += kin if text == "all" or text in families else [parse_measure(text)]
+    return list(dict.fromkeys(out))
 
 
 __all__ = [
@@ -68,5 +136,8 @@ __all__ = [
     "State",
     "as_features",
     "describe",
+    "known_measures",
     "parse_measure",
+    "parse_measures",
+    "register",
 ]

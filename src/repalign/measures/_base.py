@@ -361,11 +361,15 @@ class Measure(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]]
+    cost: ClassVar[str]  # what a layer and a pair of layers cost, in n, d and the parameters
+    closer_is_higher: ClassVar[bool] = True  # False for a distance
+    paired: ClassVar[bool] = True  # False where the score does not know which row belongs to which
+    equal_widths: ClassVar[bool] = False  # True where both arrays must live in one space
 
     @property
     def s_max(self) -> float:
-        """The largest attainable score, the top of the calibrated scale."""
-        return self.range[1]
+        """The largest attainable closeness (see `closeness_all`), the top of the calibrated scale."""
+        return self.range[1] if self.closer_is_higher else -self.range[0]
 
     @property
     def range(self) -> tuple[float, float]:
@@ -404,9 +408,26 @@ class Measure(ABC):
         """All scores of two lists of states, a float64 (la, lb) tensor on the CPU."""
         return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
 
+    def closeness_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """`compare_all`, distances with their sign turned: larger is closer. What every null looks at."""
+        scores = self.compare_all(a, b)
+        return scores if self.closer_is_higher else -scores
+
+    def check_widths(self, dx: int, dy: int) -> None:
+        """Refuse arrays of different widths where both must live in one space."""
+        if self.equal_widths and dx != dy:
+            raise RepalignError(
+                f"{type(self).__name__} compares arrays of one space",
+                expected="x and y of the same width",
+                got=f"widths {dx} and {dy}",
+                remedy="use a measure that does not need a shared space, for instance MutualKNN or CKA",
+            )
+
     def __call__(self, x: Any, y: Any) -> float:
         x, y = as_features(x, "x"), as_features(y, "y")
-        check_paired(len(x), len(y))
+        self.check_widths(x.shape[1], y.shape[1])
+        if self.paired:
+            check_paired(len(x), len(y))
         self.check_n(len(x))
         return self.compare(self.prepare(x), self.prepare(y))
 

@@ -76,6 +76,7 @@ class CKA(Bilinear):
     epsilon: float = 0.0
 
     family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cka", "unbiased_cka", "debiased_cka")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -197,6 +198,7 @@ class CKNNA(Bilinear):
     similarity: str = "cosine"
 
     family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cknna",)
     symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False

@@ -93,6 +93,7 @@ class MutualKNN(_NeighborLists, Bilinear):
     """
 
     family: ClassVar[str] = "neighbors"
+    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("mutual_knn", "mknn", "knn")
     symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False
@@ -129,6 +130,7 @@ class CycleKNN(_NeighborLists):
     """
 
     family: ClassVar[str] = "neighbors"
+    cost: ClassVar[str] = "n^2 d per layer, n k^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cycle_knn",)
     symmetric: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -183,6 +185,7 @@ class LCSKNN(_NeighborLists):
         check_flag("normalized", self.normalized)
 
     family: ClassVar[str] = "neighbors"
+    cost: ClassVar[str] = "n^2 d per layer, n k^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("lcs_knn",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -224,6 +227,7 @@ class EditDistanceKNN(_NeighborLists):
     """
 
     family: ClassVar[str] = "neighbors"
+    cost: ClassVar[str] = "n^2 d per layer, n k^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("edit_distance_knn", "edit_knn")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)

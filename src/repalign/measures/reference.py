@@ -45,6 +45,7 @@ class CKNNAPaper(Bilinear):
     similarity: str = "cosine"
 
     family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cknna_paper",)
     symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False
@@ -105,6 +106,7 @@ class CKNNAReference(Measure):
     epsilon: float = 1e-6
 
     family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cknna_reference",)
     symmetric: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)

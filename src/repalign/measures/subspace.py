@@ -51,6 +51,7 @@ class SVCCA(Measure):
     standardize: bool = False
 
     family: ClassVar[str] = "subspace"
+    cost: ClassVar[str] = "n d min(n, d) per layer, n c^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("svcca",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -70,7 +71,7 @@ class SVCCA(Measure):
     @property
     def invariances(self) -> frozenset[str]:
         common = frozenset({"isotropic_scale", "translation", "permutation"})
-        return common if self.standardize else common | {"orthogonal"}
+        return common | ({"column_scale"} if self.standardize else {"orthogonal"})
 
     @property
     def min_n(self) -> int:

@@ -32,6 +32,7 @@ from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments
 from repalign.null.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm, max_t, multiplicity_warning
 from repalign.null.permutation import Permutations, permuted_scores
 from repalign.null.search import AGGREGATES, SCALES, Found, Search, search_layers, step_down
+from repalign.null.unpaired import Unpaired
 
 __all__ = [
     "AGGREGATES",
@@ -57,6 +58,7 @@ __all__ = [
     "Prepared",
     "Search",
     "Streams",
+    "Unpaired",
     "benjamini_hochberg",
     "benjamini_yekutieli",
     "calibrate",
@@ -87,7 +89,8 @@ class Auto:
 
     Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192) or
     random permutations; above that n only graphs of few edges have moments. Other measures: `n_draws` random permutations
-    for both. With `groups`: the cyclic group over 200 whole groups of one size or more, else random permutations.
+    for both. Unpaired summaries: none. With `groups`: the cyclic group over 200 whole groups of one size or more, else
+    random permutations.
     """
 
     method: ClassVar[str] = "auto"
@@ -99,6 +102,8 @@ class Auto:
 
 def resolve(null: Null | Auto, measure: Measure, n: int) -> Null:
     """The null that is really used for this measure at this n; it is what the result names."""
+    if not measure.paired:
+        return Unpaired()
     if isinstance(null, Null):
         return null
     random = Permutations(null.n_draws, null.seed, null.groups)

@@ -42,7 +42,10 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What chance says of a pair of models: of every pair of layers, and of the search over them."""
+    """What chance says of a pair of models: of every pair of layers, and of the search over them.
+
+    In all of it larger is closer: scores of a distance have their sign turned.
+    """
 
     cells: Calibration
     cells_by: np.ndarray  # (la, lb) the method that judged each cell
@@ -75,8 +78,8 @@ class Null(ABC):
     def scored(
         self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The observed scores (la, lb) and the draws (K, la, lb)."""
-        return measure.compare_all(a.states, b.states).numpy(), self.draws(measure, a, b, streams)
+        """The observed scores (la, lb) and the draws (K, la, lb), larger always closer."""
+        return measure.closeness_all(a.states, b.states).numpy(), self.draws(measure, a, b, streams)
 
     def judge(
         self,

@@ -25,7 +25,8 @@ class Calibration:
     `statistic` observed score; `null_mean`, `null_std` of the draws; `z` = (statistic - mean) / std;
     `pvalue` = (1 + #{draw >= observed}) / (K + 1); `threshold` = the ceil((1 - alpha)(K + 1))-th smallest of
     the K draws and the observed score; `calibrated` = max((s - threshold) / (s_max - threshold), 0), so that
-    calibrated > 0 exactly where pvalue <= alpha. Undefined scores (nan) are nan throughout.
+    calibrated > 0 exactly where pvalue <= alpha; nan where s_max is infinite. Undefined scores (nan) are nan
+    throughout.
     """
 
     statistic: np.ndarray
@@ -126,7 +127,8 @@ def _assemble(
         room = s_max - tau
         gain = np.clip((observed - tau) / room, 0.0, 1.0)
     # Nothing above the threshold is attainable when the threshold is the maximum itself.
-    calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0)
+    # No scale of 0 to 1 without a largest score.
+    calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0) if np.isfinite(s_max) else np.nan
     defined = ~np.isnan(observed)
     fields = (observed, mean, std, z, p, tau, calibrated)
     return Calibration(*(np.where(defined, f, np.nan) for f in fields))

@@ -62,6 +62,6 @@ def permuted_scores(measure: Measure, a: Sequence[State], b: Sequence[State], pe
     for start in range(0, len(permutations), chunk):
         some = torch.from_numpy(np.ascontiguousarray(permutations[start : start + chunk], dtype=np.int64))
         some = some.to(device_of(b[0]))
-        scores = measure.compare_all(a, [s.permute(p) for p in some for s in b]).numpy()
+        scores = measure.closeness_all(a, [s.permute(p) for p in some for s in b]).numpy()
         out[start : start + chunk] = scores.reshape(len(a), len(some), len(b)).swapaxes(0, 1)
     return out

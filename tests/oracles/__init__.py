@@ -1,0 +1,10 @@
+"""Plain float64 numpy forms of every measure, written from the published definitions; slow and independent.
+
+One module per family, each with its `CASES`, the instances that the laws of `repalign.testing` are tried on. A measure of
+the list without a case here fails the tests.
+"""
+
+from oracles import kernel, neighbors, subspace
+from repalign.testing import Case
+
+CASES: tuple[Case, ...] = (*neighbors.CASES, *kernel.CASES, *subspace.CASES)
