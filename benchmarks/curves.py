@@ -6,14 +6,20 @@ observed scores alone. Engines and loop are extrapolated from a few draws and a 
 those of `layers.py`; points go to a table.
 
     python benchmarks/curves.py --out docs/images --csv docs/performance.csv --threads 2
+
+With the tables of `neighbors.py`, `streaming.py` and `paper_grid.py` it draws those beside each other instead.
+
+    python benchmarks/curves.py --out docs/images --neighbors neighbors.csv --streaming streaming.csv --grid grid.csv
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -22,6 +28,10 @@ from layers import CONTESTS, Contest, direct, limit, ours
 
 from repalign.plot import palette
 from repalign.plot.static import INK, MUTED, PAPER, RULE, SCORE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIZES = (128, 256, 512, 1024, 2048)
 LAYERS = (2, 4, 8, 16, 32)
@@ -67,7 +77,6 @@ def curves(sizes: Sequence[int], layers: Sequence[int], base: tuple[int, int, in
 def draw(table: pd.DataFrame, axis: str, path: Path) -> None:
     """Seconds against one axis, both logarithmic, one panel per measure."""
     from matplotlib.figure import Figure
-    from PIL import Image
 
     label, title = AXES[axis]
     table = table[table["curve"] == axis]
@@ -88,21 +97,62 @@ def draw(table: pd.DataFrame, axis: str, path: Path) -> None:
                     linewidth=2.4 if name == "repalign" else 1.3,
                     label=words,
                 )
-        axes.set(xscale="log", yscale="log")
-        axes.set_xticks(some[axis], [f"{value:,}" for value in some[axis]])
-        axes.minorticks_off()
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(RULE)
-        axes.tick_params(length=0, labelsize=8, colors=INK, labelleft=True)
-        axes.set_title(measure, loc="left", fontsize=9, color=INK)
-        axes.set_xlabel(label, fontsize=8, color=MUTED)
+        style(axes, some[axis], measure, label)
+        axes.set_ylim(top=20 * axes.get_ylim()[1])  # room for the legend
         axes.legend(fontsize=7, frameon=False, loc="upper left")
     panels[0].set_ylabel("seconds", fontsize=8, color=MUTED)
-    figure.suptitle(
-        f"{title}: observed scores and n - 1 exact draws", x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK
-    )
+    save(figure, f"{title}: observed scores and n - 1 exact draws", path)
+
+
+SCALE = {
+    "neighbors": ("mutual 10-NN, exact", "n", "stimuli n"),
+    "streaming": ("linear CKA, streamed from the store", "n", "stimuli n"),
+    "grid": ("the paper's grid, both measures", "layers", "layers of all models, n = 1,024"),
+}
+
+
+def draw_scale(tables: dict[str, pd.DataFrame], path: Path) -> None:
+    """Seconds of repalign and of the bare matrix products at scale, one panel per benchmark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), facecolor=PAPER, layout="constrained")
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
+        title, axis, label = SCALE[name]
+        if "what" in table:
+            table = table[table["what"].str.startswith("exact")]
+        table = table.sort_values(axis)
+        axes.plot(table[axis], table["products"], "-", color=INK, linewidth=1.3, label="matrix products alone")
+        if "plain loop" in table:
+            words, color, line, marker = LINES["plain loop"]
+            axes.plot(table[axis], table["plain loop"], line, color=color, marker=marker, markersize=4.5, label=words)
+        axes.plot(table[axis], table["seconds"], "-o", color=SCORE, markersize=4.5, linewidth=2.4, label="repalign")
+        style(axes, table[axis], title, label)
+        axes.set_ylim(top=12 * axes.get_ylim()[1])
+        axes.legend(fontsize=7, frameon=False, loc="upper left")
+    panels[0].set_ylabel("seconds", fontsize=8, color=MUTED)
+    save(figure, "Time at scale, beside the matrix products that cannot be left out", path)
+
+
+def style(axes: Axes, at: pd.Series, title: str, label: str) -> None:
+    axes.set(xscale="log", yscale="log")
+    values = sorted(set(at))
+    labelled = [v for v, following in zip(values, [*values[1:], math.inf], strict=True) if following > 1.7 * v]
+    axes.set_xticks(labelled, [f"{v:,}" for v in labelled])
+    axes.minorticks_off()
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.tick_params(length=0, labelsize=8, colors=INK, labelleft=True)
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel(label, fontsize=8, color=MUTED)
+
+
+def save(figure: Figure, title: str, path: Path) -> None:
+    from PIL import Image
+
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110)
     Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
@@ -115,8 +165,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--layers", type=int, nargs="*", default=LAYERS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for name in SCALE:
+        parser.add_argument(f"--{name}", type=Path, help=f"the table of {name}: draw what there is, measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    tables = {name: pd.read_csv(getattr(args, name)) for name in SCALE if getattr(args, name)}
+    if tables:
+        draw_scale(tables, args.out / "performance_scale.png")
+        return
     rows = []
     for row in curves(args.sizes, args.layers, (12, 1024, 768)):
         rows.append(row)

@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import torch
 from contestants import plain_debiased_cka, plain_mutual_knn
 
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=None, help="only so many models of each side, for a quick look")
     parser.add_argument("--sample", type=int, default=24, help="layer pairs of the plain loop")
     parser.add_argument("--store", type=Path, help="keep the synthetic features here")
+    parser.add_argument("--csv", type=Path, help="a table to add this run to")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,6 +155,10 @@ def main() -> None:
     faster = loop / seconds
     print(f"  plain loop, scores only             {loop:8.0f} s   extrapolated from {args.sample} pairs: {faster:.0f} times")
     print(f"  cells significant after step-down   {found}")
+    if args.csv:
+        row = {"n": args.n, "layers": sum(counts), "cells": cells, "seconds": seconds, "products": 2 * limit}
+        row |= {"plain loop": loop, "peak GiB": peak}
+        pd.DataFrame([row]).to_csv(args.csv, mode="a", header=not args.csv.exists(), index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ import argparse
 import resource
 import tempfile
 import time
+from pathlib import Path
 
+import pandas as pd
 import torch
 
 from repalign.large import matmul_rate, plan, stream_cka
@@ -48,8 +50,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(folder: str, n: int, d: int, part: int, block: int, rates: list[float]) -> str:
-    """One line of the table; rates of the matrix product are added to `rates`."""
+def measure(folder: str, n: int, d: int, part: int, block: int, rates: list[float]) -> dict[str, float]:
+    """One row of the table; rates of the matrix product are added to `rates`."""
     store = FeatureStore(folder)
     x, y = write(store, "one", n, d, part, seed=1), write(store, "two", n, d, part, seed=2)
     rates.append(matmul_rate(rows=block, width=d, seconds=1))
@@ -59,10 +61,16 @@ def measure(folder: str, n: int, d: int, part: int, block: int, rates: list[floa
     seconds = time.perf_counter() - start
     rates.append(matmul_rate(rows=block, width=d, seconds=1))
     limit = 3 * n * d * d / max(rates)
-    return (
-        f"{n:>9,} {result.statistic:>8.5f} {seconds:>8.2f} {limit:>8.2f} {limit / seconds:>7.2f} "
-        f"{2 * max(rates) / 1e9:>9.0f} {held:>10.0f} {peak():>10.0f}"
-    )
+    return {
+        "n": n,
+        "CKA": result.statistic,
+        "seconds": seconds,
+        "products": limit,
+        "ratio": limit / seconds,
+        "GFLOP/s": 2 * max(rates) / 1e9,
+        "MB before": held,
+        "peak MB": peak(),
+    }
 
 
 def main() -> None:
@@ -74,16 +82,20 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=4096, help="rows of a block")
     parser.add_argument("--part", type=int, default=4096, help="rows of a part of the store")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--csv", type=Path, help="where to write the rows")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     sizes = sorted({given.n // 10**j for j in range(3) if given.n // 10**j >= 10_000} | {given.n})
     rates = [matmul_rate(rows=given.block, width=given.d, seconds=2)]
     print(plan(given.n, given.d, given.d, block=given.block, rate=rates[0]).sentence)
     print(f"{given.threads} threads, d = {given.d}, blocks of {given.block:,} rows, parts of {given.part:,} rows")
-    print("        n      CKA  seconds    limit   ratio   GFLOP/s  MB before   MB after")
+    rows = []
     for n in sizes:
         with tempfile.TemporaryDirectory(prefix="repalign-") as folder:
-            print(measure(folder, n, given.d, given.part, given.block, rates), flush=True)
+            rows.append(measure(folder, n, given.d, given.part, given.block, rates))
+        print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
+    if given.csv:
+        pd.DataFrame(rows).to_csv(given.csv, index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":

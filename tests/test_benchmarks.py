@@ -125,3 +125,12 @@ def test_curves_are_drawn(scripts, tmp_path):
         curves.draw(table, axis, path)
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size < 120_000
+
+
+def test_curves_at_scale_are_drawn(scripts, tmp_path):
+    tables = {
+        "neighbors": pd.DataFrame({"what": ["exact cosine", "anchors"], "n": 9, "seconds": 2.0, "products": 1.0}),
+        "grid": pd.DataFrame({"layers": [4, 8], "seconds": [2, 4], "products": [1, 2], "plain loop": [8, 16]}),
+    }
+    scripts["curves"].draw_scale(tables, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
