@@ -17,13 +17,13 @@ import numpy as np
 
 from repalign import null as nulls
 from repalign.alignment import Alignment
+from repalign.compare._applicable import LIMIT, choose
 from repalign.compare._cache import Cache, Settings, default_memory
 from repalign.compare._ceilings import seed_to_seed, split_halves
 from repalign.compare._describe import Examination, across_pairs, describe_run, search_draws
 from repalign.compare._streamed import check_memory, is_streamed
 from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
 from repalign.errors import RepalignError
-from repalign.measures import parse_measure
 from repalign.measures._base import Measure, as_features
 from repalign.models import ModelRecord
 from repalign.preprocess import Preprocess
@@ -60,6 +60,7 @@ def compare(
     memory: int | None = None,
     replicates: Sequence[tuple[Representation, Representation]] = (),
     split_half: int = 0,
+    limit: float = LIMIT,
     progress: Progress = silent,
     describe: Mapping[str, Any] | None = None,
 ) -> Alignment:
@@ -68,7 +69,8 @@ def compare(
     Parameters
     ----------
     x, y : representations of one dataset. Without `y`, all models of `x` against each other.
-    measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``.
+    measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``; "all" or a family ("kernel")
+        stands for all of its measures that apply, the others are listed in the run's `left_out` with the reason.
     null : a null or its name; "auto" takes closed-form moments for every cell of a bilinear measure and the exact
         cyclic group for the search over its layers (n >= 200), and 199 random permutations otherwise.
     search : how the layers are searched, for instance "studentised" (default), "raw" (the published maximum),
@@ -79,6 +81,7 @@ def compare(
     executor : any `concurrent.futures.Executor`; tiles are then computed there.
     memory : bytes for prepared states; a quarter of the machine's by default.
     replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
+    limit : seconds that a measure of "all" or of a family may take, by trial, before it is left out.
     split_half : this many random halvings of the stimuli per pair of models, for the same (`ceilings.split_half`).
     describe : extra entries for the run's description (`name`, `study`, `dataset`, `warnings`).
 
@@ -98,11 +101,9 @@ def compare(
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
     check_same_dataset(everything)
     _check_names(everything)
-    measures = [parse_measure(m) if isinstance(m, str) else m for m in measures]
     null = nulls.make_null(null) if isinstance(null, str) else null
     n = everything[0].n
-    for measure in measures:
-        measure.check_n(n, f"dataset {everything[0].dataset_name!r}")
+    measures, left_out = choose(measures, x, y, null, limit, progress)
     how = _layer_search(search, null)
     folder = None if results is None else Path(results)
     examination = Examination(everything, folder)
@@ -124,6 +125,7 @@ def compare(
     table = across_pairs(tiles, scored)
     run = describe_run(x, y, tiles, null, examination.findings(progress), table, describe or {})
     twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
+    run["left_out"] = left_out
     run["ceilings"] = [
         *seed_to_seed(twins, run_tiles(twins, folder, executor, budget, progress, examination.look) if twins else []),
         *split_halves(tiles if split_half else [], split_half, folder, progress),

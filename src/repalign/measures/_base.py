@@ -105,6 +105,11 @@ class State(ABC):
     def nbytes(self) -> int:
         """Memory held, for a cache that is bounded."""
 
+    @property
+    def width(self) -> int:
+        """The width of the layer; known where the features are kept, which a measure of one space does."""
+        raise TypeError(f"{type(self).__name__} does not know the width of its layer")
+
     @abstractmethod
     def permute(self, p: Tensor) -> Self:
         """The state that `prepare(x[p])` would give, without preparing again."""
@@ -123,6 +128,10 @@ class Features(State):
     @property
     def n(self) -> int:
         return self.values.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.values.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -410,8 +419,18 @@ class Measure(ABC):
 
     def closeness_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
         """`compare_all`, distances with their sign turned: larger is closer. What every null looks at."""
-        scores = self.compare_all(a, b)
+        scores = self._where_widths_agree(a, b) if self.equal_widths else self.compare_all(a, b)
         return scores if self.closer_is_higher else -scores
+
+    def _where_widths_agree(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """`compare_all` of states of one width, nan between others."""
+        out = torch.full((len(a), len(b)), math.nan, dtype=torch.float64)
+        of = [torch.tensor([s.width for s in side]) for side in (a, b)]
+        for width in set(of[0].tolist()):
+            i, j = (torch.nonzero(w == width).flatten() for w in of)
+            if len(j):
+                out[i[:, None], j] = self.compare_all([a[int(k)] for k in i], [b[int(k)] for k in j])
+        return out
 
     def check_widths(self, dx: int, dy: int) -> None:
         """Refuse arrays of different widths where both must live in one space."""
