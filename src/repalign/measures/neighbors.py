@@ -39,6 +39,9 @@ class _NeighborLists(Measure):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
+        self._check_search()
+
+    def _check_search(self) -> None:
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_flag("center", self.center)
         if self.center and self.similarity == "euclidean":
@@ -60,10 +63,10 @@ class _NeighborLists(Measure):
             return common | {"translation"}
         return common | {"row_scale"} if self.similarity == "cosine" else common
 
-    def _neighbors(self, x: Tensor) -> Neighbors:
+    def _neighbors(self, x: Tensor, k: int | None = None) -> Neighbors:
         """Neighbour lists (n, k), with a norm of 0 for a constant representation, which has none."""
         embedded = embed(x, self.similarity, self.center)
-        return Neighbors(nearest(embedded, self.k), norm=0.0 if embedded.is_constant else 1.0)
+        return Neighbors(nearest(embedded, self.k if k is None else k), norm=0.0 if embedded.is_constant else 1.0)
 
 
 @dataclass(frozen=True)

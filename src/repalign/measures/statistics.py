@@ -1,0 +1,354 @@
+"""Summaries of one space as a number each, and measures that compare two spaces by them.
+
+Nothing here needs pairs, or one space, or one width: two spaces with the same summary may be unlike in everything else, and
+there is no chance level to hold a difference against.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.measures._base import SCRATCH_BYTES, Measure, State, as_features
+from repalign.measures._checks import check_choice, check_flag
+from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows
+from repalign.measures._search import embed, nearest
+from repalign.measures._summary import Summary
+
+# --- summaries of one array -----------------------------------------------------------------------
+
+
+def magnitude(x: Any) -> float:
+    """The length of the mean row of x (n, d): |mean_i x_i|. Source: Wang et al. 2020, as in Klabunde et al. 2025.
+
+    >>> magnitude([[3.0, 0.0], [3.0, 8.0]])
+    5.0
+    """
+    return _magnitude(as_features(x))
+
+
+def concentricity(x: Any) -> float:
+    """The mean cosine of the rows of x (n, d) with the mean row, in [-1, 1]; 0 where that vanishes.
+
+    For column-centred rows the mean row is rounding noise, and the number says nothing.
+    Source: Wang et al. 2020, as in Klabunde et al. 2025 (arXiv 2305.06329).
+
+    >>> concentricity([[1.0, 0.0], [2.0, 0.0]])
+    1.0
+    """
+    return _concentricity(as_features(x))
+
+
+def uniformity(x: Any, t: float = 2.0, normalize: bool = True, pairs: str = "distinct") -> float:
+    """The logarithm of the mean of exp(-t |x_i - x_j|^2) over pairs of rows: 0 if all are alike, lower the more spread.
+
+    Parameters as in `UniformityDifference`. Source: Wang & Isola 2020 (arXiv 2005.10242), equation 2.
+
+    >>> round(uniformity([[1.0, 0.0], [-1.0, 0.0]]), 12)
+    -8.0
+    """
+    measure, x = UniformityDifference(t, normalize, pairs), as_features(x)
+    measure.check_n(len(x))
+    return measure._statistic(x)
+
+
+def participation_ratio(x: Any) -> float:
+    """The effective dimension of x (n, d): (sum of l)^2 / sum of l^2 over the eigenvalues l of the covariance.
+
+    In [1, min(n - 1, d)]: the number of dimensions if all have the same variance. nan if all rows are alike.
+    Source: Gao et al. 2017; Recanatesi et al. 2022.
+
+    >>> round(participation_ratio([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 12)
+    2.0
+    """
+    return _participation_ratio(as_features(x))
+
+
+def two_nn_dimension(x: Any, discard: float = 0.1) -> float:
+    """The intrinsic dimension of x (n, d) from the ratio of the distances to the two nearest neighbours of every row.
+
+    With m_i = r_i2 / r_i1 in increasing order, the slope through the origin of -log(1 - i / n) against log m_i, without the
+    largest share `discard`, which noise and borders bend. Repeated rows count once: a distance of 0 says nothing about the
+    dimension. nan with fewer than three different rows.
+
+    Source: Facco et al. 2017 (arXiv 1803.06992), the fit with a tenth discarded.
+
+    >>> import numpy as np
+    >>> plane = np.random.default_rng(0).standard_normal((500, 2))
+    >>> 1.8 < two_nn_dimension(plane @ [[1, 2, 0, 1], [0, 1, 3, 1]]) < 2.2
+    True
+    """
+    measure, x = IntrinsicDimensionDifference(discard), as_features(x)
+    measure.check_n(len(x))
+    return measure._statistic(x)
+
+
+# --- their differences as measures ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Difference(Measure):
+    """|s(x) - s(y)| of a summary s of one array."""
+
+    family: ClassVar[str] = "statistics"
+    symmetric: ClassVar[bool] = True
+    closer_is_higher: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def _statistic(self, x: Tensor) -> float:
+        raise NotImplementedError
+
+    def prepare(self, x: Tensor) -> Summary:
+        self.check_n(len(x))
+        return Summary(len(x), torch.tensor(self._statistic(x), dtype=torch.float64))
+
+    def compare(self, a: State, b: State) -> float:
+        return float((cast(Summary, a).values - cast(Summary, b).values).abs())
+
+
+@dataclass(frozen=True)
+class MagnitudeDifference(_Difference):
+    """Magnitude difference: by how much the lengths of the mean rows differ.
+
+    s = | |mean x| - |mean y| |, a distance (see `magnitude`).
+
+    Shapes (n, d1) and (m, d2): which row belongs to which does not matter. Range [0, inf), in the unit of the features.
+    Invariant to orthogonal maps and column order.
+
+    Source: Wang et al. 2020, as in Klabunde et al. 2025 (arXiv 2305.06329), descriptive statistics.
+
+    >>> MagnitudeDifference()([[3.0, 0.0], [3.0, 8.0]], [[1.0], [3.0]])
+    3.0
+    """
+
+    cost: ClassVar[str] = "n d per layer, 1 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("magnitude_difference",)
+
+    @property
+    def min_n(self) -> int:
+        return 1
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "permutation"})
+
+    def _statistic(self, x: Tensor) -> float:
+        return _magnitude(x)
+
+
+@dataclass(frozen=True)
+class ConcentricityDifference(_Difference):
+    """Concentricity difference: by how much the mean cosines of the rows with their mean differ.
+
+    s = |c(X) - c(Y)|, c(X) = (1 / n) sum_i cos(x_i, mean x), a distance (see `concentricity`).
+
+    Shapes (n, d1) and (m, d2): which row belongs to which does not matter. Range [0, 2]. Invariant to orthogonal maps,
+    isotropic scale and column order.
+
+    Source: Wang et al. 2020, as in Klabunde et al. 2025 (arXiv 2305.06329), descriptive statistics.
+
+    >>> ConcentricityDifference()([[1.0, 0.0], [2.0, 0.0]], [[1.0], [2.0]])
+    0.0
+    """
+
+    cost: ClassVar[str] = "n d per layer, 1 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("concentricity_difference",)
+    bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
+
+    @property
+    def min_n(self) -> int:
+        return 1
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "isotropic_scale", "permutation"})
+
+    def _statistic(self, x: Tensor) -> float:
+        return _concentricity(x)
+
+
+UNIFORMITY_PAIRS = ("distinct", "all")
+
+
+@dataclass(frozen=True)
+class UniformityDifference(_Difference):
+    """Uniformity difference: by how much the spread of two spaces over the sphere differs.
+
+    s = |u(X) - u(Y)|, u(X) = log mean exp(-t |x_i - x_j|^2) over pairs of unit rows, a distance (see `uniformity`).
+
+    Parameters
+    ----------
+    t : of the Gaussian, above 0.
+    normalize : unit rows (default); False takes the rows as they are.
+    pairs : "distinct", pairs of different rows (default), or "all", the n^2 pairs with every row and itself, which cannot
+        fall below -log n.
+
+    Shapes (n, d1) and (m, d2): which row belongs to which does not matter. Range [0, inf). Invariant to orthogonal maps and
+    column order; with normalize to the scale of every row, without to translations.
+
+    Source: Wang & Isola 2020 (arXiv 2005.10242), equation 2. The code of the ReSi benchmark (Klabunde et al. 2025) is
+    normalize=False, pairs="all".
+
+    >>> round(UniformityDifference()([[1.0, 0.0], [-1.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]]), 12)
+    4.0
+    """
+
+    t: float = 2.0
+    normalize: bool = True
+    pairs: str = "distinct"
+
+    cost: ClassVar[str] = "n^2 d per layer, 1 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("uniformity_difference",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.t, (int, float)) or isinstance(self.t, bool) or not 0 < self.t < math.inf:
+            raise RepalignError("t is not a positive number", expected="t > 0", got=repr(self.t))
+        object.__setattr__(self, "t", float(self.t))
+        check_flag("normalize", self.normalize)
+        check_choice("pairs", self.pairs, UNIFORMITY_PAIRS)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        common = frozenset({"orthogonal", "permutation"})
+        return common | ({"isotropic_scale", "row_scale"} if self.normalize else {"translation"})
+
+    def _statistic(self, x: Tensor) -> float:
+        return _uniformity(x, self.t, self.normalize, self.pairs)
+
+
+@dataclass(frozen=True)
+class ParticipationRatioDifference(_Difference):
+    """Participation-ratio difference: by how much the effective dimensions of two spaces differ.
+
+    s = |PR(X) - PR(Y)|, PR = (sum of l)^2 / sum of l^2 over the eigenvalues l of the covariance, a distance (see
+    `participation_ratio`).
+
+    Shapes (n, d1) and (m, d2): which row belongs to which does not matter. Range [0, inf). Invariant to orthogonal maps,
+    isotropic scale, translation and column order. nan if all rows of one side are alike.
+
+    Source: Gao et al. 2017; Recanatesi et al. 2022. Few stimuli bound it: PR is at most n - 1.
+
+    >>> x = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    >>> round(ParticipationRatioDifference()(x, [[1.0], [2.0], [4.0], [3.0]]), 12)
+    1.0
+    """
+
+    cost: ClassVar[str] = "n d min(n, d) per layer, 1 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("participation_ratio_difference", "effective_dimension_difference")
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+
+    def _statistic(self, x: Tensor) -> float:
+        return _participation_ratio(x)
+
+
+@dataclass(frozen=True)
+class IntrinsicDimensionDifference(_Difference):
+    """Intrinsic-dimension difference: by how much the two-nearest-neighbour dimensions of two spaces differ.
+
+    s = |D(X) - D(Y)|, a distance, with D from the ratios of the distances to the two nearest neighbours (see
+    `two_nn_dimension`).
+
+    Parameters
+    ----------
+    discard : the share of the largest ratios that is left out, in [0, 1).
+
+    Shapes (n, d1) and (m, d2): which row belongs to which does not matter. Range [0, inf). Invariant to orthogonal maps,
+    isotropic scale, translation and column order. nan with fewer than three different rows on one side.
+
+    Source: Facco et al. 2017 (arXiv 1803.06992).
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((500, 2))
+    >>> 0.8 < IntrinsicDimensionDifference()(x, x[:, :1]) < 1.2
+    True
+    """
+
+    discard: float = 0.1
+
+    cost: ClassVar[str] = "n^2 d per layer, 1 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("intrinsic_dimension_difference", "two_nn_difference")
+
+    def __post_init__(self) -> None:
+        value = self.discard
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+            raise RepalignError("discard is not a share", expected="0 <= discard < 1", got=repr(value))
+        object.__setattr__(self, "discard", float(value))
+
+    @property
+    def min_n(self) -> int:
+        return 3
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+
+    def _statistic(self, x: Tensor) -> float:
+        return _two_nn(x, self.discard)
+
+
+# --- the formulas ---------------------------------------------------------------------------------
+
+
+def _magnitude(x: Tensor) -> float:
+    rows, unit = scaled(x)
+    return float(torch.linalg.vector_norm(rows.mean(dim=0))) * unit
+
+
+def _concentricity(x: Tensor) -> float:
+    mean = scaled(x)[0].mean(dim=0, keepdim=True)
+    return float((unit_rows(x) @ unit_rows(mean)[0]).mean())
+
+
+def _uniformity(x: Tensor, t: float, normalize: bool, pairs: str) -> float:
+    if normalize:
+        rows, unit = centred(unit_rows(x))[:2]  # differences alone count, and centred rows keep their digits
+    else:
+        rows, unit = centred(x)[:2]
+    n = len(rows)
+    squares = rows.square().sum(dim=1)
+    rate = t * unit * unit
+    parts = []
+    height = max(1, SCRATCH_BYTES // (4 * 8 * n))
+    for start in range(0, n, height):
+        block = slice(start, min(start + height, n))
+        with full_precision():
+            squared = rows[block] @ rows.T
+        squared.mul_(-2).add_(squares[block, None]).add_(squares[None, :]).clamp_(min=0)
+        squared.diagonal(start).fill_(0.0 if pairs == "all" else math.inf)
+        parts.append(squared.mul_(-rate).flatten().logsumexp(dim=0))
+    return float(torch.stack(parts).logsumexp(dim=0)) - math.log(n * n if pairs == "all" else n * (n - 1))
+
+
+def _participation_ratio(x: Tensor) -> float:
+    rows = centred(x).rows
+    with full_precision():
+        products = rows.T @ rows if rows.shape[1] < rows.shape[0] else gram(rows)
+    total = float(rows.square().sum())
+    return total**2 / float(products.square().sum()) if total > 0 else math.nan
+
+
+def _two_nn(x: Tensor, discard: float) -> float:
+    if len(x) < 3:
+        return math.nan
+    rows = centred(x).rows
+    lists = nearest(embed(x, "euclidean"), 2)
+    first, second = (torch.linalg.vector_norm(rows - rows[lists[:, t]], dim=1) for t in (0, 1))
+    if bool((first == 0).any()):
+        different = torch.unique(x, dim=0)
+        return _two_nn(different, discard) if len(different) < len(x) else math.nan
+    n = len(x)
+    kept = max(1, min(n - 1, math.floor(n * (1 - discard))))
+    ratio = (second / first).log().clamp(min=0).sort().values[:kept]
+    place = torch.arange(1, kept + 1, dtype=torch.float64, device=x.device)
+    survival = -torch.log1p(-place / n)
+    squares = float(ratio.square().sum())
+    return float((ratio * survival).sum()) / squares if squares > 0 else math.nan
