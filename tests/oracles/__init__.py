@@ -4,7 +4,17 @@ One module per family, each with its `CASES`, the instances that the laws of `re
 the list without a case here fails the tests.
 """
 
-from oracles import kernel, neighbors, subspace
+from oracles import covariance, distribution, kernel, neighbor_ranks, neighbors, shape, shared_space, statistics, subspace
 from repalign.testing import Case
 
-CASES: tuple[Case, ...] = (*neighbors.CASES, *kernel.CASES, *subspace.CASES)
+CASES: tuple[Case, ...] = (
+    *neighbors.CASES,
+    *neighbor_ranks.CASES,
+    *kernel.CASES,
+    *subspace.CASES,
+    *shape.CASES,
+    *covariance.CASES,
+    *shared_space.CASES,
+    *distribution.CASES,
+    *statistics.CASES,
+)

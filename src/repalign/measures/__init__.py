@@ -14,21 +14,108 @@ from repalign.errors import RepalignError
 from repalign.measures import _parse
 from repalign.measures._base import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
 from repalign.measures._parse import describe
+from repalign.measures.canonical import CCA, PWCCA, SquaredCCA
+from repalign.measures.closeness import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
+from repalign.measures.clouds import BuresWasserstein, EnergyDistance
+from repalign.measures.covariance import ENSD, GULP, RiemannianDistance
+from repalign.measures.dependence import HSIC, RV, AngularCKA, DependentColumnsCKA
+from repalign.measures.distance_correlation import (
+    DistanceCorrelation,
+    SquaredDistanceCorrelation,
+    SquaredDistanceCovariance,
+)
+from repalign.measures.distribution import Disagreement, JensenShannon, KLDivergence, LogitDistance
 from repalign.measures.kernel import CKA, CKNNA
+from repalign.measures.modality_shift import shift_curve
+from repalign.measures.neighbor_ranks import JaccardKNN, JointRankJaccard, MultiScaleKNN, RankSimilarity
 from repalign.measures.neighbors import LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
 from repalign.measures.reference import CKNNAPaper, CKNNAReference
-from repalign.measures.subspace import SVCCA
+from repalign.measures.shape import (
+    PLS,
+    AngularProcrustes,
+    BuresDistance,
+    NormalisedBures,
+    PermutationProcrustes,
+    Procrustes,
+    ShapeMetric,
+)
+from repalign.measures.shared_space import (
+    ConeEffect,
+    ModalityGap,
+    ModalitySeparability,
+    PairedCosine,
+    RetrievalRecall,
+    cone_effect,
+)
+from repalign.measures.soft_neighbors import SecondOrderCosine, SoftKNN
+from repalign.measures.statistics import (
+    ConcentricityDifference,
+    IntrinsicDimensionDifference,
+    MagnitudeDifference,
+    ParticipationRatioDifference,
+    UniformityDifference,
+    concentricity,
+    magnitude,
+    participation_ratio,
+    two_nn_dimension,
+    uniformity,
+)
+from repalign.measures.subspace import SVCCA, EigenspaceOverlap, GrassmannDistance
 
 MEASURES: tuple[type[Measure], ...] = (
     MutualKNN,
     CycleKNN,
     LCSKNN,
     EditDistanceKNN,
+    JaccardKNN,
+    RankSimilarity,
+    JointRankJaccard,
+    SecondOrderCosine,
+    MultiScaleKNN,
+    SoftKNN,
     CKA,
     CKNNA,
     CKNNAPaper,
     CKNNAReference,
+    HSIC,
+    RV,
+    AngularCKA,
+    DependentColumnsCKA,
+    SquaredDistanceCorrelation,
+    DistanceCorrelation,
+    SquaredDistanceCovariance,
     SVCCA,
+    CCA,
+    SquaredCCA,
+    PWCCA,
+    GrassmannDistance,
+    EigenspaceOverlap,
+    Procrustes,
+    AngularProcrustes,
+    ShapeMetric,
+    PermutationProcrustes,
+    NormalisedBures,
+    BuresDistance,
+    PLS,
+    GULP,
+    ENSD,
+    RiemannianDistance,
+    RetrievalRecall,
+    PairedCosine,
+    ModalityGap,
+    ModalitySeparability,
+    ConeEffect,
+    KLDivergence,
+    JensenShannon,
+    Disagreement,
+    LogitDistance,
+    MagnitudeDifference,
+    ConcentricityDifference,
+    UniformityDifference,
+    ParticipationRatioDifference,
+    IntrinsicDimensionDifference,
+    EnergyDistance,
+    BuresWasserstein,
 )
 
 # Names in use in the field for a class with certain parameters; the other aliases belong to their classes.
@@ -36,6 +123,9 @@ SHORTHANDS: dict[str, tuple[type[Measure], dict[str, Any]]] = {
     "biased_cka": (CKA, {"estimator": "biased"}),
     "cka_linear": (CKA, {"estimator": "biased"}),
     "cka_rbf": (CKA, {"kernel": "rbf", "estimator": "biased"}),
+    "cka_laplacian": (CKA, {"kernel": "laplacian", "estimator": "biased"}),
+    "cka_lange": (RV, {"modified": True}),
+    "rv2": (RV, {"modified": True}),
 }
 
 
@@ -108,36 +198,95 @@ def parse_measures(texts: Sequence[str]) -> list[Measure]:
     >>> [type(m).__name__ for m in parse_measures(["CKA()", "neighbors"])][:2]
     ['CKA', 'MutualKNN']
     """
-    families = {cls.family for cls in known_measures()}
     out: list[Measure] = []
     for text in texts:
         kin = [cls() for cls in known_measures() if text in ("all", cls.family)]
-        out += kin if text == "all" or text in families else [parse_measure(text)]
+        out += kin if is_group(text) else [parse_measure(text)]
     return list(dict.fromkeys(out))
 
 
+def is_group(text: Any) -> bool:
+    """Whether a text stands for several measures: "all", or the name of a family."""
+    return isinstance(text, str) and text in {"all", *(cls.family for cls in known_measures())}
+
+
 __all__ = [
+    "CCA",
     "CKA",
     "CKNNA",
+    "ENSD",
+    "GULP",
+    "HSIC",
     "LCSKNN",
     "MEASURES",
+    "PLS",
+    "PWCCA",
+    "RV",
     "SHORTHANDS",
     "SVCCA",
+    "AngularCKA",
+    "AngularProcrustes",
     "Bilinear",
+    "BuresDistance",
+    "BuresWasserstein",
     "CKNNAPaper",
     "CKNNAReference",
+    "ConcentricityDifference",
+    "ConeEffect",
     "CycleKNN",
+    "DependentColumnsCKA",
+    "Disagreement",
+    "DistanceCorrelation",
     "EditDistanceKNN",
+    "EigenspaceOverlap",
+    "EnergyDistance",
     "Features",
+    "GrassmannDistance",
+    "IntrinsicDimensionDifference",
+    "JaccardKNN",
+    "JensenShannon",
+    "JointRankJaccard",
+    "KLDivergence",
+    "LogitDistance",
+    "MagnitudeDifference",
     "Measure",
+    "ModalityGap",
+    "ModalitySeparability",
+    "MultiScaleKNN",
     "MutualKNN",
     "Neighbors",
+    "NormalisedBures",
+    "PairedCosine",
+    "ParticipationRatioDifference",
+    "PermutationProcrustes",
+    "Procrustes",
+    "RankSimilarity",
     "Relation",
+    "RetrievalRecall",
+    "RiemannianDistance",
+    "SecondOrderCosine",
+    "ShapeMetric",
+    "SoftKNN",
+    "SquaredCCA",
+    "SquaredDistanceCorrelation",
+    "SquaredDistanceCovariance",
     "State",
+    "UniformityDifference",
+    "accuracy_difference",
     "as_features",
+    "concentricity",
+    "cone_effect",
     "describe",
+    "embedding_svd_distance",
+    "is_group",
     "known_measures",
+    "log_likelihood_variance_distance",
+    "magnitude",
     "parse_measure",
     "parse_measures",
+    "participation_ratio",
     "register",
+    "shift_curve",
+    "two_nn_dimension",
+    "uniformity",
 ]

@@ -23,12 +23,19 @@ def as_count(name: str, value: Any) -> int:
     return count
 
 
-def as_epsilon(value: Any) -> float:
+def as_epsilon(value: Any, name: str = "epsilon") -> float:
     """A finite number >= 0 as a float."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise RepalignError(
-            "epsilon is not a number >= 0", expected="0 (none) or a small number", got=repr(value)
+            f"{name} is not a number >= 0", expected="0 (none) or a small number", got=repr(value)
         )
+    return float(value)
+
+
+def as_share(name: str, value: Any) -> float:
+    """A number from 0 to 1 as a float."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise RepalignError(f"{name} is not a share", expected=f"0 <= {name} <= 1", got=repr(value))
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""What several measures want of one layer, computed once: its centred rows, their Gram matrix, all cosines from it.
+"""What several measures want of one layer, computed once: its centred rows, Gram matrix, cosines, singular vectors.
 
 Every measure asks `layer_of(x)`. Within `sharing(x)` all of them get the same object, and so the same products.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repalign.measures._numeric import Centred, centred, gram, unit_resolution
+from repalign.measures._spectrum import Spectrum, spectrum
 
 # Cosines come from centred products as long as no row is shorter than this share of its parts, mean and deviation.
 # Below it the two cancel, and digits with them.
@@ -42,6 +43,11 @@ class Layer:
     def gram(self) -> Tensor:
         """Products of the centred rows (n, n), in the square of their unit; to be copied before it is changed."""
         return gram(self.centred.rows)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The singular vectors and values of the centred rows, in float64 whatever the precision of x."""
+        return spectrum(self.x)
 
     def cosines(self, center: bool) -> Cosines | None:
         """Cosines of the rows, or of the centred rows, from `gram`; None where that would cost digits.

@@ -1,0 +1,209 @@
+"""Measures on covariances, of features or of stimuli: GULP, ENSD and the Riemannian distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, cast
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.measures._base import Bilinear, DenseRelation, Measure, Relation, State
+from repalign.measures._checks import as_epsilon, as_share
+from repalign.measures._layer import layer_of
+from repalign.measures._numeric import gram
+
+
+@dataclass(frozen=True)
+class GULP(Bilinear):
+    """GULP distance, squared: how differently ridge regressions from two layers can predict, over all targets.
+
+    With centred X at Frobenius norm sqrt(n), S_X = X^T X / n, and A_X = X (S_X + ridge I)^-1 X^T / n, which takes any
+    target to its ridge prediction: s = |A_X - A_Y|_F^2 = tr A_X^2 + tr A_Y^2 - 2 tr A_X A_Y.
+
+    Parameters
+    ----------
+    ridge : lambda, against a total variance of 1; 0.01 by default. At 0 the A are projections, and s is
+        r_X + r_Y - 2 sum rho_i^2 with ranks r and canonical correlations rho; a large one leaves the linear kernels.
+
+    Shapes (n, d1) and (n, d2). Range [0, inf), at most the sum of both ranks; 0 is best. Its root is a metric.
+    Invariant to orthogonal maps, isotropic scale, translation and column order; with ridge = 0 to every invertible
+    linear map. nan if either is constant.
+
+    Source: Boix-Adsera et al. 2022 (arXiv 2210.06545), the square. Directions of rounding noise do not
+    count; the outside implementations invert d x d matrices, and refuse or lose digits where n <= d.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> abs(round(GULP()(x, 5 - 2 * x), 12))
+    0.0
+    """
+
+    ridge: float = 0.01
+
+    family: ClassVar[str] = "covariance"
+    cost: ClassVar[str] = "n d min(n, d) + n^2 d per layer, n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("gulp",)
+    symmetric: ClassVar[bool] = True
+    closer_is_higher: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ridge", as_epsilon(self.ridge, "ridge"))
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        common = frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+        return common if self.ridge else common | {"column_scale", "invertible"}
+
+    def prepare(self, x: Tensor) -> DenseRelation:
+        self.check_n(len(x))
+        vectors, values, _ = layer_of(x).spectrum
+        shares = values**2 / (values**2).sum()  # eigenvalues of S_X
+        weights = shares / (shares + self.ridge)
+        norm = float(torch.linalg.vector_norm(weights))
+        return DenseRelation((gram(vectors * weights.sqrt()) / (norm or 1.0)).to(x.dtype), norm)
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        p, q = norms(a)[:, None], norms(b)[None, :]
+        return p * p + q * q - 2 * p * q * super().scale(inner, a, b)
+
+
+@dataclass(frozen=True)
+class ENSD(Bilinear):
+    """Effective number of shared dimensions of two layers.
+
+    s = D_X D_Y tr(K L) / (tr K tr L) with centred linear kernels K, L and the participation ratios
+    D_X = (tr K)^2 / tr(K^2): linear CKA (biased) times sqrt(D_X D_Y). Of X with itself it is D_X.
+
+    Shapes (n, d1) and (n, d2). Range [0, inf), at most sqrt(D_X D_Y). High for unrelated layers where both have many
+    dimensions: its chance level is about D_X D_Y / (n - 1). Invariant to orthogonal maps, isotropic scale, translation
+    and column order. nan if either is constant.
+
+    Source: Giaffar, Rullan Buxo and Aoi 2024, The effective number of shared dimensions between paired datasets. Their distance,
+    (2 / pi) arccos of CKA, is a function of `CKA(estimator="biased")`.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> bool(ENSD()(x, x) < 8)
+    True
+    """
+
+    family: ClassVar[str] = "covariance"
+    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("ensd",)
+    symmetric: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+
+    def prepare(self, x: Tensor) -> DenseRelation:
+        self.check_n(len(x))
+        kernel = layer_of(x).gram
+        # The relation K tr K / tr K^2, whose norm is the root of the participation ratio.
+        relation = DenseRelation.of(kernel)
+        trace = float(kernel.diagonal().sum(dtype=torch.float64))
+        return relation if relation.norm == 0 else replace(relation, norm=trace / relation.norm)
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        return norms(a)[:, None] * norms(b)[None, :] * super().scale(inner, a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening(State):
+    """A positive definite matrix over the stimuli (n, n), and the inverse of its root."""
+
+    matrix: Tensor
+    inverse_root: Tensor
+
+    @property
+    def n(self) -> int:
+        return self.matrix.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes + self.inverse_root.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        matrix, inverse_root = (m.index_select(0, p).index_select(1, p) for m in (self.matrix, self.inverse_root))
+        return replace(self, matrix=matrix, inverse_root=inverse_root)
+
+
+@dataclass(frozen=True)
+class RiemannianDistance(Measure):
+    """Affine-invariant Riemannian distance between the shrunk kernels of two layers.
+
+    s = |log(K'^(-1/2) L' K'^(-1/2))|_F = sqrt(sum_i log^2 lambda_i), lambda_i the generalised eigenvalues of (L', K'),
+    where K' = (1 - shrinkage) n K / tr K + shrinkage I shrinks the centred linear kernel K towards a multiple of I.
+
+    Parameters
+    ----------
+    shrinkage : share of I, in (0, 1); 0.1 by default. Kernels of rank below n have no distance without it, and the
+        distance depends on it: ratios of small variances weigh as much as those of large ones.
+
+    Shapes (n, d1) and (n, d2). Range [0, inf); 0 is best. Invariant to orthogonal maps, isotropic scale, translation
+    and column order. nan if either is constant.
+
+    Source: Shahbazi et al. 2021, Using distance on the Riemannian manifold to compare representations in brain and in
+    models, NeuroImage 239; Bhatia 2007, Positive Definite Matrices, chapter 6. rsatoolbox regularises otherwise: it
+    minimises over two scales of one side by a local search, is not symmetric, and needs n <= d.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> RiemannianDistance()(x, 5 - 2 * x) < 1e-12
+    True
+    """
+
+    shrinkage: float = 0.1
+
+    family: ClassVar[str] = "covariance"
+    cost: ClassVar[str] = "n^2 d + n^3 per layer, n^3 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("riemannian_distance", "riemannian")
+    symmetric: ClassVar[bool] = True
+    closer_is_higher: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shrinkage", as_share("shrinkage", self.shrinkage))
+        if self.shrinkage in (0.0, 1.0):
+            raise RepalignError(
+                "shrinkage leaves no distance",
+                expected="a share above 0, for an inverse to exist, and below 1, for the kernel to count",
+                got=repr(self.shrinkage),
+            )
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+
+    def prepare(self, x: Tensor) -> Whitening:
+        self.check_n(len(x))
+        n = len(x)
+        vectors, values, _ = layer_of(x).spectrum
+        shares = n * values**2 / (values**2).sum()
+        eigenvalues = (1 - self.shrinkage) * shares + self.shrinkage
+        # Off the span of the features the matrix is shrinkage times I.
+        matrix = gram(vectors * (eigenvalues - self.shrinkage).sqrt())
+        matrix.diagonal().add_(self.shrinkage)
+        base = self.shrinkage**-0.5
+        inverse_root = -gram(vectors * (base - eigenvalues.rsqrt()).sqrt())
+        inverse_root.diagonal().add_(base)
+        if len(values) == 0:
+            matrix.fill_(math.nan)
+        return Whitening(matrix, inverse_root)
+
+    def compare(self, a: State, b: State) -> float:
+        first, second = cast(Whitening, a), cast(Whitening, b)
+        if bool(first.matrix[0, 0].isnan()) or bool(second.matrix[0, 0].isnan()):
+            return math.nan
+        ratio = first.inverse_root @ second.matrix @ first.inverse_root
+        return float(torch.linalg.vector_norm(torch.linalg.eigvalsh((ratio + ratio.T) / 2).log()))
+
+
+def norms(states: Sequence[Relation]) -> Tensor:
+    return torch.tensor([s.norm for s in states], dtype=torch.float64)
