@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
 from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._layer import layer_of
-from repalign.measures._numeric import centred, scaled
+from repalign.measures._kernels import checked_bandwidth, kernel_relation, norm_products
+from repalign.measures._numeric import centred
 from repalign.measures._search import Embedded, embed, nearest, products
 
-KERNELS = ("linear", "rbf")
 ESTIMATORS = ("debiased", "biased")
 KERNEL_SIMILARITIES = ("cosine", "dot")
-
-# A relation whose norm is below this many roundings of what it was computed from has vanished.
-_RESIDUE = 16
-
-
-# Rules for sigma^2 from the squared distances (n, n), zero diagonal included.
-BANDWIDTHS: dict[str, Callable[[np.ndarray], float]] = {
-    "median": lambda squared: float(np.median(squared[np.triu_indices(len(squared), 1)])),
-    "median_all": lambda squared: float(np.median(squared)),
-    "median_all_lower": lambda squared: float(np.sort(squared, axis=None)[(squared.size - 1) // 2]),
-}
 
 
 @dataclass(frozen=True)
@@ -44,12 +29,15 @@ class CKA(Bilinear):
 
     Parameters
     ----------
-    kernel : "linear", x_i . x_j, or "rbf", exp(-|x_i - x_j|^2 / (2 sigma^2)).
+    kernel : "linear", x_i . x_j; "rbf", exp(-|x_i - x_j|^2 / (2 sigma^2)); "laplacian",
+        exp(-|x_i - x_j| / sigma); "quadratic" or "cubic", (1 + c_i . c_j / sigma^2)^p with p = 2 or 3 and c the
+        rows without their mean, so that no kernel depends on the origin.
     estimator : "debiased" or "biased". The biased one grows with d / n: independent noise with
         d >> n scores 1.
-    bandwidth : for rbf alone: sigma as a number, or a rule for sigma^2 on each side from its own squared
-        distances, "median" (default, over pairs of different stimuli), "median_all" (over all n^2 entries
-        with the zero diagonal) or "median_all_lower" (the same, the lower of two middle values).
+    bandwidth : for kernels other than linear: sigma as a number, or a rule for sigma^2 on each side. rbf and
+        laplacian have rules from its own squared distances, "median" (default, over pairs of different stimuli),
+        "median_all" (over all n^2 entries with the zero diagonal) or "median_all_lower" (the same, the lower of
+        two middle values); the polynomials have "variance", mean_i |c_i|^2.
     epsilon : added to the denominator, the geometric mean of the two self-HSIC; 0 by default. The reference
         code has 1e-6, which is not scale-free and pulls small, anisotropic features towards 0.
 
@@ -82,34 +70,10 @@ class CKA(Bilinear):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_choice("kernel", self.kernel, KERNELS)
+        bandwidth = checked_bandwidth(self.kernel, self.bandwidth)
         check_choice("estimator", self.estimator, ESTIMATORS)
         object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
-        object.__setattr__(self, "bandwidth", self._checked_bandwidth())
-
-    def _checked_bandwidth(self) -> float | str | None:
-        """None for a linear kernel; else a positive float or a rule, by default the median."""
-        b = self.bandwidth
-        if self.kernel == "linear":
-            if b is not None:
-                raise RepalignError(
-                    "a linear kernel has no bandwidth",
-                    expected="bandwidth=None with kernel='linear'",
-                    got=f"bandwidth={b!r}",
-                    remedy="use kernel='rbf', or leave bandwidth out",
-                )
-            return None
-        if b is None:
-            return "median"
-        if isinstance(b, str):
-            return check_choice("bandwidth", b, tuple(BANDWIDTHS))
-        if not isinstance(b, (int, float)) or isinstance(b, bool) or not 0 < b < math.inf:
-            raise RepalignError(
-                "bandwidth is not a positive number or a rule",
-                expected=f"sigma > 0, or one of {', '.join(BANDWIDTHS)}",
-                got=repr(b),
-            )
-        return float(b)
+        object.__setattr__(self, "bandwidth", bandwidth)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -127,35 +91,7 @@ class CKA(Bilinear):
 
     def prepare(self, x: Tensor) -> DenseRelation:
         self.check_n(len(x))
-        if self.kernel == "linear":
-            layer = layer_of(x)
-            kernel, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
-            size = float(kernel.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
-        else:
-            features, unit, *_ = centred(x)
-            kernel, unit = scaled(self._rbf_kernel(features, unit))
-            size = float(torch.linalg.vector_norm(kernel))
-        floor = _RESIDUE * torch.finfo(kernel.dtype).eps * size
-        if self.estimator == "debiased":
-            _u_centre(kernel)
-        elif self.kernel == "rbf":
-            _double_centre(kernel)
-        relation = DenseRelation.of(kernel.to(x.dtype), floor=floor)
-        return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
-
-    def _rbf_kernel(self, features: Tensor, unit: float) -> Tensor:
-        """exp(-D^2 / (2 sigma^2)) - 1 (n, n) in float64; all zero if sigma is.
-
-        The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
-        """
-        squared = _squared_distances(features)
-        if isinstance(self.bandwidth, str):
-            sigma = math.sqrt(BANDWIDTHS[self.bandwidth](squared.cpu().numpy()))
-        else:
-            sigma = (self.bandwidth or 0.0) / unit
-        if sigma == 0:
-            return torch.zeros_like(squared)
-        return squared.sqrt_().div_(sigma).square_().div_(-2).expm1_()
+        return kernel_relation(x, self.kernel, self.bandwidth, self.estimator == "debiased")
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         scores = super().scale(inner, a, b)
@@ -163,8 +99,7 @@ class CKA(Bilinear):
             return scores
         n = a[0].n
         per_hsic = n * (n - 3) if self.estimator == "debiased" else 1  # <K', L'> = per_hsic * HSIC
-        norms = _norms(a)[:, None] * _norms(b)[None, :]
-        return scores / (1 + self.epsilon * per_hsic / norms)
+        return scores / (1 + self.epsilon * per_hsic / norm_products(a, b))
 
 
 @dataclass(frozen=True)
@@ -237,39 +172,3 @@ def kernel_invariances(similarity: str) -> frozenset[str]:
     """What does not change neighbours and kernel values up to one factor."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"row_scale"} if similarity == "cosine" else common
-
-
-def _squared_distances(features: Tensor) -> Tensor:
-    """|x_i - x_j|^2 (n, n) in float64 for centred features, zero diagonal, never negative."""
-    norms = (features * features).sum(dim=1)
-    squared = features @ features.T
-    squared.mul_(-2).add_(norms[:, None]).add_(norms[None, :]).clamp_(min=0).fill_diagonal_(0)
-    return squared
-
-
-def _double_centre(kernel: Tensor) -> None:
-    """H K H in place, sums in float64."""
-    rows = kernel.mean(dim=1, dtype=torch.float64)
-    shift = (rows - rows.mean() / 2).to(kernel.dtype)
-    kernel.sub_(shift[:, None]).sub_(shift[None, :])
-
-
-def _u_centre(kernel: Tensor) -> None:
-    """U-centring of a symmetric matrix in place (Szekely & Rizzo 2014): zero diagonal, off-diagonal row sums
-    0.
-    """
-    n = len(kernel)
-    kernel.fill_diagonal_(0)
-    rows = kernel.sum(dim=1, dtype=torch.float64) / (n - 2)
-    shift = (rows - rows.sum() / (2 * (n - 1))).to(kernel.dtype)
-    kernel.sub_(shift[:, None]).sub_(shift[None, :]).fill_diagonal_(0)
-
-
-def _norms(states: Sequence[Relation]) -> Tensor:
-    return torch.tensor([s.norm for s in states], dtype=torch.float64)
-
-
-def in_range(norm: float) -> float:
-    """A norm in the unit of the features, kept positive and finite: 0 means that the kernel vanished."""
-    limits = torch.finfo(torch.float64)
-    return min(max(norm, limits.tiny), limits.max)

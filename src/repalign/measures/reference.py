@@ -13,11 +13,11 @@ from torch import Tensor
 
 from repalign.measures._base import Bilinear, GraphRelation, Measure, Neighbors, State
 from repalign.measures._checks import as_count, as_epsilon, check_choice
+from repalign.measures._kernels import in_range
 from repalign.measures._numeric import centred
 from repalign.measures._search import embed, nearest, products
 from repalign.measures.kernel import (
     KERNEL_SIMILARITIES,
-    in_range,
     kernel_invariances,
     masked_neighbours,
     weighted_graph,

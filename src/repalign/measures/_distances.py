@@ -1,0 +1,63 @@
+"""Euclidean distances between all rows that keep their digits, and ranks that know what rounding cannot tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.measures._base import SCRATCH_BYTES
+from repalign.measures._numeric import gram
+
+# |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
+_CANCELLED = 2.0**-7
+
+# Numbers whose relative difference is below this are tied: rounding may have made it.
+TIED = 1e-11
+
+
+def squared_distances(features: Tensor) -> Tensor:
+    """|x_i - x_j|^2 (n, n) of float64 features whose mean is 0: symmetric, 0 for equal rows, relative error about 1e-13.
+
+    One matrix product, which is enough for all pairs but those much closer to each other than to the origin; those are
+    done by their differences, so that duplicates are at distance 0 and near duplicates keep their order.
+    """
+    n, d = features.shape
+    norms = (features * features).sum(dim=1)
+    squared = gram(features)
+    near = []
+    rows = max(1, SCRATCH_BYTES // (32 * n))
+    for start in range(0, n, rows):
+        block = slice(start, min(start + rows, n))
+        both = norms[block, None] + norms
+        some = squared[block].mul_(-2).add_(both)
+        i, j = torch.nonzero(some < both.mul_(_CANCELLED), as_tuple=True)
+        i += start
+        near.append(torch.stack([i[i < j], j[i < j]]))
+    squared.fill_diagonal_(0)
+    i, j = torch.cat(near, dim=1)
+    if len(i) > n * n // 16:
+        return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    pairs = max(1, SCRATCH_BYTES // (32 * d))
+    for some_i, some_j in zip(i.split(pairs), j.split(pairs), strict=True):
+        exact = (features[some_i] - features[some_j]).square_().sum(dim=1)
+        squared[some_i, some_j] = exact
+        squared[some_j, some_i] = exact
+    return squared
+
+
+def tied_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order (N,) of non-negative values, and where in it each group of tied ones starts."""
+    order = np.argsort(values)
+    ordered = values[order]
+    new = np.diff(ordered) > TIED * ordered[1:]
+    return order, np.concatenate([[0], np.flatnonzero(new) + 1])
+
+
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks 1..N of non-negative values (N,), tied ones sharing their average."""
+    order, starts = tied_groups(values)
+    ends = np.append(starts[1:], len(values))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat((starts + ends + 1) / 2, ends - starts)
+    return ranks
