@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import doctest
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+SOURCE = Path(__file__).parents[1] / "src"
 MODULES = [
-    "repalign.measures",
-    "repalign.measures.kernel",
-    "repalign.measures.neighbors",
-    "repalign.measures.reference",
-    "repalign.measures.subspace",
-    "repalign.compare",
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(SOURCE.rglob("*.py"))
+    if ">>>" in path.read_text("utf-8")
 ]
 
 

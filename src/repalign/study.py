@@ -6,6 +6,7 @@ A study is a YAML file. It is validated before anything runs; what is wrong is t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ class Study:
     config: StudyConfig
     x: tuple[ModelEntry, ...]
     y: tuple[ModelEntry, ...] | None
-    measures: tuple[Measure, ...]
+    measures: tuple[Measure | str, ...]  # a text stands for a group: "all", or a family
     preprocess: Preprocess
     search: str | None
 
@@ -203,7 +204,7 @@ def load_study(path: str | Path) -> Study:
 
 
 def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
-    from repalign.measures import parse_measure
+    from repalign.measures import is_group, parse_measure
     from repalign.null import Search, make_null
     from repalign.preprocess import Preprocess
     from repalign.presets import preset
@@ -212,12 +213,12 @@ def _study(config: StudyConfig, path: Path, where: _Where) -> Study:
     if config.preset is not None:
         with where.at("preset"):
             chosen = preset(config.preset)
-    measures: list[Measure] = [] if chosen is None else list(chosen.measures)
+    measures: list[Measure | str] = [] if chosen is None else list(chosen.measures)
     if config.measures is not None:
         measures = []
         for i, text in enumerate(config.measures):
             with where.at("measures", i):
-                measures.append(parse_measure(text))
+                measures.append(text if is_group(text) else parse_measure(text))
     elif chosen is None:
         measures = [parse_measure(m) for m in ("MutualKNN(k=10)", "CKA()")]
     with where.at("preprocess"):
@@ -306,28 +307,33 @@ def _known_entry(known: KnownModel, options: dict[str, Any]) -> ModelEntry:
 
 # --- running -----------------------------------------------------------------------------------
 
+FEW = 8  # measures that the plan names one by one
+
 
 def plan(study: Study, dataset: Dataset) -> Plan:
     """What will be done and what it needs, before it is done."""
     from repalign import null as nulls
-    from repalign.measures._base import Bilinear
+    from repalign.measures import Bilinear, parse_measures
 
     nx, ny = len(study.x), len(study.y or ())
     models = nx + ny
     pairs = nx * ny if study.y is not None else nx * (nx - 1) // 2
     n = dataset.n
     null = _null(study, dataset)
-    resolved = {m: nulls.resolve(null, m, n) for m in study.measures}
-    state = max(8 * n * n if isinstance(m, Bilinear) else 16 * n * n for m in study.measures)
+    measures = [m for wanted in study.measures for m in (parse_measures([wanted]) if isinstance(wanted, str) else [wanted])]
+    resolved = {m: nulls.resolve(null, m, n) for m in measures}
+    by_null = Counter(f"{type(r).__name__.lower()} null, {r.count(n)} draws" for r in resolved.values())
+    each = [f"{m!r}: {type(r).__name__.lower()} null, {r.count(n)} draws" for m, r in resolved.items()]
+    state = max(8 * n * n if isinstance(m, Bilinear) else 16 * n * n for m in measures)
     lines = [
         f"dataset {dataset.name}: n = {n}, {', '.join(dataset.modalities)}"
         + (f", {len(dataset.left_out)} rows left out" if dataset.left_out else ""),
-        f"{models} models, {pairs} pairs of models, {len(study.measures)} measures",
-        *(f"{m!r}: {type(r).__name__.lower()} null, {r.count(n)} draws" for m, r in resolved.items()),
+        f"{models} models, {pairs} pairs of models, {len(measures)} measures",
+        *(each if len(each) <= FEW else [f"{count} measures: {null}" for null, count in by_null.items()]),
         f"about {state / 2**20:.0f} MiB of states per layer at most; bounded by a quarter of the memory",
         f"features in {study.store}",
     ]
-    return Plan(n, models, pairs, len(study.measures), tuple(lines))
+    return Plan(n, models, pairs, len(measures), tuple(lines))
 
 
 def run(

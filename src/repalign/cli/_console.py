@@ -26,6 +26,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ABORTED, FAILED, BROKEN = 130, 1, 70
 REMARKS = 6  # of the doctor, printed; the report has all
+MANY_MEASURES = 4  # of one pair of models: more stand in one table
 
 
 class Reporter:
@@ -80,6 +81,10 @@ def show(alignment: Alignment, limit: int = 40) -> None:
     from repalign.plot.views import VIEWS, adjustment
 
     alpha = float(alignment.run.get("alpha") or ALPHA)
+    if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:
+        _show_measures(alignment)
+        _show_remarks(alignment)
+        return
     for measure in alignment.measures:
         best = alignment.best(measure)
         adjusted = adjustment(best, alpha)  # the p that decides over pairs of models
@@ -103,6 +108,32 @@ def show(alignment: Alignment, limit: int = 40) -> None:
     _show_remarks(alignment)
 
 
+def _show_measures(alignment: Alignment) -> None:
+    """One pair of models under many measures: a row each, by family."""
+    from repalign.measures import parse_measure
+
+    best = alignment.best()
+    first = best.iloc[0]
+    title = f"{first['model_x']} and {first['model_y']}, n = {int(first['n'])}"
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for column in ("measure", "x layer", "y layer"):
+        table.add_column(column, overflow="fold")
+    for column in ("score", "chance", "z", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    family = None
+    for row in best.to_dict("records"):
+        measure = parse_measure(row["measure"])
+        if measure.family != family:
+            family = measure.family
+            table.add_row(f"[bold]{family}[/]")
+        name = type(measure).__name__ + ("" if measure.closer_is_higher else " [dim](distance)[/]")
+        ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
+        numbers = (shown_number(row[c]) for c in ("statistic", "null_mean", "z"))
+        table.add_row(f"  {name}", *ends, *numbers, shown_p(row["pvalue"]))
+    out.print(table)
+    out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")
+
+
 def _show_remarks(alignment: Alignment) -> None:
     from repalign.doctor import Finding, summarise
 
@@ -114,6 +145,8 @@ def _show_remarks(alignment: Alignment) -> None:
         out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
     for sentence in alignment.run.get("warnings", []):
         out.print(f"[yellow]note:[/] {escape(sentence)}")
+    for entry in alignment.run.get("left_out", []):
+        out.print(f"[yellow]left out:[/] {escape(entry['measure'])}: {escape(entry['reason'])}")
 
 
 def print_json(rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,28 +13,41 @@ from repalign.cli._console import FAILED, bars, err, out
 from repalign.errors import RepalignError
 
 
-def measures(name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None) -> None:
-    """List the measures, or explain one."""
+def measures(name: Annotated[str | None, typer.Argument(help="A measure to explain, or a family.")] = None) -> None:
+    """List the measures, all or of one family, or explain one."""
     from inspect import cleandoc
 
-    from repalign.measures import MEASURES, describe, parse_measure
+    from repalign.measures import describe, is_group, known_measures, parse_measure
 
-    if name is not None:
+    classes = known_measures()
+    if name is not None and not is_group(name):
         described = describe(type(parse_measure(name)))
         out.print(
             f"[bold]{described['name']}[/]  ({described['family']})", cleandoc(described["doc"]), sep="\n", markup=True
         )
         out.print(f"names: {', '.join(described['aliases'])}")
-        out.print(f"null: {described['null']}")
+        out.print(f"needs: {described['needs']}")
+        for line in _facts(described):
+            out.print(line)
         return
-    for family in dict.fromkeys(cls.family for cls in MEASURES):
+    for family in dict.fromkeys(cls.family for cls in classes if name in (None, "all", cls.family)):
         out.print(f"[bold]{family}[/]")
-        for d in (describe(cls) for cls in MEASURES if cls.family == family):
-            low, high = d["range"]
-            facts = [f"{low:g} to {high:g}", "symmetric" if d["symmetric"] else "asymmetric", d["null"]]
+        for d in (describe(cls) for cls in classes if cls.family == family):
             out.print(f"  [cyan]{d['name']}[/]  {escape(d['summary'])}")
-            out.print(f"      {'; '.join(facts)}; unchanged by {', '.join(d['invariances'])}")
-    out.print("next: repalign measures NAME explains one")
+            for line in _facts(d):
+                out.print(f"      [dim]{line}[/]")
+    out.print("next: repalign measures NAME explains one, repalign pair X Y -m FAMILY uses all of a family")
+
+
+def _facts(d: dict[str, Any]) -> list[str]:
+    """Range, symmetry and null; what changes nothing; cost."""
+    low, high = d["range"]
+    symmetric = "symmetric" if d["symmetric"] else "asymmetric"
+    kind = "bilinear: " if d["bilinear"] else ""
+    return [
+        f"{low:g} to {high:g}, {d['direction']}; {symmetric}; {kind}{d['null']}",
+        f"unchanged by {', '.join(d['invariances']) or 'nothing'}; cost {d['cost']}",
+    ]
 
 
 def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:

@@ -21,7 +21,9 @@ FeatureFile = Annotated[
 ]
 MeasureNames = Annotated[
     list[str] | None,
-    typer.Option("--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)'; may be repeated."),
+    typer.Option(
+        "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated."
+    ),
 ]
 NullName = Annotated[
     str | None,

@@ -58,7 +58,7 @@ def as_features(x: Any, name: str = "x") -> Tensor:
             f"{name}: wrong shape",
             expected="two dimensions (n, d): one row per stimulus, one column per feature",
             got=f"shape {tuple(x.shape)}",
-            remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
+            remedy="pool or flatten each stimulus to one vector (repalign.aggregate); for one feature use shape (n, 1)",
         )
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.to(torch.float32)

@@ -48,11 +48,26 @@ def describe(cls: MeasureClass) -> dict[str, Any]:
         "range": list(measure.range),
         "symmetric": cls.symmetric,
         "invariances": sorted(measure.invariances),
+        "direction": "higher is closer" if cls.closer_is_higher else "lower is closer",
+        "needs": _needs(cls),
+        "cost": cls.cost,
         "bilinear": issubclass(cls, Bilinear),
-        "null": "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations",
+        "null": _null(cls),
         "parameters": parameters(cls),
         "doc": inspect.cleandoc(cls.__doc__ or ""),
     }
+
+
+def _null(cls: MeasureClass) -> str:
+    if not cls.paired:
+        return "none (unpaired)"
+    return "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations"
+
+
+def _needs(cls: MeasureClass) -> str:
+    """What two arrays must have in common."""
+    rows = "the same stimuli, row by row" if cls.paired else "no common rows"
+    return f"{rows}, in one space (equal widths)" if cls.equal_widths else rows
 
 
 def _call(text: str) -> tuple[str, dict[str, Any]]:
