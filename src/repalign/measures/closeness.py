@@ -51,7 +51,8 @@ def log_likelihood_variance_distance(
     With l(y | x) = log p(y | x), a pivot label y0 and a label left out, psi_x(y) = std over inputs of l(y) - l(y0):
 
     labels : the largest, over labels y and over z in {y, y0}, of std over inputs of l(z) / psi_x(y) - l'(z) / psi'_x(y)
-    inputs : the same with inputs and labels exchanged, over the given rows, the first of them the pivot
+    inputs : the same with inputs and labels exchanged, over the given rows, the first of them the pivot; deviations
+        are over all labels, the one left out among them
     label_scale, input_scale : the largest |psi_x - psi'_x|, and |psi_y - psi'_y|
 
     The distance is max(labels, inputs, weight label_scale, weight input_scale); std divides by one less than the count.
@@ -85,13 +86,15 @@ def log_likelihood_variance_distance(
     for name, label in (("pivot", pivot), ("left_out", left_out)):
         if label is not None and not 0 <= label < c:
             raise RepalignError(f"{name} is not a label", expected=f"0 <= {name} < {c}", got=repr(label))
+    if rows is not None and (len(set(rows)) != len(rows) or len(rows) < 2 or not all(0 <= r < n for r in rows)):
+        raise RepalignError(
+            "rows are not different inputs", expected=f"two or more of 0 to {n - 1}, each once", got=repr(list(rows))
+        )
     y0, gone = _best_labels(p, q, pivot, left_out)
     kept = [y for y in range(c) if y not in (y0, gone)]
     labels, label_scale = _scaled_difference(p, q, kept, y0)
-    without = [y for y in range(c) if y != gone]
-    of_inputs = p[:, without].T, q[:, without].T
     candidates = [tuple(rows)] if rows is not None else list(_draw(n, width + 1, samples, seed))
-    found = [(*_scaled_difference(*of_inputs, list(r[1:]), r[0]), r) for r in candidates]
+    found = [(*_scaled_difference(p.T, q.T, list(r[1:]), r[0]), r) for r in candidates]
     inputs, input_scale, chosen = min(found, key=lambda t: t[0])
     distance = max(labels, inputs, weight * label_scale, weight * input_scale)
     return LogLikelihoodVariance(
@@ -115,6 +118,8 @@ def embedding_svd_distance(f: Any, g: Any, f2: Any, g2: Any, *, pivot: int, left
     """
     f, g, f2, g2 = _checked(f, g, f2, g2)
     width = f.shape[1]
+    if not 0 <= pivot < len(g):
+        raise RepalignError("pivot is not a label", expected=f"0 <= pivot < {len(g)}", got=repr(pivot))
     if f2.shape[1] != width:
         raise RepalignError(
             "embeddings of different widths", expected="f and f2 of one width", got=f"{width} and {f2.shape[1]}"
