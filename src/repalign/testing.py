@@ -93,7 +93,7 @@ def check_measure(measure: Measure, oracle: Callable[[Any, Array, Array], float]
     for name, law in LAWS.items():
         try:
             law(case)
-        except AssertionError as error:
+        except Exception as error:
             raise AssertionError(f"{measure!r} breaks the law {name!r}: {error}") from error
 
 

@@ -26,9 +26,16 @@ from repalign.measures.distance_correlation import (
 )
 from repalign.measures.distribution import Disagreement, JensenShannon, KLDivergence, LogitDistance
 from repalign.measures.kernel import CKA, CKNNA
+from repalign.measures.mapping import DirectStitching, LinearRegression
+from repalign.measures.matching import HardUnitMatching, MeanCorrelationCoefficient, PairwiseMatching, SoftUnitMatching
 from repalign.measures.modality_shift import shift_curve
 from repalign.measures.neighbor_ranks import JaccardKNN, JointRankJaccard, MultiScaleKNN, RankSimilarity
 from repalign.measures.neighbors import LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
+from repalign.measures.own import KernelAlignment, NeighborOverlap
+from repalign.measures.paired_cosine import AlignedCosine, RelativeRepresentation
+from repalign.measures.persistence import IMD, PersistenceDistance, TotalPersistenceDifference
+from repalign.measures.predictivity import VERSA, PLSPredictivity, RidgePredictivity
+from repalign.measures.rdm import RSA, RSAKendall, RSMNormDifference
 from repalign.measures.reference import CKNNAPaper, CKNNAReference
 from repalign.measures.shape import (
     PLS,
@@ -61,6 +68,8 @@ from repalign.measures.statistics import (
     uniformity,
 )
 from repalign.measures.subspace import SVCCA, EigenspaceOverlap, GrassmannDistance
+from repalign.measures.topological_rsa import SigmoidRSA, TopologicalRSA
+from repalign.measures.topology import RTD, MTopDiv, RTDLite, relative_to_null
 
 MEASURES: tuple[type[Measure], ...] = (
     MutualKNN,
@@ -84,6 +93,11 @@ MEASURES: tuple[type[Measure], ...] = (
     SquaredDistanceCorrelation,
     DistanceCorrelation,
     SquaredDistanceCovariance,
+    RSA,
+    RSAKendall,
+    RSMNormDifference,
+    TopologicalRSA,
+    SigmoidRSA,
     SVCCA,
     CCA,
     SquaredCCA,
@@ -116,6 +130,23 @@ MEASURES: tuple[type[Measure], ...] = (
     IntrinsicDimensionDifference,
     EnergyDistance,
     BuresWasserstein,
+    LinearRegression,
+    RidgePredictivity,
+    PLSPredictivity,
+    VERSA,
+    DirectStitching,
+    AlignedCosine,
+    RelativeRepresentation,
+    MeanCorrelationCoefficient,
+    HardUnitMatching,
+    SoftUnitMatching,
+    PairwiseMatching,
+    RTD,
+    RTDLite,
+    MTopDiv,
+    PersistenceDistance,
+    TotalPersistenceDifference,
+    IMD,
 )
 
 # Names in use in the field for a class with certain parameters; the other aliases belong to their classes.
@@ -217,13 +248,18 @@ __all__ = [
     "ENSD",
     "GULP",
     "HSIC",
+    "IMD",
     "LCSKNN",
     "MEASURES",
     "PLS",
     "PWCCA",
+    "RSA",
+    "RTD",
     "RV",
     "SHORTHANDS",
     "SVCCA",
+    "VERSA",
+    "AlignedCosine",
     "AngularCKA",
     "AngularProcrustes",
     "Bilinear",
@@ -235,6 +271,7 @@ __all__ = [
     "ConeEffect",
     "CycleKNN",
     "DependentColumnsCKA",
+    "DirectStitching",
     "Disagreement",
     "DistanceCorrelation",
     "EditDistanceKNN",
@@ -242,35 +279,53 @@ __all__ = [
     "EnergyDistance",
     "Features",
     "GrassmannDistance",
+    "HardUnitMatching",
     "IntrinsicDimensionDifference",
     "JaccardKNN",
     "JensenShannon",
     "JointRankJaccard",
     "KLDivergence",
+    "KernelAlignment",
+    "LinearRegression",
     "LogitDistance",
+    "MTopDiv",
     "MagnitudeDifference",
+    "MeanCorrelationCoefficient",
     "Measure",
     "ModalityGap",
     "ModalitySeparability",
     "MultiScaleKNN",
     "MutualKNN",
+    "NeighborOverlap",
     "Neighbors",
     "NormalisedBures",
+    "PLSPredictivity",
     "PairedCosine",
+    "PairwiseMatching",
     "ParticipationRatioDifference",
     "PermutationProcrustes",
+    "PersistenceDistance",
     "Procrustes",
+    "RSAKendall",
+    "RSMNormDifference",
+    "RTDLite",
     "RankSimilarity",
     "Relation",
+    "RelativeRepresentation",
     "RetrievalRecall",
+    "RidgePredictivity",
     "RiemannianDistance",
     "SecondOrderCosine",
     "ShapeMetric",
+    "SigmoidRSA",
     "SoftKNN",
+    "SoftUnitMatching",
     "SquaredCCA",
     "SquaredDistanceCorrelation",
     "SquaredDistanceCovariance",
     "State",
+    "TopologicalRSA",
+    "TotalPersistenceDifference",
     "UniformityDifference",
     "accuracy_difference",
     "as_features",
@@ -286,6 +341,7 @@ __all__ = [
     "parse_measures",
     "participation_ratio",
     "register",
+    "relative_to_null",
     "shift_curve",
     "two_nn_dimension",
     "uniformity",
