@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,18 +48,36 @@ def squared_distances(features: Tensor) -> Tensor:
     return squared
 
 
-def tied_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order (N,) of non-negative values, and where in it each group of tied ones starts."""
+class TiedGroups(NamedTuple):
+    """Numbers (N,) in ascending order, in groups of tied ones."""
+
+    order: np.ndarray  # (N,) where the numbers stand
+    starts: np.ndarray  # (g,) where in the order each group starts
+
+    def sizes(self) -> np.ndarray:
+        """How many numbers there are in each group."""
+        return np.diff(self.starts, append=len(self.order))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """One value (g,) per group, given to each of its numbers (N,)."""
+        out = np.empty(len(self.order), dtype=values.dtype)
+        out[self.order] = np.repeat(values, self.sizes())
+        return out
+
+    def labels(self) -> np.ndarray:
+        """The number of its group, for every number: ranks without gaps."""
+        return self.spread(np.arange(len(self.starts), dtype=np.int32))
+
+
+def tied_groups(values: np.ndarray) -> TiedGroups:
+    """Non-negative values (N,) in order; neighbours that rounding cannot tell apart share a group."""
     order = np.argsort(values)
     ordered = values[order]
     new = np.diff(ordered) > TIED * ordered[1:]
-    return order, np.concatenate([[0], np.flatnonzero(new) + 1])
+    return TiedGroups(order, np.concatenate([[0], np.flatnonzero(new) + 1]))
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks 1..N of non-negative values (N,), tied ones sharing their average."""
-    order, starts = tied_groups(values)
-    ends = np.append(starts[1:], len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((starts + ends + 1) / 2, ends - starts)
-    return ranks
+    groups = tied_groups(values)
+    return groups.spread(groups.starts + (groups.sizes() + 1) / 2)
