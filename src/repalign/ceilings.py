@@ -104,12 +104,13 @@ def _maps(measure: Measure, x: Sequence[Tensor], y: Sequence[Tensor]) -> tuple[n
     """Scores of all layers by all layers, and their height above chance."""
     a, b = ([measure.prepare(f) for f in side] for side in (x, y))
     scores = measure.compare_all(a, b).numpy()
+    closeness = scores if measure.closer_is_higher else -scores
     if not isinstance(measure, Bilinear):
-        return scores, scores if measure.closer_is_higher else -scores
+        return scores, closeness
     null = Moments(Permutations(1))
     mean, sd, _ = null.moments(measure, null.prepare(measure, a), null.prepare(measure, b))
     return scores, np.where(
-        sd > 0, (scores - mean) / np.where(sd > 0, sd, 1.0), np.where(np.isnan(scores), np.nan, 0.0)
+        sd > 0, (closeness - mean) / np.where(sd > 0, sd, 1.0), np.where(np.isnan(scores), np.nan, 0.0)
     )
 
 

@@ -63,10 +63,8 @@ def squared_cca(m: Measure, x: Array, y: Array) -> float:
 def pwcca(m: Measure, x: Array, y: Array) -> float:
     maps, rho, count = canonical(x, y, m.ridge)
     variates = centre(x) @ maps[:, :count]
-    if m.weights == "morcos":
-        weights = np.abs(variates.T @ centre(x)).sum(axis=1)
-    else:
-        weights = np.abs(variates).sum(axis=0)
+    by = {"morcos": np.abs(centre(x).T @ variates), "sample_l1": np.abs(variates)}
+    weights = by[m.weights].sum(axis=0)
     return float((weights * rho[:count]).sum() / weights.sum())
 
 

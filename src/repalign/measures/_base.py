@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -289,12 +290,12 @@ def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tens
     n = a[0].n
     same = len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=True))
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
-    itemsize = a[0].matrix.element_size()
-    rows = max(1, min(n, SCRATCH_BYTES // max(1, (len(a) + len(b)) * n * itemsize)))
+    dtype = reduce(torch.promote_types, [s.matrix.dtype for s in (*a, *b)])  # layers may come in different precision
+    rows = max(1, min(n, SCRATCH_BYTES // max(1, (len(a) + len(b)) * n * dtype.itemsize)))
     for start in range(0, n, rows):
         block = slice(start, start + rows)
-        left = torch.stack([s.matrix[block] for s in a]).flatten(1)  # (la, rows * n)
-        right = left if same else torch.stack([s.matrix[block] for s in b]).flatten(1)
+        left = torch.stack([s.matrix[block].to(dtype) for s in a]).flatten(1)  # (la, rows * n)
+        right = left if same else torch.stack([s.matrix[block].to(dtype) for s in b]).flatten(1)
         with full_precision():
             product = left @ right.T
         total += product.to("cpu", torch.float64)
@@ -471,6 +472,11 @@ class Bilinear(Measure):
             torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
         )
         return torch.where(defined, inner, math.nan)
+
+    def closeness_scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """`scale`, distances with their sign turned: larger is closer. What every null looks at."""
+        scores = self.scale(inner, a, b)
+        return scores if self.closer_is_higher else -scores
 
     def compare(self, a: State, b: State) -> float:
         return float(self.compare_all([a], [b])[0, 0])

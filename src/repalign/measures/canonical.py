@@ -214,4 +214,4 @@ def whitened(x: Tensor, ridge: float) -> Tensor:
 def shrinkage(found: Spectrum, ridge: float) -> Tensor:
     """sqrt(s^2 / (s^2 + ridge)) for the singular values s of the features in their own unit."""
     values = found.values * found.unit
-    return values / torch.sqrt(values**2 + ridge)
+    return values / torch.hypot(values, torch.full_like(values, math.sqrt(ridge)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, DenseRelation, Measure, Relation, State
+from repalign.measures._base import Bilinear, DenseRelation, Features, Measure, Relation, State
 from repalign.measures._checks import as_epsilon, as_share
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import gram
@@ -114,26 +114,6 @@ class ENSD(Bilinear):
         return norms(a)[:, None] * norms(b)[None, :] * super().scale(inner, a, b)
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening(State):
-    """A positive definite matrix over the stimuli (n, n), and the inverse of its root."""
-
-    matrix: Tensor
-    inverse_root: Tensor
-
-    @property
-    def n(self) -> int:
-        return self.matrix.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes + self.inverse_root.nbytes
-
-    def permute(self, p: Tensor) -> Self:
-        matrix, inverse_root = (m.index_select(0, p).index_select(1, p) for m in (self.matrix, self.inverse_root))
-        return replace(self, matrix=matrix, inverse_root=inverse_root)
-
-
 @dataclass(frozen=True)
 class RiemannianDistance(Measure):
     """Affine-invariant Riemannian distance between the shrunk kernels of two layers.
@@ -162,7 +142,7 @@ class RiemannianDistance(Measure):
     shrinkage: float = 0.1
 
     family: ClassVar[str] = "covariance"
-    cost: ClassVar[str] = "n^2 d + n^3 per layer, n^3 per pair"
+    cost: ClassVar[str] = "n d min(n, d) per layer, m^2 (n + m) per pair with m = min(n, d1 + d2)"
     aliases: ClassVar[tuple[str, ...]] = ("riemannian_distance", "riemannian")
     symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
@@ -181,27 +161,26 @@ class RiemannianDistance(Measure):
     def invariances(self) -> frozenset[str]:
         return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
 
-    def prepare(self, x: Tensor) -> Whitening:
+    def prepare(self, x: Tensor) -> Features:
         self.check_n(len(x))
-        n = len(x)
         vectors, values, _ = layer_of(x).spectrum
-        shares = n * values**2 / (values**2).sum()
-        eigenvalues = (1 - self.shrinkage) * shares + self.shrinkage
-        # Off the span of the features the matrix is shrinkage times I.
-        matrix = gram(vectors * (eigenvalues - self.shrinkage).sqrt())
-        matrix.diagonal().add_(self.shrinkage)
-        base = self.shrinkage**-0.5
-        inverse_root = -gram(vectors * (base - eigenvalues.rsqrt()).sqrt())
-        inverse_root.diagonal().add_(base)
-        if len(values) == 0:
-            matrix.fill_(math.nan)
-        return Whitening(matrix, inverse_root)
+        shares = values**2 / (values**2).sum()
+        return Features(vectors * (len(x) * (1 - self.shrinkage) * shares).sqrt())  # F, K' = F F^T + shrinkage I
 
     def compare(self, a: State, b: State) -> float:
-        first, second = cast(Whitening, a), cast(Whitening, b)
-        if bool(first.matrix[0, 0].isnan()) or bool(second.matrix[0, 0].isnan()):
+        factors = [cast(Features, s).values for s in (a, b)]
+        widths = [f.shape[1] for f in factors]
+        if not all(widths):
             return math.nan
-        ratio = first.inverse_root @ second.matrix @ first.inverse_root
+        both = torch.cat(factors, dim=1)
+        if sum(widths) < a.n:  # off the span of both K' and L' are equal, and in it coordinates are enough
+            both = torch.linalg.qr(both, mode="r").R
+        first, second = (gram(f) for f in both.split(widths, dim=1))
+        for matrix in (first, second):
+            matrix.diagonal().add_(self.shrinkage)
+        root = torch.linalg.cholesky(first)
+        ratio = torch.linalg.solve_triangular(root, second, upper=False)
+        ratio = torch.linalg.solve_triangular(root, ratio.T, upper=False)
         return float(torch.linalg.vector_norm(torch.linalg.eigvalsh((ratio + ratio.T) / 2).log()))
 
 

@@ -201,8 +201,9 @@ class ShapeMetric(_ShapeMeasure):
         if self.alpha == 1:
             return shape_of(x)
         vectors, values, unit = layer_of(x).spectrum
-        whitened = vectors * (self.alpha * values * unit + 1 - self.alpha)
-        return at_unit_norm(whitened, 1.0, x.shape[1])
+        scale = max(unit, 1.0)  # so that squares do not overflow
+        whitened = vectors * (self.alpha * values * (unit / scale) + (1 - self.alpha) / scale)
+        return at_unit_norm(whitened, scale, x.shape[1])
 
     def _score(self, chord: float, a: Shape, b: Shape) -> float:  # noqa: ARG002
         return angle(chord)

@@ -105,7 +105,7 @@ class Cyclic(Null):
             out[h * rows : (h + 1) * rows] = inner.cpu().numpy()
         # A score is affine in the inner product: two of them tell the line of every cell.
         ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
-        zero, one = bilinear.scale(ends, a.states, b.states).numpy()  # type: ignore[arg-type]
+        zero, one = bilinear.closeness_scale(ends, a.states, b.states).numpy()  # type: ignore[arg-type]
         out *= one - zero
         out += zero
         return out[0], out[1:]
@@ -204,6 +204,8 @@ def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
 
 def correlations(a: Tensor, b: Tensor, n: int) -> Tensor:
     """T(s) of all layers by all layers from their spectra, (n, la, lb): one matrix product per frequency."""
+    dtype = torch.promote_types(a.dtype, b.dtype)  # the two sides may come in different precision
+    a, b = a.to(dtype), b.to(dtype)
     if a.device.type == "cpu":
         # A product that conjugates as it goes, where a batched one would first copy a conjugate.
         found = a.new_empty(len(a), b.shape[1], a.shape[1])

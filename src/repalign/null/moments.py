@@ -72,13 +72,13 @@ class Moments(Null):
         return self.sampler.joint(observed, draws, streams, n)
 
     def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, standard deviation and skewness of the score, each (la, lb)."""
+        """Mean, standard deviation and skewness of the closeness, each (la, lb)."""
         bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
         symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
         mean, sd, skewness = central_moments(a.extra[1], b.extra[1], a.n, symmetric)
 
         def score(inner: np.ndarray) -> np.ndarray:
-            return bilinear.scale(torch.from_numpy(inner), a.states, b.states).numpy()  # type: ignore[arg-type]
+            return bilinear.closeness_scale(torch.from_numpy(inner), a.states, b.states).numpy()  # type: ignore[arg-type]
 
         return score(mean), score(mean + sd) - score(mean), skewness
 
