@@ -14,10 +14,10 @@ from repalign.measures import (
     CKA,
     ENSD,
     GULP,
-    PLS,
     PWCCA,
     EigenspaceOverlap,
     GrassmannDistance,
+    PLSCovariance,
     SquaredCCA,
 )
 
@@ -106,7 +106,7 @@ def test_pwcca_of_the_source_is_lower_where_it_weighs_an_arbitrary_basis(golden:
 
 
 def test_pls(golden: Golden):
-    golden.check("pls_svd_mean_covariance", lambda record: PLS(), 2)
+    golden.check("pls_svd_mean_covariance", lambda record: PLSCovariance(), 2)
 
 
 def test_principal_angles(golden: Golden):

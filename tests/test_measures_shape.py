@@ -11,12 +11,12 @@ import pytest
 from repalign.errors import RepalignError
 from repalign.measures import (
     CCA,
-    PLS,
     AngularProcrustes,
     BuresDistance,
     Measure,
     NormalisedBures,
     PermutationProcrustes,
+    PLSCovariance,
     Procrustes,
     ShapeMetric,
 )
@@ -60,7 +60,7 @@ def test_sizes_and_shapes():
     expected = math.sqrt(p * p + q * q - 2 * p * q * NormalisedBures()(x, y))
     assert Procrustes(normalized=False)(x, y) == pytest.approx(expected, rel=1e-12)
     assert BuresDistance()(x * math.sqrt(7), y * math.sqrt(11)) == pytest.approx(expected, rel=1e-12)
-    assert PLS()(x, y) == pytest.approx(p * q * NormalisedBures()(x, y) / (39 * 7), rel=1e-12)
+    assert PLSCovariance()(x, y) == pytest.approx(p * q * NormalisedBures()(x, y) / (39 * 7), rel=1e-12)
     assert Procrustes(normalized=False)(x, 3 * x) == pytest.approx(2 * p, rel=1e-12)
 
 
@@ -88,10 +88,10 @@ def test_padding_is_with_columns_of_zeros():
 
 def test_wide_layers_go_through_their_square_factor():
     x, y = pair(5, n=20, dx=50, dy=6)
-    for measure in (Procrustes(), Procrustes(center=False), PLS(), BuresDistance(), AngularProcrustes()):
+    for measure in (Procrustes(), Procrustes(center=False), PLSCovariance(), BuresDistance(), AngularProcrustes()):
         assert measure.prepare(torch_of(x)).values.shape == (20, 20)
         by_hand = np.linalg.qr((x - x.mean(0)).T if getattr(measure, "center", True) else x.T)[1].T
-        if not isinstance(measure, PLS | BuresDistance):  # these count the columns
+        if not isinstance(measure, PLSCovariance | BuresDistance):  # these count the columns
             assert measure(by_hand, y) == pytest.approx(measure(x, y), abs=1e-10)
 
 

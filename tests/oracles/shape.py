@@ -12,12 +12,12 @@ import scipy.spatial
 from oracles._tools import Array
 from oracles.subspace import centre
 from repalign.measures import (
-    PLS,
     AngularProcrustes,
     BuresDistance,
     Measure,
     NormalisedBures,
     PermutationProcrustes,
+    PLSCovariance,
     Procrustes,
     ShapeMetric,
 )
@@ -123,5 +123,5 @@ CASES = (
     # Square roots of eigenvalues near 0: the oracle is good to the root of a rounding.
     Case(NormalisedBures(), normalised_bures, tolerance=2e-7),
     Case(BuresDistance(), bures_distance, tolerance=2e-7),
-    Case(PLS(), pls, perfect=False),
+    Case(PLSCovariance(), pls, perfect=False),
 )

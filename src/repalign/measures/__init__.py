@@ -38,11 +38,11 @@ from repalign.measures.predictivity import VERSA, PLSPredictivity, RidgePredicti
 from repalign.measures.rdm import RSA, RSAKendall, RSMNormDifference
 from repalign.measures.reference import CKNNAPaper, CKNNAReference
 from repalign.measures.shape import (
-    PLS,
     AngularProcrustes,
     BuresDistance,
     NormalisedBures,
     PermutationProcrustes,
+    PLSCovariance,
     Procrustes,
     ShapeMetric,
 )
@@ -110,7 +110,7 @@ MEASURES: tuple[type[Measure], ...] = (
     PermutationProcrustes,
     NormalisedBures,
     BuresDistance,
-    PLS,
+    PLSCovariance,
     GULP,
     ENSD,
     RiemannianDistance,
@@ -251,7 +251,6 @@ __all__ = [
     "IMD",
     "LCSKNN",
     "MEASURES",
-    "PLS",
     "PWCCA",
     "RSA",
     "RTD",
@@ -299,6 +298,7 @@ __all__ = [
     "NeighborOverlap",
     "Neighbors",
     "NormalisedBures",
+    "PLSCovariance",
     "PLSPredictivity",
     "PairedCosine",
     "PairwiseMatching",

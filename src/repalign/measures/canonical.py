@@ -80,7 +80,7 @@ class CCA(Measure):
 
 @dataclass(frozen=True)
 class SquaredCCA(Bilinear):
-    """Mean squared canonical correlation, R^2_CCA: the shared part of the spans, over the smaller of their dimensions.
+    """Mean squared canonical correlation, R^2_CCA: the shared part of two spans over the smaller dimension.
 
     s = sum_i rho_i^2 / min(r_X, r_Y) = <P_X, P_Y> / min(r_X, r_Y), with P the projection onto the centred columns and
     r its rank: bilinear, so that its chance level, r_X r_Y / (n - 1) over min(r_X, r_Y), has a closed form.

@@ -333,7 +333,7 @@ class BuresDistance(_ShapeMeasure):
 
 
 @dataclass(frozen=True)
-class PLS(_ShapeMeasure):
+class PLSCovariance(_ShapeMeasure):
     """Mean covariance along the directions of partial least squares (its SVD form).
 
     s = |X^T Y|_* / ((n - 1) min(d1, d2)) on centred features: the mean singular value of their cross-covariance.
@@ -347,12 +347,12 @@ class PLS(_ShapeMeasure):
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((50, 8))
-    >>> bool(np.isclose(PLS()(x, x), x.var(axis=0, ddof=1).mean()))
+    >>> bool(np.isclose(PLSCovariance()(x, x), x.var(axis=0, ddof=1).mean()))
     True
     """
 
     family: ClassVar[str] = "shape"
-    aliases: ClassVar[tuple[str, ...]] = ("pls", "pls_svd")
+    aliases: ClassVar[tuple[str, ...]] = ("pls_covariance", "pls_svd")
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     @property
