@@ -12,6 +12,7 @@ from golden_tools import Golden, Score, off_by
 from repalign.measures import (
     AngularProcrustes,
     BuresDistance,
+    HeldOutProcrustes,
     NormalisedBures,
     PermutationProcrustes,
     Procrustes,
@@ -90,6 +91,22 @@ def test_linear_shape_metric(golden: Golden):
         return euclidean
 
     golden.check("linear_shape_metric", ours, 28)
+
+
+def test_held_out_procrustes(golden: Golden):
+    """The source first takes the wider side to as many principal components as the narrower side has columns."""
+    measure = HeldOutProcrustes(folds=5, seed=42)
+
+    def score(x: np.ndarray, y: np.ndarray) -> float:
+        width = min(*x.shape, y.shape[1])
+        return measure(*(leading(a, width) if a.shape[1] > width else a for a in (x, y)))
+
+    golden.check("cv_linear_shape_metric", lambda record: score, 8)
+
+
+def leading(x: np.ndarray, count: int) -> np.ndarray:
+    u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
+    return u[:, :count] * s[:count]
 
 
 def test_bures(golden: Golden):

@@ -13,6 +13,7 @@ from repalign.measures import (
     CCA,
     AngularProcrustes,
     BuresDistance,
+    HeldOutProcrustes,
     Measure,
     NormalisedBures,
     PermutationProcrustes,
@@ -184,6 +185,20 @@ def test_unrelated_shapes_come_closer_as_they_grow_wider():
     assert found == pytest.approx([1.40, 0.96, 0.32], abs=0.05)  # another draw
 
 
+def test_held_out_unrelated_shapes_stay_at_a_right_angle():
+    found = [HeldOutProcrustes()(noise(200, d), noise(200, d, 1)) for d in (10, 100, 1000)]
+    assert found == pytest.approx([math.pi / 2] * 3, abs=0.1)
+
+
+def test_held_out_rows_tell_nothing_to_the_rotation():
+    """With as many columns as training rows the fit in sample is perfect, and the held-out angle is not."""
+    x, y = noise(20, 30), noise(20, 30, 1)
+    assert ShapeMetric(alpha=0.0)(x, y) < 1e-6 < 1 < HeldOutProcrustes(folds=2)(x, y)
+    z, q = noise(300, 5), rotation(12)[:5]
+    related = z @ q + 0.3 * noise(300, 12, 2), z @ rotation(9)[:5] + 0.3 * noise(300, 9, 3)
+    assert HeldOutProcrustes()(*related) == pytest.approx(AngularProcrustes()(*related), abs=0.05)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -191,6 +206,8 @@ def test_unrelated_shapes_come_closer_as_they_grow_wider():
         (lambda: AngularProcrustes(center=None), "center is neither True nor False"),
         (lambda: ShapeMetric(alpha=1.1), "alpha is not a share(.|\n)*0 <= alpha <= 1"),
         (lambda: ShapeMetric(alpha=True), "alpha is not a share"),
+        (lambda: HeldOutProcrustes(folds=1), "one fold leaves nothing to train on"),
+        (lambda: HeldOutProcrustes()(noise(9, 3), noise(9, 3)), "expected: n >= 10"),
         (lambda: PermutationProcrustes(form="angular"), "unknown form 'angular'"),
     ],
 )

@@ -35,17 +35,10 @@ from repalign.measures.own import KernelAlignment, NeighborOverlap
 from repalign.measures.paired_cosine import AlignedCosine, RelativeRepresentation
 from repalign.measures.persistence import IMD, PersistenceDistance, TotalPersistenceDifference
 from repalign.measures.predictivity import VERSA, PLSPredictivity, RidgePredictivity
+from repalign.measures.procrustes import AngularProcrustes, HeldOutProcrustes, PermutationProcrustes, Procrustes
 from repalign.measures.rdm import RSA, RSAKendall, RSMNormDifference
 from repalign.measures.reference import CKNNAPaper, CKNNAReference
-from repalign.measures.shape import (
-    AngularProcrustes,
-    BuresDistance,
-    NormalisedBures,
-    PermutationProcrustes,
-    PLSCovariance,
-    Procrustes,
-    ShapeMetric,
-)
+from repalign.measures.shape import BuresDistance, NormalisedBures, PLSCovariance, ShapeMetric
 from repalign.measures.shared_space import (
     ConeEffect,
     ModalityGap,
@@ -108,6 +101,7 @@ MEASURES: tuple[type[Measure], ...] = (
     AngularProcrustes,
     ShapeMetric,
     PermutationProcrustes,
+    HeldOutProcrustes,
     NormalisedBures,
     BuresDistance,
     PLSCovariance,
@@ -279,6 +273,7 @@ __all__ = [
     "Features",
     "GrassmannDistance",
     "HardUnitMatching",
+    "HeldOutProcrustes",
     "IntrinsicDimensionDifference",
     "JaccardKNN",
     "JensenShannon",

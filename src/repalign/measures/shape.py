@@ -1,160 +1,28 @@
-"""Measures on shapes, features up to rotation: Procrustes, shape metrics, permutations of units, Bures, PLS."""
+"""Measures on shapes, features up to rotation: shape metrics, Bures, covariance of partial least squares."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import as_share, check_choice, check_flag
+from repalign.measures._checks import as_share
 from repalign.measures._layer import layer_of
-from repalign.measures._spectrum import frobenius, rows_of, square_factor
-
-RIGID = frozenset({"orthogonal", "translation", "permutation"})
-# Below this squared chord, a difference of two numbers near 1, half of the digits are lost to cancellation or more.
-_NEAR = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Shape(Features):
-    """Features (n, r) up to rotation, at unit Frobenius norm; `norm` is their own norm, 0 if they vanish."""
-
-    width: int = 0  # d, of the features before they were rotated into r <= min(n, d) columns
-
-
-class _ShapeMeasure(Measure):
-    """What these measures share: the state, and the shortest chord between two shapes on the unit sphere."""
-
-    cost: ClassVar[str] = "n d min(n, d) per layer with d > n, n d^2 per pair"
-    symmetric: ClassVar[bool] = True
-
-    def prepare(self, x: Tensor) -> Shape:
-        return shape_of(x)
-
-    def compare(self, a: State, b: State) -> float:
-        first, second = cast(Shape, a), cast(Shape, b)
-        if not (first.norm > 0 and second.norm > 0):
-            return math.nan
-        return self._score(self._chord(first, second), first, second)
-
-    def _chord(self, a: Shape, b: Shape) -> float:
-        return rotation_chord(a.values, b.values)
-
-    @abstractmethod
-    def _score(self, chord: float, a: Shape, b: Shape) -> float:
-        """The score, given the smallest |A R - B|_F over rotations R of the two at unit norm."""
+from repalign.measures._shape import (
+    Shape,
+    ShapeMeasure,
+    angle,
+    at_unit_norm,
+    shape_invariances,
+    shape_of,
+    size_and_shape,
+)
 
 
 @dataclass(frozen=True)
-class Procrustes(_ShapeMeasure):
-    """Procrustes distance: what is left between two layers after the best rotation or reflection.
-
-    s = min |X R - Y|_F over orthogonal R = sqrt(|X|_F^2 + |Y|_F^2 - 2 |X^T Y|_*), with |.|_* the sum of singular
-    values; the narrower array is padded with columns of zeros.
-
-    Parameters
-    ----------
-    normalized : both at unit Frobenius norm first (default): the distance of shapes. Without it sizes count too: the
-        distance of sizes-and-shapes, in the unit of the features and growing with sqrt(n).
-    center : take off the column means first (default).
-    squared : the square, as some report it.
-
-    Shapes (n, d1) and (n, d2). Range [0, sqrt(2)] (squared: [0, 2]); without normalizing unbounded. 0 is best. The
-    distance between unrelated layers shrinks as d / n grows (angle 1.40 for 10 columns and 0.32 for 1,000, at n = 200):
-    calibrate it. Invariant to orthogonal maps and column order; normalized, to isotropic scale; with center, to
-    translation. nan if either is constant.
-
-    Source: Schoenemann 1966; Ding, Denain and Steinhardt 2021 (arXiv 2108.01661). scipy.spatial.procrustes
-    returns another number, the disparity 1 - |X^T Y|_*^2 = 1 - NormalisedBures^2: it scales one side to fit as well.
-
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 8))
-    >>> Procrustes()(x, 5 - 2 * x) < 1e-12
-    True
-    """
-
-    normalized: bool = True
-    center: bool = True
-    squared: bool = False
-
-    family: ClassVar[str] = "shape"
-    aliases: ClassVar[tuple[str, ...]] = ("procrustes", "procrustes_distance", "orthogonal_procrustes")
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    def __post_init__(self) -> None:
-        for name in ("normalized", "center", "squared"):
-            check_flag(name, getattr(self, name))
-
-    @property
-    def range(self) -> tuple[float, float]:
-        if not self.normalized:
-            return self.bounds
-        return (0.0, 2.0 if self.squared else math.sqrt(2))
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return shape_invariances(self.normalized, self.center)
-
-    def prepare(self, x: Tensor) -> Shape:
-        return shape_of(x, self.center)
-
-    def _score(self, chord: float, a: Shape, b: Shape) -> float:
-        distance = chord if self.normalized else size_and_shape(chord, a.norm, b.norm)
-        return distance * distance if self.squared else distance
-
-
-@dataclass(frozen=True)
-class AngularProcrustes(_ShapeMeasure):
-    """Angular Procrustes distance, in radians: the angle between two shapes after the best rotation.
-
-    s = arccos(|X^T Y|_* / (|X|_F |Y|_F)), |.|_* the sum of singular values: the geodesic distance of shapes.
-
-    Parameters
-    ----------
-    center : take off the column means first (default).
-
-    Shapes (n, d1) and (n, d2). Range [0, pi / 2]; 0 is best. Like every shape distance it shrinks for unrelated layers
-    as d / n grows. Invariant to orthogonal maps, isotropic scale and column order; with center, to translation. nan if
-    either is constant.
-
-    Source: Williams et al. 2021 (arXiv 2110.14739). Where the angle is small it is computed from the chord,
-    so that it keeps its digits; forms with an arc cosine alone are off by 1e-8, or nan where rounding goes beyond 1.
-
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 8))
-    >>> AngularProcrustes()(x, 5 - 2 * x) < 1e-12
-    True
-    """
-
-    center: bool = True
-
-    family: ClassVar[str] = "shape"
-    aliases: ClassVar[tuple[str, ...]] = ("angular_procrustes", "angular_shape_metric")
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.pi / 2)
-
-    def __post_init__(self) -> None:
-        check_flag("center", self.center)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return shape_invariances(True, self.center)
-
-    def prepare(self, x: Tensor) -> Shape:
-        return shape_of(x, self.center)
-
-    def _score(self, chord: float, a: Shape, b: Shape) -> float:  # noqa: ARG002
-        return angle(chord)
-
-
-@dataclass(frozen=True)
-class ShapeMetric(_ShapeMeasure):
+class ShapeMetric(ShapeMeasure):
     """Generalised shape metric, in radians: angular Procrustes after partial whitening.
 
     s = arccos(|X'^T Y'|_* / (|X'|_F |Y'|_F)), where X' has the centred features' singular values s_i replaced by
@@ -194,14 +62,14 @@ class ShapeMetric(_ShapeMeasure):
     @property
     def invariances(self) -> frozenset[str]:
         if self.alpha == 0:
-            return RIGID | {"isotropic_scale", "column_scale", "invertible"}
+            return frozenset({"orthogonal", "translation", "permutation"}) | {"isotropic_scale", "column_scale", "invertible"}
         return shape_invariances(self.alpha == 1, True)
 
     def prepare(self, x: Tensor) -> Shape:
         if self.alpha == 1:
             return shape_of(x)
         vectors, values, unit = layer_of(x).spectrum
-        scale = max(unit, 1.0)  # so that squares do not overflow
+        scale = max(self.alpha * unit, 1 - self.alpha)  # so that squares neither overflow nor vanish
         whitened = vectors * (self.alpha * values * (unit / scale) + (1 - self.alpha) / scale)
         return at_unit_norm(whitened, scale, x.shape[1])
 
@@ -210,68 +78,7 @@ class ShapeMetric(_ShapeMeasure):
 
 
 @dataclass(frozen=True)
-class PermutationProcrustes(_ShapeMeasure):
-    """Permutation Procrustes: the distance left after the best one-to-one matching of units.
-
-    s = min over permutations P of the columns of the angle between X P and Y (in radians), or of |X P - Y|_F; the
-    narrower array is padded with columns of zeros. The matching is exact (a linear assignment).
-
-    Parameters
-    ----------
-    form : "angle" (default), or "distance", in the unit of the features.
-    center : take off the column means first (default).
-
-    Shapes (n, d1) and (n, d2). Range [0, pi]; distance unbounded. 0 is best. Invariant to column order; angle to
-    isotropic scale; with center to translation; not to rotations, so that the difference to `AngularProcrustes` tells
-    how much of an alignment belongs to single units. nan if either is constant.
-
-    Source: Williams et al. 2021 (arXiv 2110.14739); the assignment is scipy's.
-
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 8))
-    >>> PermutationProcrustes()(x, 2 * x[:, ::-1]) < 1e-12
-    True
-    """
-
-    form: str = "angle"
-    center: bool = True
-
-    family: ClassVar[str] = "shape"
-    cost: ClassVar[str] = "n d per layer, n d^2 + d^3 per pair"
-    aliases: ClassVar[tuple[str, ...]] = ("permutation_procrustes",)
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    def __post_init__(self) -> None:
-        check_choice("form", self.form, ("angle", "distance"))
-        check_flag("center", self.center)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        return (0.0, math.pi) if self.form == "angle" else self.bounds
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return shape_invariances(self.form == "angle", self.center) - {"orthogonal"}
-
-    def prepare(self, x: Tensor) -> Shape:
-        rows = rows_of(x, self.center)
-        return at_unit_norm(rows.values, rows.unit, x.shape[1])
-
-    def _chord(self, a: Shape, b: Shape) -> float:
-        from scipy.optimize import linear_sum_assignment
-
-        first, second = padded(a.values, b.values)
-        matched = linear_sum_assignment((first.T @ second).cpu().numpy(), maximize=True)
-        i, j = (torch.from_numpy(m).to(first.device) for m in matched)
-        return frobenius(first[:, i] - second[:, j])
-
-    def _score(self, chord: float, a: Shape, b: Shape) -> float:
-        return angle(chord) if self.form == "angle" else size_and_shape(chord, a.norm, b.norm)
-
-
-@dataclass(frozen=True)
-class NormalisedBures(_ShapeMeasure):
+class NormalisedBures(ShapeMeasure):
     """Normalised Bures similarity: the fidelity of two kernels, and the cosine of angular Procrustes.
 
     s = |X^T Y|_* / (|X|_F |Y|_F) on centred features, |.|_* the sum of singular values. With kernels K = X X^T,
@@ -302,7 +109,7 @@ class NormalisedBures(_ShapeMeasure):
 
 
 @dataclass(frozen=True)
-class BuresDistance(_ShapeMeasure):
+class BuresDistance(ShapeMeasure):
     """Bures distance between the centred linear kernels of two layers, per feature.
 
     s = sqrt(tr K + tr L - 2 tr (K^(1/2) L K^(1/2))^(1/2)), K = X X^T / d1, L = Y Y^T / d2 of centred features: the
@@ -333,7 +140,7 @@ class BuresDistance(_ShapeMeasure):
 
 
 @dataclass(frozen=True)
-class PLSCovariance(_ShapeMeasure):
+class PLSCovariance(ShapeMeasure):
     """Mean covariance along the directions of partial least squares (its SVD form).
 
     s = |X^T Y|_* / ((n - 1) min(d1, d2)) on centred features: the mean singular value of their cross-covariance.
@@ -362,52 +169,3 @@ class PLSCovariance(_ShapeMeasure):
     def _score(self, chord: float, a: Shape, b: Shape) -> float:
         cosine = 1 - chord * chord / 2
         return cosine * a.norm * b.norm / ((a.n - 1) * min(a.width, b.width))
-
-
-# --- shapes -----------------------------------------------------------------------------------------
-
-
-def shape_of(x: Tensor, center: bool = True) -> Shape:
-    """The shape of x (n, d), wide x by its square factor: a rotation of the features changes nothing here."""
-    rows = rows_of(x, center)
-    return at_unit_norm(square_factor(rows.values) if x.shape[1] > len(x) else rows.values, rows.unit, x.shape[1])
-
-
-def at_unit_norm(values: Tensor, unit: float, width: int) -> Shape:
-    norm = frobenius(values)
-    return Shape(values / norm if norm > 0 else values, norm * unit, width)
-
-
-def rotation_chord(a: Tensor, b: Tensor) -> float:
-    """min |A R - B|_F over orthogonal R, for A and B of unit norm: sqrt(2 - 2 |A^T B|_*).
-
-    Where that difference cancels the rotation itself is found and the distance measured.
-    """
-    squared = 2 - 2 * float(torch.linalg.svdvals(a.T @ b).sum())
-    if squared > _NEAR:
-        return math.sqrt(squared)
-    a, b = padded(a, b)
-    left, _, right = torch.linalg.svd(a.T @ b)
-    return frobenius(a @ (left @ right) - b)
-
-
-def padded(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with columns of zeros up to the larger width."""
-    width = max(a.shape[1], b.shape[1])
-    pad = torch.nn.functional.pad
-    return pad(a, (0, width - a.shape[1])), pad(b, (0, width - b.shape[1]))
-
-
-def angle(chord: float) -> float:
-    """The angle between two points of the unit sphere at that distance."""
-    return 2 * math.asin(min(chord / 2, 1.0))
-
-
-def size_and_shape(chord: float, size: float, other: float) -> float:
-    """The distance of two points at these distances from the origin whose directions are a chord apart."""
-    return math.hypot(size - other, math.sqrt(size) * math.sqrt(other) * chord)
-
-
-def shape_invariances(scale_free: bool, center: bool) -> frozenset[str]:
-    out = {"orthogonal", "permutation"} | ({"translation"} if center else set())
-    return frozenset(out | {"isotropic_scale"} if scale_free else out)
