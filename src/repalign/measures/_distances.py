@@ -39,13 +39,20 @@ def squared_distances(features: Tensor) -> Tensor:
     squared.fill_diagonal_(0)
     i, j = torch.cat(near, dim=1)
     if len(i) > n * n // 16:
-        return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        return by_differences(features, "sqeuclidean")
     pairs = max(1, SCRATCH_BYTES // (32 * d))
     for some_i, some_j in zip(i.split(pairs), j.split(pairs), strict=True):
         exact = (features[some_i] - features[some_j]).square_().sum(dim=1)
         squared[some_i, some_j] = exact
         squared[some_j, some_i] = exact
     return squared
+
+
+def by_differences(features: Tensor, metric: str) -> Tensor:
+    """Distances (n, n) of scipy, pair by pair from the differences, on the device of the features."""
+    from scipy.spatial.distance import pdist, squareform
+
+    return torch.from_numpy(squareform(pdist(features.cpu().numpy(), metric))).to(features.device)
 
 
 class TiedGroups(NamedTuple):

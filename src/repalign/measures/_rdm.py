@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from repalign.measures._base import DenseRelation, State
-from repalign.measures._distances import TIED, squared_distances
+from repalign.measures._distances import TIED, by_differences, squared_distances
 from repalign.measures._kernels import ISOMETRIES
 from repalign.measures._numeric import centred, unit_rows
 
@@ -54,7 +54,7 @@ def _euclidean(x: Tensor) -> RDM:
 
 def _cityblock(x: Tensor) -> RDM:
     features, unit, *_ = centred(x)
-    return RDM(torch.cdist(features, features, p=1), unit)
+    return RDM(by_differences(features, "cityblock"), unit)
 
 
 def _gaussian(x: Tensor) -> RDM:

@@ -90,7 +90,7 @@ class HSIC(Bilinear):
 
 @dataclass(frozen=True)
 class RV(Bilinear):
-    """RV coefficient: the multivariate squared correlation of two configurations; linear biased CKA by its older name.
+    """RV coefficient, a squared correlation of many variables: linear biased CKA by its older name.
 
     s = tr(S_XY S_YX) / sqrt(tr(S_XX^2) tr(S_YY^2)), with S the covariances. modified=True is RV2: the cosine of the
     Gram matrices of the centred features after their diagonals are set to zero, which lowers the score of unrelated wide
