@@ -38,13 +38,13 @@ from repalign.measures.predictivity import VERSA, PLSPredictivity, RidgePredicti
 from repalign.measures.procrustes import AngularProcrustes, HeldOutProcrustes, PermutationProcrustes, Procrustes
 from repalign.measures.rdm import RSA, RSAKendall, RSMNormDifference
 from repalign.measures.reference import CKNNAPaper, CKNNAReference
+from repalign.measures.retrieval import RetrievalRecall
 from repalign.measures.shape import BuresDistance, NormalisedBures, PLSCovariance, ShapeMetric
 from repalign.measures.shared_space import (
     ConeEffect,
     ModalityGap,
     ModalitySeparability,
     PairedCosine,
-    RetrievalRecall,
     cone_effect,
 )
 from repalign.measures.soft_neighbors import SecondOrderCosine, SoftKNN

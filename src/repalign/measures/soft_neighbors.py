@@ -22,8 +22,8 @@ class DistantNeighbors(State):
     """Neighbour lists, and all cosine distances: the lists of one space ask for distances in the other."""
 
     lists: Neighbors
-    distances: Tensor  # (n, n)
-    order: Tensor | None = None  # row i here is row order[i] of `distances`
+    matrix: Tensor  # (n, n)
+    order: Tensor | None = None  # row i here is row order[i] of `matrix`
 
     @property
     def n(self) -> int:
@@ -31,7 +31,7 @@ class DistantNeighbors(State):
 
     @property
     def nbytes(self) -> int:
-        return self.lists.nbytes + self.distances.nbytes
+        return self.lists.nbytes + self.matrix.nbytes
 
     def permute(self, p: Tensor) -> Self:
         order = p if self.order is None else self.order[p]
@@ -41,7 +41,7 @@ class DistantNeighbors(State):
         """Distances (n, m) in float64 from every stimulus to those of its list in `indices` (n, m)."""
         row = torch.arange(self.n, device=indices.device) if self.order is None else self.order
         column = indices if self.order is None else self.order[indices]
-        return self.distances[row[:, None], column].to(torch.float64)
+        return self.matrix[row[:, None], column].to(torch.float64)
 
 
 @dataclass(frozen=True)
