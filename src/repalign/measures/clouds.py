@@ -83,7 +83,7 @@ def _mean_distance(x: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class BuresWasserstein(_Cloud):
-    """Bures-Wasserstein (Frechet) distance: between the Gaussians that have the means and covariances of two clouds.
+    """Bures-Wasserstein (Frechet) distance: between Gaussians with the means and covariances of two clouds.
 
     s^2 = |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x^(1/2) S_y S_x^(1/2))^(1/2)), covariances divided by n.
 

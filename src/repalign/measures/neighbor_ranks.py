@@ -78,7 +78,7 @@ class JaccardKNN(_CommonNeighbors):
 
 @dataclass(frozen=True)
 class RankSimilarity(_CommonNeighbors):
-    """Rank similarity: do the common neighbours have the same ranks, the nearest counting most?
+    """Rank similarity: how much the ranks of the common neighbours agree, the nearest counting most.
 
     s = (1 / n) sum_i (1 / h(c_i)) sum over the c_i common neighbours of 2 / ((1 + |r - r'|) (r + r')), with r and r' the
     ranks (1 = nearest) in the two lists, and h(c) = 1 + 1/2 + ... + 1/c the most that c of them can reach. A stimulus

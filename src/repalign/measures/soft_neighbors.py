@@ -46,7 +46,7 @@ class DistantNeighbors(State):
 
 @dataclass(frozen=True)
 class SecondOrderCosine(Measure):
-    """Second-order cosine similarity: do both spaces put a stimulus at the same distances from its neighbours?
+    """Second-order cosine similarity: of the distances to the neighbours of a stimulus in both spaces.
 
     s = (1 / n) sum_i cos(d_X(i), d_Y(i)), with d_X(i) the vector of cosine distances 1 - cos(x_i, x_j) from stimulus i to
     every j among its k nearest in X or in Y.
