@@ -15,6 +15,9 @@ from repalign.measures._base import Bilinear, DenseRelation, Features, Measure, 
 from repalign.measures._checks import as_epsilon, as_share
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import gram
+from repalign.measures._shape import shape_of
+from repalign.measures._spectrum import basis, rows_of
+from repalign.measures.subspace import projection
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class GULP(Bilinear):
 
     def prepare(self, x: Tensor) -> DenseRelation:
         self.check_n(len(x))
-        vectors, values, _ = layer_of(x).spectrum
-        shares = values**2 / (values**2).sum()  # eigenvalues of S_X
-        weights = shares / (shares + self.ridge)
-        norm = float(torch.linalg.vector_norm(weights))
-        return DenseRelation((gram(vectors * weights.sqrt()) / (norm or 1.0)).to(x.dtype), norm)
+        if self.ridge == 0:
+            return projection(basis(rows_of(x)), x.dtype)
+        shape = shape_of(x)  # at unit norm, so that F^T F has the eigenvalues of S_X
+        # With (F, sqrt(ridge) I) = Q R one above the other, A_X is the product of the upper rows of Q: no inverse.
+        ridge = math.sqrt(self.ridge) * torch.eye(shape.values.shape[1], dtype=torch.float64, device=shape.values.device)
+        upper = torch.linalg.qr(torch.cat([shape.values, ridge])).Q[: len(x)]
+        return DenseRelation.of(gram(upper).to(x.dtype))
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         p, q = norms(a)[:, None], norms(b)[None, :]
@@ -142,7 +147,7 @@ class RiemannianDistance(Measure):
     shrinkage: float = 0.1
 
     family: ClassVar[str] = "covariance"
-    cost: ClassVar[str] = "n d min(n, d) per layer, m^2 (n + m) per pair with m = min(n, d1 + d2)"
+    cost: ClassVar[str] = "n d min(n, d) per layer with d > n, m^2 (n + m) per pair with m = min(n, d1 + d2)"
     aliases: ClassVar[tuple[str, ...]] = ("riemannian_distance", "riemannian")
     symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
@@ -163,15 +168,15 @@ class RiemannianDistance(Measure):
 
     def prepare(self, x: Tensor) -> Features:
         self.check_n(len(x))
-        vectors, values, _ = layer_of(x).spectrum
-        shares = values**2 / (values**2).sum()
-        return Features(vectors * (len(x) * (1 - self.shrinkage) * shares).sqrt())  # F, K' = F F^T + shrinkage I
+        shape = shape_of(x)
+        factor = shape.values * math.sqrt(len(x) * (1 - self.shrinkage))  # F with K' = F F^T + shrinkage I
+        return Features(factor, norm=shape.norm)
 
     def compare(self, a: State, b: State) -> float:
+        if not (cast(Features, a).norm > 0 and cast(Features, b).norm > 0):
+            return math.nan
         factors = [cast(Features, s).values for s in (a, b)]
         widths = [f.shape[1] for f in factors]
-        if not all(widths):
-            return math.nan
         both = torch.cat(factors, dim=1)
         if sum(widths) < a.n:  # off the span of both K' and L' are equal, and in it coordinates are enough
             both = torch.linalg.qr(both, mode="r").R
