@@ -16,7 +16,7 @@ from torch import Tensor
 from repalign import measures
 from repalign.compare import pair
 from repalign.errors import RepalignError
-from repalign.measures import CKA, KernelAlignment, Measure, MutualKNN, NeighborOverlap, parse_measure, register
+from repalign.measures import CKA, KernelAlignment, Measure, NeighborOverlap, parse_measure, register
 from repalign.measures._base import Features
 from repalign.testing import check_measure
 

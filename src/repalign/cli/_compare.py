@@ -14,6 +14,7 @@ from repalign.cli._options import (
     Draws,
     FeatureFile,
     GroupsFile,
+    Limit,
     MeasureNames,
     Memory,
     NullName,
@@ -48,12 +49,13 @@ def compare(
     shuffle: Shuffle = None,
     search: SearchWords = None,
     memory: Memory = None,
+    limit: Limit = None,
     seed: Seed = None,
     dataset: Annotated[str | None, typer.Option(help="Fingerprint (or its start) where the store has several.")] = None,
     results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
 ) -> None:
     """Compare what is in a store: two sides, or all models with each other."""
-    from repalign.compare import DEFAULT_MEASURES
+    from repalign.compare import DEFAULT_MEASURES, LIMIT
     from repalign.compare import compare as compare_all
     from repalign.report import write_report
 
@@ -69,6 +71,7 @@ def compare(
             chance,
             search=search,
             memory=budget,
+            limit=LIMIT if limit is None else limit,
             results=results,
             progress=progress,
         )
@@ -125,6 +128,7 @@ def pair(
     shuffle: Shuffle = None,
     search: SearchWords = None,
     memory: Memory = None,
+    limit: Limit = None,
     seed: Seed = None,
     interval: Annotated[
         bool, typer.Option("--interval", help="Also the 95 % interval over stimuli at the best pair of layers.")
@@ -137,7 +141,7 @@ def pair(
     linear CKA streams over the rows, mutual k-NN goes by exact tiles,
     above 200,000 rows by 2,000 anchors.
     """
-    from repalign.compare import DEFAULT_MEASURES
+    from repalign.compare import DEFAULT_MEASURES, LIMIT
     from repalign.compare import pair as compare_pair
     from repalign.extract.array import join_files
 
@@ -179,6 +183,7 @@ def pair(
             ids=ids,
             search=search,
             memory=budget,
+            limit=LIMIT if limit is None else limit,
             progress=progress,
         )
         # Whole groups change places because their stimuli are not independent: they leave the sample together too.

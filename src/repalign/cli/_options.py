@@ -25,6 +25,10 @@ MeasureNames = Annotated[
         "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated."
     ),
 ]
+Limit = Annotated[
+    float | None,
+    typer.Option(help="Seconds that a measure of a family or of 'all' may take, for instance 120; 30 without."),
+]
 NullName = Annotated[
     str | None,
     typer.Option(

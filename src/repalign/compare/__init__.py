@@ -32,6 +32,7 @@ from repalign.representation import MemoryRepresentation, Representation, check_
 
 __all__ = [
     "DEFAULT_MEASURES",
+    "LIMIT",
     "Cache",
     "Scored",
     "Settings",
@@ -81,7 +82,8 @@ def compare(
     executor : any `concurrent.futures.Executor`; tiles are then computed there.
     memory : bytes for prepared states; a quarter of the machine's by default.
     replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
-    limit : seconds that a measure of "all" or of a family may take, by trial, before it is left out.
+    limit : seconds that a measure of "all" or of a family may take, by trial; above it 19 permutations are drawn
+        instead of all, or it is left out, and the run says so.
     split_half : this many random halvings of the stimuli per pair of models, for the same (`ceilings.split_half`).
     describe : extra entries for the run's description (`name`, `study`, `dataset`, `warnings`).
 
@@ -103,7 +105,7 @@ def compare(
     _check_names(everything)
     null = nulls.make_null(null) if isinstance(null, str) else null
     n = everything[0].n
-    measures, left_out = choose(measures, x, y, null, limit, progress)
+    chosen = choose(measures, x, y, null, limit, progress)
     how = _layer_search(search, null)
     folder = None if results is None else Path(results)
     examination = Examination(everything, folder)
@@ -115,9 +117,9 @@ def compare(
         streamed = is_streamed(measure, null, plain, n)
         if not streamed:
             check_memory(measure, n, max(budget, 4 * default_memory()))
-        chosen = nulls.resolve(null, measure, n)
-        return Settings(chosen, how, alpha, preprocess or Preprocess(), device, streamed)
+        return Settings(chosen.nulls[measure], how, alpha, preprocess or Preprocess(), device, streamed)
 
+    measures = list(chosen.nulls)
     tiles = [Tile(a, b, m, settings(m), streams) for m in measures for a, b, streams in pairs_of(x, y, m)]
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
@@ -125,7 +127,8 @@ def compare(
     table = across_pairs(tiles, scored)
     run = describe_run(x, y, tiles, null, examination.findings(progress), table, describe or {})
     twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
-    run["left_out"] = left_out
+    run["left_out"] = chosen.left_out
+    run["warnings"] = [*chosen.warnings, *run["warnings"]]
     run["ceilings"] = [
         *seed_to_seed(twins, run_tiles(twins, folder, executor, budget, progress, examination.look) if twins else []),
         *split_halves(tiles if split_half else [], split_half, folder, progress),

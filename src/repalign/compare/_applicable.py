@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,8 +15,31 @@ from repalign.measures._base import Bilinear, Measure, as_features
 from repalign.progress import Progress
 from repalign.representation import Representation
 
-# Seconds that a measure of a group may take before it is left out; a measure that is named alone takes what it takes.
-LIMIT = 300.0
+# Seconds that a measure of a group may take; a measure that is named alone takes what it takes.
+LIMIT = 30.0
+FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The measures to compute with their nulls; those of groups that get few draws, with the seconds that all would take;
+    and those that are left out, with the reason.
+    """
+
+    limit: float
+    nulls: dict[Measure, nulls.Null]
+    few: dict[Measure, float]
+    left_out: list[dict[str, str]]
+
+    @property
+    def warnings(self) -> list[str]:
+        if not self.few:
+            return []
+        named = ", ".join(f"{type(m).__name__} ({_told(seconds)})" for m, seconds in self.few.items())
+        return [
+            f"{FEW_DRAWS} random permutations, so that p >= {1 / (FEW_DRAWS + 1):g}, for measures that would take longer than "
+            f"{_told(self.limit)} with all: {named}; name one alone, or raise the limit, for all draws"
+        ]
 
 
 def choose(
@@ -25,8 +49,8 @@ def choose(
     null: nulls.Null | nulls.Auto,
     limit: float,
     progress: Progress,
-) -> tuple[list[Measure], list[dict[str, str]]]:
-    """The measures to compute, and those of groups that are left out, each with its reason.
+) -> Chosen:
+    """Every measure that is named, and those of the groups that apply.
 
     Raises RepalignError where a measure that is named alone does not apply.
     """
@@ -34,41 +58,47 @@ def choose(
     named = [m if isinstance(m, Measure) else parse_measure(m) for m in wanted if not is_group(m)]
     for measure in named:
         measure.check_n(n, where)
-    chosen, left_out = list(dict.fromkeys(named)), []
+    chosen = Chosen(limit, {m: nulls.resolve(null, m, n) for m in named}, {}, [])
+    others = x if y is None else y
+    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
     groups = [m for m in parse_measures([m for m in wanted if is_group(m)]) if m not in named]
     for done, measure in enumerate(groups):
-        progress("try measures", done, len(groups), repr(measure))
-        reason = _against(measure, x, y, null, limit)
-        if reason is None:
-            chosen.append(measure)
-        else:
-            left_out.append({"measure": repr(measure), "reason": reason})
+        progress("try measures", done, len(groups))
+        try:
+            measure.check_n(n)
+            once = cells * _seconds(measure, *_first_pair(measure, x, others))
+        except RepalignError as error:
+            chosen.left_out.append({"measure": repr(measure), "reason": " ".join(str(error).split())})
+            continue
+        _admit(chosen, measure, once, null, n)
     if groups:
         progress("try measures", len(groups), len(groups))
-    if not chosen:
-        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in left_out)
+    if not chosen.nulls:
+        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
         raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
-    return chosen, left_out
+    return chosen
 
 
-def _against(
-    measure: Measure,
-    x: Sequence[Representation],
-    y: Sequence[Representation] | None,
-    null: nulls.Null | nulls.Auto,
-    limit: float,
-) -> str | None:
-    """Why a measure does not apply, or None; it is tried on the first layers that suit it."""
-    others = x if y is None else y
-    try:
-        measure.check_n(x[0].n)
-        ends = _first_pair(measure, x, others)
-        seconds = _seconds(measure, *ends, nulls.resolve(null, measure, x[0].n))
-    except RepalignError as error:
-        return str(error).replace("\n", "; ").replace("  ", " ")
-    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
-    total = seconds * max(1, cells)
-    return f"would take about {total / 60:.0f} min (limit {limit / 60:.0f} min)" if total > limit else None
+def _admit(chosen: Chosen, measure: Measure, once: float, null: nulls.Null | nulls.Auto, n: int) -> None:
+    """With all draws if the time allows, with few if a null may be chosen, or not at all; `once` is without draws."""
+
+    def seconds(of: nulls.Null) -> float:
+        return once * (1 if isinstance(measure, Bilinear) else 1 + of.count(n))
+
+    full = nulls.resolve(null, measure, n)
+    if seconds(full) <= chosen.limit:
+        chosen.nulls[measure] = full
+        return
+    few = nulls.Permutations(FEW_DRAWS, null.seed, null.groups)
+    if isinstance(null, nulls.Auto) and seconds(few) <= chosen.limit:
+        chosen.nulls[measure], chosen.few[measure] = few, seconds(full)
+        return
+    reason = f"would take about {_told(seconds(full))} (limit {_told(chosen.limit)}); name it alone to compute it"
+    chosen.left_out.append({"measure": repr(measure), "reason": reason})
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _first_pair(
@@ -89,10 +119,9 @@ def _first_pair(
     raise AssertionError("unreachable: widths differ")
 
 
-def _seconds(measure: Measure, x: torch.Tensor, y: torch.Tensor, null: nulls.Null) -> float:
-    """Seconds of one pair of layers with its draws; draws of a bilinear measure cost next to nothing."""
+def _seconds(measure: Measure, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Seconds of one prepared pair of layers."""
     a, b = measure.prepare(x), measure.prepare(y)
     start = time.perf_counter()
     measure.closeness_all([a], [b])
-    once = time.perf_counter() - start
-    return once * (1 if isinstance(measure, Bilinear) else 1 + null.count(a.n))
+    return time.perf_counter() - start

@@ -89,6 +89,9 @@ def calibrate(
         )
     mean, std = _nan_moment(draws, np.nanmean), _nan_moment(draws, np.nanstd)
     tau = threshold(observed, draws, alpha)
+    # Where all draws are the same up to rounding there is no spread to count in.
+    scale = np.maximum(np.abs(observed), np.nanmax(np.abs(draws), axis=0, initial=0.0))
+    std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
     return _assemble(observed, mean, std, pvalue(observed, draws), tau, s_max)
 
 
