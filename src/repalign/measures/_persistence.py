@@ -76,6 +76,11 @@ def bars(matrix: np.ndarray, homology: int = 1) -> np.ndarray:
     return found[homology][np.isfinite(found[homology]).all(axis=1)].astype(np.float64)
 
 
+def length(found: np.ndarray) -> float:
+    """The sum of the lengths of bars."""
+    return float((found[:, 1] - found[:, 0]).sum())
+
+
 def needs(package: str) -> Any:
     """A package of the topology extra, or an error that says how to get it."""
     import importlib

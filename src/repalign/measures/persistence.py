@@ -17,7 +17,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import Measure, State
 from repalign.measures._checks import as_count, check_choice
-from repalign.measures._persistence import bars, distances, needs, spanning_tree
+from repalign.measures._persistence import bars, distances, length, needs, spanning_tree
 from repalign.measures._search import embed, nearest
 from repalign.measures._summary import Summary
 from repalign.measures.topology import check_size
@@ -152,7 +152,7 @@ class TotalPersistenceDifference(_Unpaired):
         if found is None:
             return Summary(len(x), torch.tensor([math.nan], dtype=torch.float64))
         matrix = found.cpu().numpy()
-        total = spanning_tree(matrix) if self.homology == 0 else float(np.diff(bars(matrix), axis=1).sum())
+        total = spanning_tree(matrix) if self.homology == 0 else length(bars(matrix))
         return Summary(len(x), torch.tensor([total], dtype=torch.float64))
 
     def compare(self, a: State, b: State) -> float:

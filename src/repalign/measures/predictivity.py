@@ -276,6 +276,11 @@ class PLSPredictivity(_UnitPredictivity):
         object.__setattr__(self, "components", as_count("components", self.components))
 
     def _fit(self, train: Tensor, test: Tensor) -> Predictor:
+        if train.shape[1] > train.shape[0]:  # the same rows in coordinates of the space that training spans
+            axes, coordinates = torch.linalg.qr(train.T)
+            with full_precision():
+                train, test = coordinates.T, test @ axes
+
         def predict(y: Tensor) -> Tensor:
             if self.standardize == "no":
                 return _pls(train, test, y, self.components)

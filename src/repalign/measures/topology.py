@@ -20,7 +20,7 @@ from repalign.measures._base import Features, Measure, State, as_features, check
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._folds import as_seed
 from repalign.measures._numeric import centred, widen
-from repalign.measures._persistence import Distances, bars, distances, spanning_tree
+from repalign.measures._persistence import Distances, bars, distances, length, spanning_tree
 
 # Distances below this share of their mean count as 0, as in the reference code.
 _NEGLIGIBLE = 1e-6
@@ -101,41 +101,42 @@ class RTD(_Divergence):
 
     def _both(self, a: State, b: State) -> tuple[float, float]:
         found = []
-        for (wx, zero_x), (wy, zero_y) in zip(self._batches(a), self._batches(b), strict=True):
-            if wx is None or wy is None:
+        for first, second in zip(self._batches(a), self._batches(b), strict=True):
+            if first is None or second is None:
                 return math.nan, math.nan
-            found.append((self._direction(wx, wy, zero_x), self._direction(wy, wx, zero_y)))
+            found.append([length(cross_barcode(*pair, self.form)) for pair in ((first, second), (second, first))])
         forward, backward = np.mean(found, axis=0)
         return float(forward), float(backward)
 
-    def _batches(self, state: State) -> Iterator[tuple[np.ndarray | None, float]]:
-        """Distances of every set of rows, and below what they count as 0."""
-        whole = isinstance(state, Distances)
+    def _batches(self, state: State) -> Iterator[np.ndarray | None]:
+        """Distances of every set of rows."""
+        if isinstance(state, Distances):
+            yield state.numpy()
+            return
         generator = np.random.Generator(np.random.PCG64(self.seed))
-        for _ in range(1 if whole else self.trials):
-            if whole:
-                matrix = state.numpy()
-            else:
-                chosen = torch.from_numpy(generator.choice(state.n, self.rows, replace=False))
-                found = distances(cast(Features, state).values[chosen])
-                matrix = None if found is None else found.cpu().numpy()
-            yield matrix, 0.0 if matrix is None else _NEGLIGIBLE * float(matrix.mean())
+        for _ in range(self.trials):
+            chosen = torch.from_numpy(generator.choice(state.n, self.rows, replace=False))
+            found = distances(cast(Features, state).values[chosen])
+            yield None if found is None else found.cpu().numpy()
 
-    def _direction(self, first: np.ndarray, second: np.ndarray, negligible: float) -> float:
-        """RTD_1 of scaled distances, from first to second.
 
-        One triangle of the cross block is left at infinity, the W_+ of the paper: the same bars from fewer simplices.
-        """
-        cross, own = (first, np.minimum(first, second)) if self.form == "min" else (np.maximum(first, second), second)
-        n = len(first)
-        matrix = np.full((2 * n, 2 * n), np.inf)
-        matrix[:n, :n] = 0
-        rows, columns = np.triu_indices(n)
-        matrix[n + rows, columns] = matrix[columns, n + rows] = cross[rows, columns]
-        matrix[n:, n:] = own
-        matrix[matrix < negligible] = 0
-        found = bars(matrix)
-        return float((found[:, 1] - found[:, 0]).sum())
+def cross_barcode(first: np.ndarray, second: np.ndarray, form: str = "min") -> np.ndarray:
+    """The one-dimensional bars (birth, death) of `RTD`, from one matrix of distances (n, n) to another.
+
+    One triangle of the cross block is left at infinity, the W_+ of the paper: the same bars from fewer simplices. The last
+    point of the first block then sees all others; the most central stimulus there ends the filtration soonest.
+    """
+    cross, own = (first, np.minimum(first, second)) if form == "min" else (np.maximum(first, second), second)
+    n, central = len(first), int(cross.max(axis=1).argmin())
+    order = np.append(np.delete(np.arange(n), central), central)
+    cross, own = cross[np.ix_(order, order)], own[np.ix_(order, order)]
+    matrix = np.full((2 * n, 2 * n), np.inf)
+    matrix[:n, :n] = 0
+    rows, columns = np.triu_indices(n)
+    matrix[n + rows, columns] = matrix[columns, n + rows] = cross[rows, columns]
+    matrix[n:, n:] = own
+    matrix[matrix < _NEGLIGIBLE * float(first.mean())] = 0
+    return bars(matrix)
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,7 @@ class MTopDiv(Measure):
 
         first, second = (s.values.cpu().numpy() for s in cast(tuple[Features, Features], (a, b)))
         cross = cdist(first, second)
-        found = bars(np.block([[np.zeros((len(first), len(first))), cross], [cross.T, cdist(second, second)]]))
-        return float((found[:, 1] - found[:, 0]).sum())
+        return length(bars(np.block([[np.zeros((len(first), len(first))), cross], [cross.T, cdist(second, second)]])))
 
 
 def check_size(measure: Any, n: int) -> None:
