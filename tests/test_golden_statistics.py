@@ -10,6 +10,7 @@ from repalign.measures import (
     ConcentricityDifference,
     EnergyDistance,
     MagnitudeDifference,
+    SlicedWasserstein,
     UniformityDifference,
     participation_ratio,
 )
@@ -28,6 +29,7 @@ def ours(record: dict) -> Score:
         "participation_ratio": lambda p: lambda x, _: participation_ratio(x),
         "energy_distance": lambda p: EnergyDistance(),
         "bures_wasserstein": lambda p: BuresWasserstein(),
+        "sliced_wasserstein": lambda p: SlicedWasserstein(projections=p["projections"], seed=p["seed"]),
     }
     return makers[record["measure"]](record["parameters"])
 
@@ -39,6 +41,7 @@ MATCHED = {
     "participation_ratio": 14,
     "energy_distance": 3,
     "bures_wasserstein": 2,
+    "sliced_wasserstein": 3,
 }
 
 

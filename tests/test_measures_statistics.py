@@ -15,6 +15,7 @@ from repalign.measures import (
     IntrinsicDimensionDifference,
     MagnitudeDifference,
     ParticipationRatioDifference,
+    SlicedWasserstein,
     UniformityDifference,
     concentricity,
     cone_effect,
@@ -153,3 +154,21 @@ def test_bures_wasserstein_below_full_rank(widths):
     s, t = (np.where(np.arange(d) < c - 1, v, 0) for c, v in ((n, first), (m, second)))
     expected = math.sqrt(((np.sqrt(s) - np.sqrt(t)) ** 2).sum())
     assert BuresWasserstein()(x, y) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("n, m", [(6, 4), (5, 5), (3, 7)])
+def test_sliced_wasserstein_of_unequal_counts(n: int, m: int):
+    """On a line there is one direction; repeating every point changes no distribution."""
+    x, y = rng(15).standard_normal((n, 1)), rng(16).standard_normal((m, 1)) + 1
+    same = SlicedWasserstein()(np.repeat(x, m, axis=0), np.repeat(y, n, axis=0))
+    assert SlicedWasserstein()(x, y) == pytest.approx(same, abs=1e-14)
+    assert SlicedWasserstein()(x, np.repeat(x, 3, axis=0)) == pytest.approx(0.0, abs=1e-14)
+
+
+def test_sliced_wasserstein_of_a_shift():
+    """|u . shift|^2 has the mean |shift|^2 / d over directions; the exact distance is |shift|."""
+    x, shift = rng(17).standard_normal((40, 8)), np.arange(8.0)
+    expected = math.sqrt((shift**2).sum() / 8)
+    assert SlicedWasserstein(projections=4000)(x, x + shift) == pytest.approx(expected, rel=0.05)
+    with pytest.raises(RepalignError, match="seed is not a whole number"):
+        SlicedWasserstein(seed=-1)

@@ -18,6 +18,7 @@ from repalign.measures import (
     MagnitudeDifference,
     Measure,
     ParticipationRatioDifference,
+    SlicedWasserstein,
     UniformityDifference,
 )
 from repalign.testing import Case
@@ -69,6 +70,20 @@ def bures_wasserstein(m: Measure, x: Array, y: Array) -> float:
     return float(np.sqrt(mean + np.trace(s) + np.trace(t) - 2 * np.sqrt(cross).sum()))
 
 
+def sliced_wasserstein(m: Measure, x: Array, y: Array) -> float:
+    """Squared distances of quantile functions, by an assignment of as many copies of the points as both sides need."""
+    from scipy.optimize import linear_sum_assignment
+
+    copies = np.lcm(len(x), len(y))
+    total = []
+    for u in (np.random.RandomState(m.seed).normal(0.0, 1.0, (x.shape[1], m.projections))).T:
+        u = u / np.linalg.norm(u)
+        p, q = (np.repeat(a @ u, copies // len(a)) for a in (x, y))
+        cost = (p[:, None] - q[None]) ** 2
+        total.append(cost[linear_sum_assignment(cost)].mean())
+    return float(np.sqrt(np.mean(total)))
+
+
 CASES = (
     Case(MagnitudeDifference(), magnitude, constant="defined"),
     Case(ConcentricityDifference(), concentricity, constant="defined"),
@@ -78,6 +93,7 @@ CASES = (
     Case(IntrinsicDimensionDifference(), intrinsic_dimension),
     Case(IntrinsicDimensionDifference(discard=0), intrinsic_dimension),
     Case(EnergyDistance(), energy, constant="defined"),
+    Case(SlicedWasserstein(projections=20, seed=1), sliced_wasserstein, constant="defined"),
     # Roots of eigenvalues near zero, in the oracle; the root of a rounding of the spread, in ours, for equal clouds.
     Case(BuresWasserstein(), bures_wasserstein, constant="defined", tolerance=1e-6),
 )

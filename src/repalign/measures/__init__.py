@@ -16,7 +16,7 @@ from repalign.measures._base import Bilinear, Features, Measure, Neighbors, Rela
 from repalign.measures._parse import describe
 from repalign.measures.canonical import CCA, PWCCA, SquaredCCA
 from repalign.measures.closeness import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
-from repalign.measures.clouds import BuresWasserstein, EnergyDistance
+from repalign.measures.clouds import BuresWasserstein, EnergyDistance, SlicedWasserstein
 from repalign.measures.covariance import ENSD, GULP, RiemannianDistance
 from repalign.measures.dependence import HSIC, RV, AngularCKA, DependentColumnsCKA
 from repalign.measures.distance_correlation import (
@@ -124,6 +124,7 @@ MEASURES: tuple[type[Measure], ...] = (
     IntrinsicDimensionDifference,
     EnergyDistance,
     BuresWasserstein,
+    SlicedWasserstein,
     LinearRegression,
     RidgePredictivity,
     PLSPredictivity,
@@ -313,6 +314,7 @@ __all__ = [
     "SecondOrderCosine",
     "ShapeMetric",
     "SigmoidRSA",
+    "SlicedWasserstein",
     "SoftKNN",
     "SoftUnitMatching",
     "SquaredCCA",
