@@ -19,7 +19,7 @@ TIED = 1e-11
 
 
 def squared_distances(features: Tensor) -> Tensor:
-    """|x_i - x_j|^2 (n, n) of float64 features whose mean is 0: symmetric, 0 for equal rows, relative error about 1e-13.
+    """|x_i - x_j|^2 (n, n) of float64 features whose mean is 0: 0 for equal rows, relative error about 1e-13.
 
     One matrix product, which is enough for all pairs but those much closer to each other than to the origin; those are
     done by their differences, so that duplicates are at distance 0 and near duplicates keep their order.

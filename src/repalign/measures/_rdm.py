@@ -68,8 +68,12 @@ def _mahalanobis(x: Tensor) -> RDM:
     features, *_ = centred(x)
     narrow = features if features.shape[1] <= len(features) else torch.linalg.qr(features.T, mode="r").R.T
     vectors, values, _ = torch.linalg.svd(narrow, full_matrices=False)
-    rounding = max(x.shape) * torch.finfo(x.dtype).eps * float(values[0])
-    return RDM(squared_distances(vectors[:, values > rounding]).mul_(len(x) - 1).sqrt_(), 1.0)
+    kept = values > max(x.shape) * torch.finfo(x.dtype).eps * values[0]
+    squared = squared_distances(vectors[:, kept]).mul_(len(x) - 1)
+    # Whitening magnifies rounding as it does the least variance: equal rows are no further apart than this.
+    rounding = 64 * torch.finfo(torch.float64).eps * float(values[0] / values[kept][-1])
+    squared[squared < rounding**2] = 0
+    return RDM(squared.sqrt_(), 1.0)
 
 
 # Squared distances of unit rows below this are those of equal directions.

@@ -94,7 +94,7 @@ class RV(Bilinear):
 
     s = tr(S_XY S_YX) / sqrt(tr(S_XX^2) tr(S_YY^2)), with S the covariances. modified=True is RV2: the cosine of the
     Gram matrices of the centred features after their diagonals are set to zero, which lowers the score of unrelated wide
-    features; the same number as the CKA of Lange et al.
+    features and does not free it of them (debiased `CKA` does); the same number as the CKA of Lange et al.
 
     Shapes (n, d1) and (n, d2). Range [0, 1]; modified [-1, 1]. Invariant to orthogonal maps, isotropic scale,
     translations and column order. nan for a constant representation. Raises RepalignError if n < 2 (modified: n < 3).
