@@ -174,7 +174,12 @@ def test_a_rogue_dimension_leaves_the_other_directions():
 
 def test_measures_of_one_layer_share_its_spectrum():
     x = as_features(noise(60, 20))
-    measures = [SVCCA(components=5), GrassmannDistance(components=5), EigenspaceOverlap(components=5, center=True), CCA(ridge=0.1)]
+    measures = [
+        SVCCA(components=5),
+        GrassmannDistance(components=5),
+        EigenspaceOverlap(components=5, center=True),
+        CCA(ridge=0.1),
+    ]
     alone = [m.prepare(x) for m in measures]
     with sharing(x):
         for m, state in zip(measures, alone, strict=True):

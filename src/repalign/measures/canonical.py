@@ -16,8 +16,8 @@ from repalign.measures._layer import layer_of
 from repalign.measures._spectrum import Spectrum, basis, rows_of
 from repalign.measures.subspace import least_n, projection, shared_dimensions
 
-ANY_LINEAR_MAP = frozenset({"orthogonal", "isotropic_scale", "translation", "permutation", "column_scale", "invertible"})
 RIGID = frozenset({"orthogonal", "translation", "permutation"})
+ANY_LINEAR_MAP = RIGID | {"isotropic_scale", "column_scale", "invertible"}
 PWCCA_WEIGHTS = ("morcos", "sample_l1")
 
 

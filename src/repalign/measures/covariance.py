@@ -66,10 +66,10 @@ class GULP(Bilinear):
         self.check_n(len(x))
         if self.ridge == 0:
             return projection(basis(rows_of(x)), x.dtype)
-        shape = shape_of(x)  # at unit norm, so that F^T F has the eigenvalues of S_X
+        factor = shape_of(x).values  # F at unit norm: F^T F has the eigenvalues of S_X
         # With (F, sqrt(ridge) I) = Q R one above the other, A_X is the product of the upper rows of Q: no inverse.
-        ridge = math.sqrt(self.ridge) * torch.eye(shape.values.shape[1], dtype=torch.float64, device=shape.values.device)
-        upper = torch.linalg.qr(torch.cat([shape.values, ridge])).Q[: len(x)]
+        lower = math.sqrt(self.ridge) * torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
+        upper = torch.linalg.qr(torch.cat([factor, lower])).Q[: len(x)]
         return DenseRelation.of(gram(upper).to(x.dtype))
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:

@@ -62,7 +62,7 @@ class ShapeMetric(ShapeMeasure):
     @property
     def invariances(self) -> frozenset[str]:
         if self.alpha == 0:
-            return frozenset({"orthogonal", "translation", "permutation"}) | {"isotropic_scale", "column_scale", "invertible"}
+            return shape_invariances(True, True) | {"column_scale", "invertible"}
         return shape_invariances(self.alpha == 1, True)
 
     def prepare(self, x: Tensor) -> Shape:
