@@ -136,7 +136,8 @@ class RiemannianDistance(Measure):
 
     Source: Shahbazi et al. 2021, Using distance on the Riemannian manifold to compare representations in brain and in
     models, NeuroImage 239; Bhatia 2007, Positive Definite Matrices, chapter 6. rsatoolbox regularises otherwise: it
-    minimises over two scales of one side by a local search, is not symmetric, and needs n <= d.
+    minimises over a scale of one side and a share of I by a local search, so that it is not symmetric, needs n <= d, and
+    can end where that side has no part in it.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((50, 8))
