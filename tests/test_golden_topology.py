@@ -162,13 +162,14 @@ def test_published_means_on_uniform_points():
 
 
 @pytest.mark.slow
-def test_the_first_direction_of_the_readme_example():
+def test_one_direction_of_the_first_batch_of_the_readme_example():
     """The first of ten batches of 500 of 1,000 uniform points: 605 bars, 34.94390518 with ripser."""
     state = np.random.RandomState(7)
     x, y = state.rand(1000, 2), state.rand(1000, 2)
     order = np.arange(1000)
     state.shuffle(order)
-    found = cross_barcode(scaled(x[order[:500]]), scaled(y[order[:500]]))
+    v, w = scaled(x[order[:500]]), scaled(y[order[:500]])
+    found = cross_barcode(v, w)
     assert len(found) == 605
     assert length(found) == pytest.approx(34.94390518, rel=1e-6)
 

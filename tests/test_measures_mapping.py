@@ -23,6 +23,7 @@ from repalign.measures import (
     RelativeRepresentation,
     RidgePredictivity,
     SoftUnitMatching,
+    predictivity,
 )
 from repalign.measures._folds import held_out
 from repalign.measures.matching import _transported
@@ -119,6 +120,15 @@ def test_many_layers_at_once_use_one_fit_of_x():
     m = RidgePredictivity(folds=3)
     a, b = ([m.prepare(torch.from_numpy(pair(s)[side])) for s in range(2)] for side in (0, 1))
     assert m.compare_all(a, b).numpy() == pytest.approx(np.array([[m.compare(s, t) for t in b] for s in a]), abs=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(40, 7, 11), (40, 90, 30)])
+def test_the_error_left_out_is_the_same_row_by_row(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    n, dx, dy = shape
+    x, y = pair(8, n=n, dx=dx, dy=dy)
+    before = RidgePredictivity()(x, y)
+    monkeypatch.setattr(predictivity, "SCRATCH_BYTES", 0)
+    assert RidgePredictivity()(x, y) == pytest.approx(before, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -52,5 +52,5 @@ CASES = (
     Case(SoftUnitMatching(), soft),
     Case(SoftUnitMatching(form="best"), soft),
     Case(PairwiseMatching(folds=2), pairwise, trials=40),
-    Case(PairwiseMatching(folds=4, seed=2), pairwise, trials=20),
+    Case(PairwiseMatching(folds=4, seed=2), pairwise, trials=0),
 )

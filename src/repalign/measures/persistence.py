@@ -162,7 +162,7 @@ class TotalPersistenceDifference(_Unpaired):
 
 @dataclass(frozen=True)
 class IMD(_Unpaired):
-    """Intrinsic multi-scale distance (IMD): heat on the neighbour graphs of two point clouds, compared at all times.
+    """Intrinsic multi-scale distance (IMD): heat traces of the neighbour graphs of two clouds, at all times.
 
     s = 1e6 max_t exp(-2 (t + 1/t)) |h_X(t) - h_Y(t)|, with h(t) = (1/n) sum_i exp(-t lambda_i) over the eigenvalues of the
     normalised Laplacian of the graph that joins i and j if either is among the k nearest of the other, at 256 times from

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State
+from repalign.measures._base import SCRATCH_BYTES, Features, Measure, State
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._folds import as_folds, as_seed, held_out
 from repalign.measures._numeric import centred, full_precision, widen
@@ -299,7 +299,8 @@ def _ridge(train: Tensor, test: Tensor) -> Predictor:
 
     With train = U diag(s) V^T, b = U^T y and D = alpha / (s^2 + alpha), the residual of row i left out is
     (y_i - U_i b + U_i D b) / c_i with c_i = 1 - 1/n - sum_j U_ij^2 (1 - D_j). Its sum of squares over all targets needs
-    b b^T and the weighted Gram matrix of U alone, which is made once for all targets.
+    b b^T and the weighted Gram matrix of U alone, which is made once for all targets; where 17 of them would not fit the
+    scratch memory the sum is taken row by row.
     """
     n = len(train)
     vectors, values, axes = decomposed(train)
@@ -308,15 +309,20 @@ def _ridge(train: Tensor, test: Tensor) -> Predictor:
     complete = vectors.shape[1] == n - 1  # then every target is fitted, and the rest is rounding
     outside = 0 if complete else 1 - 1 / n - vectors.square().sum(dim=1, keepdim=True)
     weights = (vectors.square() @ damped.T + outside).pow(-2).T  # (alphas, n): 1 / c_i^2
+    fits = 8 * len(weights) * vectors.shape[1] ** 2 <= SCRATCH_BYTES
     with full_precision():
-        grams = [(vectors * w[:, None]).T @ vectors for w in weights]
+        grams = [(vectors * w[:, None]).T @ vectors for w in weights] if fits else None
         coordinates = (test @ axes) * values
 
     def predict(y: Tensor) -> Tensor:
         with full_precision():
             b = vectors.T @ y
-            squares = b @ b.T
-            errors = torch.stack([(squares * g).mv(d) @ d for g, d in zip(grams, damped, strict=True)])
+            if grams is None:
+                rows = ((vectors * d) @ b for d in damped)
+                errors = torch.stack([w @ e.square().sum(dim=1) for w, e in zip(weights, rows, strict=True)])
+            else:
+                squares = b @ b.T
+                errors = torch.stack([(squares * g).mv(d) @ d for g, d in zip(grams, damped, strict=True)])
             if not complete:
                 rest = y - vectors @ b
                 cross = vectors * (rest @ b.T)  # (n, r)

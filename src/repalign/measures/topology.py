@@ -178,7 +178,7 @@ class RTDLite(_Divergence):
 
 @dataclass(frozen=True)
 class MTopDiv(Measure):
-    """Manifold topology divergence: loops of one cloud that the other does not fill, both in one space, without pairs.
+    """Manifold topology divergence: loops of one cloud that the other, in the same space, does not fill.
 
     s = sum of the lengths of the one-dimensional persistence bars of [[0, D(X, Y)], [D(Y, X), D(Y, Y)]], D the Euclidean
     distances as they are. X is the first argument; it need not have as many rows as Y.
