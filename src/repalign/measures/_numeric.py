@@ -116,7 +116,8 @@ def unit_rows(x: Tensor) -> Tensor:
     out: Tensor | None = None
     for block in _wide_blocks(x):
         rows = _own(x[block])
-        rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
+        if x.dtype == torch.float64:  # squares of anything narrower stay in the range of float64
+            rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         rows.div_(torch.where(norm > 0, norm, 1.0))
         out = rows.new_empty(x.shape) if out is None else out

@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.measures._base import Features, Measure, State, as_features
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._numeric import unit_rows, widen
-from repalign.measures._summary import Summary
+from repalign.measures._summary import Summary, sum_of_unit_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModalityGap(Measure):
         return frozenset({"isotropic_scale", "row_scale"})
 
     def prepare(self, x: Tensor) -> Summary:
-        return Summary(len(x), unit_rows(x).mean(dim=0))
+        return Summary(len(x), sum_of_unit_rows(x)[0] / len(x))
 
     def compare(self, a: State, b: State) -> float:
         return float(torch.linalg.vector_norm(cast(Summary, a).values - cast(Summary, b).values))
@@ -108,11 +108,8 @@ def cone_effect(x: Any) -> float:
 
 
 def _mean_cosine(x: Tensor) -> Tensor:
-    rows = unit_rows(x)
-    n = len(rows)
-    total = rows.sum(dim=0).square().sum()
-    own = (rows != 0).any(dim=1).sum()  # the diagonal: 1 for every row that is not zero
-    return (total - own) / (n * (n - 1))
+    total, own = sum_of_unit_rows(x)  # the diagonal: 1 for every row that is not zero
+    return (total.square().sum() - own) / (len(x) * (len(x) - 1))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from repalign.measures._base import SCRATCH_BYTES, Measure, State, as_features
 from repalign.measures._checks import check_choice, check_flag
 from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows
 from repalign.measures._search import embed, nearest
-from repalign.measures._summary import Summary
+from repalign.measures._summary import Summary, sum_of_unit_rows
 
 # --- summaries of one array -----------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ def _magnitude(x: Tensor) -> float:
 
 def _concentricity(x: Tensor) -> float:
     mean = scaled(x)[0].mean(dim=0, keepdim=True)
-    return float((unit_rows(x) @ unit_rows(mean)[0]).mean())
+    return float(sum_of_unit_rows(x)[0] @ unit_rows(mean)[0]) / len(x)
 
 
 def _uniformity(x: Tensor, t: float, normalize: bool, pairs: str) -> float:
