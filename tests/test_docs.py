@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
 MODULES = [
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(SOURCE.rglob("*.py"))
@@ -26,3 +28,47 @@ def test_every_measure_has_an_example():
     from repalign.measures import MEASURES
 
     assert all(">>>" in (cls.__doc__ or "") for cls in MEASURES)
+
+
+CHOOSING = (ROOT / "docs/choosing.md").read_text("utf-8")
+
+
+def test_the_measure_of_ones_own_runs(monkeypatch):
+    from repalign import measures
+    from repalign.testing import LAWS
+
+    monkeypatch.setattr(measures, "_registered", {})
+    (block,) = re.findall(r"```python\n(.*?)```", CHOOSING, flags=re.S)
+    assert f"# {len(LAWS)} laws" in block
+    exec(block, {"__name__": "choosing"})
+    assert repr(measures.parse_measure("cauchy_cka")) == "CauchyCKA(estimator='debiased')"
+
+
+def test_choosing_names_what_there_is():
+    """Every measure that the page writes as a call is read back, with its parameters."""
+    from repalign.measures import parse_measure
+
+    calls = set(re.findall(r"`([A-Z]\w+\([^`]*\))`", CHOOSING))
+    assert len(calls) >= 20
+    for call in calls:
+        parse_measure(call)
+
+
+def test_numbers_that_choosing_states():
+    import numpy as np
+
+    from repalign.measures import CKA, LinearRegression
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 1000)), rng.standard_normal((200, 1000))
+    assert CKA(estimator="biased")(x, y) == pytest.approx(0.83, abs=0.01)
+    assert CKA()(x, y) == pytest.approx(0, abs=0.03)
+    assert LinearRegression()(x[:, :20], y[:, :20]) == pytest.approx(20 / 199, abs=0.02)
+
+
+def test_the_cost_table_names_every_measure():
+    from repalign.measures import MEASURES
+
+    page = (ROOT / "docs/measures.md").read_text("utf-8")
+    missing = [cls.__name__ for cls in MEASURES if f"| {cls.__name__} |" not in page]
+    assert not missing
