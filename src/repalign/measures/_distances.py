@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def squared_distances(features: Tensor) -> Tensor:
     return squared
 
 
-def by_differences(features: Tensor, metric: str) -> Tensor:
+def by_differences(features: Tensor, metric: Literal["sqeuclidean", "cityblock"]) -> Tensor:
     """Distances (n, n) of scipy, pair by pair from the differences, on the device of the features."""
     from scipy.spatial.distance import pdist, squareform
 

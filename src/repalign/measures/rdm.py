@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -214,7 +214,8 @@ class RSAKendall(Measure):
         first, second = cast(SquareState, a), cast(SquareState, b)
         if first.norm == 0 or second.norm == 0:
             return math.nan
-        tau_b = float(kendalltau(upper(first.matrix), upper(second.matrix), method="asymptotic").statistic)
+        found: Any = kendalltau(upper(first.matrix), upper(second.matrix), method="asymptotic")
+        tau_b = float(found.statistic)
         return tau_b * math.sqrt(first.norm * second.norm) if self.tau == "a" else tau_b
 
 
