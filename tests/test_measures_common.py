@@ -92,4 +92,4 @@ def test_another_device_gives_the_same_score(case: Case):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     x, y = (torch.from_numpy(a).float() for a in case.pair(20))
-    assert case.measure(x.cuda(), y.cuda()) == pytest.approx(case.measure(x, y), abs=1e-5)
+    assert case.measure(x.cuda(), y.cuda()) == pytest.approx(case.measure(x, y), rel=1e-5, abs=1e-5)
