@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from repalign.errors import RepalignError
+from repalign.measures import parse_measure
 from repalign.plot import words
 from repalign.plot.reading import RULES, Ceiling, Reading
 from repalign.plot.views import (
@@ -174,9 +176,48 @@ def count_sentence(answer: Answer, reading: Reading) -> str:
     return f"Of {answer.n_pairs} pairs of models, {above} by {rule}{tail}."
 
 
+MANY = 6  # measures that have a card each; more stand in one table
+
+
 def cards(found_answers: list[Answer]) -> Html:
-    """One card per measure with its best pair and counts."""
+    """One card per measure with its best pair and counts, or one table of many measures by family."""
+    if len(found_answers) > MANY:
+        return _measures_table(found_answers)
     return el("div", *map(_card, found_answers), class_="cards")
+
+
+def _measures_table(found_answers: list[Answer]) -> Html:
+    heads = ("Measure", "Best pair", "Layers", "Score", "Chance", "z", "p")
+    several = max(a.n_pairs for a in found_answers) > 1
+    shown = [i for i in range(len(heads)) if several or i != 1]
+    by_family: dict[str, list[Html]] = {}
+    for answer in found_answers:
+        family, is_distance = _kind(answer.measure)
+        best = answer.best or {}
+        label = join([answer.label, el("span", " distance", class_="sub") if is_distance else None])
+        pair = f"{best['model_x']} {words.TIMES} {best['model_y']}" if best else "undefined"
+        layers = f"{best['layer_x']} {words.TIMES} {best['layer_y']}" if best else ""
+        numbers = [words.number(best[c]) if best else "" for c in ("statistic", "null_mean", "z")]
+        cells = [label, pair, layers, *numbers, words.pvalue(best["pvalue"], answer.n_draws) if best else ""]
+        row = el("tr", *(el("td", cells[i], class_="num" if i > 2 else None) for i in shown))
+        by_family.setdefault(family, []).append(row)
+    bodies = (
+        el("tbody", el("tr", el("th", family, colspan=len(shown), scope="colgroup")), *rows)
+        for family, rows in by_family.items()
+    )
+    head = el("thead", el("tr", *(el("th", heads[i], class_="num" if i > 2 else None) for i in shown)))
+    told = "Each at its best pair of layers, the search counted in p. z above 0 is closer than chance, for distances too."
+    return join([el("div", el("table", head, *bodies, class_="measures"), class_="scroll"), el("p", told, class_="caption")])
+
+
+def _kind(measure: str) -> tuple[str, bool]:
+    """Family of a measure and whether smaller is closer; of another's measure that is not installed, nothing is known."""
+    try:
+        known = parse_measure(measure)
+    except RepalignError:
+        return "Other", False
+    family = known.family.replace("_", " ")
+    return "RDM" if family == "rdm" else family.capitalize(), not known.closer_is_higher
 
 
 def _card(answer: Answer) -> Html:

@@ -189,6 +189,9 @@ def _trend_figure(found: Trend, n: int, who: str) -> Html:
 
 def _limits(run: Mapping[str, Any], table: pd.DataFrame, where: str) -> Html:
     items = [el("li", warning, class_="warning") for warning in run.get("warnings") or []]
+    if left_out := run.get("left_out"):
+        each = [el("li", f"{words.measure_label(e['measure'])}: {e['reason']}") for e in left_out]
+        items.append(el("li", "Measures that were left out:", el("ul", *each)))
     undefined, rows = int(table["statistic"].isna().to_numpy().sum()), len(table)
     if undefined:
         share = f"{words.count(undefined)} of {words.count(rows)} rows of the table"
