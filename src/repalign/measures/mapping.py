@@ -14,6 +14,7 @@ from repalign.measures._base import Features, Measure, State
 from repalign.measures._checks import check_choice
 from repalign.measures._folds import as_folds, as_seed, held_out
 from repalign.measures._numeric import centred, full_precision
+from repalign.measures._regressions import least_squares
 from repalign.measures._spectrum import basis, frobenius, rows_of
 
 
@@ -159,7 +160,7 @@ class DirectStitching(Measure):
         out = torch.zeros(len(a), len(b), dtype=torch.float64)
         for i, s in enumerate(cast(Sequence[Features], a)):
             for train, test in self._splits(s.n):
-                predict = _least_squares(s.values[train], s.values[test]) if s.norm else None
+                predict = least_squares(s.values[train], s.values[test]) if s.norm else None
                 for j, t in enumerate(cast(Sequence[Features], b)):
                     if predict is None or not t.norm:
                         out[i, j] = math.nan
@@ -175,19 +176,3 @@ class DirectStitching(Measure):
     def _splits(self, n: int) -> list[tuple[Tensor, Tensor]]:
         everything = torch.arange(n)
         return [(everything, everything)] if self.folds is None else list(held_out(n, self.folds, self.seed))
-
-
-def _least_squares(train: Tensor, test: Tensor) -> Tensor:
-    """The matrix (rows of test, rows of train) that takes centred targets in training to predictions, with an offset."""
-    mean = train.mean(dim=0)
-    vectors, values, axes = decomposed(train - mean)
-    with full_precision():
-        return ((test - mean) @ axes / values) @ vectors.T
-
-
-def decomposed(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (n, r), s (r,), V (d, r) of rows = U diag(s) V^T, with the directions that are above rounding."""
-    vectors, values, axes = torch.linalg.svd(rows, full_matrices=False)
-    rank = int((values > torch.finfo(rows.dtype).eps * max(rows.shape) * values[0]).sum())
-    rank = min(rank, len(rows) - 1)
-    return vectors[:, :rank], values[:rank], axes[:rank].T

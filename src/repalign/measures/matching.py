@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -176,7 +176,7 @@ class PairwiseMatching(_UnitMatching):
     there; a correlation that is undefined on the held-out rows counts 0; units of Y that are constant overall are left
     out. nan if one side has constant units only. Raises RepalignError unless n >= 2 folds.
 
-    Source: `pairwisematching` of NeuroAIMetrics (Thobani et al.), which computes in float32.
+    Source: `pairwisematching` of NeuroAIMetrics, which computes in float32.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((50, 6))
@@ -259,5 +259,6 @@ def _transported(closeness: Tensor) -> float:
             remedy="pip install 'repalign[transport]', or use SoftUnitMatching(form='best')",
         ) from error
     cost = 1 - closeness.cpu().numpy()
-    weights = (np.full(size, 1 / size) for size in cost.shape)
-    return float(1 - ot.emd2(*weights, cost, numItermax=10**7))
+    mine, theirs = (np.full(size, 1 / size) for size in cost.shape)
+    least: Any = ot.emd2(mine, theirs, cost, numItermax=10**7)
+    return float(1 - least)

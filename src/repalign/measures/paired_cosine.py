@@ -99,7 +99,8 @@ class RelativeRepresentation(Measure):
 
     Parameters
     ----------
-    anchors : how many stimuli of the data serve as anchors (300 to 800 in the paper).
+    anchors : how many stimuli of the data serve as anchors (500 for images and 768 for text in the
+        authors' code).
     draws : how often anchors are drawn; the score depends on them, so the mean of several is given.
     seed : of the draws.
     center : subtract the mean of the anchors first; without it the score is not invariant to translation, and a common
@@ -109,7 +110,7 @@ class RelativeRepresentation(Measure):
     scale, with center also to translation. Rows whose cosines vanish on a side are left out. nan for a constant
     representation, and where no row is left. Raises RepalignError unless n > anchors.
 
-    Source: Moschella et al. 2023 (arXiv 2209.15430), which does not centre, and takes the mean over the anchors as well.
+    Source: Moschella et al. 2023 (arXiv 2209.15430), which does not centre.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((50, 3))

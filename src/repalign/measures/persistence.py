@@ -61,7 +61,7 @@ class PersistenceDistance(_Unpaired):
     the 0.9 quantile of the distances is 0. Raises RepalignError without ripser and persim (pip install
     'repalign[topology]'), or above max_n.
 
-    Source: Purvine et al. 2023 (arXiv 2205.11786), with sliced Wasserstein of H0 and H1; Carriere et al. 2017.
+    Source: Purvine et al. 2023 (arXiv 2212.00222), with sliced Wasserstein of H0 and H1; Carriere et al. 2017.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((30, 5))
@@ -126,7 +126,7 @@ class TotalPersistenceDifference(_Unpaired):
     isotropic scale and translation, and blind to the pairing. nan where the 0.9 quantile of the distances is 0. Raises
     RepalignError for loops without ripser (pip install 'repalign[topology]') or above max_n.
 
-    Source: Purvine et al. 2023 (arXiv 2205.11786), as a summary; Cohen-Steiner et al. 2010.
+    Source: Purvine et al. 2023 (arXiv 2212.00222), as a summary; Cohen-Steiner et al. 2010.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((30, 5))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -16,19 +16,13 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import SCRATCH_BYTES, Features, Measure, State
+from repalign.measures._base import Features, Measure, State
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._folds import as_folds, as_seed, held_out
 from repalign.measures._numeric import centred, full_precision, widen
-from repalign.measures.mapping import decomposed
-
-# Takes the targets of the training rows (without their mean) to predictions of the held-out rows (without an offset).
-Predictor = Callable[[Tensor], Tensor]
+from repalign.measures._regressions import Predictor, pls, ridge
 
 STANDARDIZE = ("no", "train", "fold")
-ALPHAS = tuple(10.0**e for e in range(-8, 9))
-# scikit-learn's rule for the end of the power iteration: the squared change of the weights, and the most steps.
-POWER_TOLERANCE, POWER_STEPS = 1e-6, 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +181,7 @@ class RidgePredictivity(_UnitPredictivity):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def _fit(self, train: Tensor, test: Tensor) -> Predictor:
-        return _ridge(train, test)
+        return ridge(train, test)
 
 
 @dataclass(frozen=True)
@@ -219,7 +213,7 @@ class VERSA(_HeldOut):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def _fit(self, train: Tensor, test: Tensor) -> Predictor:
-        return _ridge(train, test)
+        return ridge(train, test)
 
     def _target(self, y: Rows) -> Tensor:
         return y.values + y.mean
@@ -231,7 +225,7 @@ class VERSA(_HeldOut):
         first, second = (_row_correlations(rows)[upper].cpu().numpy() for rows in (predicted, target))
         # Constant RDMs (two held-out rows have one entry) have no rank correlation.
         defined = len(first) > 1 and first.min() < first.max() and second.min() < second.max()
-        return torch.tensor([kendalltau(first, second).statistic if defined else 0.0], dtype=torch.float64)
+        return torch.tensor([kendalltau(first, second)[0] if defined else 0.0], dtype=torch.float64)
 
     def _summary(self, scores: Tensor) -> float:
         return float(scores.mean())
@@ -283,97 +277,12 @@ class PLSPredictivity(_UnitPredictivity):
 
         def predict(y: Tensor) -> Tensor:
             if self.standardize == "no":
-                return _pls(train, test, y, self.components)
+                return pls(train, test, y, self.components)
             deviation = y.std(dim=0)
             deviation = torch.where(deviation > 0, deviation, 1.0)
-            return _pls(train, test, y / deviation, self.components) * deviation
+            return pls(train, test, y / deviation, self.components) * deviation
 
         return predict
-
-
-# --- regressions ----------------------------------------------------------------------------------
-
-
-def _ridge(train: Tensor, test: Tensor) -> Predictor:
-    """Ridge regression with an offset, its alpha by leave-one-out error summed over all targets.
-
-    With train = U diag(s) V^T, b = U^T y and D = alpha / (s^2 + alpha), the residual of row i left out is
-    (y_i - U_i b + U_i D b) / c_i with c_i = 1 - 1/n - sum_j U_ij^2 (1 - D_j). Its sum of squares over all targets needs
-    b b^T and the weighted Gram matrix of U alone, which is made once for all targets; where 17 of them would not fit the
-    scratch memory the sum is taken row by row.
-    """
-    n = len(train)
-    vectors, values, axes = decomposed(train)
-    alphas = torch.tensor(ALPHAS, dtype=train.dtype, device=train.device)
-    damped = alphas[:, None] / (values**2 + alphas[:, None])  # (alphas, r)
-    complete = vectors.shape[1] == n - 1  # then every target is fitted, and the rest is rounding
-    outside = 0 if complete else 1 - 1 / n - vectors.square().sum(dim=1, keepdim=True)
-    weights = (vectors.square() @ damped.T + outside).pow(-2).T  # (alphas, n): 1 / c_i^2
-    fits = 8 * len(weights) * vectors.shape[1] ** 2 <= SCRATCH_BYTES
-    with full_precision():
-        grams = [(vectors * w[:, None]).T @ vectors for w in weights] if fits else None
-        coordinates = (test @ axes) * values
-
-    def predict(y: Tensor) -> Tensor:
-        with full_precision():
-            b = vectors.T @ y
-            if grams is None:
-                rows = ((vectors * d) @ b for d in damped)
-                errors = torch.stack([w @ e.square().sum(dim=1) for w, e in zip(weights, rows, strict=True)])
-            else:
-                squares = b @ b.T
-                errors = torch.stack([(squares * g).mv(d) @ d for g, d in zip(grams, damped, strict=True)])
-            if not complete:
-                rest = y - vectors @ b
-                cross = vectors * (rest @ b.T)  # (n, r)
-                errors += weights @ rest.square().sum(dim=1) + 2 * ((weights @ cross) * damped).sum(dim=1)
-            best = int(errors.argmin())
-            return (coordinates / (values**2 + alphas[best])) @ b
-
-    return predict
-
-
-def _pls(train: Tensor, test: Tensor, y: Tensor, components: int) -> Tensor:
-    """Predictions of the test rows by PLS2 regression, through the cross-covariance alone (Dayal & MacGregor 1997)."""
-    with full_precision():
-        cross = train.T @ y  # (d, t), deflated component by component
-        whole = float(torch.linalg.vector_norm(cross))
-        loadings, rotations = [], []
-        out = torch.zeros(len(test), y.shape[1], dtype=y.dtype, device=y.device)
-        for _ in range(min(components, train.shape[1], len(train) - 1)):
-            if not float(torch.linalg.vector_norm(cross)) > 1e-12 * whole:
-                break
-            direction = _leading(cross)
-            rotation = direction.clone()
-            for p, r in zip(loadings, rotations, strict=True):
-                rotation -= (p @ direction) * r
-            scores = train @ rotation
-            length = scores @ scores
-            loadings.append(train.T @ scores / length)
-            rotations.append(rotation)
-            shares = cross.T @ rotation / length
-            cross -= length * torch.outer(loadings[-1], shares)
-            out += torch.outer(test @ rotation, shares)
-        return out
-
-
-def _leading(cross: Tensor) -> Tensor:
-    """The leading left singular vector of cross (d, t), by the power iteration that scikit-learn does on scores."""
-    largest = cross.abs().amax(dim=0)
-    start = cross[:, int((largest > torch.finfo(cross.dtype).eps * largest.amax()).to(torch.int8).argmax())]
-    weights = start / torch.linalg.vector_norm(start)
-    if cross.shape[1] == 1:
-        return weights
-    for _ in range(POWER_STEPS):
-        previous, weights = weights, cross @ (cross.T @ weights)
-        weights = weights / torch.linalg.vector_norm(weights)
-        change = weights - previous
-        if float(change @ change) < POWER_TOLERANCE:
-            break
-    return weights
-
-
-# --- small tools ----------------------------------------------------------------------------------
 
 
 def _varies(rows: Tensor) -> Tensor:

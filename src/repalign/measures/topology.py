@@ -61,7 +61,8 @@ class RTD(_Divergence):
 
     Parameters
     ----------
-    form : "min" as above, or "max": [[0, max(W_X, W_Y)], [max(W_X, W_Y), W_Y]], never below it (a loss in RTD-AE).
+    form : "min" as above, or "max": [[0, max(W_X, W_Y)], [max(W_X, W_Y), W_Y]] (a loss in RTD-AE); on our
+        test data never below the other.
     rows : above this n, the mean over `trials` random sets of so many rows, the same in both spaces, each with its own
         quantile; at or below it, one computation over all rows.
     trials : random sets of rows where n > rows.
@@ -145,7 +146,8 @@ class RTDLite(_Divergence):
 
     s = (T(W_X) + T(W_Y)) / 2 - T(min(W_X, W_Y)), T the weight of a minimum spanning tree, W as in `RTD`.
 
-    Shapes (n, d1) and (n, d2). Range [0, inf), 0 for equal distances up to scale; never above `RTD`. It grows with n:
+    Shapes (n, d1) and (n, d2). Range [0, inf), 0 for equal distances up to scale; on our test data never above `RTD`.
+    It grows with n:
     values of different n are never compared; `relative_to_null` puts them in proportion. Invariant to orthogonal maps,
     isotropic scale and translation. nan where the 0.9 quantile of the distances is 0.
 
