@@ -157,4 +157,6 @@ def gram(x: Tensor) -> Tensor:
     for start in starts:
         stop = min(start + GRAM_BLOCK, n)
         out[:start, start:stop] = out[start:stop, :start].T
+        on_diagonal = out[start:stop, start:stop]
+        on_diagonal.copy_(on_diagonal.tril() + on_diagonal.tril(-1).T)
     return out
