@@ -1,9 +1,11 @@
 """What every measure costs: one layer prepared and one pair compared, at three n, and its growth.
 
+Processor time in one thread, which neighbours on the machine disturb least.
+
 Measures that have an outside implementation (`outside.py`) are timed beside it, one pair from nothing, both in float64. The
 tables go to a page of the docs, between its marks.
 
-    python benchmarks/measures.py --sizes 256 1024 4096 --threads 2 --page docs/measures.md
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/measures.py --sizes 256 1024 4096 --page docs/measures.md
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ def seconds(task: Callable[[], object], most: float = 2.0) -> float:
     """The shortest of up to three runs, fewer where one takes long."""
     best, spent = math.inf, 0.0
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         task()
-        took = time.perf_counter() - start
+        took = time.process_time() - start
         best, spent = min(best, took), spent + took
         if spent > most:
             break
@@ -51,10 +53,10 @@ def costs(measure: Measure, sizes: list[int], d: int, limit: float) -> dict[str,
         x, y = pair(n, d)
         try:
             measure.check_n(n)
-            start = time.perf_counter()
+            start = time.process_time()
             a, b = measure.prepare(x), measure.prepare(y)
             measure.compare(a, b)
-            first = time.perf_counter() - start
+            first = time.process_time() - start
             row[f"layer {n}"] = seconds(lambda x=x: measure.prepare(x)) if first < limit else first / 2
             row[f"pair {n}"] = seconds(lambda a=a, b=b: measure.compare(a, b)) if first < limit else math.nan
         except RepalignError as error:
@@ -118,13 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[256, 1024, 4096])
     parser.add_argument("--d", type=int, default=768)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds after which larger n are not tried")
+    parser.add_argument("--limit", type=float, default=8.0, help="seconds after which larger n are not tried")
     parser.add_argument("--only", nargs="*", help="names of measures")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--page", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     rows, others = [], []
     for cls in MEASURES:
         if args.only and cls.__name__ not in args.only:

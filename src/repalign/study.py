@@ -117,6 +117,7 @@ class StudyConfig(_Block):
     models: SidesConfig | list[str | ModelConfig]
     extract: ExtractConfig = ExtractConfig()
     measures: list[str] | None = Field(default=None, min_length=1)
+    limit: float | None = Field(default=None, gt=0)
     preset: str | None = None
     preprocess: PreprocessConfig | None = None
     null: NullConfig = NullConfig()
@@ -347,7 +348,7 @@ def run(
 
     `told` is given the plan before the work starts.
     """
-    from repalign.compare import compare
+    from repalign.compare import LIMIT, compare
     from repalign.report import write_report
 
     dataset = study.open_dataset(progress)
@@ -369,6 +370,7 @@ def run(
         executor=executor,
         replicates=[(named[a], named[b]) for a, b in study.config.ceilings.replicates],
         split_half=study.config.ceilings.split_half,
+        limit=LIMIT if study.config.limit is None else study.config.limit,
         progress=progress,
         describe={
             "name": study.name,
