@@ -72,3 +72,10 @@ def test_the_cost_table_names_every_measure():
     page = (ROOT / "docs/measures.md").read_text("utf-8")
     missing = [cls.__name__ for cls in MEASURES if f"| {cls.__name__} |" not in page]
     assert not missing
+
+
+def test_the_readme_counts_measures_and_families():
+    from repalign.measures import MEASURES
+
+    said = re.search(r"(\d+) of them in (\d+) families", (ROOT / "README.md").read_text("utf-8"))
+    assert said and said.groups() == (str(len(MEASURES)), str(len({cls.family for cls in MEASURES})))
