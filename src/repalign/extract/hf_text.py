@@ -190,8 +190,8 @@ class HFText(Source):
             mask[i, place] = 1
         return tokens.to(self.device), mask.to(self.device)
 
-    def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool) -> Any:
-        arguments: dict[str, Any] = {"input_ids": tokens, "output_hidden_states": True}
+    def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool, hidden: bool = True) -> Any:
+        arguments: dict[str, Any] = {"input_ids": tokens, "output_hidden_states": hidden}
         if self.accepts & {"attention_mask", "kwargs"}:
             arguments["attention_mask"] = mask
         if not own_positions:
@@ -215,6 +215,12 @@ class HFText(Source):
         return (first_token if self.pooling == "cls" else last_token)(hidden, mask)
 
     # --- bits per byte ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Next-token logits (b, t, v) of sequences of token ids, and these with their mask as they were padded (b, t)."""
+        tokens, mask = self._padded(ids)
+        return self._run(tokens, mask, self.own_positions, hidden=False).logits, tokens, mask
 
     def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
         """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""

@@ -1,0 +1,204 @@
+"""A text corpus: documents one after another, read as they are needed and as often as they are asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from repalign.dataset import Dataset
+from repalign.errors import RepalignError, did_you_mean
+
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+WHOLE, LINES = "whole", "lines"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in a fixed order.
+
+    `open` starts a new pass over the documents; `source` says where they come from; `n` is their number where it is
+    known before they are read. Two passes must give the same documents: a run that is resumed checks that.
+    """
+
+    source: str
+    open: Callable[[], Iterator[str]]
+    n: int | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self.open()
+
+    @classmethod
+    def of(cls, documents: Iterable[str], source: str = "documents") -> Corpus:
+        """Documents that are at hand: a sequence, or any other iterable, which is read once into a list."""
+        if isinstance(documents, str):
+            raise RepalignError(
+                "a corpus is a series of documents", expected="strings, one per document", got="one string",
+                remedy="put it into a list",
+            )  # fmt: skip
+        held = documents if isinstance(documents, Sequence) else list(documents)
+        return cls(source, lambda: iter(held), len(held))
+
+    @classmethod
+    def from_text(cls, path: str | Path, documents: str = WHOLE) -> Corpus:
+        """A UTF-8 text file. `documents`: "whole" (the file is one), "lines" (each line is one, without its line end;
+        blank lines are none), or the text that stands between documents, such as "<|endoftext|>", which belongs to none.
+        """
+        path = _file(path)
+        if not documents:
+            raise RepalignError(
+                f"{path}: how are its documents told apart?",
+                expected=f'"{WHOLE}", "{LINES}", or the text between two of them',
+                got="an empty text",
+            )
+
+        def read() -> Iterator[str]:
+            with _decoding(path), path.open(encoding="utf-8", newline="") as handle:
+                if documents == LINES:
+                    yield from (line for line in (raw.rstrip("\r\n") for raw in handle) if line.strip())
+                elif documents == WHOLE:
+                    yield handle.read()
+                else:
+                    yield from _separated(handle, documents)
+
+        return cls(f"{path.name}, documents: {documents}", read)
+
+    @classmethod
+    def from_table(cls, path: str | Path, column: str = "text") -> Corpus:
+        """One column of a table (.jsonl, .csv, .tsv, .parquet), a document per row, read row by row."""
+        path = _file(path)
+        if path.suffix not in TABLES:
+            raise RepalignError(f"{path} is no table", expected=f"one of {', '.join(TABLES)}", got=path.suffix or "none")
+
+        def read() -> Iterator[str]:
+            with _decoding(path):
+                for row, value in enumerate(_cells(path, column)):
+                    if not isinstance(value, str):
+                        raise RepalignError(
+                            f"{path}: row {row} has no text in column {column!r}",
+                            expected="a string",
+                            got=repr(value)[:60],
+                            remedy="leave such rows out of the file",
+                        )
+                    yield value
+
+        return cls(f"{path.name}, column {column}", read)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, modality: str = "text", caption: int = 0) -> Corpus:
+        """The texts of a dataset, a document per row; of several captions the one of that number."""
+        if dataset.kind(modality) != "text":
+            raise RepalignError(
+                f"dataset {dataset.name!r}: modality {modality!r} is no text", expected="text", got=dataset.kind(modality)
+            )
+
+        def read() -> Iterator[str]:
+            for row, id_ in enumerate(dataset.ids):
+                texts = dataset.stimuli(modality, [row])[0]
+                if caption >= len(texts):
+                    raise RepalignError(
+                        f"dataset {dataset.name!r}: row {id_!r} has no caption {caption}",
+                        expected=f"caption from 0 to {len(texts) - 1}",
+                        got=caption,
+                    )
+                yield texts[caption]
+
+        return cls(f"{dataset.name}, {modality} {caption}, fingerprint {dataset.fingerprint}", read, dataset.n)
+
+    @classmethod
+    def from_hub(
+        cls,
+        path: str,
+        column: str = "text",
+        *,
+        split: str = "train",
+        config: str | None = None,
+        revision: str | None = None,
+        data_files: str | Sequence[str] | None = None,
+    ) -> Corpus:
+        """A column of a dataset of the Hugging Face hub, or of a local folder of data files, read as a stream."""
+
+        def read() -> Iterator[str]:
+            from datasets import load_dataset
+
+            rows = load_dataset(path, config, split=split, revision=revision, data_files=data_files, streaming=True)
+            for number, row in enumerate(rows):
+                value = _field(row, column, path, number)
+                if not isinstance(value, str):
+                    raise RepalignError(f"{path}: row {number} has no text in column {column!r}", got=repr(value)[:60])
+                yield value
+
+        said = ", ".join(x for x in (path, config, split, revision and f"revision {revision}") if x)
+        return cls(f"{said}, column {column}", read)
+
+
+def as_corpus(corpus: Corpus | Dataset | Iterable[str]) -> Corpus:
+    """A corpus as it is, the texts of a dataset, or documents that are at hand."""
+    if isinstance(corpus, Corpus):
+        return corpus
+    return Corpus.from_dataset(corpus) if isinstance(corpus, Dataset) else Corpus.of(corpus)
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise RepalignError(f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing")
+    return path
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turns what a file that is no text or table raises into one clear error."""
+    try:
+        yield
+    except (ValueError, csv.Error) as error:  # of decoding, JSON and pyarrow
+        raise RepalignError(
+            f"{path} cannot be read",
+            expected=f"a {path.suffix} file in UTF-8" if path.suffix in TABLES else "text in UTF-8",
+            got=str(error).splitlines()[0][:200],
+        ) from error
+
+
+def _separated(handle: Any, separator: str, size: int = 1 << 20) -> Iterator[str]:
+    """What stands between separators; empty pieces are none. At most one document and a block are in memory."""
+    rest = ""
+    while block := handle.read(size):
+        *whole, rest = (rest + block).split(separator)
+        yield from (piece for piece in whole if piece)
+    if rest:
+        yield rest
+
+
+def _cells(path: Path, column: str) -> Iterator[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            _field(dict.fromkeys(file.schema_arrow.names), column, path, 0)
+            batches = file.iter_batches(batch_size=256, columns=[column])
+            yield from chain.from_iterable(b.column(0).to_pylist() for b in batches)
+        return
+    with path.open(encoding="utf-8", newline="") as handle:
+        if path.suffix == ".jsonl":
+            rows: Iterable[Any] = (json.loads(line) for line in handle if line.strip())
+        else:
+            csv.field_size_limit(1 << 30)  # a document is longer than the 128 kB that a cell may have by default
+            rows = csv.DictReader(handle, delimiter="\t" if path.suffix == ".tsv" else ",")
+        yield from (_field(row, column, path, number) for number, row in enumerate(rows))
+
+
+def _field(row: Any, column: str, where: object, number: int) -> Any:
+    if not isinstance(row, dict) or column not in row:
+        names = [str(k) for k in row] if isinstance(row, dict) else []
+        raise RepalignError(
+            f"{where}: row {number} has no column {column!r}",
+            expected="a column of documents",
+            got=", ".join(names) or type(row).__name__,
+            remedy=did_you_mean(column, names),
+        )
+    return row[column]
