@@ -51,7 +51,7 @@ def result(language: list[float], vision: dict[str, float]) -> Alignment:
         for objective, y in vision.items():
             row = dict.fromkeys(("index_x", "index_y"), 0) | {"layer_x": "a", "layer_y": "b", "scope": "max"}
             row |= {"model_x": f"l{i}", "model_y": objective, "measure": "M", "n": 9, "statistic": x + y}
-            rows.append(row | {"null_mean": 0.01, "pvalue": 0.001})
+            rows.append(row | {"null_mean": 0.01, "pvalue": 0.001, "calibrated": x + y, "z": 100 * (x + y)})
     models += [{"name": o, "objective": "untrained" if "untrained" in o else o, "scores": {}} for o in vision]
     return Alignment(pd.DataFrame(rows), {"models": models})
 
