@@ -1,0 +1,145 @@
+"""One figure per experiment, drawn from its points alone; no input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from repalign.errors import RepalignError
+from repalign.plot import palette
+from repalign.plot.static import ACCENT, INK, MARKERS, MUTED, PAPER, RULE, SCORE, plain
+from repalign.theory.experiments import Experiment
+
+FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a logarithmic axis
+
+
+def draw(experiment: Experiment) -> Figure:
+    """The figure of an experiment of `repalign.theory.experiments`."""
+    if experiment.name not in FIGURES:
+        raise RepalignError(f"no figure of {experiment.name!r}", expected=", ".join(FIGURES), got=experiment.name)
+    return FIGURES[experiment.name](experiment.points)
+
+
+def recovery(points: pd.DataFrame) -> Figure:
+    """What was learned against the optimum over all tables, entry by entry, for four critics at p_pos = 1/3."""
+    at = points.loc[np.isclose(points["p_pos"], 1 / 3)]
+    shown = [("circle, <f, f>", 2), ("circle, <f, f> + b", 2), ("ring, <f, f> + b", 12), ("ring, <f, h> + b", 12)]
+    figure, panels = _panels(4, "Binary NCE: what is learned, and K_PMI + log-odds", width=10.5, height=3.3)
+    for axes, (case, d) in zip(panels, shown, strict=True):
+        rows = at.loc[(at["case"] == case) & (at["d"] == d)]
+        both = rows[["optimum", "learned"]].to_numpy()
+        low, high = both.min() - 0.3, both.max() + 0.3
+        axes.plot([low, high], [low, high], color=ACCENT, linewidth=1)
+        axes.plot(both[:, 0], both[:, 1], "o", color=SCORE, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.4)
+        _words(axes, f"{case}, d = {d}", "optimum: K_PMI + log-odds (nats)", "learned (nats)")
+    return figure
+
+
+def infonce(points: pd.DataFrame) -> Figure:
+    """What is learned minus temperature K_PMI, every pair of events, row by row."""
+    at = points.loc[points["negatives"].isin(["1", "infinite"])]
+    cases = list(dict.fromkeys(zip(at["negatives"], at["temperature"], strict=True)))
+    figure, panels = _panels(
+        len(cases), "InfoNCE: g minus temperature K_PMI, twelve points over every event", width=9, height=3.2
+    )
+    for axes, (negatives, temperature) in zip(panels, cases, strict=True):
+        rows = at.loc[(at["negatives"] == negatives) & (at["temperature"] == temperature)]
+        for k, (critic, own) in enumerate(rows.groupby("critic", sort=False)):
+            axes.plot(own["event"], own["difference"], label=plain(str(critic)), **_dots(k))
+        _words(axes, f"{negatives} negatives, temperature {temperature:g}", "event a", "difference (nats)")
+    panels[0].legend(fontsize=7, frameon=False, loc="best")
+    return figure
+
+
+def existence(points: pd.DataFrame) -> Figure:
+    """The smallest eigenvalue of the centred K_PMI against the gap that is left."""
+    figure, (axes,) = _panels(1, "No f where an eigenvalue is negative", width=6.4, height=4.4)
+    for k, (kind, rows) in enumerate(points.groupby("kind", sort=False)):
+        axes.plot(rows["lambda_min"], np.maximum(rows["gap"], FLOOR), label=plain(str(kind)), **_dots(k))
+    axes.axvline(0, color=ACCENT, linewidth=1)
+    axes.set_yscale("log")
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.legend(fontsize=7, frameon=False, loc="center left")
+    gap = "loss above the optimum (nats); 1e-17 stands for 0"
+    _words(axes, "binary NCE, <f, f> + b, d = N", "smallest eigenvalue of the centred K_PMI", gap)
+    return figure
+
+
+def bijections(points: pd.DataFrame) -> Figure:
+    """The centred kernels of two learners of one-to-one views, entry by entry."""
+    pairs = list(dict.fromkeys(points["pair"]))
+    figure, panels = _panels(
+        len(pairs), "Two modalities, one to one: centred kernels of 64 x 64 pairs", width=10.5, height=3.3
+    )
+    for axes, pair in zip(panels, pairs, strict=True):
+        rows = points.loc[points["pair"] == pair]
+        axes.plot(rows["kernel_x"], rows["kernel_y"], **_dots(0))
+        first, second = (t.replace(", n_negatives=None", "") for t in pair.split(" and "))
+        _words(axes, "", first, second)
+    return figure
+
+
+def lossy(points: pd.DataFrame) -> Figure:
+    """CKA with the learner of the whole world, against the entropy and against the information that a view keeps."""
+    figure, panels = _panels(2, "Lossy views: alignment with the whole world's learner", width=8.6, height=4)
+    for axes, (field, label) in zip(
+        panels, (("entropy_kept", "entropy kept, H(X) / H(Z)"), ("information_kept", "information kept, I(X) / I(Z)")),
+        strict=True,
+    ):  # fmt: skip
+        for k, (kind, rows) in enumerate(points.groupby("kind", sort=False)):
+            axes.plot(rows[field], rows["cka"], label=plain(str(kind)), **_dots(k))
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_ylim(-0.04, 1.04)
+        _words(axes, "", label, "CKA (biased) over 64 events")
+    panels[1].legend(fontsize=7, frameon=False, loc="lower right")
+    return figure
+
+
+def samples(points: pd.DataFrame) -> Figure:
+    """Alignment of two learners, and the error of one, against the pairs that each of them saw."""
+    figure, panels = _panels(2, "Two modalities that share no sample", width=8.6, height=3.6)
+    for k, (field, label) in enumerate((("cka", "CKA (biased)"), ("rsa", "RSA"), ("mutual_knn", "mutual 10-NN"))):
+        panels[0].plot(points["n_pairs"], points[field], label=label, **_dots(k))
+    panels[0].legend(fontsize=7, frameon=False, loc="lower right")
+    _words(panels[0], "", "pairs that each modality saw", "alignment over 64 events")
+    panels[1].plot(points["n_pairs"], points["error_x"], **_dots(0))
+    panels[1].set_yscale("log")
+    _words(panels[1], "", "pairs seen", "largest error of the kernel (nats)")
+    for axes in panels:
+        axes.set_xscale("log")
+    return figure
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    f.__name__: f for f in (recovery, infonce, existence, bijections, lossy, samples)
+}
+
+
+def _panels(n: int, title: str, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    panels = [figure.add_subplot(1, n, i + 1) for i in range(n)]
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    for axes in panels:
+        axes.tick_params(length=0, labelsize=7, colors=INK)
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure, panels
+
+
+def _dots(k: int) -> dict[str, object]:
+    return {
+        "linestyle": "none", "marker": MARKERS[palette.MARKERS[k % len(palette.MARKERS)]], "markersize": 5,
+        "markeredgecolor": PAPER, "markeredgewidth": 0.5, "color": palette.FAMILY_LIGHT[k % len(palette.FAMILY_LIGHT)],
+    }  # fmt: skip
+
+
+def _words(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(plain(title), loc="left", fontsize=8, color=MUTED)
+    axes.set_xlabel(plain(x), fontsize=7, color=INK)
+    axes.set_ylabel(plain(y), fontsize=7, color=INK)
