@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from repalign.competence.bits import Bits, BitsProtocol, bits_per_byte
 from repalign.competence.corpus import Corpus
+from repalign.competence.imports import Joined, Score, join_scores, read_lm_eval, read_scores, read_timm
 from repalign.competence.labels import Split, read_labels
 from repalign.competence.probes import FewShotProbe, KNNProbe, LinearProbe, ProbeRecord, best_layer, probe, with_score
 from repalign.competence.vtab import Task, solved, vtab_tasks
@@ -13,15 +14,21 @@ __all__ = [
     "BitsProtocol",
     "Corpus",
     "FewShotProbe",
+    "Joined",
     "KNNProbe",
     "LinearProbe",
     "ProbeRecord",
+    "Score",
     "Split",
     "Task",
     "best_layer",
     "bits_per_byte",
+    "join_scores",
     "probe",
     "read_labels",
+    "read_lm_eval",
+    "read_scores",
+    "read_timm",
     "solved",
     "vtab_tasks",
     "with_score",

@@ -1,0 +1,259 @@
+"""Scores that others have measured: result files of lm-evaluation-harness, timm's tables, any CSV; joined to models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.models import ModelRecord, parse_spec
+
+# The paper's two tasks under the names that `COMPETENCES` has. It states no metric: its values of HellaSwag are plain `acc`
+# by their size; of GSM8K the strict match is the harness's first.
+CHOSEN = {"hellaswag": ("acc,none", "acc"), "gsm8k": ("exact_match,strict-match", "exact_match,get-answer", "acc")}
+NO_METRIC = ("alias", "name", "sample_len", "samples")  # what else stands among a task's metrics
+OTHER_WEIGHTS = ("peft", "delta")  # arguments that make another model of the one that is named
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one model, as a file says it: the model's name there, the score's name, where it is from."""
+
+    model: str
+    name: str
+    value: float
+    source: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- readers -------------------------------------------------------------------------------------
+
+
+def read_lm_eval(
+    path: str | Path, chosen: Mapping[str, str] | None = None, *, partial: bool = False
+) -> list[Score]:
+    """The scores of an lm-evaluation-harness result file (JSON), or of all `results_*.json` below a folder.
+
+    Every metric becomes a score "task/metric" ("hellaswag/acc_norm", "gsm8k/exact_match,strict-match"; the filter is left
+    out where it is "none"). `chosen` says which metric is also called by the task's name alone, for instance
+    {"hellaswag": "acc_norm,none"}; without, HellaSwag's is "acc" and GSM8K's the strict match. Files of version 0.4 and of
+    those before are read. The model is `pretrained` of the arguments, with "@revision" where they name one other than main.
+
+    Raises RepalignError: no such file; no results; a chosen metric that a task lacks; a run on a part of the stimuli
+    (`limit`), unless `partial`.
+    """
+    path = Path(path)
+    files = sorted(path.rglob("results_*.json")) if path.is_dir() else [path]
+    if not files:
+        raise RepalignError(f"{path}: no results", expected="results_*.json in it or below", got="none")
+    return [score for file in files for score in _lm_eval_file(file, chosen or {}, partial)]
+
+
+def _lm_eval_file(path: Path, chosen: Mapping[str, str], partial: bool) -> list[Score]:
+    try:
+        held = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RepalignError(f"{path} cannot be read", expected="JSON", got=str(error).splitlines()[0]) from error
+    results = held.get("results") if isinstance(held, dict) else None
+    if not isinstance(results, dict) or not all(isinstance(found, dict) for found in results.values()):
+        raise RepalignError(
+            f"{path} is no result file of lm-evaluation-harness", expected="metrics by task under `results`",
+            got=", ".join(held) if isinstance(held, dict) else type(held).__name__,
+        )  # fmt: skip
+    config = held.get("config") or {}
+    limit = config.get("limit")
+    if limit is not None and not partial:
+        raise RepalignError(
+            f"{path}: the run was on a part of the stimuli",
+            expected="limit: null",
+            got=f"limit: {limit}",
+            remedy="say partial=True to take the scores all the same",
+        )
+    model, out = _lm_eval_model(path, held, config), []
+    for task, metrics in results.items():
+        shots = (held.get("n-shot") or {}).get(task, config.get("num_fewshot"))
+        known = {m: v for m, v in metrics.items() if m not in NO_METRIC and "_stderr" not in m and _is_number(v)}
+        for metric, value in known.items():
+            name, _, rule = metric.partition(",")
+            details = {"task": task, "metric": metric, "n_shot": shots, "limit": limit}
+            error = metrics.get(f"{name}_stderr{',' + rule if rule else ''}")
+            details["standard_error"] = float(error) if _is_number(error) else None
+            label = name if rule in ("", "none") else metric
+            out.append(Score(model, f"{task}/{label}", float(value), path.name, details))
+            if metric == _chosen(task, known, chosen, path):
+                out.append(Score(model, task, float(value), path.name, details))
+    return out
+
+
+def _chosen(task: str, known: Mapping[str, Any], chosen: Mapping[str, str], path: Path) -> str | None:
+    """The metric that the task's name stands for."""
+    if task not in chosen:
+        return next((m for m in CHOSEN.get(task, ()) if m in known), None)
+    if chosen[task] not in known:
+        raise RepalignError(
+            f"{path}: task {task} has no metric {chosen[task]!r}", got=", ".join(known),
+            remedy=did_you_mean(chosen[task], known),
+        )  # fmt: skip
+    return chosen[task]
+
+
+def _lm_eval_model(path: Path, held: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What the harness ran, as far as the file says it."""
+    said = config.get("model_args") or ""
+    pairs = said.items() if isinstance(said, Mapping) else (p.partition("=")[::2] for p in said.split(",") if "=" in p)
+    arguments = {str(k).strip(): str(v).strip() for k, v in pairs}
+    model = arguments.get("pretrained") or held.get("model_name")
+    if not model:
+        raise RepalignError(
+            f"{path} does not say which model it is of", expected="pretrained=... in config.model_args, or model_name",
+            got=said or "neither",
+        )  # fmt: skip
+    revision = arguments.get("revision")
+    other = "".join(f"+{arguments[a]}" for a in OTHER_WEIGHTS if a in arguments)
+    return f"{model}{'@' + revision if revision not in (None, 'main', 'None') else ''}{other}"
+
+
+def read_timm(path: str | Path, name: str = "imagenet_top1", column: str = "top1") -> list[Score]:
+    """A column of timm's results (`results-imagenet.csv`): in percent, under the score `name`.
+
+    With other files (`results-imagenet-r.csv`) and columns give another name.
+    """
+    return read_scores(path, {column: name})
+
+
+def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, model: str = "model") -> list[Score]:
+    """A CSV file with a row per model: the column `model` (a name or spec), and a score in every other column.
+
+    `columns` maps columns to names of scores, and leaves out all others; without, every other column is a score of its own
+    name. An empty cell is no score. Units are the file's.
+
+    Raises RepalignError: no such file or column, a cell that is no finite number, a model twice.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            rows, names = list(reader), list(reader.fieldnames or ())
+    except (OSError, ValueError, csv.Error) as error:
+        raise RepalignError(f"{path}: scores cannot be read", expected="a CSV table", got=error) from error
+    wanted = {c: c for c in names if c != model} if columns is None else dict(columns)
+    for column in (model, *wanted):
+        if column not in names:
+            raise RepalignError(
+                f"{path}: no column {column!r}", got=", ".join(names) or "nothing", remedy=did_you_mean(column, names)
+            )
+    out, seen = [], set()
+    for number, row in enumerate(rows, 2):
+        if row[model] in seen:
+            raise RepalignError(f"{path}, line {number}: model {row[model]!r} again", expected="one row per model")
+        seen.add(row[model])
+        for column, name in wanted.items():
+            if cell := (row[column] or "").strip():
+                out.append(Score(row[model].strip(), name, _number(cell, f"{path}, line {number}: {column}"), path.name))
+    return out
+
+
+def _number(cell: str, where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RepalignError(
+            f"{where} is no number", expected="a finite number, with a point", got=repr(cell),
+            remedy="name the columns that are scores",
+        )  # fmt: skip
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Records with their scores; the names of records that got none, and of models of the file that met no record."""
+
+    records: tuple[ModelRecord, ...]
+    without: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def join_scores(
+    records: Sequence[ModelRecord], scores: Iterable[Score], *, missing: str = "error", overwrite: bool = False
+) -> Joined:
+    """Give models the scores that files have of them.
+
+    A score is of a record if the model's name in the file is the record's name, its spec, or its spec without the scheme
+    ("bigscience/bloomz-560m" for "hf:bigscience/bloomz-560m"; a revision counts, and none is main). Nothing else matches: no
+    part of a name, no other case. Models of the file that no record is of are told in `unused`.
+
+    Raises RepalignError: a record without a score, unless `missing` is "skip"; a score that fits two records; two values of
+    one score, in the files or, unless `overwrite`, in the record.
+    """
+    if missing not in ("error", "skip"):
+        raise RepalignError(f"unknown missing {missing!r}", expected="'error' or 'skip'", got=missing)
+    owners: dict[str, list[int]] = {}
+    for i, record in enumerate(records):
+        for name in _names(record):
+            owners.setdefault(name, []).append(i)
+    found: list[dict[str, float]] = [{} for _ in records]
+    unused, known = [], []
+    for score in scores:
+        known.append(score.model)
+        mine = owners.get(score.model, [])
+        if len(mine) > 1:
+            raise RepalignError(
+                f"{score.source}: {score.model!r} is more than one model",
+                expected="one record of that name or spec",
+                got=", ".join(f"{records[i].name} ({records[i].spec})" for i in mine),
+                remedy="write the record's own name, or its whole spec, into the file",
+            )
+        if not mine:
+            unused.append(score.model)
+            continue
+        before = found[mine[0]].setdefault(score.name, score.value)
+        if before != score.value:
+            raise RepalignError(
+                f"{score.source}: two values of {score.name} for {score.model!r}", got=f"{before} and {score.value}",
+                remedy="leave one of them out",
+            )  # fmt: skip
+    without = tuple(record.name for record, values in zip(records, found, strict=True) if not values)
+    if without and missing == "error":
+        first = next(r for r in records if r.name == without[0])
+        hints = {did_you_mean(name, dict.fromkeys(known)) for name in (first.name, parse_spec(first.spec).path)}
+        close = sorted(h for h in hints if h.startswith("did you mean"))
+        raise RepalignError(
+            f"no score of {len(without)} of {len(records)} models, the first is {first.name!r} ({first.spec})",
+            expected="its name, its spec, or its spec without the scheme among the models of the file",
+            got=f"{len(set(known))} models, such as {', '.join(map(repr, dict.fromkeys(known[:1000]))):.200}",
+            remedy=" ".join(close) or 'mend the name in the file, or say missing="skip"',
+        )
+    out = [_with(record, values, overwrite) for record, values in zip(records, found, strict=True)]
+    return Joined(tuple(out), without, tuple(dict.fromkeys(unused)))
+
+
+def _names(record: ModelRecord) -> set[str]:
+    """What a file may call a model."""
+    spec = parse_spec(record.spec)
+    revision = None if spec.revision == "main" else spec.revision
+    path = f"{spec.path}@{revision}" if revision else spec.path
+    return {record.name, record.spec, path, f"{spec.scheme}:{path}"}
+
+
+def _with(record: ModelRecord, values: Mapping[str, float], overwrite: bool) -> ModelRecord:
+    for name, value in values.items():
+        before = record.scores.get(name)
+        if before is not None and before != value and not overwrite:
+            raise RepalignError(
+                f"model {record.name} has {name} already", expected=before, got=value, remedy="say overwrite=True"
+            )
+    return replace(record, scores={**record.scores, **values})
