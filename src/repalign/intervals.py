@@ -147,7 +147,8 @@ def difference_interval(
 
     Both scores are computed on the same subsets, so what they share (the reference, the stimuli) cancels as it does in
     the difference itself; two separate intervals that overlap say nothing about it. Parameters, what is left out of
-    account and errors as in `score_interval`; `pvalue` is two-sided, for E[difference] = 0 at this n.
+    account and errors as in `score_interval`; `pvalue` is two-sided, for E[difference] = 0 at this n. Of a distance a
+    negative difference says that the reference is closer to first.
 
     A measure may favour one side for its width or its noise alone (biased CKA does; mutual k-NN and debiased CKA have
     the same chance level for both).

@@ -77,6 +77,8 @@ def difference(
 
 
 def _show_differences(rows: list[dict[str, Any]], ref: Path, a: Path, b: Path) -> None:
+    from repalign.measures import parse_measure
+
     title = escape(f"{ref.name} with A = {a.name} and with B = {b.name}, n = {rows[0]['n']}")
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("measure", overflow="fold")
@@ -85,7 +87,8 @@ def _show_differences(rows: list[dict[str, Any]], ref: Path, a: Path, b: Path) -
     for row in rows:
         ends = f"{shown_number(row['low'])} to {shown_number(row['high'])}"
         numbers = (shown_number(row[c]) for c in ("score_a", "score_b", "difference"))
-        table.add_row(escape(row["measure"]), *numbers, ends, shown_p(row["pvalue"]))
+        mark = "" if parse_measure(row["measure"]).closer_is_higher else " [dim](distance)[/]"
+        table.add_row(escape(row["measure"]) + mark, *numbers, ends, shown_p(row["pvalue"]))
     out.print(table)
     out.print("[dim]interval over stimuli (jackknife), p two-sided; layers are taken as fixed[/]")
 
