@@ -1,0 +1,26 @@
+"""The colour experiment: do pixels in photos and words in text lay colours out as perception does?
+
+Pixels that stand near each other in photos give pointwise mutual information between colours; a text model gives
+distances between colour words. Both are laid out by multidimensional scaling beside CIELAB, and both are held against
+it, and against each other, by measures with a null.
+
+Source: Huh et al. 2024 (arXiv 2405.07987), figure 8 and appendix D, which print no number.
+"""
+
+from __future__ import annotations
+
+from repalign.colour.cielab import BASIC, WORDS, cielab, named_colours, single_words
+from repalign.colour.layout import Layout, align, mds
+from repalign.colour.options import ColourOptions
+from repalign.colour.pairs import Palette, count_pairs, grid_palette, read_photos, shuffled, word_palette
+from repalign.colour.pmi import dissimilarity, frequent, negative_share, pmi_kernel
+from repalign.colour.run import CONTROLS, ColourResult, run_colour
+from repalign.colour.scores import neighbor_state, rsa_state, score, score_layout
+from repalign.colour.spaces import ColourSpace, perceptual_space, pixel_space, spelling_space, vector_space, word_space
+
+__all__ = [
+    "BASIC", "CONTROLS", "WORDS", "ColourOptions", "ColourResult", "ColourSpace", "Layout", "Palette", "align", "cielab",
+    "count_pairs", "dissimilarity", "frequent", "grid_palette", "mds", "named_colours", "negative_share",
+    "neighbor_state", "perceptual_space", "pixel_space", "pmi_kernel", "read_photos", "rsa_state", "run_colour", "score",
+    "score_layout", "shuffled", "single_words", "spelling_space", "vector_space", "word_palette", "word_space",
+]  # fmt: skip

@@ -1,0 +1,112 @@
+"""The figures of the colour experiment, drawn from a result alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from repalign.colour.run import ColourResult
+from repalign.plot.static import ACCENT, INK, MUTED, PAPER, RULE, plain
+
+_SHUFFLES = {"none": "photos", "within": "pixels shuffled within each photo", "across": "pixels shuffled across photos"}
+_INKS = {"none": INK, "within": "#1f608b", "across": ACCENT}
+
+
+def _titled(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    return figure
+
+
+def draw_layouts(result: ColourResult, *, labels: int = 30) -> Figure:
+    """CIELAB and every layout moved onto it, each colour in its own colour; words are named where there are few."""
+    spaces = list(result.run["spaces"])
+    rows = -(-(len(spaces) + 1) // 3)
+    figure = _titled(9.6, 3.3 * rows + 0.3, "Layouts of colours, moved onto CIELAB")
+    for place, name in enumerate(["CIELAB", *spaces], start=1):
+        table = result.layouts[result.layouts["space"] == (spaces[0] if name == "CIELAB" else name)]
+        axes: Any = figure.add_subplot(rows, 3, place, projection="3d")
+        kind = "cielab" if name == "CIELAB" else "layout"
+        points = table[[f"a_{kind}", f"b_{kind}", f"L_{kind}"]].to_numpy()
+        rgb = table[["r_srgb", "g_srgb", "b_srgb"]].to_numpy()
+        axes.scatter(*points.T, c=rgb, s=18, edgecolors=RULE, linewidths=0.4, depthshade=False)
+        if name != "CIELAB" and len(table) <= labels:
+            for word, point in zip(table["id"], points, strict=True):
+                axes.text(*point, f" {word}", fontsize=5, color=MUTED)
+        axes.set_title(plain(_layout_title(result, name, len(table))), fontsize=8, color=INK)
+        for ticks in (axes.set_xticks, axes.set_yticks, axes.set_zticks):
+            ticks([])
+        for label, put in (("a", axes.set_xlabel), ("b", axes.set_ylabel), ("L", axes.set_zlabel)):
+            put(label, fontsize=7, color=MUTED, labelpad=-12)
+    return figure
+
+
+def _layout_title(result: ColourResult, name: str, n: int) -> str:
+    if name == "CIELAB":
+        return f"CIELAB, the colours of {next(iter(result.run['spaces']))}\nn = {n}"
+    fit = result.run["spaces"][name]["layout"]
+    return f"{name}, {fit['layer']}, n = {n}\ndisparity {fit['disparity']:.2f}, stress {fit['stress']:.2f}"
+
+
+def draw_controls(result: ColourResult) -> Figure:
+    """Agreement of pixels with CIELAB by radius, and with shuffled pixels; chance by relabelling as a band."""
+    table = result.controls[result.controls["layer_y"] == "cielab"]
+    measures = list(dict.fromkeys(table["measure"]))
+    figure = _titled(4.2 * len(measures), 3.4, "Pixels against CIELAB: how near must two pixels be?")
+    radii = sorted(set(table["radius"]))
+    for place, measure in enumerate(measures, start=1):
+        axes = figure.add_subplot(1, len(measures), place)
+        for shuffle, rows in table[table["measure"] == measure].groupby("shuffle", sort=False):
+            at = [radii.index(r) for r in rows["radius"]]
+            axes.plot(at, rows["statistic"], "o-", color=_INKS[str(shuffle)], markersize=5, label=_SHUFFLES[str(shuffle)])
+        chance = table[table["measure"] == measure].sort_values("radius").drop_duplicates("radius")
+        low, high = chance["null_mean"] - 2 * chance["null_std"], chance["null_mean"] + 2 * chance["null_std"]
+        axes.fill_between(range(len(radii)), low, high, color=RULE, label="colours relabelled: mean ± 2 sd")
+        axes.set_xticks(range(len(radii)), ["photo" if np.isinf(r) else f"{r:g}" for r in radii])
+        axes.set_xlabel("radius in pixels", fontsize=8, color=INK)
+        _finish(axes, f"{measure}, n about {int(chance['n'].median())}")
+    figure.axes[0].legend(fontsize=6.5, frameon=False)
+    return figure
+
+
+def draw_words(result: ColourResult) -> Figure:
+    """Agreement of every layer of each model, and of the spelling, with CIELAB and with pixels by word."""
+    table, others = result.scores, ("perception", "pixels by word")
+    names = [s for s in result.run["spaces"] if s not in ("pixels", "pixels by word")]
+    measures = [m for m in dict.fromkeys(table["measure"]) if ((table["measure"] == m) & table["space_x"].isin(names)).any()]
+    measures = [m for m in measures if m != "Procrustes"]
+    figure = _titled(3.4 * len(names), 2.6 * len(measures) + 0.6, "Colour words: every layer against perception and pixels")
+    for row, measure in enumerate(measures):
+        for column, name in enumerate(names):
+            axes = figure.add_subplot(len(measures), len(names), row * len(names) + column + 1)
+            for other, ink in zip(others, (INK, ACCENT), strict=True):
+                rows, layers = _of(table, measure, name, other)
+                axes.plot(range(len(rows)), rows["statistic"], "o-", color=ink, markersize=4, label=_AGAINST[other])
+                gate = f"its 5% threshold, n = {rows['n'].iloc[0]}"
+                axes.plot(range(len(rows)), rows["threshold"], "_", color=ink, markersize=9, label=gate)
+            axes.set_xticks(range(len(layers)), [plain(x) for x in layers], rotation=45, ha="right", rotation_mode="anchor")
+            _finish(axes, f"{name}: {measure}")
+    figure.axes[0].legend(fontsize=6, frameon=False)
+    return figure
+
+
+_AGAINST = {"perception": "against CIELAB", "pixels by word": "against pixels by word"}
+
+
+def _of(table: Any, measure: str, name: str, other: str) -> tuple[Any, list[str]]:
+    if other == "perception":
+        rows = table[(table["space_x"] == name) & (table["layer_y"] == "cielab") & (table["measure"] == measure)]
+        return rows, list(rows["layer_x"])
+    rows = table[(table["space_x"] == other) & (table["space_y"] == name) & (table["measure"] == measure)]
+    return rows, list(rows["layer_y"])
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(plain(title), fontsize=8, color=INK, loc="left")
+    axes.tick_params(length=0, labelsize=7, colors=INK)
+    axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,173 @@
+"""The whole experiment: spaces, scores, controls and layouts, in one result that is kept as text files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from repalign.alignment import write_text
+from repalign.colour.cielab import WORDS, named_colours
+from repalign.colour.layout import align, mds
+from repalign.colour.options import ColourOptions
+from repalign.colour.pairs import read_photos
+from repalign.colour.scores import score, score_layout
+from repalign.colour.spaces import ColourSpace, perceptual_space, pixel_space, spelling_space, word_space
+from repalign.dataset import Dataset
+from repalign.errors import RepalignError
+from repalign.extract import ModelEntry
+from repalign.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Radius in pixels and shuffle: near to far, the pixels of each photo in other places, the pixels of all photos mixed.
+CONTROLS = (
+    (1.0, "none"), (2.0, "none"), (4.0, "none"), (8.0, "none"), (16.0, "none"), (math.inf, "none"), (4.0, "within"),
+    (4.0, "across"),
+)  # fmt: skip
+_TABLES = ("scores", "controls", "layouts")
+_TEXT = ("space", "id", "space_x", "layer_x", "space_y", "layer_y", "measure", "null", "shuffle")
+_COUNTS = ("n", "n_draws", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class ColourResult:
+    """`scores` one row per pair of layers and measure; `controls` the same for pixels under each radius and shuffle;
+    `layouts` one row per colour of each layout, moved onto CIELAB; `run` the options and how each space came about.
+    """
+
+    scores: pd.DataFrame
+    controls: pd.DataFrame
+    layouts: pd.DataFrame
+    run: dict[str, Any]
+
+    def save(self, folder: str | Path) -> Path:
+        """scores.csv, controls.csv, layouts.csv and run.json, each by rename; equal results give equal bytes."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _TABLES:
+            write_text(folder / f"{name}.csv", getattr(self, name).to_csv(index=False, lineterminator="\n"))
+        write_text(folder / "run.json", json.dumps(self.run, indent=1, ensure_ascii=False) + "\n")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ColourResult:
+        """What `save` wrote. Raises RepalignError where a file is missing."""
+        import pandas as pd
+
+        folder = Path(folder)
+        missing = [n for n in (*(f"{t}.csv" for t in _TABLES), "run.json") if not (folder / n).is_file()]
+        if missing:
+            raise RepalignError(
+                f"{folder} holds no whole colour result", expected=", ".join(missing), got="nothing of that name",
+                remedy="run the experiment again into this folder",
+            )  # fmt: skip
+
+        def table(name: str) -> pd.DataFrame:
+            told = StringIO((folder / f"{name}.csv").read_text("utf-8"))
+            frame = pd.read_csv(told, dtype=str, keep_default_na=False)
+            for column in frame.columns.difference(_TEXT):  # by Python's float, which gives back every digit
+                kind = int if column in _COUNTS else float
+                frame[column] = [kind(v) if v else math.nan for v in frame[column]]
+            return frame
+
+        return cls(*(table(n) for n in _TABLES), json.loads((folder / "run.json").read_text("utf-8")))
+
+
+def run_colour(
+    dataset: Dataset,
+    models: Sequence[ModelEntry | str] = (),
+    options: ColourOptions | None = None,
+    folder: str | Path = "colour",
+    *,
+    words: Sequence[str] = WORDS,
+    column: str = "image",
+    controls: Sequence[tuple[float, str]] = CONTROLS,
+    progress: Progress = silent,
+    **extraction: Any,
+) -> ColourResult:
+    """Pixels of a dataset's photos and colour words of text models, against CIELAB and against each other.
+
+    Spaces: "pixels" on the grid, "pixels by word" (every pixel at its nearest word), each model, and "spelling", a
+    control. Each is scored against CIELAB and RGB, pixels by word also against each model and the spelling; each is laid
+    out. The result is saved in `folder`, where sentences and features are kept too.
+
+    `words` are names of the xkcd survey; `extraction` goes to `extract` (`device`, `dtype`, `batch_size`). Raises
+    RepalignError for words without a colour, too few colours, and whatever extraction refuses.
+    """
+    import pandas as pd
+
+    options = options or ColourOptions()
+    folder = Path(folder)
+    named_colours(words)  # an unknown word is told before any work
+    photos = read_photos(dataset, options.size, column, progress=progress)
+    pixels = pixel_space(photos, replace(options, palette="grid"), progress=progress)
+    by_word = pixel_space(photos, replace(options, palette="words"), words, name="pixels by word", progress=progress)
+    speaking = [word_space(m, words, options, folder, progress=progress, **extraction) for m in models]
+    speaking.append(spelling_space(words))
+
+    rows = score(pixels, perceptual_space(pixels), options, options.k)
+    for space in (by_word, *speaking):
+        rows += score(space, perceptual_space(space), options, options.k_words)
+    for space in speaking:
+        rows += score(by_word, space, options, options.k_words)
+    layouts, fitted = [], {}
+    for space in (pixels, by_word, *speaking):
+        laid, fitted[space.name], judged = _laid_out(space, options, progress)
+        layouts += laid
+        rows += judged
+    controlled = _controls(photos, options, controls, progress)
+    run = {
+        "what": "colour experiment",
+        "options": {k: "inf" if v == math.inf else v for k, v in asdict(options).items()},
+        "words": list(words),
+        "dataset": dataset.describe(),
+        "spaces": {s.name: {"n": s.n, **s.facts, "layout": fitted[s.name]} for s in (pixels, by_word, *speaking)},
+        "versions": {p: version(p) for p in ("numpy", "scipy", "scikit-learn", "pillow")},
+    }
+    result = ColourResult(pd.DataFrame(rows), pd.DataFrame(controlled), pd.DataFrame(layouts), run)
+    result.save(folder)
+    return result
+
+
+def _laid_out(
+    space: ColourSpace, options: ColourOptions, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """A row per colour, facts of the fit, and its score."""
+    perception = perceptual_space(space)
+    found = mds(space.distances[space.layout_layer], options, progress=progress)
+    moved, disparity = align(found.points, space.lab)
+    numbers = np.hstack([space.rgb, space.lab, moved])
+    rows = [
+        {"space": space.name, "id": i, **{f"{c}_{kind}": float(v) for (c, kind), v in zip(_KINDS, row, strict=True)}}
+        for i, row in zip(space.ids, numbers, strict=True)
+    ]
+    facts = {"layer": space.layout_layer, "fits": found.fits, "stress": found.stress, "disparity": disparity}
+    return rows, facts, score_layout(found.points, space, perception, options)
+
+
+# Columns of a layout: sRGB, CIELAB, and the place in the layout in the unit of CIELAB.
+_KINDS = [(c, kind) for kind, cs in (("srgb", "rgb"), ("cielab", "Lab"), ("layout", "Lab")) for c in cs]
+
+
+def _controls(
+    photos: Sequence[np.ndarray], options: ColourOptions, controls: Sequence[tuple[float, str]], progress: Progress
+) -> list[dict[str, Any]]:
+    rows = []
+    for done, (radius, shuffle) in enumerate(controls):
+        progress("controls", done, len(controls))
+        changed = replace(options, palette="grid", radius=radius, shuffle=shuffle)
+        space = pixel_space(photos, changed)
+        judged = score(space, perceptual_space(space), changed, changed.k)
+        facts = {k: space.facts[k] for k in ("share_of_pairs_never_seen", "negative_share")}
+        rows += [{"radius": radius, "shuffle": shuffle, **facts, **row} for row in judged]
+    progress("controls", len(controls), len(controls))
+    return rows
