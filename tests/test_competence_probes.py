@@ -179,7 +179,7 @@ def test_a_fit_that_stops_early_says_so(data):
     notes = []
     kind = LinearProbe(grid=1e4, max_iter=2)
     found = probe(layers, labels, kind, progress=lambda *a: notes.append(a[3] if len(a) > 3 else None))
-    assert not found[0].details["converged"] and "has not converged in 2 steps" in notes[-1]
+    assert not found[0].details["converged"] and "l1: a fit has not converged" in notes[-1]
 
 
 def test_what_is_refused(data):

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from repalign.cli._arrays import curve, difference
 from repalign.cli._compare import compare, pair
+from repalign.cli._competence import app as competence
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._lists import check, measures, models
 from repalign.cli._study import demo, extract, report, run
@@ -47,6 +48,7 @@ COMMANDS = (
 )
 for _command, _example in COMMANDS:
     app.command(epilog=f"Example: {_example}")(_command)
+app.add_typer(competence)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repalign.competence.bits import Bits, BitsProtocol, bits_per_byte
 from repalign.competence.corpus import Corpus
-from repalign.competence.imports import Joined, Score, join_scores, read_lm_eval, read_scores, read_timm
+from repalign.competence.imports import Joined, Score, add_scores, join_scores, read_lm_eval, read_scores, read_timm
 from repalign.competence.labels import Split, read_labels
 from repalign.competence.probes import FewShotProbe, KNNProbe, LinearProbe, ProbeRecord, best_layer, probe, with_score
 from repalign.competence.vtab import Task, solved, vtab_tasks
@@ -21,6 +21,7 @@ __all__ = [
     "Score",
     "Split",
     "Task",
+    "add_scores",
     "best_layer",
     "bits_per_byte",
     "join_scores",

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from repalign.alignment import write_text
 from repalign.errors import RepalignError
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Written under a temporary name and renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as handle:
-            json.dump(value, handle, indent=1, ensure_ascii=False, allow_nan=False)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RepalignError(f"{path} cannot be written", got=str(error)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any] | None:

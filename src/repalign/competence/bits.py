@@ -6,90 +6,27 @@ borders and the first token are not stated there. Each is a field of `BitsProtoc
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import functional
-
+from repalign.competence._scoring import BitsProtocol, Reader, Totals, chained, utf8
 from repalign.competence._state import read_json, refuse_other, write_json
-from repalign.competence._windows import Window, Windows
+from repalign.competence._windows import Window
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, choose_device
 from repalign.extract import hf as hub
 from repalign.extract._base import Context, versions
-from repalign.extract._tokenizer import PROBE
 from repalign.extract.hf_text import HFText
 from repalign.models import ModelRecord, parse_spec
 from repalign.progress import Progress, silent
 
 KIND = "bits per byte"  # of a corpus, as the file calls itself
-LONGEST = 2048  # tokens of context where none is asked for
-POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries
-CHOICES = {
-    "bos": ("tokenizer", "always", "never"),
-    "bos_in": ("first", "every"),
-    "documents": ("separate", "joined"),
-    "first_token_bytes": ("count", "leave_out"),
-}
-
-
-@dataclass(frozen=True)
-class BitsProtocol:
-    """How text is cut, what is scored and what is counted.
-
-    * `context`: tokens that the model sees at once, BOS included; None: its limit, at most 2,048. Models of different
-      limits are compared at one context that all of them have.
-    * `stride`: by how many tokens the window moves on, from 1 to context - 1; None: half the context. Every token is
-      scored once, with all of its document before it or at least context - stride tokens.
-    * `bos`: "tokenizer": a document begins as the tokenizer begins a text, with BOS or without; "always": with BOS even
-      where the tokenizer adds none; "never": without.
-    * `bos_in`: "first": BOS stands in the first window of a document; "every": in all (models that were never trained
-      without it lose much in windows that lack it).
-    * `documents`: "separate": no context across documents; "joined": one stream, BOS between documents where it is used.
-    * `first_token_bytes`: a document's first token has nothing to be predicted from without BOS and is not scored.
-      "count": its bytes count all the same, which makes bits per byte too low; "leave_out": they do not. A character
-      that the first token shares with the next counts. With BOS all tokens are scored and the option changes nothing.
-    * `max_tokens`: the corpus ends with the document in which so many tokens have been scored; None: with its last.
-
-    Special tokens that a tokenizer puts behind a text are left out. Bytes are those of the text in UTF-8.
-    """
-
-    context: int | None = None
-    stride: int | None = None
-    bos: str = "tokenizer"
-    bos_in: str = "first"
-    documents: str = "separate"
-    first_token_bytes: str = "count"
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        for option, known in CHOICES.items():
-            value = getattr(self, option)
-            if value not in known:
-                raise RepalignError(
-                    f"bits per byte: unknown {option} {value!r}",
-                    expected=" or ".join(map(repr, known)),
-                    got=value,
-                    remedy=did_you_mean(str(value), known),
-                )
-        for option, least in (("context", 2), ("stride", 1), ("max_tokens", 1)):
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise RepalignError(f"bits per byte: {option} is out of range", expected=f">= {least}", got=value)
-        if self.documents == "joined" and self.bos_in == "every":
-            raise RepalignError(
-                "bits per byte: BOS in every window does not go with joined documents",
-                expected='bos_in="first", or documents="separate"',
-                got='bos_in="every", documents="joined"',
-            )
 
 
 @dataclass(frozen=True)
@@ -130,42 +67,10 @@ class Bits:
         return {name: getattr(self, name) for name in ("bits_per_byte", "bits_per_char", "nats_per_token")}
 
 
-@dataclass
-class _Totals:
-    """All that a run has to remember to go on: it stands in the state file."""
-
-    nats: float = 0.0
-    n_tokens: int = 0
-    n_bytes: int = 0
-    n_chars: int = 0
-    n_documents: int = 0
-    digest: str = ""  # of the documents so far, chained
-
-    def take(self, text: str, data: bytes) -> None:
-        self.n_bytes += len(data)
-        self.n_chars += len(text)
-        self.n_documents += 1
-        self.digest = chained(self.digest, data)
-
-
-def _utf8(text: str, number: int) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except (UnicodeEncodeError, AttributeError) as error:
-        raise RepalignError(
-            f"document {number} is no text that has a UTF-8", expected="a string", got=str(error), remedy="mend or drop it"
-        ) from error
-
-
-def chained(digest: str, data: bytes) -> str:
-    """The digest of a series of texts with one more: SHA-256 over the digest so far and that of the text."""
-    return hashlib.sha256(digest.encode() + hashlib.sha256(data).digest()).hexdigest()
-
-
 def bits_per_byte(
     model: ModelEntry | str,
     corpus: Corpus | Dataset | Iterable[str],
-    protocol: BitsProtocol = BitsProtocol(),
+    protocol: BitsProtocol | None = None,
     *,
     state: str | Path | None = None,
     every: int = 64,
@@ -181,7 +86,7 @@ def bits_per_byte(
     ----------
     model : a spec string (`hf:org/name[@revision]`, `hf:./folder`) or an entry.
     corpus : documents; strings at hand, the text column of a dataset, or a `Corpus` (a text file, a table, the hub).
-    protocol : every choice; see `BitsProtocol`.
+    protocol : every choice; see `BitsProtocol`, whose defaults hold without one.
     state : a JSON file written (by renaming) after `every` documents and at the end. With it a run that was killed goes on
         where it stopped and ends with the same number, and one that is finished is read back without running the model.
         Joined documents carry over at most one context of tokens; a single long document is done as a whole.
@@ -194,7 +99,7 @@ def bits_per_byte(
         run; a corpus that has changed under a run that is resumed.
     """
     entry = ModelEntry(model) if isinstance(model, str) else model
-    texts = as_corpus(corpus)
+    texts, protocol = as_corpus(corpus), protocol or BitsProtocol()
     if every < 1 or batch_size < 1:
         raise RepalignError("every and batch_size are out of range", expected="at least 1", got=(every, batch_size))
     spec = parse_spec(entry.spec)
@@ -222,8 +127,8 @@ def bits_per_byte(
     source = hub.load(spec, entry, Context(device, dtype, trust_remote_code, (), revision, progress))
     if not isinstance(source, HFText) or not source.scored:
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))
-    reader = _Reader(source, protocol, batch_size)
-    totals = _Totals() if held is None else _Totals(**held["totals"])
+    reader = Reader(source, protocol, batch_size)
+    totals = Totals() if held is None else Totals(**held["totals"])
     if held is not None:
         reader.windows.restore(held["windows"])
     found: dict[str, Any] = {
@@ -260,137 +165,7 @@ def bits_per_byte(
     return _told(found, entry)
 
 
-class _Reader:
-    """The model's side: text to windows, windows to nats."""
-
-    def __init__(self, source: HFText, protocol: BitsProtocol, batch_size: int) -> None:
-        self.source, self.protocol, self.batch_size = source, protocol, batch_size
-        self.lead = self._lead()
-        every = self.lead if protocol.bos_in == "every" else ()
-        context, stride = self._sizes(len(every))
-        self.windows = Windows(context, stride, every)
-        self.told = {
-            **asdict(protocol),
-            "context": context,
-            "stride": stride,
-            "first_tokens": list(self.lead),
-            "first_token": "scored after them" if self.lead else "not scored",
-            "log_softmax": "float32",
-        }
-
-    def _lead(self) -> tuple[int, ...]:
-        """The token ids that a document begins with."""
-        tokenizer, label = self.source.tokenizer, self.source.entry.label
-        if self.protocol.bos == "never":
-            return ()
-        plain, whole = (list(tokenizer(PROBE, add_special_tokens=s)["input_ids"]) for s in (False, True))
-        starts = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
-        if not starts:
-            raise RepalignError(
-                f"model {label}: its tokenizer does not put special tokens in front of a text, but into it",
-                expected="the tokens of the text in one piece",
-                got=whole[:6],
-                remedy='say bos="never"',
-            )
-        if starts[0] or self.protocol.bos == "tokenizer":
-            return tuple(whole[: starts[0]])
-        if tokenizer.bos_token_id is None:
-            raise RepalignError(
-                f"model {label}: its tokenizer has no BOS", expected='bos="tokenizer" or "never"', got='bos="always"'
-            )
-        return (int(tokenizer.bos_token_id),)
-
-    def _sizes(self, lead: int) -> tuple[int, int]:
-        """Context and stride, checked against what the model has."""
-        label, limit = self.source.entry.label, self.source.context
-        context = self.protocol.context or min(limit or LONGEST, LONGEST)
-        if limit is not None and context > limit:
-            raise RepalignError(
-                f"model {label}: a context of {context} is more than it has",
-                expected=f"at most {limit} tokens",
-                got=context,
-                remedy=f"say context={limit}, for all models that are compared",
-            )
-        stride = self.protocol.stride or max(1, context // 2)
-        if stride > context - max(1, lead):
-            raise RepalignError(
-                f"model {label}: with this stride tokens would be without context, or left out",
-                expected=f"1 to {context - max(1, lead)}",
-                got=stride,
-            )
-        return context, stride
-
-    def encode(self, texts: Sequence[str], left_out: bool) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Token ids and, where bytes of first tokens are left out, the characters that they stand for."""
-        tokenizer = self.source.tokenizer
-        if left_out and not tokenizer.is_fast:
-            raise RepalignError(
-                f"model {self.source.entry.label}: its tokenizer does not tell the characters of a token",
-                expected="a fast tokenizer (tokenizer.json)",
-                got=type(tokenizer).__name__,
-                remedy='say first_token_bytes="count"',
-            )
-        with hub.quiet():  # it warns of texts beyond the context, which are cut into windows here
-            found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=left_out)
-        spans = found["offset_mapping"] if left_out else [[] for _ in texts]
-        return [(list(ids), list(span)) for ids, span in zip(found["input_ids"], spans, strict=True)]
-
-    def document(
-        self, text: str, data: bytes, ids: list[int], spans: list[tuple[int, int]], totals: _Totals
-    ) -> list[Window]:
-        """The windows that a document completes; totals get its tokens, bytes and characters."""
-        totals.take(text, data)
-        joined = self.protocol.documents == "joined"
-        starts = not joined or totals.n_tokens + len(self.windows.held) == 0  # nothing stands before it
-        front = self.lead if self.windows.lead == () else ()
-        due = [True] * len(ids)
-        if ids and starts and not self.lead:
-            due[0] = False
-            if spans:
-                unscored = text[: min(spans[0][1], spans[1][0] if len(spans) > 1 else len(text))]
-                totals.n_bytes -= len(unscored.encode("utf-8"))
-                totals.n_chars -= len(unscored)
-        totals.n_tokens += sum(due)
-        windows = self.windows.add([*front, *ids], [*(False for _ in front), *due])
-        return windows if joined else windows + self.windows.end()
-
-    def nats(self, documents: Sequence[Sequence[Window]]) -> float:
-        """The costs of all scored tokens, batches made of windows of like length."""
-        windows = sorted((w for found in documents for w in found), key=lambda w: len(w.ids))
-        total = 0.0
-        for batch in self._batches(windows):
-            total += math.fsum(_nats(self.source, batch))
-        return total
-
-    def _batches(self, windows: list[Window]) -> Iterator[list[Window]]:
-        batch: list[Window] = []
-        for window in windows:
-            other_length = self.source.entry.padding == "none" and batch and len(batch[0].ids) != len(window.ids)
-            if len(batch) == self.batch_size or other_length:
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
-
-
-@torch.inference_mode()
-def _nats(source: HFText, windows: Sequence[Window]) -> list[float]:
-    """-sum ln p of the scored tokens of each window."""
-    logits, tokens, mask = source.logits([w.ids for w in windows])
-    out = []
-    for i, window in enumerate(windows):
-        valid = mask[i].bool()
-        row, ids = logits[i][valid], tokens[i][valid]
-        costs = 0.0
-        for places in torch.tensor(window.scored, device=ids.device).split(POSITIONS):
-            part = functional.cross_entropy(row[places - 1].float(), ids[places], reduction="none")
-            costs += float(part.double().sum())
-        out.append(costs)
-    return out
-
-
-def _block(documents: Iterator[str], reader: _Reader, totals: _Totals, every: int) -> list[list[Window]]:
+def _block(documents: Iterator[str], reader: Reader, totals: Totals, every: int) -> list[list[Window]]:
     """The windows of the next documents; none at the end of the corpus, or of the tokens that were asked for."""
     most = reader.protocol.max_tokens
     left_out = reader.protocol.first_token_bytes == "leave_out" and not reader.lead
@@ -398,7 +173,7 @@ def _block(documents: Iterator[str], reader: _Reader, totals: _Totals, every: in
     if most is not None and totals.n_tokens >= most:
         return out
     texts = list(islice(documents, every))
-    bytes_ = [_utf8(text, totals.n_documents + i) for i, text in enumerate(texts)]
+    bytes_ = [utf8(text, totals.n_documents + i) for i, text in enumerate(texts)]
     encoded = reader.encode(texts, left_out) if texts else []
     for text, data, (ids, spans) in zip(texts, bytes_, encoded, strict=True):
         out.append(reader.document(text, data, ids, spans, totals))
@@ -407,7 +182,7 @@ def _block(documents: Iterator[str], reader: _Reader, totals: _Totals, every: in
     return out
 
 
-def _skipped(documents: Iterator[str], totals: _Totals, path: Path | None) -> Iterator[str]:
+def _skipped(documents: Iterator[str], totals: Totals, path: Path | None) -> Iterator[str]:
     """The documents behind those that are done, which are checked to be the same as they were."""
     digest = ""
     for text in islice(documents, totals.n_documents):
@@ -422,7 +197,7 @@ def _skipped(documents: Iterator[str], totals: _Totals, path: Path | None) -> It
     return documents
 
 
-def _report(progress: Progress, totals: _Totals, corpus: Corpus, protocol: BitsProtocol) -> None:
+def _report(progress: Progress, totals: Totals, corpus: Corpus, protocol: BitsProtocol) -> None:
     if protocol.max_tokens is not None:
         progress("bits per byte", min(totals.n_tokens, protocol.max_tokens), protocol.max_tokens)
     elif corpus.n is not None:
@@ -436,7 +211,9 @@ def _told(found: dict[str, Any], entry: ModelEntry) -> Bits:
     totals = found["totals"]
     facts = {**found["facts"], "corpus": found["corpus"], "corpus_digest": totals["digest"], "device": found["device"]}
     counts = {k: totals[k] for k in ("nats", "n_tokens", "n_bytes", "n_chars", "n_documents")}
-    bits = Bits(entry.complete(ModelRecord.from_dict(found["record"])), **counts, protocol=found["protocol"], facts=facts)
+    bits = Bits(
+        entry.complete(ModelRecord.from_dict(found["record"])), **counts, protocol=found["protocol"], facts=facts
+    )
     return replace(bits, record=replace(bits.record, scores={**bits.record.scores, **bits.scores}))
 
 

@@ -73,7 +73,9 @@ class Corpus:
         """One column of a table (.jsonl, .csv, .tsv, .parquet), a document per row, read row by row."""
         path = _file(path)
         if path.suffix not in TABLES:
-            raise RepalignError(f"{path} is no table", expected=f"one of {', '.join(TABLES)}", got=path.suffix or "none")
+            raise RepalignError(
+                f"{path} is no table", expected=f"one of {', '.join(TABLES)}", got=path.suffix or "none"
+            )
 
         def read() -> Iterator[str]:
             with _decoding(path):
@@ -94,7 +96,9 @@ class Corpus:
         """The texts of a dataset, a document per row; of several captions the one of that number."""
         if dataset.kind(modality) != "text":
             raise RepalignError(
-                f"dataset {dataset.name!r}: modality {modality!r} is no text", expected="text", got=dataset.kind(modality)
+                f"dataset {dataset.name!r}: modality {modality!r} is no text",
+                expected="text",
+                got=dataset.kind(modality),
             )
 
         def read() -> Iterator[str]:
@@ -147,7 +151,9 @@ def as_corpus(corpus: Corpus | Dataset | Iterable[str]) -> Corpus:
 def _file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise RepalignError(f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing")
+        raise RepalignError(
+            f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing"
+        )
     return path
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from repalign.alignment import Alignment
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord, parse_spec
 
@@ -34,9 +35,7 @@ class Score:
 # --- readers -------------------------------------------------------------------------------------
 
 
-def read_lm_eval(
-    path: str | Path, chosen: Mapping[str, str] | None = None, *, partial: bool = False
-) -> list[Score]:
+def read_lm_eval(path: str | Path, chosen: Mapping[str, str] | None = None, *, partial: bool = False) -> list[Score]:
     """The scores of an lm-evaluation-harness result file (JSON), or of all `results_*.json` below a folder.
 
     Every metric becomes a score "task/metric" ("hellaswag/acc_norm", "gsm8k/exact_match,strict-match"; the filter is left
@@ -154,7 +153,9 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
         seen.add(row[model])
         for column, name in wanted.items():
             if cell := (row[column] or "").strip():
-                out.append(Score(row[model].strip(), name, _number(cell, f"{path}, line {number}: {column}"), path.name))
+                out.append(
+                    Score(row[model].strip(), name, _number(cell, f"{path}, line {number}: {column}"), path.name)
+                )
     return out
 
 
@@ -228,17 +229,42 @@ def join_scores(
             )  # fmt: skip
     without = tuple(record.name for record, values in zip(records, found, strict=True) if not values)
     if without and missing == "error":
-        first = next(r for r in records if r.name == without[0])
-        hints = {did_you_mean(name, dict.fromkeys(known)) for name in (first.name, parse_spec(first.spec).path)}
-        close = sorted(h for h in hints if h.startswith("did you mean"))
+        lost = [record for record, values in zip(records, found, strict=True) if not values]
         raise RepalignError(
-            f"no score of {len(without)} of {len(records)} models, the first is {first.name!r} ({first.spec})",
+            f"no score of {len(lost)} of {len(records)} models, the first is {lost[0].name!r} ({lost[0].spec})",
             expected="its name, its spec, or its spec without the scheme among the models of the file",
-            got=f"{len(set(known))} models, such as {', '.join(map(repr, dict.fromkeys(known[:1000]))):.200}",
-            remedy=" ".join(close) or 'mend the name in the file, or say missing="skip"',
+            got=f"{len(set(known))} models, such as {', '.join(map(repr, list(dict.fromkeys(known))[:5]))}",
+            remedy=_close(lost, known) or 'mend the names in the file, or say missing="skip"',
         )
     out = [_with(record, values, overwrite) for record, values in zip(records, found, strict=True)]
     return Joined(tuple(out), without, tuple(dict.fromkeys(unused)))
+
+
+def _close(records: Sequence[ModelRecord], known: Iterable[str]) -> str:
+    """For the first three of ten records, which models of the file may be meant; "" if none is close."""
+    models, hints = list(dict.fromkeys(known)), []
+    for record in records[:10]:
+        asked = (did_you_mean(name, models) for name in (record.name, parse_spec(record.spec).path))
+        if hint := next((h for h in asked if h.startswith("did you mean")), None):
+            hints.append(f"for {record.name!r}, {hint}")
+    return "; ".join(hints[:3])
+
+
+def add_scores(alignment: Alignment, scores: Iterable[Score], *, overwrite: bool = False) -> tuple[Alignment, Joined]:
+    """A result whose models have these scores too, so that its trends, figures and report know them.
+
+    Models of the result without such a score are told in `Joined.without`; RepalignError if all are, and as `join_scores`.
+    """
+    models = [dict(m) for m in alignment.run.get("models") or ()]
+    fields = ModelRecord.__dataclass_fields__
+    records = [ModelRecord(**{k: v for k, v in m.items() if k in fields and v is not None}) for m in models]
+    held = list(scores)
+    joined = join_scores(records, held, missing="skip", overwrite=overwrite)
+    if len(joined.without) == len(records):
+        join_scores(records, held)  # says which names are near
+    for model, record in zip(models, joined.records, strict=True):
+        model["scores"] = record.scores
+    return replace(alignment, run={**alignment.run, "models": models}), joined
 
 
 def _names(record: ModelRecord) -> set[str]:

@@ -95,7 +95,13 @@ def split_rows(labels: Sequence[object], split: Split | Rows) -> tuple[np.ndarra
             ) from error
     train, test = (np.asarray(rows, dtype=int) for rows in split)
     every = np.concatenate([train, test])
-    if not len(train) or not len(test) or len(set(every.tolist())) < len(every) or every.min() < 0 or every.max() >= len(y):
+    if (
+        not len(train)
+        or not len(test)
+        or len(set(every.tolist())) < len(every)
+        or every.min() < 0
+        or every.max() >= len(y)
+    ):
         raise RepalignError(
             "these rows are no split",
             expected=f"training and held-out rows from 0 to {len(y) - 1}, each row once",

@@ -264,7 +264,9 @@ def probe(
     y = np.asarray([str(v) for v in labels])
     train, test = split_rows(labels, split if split is not None else Split())
     if len(np.unique(y[train])) < 2:
-        raise RepalignError("one class leaves nothing to tell apart", expected="two classes or more", got=str(y[train][0]))
+        raise RepalignError(
+            "one class leaves nothing to tell apart", expected="two classes or more", got=str(y[train][0])
+        )
     kind.check(y[train])
     classes, counts = np.unique(y[train], return_counts=True)
     chance = float(np.mean(y[test] == classes[counts.argmax()]))
@@ -281,7 +283,7 @@ def probe(
                 model, layer, repr(kind), float(found["accuracy"]), chance, validation, spread, *sizes, details=details
             )
         )
-        note = None if details.get("converged", True) else f"{layer}: the fit has not converged in {kind.max_iter} steps"  # type: ignore[attr-defined]
+        note = None if details.get("converged", True) else f"{layer}: a fit has not converged in max_iter steps"
         progress("probe", len(out), len(arrays), note)
     return out
 
