@@ -229,6 +229,23 @@ def test_every_token_is_scored_once_with_context():
             assert all(i >= min(8 - stride, w.ids[i]) and len(w.ids) <= 8 for w in made for i in w.scored)
 
 
+def test_an_iterator_is_streamed(models):
+    """No document is read before its turn."""
+    read = []
+
+    def made():
+        for text in TEXTS:
+            read.append(text)
+            yield text
+
+    protocol, seen = BitsProtocol(context=32), []
+    corpus = Corpus.of(made())
+    found = bits_per_byte(f"hf:{models['bos']}", corpus, protocol, every=2, progress=lambda *a: seen.append(len(read)))
+    assert seen[:3] == [0, 2, 4] and found.nats == bits_per_byte(f"hf:{models['bos']}", TEXTS, protocol, every=2).nats
+    with pytest.raises(RepalignError, match="an iterator is read once"):
+        list(corpus)
+
+
 def test_corpora(tmp_path):
     text = tmp_path / "c.txt"
     text.write_bytes("one\r\ntwo é\n\nthree<|end|>four".encode())

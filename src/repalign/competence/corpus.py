@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -35,14 +35,24 @@ class Corpus:
 
     @classmethod
     def of(cls, documents: Iterable[str], source: str = "documents") -> Corpus:
-        """Documents that are at hand: a sequence, or any other iterable, which is read once into a list."""
+        """Documents that are at hand, or made one by one: an iterator is streamed, and can be read once."""
         if isinstance(documents, str):
             raise RepalignError(
                 "a corpus is a series of documents", expected="strings, one per document", got="one string",
                 remedy="put it into a list",
             )  # fmt: skip
-        held = documents if isinstance(documents, Sequence) else list(documents)
-        return cls(source, lambda: iter(held), len(held))
+        if not isinstance(documents, Iterator):
+            return cls(source, lambda: iter(documents), len(documents) if isinstance(documents, Sized) else None)
+        unread = [documents]
+
+        def once() -> Iterator[str]:
+            if not unread:
+                raise RepalignError(
+                    f"{source}: an iterator is read once", got="a second pass", remedy="give a list, or a new iterator"
+                )
+            return unread.pop()
+
+        return cls(source, once)
 
     @classmethod
     def from_text(cls, path: str | Path, documents: str = WHOLE) -> Corpus:
