@@ -1,4 +1,4 @@
-"""The theory of the paper as experiments: tables (CSV) and figures (PNG) into a folder. About half a minute on one core.
+"""The theory of the paper as experiments: tables (CSV) and figures (PNG) into a folder. Under a minute on one core.
 
 python studies/theory.py --out theory
 python studies/theory.py --out theory --only recovery --only existence

@@ -225,9 +225,9 @@ def test_the_ring_stays_above_the_optimum(d):
 def test_two_towers_have_no_such_limit():
     """A free table and <f(a), h(b)> in N - 1 dimensions reach the ring's optimum; symmetry was what forbade it."""
     free = learn(ring(), BinaryNCE(0.75), "free")
-    assert abs(free.gap) < 1e-12 and free.error(ring().pmi + math.log(3)) < 1e-5
+    assert abs(free.gap) < 1e-12 and free.error(ring().pmi + math.log(3)) < 1e-7
     towers = learn(ring(), BinaryNCE(0.5), "towers", d=11, starts=1)
-    assert abs(towers.gap) < 1e-12 and towers.error(ring().pmi) < 1e-3
+    assert abs(towers.gap) < 1e-12 and towers.error(ring().pmi) < 1e-7
 
 
 @pytest.mark.parametrize("objective", [InfoNCE(0.5), InfoNCE(1.0, 1), InfoNCE(1.0, 2), InfoNCE(0.5, 2)], ids=repr)

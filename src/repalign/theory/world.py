@@ -89,7 +89,8 @@ class World:
     def lifted(self, kernel: Array, labels: Sequence[int] | np.ndarray) -> Array:
         """A kernel (M, M) between symbols of a view, as a kernel (N, N) between the events behind them."""
         self._one_hot(labels)
-        return kernel[np.ix_(labels, labels)]
+        a = np.asarray(labels)
+        return kernel[a[:, None], a]
 
     def _one_hot(self, labels: Sequence[int] | np.ndarray) -> Array:
         a = np.asarray(labels)
