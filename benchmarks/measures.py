@@ -55,10 +55,13 @@ def costs(measure: Measure, sizes: list[int], d: int, limit: float) -> dict[str,
             measure.check_n(n)
             start = time.process_time()
             a, b = measure.prepare(x), measure.prepare(y)
+            prepared = time.process_time()
             measure.compare(a, b)
             first = time.process_time() - start
-            row[f"layer {n}"] = seconds(lambda x=x: measure.prepare(x)) if first < limit else first / 2
-            row[f"pair {n}"] = seconds(lambda a=a, b=b: measure.compare(a, b)) if first < limit else math.nan
+            row[f"layer {n}"], row[f"pair {n}"] = (prepared - start) / 2, start + first - prepared
+            if first < limit:
+                row[f"layer {n}"] = seconds(lambda x=x: measure.prepare(x))
+                row[f"pair {n}"] = seconds(lambda a=a, b=b: measure.compare(a, b))
         except RepalignError as error:
             row[f"why {n}"] = str(error).splitlines()[0]
             continue

@@ -12,8 +12,8 @@ two scores' true values are means over fresh samples of n stimuli, `--truth` of 
 interval is wider than it need be. `coverage` comes with its Wilson 95 % interval. A second table shows what is not
 done, at the first n: rows drawn with replacement, and single subsets of m rows scaled by m / (n - m).
 
-    python benchmarks/coverage.py                         # n = 200
-    python benchmarks/coverage.py --sizes 200 500 --jobs 2 --figure docs/images/coverage.png
+    python benchmarks/interval_coverage.py                         # n = 200
+    python benchmarks/interval_coverage.py --sizes 200 500 --jobs 2 --figure docs/images/coverage.png
 """
 
 from __future__ import annotations
