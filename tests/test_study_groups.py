@@ -17,7 +17,9 @@ def test_a_family_in_a_study_file(tmp_path):
     (tmp_path / "pairs.csv").write_text("id,text\n" + "".join(f"{i},word {i}\n" for i in range(40)))
     (tmp_path / "study.yaml").write_text(
         "name: family\ndataset: {table: pairs.csv, id: id, text: text}\n"
-        "models: {x: [{spec: 'array:x.npy', modality: text, ids: rows}], y: [{spec: 'array:y.npy', modality: text, ids: rows}]}\nmeasures: [shared_space, neighbors]\nlimit: 20\n"
+        "models:\n  x: [{spec: 'array:x.npy', modality: text, ids: rows}]\n"
+        "  y: [{spec: 'array:y.npy', modality: text, ids: rows}]\n"
+        "measures: [shared_space, neighbors]\nlimit: 20\n"
     )
     study = load_study(tmp_path / "study.yaml")
     told = plan(study, study.open_dataset()).lines
