@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -385,3 +386,20 @@ def test_script_says_what_is_wrong(tmp_path):
     assert script["parse_options"](["radius=inf", "n_pairs=none", "mds=classical"]) == ColourOptions(
         radius=math.inf, n_pairs=None, mds="classical"
     )
+
+
+def test_figures_of_the_page_exist_and_are_small():
+    page = ROOT / "docs/studies/colour.md"
+    figures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text("utf-8"))
+    assert len(figures) == 3
+    assert all(0 < (page.parent / f).stat().st_size < 120_000 for f in figures)
+
+
+def test_the_page_states_the_defaults():
+    """Every option that the page names is one, and `--set` examples are read."""
+    page = (ROOT / "docs/studies/colour.md").read_text("utf-8")
+    script = runpy.run_path(str(ROOT / "studies/colour.py"))
+    settings = re.findall(r"--set (\S+=\S+)", page)
+    assert script["parse_options"](settings) == ColourOptions(n_fits=100, radius=8)
+    known = set(ColourOptions.__dataclass_fields__)
+    assert set(re.findall(r"`(\w+)=", page)) <= known

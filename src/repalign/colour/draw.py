@@ -68,7 +68,7 @@ def draw_controls(result: ColourResult) -> Figure:
         axes.set_xticks(range(len(radii)), ["photo" if np.isinf(r) else f"{r:g}" for r in radii])
         axes.set_xlabel("radius in pixels", fontsize=8, color=INK)
         _finish(axes, f"{measure}, n about {int(chance['n'].median())}")
-    figure.axes[0].legend(fontsize=6.5, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
@@ -89,7 +89,7 @@ def draw_words(result: ColourResult) -> Figure:
                 axes.plot(range(len(rows)), rows["threshold"], "_", color=ink, markersize=9, label=gate)
             axes.set_xticks(range(len(layers)), [plain(x) for x in layers], rotation=45, ha="right", rotation_mode="anchor")
             _finish(axes, f"{name}: {measure}")
-    figure.axes[0].legend(fontsize=6, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
