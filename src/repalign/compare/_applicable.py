@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from repalign.representation import Representation
 
 # Seconds that a measure of a group may take; a measure that is named alone takes what it takes.
 LIMIT = 30.0
-ONE_IS_ENOUGH = 5.0  # seconds of a trial
+SMALLEST_TRIAL = 64  # stimuli
 FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
 
 
@@ -62,16 +63,18 @@ def choose(
     chosen = Chosen(limit, {m: nulls.resolve(null, m, n) for m in named}, {}, [])
     others = x if y is None else y
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
+    layers = sum(len(r.layers) for r in (*x, *(y or ())))
     groups = [m for m in parse_measures([m for m in wanted if is_group(m)]) if m not in named]
     for done, measure in enumerate(groups):
         progress("try measures", done, len(groups))
         try:
             measure.check_n(n)
-            once = cells * _seconds(measure, *_first_pair(measure, x, others))
+            # A trial may take what one pair of layers may take at all, with few draws.
+            cost = _cost(measure, *_first_pair(measure, x, others), max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
             chosen.left_out.append({"measure": repr(measure), "reason": " ".join(str(error).split())})
             continue
-        _admit(chosen, measure, once, null, n)
+        _admit(chosen, measure, layers * cost.layer, cells * cost.pair, null, n)
     if groups:
         progress("try measures", len(groups), len(groups))
     if not chosen.nulls:
@@ -80,11 +83,16 @@ def choose(
     return chosen
 
 
-def _admit(chosen: Chosen, measure: Measure, once: float, null: nulls.Null | nulls.Auto, n: int) -> None:
-    """With all draws if the time allows, with few if a null may be chosen, or not at all; `once` is without draws."""
+def _admit(
+    chosen: Chosen, measure: Measure, states: float, scores: float, null: nulls.Null | nulls.Auto, n: int
+) -> None:
+    """With all draws if the time allows, with few if a null may be chosen, or not at all.
+
+    `states`, `scores`: seconds of all states, and of all scores without draws.
+    """
 
     def seconds(of: nulls.Null) -> float:
-        return once * (1 if isinstance(measure, Bilinear) else 1 + of.count(n))
+        return states + scores * (1 if isinstance(measure, Bilinear) else 1 + of.count(n))
 
     full = nulls.resolve(null, measure, n)
     if seconds(full) <= chosen.limit:
@@ -120,12 +128,51 @@ def _first_pair(
     raise AssertionError("unreachable: widths differ")
 
 
-def _seconds(measure: Measure, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Seconds of one prepared pair of layers; a first call may have to load a library, so a second one is timed too."""
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of preparing one layer and of comparing one prepared pair."""
+
+    layer: float
+    pair: float
+
+    @property
+    def both(self) -> float:
+        return 2 * self.layer + self.pair
+
+    def grown(self, factor: float) -> _Cost:
+        return _Cost(self.layer * factor, self.pair * factor)
+
+
+def _cost(measure: Measure, x: torch.Tensor, y: torch.Tensor, most: float) -> _Cost:
+    """What a measure costs on these layers: tried on ever more of the stimuli, until the next trial would take longer than
+    `most` seconds; then what is known goes on growing as it grew.
+    """
+    n, size, before = len(x), max(SMALLEST_TRIAL, measure.min_n), None
+    while True:
+        size = min(size, n)
+        try:
+            # A first call may have to load a library.
+            cost = min((_timed(measure, x[:size], y[:size]) for _ in range(2 if before is None else 1)), key=_by_both)
+        except RepalignError:
+            if size == n:
+                raise
+            size = n  # defined with all stimuli, perhaps
+            continue
+        growth = 4.0 if before is None else min(max(cost.both / before.both, 2.0), 16.0)
+        if size == n:
+            return cost
+        if cost.both * growth > most:
+            return cost.grown(growth ** math.log2(n / size))
+        size, before = 2 * size, cost
+
+
+def _by_both(cost: _Cost) -> float:
+    return cost.both
+
+
+def _timed(measure: Measure, x: torch.Tensor, y: torch.Tensor) -> _Cost:
+    start = time.perf_counter()
     a, b = measure.prepare(x), measure.prepare(y)
-    took = []
-    while len(took) < 2 and sum(took) < ONE_IS_ENOUGH:
-        start = time.perf_counter()
-        measure.closeness_all([a], [b])
-        took.append(time.perf_counter() - start)
-    return min(took)
+    prepared = time.perf_counter()
+    measure.closeness_all([a], [b])
+    return _Cost((prepared - start) / 2, time.perf_counter() - prepared)
