@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,17 @@ def _show_measures(alignment: Alignment) -> None:
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")
 
 
+def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Names of measures that were left out for one reason; times stand behind the names."""
+    out: dict[str, list[str]] = {}
+    for entry in left_out:
+        name = entry["measure"].partition("(")[0]
+        slow = re.fullmatch(r"would take about (.+?) \(limit (.+?)\)(.*)", entry["reason"])
+        reason = f"longer than {slow[2]}{slow[3]}" if slow else entry["reason"].replace(name, "it")
+        out.setdefault(reason, []).append(f"{name} ({slow[1]})" if slow else name)
+    return out
+
+
 def _show_remarks(alignment: Alignment) -> None:
     from repalign.doctor import Finding, summarise
 
@@ -145,8 +157,8 @@ def _show_remarks(alignment: Alignment) -> None:
         out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
     for sentence in alignment.run.get("warnings", []):
         out.print(f"[yellow]note:[/] {escape(sentence)}")
-    for entry in alignment.run.get("left_out", []):
-        out.print(f"[yellow]left out:[/] {escape(entry['measure'])}: {escape(entry['reason'])}")
+    for reason, names in _by_reason(alignment.run.get("left_out", [])).items():
+        out.print(f"[yellow]left out:[/] {escape(', '.join(names))}: {escape(reason)}")
 
 
 def print_json(rows: list[dict[str, Any]]) -> None:

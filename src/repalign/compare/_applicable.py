@@ -72,7 +72,8 @@ def choose(
             # A trial may take what one pair of layers may take at all, with few draws.
             cost = _cost(measure, *_first_pair(measure, x, others), max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
-            chosen.left_out.append({"measure": repr(measure), "reason": " ".join(str(error).split())})
+            said = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
+            chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(said)})
             continue
         _admit(chosen, measure, layers * cost.layer, cells * cost.pair, null, n)
     if groups:
@@ -158,7 +159,7 @@ def _cost(measure: Measure, x: torch.Tensor, y: torch.Tensor, most: float) -> _C
                 raise
             size = n  # defined with all stimuli, perhaps
             continue
-        growth = 4.0 if before is None else min(max(cost.both / before.both, 2.0), 16.0)
+        growth = 4.0 if before is None else min(max(cost.both / before.both, 2.0), 8.0)
         if size == n:
             return cost
         if cost.both * growth > most:
