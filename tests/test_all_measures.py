@@ -56,5 +56,6 @@ def test_the_report_has_one_table_of_many_measures(everything: Alignment, tmp_pa
         assert f">{family}</th>" in table
     assert table.count("<tr>") - table.count("<th colspan") - 1 == len(everything.measures)
     assert "distance</span>" in table
+    assert "no chance level, because no relabelling changes them" in page
     if everything.run["left_out"]:
         assert "Measures that were left out:" in page

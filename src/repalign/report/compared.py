@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from repalign.doctor import SEVERITIES
+from repalign.null import Unpaired
 from repalign.plot import words
 from repalign.plot.reading import RULES, Reading
 from repalign.plot.views import adjustment, draws_of, measures_of, rows_of, tests_of
@@ -104,6 +105,8 @@ def _null_of(table: pd.DataFrame, measure: str) -> str:
     pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
     draws, seed = draws_of(pairs), int(pairs["seed"].tolist()[0])
     method = str(pairs["null"].tolist()[0])
+    if method == Unpaired.method:
+        return "no chance level, because no relabelling changes them: they do not know which stimulus is which"
     floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
     told = f"{words.count(draws)} draws ({texts.null_meaning(method)}), seed {seed}{floor}"
     kinds = cells["null"].value_counts(sort=False).to_dict()
