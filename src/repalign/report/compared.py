@@ -112,10 +112,10 @@ def _null_of(table: pd.DataFrame, measure: str) -> str:
     kinds = cells["null"].value_counts(sort=False).to_dict()
     if set(kinds) <= {method}:
         return told
-    most = max(kinds, key=lambda kind: kinds[kind])
-    rest = sum(kinds.values()) - kinds[most]
-    few = f" ({words.count(rest)} of {words.count(len(cells))} by draws, where that law is poor)" if rest else ""
-    return f"pairs of models by {told}; single pairs of layers by {texts.null_meaning(most)}{few}"
+    law = max((kind for kind in kinds if kind != method), key=lambda kind: kinds[kind])
+    rest = sum(kinds.values()) - kinds[law]
+    drawn = f" ({words.count(rest)} of {words.count(len(cells))} by draws, where that law is poor)" if rest else ""
+    return f"pairs of models by {told}; single pairs of layers by {texts.null_meaning(law)}{drawn}"
 
 
 def _ceilings(table: pd.DataFrame, reading: Reading) -> Html | None:
