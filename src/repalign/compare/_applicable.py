@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,13 +65,14 @@ def choose(
     others = x if y is None else y
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
     layers = sum(len(r.layers) for r in (*x, *(y or ())))
+    first_pair = functools.cache(functools.partial(_first_pair, x, others))  # read once for all measures
     groups = [m for m in parse_measures([m for m in wanted if is_group(m)]) if m not in named]
     for done, measure in enumerate(groups):
         progress("try measures", done, len(groups))
         try:
             measure.check_n(n)
             # A trial may take what one pair of layers may take at all, with few draws.
-            cost = _cost(measure, *_first_pair(measure, x, others), max(0.1, limit / (1 + FEW_DRAWS)))
+            cost = _cost(measure, *_trial_layers(measure, first_pair), max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
             said = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
             chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(said)})
@@ -111,22 +113,28 @@ def _told(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _first_pair(
-    measure: Measure, x: Sequence[Representation], y: Sequence[Representation]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last layers of the first models; of equal width where the measure needs that."""
+Layers = tuple[torch.Tensor, torch.Tensor]
+
+
+def _trial_layers(measure: Measure, first_pair: Callable[[bool], Layers]) -> Layers:
+    """The layers that a measure is tried on; an error if it needs one width and there is no such pair."""
+    a, b = first_pair(measure.equal_widths)
+    measure.check_widths(a.shape[1], b.shape[1])
+    return a, b
+
+
+def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_widths: bool) -> Layers:
+    """The last layers of the first and the last model, or a pair of one width where that is asked for and there is one."""
     ends = [as_features(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
-    if not measure.equal_widths or ends[0].shape[1] == ends[1].shape[1]:
-        return ends[0], ends[1]
-    for a in x:
-        of_width = {a.load(layer).shape[1]: layer for layer in a.layers}
-        for b in y:
-            for layer in b.layers:
-                features = b.load(layer)
-                if b is not a and features.shape[1] in of_width:
-                    return as_features(a.load(of_width[features.shape[1]])), as_features(features)
-    measure.check_widths(ends[0].shape[1], ends[1].shape[1])
-    raise AssertionError("unreachable: widths differ")
+    if equal_widths and ends[0].shape[1] != ends[1].shape[1]:
+        for a in x:
+            of_width = {a.load(layer).shape[1]: layer for layer in a.layers}
+            for b in y:
+                for layer in b.layers:
+                    features = b.load(layer)
+                    if b is not a and features.shape[1] in of_width:
+                        return as_features(a.load(of_width[features.shape[1]])), as_features(features)
+    return ends[0], ends[1]
 
 
 @dataclass(frozen=True)
