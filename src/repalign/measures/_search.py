@@ -21,10 +21,33 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
 from repalign.measures._best import Best
+from repalign.measures._checks import check_choice, check_flag
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_resolution, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
+
+
+def check_search(similarity: str, center: bool) -> None:
+    """Refuse an unknown similarity, and centring where it does nothing."""
+    check_choice("similarity", similarity, SIMILARITIES)
+    check_flag("center", center)
+    if center and similarity == "euclidean":
+        raise RepalignError(
+            "center=True has no effect on Euclidean distances",
+            expected="center=False with similarity='euclidean'",
+            got="center=True",
+            remedy="leave center out, or use similarity='cosine'",
+        )
+
+
+def search_invariances(similarity: str, center: bool) -> frozenset[str]:
+    """What does not change the order of neighbours."""
+    common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
+    if center or similarity == "euclidean":
+        return common | {"translation"}
+    return common | {"row_scale"} if similarity == "cosine" else common
+
 
 # Entries kept per row beyond the k + 1 nearest, so that a float64 look at them alone settles most rows.
 SPARE = 8

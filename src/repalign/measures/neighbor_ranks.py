@@ -16,6 +16,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import Neighbors, State, as_features, check_paired
 from repalign.measures._checks import as_count
+from repalign.measures._search import check_search
 from repalign.measures.neighbors import _NeighborLists, _undefined_as_nan
 
 
@@ -166,7 +167,7 @@ class MultiScaleKNN(_CommonNeighbors):
         if not given:
             raise RepalignError("no k", expected="one whole number or several", got=repr(self.k))
         object.__setattr__(self, "k", tuple(sorted({as_count("k", k) for k in given})))
-        self._check_search()
+        check_search(self.similarity, self.center)
 
     @property
     def _scales(self) -> tuple[int, ...]:

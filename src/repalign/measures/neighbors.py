@@ -14,7 +14,6 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
 from repalign.measures._alignment import common_subsequence, edit_distance
 from repalign.measures._base import (
     SCRATCH_BYTES,
@@ -25,8 +24,8 @@ from repalign.measures._base import (
     Relation,
     State,
 )
-from repalign.measures._checks import as_count, check_choice, check_flag
-from repalign.measures._search import SIMILARITIES, embed, nearest
+from repalign.measures._checks import as_count, check_flag
+from repalign.measures._search import check_search, embed, nearest, search_invariances
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,7 @@ class _NeighborLists(Measure):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
-        self._check_search()
-
-    def _check_search(self) -> None:
-        check_choice("similarity", self.similarity, SIMILARITIES)
-        check_flag("center", self.center)
-        if self.center and self.similarity == "euclidean":
-            raise RepalignError(
-                "center=True has no effect on Euclidean distances",
-                expected="center=False with similarity='euclidean'",
-                got="center=True",
-                remedy="leave center out, or use similarity='cosine'",
-            )
+        check_search(self.similarity, self.center)
 
     @property
     def min_n(self) -> int:
@@ -58,10 +46,7 @@ class _NeighborLists(Measure):
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
-        if self.center or self.similarity == "euclidean":
-            return common | {"translation"}
-        return common | {"row_scale"} if self.similarity == "cosine" else common
+        return search_invariances(self.similarity, self.center)
 
     def _neighbors(self, x: Tensor, k: int | None = None) -> Neighbors:
         """Neighbour lists (n, k), with a norm of 0 for a constant representation, which has none."""

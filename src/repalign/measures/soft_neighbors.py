@@ -11,10 +11,10 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES, Bilinear, DenseRelation, Measure, Neighbors, State
-from repalign.measures._checks import as_count, check_choice, check_flag
+from repalign.measures._checks import as_count, check_flag
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import full_precision, gram, unit_resolution
-from repalign.measures._search import SIMILARITIES, Embedded, embed, nearest
+from repalign.measures._search import Embedded, check_search, embed, nearest, search_invariances
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +89,7 @@ class SecondOrderCosine(Measure):
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
-        return common | {"translation" if self.center else "row_scale"}
+        return search_invariances("cosine", self.center)
 
     def prepare(self, x: Tensor) -> DistantNeighbors:
         self.check_n(len(x))
@@ -169,15 +168,7 @@ class SoftKNN(Bilinear):
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 < value < math.inf:
             raise RepalignError("perplexity is not a number above 1", expected="perplexity > 1", got=repr(value))
         object.__setattr__(self, "perplexity", float(value))
-        check_choice("similarity", self.similarity, SIMILARITIES)
-        check_flag("center", self.center)
-        if self.center and self.similarity == "euclidean":
-            raise RepalignError(
-                "center=True has no effect on Euclidean distances",
-                expected="center=False with similarity='euclidean'",
-                got="center=True",
-                remedy="leave center out, or use similarity='cosine'",
-            )
+        check_search(self.similarity, self.center)
 
     @property
     def min_n(self) -> int:
@@ -185,10 +176,7 @@ class SoftKNN(Bilinear):
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
-        if self.center or self.similarity == "euclidean":
-            return common | {"translation"}
-        return common | {"row_scale"} if self.similarity == "cosine" else common
+        return search_invariances(self.similarity, self.center)
 
     def prepare(self, x: Tensor) -> DenseRelation:
         self.check_n(len(x))
