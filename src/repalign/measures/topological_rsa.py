@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -70,8 +71,31 @@ def _relation(x: Tensor, dissimilarity: str, transform: Callable[[np.ndarray], n
     return stored(centred_relation(square(transform(upper(rdm.matrix)), rdm.matrix)), x)
 
 
+class _TransformedRSA(Bilinear):
+    """Pearson correlation of transformed dissimilarities: what the measures of this file share."""
+
+    if TYPE_CHECKING:  # a field of each of them, in its own place
+        dissimilarity: str
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return RDM_INVARIANCES[self.dissimilarity]
+
+    @property
+    def min_n(self) -> int:
+        return 3
+
+    def prepare(self, x: Tensor) -> DenseRelation:
+        self.check_n(len(x))
+        return _relation(x, self.dissimilarity, self._transform)
+
+    @abstractmethod
+    def _transform(self, values: np.ndarray) -> np.ndarray:
+        """Dissimilarities (n (n - 1) / 2,) as they are compared."""
+
+
 @dataclass(frozen=True)
-class TopologicalRSA(Bilinear):
+class TopologicalRSA(_TransformedRSA):
     """Topological RSA: correlation of dissimilarities that are cut off below and above.
 
     s = Pearson correlation of t(v(X)) and t(v(Y)), with v the n (n - 1) / 2 dissimilarities and
@@ -130,18 +154,6 @@ class TopologicalRSA(Bilinear):
         check_flag("ranked", self.ranked)
         check_flag("geodesic", self.geodesic)
 
-    @property
-    def invariances(self) -> frozenset[str]:
-        return RDM_INVARIANCES[self.dissimilarity]
-
-    @property
-    def min_n(self) -> int:
-        return 3
-
-    def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
-        return _relation(x, self.dissimilarity, self._transform)
-
     def _transform(self, values: np.ndarray) -> np.ndarray:
         cut = geo_topological_transform(values, self.lower, self.upper, self.ranked)
         if not self.geodesic or not cut.any():
@@ -150,7 +162,7 @@ class TopologicalRSA(Bilinear):
 
 
 @dataclass(frozen=True)
-class SigmoidRSA(Bilinear):
+class SigmoidRSA(_TransformedRSA):
     """Representational similarity analysis of dissimilarities through a soft threshold.
 
     s = Pearson correlation of t(v(X)) and t(v(Y)), with t(r) = 1 / (1 + exp(-alpha (r - beta))) of the ranks r of the
@@ -193,18 +205,6 @@ class SigmoidRSA(Bilinear):
                 )
             object.__setattr__(self, name, float(value))
         check_choice("dissimilarity", self.dissimilarity, _RDM)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return RDM_INVARIANCES[self.dissimilarity]
-
-    @property
-    def min_n(self) -> int:
-        return 3
-
-    def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
-        return _relation(x, self.dissimilarity, self._transform)
 
     def _transform(self, values: np.ndarray) -> np.ndarray:
         from scipy.special import expit
