@@ -18,6 +18,7 @@ from repalign.models import (
     known_models,
     model_set,
     parse_spec,
+    published_model,
     slug,
 )
 
@@ -142,6 +143,17 @@ def test_known_models_are_those_of_the_paper() -> None:
         assert k.family and k.objective
     assert find_model("llama-30b").nominal_parameters == 33_000_000_000  # 30b is its name, 33B its size
     assert find_model("Mixtral-8x7B-v0.1").nominal_parameters is None
+
+
+def test_labels_of_published_figures_name_one_model_each() -> None:
+    labels = [re.sub(r"[\s_-]+", "", label.casefold()) for k in known_models() for label in k.published_as]
+    assert all(k.published_as for k in known_models()) and len(set(labels)) == len(labels)
+    found = {label: published_model(label) for label in ("bloom-0.56b", "Bloom0.56b", "dinov2_g", "DINOv2 G", "llama-33b")}
+    assert [k.name for k in found.values() if k] == [
+        *["bloomz-560m"] * 2, *["vit_giant_patch14_dinov2.lvd142m"] * 2, "llama-30b",
+    ]  # fmt: skip
+    assert published_model("hf:huggyllama/llama-7b") == find_model("llama-7b")
+    assert published_model("bloom") is None
 
 
 def test_timm_has_the_vision_models_with_weights() -> None:

@@ -199,6 +199,8 @@ class KnownModel:
 
     `nominal_parameters` is what the authors call the model's size; the counted number is part of an
     extracted representation. `gated` models need an account on the hub that has been granted access.
+    `published_as` are its labels in published figures: "bloom-0.56b" is drawn for what the code calls bloomz-560m,
+    and "dinov2" alone is the giant (Figure 4).
     """
 
     spec: str
@@ -209,6 +211,7 @@ class KnownModel:
     nominal_parameters: int | None
     model_set: str
     gated: bool
+    published_as: tuple[str, ...] = ()
 
     def record(self) -> ModelRecord:
         """The record to start an extraction from."""
@@ -234,6 +237,7 @@ def _known() -> tuple[KnownModel, ...]:
             nominal_parameters=int(row["nominal_parameters"]) if row["nominal_parameters"] else None,
             model_set=row["model_set"],
             gated=row["gated"] == "yes",
+            published_as=tuple(filter(None, row["published_as"].split("|"))),
         )
         for row in csv.DictReader(text.splitlines())
     )
@@ -260,6 +264,24 @@ def find_model(name_or_spec: str) -> KnownModel:
         remedy=did_you_mean(name_or_spec, names)
         + " Any other model is named by its spec, such as hf:org/name.",
     )
+
+
+def published_model(label: str) -> KnownModel | None:
+    """The known model that a published figure labels so, or None; case, spaces, `-` and `_` do not count.
+
+    >>> published_model("bloom 0.56b").name
+    'bloomz-560m'
+    """
+    return _published().get(_plain(label))
+
+
+@cache
+def _published() -> dict[str, KnownModel]:
+    return {_plain(label): known for known in _known() for label in (known.name, known.spec, *known.published_as)}
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[\s_-]+", "", label.casefold())
 
 
 def model_set(name: str, modality: str | None = None) -> list[KnownModel]:
