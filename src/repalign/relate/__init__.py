@@ -7,6 +7,7 @@ models, or families of models, as its units, on both sides of a pair, and never 
 
 from __future__ import annotations
 
+from repalign.relate._bins import Bins, bins
 from repalign.relate._crossed import MIN_UNITS, Crossed
 from repalign.relate._fit import MIN_MODELS_LINE, Fit
 from repalign.relate._inference import DRAWS, FamilySlope, TrendInference, infer
@@ -29,11 +30,13 @@ __all__ = [
     "MIN_UNITS",
     "PARAMETERS",
     "SIDES",
+    "Bins",
     "Crossed",
     "FamilySlope",
     "Fit",
     "Trend",
     "TrendInference",
+    "bins",
     "infer",
     "sides_of",
     "trend",

@@ -75,11 +75,13 @@ class Units:
         return len(self.members)
 
 
-def units_of(names: Iterable[str], families: Mapping[str, str], rows: AbstractSet[str]) -> Units | None:
+def units_of(
+    names: Iterable[str], families: Mapping[str, str], *needed: AbstractSet[str], least: int = MIN_MODELS_LINE
+) -> Units | None:
     """The largest units that can be left out one at a time: families, else models, else None.
 
-    There must be at least three, and three of `rows` must be left without any one of them. A model without a family
-    is a unit of its own.
+    There must be at least three, and `least` models of each `needed` set must be left without any one of them. A model
+    without a family is a unit of its own.
     """
     names = list(dict.fromkeys(names))
     by_family: dict[tuple[str, str], list[str]] = {}
@@ -91,7 +93,7 @@ def units_of(names: Iterable[str], families: Mapping[str, str], rows: AbstractSe
     for kind, members in (("family", together), ("model", single)):
         if kind == "family" and len(members) == len(names):
             continue
-        if len(members) >= MIN_UNITS and all(len(rows - unit) >= MIN_MODELS_LINE for unit in members):
+        if len(members) >= MIN_UNITS and all(len(some - unit) >= least for unit in members for some in needed):
             return Units(kind, members)
     return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -73,7 +74,9 @@ class TrendInference:
 
 @dataclass(frozen=True, eq=False)
 class Jackknife:
-    """A fit and its refits without one unit at a time; one tuple of refits for every side that has units.
+    """An estimate and the same without one unit at a time; one tuple of these for every side that has units.
+
+    An estimate is a `Fit`, or anything that `value` turns into a number or an array; None where there is none.
 
     V = sum over sides of (G - 1)/G * sum over units of (t(-u) - t)^2: the delete-one-cluster variance CV3 of every
     side, added. A pair's own noise counts on both sides, so the sum errs to the wide. Degrees of freedom are
@@ -85,13 +88,13 @@ class Jackknife:
     Political Analysis 23 (2015), for pairs within one set of models.
     """
 
-    full: Fit
-    refits: tuple[tuple[Fit | None, ...], ...]
+    full: Any
+    refits: tuple[tuple[Any, ...], ...]
 
     def interval(
-        self, value: Callable[[Fit], ArrayLike], level: float = LEVEL, sides: int | None = None
+        self, value: Callable[[Any], ArrayLike], level: float = LEVEL, sides: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """value(fit) -+ t * sqrt(V), and the degrees of freedom; nan where a refit has no line or no value."""
+        """value(estimate) -+ t * sqrt(V), and the degrees of freedom; nan where an estimate or its value is missing."""
         from scipy.stats import t
 
         centre = np.asarray(value(self.full), float)
@@ -107,7 +110,7 @@ class Jackknife:
         return centre - half, centre + half, np.where(np.isnan(half), math.nan, df)
 
     @staticmethod
-    def _variance(value: Callable[[Fit], ArrayLike], refits: tuple[Fit | None, ...], centre: np.ndarray) -> np.ndarray:
+    def _variance(value: Callable[[Any], ArrayLike], refits: tuple[Any, ...], centre: np.ndarray) -> np.ndarray:
         if any(fit is None for fit in refits):
             return np.full(centre.shape, math.nan)
         left = np.array([value(fit) for fit in refits if fit is not None], float)

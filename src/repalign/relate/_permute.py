@@ -48,18 +48,18 @@ def permutation_test(
     mean = np.array([x[block].mean() for block in blocks])
     deviation = x - mean[labels]
     moving = [np.arange(families)] if over_families else [np.array([g]) for g in range(families)]
-    n_orders = _count(moving) * _count(blocks)
+    n_orders = count_orders(moving) * count_orders(blocks)
     observed = abs(_correlations(x[None], y)[0])
     exact = n_orders <= MOST_ORDERS
     if math.isnan(observed):
         return Permuted(math.nan, n_orders, exact)
     if exact:
-        outer, inner = _all(moving, families), _all(blocks, len(x))
+        outer, inner = all_orders(moving, families), all_orders(blocks, len(x))
         reordered = (mean[outer][:, None, labels] + deviation[inner][None]).reshape(-1, len(x))
     else:
         rng = np.random.default_rng(seed)
-        reordered = mean[_some(moving, families, draws, rng)][:, labels]
-        reordered += deviation[_some(blocks, len(x), draws, rng)]
+        reordered = mean[some_orders(moving, families, draws, rng)][:, labels]
+        reordered += deviation[some_orders(blocks, len(x), draws, rng)]
     as_strong = int((np.abs(_correlations(reordered, y)) >= observed - TIE).sum())
     pvalue = as_strong / n_orders if exact else (as_strong + 1) / (draws + 1)
     return Permuted(pvalue, n_orders, exact)
@@ -73,21 +73,22 @@ def _correlations(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(flat, math.nan, centred @ other / np.where(flat, 1.0, norm))
 
 
-def _count(blocks: Sequence[np.ndarray]) -> int:
+def count_orders(blocks: Sequence[np.ndarray]) -> int:
+    """How many orders move things within blocks only."""
     return math.prod(math.factorial(len(block)) for block in blocks)
 
 
-def _all(blocks: Sequence[np.ndarray], n: int) -> np.ndarray:
+def all_orders(blocks: Sequence[np.ndarray], n: int) -> np.ndarray:
     """All orders of 0 ... n - 1 that move things within blocks only, (K, n)."""
     choices = itertools.product(*(itertools.permutations(block.tolist()) for block in blocks))
-    orders = np.empty((_count(blocks), n), int)
+    orders = np.empty((count_orders(blocks), n), int)
     flat = np.concatenate(blocks)
     for order, choice in zip(orders, choices, strict=True):
         order[flat] = list(itertools.chain.from_iterable(choice))
     return orders
 
 
-def _some(blocks: Sequence[np.ndarray], n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+def some_orders(blocks: Sequence[np.ndarray], n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Random orders of the same kind, (draws, n)."""
     orders = np.tile(np.arange(n), (draws, 1))
     for block in blocks:

@@ -16,9 +16,9 @@ from repalign.models import COMPETENCES, ModelRecord
 from repalign.relate._crossed import Crossed
 from repalign.relate._fit import Fit
 from repalign.relate._inference import DRAWS, TrendInference, infer
+from repalign.relate._pairs import PARAMETERS, facts, families_of, names_of, searched, value
 from repalign.relate._words import sentences
 
-PARAMETERS = "n_parameters"
 SIDES = ("x", "y", "both")
 
 
@@ -103,10 +103,10 @@ def yardsticks(
     models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None, at_least: int = 2
 ) -> list[str]:
     """What the named models can be related to: parameters and the scores that enough of them have."""
-    records = [_facts(m) for m in models]
+    records = [facts(m) for m in models]
     chosen = [m for m in records if names is None or m["name"] in set(names)]
     keys = dict.fromkeys([PARAMETERS, *(key for m in chosen for key in (m.get("scores") or {}))])
-    return [key for key in keys if sum(_value(m, key) is not None for m in chosen) >= at_least]
+    return [key for key in keys if sum(value(m, key) is not None for m in chosen) >= at_least]
 
 
 def yardstick_label(name: str) -> str:
@@ -147,9 +147,9 @@ def trend(
     """
     if side not in SIDES:
         raise RepalignError(f"no side {side!r}", expected="x, y or both", got=side)
-    pairs = _searched(table, measure)
+    pairs = searched(table, measure)
     measure = str(pairs["measure"].iloc[0])
-    records = {m["name"]: m for m in map(_facts, models)}
+    records = {m["name"]: m for m in map(facts, models)}
     known = COMPETENCES.get(against)
     log = against == PARAMETERS if log is None else log
     if label is None:
@@ -168,7 +168,7 @@ def trend(
     x = points["x"].to_numpy(float)
     scaled = np.log10(x) if log else x
     y = points["alignment"].to_numpy(float)
-    fit, kin = Fit.of(scaled, y), {name: str(record.get("family") or "") for name, record in records.items()}
+    fit, kin = Fit.of(scaled, y), families_of(records)
     inference = infer(Crossed.of(pairs, side, points["model"].tolist()), scaled, kin, draws=draws, seed=seed)
     families = _family_fits(points, scaled)
     text = sentences(label, log, points, fit, inference, families, left_out)
@@ -186,33 +186,10 @@ def _family_fits(points: pd.DataFrame, x: np.ndarray) -> dict[str, Fit]:
     return out
 
 
-def _facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:
-    return model.to_dict() if isinstance(model, ModelRecord) else dict(model)
-
-
-def _value(model: Mapping[str, Any], key: str) -> float | None:
-    value = model.get(PARAMETERS) if key == PARAMETERS else (model.get("scores") or {}).get(key)
-    if value is None or not math.isfinite(float(value)) or (key == PARAMETERS and value <= 0):
-        return None
-    return float(value)
-
-
-def _searched(table: pd.DataFrame, measure: str | None) -> pd.DataFrame:
-    pairs = table[table["scope"] == "max"]
-    known = list(dict.fromkeys(pairs["measure"]))
-    if not known:
-        raise RepalignError("the table has no pairs of models", expected="rows of scope 'max'", got="none")
-    chosen = known[0] if measure is None else measure
-    if chosen not in known:
-        raise RepalignError(f"no measure {chosen!r} in the table", got=chosen, remedy=did_you_mean(chosen, known))
-    return pairs.loc[pairs["measure"] == chosen]
-
-
 def _partners(pairs: pd.DataFrame, side: str) -> dict[str, pd.DataFrame]:
     """The rows of every model of a side, in the table's order."""
     columns = ("model_x", "model_y") if side == "both" else (f"model_{side}",)
-    names = dict.fromkeys(name for column in columns for name in pairs[column])
-    return {str(n): pairs.loc[np.logical_or.reduce([pairs[c] == n for c in columns])] for n in names}
+    return {n: pairs.loc[np.logical_or.reduce([pairs[c] == n for c in columns])] for n in names_of(pairs, side)}
 
 
 def _points(
@@ -221,7 +198,7 @@ def _points(
     rows, left_out = [], []
     for name, found in _partners(pairs, side).items():
         record = records.get(name, {})
-        x = _value(record, against)
+        x = value(record, against)
         scores = found["statistic"].to_numpy(float)
         defined = np.isfinite(scores)
         if x is None or (log and x <= 0):

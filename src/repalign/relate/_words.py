@@ -30,7 +30,7 @@ def sentences(
     models = f"{n} model" + ("" if n == 1 else "s")
     out = []
     if fit is None or inference is None:
-        why = f"all have the same {_noun(label)}" if n >= MIN_MODELS_LINE else "too few for a line"
+        why = f"all have the same {noun(label)}" if n >= MIN_MODELS_LINE else "too few for a line"
         out.append(f"{models}: {why}.")
     else:
         out += [_fit_sentence(label, log, fit, inference, models), inference.method]
@@ -39,7 +39,7 @@ def sentences(
             out.append(f"With {models}, one model more or less can change this picture.")
     for family, one in families.items():
         unit = " per tenfold" if log else " per unit"
-        out.append(f"Within {family}: {_signed(one.slope)}{unit} (r = {_signed(one.r)}, {one.n} models).")
+        out.append(f"Within {family}: {signed(one.slope)}{unit} (r = {signed(one.r)}, {one.n} models).")
     for row in points.to_dict("records"):
         if row["n_undefined"]:
             total = row["n_partners"] + row["n_undefined"]
@@ -50,12 +50,12 @@ def sentences(
 
 
 def _fit_sentence(label: str, log: bool, fit: Fit, found: TrendInference, models: str) -> str:
-    unit = f"tenfold {_noun(label)}" if log else f"unit of {_noun(label)}"
-    slope = f"{_interval(fit, found, label)}, {_p(found.slope_pvalue)}"
+    unit = f"tenfold {noun(label)}" if log else f"unit of {noun(label)}"
+    slope = f"{_interval(fit, found, label)}, {p_words(found.slope_pvalue)}"
     low, high = found.spearman_interval
-    ranked = "" if math.isnan(low) else f", 95 % interval {_signed(low)} to {_signed(high)}"
-    correlation = f"r = {_signed(fit.r)}; Spearman {_signed(fit.spearman)}{ranked}, {_p(found.spearman_pvalue)}"
-    return f"Alignment changes by {_signed(fit.slope)} per {unit} ({slope}; {correlation}; {models})."
+    ranked = "" if math.isnan(low) else f", 95 % interval {signed(low)} to {signed(high)}"
+    correlation = f"r = {signed(fit.r)}; Spearman {signed(fit.spearman)}{ranked}, {p_words(found.spearman_pvalue)}"
+    return f"Alignment changes by {signed(fit.slope)} per {unit} ({slope}; {correlation}; {models})."
 
 
 def _interval(fit: Fit, found: TrendInference, label: str) -> str:
@@ -63,8 +63,8 @@ def _interval(fit: Fit, found: TrendInference, label: str) -> str:
     if fit.n < MIN_MODELS_BAND:
         return f"fewer than {MIN_MODELS_BAND} models: no interval"
     if math.isnan(low):
-        return f"no interval: without one {found.unit} all have the same {_noun(label)}"
-    return f"95 % interval {_signed(low)} to {_signed(high)}"
+        return f"no interval: without one {found.unit} all have the same {noun(label)}"
+    return f"95 % interval {signed(low)} to {signed(high)}"
 
 
 def _family_sentences(found: TrendInference, log: bool, points: pd.DataFrame) -> list[str]:
@@ -73,10 +73,10 @@ def _family_sentences(found: TrendInference, log: bool, points: pd.DataFrame) ->
     if found.within:
         one = found.within
         families = f"{one.n_models} models of {one.n_families} famil{'y' if one.n_families == 1 else 'ies'}"
-        out.append(f"Within families: {_signed(one.slope)} {unit}, {_p(one.pvalue)} ({families}).")
+        out.append(f"Within families: {signed(one.slope)} {unit}, {p_words(one.pvalue)} ({families}).")
     if found.between:
         one = found.between
-        out.append(f"Between the means of {one.n_families} families: {_signed(one.slope)} {unit}, {_p(one.pvalue)}.")
+        out.append(f"Between the means of {one.n_families} families: {signed(one.slope)} {unit}, {p_words(one.pvalue)}.")
     families = points["family"].tolist()
     named = [family for family in families if family]
     if found.unit == "model" and len(set(named)) < len(named) and len(set(families)) > 1:
@@ -85,17 +85,19 @@ def _family_sentences(found: TrendInference, log: bool, points: pd.DataFrame) ->
     return out
 
 
-def _p(value: float) -> str:
+def p_words(value: float) -> str:
+    """A p-value in a sentence."""
     return "p undefined" if math.isnan(value) else f"p = {value:.2g}"
 
 
-def _noun(label: str) -> str:
+def noun(label: str) -> str:
     """A label within a sentence: ordinary words in lower case, names as they are."""
     first = label.split(" ")[0]
     return label[:1].lower() + label[1:] if first.istitle() else label
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Three significant digits with a sign."""
     if math.isnan(value):
         return "undefined"
     return f"{value:+.3g}".replace("-", "−")
