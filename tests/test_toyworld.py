@@ -32,7 +32,7 @@ def scenes() -> world.Scenes:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A name whose training takes six steps, with a checkpoint after three."""
-    recipe = replace(names.RECIPES[TINY], steps=6, checkpoint=3)
+    recipe = replace(names.RECIPES[TINY], steps=6, checkpoints=(3,))
     monkeypatch.setitem(names.RECIPES, TINY, recipe)
     for name in recipe.names:
         monkeypatch.setitem(names.NAMES, name, recipe)
@@ -414,7 +414,7 @@ def test_every_name_is_a_model_and_every_wrong_name_an_error(tmp_path):
         models.revision("language-conv24-next-step99")
     assert list(tmp_path.iterdir()) == []
     for name, recipe in names.NAMES.items():
-        assert re.fullmatch(r"(vision|language)-[a-z]+\d*(-[a-z0-9]+)*", name)
+        assert re.fullmatch(r"(vision|language)-[a-z]+\d*(-[a-z0-9.+]+)*", name)
         assert (recipe.modality == "image") == name.startswith("vision-")
         assert names.find(name) == (
             recipe,
@@ -534,7 +534,7 @@ def test_the_demo_has_six_models_a_side_with_checkpoints_and_controls():
         assert len(side["trained"]) == len(side["checkpoints"]) == 6
         for name in side["trained"]:
             recipe = names.RECIPES[name]
-            assert f"{name}-step{recipe.checkpoint}" in side["checkpoints"]
+            assert set(recipe.names[1:]) <= set(side["checkpoints"]) and len(recipe.checkpoints) == 1
             twin = names.RECIPES[f"{name.rpartition('-')[0]}-untrained"]
             assert twin.name in side["untrained"]
             assert (twin.family, twin.width, twin.modality) == (recipe.family, recipe.width, recipe.modality)
@@ -595,7 +595,7 @@ def test_a_trained_pair_aligns_above_chance_and_above_its_untrained_twins():
         for name, layer in (("vision-cnn8-supervised", "dense"), ("language-conv24-next", "embedding")):
             recipe = names.RECIPES[name]
             steps = {"image": 100, "text": 300}[recipe.modality] if what == "trained" else 0
-            recipe = replace(recipe, steps=steps, checkpoint=None)
+            recipe = replace(recipe, steps=steps, checkpoints=())
             network = networks.build(recipe)
             network.load_state_dict(train.run(recipe)[-1].weights)
             view = networks.image_vectors if recipe.modality == "image" else networks.caption_vectors

@@ -58,6 +58,8 @@ FULL = 2 * len(KINDS)  # attributes of a full caption
 ROUNDING_NOISE = 0.03  # standard deviation, of sizes, heights and sides, in [0, 1]
 HUE_NOISE = 0.08  # radians
 SECOND_NAME = 0.25  # how often a class goes by the second of its names
+FULL_SHARE = 0.7  # of the captions that models are usually trained on; the others name 1 to 9 attributes
+MIXED_DETAIL = FULL_SHARE * FULL + (1 - FULL_SHARE) * FULL / 2  # attributes that these name on average
 
 PAD, START, MASK = 0, 1, 2
 _FUNCTION_WORDS = ("a", "and", "with", "thing", ".")
@@ -86,9 +88,14 @@ def first_named(detail: int) -> np.ndarray:
     return named
 
 
-def some_named(n: int, rng: np.random.Generator, full: float = 0.7) -> np.ndarray:
-    """What training captions name: everything with probability `full`, else 1 to 9 attributes at random."""
-    size = np.where(rng.random(n) < full, FULL, rng.integers(1, FULL, n))
+def some_named(n: int, rng: np.random.Generator, detail: int | None = None) -> np.ndarray:
+    """What training captions name: (n, 2, 5) bool.
+
+    Attributes at random, `detail` of them; by default all ten with probability `FULL_SHARE`, else 1 to 9.
+    """
+    size = np.full(n, detail)
+    if detail is None:
+        size = np.where(rng.random(n) < FULL_SHARE, FULL, rng.integers(1, FULL, n))
     rank = np.argsort(np.argsort(rng.random((n, FULL)), axis=1), axis=1)
     return (rank < size[:, None]).reshape(n, 2, len(KINDS))
 

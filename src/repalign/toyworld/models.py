@@ -59,6 +59,11 @@ class ToyModel:
         return self.recipe.objective
 
     @property
+    def factors(self) -> dict[str, float | str]:
+        """What was done to it (see `recipe.Recipe.factors`)."""
+        return self.recipe.factors(self.step)
+
+    @property
     def layers(self) -> tuple[str, ...]:
         return self.network.layers  # type: ignore[return-value]
 
@@ -81,7 +86,7 @@ class ToyModel:
 def load(name: str, cache: Path | None = None, progress: Progress = silent) -> ToyModel:
     """A toy model by name; trained first, in one thread, where the cache does not hold it.
 
-    Training a model gives its checkpoint too, and both go into the cache. Raises RepalignError for an
+    Training a model gives its checkpoints too, and all go into the cache. Raises RepalignError for an
     unknown name, with names that are like it, and for a cache that cannot be written.
     """
     recipe, step = names.find(name)

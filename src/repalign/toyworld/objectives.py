@@ -7,7 +7,7 @@ of another, none sees one twice, and none sees one of a dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from repalign.toyworld import captions, names, render, world
 from repalign.toyworld.networks import ConvNet, Language, after_start, pixels
+from repalign.toyworld.recipe import LANGUAGE, Recipe
 
 BATCH = 128
 TEMPERATURE = 0.2  # of the contrastive objectives
@@ -47,12 +48,19 @@ class Objective(nn.Module):
 
 # --- vision ------------------------------------------------------------------------------------
 
+VALUES = {"hue": (0, 1, 2, 3), "side": (4, 5), "height": (6, 7), "size": (8, 9)}  # columns of what is regressed on
+
 
 class Supervised(Objective):
-    """Attributes of both objects: squared error of hue (as cosine and sine), position and size; entropy of shape."""
+    """Attributes of both objects: squared error of hue (as cosine and sine), position and size; entropy of shape.
 
-    def __init__(self, network: ConvNet) -> None:
+    Of the attributes only those of `tasks` are asked for, each with the weight that it has among all five.
+    """
+
+    def __init__(self, network: ConvNet, tasks: Sequence[str] = captions.KINDS) -> None:
         super().__init__(network)
+        self.asked = [c for kind, columns in VALUES.items() if kind in tasks for c in columns]
+        self.asks_shape = "shape" in tasks
         self.values = nn.Linear(network.d, 2 * 5)
         self.shapes = nn.Linear(network.d, 2 * len(render.SHAPES))
 
@@ -67,8 +75,14 @@ class Supervised(Objective):
 
     def loss(self, images: Tensor, values: Tensor, shapes: Tensor) -> Tensor:
         top = self.network(pixels(images))["dense"]
-        entropy = F.cross_entropy(self.shapes(top).view(len(top) * 2, -1), shapes.flatten())
-        return F.mse_loss(self.values(top), values) + 0.5 * entropy
+        loss = top.new_zeros(())
+        if self.asked:
+            share = len(self.asked) / values.shape[1]
+            loss = share * F.mse_loss(self.values(top)[:, self.asked], values[:, self.asked])
+        if self.asks_shape:
+            entropy = F.cross_entropy(self.shapes(top).view(len(top) * 2, -1), shapes.flatten())
+            loss = loss + 0.5 * entropy
+        return loss
 
 
 class Contrast(Objective):
@@ -158,13 +172,17 @@ def _picture(attributes: world.Attributes, seed: int) -> np.ndarray:
 
 
 class Words(Objective):
-    """An objective on captions, of which seven in ten are full and the others name attributes at random."""
+    """An objective on captions that name `detail` attributes each, or the usual mixture."""
 
     block = 64 * BATCH
     network: Language
 
+    def __init__(self, network: Language, detail: int | None = None) -> None:
+        super().__init__(network)
+        self.detail = detail
+
     def make(self, n: int, seed: int) -> tuple[np.ndarray, ...]:
-        return (training_captions(n, seed),)
+        return (training_captions(n, seed, self.detail),)
 
 
 class NextWord(Words):
@@ -191,10 +209,10 @@ class ContextWord(Words):
         return _entropy(self.network.predict(tokens), tokens, tokens != captions.PAD)
 
 
-def training_captions(n: int, seed: int) -> np.ndarray:
+def training_captions(n: int, seed: int, detail: int | None = None) -> np.ndarray:
     """Captions to learn from, as word numbers (n, 14)."""
     _, attributes = world.content(n, seed)
-    named = captions.some_named(n, world.stream(seed, "named"))
+    named = captions.some_named(n, world.stream(seed, "named"), detail)
     return captions.write(attributes, named, world.stream(seed, "words"))
 
 
@@ -211,3 +229,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "masked": MaskedWord,
     "context": ContextWord,
 }
+
+
+def objective_of(recipe: Recipe, network: nn.Module) -> Objective:
+    """The objective of a recipe around its network."""
+    kind = OBJECTIVES[recipe.objective]
+    if recipe.modality == LANGUAGE:
+        return kind(network, recipe.detail)  # type: ignore[call-arg]
+    if recipe.tasks:
+        return kind(network, recipe.tasks)  # type: ignore[call-arg]
+    return kind(network)

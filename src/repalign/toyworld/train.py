@@ -27,11 +27,11 @@ from repalign.toyworld.networks import (
     build,
     image_vectors,
 )
-from repalign.toyworld.objectives import OBJECTIVES, Objective, training_captions
+from repalign.toyworld.objectives import Objective, objective_of, training_captions
+from repalign.toyworld.recipe import WEIGHT_DECAY
 
 WARM_UP = 20  # steps in which the learning rate rises
 LAST_RATE = 0.05  # share of the learning rate that is left at the end, after a cosine
-WEIGHT_DECAY = 0.01
 HELD_OUT = {"fit": 2048, "score": 1024}  # scenes that a probe is fitted to and scored on
 PROBE_COLUMNS = 256
 PROBE_SHRINKAGE = 0.01
@@ -48,7 +48,7 @@ class Trained:
 
 
 def run(recipe: Recipe, progress: Progress = silent) -> list[Trained]:
-    """Train one recipe; its checkpoint and its end, each with its competence."""
+    """Train one recipe; its checkpoints and its end, each with its competence."""
     task = f"training {recipe.name}"
     out = []
     with _alone(names.seed(recipe.name, "weights")):
@@ -56,25 +56,52 @@ def run(recipe: Recipe, progress: Progress = silent) -> list[Trained]:
         if recipe.family == "svd":
             network.load_state_dict({"table": cooccurrence_vectors(recipe)})
         for step, loss in _steps(recipe, network, progress, task):
-            if step in (recipe.checkpoint, recipe.steps):
+            if step in (*recipe.checkpoints, recipe.steps):
                 weights = {name: w.detach().clone() for name, w in network.state_dict().items()}
-                out.append(Trained(step, weights, competence(recipe, network), loss))
+                with torch.random.fork_rng(devices=[]):  # so that scoring a checkpoint changes nothing after it
+                    scores = competence(recipe, network)
+                out.append(Trained(step, weights, scores, loss))
     progress(task, max(recipe.steps, 1), max(recipe.steps, 1))
     return out
 
 
-def fit(objective: Objective, run: str, steps: int, rate: float) -> Iterator[tuple[int, float]]:
-    """Train with AdamW, a short warm-up and a cosine; yields step and loss after each step."""
-    optimiser = torch.optim.AdamW(objective.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+def fit(
+    objective: Objective, run: str, steps: int, rate: float, decay: float = WEIGHT_DECAY, noise: float = 0.0
+) -> Iterator[tuple[int, float]]:
+    """Train with AdamW, a short warm-up and a cosine; yields step and loss after each step.
+
+    `decay` is AdamW's; with `noise` gradients are taken at weights that are shaken anew in each step.
+    """
+    optimiser = torch.optim.AdamW(objective.parameters(), lr=rate, weight_decay=decay)
     for i, batch in enumerate(objective.batches(run, steps)):
         cosine = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * i / steps)) / 2
         for group in optimiser.param_groups:
             group["lr"] = rate * cosine * min(1, (i + 1) / WARM_UP)
-        loss = objective.loss(*batch)
         optimiser.zero_grad()
-        loss.backward()
+        with _shaken(objective, noise):
+            loss = objective.loss(*batch)
+            loss.backward()
         optimiser.step()
         yield i + 1, loss.item()
+
+
+@contextmanager
+def _shaken(network: nn.Module, noise: float) -> Iterator[None]:
+    """Weights w + noise * rms(w) * standard normal draws for the time being, rms over each tensor."""
+    if not noise:
+        yield
+        return
+    weights = list(network.parameters())
+    with torch.no_grad():
+        kept = [w.clone() for w in weights]
+        for w in weights:
+            w.add_(noise * w.square().mean().sqrt() * torch.randn_like(w))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for w, before in zip(weights, kept, strict=True):
+                w.copy_(before)
 
 
 def _steps(
@@ -84,8 +111,8 @@ def _steps(
     if recipe.steps == 0:
         yield 0, None
         return
-    objective = OBJECTIVES[recipe.objective](network)
-    for step, loss in fit(objective, recipe.name, recipe.steps, recipe.rate):
+    objective = objective_of(recipe, network)
+    for step, loss in fit(objective, recipe.name, recipe.steps, recipe.rate, recipe.decay, recipe.noise):
         if step % 10 == 0:
             progress(task, step, recipe.steps + 1)
         yield step, loss
