@@ -50,10 +50,10 @@ def study_file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bed(shared, tmp_path_factory):
-    from repalign.study import load_study, run
+    from repalign.study import load_study
 
     folder = tmp_path_factory.mktemp("bed")
-    return folder, run(load_study(study_file(folder)))
+    return folder, load_study(study_file(folder)).run().alignment
 
 
 @pytest.mark.slow

@@ -227,12 +227,12 @@ def test_what_nobody_expected_is_one_line_and_a_log(call, monkeypatch, arrays):
 
 
 def test_stopping_says_that_it_resumes(call, monkeypatch, study):
-    import repalign.study
+    from repalign.study.alignment import AlignmentStudy
 
     def stop(*_a, **_k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(repalign.study, "run", stop)
+    monkeypatch.setattr(AlignmentStudy, "run", stop)
     status, _, err = call("run", study)
     assert status == 130 and "goes on from here" in err
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repalign.errors import RepalignError
-from repalign.study import load_study, plan, run
+from repalign.study import load_study
 
 GOOD = """\
 name: pairs
@@ -44,7 +44,7 @@ def changed(folder, old: str, new: str):
 
 def test_a_study_runs_and_says_what_it_was(folder):
     told = []
-    result = run(load_study(folder / "study.yaml"), told=told.append)
+    result = load_study(folder / "study.yaml").run(told=told.append).alignment
     best = result.best("CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)").iloc[0]
     assert (best.model_x, best.model_y, best.n, best.n_draws, best.seed) == ("mine", "theirs", 60, 19, 3)
     assert best.pvalue == 0.05 and best.statistic > 0.5
@@ -60,7 +60,7 @@ def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_facto
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     study = load_study(folder / "study.yaml")
     assert study.x[0].spec == f"array:{folder / 'x.npy'}"
-    assert plan(study, study.open_dataset()).pairs == 1
+    assert any("1 pairs of models" in line for line in study.plan().lines)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_names_must_differ_and_files_must_exist(folder):
         load_study(folder / "nothing.yaml")
     gone = load_study(changed(folder, "array:x.npy", "array:gone.npy"))
     with pytest.raises(RepalignError, match="there is no file"):
-        run(gone)
+        gone.run()
 
 
 def test_sets_and_known_models_expand(folder):
@@ -117,4 +117,4 @@ def test_the_example_study_is_valid_and_plans():
     from pathlib import Path
 
     study = load_study(Path(__file__).parents[1] / "studies/example.yaml")
-    assert plan(study, study.open_dataset()).pairs == 9
+    assert any("9 pairs of models" in line for line in study.plan().lines)

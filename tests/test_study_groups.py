@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from repalign.study import load_study, plan, run
+from repalign.study import load_study
 
 
 def test_a_family_in_a_study_file(tmp_path):
@@ -22,9 +22,9 @@ def test_a_family_in_a_study_file(tmp_path):
         "measures: [shared_space, neighbors]\nlimit: 20\n"
     )
     study = load_study(tmp_path / "study.yaml")
-    told = plan(study, study.open_dataset()).lines
+    told = study.plan().lines
     assert any("measures: permutations null" in line for line in told)  # too many to name each
-    found = run(study)
+    found = study.run().alignment
     assert any(m.startswith("MutualKNN") for m in found.measures)
     left_out = {e["measure"].split("(")[0]: e["reason"] for e in found.run["left_out"]}
     assert "widths 6 and 9" in left_out["PairedCosine"]

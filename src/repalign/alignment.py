@@ -197,7 +197,7 @@ def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
 def write_table(frame: pd.DataFrame, path: Path, schema: pa.Schema = SCHEMA) -> None:
     """Write a frame of a schema as Parquet by rename; the same frame gives the same bytes."""
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
@@ -214,11 +214,11 @@ def read_tile(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file by rename."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, "utf-8")
 
 
-class _replacing:  # noqa: N801  (a context manager that reads as a verb)
+class replacing:  # noqa: N801  (a context manager that reads as a verb)
     """A temporary path beside `path` that replaces it on success and is removed on failure."""
 
     def __init__(self, path: Path) -> None:

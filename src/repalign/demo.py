@@ -49,7 +49,7 @@ def run_demo(
     The folder then holds study.yaml (to be edited and run again), the store, the results and report.html. What is there
     already is kept and used again.
     """
-    from repalign import study as studies
+    from repalign.study import load_study
     from repalign.toyworld.roster import train_roster
 
     folder = Path(folder)
@@ -62,10 +62,10 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(study_text(LANGUAGE, VISION), "utf-8")
-    study = studies.load_study(path)
+    study = load_study(path)
     specs = [parse_spec(entry.spec) for entry in (*study.x, *(study.y or ()))]
     train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
-    alignment = studies.run(study, progress=progress, told=plan)
+    alignment = study.run(progress=progress, told=plan).alignment
     return alignment, findings(alignment)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.cli._console import bars, out, show, told, wrote
+from repalign.cli._console import bars, err, out, show, shown_number, told, wrote
+
+if TYPE_CHECKING:
+    from repalign.study import Outcome
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).", show_default=False)]
 
@@ -17,35 +20,64 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).", show_def
 def run(
     study: StudyFile,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done and what it needs.")] = False,
+    mock: Annotated[
+        bool, typer.Option("--mock", help="Try it out: tiny stand-ins for the models and a generated dataset; no download.")
+    ] = False,
 ) -> None:
-    """Run a study: dataset, extraction, comparison, report. A killed run goes on where it stopped."""
-    from repalign import study as studies
+    """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped."""
+    from repalign.study import load_study
 
-    loaded = studies.load_study(study)
-    if plan:
-        for line in studies.plan(loaded, loaded.open_dataset()).lines:
-            out.print(escape(line))
-        return
+    loaded = load_study(study)
+    if mock:
+        loaded = loaded.mock()
+        err.print(f"[bold yellow]mock:[/] stand-in models and data; the numbers mean nothing ({escape(str(loaded.folder))})")
     with bars() as progress:
-        alignment = studies.run(loaded, progress=progress, told=told)
-    show(alignment)
-    wrote("table", loaded.results / "results.parquet")
-    wrote("report", loaded.report, f"open {loaded.report}")
+        if plan:
+            for line in loaded.plan(progress).lines:
+                out.print(escape(line))
+            return
+        outcome = loaded.run(progress=progress, told=told)
+    _show(outcome)
+    for what, path in outcome.wrote:
+        wrote(what, path, f"open {path}" if path.suffix == ".html" else None)
+
+
+def _show(outcome: Outcome) -> None:
+    """The result of a study without variants; one line for each variant of the others; what each figure says."""
+    if list(outcome.alignments) == [""]:
+        show(outcome.alignment)
+    elif outcome.alignments:
+        table = Table(title="mean over pairs of models", title_justify="left", header_style="bold")
+        for column in ("variant", "measure", "pairs", "n", "score", "chance"):
+            table.add_column(column)
+        for name, alignment in outcome.alignments.items():
+            for measure in alignment.measures:
+                rows = alignment.best(measure)
+                score, chance = (shown_number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
+                table.add_row(escape(name), escape(measure), str(len(rows)), str(rows["n"].iloc[0]), score, chance)
+        out.print(table)
+    for one in outcome.drawn:
+        out.print(f"[bold]{escape(one.title)}[/]\n{escape(one.text)}")
+    for model, reason in outcome.skipped:
+        err.print(f"[bold yellow]left out:[/] {escape(model)}: {escape(reason)}")
 
 
 def extract(study: StudyFile) -> None:
     """Extract all models of a study into its store, and compare nothing yet."""
-    from repalign import study as studies
+    from repalign.errors import RepalignError
+    from repalign.study import load_study
+    from repalign.study.alignment import AlignmentStudy
 
-    loaded = studies.load_study(study)
-    dataset = loaded.open_dataset()
+    loaded = load_study(study)
+    if not isinstance(loaded, AlignmentStudy):
+        raise RepalignError(f"{study}: this study has no models to extract by themselves", remedy=f"repalign run {study}")
     with bars() as progress:
-        found = studies.extract_study(loaded, dataset, progress=progress)
-    table = Table(title=f"{dataset.name}, n = {dataset.n}", title_justify="left", header_style="bold")
+        found = loaded.extract(progress=progress)
+    table = Table(title=f"n = {found[0].n}", title_justify="left", header_style="bold")
     for column in ("model", "layers", "widths", "parameters"):
         table.add_column(column)
     for r in found:
-        widths = sorted(set(r.widths))
+        widths = sorted({r.load(layer).shape[1] for layer in r.layers})
         shown = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
         table.add_row(escape(r.name), str(len(r.layers)), shown, f"{r.record.n_parameters or '-'}")
     out.print(table)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from repalign.report.notebook import notebook_html
 from repalign.report.page import render, write_report
+from repalign.report.study_page import write_study_page
 
-__all__ = ["notebook_html", "render", "write_report"]
+__all__ = ["notebook_html", "render", "write_report", "write_study_page"]

@@ -1,0 +1,74 @@
+"""The page of a study: its figures in the file's order, each with what it says, and the way to the full reports."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from repalign.alignment import write_text
+from repalign.report import texts, theme
+from repalign.report.html import Html, el, join
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def write_study_page(
+    path: Path,
+    name: str,
+    description: str | None,
+    drawn: Sequence[Any],
+    reports: Mapping[str, Path],
+    skipped: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write one self-contained HTML file, by rename, and return its path.
+
+    `drawn` are figures with a title, a matplotlib figure or None, and a text; `reports` the reports of the variants by name;
+    `skipped` the models that are left out, with the reason.
+    """
+    values = {
+        "policy": POLICY,
+        "title": f"{name} · study",
+        "style": Html(theme.css() + texts.asset("style.css")),
+        "name": name,
+        "description": el("p", description, class_="lede") if description else "",
+        "skipped": _skipped(skipped),
+        "figures": join(_figure(one) for one in drawn),
+        "reports": el("ul", *(el("li", el("a", label, href=_seen(file, path.parent))) for label, file in reports.items())),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, texts.fill("study.html", values))
+    return path
+
+
+def _seen(file: Path, folder: Path) -> str:
+    """A file as seen from the page's folder, so that both can be moved together."""
+    return Path(os.path.relpath(file, folder)).as_posix()
+
+
+def _figure(one: Any) -> Html:
+    picture = None
+    if one.figure is not None:
+        drawing = base64.b64encode(_svg(one.figure, one.name)).decode()
+        picture = el("img", src=f"data:image/svg+xml;base64,{drawing}", alt=one.title)
+    return el("figure", el("h2", one.title), picture, el("figcaption", one.text), class_="study")
+
+
+def _svg(figure: Any, name: str) -> bytes:
+    """A figure as SVG; the same figure gives the same bytes."""
+    import matplotlib
+
+    out = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    return out.getvalue()
+
+
+def _skipped(skipped: Sequence[tuple[str, str]]) -> Html | str:
+    if not skipped:
+        return ""
+    each = [el("li", el("b", model), f": {reason}") for model, reason in skipped]
+    return el("div", el("p", "Models that were left out:"), el("ul", *each), class_="callout")

@@ -1,0 +1,164 @@
+"""A study that compares models: every model is run once, and every variant is one comparison."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repalign.progress import Progress, silent
+from repalign.study.base import Drawn, Outcome, Plan, Study
+from repalign.study.competence import Competence
+from repalign.study.load import Variant, null_arguments
+from repalign.study.representations import Members, Source
+
+if TYPE_CHECKING:
+    from repalign.alignment import Alignment
+    from repalign.dataset import Dataset
+    from repalign.extract import ModelEntry
+    from repalign.null import Auto, Null
+    from repalign.representation import Representation
+
+
+@dataclass(frozen=True)
+class AlignmentStudy(Study):
+    """Models on a dataset, layer by layer, under one setting or several."""
+
+    variants: tuple[Variant, ...]
+
+    @property
+    def x(self) -> tuple[ModelEntry, ...]:
+        """The models of side x, of the first variant."""
+        return self.variants[0].x
+
+    @property
+    def y(self) -> tuple[ModelEntry, ...] | None:
+        return self.variants[0].y
+
+    @property
+    def store(self) -> str:
+        """Where features are kept: a folder beside the study, or a URL."""
+        given = self.config.store
+        return given if given is not None and "://" in given else str(self.place(given, "store"))
+
+    def results_of(self, variant: Variant) -> Path:
+        """Where the result of a variant is kept: a folder of its own among the results, if there are several."""
+        return self.results / folder_name(variant.name) if variant.name else self.results
+
+    def report_of(self, variant: Variant) -> Path:
+        return self.results_of(variant) / "report.html" if variant.name else self.report
+
+    def open_dataset(self, progress: Progress = silent) -> Dataset:
+        """The dataset of the first variant."""
+        return self.variants[0].config.dataset.open(self.base, progress)
+
+    def plan(self, progress: Progress = silent) -> Plan:
+        from repalign.study.plan import plan
+
+        return plan(self, Source(self.base, self.store, progress))
+
+    def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
+        """All representations of all variants, in the store, comparing none."""
+        source = Source(self.base, self.store, progress, executor)
+        return list({r.key: r for v in self.variants for r in source.members(v).everything}.values())
+
+    def run(
+        self,
+        *,
+        progress: Progress = silent,
+        executor: Executor | None = None,
+        told: Callable[[Plan], None] | None = None,
+    ) -> Outcome:
+        from repalign.report import write_report
+        from repalign.study.figures import draw_figures
+        from repalign.study.plan import plan
+
+        source = Source(self.base, self.store, progress, executor, self._competence(progress))
+        if told is not None:
+            told(plan(self, source))
+        members, alignments, wrote, skipped = {}, {}, [], {}
+        for variant in self.variants:
+            found = members[variant.name] = source.members(variant)
+            skipped |= found.skipped
+            alignments[variant.name] = self._compare(variant, found, source.dataset(variant), progress, executor)
+            report = write_report(self.results_of(variant), self.report_of(variant))
+            if not variant.name:
+                wrote += [("table", self.results / "results.parquet"), ("report", report)]
+        outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=tuple(wrote))
+        if not self.config.figures and len(self.variants) == 1:
+            return outcome
+        drawn = draw_figures(self, outcome, members, progress)
+        return replace(outcome, drawn=drawn, wrote=(*wrote, *self._write(outcome, drawn)))
+
+    def _competence(self, progress: Progress) -> Competence:
+        config = self.config
+        return Competence(config.competence, self.base, self.folder / "competence", config.extract, progress)
+
+    def _compare(
+        self, variant: Variant, found: Members, dataset: Dataset, progress: Progress, executor: Executor | None
+    ) -> Alignment:
+        from repalign.compare import LIMIT, compare
+
+        config, first = variant.config, found.x[0]
+        named = {r.name: r for r in found.everything}
+        replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
+        return compare(
+            found.x,
+            found.y,
+            variant.measures,
+            null_of(variant, self.base, first.ids),
+            search=variant.search,
+            alpha=config.alpha,
+            preprocess=variant.preprocess,
+            results=self.results_of(variant),
+            executor=executor,
+            replicates=[(named[a], named[b]) for a, b in replicates],
+            split_half=config.ceilings.split_half,
+            limit=LIMIT if config.limit is None else config.limit,
+            progress=progress,
+            describe={
+                "name": f"{self.name}: {variant.name}" if variant.name else self.name,
+                "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
+                "study": json.loads(config.model_dump_json(exclude_unset=True)),
+                "warnings": found.warnings,
+            },
+        )
+
+    def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
+        """The table of all variants, every figure with its own table, and the page that shows them."""
+        from repalign.report import write_study_page
+        from repalign.study.figures import combined, write_drawn
+        from repalign.study.figures import write_combined as write
+
+        if self.variants[0].name:
+            yield "table", write(combined(self.variants, outcome.alignments), self.results / "variants.parquet")
+        if drawn:
+            yield "figures", write_drawn(drawn, self.folder / "figures")
+        reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}
+        page = self.report if self.variants[0].name else self.report.with_name("figures.html")
+        yield "report", write_study_page(page, self.name, self.config.description, drawn, reports, outcome.skipped)
+
+    def mock(self) -> AlignmentStudy:
+        from repalign.study.mock import mock_study
+
+        return mock_study(self)
+
+
+def folder_name(variant: str) -> str:
+    """A variant's name as a folder's."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", variant).strip("-.") or "variant"
+
+
+def null_of(variant: Variant, base: Path, ids: Sequence[str]) -> Null | Auto:
+    """The null of a variant, with the groups of these stimuli."""
+    from repalign.null import Groups, make_null
+
+    config = variant.config.null
+    arguments = null_arguments(variant.config)
+    if config.groups is not None:
+        arguments["groups"] = Groups.from_file(base / config.groups, ids, config.shuffle)
+    return make_null(**arguments)

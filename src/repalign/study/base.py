@@ -1,0 +1,102 @@
+"""What every study is, whatever it studies: it can be planned, run, and tried out with stand-ins."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repalign.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from repalign.alignment import Alignment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do and need, told before it starts."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One figure of a study: a file's name, a heading, the figure (matplotlib), what it shows as a table, and in words."""
+
+    name: str
+    title: str
+    figure: Any
+    table: pd.DataFrame
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run gave: a result per variant (one called "" without variants), figures, models left out, files written."""
+
+    alignments: Mapping[str, Alignment] = field(default_factory=dict)
+    drawn: tuple[Drawn, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    wrote: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def alignment(self) -> Alignment:
+        """The result of the first variant, or the only one."""
+        return next(iter(self.alignments.values()))
+
+
+@dataclass(frozen=True)
+class Study(ABC):
+    """A validated study: the file, and what it says."""
+
+    path: Path
+    config: Any
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.path.parent
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this study is kept that the file does not place elsewhere."""
+        return (self.base / "runs" / self.name).absolute()
+
+    @property
+    def results(self) -> Path:
+        return self.place(self.config.results, "results")
+
+    @property
+    def report(self) -> Path:
+        return self.place(self.config.report, "report.html")
+
+    def place(self, given: str | None, default: str) -> Path:
+        """A path of the file, or the default inside the study's folder."""
+        return self.folder / default if given is None else (self.base / Path(given).expanduser()).absolute()
+
+    @abstractmethod
+    def plan(self, progress: Progress = silent) -> Plan:
+        """What a run would do and what it needs. Nothing but the dataset is opened."""
+
+    @abstractmethod
+    def run(
+        self,
+        *,
+        progress: Progress = silent,
+        executor: Executor | None = None,
+        told: Callable[[Plan], None] | None = None,
+    ) -> Outcome:
+        """Run the study. A run that was killed goes on where it stopped; `told` is given the plan before the work starts."""
+
+    @abstractmethod
+    def mock(self) -> Study:
+        """The same study with tiny stand-ins for models and a generated dataset of the same form, in a folder of its own."""

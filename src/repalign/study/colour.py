@@ -1,0 +1,108 @@
+"""A study of colour: pixels of photos and words of text models, against perception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.progress import Progress, silent
+from repalign.study.base import Drawn, Outcome, Plan, Study
+from repalign.study.config import ColourConfig
+from repalign.study.lines import Where
+from repalign.study.load import entries
+
+if TYPE_CHECKING:
+    from repalign.colour import ColourOptions
+    from repalign.extract import ModelEntry
+
+
+@dataclass(frozen=True)
+class ColourStudy(Study):
+    """The experiment of `repalign.colour` on a dataset's photos and some text models."""
+
+    models: tuple[ModelEntry, ...]
+    options: ColourOptions
+    words: tuple[str, ...]
+
+    @classmethod
+    def load(cls, path: Path, data: dict[str, Any], where: Where) -> ColourStudy:
+        from repalign.colour import WORDS, single_words
+        from repalign.colour.cielab import named_colours
+
+        config = where.validate(ColourConfig, data)
+        with where.at("options"):
+            options = _options(config.options)
+        words = {"twenty": WORDS, "all": tuple(single_words())}.get(str(config.words)) or tuple(config.words)
+        with where.at("words"):
+            named_colours(words)
+        return cls(path, config, entries(config.models, path.parent, where, ("models",)), options, tuple(words))
+
+    def plan(self, progress: Progress = silent) -> Plan:
+        photos = self.config.dataset.open(self.base, progress)
+        pairs = "all pairs" if self.options.n_pairs is None else f"{self.options.n_pairs:,} pairs"
+        return Plan((
+            f"photos of {photos.name}: n = {photos.n}; {pairs} of pixels within a radius of {self.options.radius:g}",
+            f"{len(self.words)} colour words in {len(self.options.templates)} sentences each, {len(self.models)} text models",
+            f"{self.options.n_fits:,} random starts for every layout, {self.options.n_draws:,} relabellings for every p-value",
+            f"tables and figures in {self.folder}",
+        ))  # fmt: skip
+
+    def run(
+        self,
+        *,
+        progress: Progress = silent,
+        executor: Executor | None = None,  # noqa: ARG002
+        told: Callable[[Plan], None] | None = None,
+    ) -> Outcome:
+        from repalign.colour import draw, run_colour
+        from repalign.report import write_study_page
+        from repalign.study.figures import write_drawn
+
+        if told is not None:
+            told(self.plan(progress))
+        extraction = self.config.extract
+        result = run_colour(
+            self.config.dataset.open(self.base, progress),
+            self.models,
+            self.options,
+            self.results,
+            words=self.words,
+            progress=progress,
+            device=extraction.device,
+            dtype=extraction.dtype,
+            batch_size=extraction.batch_size,
+        )
+        shown = (
+            ("layouts", "CIELAB, and each layout moved onto it", draw.draw_layouts, result.layouts),
+            ("controls", "Agreement with CIELAB by radius, and with shuffled pixels", draw.draw_controls, result.controls),
+            ("words", "Every layer against CIELAB and pixels", draw.draw_words, result.scores),
+        )
+        drawn = [Drawn(name, title, figure(result), table, "") for name, title, figure, table in shown]
+        figures = write_drawn(drawn, self.folder / "figures")
+        page = write_study_page(self.report, self.name, self.config.description, drawn, {})
+        return Outcome(drawn=tuple(drawn), wrote=(("tables", self.results), ("figures", figures), ("report", page)))
+
+    def mock(self) -> ColourStudy:
+        from repalign.study.mock import mock_colour
+
+        return mock_colour(self)
+
+    def with_config(self, path: Path, config: ColourConfig, models: tuple[ModelEntry, ...], **options: Any) -> ColourStudy:
+        """The same study with another dataset and other models, and some options changed."""
+        return replace(self, path=path, config=config, models=models, options=replace(self.options, **options))
+
+
+def _options(given: dict[str, Any]) -> ColourOptions:
+    """Options from the file; "inf" stands for no limit of the radius."""
+    from repalign.colour import ColourOptions
+
+    known = {f.name for f in fields(ColourOptions)}
+    for name in given:
+        if name not in known:
+            raise RepalignError(f"no colour option {name!r}", got=name, remedy=did_you_mean(name, known))
+    chosen = {k: float("inf") if v in ("inf", ".inf") else tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return ColourOptions(**chosen)

@@ -1,0 +1,83 @@
+"""The scores that a study's competence block asks for: from files, and measured on a corpus."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repalign.models import ModelRecord, parse_spec, slug
+from repalign.progress import Progress, silent
+from repalign.study.config import BitsConfig, CompetenceConfig, ExtractConfig
+
+if TYPE_CHECKING:
+    from repalign.competence import Corpus, Score
+    from repalign.extract import ModelEntry
+    from repalign.representation import Representation
+
+HUB = "hub:"
+PROMPTED = "texts stand in a prompt"  # why a causal model may have no bits of the stimuli; it still has those of a corpus
+
+
+class Competence:
+    """What files and the corpus say of models. `folder` keeps what was measured, so that it is measured once."""
+
+    def __init__(
+        self, config: CompetenceConfig, base: Path, folder: Path, extraction: ExtractConfig, progress: Progress = silent
+    ) -> None:
+        self.config, self.base, self.folder = config, base, folder
+        self.extraction, self.progress = extraction, progress
+
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.files or self.config.bits_per_byte)
+
+    @cached_property
+    def files(self) -> list[Score]:
+        """The scores of all files, of whichever models."""
+        from repalign.competence import read_lm_eval, read_scores, read_timm
+
+        readers = {"lm_eval": read_lm_eval, "timm": read_timm, "csv": read_scores}
+        return [s for kind, read in readers.items() for path in getattr(self.config, kind) for s in read(self.base / path)]
+
+    def record(self, entry: ModelEntry, representation: Representation) -> ModelRecord:
+        """The record of a model with every score that is known of it."""
+        from repalign.competence import join_scores
+
+        scores = [*self.files, *self._bits(entry, representation)]
+        if not scores:
+            return representation.record
+        return join_scores([representation.record], scores, missing="skip", overwrite=True).records[0]
+
+    def _bits(self, entry: ModelEntry, representation: Representation) -> list[Score]:
+        """Bits per byte of the corpus; of causal language models only, and the extraction has found out which are."""
+        from repalign.competence import BitsProtocol, Score, bits_per_byte
+
+        config, told = self.config.bits_per_byte, str(representation.facts.get("bits_per_byte", ""))
+        if config is None or parse_spec(entry.spec).scheme != "hf" or not (told == "computed" or PROMPTED in told):
+            return []
+        found = bits_per_byte(
+            entry.spec,
+            self._corpus(config),
+            BitsProtocol(context=config.context, stride=config.stride, max_tokens=config.max_tokens),
+            state=self.folder / f"{slug(entry.spec)}.json",
+            batch_size=config.batch_size,
+            device=self.extraction.device,
+            dtype=self.extraction.dtype,
+            trust_remote_code=self.extraction.trust_remote_code,
+            progress=self.progress,
+        )
+        return [Score(entry.spec, "bits_per_byte", found.bits_per_byte, config.corpus)]
+
+    def _corpus(self, config: BitsConfig) -> Corpus:
+        from repalign.competence import Corpus
+        from repalign.competence.corpus import TABLES, WHOLE
+
+        if config.corpus.startswith(HUB):
+            return Corpus.from_hub(
+                config.corpus.removeprefix(HUB), config.column or "text", split=config.split or "train", revision=config.revision
+            )
+        path = self.base / Path(config.corpus).expanduser()
+        if path.suffix in TABLES:
+            return Corpus.from_table(path, config.column or "text")
+        return Corpus.from_text(path, config.documents or WHOLE)

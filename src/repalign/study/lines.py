@@ -1,0 +1,148 @@
+"""A study file as data, with the line of every field; errors that point at the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from repalign.errors import RepalignError, did_you_mean
+
+Location = tuple[str | int, ...]
+
+
+def read(path: Path) -> tuple[dict[str, Any], Where]:
+    """The data of a study file, and where in it each field stands."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RepalignError(
+            f"{path}: the study cannot be read", got=str(error), remedy="check the path; a study is a YAML file"
+        ) from error
+    data, lines = _parse(text, path)
+    return data, Where(path, lines)
+
+
+class Where:
+    """Tells errors with the line of the field they are about."""
+
+    def __init__(self, path: Path, lines: dict[Location, int]) -> None:
+        self.path = path
+        self.lines = lines
+
+    def line(self, location: Location) -> int:
+        """The line of a field, or of the closest one around it."""
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.lines:
+                return self.lines[location[:end]]
+        return 1
+
+    def head(self, location: Location) -> str:
+        return f"{self.path.name}, line {self.line(location)}, {dotted(location)}"
+
+    @contextmanager
+    def at(self, *location: str | int) -> Iterator[None]:
+        try:
+            yield
+        except RepalignError as error:
+            raise RepalignError(f"{self.head(location)}: {error}") from error
+
+    def validate(self, model: type[BaseModel], data: dict[str, Any]) -> Any:
+        """The data as a model of its fields; the first thing that is wrong is told with its line."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            raise self._told(model, error) from error
+
+    def _told(self, model: type[BaseModel], error: ValidationError) -> RepalignError:
+        """The first thing that is wrong; unknown fields first, since they explain others."""
+        problems = sorted(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
+        first = problems[0]
+        location = tuple(p for p in first["loc"] if not _alternative(p))
+        head = self.head(location)
+        if first["type"] == "extra_forbidden":
+            field = str(location[-1])
+            known = _fields(model, location[:-1])
+            return RepalignError(f"{head}: there is no field {field!r}", got=field, remedy=did_you_mean(field, known))
+        message = first["msg"].removeprefix("Value error, ")
+        got = None if isinstance(first["input"], (dict, list)) else repr(first["input"])
+        return RepalignError(f"{head}: {message[0].lower()}{message[1:]}", got=got)
+
+
+def _alternative(part: Any) -> bool:
+    """Whether a part of pydantic's location is no field but names an alternative of a union."""
+    return isinstance(part, str) and (part in ("str", "list") or part.endswith("Config") or "[" in part)
+
+
+def _fields(model: type[BaseModel], location: Location) -> list[str]:
+    """The fields that the block at a location of the file may have."""
+    blocks = [model]
+    for part in location:
+        if isinstance(part, str):
+            annotations = [b.model_fields[part].annotation for b in blocks if part in b.model_fields]
+            blocks = [b for a in annotations for b in _blocks_in(a)] or blocks
+    if location and isinstance(location[-1], int):  # an item of a list: not the mapping that may stand in its place
+        blocks = [b for b in blocks if "spec" in b.model_fields] or blocks
+    return list(dict.fromkeys(name for b in blocks for name in b.model_fields))
+
+
+def _blocks_in(annotation: Any) -> list[type[BaseModel]]:
+    """The blocks that a field may hold, by itself, in a list, or as one of several."""
+    if get_origin(annotation) in (Union, UnionType, list, dict, tuple):
+        return [b for a in get_args(annotation) for b in _blocks_in(a)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def dotted(location: Sequence[str | int]) -> str:
+    """A location as it is written: models.x[0].spec."""
+    out = ""
+    for part in location:
+        out += f"[{part}]" if isinstance(part, int) else (f".{part}" if out else str(part))
+    return out or "the file"
+
+
+def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    """The file's data, and the line of every field. Refuses a field that stands twice, which YAML would not."""
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        lines: dict[Location, int] = {}
+        if node is not None:
+            _walk(node, (), lines, path)
+        data = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RepalignError(
+            f"{path.name}{line}: this is not YAML",
+            got=str(getattr(error, "problem", None) or error).splitlines()[0],
+            remedy="look at indentation, colons and quotes; a spec or a measure is safest in quotation marks",
+        ) from error
+    if not isinstance(data, dict) or node is None:
+        raise RepalignError(f"{path.name}: a study is a mapping of fields", got=type(data).__name__)
+    return data, lines
+
+
+def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value == "null":
+                key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
+            inner = (*location, key.value)
+            if inner in lines:
+                raise RepalignError(
+                    f"{path.name}, line {key.start_mark.line + 1}: {dotted(inner)} stands twice",
+                    got=f"first on line {lines[inner]}",
+                    remedy="remove one of them",
+                )
+            lines[inner] = key.start_mark.line + 1
+            _walk(value, inner, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _walk(value, (*location, i), lines, path)

@@ -1,0 +1,217 @@
+"""A study tried out: tiny stand-ins for its models, a generated dataset of the same form, and every other line as it is.
+
+What a mock finds is a mistake in the file, a measure that the number of stimuli forbids, a figure that cannot be drawn, a
+library that is missing. Its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repalign.alignment import write_text
+from repalign.dataset import DatasetConfig
+from repalign.errors import RepalignError
+from repalign.models import parse_spec
+from repalign.study.config import AlignmentConfig, CompetenceConfig, SidesConfig
+from repalign.study.load import Variant
+
+if TYPE_CHECKING:
+    from repalign.dataset import Dataset
+    from repalign.extract import ModelEntry
+    from repalign.study.alignment import AlignmentStudy
+    from repalign.study.colour import ColourStudy
+
+SIZES = (96, 320, 1100, 2200, 4400)  # stimuli: the first that all measures allow
+LEAST = 32  # stimuli of a sample
+LIMIT = 5.0  # seconds for a measure of a group
+TOKENS = 2000  # of the corpus that bits per byte are measured on
+OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated one takes as well
+
+
+def mock_study(study: AlignmentStudy) -> AlignmentStudy:
+    """The study with stand-ins, in a folder of its own beside the real one's."""
+    folder = study.folder.with_name(f"{study.name}-mock")
+    n = _size(study.variants)
+    table = _dataset(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
+    scale = n / max([_asked(v) for v in study.variants] or [n])
+    opened: dict[str, Dataset] = {}
+    made: dict[str, ModelEntry] = {}
+    variants = []
+    for variant in study.variants:
+        dataset = _same_form(variant.config.dataset, table, n, scale)
+        data = opened.setdefault(dataset.model_dump_json(), dataset.open(study.base))
+        x, y = (
+            None if side is None else tuple(_stand_in(e, data, folder / "models", made) for e in side)
+            for side in (variant.x, variant.y)
+        )
+        assert x is not None
+        config = variant.config.model_copy(update=_changed(variant.config, dataset, data.ids, folder, n, scale))
+        variants.append(replace(variant, config=config, x=x, y=y))
+    competence = _competence(study, folder, sorted({e.label for v in variants for e in (*v.x, *(v.y or ()))}), table)
+    whole = study.config.model_copy(
+        update={
+            "name": f"{study.name}-mock", "competence": competence, "published": None, "store": None, "results": None,
+            "report": None,
+        }
+    )  # fmt: skip
+    return replace(study, config=whole, variants=tuple(variants))
+
+
+def mock_colour(study: ColourStudy) -> ColourStudy:
+    """The colour study on a few generated pictures, with stand-ins for the text models and few draws."""
+    folder = study.folder.with_name(f"{study.name}-mock")
+    image = study.config.dataset.image or "image"
+    table = _dataset(folder / "data", [study.config.dataset], SIZES[0], 1)
+    dataset = DatasetConfig(table=str(table), id="id", image=image)
+    data = dataset.open(study.base)
+    models = tuple(_stand_in(e, data, folder / "models", {}, "text") for e in study.models)
+    config = study.config.model_copy(
+        update={"name": f"{study.name}-mock", "dataset": dataset, "results": None, "report": None}
+    )
+    return study.with_config(study.path, config, models, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3)
+
+
+# --- the dataset ---------------------------------------------------------------------------------
+
+
+def _size(variants: Sequence[Variant]) -> int:
+    """The smallest number of stimuli that every measure of every variant allows."""
+    from repalign.measures import parse_measures
+
+    measures = [m for v in variants for w in v.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
+    for n in SIZES:
+        if all(m.min_n <= n for m in measures):
+            return n
+    return max(m.min_n for m in measures)
+
+
+def _asked(variant: Variant) -> int:
+    """How many stimuli a variant is on, as far as its file says; 0 if it does not."""
+    rows, sample = variant.config.rows, variant.config.dataset.sample
+    return rows.n if rows is not None else sample.n if sample is not None else 0
+
+
+def _captions(study: AlignmentStudy) -> int:
+    """How many captions of a stimulus some variant reads."""
+    several = [max(v.config.captions.x, v.config.captions.y) for v in study.variants]
+    later = [e.caption for v in study.variants for e in (*v.x, *(v.y or ()))]
+    return max([*several, *(c + max(several) for c in later)])
+
+
+def _dataset(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
+    """A table with every column that some variant reads."""
+    from repalign.standins import write_dataset
+
+    columns: dict[str, str] = {}
+    for config in configs:
+        columns |= {name: "image" for name in _image_columns(config)}
+        columns |= {name: "text" for name in _text_columns(config)}
+    return write_dataset(folder, columns, n, captions=captions)
+
+
+def _image_columns(config: DatasetConfig) -> list[str]:
+    if config.kind in ("toy", "arrays"):
+        return []
+    return [config.image] if config.image else ["image"] if config.kind == "folder" else []
+
+
+def _text_columns(config: DatasetConfig) -> list[str]:
+    if config.kind in ("toy", "arrays"):
+        return []
+    text = [config.text] if isinstance(config.text, str) else list(config.text or ())
+    return text or (["text"] if config.kind == "folder" else [])
+
+
+def _same_form(config: DatasetConfig, table: Path, n: int, scale: float) -> DatasetConfig:
+    """The block of a variant's dataset, reading the generated table; samples are smaller in proportion."""
+    data: dict[str, Any] = {o: getattr(config, o) for o in OPTIONS if o in config.model_fields_set}
+    if config.sample is not None:
+        data["sample"] = {"n": _scaled(config.sample.n, n, scale), "seed": config.sample.seed}
+    if config.kind == "toy":
+        return DatasetConfig.model_validate({**data, "toy": {**config.toy.model_dump(), "n": n}})  # type: ignore[union-attr]
+    if config.kind == "arrays":
+        raise RepalignError(
+            "a dataset of arrays has no stand-in", expected="a dataset of images or texts", got=sorted(config.arrays or {}),
+            remedy="run the study itself: arrays need no download",
+        )  # fmt: skip
+    columns = {"image": next(iter(_image_columns(config)), None), "text": config.text or next(iter(_text_columns(config)), None)}
+    return DatasetConfig.model_validate({**data, "table": str(table), "id": "id", **{k: v for k, v in columns.items() if v}})
+
+
+def _scaled(asked: int, n: int, scale: float) -> int:
+    return min(n, max(LEAST, round(asked * scale)))
+
+
+def _changed(
+    config: AlignmentConfig, dataset: DatasetConfig, ids: Sequence[str], folder: Path, n: int, scale: float
+) -> dict[str, Any]:
+    """What else of a variant has to fit the smaller dataset."""
+    out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT}
+    if config.rows is not None:
+        out["rows"] = config.rows.model_copy(update={"n": _scaled(config.rows.n, n, scale)})
+    if config.null.groups is not None:
+        groups = folder / "groups.csv"
+        write_text(groups, "id,group\n" + "".join(f"{id_},{i % 4}\n" for i, id_ in enumerate(ids)))
+        out["null"] = config.null.model_copy(update={"groups": str(groups)})
+    return out
+
+
+# --- models and what is known of them ------------------------------------------------------------
+
+
+def _stand_in(
+    entry: ModelEntry, data: Dataset, folder: Path, made: dict[str, ModelEntry], modality: str | None = None
+) -> ModelEntry:
+    """The stand-in of an entry; one for all variants that differ in how it is read only."""
+    from repalign.standins import stand_in
+
+    found, _ = stand_in(entry, modality or _modality(entry, data), folder, ids=data.ids)
+    made[entry.label] = found
+    return found
+
+
+def _modality(entry: ModelEntry, data: Dataset) -> str:
+    """What a model reads, as far as its entry, its source or its name says it."""
+    from repalign.models import known_models
+
+    known = next((k.modality for k in known_models() if k.spec == entry.spec), None)
+    scheme = parse_spec(entry.spec).scheme
+    said = entry.modality or known or {"timm": "image", "st": "text", "hf": "text"}.get(scheme)
+    if scheme == "toy":
+        return "image" if parse_spec(entry.spec).path.startswith("vision") else "text"
+    return said or data.modalities[0]
+
+
+def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table: Path) -> CompetenceConfig:
+    """Scores of every name that the study's figures ask for, made up; bits per byte measured on the captions."""
+    import pandas as pd
+
+    from repalign.standins import stand_in_scores
+
+    given, out = study.config.competence, {}
+    wanted = sorted(set(_yardsticks(study.config.figures)) - {"n_parameters"})
+    if wanted and (given.lm_eval or given.timm or given.csv):
+        path = folder / "scores.csv"
+        scores = stand_in_scores(wanted, names, seed=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
+        out["csv"] = [str(path)]
+    if given.bits_per_byte is not None:
+        column = next((c for v in study.variants for c in _text_columns(v.config.dataset)), "text")
+        corpus = given.bits_per_byte.model_copy(
+            update={"corpus": str(table), "column": column, "split": None, "revision": None, "documents": None,
+                    "max_tokens": TOKENS, "context": None, "stride": None}
+        )  # fmt: skip
+        out["bits_per_byte"] = corpus
+    return CompetenceConfig(**out)
+
+
+def _yardsticks(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The scores that figures draw against."""
+    for item in figures:
+        for options in item.values():
+            against = (options or {}).get("against", [])
+            yield from [against] if isinstance(against, str) else against

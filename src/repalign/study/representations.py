@@ -1,0 +1,130 @@
+"""What a study compares: every dataset opened once, every model run on it once, whatever the number of variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repalign.derived import break_pairs, mean_of, sample_rows
+from repalign.errors import RepalignError
+from repalign.progress import Progress, silent
+from repalign.study.competence import Competence
+from repalign.study.load import Variant
+
+if TYPE_CHECKING:
+    from repalign.dataset import Dataset
+    from repalign.extract import ModelEntry
+    from repalign.representation import Representation
+
+
+@dataclass(frozen=True)
+class Members:
+    """The representations of one variant; the models that had to be left out, with the reason; warnings."""
+
+    x: list[Representation]
+    y: list[Representation] | None
+    skipped: dict[str, str]
+    warnings: list[str]
+
+    @property
+    def everything(self) -> list[Representation]:
+        return [*self.x, *(self.y or ())]
+
+
+@dataclass
+class Source:
+    """Datasets and representations of the variants of a study, each made once.
+
+    `competence` says how good the models are; that goes into their records.
+    """
+
+    base: Path
+    store: str
+    progress: Progress = silent
+    executor: Executor | None = None
+    competence: Competence | None = None
+    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    def dataset(self, variant: Variant) -> Dataset:
+        config = variant.config.dataset
+        key = config.model_dump_json()
+        if key not in self._datasets:
+            self._datasets[key] = config.open(self.base, self.progress)
+        return self._datasets[key]
+
+    def members(self, variant: Variant) -> Members:
+        """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
+        config, skipped = variant.config, {}
+        x = self._side(variant, variant.x, config.captions.x, skipped)
+        y = None if variant.y is None else self._side(variant, variant.y, config.captions.y, skipped)
+        if not x or y == [] or (y is None and len(x) < 2):
+            raise RepalignError(
+                "there is nothing left to compare: models are not available",
+                expected="one model of each side, or two of one list",
+                got="; ".join(f"{name}: {reason}" for name, reason in skipped.items()),
+            )
+        warnings = [f"model {name} was left out: {reason}" for name, reason in skipped.items()]
+        warnings += self._unscored([*x, *(y or ())])
+        if config.rows is not None:
+            both = sample_rows([*x, *(y or ())], config.rows.n, config.rows.seed)
+            x, y = both[: len(x)], None if y is None else both[len(x) :]
+        if config.broken_pairs is not None and config.broken_pairs.share:
+            x = break_pairs(x, config.broken_pairs.share, config.broken_pairs.seed)
+            warnings.append(f"{config.broken_pairs.share:.4g} of the pairs are broken on purpose")
+        return Members(x, y, skipped, warnings)
+
+    def _side(
+        self, variant: Variant, side: Sequence[ModelEntry], captions: int, skipped: dict[str, str]
+    ) -> list[Representation]:
+        """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
+        from repalign.extract import Skipped
+
+        wanted = [[replace(e, caption=e.caption + c) for c in range(captions)] for e in side]
+        found = iter(self._extract(variant, [e for one in wanted for e in one]))
+        out = []
+        for entry, one in zip(side, wanted, strict=True):
+            parts = [next(found) for _ in one]
+            missing = next((p for p in parts if isinstance(p, Skipped)), None)
+            if missing is None:
+                out.append(mean_of(parts))
+            else:
+                skipped[entry.label] = missing.reason
+        return out
+
+    def _extract(self, variant: Variant, entries: Sequence[ModelEntry]) -> list[Any]:
+        from repalign.extract import extract
+
+        dataset, options = self.dataset(variant), variant.config.extract
+        at = f"{dataset.fingerprint} {options.model_dump_json()}"
+        keys = [f"{at} {entry!r}" for entry in entries]
+        missing = {key: entry for key, entry in zip(keys, entries, strict=True) if key not in self._found}
+        found = extract(
+            dataset,
+            list(missing.values()),
+            self.store,
+            executor=self.executor,
+            progress=self.progress,
+            **options.model_dump(exclude_unset=True),
+        )
+        scored = map(self._scored, missing.values(), found)
+        self._found |= dict(zip(missing, scored, strict=True))
+        return [self._found[key] for key in keys]
+
+    def _scored(self, entry: ModelEntry, found: Any) -> Any:
+        from repalign.extract import Skipped
+
+        if isinstance(found, Skipped) or self.competence is None or not self.competence.is_asked:
+            return found
+        return found.with_record(self.competence.record(entry, found))
+
+    def _unscored(self, representations: Sequence[Representation]) -> list[str]:
+        """A warning about models that the study's files do not know, where they know others."""
+        names = {score.name for score in self.competence.files} if self.competence is not None else set()
+        without = [r.name for r in representations if not names & set(r.record.scores)]
+        if not names or not without:
+            return []
+        return [f"the study's competence files say nothing of {', '.join(without)}"]

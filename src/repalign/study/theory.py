@@ -1,0 +1,77 @@
+"""A study of the theory: worlds with a known co-occurrence, and what contrastive learners make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.progress import Progress, silent
+from repalign.study.base import Drawn, Outcome, Plan, Study
+from repalign.study.config import TheoryConfig
+from repalign.study.lines import Where
+
+SECONDS = 10  # of one experiment on one core, about
+
+
+@dataclass(frozen=True)
+class TheoryStudy(Study):
+    """Experiments of `repalign.theory`, each a table and a figure."""
+
+    @classmethod
+    def load(cls, path: Path, data: dict[str, Any], where: Where) -> TheoryStudy:
+        config = where.validate(TheoryConfig, data)
+        known = _experiments()
+        for i, name in enumerate(config.only or ()):
+            if name not in known:
+                with where.at("only", i):
+                    raise RepalignError(f"no experiment is called {name!r}", got=name, remedy=did_you_mean(name, known))
+        return cls(path, config)
+
+    @property
+    def chosen(self) -> list[str]:
+        return list(self.config.only or _experiments())
+
+    def plan(self, progress: Progress = silent) -> Plan:  # noqa: ARG002
+        names = self.chosen
+        return Plan((
+            f"{len(names)} experiments on worlds with a known co-occurrence: {', '.join(names)}",
+            f"about {SECONDS * len(names)} seconds on one core, under 1 GiB of memory, no download",
+            f"tables and figures in {self.folder}",
+        ))  # fmt: skip
+
+    def run(
+        self,
+        *,
+        progress: Progress = silent,
+        executor: Executor | None = None,  # noqa: ARG002
+        told: Callable[[Plan], None] | None = None,
+    ) -> Outcome:
+        from repalign.report import write_study_page
+        from repalign.study.figures import write_drawn
+        from repalign.theory.figures import draw
+
+        if told is not None:
+            told(self.plan())
+        known, drawn = _experiments(), []
+        for name in self.chosen:
+            found = known[name](seed=self.config.seed, progress=progress)
+            table = found.table.to_string(index=False, float_format="{:.3g}".format)
+            drawn.append(Drawn(name, found.claim, draw(found), found.table, table))
+        figures = write_drawn(drawn, self.results)
+        page = write_study_page(self.report, self.name, self.config.description, drawn, {})
+        return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", figures), ("report", page)))
+
+    def mock(self) -> TheoryStudy:
+        """The quickest experiment alone: nothing here is downloaded or large."""
+        config = self.config.model_copy(update={"name": f"{self.name}-mock", "only": [self.chosen[0]]})
+        return replace(self, config=config)
+
+
+def _experiments() -> dict[str, Any]:
+    from repalign.theory.experiments import EXPERIMENTS
+
+    return {f.__name__: f for f in EXPERIMENTS}
