@@ -26,7 +26,8 @@ class ModelRecord:
     `spec` is the spec string that loads it, `name` a short label that is unique within a study.
     `revision` is what the spec resolved to (a commit, or a digest of local files). `scores` maps a
     competence ("bits_per_byte", "imagenet_top1", ...) to its value; `lower_is_better` is a fact of the
-    competence, not of the record.
+    competence, not of the record. `factors` are facts of its making that alignment can be related to, numbers or
+    words: "training_steps", "width", "run" (the training that it comes from, shared by its checkpoints).
     """
 
     spec: str
@@ -37,9 +38,12 @@ class ModelRecord:
     objective: str | None = None
     n_parameters: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, float | str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record as JSON holds it; `factors` stand there only where there are any, as before they were known."""
+        data = asdict(self)
+        return data if self.factors else {k: v for k, v in data.items() if k != "factors"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelRecord:

@@ -40,6 +40,7 @@ class Toy(Source):
             objective=self.model.objective,
             n_parameters=self.model.n_parameters,
             scores=dict(self.model.scores),
+            factors=self.model.factors,
         )
         self.facts = {"source": "toy", "pooling": "mean", "pooled_in": "float32", "versions": versions()}
 

@@ -14,6 +14,7 @@ from repalign.models import ModelRecord
 from repalign.relate._crossed import Crossed
 
 PARAMETERS = "n_parameters"
+WORDS = ("family", "objective", "modality")  # of a record
 
 
 def facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:
@@ -22,11 +23,22 @@ def facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:
 
 
 def value(model: Mapping[str, Any], key: str) -> float | None:
-    """The number of parameters or a score; None where there is none, or none that is finite."""
-    number = model.get(PARAMETERS) if key == PARAMETERS else (model.get("scores") or {}).get(key)
-    if number is None or not math.isfinite(float(number)) or (key == PARAMETERS and number <= 0):
+    """The number of parameters, a score, or a factor that is a number; None where there is none that is finite."""
+    if key == PARAMETERS:
+        number = model.get(PARAMETERS)
+    else:
+        number = {**(model.get("factors") or {}), **(model.get("scores") or {})}.get(key)
+    if number is None or isinstance(number, str) or not math.isfinite(float(number)) or (key == PARAMETERS and number <= 0):
         return None
     return float(number)
+
+
+def word(model: Mapping[str, Any], key: str) -> str | None:
+    """What a model is in a word: a factor, or its family, objective or modality; None where there is none."""
+    found = (model.get("factors") or {}).get(key, model.get(key) if key in WORDS else None)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    return None if found in (None, "") else str(found)
 
 
 def families_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
