@@ -142,7 +142,7 @@ def test_known_models_are_those_of_the_paper() -> None:
         assert (k.modality, parse_spec(k.spec).scheme) in {("text", "hf"), ("image", "timm")}
         assert k.family and k.objective
     assert find_model("llama-30b").nominal_parameters == 33_000_000_000  # 30b is its name, 33B its size
-    assert find_model("Mixtral-8x7B-v0.1").nominal_parameters is None
+    assert find_model("Mixtral-8x7B-v0.1").nominal_parameters == 46_700_000_000  # all eight experts
 
 
 def test_labels_of_published_figures_name_one_model_each() -> None:

@@ -201,8 +201,13 @@ def slug(spec: Spec | str) -> str:
 class KnownModel:
     """A model of a published study, a row of `known_models.csv`; what is not known is None.
 
-    `nominal_parameters` is what the authors call the model's size; the counted number is part of an
-    extracted representation. `gated` models need an account on the hub that has been granted access.
+    `nominal_parameters` is what the authors call the model's size (of vision models what timm's model cards say, the
+    count to a tenth of a million). `parameters` are counted on the architecture, tied weights once and with the head
+    that the weights file has; `layers` are those that are extracted (the embeddings and every block of a language model,
+    every block of a vision model), all of `width`; `image_tokens` are the patches and the class token of one image.
+    `bytes_per_parameter` is how the weights lie on the hub; it is from memory, not looked up: half precision for the
+    language models but OLMo, single for OLMo and timm. `gated` models need an account on the hub that has been granted
+    access.
     `published_as` are its labels in published figures: "bloom-0.56b" is drawn for what the code calls bloomz-560m,
     and "dinov2" alone is the giant (Figure 4).
     """
@@ -213,6 +218,11 @@ class KnownModel:
     family: str
     objective: str
     nominal_parameters: int | None
+    parameters: int
+    layers: int
+    width: int
+    image_tokens: int | None
+    bytes_per_parameter: int
     model_set: str
     gated: bool
     published_as: tuple[str, ...] = ()
@@ -239,6 +249,11 @@ def _known() -> tuple[KnownModel, ...]:
             family=row["family"],
             objective=row["objective"],
             nominal_parameters=int(row["nominal_parameters"]) if row["nominal_parameters"] else None,
+            parameters=int(row["parameters"]),
+            layers=int(row["layers"]),
+            width=int(row["width"]),
+            image_tokens=int(row["image_tokens"]) if row["image_tokens"] else None,
+            bytes_per_parameter=int(row["bytes_per_parameter"]),
             model_set=row["model_set"],
             gated=row["gated"] == "yes",
             published_as=tuple(filter(None, row["published_as"].split("|"))),
