@@ -31,6 +31,20 @@ class RepalignError(Exception):
         super().__init__("\n".join(lines))
 
 
+class Unavailable(RepalignError):  # noqa: N818  (a state of a model, not a fault of the user's)
+    """A model that cannot be had here and now: gated, gone, unreachable, or in a form that is not loaded.
+
+    Raised for what no better input would mend, so that work over many models may leave this one out.
+    """
+
+    @property
+    def reason(self) -> str:
+        """What stands in the way and what to do about it, in one line."""
+        problem, *details = str(self).splitlines()
+        remedy = next((d.removeprefix("  do: ") for d in details if d.startswith("  do: ")), None)
+        return problem if remedy is None else f"{problem}; {remedy}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the closest known ones, or all of them if none is close."""
     known = sorted(known)

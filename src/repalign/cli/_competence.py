@@ -12,7 +12,7 @@ from rich.table import Table
 
 from repalign.cli._console import bars, out, print_json, shown_number, wrote
 from repalign.cli._options import AsJson
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, Unavailable, did_you_mean
 
 if TYPE_CHECKING:
     from repalign.competence import Corpus
@@ -51,21 +51,40 @@ def bits(
     first_token_bytes: Annotated[str, typer.Option(help="Bytes of a first token without BOS: count or leave_out.")] = "count",
     max_tokens: Annotated[int | None, typer.Option(help="Stop after the document that reaches so many tokens.")] = None,
     batch_size: Annotated[int, typer.Option(help="Windows run together.")] = 8,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, stored (as the weights are), float32, bfloat16, float16, float64.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ..., or sharded (over all GPUs).")] = "auto",
+    on_unavailable: Annotated[
+        str, typer.Option(help="A gated or missing model: error, or skip (say so in a line and end well).")
+    ] = "error",
     to: Annotated[Path | None, typer.Option("--out", help="Write the result here (JSON); a killed run goes on from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bits per byte of a causal language model on a corpus, every token scored once in sliding windows."""
     from repalign.competence import BitsProtocol, bits_per_byte
+    from repalign.extract import ModelEntry
+    from repalign.extract._loop import ON_UNAVAILABLE, left_out
 
     how = "joined" if joined else "separate"
     protocol = BitsProtocol(context, stride, bos, bos_in, how, first_token_bytes, max_tokens)
     opened = _corpus(corpus, column, documents, split)
-    with bars() as progress:
-        found = bits_per_byte(
-            model, opened, protocol, state=to, batch_size=batch_size, dtype=dtype, device=device, progress=progress
+    if on_unavailable not in ON_UNAVAILABLE:
+        raise RepalignError(
+            f"unknown --on-unavailable {on_unavailable!r}",
+            expected=" or ".join(ON_UNAVAILABLE),
+            remedy=did_you_mean(on_unavailable, ON_UNAVAILABLE),
         )
+    with bars() as progress:
+        try:
+            found = bits_per_byte(
+                model, opened, protocol, state=to, batch_size=batch_size, dtype=dtype, device=device, progress=progress
+            )
+        except Unavailable as error:
+            if on_unavailable == "error":
+                raise
+            left_out(ModelEntry(model), error, "bits per byte", progress)
+            if as_json:
+                print_json([])
+            return
     row: dict[str, Any] = {
         "model": found.record.spec, "revision": found.record.revision, **found.scores, "n_documents": found.n_documents,
         "n_tokens": found.n_tokens, "n_bytes": found.n_bytes, "protocol": found.protocol,

@@ -8,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch.nn import functional
 
 from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
 from repalign.extract import hf as hub
+from repalign.extract._extras import costs
 from repalign.extract._tokenizer import PROBE
 from repalign.extract.hf_text import HFText
 
 LONGEST = 2048  # tokens of context where none is asked for
-POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries
 CHOICES = {
     "bos": ("tokenizer", "always", "never"),
     "bos_in": ("first", "every"),
@@ -232,11 +231,6 @@ def _nats(source: HFText, windows: Sequence[Window]) -> list[float]:
     logits, tokens, mask = source.logits([w.ids for w in windows])
     out = []
     for i, window in enumerate(windows):
-        valid = mask[i].bool()
-        row, ids = logits[i][valid], tokens[i][valid]
-        costs = 0.0
-        for places in torch.tensor(window.scored, device=ids.device).split(POSITIONS):
-            part = functional.cross_entropy(row[places - 1].float(), ids[places], reduction="none")
-            costs += float(part.double().sum())
-        out.append(costs)
+        places = mask[i].nonzero().flatten()  # of the window's tokens, among padding
+        out.append(costs(logits[i], tokens[i], places[torch.tensor(window.scored, device=places.device)]))
     return out

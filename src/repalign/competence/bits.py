@@ -22,6 +22,7 @@ from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, choose_device
 from repalign.extract import hf as hub
 from repalign.extract._base import Context, versions
+from repalign.extract._placement import SPREAD
 from repalign.extract.hf_text import HFText
 from repalign.models import ModelRecord, parse_spec
 from repalign.progress import Progress, silent
@@ -91,20 +92,23 @@ def bits_per_byte(
         where it stopped and ends with the same number, and one that is finished is read back without running the model.
         Joined documents carry over at most one context of tokens; a single long document is done as a whole.
     batch_size : windows that go through the model together, of like length.
-    device, dtype : as in `extract`; "auto" is float32, on a GPU bfloat16 for models stored in half precision.
+    device, dtype : as in `extract`: "auto" is float32 on the CPU, and on a GPU the dtype that the weights are stored in,
+        over several GPUs where one is too small; "sharded" is over all of them.
 
     Raises
     ------
+    Unavailable : a model that is not to be had here and now, as in `extract`.
     RepalignError : no causal language model; a context that it does not have; no byte to count; a state file of another
         run; a corpus that has changed under a run that is resumed.
     """
-    entry = ModelEntry(model) if isinstance(model, str) else model
+    entry = ModelEntry(model) if isinstance(model, str) else replace(model, prompt=None)  # a prompt is for captions
     texts, protocol = as_corpus(corpus), protocol or BitsProtocol()
     if every < 1 or batch_size < 1:
         raise RepalignError("every and batch_size are out of range", expected="at least 1", got=(every, batch_size))
     spec = parse_spec(entry.spec)
     if spec.scheme != "hf":
         raise _no_causal(entry, f"a {spec.scheme}: model")
+    spread = SPREAD.get(device, "never")
     device, revision = choose_device(device), hub.revision(spec, entry)
     run = {
         "model": str(spec),
@@ -124,7 +128,7 @@ def bits_per_byte(
         refuse_other(path, run, held)
         if held["complete"]:
             return _told(held, entry)
-    source = hub.load(spec, entry, Context(device, dtype, trust_remote_code, (), revision, progress))
+    source = hub.load(spec, entry, Context(device, dtype, trust_remote_code, (), revision, progress, spread))
     if not isinstance(source, HFText) or not source.scored:
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))
     reader = Reader(source, protocol, batch_size)
@@ -136,7 +140,8 @@ def bits_per_byte(
         **run,
         "record": replace(entry.complete(source.record), revision=revision).to_dict(),
         "protocol": reader.told,
-        "facts": {k: source.facts[k] for k in ("architecture", "dtype", "versions")} | {"weights": source.weights},
+        "facts": {k: source.facts[k] for k in ("architecture", "dtype", "stored_dtype", "versions")}
+        | {"weights": source.weights, **source.placed},
     }
     documents = _skipped(iter(texts), totals, path)
     _report(progress, totals, texts, protocol)
@@ -157,7 +162,7 @@ def bits_per_byte(
             f"model {entry.label}: the costs of {texts.source} are not finite",
             expected="finite logits",
             got=totals.nats,
-            remedy='run it with dtype="float32"',
+            remedy='run it with dtype="bfloat16" or "float32"',
         )
     if path is not None:
         write_json(path, found)
@@ -209,7 +214,8 @@ def _report(progress: Progress, totals: Totals, corpus: Corpus, protocol: BitsPr
 def _told(found: dict[str, Any], entry: ModelEntry) -> Bits:
     """The result of a finished run, as its file has it."""
     totals = found["totals"]
-    facts = {**found["facts"], "corpus": found["corpus"], "corpus_digest": totals["digest"], "device": found["device"]}
+    facts = {**found["facts"], "corpus": found["corpus"], "corpus_digest": totals["digest"]}
+    facts.setdefault("device", found["device"])  # that which was asked for, where the model was on one
     counts = {k: totals[k] for k in ("nats", "n_tokens", "n_bytes", "n_chars", "n_documents")}
     bits = Bits(
         entry.complete(ModelRecord.from_dict(found["record"])), **counts, protocol=found["protocol"], facts=facts

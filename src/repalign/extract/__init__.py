@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repalign.extract._base import Batch, Layer, ModelEntry, Source
+from repalign.extract._base import Batch, Layer, ModelEntry, Skipped, Source
 from repalign.extract._loop import SOURCES, choose_device, extract
 
-__all__ = ["SOURCES", "Batch", "Layer", "ModelEntry", "Source", "choose_device", "extract"]
+__all__ = ["SOURCES", "Batch", "Layer", "ModelEntry", "Skipped", "Source", "choose_device", "extract"]

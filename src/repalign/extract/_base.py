@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "store_dtype": tuple(STORE_DTYPES),
     "ids": (None, "rows"),
 }
+DIGEST_BYTES = 2**28
+CAPTION = "{caption}"  # where a prompt takes the text in
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class ModelEntry:
     * `truncate`: cut what is longer than the model's context instead of refusing it.
     * `store_dtype`: of the stored features, "float32", "float16" or "float64".
     * `ids`: "rows" says that the rows of an array without ids are in the dataset's order.
+    * `prompt`: a text that every caption is put into, where `{caption}` stands in it; for text models of transformers and
+      sentence-transformers. With `pooling: last` the vector is that of the token that follows all of it. Bits per byte
+      of the captions are not computed then.
     * `family`, `objective`, `n_parameters`, `scores`: go into the record, over what the source finds.
     """
 
@@ -61,6 +67,7 @@ class ModelEntry:
     truncate: bool = False
     store_dtype: str = "float32"
     ids: str | None = None
+    prompt: str | None = None
     family: str | None = None
     objective: str | None = None
     n_parameters: int | None = None
@@ -85,14 +92,27 @@ class ModelEntry:
             )
         if self.caption < 0:
             raise RepalignError(f"model {self.label}: caption is out of range", expected=">= 0", got=self.caption)
+        if self.prompt is not None and self.prompt.count(CAPTION) != 1:
+            raise RepalignError(
+                f"model {self.label}: the prompt does not say where the caption goes",
+                expected=f"a text with {CAPTION} in it, once",
+                got=f"{self.prompt!r}, with {self.prompt.count(CAPTION)}",
+            )
 
     @property
     def label(self) -> str:
         return self.name or self.spec
 
+    def prompted(self, caption: str) -> str:
+        """The text that the model reads for a caption. Braces in either are texts like any other."""
+        return caption if self.prompt is None else self.prompt.replace(CAPTION, caption)
+
     def settings(self, dtype: str) -> dict[str, Any]:
-        """The requested options that determine the features; what the store's extraction hash covers."""
-        return {
+        """The requested options that determine the features; what the store's extraction hash covers.
+
+        A prompt is among them only where there is one, so that extractions without keep their hash.
+        """
+        said = {
             "modality": self.modality,
             "pooling": self.pooling,
             "layers": None if self.layers is None else list(self.layers),
@@ -104,6 +124,7 @@ class ModelEntry:
             "ids": self.ids,
             "dtype": dtype,
         }
+        return said if self.prompt is None else {**said, "prompt": self.prompt}
 
     def complete(self, record: ModelRecord) -> ModelRecord:
         """The record with what the user says of the model put over what the source found."""
@@ -113,15 +134,25 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A model that was left out because it is not to be had here and now: see `errors.Unavailable`."""
+
+    spec: str
+    name: str
+    reason: str  # with what to do about it, in one line
+
+
+@dataclass(frozen=True)
 class Context:
     """Where and how models are run, and what a source may need besides."""
 
     device: str
-    dtype: str  # "auto" or one of RUN_DTYPES
+    dtype: str  # "auto", "stored" or one of RUN_DTYPES
     trust_remote_code: bool = False
     dataset_ids: tuple[str, ...] = ()  # for sources that bring ids of their own
     revision: str = ""  # what the spec was resolved to
     progress: Progress = silent
+    spread: str = "never"  # over all GPUs: "never", "if needed" or "always"
 
 
 @dataclass(frozen=True)
@@ -152,6 +183,7 @@ class Source(ABC):
     layers: tuple[Layer, ...]
     facts: dict[str, Any]  # how the features come about; goes into every part
     weights: str  # a digest of the loaded weights
+    placed: Mapping[str, str] = MappingProxyType({})  # `device` and `device_map` of a model on several devices
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:  # noqa: ARG002
         """Each stimulus as `forward` takes it; `where` names each row for errors."""
@@ -213,16 +245,18 @@ def choose_pooling(asked: str | None, known: Sequence[str], label: str) -> str:
 def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of parameters and buffers in the order of names.
 
-    `without` leaves out those that were not in the model's file and are random.
+    `without` leaves out those that were not in the model's file and are random. Weights on any devices come to the CPU
+    piece by piece, at most `DIGEST_BYTES` at once.
     """
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if not isinstance(tensor, Tensor) or name in without:
             continue
         sha.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        flat = tensor.detach().to("cpu").contiguous().flatten()
+        flat = tensor.detach().contiguous().flatten()
         if flat.numel():
-            sha.update(flat.view(torch.uint8).numpy().data)
+            for piece in flat.split(max(1, DIGEST_BYTES // flat.itemsize)):
+                sha.update(piece.to("cpu").view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -243,27 +277,66 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:
-    """The dtype to run in: on a GPU bfloat16 where the model is stored in half precision, else float32."""
-    if asked == "auto":
-        half = stored in (torch.float16, torch.bfloat16)
-        return torch.bfloat16 if half and device.startswith("cuda") else torch.float32
+    """The dtype to run in.
+
+    "auto" is the dtype that the weights are stored in on a GPU, and float32 on the CPU; "stored" is that of the weights
+    anywhere. Where it is not known what they are stored in, both are float32.
+    """
+    if asked in ("auto", "stored"):
+        own = asked == "stored" or device.startswith("cuda")
+        return stored if own and stored is not None else torch.float32
     if asked not in RUN_DTYPES:
+        known = ["auto", "stored", *RUN_DTYPES]
         raise RepalignError(
             f"model {label}: unknown dtype {asked!r}",
-            expected="auto, " + ", ".join(RUN_DTYPES),
+            expected=", ".join(known),
             got=asked,
-            remedy=did_you_mean(asked, ["auto", *RUN_DTYPES]),
+            remedy=did_you_mean(asked, known),
         )
     return RUN_DTYPES[asked]
 
 
-def run_facts(dtype: torch.dtype, *packages: str) -> dict[str, Any]:
+def run_facts(dtype: torch.dtype, stored: torch.dtype | None, *packages: str) -> dict[str, Any]:
     """The facts that every model that is run has to state."""
     return {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": shown_dtype(dtype),
+        "stored_dtype": "unknown" if stored is None else shown_dtype(stored),
         "pooled_in": "float32",
         "versions": versions(*packages),
     }
+
+
+def shown_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def prompt_facts(entry: ModelEntry) -> dict[str, Any]:
+    """What a model that takes prompts has to state besides, where it has one."""
+    return {} if entry.prompt is None else {"captions_stand_in": entry.prompt}
+
+
+def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
+    """Refuse hidden states that are not finite; `where` names model, layer and row."""
+    if bool(torch.isfinite(x).all()):
+        return
+    small = dtype == "float16"
+    raise RepalignError(
+        f"{where}: its hidden states are not finite in {dtype}",
+        expected="numbers up to 65,504, which is all that float16 holds" if small else "numbers",
+        got="infinity or NaN",
+        remedy="use `dtype: bfloat16`, or float32" if small else "check that the model's files are whole",
+    )
+
+
+def refuse_prompt(entry: ModelEntry, what: str) -> None:
+    """Refuse a prompt of a model that does not read text by a tokenizer of its own."""
+    if entry.prompt is not None:
+        raise RepalignError(
+            f"model {entry.label}: a prompt does not go with {what}",
+            expected="a text model of transformers (hf:) or sentence-transformers (st:)",
+            got=f"prompt {entry.prompt!r}",
+            remedy="leave `prompt` out of this model's entry",
+        )
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

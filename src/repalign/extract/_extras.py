@@ -10,20 +10,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries
 BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 
 
-def nats(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """What all tokens of each text but the first given one cost: (b, t, v), (b, t), (b, t) -> (b,) in float64.
+def costs(logits: Tensor, tokens: Tensor, places: Tensor) -> float:
+    """-sum ln p in nats of the tokens at `places` of one text, each given those before it: (t, v), (t,), (m,) -> number.
 
-    Row by row, since the float32 logits of a whole batch may not fit the memory.
+    ln p is a log-softmax in float32, of `POSITIONS` positions at once, on the device of the logits; the sum is in float64.
     """
+    total = 0.0
+    for some in places.to(logits.device).split(POSITIONS):
+        wanted = tokens.to(logits.device)[some]
+        each = functional.cross_entropy(logits[some - 1].float(), wanted, reduction="none")
+        total += float(each.double().sum())
+    return total
+
+
+def nats(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What all tokens of each text but the first given one cost: (b, t, v), (b, t), (b, t) -> (b,) in float64."""
     out = torch.zeros(len(tokens), dtype=torch.float64)
-    for i, valid in enumerate(mask.bool()):
-        row = tokens[i][valid]
-        if len(row) > 1:
-            costs = functional.cross_entropy(logits[i][valid][:-1].float(), row[1:], reduction="none")
-            out[i] = float(costs.double().sum())
+    for i, valid in enumerate(mask):
+        places = valid.nonzero().flatten()  # one piece, whichever side is padded
+        out[i] = costs(logits[i], tokens[i], places[1:])
     return out
 
 

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.models import Spec
 
 # What determines a model in a folder; not its model card, nor the state of its training.
@@ -69,32 +70,15 @@ def at(spec: Spec, revision: str) -> dict[str, Any]:
 
 @contextmanager
 def hub_errors(spec: Spec) -> Iterator[None]:
-    """Turn what a hub, a cache or a broken folder raises into one clear error."""
-    from huggingface_hub import errors as hub
-
+    """Turn what a hub, a cache or a broken folder raises into one clear error: `Unavailable` for what is not to be had."""
     try:
         yield
     except (RepalignError, torch.OutOfMemoryError):
         raise
-    except hub.GatedRepoError as error:
-        raise RepalignError(
-            f"model {spec}: access is gated",
-            got=first_line(error),
-            remedy=f"ask for access on the page of {spec.path}, and log in with `hf auth login`",
-        ) from error
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
-        raise RepalignError(
-            f"model {spec}: the hub has no such model or revision",
-            got=first_line(error),
-            remedy="check the spelling of the name and the revision, or log in if the model is private",
-        ) from error
     except Exception as error:
-        if not spec.is_local and _is_network(error):
-            raise RepalignError(
-                f"model {spec}: the hub cannot be reached and the model is not in the cache",
-                got=first_line(error),
-                remedy="connect to the network once, set HF_HOME to a cache that holds it, or name a local folder",
-            ) from error
+        told = _unavailable(spec, error)
+        if told is not None:
+            raise told from error
         if not isinstance(error, LOADING):
             raise
         if "trust_remote_code" in str(error):
@@ -114,15 +98,83 @@ def hub_errors(spec: Spec) -> Iterator[None]:
         ) from error
 
 
-def _is_network(error: Exception) -> bool:
-    """Whether an error, or one that it came from, is the hub's or its HTTP library's."""
+def _unavailable(spec: Spec, error: Exception) -> Unavailable | None:
+    """What keeps a model from being had, or None where the error is another one.
+
+    The libraries wrap the hub's errors into their own: the chain tells which it was.
+    """
+    from huggingface_hub import errors as hub
+
+    chain = list(_chain(error))
+    if _lacks_safetensors(error):
+        return no_safetensors(spec)
+    if spec.is_local:
+        return None
+    if any(isinstance(e, hub.GatedRepoError) for e in chain):
+        return Unavailable(
+            f"model {spec}: access is gated",
+            got=first_line(error),
+            remedy=f"accept the licence on the page of {spec.path} at the hub, and log in with `hf auth login`",
+        )
+    if any(isinstance(e, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)) for e in chain):
+        return Unavailable(
+            f"model {spec}: the hub has no such model or revision",
+            got=first_line(error),
+            remedy="check the spelling of the name and the revision, or log in with `hf auth login` if it is private",
+        )
+    if any(isinstance(e, hub.HfHubHTTPError) and _status(e) in (401, 403) for e in chain):
+        return Unavailable(
+            f"model {spec}: the hub refuses access",
+            got=first_line(error),
+            remedy=f"log in with `hf auth login` as someone who may read {spec.path}",
+        )
+    if "does not recognize this architecture" in str(error):
+        return Unavailable(
+            f"model {spec}: the installed transformers ({version('transformers')}) does not have its architecture",
+            got=first_line(error),
+            remedy="upgrade transformers, or install a version that still has it",
+        )
+    if any(isinstance(e, hub.EntryNotFoundError) and not isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
+        return None  # the hub answered: a file is lacking
+    if any(_is_network(e) for e in chain):
+        return Unavailable(
+            f"model {spec}: the hub cannot be reached and the model is not in the cache",
+            got=first_line(error),
+            remedy="connect to the network once, set HF_HOME to a cache that holds it, or name a local folder",
+        )
+    return None
+
+
+def no_safetensors(spec: Spec) -> Unavailable:
+    return Unavailable(
+        f"model {spec}: there are no safetensors weights",
+        expected="model.safetensors (pickled weights such as pytorch_model.bin can run code and are not loaded)",
+        got="no safetensors file",
+        remedy="convert them once, where you trust them: load the model and save_pretrained to a new folder"
+        + ("" if spec.is_local else "; or name a revision that has them, such as hf:org/name@refs/pr/1"),
+    )
+
+
+def _lacks_safetensors(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, OSError) and "safetensors" in text and "file named" in text
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether an error is the hub's or its HTTP library's."""
+    return isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0].startswith(HTTP_LIBRARIES)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
     seen: BaseException | None = error
     while seen is not None:
-        library = type(seen).__module__.partition(".")[0]
-        if isinstance(seen, ConnectionError) or library.startswith(HTTP_LIBRARIES):
-            return True
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def first_line(error: BaseException) -> str:

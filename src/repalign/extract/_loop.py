@@ -6,6 +6,7 @@ that a run that was killed, or spread over workers, ends with the same bytes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,20 @@ import torch
 from torch import Tensor
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError
-from repalign.extract._base import STORE_DTYPES, Batch, Context, ModelEntry, Source
+from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.extract._base import (
+    STORE_DTYPES,
+    Batch,
+    Context,
+    ModelEntry,
+    Skipped,
+    Source,
+    refuse_infinite,
+    refuse_prompt,
+)
 from repalign.extract._extras import BATCH_SIZE, per_row, summary
 from repalign.extract._files import first_line
+from repalign.extract._placement import SPREAD
 from repalign.models import ModelRecord, Spec, parse_spec
 from repalign.progress import Progress, silent
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
@@ -39,18 +50,29 @@ SOURCES = {
     "array": "repalign.extract.array",
     "toy": "repalign.extract.toy",
 }
+PROMPTED = ("hf", "st")  # schemes whose text models take a prompt
+ON_UNAVAILABLE = ("error", "skip")
 
 
 def choose_device(device: str = "auto") -> str:
-    """The device to run on: a GPU if there is one, else the CPU; a named one is taken as it is."""
+    """The device to run on: a GPU if there is one, else the CPU; "sharded" is all GPUs; a named one is taken as it is."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "sharded":
+        if torch.cuda.is_available():
+            return "cuda"
+        raise RepalignError(
+            "device 'sharded' cannot be used",
+            expected="GPUs to spread a model over",
+            got="none that torch can use",
+            remedy="say `device: auto` to take GPUs where there are some, and the CPU elsewhere",
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RepalignError(
             f"device {device!r} cannot be used",
-            expected="auto, cpu, cuda or cuda:0 and so on, on a machine that has it",
+            expected="auto, cpu, sharded, cuda or cuda:0 and so on, on a machine that has it",
             got=first_line(error),
             remedy="say `device: auto` to take a GPU where there is one",
         ) from error
@@ -68,29 +90,72 @@ def extract(
     rows_per_part: int = 256,
     trust_remote_code: bool = False,
     executor: Executor | None = None,
+    on_unavailable: str = "error",
     progress: Progress = silent,
-) -> list[StoredRepresentation]:
+) -> list[Any]:
     """All layers of all models on one dataset, one vector per stimulus, in a store.
 
-    A model that is complete in the store is not run; of one that is not, the missing parts are made. `device`
-    "auto" is a GPU where there is one, `dtype` "auto" bfloat16 for models that are stored in half precision, on a
-    GPU, and float32 otherwise; what was chosen is told through `progress` and stored. Code that comes with a model
-    is not run unless `trust_remote_code`. With an executor the parts are made there, and each worker loads the
-    model once; the bytes are the same.
+    A model that is complete in the store is not run; of one that is not, the missing parts are made. Code that comes
+    with a model is not run unless `trust_remote_code`. With an executor the parts are made there, and each worker loads
+    the model once; the bytes are the same. What was chosen of the following is told through `progress` and stored.
+
+    * `device`: "auto" is a GPU where there is one, and several for a text model of transformers whose weights take more
+      than 0.8 of the free memory of the first; "sharded" spreads such models over all GPUs and runs others on the
+      first; "cpu", "cuda:0" and so on are one device. How a model was spread does not enter the extraction hash.
+    * `dtype`: "auto" is what the weights are stored in on a GPU, and float32 on the CPU; "stored" is what they are
+      stored in anywhere; or "float32", "bfloat16", "float16", "float64". Pooling is in float32 always.
+    * `on_unavailable`: "error", or "skip": a model that is not to be had here and now (gated, gone from the hub,
+      without safetensors weights, neither in the cache nor in reach of a network, of an architecture that the installed
+      library lacks) is left out with one line, and a `Skipped` stands in its place in the list.
+
+    Returns a list with a StoredRepresentation, or a Skipped, for each model, in their order.
 
     Raises RepalignError: unknown specs, layers or poolings; a stimulus that a model cannot take (the row is named);
-    no network; a store that holds another model in the same place.
+    weights that fit no memory; hidden states that are not finite; a store that holds another model in the same place;
+    and, with "error", its subclass Unavailable.
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     entries = [ModelEntry(m) if isinstance(m, str) else m for m in models]
     if batch_size < 1:
         raise RepalignError("batch_size is out of range", expected="at least 1", got=batch_size)
-    context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids)
+    if on_unavailable not in ON_UNAVAILABLE:
+        raise RepalignError(
+            f"unknown on_unavailable {on_unavailable!r}",
+            expected=" or ".join(ON_UNAVAILABLE),
+            got=on_unavailable,
+            remedy=did_you_mean(str(on_unavailable), ON_UNAVAILABLE),
+        )
+    specs = [_checked_spec(entry) for entry in entries]  # what is wrong with the request is told before any work
+    context = Context(
+        choose_device(device), dtype, trust_remote_code, dataset.ids, spread=SPREAD.get(device, "never")
+    )
+    out: list[StoredRepresentation | Skipped] = []
     try:
-        jobs = (_job(dataset, entry, store, context, batch_size, rows_per_part) for entry in entries)
-        return [_extract_one(job, store, executor, progress) for job in jobs]
+        for entry, spec in zip(entries, specs, strict=True):
+            try:
+                job = _job(dataset, entry, spec, store, context, batch_size, rows_per_part)
+                out.append(_extract_one(job, store, executor, progress))
+            except Unavailable as error:
+                if on_unavailable == "error":
+                    raise
+                out.append(left_out(entry, error, f"extract {entry.label}", progress, dataset.n))
+        return out
     finally:
         _forget()
+
+
+def left_out(entry: ModelEntry, error: Unavailable, task: str, progress: Progress, n: int = 0) -> Skipped:
+    """The record of a model that is not to be had, told in one line: a warning where nobody listens to the progress."""
+    log.log(logging.WARNING if progress is silent else logging.INFO, "%s: left out: %s", task, error.reason)
+    progress(task, n, n, f"left out: {error.reason}")
+    return Skipped(entry.spec, entry.label, error.reason)
+
+
+def _checked_spec(entry: ModelEntry) -> Spec:
+    spec = parse_spec(entry.spec)
+    if spec.scheme not in PROMPTED:
+        refuse_prompt(entry, f"{spec.scheme}: models")
+    return spec
 
 
 @dataclass(frozen=True)
@@ -131,12 +196,12 @@ class _Told:
 def _job(
     dataset: Dataset,
     entry: ModelEntry,
+    spec: Spec,
     store: FeatureStore,
     context: Context,
     batch_size: int,
     rows_per_part: int,
 ) -> _Job:
-    spec = parse_spec(entry.spec)
     revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
     return _Job(dataset, entry, spec, revision, str(store.url), context, batch_size, rows_per_part)
 
@@ -203,18 +268,28 @@ _loading = threading.Lock()
 def _loaded(job: _Job, rows: _Rows) -> _Loaded:
     with _loading:
         if job.key not in _models:
-            _models.clear()  # first, so that two models are never in memory at once
+            _clear()  # first, so that two models are never in memory at once
             context = replace(job.context, revision=job.revision, progress=rows.progress)
             source = job.module.load(job.spec, job.entry, context)
             column = _column(job.dataset, source, job.entry)
             _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
-            rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {job.context.device}")
+            where = source.placed.get("device", job.context.device)
+            rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {where}")
         return _models[job.key]
 
 
 def _forget() -> None:
     with _loading:
+        _clear()
+
+
+def _clear() -> None:
+    """Let models go. One that is spread over devices refers to itself: without collection it stays in their memory."""
+    if _models:
         _models.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _told(job: _Job, loaded: _Loaded) -> _Told:
@@ -225,6 +300,7 @@ def _told(job: _Job, loaded: _Loaded) -> _Told:
         "layers": {layer.name: layer.what for layer in source.layers},
         "column": loaded.column,
         "device": job.context.device,
+        **source.placed,
         "store_dtype": job.entry.store_dtype,
         "weights_fingerprint": source.weights,
     }
@@ -282,7 +358,7 @@ def _make_part(job: _Job, part: Part, writer: Writer, rows: _Rows) -> _Told:
     facts = dict(loaded.source.facts)
     header: dict[str, Any] = {
         "weights_fingerprint": loaded.source.weights,
-        "versions": {**facts.pop("versions", {}), "device": job.context.device},
+        "versions": {**facts.pop("versions", {}), "device": job.context.device, **loaded.source.placed},
         **facts,
     }
     writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
@@ -303,6 +379,7 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
         if batch is None:
             _halve(loaded, len(now), problem, rows)
             continue
+        _refuse_infinite(job, loaded, batch, [part.start + i for i in now])
         if loaded.column is not None:
             batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
         yield now, batch
@@ -318,7 +395,7 @@ def _prepared(job: _Job, loaded: _Loaded, part: Part, rows: Sequence[int]) -> li
         return loaded.source.prepare(absolute, where)
     stimuli = job.dataset.stimuli(loaded.column, absolute)
     if job.dataset.kind(loaded.column) == "text":
-        stimuli = [_caption(s, job.entry, w) for s, w in zip(stimuli, where, strict=True)]
+        stimuli = [job.entry.prompted(_caption(s, job.entry, w)) for s, w in zip(stimuli, where, strict=True)]
     return loaded.source.prepare(stimuli, where)
 
 
@@ -346,6 +423,17 @@ def _forward(loaded: _Loaded, prepared: Sequence[Any]) -> tuple[Batch | None, st
         if not _out_of_memory(error):
             raise
         return None, first_line(error)
+
+
+def _refuse_infinite(job: _Job, loaded: _Loaded, batch: Batch, rows: Sequence[int]) -> None:
+    """Refuse features that the dtype of a run was too small for; the store refuses what is not finite in others."""
+    dtype = loaded.source.facts.get("dtype")
+    if dtype != "float16" or all(bool(x.isfinite().all()) for x in batch.layers.values()):
+        return
+    for name, x in batch.layers.items():
+        for i, row in enumerate(rows):
+            where = f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})"
+            refuse_infinite(x[i], where, dtype)
 
 
 def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from repalign.errors import RepalignError
-from repalign.extract._base import Context, ModelEntry, Source
+from repalign.extract._base import Context, ModelEntry, Source, refuse_prompt, run_dtype
 from repalign.extract._files import at, hub_errors, hub_revision
+from repalign.extract._placement import device_map, keep_in_place
+from repalign.extract._weights import held
 from repalign.models import Spec
 
 
@@ -29,6 +31,7 @@ def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
             spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
         )
     if _side(config, entry) == "image":
+        refuse_prompt(entry, "images")
         from repalign.extract.hf_vision import HFVision
 
         return HFVision(spec, entry, context, config)
@@ -56,43 +59,50 @@ def _side(config: Any, entry: ModelEntry) -> str:
     return entry.modality
 
 
-def load_model(auto: Any, spec: Spec, context: Context, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """The model, and the names of weights that its files lack (and that are random now).
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its weights."""
 
-    Weights are read from safetensors only: no pickle is ever loaded.
-    """
-    _refuse_pickles(spec)
-    with hub_errors(spec), quiet():
+    model: Any
+    missing: list[str]  # weights that its files lack, and that are random now
+    stored: torch.dtype | None  # what most of its weights are stored in
+    dtype: torch.dtype  # what it is run in
+    places: dict[str, Any] | None  # the device of each of its parts, where they were put there one by one
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the embeddings, or of the first weight."""
         try:
-            model, report = auto.from_pretrained(
-                spec.path,
-                trust_remote_code=context.trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=dtype,
-                **at(spec, context.revision),
-            )
-        except OSError as error:
-            if "safetensors" in str(error):
-                raise no_safetensors(spec) from error
-            raise
-    return model.eval().to(context.device), sorted(report["missing_keys"])
+            return self.model.get_input_embeddings().weight.device
+        except (AttributeError, NotImplementedError):  # no such thing, as in some vision models
+            return next(self.model.parameters()).device
 
 
-def _refuse_pickles(spec: Spec) -> None:
-    """A local folder without a safetensors file, told before anything is loaded."""
-    folder = Path(spec.path)
-    if spec.is_local and folder.is_dir() and not list(folder.glob("*.safetensors")):
-        raise no_safetensors(spec)
+def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str, spread: str = "never") -> Loaded:
+    """Load a model in the dtype it is run in, straight onto its device or devices.
 
-
-def no_safetensors(spec: Spec) -> RepalignError:
-    return RepalignError(
-        f"model {spec}: there are no safetensors weights",
-        expected="model.safetensors (pickled weights such as pytorch_model.bin can run code and are not loaded)",
-        got="no safetensors file",
-        remedy="convert them once, where you trust them: load the model and save_pretrained to a new folder",
-    )
+    Weights are read from safetensors only: no pickle is ever loaded. No weight takes another dtype on the way, and on a
+    GPU none of them passes through the memory of the CPU as a whole.
+    """
+    with quiet():
+        files = held(spec, context.revision)
+    stored = files.dtype or stored_dtype(config)
+    dtype = run_dtype(context.dtype, stored, context.device, label)
+    places = device_map(auto, config, context, dtype, files.n_bytes(dtype), label, spread)
+    with hub_errors(spec), quiet():
+        model, report = auto.from_pretrained(
+            spec.path,
+            trust_remote_code=context.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=dtype,
+            **({} if places is None else {"device_map": places}),
+            **at(spec, context.revision),
+        )
+    if places is None:
+        model.to(context.device)
+    keep_in_place(model)
+    return Loaded(model.eval(), sorted(report["missing_keys"]), stored, dtype, places)
 
 
 def refuse_missing(label: str, missing: Sequence[str]) -> None:
@@ -107,7 +117,7 @@ def refuse_missing(label: str, missing: Sequence[str]) -> None:
 
 
 def stored_dtype(config: Any) -> torch.dtype | None:
-    """The dtype that the weights are stored in, as far as the configuration says it."""
+    """The dtype that the configuration says the weights are stored in; their files may tell another."""
     said = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
     return getattr(torch, said.removeprefix("torch.")) if isinstance(said, str) else said
 

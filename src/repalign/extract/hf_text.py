@@ -25,16 +25,19 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
-    run_dtype,
+    prompt_facts,
+    refuse_infinite,
     run_facts,
     short_name,
+    shown_dtype,
     weights_digest,
 )
 from repalign.extract._extras import nats, per_row
+from repalign.extract._placement import placed
 from repalign.extract._pool import first_token, last_token, masked_mean
 from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
-from repalign.extract.hf import load_model, quiet, refuse_missing, stored_dtype, within
+from repalign.extract.hf import load_model, quiet, refuse_missing, within
 from repalign.models import ModelRecord, Spec
 
 POOLINGS = ("mean", "last", "cls")
@@ -59,21 +62,21 @@ class HFText(Source):
     sorts = True
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
-        self.entry, self.device = entry, context.device
-        dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
+        self.entry = entry
         causal = _is_causal(config)
-        model, missing = load_model(_auto(causal), spec, context, dtype)
-        self.model: nn.Module = model if causal else _text_side(model, config, entry.label)
-        missing = within(model, self.model, missing)
+        loaded = load_model(_auto(causal), spec, context, config, entry.label, context.spread)
+        self.device, self.placed, dtype = loaded.device, placed(loaded.places), loaded.dtype
+        self.model: nn.Module = loaded.model if causal else _text_side(loaded.model, config, entry.label)
+        missing = within(loaded.model, self.model, loaded.missing)
         self.tokenizer = load_tokenizer(spec, context)
         self.context = context_length(config, self.tokenizer)
         self.pad = pad_id(config, self.tokenizer)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
-        trace, hidden = self._traced()
+        trace, hidden = self._traced(dtype)
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
         self.own_positions = self._check_padding(ROUNDING[dtype])
         self.causal = self._check_causal(ROUNDING[dtype])
-        self.scored = causal and self.causal and not missing
+        self.scored = causal and self.causal and not missing and entry.prompt is None
         # The first token of a causal model sees itself alone: it says nothing of the text.
         self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
@@ -99,7 +102,8 @@ class HFText(Source):
             "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
             "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
-            **run_facts(dtype, "transformers", "tokenizers"),
+            **prompt_facts(entry),
+            **run_facts(dtype, loaded.stored, "transformers", "tokenizers"),
         }
 
     # --- tokens ----------------------------------------------------------------------------------
@@ -210,9 +214,10 @@ class HFText(Source):
         return counted
 
     def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+        """On the device of the hidden states, which need not be that of the inputs."""
         if self.pooling == "mean":
-            return masked_mean(hidden, counted)
-        return (first_token if self.pooling == "cls" else last_token)(hidden, mask)
+            return masked_mean(hidden, counted.to(hidden.device))
+        return (first_token if self.pooling == "cls" else last_token)(hidden, mask.to(hidden.device))
 
     # --- bits per byte ---------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class HFText(Source):
         return ids[: self.context]
 
     @torch.inference_mode()
-    def _traced(self) -> tuple[Trace, Sequence[Tensor]]:
+    def _traced(self, dtype: torch.dtype) -> tuple[Trace, Sequence[Tensor]]:
         tokens, mask = self._padded([self._probe()])
         with traced(self.model) as trace:
             hidden = self._run(tokens, mask, own_positions=True).hidden_states
@@ -254,13 +259,15 @@ class HFText(Source):
                 got=[tuple(h.shape) for h in hidden or ()][:3],
                 remedy="name its modules with a torch: spec",
             )
+        for i, h in enumerate(hidden):
+            refuse_infinite(h, f"model {self.entry.label}, layer {_name(i)}: {PROBE!r}", shown_dtype(dtype))
         return trace, hidden
 
     def _describe(self, trace: Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
-        yield "embeddings", trace.what(hidden[0], None)
+        yield _name(0), trace.what(hidden[0], None)
         for i, h in enumerate(hidden[1:]):
             behind = "" if trace.block(h, i) else f", behind block {i}"
-            yield f"block.{i}", trace.what(h, i) + behind
+            yield _name(i + 1), trace.what(h, i) + behind
 
     @torch.inference_mode()
     def _check_padding(self, tolerance: float) -> bool:
@@ -275,7 +282,7 @@ class HFText(Source):
         ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
         for own in dict.fromkeys(ways):
             beside = self._run(tokens, mask, own_positions=own).hidden_states
-            if all(_apart(b[1][short], a[0]) <= tolerance for a, b in zip(alone, beside, strict=True)):
+            if all(_apart(b[1][short.to(b.device)], a[0]) <= tolerance for a, b in zip(alone, beside, strict=True)):
                 return own
         raise RepalignError(
             f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
@@ -290,6 +297,10 @@ class HFText(Source):
         ids = self._probe()
         whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
         return all(_apart(w[:, :-1], p) <= tolerance for w, p in zip(whole, part, strict=True))
+
+
+def _name(hidden_state: int) -> str:
+    return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
 
 
 def _apart(x: Tensor, y: Tensor) -> float:
@@ -354,4 +365,4 @@ def _why_not_scored(architecture: bool, causal: bool, missing: Sequence[str]) ->
         return "not computed: not a causal language model"
     if not causal:
         return "not computed: tokens see those behind them"
-    return f"not computed: the model's files lack {missing[0]}"
+    return f"not computed: the model's files lack {missing[0]}" if missing else "not computed: texts stand in a prompt"

@@ -23,7 +23,6 @@ from repalign.extract._base import (
     choose_pooling,
     count_parameters,
     plain,
-    run_dtype,
     run_facts,
     short_name,
     weights_digest,
@@ -31,7 +30,7 @@ from repalign.extract._base import (
 from repalign.extract._files import at, first_line, hub_errors
 from repalign.extract._pool import map_mean, token_mean
 from repalign.extract._trace import needed_but_missing, traced
-from repalign.extract.hf import load_model, quiet, refuse_missing, stored_dtype, within
+from repalign.extract.hf import load_model, quiet, refuse_missing, within
 from repalign.models import ModelRecord, Spec
 
 CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
@@ -45,11 +44,11 @@ class HFVision(Source):
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
         from transformers import AutoModel
 
-        self.entry, self.device = entry, context.device
-        self.dtype = run_dtype(context.dtype, stored_dtype(config), context.device, entry.label)
-        model, missing = load_model(AutoModel, spec, context, self.dtype)
-        self.model: nn.Module = _vision_side(model, config, entry.label)
-        missing = within(model, self.model, missing)
+        self.entry = entry
+        loaded = load_model(AutoModel, spec, context, config, entry.label)
+        self.device, self.dtype = loaded.device, loaded.dtype
+        self.model: nn.Module = _vision_side(loaded.model, config, entry.label)
+        missing = within(loaded.model, self.model, loaded.missing)
         for module in self.model.modules():
             config = getattr(module, "config", None)
             if config is not None:  # or the last hidden state may be that behind the final norm
@@ -74,7 +73,7 @@ class HFVision(Source):
             "tokens": "maps" if self.is_map else f"{self.prefix} before the patches, which alone enter a mean",
             "last_layer": every[-1].what,
             "preprocessing": plain(self.processor.to_dict()),
-            **run_facts(self.dtype, "transformers", "torchvision", "pillow"),
+            **run_facts(self.dtype, loaded.stored, "transformers", "torchvision", "pillow"),
         }
 
     def forward(self, prepared: Sequence[Any]) -> Batch:

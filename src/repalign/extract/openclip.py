@@ -79,7 +79,8 @@ class OpenCLIP(Source):
                 )
         with hub_errors(spec):
             model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
-        self.dtype = run_dtype(context.dtype, next(model.parameters()).dtype, context.device, entry.label)
+        loaded = next(model.parameters()).dtype  # float32: OpenCLIP does not say what its weights are stored in
+        self.dtype = run_dtype(context.dtype, loaded, context.device, entry.label)
         self.model: Any = model.eval().to(context.device, self.dtype)
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()
@@ -103,7 +104,7 @@ class OpenCLIP(Source):
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
-            **run_facts(self.dtype, "open_clip_torch", "torchvision", "pillow"),
+            **run_facts(self.dtype, None, "open_clip_torch", "torchvision", "pillow"),
         }
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:

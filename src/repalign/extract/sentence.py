@@ -20,16 +20,17 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
+    prompt_facts,
     run_dtype,
     run_facts,
     short_name,
     weights_digest,
 )
 from repalign.extract._extras import per_row
-from repalign.extract._files import at, hub_errors, hub_revision
+from repalign.extract._files import at, hub_errors, hub_revision, no_safetensors
 from repalign.extract._pool import first_token, last_token, masked_mean
 from repalign.extract._trace import traced
-from repalign.extract.hf import no_safetensors, quiet
+from repalign.extract.hf import quiet
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "sentence_embedding"
@@ -62,7 +63,7 @@ class Sentence(Source):
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         self.entry, self.device = entry, context.device
         model = _load(spec, context)
-        stored = next(model.parameters()).dtype
+        stored = next(model.parameters()).dtype  # of the transformer, which is loaded as it is stored
         dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(dtype)
         self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
@@ -91,7 +92,8 @@ class Sentence(Source):
             "context": self.limit,
             "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
-            **run_facts(dtype, "sentence-transformers", "transformers", "tokenizers"),
+            **prompt_facts(entry),
+            **run_facts(dtype, stored, "sentence-transformers", "transformers", "tokenizers"),
         }
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
@@ -160,6 +162,6 @@ def _load(spec: Spec, context: Context) -> Any:
             spec.path,
             device=context.device,
             trust_remote_code=context.trust_remote_code,
-            model_kwargs={"use_safetensors": True},
+            model_kwargs={"use_safetensors": True, "dtype": "auto"},
             **at(spec, context.revision),
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.extract._base import (
     Batch,
     Context,
@@ -34,7 +34,8 @@ from repalign.extract._base import (
 from repalign.extract._files import folder_revision, hub_errors, hub_revision
 from repalign.extract._pool import any_pool, map_mean, token_mean
 from repalign.extract._trace import outputs_of, traced
-from repalign.models import ModelRecord, Spec
+from repalign.extract._weights import fetch, read_headers
+from repalign.models import ModelRecord, Spec, known_models
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:
@@ -49,7 +50,7 @@ def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
 
 
 def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
-    """What timm knows of a name; RepalignError if it has no weights of that name."""
+    """What timm knows of a name; RepalignError if it has no weights of that name, Unavailable if it once had."""
     import timm
 
     try:
@@ -57,6 +58,12 @@ def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
     except RuntimeError:  # an architecture that it knows, with a tag that it does not
         config = None
     if config is None or not config.has_weights:
+        if str(spec) in {known.spec for known in known_models()}:
+            raise Unavailable(
+                f"model {entry.label}: the installed timm ({versions('timm')['timm']}) does not have it any more",
+                got=spec.path,
+                remedy="install a version of timm that has it",
+            )
         raise RepalignError(
             f"model {entry.label}: timm has no pretrained model {spec.path!r}",
             expected="a name that timm.list_pretrained() lists, with its tag, or a local folder",
@@ -76,8 +83,7 @@ class TimmVision(Source):
         from timm.data.transforms_factory import create_transform
 
         self.entry, self.device = entry, context.device
-        model = _load(spec, entry, context.revision)
-        stored = next(model.parameters()).dtype
+        model, stored = _load(spec, entry, context.revision)
         self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(context.device, self.dtype)
         config = resolve_model_data_config(self.model)
@@ -105,7 +111,7 @@ class TimmVision(Source):
             "pooling": self.pooling or "maps: mean over positions; vectors as they are",
             "last_layer": self.layers[-1].what,
             "preprocessing": plain(config),
-            **run_facts(self.dtype, "timm", "torchvision", "pillow"),
+            **run_facts(self.dtype, stored, "timm", "torchvision", "pillow"),
         }
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:  # noqa: ARG002
@@ -163,13 +169,16 @@ class TimmVision(Source):
         return [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
 
 
-def _load(spec: Spec, entry: ModelEntry, revision: str) -> Any:
-    """The model, from a folder or at the hub's commit; weights from safetensors."""
+def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtype]:
+    """The model, from a folder or at the hub's commit, and what its weights are stored in: timm makes them float32.
+
+    Weights are read from safetensors only; what timm gets from elsewhere than the hub it reads in its own way.
+    """
     import timm
 
     folder = Path(spec.path)
     if spec.is_local and not (folder / "model.safetensors").is_file():
-        raise RepalignError(
+        raise Unavailable(
             f"model {spec}: there are no safetensors weights",
             expected="config.json and model.safetensors in the folder",
             got=", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "an empty folder",
@@ -177,10 +186,27 @@ def _load(spec: Spec, entry: ModelEntry, revision: str) -> Any:
         )
     with hub_errors(spec):
         if spec.is_local:
-            return timm.create_model(f"local-dir:{folder}", pretrained=True)
-        hub_id = _pretrained(spec, entry).hf_hub_id
-        pinned = {"hf_hub_id": f"{hub_id}@{revision}"} if hub_id else {}
-        return timm.create_model(spec.path, pretrained=True, pretrained_cfg_overlay=pinned)
+            file: Path | None = folder / "model.safetensors"
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        else:
+            config = _pretrained(spec, entry)
+            file = None
+            pinned = {}
+            if config.hf_hub_id:
+                file = fetch(config.hf_hub_id, _safetensors(config.hf_hub_filename), spec, revision)
+                pinned = {"hf_hub_id": f"{config.hf_hub_id}@{revision}", "hf_hub_filename": file.name}
+            model = timm.create_model(spec.path, pretrained=True, pretrained_cfg_overlay=pinned)
+        stored = read_headers([file]).dtype if file is not None else None
+    return model, stored or next(model.parameters()).dtype
+
+
+def _safetensors(named: str | None) -> list[str]:
+    """The safetensors files that may stand for the file that timm names in a repository."""
+    if named is None:
+        return ["model.safetensors"]
+    stem = named.rpartition(".")[0]
+    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
+    return [named] if named.endswith(".safetensors") else [f"{safe}.safetensors"]
 
 
 def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> bool:

@@ -175,7 +175,7 @@ class TorchModule(Source):
             if self.preprocess
             else "images to [0, 1]",
             "factory_sha256": made.code,
-            **run_facts(self.dtype, "pillow"),
+            **run_facts(self.dtype, stored, "pillow"),
         }
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:
