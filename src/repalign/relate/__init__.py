@@ -7,10 +7,17 @@ models, or families of models, as its units, on both sides of a pair, and never 
 
 from __future__ import annotations
 
+from repalign.relate._beside import Beside, beside, published_points
+from repalign.relate._agreement import Agreement, agreement
 from repalign.relate._bins import Bins, bins
+from repalign.relate._contrast import Contrast, contrast
 from repalign.relate._crossed import MIN_UNITS, Crossed
+from repalign.relate._curve import QUANTITIES, Curve, curve
+from repalign.relate._effects import Effects, effects
 from repalign.relate._fit import MIN_MODELS_LINE, Fit
 from repalign.relate._inference import DRAWS, FamilySlope, TrendInference, infer
+from repalign.relate._published import Published, read_published
+from repalign.relate._map import ModelMap, model_map
 from repalign.relate._trend import (
     PARAMETERS,
     SIDES,
@@ -20,6 +27,7 @@ from repalign.relate._trend import (
     yardstick_label,
     yardsticks,
 )
+from repalign.relate._trend_curve import trend_curve
 from repalign.relate._words import FEW_MODELS, MIN_MODELS_BAND
 
 __all__ = [
@@ -29,17 +37,34 @@ __all__ = [
     "MIN_MODELS_LINE",
     "MIN_UNITS",
     "PARAMETERS",
+    "QUANTITIES",
     "SIDES",
+    "Beside",
+    "Agreement",
     "Bins",
+    "Contrast",
     "Crossed",
+    "Curve",
+    "Effects",
     "FamilySlope",
     "Fit",
+    "Published",
+    "ModelMap",
     "Trend",
     "TrendInference",
+    "beside",
+    "agreement",
     "bins",
+    "contrast",
+    "curve",
+    "effects",
     "infer",
+    "published_points",
+    "read_published",
+    "model_map",
     "sides_of",
     "trend",
+    "trend_curve",
     "yardstick_label",
     "yardsticks",
 ]
