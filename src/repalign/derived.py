@@ -84,11 +84,11 @@ class MeanRepresentation(Representation):
         return _digest("mean", *(p.key for p in self.parts))
 
     def load(self, layer: str) -> Tensor:
-        total = self.parts[0].load(layer).to(torch.float64)
+        first = self.parts[0].load(layer)
+        total = first.to(torch.float64, copy=True)  # a part in memory is not ours to add to
         for part in self.parts[1:]:
             total += part.load(layer)
-        stored = self.parts[0].load(layer).dtype
-        return (total / len(self.parts)).to(stored if stored == torch.float64 else torch.float32)
+        return (total / len(self.parts)).to(first.dtype if first.dtype == torch.float64 else torch.float32)
 
 
 def sample_rows(representations: Sequence[Representation], n: int, seed: int = 0) -> list[Representation]:

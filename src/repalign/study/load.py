@@ -14,6 +14,7 @@ from repalign.models import KnownModel, find_model, known_models, model_set, par
 from repalign.study.base import Study
 from repalign.study.config import EXPERIMENTS, AlignmentConfig, ModelConfig, ModelOptions, SidesConfig
 from repalign.study.lines import Location, Where, read
+from repalign.study.paths import rooted
 
 if TYPE_CHECKING:
     from repalign.extract import ModelEntry
@@ -45,8 +46,8 @@ class Variant:
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file.
 
-    `extends: other.yaml` takes the fields of another study; those that stand here replace them, and relative paths start from
-    this file's folder. Raises RepalignError that names the file, the line and the field: bad YAML, a field that does not
+    `extends: other.yaml` (or a list of files, of which later ones count more) takes the fields of other studies; those that
+    stand here replace them, whole. Relative paths start from the folder of the file in which they stand. Raises RepalignError that names the file, the line and the field: bad YAML, a field that does not
     exist (with the closest one that does), a value of the wrong kind, an unknown model, measure, preset or option.
     """
     path = Path(path).absolute()
@@ -81,17 +82,19 @@ def _extended(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
     data, where = read(path)
     if "extends" not in data:
         return data, where
+    out: dict[str, Any] = {}
     with where.at("extends"):
-        other = data.pop("extends")
-        if not isinstance(other, str):
-            raise RepalignError("a study extends one file", expected="a path", got=other)
-        found = (path.parent / Path(other).expanduser()).resolve()
-        if found in (*below, path.resolve()):
-            raise RepalignError("a study extends itself", got=other, remedy="name another file")
-        base, _ = _extended(found, (*below, path.resolve()))
+        others = data.pop("extends")
+        for other in others if isinstance(others, list) else [others]:
+            if not isinstance(other, str):
+                raise RepalignError("a study extends files", expected="a path, or a list of paths", got=other)
+            found = (path.parent / Path(other).expanduser()).resolve()
+            if found in (*below, path.resolve()):
+                raise RepalignError("a study extends itself", got=other, remedy="name another file")
+            out |= rooted(_extended(found, (*below, path.resolve()))[0], found.parent)
     for key in ("store", "results", "report"):
-        base.pop(key, None)  # where things go is each file's own
-    return {**base, **data}, where
+        out.pop(key, None)  # where things go is each file's own
+    return {**out, **data}, where
 
 
 # --- variants ------------------------------------------------------------------------------------

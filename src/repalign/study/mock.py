@@ -15,7 +15,7 @@ from repalign.alignment import write_text
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.models import parse_spec
-from repalign.study.config import AlignmentConfig, CompetenceConfig, SidesConfig
+from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def _dataset(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: i
 
     columns: dict[str, str] = {}
     for config in configs:
-        columns |= {name: "image" for name in _image_columns(config)}
-        columns |= {name: "text" for name in _text_columns(config)}
+        columns |= dict.fromkeys(_image_columns(config), "image") | dict.fromkeys(_text_columns(config), "text")
     return write_dataset(folder, columns, n, captions=captions)
 
 

@@ -1,0 +1,187 @@
+"""Variants, sweeps and files that extend others: what is run, what is written, and what is wrong with its line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from repalign.errors import RepalignError
+from repalign.study import load_study
+from repalign.study.alignment import folder_name
+
+BASE = """\
+name: base
+dataset: {arrays: {thing: thing.npy}, row_ids: ids.txt}
+models:
+  x: [{spec: "array:x.npy", name: mine, modality: thing, ids: rows}]
+  y: [{spec: "array:y.npy", name: theirs, modality: thing, ids: rows}]
+measures: ["MutualKNN(k=5)", "CKA()"]
+null: {method: permutation, draws: 19}
+"""
+N = 80
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, 6))
+    np.save(tmp_path / "thing.npy", np.arange(float(N))[:, None])
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x @ rng.standard_normal((6, 9)) + 0.3 * rng.standard_normal((N, 9)))
+    (tmp_path / "ids.txt").write_text("\n".join(f"s{i}" for i in range(N)))
+    (tmp_path / "base.yaml").write_text(BASE)
+    return tmp_path
+
+
+def write(folder, text: str, name: str = "study.yaml"):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_named_variants_change_fields_and_nothing_else(folder):
+    study = load_study(
+        write(folder, BASE + "variants:\n  as it is: {}\n  raw: {search: raw}\n  few: {null.draws: 9, measures: [CKA()]}\n")
+    )
+    plain, raw, few = study.variants
+    assert [v.name for v in study.variants] == ["as it is", "raw", "few"]
+    assert plain.search is None and raw.search.startswith("raw") and len(few.measures) == 1
+    assert few.config.null.draws == 9 and few.config.null.method == "permutation" and plain.config.null.draws == 19
+
+
+def test_a_sweep_runs_every_combination_and_labels_it(folder):
+    text = BASE + "variants: {a: {}, b: {search: raw}}\nsweep:\n  rows.n: [30, 60]\n  measures: {near: [MutualKNN(k=2)], all: [CKA()]}\n"
+    study = load_study(write(folder, text))
+    assert [v.name for v in study.variants[:3]] == ["a, n 30, measures near", "a, n 30, measures all", "a, n 60, measures near"]
+    assert len(study.variants) == 8 and study.variants[0].factors == {"n": 30, "measures": "near"}
+    assert study.variants[7].config.rows.n == 60 and repr(study.variants[7].measures[0]).startswith("CKA")
+
+
+def test_a_run_with_variants_writes_one_table_of_all(folder):
+    told = []
+    outcome = load_study(write(folder, BASE + "sweep: {broken_pairs.share: [0, 0.5, 1]}\n")).run(told=told.append)
+    assert list(outcome.alignments) == ["share 0", "share 0.5", "share 1"]
+    runs = folder / "runs/base"
+    table = pd.read_parquet(runs / "results/variants.parquet")
+    assert len(table) == 6 and set(table["share"]) == {0, 0.5, 1} and list(table["variant"].unique()) == list(outcome.alignments)
+    knn = table.loc[table["measure"].str.startswith("MutualKNN")].set_index("share")["statistic"]
+    assert knn[0] > knn[0.5] > knn[1]
+    assert (runs / "results/share-0.5/results.parquet").is_file() and (runs / "results/share-0.5/report.html").is_file()
+    page = (runs / "report.html").read_text("utf-8")
+    assert "results/share-0.5/report.html" in page
+    warned = outcome.alignments["share 0.5"].run["warnings"]
+    assert any("0.5 of the pairs are broken on purpose" in w for w in warned)
+    assert any("variant share 0.5" in line for line in told[0].lines)
+    parts = list(runs.rglob("part-*.safetensors"))
+    assert len(parts) == 2  # each model was extracted once for the three of them
+
+
+def test_a_sample_is_of_the_rows_that_were_extracted(folder):
+    outcome = load_study(write(folder, BASE + "sweep: {rows.n: [40, 80]}\n")).run()
+    small, whole = outcome.alignments.values()
+    assert set(small.table["n"]) == {40} and set(whole.table["n"]) == {80}
+    assert small.run["dataset"]["n"] == 40 and "sample of 40" in small.table["dataset"].iloc[0]
+    assert len(list((folder / "runs/base").rglob("part-*.safetensors"))) == 2
+
+
+def test_a_finished_run_is_read_back(folder):
+    path = write(folder, BASE + "sweep: {rows.n: [40, 80]}\n")
+    load_study(path).run()
+    tiles = {p: p.stat().st_ino for p in folder.rglob("tiles/*.parquet")}
+    first = (folder / "runs/base/results/variants.parquet").read_bytes()
+    load_study(path).run()
+    assert tiles and {p: p.stat().st_ino for p in folder.rglob("tiles/*.parquet")} == tiles
+    assert (folder / "runs/base/results/variants.parquet").read_bytes() == first
+
+
+def test_extending_replaces_fields_and_keeps_the_paths_of_the_other(folder):
+    write(folder, "extends: ../base.yaml\nname: other\nmeasures: [CKA()]\n", "deep/study.yaml")
+    study = load_study(folder / "deep/study.yaml")
+    assert study.name == "other" and len(study.variants[0].measures) == 1
+    assert study.x[0].spec == f"array:{folder / 'x.npy'}" and study.folder == folder / "deep/runs/other"
+    assert study.open_dataset().n == N
+    write(folder, "alpha: 0.01\nname: strict\n", "strict.yaml")
+    both = load_study(write(folder, "extends: [base.yaml, strict.yaml]\n", "both.yaml"))
+    assert both.config.alpha == 0.01 and both.name == "strict"
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ("variants: {a: {serach: raw}}\n", r"line \d+, serach \(variant a\): there is no field 'serach'(.|\n)*'search'"),
+        ("variants: {a: {search: rwa}}\n", r"search \(variant a\): (.|\n)*'rwa'"),
+        ("variants: {a: {name: b}}\n", r"line 8, variants.a \(variant a\): a variant cannot change 'name'"),
+        ("variants: {a: {null.method.x: 1}}\n", r"null.method.x: method is no block of fields"),
+        ("variants: {a: {}, A: {}}\n", "two variants have one name"),
+        ("sweep: {rows.n: [0]}\n", r"rows.n \(variant n 0\): input should be greater than or equal to 1"),
+        ("broken_pairs: {share: 2}\n", r"line 8, broken_pairs.share: input should be less than or equal to 1"),
+        ("figures: [{curv: {x: k}}]\n", r"line 8, figures\[0\]: no figure is called 'curv'(.|\n)*'curve'"),
+        ("figures: [{matrix: {vlue: pvalue}}]\n", r"figure matrix has no option 'vlue'(.|\n)*'value'"),
+        ("figures: [{trend: {}}]\n", r"figure trend needs the option 'against'"),
+        ("figures: [{matrix: {}, 'null': {}}]\n", r"a figure is one kind with its options"),
+        ("extends: base.yaml\n", None),
+        ("extends: gone.yaml\n", r"line 8, extends: (.|\n)*the study cannot be read"),
+        ("extends: study.yaml\n", "a study extends itself"),
+        ("experiment: theroy\n", r"line 8, experiment: unknown experiment 'theroy'(.|\n)*'theory'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_field_and_line(folder, more, message):
+    path = write(folder, BASE + more)
+    if message is None:
+        load_study(path)
+        return
+    with pytest.raises(RepalignError, match=message):
+        load_study(path)
+
+
+def test_pairs_are_broken_between_two_sides_only(folder):
+    one_list = BASE.replace("  x: [", "  - ").replace("  y: [", "  - ").replace("rows}]", "rows}")
+    with pytest.raises(RepalignError, match=r"broken_pairs: pairs are broken between two sides"):
+        load_study(write(folder, one_list + "broken_pairs: {share: 0.5}\n"))
+
+
+def test_too_large_a_sample_is_refused(folder):
+    study = load_study(write(folder, BASE + "rows: {n: 500}\n"))
+    with pytest.raises(RepalignError, match=r"cannot draw 500 rows"):
+        study.run()
+
+
+def test_options_of_a_side_are_those_of_its_models_unless_they_say_otherwise(folder):
+    text = BASE.replace("measures:", "  options: {x: {layers: [0], caption: 1}}\nmeasures:").replace(
+        "name: mine,", "name: mine, caption: 0,"
+    )
+    study = load_study(write(folder, text))
+    assert study.x[0].layers == (0,) and study.x[0].caption == 0 and study.y[0].layers is None
+
+
+def test_figures_and_their_tables_are_written(folder):
+    more = 'figures:\n  - matrix: {}\n  - layer_map: {}\n  - "null": {measure: all}\n  - trend: {against: n_parameters}\n'
+    outcome = load_study(write(folder, BASE + more)).run()
+    names = [d.name for d in outcome.drawn]
+    assert names == ["matrix", "layer_map", "null", "null", "trend_n_parameters"]
+    assert "fewer than" in outcome.drawn[4].text and outcome.drawn[4].figure is None
+    figures = folder / "runs/base/figures"
+    assert sorted(p.name for p in figures.glob("03*")) == ["03-null.csv", "03-null.png", "03-null.svg"]
+    shown = pd.read_csv(figures / "03-null.csv")
+    best = outcome.alignment.best(outcome.alignment.measures[0]).iloc[0]
+    assert shown["statistic"].iloc[0] == pytest.approx(best.statistic, abs=0) and "p_maxt" in shown
+    page = (folder / "runs/base/figures.html").read_text("utf-8")
+    assert page.count("<img") == 4 and "http" not in page.replace("http-equiv", "")
+    assert dict(outcome.wrote)["report"] == folder / "runs/base/figures.html"
+
+
+def test_scores_of_files_join_the_records(folder):
+    write(folder, "model,hellaswag\nmine,0.4\nsomebody,0.9\n", "scores.csv")
+    outcome = load_study(write(folder, BASE + "competence: {csv: scores.csv}\n")).run()
+    models = {m["name"]: m for m in outcome.alignment.run["models"]}
+    assert models["mine"]["scores"]["hellaswag"] == 0.4 and "hellaswag" not in models["theirs"]["scores"]
+    assert any("say nothing of theirs" in w for w in outcome.alignment.run["warnings"])
+    gone = load_study(write(folder, BASE + "competence: {csv: gone.csv}\n"))
+    with pytest.raises(RepalignError, match="gone.csv"):
+        gone.run()
+
+
+def test_folder_names():
+    assert folder_name("share 0.5") == "share-0.5" and folder_name("../a b/c") == "a-b-c" and folder_name("??") == "variant"
