@@ -7,8 +7,8 @@ models, or families of models, as its units, on both sides of a pair, and never 
 
 from __future__ import annotations
 
-from repalign.relate._beside import Beside, beside, published_points
 from repalign.relate._agreement import Agreement, agreement
+from repalign.relate._beside import Beside, beside, published_points
 from repalign.relate._bins import Bins, bins
 from repalign.relate._contrast import Contrast, contrast
 from repalign.relate._crossed import MIN_UNITS, Crossed
@@ -16,8 +16,8 @@ from repalign.relate._curve import QUANTITIES, Curve, curve
 from repalign.relate._effects import Effects, effects
 from repalign.relate._fit import MIN_MODELS_LINE, Fit
 from repalign.relate._inference import DRAWS, FamilySlope, TrendInference, infer
-from repalign.relate._published import Published, read_published
 from repalign.relate._map import ModelMap, model_map
+from repalign.relate._published import Published, read_published
 from repalign.relate._trend import (
     PARAMETERS,
     SIDES,
@@ -39,8 +39,8 @@ __all__ = [
     "PARAMETERS",
     "QUANTITIES",
     "SIDES",
-    "Beside",
     "Agreement",
+    "Beside",
     "Bins",
     "Contrast",
     "Crossed",
@@ -48,20 +48,20 @@ __all__ = [
     "Effects",
     "FamilySlope",
     "Fit",
-    "Published",
     "ModelMap",
+    "Published",
     "Trend",
     "TrendInference",
-    "beside",
     "agreement",
+    "beside",
     "bins",
     "contrast",
     "curve",
     "effects",
     "infer",
+    "model_map",
     "published_points",
     "read_published",
-    "model_map",
     "sides_of",
     "trend",
     "trend_curve",
