@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,21 +297,30 @@ def test_options_are_checked(bad):
 # --- photos and models ---------------------------------------------------------------------------
 
 
+def write_study(folder, models: str = "[]", options: str = "{}", more: str = ""):
+    """A colour study on photos.csv in the folder."""
+    from repalign.study import load_study
+
+    path = folder / "study.yaml"
+    path.write_text(
+        f"experiment: colour\nname: colour\ndataset: {{table: photos.csv, id: id, image: image}}\n"
+        f"models: {models}\noptions: {options}\n{more}"
+    )
+    return load_study(path)
+
+
 @pytest.fixture(scope="module")
 def bed(shared, tmp_path_factory):
-    """60 photos and two tiny language models, through the study's own script."""
+    """60 photos and two tiny language models, through a study file."""
     folder = tmp_path_factory.mktemp("colour")
     source = shared / "bed/flickr8k_dev"
     table = Dataset.from_table(source / "pairs.jsonl", id="id", image="image", text="captions").sample(60, seed=0)
     lines = [f"{i},{source / 'images' / i}.jpg" for i in table.ids]
     (folder / "photos.csv").write_text("\n".join(["id,image", *lines]) + "\n")
-    script = runpy.run_path(str(ROOT / "studies/colour.py"))
-    models = [x for m in ("stories260k", "babyllama105") for x in ("--model", f"hf:{shared / 'bed/models' / m}")]
-    settings = ["n_fits=2", "levels=5", "n_draws=99", "n_pairs=100_000"]
-    script["main"](
-        [str(folder / "photos.csv"), *models, *(x for s in settings for x in ("--set", s)), "--out", str(folder / "out")]
-    )
-    return folder / "out", shared
+    models = ", ".join(f'"hf:{shared / "bed/models" / m}"' for m in ("stories260k", "babyllama105"))
+    study = write_study(folder, models=f"[{models}]", options="{n_fits: 2, levels: 5, n_draws: 99, n_pairs: 100000}")
+    study.run()
+    return study.results, shared
 
 
 @pytest.mark.slow
@@ -337,8 +345,10 @@ def test_the_whole_result(bed):
     assert result.run["dataset"]["n"] == 60
     text = result.scores[(result.scores["space_x"] == "stories260k") & (result.scores["measure"] == "RSA")]
     assert list(dict.fromkeys(text["layer_x"])) == ["embeddings", *(f"block.{i}" for i in range(5)), "last 4"]
-    for name in ("layouts", "controls", "words"):
-        assert (folder / f"{name}.png").stat().st_size > 10_000
+    figures = folder.parent / "figures"
+    for name in ("01-layouts", "02-controls", "03-words"):
+        assert (figures / f"{name}.png").stat().st_size > 10_000
+    assert (folder.parent / "report.html").read_text("utf-8").count("<img") == 3
     again = result.save(folder / "again")
     for name in ("scores.csv", "controls.csv", "layouts.csv", "run.json"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
@@ -379,13 +389,14 @@ def test_spelling():
     assert list(layers) == ["runs of 1", "runs of 2"]
 
 
-def test_script_says_what_is_wrong(tmp_path):
-    script = runpy.run_path(str(ROOT / "studies/colour.py"))
-    with pytest.raises(SystemExit, match="no colour option 'raduis'(.|\n)*'radius'"):
-        script["main"]([str(tmp_path), "--set", "raduis=3"])
-    assert script["parse_options"](["radius=inf", "n_pairs=none", "mds=classical"]) == ColourOptions(
-        radius=math.inf, n_pairs=None, mds="classical"
-    )
+def test_a_study_says_what_is_wrong(tmp_path):
+    with pytest.raises(RepalignError, match=r"line 5, options: no colour option 'raduis'(.|\n)*'radius'"):
+        write_study(tmp_path, options="{raduis: 3}")
+    with pytest.raises(RepalignError, match=r"line 6, words: (.|\n)*'reddd'"):
+        write_study(tmp_path, more="words: [red, reddd]")
+    found = write_study(tmp_path, options="{radius: inf, n_pairs: null, mds: classical}", more="words: [red, green, blue]")
+    assert found.options == ColourOptions(radius=math.inf, n_pairs=None, mds="classical")
+    assert found.words == ("red", "green", "blue") and len(write_study(tmp_path, more="words: all").words) > 200
 
 
 def test_figures_of_the_page_exist_and_are_small():
@@ -396,10 +407,7 @@ def test_figures_of_the_page_exist_and_are_small():
 
 
 def test_the_page_states_the_defaults():
-    """Every option that the page names is one, and `--set` examples are read."""
+    """Every option that the page names is one."""
     page = (ROOT / "docs/studies/colour.md").read_text("utf-8")
-    script = runpy.run_path(str(ROOT / "studies/colour.py"))
-    settings = re.findall(r"--set (\S+=\S+)", page)
-    assert script["parse_options"](settings) == ColourOptions(n_fits=100, radius=8)
     known = set(ColourOptions.__dataclass_fields__)
     assert set(re.findall(r"`(\w+)=", page)) <= known

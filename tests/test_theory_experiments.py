@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from functools import cache
 from pathlib import Path
 
@@ -106,13 +105,21 @@ def test_samples_bring_two_modalities_together():
     assert figures.draw(experiment).axes[0].get_xscale() == "log"
 
 
-def test_the_script_writes_a_table_and_a_figure(tmp_path, capsys):
-    main = runpy.run_path(str(ROOT / "studies/theory.py"))["main"]
-    main(["--out", str(tmp_path / "out"), "--only", "bijections"])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bijections.csv", "theory_bijections.png"]
-    assert "K_PMI" in capsys.readouterr().out
-    with pytest.raises(RepalignError, match="did you mean 'recovery'"):
-        main(["--out", str(tmp_path / "out"), "--only", "recovry"])
+def test_the_study_writes_tables_figures_and_a_page(tmp_path):
+    from repalign.study import load_study
+
+    text = (ROOT / "studies/theory.yaml").read_text("utf-8")
+    path = tmp_path / "study.yaml"
+    path.write_text(text + "only: [bijections]\n")
+    study = load_study(path)
+    assert any("1 experiments" in line for line in study.plan().lines)
+    outcome = study.run()
+    written = sorted(p.name for p in (tmp_path / "runs/theory/results").iterdir())
+    assert written == ["01-bijections.csv", "01-bijections.png", "01-bijections.svg"]
+    assert "K_PMI" in outcome.drawn[0].title and "<img" in (tmp_path / "runs/theory/report.html").read_text("utf-8")
+    path.write_text(text + "only: [recovry]\n")
+    with pytest.raises(RepalignError, match=r"only\[0\]: (.|\n)*did you mean 'recovery'"):
+        load_study(path)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", PAGE))))
