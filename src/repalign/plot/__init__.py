@@ -15,14 +15,16 @@ import pandas as pd
 from repalign.alignment import Alignment
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
-from repalign.plot import frames, layers
+from repalign.plot import curves, factors, frames, layers
 from repalign.plot.reading import PLAIN, Reading
-from repalign.relate import PARAMETERS
+from repalign.relate import PARAMETERS, Beside, Contrast, Curve, Effects, Published, published_points
 from repalign.relate import trend as relate_trend
 
 BACKENDS = {"matplotlib": "repalign.plot.static", "plotly": "repalign.plot.interactive"}
+CURVES = {name: f"{module}_curves" for name, module in BACKENDS.items()}
+EFFECTS = {name: f"{module}_effects" for name, module in BACKENDS.items()}
 
-__all__ = ["BACKENDS", "layer_map", "matrix", "null", "trend"]
+__all__ = ["BACKENDS", "beside", "contrast", "curve", "effects", "layer_map", "matrix", "null", "trend"]
 
 
 def matrix(
@@ -72,17 +74,47 @@ def trend(
     *,
     measure: str | None = None,
     models: Sequence[Mapping[str, Any] | ModelRecord] | None = None,
+    published: Published | None = None,
     backend: str = "matplotlib",
     **options: Any,
 ) -> Any:
     """Alignment of the models of one side against parameters or a score, with the fitted line and band.
 
-    `models` is needed with a bare table; `options` go to `repalign.relate.trend`.
+    `models` is needed with a bare table; `options` go to `repalign.relate.trend`. `published` lays published scores with
+    the same partners over ours, hollow and grey.
     """
     table, run, _ = _parts(alignment)
     records = list(run.get("models") or []) if models is None else models
     found = relate_trend(table, records, against, side, measure, **options)
-    return _backend(backend).draw_trend(frames.trend_frame(found, int(table["n"].to_numpy()[0])))
+    laid = None
+    if published is not None:
+        pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
+        columns = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[side]
+        laid = published_points(found, published, list(dict.fromkeys(name for c in columns for name in pairs[c])))
+    return _backend(backend).draw_trend(frames.trend_frame(found, int(table["n"].to_numpy()[0]), published=laid))
+
+
+def curve(found: Curve, *, log: bool | None = None, backend: str = "matplotlib") -> Any:
+    """Alignment, or a trend, over a parameter, from `relate.curve` or `relate.trend_curve`; chance is dashed.
+
+    `log`: a logarithmic axis; by default for positive numbers over a wide range.
+    """
+    return _backend(backend, CURVES).draw_curve(curves.curve_frame(found, log))
+
+
+def contrast(found: Contrast, *, backend: str = "matplotlib") -> Any:
+    """The same pairs of models under each variant against the first one, from `relate.contrast`."""
+    return _backend(backend, CURVES).draw_scatter(curves.contrast_frame(found))
+
+
+def beside(found: Beside, *, backend: str = "matplotlib") -> Any:
+    """Our scores against published ones, with the diagonal, from `relate.beside`."""
+    return _backend(backend, CURVES).draw_scatter(curves.beside_frame(found))
+
+
+def effects(found: Effects, *, backend: str = "matplotlib") -> Any:
+    """Several factors at once, from `relate.effects`: the effect and interval of each, its share and its p."""
+    return _backend(backend, EFFECTS).draw_effects(factors.effects_frame(found))
 
 
 def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, Any], Reading]:
@@ -91,7 +123,7 @@ def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[s
     return alignment.table, alignment.run, Reading.of(alignment.run)
 
 
-def _backend(name: str) -> Any:
+def _backend(name: str, modules: Mapping[str, str] = BACKENDS) -> Any:
     if name not in BACKENDS:
         raise RepalignError(f"no backend {name!r} draws figures", got=name, remedy=did_you_mean(name, BACKENDS))
-    return importlib.import_module(BACKENDS[name])
+    return importlib.import_module(modules[name])

@@ -186,9 +186,10 @@ class TrendFrame:
     curve: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    published: pd.DataFrame | None = None  # published points: point, x, alignment
 
 
-def trend_frame(trend: Trend, n: int, points: int = 60) -> TrendFrame:
+def trend_frame(trend: Trend, n: int, points: int = 60, published: pd.DataFrame | None = None) -> TrendFrame:
     """What the scatter of a trend shows; n is the number of stimuli."""
     x = trend.points["x"].to_numpy(float)
     grid = np.geomspace(x.min(), x.max(), points) if trend.log else np.linspace(x.min(), x.max(), points)
@@ -210,4 +211,5 @@ def trend_frame(trend: Trend, n: int, points: int = 60) -> TrendFrame:
         curve=trend.predict(grid),
         low=low,
         high=high,
+        published=published,
     )

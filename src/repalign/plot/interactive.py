@@ -212,6 +212,15 @@ def draw_trend(frame: TrendFrame) -> go.Figure:
                 "color": palette.FAMILY_LIGHT[k % len(palette.FAMILY_LIGHT)],
             },
         )
+    if frame.published is not None:
+        figure.add_scatter(
+            x=frame.published["x"],
+            y=frame.published["alignment"],
+            text=[plain(t) for t in frame.published["point"]],
+            mode="markers",
+            name="published",
+            marker={"size": 10, "symbol": "circle-open", "color": "#8a9099"},
+        )
     figure.update_xaxes(title=plain(frame.x_label), type="log" if frame.trend.log else "linear")
     if frame.trend.lower_is_better:
         figure.update_xaxes(autorange="reversed")

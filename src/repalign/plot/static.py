@@ -199,6 +199,10 @@ def draw_trend(frame: TrendFrame) -> Figure:
             color=palette.FAMILY_LIGHT[k % len(palette.FAMILY_LIGHT)],
             label=plain(family or "no family"),
         )
+    if frame.published is not None:
+        at = (frame.published[c].to_numpy(float) for c in ("x", "alignment"))
+        look = {"markerfacecolor": "none", "markeredgecolor": "#8a9099", "markersize": 7, "linestyle": "none"}
+        axes.plot(*at, marker="o", label="published", **look)
     for name, x, y in zip(points["model"], points["x"], points["alignment"], strict=True):
         axes.annotate(plain(name), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7, color=INK)
     axes.margins(x=0.12, y=0.12)
