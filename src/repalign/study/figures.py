@@ -138,11 +138,6 @@ def trend(
     for name, alignment, m in shown.chosen(variant, measure):
         models = alignment.run["models"]
         for one in [against] if isinstance(against, str) else against:
-            known = relate.yardsticks(models, at_least=relate.MIN_MODELS_LINE)
-            if one not in known:
-                text = f"Not drawn: fewer than {relate.MIN_MODELS_LINE} models have {one}."
-                yield Drawn(f"trend_{one}", _title(f"Alignment against {one}", name, m), None, pd.DataFrame(), text)
-                continue
             found = relate.trend(alignment.table, models, one, side, m, log=log)
             figure = plot.trend(alignment, one, side, measure=m, log=log, **over)
             yield Drawn(f"trend_{one}", _title(f"Alignment against {found.label}", name, m), figure, found.points, found.text)
@@ -155,15 +150,9 @@ def bins(
     from repalign import plot, relate
 
     for name, alignment, m in shown.chosen(variant, measure):
-        models = alignment.run["models"]
-        side = options.pop("side", relate.sides_of(alignment.run)[0])
-        if against not in relate.yardsticks(models):
-            text = f"Not drawn: fewer than two models have {against}."
-            yield Drawn("bins", _title(f"Alignment within bins of {against}", name, m), None, pd.DataFrame(), text)
-            continue
-        found = relate.bins(alignment.table, models, against, side=side, measure=m, **options)
-        figure = plot.bins(alignment, against, side=side, measure=m, **options)
-        yield Drawn("bins", _title(f"Alignment within bins of {against}", name, m), figure, found.table, found.text)
+        chosen = {"side": relate.sides_of(alignment.run)[0], **options}
+        found = relate.bins(alignment.table, alignment.run["models"], against, measure=m, **chosen)
+        yield Drawn("bins", _title(f"Alignment within bins of {found.label}", name, m), plot.bins(found), found.table, found.text)
 
 
 def model_map(
@@ -174,7 +163,7 @@ def model_map(
 
     for name, alignment, m in shown.chosen(variant, measure):
         found = relate.model_map(alignment.table, alignment.run["models"], measure=m, **options)
-        figure = plot.model_map(alignment, measure=m, colour=colour, **options)
+        figure = plot.model_map(found, colour=colour)
         yield Drawn(f"map_{colour}", _title(f"Map of models, by {colour}", name, m), figure, found.table, found.text)
 
 
@@ -183,9 +172,8 @@ def agreement(shown: Shown, *, variant: str | None = None, **options: Any) -> It
     from repalign import plot, relate
 
     for name, alignment in {n: a for n, a, _ in shown.chosen(variant, None)}.items():
-        found = relate.agreement(alignment.table, **options)
-        figure = plot.agreement(alignment, **options)
-        yield Drawn("agreement", _title("Agreement of measures", name), figure, found.table.reset_index(), found.text)
+        found = relate.agreement(alignment.table, models=alignment.run["models"], **options)
+        yield Drawn("agreement", _title("Agreement of measures", name), plot.agreement(found), found.table, found.text)
 
 
 def effects(
@@ -202,7 +190,7 @@ def effects(
 
     for name, alignment, m in shown.chosen(variant, measure):
         found = relate.effects(alignment.table, alignment.run["models"], factors, side, m, **options)
-        figure = plot.effects(alignment, factors, side, measure=m, **options)
+        figure = plot.effects(found)
         yield Drawn(f"effects_{side}", _title(f"What moves alignment, side {side}", name, m), figure, found.table, found.text)
 
 
@@ -255,14 +243,8 @@ def trend_curve(
     """Whether alignment goes with competence, at every value of a swept field or parameter."""
     from repalign import plot, relate
 
-    rows = shown.rows(variant, measure)
-    title = f"Trend against {against} over {x}"
-    if against not in relate.yardsticks(shown.records(), at_least=relate.MIN_MODELS_LINE):
-        text = f"Not drawn: fewer than {relate.MIN_MODELS_LINE} models have {against}."
-        yield Drawn(f"trend_over_{x}", title, None, pd.DataFrame(), text)
-        return
-    found = relate.trend_curve(rows, x, shown.records(), against, side, **options)
-    yield Drawn(f"trend_over_{x}", title, plot.curve(found), found.table, found.text)
+    found = relate.trend_curve(shown.rows(variant, measure), x, shown.records(), against, side, **options)
+    yield Drawn(f"trend_over_{x}", f"Trend against {against} over {x}", plot.curve(found), found.table, found.text)
 
 
 def contrast(
@@ -271,9 +253,8 @@ def contrast(
     """The same pairs of models under several variants."""
     from repalign import plot, relate
 
-    rows = shown.rows(variant, measure)
-    found = relate.contrast(rows, column=column, **options)
-    yield Drawn("contrast", f"By {column}", plot.contrast(found), found.table, found.text)
+    found = relate.contrast(shown.rows(variant, measure), column=column, models=shown.records(), **options)
+    yield Drawn("contrast", _title(f"By {column}", "", found.measure), plot.contrast(found), found.table, found.text)
 
 
 def beside(shown: Shown, *, measure: str | None = None, variant: str | None = None) -> Iterator[Drawn]:
@@ -330,7 +311,10 @@ def check_figures(figures: Sequence[Mapping[str, Any]], where: Where) -> None:
 def draw_figures(
     study: AlignmentStudy, outcome: Outcome, members: Mapping[str, Members], progress: Progress
 ) -> tuple[Drawn, ...]:
-    """All figures of a study; those of published values are left out where the file names none."""
+    """All figures of a study; those of published values are left out where the file names none.
+
+    The results are there by now: a figure that cannot be drawn, for instance for too few models, says so in its place.
+    """
     table = combined(study.variants, outcome.alignments)
     published = None if study.config.published is None else study.base / study.config.published
     shown = Shown(study.variants, outcome.alignments, members, table, published)
@@ -342,7 +326,10 @@ def draw_figures(
             if kind in NEEDS_PUBLISHED:
                 continue
             options = {k: v for k, v in options.items() if k != "published"}
-        out += FIGURES[kind](shown, **options)
+        try:
+            out += FIGURES[kind](shown, **options)
+        except RepalignError as error:
+            out.append(Drawn(kind, kind.replace("_", " ").capitalize(), None, pd.DataFrame(), f"Not drawn: {error}"))
     progress("figures", len(wanted), len(wanted))
     return tuple(out)
 

@@ -47,8 +47,10 @@ def load_study(path: str | Path) -> Study:
     """Read and validate a study file.
 
     `extends: other.yaml` (or a list of files, of which later ones count more) takes the fields of other studies; those that
-    stand here replace them, whole. Relative paths start from the folder of the file in which they stand. Raises RepalignError that names the file, the line and the field: bad YAML, a field that does not
-    exist (with the closest one that does), a value of the wrong kind, an unknown model, measure, preset or option.
+    stand here replace them, whole. Relative paths start from the folder of the file in which they stand.
+
+    Raises RepalignError that names the file, the line and the field: bad YAML, a field that does not exist (with the closest
+    one that does), a value of the wrong kind, an unknown model, measure, preset or option.
     """
     path = Path(path).absolute()
     data, where = _extended(path)
