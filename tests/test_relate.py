@@ -115,9 +115,20 @@ def test_all_against_all_uses_both_ends_of_a_pair(table, models):
 
 
 def test_yardsticks_and_records(table, models):
-    records = [ModelRecord(**{k: m[k] for k in ModelRecord.__dataclass_fields__}) for m in models]
+    records = [ModelRecord(**{k: m[k] for k in ModelRecord.__dataclass_fields__ if k in m}) for m in models]
     assert yardsticks(records, [m[0] for m in LANGUAGE]) == ["n_parameters", "bits_per_byte"]
     assert trend(table, records).text == trend(table, models).text
+
+
+def test_factors_that_are_numbers_are_yardsticks_on_request(table, models):
+    factors = [{"width": 2.0**i, "run": f"r{i}", "tasks": 3.0} for i in range(len(models))]
+    made = [{**m, "factors": f} for m, f in zip(models, factors, strict=True)]
+    assert yardsticks(made, [m[0] for m in LANGUAGE]) == ["n_parameters", "bits_per_byte"]
+    assert yardsticks(made, [m[0] for m in LANGUAGE], factors=True) == ["n_parameters", "bits_per_byte", "width", "tasks"]
+    found = trend(table, made, "width")
+    assert found.log and found.label == "Width" and found.points["x"].tolist() == [1, 2, 4, 8, 16]
+    with pytest.raises(RepalignError, match="no model of side x has a positive 'widht'(?s:.*)did you mean 'width'"):
+        trend(table, made, "widht", log=True)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.relate._crossed import Crossed, Units, sides_of_units
 from repalign.relate._effects_words import sentences
-from repalign.relate._factors import LOGGED, Factor, inflation, make, refuse_confounded, values_of
+from repalign.relate._factors import Factor, inflation, make, refuse_confounded, values_of
 from repalign.relate._inference import DRAWS, LEVEL, Jackknife
-from repalign.relate._pairs import facts, names_of, searched, stimuli, word
+from repalign.relate._pairs import LOGGED, facts, names_of, searched, stimuli, word
 from repalign.relate._permute import TIE
 
 SIDES = ("x", "y", "both")

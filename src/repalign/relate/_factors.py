@@ -13,8 +13,6 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.models import COMPETENCES
 from repalign.relate._pairs import PARAMETERS, WORDS, value, word
 
-# Numbers that span orders of magnitude; on log10 unless said otherwise.
-LOGGED = (PARAMETERS, "width", "training_steps")
 # Shares take a regression for every set of factors.
 MOST_FACTORS = 12
 

@@ -15,6 +15,8 @@ from repalign.relate._crossed import Crossed
 
 PARAMETERS = "n_parameters"
 WORDS = ("family", "objective", "modality")  # of a record
+# Numbers that span orders of magnitude; on log10 unless said otherwise.
+LOGGED = (PARAMETERS, "width", "training_steps")
 
 
 def facts(model: Mapping[str, Any] | ModelRecord) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from repalign.models import COMPETENCES, ModelRecord
 from repalign.relate._crossed import Crossed
 from repalign.relate._fit import Fit
 from repalign.relate._inference import DRAWS, TrendInference, infer
-from repalign.relate._pairs import PARAMETERS, facts, families_of, names_of, searched, value
+from repalign.relate._pairs import LOGGED, PARAMETERS, facts, families_of, names_of, searched, value
 from repalign.relate._words import sentences
 
 SIDES = ("x", "y", "both")
@@ -100,12 +100,16 @@ def sides_of(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def yardsticks(
-    models: Sequence[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None, at_least: int = 2
+    models: Sequence[Mapping[str, Any] | ModelRecord],
+    names: Sequence[str] | None = None,
+    at_least: int = 2,
+    factors: bool = False,
 ) -> list[str]:
-    """What the named models can be related to: parameters and the scores that enough of them have."""
+    """What the named models can be related to: parameters and scores that enough of them have, and numbers of `factors`."""
     records = [facts(m) for m in models]
     chosen = [m for m in records if names is None or m["name"] in set(names)]
-    keys = dict.fromkeys([PARAMETERS, *(key for m in chosen for key in (m.get("scores") or {}))])
+    parts = ("scores", "factors") if factors else ("scores",)
+    keys = dict.fromkeys([PARAMETERS, *(key for part in parts for m in chosen for key in (m.get(part) or {}))])
     return [key for key in keys if sum(value(m, key) is not None for m in chosen) >= at_least]
 
 
@@ -134,10 +138,10 @@ def trend(
     ----------
     table : the table of an alignment; its "max" rows (layer search) of `measure` are used.
     models : records of the models, as in the run's description.
-    against : "n_parameters" or the name of a score.
+    against : "n_parameters", the name of a score, or of a factor that is a number.
     side : "x" or "y"; "both" where all models were compared with all others.
     measure : the first of the table by default.
-    log : fit on log10; by default for parameters only.
+    log : fit on log10; by default for parameters, width and training steps.
     lower_is_better, label : facts of a score that `COMPETENCES` does not know.
     draws, seed : random reorderings for the p-values, where there are more than 10,000 possible ones.
 
@@ -151,7 +155,7 @@ def trend(
     measure = str(pairs["measure"].iloc[0])
     records = {m["name"]: m for m in map(facts, models)}
     known = COMPETENCES.get(against)
-    log = against == PARAMETERS if log is None else log
+    log = against in LOGGED if log is None else log
     if label is None:
         label = known.label if known else yardstick_label(against)
     if lower_is_better is None:
@@ -163,7 +167,7 @@ def trend(
             f"no model of side {side} has {'a positive' if log else 'a'} {against!r}",
             expected="n_parameters or a score of at least one model",
             got=against,
-            remedy=did_you_mean(against, yardsticks(list(records.values()), names)),
+            remedy=did_you_mean(against, yardsticks(list(records.values()), names, factors=True)),
         )
     x = points["x"].to_numpy(float)
     scaled = np.log10(x) if log else x
