@@ -6,5 +6,6 @@
 
 from repalign.dataset._config import DatasetConfig, open_dataset
 from repalign.dataset._core import Dataset, LeftOut
+from repalign.dataset._distortions import DISTORTIONS
 
-__all__ = ["Dataset", "DatasetConfig", "LeftOut", "open_dataset"]
+__all__ = ["DISTORTIONS", "Dataset", "DatasetConfig", "LeftOut", "open_dataset"]

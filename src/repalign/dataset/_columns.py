@@ -11,11 +11,12 @@ import json
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from repalign.dataset._distortions import Vocabulary
 from repalign.errors import RepalignError
 
 if TYPE_CHECKING:
@@ -43,20 +44,37 @@ class Column(ABC):
 
 @dataclass(frozen=True)
 class Texts(Column):
-    """All captions of each row. The digest of a row is that of its captions as a JSON list in UTF-8."""
+    """All captions of each row. The digest of a row is that of its captions as a JSON list in UTF-8.
+
+    `whole` is the column that this one was taken from, so that all subsets of a dataset have one vocabulary.
+    """
 
     kind: ClassVar[str] = "text"
     captions: tuple[tuple[str, ...], ...]
+    whole: Texts | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(_sha256(json.dumps(list(c), ensure_ascii=False).encode()) for c in self.captions)
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of all captions, those of rows that were not taken included."""
+        if self.whole is not None:
+            return self.whole.vocabulary
+        return Vocabulary.of(c for captions in self.captions for c in captions)
+
     def read(self, row: int) -> tuple[str, ...]:
         return self.captions[row]
 
     def take(self, rows: Sequence[int]) -> Texts:
-        return Texts(tuple(self.captions[r] for r in rows))
+        return Texts(tuple(self.captions[r] for r in rows), self.whole or self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A part that is sent to another process takes the vocabulary of the whole along, not the whole."""
+        if self.whole is None:
+            return self.__dict__
+        return {**self.__dict__, "vocabulary": self.vocabulary, "whole": None}
 
 
 class Blob(Protocol):

@@ -6,11 +6,12 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from repalign.dataset._core import Dataset
+from repalign.dataset._distortions import unknown
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress, silent
 
@@ -32,13 +33,58 @@ class ToyConfig(BaseModel):
     detail: int = Field(default=10, ge=1, le=10)
 
 
+class DistortionConfig(BaseModel):
+    """What is done to the stimuli of one modality."""
+
+    model_config = ConfigDict(extra="forbid")
+    of: ClassVar[str]  # the kind of the stimuli
+    kind: str
+    amount: float = Field(ge=0, le=1, strict=True, allow_inf_nan=False)
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        wrong = unknown(kind, cls.of)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return kind
+
+
+class ImageDistortionConfig(DistortionConfig):
+    """Of images: noise, blur, patches, grey, occlude."""
+
+    of: ClassVar[str] = "image"
+
+
+class TextDistortionConfig(DistortionConfig):
+    """Of captions: words, order, drop."""
+
+    of: ClassVar[str] = "text"
+
+
+class DistortConfig(BaseModel):
+    """Distorted stimuli, per modality (see `Dataset.distort`)."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: ImageDistortionConfig | None = None
+    text: TextDistortionConfig | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _of_something(self) -> DistortConfig:
+        if self.image is None and self.text is None:
+            raise ValueError("say what is distorted: image, text or both, as {kind: noise, amount: 0.5}")
+        return self
+
+
 class DatasetConfig(BaseModel):
     """Where the stimuli come from: exactly one source, its options, and a selection of rows.
 
     Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
     path, with `row_ids`), `toy` (n, seed, detail). Selection, for every source: `ids` (a list, or the
-    path of a file with one id per line or of a .json list), then `sample`. The other fields are the
-    options of `Dataset.from_hub`, `from_table`, `from_folder` and `from_arrays`.
+    path of a file with one id per line or of a .json list), then `sample`. `distort` (modality -> kind and amount,
+    and a seed) distorts what was selected. The other fields are the options of `Dataset.from_hub`, `from_table`,
+    `from_folder` and `from_arrays`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -63,6 +109,7 @@ class DatasetConfig(BaseModel):
 
     ids: str | list[str | int] | None = None
     sample: SampleConfig | None = None
+    distort: DistortConfig | None = None
 
     @property
     def kind(self) -> str:
@@ -81,7 +128,7 @@ class DatasetConfig(BaseModel):
             raise ValueError(
                 f"exactly one of {', '.join(SOURCES)} must be given, not {' and '.join(named) or 'none'}"
             )
-        for field in sorted(self.model_fields_set - {*SOURCES, "ids", "sample"}):
+        for field in sorted(self.model_fields_set - {*SOURCES, "ids", "sample", "distort"}):
             if field not in SOURCES[named[0]]:
                 possible = ", ".join(sorted(SOURCES[named[0]])) or "no options"
                 raise ValueError(f"{field!r} is no option of {named[0]!r}, which takes {possible}")
@@ -97,6 +144,10 @@ class DatasetConfig(BaseModel):
             dataset = dataset.subset(_read_ids(self.ids, base))
         if self.sample is not None:
             dataset = dataset.sample(self.sample.n, self.sample.seed)
+        for modality in ("image", "text"):
+            how = getattr(self.distort, modality, None)
+            if how is not None:
+                dataset = dataset.distort(modality, how.kind, how.amount, self.distort.seed)
         return dataset
 
     def _open_source(self, base: Path, options: dict[str, Any], progress: Progress) -> Dataset:
@@ -132,6 +183,16 @@ SOURCES: dict[str, frozenset[str]] = {
 }
 
 
+BLOCKS: dict[tuple[int | str, ...], type[BaseModel]] = {
+    (): DatasetConfig,
+    ("toy",): ToyConfig,
+    ("sample",): SampleConfig,
+    ("distort",): DistortConfig,
+    ("distort", "image"): ImageDistortionConfig,
+    ("distort", "text"): TextDistortionConfig,
+}
+
+
 def open_dataset(config: Mapping[str, Any], base: Path, progress: Progress = silent) -> Dataset:
     """The dataset of a study file's `dataset:` block; relative paths start from the folder `base`."""
     try:
@@ -143,12 +204,11 @@ def open_dataset(config: Mapping[str, Any], base: Path, progress: Progress = sil
 
 def _field_error(error: ValidationError) -> RepalignError:
     """The first thing that is wrong in the block, with its field."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt field explains a missing one
     path = ".".join(["dataset", *(str(part) for part in first["loc"])])
     if first["type"] == "extra_forbidden":
         field = str(first["loc"][-1])
-        owner = {"sample": SampleConfig, "toy": ToyConfig}.get(str(first["loc"][0]), DatasetConfig)
-        fields = owner.model_fields if len(first["loc"]) > 1 else DatasetConfig.model_fields
+        fields = BLOCKS[first["loc"][:-1]].model_fields
         return RepalignError(
             f"{path}: there is no field {field!r}",
             expected=f"one of {', '.join(fields)}",

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repalign.dataset._columns import Column, Texts
+from repalign.dataset._distorted import Distorted, distorted
+from repalign.dataset._distortions import Distortion, check
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress, silent
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         lost = f", {len(self.left_out)} left out" if self.left_out else ""
-        kinds = ", ".join(self.modalities)
+        done = self.distortions
+        kinds = ", ".join(f"{m} ({done[m]})" if m in done else m for m in self.modalities)
         return f"Dataset({self.name!r}, n={self.n}, {kinds}{lost}, fingerprint={self.fingerprint[:12]})"
 
     @cached_property
@@ -79,6 +79,11 @@ class Dataset:
         each modality in that order. The digest of an image is that of the file's bytes, of captions
         that of their JSON list, of an array that of dtype, shape and values. Name, path and format
         of the source do not enter.
+
+        The digest of a distorted stimulus is the SHA-256 of compact JSON
+        ``["repalign-distort-1", digest, kind, amount, seed]``, where `digest` is that of the stimulus as it
+        was; kind "words" adds the digest of the vocabulary, SHA-256 of ``[words, counts]`` as JSON. So every
+        amount above 0 changes the fingerprint, also where it changes no word, and amount 0 does not.
         """
         names = sorted(self.columns)
         digests = [self.columns[m].digests for m in names]
@@ -158,6 +163,47 @@ class Dataset:
         order = np.random.Generator(np.random.PCG64(seed)).permutation(self.n)
         return self._take(sorted(int(r) for r in order[:n]), f"sample of {n}, seed {seed}")
 
+    def distort(self, modality: str, kind: str, amount: float, seed: int = 0) -> Dataset:
+        """The dataset with every stimulus of one modality distorted when it is read; amount 0 is this dataset itself.
+
+        Images, at the size at which they are stored: "noise" (pixels (1 - a) x + a u, u uniform on 0 to 255: pure
+        noise at 1), "blur" (Gaussian, sd a times a quarter of the shorter side), "patches" (a share a of 16 x 16 patches
+        change places), "grey" (share of colour removed), "occlude" (a share a of the patches grey). Captions:
+        "words" (each with probability a replaced by a word drawn from all captions of the dataset, rows that
+        `subset` or `sample` left out included), "order" (a share a of the words change places), "drop" (each word left
+        out with probability a, at least one stays).
+
+        Random numbers belong to (seed, id, modality, index of the caption): subsets, parts and processes agree, and what
+        changes at one amount changes at every larger one. Ids, pairing and the other modalities stay. Call it once
+        for each modality.
+
+        Raises RepalignError for an unknown modality or kind, an amount outside [0, 1], arrays, and a modality that is
+        distorted already.
+        """
+        column, where = self._column(modality), f"dataset {self.name!r}, modality {modality!r}"
+        how = Distortion(kind, amount, seed)
+        check(how, column.kind, where)
+        if amount == 0:
+            return self
+        if isinstance(column, Distorted):
+            raise RepalignError(
+                f"{where} is distorted already",
+                expected="stimuli as they were",
+                got=column.distortion,
+                remedy="distort the dataset that this one was made from",
+            )
+        how = replace(how, amount=float(amount))
+        return replace(
+            self,
+            columns={**self.columns, modality: distorted(column, how, modality, self.ids)},
+            source=f"{self.source}; {modality} distorted: {how}, seed {seed}",
+        )
+
+    @property
+    def distortions(self) -> dict[str, Distortion]:
+        """What is done to the stimuli of each modality; nothing for most datasets."""
+        return {m: c.distortion for m, c in self.columns.items() if isinstance(c, Distorted)}
+
     def _take(self, rows: list[int], how: str) -> Dataset:
         return replace(
             self,
@@ -168,7 +214,8 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """What identifies the dataset and what was left out of it, ready for JSON."""
-        texts = [c for c in self.columns.values() if isinstance(c, Texts)]
+        clean = [c.base if isinstance(c, Distorted) else c for c in self.columns.values()]
+        texts = [c for c in clean if isinstance(c, Texts)]  # no distortion changes how many captions there are
         counts = [sum(bool(t) for t in captions) for c in texts for captions in c.captions]
         return {
             "name": self.name,
@@ -178,6 +225,7 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "modalities": list(self.modalities),
             "kinds": {m: c.kind for m, c in self.columns.items()},
+            "distort": {m: asdict(how) for m, how in self.distortions.items()},
             "captions_per_image": {"min": min(counts), "max": max(counts)} if counts else None,
             "n_left_out": len(self.left_out),
             "left_out": [asdict(row) for row in self.left_out],
