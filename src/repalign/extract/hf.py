@@ -12,7 +12,7 @@ from torch import nn
 
 from repalign.errors import RepalignError
 from repalign.extract._base import Context, ModelEntry, Source, refuse_prompt, run_dtype
-from repalign.extract._files import at, hub_errors, hub_revision
+from repalign.extract._files import at, first_line, hub_errors, hub_revision
 from repalign.extract._placement import device_map, keep_in_place
 from repalign.extract._weights import held
 from repalign.models import Spec
@@ -89,16 +89,23 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
     stored = files.dtype or stored_dtype(config)
     dtype = run_dtype(context.dtype, stored, context.device, label)
     places = device_map(auto, config, context, dtype, files.n_bytes(dtype), label, spread)
-    with hub_errors(spec), quiet():
-        model, report = auto.from_pretrained(
-            spec.path,
-            trust_remote_code=context.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=dtype,
-            **({} if places is None else {"device_map": places}),
-            **at(spec, context.revision),
-        )
+    try:
+        with hub_errors(spec), quiet():
+            model, report = auto.from_pretrained(
+                spec.path,
+                trust_remote_code=context.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=dtype,
+                **({} if places is None else {"device_map": places}),
+                **at(spec, context.revision),
+            )
+    except torch.OutOfMemoryError as error:
+        raise RepalignError(
+            f"model {label}: the memory ran out while its weights were loaded",
+            got=first_line(error),
+            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
+        ) from error
     if places is None:
         model.to(context.device)
     keep_in_place(model)
