@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -539,6 +540,16 @@ def test_a_study_file_names_the_line(tmp_path: Path) -> None:
     assert load_study(path).open_dataset().distortions["image"].kind == "noise"
     path.write_text(text % "nose")
     fails(lambda: load_study(path), "s.yaml, line 5, dataset.distort.image.kind", "did you mean 'noise'")
+
+
+def test_the_page_tells_kinds_and_captions_as_they_are() -> None:
+    page = (Path(__file__).parents[1] / "docs/distort.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.M))
+    assert list(rows) == [kind for _, kind in KINDS]
+    d = Dataset.toy(12)
+    assert f"Of `{texts(d)[3][0]}`" in page
+    for kind in DISTORTIONS["text"]:
+        assert rows[kind].endswith(f"| 0.5: `{texts(d.distort('text', kind, 0.5))[3][0]}`")
 
 
 # --- what is refused -----------------------------------------------------------------------------
