@@ -223,7 +223,8 @@ def test_two_pairs_have_no_slope_and_no_interval(tmp_path):
 
 def test_errors_of_beside(wide):
     table = ours(wide)
-    with pytest.raises(RepalignError, match=r"no published pair of models is in the table(.|\n)*'bloom-0.56b': did you mean 'blomz-6'"):
+    told = r"no published pair of models is in the table(.|\n)*'bloom-0.56b': did you mean 'blomz-6'"
+    with pytest.raises(RepalignError, match=told):
         beside(table.assign(model_x=[f"blomz-{i}" for i in range(len(table))]), wide)
     with pytest.raises(RepalignError, match=r"stand more than once in the table(.|\n)*one variant"):
         beside(pd.concat([table, table]), wide)
@@ -255,8 +256,7 @@ def test_published_points_have_their_own_competence_or_ours(wide):
     assert one["alignment"].tolist() == [0.09, 0.14, 0.15]  # with the partners that are ours alone
     own = published_points(trend(table, models, "other"), wide, partners)
     assert own.set_index("point").loc["my-own", "x"] == pytest.approx(0.5)  # a score that was not published: ours
-    with pytest.raises(RepalignError, match=r"no published score belongs to this trend"):
-        published_points(trend(table, models, "other"), wide, ["resnet"])
+    assert published_points(trend(table, models, "other"), wide, ["resnet"]).empty
 
 
 @pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
@@ -268,4 +268,22 @@ def test_a_trend_with_published_points(wide, backend):
         return
     (drawn,) = [line for line in figure.axes[0].lines if line.get_label() == "published"]
     assert len(drawn.get_xdata()) == 4 and drawn.get_markerfacecolor() == "none"
-    assert plot.trend(ours(wide), "bits_per_byte", models=records(wide)).axes[0].get_legend() is not None
+    other = ours(wide).assign(model_y="resnet").drop_duplicates(["model_x", "model_y"])
+    empty = plot.trend(other, "bits_per_byte", models=records(wide), published=wide)
+    assert "published (none of these pairs)" in [t.get_text() for t in empty.axes[0].get_legend().get_texts()]
+    alone = plot.trend(other, "bits_per_byte", models=records(wide))
+    assert not any("published" in t.get_text() for t in alone.axes[0].get_legend().get_texts())
+
+
+def test_names_of_close_points_do_not_hide_each_other():
+    """Twelve models within a hair's breadth: every name is readable, and no name is on a point."""
+    rng = np.random.default_rng(0)
+    names = [f"a model with a name {i}" for i in range(12)]
+    models = [{"name": m, "family": "", "n_parameters": 1e9 * (1 + 0.02 * i)} for i, m in enumerate(names)]
+    table = pd.DataFrame({"scope": "max", "measure": KNN, "n": 1024, "null_mean": 0.01, "model_x": names, "model_y": "p"})
+    figure = plot.trend(table.assign(statistic=0.2 + 0.001 * rng.standard_normal(12)), models=models)
+    figure.draw_without_rendering()
+    boxes = [note.get_window_extent() for note in figure.axes[0].texts]
+    assert len(boxes) == 12
+    apart = [not boxes[i].shrunk(0.95, 0.9).overlaps(boxes[j].shrunk(0.95, 0.9)) for i in range(12) for j in range(i)]
+    assert np.mean(apart) == 1

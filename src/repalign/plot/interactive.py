@@ -218,7 +218,7 @@ def draw_trend(frame: TrendFrame) -> go.Figure:
             y=frame.published["alignment"],
             text=[plain(t) for t in frame.published["point"]],
             mode="markers",
-            name="published",
+            name="published" + " (none of these pairs)" * frame.published.empty,
             marker={"size": 10, "symbol": "circle-open", "color": "#8a9099"},
         )
     figure.update_xaxes(title=plain(frame.x_label), type="log" if frame.trend.log else "linear")

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from repalign.plot import palette
 from repalign.plot.frames import MatrixFrame, NullFrame, TrendFrame
 from repalign.plot.layers import LayerMapFrame
+from repalign.plot.static_labels import spread
 from repalign.plot.views import Scale
 from repalign.plot.words import shorten
 
@@ -202,13 +203,16 @@ def draw_trend(frame: TrendFrame) -> Figure:
     if frame.published is not None:
         at = (frame.published[c].to_numpy(float) for c in ("x", "alignment"))
         look = {"markerfacecolor": "none", "markeredgecolor": "#8a9099", "markersize": 7, "linestyle": "none"}
-        axes.plot(*at, marker="o", label="published", **look)
-    for name, x, y in zip(points["model"], points["x"], points["alignment"], strict=True):
+        axes.plot(*at, marker="o", label="published" + " (none of these pairs)" * frame.published.empty, **look)
+    names = [
         axes.annotate(plain(name), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7, color=INK)
+        for name, x, y in zip(points["model"], points["x"], points["alignment"], strict=True)
+    ]
     axes.margins(x=0.12, y=0.12)
     if frame.trend.lower_is_better:
         axes.invert_xaxis()
     axes.set_xlabel(plain(frame.x_label), fontsize=8, color=INK)
     axes.set_ylabel(frame.y_label, fontsize=8, color=INK)
     axes.legend(fontsize=7, frameon=False, loc="best")
+    spread(figure, axes, names)
     return figure

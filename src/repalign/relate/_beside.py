@@ -121,7 +121,7 @@ def published_points(found: Trend, published: Published, partners: Sequence[str]
     """What was published of a trend's models, or of others, with these partners: point, x, alignment, n_partners.
 
     alignment is the mean over the partners of ours that have a published score; x the published competence, else that of
-    our model of this name. Points without x are left out. Raises RepalignError where nothing is left.
+    our model of this name. Points without x are left out; there may be none.
     """
     own = dict(zip(found.points["model"], found.points["x"], strict=True))
     given = published.competence(found.against)
@@ -136,12 +136,6 @@ def published_points(found: Trend, published: Published, partners: Sequence[str]
             break
     points = pd.DataFrame(rows, columns=["point", "partner", "x", "alignment"]).drop_duplicates(["point", "partner"])
     points = points.dropna(subset="x")
-    if points.empty:
-        raise RepalignError(
-            f"{published.name}: no published score belongs to this trend",
-            expected=f"scores with {', '.join(partners[:3])}{' ...' if len(partners) > 3 else ''} and a {found.against}",
-            got=f"models {', '.join(dict.fromkeys([*published.table['model_x'], *published.table['model_y']]))}",
-        )
     means = points.groupby("point", sort=False).agg(x=("x", "first"), alignment=("alignment", "mean"), n_partners=("x", "size"))
     return means.reset_index()
 
