@@ -104,7 +104,7 @@ class AlignmentStudy(Study):
         from repalign.compare import LIMIT, compare
 
         config, first = variant.config, found.x[0]
-        named = {r.name: r for r in found.everything}
+        named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
         replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
         return compare(
             found.x,
