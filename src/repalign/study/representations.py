@@ -34,6 +34,11 @@ class Members:
         return [*self.x, *(self.y or ())]
 
 
+def captioned(side: Sequence[ModelEntry], captions: int) -> list[ModelEntry]:
+    """The entries of a side for so many captions of each stimulus, those of one model together."""
+    return [replace(e, caption=e.caption + c) for e in side for c in range(captions)]
+
+
 @dataclass
 class Source:
     """Datasets and representations of the variants of a study, each made once.
@@ -83,11 +88,10 @@ class Source:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
         from repalign.extract import Skipped
 
-        wanted = [[replace(e, caption=e.caption + c) for c in range(captions)] for e in side]
-        found = iter(self._extract(variant, [e for one in wanted for e in one]))
+        found = iter(self._extract(variant, captioned(side, captions)))
         out = []
-        for entry, one in zip(side, wanted, strict=True):
-            parts = [next(found) for _ in one]
+        for entry in side:
+            parts = [next(found) for _ in range(captions)]
             missing = next((p for p in parts if isinstance(p, Skipped)), None)
             if missing is None:
                 out.append(mean_of(parts))
