@@ -16,15 +16,41 @@ from repalign.alignment import Alignment
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
 from repalign.plot import curves, factors, frames, layers
+from repalign.plot import models as over_models
 from repalign.plot.reading import PLAIN, Reading
-from repalign.relate import PARAMETERS, Beside, Contrast, Curve, Effects, Published, published_points
+from repalign.relate import (
+    PARAMETERS,
+    Agreement,
+    Beside,
+    Bins,
+    Contrast,
+    Curve,
+    Effects,
+    ModelMap,
+    Published,
+    published_points,
+)
 from repalign.relate import trend as relate_trend
 
 BACKENDS = {"matplotlib": "repalign.plot.static", "plotly": "repalign.plot.interactive"}
 CURVES = {name: f"{module}_curves" for name, module in BACKENDS.items()}
+MODELS = {name: f"{module}_models" for name, module in BACKENDS.items()}
 EFFECTS = {name: f"{module}_effects" for name, module in BACKENDS.items()}
 
-__all__ = ["BACKENDS", "beside", "contrast", "curve", "effects", "layer_map", "matrix", "null", "trend"]
+__all__ = [
+    "BACKENDS",
+    "agreement",
+    "beside",
+    "bins",
+    "contrast",
+    "curve",
+    "effects",
+    "layer_map",
+    "matrix",
+    "model_map",
+    "null",
+    "trend",
+]
 
 
 def matrix(
@@ -115,6 +141,22 @@ def beside(found: Beside, *, backend: str = "matplotlib") -> Any:
 def effects(found: Effects, *, backend: str = "matplotlib") -> Any:
     """Several factors at once, from `relate.effects`: the effect and interval of each, its share and its p."""
     return _backend(backend, EFFECTS).draw_effects(factors.effects_frame(found))
+
+
+def bins(found: Bins, *, backend: str = "matplotlib") -> Any:
+    """Alignment within bins of competence, from `relate.bins`: the interval over models, the standard error over pairs
+    and chance; for models among themselves also the matrix of bins."""
+    return _backend(backend, MODELS).draw_bins(over_models.bins_frame(found))
+
+
+def model_map(found: ModelMap, *, colour: str = "objective", backend: str = "matplotlib") -> Any:
+    """Models in a plane, from `relate.model_map`; `colour` is a column of its table: a kind, a size or a score."""
+    return _backend(backend, MODELS).draw_model_map(over_models.map_frame(found, colour))
+
+
+def agreement(found: Agreement, *, backend: str = "matplotlib") -> Any:
+    """Measures by measures, from `relate.agreement`: Spearman's correlation; a circle marks those that chance gives."""
+    return _backend(backend, MODELS).draw_agreement(over_models.agreement_frame(found))
 
 
 def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, Any], Reading]:

@@ -18,6 +18,7 @@ import pandas as pd
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures import parse_measure
 from repalign.models import ModelRecord
+from repalign.null.multiplicity import benjamini_hochberg
 from repalign.relate._crossed import MIN_UNITS, Crossed, sides_of_units
 from repalign.relate._inference import FEW_ORDERS, LEVEL, Jackknife
 from repalign.relate._pairs import all_met, facts, families_of, names_of, stimuli
@@ -27,7 +28,7 @@ from repalign.relate._words import p_words, signed
 OVER = {"max": "pairs of models", "cell": "pairs of layers"}
 ORDERS = ("table", "cluster")
 DRAWS = 999
-COLUMNS = ["measure_a", "measure_b", "spearman", "low", "high", "df", "pvalue", "n_pairs", "n_left_out"]
+COLUMNS = ["measure_a", "measure_b", "spearman", "low", "high", "df", "pvalue", "p_bh", "n_pairs", "n_left_out"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Agreement:
     """Spearman's correlation of every two measures over pairs of models (or layers); distances have their sign turned.
 
     table : one row per two measures: measure_a, measure_b, spearman; low, high, df, the interval over models of `level`;
-        pvalue, two-sided, models changing places (Mantel); n_pairs with both scores, n_left_out with one or none.
+        pvalue, two-sided, models changing places (Mantel), and p_bh, adjusted over the rows (Benjamini and Hochberg, false
+        discovery rate); n_pairs with both scores, n_left_out with one or none.
     measures : in the order of the figure. distances : those of them whose sign was turned.
     n_models : models compared. unit, n_units : what the interval leaves out one at a time ("model", "family", or
         "family or model" where sides differ); "" and 0 where there are too few.
@@ -143,6 +145,7 @@ def agreement(
         ],
         columns=COLUMNS,
     )
+    found["p_bh"] = benjamini_hochberg(found["pvalue"].to_numpy())
     ordered = _clustered(rho) if order == "cluster" else range(len(measures))
     made = Agreement(
         over=over,
