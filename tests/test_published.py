@@ -112,7 +112,7 @@ def test_a_column_is_a_model_by_name_by_prefix_or_by_word(tmp_path):
         ("", r"not a table"),
         ('m,clip_h\n"a,0.1\n', r"not a table"),
         ("model_x,statistic\na,0.1\n", r"no column 'model_y'"),
-        ("model_x,model_y,statistic,gsm8k\na,p,0.1,0.5\na,q,0.1,0.6\n", r"a has several values of gsm8k(.|\n)*0.5, 0.6"),
+        ("model_x,model_y,statistic,gsm8k\na,p,0.1,0.5\na,q,0.1,0.6\n", r"a has several values of gsm8k(.|\n)*0.5 and 0.6"),
     ],
 )
 def test_files_that_are_refused(tmp_path, text, message):

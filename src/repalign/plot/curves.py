@@ -61,7 +61,7 @@ def curve_frame(found: Curve, log: bool | None = None) -> CurveFrame:
     if found.numbers:
         places = sorted(places)
         low, high = min(places), max(places)
-        log = (low > 0 and high >= WIDE * low) if log is None else log
+        log = bool(low > 0 and high >= WIDE * low) if log is None else bool(log)
         at = dict(zip(places, places, strict=True))
         ticks = _ticks(places, log) if found.x not in COMPETENCES else []
     else:
@@ -132,11 +132,12 @@ def _line(found: Curve, name: str, at: Mapping[Any, float]) -> Line:
 def _subtitle(found: Curve) -> str:
     measure = [words.measure_label(found.measure)] if found.measure else []
     counted, thing = ("n_models", "models") if "n_models" in found.table else ("n_pairs", "pairs of models")
-    return "; ".join([*measure, f"{_span(found.table[counted])} {thing} at each point", f"n = {_span(found.table['n'])}"])
+    count, n = (_span(found.table[column].tolist()) for column in (counted, "n"))
+    return "; ".join([*measure, f"{count} {thing} at each point", f"n = {n}"])
 
 
-def _span(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
+def _span(values: Sequence[float]) -> str:
+    low, high = int(min(values)), int(max(values))
     return words.count(low) if low == high else f"{words.count(low)} to {words.count(high)}"
 
 
@@ -215,8 +216,8 @@ def contrast_frame(found: Contrast) -> ScatterFrame:
                 first,
                 second,
                 _groups(rows, "value_first", "value_second", column, (found.variants[0], name)),
-                _level(rows["chance_first"]),
-                _level(rows["chance_second"]),
+                _level(rows["chance_first"].to_numpy(float)),
+                _level(rows["chance_second"].to_numpy(float)),
                 one_scale,
                 limits,
             )
@@ -234,7 +235,7 @@ def contrast_frame(found: Contrast) -> ScatterFrame:
 def beside_frame(found: Beside) -> ScatterFrame:
     """Ours against the published values."""
     rows = found.table.loc[found.table["ours"].notna()]
-    column = "family" if rows["family"].astype(bool).all() else _grouping(rows)
+    column = "family" if all(rows["family"].tolist()) else _grouping(rows)
     panel = Panel(
         f"root mean square difference {words.number(found.rmse)}\n"
         f"Pearson {words.number(found.pearson)}, Spearman {words.number(found.spearman)}",
@@ -242,7 +243,7 @@ def beside_frame(found: Beside) -> ScatterFrame:
         "ours",
         _groups(rows, "published", "ours", column, ("published", "ours")),
         math.nan,
-        _level(rows["chance"]),
+        _level(rows["chance"].to_numpy(float)),
         True,
         _limits(rows[["published", "ours", "chance"]].to_numpy(float).ravel()) if len(rows) else None,
     )
@@ -256,7 +257,7 @@ def beside_frame(found: Beside) -> ScatterFrame:
 
 def _grouping(rows: pd.DataFrame) -> str | None:
     """The side whose models are colours: that of fewer models, if colours are enough."""
-    sizes = {c: rows[c].nunique() for c in ("model_y", "model_x")}
+    sizes = {c: len(set(rows[c].tolist())) for c in ("model_y", "model_x")}
     side = min(sizes, key=lambda c: sizes[c])
     return side if sizes[side] <= MOST_GROUPS else None
 
@@ -280,6 +281,6 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _level(chance: pd.Series) -> float:
-    defined = chance.dropna()
+def _level(chance: np.ndarray) -> float:
+    defined = chance[np.isfinite(chance)]
     return float(defined.mean()) if len(defined) else math.nan

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from repalign.plot import palette
 from repalign.plot.curves import CurveFrame, Line, ScatterFrame
-from repalign.plot.interactive import MUTED, PAPER, RULE, SYMBOLS, _figure, plain
+from repalign.plot.interactive import MUTED, RULE, SYMBOLS, _figure, plain
 
 DASHED = {"color": MUTED, "width": 1.2, "dash": "dash"}
 
@@ -66,15 +68,14 @@ def draw_scatter(frame: ScatterFrame) -> go.Figure:
     rows = -(-len(frame.panels) // columns)
     headings = [plain(panel.heading).replace("\n", "<br>") for panel in frame.panels]
     figure = make_subplots(rows, columns, subplot_titles=headings)
-    plain_look = _figure(frame.title, frame.subtitle, 200 + 380 * columns, 190 + 380 * rows).layout
-    figure.update_layout(
-        title=plain_look.title, width=plain_look.width, height=plain_look.height, font=plain_look.font,
-        paper_bgcolor=PAPER, plot_bgcolor=PAPER, margin={"t": 120, "l": 10, "r": 10, "b": 60},
-    )  # fmt: skip
+    dressed = _figure(frame.title, frame.subtitle, 200 + 380 * columns, 190 + 380 * rows).to_dict()["layout"]
+    figure.update_layout({key: dressed[key] for key in ("title", "width", "height", "font", "paper_bgcolor", "plot_bgcolor")})
+    figure.update_layout(margin={"t": 120, "l": 10, "r": 10, "b": 60})
     figure.update_annotations(font={"size": 11, "color": MUTED})
     named: set[str] = set()
     for i, panel in enumerate(frame.panels):
         row, column = i // columns + 1, i % columns + 1
+        place: dict[str, Any] = {"row": row, "col": column}
         for k, group in enumerate(panel.groups):
             look = {
                 "size": 8,
@@ -92,9 +93,9 @@ def draw_scatter(frame: ScatterFrame) -> go.Figure:
             line = {"color": MUTED, "width": 1}
             figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=line, layer="below", row=row, col=column)
         if np.isfinite(panel.chance_x):
-            figure.add_vline(panel.chance_x, line=DASHED, row=row, col=column)
+            figure.add_vline(panel.chance_x, line=DASHED, **place)
         if np.isfinite(panel.chance_y):
-            figure.add_hline(panel.chance_y, line=DASHED, row=row, col=column)
+            figure.add_hline(panel.chance_y, line=DASHED, **place)
         limits = list(panel.limits) if panel.limits is not None else None
         figure.update_xaxes(title=plain(panel.x_label), range=limits, row=row, col=column)
         figure.update_yaxes(title=plain(panel.y_label), range=limits, row=row, col=column)

@@ -154,7 +154,7 @@ def _once(pairs: pd.DataFrame) -> None:
 
 def _joined(pairs: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
     """One row per pair in both, and the pairs of matched models that only one has."""
-    ours = {(r.model_x, r.model_y): r for r in pairs.itertuples()}
+    ours = {(str(r["model_x"]), str(r["model_y"])): r for r in pairs.to_dict("records")}
     rows, missing, seen = [], [], set()
     for row in theirs.dropna(subset=["our_x", "our_y"]).to_dict("records"):
         x, y = row["our_x"], row["our_y"]
@@ -167,16 +167,16 @@ def _joined(pairs: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, tu
         found = ours[key]
         rows.append(
             {
-                "model_x": found.model_x,
-                "model_y": found.model_y,
+                "model_x": found["model_x"],
+                "model_y": found["model_y"],
                 "published_x": row["model_x"],
                 "published_y": row["model_y"],
                 "point": row["point"],
                 "family": partner.family if partner else "",
-                "ours": float(found.statistic),
-                "chance": float(found.null_mean),
+                "ours": float(found["statistic"]),
+                "chance": float(found["null_mean"]),
                 "published": row["statistic"],
-                "difference": float(found.statistic) - row["statistic"],
+                "difference": float(found["statistic"]) - row["statistic"],
             }
         )
     matched = set(theirs["our_x"].dropna()), set(theirs["our_y"].dropna())
@@ -209,7 +209,7 @@ def _with_text(made: Beside, units: str) -> Beside:
         out.append(f"Fewer than {MIN_MODELS_LINE} pairs, or all published alike: no slope.")
     if units:
         out.append(f"The {100 * LEVEL:g} % interval leaves out one at a time of {units}.")
-    shared = [point for point, rows in table.groupby("point", sort=False) if rows["published_x"].nunique() > 1]
+    shared = [point for point, rows in table.groupby("point", sort=False) if len(set(rows["published_x"].tolist())) > 1]
     for point in shared:
         both = " and ".join(dict.fromkeys(table.loc[table["point"] == point, "published_x"]))
         out.append(f"{both} share one published value.")

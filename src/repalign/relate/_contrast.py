@@ -99,7 +99,7 @@ def contrast(
         rows.append(row)
         missing[name] = lacking
     differences = pd.DataFrame(rows)
-    if not differences["n_pairs"].any():
+    if not any(differences["n_pairs"].tolist()):
         raise RepalignError(
             f"no pair of models has a score under two values of {column!r}",
             expected=f"the same models under {variants[0]} and another one",
@@ -199,7 +199,8 @@ def _sentences(
             out.append(f"{len(lacking)} pair{'s' * (len(lacking) != 1)} with one of the two only: {named}{more}.")
     units = next((u for u in differences["units"] if u), "")
     left = f"{100 * level:g} % intervals leave out one at a time of {units}"
-    out.append(f"n = {span(long['n'])} stimuli; {left if units else 'no interval: neither side has three models'}.")
-    if long.groupby("variant")["n"].nunique().max() == 1 and long["n"].nunique() > 1:
+    out.append(f"n = {span(long['n'].tolist())} stimuli; {left if units else 'no interval: neither side has three models'}.")
+    sizes = [set(rows["n"].tolist()) for _, rows in long.groupby("variant")]
+    if all(len(one) == 1 for one in sizes) and len(set.union(*sizes)) > 1:
         out.append("Variants differ in n, and so in their chance level.")
     return " ".join(out)

@@ -261,7 +261,7 @@ def _relative(
     mine, partner = f"model_{side}", f"model_{'y' if side == 'x' else 'x'}"
     setting = [GROUP] if by is None or by in (*FAMILIES, "model_x", "model_y") else [GROUP, LINE]
     if relative == "first" and axis.kind != "model":
-        place = rows[X].map({v: i for i, v in enumerate(axis.values)})
+        place = pd.Series([axis.values.index(v) for v in rows[X].tolist()], rows.index)
         reference = rows.loc[place == place.groupby([rows[key] for key in setting]).transform("min")]
         keys, spread = [*setting, "model_x", "model_y"], reference.groupby(setting)["_value"].std(ddof=1)
     else:
@@ -272,7 +272,7 @@ def _relative(
         if axis.kind != "model":  # the others, from the smallest
             rows = rows.loc[rows[mine] != name]
     base = reference.groupby(keys)["_value"].mean()
-    rows = rows.join(base.rename("_base"), on=keys).join(spread.where(spread > 0).rename("_sd"), on=setting)
+    rows = rows.join(base.to_frame("_base"), on=keys).join(spread.where(spread > 0).to_frame("_sd"), on=setting)
     return rows.assign(**{c: (rows[c] - rows["_base"]) / rows["_sd"] for c in ("_value", "_chance")})
 
 

@@ -39,7 +39,7 @@ def caveats(made: Curve) -> list[str]:
     out, sizes = [], sorted(set(made.table["n"]))
     if len(sizes) > 1 and made.x != "n":
         out.append(f"Points differ in n ({', '.join(f'{n:,}' for n in sizes)}), and so in their chance level.")
-    undefined = int(made.table["n_undefined"].sum())
+    undefined = int(made.table["n_undefined"].to_numpy().sum())
     if undefined:
         out.append(f"{undefined} undefined score{'s' * (undefined != 1)} left out of the means.")
     if made.left_out:
@@ -49,10 +49,10 @@ def caveats(made: Curve) -> list[str]:
 
 def count_sentence(table: pd.DataFrame, thing: str, column: str) -> str:
     """n and the number of pairs or models, as ranges where they differ."""
-    return f"n = {span(table['n'])} stimuli, {span(table[column])} {thing}s at every point."
+    return f"n = {span(table['n'].tolist())} stimuli, {span(table[column].tolist())} {thing}s at every point."
 
 
-def span(values: Sequence[Any] | pd.Series) -> str:
+def span(values: Sequence[Any]) -> str:
     """ "1,024", or "256 to 1,024"."""
     low, high = int(min(values)), int(max(values))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

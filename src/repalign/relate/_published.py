@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,11 @@ class Published:
 
     def competence(self, name: str) -> pd.Series | None:
         """A competence of every point; "bits_per_byte" is also 1 minus a column "one_minus_bpb". None if there is none."""
-        scores = self.scores.set_index("point")
-        if name == BPB and BPB not in scores and ONE_MINUS_BPB in scores:
-            return 1 - scores[ONE_MINUS_BPB]
-        return scores.get(name)
+        mirrored = name == BPB and BPB not in self.scores and ONE_MINUS_BPB in self.scores
+        if not mirrored and name not in self.competences:
+            return None
+        values = self.scores[ONE_MINUS_BPB if mirrored else name].to_numpy(float)
+        return pd.Series(1 - values if mirrored else values, self.scores["point"].tolist())
 
     def points(self, against: str, model_y: str | None = None) -> pd.DataFrame:
         """Columns point, x (a competence) and alignment (to `model_y`, or the mean over all); points that have both.
@@ -98,7 +100,7 @@ def read_published(path: str | Path, *, models: Sequence[str] = ()) -> Published
         raise RepalignError(f"{path.name}: no column {lacking[0]!r}", expected=", ".join(TIDY), got=", ".join(frame.columns))
     if tidy:
         competences = [c for c in frame.columns if c not in TIDY]
-        printed = frame[list(TIDY)].rename(columns={"model_x": "point"})
+        printed = frame[list(TIDY)].set_axis(["point", *TIDY[1:]], axis=1)
     else:
         first, *rest = frame.columns
         competences = [c for c in rest if not (_is_model(c) or c in models)]
@@ -110,23 +112,26 @@ def read_published(path: str | Path, *, models: Sequence[str] = ()) -> Published
                 got=", ".join(rest) or "one column only",
                 remedy="name the models' columns in models=, or write the tidy form: " + ", ".join(TIDY),
             )
-        printed = frame.rename(columns={first: "point"}).melt("point", columns, "model_y", "statistic")
+        printed = pd.melt(frame, id_vars=first, value_vars=columns, var_name="model_y", value_name="statistic")
+        printed = printed.set_axis(["point", "model_y", "statistic"], axis=1)
         printed["model_y"] = [c.removeprefix(ALIGNMENT) for c in printed["model_y"]]
-        frame = frame.rename(columns={first: "model_x"})
-    printed["statistic"] = _numbers(path, printed["statistic"], "statistic", printed["point"])
-    blanks = int(printed["statistic"].isna().sum())
-    printed = printed.dropna(subset="statistic")
+        frame = frame.set_axis(["model_x", *rest], axis=1)
+    scores = _numbers(path, printed["statistic"].tolist(), "statistic", printed["point"].tolist())
+    blanks = int(np.isnan(scores).sum())
+    printed = printed.assign(statistic=scores).loc[~np.isnan(scores)]
     if printed.empty:
         raise RepalignError(f"{path.name}: no score", expected="at least one number", got=f"{blanks} blanks")
-    table = printed.assign(model_x=printed["point"].str.split(SEVERAL, regex=False)).explode("model_x")
-    table["model_x"] = table["model_x"].str.strip()
-    table = table[["point", *TIDY]].reset_index(drop=True)
-    twice = table.loc[table.duplicated(["model_x", "model_y"])]
+    rows = [
+        {"point": row["point"], "model_x": name.strip(), "model_y": row["model_y"], "statistic": row["statistic"]}
+        for row in printed.to_dict("records")
+        for name in str(row["point"]).split(SEVERAL)
+    ]
+    table = pd.DataFrame(rows)
+    twice = table.loc[table.duplicated(subset=["model_x", "model_y"])]
     if not twice.empty:
         x, y = twice.iloc[0][["model_x", "model_y"]]
         raise RepalignError(f"{path.name}: {x} and {y} stand twice", expected="one score per pair of models", got="two")
-    scores = _scores(path, frame, competences)
-    return Published(path.name, table, scores, notes, _text(path, table, competences, blanks))
+    return Published(path.name, table, _scores(path, frame, competences), notes, _text(path, table, competences, blanks))
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
@@ -155,33 +160,36 @@ def _same(label: str, other: str) -> bool:
     return known is not None and known == published_model(other)
 
 
-def _numbers(path: Path, column: pd.Series, name: str, rows: pd.Series) -> pd.Series:
+def _numbers(path: Path, texts: Sequence[str], name: str, rows: Sequence[str]) -> np.ndarray:
     """Numbers; blanks are nan."""
-    texts = column.str.strip()
-    found = pd.to_numeric(texts.where(texts != "", None), errors="coerce").astype(float)
-    wrong = found.isna() & (texts != "") | np.isinf(found)
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        raise RepalignError(
-            f"{path.name}: {name} of {rows.iloc[at]} is not a number", expected="a number, or a blank", got=texts.iloc[at]
-        )
-    return found
+    out = []
+    for text, row in zip((t.strip() for t in texts), rows, strict=True):
+        try:
+            number = float(text) if text else math.nan
+        except ValueError:
+            number = math.inf
+        if text and not math.isfinite(number):
+            told = f"{path.name}: {name} of {row} is not a number"
+            raise RepalignError(told, expected="a number, or a blank", got=text)
+        out.append(number)
+    return np.array(out)
 
 
 def _scores(path: Path, frame: pd.DataFrame, competences: Sequence[str]) -> pd.DataFrame:
     """One row per point; a competence that a tidy file repeats must be the same each time."""
-    frame = frame.reset_index(drop=True)
-    out = pd.DataFrame({"point": frame["model_x"]})
+    points = frame["model_x"].tolist()
+    out = {"point": list(dict.fromkeys(points))}
     for name in competences:
-        out[name] = _numbers(path, frame[name], name, frame["model_x"])
-        several = out.groupby("point")[name].nunique()
-        if (several > 1).any():
-            raise RepalignError(
-                f"{path.name}: {several.idxmax()} has several values of {name}",
-                expected="one per model",
-                got=", ".join(f"{v:g}" for v in out.loc[out["point"] == several.idxmax(), name].unique()),
-            )
-    return out.groupby("point", sort=False, as_index=False).first()
+        found: dict[str, float] = {}
+        for point, value in zip(points, _numbers(path, frame[name].tolist(), name, points), strict=True):
+            if not math.isnan(value) and found.setdefault(point, value) != value:
+                raise RepalignError(
+                    f"{path.name}: {point} has several values of {name}",
+                    expected="one per model",
+                    got=f"{found[point]:g} and {value:g}",
+                )
+        out[name] = [found.get(point, math.nan) for point in out["point"]]
+    return pd.DataFrame(out)
 
 
 def _text(path: Path, table: pd.DataFrame, competences: Sequence[str], blanks: int) -> str:

@@ -89,5 +89,5 @@ def _point(found: Trend, statistic: str) -> dict[str, Any]:
     out = {"value": value, "low": low, "high": high, "pvalue": pvalue, "chance": 0.0}
     for name, (number, ends, p) in numbers.items():
         out |= {name: number, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_pvalue": p}
-    undefined = int(found.points["n_undefined"].sum())
+    undefined = int(found.points["n_undefined"].to_numpy().sum())
     return {**out, "n_models": found.n, "n_undefined": undefined}
