@@ -100,10 +100,10 @@ def spread_map(
             got=type(model).__name__,
             remedy="run it on one GPU that is large enough, with `device: cuda:0`",
         )
-    most = {i: int(USABLE * n) for i, n in enumerate(free.values())}
+    most: dict[int | str, int | str] = {i: int(USABLE * n) for i, n in enumerate(free.values())}
     options: dict[str, Any] = {"no_split_module_classes": list(whole), "dtype": dtype}
     balanced = get_balanced_memory(model, max_memory=most, **options)
-    found = infer_auto_device_map(model, max_memory=balanced, **options)
+    found: dict[str, Any] = infer_auto_device_map(model, max_memory=balanced, **options)
     if not all(isinstance(place, int) for place in found.values()):  # "cpu" or "disk"
         raise too_large(sum(p.numel() for p in model.parameters()) * dtype.itemsize, free, label)
     return {name: list(free)[place] for name, place in found.items()}
@@ -114,7 +114,7 @@ def keep_in_place(model: Any) -> None:
 
     accelerate's hook moves it all to the first one, which has no room for every hidden state of a large model.
     """
-    hook = getattr(model, "_hf_hook", None)
+    hook: Any = getattr(model, "_hf_hook", None)
     for each in (hook, *getattr(hook, "hooks", ())):
         if hasattr(each, "io_same_device"):
             each.io_same_device = False
