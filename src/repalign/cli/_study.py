@@ -28,10 +28,10 @@ def run(
     from repalign.study import load_study
 
     loaded = load_study(study)
-    if mock:
-        loaded = loaded.mock()
-        err.print(f"[bold yellow]mock:[/] stand-in models and data; the numbers mean nothing ({escape(str(loaded.folder))})")
     with bars() as progress:
+        if mock:
+            loaded = loaded.mock(progress)
+            err.print(f"[bold yellow]mock:[/] stand-in models and data in {escape(str(loaded.folder))}; the numbers mean nothing")
         if plan:
             for line in loaded.plan(progress).lines:
                 out.print(escape(line))

@@ -142,10 +142,10 @@ class AlignmentStudy(Study):
         page = self.report if self.variants[0].name else self.report.with_name("figures.html")
         yield "report", write_study_page(page, self.name, self.config.description, drawn, reports, outcome.skipped)
 
-    def mock(self) -> AlignmentStudy:
+    def mock(self, progress: Progress = silent) -> AlignmentStudy:
         from repalign.study.mock import mock_study
 
-        return mock_study(self)
+        return mock_study(self, progress)
 
 
 def folder_name(variant: str) -> str:

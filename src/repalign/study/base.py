@@ -98,5 +98,5 @@ class Study(ABC):
         """Run the study. A run that was killed goes on where it stopped; `told` is given the plan before the work starts."""
 
     @abstractmethod
-    def mock(self) -> Study:
+    def mock(self, progress: Progress = silent) -> Study:
         """The same study with tiny stand-ins for models and a generated dataset of the same form, in a folder of its own."""

@@ -86,10 +86,10 @@ class ColourStudy(Study):
         page = write_study_page(self.report, self.name, self.config.description, drawn, {})
         return Outcome(drawn=tuple(drawn), wrote=(("tables", self.results), ("figures", figures), ("report", page)))
 
-    def mock(self) -> ColourStudy:
+    def mock(self, progress: Progress = silent) -> ColourStudy:
         from repalign.study.mock import mock_colour
 
-        return mock_colour(self)
+        return mock_colour(self, progress)
 
     def with_config(self, path: Path, config: ColourConfig, models: tuple[ModelEntry, ...], **options: Any) -> ColourStudy:
         """The same study with another dataset and other models, and some options changed."""

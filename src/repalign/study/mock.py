@@ -1,12 +1,13 @@
 """A study tried out: tiny stand-ins for its models, a generated dataset of the same form, and every other line as it is.
 
-What a mock finds is a mistake in the file, a measure that the number of stimuli forbids, a figure that cannot be drawn, a
+At most `MODELS` models of a side are run. What a mock finds is a mistake in the file, a measure that the number of stimuli forbids, a figure that cannot be drawn, a
 library that is missing. Its numbers mean nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from repalign.alignment import write_text
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.models import parse_spec
+from repalign.progress import Progress, silent
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
 
@@ -26,29 +28,30 @@ if TYPE_CHECKING:
 
 SIZES = (96, 320, 1100, 2200, 4400)  # stimuli: the first that all measures allow
 LEAST = 32  # stimuli of a sample
+MODELS = 6  # of a side that are run
 LIMIT = 5.0  # seconds for a measure of a group
 TOKENS = 2000  # of the corpus that bits per byte are measured on
 OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated one takes as well
 
 
-def mock_study(study: AlignmentStudy) -> AlignmentStudy:
+def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentStudy:
     """The study with stand-ins, in a folder of its own beside the real one's."""
     folder = study.folder.with_name(f"{study.name}-mock")
     n = _size(study.variants)
     table = _dataset(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
-    scale = n / max([_asked(v) for v in study.variants] or [n])
+    scale = n / max([_asked(v) for v in study.variants if _asked(v)], default=n)
     opened: dict[str, Dataset] = {}
-    made: dict[str, ModelEntry] = {}
-    variants = []
+    variants, models = [], _StandIns(folder / "models", progress)
     for variant in study.variants:
         dataset = _same_form(variant.config.dataset, table, n, scale)
         data = opened.setdefault(dataset.model_dump_json(), dataset.open(study.base))
         x, y = (
-            None if side is None else tuple(_stand_in(e, data, folder / "models", made) for e in side)
+            None if side is None else tuple(models.of(e, _modality(e, data), data.ids) for e in few(side))
             for side in (variant.x, variant.y)
         )
         assert x is not None
-        config = variant.config.model_copy(update=_changed(variant.config, dataset, data.ids, folder, n, scale))
+        names = {e.label for e in (*x, *(y or ()))}
+        config = variant.config.model_copy(update=_changed(variant.config, dataset, data.ids, names, folder, n, scale))
         variants.append(replace(variant, config=config, x=x, y=y))
     competence = _competence(study, folder, sorted({e.label for v in variants for e in (*v.x, *(v.y or ()))}), table)
     whole = study.config.model_copy(
@@ -60,14 +63,15 @@ def mock_study(study: AlignmentStudy) -> AlignmentStudy:
     return replace(study, config=whole, variants=tuple(variants))
 
 
-def mock_colour(study: ColourStudy) -> ColourStudy:
+def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
     """The colour study on a few generated pictures, with stand-ins for the text models and few draws."""
     folder = study.folder.with_name(f"{study.name}-mock")
     image = study.config.dataset.image or "image"
     table = _dataset(folder / "data", [study.config.dataset], SIZES[0], 1)
     dataset = DatasetConfig(table=str(table), id="id", image=image)
     data = dataset.open(study.base)
-    models = tuple(_stand_in(e, data, folder / "models", {}, "text") for e in study.models)
+    made = _StandIns(folder / "models", progress)
+    models = tuple(made.of(e, "text", data.ids) for e in study.models)
     config = study.config.model_copy(
         update={"name": f"{study.name}-mock", "dataset": dataset, "results": None, "report": None}
     )
@@ -145,10 +149,18 @@ def _scaled(asked: int, n: int, scale: float) -> int:
 
 
 def _changed(
-    config: AlignmentConfig, dataset: DatasetConfig, ids: Sequence[str], folder: Path, n: int, scale: float
+    config: AlignmentConfig,
+    dataset: DatasetConfig,
+    ids: Sequence[str],
+    names: Collection[str],
+    folder: Path,
+    n: int,
+    scale: float,
 ) -> dict[str, Any]:
-    """What else of a variant has to fit the smaller dataset."""
-    out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT}
+    """What else of a variant has to fit the smaller dataset, and the models that are run."""
+    replicates = [both for both in config.ceilings.replicates if set(both) <= set(names)]
+    ceilings = config.ceilings.model_copy(update={"replicates": replicates})
+    out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT, "ceilings": ceilings}
     if config.rows is not None:
         out["rows"] = config.rows.model_copy(update={"n": _scaled(config.rows.n, n, scale)})
     if config.null.groups is not None:
@@ -161,15 +173,35 @@ def _changed(
 # --- models and what is known of them ------------------------------------------------------------
 
 
-def _stand_in(
-    entry: ModelEntry, data: Dataset, folder: Path, made: dict[str, ModelEntry], modality: str | None = None
-) -> ModelEntry:
-    """The stand-in of an entry; one for all variants that differ in how it is read only."""
-    from repalign.standins import stand_in
+def few(side: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """Some models of a side, spread over its families, in the side's order."""
+    families: dict[str | None, list[int]] = {}
+    for i, entry in enumerate(side):
+        families.setdefault(entry.family, []).append(i)
+    turns = itertools.zip_longest(*families.values())
+    chosen = [i for turn in turns for i in turn if i is not None][:MODELS]
+    return [side[i] for i in sorted(chosen)]
 
-    found, _ = stand_in(entry, modality or _modality(entry, data), folder, ids=data.ids)
-    made[entry.label] = found
-    return found
+
+class _StandIns:
+    """Stand-ins by entry, and what had to be changed of each, told once."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder, self.progress = folder, progress
+        self.made: dict[str, ModelEntry] = {}
+        self.told: set[tuple[str, str]] = set()
+
+    def of(self, entry: ModelEntry, modality: str, ids: Sequence[str]) -> ModelEntry:
+        from repalign.standins import stand_in
+
+        key = f"{entry!r} {modality} {len(ids)}"
+        if key not in self.made:
+            self.made[key], notes = stand_in(entry, modality, self.folder, ids=ids)
+            for note in notes:
+                if (entry.label, note) not in self.told:
+                    self.told.add((entry.label, note))
+                    self.progress("stand-ins", len(self.made), 0, f"{entry.label}: {note}")
+        return self.made[key]
 
 
 def _modality(entry: ModelEntry, data: Dataset) -> str:

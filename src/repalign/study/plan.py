@@ -118,6 +118,9 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
         dataset, n = datasets.of(variant), datasets.n(variant)
         x = captioned(variant.x, variant.config.captions.x)
         y = None if variant.y is None else captioned(variant.y, variant.config.captions.y)
+        named = [(dataset.fingerprint, repr(e)) for e in (*x, *(y or ()))]
+        if datasets.assumed is not None:  # whose one caption stands for any
+            x, y = ([replace(e, caption=0) for e in side] if side is not None else None for side in (x, y))
         key = (dataset.fingerprint, n, variant.measures, variant.preprocess, repr(x), repr(y), variant.config.null)
         if key not in found:
             rates = next((e.rates for e in found.values()), None)
@@ -126,7 +129,6 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
                 device=options.device, dtype=options.dtype, batch_size=options.batch_size, rates=rates,
             )  # fmt: skip
         comparisons.append(found[key].comparison)
-        named = [(dataset.fingerprint, repr(e)) for e in (*x, *(y or ()))]
         rows.append(found[key].table[[name not in seen for name in named]])
         seen |= set(named)
     table = pd.concat(rows, ignore_index=True)

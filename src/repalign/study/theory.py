@@ -65,7 +65,7 @@ class TheoryStudy(Study):
         page = write_study_page(self.report, self.name, self.config.description, drawn, {})
         return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", figures), ("report", page)))
 
-    def mock(self) -> TheoryStudy:
+    def mock(self, progress: Progress = silent) -> TheoryStudy:  # noqa: ARG002
         """The quickest experiment alone: nothing here is downloaded or large."""
         config = self.config.model_copy(update={"name": f"{self.name}-mock", "only": [self.chosen[0]]})
         return replace(self, config=config)

@@ -1,0 +1,68 @@
+"""Every study file: it can be planned without a network, and runs end to end with stand-ins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from repalign.study import load_study
+
+STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+INDEX = (Path(__file__).parents[1] / "docs/studies/README.md").read_text("utf-8")
+# Figures that need what a mock has not: published values.
+NOT_IN_A_MOCK = {"beside"}
+
+
+@pytest.fixture
+def study(request, tmp_path, monkeypatch):
+    """A study file in a folder of its own, so that nothing is written beside the real one; no network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for item in STUDIES[0].parent.iterdir():
+        if item.suffix == ".yaml":
+            shutil.copy(item, folder)
+        elif item.name == "models":
+            shutil.copytree(item, folder / "models")
+    return load_study(folder / request.param)
+
+
+def every(*without: str):
+    names = [p.name for p in STUDIES if p.name not in without]
+    return pytest.mark.parametrize("study", names, indirect=True, ids=[n.removesuffix(".yaml") for n in names])
+
+
+@every()
+def test_a_plan_needs_no_network_and_says_what_a_run_needs(study):
+    told = " ".join(study.plan().lines)
+    assert "about" in told and str(study.folder) in told or "features in" in told
+    assert not study.folder.exists()
+
+
+@pytest.mark.slow
+@every()
+def test_a_mock_runs_to_the_end(study):
+    mocked = study.mock()
+    assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
+    outcome = mocked.run()
+    assert not study.folder.exists() and not outcome.skipped
+    written = dict(outcome.wrote)
+    assert written["report"].is_file()
+    missing = {one.title: one.text for one in outcome.drawn if one.figure is None}
+    assert not missing
+    wanted = [kind for item in getattr(study.config, "figures", []) for kind in item if kind not in NOT_IN_A_MOCK]
+    assert len(outcome.drawn) >= len(wanted)
+    assert "<img" in written["report"].read_text("utf-8") or not outcome.drawn or "figures" in written
+    for alignment in outcome.alignments.values():
+        assert alignment.best()["statistic"].notna().all()
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_study_says_what_it_shows_and_stands_in_the_index(path):
+    head = path.read_text("utf-8").split("\n\n")[0]
+    assert head.startswith("#") or path.name == "example.yaml"
+    assert path.name == "example.yaml" or f"`{path.name}`" in INDEX
+
+
