@@ -74,10 +74,15 @@ def memory_limit() -> int:
 
 
 def matmul_rate(
-    device: str | torch.device = "cpu", *, rows: int = BLOCK, width: int = 768, seconds: float = 0.3
+    device: str | torch.device = "cpu",
+    *,
+    rows: int = BLOCK,
+    width: int = 768,
+    seconds: float = 0.3,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Multiply-adds per second of float32 products (width, rows) @ (rows, width), the best of `seconds` of trying."""
-    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).to(device)
+    """Multiply-adds per second of products (width, rows) @ (rows, width), the best of `seconds` of trying."""
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     best, stop = float("inf"), time.perf_counter() + seconds
     with full_precision():
         while time.perf_counter() < stop or best == float("inf"):

@@ -1,0 +1,581 @@
+"""What a study needs before it runs: facts of known models recounted, every source, sums, shortages, no network."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tiny_models as tiny
+from repalign import estimate as package
+from repalign.dataset import Dataset
+from repalign.estimate import Rates, comparing, estimate, measure_rates
+from repalign.estimate import _extracting as extracting
+from repalign.estimate import _hub as hub
+from repalign.estimate import _models as models
+from repalign.estimate import _room as rooms
+from repalign.estimate._comparing import try_measures
+from repalign.estimate._facts import Facts
+from repalign.estimate._words import duration, named, size
+from repalign.extract import ModelEntry, extract
+from repalign.measures import parse_measure
+from repalign.models import find_model, known_models, model_set, parse_spec
+from repalign.preprocess import Preprocess
+from repalign.store import FeatureStore
+
+RATES = Rates({"float32": 2e11, "bfloat16": 2e11}, 2e11, 0.7, 5e8, 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    """No network by construction, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plan asked for the network while offline")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Dataset:
+    return tiny.dataset(tmp_path_factory.mktemp("pairs"))
+
+
+def row(found: package.Estimate, name: str) -> pd.Series:
+    return found.table.set_index("model").loc[name]
+
+
+# --- known models ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_known_vision_model_is_recounted_from_its_architecture():
+    import timm
+
+    for known in known_models():
+        if known.modality != "image":
+            continue
+        name = parse_spec(known.spec).path
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False)
+        tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+        counted = (sum(p.numel() for p in model.parameters()), len(model.blocks), model.embed_dim, tokens)
+        assert (known.parameters, known.layers, known.width, known.image_tokens) == counted, name
+        assert timm.get_pretrained_cfg(name).hf_hub_id == f"timm/{name}"  # where its weights are looked for
+        assert known.nominal_parameters == pytest.approx(known.parameters, abs=0.06e6), name
+
+
+def _llama(width: int, inner: int, blocks: int, heads: int, words: int = 32000, keys: int = 0) -> tuple[str, dict]:
+    return "llama", {
+        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks, "num_attention_heads": heads,
+        "num_key_value_heads": keys or heads, "vocab_size": words, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def _bloom(width: int, blocks: int, heads: int) -> tuple[str, dict]:
+    return "bloom", {"hidden_size": width, "n_layer": blocks, "n_head": heads, "vocab_size": 250880}
+
+
+def _other(kind: str, width: int, inner: int, blocks: int, heads: int, words: int, **more: object) -> tuple[str, dict]:
+    return kind, {**_llama(width, inner, blocks, heads, words)[1], **more}
+
+
+# The published hyperparameters.
+LANGUAGE = {
+    "bloomz-560m": _bloom(1024, 24, 16), "bloomz-1b1": _bloom(1536, 24, 16), "bloomz-1b7": _bloom(2048, 24, 16),
+    "bloomz-3b": _bloom(2560, 30, 32), "bloomz-7b1": _bloom(4096, 30, 32),
+    "open_llama_3b": _llama(3200, 8640, 26, 32), "open_llama_7b": _llama(4096, 11008, 32, 32),
+    "open_llama_13b": _llama(5120, 13824, 40, 40),
+    "llama-7b": _llama(4096, 11008, 32, 32), "llama-13b": _llama(5120, 13824, 40, 40),
+    "llama-30b": _llama(6656, 17920, 60, 52), "llama-65b": _llama(8192, 22016, 80, 64),
+    "OLMo-1B-hf": _other("olmo", 2048, 8192, 16, 16, 50304, tie_word_embeddings=True),
+    "OLMo-7B-hf": _other("olmo", 4096, 11008, 32, 32, 50304),
+    "gemma-2b": _other("gemma", 2048, 16384, 18, 8, 256000, num_key_value_heads=1, head_dim=256, tie_word_embeddings=True),
+    "gemma-7b": _other("gemma", 3072, 24576, 28, 16, 256000, head_dim=256, tie_word_embeddings=True),
+    "Mistral-7B-v0.1": _other("mistral", 4096, 14336, 32, 32, 32000, num_key_value_heads=8),
+    "Mixtral-8x7B-v0.1": _other("mixtral", 4096, 14336, 32, 32, 32000, num_key_value_heads=8, num_local_experts=8),
+    "Meta-Llama-3-8B": _llama(4096, 14336, 32, 32, 128256, 8),
+    "Meta-Llama-3-70B": _llama(8192, 28672, 80, 64, 128256, 8),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_known_language_model_is_recounted_from_its_configuration():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    assert set(LANGUAGE) == {k.name for k in known_models() if k.modality == "text"}
+    for name, (kind, values) in LANGUAGE.items():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
+        known = find_model(name)
+        assert known.parameters == sum(p.numel() for p in model.parameters()), name
+        assert (known.layers, known.width) == (model.config.num_hidden_layers + 1, model.config.hidden_size), name
+        assert known.image_tokens is None
+        assert known.nominal_parameters == pytest.approx(known.parameters, rel=0.26), name  # gemma-2b has 2.5e9
+
+
+def test_layers_and_widths_are_those_of_the_published_features():
+    published = [(25, 1024), (25, 1536), (25, 2048), (31, 2560), (31, 4096), (27, 3200), (33, 4096), (41, 5120)]
+    published += [(33, 4096), (41, 5120), (61, 6656), (81, 8192)]
+    assert [(k.layers, k.width) for k in model_set("prh-val", "text")] == published
+    assert find_model("bloomz-560m").parameters == 559_214_592
+    assert {k.bytes_per_parameter for k in known_models()} == {2, 4}
+
+
+def test_the_validation_set_is_planned_in_three_seconds_without_weights_or_network(pairs, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plan loaded weights")
+
+    for loader in ("torch.load", "torch.nn.Module.load_state_dict", "safetensors.torch.load_file"):
+        monkeypatch.setattr(loader, refuse)
+    x, y = ([k.spec for k in model_set("prh-val", side)] for side in ("text", "image"))
+    start = time.process_time()
+    found = estimate(pairs, x, y, store=str(tmp_path / "store"), rates=RATES)
+    assert time.process_time() - start < 3.0
+    assert len(found.table) == 29
+    assert found.table["layers"].sum() == 806
+    assert found.comparison.layer_pairs == 159_808
+    assert found.download_bytes == sum(k.parameters * k.bytes_per_parameter for k in model_set("prh-val"))
+    assert found.feature_bytes == 4 * pairs.n * sum(k.layers * k.width for k in model_set("prh-val"))
+    assert (found.table[["parameters_from", "layers_from", "download_from"]] == "known").all(axis=None)
+    assert not any(found.unknown.values())
+    assert not (tmp_path / "store").exists() and not (tmp_path / "hub").exists()
+
+
+# --- every source ------------------------------------------------------------------------------
+
+
+def test_a_folder_of_transformers_is_told_from_its_headers_and_configuration(pairs, tmp_path):
+    folder = tiny.llama(tmp_path / "llama")
+    found = estimate(pairs, [f"hf:{folder}"], [f"hf:{tiny.vit(tmp_path / 'vit')}"], rates=RATES, device="cpu")
+    text, image = row(found, "llama"), row(found, "vit")
+    config = json.loads((folder / "config.json").read_text())
+    assert (text["layers"], text["width"]) == (config["num_hidden_layers"] + 1, config["hidden_size"])
+    with_extract = extract(pairs, [f"hf:{folder}"], str(tmp_path / "store"), device="cpu")[0]
+    assert text["layers"] == len(with_extract.layers)
+    assert text["parameters"] == with_extract.record.n_parameters
+    assert text["feature_bytes"] == 4 * pairs.n * sum(with_extract.widths)
+    assert text["download_bytes"] == image["download_bytes"] == 0
+    assert {text["parameters_from"], text["layers_from"], image["layers_from"], image["download_from"]} == {"file"}
+    assert text["seconds"] > 0 and image["seconds"] > 0
+
+
+def test_a_convolutional_network_of_transformers_has_widths_but_no_known_time(pairs, tmp_path):
+    found = estimate(pairs, [f"hf:{tiny.resnet(tmp_path / 'resnet')}"], rates=RATES, device="cpu")
+    resnet = row(found, "resnet")
+    assert (resnet["layers"], resnet["width"]) == (3, 20)
+    assert np.isnan(resnet["seconds"]) and resnet["seconds_from"] == "unknown"
+    assert found.extract_seconds == 0.0 and found.unknown["seconds"] == ["resnet"]
+    assert "running models: not known" in found.lines()
+
+
+@pytest.mark.parametrize("name", ["timm_vit", "timm_cnn"])
+def test_a_folder_of_timm_is_counted_without_weights(pairs, tmp_path, name):
+    folder = getattr(tiny, name)(tmp_path / name)
+    facts = models.facts_of_all([ModelEntry(f"timm:{folder}")], 0)[0]
+    made = extract(pairs, [f"timm:{folder}"], str(tmp_path / "store"), device="cpu")[0]
+    assert (facts.widths, facts.names) == (made.widths, made.layers)
+    assert facts.flops is not None and facts.flops > 0
+    assert facts.layers_from == "counted" and facts.download_bytes == 0
+
+
+def test_a_model_of_timm_that_is_not_in_the_table_is_counted():
+    facts = models.facts_of_all([ModelEntry("timm:resnet18.a1_in1k")], 0)[0]
+    assert facts.parameters == 11_689_512  # as torchvision counts it
+    assert facts.download_bytes == 4 * facts.parameters
+    assert facts.flops == pytest.approx(2 * 1.81e9, rel=0.02)  # 1.81e9 multiply-adds, as published
+    assert models.facts_of_all([ModelEntry("timm:no_such_model")], 0)[0] == Facts()
+
+
+def test_toy_models_cost_their_recipe_until_they_are_trained(monkeypatch):
+    from repalign.toyworld import names
+
+    name = "language-conv8-next"
+    monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: False)
+    state = torch.random.get_rng_state()
+    facts = models.facts_of_all([ModelEntry(f"toy:{name}")], 0)[0]
+    assert torch.equal(state, torch.random.get_rng_state())  # a plan draws no number from the caller's generator
+    assert facts.work == names.find(name)[0].cost
+    assert facts.widths == (8, 8, 8, 8)
+    monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: True)
+    assert models.facts_of_all([ModelEntry(f"toy:{name}")], 0)[0].work == 0.0
+    assert models.facts_of_all([ModelEntry("toy:no-such")], 0)[0] == Facts()
+    image = models.facts_of_all([ModelEntry("toy:vision-cnn3-supervised")], 0)[0]
+    assert image.kind == "image" and image.widths == (3, 6, 12, 24)
+
+
+def test_arrays_are_told_from_their_headers(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.torch import save_file
+
+    a, b = np.zeros((6, 3), np.float32), np.zeros((6, 5), np.float32)
+    np.save(tmp_path / "a.npy", a)
+    np.savez(tmp_path / "a.npz", one=a, two=b, ids=np.array(list("abcdef")))
+    save_file({"b": torch.tensor(b), "a": torch.tensor(a)}, tmp_path / "a.safetensors", {"layers": '["b", "a"]'})
+    pq.write_table(pa.table({"id": list("abcdef"), "v": list(b), "w": a[:, 0], "z": a[:, 1]}), tmp_path / "a.parquet")
+    torch.save({"feats": torch.zeros(6, 4, 7)}, tmp_path / "a.pt")
+    torch.save({"p": torch.zeros(6, 2), "q": torch.zeros(6, 9)}, tmp_path / "b.pt")
+    (tmp_path / "broken.npy").write_bytes(b"not an array")
+    expected = {
+        "a.npy": {"features": 3}, "a.npz": {"one": 3, "two": 5}, "a.safetensors": {"b": 5, "a": 3},
+        "a.parquet": {"v": 5, "features": 2}, "a.pt": {f"layer.{i}": 7 for i in range(4)}, "b.pt": {"p": 2, "q": 9},
+    }  # fmt: skip
+    from repalign.extract.array import read_array_file
+
+    for name, layers in expected.items():
+        facts = models.facts_of_all([ModelEntry(f"array:{tmp_path / name}")], 0)[0]
+        assert dict(zip(facts.names, facts.widths, strict=True)) == layers, name
+        assert {n: x.shape[1] for n, x in read_array_file(tmp_path / name).layers.items()} == layers, name
+        assert facts.file_bytes == (tmp_path / name).stat().st_size
+    assert models.facts_of_all([ModelEntry(f"array:{tmp_path / 'broken.npy'}")], 0)[0].widths is None
+    assert models.facts_of_all([ModelEntry("array:/no/such.npy")], 0)[0] == Facts()
+
+
+def test_what_cannot_be_known_is_said_to_be_unknown_and_not_counted(pairs):
+    x = ["hf:org/unheard-of", "torch:package.module:build", "openclip:ViT-B-32/laion2b_s34b_b79k", "st:unheard-of"]
+    found = estimate(pairs, x, ["timm:vit_tiny_patch16_224.augreg_in21k"], rates=RATES, device="cpu")
+    assert found.table.iloc[:4][["parameters", "layers", "width", "memory_bytes", "seconds"]].isna().all(axis=None)
+    known = found.table.iloc[4]
+    assert (found.download_bytes, found.extract_seconds) == (known["download_bytes"], known["seconds"])
+    assert found.unknown["seconds"] == ["unheard-of", "package.module:build", "laion2b_s34b_b79k", "unheard-of"]
+    assert found.comparison.layer_pairs == 0
+    text = "\n".join(found.lines())
+    assert "downloads: about 39 MB; not known and not counted: unheard-of, laion2b_s34b_b79k, unheard-of" in text
+    assert "without the layers, which are not known, of unheard-of, package.module:build" in text
+
+
+def test_what_the_entry_says_counts(pairs, tmp_path):
+    entry = ModelEntry("torch:package.module:build", modality="image", n_parameters=1000)
+    found = row(estimate(pairs, [entry], rates=RATES, device="cpu"), "package.module:build")
+    assert (found["parameters"], found["parameters_from"]) == (1000, "file")
+    some = ModelEntry("hf:bigscience/bloomz-560m", layers=(0, -1, "block.3"))
+    assert models.facts_of_all([some], 0)[0].widths == (1024,) * 3
+    np.savez(tmp_path / "a.npz", one=np.zeros((2, 3)), two=np.zeros((2, 5)))
+    of_array = ModelEntry(f"array:{tmp_path / 'a.npz'}", layers=("two",))
+    assert models.facts_of_all([of_array], 0)[0].widths == (5,)
+    other = ModelEntry(f"array:{tmp_path / 'a.npz'}", layers=("three",))
+    assert models.facts_of_all([other], 0)[0].widths is None
+
+
+# --- the hub -----------------------------------------------------------------------------------
+
+
+def _cache(folder: Path, repository: str, files: dict[str, bytes]) -> None:
+    """A repository in the hub's cache, as the hub's client lays it out."""
+    base = folder / "hub" / f"models--{repository.replace('/', '--')}"
+    commit = "0" * 40
+    (base / "refs").mkdir(parents=True)
+    (base / "refs" / "main").write_text(commit)
+    for name, data in files.items():
+        path = base / "snapshots" / commit / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def test_a_model_in_the_cache_has_nothing_to_download(pairs, tmp_path):
+    folder = tiny.llama(tmp_path / "llama")
+    files = {f.name: f.read_bytes() for f in folder.iterdir()}
+    _cache(tmp_path, "org/tiny", files)
+    _cache(tmp_path, "bigscience/bloomz-560m", {"model.safetensors": files["model.safetensors"]})
+    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
+    _cache(tmp_path, "bigscience/bloomz-1b1", {"model.safetensors.index.json": index, "model-1.safetensors": b""})
+    found = estimate(
+        pairs, ["hf:org/tiny", "hf:bigscience/bloomz-560m", "hf:bigscience/bloomz-1b1"], rates=RATES, device="cpu"
+    )
+    assert row(found, "tiny")["download_bytes"] == row(found, "bloomz-560m")["download_bytes"] == 0
+    assert row(found, "tiny")["layers_from"] == "file" and row(found, "tiny")["parameters"] > 0
+    assert row(found, "bloomz-1b1")["download_bytes"] == 2 * 1_065_314_304  # a shard is lacking
+
+
+def test_the_hub_is_asked_of_what_no_table_tells(pairs, monkeypatch):
+    config = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "vocab_size": 50257}
+    asked: list[object] = []
+
+    def answer(repository: hub.Repository, patience: float) -> hub.Answer:
+        asked.append(repository)
+        return hub.Answer(548_105_171, 137_022_720, config)
+
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub, "_answer", answer)
+    found = estimate(pairs, ["hf:org/gpt", "hf:bigscience/bloomz-560m"], rates=RATES, device="cpu")
+    gpt = row(found, "gpt")
+    assert asked == [("org/gpt", None)]
+    assert (gpt["parameters"], gpt["layers"], gpt["width"]) == (137_022_720, 13, 768)
+    assert gpt["download_bytes"] == 548_105_171
+    assert {gpt["parameters_from"], gpt["layers_from"], gpt["download_from"]} == {"hub"}
+
+
+def test_a_hub_that_hangs_or_fails_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    never = threading.Event()
+    told = hub.Answer(1, 1, None)
+
+    def call(repository: hub.Repository, patience: float) -> hub.Answer:
+        if repository[0] == "hangs":
+            never.wait(30)
+        if repository[0] == "fails":
+            raise OSError("no route")
+        return told
+
+    monkeypatch.setattr(hub, "_answer", call)
+    start = time.monotonic()
+    assert hub.ask_hub([("hangs", None), ("fails", None), ("answers", None)], 0.3) == {("answers", None): told}
+    assert time.monotonic() - start < 5
+    never.set()
+
+
+def test_what_the_hub_says_of_files(monkeypatch):
+    import huggingface_hub
+
+    File = namedtuple("File", "rfilename size")
+    Info = namedtuple("Info", "siblings safetensors")
+
+    class Api:
+        def model_info(self, *_: object, **__: object) -> Info:
+            files = [File("model-00001-of-00002.safetensors", 7), File("model-00002-of-00002.safetensors", 5)]
+            return Info([*files, File("consolidated.safetensors", 12), File("pytorch_model.bin", 12)], None)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert hub._answer(("org/name", None), 1.0) == hub.Answer(12, None, None)
+
+
+def test_offline_nothing_is_asked(monkeypatch):
+    monkeypatch.setattr(hub, "_answer", lambda *_: pytest.fail("asked"))
+    assert hub.ask_hub([("org/name", None)], 1.0) == {}
+
+
+# --- the store, twice the same -----------------------------------------------------------------
+
+
+def test_what_is_complete_in_the_store_costs_nothing(pairs, tmp_path):
+    spec, store = f"hf:{tiny.llama(tmp_path / 'llama')}", FeatureStore(str(tmp_path / "store"))
+    before = estimate(pairs, [spec], store=store, rates=RATES, device="cpu")
+    made = extract(pairs, [spec], store, device="cpu")[0]
+    after = estimate(pairs, [spec], store=store, rates=RATES, device="cpu")
+    assert before.extract_seconds > 0 and not row(before, "llama")["complete"]
+    done = row(after, "llama")
+    assert done["complete"] and after.extract_seconds == 0 == after.feature_bytes == after.download_bytes
+    assert (done["layers"], done["layers_from"]) == (len(made.layers), "measured")
+    assert done["feature_bytes"] == before.feature_bytes
+    assert after.lines()[0] == "1 of 1 models are complete in the store and cost nothing"
+    other = estimate(pairs, [ModelEntry(spec, caption=1)], store=store, rates=RATES, device="cpu")
+    assert other.extract_seconds > 0  # another extraction
+    Path(store.files.path(f"{made.folder}/{made.manifest['parts'][0]['file']}")).unlink()
+    assert not row(estimate(pairs, [spec], store=store, rates=RATES, device="cpu"), "llama")["complete"]
+
+
+def test_a_model_on_both_sides_is_run_once_and_two_captions_are_downloaded_once(pairs):
+    spec = "hf:bigscience/bloomz-560m"
+    alone = estimate(pairs, [spec], rates=RATES, device="cpu")
+    twice = estimate(pairs, [spec], [spec], rates=RATES, device="cpu")
+    assert twice.extract_seconds == alone.extract_seconds
+    assert (twice.download_bytes, twice.feature_bytes) == (alone.download_bytes, alone.feature_bytes)
+    captions = estimate(pairs, [ModelEntry(spec, caption=c) for c in (0, 1)], rates=RATES, device="cpu")
+    assert captions.download_bytes == alone.download_bytes
+    assert captions.feature_bytes == 2 * alone.feature_bytes
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+def test_a_pass_costs_two_operations_per_parameter_and_token_and_its_attention():
+    facts = Facts(parameters=100, widths=(8, 8, 8))
+    assert extracting.flops(facts, 10) == 2 * 100 * 10 + 4 * 10**2 * 24
+    assert extracting.flops(Facts(parameters=100), None) is None
+    assert extracting.flops(Facts(flops=7.0), None) == 7.0
+    work = extracting.Work(64, 32, 10.0, 0.0)
+    base = extracting.seconds(facts, work, torch.float32, RATES)
+    slow = Rates({"float32": 1.0}, 1.0, 1.0)
+    assert extracting.seconds(facts, work, torch.float32, slow) == pytest.approx(64 * extracting.flops(facts, 10), rel=1e-3)
+    more = extracting.seconds(facts, extracting.Work(64, 32, 10.0, 0.25), torch.float32, RATES)
+    assert more == pytest.approx(base + 16)
+    assert extracting.seconds(Facts(parameters=100, work=5.0), work, torch.float32, RATES) > 5.0
+
+
+def test_tokens_are_those_of_the_tokenizer_where_it_is_here(pairs, tmp_path):
+    from repalign.estimate._stimuli import TOKENS_PER_WORD, Stimuli
+
+    folder = tiny.llama(tmp_path / "llama")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own = np.mean([len(tokenizer(c)["input_ids"]) for c in tiny.CAPTIONS])
+    stimuli = Stimuli(pairs)
+    assert stimuli.tokens(ModelEntry(f"hf:{folder}")) == pytest.approx(own)
+    words = np.mean([len(c.split()) for c in tiny.CAPTIONS])
+    assert stimuli.tokens(ModelEntry("hf:org/other")) == pytest.approx(TOKENS_PER_WORD * words)
+    prompted = ModelEntry("hf:org/other", prompt="one two: {caption}")
+    assert stimuli.tokens(prompted) == pytest.approx(TOKENS_PER_WORD * (words + 2))
+    assert stimuli.image_seconds(ModelEntry("timm:x")) > 0
+
+
+def widths(side: str) -> list[tuple[int, ...]]:
+    return [(k.width,) * k.layers for k in model_set("prh-val", side)]
+
+
+BOTH = [parse_measure("CKA()"), parse_measure("MutualKNN(k=10)")]
+
+
+def test_the_grid_of_the_paper_within_a_factor_of_two_of_what_was_measured():
+    """109 s and 6.4 GiB on two cores with 23.4 GiB, at 162 to 208 GFLOP/s (docs/performance.md)."""
+    found = comparing(widths("text"), widths("image"), 1024, BOTH, 1.85e11, memory=int(23.4 * 2**30 / 4))
+    assert found.layer_pairs == 159_808
+    assert 109 / 2 < found.seconds < 109 * 2
+    assert 6.4 / 2 < found.memory_bytes / 2**30 < 6.4 * 2
+
+
+def test_the_bed_within_a_factor_of_three_of_what_was_measured(shared):
+    """19.8 s on two cores at 204 GFLOP/s, of which 3.5 s comparing and 5.4 s two networks of which nothing is known."""
+    bed = shared / "bed"
+    dataset = Dataset.from_table(bed / "flickr8k_dev/pairs.jsonl", id="id", image="image", text="captions")
+    x = [ModelEntry(f"hf:{bed}/models/{name}") for name in ("stories260k", "babyllama105")]
+    x.append(ModelEntry(f"array:{bed}/features/glove50_captions.safetensors", modality="text"))
+    y = [ModelEntry(f"torch:cifar_resnet.py:resnet{d}", modality="image") for d in (20, 56)]
+    y += [ModelEntry(f"array:{bed}/features/mobilenet_v1_{w}.safetensors", modality="image") for w in ("025", "075")]
+    measures = ["MutualKNN(k=10)", "MutualKNN(k=10, center=True)", "CKA()"]
+    rates = Rates({"float32": 2.04e11}, 2.04e11, digest=9.6e8)
+    found = estimate(dataset, x, y, measures, device="cpu", dtype="float32", batch_size=64, rates=rates)
+    assert found.unknown["seconds"] == ["cifar_resnet.py:resnet20", "cifar_resnet.py:resnet56"]
+    assert 19.8 / 3 < found.seconds < 19.8 * 3
+    assert 3.5 / 3 < found.compare_seconds < 3.5 * 3
+    assert found.table["layers"].tolist()[:3] == [6, 6, 2]
+
+
+def test_comparing_grows_as_it_should():
+    def cost(x: list, y: list | None, n: int = 1024, **more: object) -> float:
+        return comparing(x, y, n, BOTH, 2e11, **more).seconds
+
+    one = [(64,) * 4]
+    assert cost(one, one) < cost([(64,) * 8], one) < cost([(64,) * 8], [(64,) * 8])
+    assert cost(one, one, 2048) > 3 * cost(one, one, 1024) - 0.2
+    assert cost(one, one, variants=3) == pytest.approx(3 * cost(one, one))
+    assert comparing(one, one, 1024, BOTH, 1e11).seconds == pytest.approx(2 * cost(one, one))
+    assert comparing(one * 4, None, 1024, BOTH, 2e11).layer_pairs == 6 * 16
+    assert cost(one, one, preprocess=Preprocess(concatenate=True)) > cost(one, one)
+    from repalign.null import make_null
+
+    random = make_null("permutation", n_draws=999)
+    assert cost(one, one, null=random) > 5 * cost(one, one)  # what exact draws save
+
+
+def test_other_measures_cost_what_a_trial_says_and_are_left_out_without_one():
+    slow = parse_measure("Procrustes()")
+    assert comparing([(8,)], [(8,)], 300, [slow], 2e11).left_out == (repr(slow),)
+    found = comparing([(8,)], [(8,)], 300, [slow], 2e11, costs={slow: (1.0, 0.5)})
+    assert found.left_out == () and found.seconds == pytest.approx(2 + 0.5 * 200, rel=0.01)
+    held = comparing([(8,)], [(8,)], 300, [slow], 2e11, costs={slow: (1.0, 0.5)}, limit=30, limited=frozenset([slow]))
+    assert held.seconds == pytest.approx(30, rel=0.01)
+
+
+def test_states_that_cost_more_than_a_gram_matrix_are_tried_out():
+    gulp, cka = parse_measure("GULP()"), BOTH[0]
+    tried = try_measures([gulp, cka], 100, 16, 0.01)
+    assert set(tried) == {gulp}
+    without, with_it = (comparing([(16,)], [(16,)], 100, [gulp], 2e11, costs=c).seconds for c in ({}, {gulp: (3.0, 0.0)}))
+    assert with_it == pytest.approx(without + 2 * 3.0)
+
+
+def test_a_measure_that_is_no_inner_product_is_tried_out(pairs):
+    found = estimate(pairs, ["toy:vision-pixels"], ["toy:language-bag"], ["Procrustes()"], rates=RATES, device="cpu")
+    assert found.comparison.left_out == () and found.compare_seconds > 0
+
+
+def test_linear_cka_of_many_stimuli_is_streamed():
+    found = comparing([(64,) * 2], [(64,) * 2], 100_000, [BOTH[0]], 2e11)
+    assert found.seconds < 5 and found.memory_bytes < 2e9
+
+
+def test_rates_are_positive_and_of_the_dtypes_that_are_asked_for():
+    found = measure_rates("cpu", ["float32"], seconds=0.02)
+    assert set(found.products) == {"float32"} and found.cpu == found.products["float32"] > 1e8
+    assert found.digest > 1e6
+
+
+# --- what is short -----------------------------------------------------------------------------
+
+
+def _room(memory: int = 10**12, gpu: int | None = None, store: int = 10**13, cache: int = 10**13, devices: int = 2):
+    one, other = (rooms.Disk(Path("/features"), store, 1), rooms.Disk(Path("/cache"), cache, devices))
+    return rooms.Room(memory, gpu, one, other)
+
+
+def short(monkeypatch, pairs: Dataset, room: rooms.Room) -> list[str]:
+    monkeypatch.setattr("repalign.estimate._estimate.room", lambda *_: room)
+    found = estimate(pairs, ["hf:huggyllama/llama-7b", "hf:bigscience/bloomz-560m"], rates=RATES, device="cpu")
+    assert all(f"warning: {w}" in found.lines() for w in found.warnings)
+    return list(found.warnings)
+
+
+def test_shortages_name_the_model(monkeypatch, pairs):
+    assert short(monkeypatch, pairs, _room()) == []
+    memory = short(monkeypatch, pairs, _room(memory=20 * 10**9))
+    assert len(memory) == 1 and memory[0].startswith("llama-7b needs about 27")
+    assert "the machine has 20 GB" in memory[0]
+    gpu = short(monkeypatch, pairs, _room(gpu=10**9))
+    assert [w.partition(" ")[0] for w in gpu] == ["llama-7b", "bloomz-560m"]
+    assert "of GPU memory and 1 GB are free" in gpu[0]
+    cache = short(monkeypatch, pairs, _room(cache=10**9))
+    assert cache == [
+        "downloads need about 14.6 GB and 1 GB are free at /cache; the largest: llama-7b (13.5 GB), bloomz-560m (1.12 GB)"
+    ]
+    features = short(monkeypatch, pairs, _room(store=10**6))
+    assert len(features) == 1 and features[0].startswith("features need about")
+    comparing_ = short(monkeypatch, pairs, _room(memory=10**6))
+    assert any(w.startswith("comparing needs about") for w in comparing_)
+
+
+def test_features_and_downloads_on_one_file_system_have_to_fit_it_together(monkeypatch, pairs):
+    free = 14_595_300_000  # the downloads alone fit
+    assert short(monkeypatch, pairs, _room(store=free, cache=free)) == []
+    both = short(monkeypatch, pairs, _room(store=free, cache=free, devices=1))
+    assert len(both) == 1 and both[0].startswith("features and downloads need about")
+
+
+def test_the_room_is_that_of_the_machine(monkeypatch, tmp_path):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 3, 7))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda i: (100 + i, 200))
+    here = rooms.room(str(tmp_path / "not" / "yet"), "cuda")
+    assert here.store.free == here.cache.free == 7 and here.store.device == tmp_path.stat().st_dev
+    assert (here.gpu, rooms.room(None, "cuda:1").gpu, rooms.room(None, "cpu").gpu) == (201, 101, None)
+    assert rooms.room("s3://bucket/store", "cpu").store is None and here.memory > 10**8
+
+
+def test_half_precision_takes_half_the_memory():
+    facts = Facts(parameters=10**9, widths=(8,), stored=torch.float16)
+    assert extracting.weights_bytes(facts, torch.bfloat16) == 2 * 10**9
+    assert extracting.weights_bytes(facts, torch.float32) == 4 * 10**9
+    assert extracting.feature_bytes(facts, 100, "float16") == 100 * 8 * 2
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def test_sizes_and_times_in_words():
+    assert [size(c) for c in (500, 2.5e6, 13.47e9, 2e12)] == ["0.5 kB", "2.5 MB", "13.5 GB", "2 TB"]
+    told = [duration(s) for s in (0.2, 3.14, 109, 360, 9000, 5e5)]
+    assert told == ["under a second", "3.1 s", "109 s", "6 min", "2.5 hours", "5.8 days"]
+    assert named(list("abc"), 2) == "a, b and 1 more"
+
+
+def test_lines_are_sentences_with_sums(pairs):
+    found = estimate(pairs, ["hf:bigscience/bloomz-560m"], ["timm:vit_tiny_patch16_224.augreg_in21k"], rates=RATES, device="cpu")
+    lines = found.lines()
+    assert lines[0] == "downloads: about 1.16 GB"
+    assert lines[2].startswith("memory on cpu while models run: about 2.2") and lines[2].endswith("for bloomz-560m")
+    assert any(line.startswith("comparing 300 pairs of layers: about") for line in lines)
+    assert lines[-1].startswith("in all about") and lines[-1].endswith("and the downloads")
+    assert found.memory_bytes >= row(found, "bloomz-560m")["memory_bytes"]
