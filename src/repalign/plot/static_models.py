@@ -70,7 +70,11 @@ def draw_agreement(frame: HeatFrame) -> Figure:
     n = len(frame.names)
     longest = max(map(len, frame.names))
     size = 0.5 * n + 0.075 * longest
-    figure, axes = _figure(max(4.6, 1.3 + size), max(3.6, 1.2 + size), frame.title, frame.subtitle)
+    width = max(6.2, 1.3 + size)
+    figure, axes = _figure(width, max(3.6, 1.2 + size), frame.title, "")
+    # The subtitle begins where the cells do, after the names.
+    subtitle = plain(_wrap(frame.subtitle, 14 * (width - 0.075 * longest)))
+    axes.set_title(subtitle, loc="left", fontsize=8, color=MUTED, pad=10)
     _note(figure, frame.note)
     _heat_cells(figure, axes, frame)
     return figure
