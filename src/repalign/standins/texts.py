@@ -1,4 +1,4 @@
-"""Stand-ins of text models: tiny transformers of the family that the name tells, with tokenizers trained on captions."""
+"""Stand-ins of text models: tiny transformers of the family that the name tells, with tokenizers made from captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from repalign.standins.weights import randomise
 from repalign.toyworld import world
 
 CONTEXT = 512  # tokens
-VOCABULARY = {"bytes": 500, "words": 400}
+VOCABULARY = 500  # pieces of bytes
+MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 CORPUS = 400  # captions that a tokenizer is trained on
 # Which family a name tells, the first that fits; of a name that tells nothing "gpt2", or a pooling that only encoders have.
 FAMILIES = (
@@ -108,41 +109,47 @@ def _tokenizer(family: str) -> Any:
     """Bytes in pairs for models that go on with a text, with <s> in front for Llama's; words in pieces for BERT's."""
     from transformers import PreTrainedTokenizerFast
 
-    if family == "bert":
-        marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    else:
-        marks = {"bos_token": "<s>", "eos_token": "</s>", **({"pad_token": "<pad>"} if family == "bloom" else {})}
+    marks = {"bos_token": "<s>", "eos_token": "</s>", **({"pad_token": "<pad>"} if family == "bloom" else {})}
+    marks = MARKS if family == "bert" else marks
     made = _trained(family == "bert", family == "llama")
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=CONTEXT, **marks)
 
 
 @cache
 def _trained(words: bool, starts: bool) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    return _pieces() if words else _byte_pairs(starts)
 
-    if words:
-        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        made.normalizer = normalizers.BertNormalizer()
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece()
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=VOCABULARY["words"], special_tokens=special, show_progress=False
-        )
-        ends = [("[CLS]", 2), ("[SEP]", 3)]
-        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    else:
-        made = Tokenizer(models.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=VOCABULARY["bytes"], special_tokens=["<s>", "</s>", "<pad>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-        )  # fmt: skip
-        if starts:
-            made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+
+def _byte_pairs(starts: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if starts:
+        made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
     with _one_thread():
         made.train_from_iterator(_corpus(), trainer)
+    return made
+
+
+def _pieces() -> Any:
+    """The words of the corpus and all its characters. The library's own trainer gives another vocabulary every time."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = {word for text in _corpus() for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    characters = sorted({c for word in found for c in word})
+    known = [*MARKS.values(), *characters, *(f"##{c}" for c in characters), *sorted(w for w in found if len(w) > 1)]
+    vocabulary = {piece: i for i, piece in enumerate(known)}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token=MARKS["unk_token"]))
+    made.normalizer, made.pre_tokenizer, made.decoder = normalizer, splitter, decoders.WordPiece()
+    ends = [(mark, vocabulary[mark]) for mark in (MARKS["cls_token"], MARKS["sep_token"])]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return made
 
 
