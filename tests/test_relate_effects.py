@@ -16,6 +16,7 @@ from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.plot.factors import effects_frame
 from repalign.relate import effects
+from repalign.relate._effects import _orders
 
 
 def made_table(scores: np.ndarray, one_set: bool = False) -> pd.DataFrame:
@@ -142,7 +143,7 @@ def test_intervals_leave_out_models_and_partners_one_at_a_time():
     half = stats.t.ppf(0.975, df) * np.sqrt(v[0] + v[1])
     np.testing.assert_allclose(found.table["low"], full - half)
     np.testing.assert_allclose(found.table["high"], full + half)
-    assert (found.n_units, found.n_partner_units, found.unit, found.flipped) == (9, 6, "model", False)
+    assert (found.n_units, found.n_partner_units, found.unit, found.grouped) == (9, 6, "model", False)
     assert "leave out one of 9 models and 6 of the partners" in found.text
 
 
@@ -159,10 +160,10 @@ def test_models_of_one_run_are_left_out_together_on_both_sides():
     v = [(len(t) - 1) / len(t) * sum((u - full) ** 2 for u in t) for t in (rows, columns)]
     df = sum(v) ** 2 / (v[0] ** 2 / 4 + v[1] ** 2 / 3)
     assert found.table["high"].iloc[0] - full == pytest.approx(stats.t.ppf(0.975, df) * math.sqrt(sum(v)))
-    assert (found.unit, found.n_units, found.n_partner_units, found.flipped) == ("run", 5, 4, True)
-    assert "Only 5 units can change sign, so no p can be below 0.062" in found.text
+    assert (found.unit, found.n_units, found.n_partner_units, found.grouped) == ("run", 5, 4, True)
+    assert "99 random orders and signs of whole runs of what the other factors leave over" in found.text
     apart = effects(made_table(scores), records, ["a"], unit="none", draws=99)
-    assert (apart.unit, apart.n_units, apart.flipped) == ("model", 9, False)
+    assert (apart.unit, apart.n_units, apart.grouped) == ("model", 9, False)
 
 
 def test_where_all_met_all_a_model_leaves_both_its_places():
@@ -240,6 +241,18 @@ def ordinary_p(design: np.ndarray, y: np.ndarray) -> np.ndarray:
     df = len(y) - design.shape[1]
     variance = ((y - design @ coefficients) ** 2).sum() / df * np.linalg.inv(design.T @ design).diagonal()
     return 2 * stats.t.sf(np.abs(coefficients) / np.sqrt(variance), df)
+
+
+def test_units_change_places_with_units_of_their_size_and_signs_as_a_whole():
+    labels = np.array([0, 1, 1, 2, 3, 3, 4, 5, 5, 5])
+    orders, signs = _orders(labels, 500, 0)
+    assert (np.sort(orders, axis=1) == np.arange(10)).all()
+    assert (np.isin(orders[:, [0, 3, 6]], [0, 3, 6])).all() and (signs[:, [0, 3, 6]] == 1).all()
+    assert len(np.unique(orders[:, [0, 3, 6]], axis=0)) == 6
+    assert {tuple(row) for row in orders[:, [1, 2, 4, 5]]} == {(1, 2, 4, 5), (4, 5, 1, 2)}
+    assert (orders[:, 7:] == [7, 8, 9]).all()
+    assert len({tuple(row) for row in signs[:, [1, 4, 7]]}) == 8
+    assert (signs[:, [1, 4, 7, 7]] == signs[:, [2, 5, 8, 9]]).all()
 
 
 # --- edges ---------------------------------------------------------------------------------------

@@ -23,8 +23,6 @@ from repalign.relate._permute import TIE
 SIDES = ("x", "y", "both")
 # Of an effect that varies this many times as much as it would alone, the text warns.
 HIGH_VIF = 5.0
-# Below this many units few signs are possible, and the text says what p can be.
-FEW_UNITS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +36,7 @@ class Effects:
     (against the mean of the levels), low, high. `points`: model, unit, alignment, fitted and the factors' values.
 
     Models that share a `unit` (a "run") count as one: `n_units` of this side and `n_partner_units` of the other, 0 where
-    there are too few for intervals. `flipped`: p-values come from signs of whole units, not from orders of models.
+    there are too few for intervals. `grouped`: some unit has several models.
     `n` counts models, `n_partners` their partners, `n_stimuli` what they were compared on.
     """
 
@@ -58,7 +56,7 @@ class Effects:
     unit: str
     n_units: int
     n_partner_units: int
-    flipped: bool
+    grouped: bool
     draws: int
     seed: int
     left_out: tuple[str, ...] = ()
@@ -88,7 +86,8 @@ def effects(
     * Intervals leave out one unit at a time, on both sides of the pairs, and fit again (`relate.infer`'s jackknife).
     * p of a factor, two-sided: F of its columns against F where what the other factors leave over changes places over
       units (Freedman & Lane 1983), p = (C + 1) / (draws + 1). Where a unit has several models, its left-overs change
-      sign together instead of place (Winkler et al. 2014), which takes them as symmetric.
+      place as a whole, with units of as many models, and their sign together (Winkler et al. 2014), which takes them
+      as symmetric.
     * partial R^2: of what the others leave, the share that the factor takes. share: its part of R^2, averaged over all
       orders in which factors may enter (Lindeman, Merenda & Gold 1980); shares sum to R^2.
     * vif: how much the variance of its effect grows because factors go together (Fox & Monette 1992).
@@ -128,9 +127,9 @@ def effects(
     rows, partners = sides_of_units(scores, runs)
     low, high = _intervals(made, design, scores, rows, partners, fit, level)
     labels = _labels(scores.rows, runs)
-    flipped = len(np.unique(labels)) < len(labels)
-    orders = _orders(labels, flipped, draws, seed)
-    tests = [_tested(design, y, own, orders) for own in _own(made)]
+    grouped = len(np.unique(labels)) < len(labels)
+    orders, signs = _orders(labels, draws, seed)
+    tests = [_tested(design, y, own, orders, signs) for own in _own(made)]
     told, levels = _rows(made, fit, low, high)
     found = pd.DataFrame(told).assign(
         pvalue=[p for p, _ in tests], partial_r2=[r for _, r in tests], share=_shares(made, y), vif=inflation(made)
@@ -152,14 +151,14 @@ def effects(
         levels=pd.DataFrame(levels, columns=["factor", "level", "n_models", "effect", "low", "high"]),
         points=pd.DataFrame(points),
         level=level,
-        unit=unit if flipped else "model",
+        unit=unit if grouped else "model",
         n_units=len(rows) if rows else 0,
         n_partner_units=len(partners) if rows and partners else 0,
-        flipped=flipped,
+        grouped=grouped,
         draws=draws,
         seed=seed,
         left_out=left_out,
-        warnings=_warnings(found, flipped, labels),
+        warnings=_warnings(found),
     )
     return replace(result, text=sentences(result))
 
@@ -274,21 +273,32 @@ def _labels(names: Sequence[str], runs: Mapping[str, str]) -> np.ndarray:
     return np.array([order[key] for key in keys])
 
 
-def _orders(labels: np.ndarray, flipped: bool, draws: int, seed: int) -> np.ndarray:
-    """Random orders of the models, or random signs of the units: (draws, n)."""
+def _orders(labels: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random orders of the models, (draws, n), and the signs that go with them.
+
+    Units change places with units of as many models, each as a whole; units of several models change sign too.
+    """
     rng = np.random.default_rng(seed)
-    if flipped:
-        return rng.choice([-1.0, 1.0], (draws, int(labels.max()) + 1))[:, labels]
-    return rng.permuted(np.tile(np.arange(len(labels)), (draws, 1)), axis=1)
+    members = [np.flatnonzero(labels == g) for g in range(int(labels.max()) + 1)]
+    orders, signs = np.empty((draws, len(labels)), int), np.ones((draws, len(labels)))
+    for size in {len(m) for m in members}:
+        alike = np.array([m for m in members if len(m) == size])  # (units, size)
+        places = rng.permuted(np.tile(np.arange(len(alike)), (draws, 1)), axis=1)
+        orders[:, alike] = alike[places]
+        if size > 1:
+            signs[:, alike] = rng.choice([-1.0, 1.0], (draws, len(alike), 1))
+    return orders, signs
 
 
-def _tested(design: np.ndarray, y: np.ndarray, own: np.ndarray, orders: np.ndarray) -> tuple[float, float]:
+def _tested(
+    design: np.ndarray, y: np.ndarray, own: np.ndarray, orders: np.ndarray, signs: np.ndarray
+) -> tuple[float, float]:
     """p of the columns `own` with the others held, and their partial R^2; nan where y follows from the others.
 
     F is monotone in SS / rest, SS what the columns take of the residuals of the others, so that ratio is compared.
 
     Source: D. Freedman and D. Lane, Journal of Business and Economic Statistics 1 (1983), 292-298; A. M. Winkler et al.,
-    NeuroImage 92 (2014), 381-397, for it among other schemes and for signs of whole blocks.
+    NeuroImage 92 (2014), 381-397, for it among other schemes, and for whole blocks that change places or signs.
     """
     others = np.delete(design, own, axis=1)
     basis = np.linalg.qr(others)[0]
@@ -303,17 +313,13 @@ def _tested(design: np.ndarray, y: np.ndarray, own: np.ndarray, orders: np.ndarr
         return taken / rest  # SS / (SS + rest of the full model)
 
     observed = float(ratio(left))
-    drawn = left * orders if orders.dtype == float else left[orders]
-    as_strong = int((ratio(drawn) >= observed - TIE).sum())
+    as_strong = int((ratio(left[orders] * signs) >= observed - TIE).sum())
     return (as_strong + 1) / (len(orders) + 1), observed
 
 
-def _warnings(found: pd.DataFrame, flipped: bool, labels: np.ndarray) -> tuple[str, ...]:
+def _warnings(found: pd.DataFrame) -> tuple[str, ...]:
     out, tied = [], found.loc[found["vif"] > HIGH_VIF]
     if not tied.empty:
         named = ", ".join(f"{label} {vif:.1f}" for label, vif in zip(tied["label"], tied["vif"], strict=True))
         out.append(f"Factors go together (variance inflation: {named}): which of them it is can hardly be told.")
-    units = int(labels.max()) + 1
-    if flipped and units < FEW_UNITS:
-        out.append(f"Only {units} units can change sign, so no p can be below {2 / 2**units:.2g}.")
     return tuple(out)

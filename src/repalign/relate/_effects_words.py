@@ -47,7 +47,7 @@ def _method(found: Effects) -> str:
     if found.n_partner_units:
         units += f" and {found.n_partner_units} of the partners"
     interval = f"intervals leave out one of {units} at a time" if found.n_units else "too few units for intervals"
-    moved = f"signs of whole {found.unit}s" if found.flipped else "orders"
+    moved = f"orders and signs of whole {found.unit}s" if found.grouped else "orders"
     return (
         f"Units are {'models' if found.unit == 'model' else found.unit + 's'}, not pairs: {interval}; p compares with "
         f"{found.draws:,} random {moved} of what the other factors leave over."
