@@ -42,12 +42,17 @@ class ColourStudy(Study):
         return cls(path, config, entries(config.models, path.parent, where, ("models",)), options, tuple(words))
 
     def plan(self, progress: Progress = silent) -> Plan:
-        photos = self.config.dataset.open(self.base, progress)
+        try:
+            photos = self.config.dataset.open(self.base, progress)
+            told = f"photos of {photos.name}: n = {photos.n}"
+        except RepalignError as error:
+            told = f"the photos are not there yet ({str(error).splitlines()[0]})"
         pairs = "all pairs" if self.options.n_pairs is None else f"{self.options.n_pairs:,} pairs"
         return Plan((
-            f"photos of {photos.name}: n = {photos.n}; {pairs} of pixels within a radius of {self.options.radius:g}",
+            f"{told}; {pairs} of pixels within a radius of {self.options.radius:g}",
             f"{len(self.words)} colour words in {len(self.options.templates)} sentences each, {len(self.models)} text models",
             f"{self.options.n_fits:,} random starts for every layout, {self.options.n_draws:,} relabellings for every p-value",
+            "some minutes on two cores beside the extraction of the text models, under 2 GiB of memory",
             f"tables and figures in {self.folder}",
         ))  # fmt: skip
 

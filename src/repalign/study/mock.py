@@ -1,7 +1,7 @@
 """A study tried out: tiny stand-ins for its models, a generated dataset of the same form, and every other line as it is.
 
-At most `MODELS` models of a side are run. What a mock finds is a mistake in the file, a measure that the number of stimuli forbids, a figure that cannot be drawn, a
-library that is missing. Its numbers mean nothing.
+At most `MODELS` models of a side are run. What a mock finds is a mistake in the file, a measure that the number of stimuli
+forbids, a figure that cannot be drawn, a library that is missing. Its numbers mean nothing.
 """
 
 from __future__ import annotations

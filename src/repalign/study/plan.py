@@ -125,8 +125,8 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
         if key not in found:
             rates = next((e.rates for e in found.values()), None)
             found[key] = estimate(
-                dataset, x, y, variant.measures, datasets.null(study, variant), store=study.store, preprocess=variant.preprocess, n_compared=n,
-                device=options.device, dtype=options.dtype, batch_size=options.batch_size, rates=rates,
+                dataset, x, y, variant.measures, datasets.null(study, variant), store=study.store, n_compared=n, rates=rates,
+                preprocess=variant.preprocess, device=options.device, dtype=options.dtype, batch_size=options.batch_size,
             )  # fmt: skip
         comparisons.append(found[key].comparison)
         rows.append(found[key].table[[name not in seen for name in named]])
