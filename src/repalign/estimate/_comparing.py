@@ -189,8 +189,9 @@ class _Shape:
         two = max((len(a) + len(b) for a, b in self.pairs), default=0)
         states = min(self.n_layers * kept, max(budget, two * kept))
         widest = max((d for w in self.models for d in w), default=0)
-        whole = 1 if preprocess.is_identity else layers  # what layers share needs all of them at once
-        features = 4 * n * widest * (2 + whole)
+        # What layers share, such as a threshold or their concatenation, needs all layers of a model at once.
+        whole = widest if preprocess.is_identity else max(map(sum, self.models), default=0)
+        features = 4 * n * (2 * widest + whole)
         draws = COPIES * 8 * n * max((len(a) * len(b) for a, b in self.pairs), default=0)
         return PROCESS_BYTES + int(states + layers * passing + features + draws)
 

@@ -65,24 +65,32 @@ def _disk(path: Path) -> Disk:
 
 
 def shortages(needs: Sequence[Need], comparing: int, there: Room) -> Iterator[str]:
-    """What is short, with the model that needs it and what to do."""
-    for need in needs:
-        if there.gpu is not None and need.memory > there.gpu:
-            yield (
-                f"{need.name} needs about {size(need.memory)} of GPU memory and {size(there.gpu)} are free: "
-                "use a smaller dtype or a smaller batch_size, or more GPUs (device: sharded)"
-            )
-        if need.memory > there.memory:
-            yield (
-                f"{need.name} needs about {size(need.memory)} of memory and the machine has {size(there.memory)}: "
-                "use a smaller dtype (bfloat16), or leave this model out"
-            )
+    """What is short, with the model that needs most of it, the others that need too much, and what to do."""
+    if there.gpu is not None and (large := _largest(needs, there.gpu)):
+        yield (
+            f"{large[0].name} needs about {size(large[0].memory)} of GPU memory and {size(there.gpu)} are free{_others(large)}: "
+            "use a smaller dtype or a smaller batch_size, or more GPUs (device: sharded)"
+        )
+    if large := _largest(needs, there.memory):
+        yield (
+            f"{large[0].name} needs about {size(large[0].memory)} of memory and the machine has {size(there.memory)}"
+            f"{_others(large)}: use a smaller dtype (bfloat16), or leave such models out"
+        )
     if comparing > there.memory:
         yield (
             f"comparing needs about {size(comparing)} of memory and the machine has {size(there.memory)}: "
             "use fewer stimuli, or measures that are streamed (CKA() and MutualKNN at large n)"
         )
     yield from _disks(needs, there)
+
+
+def _largest(needs: Sequence[Need], there: int) -> list[Need]:
+    """The models that need more than is there, the largest first."""
+    return sorted((n for n in needs if n.memory > there), key=lambda n: -n.memory)
+
+
+def _others(large: Sequence[Need]) -> str:
+    return f" (too much for {named([n.name for n in large[1:]])} as well)" if len(large) > 1 else ""
 
 
 def _disks(needs: Sequence[Need], there: Room) -> Iterator[str]:

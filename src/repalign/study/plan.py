@@ -135,5 +135,5 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
     fetched = table["model"].duplicated()  # weights are downloaded once, however often a model is run
     table.loc[fetched & table["download_bytes"].notna(), "download_bytes"] = 0
     last = next(reversed(found.values()))
-    warnings = tuple(dict.fromkeys(w for e in found.values() for w in e.warnings))
+    warnings = tuple({w.partition(" about ")[0]: w for e in found.values() for w in e.warnings}.values())  # one for each need
     return replace(last, table=table, comparison=Comparison.together(comparisons), warnings=warnings).lines()
