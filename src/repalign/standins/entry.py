@@ -60,7 +60,7 @@ def stand_in(
 
     * `entry`: the real model's; all its fields but the spec stay, and options that the stand-in lacks are changed: a layer
       beyond its last one is its last one, a layer by a name that it has not is left out, and a pooling of maps is the mean
-      over tokens. Each such change is a note, a sentence.
+      over tokens. Each such change is a note, in words that follow the model's name.
     * `modality`: what it reads, "image" or "text", where its source takes both; for `torch:` and `array:` any column.
     * `folder`: models are written there, each in a folder of its own, whole or not at all, and used again.
     * `ids`: of the dataset's stimuli, for a file of features.
@@ -84,7 +84,7 @@ def stand_in(
         entry, spec=found.spec, name=name, layers=layers, pooling=pooling, scores={**found.scores, **entry.scores},
         n_parameters=found.n_parameters if entry.n_parameters is None else entry.n_parameters,
     )  # fmt: skip
-    return made, tuple(f"model {name}: {note}" for note in (*found.notes, *notes))
+    return made, (*found.notes, *notes)
 
 
 def _usual_name(entry: ModelEntry, spec: Spec) -> str:

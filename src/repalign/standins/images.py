@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ def write_timm(folder: Path, shape: Shape) -> None:
     import timm
     from timm.models import save_for_hf
 
-    arguments = {
+    arguments: dict[str, Any] = {
         "img_size": SIDE, "patch_size": PATCH, "embed_dim": shape.width, "depth": shape.depth, "num_heads": HEADS,
         "mlp_ratio": shape.inner / shape.width, "num_classes": 0,
     }  # fmt: skip

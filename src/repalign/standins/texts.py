@@ -89,10 +89,10 @@ def _model(family: str, shape: Shape, vocabulary: int) -> Any:
     if family == "bloom":
         config = tr.BloomConfig(
             vocab_size=vocabulary, hidden_size=shape.width, n_layer=shape.depth, n_head=HEADS, bos_token_id=0,
-            eos_token_id=1, pad_token_id=2, seq_length=CONTEXT,
+            eos_token_id=1, pad_token_id=2,
         )  # fmt: skip
         return tr.BloomForCausalLM(config)
-    inside = {
+    inside: dict[str, Any] = {
         "vocab_size": vocabulary, "hidden_size": shape.width, "intermediate_size": shape.inner,
         "num_hidden_layers": shape.depth, "num_attention_heads": HEADS, "max_position_embeddings": CONTEXT,
     }  # fmt: skip
