@@ -181,3 +181,14 @@ def test_scores_become_a_trend(tmp_path):
     found = trend(table, join_scores(records, read_scores(path)).records, "hellaswag", side="x")
     y = found.points.set_index("model").loc[names, "alignment"]
     assert found.slope == pytest.approx(np.polyfit(values, y, 1)[0]) and found.label == "HellaSwag accuracy"
+
+
+def test_a_known_model_is_found_under_its_name_without_the_revision_of_its_safetensors():
+    from repalign.competence import Score, join_scores
+    from repalign.models import find_model
+
+    record = find_model("open_llama_7b").record()
+    assert "@refs/pr/" in record.spec
+    for name in ("openlm-research/open_llama_7b", "hf:openlm-research/open_llama_7b", "open_llama_7b", record.spec):
+        joined = join_scores([record], [Score(name, "hellaswag", 0.5, "file")])
+        assert joined.records[0].scores == {"hellaswag": 0.5}

@@ -265,7 +265,8 @@ def _known() -> tuple[KnownModel, ...]:
 def known_models() -> list[KnownModel]:
     """The models of The Platonic Representation Hypothesis: sets "prh-val" and "prh-test".
 
-    Names from the paper's code (`tasks.py`); families and objectives from its Figures 2 and 3.
+    Names from the paper's code (`tasks.py`); families and objectives from its Figures 2 and 3. OpenLLaMA's main branches hold
+    pickled weights alone: their revisions are those that add the same weights as safetensors.
     """
     return list(_known())
 

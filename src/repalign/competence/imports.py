@@ -12,7 +12,7 @@ from typing import Any
 
 from repalign.alignment import Alignment
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord, parse_spec
+from repalign.models import ModelRecord, known_models, parse_spec
 
 # The paper's two tasks under the names that `COMPETENCES` has. It states no metric: its values of HellaSwag are plain `acc`
 # by their size; of GSM8K the strict match is the harness's first.
@@ -268,9 +268,13 @@ def add_scores(alignment: Alignment, scores: Iterable[Score], *, overwrite: bool
 
 
 def _names(record: ModelRecord) -> set[str]:
-    """What a file may call a model."""
+    """What a file may call a model.
+
+    The revision of a known model is the one that has its weights as safetensors: others name the model without it.
+    """
     spec = parse_spec(record.spec)
-    revision = None if spec.revision == "main" else spec.revision
+    known = any(record.spec == k.spec for k in known_models())
+    revision = None if known or spec.revision == "main" else spec.revision
     path = f"{spec.path}@{revision}" if revision else spec.path
     return {record.name, record.spec, path, f"{spec.scheme}:{path}"}
 
