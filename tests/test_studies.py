@@ -13,6 +13,8 @@ STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 INDEX = (Path(__file__).parents[1] / "docs/studies/README.md").read_text("utf-8")
 # Figures that need what a mock has not: published values.
 NOT_IN_A_MOCK = {"beside"}
+# Figures that relate alignment to factors, which six stand-ins do not have, and are too few for.
+OF_FACTORS = {"Effects"}
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_a_mock_runs_to_the_end(study):
     written = dict(outcome.wrote)
     assert written["report"].is_file()
     missing = {one.title: one.text for one in outcome.drawn if one.figure is None}
-    assert not missing
+    assert missing.keys() <= OF_FACTORS and all(text.startswith("Not drawn: ") for text in missing.values())
     wanted = [kind for item in getattr(study.config, "figures", []) for kind in item if kind not in NOT_IN_A_MOCK]
     assert len(outcome.drawn) >= len(wanted)
     assert "<img" in written["report"].read_text("utf-8") or not outcome.drawn or "figures" in written
