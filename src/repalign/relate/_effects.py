@@ -220,7 +220,7 @@ def _shares(factors: Sequence[Factor], y: np.ndarray) -> list[float]:
     U. Groemping, Journal of Statistical Software 17 (2006), issue 1.
     """
     k = len(factors)
-    r2 = {(): 0.0}
+    r2: dict[tuple[int, ...], float] = {(): 0.0}
     for size in range(1, k + 1):
         for some in itertools.combinations(range(k), size):
             r2[some] = _Fit.of(_design([factors[i] for i in some]), y).r2
