@@ -284,10 +284,15 @@ def _forget() -> None:
 
 
 def _clear() -> None:
-    """Let models go. One that is spread over devices refers to itself: without collection it stays in their memory."""
+    """Let models go. One that is spread over devices refers to itself: without collection it stays in their memory.
+
+    A collection takes up to a second; where nothing but the main memory is held, Python's own turn comes soon enough.
+    """
+    spread = any(m.source.placed for m in _models.values())
     if _models:
         _models.clear()
-        gc.collect()
+        if spread or torch.cuda.is_available():
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

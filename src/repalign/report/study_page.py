@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ def write_study_page(
     name: str,
     description: str | None,
     drawn: Sequence[Any],
+    pictures: Sequence[Path | None],
     reports: Mapping[str, Path],
     skipped: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write one self-contained HTML file, by rename, and return its path.
 
-    `drawn` are figures with a title, a matplotlib figure or None, and a text; `reports` the reports of the variants by name;
-    `skipped` the models that are left out, with the reason.
+    `drawn` are figures with a title and a text, `pictures` their SVG files, None for one that could not be drawn; `reports` the
+    reports of the variants by name; `skipped` the models that are left out, with the reason.
     """
     values = {
         "policy": POLICY,
@@ -36,7 +36,7 @@ def write_study_page(
         "name": name,
         "description": el("p", description, class_="lede") if description else "",
         "skipped": _skipped(skipped),
-        "figures": join(_figure(one) for one in drawn),
+        "figures": join(_figure(*both) for both in zip(drawn, pictures, strict=True)),
         "reports": el("ul", *(el("li", el("a", label, href=_seen(file, path.parent))) for label, file in reports.items())),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,22 +49,12 @@ def _seen(file: Path, folder: Path) -> str:
     return Path(os.path.relpath(file, folder)).as_posix()
 
 
-def _figure(one: Any) -> Html:
-    picture = None
-    if one.figure is not None:
-        drawing = base64.b64encode(_svg(one.figure, one.name)).decode()
-        picture = el("img", src=f"data:image/svg+xml;base64,{drawing}", alt=one.title)
-    return el("figure", el("h2", one.title), picture, el("figcaption", one.text), class_="study")
-
-
-def _svg(figure: Any, name: str) -> bytes:
-    """A figure as SVG; the same figure gives the same bytes."""
-    import matplotlib
-
-    out = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(out, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    return out.getvalue()
+def _figure(one: Any, picture: Path | None) -> Html:
+    image = None
+    if picture is not None:
+        drawing = base64.b64encode(picture.read_bytes()).decode()
+        image = el("img", src=f"data:image/svg+xml;base64,{drawing}", alt=one.title)
+    return el("figure", el("h2", one.title), image, el("figcaption", one.text), class_="study")
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> Html | str:

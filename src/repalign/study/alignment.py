@@ -136,11 +136,12 @@ class AlignmentStudy(Study):
 
         if self.variants[0].name:
             yield "table", write(combined(self.variants, outcome.alignments), self.results / "variants.parquet")
+        pictures = write_drawn(drawn, self.folder / "figures")
         if drawn:
-            yield "figures", write_drawn(drawn, self.folder / "figures")
+            yield "figures", self.folder / "figures"
         reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}
         page = self.report if self.variants[0].name else self.report.with_name("figures.html")
-        yield "report", write_study_page(page, self.name, self.config.description, drawn, reports, outcome.skipped)
+        yield "report", write_study_page(page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
 
     def mock(self, progress: Progress = silent) -> AlignmentStudy:
         from repalign.study.mock import mock_study

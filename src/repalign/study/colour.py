@@ -87,8 +87,9 @@ class ColourStudy(Study):
             ("words", "Every layer against CIELAB and pixels", draw.draw_words, result.scores),
         )
         drawn = [Drawn(name, title, figure(result), table, "") for name, title, figure, table in shown]
-        figures = write_drawn(drawn, self.folder / "figures")
-        page = write_study_page(self.report, self.name, self.config.description, drawn, {})
+        figures = self.folder / "figures"
+        pictures = write_drawn(drawn, figures)
+        page = write_study_page(self.report, self.name, self.config.description, drawn, pictures, {})
         return Outcome(drawn=tuple(drawn), wrote=(("tables", self.results), ("figures", figures), ("report", page)))
 
     def mock(self, progress: Progress = silent) -> ColourStudy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,10 @@ class Competence:
         """Bits per byte of the corpus; of causal language models only, and the extraction has found out which are."""
         from repalign.competence import BitsProtocol, Score, bits_per_byte
 
-        config, told = self.config.bits_per_byte, str(representation.facts.get("bits_per_byte", ""))
-        if config is None or parse_spec(entry.spec).scheme != "hf" or not (told == "computed" or PROMPTED in told):
+        config, told = self.config.bits_per_byte, representation.facts.get("bits_per_byte")
+        # A definition where the extraction computed them for the stimuli; else a sentence that says why not.
+        causal = isinstance(told, Mapping) or PROMPTED in str(told)
+        if config is None or parse_spec(entry.spec).scheme != "hf" or not causal:
             return []
         found = bits_per_byte(
             entry.spec,

@@ -358,21 +358,26 @@ def write_combined(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def write_drawn(drawn: Sequence[Drawn], folder: Path) -> Path:
-    """Write every figure as PNG and SVG, and what it shows as CSV, by rename."""
+def write_drawn(drawn: Sequence[Drawn], folder: Path) -> list[Path | None]:
+    """Write every figure as PNG and SVG, and what it shows as CSV, by rename; the SVG files.
+
+    Files are named after the figure's place in the study and its kind. The same figure gives the same SVG.
+    """
+    import matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
-    for name, one in zip(file_names(drawn), drawn, strict=True):
-        if one.figure is not None:
-            for kind in ("png", "svg"):
-                with replacing(folder / f"{name}.{kind}") as temporary:
-                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight")
-            write_text(folder / f"{name}.csv", one.table.to_csv(index=False, lineterminator="\n"))
-    return folder
-
-
-def file_names(drawn: Sequence[Drawn]) -> list[str]:
-    """A name for the files of each figure: its place in the study and its kind."""
-    return [f"{i + 1:02d}-{one.name}" for i, one in enumerate(drawn)]
+    out: list[Path | None] = []
+    for i, one in enumerate(drawn):
+        path = folder / f"{i + 1:02d}-{one.name}"
+        out.append(None if one.figure is None else path.with_suffix(".svg"))
+        if one.figure is None:
+            continue
+        with matplotlib.rc_context({"svg.hashsalt": one.name}):
+            for kind, metadata in (("png", None), ("svg", {"Date": None})):
+                with replacing(path.with_suffix(f".{kind}")) as temporary:
+                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
+        write_text(path.with_suffix(".csv"), one.table.to_csv(index=False, lineterminator="\n"))
+    return out
 
 
 def _title(what: str, variant: str, measure: str | None = None) -> str:

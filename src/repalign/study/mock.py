@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from repalign.study.alignment import AlignmentStudy
     from repalign.study.colour import ColourStudy
 
-SIZES = (96, 320, 1100, 2200, 4400)  # stimuli: the first that all measures allow
+SIZES = (208, 1100, 2200, 4400)  # stimuli: the first that all measures allow; at 200 and more most nulls are closed forms
 LEAST = 32  # stimuli of a sample
 MODELS = 6  # of a side that are run
 LIMIT = 5.0  # seconds for a measure of a group
@@ -99,7 +99,9 @@ def _asked(variant: Variant) -> int:
 
 
 def _captions(study: AlignmentStudy) -> int:
-    """How many captions of a stimulus some variant reads."""
+    """How many captions of a stimulus a column has: one where several columns are the captions."""
+    if any(isinstance(v.config.dataset.text, list) for v in study.variants):
+        return 1
     several = [max(v.config.captions.x, v.config.captions.y) for v in study.variants]
     later = [e.caption for v in study.variants for e in (*v.x, *(v.y or ()))]
     return max([*several, *(c + max(several) for c in later)])
@@ -194,7 +196,7 @@ class _StandIns:
     def of(self, entry: ModelEntry, modality: str, ids: Sequence[str]) -> ModelEntry:
         from repalign.standins import stand_in
 
-        key = f"{entry!r} {modality} {len(ids)}"
+        key = f"{entry!r} {modality} {hash(tuple(ids))}"
         if key not in self.made:
             self.made[key], notes = stand_in(entry, modality, self.folder, ids=ids)
             for note in notes:

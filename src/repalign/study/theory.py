@@ -61,9 +61,9 @@ class TheoryStudy(Study):
             found = known[name](seed=self.config.seed, progress=progress)
             table = found.table.to_string(index=False, float_format="{:.3g}".format)
             drawn.append(Drawn(name, found.claim, draw(found), found.table, table))
-        figures = write_drawn(drawn, self.results)
-        page = write_study_page(self.report, self.name, self.config.description, drawn, {})
-        return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", figures), ("report", page)))
+        pictures = write_drawn(drawn, self.results)
+        page = write_study_page(self.report, self.name, self.config.description, drawn, pictures, {})
+        return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", self.results), ("report", page)))
 
     def mock(self, progress: Progress = silent) -> TheoryStudy:  # noqa: ARG002
         """The quickest experiment alone: nothing here is downloaded or large."""
