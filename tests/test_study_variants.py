@@ -142,10 +142,18 @@ def test_pairs_are_broken_between_two_sides_only(folder):
         load_study(write(folder, one_list + "broken_pairs: {share: 0.5}\n"))
 
 
-def test_too_large_a_sample_is_refused(folder):
-    study = load_study(write(folder, BASE + "rows: {n: 500}\n"))
-    with pytest.raises(RepalignError, match=r"cannot draw 500 rows"):
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ("rows: {n: 500}\n", r"cannot draw 500 rows(.|\n)*1 to 80"),
+        ("sweep: {rows.n: [5, 80]}\n", r"n 5: dataset 'arrays': too few stimuli for MutualKNN\(k=5"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_before_any_model_runs(folder, more, message):
+    study = load_study(write(folder, BASE + more))
+    with pytest.raises(RepalignError, match=message):
         study.run()
+    assert not list(folder.rglob("part-*"))
 
 
 def test_options_of_a_side_are_those_of_its_models_unless_they_say_otherwise(folder):

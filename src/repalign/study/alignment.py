@@ -80,6 +80,8 @@ class AlignmentStudy(Study):
         source = Source(self.base, self.store, progress, executor, self._competence(progress))
         if told is not None:
             told(plan(self, source))
+        for variant in self.variants:  # before a model is run for hours
+            source.check_n(variant)
         members, alignments, wrote, skipped = {}, {}, [], {}
         for variant in self.variants:
             found = members[variant.name] = source.members(variant)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,8 +232,7 @@ def curve(
     """Alignment over a swept field, or over a parameter of the measures."""
     from repalign import plot, relate
 
-    rows = shown.rows(variant, measure)
-    found = relate.curve(rows, x, models=shown.records(), **options)
+    found = relate.curve(_with(shown.rows(variant, measure), x), x, models=shown.records(), **options)
     figure = plot.curve(found)
     yield Drawn(f"curve_{x}", title or f"Alignment over {x}", figure, found.table, found.text)
 
@@ -243,8 +243,14 @@ def trend_curve(
     """Whether alignment goes with competence, at every value of a swept field or parameter."""
     from repalign import plot, relate
 
-    found = relate.trend_curve(shown.rows(variant, measure), x, shown.records(), against, side, **options)
+    found = relate.trend_curve(_with(shown.rows(variant, measure), x), x, shown.records(), against, side, **options)
     yield Drawn(f"trend_over_{x}", f"Trend against {against} over {x}", plot.curve(found), found.table, found.text)
+
+
+def _with(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The rows of measures that have x as a parameter, where some have; all others."""
+    having = rows["measure"].str.contains(rf"[(,] ?{re.escape(x)}=")
+    return rows if x in rows.columns or not having.any() else rows.loc[having].reset_index(drop=True)
 
 
 def contrast(

@@ -61,6 +61,19 @@ class Source:
             self._datasets[key] = config.open(self.base, self.progress)
         return self._datasets[key]
 
+    def check_n(self, variant: Variant) -> None:
+        """Refuse measures that so few stimuli forbid, and a sample larger than the dataset."""
+        dataset, rows = self.dataset(variant), variant.config.rows
+        where = f"{variant.name}: " if variant.name else ""
+        if rows is not None and rows.n > dataset.n:
+            raise RepalignError(
+                f"{where}cannot draw {rows.n} rows of dataset {dataset.name!r}", expected=f"1 to {dataset.n} rows",
+                got=rows.n, remedy="ask for fewer rows, or leave `rows` out to use all",
+            )  # fmt: skip
+        for measure in variant.measures:
+            if not isinstance(measure, str):
+                measure.check_n(dataset.n if rows is None else rows.n, f"{where}dataset {dataset.name!r}")
+
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
         config, skipped = variant.config, {}
