@@ -1,0 +1,99 @@
+"""The paper's studies on the bed's real models and photos: 300 of the photos here; docs/studies/bed.md has all 1,000."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repalign.study import load_study
+
+HERE = Path(__file__).parent / "studies"
+KNN = "MutualKNN(k=10, similarity='cosine', center=False)"
+CKA = "CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(shared, tmp_path_factory):
+    """Runs a study of the bed on 300 photos; features are shared between the studies."""
+    folder = tmp_path_factory.mktemp("bed-studies")
+
+    def go(name: str, more: str = ""):
+        path = folder / f"{name}.yaml"
+        path.write_text(f"extends: {HERE / name}.yaml\nstore: store\n{more}")
+        study = load_study(path)
+        sample = {"sample": {"n": 300, "seed": 0}}
+        variants = []
+        for v in study.variants:
+            dataset = v.config.dataset.model_validate({**v.config.dataset.model_dump(exclude_unset=True), **sample})
+            variants.append(replace(v, config=v.config.model_copy(update={"dataset": dataset})))
+        outcome = replace(study, variants=tuple(variants)).run()
+        assert all(one.figure is not None for one in outcome.drawn), [one.text for one in outcome.drawn]
+        return outcome
+
+    return go
+
+
+def mean(outcome, variant: str, measure: str, column: str = "statistic") -> float:
+    return float(outcome.alignments[variant].best(measure)[column].mean())
+
+
+def test_alignment_falls_with_broken_pairs_to_chance(run):
+    found = run("bed_shuffled_pairs", "sweep: {broken_pairs.share: [0, 0.5, 1]}\n")
+    for measure in (KNN, CKA):
+        scores = [mean(found, f"share {s}", measure) for s in (0, 0.5, 1)]
+        assert scores[0] > scores[1] > scores[2]
+    # A pair of stimuli counts if both keep their place: a quarter of the pairs at a half.
+    gain = [mean(found, f"share {s}", CKA) - mean(found, "share 1", CKA) for s in (0, 0.5)]
+    assert gain[1] / gain[0] == pytest.approx(0.25, abs=0.08)
+    assert (found.alignments["share 1"].best(KNN)["p_maxt"] > 0.05).all()
+    assert (found.alignments["share 0"].best(CKA)["p_maxt"] <= 0.05).mean() > 0.5
+
+
+def test_more_captions_bring_language_nearer_to_vision(run):
+    found = run("bed_captions", "variants: {first: {}, mean of five: {captions.x: 5}}\n")
+    for measure in (KNN, CKA):
+        assert mean(found, "mean of five", measure) > 1.3 * mean(found, "first", measure)
+
+
+def test_at_a_fixed_k_the_score_falls_with_the_gallery_and_cka_stays(run):
+    more = "sweep: {rows.n: [75, 150, 300]}\nfigures: [{curve: {x: n}}, {gallery: {k: 5, sizes: [75, 150, 300], variant: n 300}}]\n"
+    found = run("bed_gallery", more)
+    knn, cka = ([mean(found, f"n {n}", m) for n in (75, 150, 300)] for m in (KNN, CKA))
+    assert knn[0] > knn[1] > knn[2] and max(cka) / min(cka) < 1.5
+    table = found.drawn[-1].table
+    fixed, share = (table.loc[table["mode"] == m, "statistic"].tolist() for m in ("fixed", "share"))
+    assert fixed[0] > fixed[-1] and share[-1] > 0.9 * share[0]
+
+
+def test_the_calibrated_order_is_that_of_the_published_calibration(run):
+    more = (
+        'measures: ["MutualKNN(k=10)", "CKA(estimator=\'biased\')"]\n'
+        "variants: {studentised: {}, published: {search: raw, null: {method: aristotelian, draws: 50}}}\n"
+        'figures: [{contrast: {measure: "CKA(estimator=\'biased\')", value: calibrated}}]\n'
+    )
+    found = run("bed_calibration", more)
+    ours, theirs = (found.alignments[v].matrix(found.alignment.measures[1], "calibrated") for v in ("studentised", "published"))
+    assert ours.stack().corr(theirs.stack(), method="spearman") > 0.9
+
+
+def test_noise_takes_the_scene_away(run):
+    found = run("bed_noise", "sweep: {dataset.distort.image.amount: [0, 1]}\n")
+    clean, noisy = (found.alignments[f"amount {a}"].best(CKA).set_index("model_x")["statistic"] for a in (0, 1))
+    assert clean["resnet20"] > 0.8 and noisy["resnet20"] > 0.2  # two networks of one kind, on the same noise
+    assert noisy["stories260k"] < 0.5 * clean["stories260k"]
+    p = found.alignments["amount 1"].best(CKA).set_index("model_x")["pvalue"]
+    assert p["stories260k"] > 0.01 and p["babyllama105"] > 0.01
+
+
+def test_alignment_over_k_and_agreement_of_measures(run):
+    found = run("bed_locality", 'measures: ["MutualKNN(k=10)", "MutualKNN(k=100)", "CKNNA(k=10)", "CKNNA(k=100)"]\n'
+                                "figures: [{curve: {x: k, by: measure}}]\n")  # fmt: skip
+    table = found.drawn[0].table.set_index(["line", "x"])["value"]
+    assert all(table[line, 100] > table[line, 10] for line in dict.fromkeys(table.index.get_level_values(0)))
+    agreed = run("bed_agreement", "figures: [{agreement: {}}]\nrows: {n: 200}\n"
+                                  'measures: ["MutualKNN(k=10)", "LCSKNN(k=10)", "CKNNA(k=10)", "CKA()"]\n')  # fmt: skip
+    pairs = agreed.drawn[0].table.set_index(["measure_a", "measure_b"])["spearman"]
+    assert pairs.iloc[0] > 0.95 and (pairs > 0.5).all()
