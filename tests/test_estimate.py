@@ -579,3 +579,9 @@ def test_lines_are_sentences_with_sums(pairs):
     assert any(line.startswith("comparing 300 pairs of layers: about") for line in lines)
     assert lines[-1].startswith("in all about") and lines[-1].endswith("and the downloads")
     assert found.memory_bytes >= row(found, "bloomz-560m")["memory_bytes"]
+
+
+def test_rates_that_are_given_are_completed_for_another_precision(pairs):
+    given = Rates({}, cpu=1e11)
+    found = estimate(pairs, ["hf:huggyllama/llama-7b"], ["hf:bigscience/bloomz-560m"], rates=given, device="cpu")
+    assert found.rates.cpu == 1e11 and found.rates.products["float32"] > 0

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.cli._console import bars, err, out, show, shown_number, told, wrote
+from repalign.cli._console import MANY_MEASURES, bars, err, out, show, shown_number, told, wrote
 
 if TYPE_CHECKING:
     from repalign.study import Outcome
@@ -43,8 +43,10 @@ def run(
 
 
 def _show(outcome: Outcome) -> None:
-    """The result of a study without variants; one line for each variant of the others; what each figure says."""
-    if list(outcome.alignments) == [""]:
+    """The result of a study without variants; of others, and of many measures, a line for each; what each figure says."""
+    from repalign.plot.words import measure_label
+
+    if list(outcome.alignments) == [""] and (len(outcome.alignment.measures) <= MANY_MEASURES or not outcome.drawn):
         show(outcome.alignment)
     elif outcome.alignments:
         table = Table(title="mean over pairs of models", title_justify="left", header_style="bold")
@@ -54,7 +56,7 @@ def _show(outcome: Outcome) -> None:
             for measure in alignment.measures:
                 rows = alignment.best(measure)
                 score, chance = (shown_number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
-                table.add_row(escape(name), escape(measure), str(len(rows)), str(rows["n"].iloc[0]), score, chance)
+                table.add_row(escape(name), measure_label(measure), str(len(rows)), str(rows["n"].iloc[0]), score, chance)
         out.print(table)
     for one in outcome.drawn:
         out.print(f"[bold]{escape(one.title)}[/]\n{escape(one.text)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -188,9 +188,11 @@ def estimate(
     found = iter(facts_of_all(asked, patience))
     facts = [_of_stored(r) if r is not None else next(found) for r in stored]
     runs = [run_dtype(dtype, f.stored, place, e.label) for (_, e), f in zip(entries, facts, strict=True)]
+    needed = {extracting.name_of(run) for run, r in zip(runs, stored, strict=True) if r is None}
     if rates is None:
-        needed = {extracting.name_of(run) for run, r in zip(runs, stored, strict=True) if r is None}
         rates = measure_rates(place, sorted(needed))
+    elif missing := sorted(needed - set(rates.products)):  # those given are of models in another precision
+        rates = replace(rates, products={**measure_rates(place, missing).products, **rates.products})
     rows, needs, seen = [], [], set()
     stimuli = Stimuli(dataset)
     for (side, entry), fact, run, r in zip(entries, facts, runs, stored, strict=True):
