@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from repalign.study.alignment import AlignmentStudy
     from repalign.study.colour import ColourStudy
 
-SIZES = (208, 1100, 2200, 4400)  # stimuli: the first that all measures allow; at 200 and more most nulls are closed forms
-LEAST = 32  # stimuli of a sample
+SIZE = 208  # stimuli, if all measures allow it: at 200 and more most nulls are closed forms
+LEAST = 12  # stimuli of a sample
 MODELS = 6  # of a side that are run
 LIMIT = 5.0  # seconds for a measure of a group
 TOKENS = 2000  # of the corpus that bits per byte are measured on
@@ -37,6 +37,7 @@ OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated
 def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentStudy:
     """The study with stand-ins, in a folder of its own beside the real one's."""
     folder = study.folder.with_name(f"{study.name}-mock")
+    study = replace(study, variants=_fewer_neighbors(study.variants))
     n = _size(study.variants)
     table = _dataset(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
     scale = n / max([_asked(v) for v in study.variants if _asked(v)], default=n)
@@ -57,7 +58,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     whole = study.config.model_copy(
         update={
             "name": f"{study.name}-mock", "competence": competence, "published": None, "store": None, "results": None,
-            "report": None,
+            "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
     return replace(study, config=whole, variants=tuple(variants))
@@ -67,7 +68,7 @@ def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
     """The colour study on a few generated pictures, with stand-ins for the text models and few draws."""
     folder = study.folder.with_name(f"{study.name}-mock")
     image = study.config.dataset.image or "image"
-    table = _dataset(folder / "data", [study.config.dataset], SIZES[0], 1)
+    table = _dataset(folder / "data", [study.config.dataset], SIZE, 1)
     dataset = DatasetConfig(table=str(table), id="id", image=image)
     data = dataset.open(study.base)
     made = _StandIns(folder / "models", progress)
@@ -86,10 +87,25 @@ def _size(variants: Sequence[Variant]) -> int:
     from repalign.measures import parse_measures
 
     measures = [m for v in variants for w in v.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
-    for n in SIZES:
-        if all(m.min_n <= n for m in measures):
-            return n
-    return max(m.min_n for m in measures)
+    return max([SIZE, *(m.min_n for m in measures)])
+
+
+def _fewer_neighbors(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The variants with every k smaller in proportion, where some k is too large for the stimuli of a mock."""
+    most = max([getattr(m, "k", 0) for v in variants for m in v.measures], default=0)
+    if most < SIZE:
+        return tuple(variants)
+
+    def fewer(measure: Any) -> Any:
+        k = getattr(measure, "k", None)
+        return measure if k is None else replace(measure, k=max(1, round(k * SIZE / (2 * most))))
+
+    return tuple(replace(v, measures=tuple(dict.fromkeys(map(fewer, v.measures)))) for v in variants)
+
+
+def _figure(item: dict[str, Any]) -> dict[str, Any]:
+    """A figure of the file without the sizes of galleries, which are larger than a mock's."""
+    return {kind: {k: v for k, v in (options or {}).items() if (kind, k) != ("gallery", "sizes")} for kind, options in item.items()}
 
 
 def _asked(variant: Variant) -> int:
