@@ -131,8 +131,10 @@ def _line(found: Curve, name: str, at: Mapping[Any, float]) -> Line:
 
 def _subtitle(found: Curve) -> str:
     measure = [words.measure_label(found.measure)] if found.measure else []
-    counted, thing = ("n_models", "models") if "n_models" in found.table else ("n_pairs", "pairs of models")
+    models = "n_models" in found.table
+    counted, one, more = ("n_models", "model", "models") if models else ("n_pairs", "pair of models", "pairs of models")
     count, n = (_span(found.table[column].tolist()) for column in (counted, "n"))
+    thing = one if count == "1" else more
     return "; ".join([*measure, f"{count} {thing} at each point", f"n = {n}"])
 
 

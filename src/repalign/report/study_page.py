@@ -54,7 +54,8 @@ def _figure(one: Any, picture: Path | None) -> Html:
     if picture is not None:
         drawing = base64.b64encode(picture.read_bytes()).decode()
         image = el("img", src=f"data:image/svg+xml;base64,{drawing}", alt=one.title)
-    return el("figure", el("h2", one.title), image, el("figcaption", one.text), class_="study")
+    said = el("pre", one.text) if "\n" in one.text else el("figcaption", one.text)  # a small table keeps its columns
+    return el("figure", el("h2", one.title), image, said, class_="study")
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> Html | str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -333,7 +333,7 @@ def draw_figures(
                 continue
             options = {k: v for k, v in options.items() if k != "published"}
         try:
-            out += FIGURES[kind](shown, **options)
+            out += (replace(one, text=_labelled(one.text)) for one in FIGURES[kind](shown, **options))
         except RepalignError as error:
             out.append(Drawn(kind, kind.replace("_", " ").capitalize(), None, pd.DataFrame(), f"Not drawn: {error}"))
     progress("figures", len(wanted), len(wanted))
@@ -384,6 +384,15 @@ def write_drawn(drawn: Sequence[Drawn], folder: Path) -> list[Path | None]:
                     one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
         write_text(path.with_suffix(".csv"), one.table.to_csv(index=False, lineterminator="\n"))
     return out
+
+
+def _labelled(text: str) -> str:
+    """A text with measures named as people name them, not by all their parameters."""
+    from repalign.measures import MEASURES
+    from repalign.plot import words
+
+    names = "|".join(m.__name__ for m in MEASURES)
+    return re.sub(rf"\b({names})\([^()]*\)", lambda found: words.measure_label(found[0]), text)
 
 
 def _title(what: str, variant: str, measure: str | None = None) -> str:
