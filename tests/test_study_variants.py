@@ -52,7 +52,8 @@ def test_named_variants_change_fields_and_nothing_else(folder):
 
 
 def test_a_sweep_runs_every_combination_and_labels_it(folder):
-    text = BASE + "variants: {a: {}, b: {search: raw}}\nsweep:\n  rows.n: [30, 60]\n  measures: {near: [MutualKNN(k=2)], all: [CKA()]}\n"
+    swept = "sweep:\n  rows.n: [30, 60]\n  measures: {near: [MutualKNN(k=2)], all: [CKA()]}\n"
+    text = BASE + "variants: {a: {}, b: {search: raw}}\n" + swept
     study = load_study(write(folder, text))
     assert [v.name for v in study.variants[:3]] == ["a, n 30, measures near", "a, n 30, measures all", "a, n 60, measures near"]
     assert len(study.variants) == 8 and study.variants[0].factors == {"n": 30, "measures": "near"}
@@ -193,3 +194,37 @@ def test_scores_of_files_join_the_records(folder):
 
 def test_folder_names():
     assert folder_name("share 0.5") == "share-0.5" and folder_name("../a b/c") == "a-b-c" and folder_name("??") == "variant"
+
+
+def test_a_model_that_is_not_to_be_had_is_left_out_and_the_report_says_so(folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    more = BASE.replace("  x: [", '  x: ["hf:nobody/gated", ')
+    text = more + "extract: {on_unavailable: skip}\nvariants: {a: {}, b: {search: raw}}\n"
+    told = []
+    outcome = load_study(write(folder, text)).run(progress=lambda task, done, total, note=None: told.append(note))
+    assert [name for name, _ in outcome.skipped] == ["hf:nobody/gated"]
+    assert len([note for note in told if note and "hf:nobody/gated" in note]) <= 2  # a line for each variant
+    for alignment in outcome.alignments.values():
+        assert set(alignment.table["model_x"]) == {"mine"}
+        assert any(w.startswith("model hf:nobody/gated was left out: ") for w in alignment.run["warnings"])
+    runs = folder / "runs/base"
+    for page in (runs / "report.html", runs / "results/a/report.html"):
+        assert "hf:nobody/gated" in page.read_text("utf-8")
+    with pytest.raises(RepalignError, match="nobody/gated"):
+        load_study(write(folder, more)).run()
+    alone = BASE.replace('{spec: "array:x.npy", name: mine, modality: thing, ids: rows}', '"hf:nobody/gated"')
+    with pytest.raises(RepalignError, match=r"nothing left to compare(.|\n)*hf:nobody/gated: "):
+        load_study(write(folder, alone + "extract: {on_unavailable: skip}\n")).run()
+
+
+def test_replicates_are_named_by_name_or_by_spec(folder):
+    more = BASE.replace("name: mine, ", "") + "ceilings: {replicates: [[array:x.npy, theirs]]}\n"
+    path = folder / "x.npy"
+    found = load_study(write(folder, more.replace("array:x.npy, theirs", f"'array:{path}', theirs"))).run()
+    assert {c["model_x"] for c in found.alignment.run["ceilings"]} == {"x"}
+
+
+def test_factors_of_a_model_join_its_record(folder):
+    text = BASE.replace("name: mine,", "name: mine, factors: {width: 6, how: fast},")
+    models = {m["name"]: m for m in load_study(write(folder, text)).run().alignment.run["models"]}
+    assert models["mine"]["factors"] == {"width": 6, "how": "fast"} and "factors" not in models["theirs"]

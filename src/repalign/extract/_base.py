@@ -53,7 +53,7 @@ class ModelEntry:
     * `prompt`: a text that every caption is put into, where `{caption}` stands in it; for text models of transformers and
       sentence-transformers. With `pooling: last` the vector is that of the token that follows all of it. Bits per byte
       of the captions are not computed then.
-    * `family`, `objective`, `n_parameters`, `scores`: go into the record, over what the source finds.
+    * `family`, `objective`, `n_parameters`, `scores`, `factors`: go into the record, over what the source finds.
     """
 
     spec: str
@@ -72,6 +72,7 @@ class ModelEntry:
     objective: str | None = None
     n_parameters: int | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.layers is not None:
@@ -130,7 +131,12 @@ class ModelEntry:
         """The record with what the user says of the model put over what the source found."""
         said = {f: getattr(self, f) for f in ("name", "family", "objective", "n_parameters")}
         said = {f: v for f, v in said.items() if v is not None}
-        return replace(record, **said, scores={**record.scores, **self.scores})
+        return replace(
+            record,
+            **said,
+            scores={**record.scores, **self.scores},
+            factors={**record.factors, **self.factors},
+        )
 
 
 @dataclass(frozen=True)

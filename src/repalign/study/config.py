@@ -40,6 +40,7 @@ class ModelConfig(ModelOptions):
     objective: str | None = None
     n_parameters: int | None = Field(default=None, ge=0)
     scores: dict[str, float] = Field(default_factory=dict)
+    factors: dict[str, float | str] = Field(default_factory=dict)
 
 
 class SideOptions(Block):

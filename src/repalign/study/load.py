@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +246,8 @@ def entries(
 
 def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> list[ModelEntry]:
     """An item of a model list as entries: a spec, the name of a known model, or a set of them."""
+    from repalign.extract import ModelEntry
+
     config = ModelConfig(spec=item) if isinstance(item, str) else item
     if (config.spec is None) == (config.set is None):
         raise RepalignError(
@@ -262,16 +264,11 @@ def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> l
         if config.spec in sets:
             return [_known_entry(k, options) for k in model_set(config.spec)]
         return [_known_entry(find_model(config.spec), options)]
-    return [_entry({**options, "spec": str(parse_spec(config.spec).resolve(base))})]
+    return [ModelEntry(**{**options, "spec": str(parse_spec(config.spec).resolve(base))})]
 
 
 def _known_entry(known: KnownModel, options: dict[str, Any]) -> ModelEntry:
-    said = {"name": known.name, "family": known.family, "objective": known.objective}
-    return _entry({**said, **options, "spec": known.spec})
-
-
-def _entry(options: dict[str, Any]) -> ModelEntry:
     from repalign.extract import ModelEntry
 
-    known = {f.name for f in fields(ModelEntry)}
-    return ModelEntry(**{k: v for k, v in options.items() if k in known or v is not None})
+    said = {"name": known.name, "family": known.family, "objective": known.objective}
+    return ModelEntry(**{**said, **options, "spec": known.spec})
