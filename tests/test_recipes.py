@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+
 import tiny_models
 
 ROOT = Path(__file__).parents[1]
