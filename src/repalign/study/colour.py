@@ -110,5 +110,7 @@ def _options(given: dict[str, Any]) -> ColourOptions:
     for name in given:
         if name not in known:
             raise RepalignError(f"no colour option {name!r}", got=name, remedy=did_you_mean(name, known))
-    chosen = {k: float("inf") if v in ("inf", ".inf") else tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    if chosen.get("radius") == "inf":  # YAML writes it .inf
+        chosen["radius"] = float("inf")
     return ColourOptions(**chosen)

@@ -135,7 +135,7 @@ def trend(
     """Alignment of the models of one side against a score or size; `published` lays the published values over it."""
     from repalign import plot, relate
 
-    over = {"published": relate.read_published(_published(shown))} if published else {}
+    over: dict[str, Any] = {"published": relate.read_published(_published(shown))} if published else {}
     for name, alignment, m in shown.chosen(variant, measure):
         models = alignment.run["models"]
         for one in [against] if isinstance(against, str) else against:

@@ -120,7 +120,8 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
         y = None if variant.y is None else captioned(variant.y, variant.config.captions.y)
         named = [(dataset.fingerprint, repr(e)) for e in (*x, *(y or ()))]
         if datasets.assumed is not None:  # whose one caption stands for any
-            x, y = ([replace(e, caption=0) for e in side] if side is not None else None for side in (x, y))
+            x = [replace(e, caption=0) for e in x]
+            y = None if y is None else [replace(e, caption=0) for e in y]
         key = (dataset.fingerprint, n, variant.measures, variant.preprocess, repr(x), repr(y), variant.config.null)
         if key not in found:
             rates = next((e.rates for e in found.values()), None)
