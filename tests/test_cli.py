@@ -219,9 +219,11 @@ def test_version_unknown_commands_and_missing_folders(call, tmp_path):
 
 
 def test_what_nobody_expected_is_one_line_and_a_log(call, monkeypatch, arrays):
-    import repalign.compare
+    from importlib import import_module
 
-    monkeypatch.setattr(repalign.compare, "pair", lambda *a, **k: 1 / 0)
+    module = import_module("repalign.compare")
+
+    monkeypatch.setattr(module, "pair", lambda *a, **k: 1 / 0)
     status, _, err = call("pair", arrays / "x.npy", arrays / "y.npy")
     assert status == 70 and "unexpected error: ZeroDivisionError: division by zero" in err and "details:" in err
 
@@ -348,13 +350,15 @@ def test_sizes_that_say_nothing(text):
 
 
 def test_compare_takes_the_same_options(call, study, monkeypatch):
-    import repalign.compare
+    from importlib import import_module
+
+    module = import_module("repalign.compare")
 
     assert call("extract", study)[0] == 0
     store, results = study.parent / "runs/small/store", study.parent / "other"
     (study.parent / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 40}" for i in range(240)))
-    budgets, computed = [], repalign.compare.compare
-    monkeypatch.setattr(repalign.compare, "compare", lambda *a, **k: budgets.append(k["memory"]) or computed(*a, **k))
+    budgets, computed = [], module.compare
+    monkeypatch.setattr(module, "compare", lambda *a, **k: budgets.append(k["memory"]) or computed(*a, **k))
     options = ["--groups", study.parent / "groups.csv", "--draws", 19, "--search", "raw", "--memory", "1GiB"]
     status, _, err = call("compare", store, "--results", results, "-m", "CKA()", *options)
     assert status == 0 and budgets == [2**30], err

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-import repalign.compare._tiles as engine
+from repalign.compare import _tiles as engine
 from repalign import null as nulls
 from repalign.alignment import COLUMNS, Alignment
 from repalign.compare import compare, pair

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repalign.study import load_study
+from repalign.study import load_study, mock
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 INDEX = (Path(__file__).parents[1] / "docs/studies/README.md").read_text("utf-8")
@@ -45,7 +45,8 @@ def test_a_plan_needs_no_network_and_says_what_a_run_needs(study):
 
 @pytest.mark.slow
 @every()
-def test_a_mock_runs_to_the_end(study):
+def test_a_mock_runs_to_the_end(study, monkeypatch):
+    monkeypatch.setattr(mock, "MODELS", 4)  # six take half as long again
     mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()

@@ -5,8 +5,10 @@ The public names, in the order of the flow; each is imported when it is first us
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 try:
@@ -50,3 +52,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps public names what they are.
+
+    The import system binds the name of a subpackage here when that is first loaded; `compare` and `extract` are functions of
+    this package too, and would be modules from then on.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _PUBLIC or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
