@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from repalign.compare import _tiles as engine
 from repalign import null as nulls
 from repalign.alignment import COLUMNS, Alignment
+from repalign.compare import _tiles as engine
 from repalign.compare import compare, pair
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
