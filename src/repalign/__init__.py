@@ -9,7 +9,10 @@ import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import inspect
 
 try:
     __version__ = version("repalign")
@@ -47,23 +50,39 @@ __all__ = ["__version__", *_PUBLIC]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'repalign' has no attribute {name!r}")
-    return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
+    module = import_module(f"repalign.{_PUBLIC[name]}")
+    return module if name == _PUBLIC[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-class _Package(ModuleType):
-    """Keeps public names what they are.
+class _Function(ModuleType):
+    """A subpackage that is called as the function of its name: `repalign.compare(...)` is `repalign.compare.compare(...)`.
 
-    The import system binds the name of a subpackage here when that is first loaded; `compare` and `extract` are functions of
-    this package too, and would be modules from then on.
+    The import system binds the name of a subpackage here as soon as it is loaded, and a function of that name would be gone.
     """
 
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._function(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        import inspect
+
+        return inspect.signature(self._function)
+
+    @property
+    def _function(self) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])
+
+
+class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _PUBLIC or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
+        if isinstance(value, ModuleType) and _PUBLIC.get(name) == name:
+            value.__class__ = _Function
+        super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
