@@ -19,3 +19,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared test data (a folder `shared` beside the checkout) is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def threads_stay():
+    """A test that leaves torch with other threads changes the last digits of those that come after it in its process."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    if after != before:
+        torch.set_num_threads(before)
+        pytest.fail(f"left torch with {after} threads, found it with {before}")

@@ -492,3 +492,21 @@ def test_the_constant_pair_is_said():
     found = agreement(make_table())
     assert found.table.loc[0, "n_left_out"] == 1 and CONSTANT[0] in {m[0] for m in LANGUAGE}
     assert "left out: up to 1, for 1 of 1 pairs of measures" in found.text
+
+
+def test_umap_leaves_torch_its_threads():
+    """numba sets the number of OpenMP threads of the whole process; other threads mean other last digits."""
+    import subprocess
+    import sys
+
+    program = (
+        "import os; os.environ['OMP_NUM_THREADS'] = '1'\n"
+        "import numpy as np, torch\n"
+        "from repalign.relate._map import _umap\n"
+        "points = np.random.default_rng(0).standard_normal((12, 3))\n"
+        "_umap(np.linalg.norm(points[:, None] - points, axis=-1), 0, 1)\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    pytest.importorskip("umap")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,7 +260,20 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
             random_state=seed,
             n_jobs=1,
         )
-        return np.asarray(fit.fit_transform(given), float)
+        with _same_threads():
+            return np.asarray(fit.fit_transform(given), float)
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """numba, which UMAP runs on, gives the whole process another number of OpenMP threads, torch's among them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 Embed = Callable[[np.ndarray, int, int], np.ndarray]
