@@ -101,17 +101,22 @@ def sample_rows(representations: Sequence[Representation], n: int, seed: int = 0
     if not representations:
         return []
     first = representations[0]
-    if not 1 <= n <= first.n:
-        raise RepalignError(
-            f"cannot draw {n} rows of dataset {first.dataset_name!r}", expected=f"1 to {first.n} rows", got=n,
-            remedy="ask for fewer rows, or leave `rows` out to use all",
-        )  # fmt: skip
+    check_sample(n, first.n, f"dataset {first.dataset_name!r}")
     if n == first.n:
         return list(representations)
     order = tuple(sorted(_order(first.n, seed)[:n].tolist()))
     ids, name = tuple(first.ids[i] for i in order), f"{first.dataset_name}, sample of {n}"
     fingerprint = _digest(first.dataset_fingerprint, *order, size=64)
     return [RowsRepresentation(r, order, ids, name, fingerprint) for r in representations]
+
+
+def check_sample(n: int, of: int, what: str) -> None:
+    """Refuse a sample that is empty or larger than what it is drawn from."""
+    if not 1 <= n <= of:
+        raise RepalignError(
+            f"{what}: cannot draw {n} rows", expected=f"1 to {of} rows", got=n,
+            remedy="ask for fewer rows, or leave `rows` out to use all",
+        )  # fmt: skip
 
 
 def break_pairs(representations: Sequence[Representation], share: float, seed: int = 0) -> list[Representation]:

@@ -17,7 +17,6 @@ from repalign.errors import RepalignError, Unavailable, did_you_mean
 if TYPE_CHECKING:
     from repalign.competence import Corpus
 
-HUB = "hub:"
 PROBES = ("linear", "few-shot", "knn")
 
 app = typer.Typer(
@@ -106,8 +105,7 @@ def bits(
 
 def _corpus(given: str, column: str | None, documents: str | None, split: str | None) -> Corpus:
     """The corpus that the words describe; an option that it would not use is refused."""
-    from repalign.competence import Corpus
-    from repalign.competence.corpus import TABLES, WHOLE
+    from repalign.competence.corpus import HUB, TABLES, named_corpus
 
     hub, table = given.startswith(HUB), Path(given).suffix in TABLES
     for option, value, used in (
@@ -115,9 +113,7 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
     ):  # fmt: skip
         if value is not None and not used:
             raise RepalignError(f"--{option} says nothing of {given}", got=value, remedy="leave it out")
-    if hub:
-        return Corpus.from_hub(given.removeprefix(HUB), column or "text", split=split or "train")
-    return Corpus.from_table(given, column or "text") if table else Corpus.from_text(given, documents or WHOLE)
+    return named_corpus(given, column, documents=documents, split=split)
 
 
 @app.command(epilog="Example: repalign competence probe runs/photos/store labels.csv --probe knn --k 20 --csv probes.csv")

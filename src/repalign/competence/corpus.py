@@ -15,6 +15,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError, did_you_mean
 
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+HUB = "hub:"  # what a name on the hub begins with, among names of files
 WHOLE, LINES = "whole", "lines"
 
 
@@ -149,6 +150,17 @@ class Corpus:
 
         said = ", ".join(x for x in (path, config, split, revision and f"revision {revision}") if x)
         return cls(f"{said}, column {column}", read)
+
+
+def named_corpus(
+    name: str, column: str | None = None, *, documents: str | None = None, split: str | None = None, revision: str | None = None
+) -> Corpus:
+    """A corpus as a command or a study names it: `hub:org/name`, a table by its suffix, or any other file as text."""
+    if name.startswith(HUB):
+        return Corpus.from_hub(name.removeprefix(HUB), column or "text", split=split or "train", revision=revision)
+    if Path(name).suffix in TABLES:
+        return Corpus.from_table(name, column or "text")
+    return Corpus.from_text(name, documents or WHOLE)
 
 
 def as_corpus(corpus: Corpus | Dataset | Iterable[str]) -> Corpus:

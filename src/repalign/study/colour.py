@@ -17,6 +17,7 @@ from repalign.study.load import entries
 
 if TYPE_CHECKING:
     from repalign.colour import ColourOptions
+    from repalign.dataset import Dataset
     from repalign.extract import ModelEntry
 
 
@@ -43,13 +44,14 @@ class ColourStudy(Study):
 
     def plan(self, progress: Progress = silent) -> Plan:
         try:
-            photos = self.config.dataset.open(self.base, progress)
-            told = f"photos of {photos.name}: n = {photos.n}"
+            return self._plan(_told(self.config.dataset.open(self.base, progress)))
         except RepalignError as error:
-            told = f"the photos are not there yet ({str(error).splitlines()[0]})"
+            return self._plan(f"the photos are not there yet ({str(error).splitlines()[0]})")
+
+    def _plan(self, photos: str) -> Plan:
         pairs = "all pairs" if self.options.n_pairs is None else f"{self.options.n_pairs:,} pairs"
         return Plan((
-            f"{told}; {pairs} of pixels within a radius of {self.options.radius:g}",
+            f"{photos}; {pairs} of pixels within a radius of {self.options.radius:g}",
             f"{len(self.words)} colour words in {len(self.options.templates)} sentences each, {len(self.models)} text models",
             f"{self.options.n_fits:,} random starts for every layout, {self.options.n_draws:,} relabellings for every p-value",
             "some minutes on two cores beside the extraction of the text models, under 2 GiB of memory",
@@ -67,11 +69,11 @@ class ColourStudy(Study):
         from repalign.report import write_study_page
         from repalign.study.figures import write_drawn
 
+        photos, extraction = self.config.dataset.open(self.base, progress), self.config.extract
         if told is not None:
-            told(self.plan(progress))
-        extraction = self.config.extract
+            told(self._plan(_told(photos)))
         result = run_colour(
-            self.config.dataset.open(self.base, progress),
+            photos,
             self.models,
             self.options,
             self.results,
@@ -100,6 +102,10 @@ class ColourStudy(Study):
     def with_config(self, path: Path, config: ColourConfig, models: tuple[ModelEntry, ...], **options: Any) -> ColourStudy:
         """The same study with another dataset and other models, and some options changed."""
         return replace(self, path=path, config=config, models=models, options=replace(self.options, **options))
+
+
+def _told(photos: Dataset) -> str:
+    return f"photos of {photos.name}: n = {photos.n}"
 
 
 def _options(given: dict[str, Any]) -> ColourOptions:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from repalign.extract import ModelEntry
     from repalign.representation import Representation
 
-HUB = "hub:"
 PROMPTED = "texts stand in a prompt"  # why a causal model may have no bits of the stimuli; it still has those of a corpus
 
 
@@ -73,14 +72,7 @@ class Competence:
         return [Score(entry.spec, "bits_per_byte", found.bits_per_byte, config.corpus)]
 
     def _corpus(self, config: BitsConfig) -> Corpus:
-        from repalign.competence import Corpus
-        from repalign.competence.corpus import TABLES, WHOLE
+        from repalign.competence.corpus import HUB, named_corpus
 
-        if config.corpus.startswith(HUB):
-            return Corpus.from_hub(
-                config.corpus.removeprefix(HUB), config.column or "text", split=config.split or "train", revision=config.revision
-            )
-        path = self.base / Path(config.corpus).expanduser()
-        if path.suffix in TABLES:
-            return Corpus.from_table(path, config.column or "text")
-        return Corpus.from_text(path, config.documents or WHOLE)
+        name = config.corpus if config.corpus.startswith(HUB) else str(self.base / Path(config.corpus).expanduser())
+        return named_corpus(name, config.column, documents=config.documents, split=config.split, revision=config.revision)

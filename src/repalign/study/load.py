@@ -42,6 +42,13 @@ class Variant:
     preprocess: Preprocess
     search: str | None
 
+    @property
+    def every_measure(self) -> list[Measure]:
+        """The measures with those of its groups."""
+        from repalign.measures import parse_measures
+
+        return [m for w in self.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
+
 
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file.

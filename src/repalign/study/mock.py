@@ -45,7 +45,10 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     variants, models = [], _StandIns(folder / "models", progress)
     for variant in study.variants:
         dataset = _same_form(variant.config.dataset, table, n, scale)
-        data = opened.setdefault(dataset.model_dump_json(), dataset.open(study.base))
+        key = dataset.model_dump_json()
+        if key not in opened:
+            opened[key] = dataset.open(study.base)
+        data = opened[key]
         x, y = (
             None if side is None else tuple(models.of(e, _modality(e, data), data.ids) for e in few(side))
             for side in (variant.x, variant.y)
@@ -84,10 +87,7 @@ def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
 
 def _size(variants: Sequence[Variant]) -> int:
     """The smallest number of stimuli that every measure of every variant allows."""
-    from repalign.measures import parse_measures
-
-    measures = [m for v in variants for w in v.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
-    return max([SIZE, *(m.min_n for m in measures)])
+    return max([SIZE, *(m.min_n for v in variants for m in v.every_measure)])
 
 
 def _fewer_neighbors(variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -82,12 +82,11 @@ class _Planned:
 def _compared(study: AlignmentStudy, variant: Variant, datasets: _Planned) -> list[str]:
     """What one run compares, and the draws behind each measure's chance level."""
     from repalign import null as nulls
-    from repalign.measures import parse_measures
 
     n = datasets.n(variant)
     nx, ny = len(variant.x), len(variant.y or ())
     pairs = nx * ny if variant.y is not None else nx * (nx - 1) // 2
-    measures = [m for w in variant.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
+    measures = variant.every_measure
     counts = f"{nx + ny} models, {pairs} pairs of models, {len(measures)} measures"
     if variant.name:
         return [f"variant {variant.name}: n = {n}, {counts}"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.derived import break_pairs, mean_of, sample_rows
+from repalign.derived import break_pairs, check_sample, mean_of, sample_rows
 from repalign.errors import RepalignError
 from repalign.progress import Progress, silent
 from repalign.study.competence import Competence
@@ -64,15 +64,12 @@ class Source:
     def check_n(self, variant: Variant) -> None:
         """Refuse measures that so few stimuli forbid, and a sample larger than the dataset."""
         dataset, rows = self.dataset(variant), variant.config.rows
-        where = f"{variant.name}: " if variant.name else ""
-        if rows is not None and rows.n > dataset.n:
-            raise RepalignError(
-                f"{where}cannot draw {rows.n} rows of dataset {dataset.name!r}", expected=f"1 to {dataset.n} rows",
-                got=rows.n, remedy="ask for fewer rows, or leave `rows` out to use all",
-            )  # fmt: skip
+        where = f"{variant.name}: dataset {dataset.name!r}" if variant.name else f"dataset {dataset.name!r}"
+        if rows is not None:
+            check_sample(rows.n, dataset.n, where)
         for measure in variant.measures:
             if not isinstance(measure, str):
-                measure.check_n(dataset.n if rows is None else rows.n, f"{where}dataset {dataset.name!r}")
+                measure.check_n(dataset.n if rows is None else rows.n, where)
 
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
