@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from repalign import sealed
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.store import FeatureStore, Part, Problem, StoredRepresentation, Writer, check, extraction_hash
@@ -1068,7 +1069,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "fcntl", None)
+    monkeypatch.setattr(sealed, "fcntl", None)
     writer = open_writer(tmp_path)
     folder = tmp_path / FOLDER
     folder.mkdir(parents=True)
@@ -1143,7 +1144,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: st
     text = (
         rf"^{path} cannot be written: the disk is full\n  expected: room for [\d,]+ bytes\n"
         rf"  got: [\d,]+ bytes free in {folder}\n"
-        r"  do: free some space and run again: the parts that are finished are kept$"
+        r"  do: free some space and run again: what is finished is kept$"
     )
     with pytest.raises(RepalignError, match=text):
         if target == "manifest.json":
@@ -1168,7 +1169,7 @@ def test_a_write_that_the_system_refuses_half_way(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), *sys.path], capture_output=True, text=True, check=True
     )
-    assert run.stdout == f"{tmp_path / 'a/b'} cannot be written: File too large\n"
+    assert run.stdout.startswith(f"{tmp_path / 'a/b'} cannot be written: File too large\n  do: ")
     assert tree(tmp_path) == {}
 
 

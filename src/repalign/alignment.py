@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
+import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.sealed import (
+    DamagedError,
+    check_seal,
+    file_sha256,
+    read_bytes,
+    read_json,
+    read_parquet,
+    seal_json,
+    seal_parquet,
+    sweep,
+    write_bytes,
+    write_text,
+)
+
+log = logging.getLogger(__name__)
 
 # One row per pair of layers (scope "cell") and one per pair of models (scope "max": the layer search).
 # p_stepdown is over the pairs of layers of one pair of models (family-wise) and stands in "cell" rows; p_maxt, p_holm
@@ -60,6 +73,11 @@ DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
+FILES = "files"  # in run.json: the SHA-256 of each table
+KEY = "repalign-tile"  # in a tile: what it depends on
+# The part of a tile's key that follows from its form: a column more, and tiles without it are not taken.
+SCHEMA_DIGEST = hashlib.sha256(str(TILE_SCHEMA).encode()).hexdigest()[:16]
+REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,40 +150,62 @@ class Alignment:
         return found[found["measure"] == measure].reset_index(drop=True)
 
     def save(self, folder: str | Path) -> Path:
-        """Write results.parquet, draws.parquet and run.json into a folder, each by rename."""
+        """Write results.parquet, draws.parquet and run.json into a folder, each by rename.
+
+        run.json comes last and holds the SHA-256 of the tables: until it is there, the folder has no result that loads.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        files = {TABLE_FILE: seal_parquet(_as_arrow(self.table, SCHEMA))}
         if self.draws is not None:
-            write_table(self.draws, folder / DRAWS_FILE, DRAWS_SCHEMA)
-        write_table(self.table, folder / TABLE_FILE)
-        write_text(folder / RUN_FILE, json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            files[DRAWS_FILE] = seal_parquet(_as_arrow(self.draws, DRAWS_SCHEMA))
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        self._save_run(folder, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+        if self.draws is None:
+            (folder / DRAWS_FILE).unlink(missing_ok=True)  # of an earlier run
         return folder
+
+    def save_run(self, folder: str | Path) -> Path:
+        """Write run.json anew beside the tables of a folder that this was loaded from."""
+        folder = Path(folder)
+        Alignment.load(folder)
+        names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
+        self._save_run(folder, {name: file_sha256(folder / name) for name in names})
+        return folder
+
+    def _save_run(self, folder: Path, files: Mapping[str, str]) -> None:
+        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: files}, sort_keys=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> Alignment:
-        """Read what `save` wrote."""
+        """Read what `save` wrote. A result from before there were seals is read with a warning in the log.
+
+        Raises RepalignError, naming the file, where one is missing, is not what was written, or is of another run.
+        """
         folder = Path(folder)
-        table, run = folder / TABLE_FILE, folder / RUN_FILE
-        for file in (table, run):
-            if not file.is_file():
+        for file in (TABLE_FILE, RUN_FILE):
+            if not (folder / file).is_file():
                 raise RepalignError(
                     f"{folder}: not a finished result",
                     expected=f"files {TABLE_FILE} and {RUN_FILE}",
-                    got=f"no {file.name}",
+                    got=f"no {file}",
                     remedy="name the results folder of a finished run, or run the study again: it resumes",
                 )
-        try:
-            frame = pq.read_table(table, schema=SCHEMA).to_pandas()
-            drawn = folder / DRAWS_FILE
-            draws = pq.read_table(drawn, schema=DRAWS_SCHEMA).to_pandas() if drawn.is_file() else None
-            described = json.loads(run.read_text("utf-8"))
-        except (pa.ArrowException, ValueError) as error:
-            raise RepalignError(
-                f"{folder}: a result file cannot be read",
-                got=str(error).splitlines()[0],
-                remedy=f"delete {TABLE_FILE} and {RUN_FILE} there and run the study again: finished tiles are kept",
-            ) from error
-        return cls(frame, described, draws)
+        run, has_seal = read_json(folder / RUN_FILE, REMEDY)
+        stated = run.pop(FILES, None)
+        if has_seal and not isinstance(stated, dict):
+            raise DamagedError(
+                folder / RUN_FILE, "describes no alignment", expected=f"an entry {FILES!r}", remedy=REMEDY
+            )
+        if stated is None:
+            log.warning(
+                "%s: this result was written before results had seals: nothing shows whether it is whole", folder
+            )
+            stated = {name: None for name in (TABLE_FILE, DRAWS_FILE) if (folder / name).is_file()}
+        table = _read_table(folder / TABLE_FILE, SCHEMA, stated.get(TABLE_FILE))
+        draws = _read_table(folder / DRAWS_FILE, DRAWS_SCHEMA, stated[DRAWS_FILE]) if DRAWS_FILE in stated else None
+        return cls(table, run, draws)
 
     def __repr__(self) -> str:
         lines = []
@@ -194,50 +234,55 @@ def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
     return pa.Table.from_arrays([column(f) for f in SCHEMA], schema=SCHEMA).to_pandas()
 
 
-def write_table(frame: pd.DataFrame, path: Path, schema: pa.Schema = SCHEMA) -> None:
-    """Write a frame of a schema as Parquet by rename; the same frame gives the same bytes."""
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str) -> None:
+    """The rows of one tile, with the draws of its layer search beside the first of them, and what it depends on."""
+    table = _as_arrow(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), TILE_SCHEMA)
+    write_bytes(path, seal_parquet(table, {KEY: key}))
 
 
-def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path) -> None:
-    """The rows of one tile, with the draws of its layer search beside the first of them."""
-    write_table(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), path, TILE_SCHEMA)
-
-
-def read_tile(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """What `write_tile` wrote."""
-    frame = pq.read_table(path, schema=TILE_SCHEMA).to_pandas()
+def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """What `write_tile` wrote. Raises DamagedError where it is something else, or another tile."""
+    table, about, has_seal = read_parquet(path)
+    if not has_seal or about.get(KEY) != key:
+        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=about.get(KEY, "none"))
+    frame = _as_frame(table, TILE_SCHEMA, path)
+    if not len(frame) or frame[DRAWS.name].iloc[0] is None:
+        raise DamagedError(path, "is not a tile: it has no rows")
     return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by rename."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
+def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
+    """A table of these columns, and the one of which run.json speaks (None: a run.json from before there were seals)."""
+    got = file_sha256(path)
+    if stated is not None and got != stated:
+        torn = check_seal(read_bytes(path), path, REMEDY)  # else it was changed, which is told
+        raise DamagedError(
+            path,
+            f"is not the table of which {RUN_FILE} speaks" + (": a run was stopped while it wrote" if torn else ""),
+            expected=f"SHA-256 {stated}",
+            got=got,
+            remedy=REMEDY,
+        )
+    table, _, has_seal = read_parquet(path, REMEDY)
+    if has_seal and stated is None:
+        raise DamagedError(path, f"is newer than {RUN_FILE}: a run was stopped while it wrote", remedy=REMEDY)
+    return _as_frame(table, schema, path)
 
 
-class replacing:  # noqa: N801  (a context manager that reads as a verb)
-    """A temporary path beside `path` that replaces it on success and is removed on failure."""
+def _as_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
 
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            with self.temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
-            self.temporary.replace(self.path)
-            return
-        self.temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise RepalignError(
-                f"{self.path}: cannot be written",
-                got=str(error),
-                remedy="free some space or choose another folder, then run the same command: it resumes",
-            ) from error
+def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
+    """The table as a frame of this schema. Raises DamagedError where it has other columns."""
+    missing = [name for name in schema.names if name not in table.column_names]
+    extra = [name for name in table.column_names if name not in schema.names]
+    if missing or extra:
+        what = f"lacks the column {missing[0]!r}" if missing else f"has an unknown column {extra[0]!r}"
+        raise DamagedError(path, f"{what}: another version of repalign wrote it", remedy=REMEDY)
+    try:
+        return table.select(schema.names).cast(schema).to_pandas()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DamagedError(
+            path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY
+        ) from error

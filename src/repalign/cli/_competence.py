@@ -156,7 +156,7 @@ def probe(
                 found.append(run(r, y, made[kind](), split=Split(test, seed), layers=layers, seed=seed, progress=progress))
     rows = [record.to_dict() for records in found for record in records]
     if csv is not None:
-        from repalign.alignment import write_text
+        from repalign.sealed import write_text
 
         write_text(csv, pd.DataFrame(rows).to_csv(index=False))
     if as_json:
@@ -195,9 +195,7 @@ def import_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores that the models have.")] = False,
 ) -> None:
     """Give the models of a result scores that others measured, for its trends and its report."""
-    import json
-
-    from repalign.alignment import RUN_FILE, Alignment, write_text
+    from repalign.alignment import RUN_FILE, Alignment
     from repalign.competence import add_scores, read_lm_eval, read_scores
 
     is_table = file.suffix == ".csv"
@@ -206,7 +204,7 @@ def import_(
     wanted = {c.partition("=")[0]: c.partition("=")[2] or c for c in columns} if columns else None
     scores = read_scores(file, wanted) if is_table else read_lm_eval(file)
     changed, joined = add_scores(Alignment.load(results), scores, overwrite=overwrite)
-    write_text(results / RUN_FILE, json.dumps(changed.run, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    changed.save_run(results)
     names = dict.fromkeys(s.name for s in scores)
     out.print(f"{len(joined.records) - len(joined.without)} of {len(joined.records)} models: {escape(', '.join(names))}")
     if joined.without:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repalign.alignment import write_text
 from repalign.colour.cielab import WORDS, named_colours
 from repalign.colour.layout import align, mds
 from repalign.colour.options import ColourOptions
@@ -24,6 +23,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry
 from repalign.progress import Progress, silent
+from repalign.sealed import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

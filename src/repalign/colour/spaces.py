@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from repalign.alignment import write_text
 from repalign.colour.cielab import cielab, named_colours
 from repalign.colour.options import ColourOptions
 from repalign.colour.pairs import count_pairs, grid_palette, shuffled, word_palette
@@ -19,6 +18,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, extract
 from repalign.progress import Progress, silent
+from repalign.sealed import write_text
 
 
 @dataclass(frozen=True, eq=False)

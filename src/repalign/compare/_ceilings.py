@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from repalign import ceilings
-from repalign.alignment import write_text
 from repalign.compare._tiles import Scored, Tile
 from repalign.progress import Progress
+from repalign.sealed import write_text
 
 
 def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[str, Any]]:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from repalign import null as nulls
-from repalign.alignment import write_text
 from repalign.compare._streamed import METHOD as STREAMED
 from repalign.compare._tiles import Scored, Tile
 from repalign.doctor import examine
 from repalign.models import COMPETENCES
 from repalign.progress import Progress
 from repalign.representation import Representation
+from repalign.sealed import write_text
 
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from repalign import null as nulls
 from repalign.alignment import as_table, read_tile, write_tile
@@ -28,6 +27,7 @@ from repalign.measures import CKA
 from repalign.measures._base import Measure
 from repalign.progress import Progress
 from repalign.representation import Representation
+from repalign.sealed import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +100,7 @@ def run_tiles(
 
     def keep(i: int, scored: Scored) -> None:
         if folder is not None:
-            path = _tile_path(folder, tiles[i])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tile(scored.rows, scored.draws, path)
+            write_tile(scored.rows, scored.draws, _tile_path(folder, tiles[i]), tiles[i].key)
         done[i] = scored
         progress("compare", len(done), len(tiles))
 
@@ -184,9 +182,9 @@ def _read_tile(folder: Path, tile: Tile) -> Scored | None:
     if not path.is_file():
         return None
     try:
-        return Scored(*read_tile(path))
-    except (pa.ArrowException, OSError) as error:
-        log.warning("%s: a tile cannot be read (%s); it is computed again", path, error)
+        return Scored(*read_tile(path, tile.key))
+    except DamagedError as error:
+        log.warning("%s %s; the tile is computed again", path, error.problem)
         return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repalign.alignment import write_text
 from repalign.errors import RepalignError
+from repalign.sealed import write_text
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

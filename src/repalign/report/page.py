@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import TABLE_FILE, Alignment, write_text
+from repalign.alignment import TABLE_FILE, Alignment
 from repalign.errors import RepalignError
 from repalign.plot import words
 from repalign.plot.frames import null_frame, trend_frame
@@ -23,6 +23,7 @@ from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
 from repalign.report.rows import MOST, null_rows
+from repalign.sealed import write_text
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,12 @@
 """Files of a store: one small interface over a local folder and over any fsspec URL.
 
-A file is written under a temporary name in its own folder, flushed, and renamed: it is there whole or
-not at all. A local writer holds a lock on its temporary file, so that what a killed process left
-behind can be told from what another process is writing at this moment.
+A file is there whole or not at all, as `repalign.sealed` has it.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,16 +15,17 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from repalign.errors import RepalignError
-
-try:
-    import fcntl
-except ImportError:  # Windows: temporary files are told apart by their age alone
-    fcntl = None
+from repalign.sealed import (
+    STALE_AFTER,
+    TEMPORARY,
+    cannot_write,
+    is_abandoned,
+    lock,
+    sync_folder,
+    temporary_name,
+)
 
 log = logging.getLogger(__name__)
-
-TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-\d+-[0-9a-f]{8}$")
-STALE_AFTER = 3600.0  # seconds; only where a lock cannot tell
 
 Chunk = bytes | bytearray | memoryview
 
@@ -73,12 +68,6 @@ def open_files(url: str | os.PathLike[str]) -> Files:
     if "://" in text:
         return RemoteFiles(text.rstrip("/"))
     return LocalFiles(Path(text).expanduser())
-
-
-def temporary_name(name: str) -> str:
-    """`a/part` -> `a/.part.tmp-<pid>-<8 random hex digits>`."""
-    folder, _, last = name.rpartition("/")
-    return f"{folder}{'/' if folder else ''}.{last}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def sweep(files: Files, folder: str) -> None:
@@ -126,7 +115,7 @@ class LocalFiles:
                 if self._write_once(target, self.root / temporary_name(name), chunks):
                     return
         except OSError as error:
-            raise _cannot_write(target, error, sum(len(c) for c in chunks)) from error
+            raise cannot_write(target, error, sum(len(c) for c in chunks)) from error
         raise RepalignError(
             f"{target}: the temporary file was removed three times while it was written",
             remedy="see that no other program cleans this folder",
@@ -136,7 +125,7 @@ class LocalFiles:
         """False if a sweep took the temporary file between its creation and its lock."""
         try:
             with temporary.open("xb") as handle:
-                _lock(handle)
+                lock(handle)
                 for chunk in chunks:
                     _write(handle, chunk)
                 handle.flush()
@@ -148,7 +137,7 @@ class LocalFiles:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return True
 
     def remove(self, name: str) -> None:
@@ -166,55 +155,11 @@ class LocalFiles:
         return found
 
     def is_stale(self, name: str) -> bool:
-        path = self.root / name
-        try:
-            with path.open("r+b") as handle:
-                locked = _lock(handle)
-            if locked is not None:
-                return locked
-            return time.time() - path.stat().st_mtime > STALE_AFTER
-        except FileNotFoundError:
-            return False
+        return is_abandoned(self.root / name)
 
 
 def _write(handle: IO[bytes], chunk: Chunk) -> None:
     handle.write(chunk)
-
-
-def _lock(handle: IO[bytes]) -> bool | None:
-    """Lock an open file for as long as it is open. False: another process has it; None: no locks here."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where folders can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _cannot_write(target: Path, error: OSError, size: int) -> RepalignError:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return RepalignError(f"{target} cannot be written: {error.strerror or error}")
-    folder = next(p for p in target.parents if p.exists())
-    return RepalignError(
-        f"{target} cannot be written: the disk is full",
-        expected=f"room for {size:,} bytes",
-        got=f"{shutil.disk_usage(folder).free:,} bytes free in {folder}",
-        remedy="free some space and run again: the parts that are finished are kept",
-    )
 
 
 @dataclass(frozen=True)

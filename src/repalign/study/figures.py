@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.alignment import SCHEMA, Alignment, replacing, write_text
+from repalign.alignment import SCHEMA, Alignment
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress
+from repalign.sealed import replacing, write_text
 from repalign.study.base import Drawn, Outcome
 from repalign.study.lines import Where
 from repalign.study.load import Variant

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.alignment import write_text
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.models import parse_spec
 from repalign.progress import Progress, silent
+from repalign.sealed import write_text
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
 
