@@ -151,8 +151,11 @@ def test_the_manifest_in_full(tmp_path: Path) -> None:
     rep = fill(tmp_path)
     manifest = json.loads((tmp_path / FOLDER / "manifest.json").read_bytes())
     parts = manifest.pop("parts")
+    assert re.fullmatch("[0-9a-f]{64}", manifest["seal"])
     assert manifest == {
-        "format": 1,
+        "format": 2,
+        "kind": "repalign extraction",
+        "seal": manifest["seal"],
         "dataset": DATASET,
         "record": RECORD.to_dict(),
         "settings": SETTINGS,
@@ -876,7 +879,7 @@ def test_a_manifest_of_another_model(tmp_path: Path) -> None:
     other = fill(tmp_path / "other", ModelRecord("hf:org/eman", "eman", "text", "c0ffee"))
     folder = tmp_path / "store" / FOLDER
     folder.mkdir(parents=True)
-    (tmp_path / "store" / "repalign-store.json").write_text('{"format":1}')
+    (tmp_path / "store" / "repalign-store.json").write_text('{"format":1,"kind":"repalign feature store"}')
     (folder / "manifest.json").write_bytes((Path(other.path) / "manifest.json").read_bytes())
     text = (
         f"{folder}/manifest.json is of another extraction: the field 'spec' differs\n"
@@ -899,11 +902,9 @@ def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / FOLDER / "manifest.json"
     path.write_bytes(text.encode("latin-1"))
     store = FeatureStore(tmp_path)
-    for use in (store.representations, lambda: store.find(FINGERPRINT, "hf:org/name", "c0ffee", SETTINGS)):
-        with pytest.raises(
-            RepalignError, match=rf"^{re.escape(str(path))} is not a manifest of a feature store: "
-        ):
-            use()
+    with pytest.raises(RepalignError, match=rf"^{re.escape(str(path))} is not a manifest of a feature store: "):
+        store.representations()
+    assert store.find(FINGERPRINT, "hf:org/name", "c0ffee", SETTINGS) is None  # it is written anew
     (problem,) = check(tmp_path)
     assert problem.path == str(path) and problem.problem.startswith("is not a manifest: ")
 

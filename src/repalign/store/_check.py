@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,12 @@ from repalign.errors import RepalignError
 from repalign.progress import Progress, silent
 from repalign.store._files import TEMPORARY, Files
 from repalign.store._manifest import (
+    AGAIN,
     MANIFEST,
     PART,
+    Manifest,
     difference,
+    disagreement,
     folder_of,
     identity_of_header,
     identity_of_manifest,
@@ -23,7 +26,11 @@ from repalign.store._manifest import (
 from repalign.store._part import BrokenError, Head, read_head, verify
 from repalign.store._store import MARKER, FeatureStore
 
-AGAIN = "delete it and run the extraction again: only what is missing is computed"
+PART_AGAIN = "delete it and run the extraction again: only what is missing is computed"
+SEAL_IT = (
+    "it can be used as it is; to seal it, delete this file and run the extraction again: the parts are kept, and what the "
+    "manifest says is found out anew"
+)
 FOREIGN = "move it out of the store; repalign does not read it"
 
 
@@ -122,7 +129,12 @@ class _Folder:
         try:
             manifest = read_manifest(self.files, self.folder)
         except RepalignError as error:
-            return [*found, self._problem(MANIFEST, f"is not a manifest: {error.__cause__}", AGAIN)]
+            why, *details = str(error).splitlines()
+            if error.__cause__ is None:  # a newer format, with a remedy of its own
+                why, remedy = "is of another format", details[-1].removeprefix("  do: ")
+            else:
+                why, remedy = f"is not a manifest: {error.__cause__}", AGAIN
+            return [*found, self._problem(MANIFEST, why, remedy)]
         found += self._unfinished() if manifest is None else self._manifest(manifest)
         return found
 
@@ -139,7 +151,7 @@ class _Folder:
                 self.heads[name] = read_head(self.files, full)
         except (BrokenError, RepalignError) as error:
             self.broken.add(name)
-            return [self._problem(name, str(error), AGAIN)]
+            return [self._problem(name, str(error), PART_AGAIN)]
         return self._place(name, identity_of_header(self.heads[name].header))
 
     def _place(self, name: str, stated: Mapping[str, Any]) -> list[Problem]:
@@ -161,19 +173,20 @@ class _Folder:
         remedy = "run the extraction again: it goes on where it stopped; or delete the folder"
         return [self._problem("", f"is not complete: there is no {MANIFEST}, {state}", remedy)]
 
-    def _manifest(self, manifest: Mapping[str, Any]) -> list[Problem]:
-        found = self._place(MANIFEST, identity_of_manifest(manifest))
-        names = [part["file"] for part in manifest["parts"]]
-        for part in manifest["parts"]:
-            found += self._listed(manifest, part)
+    def _manifest(self, manifest: Manifest) -> list[Problem]:
+        said = manifest.data
+        found = self._place(MANIFEST, identity_of_manifest(said))
+        names = [part["file"] for part in said["parts"]]
+        for part in said["parts"]:
+            found += self._listed(said, part)
         for name in self.heads:
             if name not in names:
                 found.append(self._problem(name, "is not in the manifest", FOREIGN))
-        rows = [part["rows"] for part in manifest["parts"]]
-        starts, stops = [r[0] for r in rows], [r[1] for r in rows]
-        if manifest["n"] != len(manifest["ids"]) or [0, *stops] != [*starts, manifest["n"]]:
-            what = f"does not cover its rows: n is {manifest['n']}, {len(manifest['ids'])} ids, parts {rows}"
-            found.append(self._problem(MANIFEST, what, AGAIN))
+        if manifest.flaw is not None and (manifest.flaw.expected is None or not found):
+            # a digest that differs is told where no field does: it names nothing, and follows from any of them
+            found.append(self._problem(MANIFEST, str(manifest.flaw), AGAIN))
+        if not found and not manifest.is_sealed:
+            found.append(self._problem(MANIFEST, "has no seal: a repalign before it knew seals wrote it", SEAL_IT))
         return found
 
     def _listed(self, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> list[Problem]:
@@ -184,33 +197,11 @@ class _Folder:
         if name not in self.heads:
             again = "run the extraction again: only what is missing is computed"
             return [self._problem(name, "is missing, but the manifest lists it", again)]
-        head = self.heads[name]
-        start, stop = part["rows"]
-        says = {
-            "rows": [start, stop],
-            "n": manifest["n"],
-            "ids": manifest["ids"][start:stop],
-            "extras": manifest["extras"],
-            "extraction": manifest["extraction"],
-            "layers": _layers(manifest["layers"]),
-            "size": part["size"],
-            "header_sha256": part["header_sha256"],
-            "sha256": part["sha256"] if self.deep else None,
-        }
-        shows = {field: head.header[field] for field in ("rows", "n", "ids", "extras", "extraction")} | {
-            "layers": [list(layer) for layer in head.layers],
-            "size": head.size,
-            "header_sha256": head.sha256,
-            "sha256": self.digests.get(name),
-        }
-        for field in says:  # in this order: the first difference is the one that explains the others
-            different = difference(says[field], shows[field], field)
-            if different:
-                where, a, b = different
-                what = f"does not agree with {name}: {where} is {shown(a)} here and {shown(b)} in the part"
-                return [self._problem(MANIFEST, what, AGAIN)]
-        return []
-
-
-def _layers(layers: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    return [[layer["name"], layer["width"], layer["dtype"]] for layer in layers]
+        found = disagreement(manifest, part, self.heads[name])
+        if found is None and self.deep:
+            found = difference(part["sha256"], self.digests[name], "sha256")
+        if found is None:
+            return []
+        where, here, there = found
+        what = f"does not agree with {name}: {where} is {shown(here)} here and {shown(there)} in the part"
+        return [self._problem(MANIFEST, what, AGAIN)]

@@ -1,19 +1,46 @@
-"""What names an extraction: its folder, its manifest, and the fields that must agree."""
+"""What names an extraction: its folder, its manifest, and the fields that must agree.
+
+A manifest carries its own proof, as a part does: the digest of the file, taken with its own 64 digits read as zeros,
+stands in the file as `seal`. What it says besides its parts (scores, facts) is covered by nothing else.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from repalign.errors import RepalignError
+from repalign.models import ModelRecord
 from repalign.store._files import Files
-from repalign.store._part import FORMAT, Verified, canonical
+from repalign.store._part import FORMAT, TORCH_DTYPES, BrokenError, Head, Verified, canonical, parse_json, read_head
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 2  # 1 had no seal: it is read, and held to its parts alone
+KIND = "repalign extraction"
 PART = re.compile(r"^part-\d{5,}\.safetensors$")
+AGAIN = "run the extraction again: parts that are whole are kept, and the manifest is written anew"
+
+_ZEROS = "0" * 64
+_SEAL = re.compile(rb'^ "seal": "([0-9a-f]{64})",$', re.MULTILINE)  # a line of its own: no text holds a bare line end
+# Types of the fields, and of those within; what is read is held to them, so that no later use meets another type.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "dataset": dict, "record": dict, "settings": dict, "facts": dict, "extraction": dict, "versions": list,
+    "layers": list, "extras": list, "n": int, "ids": list, "parts": list,
+}  # fmt: skip
+_LAYER_TYPES: dict[str, type] = {"name": str, "width": int, "dtype": str}
+_PART_TYPES: dict[str, type] = {"file": str, "rows": list, "size": int, "sha256": str, "header_sha256": str}
+_TEXT = (str, type(None))
+_RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "spec": str, "name": str, "modality": str, "revision": _TEXT, "family": _TEXT, "objective": _TEXT,
+    "n_parameters": (int, type(None)), "scores": dict, "factors": dict,
+}  # fmt: skip
 
 
 def extraction_hash(
@@ -72,9 +99,9 @@ def identity_of_header(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity that a manifest states."""
+    """The identity that a manifest states; it is of parts of this format."""
     return {
-        "format": manifest["format"],
+        "format": FORMAT,
         "dataset_fingerprint": manifest["dataset"]["fingerprint"],
         "spec": manifest["record"]["spec"],
         "revision": manifest["record"]["revision"],
@@ -115,22 +142,168 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def read_manifest(files: Files, folder: str) -> dict[str, Any] | None:
-    """The manifest of a folder, or None if there is none. RepalignError if it is not one."""
+class NewerFormat(RepalignError):  # noqa: N818
+    """A manifest that this version does not know: it is not written over."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says, every field of its type; and what forbids to believe it, in words that follow its name."""
+
+    data: dict[str, Any]
+    flaw: BrokenError | None
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.data["format"] == MANIFEST_FORMAT
+
+
+def read_manifest(files: Files, folder: str) -> Manifest | None:
+    """The manifest of a folder, or None if there is none. RepalignError if the file is no manifest, or of a newer format."""
     name = f"{folder}/{MANIFEST}"
     if files.size(name) is None:
         return None
     try:
-        manifest = json.loads(files.read(name))
-        identity_of_manifest(manifest)
-        for field in ("layers", "extras", "n", "ids", "parts", "facts", "extraction", "versions"):
-            manifest[field]
-    except (ValueError, KeyError, TypeError) as error:
+        raw = bytes(files.read(name))
+        data = parse_json(raw)
+        _check_types(data)
+    except (ValueError, TypeError, OSError) as error:
         raise RepalignError(
             f"{files.path(name)} is not a manifest of a feature store: {type(error).__name__}: {error}",
-            remedy="delete this file and run the extraction again; parts that are whole are kept",
+            remedy=AGAIN,
         ) from error
-    return manifest
+    if data["format"] not in (1, MANIFEST_FORMAT):
+        raise NewerFormat(
+            f"{files.path(name)} is a manifest of another format",
+            expected=f"format 1 or {MANIFEST_FORMAT}",
+            got=f"format {data['format']}",
+            remedy="install a repalign that knows this format (a newer one, if the number is higher)",
+        )
+    return Manifest(data, _flaw(raw, data))
+
+
+def _check_types(data: Any) -> None:
+    """ValueError that names the field which is not there or is of another type."""
+    if not isinstance(data, dict):
+        raise ValueError(f"a {type(data).__name__}, not an object")
+    if type(data.get("format")) is not int:
+        raise ValueError(f"format is {shown(data.get('format'))}")
+    if data["format"] not in (1, MANIFEST_FORMAT):
+        return  # told with a remedy of its own
+    _check_fields(data, _TYPES, "")
+    if data.get("kind", KIND) != KIND:
+        raise ValueError(f"kind is {shown(data['kind'])}, not {KIND}")
+    _check_fields(data["dataset"], {"fingerprint": str}, "dataset.")
+    ModelRecord.from_dict(data["record"])
+    record = {"factors": {}, **data["record"]}  # which stand there only where there are any
+    _check_fields(record, _RECORD_TYPES, "record.")
+    _check_fields(record["scores"], dict.fromkeys(record["scores"], (int, float)), "record.scores.")
+    _check_fields(record["factors"], dict.fromkeys(record["factors"], (int, float, str)), "record.factors.")
+    for field in ("extras", "ids"):
+        if not all(isinstance(value, str) for value in data[field]):
+            raise ValueError(f"{field} holds something else than text")
+    for field, types in (("layers", _LAYER_TYPES), ("parts", _PART_TYPES)):
+        for i, item in enumerate(data[field]):
+            _check_fields(item, types, f"{field}[{i}].")
+    for i, layer in enumerate(data["layers"]):
+        if layer["dtype"] not in TORCH_DTYPES or layer["width"] < 1:
+            raise ValueError(f"layers[{i}] is {shown(layer)}")
+    for i, part in enumerate(data["parts"]):
+        if not PART.match(part["file"]) or len(part["rows"]) != 2 or not all(type(r) is int for r in part["rows"]):
+            raise ValueError(f"parts[{i}] is {shown(part)}")
+
+
+def _check_fields(data: Any, types: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where.rstrip('.')} is {shown(data)}")
+    for field, kind in types.items():
+        if field not in data:
+            raise ValueError(f"{where}{field} is missing")
+        if not isinstance(data[field], kind) or isinstance(data[field], bool):
+            raise ValueError(f"{where}{field} is {shown(data[field])}")
+
+
+def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
+    """What is wrong with a manifest as a whole: it is not what was written, or its parts leave rows out."""
+    n, ids, rows = data["n"], data["ids"], [part["rows"] for part in data["parts"]]
+    covered = [0, *(stop for _, stop in rows)] == [*(start for start, _ in rows), n]
+    if not covered or n != len(ids) or len(set(ids)) != n or any(start >= stop for start, stop in rows):
+        return BrokenError(f"does not cover its rows: n is {n}, {len(set(ids))} ids, parts {shown(rows)}")
+    if data["format"] == 1:
+        return BrokenError("is not what was written: format 1 has no seal, and it has one") if "seal" in data else None
+    seals = _SEAL.findall(raw)
+    if len(seals) != 1:
+        return BrokenError("is not what was written: it has no seal", "one line `seal`", str(len(seals)))
+    found = hashlib.sha256(_SEAL.sub(f' "seal": "{_ZEROS}",'.encode(), raw)).hexdigest()
+    if found != seals[0].decode():
+        return BrokenError("is not what was written: its digest differs", seals[0].decode(), found)
+    return None
+
+
+def readable(files: Files, folder: str) -> dict[str, Any] | None:
+    """What the manifest of a folder says; None, with a warning, where none is there that can be believed.
+
+    For those who write one anew. RepalignError for a manifest of a newer format.
+    """
+    try:
+        manifest = read_manifest(files, folder)
+        if manifest is not None and manifest.flaw is not None:
+            raise refusal(files, folder, manifest)
+    except NewerFormat:
+        raise
+    except RepalignError as error:
+        log.warning("%s: it is not complete", str(error).splitlines()[0])
+        return None
+    return None if manifest is None else manifest.data
+
+
+def refusal(files: Files, folder: str, manifest: Manifest) -> RepalignError:
+    """The error for a manifest with a flaw: file, what is wrong, and the field, as far as the parts tell it."""
+    assert manifest.flaw is not None
+    where = "one of record, facts, dataset or versions, which its parts do not state"
+    for part in manifest.data["parts"]:
+        try:
+            found = disagreement(manifest.data, part, read_head(files, f"{folder}/{part['file']}"))
+        except (BrokenError, RepalignError):
+            continue  # the manifest is what is spoken of here
+        if found:
+            field, here, there = found
+            where = f"{field}, which is {shown(here)} here and {shown(there)} in {part['file']}"
+            break
+    return RepalignError(
+        f"{files.path(f'{folder}/{MANIFEST}')} {manifest.flaw.problem}; the field: {where}",
+        expected=manifest.flaw.expected,
+        got=manifest.flaw.got,
+        remedy=AGAIN,
+    )
+
+
+def disagreement(manifest: Mapping[str, Any], part: Mapping[str, Any], head: Head) -> tuple[str, object, object] | None:
+    """The first field in which a manifest and the sealed header of one of its parts differ: (field, here, there)."""
+    start, stop = part["rows"]
+    says = {
+        **identity_of_manifest(manifest),
+        "rows": [start, stop],
+        "n": manifest["n"],
+        "ids": manifest["ids"][start:stop],
+        "extras": manifest["extras"],
+        "extraction": manifest["extraction"],
+        "layers": [[layer["name"], layer["width"], layer["dtype"]] for layer in manifest["layers"]],
+        "size": part["size"],
+        "header_sha256": part["header_sha256"],
+    }
+    shows = {
+        **identity_of_header(head.header),
+        **{field: head.header[field] for field in ("rows", "n", "ids", "extras", "extraction")},
+        "layers": [list(layer) for layer in head.layers],
+        "size": head.size,
+        "header_sha256": head.sha256,
+    }
+    for field in says:  # in this order: the first difference is the one that explains the others
+        found = difference(says[field], shows[field], field)
+        if found:
+            return found
+    return None
 
 
 def manifest_text(
@@ -149,7 +322,9 @@ def manifest_text(
         if head.header["versions"] not in versions:
             versions.append(head.header["versions"])
     manifest = {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
+        "kind": KIND,
+        "seal": _ZEROS,
         "dataset": dataset,
         "record": record,
         "settings": settings,
@@ -172,4 +347,5 @@ def manifest_text(
         ],
     }
     canonical(manifest, f"the manifest of {record['spec']}")
-    return json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    return text.replace(f'\n "seal": "{_ZEROS}",', f'\n "seal": "{hashlib.sha256(text.encode()).hexdigest()}",')

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ LAYER, EXTRA = "layer:", "extra:"
 
 _ZEROS = "0" * 64
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # quotes inside strings are escaped: it matches once
+_DEEPEST = 100  # levels of JSON: whatever walks through a header or a manifest needs no bound of its own
 _LONGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 
@@ -88,11 +90,30 @@ def canonical(value: object, what: str) -> str:
     """JSON with sorted keys, no spaces, ASCII only: equal values give equal text."""
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RepalignError(
             f"{what} cannot be written as JSON: {error}",
             expected="text, finite numbers, true, false, null, lists and dictionaries of these",
         ) from error
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What a text in JSON holds. ValueError for what is none, and for more levels than any file of a store has."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many levels") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"more than {_DEEPEST} levels")
 
 
 def encode(
@@ -150,8 +171,8 @@ def read_head(files: Files, name: str) -> Head:
 def _parse_head(head: bytes, size: int) -> Head:
     digest = _check_seal(head)
     try:
-        index = json.loads(head[8:])
-        header = json.loads(index.pop("__metadata__")["repalign"])
+        index = parse_json(head[8:])
+        header = parse_json(index.pop("__metadata__")["repalign"])
         entries = {
             tensor: Entry(
                 dtype=TORCH_DTYPES[item["dtype"]],
@@ -162,13 +183,37 @@ def _parse_head(head: bytes, size: int) -> Head:
             )
             for tensor, item in index.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_header(header, entries)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BrokenError("has a header that is not repalign's") from error
     expected = max((e.stop for e in entries.values()), default=len(head))
     if size != expected:
         what = "is cut short" if size < expected else "has bytes after its end"
         raise BrokenError(what, f"{expected:,} bytes", f"{size:,} bytes")
     return Head(header, entries, digest, size)
+
+
+def _check_header(header: dict[str, Any], entries: Mapping[str, Entry]) -> None:
+    """ValueError, KeyError or TypeError unless a header has its fields, and describes the tensors that are there."""
+    first, last = header["rows"]
+    rows = last - first
+    texts = (header["spec"], header["dataset_fingerprint"], *header["ids"], *header["layers"], *header["extras"])
+    if not all(isinstance(text, str) for text in texts) or not isinstance(header["n"], int):
+        raise TypeError("texts and numbers")
+    if not isinstance(header["settings"], dict) or not isinstance(header["extraction"], dict):
+        raise TypeError("settings and extraction")
+    if len(header["ids"]) != rows or header.get("revision", "") not in (None, str(header.get("revision"))):
+        raise ValueError("ids and revision")
+    if not isinstance(header["versions"], dict):
+        raise TypeError("versions")
+    names = [LAYER + name for name in header["layers"]] + [EXTRA + name for name in header["extras"]]
+    if sorted(names) != sorted(entries):
+        raise ValueError("tensors")
+    for name, entry in entries.items():
+        if entry.shape != (rows, *entry.shape[1:]) or len(entry.shape) != (2 if name.startswith(LAYER) else 1):
+            raise ValueError(name)
+        if entry.start < 0 or entry.stop - entry.start != math.prod(entry.shape) * entry.dtype.itemsize:
+            raise ValueError(name)
 
 
 def _read(files: Files, name: str, start: int, stop: int) -> bytearray:

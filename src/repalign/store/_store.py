@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -18,16 +17,18 @@ from repalign.store._manifest import (
     identity,
     identity_of_manifest,
     read_manifest,
+    readable,
     refuse_other,
 )
-from repalign.store._part import FORMAT, canonical
-from repalign.store._stored import StoredRepresentation
+from repalign.store._part import FORMAT, canonical, parse_json
+from repalign.store._stored import BrokenRepresentation, StoredRepresentation
 from repalign.store._writer import Writer
 
 log = logging.getLogger(__name__)
 
 MARKER = "repalign-store.json"
-MARKER_TEXT = canonical({"kind": "repalign feature store", "format": FORMAT}, "the marker") + "\n"
+KIND = "repalign feature store"
+MARKER_TEXT = canonical({"kind": KIND, "format": FORMAT}, "the marker") + "\n"
 
 
 class FeatureStore:
@@ -94,13 +95,13 @@ class FeatureStore:
     ) -> StoredRepresentation | None:
         """The complete extraction of these, or None.
 
-        One with a manifest of which a part has gone or is cut short is not complete: it is None
-        here, with a warning in the log, and a writer finds the parts that are missing.
+        One whose manifest is not the one that was written, or of which a part has gone or is cut short, is not
+        complete: it is None here, with a warning in the log, and a writer finds what is missing.
 
         Raises RepalignError if the manifest that lies there is of another extraction.
         """
         folder = folder_of(dataset_fingerprint, record_spec, revision, settings)
-        manifest = read_manifest(self.files, folder)
+        manifest = readable(self.files, folder)
         if manifest is None:
             return None
         refuse_other(
@@ -119,14 +120,24 @@ class FeatureStore:
         return StoredRepresentation(self.files, folder, manifest)
 
     def representations(self, dataset_fingerprint: str | None = None) -> list[StoredRepresentation]:
-        """All complete extractions, or those on one dataset, in the order of their folders."""
+        """All complete extractions, or those on one dataset, in the order of their folders.
+
+        One whose manifest was changed since it was written is listed by its bare name, and refuses any use.
+
+        Raises RepalignError for a file in the place of a manifest that is none.
+        """
         found = []
         for folder in self.folders():
             manifest = read_manifest(self.files, folder)
             if manifest is None:
                 continue
-            if dataset_fingerprint in (None, manifest["dataset"]["fingerprint"]):
-                found.append(StoredRepresentation(self.files, folder, manifest))
+            if dataset_fingerprint in (None, manifest.data["dataset"]["fingerprint"]):
+                broken = manifest.flaw is not None
+                found.append(
+                    BrokenRepresentation(self.files, folder, manifest)
+                    if broken
+                    else StoredRepresentation(self.files, folder, manifest.data)
+                )
         return found
 
     def folders(self) -> Iterator[str]:
@@ -154,14 +165,17 @@ class FeatureStore:
                 )
             return
         try:
-            version = json.loads(self.files.read(MARKER))["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            marker = parse_json(bytes(self.files.read(MARKER)))
+            version = marker["format"]
+            if version == FORMAT and marker["kind"] != KIND:
+                raise ValueError(f"kind {marker['kind']!r}")
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepalignError(
                 f"{self.files.path(MARKER)} is not the marker of a feature store",
                 expected=MARKER_TEXT.strip(),
                 remedy="if the folder is a store, write the expected line into that file",
             ) from error
-        if version != FORMAT:
+        if version != FORMAT or isinstance(version, bool):
             raise RepalignError(
                 f"{self.url} is a feature store of another format",
                 expected=f"format {FORMAT}",

@@ -12,6 +12,7 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
 from repalign.representation import Representation
 from repalign.store._files import Files
+from repalign.store._manifest import Manifest, disagreement, refusal, shown
 from repalign.store._part import EXTRA, LAYER, TORCH_DTYPES, BrokenError, Head, read_head, read_tensor
 
 
@@ -140,5 +141,35 @@ class StoredRepresentation(Representation):
                     f"header sha256 {part['header_sha256']}",
                     f"header sha256 {head.sha256}",
                 )
+            found = disagreement(self.manifest, part, head)
+            if found:
+                field, here, there = found
+                raise BrokenError(
+                    f"does not agree with the manifest: {field} differs", f"{field} {shown(here)}", f"{field} {shown(there)}"
+                )
             self._heads[name] = head
         return self._heads[name]
+
+
+class BrokenRepresentation(StoredRepresentation):
+    """An extraction whose manifest is not the one that was written.
+
+    It has a place and the name of a model, so that a store can be listed; what only the changed manifest says (scores,
+    parameters) is not passed on. Any use of it is a RepalignError that names the file and what differs.
+    """
+
+    def __init__(self, files: Files, folder: str, manifest: Manifest) -> None:
+        self.files = files
+        self.folder = folder
+        said = manifest.data["record"]
+        self.record = ModelRecord(said["spec"], said["name"], said["modality"], said["revision"])
+        self._broken = manifest
+
+    def __repr__(self) -> str:
+        return f"BrokenRepresentation({self.name!r}, {self.path!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever a whole one would know: asked for only where it is not there."""
+        if name == "_broken" or name.startswith("__"):
+            raise AttributeError(name)
+        raise refusal(self.files, self.folder, self._broken)
