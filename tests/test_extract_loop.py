@@ -144,7 +144,7 @@ def test_one_stimulus_that_does_not_fit_is_an_error(squares, tmp_path, monkeypat
 def test_other_errors_are_not_taken_for_memory(squares, tmp_path, monkeypatch):
     monkeypatch.setattr(squares, "fits", 0)
     monkeypatch.setattr(squares, "error", RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(RepalignError, match=r"failed in its library: RuntimeError: mat1 and mat2 shapes cannot"):
         extract(numbers(6), [ENTRY], tmp_path)
     assert squares.batches == [6]
 

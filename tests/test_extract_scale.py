@@ -237,7 +237,7 @@ def test_memory_that_runs_out_at_loading_is_told(folders, data, tmp_path, monkey
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
-    with pytest.raises(RepalignError, match=r"ran out while its weights were loaded\n  got: CUDA out of memory(.|\n)*sharded"):
+    with pytest.raises(RepalignError, match=r"ran out while it was loaded\n  got: CUDA out of memory(.|\n)*sharded"):
         extract(data, [f"hf:{folders['llama']}"], tmp_path)
 
 
@@ -417,7 +417,7 @@ def test_most_numbers_decide_and_a_cut_file_is_told(tmp_path, data):
     save_file(weights, file, metadata={"format": "pt"})
     assert held(parse_spec(f"hf:{folder}"), "").dtype == torch.bfloat16
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(RepalignError, match=r"cannot be loaded\n(.|\n)*got: .*model\.safetensors: "):
+    with pytest.raises(RepalignError, match=r"cannot be loaded: .*\n(.|\n)*got: .*model\.safetensors: "):
         extract(data, [f"hf:{folder}"], tmp_path / "store")
 
 

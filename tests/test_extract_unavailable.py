@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny_models as tiny
 from repalign.cli import main
 from repalign.competence import bits_per_byte
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, Skipped, extract
+from repalign.extract import ModelEntry, Skipped, extract, hf_text
 from repalign.models import known_models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -205,20 +207,113 @@ def test_an_architecture_that_the_library_lacks(hub, gpt2, data, tmp_path):
     hub.files["org/gone"] = folder
     found = extract(data, ["hf:org/gone"], tmp_path / "store", on_unavailable="skip")
     assert "does not have its architecture; upgrade transformers" in found[0].reason
-    with pytest.raises(RepalignError, match="cannot be loaded") as caught:  # a folder is the user's own
-        extract(data, [f"hf:{folder}"], tmp_path / "store", on_unavailable="skip")
+    local = extract(data, [f"hf:{folder}"], tmp_path / "local", on_unavailable="skip")
+    assert "does not have its architecture; upgrade transformers" in local[0].reason
+
+
+def _without(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def _config(**changed: Any):
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, **changed}), "utf-8")
+
+    return change
+
+
+def _cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _weights(change) -> Any:
+    def rewrite(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return rewrite
+
+
+def _whisper(folder: Path) -> None:
+    """Its encoder hears, and takes no tokens."""
+    from transformers import WhisperConfig, WhisperModel
+
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in SMALL.items()}
+    WhisperModel(WhisperConfig(vocab_size=64, pad_token_id=0, d_model=32, num_mel_bins=8, **sizes)).save_pretrained(folder)
+
+
+SMALL = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+REASONS = {  # what is wrong with a model of its own -> the reason that is told
+    "no config": (_without("config.json"), r"cannot be loaded: .*config"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), r"cannot be loaded: .*(JSON|config)"),
+    "no tokenizer": (_without("tokenizer.json"), r"its tokenizer cannot be loaded: "),
+    "weights cut short": (_cut, r"cannot be loaded: .*model.safetensors"),
+    "no weights": (_without("model.safetensors"), r"there are no safetensors weights; convert them once"),
+    "a weight is lacking": (_weights(lambda t: t.pop("transformer.h.1.attn.c_attn.weight")), r"files lack weights"),
+    "weights are NaN": (_weights(lambda t: t["transformer.wte.weight"].fill_(float("nan"))), r"not finite in float32"),
+    "code of its own": (
+        _config(model_type="mine", architectures=["Mine"], auto_map={"AutoConfig": "mine.Config"}),
+        r"comes with code of its own, which is not run unless asked for; read the code",
+    ),
+    "a package is missing": (_config(quantization_config={"quant_method": "gptq", "bits": 4}), r"cannot be loaded: .*"),
+    "reads no text": (_whisper, r"loading it, or its first pass, failed in its library: TypeError: "),
+}
+
+
+@pytest.mark.parametrize(("what", "where"), [*((w, "folder") for w in REASONS), ("no config", "hub"), ("code of its own", "hub")])
+def test_what_fails_for_a_reason_of_its_own_is_left_out(what, where, hub, gpt2, data, tmp_path):
+    """From the hub or in a folder: the others are extracted, and the reason is one line with the cause in it."""
+    spoil, reason = REASONS[what]
+    folder = tmp_path / "spoilt"
+    shutil.copytree(gpt2, folder)
+    spoil(folder)
+    hub.files["org/it"] = folder
+    entry = ModelEntry("hf:org/it" if where == "hub" else f"hf:{folder}", modality="text")
+    found = extract(data, [entry, f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")
+    assert re.search(reason, found[0].reason) and "\n" not in found[0].reason
+    assert found[1].layers
+    with pytest.raises(Unavailable) as caught:
+        extract(data, [entry], tmp_path / "store")
+    assert "  do: " in str(caught.value)
+
+
+@pytest.mark.parametrize("at", ["HFText.__init__", "HFText._padded", "HFText._pool", "load_tokenizer"])
+def test_our_own_faults_are_not_left_out(at, gpt2, data, tmp_path, monkeypatch):
+    """What this package does wrong keeps its traceback, whether models are left out or not."""
+
+    def fault(*given: Any, **named: Any):
+        raise TypeError("a fault of ours")
+
+    fault.__code__ = fault.__code__.replace(co_filename=hf_text.__file__)
+    monkeypatch.setattr(f"repalign.extract.hf_text.{at}", fault)
+    with pytest.raises(TypeError, match="a fault of ours"):
+        extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")
+
+
+@pytest.mark.parametrize("step", ["prepare", "forward"])
+def test_what_a_library_raises_later_is_told_and_not_left_out(step, gpt2, data, tmp_path, monkeypatch):
+    """Half of the rows are done: the model is there, and something is wrong with a stimulus or an option."""
+
+    def fail(*given: Any, **named: Any):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(f"repalign.extract.hf_text.HFText.{step}", fail)
+    doing = {"prepare": r"preparing row 0 \(id 's00'\) to row 10 \(id 's10'\)", "forward": "a forward pass"}[step]
+    with pytest.raises(RepalignError, match=f"{doing} failed in its library: IndexError: index out of") as caught:
+        extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")
     assert not isinstance(caught.value, Unavailable)
 
 
-def test_a_broken_config_on_the_hub_is_an_error(hub, gpt2, data, tmp_path):
-    """Only what is not to be had is left out."""
-    folder = tmp_path / "no-config"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes((gpt2 / "model.safetensors").read_bytes())
-    hub.files["org/no-config"] = folder
-    with pytest.raises(RepalignError, match="hf:org/no-config cannot be loaded") as caught:
-        extract(data, ["hf:org/no-config"], tmp_path / "store", on_unavailable="skip")
-    assert not isinstance(caught.value, Unavailable)
+def test_memory_that_runs_out_while_loading(gpt2, data, tmp_path, monkeypatch):
+    def fail(*given: Any, **named: Any):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 130 GiB")
+
+    monkeypatch.setattr("transformers.GPT2LMHeadModel.from_pretrained", fail)
+    found = extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")
+    assert "the memory ran out while it was loaded; see that nothing else uses the device" in found[0].reason
 
 
 def test_without_a_network(gpt2, data, tmp_path, monkeypatch, caplog):

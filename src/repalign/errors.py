@@ -32,9 +32,10 @@ class RepalignError(Exception):
 
 
 class Unavailable(RepalignError):  # noqa: N818  (a state of a model, not a fault of the user's)
-    """A model that cannot be had here and now: gated, gone, unreachable, or in a form that is not loaded.
+    """A model that cannot be had here and now, for a reason of its own.
 
-    Raised for what no better input would mend, so that work over many models may leave this one out.
+    Gated, gone, unreachable, without a tokenizer, too large, broken, or of an architecture or form that is not run here.
+    Raised for what no other option of the request would mend, so that work over many models may leave this one out.
     """
 
     @property

@@ -12,6 +12,7 @@ import torch
 from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
 from repalign.extract import hf as hub
+from repalign.extract._base import library_errors
 from repalign.extract._extras import costs
 from repalign.extract._tokenizer import PROBE
 from repalign.extract.hf_text import HFText
@@ -228,7 +229,8 @@ class Reader:
 @torch.inference_mode()
 def _nats(source: HFText, windows: Sequence[Window]) -> list[float]:
     """-sum ln p of the scored tokens of each window."""
-    logits, tokens, mask = source.logits([w.ids for w in windows])
+    with library_errors(source.entry.label, "a forward pass"):
+        logits, tokens, mask = source.logits([w.ids for w in windows])
     out = []
     for i, window in enumerate(windows):
         places = mask[i].nonzero().flatten()  # of the window's tokens, among padding

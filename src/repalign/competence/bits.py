@@ -18,10 +18,10 @@ from repalign.competence._state import read_json, refuse_other, write_json
 from repalign.competence._windows import Window
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract import ModelEntry, choose_device
 from repalign.extract import hf as hub
-from repalign.extract._base import Context, versions
+from repalign.extract._base import Context, loading, versions
 from repalign.extract._placement import SPREAD
 from repalign.extract.hf_text import HFText
 from repalign.models import ModelRecord, parse_spec
@@ -128,7 +128,9 @@ def bits_per_byte(
         refuse_other(path, run, held)
         if held["complete"]:
             return _told(held, entry)
-    source = hub.load(spec, entry, Context(device, dtype, trust_remote_code, (), revision, progress, spread))
+    context = Context(device, dtype, trust_remote_code, (), revision, progress, spread)
+    with loading(entry.label, Unavailable):
+        source = hub.load(spec, entry, context)
     if not isinstance(source, HFText) or not source.scored:
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))
     reader = Reader(source, protocol, batch_size)

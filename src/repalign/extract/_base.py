@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.models import ModelRecord, Spec
 from repalign.progress import Progress, silent
 
@@ -32,6 +34,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "ids": (None, "rows"),
 }
 DIGEST_BYTES = 2**28
+HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
 CAPTION = "{caption}"  # where a prompt takes the text in
 
 
@@ -207,6 +210,63 @@ class Source(ABC):
 # --- what sources share ------------------------------------------------------------------------
 
 
+@contextmanager
+def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError) -> Iterator[None]:
+    """Tell what a library raises inside the block as one error of `kind`: the model, what was being done, what to do.
+
+    What this package raises passes as it is: its messages, and its own faults, which need their traceback. The innermost
+    frame says whose an error is. A memory that runs out passes too: the loop takes smaller batches then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RepalignError) or out_of_memory(error):
+            raise
+        file, line = _raised_at(error)
+        if file.startswith(HOUSE):
+            raise
+        said = (str(error).strip().splitlines() or [""])[0][:300]
+        raise kind(
+            f"model {label}: {doing} failed in its library: {type(error).__name__}: {said}",
+            expected="a model that the installed libraries run as they are asked to",
+            got=f"{type(error).__name__} in {'/'.join(Path(file).parts[-3:])}, line {line}",
+            remedy="check that its files are whole and that the libraries know it, or upgrade them; modules of any model can be "
+            "read by a torch: spec, whose function builds it and feeds it",
+        ) from error
+
+
+@contextmanager
+def loading(label: str, kind: type[RepalignError]) -> Iterator[None]:
+    """`library_errors` around the loading of a model and its first pass, where a memory that runs out is the end."""
+    try:
+        with library_errors(label, "loading it, or its first pass,", kind):
+            yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise kind(
+            f"model {label}: the memory ran out while it was loaded",
+            got=str(error).strip().partition("\n")[0][:300] or type(error).__name__,
+            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
+        ) from error
+
+
+def _raised_at(error: BaseException) -> tuple[str, int]:
+    """File and line of the innermost Python frame that an error comes from."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return ("", 0) if frame is None else (frame.tb_frame.f_code.co_filename, frame.tb_lineno)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or of the machine ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+
+
 def choose(layers: Sequence[Layer], wanted: Sequence[int | str] | None, label: str) -> tuple[Layer, ...]:
     """The chosen layers, in depth order; indices may be negative. RepalignError for what is not there."""
     if wanted is None:
@@ -326,7 +386,7 @@ def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
     if bool(torch.isfinite(x).all()):
         return
     small = dtype == "float16"
-    raise RepalignError(
+    raise (RepalignError if small else Unavailable)(
         f"{where}: its hidden states are not finite in {dtype}",
         expected="numbers up to 65,504, which is all that float16 holds" if small else "numbers",
         got="infinity or NaN",

@@ -10,9 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from repalign.errors import RepalignError, Unavailable
+from repalign.extract._base import out_of_memory
 from repalign.models import Spec
 
 # What determines a model in a folder; not its model card, nor the state of its training.
@@ -70,28 +69,30 @@ def at(spec: Spec, revision: str) -> dict[str, Any]:
 
 @contextmanager
 def hub_errors(spec: Spec) -> Iterator[None]:
-    """Turn what a hub, a cache or a broken folder raises into one clear error: `Unavailable` for what is not to be had."""
+    """Turn what a hub, a cache or a broken folder raises into one clear `Unavailable` that says what stands in the way."""
     try:
         yield
-    except (RepalignError, torch.OutOfMemoryError):
+    except RepalignError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         told = _unavailable(spec, error)
         if told is not None:
             raise told from error
         if not isinstance(error, LOADING):
             raise
         if "trust_remote_code" in str(error):
-            raise RepalignError(
+            raise Unavailable(
                 f"model {spec}: it comes with code of its own, which is not run unless asked for",
                 expected="an architecture that the installed library has",
                 got=first_line(error),
                 remedy="read the code, and if you trust it set `trust_remote_code: true` under `extract:`",
             ) from error
-        raise RepalignError(
-            f"model {spec} cannot be loaded",
+        raise Unavailable(
+            f"model {spec} cannot be loaded: {first_line(error)}",
             expected="config.json and model.safetensors, with the files of the tokenizer or image processor",
-            got=first_line(error),
+            got=f"{type(error).__name__}: {first_line(error)}",
             remedy="save model and tokenizer (or processor) there with save_pretrained"
             if spec.is_local
             else "check that the installed libraries know this model, and upgrade them if not",
@@ -108,6 +109,13 @@ def _unavailable(spec: Spec, error: Exception) -> Unavailable | None:
     chain = list(_chain(error))
     if _lacks_safetensors(error):
         return no_safetensors(spec)
+    if "does not recognize this architecture" in str(error):
+        return Unavailable(
+            f"model {spec}: the installed transformers ({version('transformers')}) does not have its architecture",
+            got=first_line(error),
+            remedy="upgrade transformers, or install a version that still has it"
+            + ("; or mend `model_type` in its config.json" if spec.is_local else ""),
+        )
     if spec.is_local:
         return None
     if any(isinstance(e, hub.GatedRepoError) for e in chain):
@@ -127,12 +135,6 @@ def _unavailable(spec: Spec, error: Exception) -> Unavailable | None:
             f"model {spec}: the hub refuses access",
             got=first_line(error),
             remedy=f"log in with `hf auth login` as someone who may read {spec.path}",
-        )
-    if "does not recognize this architecture" in str(error):
-        return Unavailable(
-            f"model {spec}: the installed transformers ({version('transformers')}) does not have its architecture",
-            got=first_line(error),
-            remedy="upgrade transformers, or install a version that still has it",
         )
     if any(isinstance(e, hub.EntryNotFoundError) and not isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return None  # the hub answered: a file is lacking

@@ -28,6 +28,9 @@ from repalign.extract._base import (
     ModelEntry,
     Skipped,
     Source,
+    library_errors,
+    loading,
+    out_of_memory,
     refuse_infinite,
     refuse_prompt,
 )
@@ -51,6 +54,7 @@ SOURCES = {
     "toy": "repalign.extract.toy",
 }
 PROMPTED = ("hf", "st")  # schemes whose text models take a prompt
+PUBLISHED = ("hf", "timm", "st", "openclip")  # schemes of models that others made, which may fail for reasons of their own
 ON_UNAVAILABLE = ("error", "skip")
 
 
@@ -104,9 +108,9 @@ def extract(
       first; "cpu", "cuda:0" and so on are one device. How a model was spread does not enter the extraction hash.
     * `dtype`: "auto" is what the weights are stored in on a GPU, and float32 on the CPU; "stored" is what they are
       stored in anywhere; or "float32", "bfloat16", "float16", "float64". Pooling is in float32 always.
-    * `on_unavailable`: "error", or "skip": a model that is not to be had here and now (gated, gone from the hub,
-      without safetensors weights, neither in the cache nor in reach of a network, of an architecture that the installed
-      library lacks) is left out with one line, and a `Skipped` stands in its place in the list.
+    * `on_unavailable`: "error", or "skip": a model that cannot be loaded for a reason of its own (gated, gone, in no cache
+      and out of reach, without safetensors weights or a tokenizer, broken, too large, in need of a package or an
+      architecture that is not installed) is left out with one line, and a `Skipped` stands in its place in the list.
 
     Returns a list with a StoredRepresentation, or a Skipped, for each model, in their order.
 
@@ -176,6 +180,11 @@ class _Job:
         return import_module(SOURCES[self.spec.scheme])
 
     @property
+    def failure(self) -> type[RepalignError]:
+        """What a model that does not load is: not to be had, or the user's own code or file, which is to be mended."""
+        return Unavailable if self.spec.scheme in PUBLISHED else RepalignError
+
+    @property
     def settings(self) -> dict[str, Any]:
         return self.entry.settings(self.context.dtype)
 
@@ -202,7 +211,8 @@ def _job(
     batch_size: int,
     rows_per_part: int,
 ) -> _Job:
-    revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
+    with library_errors(entry.label, "finding its revision"):
+        revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
     return _Job(dataset, entry, spec, revision, str(store.url), context, batch_size, rows_per_part)
 
 
@@ -270,7 +280,8 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
         if job.key not in _models:
             _clear()  # first, so that two models are never in memory at once
             context = replace(job.context, revision=job.revision, progress=rows.progress)
-            source = job.module.load(job.spec, job.entry, context)
+            with loading(job.entry.label, job.failure):
+                source = job.module.load(job.spec, job.entry, context)
             column = _column(job.dataset, source, job.entry)
             _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
             where = source.placed.get("device", job.context.device)
@@ -380,7 +391,7 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
     while order:
         now = order[: loaded.batch_size]
         prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, part, now)
-        batch, problem = _forward(loaded, prepared)
+        batch, problem = _forward(loaded, prepared, job.entry.label)
         if batch is None:
             _halve(loaded, len(now), problem, rows)
             continue
@@ -398,10 +409,12 @@ def _prepared(job: _Job, loaded: _Loaded, part: Part, rows: Sequence[int]) -> li
     where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
     if loaded.column is None:
         return loaded.source.prepare(absolute, where)
+    told = f"preparing {where[0]}" + (f" to {where[-1]}" if len(where) > 1 else "")
     stimuli = job.dataset.stimuli(loaded.column, absolute)
     if job.dataset.kind(loaded.column) == "text":
         stimuli = [job.entry.prompted(_caption(s, job.entry, w)) for s, w in zip(stimuli, where, strict=True)]
-    return loaded.source.prepare(stimuli, where)
+    with library_errors(job.entry.label, told):
+        return loaded.source.prepare(stimuli, where)
 
 
 def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
@@ -416,16 +429,16 @@ def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
     return captions[entry.caption]
 
 
-def _forward(loaded: _Loaded, prepared: Sequence[Any]) -> tuple[Batch | None, str]:
+def _forward(loaded: _Loaded, prepared: Sequence[Any], label: str) -> tuple[Batch | None, str]:
     """One pass, or None and what was said if it does not fit the memory.
 
     The error is let go here: as long as it is held, so is the memory of the pass that failed.
     """
     try:
-        with loaded.lock, torch.inference_mode():
+        with loaded.lock, torch.inference_mode(), library_errors(label, "a forward pass"):
             return loaded.source.forward(prepared), ""
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         return None, first_line(error)
 
@@ -454,12 +467,6 @@ def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     note = f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}"
     log.warning("%s: %s", rows.task, note)
     rows.note(note)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _gather(pieces: Sequence[tuple[list[int], Batch]], n: int) -> Batch:

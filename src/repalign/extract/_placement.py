@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import Context
 
 SHARE = 0.8  # of the first GPU's free memory: more than this is spread over several where there are several
@@ -50,9 +50,9 @@ def is_spread(needed: int, free: Mapping[str, int], first: str, spread: str, lab
     return False
 
 
-def too_large(needed: int, free: Mapping[str, int], label: str) -> RepalignError:
+def too_large(needed: int, free: Mapping[str, int], label: str) -> Unavailable:
     several = len(free) > 1
-    return RepalignError(
+    return Unavailable(
         f"model {label} does not fit the memory of {f'{len(free)} GPUs' if several else 'one GPU'}",
         expected=f"{_gib(needed)} for its weights" + (f" in {USABLE:.0%} of what is free" if several else ""),
         got=", ".join(f"{_gib(n)} free on {device}" for device, n in free.items()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repalign.errors import RepalignError
+from repalign.errors import Unavailable
 from repalign.extract._base import Context
 from repalign.extract._files import at, first_line, hub_errors
 from repalign.models import Spec
@@ -13,7 +13,7 @@ PROBE = "A brown dog runs across the wide green field."
 
 
 def load_tokenizer(spec: Spec, context: Context) -> Any:
-    """The tokenizer beside a model; RepalignError if there is none, or one that knows no token."""
+    """The tokenizer beside a model; Unavailable if there is none, or one that knows no token."""
     from transformers import AutoTokenizer
 
     with hub_errors(spec):
@@ -30,9 +30,9 @@ def load_tokenizer(spec: Spec, context: Context) -> Any:
     return tokenizer
 
 
-def _no_tokenizer(spec: Spec, got: str) -> RepalignError:
-    return RepalignError(
-        f"model {spec}: its tokenizer cannot be loaded",
+def _no_tokenizer(spec: Spec, got: str) -> Unavailable:
+    return Unavailable(
+        f"model {spec}: its tokenizer cannot be loaded: {got}",
         expected="tokenizer.json and tokenizer_config.json beside the model",
         got=got,
         remedy="save it there with tokenizer.save_pretrained(folder)",

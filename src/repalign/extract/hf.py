@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import Context, ModelEntry, Source, refuse_prompt, run_dtype
-from repalign.extract._files import at, first_line, hub_errors, hub_revision
+from repalign.extract._files import at, hub_errors, hub_revision
 from repalign.extract._placement import device_map, keep_in_place
 from repalign.extract._weights import held
 from repalign.models import Spec
@@ -89,23 +89,16 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
     stored = files.dtype or stored_dtype(config)
     dtype = run_dtype(context.dtype, stored, context.device, label)
     places = device_map(auto, config, context, dtype, files.n_bytes(dtype), label, spread)
-    try:
-        with hub_errors(spec), quiet():
-            model, report = auto.from_pretrained(
-                spec.path,
-                trust_remote_code=context.trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=dtype,
-                **({} if places is None else {"device_map": places}),
-                **at(spec, context.revision),
-            )
-    except torch.OutOfMemoryError as error:
-        raise RepalignError(
-            f"model {label}: the memory ran out while its weights were loaded",
-            got=first_line(error),
-            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
-        ) from error
+    with hub_errors(spec), quiet():
+        model, report = auto.from_pretrained(
+            spec.path,
+            trust_remote_code=context.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=dtype,
+            **({} if places is None else {"device_map": places}),
+            **at(spec, context.revision),
+        )
     if places is None:
         model.to(context.device)
     keep_in_place(model)
@@ -115,7 +108,7 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
 def refuse_missing(label: str, missing: Sequence[str]) -> None:
     """Refuse a model some of whose weights are random: its file is of another model or not whole."""
     if missing:
-        raise RepalignError(
+        raise Unavailable(
             f"model {label}: its files lack weights that the layers depend on",
             expected="a file with every weight of the configured architecture",
             got=f"no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} ({len(missing)} in all)",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import (
     Batch,
     Context,
@@ -203,7 +203,20 @@ class HFText(Source):
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)
         if "use_cache" in self.accepts:
             arguments["use_cache"] = False
-        return self.model(**arguments)
+        out = self.model(**arguments)
+        if hidden:
+            self._refuse_other_forms(getattr(out, "hidden_states", None), tokens.shape)
+        return out
+
+    def _refuse_other_forms(self, hidden: Sequence[Tensor] | None, given: torch.Size) -> None:
+        """Refuse hidden states that are not one vector for each token that went in: pooling would take others' places."""
+        if not hidden or any(h.ndim != 3 or h.shape[:2] != given for h in hidden):
+            raise Unavailable(
+                f"model {self.entry.label}: {type(self.model).__name__} returns no hidden state for each token",
+                expected=f"hidden states (b, t, d) with (b, t) = {tuple(given)}, one vector for each token that goes in",
+                got=", ".join(str(tuple(h.shape)) for h in list(hidden or ())[:3]) or "none",
+                remedy="read modules of it with a torch: spec, whose function builds the model and pools what they give",
+            )
 
     def _without_bos(self, prepared: Sequence[Tokens], mask: Tensor) -> Tensor:
         counted = mask.clone()
@@ -252,13 +265,6 @@ class HFText(Source):
         tokens, mask = self._padded([self._probe()])
         with traced(self.model) as trace:
             hidden = self._run(tokens, mask, own_positions=True).hidden_states
-        if not hidden or any(h.ndim != 3 for h in hidden):
-            raise RepalignError(
-                f"model {self.entry.label}: {type(self.model).__name__} returns no hidden states of tokens",
-                expected="hidden states (b, t, d)",
-                got=[tuple(h.shape) for h in hidden or ()][:3],
-                remedy="name its modules with a torch: spec",
-            )
         for i, h in enumerate(hidden):
             refuse_infinite(h, f"model {self.entry.label}, layer {_name(i)}: {PROBE!r}", shown_dtype(dtype))
         return trace, hidden
@@ -344,7 +350,7 @@ def _text_side(model: Any, config: Any, label: str) -> nn.Module:
     else:
         side = getattr(model, "text_model", None) or getattr(model, "language_model", None)
     if side is None:
-        raise RepalignError(
+        raise Unavailable(
             f"model {label}: {type(model).__name__} has no text side that is known",
             expected="a module text_model or language_model",
             got=", ".join(n for n, _ in model.named_children()),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import (
     Batch,
     Context,
@@ -158,7 +158,7 @@ def _processor(spec: Spec, context: Context) -> Any:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not spec.is_local:
                 raise
-            raise RepalignError(
+            raise Unavailable(
                 f"model {spec}: its image processor cannot be loaded",
                 expected="preprocessor_config.json beside the model: it says size, mean and standard deviation",
                 got=first_line(error),
