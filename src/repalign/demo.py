@@ -118,7 +118,7 @@ def findings(alignment: Alignment) -> list[str]:
         f"chance, search over layers counted in: {best.null_mean:.3f}.",
         f"* the best pair is {best.model_x} and {best.model_y}: {best.statistic:.3f}, p = {best.pvalue:.2g}.",
     ]
-    out += _language(table, models, trained_y)
+    out += _language(alignment, measure)
     out += _vision(table, models, trained_x)
     return out
 
@@ -131,21 +131,29 @@ def _mean(table: Any, rows: list[str], columns: list[str]) -> float:
     return float(table.loc[rows, columns].to_numpy().mean()) if rows and columns else float("nan")
 
 
-def _language(table: Any, models: dict[str, Any], trained_y: list[str]) -> list[str]:
-    """Does alignment rise with competence, for language? Over all models that have bits per word."""
-    from scipy.stats import spearmanr
+def _language(alignment: Alignment, measure: str) -> list[str]:
+    """Does alignment rise with competence, for language? What the report's own trend says, and no more."""
+    from repalign.relate import trend
 
-    scored = [m for m in table.index if "bits_per_word" in models[m]["scores"]]
-    if len(scored) < 4:
+    models = alignment.run["models"]
+    if sum("bits_per_word" in m["scores"] for m in models) < 4:
         return []
-    bits = [models[m]["scores"]["bits_per_word"] for m in scored]
-    alignment = table.loc[scored, trained_y].mean(axis=1)
-    rho = float(spearmanr([-b for b in bits], alignment).statistic)
-    word = "rises" if rho > 0.5 else "falls" if rho < -0.5 else "shows no clear trend"
+    found = trend(alignment.table, models, "bits_per_word", "x", measure)
+    if found.inference is None:
+        return []
     return [
-        f"* language: alignment with the trained vision models {word} with competence: Spearman {rho:+.2f} between minus "
-        f"bits per word and alignment over {len(scored)} models and checkpoints."
+        f"* language: {_verdict(found.inference.slope_interval, found.inference.spearman_interval)} "
+        f"{found.text.partition('. ')[0].removesuffix('.')}. Fewer bits per word are more competence."
     ]
+
+
+def _verdict(slope: tuple[float, float], spearman: tuple[float, float]) -> str:
+    """A trend is one where neither interval, of the slope and of the rank correlation with bits per word, holds 0."""
+    if max(slope[1], spearman[1]) < 0:
+        return "alignment rises with competence."
+    if min(slope[0], spearman[0]) > 0:
+        return "alignment falls with competence."
+    return "this run shows no clear trend of alignment with competence."
 
 
 def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[str]:
@@ -158,14 +166,11 @@ def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[st
     if not by_objective or not twins:
         return []
     level = _mean(table, trained_x, twins)
-    said = ", ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(by_objective.items(), key=lambda i: -max(i[1])))
-    below = [k for k, v in by_objective.items() if sum(v) / len(v) <= level]
-    verdict = (
-        f"{' and '.join(sorted(below))} training did not raise it above the untrained network: what counts is competence "
-        "for what the text speaks of"
-        if below
-        else "every objective raised it above the untrained network"
-    )
+    means = {k: sum(v) / len(v) for k, v in by_objective.items()}
+    said = ", ".join(f"{k} {mean:.3f}" for k, mean in sorted(means.items(), key=lambda i: -i[1]))
+    below = sorted(k for k, mean in means.items() if mean <= level)
+    verdict = f"not above it here: {' and '.join(below)}" if below else "all are above it here"
     return [
-        f"* vision: mean alignment with the trained language models by objective: {said}; untrained {level:.3f}; {verdict}."
+        f"* vision: mean alignment with the trained language models by objective: {said}; the untrained network {level:.3f}; "
+        f"{verdict} (means of one run, without an interval)."
     ]
