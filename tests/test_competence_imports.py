@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from repalign.competence import join_scores, read_lm_eval, read_scores, read_timm
+from repalign.competence import img_size_of, join_scores, read_lm_eval, read_scores, read_timm
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord, find_model
 from repalign.relate import trend
@@ -131,6 +131,42 @@ def test_the_table_of_timm(tmp_path):
         join_scores([frozen], found)
     with pytest.raises(RepalignError, match="did you mean 'top1'"):
         read_timm(path, column="top_1")
+
+
+
+TIMM = """model,img_size,top1,crop_pct
+convnext.in1k,224,87.3,0.875
+convnext.in1k,288,87.5,1.000
+convnext.in1k,288,87.4,0.950
+vit.in1k,224,84.5,0.900
+other.in1k,64,10.0,1.000
+other.in1k,96,11.0,1.000
+"""
+
+
+@pytest.mark.parametrize(
+    ("img_sizes", "top1", "said"),
+    [
+        ({}, 87.5, "convnext.in1k: imagenet_top1 at 288 px, the largest, of 224, 288"),
+        ({"convnext.in1k": 224}, 87.3, "convnext.in1k: imagenet_top1 at 224 px, its own size, of 224, 288"),
+        ({"convnext.in1k": 999, "vit.in1k": 1}, 87.5, "convnext.in1k: imagenet_top1 at 288 px, the largest, of 224, 288"),
+    ],
+)
+def test_a_model_at_several_image_sizes(tmp_path, img_sizes, top1, said):
+    """timm's own table has a model once per size; the model's own size is taken, or the largest, and which is said."""
+    (path := tmp_path / "results-imagenet.csv").write_text(TIMM)
+    records = [ModelRecord(f"timm:{name}", name, "image") for name in ("convnext.in1k", "vit.in1k")]
+    joined = join_scores(records, read_timm(path), img_sizes=img_sizes)
+    assert [r.scores["imagenet_top1"] for r in joined.records] == [top1, 84.5]
+    assert joined.sizes == (said,) and joined.unused == ("other.in1k",)
+    path.write_text(TIMM + "vit.in1k,224,84.6,0.900\n")
+    with pytest.raises(RepalignError, match="line 8: model 'vit.in1k' again(.|\n)*one row per model and img_size"):
+        read_timm(path)
+
+
+def test_the_facts_of_an_extraction_say_the_size():
+    assert img_size_of({"preprocessing": {"input_size": [3, 224, 256]}}) == 256
+    assert img_size_of({"preprocessing": "as the processor does"}) is None and img_size_of(None) is None
 
 
 def test_any_table(tmp_path):

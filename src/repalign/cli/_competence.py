@@ -207,6 +207,8 @@ def import_(
     changed.save_run(results)
     names = dict.fromkeys(s.name for s in scores)
     out.print(f"{len(joined.records) - len(joined.without)} of {len(joined.records)} models: {escape(', '.join(names))}")
+    for line in joined.sizes:
+        out.print(f"[dim]{escape(line)}[/]")
     if joined.without:
         out.print(f"[dim]without: {escape(', '.join(joined.without))}[/]")
     wrote("run", results / RUN_FILE, f"repalign report {results}")

@@ -19,6 +19,8 @@ from repalign.models import ModelRecord, known_models, parse_spec
 CHOSEN = {"hellaswag": ("acc,none", "acc"), "gsm8k": ("exact_match,strict-match", "exact_match,get-answer", "acc")}
 NO_METRIC = ("alias", "name", "sample_len", "samples")  # what else stands among a task's metrics
 OTHER_WEIGHTS = ("peft", "delta")  # arguments that make another model of the one that is named
+# Columns by which timm's tables hold one model more than once, the first decides: side of the image, share of it that is seen.
+INPUTS = ("img_size", "crop_pct")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _lm_eval_model(path: Path, held: Mapping[str, Any], config: Mapping[str, Any
 def read_timm(path: str | Path, name: str = "imagenet_top1", column: str = "top1") -> list[Score]:
     """A column of timm's results (`results-imagenet.csv`): in percent, under the score `name`.
 
-    With other files (`results-imagenet-r.csv`) and columns give another name.
+    With other files (`results-imagenet-r.csv`) and columns give another name. A model stands there once for every size of
+    its images (`img_size`); `join_scores` says which it takes.
     """
     return read_scores(path, {column: name})
 
@@ -129,7 +132,8 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
     """A CSV file with a row per model: the column `model` (a name or spec), and a score in every other column.
 
     `columns` maps columns to names of scores, and leaves out all others; without, every other column is a score of its own
-    name. An empty cell is no score. Units are the file's.
+    name. An empty cell is no score. Units are the file's. The columns `img_size` and `crop_pct` of timm's tables are no
+    scores: they say what a row is of, and a model may have a row for each.
 
     Raises RepalignError: no such file or column, a cell that is no finite number, a model twice.
     """
@@ -140,7 +144,8 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
             rows, names = list(reader), list(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
         raise RepalignError(f"{path}: scores cannot be read", expected="a CSV table", got=error) from error
-    wanted = {c: c for c in names if c != model} if columns is None else dict(columns)
+    inputs = [c for c in INPUTS if c in names and c not in (columns or ())]
+    wanted = {c: c for c in names if c not in (model, *inputs)} if columns is None else dict(columns)
     for column in (model, *wanted):
         if column not in names:
             raise RepalignError(
@@ -148,14 +153,16 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
             )
     out, seen = [], set()
     for number, row in enumerate(rows, 2):
-        if row[model] in seen:
-            raise RepalignError(f"{path}, line {number}: model {row[model]!r} again", expected="one row per model")
-        seen.add(row[model])
+        where = f"{path}, line {number}"
+        fed = {c: _number(cell, f"{where}: {c}") for c in inputs if (cell := (row[c] or "").strip())}
+        if (row[model], *fed.values()) in seen:
+            raise RepalignError(
+                f"{where}: model {row[model]!r} again", expected="one row per model" + " and img_size" * bool(inputs)
+            )
+        seen.add((row[model], *fed.values()))
         for column, name in wanted.items():
             if cell := (row[column] or "").strip():
-                out.append(
-                    Score(row[model].strip(), name, _number(cell, f"{path}, line {number}: {column}"), path.name)
-                )
+                out.append(Score(row[model].strip(), name, _number(cell, f"{where}: {column}"), path.name, fed))
     return out
 
 
@@ -181,21 +188,30 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Joined:
-    """Records with their scores; the names of records that got none, and of models of the file that met no record."""
+    """Records with their scores; the names of records that got none, and of models of the file that met no record; in words
+    which of several image sizes was taken."""
 
     records: tuple[ModelRecord, ...]
     without: tuple[str, ...]
     unused: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
 
 
 def join_scores(
-    records: Sequence[ModelRecord], scores: Iterable[Score], *, missing: str = "error", overwrite: bool = False
+    records: Sequence[ModelRecord],
+    scores: Iterable[Score],
+    *,
+    missing: str = "error",
+    overwrite: bool = False,
+    img_sizes: Mapping[str, int] | None = None,
 ) -> Joined:
     """Give models the scores that files have of them.
 
     A score is of a record if the model's name in the file is the record's name, its spec, or its spec without the scheme
     ("bigscience/bloomz-560m" for "hf:bigscience/bloomz-560m"; a revision counts, and none is main). Nothing else matches: no
-    part of a name, no other case. Models of the file that no record is of are told in `unused`.
+    part of a name, no other case. Models of the file that no record is of are told in `unused`. Of a score that a file has at
+    several image sizes, that at the record's size (`img_sizes`, by its name) is taken, or else at the largest; `sizes` says
+    which.
 
     Raises RepalignError: a record without a score, unless `missing` is "skip"; a score that fits two records; two values of
     one score, in the files or, unless `overwrite`, in the record.
@@ -208,7 +224,8 @@ def join_scores(
             owners.setdefault(name, []).append(i)
     found: list[dict[str, float]] = [{} for _ in records]
     unused, known = [], []
-    for score in scores:
+    chosen, sizes = _at_one_size(list(scores), img_sizes or {}, {n: records[i[0]].name for n, i in owners.items()})
+    for score in chosen:
         known.append(score.model)
         mine = owners.get(score.model, [])
         if len(mine) > 1:
@@ -237,7 +254,29 @@ def join_scores(
             remedy=_close(lost, known) or 'mend the names in the file, or say missing="skip"',
         )
     out = [_with(record, values, overwrite) for record, values in zip(records, found, strict=True)]
-    return Joined(tuple(out), without, tuple(dict.fromkeys(unused)))
+    return Joined(tuple(out), without, tuple(dict.fromkeys(unused)), sizes)
+
+
+def _at_one_size(
+    scores: Sequence[Score], img_sizes: Mapping[str, int], names: Mapping[str, str]
+) -> tuple[list[Score], tuple[str, ...]]:
+    """One score of each name for every model, and in words which size was taken where a file has several."""
+    several: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        if any(c in score.details for c in INPUTS):
+            several.setdefault((score.source, score.model, score.name), []).append(score)
+    taken, told = {}, {}
+    for key, some in several.items():
+        own = img_sizes.get(names.get(key[1], ""))
+        best = max(some, key=lambda s: (s.details.get(INPUTS[0]) == own, *(s.details.get(c, 0.0) for c in INPUTS)))
+        taken[key] = best
+        if len(some) > 1 and key[1] in names:
+            size = best.details.get(INPUTS[0], 0)
+            why = "its own size" if size == own else "the largest"
+            all_sizes = ", ".join(f"{s:g}" for s in sorted({s.details.get(INPUTS[0], 0) for s in some}))
+            told[f"{names[key[1]]}: {key[2]} at {size:g} px, {why}, of {all_sizes}"] = None
+    kept = [s for s in scores if taken.get((s.source, s.model, s.name), s) is s]
+    return kept, tuple(told)
 
 
 def _close(records: Sequence[ModelRecord], known: Iterable[str]) -> str:
@@ -259,12 +298,21 @@ def add_scores(alignment: Alignment, scores: Iterable[Score], *, overwrite: bool
     fields = ModelRecord.__dataclass_fields__
     records = [ModelRecord(**{k: v for k, v in m.items() if k in fields and v is not None}) for m in models]
     held = list(scores)
-    joined = join_scores(records, held, missing="skip", overwrite=overwrite)
+    sizes = {m["name"]: size for m in models if (size := img_size_of(m.get("facts"))) is not None}
+    joined = join_scores(records, held, missing="skip", overwrite=overwrite, img_sizes=sizes)
     if len(joined.without) == len(records):
         join_scores(records, held)  # says which names are near
     for model, record in zip(models, joined.records, strict=True):
         model["scores"] = record.scores
     return replace(alignment, run={**alignment.run, "models": models}), joined
+
+
+
+def img_size_of(facts: Mapping[str, Any] | None) -> int | None:
+    """The side of the images that a model was fed, where the facts of its extraction say it (channels, height, width)."""
+    preprocessing = (facts or {}).get("preprocessing")
+    size = preprocessing.get("input_size") if isinstance(preprocessing, Mapping) else None
+    return int(size[-1]) if size else None
 
 
 def _names(record: ModelRecord) -> set[str]:

@@ -42,12 +42,17 @@ class Competence:
 
     def record(self, entry: ModelEntry, representation: Representation) -> ModelRecord:
         """The record of a model with every score that is known of it."""
-        from repalign.competence import join_scores
+        from repalign.competence import img_size_of, join_scores
 
         scores = [*self.files, *self._bits(entry, representation)]
         if not scores:
             return representation.record
-        return join_scores([representation.record], scores, missing="skip", overwrite=True).records[0]
+        record, size = representation.record, img_size_of(representation.facts)
+        sizes = {} if size is None else {record.name: size}
+        joined = join_scores([record], scores, missing="skip", overwrite=True, img_sizes=sizes)
+        for line in joined.sizes:
+            self.progress("competence", 0, 0, line)
+        return joined.records[0]
 
     def _bits(self, entry: ModelEntry, representation: Representation) -> list[Score]:
         """Bits per byte of the corpus; of causal language models only, and the extraction has found out which are."""
