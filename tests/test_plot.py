@@ -17,6 +17,8 @@ from repalign.errors import RepalignError
 from repalign.plot import frames, layers, palette, views, words
 from repalign.plot.reading import Reading
 from repalign.relate import trend
+from repalign.report import svg
+from repalign.report.svg import trend_svg
 
 
 @pytest.fixture(scope="module")
@@ -469,6 +471,45 @@ def test_lower_is_better_reverses_the_axis_and_says_so(alignment):
     axes = plot.trend(alignment, "bits_per_byte").axes[0]
     left, right = axes.get_xlim()
     assert left > right and "axis reversed" in axes.get_xlabel()
+
+
+
+@pytest.mark.parametrize(
+    ("values", "intervals", "expected"),
+    [
+        ([0.02, 0.12], [-2.0, 2.0], (-0.03, 0.17)),  # far wider than the points: they keep half of the picture
+        ([0.02, 0.12], [0.0, 0.13], (0.0, 0.132)),  # a little wider: all of it, beside the usual margin
+        ([0.02, 0.12], [np.nan, np.nan], (0.008, 0.132)),
+        ([0.02, 0.12], [], (0.008, 0.132)),
+        ([0.5, 0.5], [0.3, 0.8], (0.3, 0.8)),  # one value: its interval is what there is
+        ([0.0], [], (-0.12, 0.12)),
+        ([np.nan], [], (0.0, 1.0)),
+    ],
+)
+def test_an_axis_scales_to_its_points(values, intervals, expected):
+    np.testing.assert_allclose(views.vertical_range(np.array(values), np.array(intervals)), expected, atol=1e-12)
+
+
+def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
+    """Four models with alignments of .02 to .12 and an interval of the line of -2 to 2: the picture was one flat line."""
+    table, run = make_table(LANGUAGE[:4], layers=(2, 2)), make_run(LANGUAGE[:4])
+    rng = np.random.default_rng(1)
+    table["statistic"] = table["model_x"].map(dict(zip([m[0] for m in LANGUAGE], (0.02, 0.12, 0.03, 0.1, 0.0), strict=True)))
+    table["statistic"] += 1e-3 * rng.standard_normal(len(table))
+    found = trend(table, run["models"], "n_parameters", "x", KNN)
+    frame = frames.trend_frame(found, 1024)
+    low, high = found.band(frame.curve_x)
+    y = found.points["alignment"]
+    assert high.max() - low.min() > 5 * np.ptp(y) and frame.is_cut
+    bottom, top = frame.y_range
+    assert np.ptp(y) >= 0.49 * (top - bottom) and frame.low.min() == bottom and frame.high.max() == top
+    few = Alignment(table, run)
+    static, interactive = plot.trend(few), plot.trend(few, backend="plotly")
+    assert static.axes[0].get_ylim() == frame.y_range == tuple(interactive.layout.yaxis.range)
+    assert any("cut at the edge" in text.get_text() for text in static.axes[0].get_legend().get_texts())
+    drawn = str(trend_svg(frame))
+    heights = [float(p.split(",")[1]) for p in drawn.split('class="band"')[0].rpartition('points="')[2].split('"')[0].split()]
+    assert min(heights) >= svg.TOP - 0.1 and max(heights) <= svg.HEIGHT - svg.BOTTOM + 0.1
 
 
 def test_three_models_have_a_line_and_no_band():

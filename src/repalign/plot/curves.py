@@ -12,6 +12,7 @@ import pandas as pd
 
 from repalign.models import COMPETENCES
 from repalign.plot import palette, words
+from repalign.plot.views import vertical_range
 from repalign.relate import QUANTITIES, Beside, Contrast, Curve
 
 LABEL = 44  # characters of a line's name
@@ -43,6 +44,7 @@ class CurveFrame:
     subtitle: str
     x_label: str
     y_label: str
+    y_range: tuple[float, float]
     lines: list[Line]
     numbers: bool
     log: bool
@@ -82,11 +84,13 @@ def curve_frame(found: Curve, log: bool | None = None) -> CurveFrame:
     known = COMPETENCES.get(found.x)
     reverse = bool(known and known.lower_is_better)
     better = " (lower is better; axis reversed)" if reverse else ""
+    y_range, cut = _vertical(lines, levels["min"].to_numpy(float) if shown else np.empty(0))
     return CurveFrame(
         title=f"{found.x_label} and {_small(found.quantity)}" if known else f"{found.quantity} by {found.x_label}",
         subtitle=_subtitle(found),
         x_label=f"{found.x_label}{scale}{better}",
         y_label=found.quantity,
+        y_range=y_range,
         lines=lines,
         numbers=found.numbers,
         log=log,
@@ -96,10 +100,19 @@ def curve_frame(found: Curve, log: bool | None = None) -> CurveFrame:
         chance=one if shown and alike and order else None,
         each_chance=shown and not alike,
         chance_label=found.chance_label,
-        note=f"{'bands' if bands else 'bars'}: {100 * found.level:g} % intervals"
+        note=f"{'bands' if bands else 'bars'}: {100 * found.level:g} % intervals{cut}"
         if np.isfinite(found.table["low"].to_numpy(float)).any()
         else "too few models for intervals",
     )
+
+
+
+def _vertical(lines: Sequence[Line], chance: np.ndarray) -> tuple[tuple[float, float], str]:
+    """The range of the vertical axis, and what to say where intervals go on beyond it."""
+    ends = np.concatenate([np.concatenate([line.low, line.high]) for line in lines])
+    bottom, top = vertical_range(np.concatenate([*(line.value for line in lines), chance]), ends)
+    is_cut = bool((ends < bottom).any() or (ends > top).any())
+    return (bottom, top), ", cut at the edge" * is_cut
 
 
 def _moved(at: Mapping[Any, float], aside: float, numbers: bool, log: bool) -> dict[Any, float]:

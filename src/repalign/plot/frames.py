@@ -24,6 +24,7 @@ from repalign.plot.views import (
     scale_of,
     text_of,
     values_of,
+    vertical_range,
     view_for,
 )  # fmt: skip
 from repalign.relate import Trend
@@ -184,9 +185,16 @@ class TrendFrame:
     families: list[str]  # in order of appearance; a family's place is its colour and its marker
     curve_x: np.ndarray
     curve: np.ndarray
-    low: np.ndarray
+    low: np.ndarray  # of the interval, cut at the ends of y_range
     high: np.ndarray
+    y_range: tuple[float, float]  # of the picture
+    is_cut: bool  # whether the interval goes on beyond it
     published: pd.DataFrame | None = None  # published points: point, x, alignment
+
+    @property
+    def band_label(self) -> str:
+        """What the band is, and whether the picture shows all of it."""
+        return "95 % interval of the line" + ", cut at the edge" * self.is_cut
 
 
 def trend_frame(trend: Trend, n: int, points: int = 60, published: pd.DataFrame | None = None) -> TrendFrame:
@@ -194,6 +202,9 @@ def trend_frame(trend: Trend, n: int, points: int = 60, published: pd.DataFrame 
     x = trend.points["x"].to_numpy(float)
     grid = np.geomspace(x.min(), x.max(), points) if trend.log else np.linspace(x.min(), x.max(), points)
     low, high = trend.band(grid)
+    laid = np.empty(0) if published is None else published["alignment"].to_numpy(float)
+    shown = np.concatenate([trend.points["alignment"].to_numpy(float), laid, trend.predict(grid)])
+    bottom, top = vertical_range(shown, np.concatenate([low, high]))
     better = " (lower is better; axis reversed)" if trend.lower_is_better else ""
     scale = ", log scale" if trend.log else ""
     models = f"{trend.n} model{'s' * (trend.n != 1)}"
@@ -209,7 +220,9 @@ def trend_frame(trend: Trend, n: int, points: int = 60, published: pd.DataFrame 
         families=list(dict.fromkeys(trend.points["family"])),
         curve_x=grid,
         curve=trend.predict(grid),
-        low=low,
-        high=high,
+        low=np.clip(low, bottom, top),
+        high=np.clip(high, bottom, top),
+        y_range=(bottom, top),
+        is_cut=bool((low < bottom).any() or (high > top).any()),
         published=published,
     )

@@ -184,7 +184,7 @@ def draw_trend(frame: TrendFrame) -> go.Figure:
             fill="toself",
             mode="none",
             fillcolor="rgba(120,126,134,.2)",
-            name="95 % interval of the line",
+            name=frame.band_label,
             hoverinfo="skip",
         )
     if frame.trend.fit is not None:
@@ -224,5 +224,5 @@ def draw_trend(frame: TrendFrame) -> go.Figure:
     figure.update_xaxes(title=plain(frame.x_label), type="log" if frame.trend.log else "linear")
     if frame.trend.lower_is_better:
         figure.update_xaxes(autorange="reversed")
-    figure.update_yaxes(title=frame.y_label)
+    figure.update_yaxes(title=frame.y_label, range=frame.y_range)
     return figure

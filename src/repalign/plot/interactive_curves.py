@@ -28,7 +28,7 @@ def draw_curve(frame: CurveFrame) -> go.Figure:
         figure.update_xaxes(tickvals=[at for at, _ in frame.ticks], ticktext=[plain(text) for _, text in frame.ticks])
     if frame.reverse:
         figure.update_xaxes(autorange="reversed")
-    figure.update_yaxes(title=plain(frame.y_label))
+    figure.update_yaxes(title=plain(frame.y_label), range=frame.y_range)
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return figure
 

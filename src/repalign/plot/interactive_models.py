@@ -75,7 +75,7 @@ def draw_bins(frame: BinsFrame) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(tickvals=x, ticktext=[plain(t).replace("\n", "<br>") for t in frame.ticks], range=[-0.6, count - 0.4])
     figure.update_xaxes(title=_under(frame.x_label, own))
-    figure.update_yaxes(title=plain(frame.y_label))
+    figure.update_yaxes(title=plain(frame.y_label), range=frame.y_range)
     if frame.between is not None:
         right = frame.between
         heat = _heat(right, right.names, right.names, _hover(right.names, right.names, right.hover))

@@ -12,7 +12,7 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.measures import parse_measure
 from repalign.models import COMPETENCES
 from repalign.plot import palette, words
-from repalign.plot.views import Scale
+from repalign.plot.views import Scale, vertical_range
 from repalign.relate import PARAMETERS, Agreement, Bins, ModelMap, yardstick_label
 
 ALPHA = 0.05
@@ -57,6 +57,7 @@ class BinsFrame:
     x_label: str
     y_label: str
     interval: str
+    y_range: tuple[float, float]
     between: HeatFrame | None
 
 
@@ -80,6 +81,9 @@ def bins_frame(found: Bins) -> BinsFrame:
     unit = next((u for u in rows["unit"] if u), "")
     units = "families" if unit == "family" else "models"
     few = "; fewer than three models have no interval" if rows["low"].isna().any() else ""
+    ends = rows[["low", "high"]].to_numpy(float).ravel()
+    bottom, top = vertical_range(rows[["alignment", "chance"]].to_numpy(float).ravel(), ends)
+    cut = ", cut at the edge" * bool((ends < bottom).any() or (ends > top).any())
     better = ", lower is better" if found.lower_is_better else ""
     return BinsFrame(
         title=f"{found.label} and alignment {'within bins' if of_all else 'with the other side'}",
@@ -88,7 +92,8 @@ def bins_frame(found: Bins) -> BinsFrame:
         rows=rows,
         x_label=f"{found.label}{better}: bins from the least to the most competent{few}",
         y_label=f"Mean score{'' if closer else ' (lower is closer)'}",
-        interval=percent.replace("models", units),
+        interval=percent.replace("models", units) + cut,
+        y_range=(bottom, top),
         between=_between(found, names, closer) if of_all and len(names) > 1 else None,
     )
 

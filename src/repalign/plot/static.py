@@ -183,7 +183,7 @@ def draw_trend(frame: TrendFrame) -> Figure:
             color="#9aa0a8",
             alpha=0.25,
             linewidth=0,
-            label="95 % interval of the line",
+            label=frame.band_label,
         )
     if frame.trend.fit is not None:
         axes.plot(frame.curve_x, frame.curve, color=MUTED, linewidth=1.3)
@@ -208,7 +208,8 @@ def draw_trend(frame: TrendFrame) -> Figure:
         axes.annotate(plain(name), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7, color=INK)
         for name, x, y in zip(points["model"], points["x"], points["alignment"], strict=True)
     ]
-    axes.margins(x=0.12, y=0.12)
+    axes.margins(x=0.12)
+    axes.set_ylim(frame.y_range)
     if frame.trend.lower_is_better:
         axes.invert_xaxis()
     axes.set_xlabel(plain(frame.x_label), fontsize=8, color=INK)

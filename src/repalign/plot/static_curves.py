@@ -36,6 +36,7 @@ def draw_curve(frame: CurveFrame) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
     if not frame.numbers:
         axes.set_xlim(-0.5, max(at for at, _ in frame.ticks) + 0.5)
+    axes.set_ylim(frame.y_range)
     if frame.reverse:
         axes.invert_xaxis()
     axes.set_xlabel(plain(f"{frame.x_label}    ({frame.note})"), fontsize=8, color=INK)

@@ -61,6 +61,7 @@ def _errors(axes: Axes, frame: BinsFrame) -> None:
     axes.hlines(rows["chance"], x - 0.3, x + 0.3, color=ACCENT, linewidth=1.3, linestyle=(0, (4, 2.5)), label="chance")
     axes.set_xticks(x, [plain(t) for t in frame.ticks], fontsize=7)
     axes.set_xlim(-0.6, len(x) - 0.4)
+    axes.set_ylim(frame.y_range)
     axes.set_xlabel(plain(_wrap(frame.x_label, 100)), fontsize=7, color=MUTED)
     axes.set_ylabel(plain(frame.y_label), fontsize=8, color=INK)
 

@@ -17,6 +17,9 @@ from repalign.plot.reading import RULES, Reading
 # Closed-form p-values have no floor; below this they all have the strongest colour.
 SMALL_P = 1e-6
 CLOSE = 0.05  # of a colour bar
+# An interval may make a picture this much taller, in ranges of its points: they always fill half of it.
+ROOM = 0.5
+MARGIN = 0.12  # above and below, in the same unit
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,24 @@ def bar_marks(scale: Scale, view: str, inside: Iterable[tuple[float, str]] = ())
 
 
 # --- rows of the table -------------------------------------------------------------------------
+
+
+
+def vertical_range(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """The range of an axis that shows some values: theirs with a margin, and of their intervals as much as leaves
+    the values half of the picture. Few models have intervals many times as wide as all their scores."""
+    values, ends = values[np.isfinite(values)], intervals[np.isfinite(intervals)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    spread, room = high - low, ROOM
+    if not spread:  # one value: its interval is all there is to see
+        spread, room = float(np.ptp(ends) if len(ends) else 0.0) or abs(low) or 1.0, 1.0
+    bottom, top = low - MARGIN * spread, high + MARGIN * spread
+    if len(ends):
+        bottom = min(bottom, max(float(ends.min()), low - room * spread))
+        top = max(top, min(float(ends.max()), high + room * spread))
+    return bottom, top
 
 
 def measures_of(table: pd.DataFrame) -> list[str]:

@@ -100,8 +100,7 @@ def trend_svg(frame: TrendFrame) -> Html:
     x, y = points["x"].to_numpy(float), points["alignment"].to_numpy(float)
     u = np.log10(x) if frame.trend.log else x
     low_u, high_u = _padded(u, 0.1)
-    band = np.concatenate([frame.low, frame.high])
-    low_y, high_y = _padded(np.concatenate([y, band[np.isfinite(band)]]), 0.06)
+    low_y, high_y = frame.y_range
 
     def px(value: np.ndarray | float) -> np.ndarray:
         v = np.log10(value) if frame.trend.log else np.asarray(value, float)
