@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from repalign.plot import words
 from repalign.study import load_study, mock
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -53,6 +54,8 @@ def test_a_mock_runs_to_the_end(study, monkeypatch):
     assert not study.folder.exists() and not outcome.skipped
     written = dict(outcome.wrote)
     assert written["report"].is_file()
+    assert words.MOCK in written["report"].read_text("utf-8") or not mocked.is_mock
+    assert mocked.is_mock or "theory" in study.name
     missing = {one.title: one.text for one in outcome.drawn if one.figure is None}
     assert missing.keys() <= OF_FACTORS and all(text.startswith("Not drawn: ") for text in missing.values())
     wanted = [kind for item in getattr(study.config, "figures", []) for kind in item if kind not in NOT_IN_A_MOCK]

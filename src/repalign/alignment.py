@@ -70,6 +70,9 @@ DRAWS = pa.field("draws", pa.list_(pa.float64()))
 TILE_SCHEMA = SCHEMA.append(DRAWS)
 DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
 
+# A mock run says so in the name of its dataset, which stands in every row of its table and in its store.
+MOCK_OF = "mock of "
+
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
@@ -220,6 +223,12 @@ class Alignment:
         from repalign.report import notebook_html
 
         return notebook_html(self.table, self.run)
+
+
+
+def is_mock(table: pd.DataFrame) -> bool:
+    """Whether a table is of a mock run: of stand-ins and generated data, so that its numbers mean nothing."""
+    return any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
 
 
 def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:

@@ -25,13 +25,14 @@ def run(
     ] = False,
 ) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped."""
+    from repalign.plot.words import MOCK
     from repalign.study import load_study
 
     loaded = load_study(study)
     with bars() as progress:
         if mock:
             loaded = loaded.mock(progress)
-            err.print(f"[bold yellow]mock:[/] stand-in models and data in {escape(str(loaded.folder))}; the numbers mean nothing")
+            err.print(f"[bold yellow]{MOCK}[/] All of it is in {escape(str(loaded.folder))}")
         if plan:
             for line in loaded.plan(progress).lines:
                 out.print(escape(line))
@@ -40,6 +41,8 @@ def run(
     _show(outcome)
     for what, path in outcome.wrote:
         wrote(what, path, f"open {path}" if path.suffix == ".html" else None)
+    if loaded.is_mock:
+        out.print(f"[bold yellow]{MOCK}[/]")
 
 
 def _show(outcome: Outcome) -> None:

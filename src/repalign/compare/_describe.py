@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repalign import null as nulls
+from repalign.alignment import is_mock
 from repalign.compare._streamed import METHOD as STREAMED
 from repalign.compare._tiles import Scored, Tile
 from repalign.doctor import examine
@@ -131,6 +132,7 @@ def describe_run(
         "repalign": _version("repalign"),
         "versions": {name: _version(name) for name in LIBRARIES},
         "name": extra.get("name"),
+        "mock": is_mock(table),
         "study": extra.get("study"),
         "dataset": extra.get("dataset")
         or {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []},

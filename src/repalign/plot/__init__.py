@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import Alignment
+from repalign.alignment import Alignment, is_mock
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
 from repalign.plot import curves, factors, frames, layers
@@ -66,7 +66,7 @@ def matrix(
     Colour starts at the chance level; a circle marks pairs that are not above chance after adjustment.
     """
     table, _, reading = _parts(alignment)
-    return _backend(backend).draw_matrix(frames.matrix_frame(table, measure, value, reading))
+    return _drawn(backend, "matrix", frames.matrix_frame(table, measure, value, reading), table)
 
 
 def layer_map(
@@ -84,13 +84,14 @@ def layer_map(
     `value` is one of statistic, gain, null_mean, calibrated, pvalue, p_stepdown.
     """
     table, _, reading = _parts(alignment)
-    return _backend(backend).draw_layer_map(layers.layer_map_frame(table, model_x, model_y, measure, value, reading))
+    frame = layers.layer_map_frame(table, model_x, model_y, measure, value, reading)
+    return _drawn(backend, "layer_map", frame, table)
 
 
 def null(alignment: Alignment | pd.DataFrame, *, measure: str | None = None, backend: str = "matplotlib") -> Any:
     """Every pair of models: its score beside the mean, spread and threshold of its null."""
     table, _, reading = _parts(alignment)
-    return _backend(backend).draw_null(frames.null_frame(table, measure, reading))
+    return _drawn(backend, "null", frames.null_frame(table, measure, reading), table)
 
 
 def trend(
@@ -117,7 +118,7 @@ def trend(
         pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
         columns = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[side]
         laid = published_points(found, published, list(dict.fromkeys(name for c in columns for name in pairs[c])))
-    return _backend(backend).draw_trend(frames.trend_frame(found, int(table["n"].to_numpy()[0]), published=laid))
+    return _drawn(backend, "trend", frames.trend_frame(found, int(table["n"].to_numpy()[0]), published=laid), table)
 
 
 def curve(found: Curve, *, log: bool | None = None, backend: str = "matplotlib") -> Any:
@@ -163,6 +164,14 @@ def _parts(alignment: Alignment | pd.DataFrame) -> tuple[pd.DataFrame, Mapping[s
     if isinstance(alignment, pd.DataFrame):
         return alignment, {}, PLAIN
     return alignment.table, alignment.run, Reading.of(alignment.run)
+
+
+
+def _drawn(backend: str, kind: str, frame: Any, table: pd.DataFrame) -> Any:
+    """A figure of a result, which says so where the result is of a mock run."""
+    module = _backend(backend)
+    figure = getattr(module, f"draw_{kind}")(frame)
+    return module.stamp(figure) if is_mock(table) else figure
 
 
 def _backend(name: str, modules: Mapping[str, str] = BACKENDS) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from repalign.plot import palette
+from repalign.plot import palette, words
 from repalign.plot.frames import MatrixFrame, NullFrame, TrendFrame
 from repalign.plot.layers import LayerMapFrame
 
@@ -86,6 +86,15 @@ def _name_axes(figure: go.Figure, x: Sequence[str], y: Sequence[str], top_down: 
         update(tickvals=at, ticktext=[plain(names[i]) for i in at], showgrid=False)
     if top_down:
         figure.update_yaxes(autorange="reversed")
+
+
+
+def stamp(figure: go.Figure) -> go.Figure:
+    """Write across a figure that it is of a mock run."""
+    return figure.add_annotation(
+        text=words.MOCK_STAMP, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, textangle=-25, opacity=0.4,
+        font={"size": 28, "color": ACCENT},
+    )  # fmt: skip
 
 
 def draw_matrix(frame: MatrixFrame) -> go.Figure:

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from repalign.plot import palette
+from repalign.plot import palette, words
 from repalign.plot.frames import MatrixFrame, NullFrame, TrendFrame
 from repalign.plot.layers import LayerMapFrame
 from repalign.plot.static_labels import spread
@@ -50,6 +50,17 @@ def _figure(width: float, height: float, title: str, subtitle: str) -> tuple[Fig
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
+
+
+
+def stamp(figure: Figure) -> Figure:
+    """Write across a figure that it is of a mock run; once, however often it is asked."""
+    if not any(text.get_gid() == "mock" for text in figure.texts):
+        look = {"ha": "center", "va": "center", "rotation": 25, "fontweight": "bold", "color": ACCENT, "alpha": 0.4}
+        width, height = figure.get_size_inches()
+        size = float(min(26, 3.0 * width, 6.0 * height))
+        figure.text(0.5, 0.5, words.MOCK_STAMP, gid="mock", fontsize=size, zorder=10, **look)
+    return figure
 
 
 def _wrap(text: str, characters: float) -> str:

@@ -11,6 +11,8 @@ UNDEFINED = "–"
 TIMES = "×"
 LEAST_P = 1e-10
 NOTHING = 1e-12  # what rounding leaves of a zero
+MOCK = "Mock run: tiny stand-ins in place of the models, and generated data. Its numbers mean nothing."
+MOCK_STAMP = "MOCK RUN: the numbers mean nothing"  # across a figure
 
 
 def number(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repalign.alignment import is_mock
 from repalign.plot import palette, words
 from repalign.plot.frames import matrix_frame
 from repalign.plot.reading import Reading
@@ -27,6 +28,8 @@ def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
     reading = Reading.of(run)
     pairs = table.loc[table["scope"] == "max"]
     parts = [part for measure in measures_of(pairs) for part in _measure(pairs, measure, reading)]
+    if is_mock(table):
+        parts.insert(0, el("div", el("b", words.MOCK), style="color:#d1495b"))
     return el("div", *parts, style="font-family:system-ui,sans-serif;font-size:13px;line-height:1.4")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import TABLE_FILE, Alignment
+from repalign.alignment import TABLE_FILE, Alignment, is_mock
 from repalign.errors import RepalignError
 from repalign.plot import words
 from repalign.plot.frames import null_frame, trend_frame
@@ -72,7 +72,8 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
     pairs = table.loc[table["scope"] == "max"].reset_index(drop=True)
     values = {
         "policy": POLICY.format(digest=digest),
-        "title": f"{name} · alignment",
+        **texts.mock_marks(is_mock(table)),
+        "title": f"{'MOCK: ' * is_mock(table)}{name} · alignment",
         "style": Html(theme.css() + texts.asset("style.css")),
         "name": name,
         "measure": _measure_choice(table),

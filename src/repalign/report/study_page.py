@@ -23,15 +23,18 @@ def write_study_page(
     pictures: Sequence[Path | None],
     reports: Mapping[str, Path],
     skipped: Sequence[tuple[str, str]] = (),
+    *,
+    is_mock: bool = False,
 ) -> Path:
     """Write one self-contained HTML file, by rename, and return its path.
 
     `drawn` are figures with a title and a text, `pictures` their SVG files, None for one that could not be drawn; `reports` the
-    reports of the variants by name; `skipped` the models that are left out, with the reason.
+    reports of the variants by name; `skipped` the models that are left out, with the reason. The page of a mock run says so.
     """
     values = {
         "policy": POLICY,
-        "title": f"{name} · study",
+        **texts.mock_marks(is_mock),
+        "title": f"{'MOCK: ' * is_mock}{name} · study",
         "style": Html(theme.css() + texts.asset("style.css")),
         "name": name,
         "description": el("p", description, class_="lede") if description else "",

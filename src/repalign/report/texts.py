@@ -9,7 +9,7 @@ from typing import Any
 from repalign.measures import MEASURES
 from repalign.plot import words
 from repalign.plot.reading import Reading
-from repalign.report.html import Html, text
+from repalign.report.html import Html, el, text
 
 NULLS = {
     "permutation": "random permutations of the pairing, one for all layers of a pair of models",
@@ -29,6 +29,14 @@ AGGREGATES = {
     "columns": "the mean over the layers of the second model of their best partner, by its {scale}",
     "matching": "the mean over the best one-to-one matching of layers, by their {scale}",
 }
+
+
+
+def mock_marks(is_mock: bool) -> dict[str, Html | str]:
+    """What a page of a mock run shows on every screen, and a mark on its body that stamps every figure."""
+    if not is_mock:
+        return {"body": "", "mock": ""}
+    return {"body": Html(' class="is-mock"'), "mock": el("p", words.MOCK, class_="mock")}
 
 
 def measure_meaning(measure: str) -> str:

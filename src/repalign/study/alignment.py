@@ -59,11 +59,11 @@ class AlignmentStudy(Study):
     def plan(self, progress: Progress = silent) -> Plan:
         from repalign.study.plan import plan
 
-        return plan(self, Source(self.base, self.store, progress))
+        return plan(self, self._source(progress))
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
-        source = Source(self.base, self.store, progress, executor)
+        source = self._source(progress, executor)
         return list({r.key: r for v in self.variants for r in source.members(v).everything}.values())
 
     def run(
@@ -77,7 +77,7 @@ class AlignmentStudy(Study):
         from repalign.study.figures import draw_figures
         from repalign.study.plan import plan
 
-        source = Source(self.base, self.store, progress, executor, self._competence(progress))
+        source = self._source(progress, executor, self._competence(progress))
         if told is not None:
             told(plan(self, source))
         for variant in self.variants:  # before a model is run for hours
@@ -95,6 +95,11 @@ class AlignmentStudy(Study):
             return outcome
         drawn = draw_figures(self, outcome, members, progress)
         return replace(outcome, drawn=drawn, wrote=(*wrote, *self._write(outcome, drawn)))
+
+    def _source(
+        self, progress: Progress, executor: Executor | None = None, competence: Competence | None = None
+    ) -> Source:
+        return Source(self.base, self.store, progress, executor, competence, self.is_mock)
 
     def _competence(self, progress: Progress) -> Competence:
         config = self.config
@@ -138,12 +143,14 @@ class AlignmentStudy(Study):
 
         if self.variants[0].name:
             yield "table", write(combined(self.variants, outcome.alignments), self.results / "variants.parquet")
-        pictures = write_drawn(drawn, self.folder / "figures")
+        pictures = write_drawn(drawn, self.folder / "figures", self.is_mock)
         if drawn:
             yield "figures", self.folder / "figures"
         reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}
         page = self.report if self.variants[0].name else self.report.with_name("figures.html")
-        yield "report", write_study_page(page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
+        yield "report", write_study_page(
+            page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped, is_mock=self.is_mock
+        )
 
     def mock(self, progress: Progress = silent) -> AlignmentStudy:
         from repalign.study.mock import mock_study

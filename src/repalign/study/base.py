@@ -52,10 +52,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Study(ABC):
-    """A validated study: the file, and what it says."""
+    """A validated study: the file, and what it says; `is_mock` where models and data are stand-ins."""
 
     path: Path
     config: Any
+    is_mock: bool = field(default=False, kw_only=True)
 
     @property
     def name(self) -> str:

@@ -90,8 +90,10 @@ class ColourStudy(Study):
         )
         drawn = [Drawn(name, title, figure(result), table, "") for name, title, figure, table in shown]
         figures = self.folder / "figures"
-        pictures = write_drawn(drawn, figures)
-        page = write_study_page(self.report, self.name, self.config.description, drawn, pictures, {})
+        pictures = write_drawn(drawn, figures, self.is_mock)
+        page = write_study_page(
+            self.report, self.name, self.config.description, drawn, pictures, {}, is_mock=self.is_mock
+        )
         return Outcome(drawn=tuple(drawn), wrote=(("tables", self.results), ("figures", figures), ("report", page)))
 
     def mock(self, progress: Progress = silent) -> ColourStudy:

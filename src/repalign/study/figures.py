@@ -365,12 +365,15 @@ def write_combined(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def write_drawn(drawn: Sequence[Drawn], folder: Path) -> list[Path | None]:
+def write_drawn(drawn: Sequence[Drawn], folder: Path, is_mock: bool = False) -> list[Path | None]:
     """Write every figure as PNG and SVG, and what it shows as CSV, by rename; the SVG files.
 
-    Files are named after the figure's place in the study and its kind. The same figure gives the same SVG.
+    Files are named after the figure's place in the study and its kind. The same figure gives the same SVG. Of a mock run
+    every one of them says so.
     """
     import matplotlib
+
+    from repalign.plot.static import stamp
 
     folder.mkdir(parents=True, exist_ok=True)
     out: list[Path | None] = []
@@ -379,11 +382,14 @@ def write_drawn(drawn: Sequence[Drawn], folder: Path) -> list[Path | None]:
         out.append(None if one.figure is None else path.with_suffix(".svg"))
         if one.figure is None:
             continue
-        with matplotlib.rc_context({"svg.hashsalt": one.name}):
+        if is_mock:
+            stamp(one.figure)
+        with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}):
             for kind, metadata in (("png", None), ("svg", {"Date": None})):
                 with replacing(path.with_suffix(f".{kind}")) as temporary:
                     one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
-        write_text(path.with_suffix(".csv"), one.table.to_csv(index=False, lineterminator="\n"))
+        table = one.table.assign(mock=True) if is_mock else one.table
+        write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     return out
 
 

@@ -64,7 +64,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
             "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
-    return replace(study, config=whole, variants=tuple(variants))
+    return replace(study, config=whole, variants=tuple(variants), is_mock=True)
 
 
 def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
@@ -79,7 +79,8 @@ def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
     config = study.config.model_copy(
         update={"name": f"{study.name}-mock", "dataset": dataset, "results": None, "report": None}
     )
-    return study.with_config(study.path, config, models, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3)
+    fewer = study.with_config(study.path, config, models, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3)
+    return replace(fewer, is_mock=True)
 
 
 # --- the dataset ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repalign.alignment import MOCK_OF
 from repalign.derived import break_pairs, check_sample, mean_of, sample_rows
 from repalign.errors import RepalignError
 from repalign.progress import Progress, silent
@@ -43,7 +44,8 @@ def captioned(side: Sequence[ModelEntry], captions: int) -> list[ModelEntry]:
 class Source:
     """Datasets and representations of the variants of a study, each made once.
 
-    `competence` says how good the models are; that goes into their records.
+    `competence` says how good the models are; that goes into their records. With `is_mock` the datasets say so in their
+    names.
     """
 
     base: Path
@@ -51,6 +53,7 @@ class Source:
     progress: Progress = silent
     executor: Executor | None = None
     competence: Competence | None = None
+    is_mock: bool = False
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _found: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +61,8 @@ class Source:
         config = variant.config.dataset
         key = config.model_dump_json()
         if key not in self._datasets:
-            self._datasets[key] = config.open(self.base, self.progress)
+            opened = config.open(self.base, self.progress)
+            self._datasets[key] = replace(opened, name=MOCK_OF + opened.name) if self.is_mock else opened
         return self._datasets[key]
 
     def check_n(self, variant: Variant) -> None:
