@@ -182,8 +182,7 @@ class _Folder:
         for name in self.heads:
             if name not in names:
                 found.append(self._problem(name, "is not in the manifest", FOREIGN))
-        if manifest.flaw is not None and (manifest.flaw.expected is None or not found):
-            # a digest that differs is told where no field does: it names nothing, and follows from any of them
+        if manifest.flaw is not None:
             found.append(self._problem(MANIFEST, str(manifest.flaw), AGAIN))
         if not found and not manifest.is_sealed:
             found.append(self._problem(MANIFEST, "has no seal: a repalign before it knew seals wrote it", SEAL_IT))

@@ -1,7 +1,7 @@
 """What names an extraction: its folder, its manifest, and the fields that must agree.
 
-A manifest carries its own proof, as a part does: the digest of the file, taken with its own 64 digits read as zeros,
-stands in the file as `seal`. What it says besides its parts (scores, facts) is covered by nothing else.
+A manifest is sealed (`repalign.sealed`), as a part is: what it says besides its parts (scores, facts) is covered by
+nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
+from repalign.sealed import DamagedError, check_seal, seal_json
 from repalign.store._files import Files
 from repalign.store._part import FORMAT, TORCH_DTYPES, BrokenError, Head, Verified, canonical, parse_json, read_head
 
@@ -27,8 +28,6 @@ KIND = "repalign extraction"
 PART = re.compile(r"^part-\d{5,}\.safetensors$")
 AGAIN = "run the extraction again: parts that are whole are kept, and the manifest is written anew"
 
-_ZEROS = "0" * 64
-_SEAL = re.compile(rb'^ "seal": "([0-9a-f]{64})",$', re.MULTILINE)  # a line of its own: no text holds a bare line end
 # Types of the fields, and of those within; what is read is held to them, so that no later use meets another type.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "dataset": dict, "record": dict, "settings": dict, "facts": dict, "extraction": dict, "versions": list,
@@ -229,14 +228,12 @@ def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
     covered = [0, *(stop for _, stop in rows)] == [*(start for start, _ in rows), n]
     if not covered or n != len(ids) or len(set(ids)) != n or any(start >= stop for start, stop in rows):
         return BrokenError(f"does not cover its rows: n is {n}, {len(set(ids))} ids, parts {shown(rows)}")
-    if data["format"] == 1:
-        return BrokenError("is not what was written: format 1 has no seal, and it has one") if "seal" in data else None
-    seals = _SEAL.findall(raw)
-    if len(seals) != 1:
-        return BrokenError("is not what was written: it has no seal", "one line `seal`", str(len(seals)))
-    found = hashlib.sha256(_SEAL.sub(f' "seal": "{_ZEROS}",'.encode(), raw)).hexdigest()
-    if found != seals[0].decode():
-        return BrokenError("is not what was written: its digest differs", seals[0].decode(), found)
+    try:
+        has_seal = check_seal(raw, MANIFEST)
+    except DamagedError as error:
+        return BrokenError(error.problem)
+    if has_seal != (data["format"] == MANIFEST_FORMAT):
+        return BrokenError(f"is not what was written: of format {data['format']}, with {'a' if has_seal else 'no'} seal")
     return None
 
 
@@ -271,10 +268,7 @@ def refusal(files: Files, folder: str, manifest: Manifest) -> RepalignError:
             where = f"{field}, which is {shown(here)} here and {shown(there)} in {part['file']}"
             break
     return RepalignError(
-        f"{files.path(f'{folder}/{MANIFEST}')} {manifest.flaw.problem}; the field: {where}",
-        expected=manifest.flaw.expected,
-        got=manifest.flaw.got,
-        remedy=AGAIN,
+        f"{files.path(f'{folder}/{MANIFEST}')} {manifest.flaw}; the field: {where}", remedy=AGAIN
     )
 
 
@@ -324,7 +318,6 @@ def manifest_text(
     manifest = {
         "format": MANIFEST_FORMAT,
         "kind": KIND,
-        "seal": _ZEROS,
         "dataset": dataset,
         "record": record,
         "settings": settings,
@@ -347,5 +340,4 @@ def manifest_text(
         ],
     }
     canonical(manifest, f"the manifest of {record['spec']}")
-    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    return text.replace(f'\n "seal": "{_ZEROS}",', f'\n "seal": "{hashlib.sha256(text.encode()).hexdigest()}",')
+    return seal_json(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False)
