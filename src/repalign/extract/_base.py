@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +38,15 @@ HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
 CAPTION = "{caption}"  # where a prompt takes the text in
 
 
+# Whether a field of `ModelEntry` is part of an extraction's key. One that says nothing is, where it differs from its
+# default: so a new option never makes features pass for others, and extractions from before it keep their key.
+ALWAYS, ABOUT = "always", "about the model, not its features"
+
+
+def _option(default: Any, in_key: str | None = None) -> Any:
+    return field(default=default, metadata={"in_key": in_key})
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """One model and all that a user may ask of it.
@@ -59,23 +68,23 @@ class ModelEntry:
     * `family`, `objective`, `n_parameters`, `scores`, `factors`: go into the record, over what the source finds.
     """
 
-    spec: str
-    name: str | None = None
-    modality: str | None = None
-    pooling: str | None = None
-    layers: tuple[int | str, ...] | None = None
-    caption: int = 0
-    bos: str = "skip"
-    padding: str = "right"
-    truncate: bool = False
-    store_dtype: str = "float32"
-    ids: str | None = None
+    spec: str = field(metadata={"in_key": ABOUT})  # it stands in the key by itself
+    name: str | None = _option(None, ABOUT)
+    modality: str | None = _option(None, ALWAYS)
+    pooling: str | None = _option(None, ALWAYS)
+    layers: tuple[int | str, ...] | None = _option(None, ALWAYS)
+    caption: int = _option(0, ALWAYS)
+    bos: str = _option("skip", ALWAYS)
+    padding: str = _option("right", ALWAYS)
+    truncate: bool = _option(False, ALWAYS)
+    store_dtype: str = _option("float32", ALWAYS)
+    ids: str | None = _option(None, ALWAYS)
     prompt: str | None = None
-    family: str | None = None
-    objective: str | None = None
-    n_parameters: int | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    factors: Mapping[str, float | str] = field(default_factory=dict)
+    family: str | None = _option(None, ABOUT)
+    objective: str | None = _option(None, ABOUT)
+    n_parameters: int | None = _option(None, ABOUT)
+    scores: Mapping[str, float] = field(default_factory=dict, metadata={"in_key": ABOUT})
+    factors: Mapping[str, float | str] = field(default_factory=dict, metadata={"in_key": ABOUT})
 
     def __post_init__(self) -> None:
         if self.layers is not None:
@@ -114,21 +123,15 @@ class ModelEntry:
     def settings(self, dtype: str) -> dict[str, Any]:
         """The requested options that determine the features; what the store's extraction hash covers.
 
-        A prompt is among them only where there is one, so that extractions without keep their hash.
+        They are read off the fields: a field that does not say that it is `ABOUT` the model is among them, those that
+        were there from the beginning `ALWAYS`, others where they are set.
         """
-        said = {
-            "modality": self.modality,
-            "pooling": self.pooling,
-            "layers": None if self.layers is None else list(self.layers),
-            "caption": self.caption,
-            "bos": self.bos,
-            "padding": self.padding,
-            "truncate": self.truncate,
-            "store_dtype": self.store_dtype,
-            "ids": self.ids,
-            "dtype": dtype,
-        }
-        return said if self.prompt is None else {**said, "prompt": self.prompt}
+        said: dict[str, Any] = {}
+        for option in fields(self):
+            value, rule = getattr(self, option.name), option.metadata.get("in_key")
+            if rule == ALWAYS or (rule != ABOUT and value != option.default):
+                said[option.name] = list(value) if isinstance(value, tuple) else value
+        return {**said, "dtype": dtype}
 
     def complete(self, record: ModelRecord) -> ModelRecord:
         """The record with what the user says of the model put over what the source found."""

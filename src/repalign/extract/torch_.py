@@ -15,8 +15,10 @@ module lists them, with the members in place of an `nn.ModuleList`. Each must be
 (b, d) is taken as it is, a map (b, d, h, w) is averaged over its positions, and tokens (b, t, d) need
 `pooling: mean`, `cls` or `last`. The modality is the entry's or the object's: the dataset's column to read.
 
-The revision is a digest of the factory's file and of the weights: the factory is called once to tell it, even where
-the features are in the store, and once more to load the model. It has to make the same model each time.
+The revision is a digest of the factory's file, of the weights, and of the code that the factory is made of: the modules
+that it imports, theirs in turn, and the files that they name in so many words ("mean.npy"); of an installed package its
+version. The factory is called once to tell it, even where the features are in the store, and once more to load the model.
+It has to make the same model each time.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from repalign.extract._base import (
     run_facts,
     weights_digest,
 )
-from repalign.extract._files import file_digest, first_line
+from repalign.extract._code import digest_of, imported_code, source_digest
+from repalign.extract._files import first_line
 from repalign.extract._pool import any_pool
 from repalign.extract._trace import outputs_of
 from repalign.models import ModelRecord, Spec
@@ -63,10 +66,11 @@ class Made:
     layers: tuple[str, ...] | None
     code: str  # digest of the factory's file
     weights: str  # digest of the weights
+    imports: dict[str, str]  # of what else it is made of
 
     @property
     def revision(self) -> str:
-        return "local-" + hashlib.sha256(f"{self.code}:{self.weights}".encode()).hexdigest()[:16]
+        return f"local-{digest_of(self.code, self.weights, self.imports)}"
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
@@ -80,7 +84,7 @@ def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
             f"model {spec}: the factory makes another model every time",
             expected=f"the weights of revision {context.revision}",
             got=made.revision,
-            remedy="load weights in it, or call torch.manual_seed first",
+            remedy="load weights in it, or call torch.manual_seed first; and let it write to no file that its code names",
         )
     return TorchModule(spec, entry, context, made)
 
@@ -112,14 +116,14 @@ def _make(spec: Spec) -> Made:
             got=type(made).__name__,
         )
     layers = rest.get("layers")
-    digest = file_digest(Path(code.__file__)) if getattr(code, "__file__", None) else ""
     return Made(
         module=module.eval(),
         preprocess=rest.get("preprocess"),
         modality=rest.get("modality"),
         layers=None if layers is None else tuple(layers),
-        code=digest,
+        code=source_digest(code),
         weights=weights_digest(module),
+        imports=imported_code(code),
     )
 
 
@@ -175,6 +179,7 @@ class TorchModule(Source):
             if self.preprocess
             else "images to [0, 1]",
             "factory_sha256": made.code,
+            **({"imports": made.imports} if made.imports else {}),
             **run_facts(self.dtype, stored, "pillow"),
         }
 
