@@ -78,8 +78,6 @@ DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
 FILES = "files"  # in run.json: the SHA-256 of each table
 KEY = "repalign-tile"  # in a tile: what it depends on
-# The part of a tile's key that follows from its form: a column more, and tiles without it are not taken.
-SCHEMA_DIGEST = hashlib.sha256(str(TILE_SCHEMA).encode()).hexdigest()[:16]
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
 

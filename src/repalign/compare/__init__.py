@@ -120,13 +120,15 @@ def compare(
         return Settings(chosen.nulls[measure], how, alpha, preprocess or Preprocess(), device, streamed)
 
     measures = list(chosen.nulls)
-    tiles = [Tile(a, b, m, settings(m), streams) for m in measures for a, b, streams in pairs_of(x, y, m)]
+    _check_measures(measures)
+    how_to = {m: settings(m) for m in measures}
+    tiles = [Tile(a, b, m, how_to[m], streams) for m in measures for a, b, streams in pairs_of(x, y, m)]
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
     scored = run_tiles(tiles, folder, executor, budget, progress, examination.look)
     table = across_pairs(tiles, scored)
     run = describe_run(x, y, tiles, null, examination.findings(progress), table, describe or {})
-    twins = [Tile(a, b, m, settings(m)) for m in measures for a, b in replicates]
+    twins = [Tile(a, b, m, how_to[m]) for m in measures for a, b in replicates]
     run["left_out"] = chosen.left_out
     run["warnings"] = [*chosen.warnings, *run["warnings"]]
     run["ceilings"] = [
@@ -201,6 +203,23 @@ def _from_arrays(arrays: Any, name: str, ids: Sequence[str] | None) -> MemoryRep
     record = ModelRecord(spec=f"array:{name}", name=name, modality="array")
     fingerprint = hashlib.sha256("\n".join(given).encode()).hexdigest() if ids is not None else f"rows:{n}"
     return MemoryRepresentation(record, given, layers, dataset_fingerprint=fingerprint)
+
+
+def _check_measures(measures: Sequence[Measure]) -> None:
+    names = [repr(m) for m in measures]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        classes = [
+            f"{type(m).__module__}.{type(m).__qualname__}"
+            for m, name in zip(measures, names, strict=True)
+            if name == twice
+        ]
+        raise RepalignError(
+            f"two measures are called {twice}",
+            expected="one name per measure: it is what the table says",
+            got=" and ".join(classes),
+            remedy="rename one of the classes",
+        )
 
 
 def _check_names(representations: Sequence[Representation]) -> None:

@@ -6,13 +6,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from repalign import null as nulls
+from repalign.compare._identity import identity
 from repalign.measures._base import Measure, State, as_features
 from repalign.measures._layer import sharing
 from repalign.preprocess import Preprocess
@@ -31,6 +32,15 @@ class Settings:
     preprocess: Preprocess
     device: str
     streamed: bool = False  # through feature space, without states
+
+    def identity(self, measure: Measure) -> str:
+        """What a measure under these settings computes, as a digest of values and code; worked out once for each."""
+        known: list[tuple[Measure, str]] = self.__dict__.setdefault("_known", [])
+        found = next((told for m, told in known if m is measure), None)
+        if found is None:
+            found = identity(repr(measure), measure, *(getattr(self, f.name) for f in fields(self)))
+            known.append((measure, found))
+        return found
 
 
 class Pair(Protocol):
@@ -62,9 +72,9 @@ class Cache:
             self._make_room(len(representation.layers))
             entry = self.entries[representation.key] = {}
         self.entries.move_to_end(representation.key)
-        name = _job_name(measure, settings)
+        name = settings.identity(measure)
         if name not in entry:
-            jobs = self.jobs if any(_job_name(*j) == name for j in self.jobs) else [(measure, settings)]
+            jobs = self.jobs if any(how.identity(m) == name for m, how in self.jobs) else [(measure, settings)]
             entry.update(_prepare(representation, jobs, self.look))
             held = sum(p.nbytes for p in entry.values())
             self.per_layer = max(self.per_layer, held / max(1, len(representation.layers)))
@@ -78,10 +88,6 @@ class Cache:
         # The partner of a model in its tile stays, whatever it weighs.
         while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
             self.entries.popitem(last=False)
-
-
-def _job_name(measure: Measure, settings: Settings) -> str:
-    return f"{measure!r} {settings!r}"
 
 
 def _prepare(
@@ -108,7 +114,7 @@ def _prepare(
             for (measure, _), found in zip(jobs, states, strict=True):
                 found.append(measure.prepare(x))
     return {
-        _job_name(measure, settings): settings.null.prepare(measure, found)
+        settings.identity(measure): settings.null.prepare(measure, found)
         for (measure, settings), found in zip(jobs, states, strict=True)
     }
 

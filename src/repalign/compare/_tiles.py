@@ -1,6 +1,6 @@
 """A tile: one measure on one pair of models, a pure function of two representations, and the unit of resume.
 
-What a tile depends on is in its file's name, so that a tile is never taken for another.
+What a tile depends on is in its file's name and in the file, so that a tile is never taken for another.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from repalign import null as nulls
-from repalign.alignment import as_table, read_tile, write_tile
+from repalign.alignment import TILE_SCHEMA, as_table, read_tile, write_tile
 from repalign.compare._cache import Cache, Look, Settings, default_memory, in_blocks
 from repalign.compare._streamed import METHOD as STREAMED
 from repalign.compare._streamed import judge as judge_streamed
@@ -31,8 +33,17 @@ from repalign.sealed import DamagedError
 
 log = logging.getLogger(__name__)
 
-# Part of every tile's name: raise it when a change moves a number, so that old tiles are not reused.
-TILE_VERSION = 2
+# Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
+# the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
+FORMULAS = 3
+
+
+def schema_digest(schema: pa.Schema) -> str:
+    """What follows from the names and types of a table's columns."""
+    return hashlib.sha256(str(schema).encode()).hexdigest()
+
+
+SCHEMA_DIGEST = schema_digest(TILE_SCHEMA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +56,11 @@ class Tile:
     settings: Settings
     streams: nulls.Streams = nulls.ONE_SIDE
 
-    @property
+    @cached_property
     def key(self) -> str:
-        facts = [
-            TILE_VERSION,
-            self.x.key,
-            self.y.key,
-            self.x.name,
-            self.y.name,
-            repr(self.measure),
-            repr(self.settings),
-            self.streams,
-        ]
+        """A digest of all that the rows hold or follow from."""
+        sides = [(r.key, r.name, r.layers, r.dataset_name, r.dataset_fingerprint, r.n) for r in (self.x, self.y)]
+        facts = [FORMULAS, SCHEMA_DIGEST, sides, self.settings.identity(self.measure), self.streams]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
@@ -106,7 +110,9 @@ def run_tiles(
 
     if executor is None:
         jobs = {
-            repr(t.measure): (t.measure, t.settings) for t in (tiles[i] for i in missing) if not t.settings.streamed
+            t.settings.identity(t.measure): (t.measure, t.settings)
+            for t in (tiles[i] for i in missing)
+            if not t.settings.streamed
         }
         cache = Cache(budget, list(jobs.values()), look)
         for i in in_blocks([tiles[i] for i in missing], cache):
