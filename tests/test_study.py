@@ -69,7 +69,7 @@ def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_facto
         ("measures:", "mesures:", r"line 10, mesures: there is no field 'mesures'(.|\n)*did you mean 'measures'"),
         ("row_ids:", "row_idz:", r"line 4, dataset.row_idz: there is no field(.|\n)*did you mean 'row_ids'"),
         ("seed: 3", "sed: 3", r"line 11, null.sed: there is no field 'sed'(.|\n)*did you mean 'seed'"),
-        ("ids: rows, family", "id: rows, family", r"line 7, models.x\[0\].id: there is no field 'id'"),
+        ("ids: rows, family", "idz: rows, family", r"line 7, models.x\[0\].idz: there is no field 'idz'"),
         ("draws: 19", "draws: many", r"line 11, null.draws: input should be a valid integer(.|\n)*'many'"),
         ("draws: 19", "draws: 0", r"line 11, null.draws: input should be greater than or equal to 1"),
         ("name: pairs\n", "", r"changed.yaml, line 1, name: field required"),

@@ -10,14 +10,27 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.cli._console import bars, err, out, print_json, shown_number, shown_p, wrote
-from repalign.cli._options import AsJson, FeatureFile, GroupsFile, MeasureNames, groups_of, ids_or_rows, one_layer
+from repalign.cli._console import bars, out, print_json, shown_number, shown_p, tell, wrote
+from repalign.cli._options import (
+    AsJson,
+    AxesWord,
+    ByRows,
+    FeatureFile,
+    FeaturePatterns,
+    GroupsFile,
+    IdName,
+    MeasureNames,
+    VectorName,
+    groups_of,
+    ids_or_rows,
+    one_layer,
+    read_files,
+    readings,
+)
 from repalign.cli._scale import refuse_large
 from repalign.errors import RepalignError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor
 
 SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
@@ -34,18 +47,24 @@ def difference(
     ] = None,
     groups: GroupsFile = None,
     seed: SeedNumber = 0,
+    id: IdName = None,
+    rows: ByRows = False,
+    features: FeaturePatterns = None,
+    vector: VectorName = None,
+    axes: AxesWord = None,
     as_json: AsJson = False,
 ) -> None:
     """Is REF closer to A than to B? Both scores, their difference, its 95 % interval over stimuli and its p.
 
-    Rows are joined on ids where all three files have them, else by row.
+    Rows are joined on ids; without any in the three files, by row.
     With --groups, stimuli of one group leave the sample together.
     """
     from repalign.compare import DEFAULT_MEASURES
     from repalign.intervals import difference_interval
     from repalign.measures import parse_measure
 
-    files, ids, how = _join_three((ref, a, b))
+    joined = read_files((ref, a, b), readings(3, id, rows, features, vector, axes))
+    files, ids = joined.layers, joined.ids
     names = layers or (None, None, None)
     reference, first, second = (one_layer(f, p, n) for f, p, n in zip(files, (ref, a, b), names, strict=True))
     n = len(reference)
@@ -54,7 +73,7 @@ def difference(
         m.check_n(n)
         refuse_large(m, n)
     units = None if groups is None else groups_of(groups, "within", ids_or_rows(ids, n))
-    rows = []
+    scored = []
     with bars() as progress:
         for m in parsed:
             found = difference_interval(
@@ -62,7 +81,7 @@ def difference(
             )
             states = [m.prepare(_features(x)) for x in (reference, first, second)]
             scores = [m.compare(states[0], s) for s in states[1:]]
-            rows.append(
+            scored.append(
                 {
                     "measure": repr(m), "n": n, "score_a": scores[0], "score_b": scores[1],
                     "difference": found.statistic, "low": found.low, "high": found.high,
@@ -70,10 +89,10 @@ def difference(
                 }
             )  # fmt: skip
     if as_json:
-        print_json(rows)
+        print_json([{**row, "how": list(joined.how)} for row in scored])
         return
-    err.print(f"[dim]{escape(how)}[/]")
-    _show_differences(rows, ref, a, b)
+    tell(joined.how)
+    _show_differences(scored, ref, a, b)
 
 
 def _show_differences(rows: list[dict[str, Any]], ref: Path, a: Path, b: Path) -> None:
@@ -107,21 +126,25 @@ def curve(
     ] = None,
     seed: SeedNumber = 0,
     csv: Annotated[Path | None, typer.Option(help="Also write the table here, for instance curve.csv.")] = None,
+    id: IdName = None,
+    rows: ByRows = False,
+    features: FeaturePatterns = None,
+    vector: VectorName = None,
+    axes: AxesWord = None,
 ) -> None:
     """Mutual k-NN as the number of stimuli grows (n = 2^j), with k fixed and with k a share of n.
 
     With k fixed the score of the very same two spaces falls as n grows:
     scores at different n do not compare.
     """
-    from repalign.extract.array import join_files
     from repalign.large import gallery_curve
 
-    left, right, _, how = join_files(x, y)
+    joined = read_files((x, y), readings(2, id, rows, features, vector, axes))
     names = layers or (None, None)
-    both = [one_layer(f, p, n) for f, p, n in zip((left, right), (x, y), names, strict=True)]
+    both = [one_layer(f, p, n) for f, p, n in zip(joined.layers, (x, y), names, strict=True)]
     with bars() as progress:
         found = gallery_curve(both[0], both[1], k, share, repeats=repeats, seed=seed, progress=progress)
-    err.print(f"[dim]{escape(how)}[/]")
+    tell(joined.how)
     _show_curve(found, f"{x.name}, {y.name}: mutual k-NN (cosine)")
     if csv is not None:
         try:
@@ -147,61 +170,7 @@ def _show_curve(found: Any, title: str) -> None:
     out.print("[dim]corrected = (score - chance) / (1 - chance), chance = k / (n - 1)[/]")
 
 
-# --- three files ---------------------------------------------------------------------------------
-
-
 def _features(x: Tensor) -> Tensor:
     from repalign.measures._base import as_features
 
     return as_features(x)
-
-
-def _join_three(paths: Sequence[Path]) -> tuple[list[Mapping[str, Tensor]], tuple[str, ...] | None, str]:
-    """The layers of all files with paired rows, the ids if all have some, and a sentence that says how.
-
-    Where all have ids, the rows whose id all have are kept, in the order of the first. Else row i goes with row i, and
-    files that do have ids must have the same ones in the same order.
-    """
-    import torch
-
-    from repalign.extract.array import read_array_file
-
-    files = [read_array_file(p) for p in paths]
-    counts = [len(next(iter(f.layers.values()))) for f in files]
-    if any(f.ids is None for f in files):
-        _check_same_rows(paths, files, counts)
-        return [f.layers for f in files], None, "rows are paired in order: not all files say ids"
-    row_of = [{id_: row for row, id_ in enumerate(f.ids or ())} for f in files]
-    ids = tuple(id_ for id_ in row_of[0] if all(id_ in rows for rows in row_of))
-    if not ids:
-        raise RepalignError(
-            f"{', '.join(map(str, paths))} have no id in common",
-            expected=f"ids such as {next(iter(row_of[0]))!r}",
-            got=" and ".join(repr(next(iter(rows))) for rows in row_of[1:]),
-        )
-    joined = []
-    for file, rows in zip(files, row_of, strict=True):
-        index = torch.tensor([rows[id_] for id_ in ids])
-        joined.append({name: x[index] for name, x in file.layers.items()})
-    alone = ", ".join(str(c - len(ids)) for c in counts)
-    return joined, ids, f"joined on {len(ids)} ids; {alone} rows have no partner and are left out"
-
-
-def _check_same_rows(paths: Sequence[Path], files: Sequence[Any], counts: Sequence[int]) -> None:
-    remedy = "give every file ids, for instance " + f"{paths[0].name}.ids.txt with one id per line"
-    if len(set(counts)) > 1:
-        raise RepalignError(
-            f"{', '.join(map(str, paths))} have different numbers of rows",
-            expected="row i of all describing the same stimulus",
-            got=", ".join(f"n = {c}" for c in counts),
-            remedy=remedy,
-        )
-    named = [(p, f.ids) for p, f in zip(paths, files, strict=True) if f.ids is not None]
-    for path, ids in named[1:]:
-        if ids != named[0][1]:
-            raise RepalignError(
-                f"{named[0][0]} and {path} have other ids, and a third file has none",
-                expected="the same ids in the same order, or ids in all files",
-                got=f"{named[0][1][0]!r} ... and {ids[0]!r} ...",
-                remedy=remedy,
-            )

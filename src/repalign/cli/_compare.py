@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import bars, err, out, print_json, show, shown_number, wrote
+from repalign.cli._console import bars, out, print_json, show, shown_number, tell, wrote
 from repalign.cli._options import (
     AsJson,
+    AxesWord,
+    ByRows,
     Draws,
     FeatureFile,
+    FeaturePatterns,
     GroupsFile,
+    IdName,
     Limit,
     MeasureNames,
     Memory,
@@ -22,9 +26,12 @@ from repalign.cli._options import (
     SearchWords,
     Seed,
     Shuffle,
+    VectorName,
     chosen_null,
     groups_of,
     ids_or_rows,
+    read_files,
+    readings,
     size_in_bytes,
 )
 from repalign.cli._scale import is_large, pair_at_scale, show_at_scale
@@ -133,30 +140,37 @@ def pair(
     interval: Annotated[
         bool, typer.Option("--interval", help="Also the 95 % interval over stimuli at the best pair of layers.")
     ] = False,
+    id: IdName = None,
+    rows: ByRows = False,
+    features: FeaturePatterns = None,
+    vector: VectorName = None,
+    axes: AxesWord = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two files of features. Rows are joined on ids where both files have them, else row i with row i.
+    """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
+
+    What is read, how rows are paired and what is left out is told; what could be meant otherwise is refused.
 
     Above 20,000 rows no n x n matrix is formed, and the cost is told first:
     linear CKA streams over the rows, mutual k-NN goes by exact tiles,
     above 200,000 rows by 2,000 anchors.
     """
-    from repalign.compare import DEFAULT_MEASURES, LIMIT
-    from repalign.compare import pair as compare_pair
-    from repalign.extract.array import join_files
+    from repalign.compare import DEFAULT_MEASURES, LIMIT, in_memory
+    from repalign.compare import compare as compare_all
 
     budget = size_in_bytes(memory)
-    left, right, ids, how = join_files(x, y)
-    n = len(next(iter(left.values())))
+    found = read_files((x, y), readings(2, id, rows, features, vector, axes))
+    (left, right), ids, n = found.layers, found.ids, found.n
+    how = list(found.how)
     names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
     if not as_json:
-        err.print(f"[dim]{escape(how)}[/]")
+        tell(how)
     if is_large(n):
         drawn = {"null": null, "draws": draws, "relabellings": relabellings, "groups": groups, "shuffle": shuffle}
         refused = [f"--{option}" for option, value in {**drawn, "search": search}.items() if value is not None]
         refused += ["--interval"] if interval else []
         with bars() as progress:
-            found = pair_at_scale(
+            scores = pair_at_scale(
                 left,
                 right,
                 names,
@@ -167,20 +181,20 @@ def pair(
                 progress=progress,
             )
         if as_json:
-            print_json(found.to_dict("records"))
+            print_json([{**row, "how": how} for row in scores.to_dict("records")])
         else:
-            show_at_scale(found)
+            show_at_scale(scores)
         return
     labels = groups_of(groups, shuffle, ids_or_rows(ids, n))
     chance = chosen_null(null, draws, relabellings, labels, seed)
     with bars() as progress:
-        alignment = compare_pair(
-            left,
-            right,
+        sides = [in_memory(layers, name, ids) for layers, name in zip((left, right), names, strict=True)]
+        alignment = compare_all(
+            sides[:1],
+            sides[1:],
             measure or DEFAULT_MEASURES,
             chance,
-            names=names,
-            ids=ids,
+            describe={"how": how},
             search=search,
             memory=budget,
             limit=LIMIT if limit is None else limit,
@@ -190,14 +204,14 @@ def pair(
         units = labels.labels if labels is not None and labels.shuffle == "whole" else None
         around = _intervals(alignment, left, right, units, seed or 0, progress) if interval else None
     if as_json:
-        rows = alignment.best()
+        best = alignment.best()
         if around is not None:
-            rows = rows.assign(
+            best = best.assign(
                 interval_statistic=[i.statistic if i else None for i in around],
                 low=[i.low if i else None for i in around],
                 high=[i.high if i else None for i in around],
             )
-        print_json(rows.to_dict("records"))
+        print_json([{**row, "how": how} for row in best.to_dict("records")])
         return
     show(alignment)
     if around is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +171,12 @@ def wrote(what: str, path: Path | str, then: str | None = None) -> None:
     out.print(f"{what}: [bold]{escape(str(path))}[/]")
     if then:
         out.print(f"next: {escape(then)}")
+
+
+def tell(sentences: Iterable[str]) -> None:
+    """What was read, beside the result: a dim line each."""
+    for sentence in sentences:
+        err.print(f"[dim]{escape(sentence)}[/]")
 
 
 def told(plan: Any) -> None:

@@ -14,6 +14,7 @@ from repalign.errors import RepalignError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from repalign.features import Joined, Reading
     from repalign.null import Auto, Groups, Null
 
 FeatureFile = Annotated[
@@ -23,6 +24,32 @@ MeasureNames = Annotated[
     list[str] | None,
     typer.Option(
         "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated."
+    ),
+]
+IdName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--id",
+        help="The column or array that names the rows, for instance --id image_id; once for all files, or once for each in turn.",
+    ),
+]
+ByRows = Annotated[bool, typer.Option("--rows", help="Pair row i with row i, whatever ids the files have.")]
+FeaturePatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features",
+        help="The columns that are the features, by a pattern such as 'emb_*' or several 'a*,b*'; once, or once for each file "
+        "('' says nothing of a file).",
+    ),
+]
+VectorName = Annotated[
+    list[str] | None,
+    typer.Option("--vector", help="The list column or array that holds the features; once, or once for each file."),
+]
+AxesWord = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--axes", help="Of three dimensions: nld for (n, layers, d), lnd for (layers, n, d); once, or once for each file."
     ),
 ]
 Limit = Annotated[
@@ -131,6 +158,36 @@ def chosen_null(
             "--relabellings and --groups do not go together", remedy="say --draws N for more draws with groups"
         )
     return make_null(method, **given)
+
+
+def readings(
+    n_files: int,
+    ids: list[str] | None,
+    rows: bool,
+    features: list[str] | None,
+    vector: list[str] | None,
+    axes: list[str] | None,
+) -> list[Reading]:
+    """What the options say of each of some files."""
+    from repalign.features import Reading
+
+    given = {"id": ids, "features": features, "vector": vector, "axes": axes}
+    for name, values in given.items():
+        if values and len(values) not in (1, n_files):
+            raise RepalignError(
+                f"--{name} is said {len(values)} times",
+                expected=f"once for all files, or {n_files} times, for each in turn",
+                got=", ".join(map(repr, values)),
+            )
+    said = {name: (values * n_files)[:n_files] if values else [None] * n_files for name, values in given.items()}
+    return [Reading(rows=rows, **{name: values[i] or None for name, values in said.items()}) for i in range(n_files)]
+
+
+def read_files(paths: Sequence[Path], said: Sequence[Reading]) -> Joined:
+    """Files of features with paired rows, by the one rule for all forms."""
+    from repalign.features import join, read_file
+
+    return join([read_file(path, reading) for path, reading in zip(paths, said, strict=True)])
 
 
 def ids_or_rows(ids: Sequence[str] | None, n: int) -> Sequence[str]:

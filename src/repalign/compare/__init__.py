@@ -13,8 +13,6 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from repalign import null as nulls
 from repalign.alignment import Alignment
 from repalign.compare._applicable import LIMIT, choose
@@ -24,6 +22,7 @@ from repalign.compare._describe import Examination, across_pairs, describe_run, 
 from repalign.compare._streamed import check_memory, is_streamed
 from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
 from repalign.errors import RepalignError
+from repalign.features import Reading, join, read
 from repalign.measures._base import Measure, as_features
 from repalign.models import ModelRecord
 from repalign.preprocess import Preprocess
@@ -161,13 +160,17 @@ def pair(
     null: nulls.Null | nulls.Auto | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),
-    ids: Sequence[str] | None = None,
+    ids: Sequence[Any] | str | None = None,
+    rows: bool = False,
     **options: Any,
 ) -> Alignment:
-    """Compare two models given as arrays: row i of both is the same stimulus.
+    """Compare two models given as arrays, frames or files; the rule for all of them is that of `repalign.features`.
 
-    `x` and `y` are (n, d) arrays (numpy or torch), or mappings from layer name to such arrays, or lists of them.
-    `options` go to `compare`.
+    `x` and `y` are (n, d) arrays (numpy or torch), frames, mappings from layer name to these, lists of them, paths of files, or
+    what `features.read` gives. Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`.
+    `ids` names the column or array that holds them, or is a list of the ids of all rows, for both; `rows` pairs row i with row i
+    whatever ids there are. The run's `how` says what was read, how rows were paired and what was left out. `options` go to
+    `compare`.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -175,34 +178,25 @@ def pair(
     >>> result = pair(x, x @ rng.standard_normal((20, 30)), measures=["CKA()"])
     >>> bool(result.best()["pvalue"][0] < 0.01)
     True
+    >>> result.run["how"][0]
+    'row i of one is paired with row i of the other: nothing names the rows'
     """
     if isinstance(measures, (str, Measure)):
         measures = [measures]
-    both = [_from_arrays(arrays, name, ids) for arrays, name in zip((x, y), names, strict=True)]
-    return compare([both[0]], [both[1]], measures, null, **options)
+    found = join([read(source, Reading(ids, rows), name=name) for source, name in zip((x, y), names, strict=True)])
+    both = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
+    describe = {**(options.pop("describe", None) or {}), "how": list(found.how)}
+    return compare([both[0]], [both[1]], measures, null, describe=describe, **options)
 
 
-def _from_arrays(arrays: Any, name: str, ids: Sequence[str] | None) -> MemoryRepresentation:
-    if isinstance(arrays, Mapping):
-        layers = {str(k): as_features(v, f"{name}, layer {k}") for k, v in arrays.items()}
-    elif isinstance(arrays, (list, tuple)) and arrays and np.ndim(arrays[0]) == 2:
-        layers = {f"layer.{i}": as_features(v, f"{name}, layer {i}") for i, v in enumerate(arrays)}
-    else:
-        layers = {"features": as_features(arrays, name)}
-    counts = {len(v) for v in layers.values()}
-    if len(counts) != 1:
-        raise RepalignError(
-            f"{name}: layers of different row counts", expected="one n for all layers of a model", got=sorted(counts)
-        )
-    n = counts.pop()
-    given = tuple(map(str, ids)) if ids is not None else tuple(map(str, range(n)))
-    if len(given) != n or len(set(given)) != n:
-        raise RepalignError(
-            f"{name}: ids do not fit", expected=f"{n} distinct ids", got=f"{len(given)} ids, {len(set(given))} distinct"
-        )
+def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -> MemoryRepresentation:
+    """Layers (n, d) of a model that is called `name`; rows without ids are numbered."""
+    arrays = {k: as_features(v, f"{name}, layer {k}" if len(layers) > 1 else name) for k, v in layers.items()}
+    n = len(next(iter(arrays.values())))
+    given = tuple(map(str, range(n))) if ids is None else tuple(ids)
     record = ModelRecord(spec=f"array:{name}", name=name, modality="array")
-    fingerprint = hashlib.sha256("\n".join(given).encode()).hexdigest() if ids is not None else f"rows:{n}"
-    return MemoryRepresentation(record, given, layers, dataset_fingerprint=fingerprint)
+    fingerprint = f"rows:{n}" if ids is None else hashlib.sha256("\n".join(given).encode()).hexdigest()
+    return MemoryRepresentation(record, given, arrays, dataset_fingerprint=fingerprint)
 
 
 def _check_measures(measures: Sequence[Measure]) -> None:

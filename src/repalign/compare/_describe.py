@@ -134,6 +134,7 @@ def describe_run(
         "name": extra.get("name"),
         "mock": is_mock(table),
         "study": extra.get("study"),
+        **({"how": list(extra["how"])} if "how" in extra else {}),
         "dataset": extra.get("dataset")
         or {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []},
         "models": [

@@ -42,7 +42,9 @@ def _facts(entry: ModelEntry, spec: Spec, known: KnownModel | None, answers: Map
         return _known(spec, known)
     match spec.scheme:
         case "array":
-            return array_facts(Path(spec.path))
+            from repalign.extract.array import reading_of
+
+            return array_facts(Path(spec.path), reading_of(entry))
         case "toy":
             return _toy(spec.path)
         case "timm":

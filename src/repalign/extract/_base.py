@@ -61,7 +61,9 @@ class ModelEntry:
     * `padding`: the side on which texts are padded, or "none" for batches of texts of one length.
     * `truncate`: cut what is longer than the model's context instead of refusing it.
     * `store_dtype`: of the stored features, "float32", "float16" or "float64".
-    * `ids`: "rows" says that the rows of an array without ids are in the dataset's order.
+    * `ids`: "rows" says that the rows of an array without ids are in the dataset's order; `rows`: true says so of one with ids.
+    * `id`, `features`, `vector`, `axes`: of an array's file, which column names the rows, which columns or which block are the
+      features, and which of three dimensions counts the layers (see `features.Reading`).
     * `prompt`: a text that every caption is put into, where `{caption}` stands in it; for text models of transformers and
       sentence-transformers. With `pooling: last` the vector is that of the token that follows all of it. Bits per byte
       of the captions are not computed then.
@@ -79,6 +81,11 @@ class ModelEntry:
     truncate: bool = _option(False, ALWAYS)
     store_dtype: str = _option("float32", ALWAYS)
     ids: str | None = _option(None, ALWAYS)
+    rows: bool = False
+    id: str | None = None
+    features: str | tuple[str, ...] | None = None
+    vector: str | None = None
+    axes: str | None = None
     prompt: str | None = None
     family: str | None = _option(None, ABOUT)
     objective: str | None = _option(None, ABOUT)
@@ -87,6 +94,8 @@ class ModelEntry:
     factors: Mapping[str, float | str] = field(default_factory=dict, metadata={"in_key": ABOUT})
 
     def __post_init__(self) -> None:
+        if self.features is not None and not isinstance(self.features, str):
+            object.__setattr__(self, "features", tuple(self.features))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
         for option, known in CHOICES.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.extract.array import read_array_file
+from repalign.features import Reading, read_file
 from repalign.standins.shapes import Shape
 from repalign.toyworld import world
 
@@ -32,14 +32,14 @@ class Form:
     scores: dict[str, float]
 
 
-def form_of(path: Path, width: int) -> tuple[Form, str | None]:
+def form_of(path: Path, reading: Reading, width: int) -> tuple[Form, str | None]:
     """The form of a file, or a usual one and why it cannot be read."""
     try:
-        found = read_array_file(path)
+        found = read_file(path, reading)
     except RepalignError as error:
         return Form(dict.fromkeys(LAYERS, width), None, None, None, {}), str(error).splitlines()[0]
     widths = {name: min(x.shape[1], WIDEST) for name, x in found.layers.items()}
-    return Form(widths, found.facts.get("modality"), found.facts.get("objective"), found.n_parameters, found.scores), None
+    return Form(widths, found.facts.get("modality"), found.facts.get("objective"), found.n_parameters, dict(found.scores)), None
 
 
 def write_features(folder: Path, form: Form, ids: Sequence[str], shape: Shape, seed: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from repalign.errors import RepalignError, Unavailable
 from repalign.extract import ModelEntry, timm_
 from repalign.extract._base import no_modality, short_name
+from repalign.extract.array import reading_of
 from repalign.models import Spec, parse_spec
 from repalign.standins import arrays, images, texts, torch_module, toys
 from repalign.standins.folders import made_once
@@ -83,6 +84,7 @@ def stand_in(
     made = replace(
         entry, spec=found.spec, name=name, layers=layers, pooling=pooling, scores={**found.scores, **entry.scores},
         n_parameters=found.n_parameters if entry.n_parameters is None else entry.n_parameters,
+        id=None, features=None, vector=None, axes=None,  # of the real file: a stand-in is plain
     )  # fmt: skip
     return made, (*found.notes, *notes)
 
@@ -139,7 +141,7 @@ def _torch(asked: Asked) -> Found:
 
 
 def _array(asked: Asked) -> Found:
-    form, problem = arrays.form_of(Path(asked.spec.path), asked.shape.width)
+    form, problem = arrays.form_of(Path(asked.spec.path), reading_of(asked.entry, len(asked.ids)), asked.shape.width)
     if problem is not None:
         form = replace(form, modality=asked.modality)
     elif asked.entry.modality is None and form.modality is None:

@@ -28,6 +28,11 @@ class ModelOptions(Block):
     truncate: bool = False
     store_dtype: str = "float32"
     ids: str | None = None
+    rows: bool = False
+    id: str | None = None
+    features: str | list[str] | None = None
+    vector: str | None = None
+    axes: str | None = None
 
 
 class ModelConfig(ModelOptions):

@@ -1,0 +1,65 @@
+"""Features of any origin, read by one rule.
+
+| form | what it holds |
+| --- | --- |
+| .npy, a numpy or torch array | one layer, "features"; of three dimensions several |
+| .npz, .pt, .safetensors, a mapping | named arrays |
+| .parquet, a frame, a structured array | columns: numbers, lists, texts; and the index of pandas |
+| a list | arrays (n, d), a layer each; or rows |
+
+**The rule.** Two-dimensional float blocks are layers; all float columns of a table together are one. The id is what is called
+so (`id`, `ids`, `image_id`, a text or named index, ids in a safetensors file's metadata, `FILE.ids.txt`, `FILE.ids.json`) or what
+the caller names. Everything else is left out and named in `how`, or refused where it could be meant as a feature. Rows are
+paired by position only if nothing on either side could be an id, or the caller says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from repalign.errors import RepalignError
+from repalign.features._files import file_widths, id_lines, read_file, sidecars
+from repalign.features._ids import names_of
+from repalign.features._join import Joined, join
+from repalign.features._matrix import is_symmetric, refuse_unmarked_matrix
+from repalign.features._memory import of_object
+from repalign.features._rule import Found, apply
+from repalign.features._table import AXES, Reading
+
+__all__ = [
+    "AXES",
+    "Found",
+    "Joined",
+    "Reading",
+    "file_widths",
+    "id_lines",
+    "is_symmetric",
+    "join",
+    "names_of",
+    "read",
+    "read_file",
+    "refuse_unmarked_matrix",
+    "sidecars",
+]
+
+
+def read(source: Any, reading: Reading | None = None, *, name: str = "x", **said: Any) -> Found:
+    """Layers and ids of a file or an object of any form; `said` are the fields of `Reading`.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"f0": [0.1, 0.2], "f1": [1.0, 3.0], "label": [1, 1]}, index=["a", "b"])
+    >>> found = read(frame)
+    >>> found.ids, found.how
+    (('a', 'b'), 'x: features: 2 columns f0, f1; ids: the index (text); left out: label (int64)')
+
+    Raises RepalignError, which names the source and the block, for whatever the rule does not settle.
+    """
+    reading = Reading(**said) if reading is None else reading
+    if isinstance(source, Found):
+        if reading != Reading():
+            raise RepalignError(f"{source.what}: it has been read", remedy="say what it is to `read`, at once")
+        return source
+    if isinstance(source, (str, Path)):
+        return read_file(source, reading)
+    return apply(of_object(source, name), reading)
