@@ -77,6 +77,50 @@ def test_cells_and_search_are_what_null_says_of_the_same_draws(sides):
     assert best.pvalue == (1 + (draws.max(axis=(1, 2)) >= observed.max()).sum()) / 30
 
 
+
+@pytest.mark.parametrize("name", ["AngularCKA()", "AngularProcrustes()", "ShapeMetric(alpha=0.5)"])
+def test_a_distance_is_judged_in_its_own_direction(name):
+    """Two models that share their space have the smallest distance: the only pair that is found, by every p."""
+    shared = np.random.default_rng(5).standard_normal((N, 6))
+    turn = np.linalg.qr(np.random.default_rng(6).standard_normal((6, 6)))[0]
+    a, b = model("a", 11, (6,)), model("b", 12, (6,))
+    near = MemoryRepresentation(
+        ModelRecord("array:near", "near", "array"), IDS, {"layer.0": torch.from_numpy(shared)}, "made", "f" * 64
+    )
+    nearer = MemoryRepresentation(
+        ModelRecord("array:nearer", "nearer", "array"), IDS, {"layer.0": torch.from_numpy(shared @ turn)}, "made", "f" * 64
+    )
+    null = nulls.Permutations(39, seed=1)
+    result = compare([a, near], [b, nearer], [name], null)
+    best = result.best().set_index(["model_x", "model_y"])
+    planted = best.loc[("near", "nearer")]
+    others = best.drop(index=("near", "nearer"))
+    assert planted.statistic < 1e-3 and (planted.pvalue, planted.p_maxt) == (1 / 40, 1 / 40)
+    assert (others["pvalue"] > 0.05).all() and (others["p_maxt"] > 0.05).all()
+    # In its own unit: the threshold is a distance below what chance gives, and a score below it is significant.
+    assert (best["threshold"] > 0).all() and (best["threshold"] <= best["null_mean"]).all()
+    assert ((best["statistic"] < best["threshold"]) == (best["pvalue"] <= 0.05)).all()
+    assert ((best["calibrated"] > 0) == (best["pvalue"] <= 0.05)).all() and planted.z > 3
+    # Against the definition: distances of every relabelling, by hand.
+    measure = parse_measure(name)
+    states = {r.name: measure.prepare(r.load("layer.0")) for r in (a, b, near, nearer)}
+    draws = np.stack([
+        nulls.permuted_scores(measure, [states[x]], [states[y]], null.permutations(N))[:, 0, 0] for x, y in best.index
+    ])  # (pairs, K), closer is higher
+    np.testing.assert_allclose(best["p_maxt"], nulls.max_t(-best["statistic"].to_numpy(), draws))
+    for row, draw in zip(best.itertuples(), -draws, strict=True):
+        assert row.pvalue == (1 + (draw <= row.statistic).sum()) / 40
+        assert row.threshold == pytest.approx(np.sort([*draw, row.statistic])[2])  # rank 38 of 40 from the far end
+
+
+@pytest.mark.parametrize("name", ["AngularCKA()", "AngularProcrustes()", "BuresDistance()", "CKA()"])
+def test_closeness_is_the_score_with_the_sign_of_its_direction(name, sides):
+    measure = parse_measure(name)
+    a, b = ([measure.prepare(r.load(layer)) for layer in r.layers] for r in (sides[0][0], sides[1][0]))
+    scores, closeness = measure.compare_all(a, b).numpy(), measure.closeness_all(a, b).numpy()
+    assert np.array_equal(closeness, scores if measure.closer_is_higher else -scores) and (scores > 0).any()
+
+
 def test_pairs_across_get_holm_and_bh_and_cells_do_not(sides):
     result = compare(*sides, ["CKA()", "MutualKNN(k=5)"], nulls.Permutations(39))
     for measure in result.measures:

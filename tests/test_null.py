@@ -249,6 +249,32 @@ def test_undefined_scores_stay_undefined():
     assert nothing.layer_x == -1 and np.isnan(nothing.calibration.pvalue)
 
 
+
+def test_undefined_draws_count_as_exceedances():
+    """A relabelling under which a score is not defined says nothing against chance: it must not make p smaller."""
+    nan = np.nan
+    draws = np.array([0.1, nan, 0.2, nan, 0.3, 0.4, 0.1, 0.1, 0.1])
+    assert nulls.pvalue(0.5, draws) == 3 / 10 and nulls.pvalue(0.35, draws) == 4 / 10
+    assert nulls.threshold(0.5, draws, 0.5) == 0.2 and nulls.threshold(0.5, draws, 0.1) == np.inf
+    found = nulls.calibrate(0.5, draws, alpha=0.2)
+    assert found.pvalue == 0.3 and found.calibrated == 0
+    two = np.stack([draws, np.full(9, 0.0)], axis=1)  # (K, M)
+    assert nulls.step_down(np.array([0.5, 0.45]), two).tolist() == [3 / 10, 3 / 10]
+    searched = nulls.search_layers(np.array([[0.5, 0.45]]), two[:, None, :], how="raw")
+    assert searched.calibration.pvalue == 3 / 10 and searched.stepdown.tolist() == [[3 / 10, 3 / 10]]
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_max_t_counts_undefined_draws_of_a_pair_against_it_alone_where_it_is_largest(lost):
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((2, 99))
+    draws[0, :4] = lost
+    p = nulls.max_t(np.array([9.0, 5.0]), draws)
+    assert p[0] == 5 / 100  # four undefined draws and itself; the other pair's are far below
+    assert p[1] == 5 / 100  # a larger adjusted p comes first
+    assert nulls.max_t(np.array([9.0, 5.0]), draws[:, 4:]).tolist() == [1 / 96, 1 / 96]
+
+
 def test_maximum_of_negative_scores_is_negative_and_has_an_index():
     scores = np.array([[-0.5, -0.1], [-0.3, -0.2]])
     found = nulls.search_layers(scores, np.full((5, 2, 2), -0.9), how="raw")

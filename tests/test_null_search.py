@@ -135,6 +135,18 @@ def test_a_cell_that_no_relabelling_changes_is_never_chosen_for_its_rounding():
     assert (found.layer_x, found.layer_y) == (0, 0) and found.stepdown[0, 1] == 1.0
 
 
+
+@pytest.mark.parametrize("rounding", [-1e-9, 0.0, 1e-9])
+def test_step_down_counts_a_draw_that_equals_another_score_up_to_rounding(rounding):
+    """Draws of one score are held against another, which they equal in exact arithmetic: rounding must not decide."""
+    observed = np.array([2.0, 1.0])
+    draws = np.array([[0.0, 2.0 * (1 + rounding)], [1.0 * (1 + rounding), 0.0], [0.5, 0.5], [0.0, 0.0]])
+    # Of five: for 2.0 the draw of the second score that equals it; for 1.0 alone that same draw, 2 >= 1.
+    assert nulls.step_down(observed, draws).tolist() == [2 / 5, 2 / 5]
+    # A tie of the lower score with its own draw counts too.
+    assert nulls.step_down(observed, np.array([[0.0, 1.0 * (1 + rounding)], [0.0, 0.0]])).tolist() == [1 / 3, 2 / 3]
+
+
 @pytest.mark.parametrize("text", ["maxx", "studentised best", "top-0", "top-k", "raw raw"])
 def test_unknown_searches_are_told(text: str):
     with pytest.raises(RepalignError, match="unknown layer search(.|\n)*top-5"):

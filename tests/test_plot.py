@@ -160,6 +160,16 @@ def test_what_is_found_follows_the_rule_that_decides(table):
     )
 
 
+
+@pytest.mark.parametrize(("draws", "rule"), [(19, "p_maxt"), (19, "p_bh"), (0, "p_holm")])
+def test_a_p_that_equals_alpha_is_found(table, draws, rule):
+    """Slow measures of a group get 19 draws: their least p is 1/20, which is alpha itself."""
+    pairs = views.rows_of(table, "max", KNN).assign(n_draws=draws, p_maxt=np.nan, p_holm=0.9, p_bh=0.9)
+    pairs[rule] = np.where(pairs.index % 2, 1 / 20, np.nextafter(0.05, 1))
+    assert views.adjustment(pairs, 0.05) == rule
+    np.testing.assert_array_equal(views.found(pairs, 0.05), pairs.index % 2 == 1)
+
+
 @pytest.mark.parametrize(
     ("run", "change", "expected"),
     [

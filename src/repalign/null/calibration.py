@@ -43,8 +43,14 @@ def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
     Where relabelling leaves a score mathematically unchanged, rounding must not decide the p-value.
     """
-    scale = np.maximum(np.abs(observed), np.nanmax(np.abs(draws), axis=0, initial=0.0))
+    scale = np.maximum(np.abs(observed), _largest(draws))
     return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
+
+
+
+def _largest(draws: np.ndarray) -> np.ndarray:
+    """The largest size of the draws of each score; undefined ones (nan or infinite) have none."""
+    return np.abs(draws).max(axis=0, initial=0.0, where=np.isfinite(draws))
 
 
 def least_tie(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -90,7 +96,7 @@ def calibrate(
     mean, std = _nan_moment(draws, np.nanmean), _nan_moment(draws, np.nanstd)
     tau = threshold(observed, draws, alpha)
     # Where all draws are the same up to rounding there is no spread to count in.
-    scale = np.maximum(np.abs(observed), np.nanmax(np.abs(draws), axis=0, initial=0.0))
+    scale = np.maximum(np.abs(observed), _largest(draws))
     std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
     return _assemble(observed, mean, std, pvalue(observed, draws), tau, s_max)
 
@@ -138,6 +144,7 @@ def _assemble(
 
 
 def _nan_moment(draws: np.ndarray, moment: Any) -> np.ndarray:
-    """A moment over axis 0 that is nan, without a warning, where every draw is undefined."""
-    empty = np.isnan(draws).all(axis=0)
-    return np.where(empty, np.nan, moment(np.where(empty, 0.0, draws), axis=0))
+    """A moment over the defined draws of axis 0; nan, without a warning, where there is none."""
+    known = np.isfinite(draws)
+    empty = ~known.any(axis=0)
+    return np.where(empty, np.nan, moment(np.where(empty, 0.0, np.where(known, draws, np.nan)), axis=0))

@@ -55,20 +55,21 @@ def max_t(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
     observed (P,), draws (P, K): draw k is one relabelling of all models. Every pair is studentised over its draws and
     the observed score, so that pairs with more layers or wider nulls do not decide the maximum. It knows how the pairs
-    depend on each other, which Holm's rule does not. nan stays nan and is not counted.
+    depend on each other, which Holm's rule does not. nan stays nan and is not counted; undefined draws (nan or infinite)
+    count as exceedances.
     """
     out = np.full(observed.shape, np.nan)
     defined = ~np.isnan(observed)
     if not defined.any():
         return out
     scores, values = observed[defined], snap_ties(observed[defined], draws[defined].T)
-    pool = np.concatenate([values, scores[None]])
-    mean, sd = pool.mean(axis=0), pool.std(axis=0)
-    varies = sd > TIE_TOLERANCE * np.abs(pool).max(axis=0)
+    lost = ~np.isfinite(values)
+    pool = np.concatenate([np.where(lost, np.nan, values), scores[None]])
+    mean, sd = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
+    varies = sd > TIE_TOLERANCE * np.nanmax(np.abs(pool), axis=0)
     unit = np.where(varies, sd, 1.0)
-    out[defined] = step_down(
-        np.where(varies, (scores - mean) / unit, 0.0), np.where(varies, (values - mean) / unit, 0.0)
-    )
+    standard = np.where(varies, (np.where(lost, 0.0, values) - mean) / unit, 0.0)
+    out[defined] = step_down(np.where(varies, (scores - mean) / unit, 0.0), np.where(lost, np.inf, standard))
     return out
 
 

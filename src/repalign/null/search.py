@@ -187,7 +187,9 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     observed_j}) / (K + 1), made monotone. The family-wise error is held at any level if all hypotheses are true, and
     for any subset that is true as long as its scores have the law that the draws give them (subset pivotality).
     A draw of one score may equal another score in exact arithmetic: ties are decided with a tolerance, as everywhere.
+    Undefined draws count as exceedances.
     """
+    draws = np.where(np.isnan(draws), np.inf, draws)
     order = np.argsort(observed, kind="stable")
     running = np.maximum.accumulate(draws[:, order], axis=1)
     p = (1 + (running >= least_tie(observed, draws)[order]).sum(axis=0)) / (len(draws) + 1)
