@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from repalign.dataset._core import Dataset
 from repalign.dataset._distortions import unknown
+from repalign.dataset._rows import id_lines
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress, silent
 
@@ -219,16 +220,19 @@ def _field_error(error: ValidationError) -> RepalignError:
     return RepalignError(f"{path}: {first['msg'].removeprefix('Value error, ')}", got=got)
 
 
-def _read_ids(ids: str | list[str | int], base: Path) -> list[str]:
-    """Ids from a list, a .json list, or a file with one id per line."""
+def _read_ids(ids: str | list[str | int], base: Path) -> list[str | int]:
+    """Ids from a list, a .json list, or a file with one id per line; nulls in them are the dataset's to refuse."""
     if isinstance(ids, list):
-        return [str(i) for i in ids]
+        return list(ids)
     path = base / Path(ids).expanduser()
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return [str(i) for i in json.loads(content)]
-        return [line.strip() for line in content.splitlines() if line.strip()]
+        content = path.read_bytes().decode("utf-8-sig")  # as it is: only a line feed ends a line
+        if path.suffix.lower() != ".json":
+            return [line.strip() for line in id_lines(content, path.name)]
+        listed = json.loads(content)
+        if not isinstance(listed, list):
+            raise TypeError(f"a JSON {type(listed).__name__}")
+        return listed
     except (OSError, ValueError, TypeError) as error:
         raise RepalignError(
             f"the ids in {path.name} cannot be read",

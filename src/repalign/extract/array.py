@@ -20,6 +20,9 @@ from repalign.extract._files import file_digest
 from repalign.features import Found, Reading, join, names_of, read_file, sidecars
 from repalign.models import ModelRecord, Spec
 
+# Which rule files are read by: what an earlier one took for features, such as an index, is not taken from a store again.
+RULE = "features 1"
+
 
 def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     path = Path(spec.path)
@@ -30,7 +33,7 @@ def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
             remedy="check the path; in a study file it starts from the file's folder",
         )
     beside = [file_digest(p) for p in sidecars(path) if p.is_file()]
-    return "local-" + hashlib.sha256(":".join([file_digest(path), *beside]).encode()).hexdigest()[:16]
+    return "local-" + hashlib.sha256(":".join([RULE, file_digest(path), *beside]).encode()).hexdigest()[:16]
 
 
 def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:

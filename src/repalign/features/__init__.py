@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.features._files import file_widths, id_lines, read_file, sidecars
+from repalign.features._files import file_widths, read_file, sidecars
 from repalign.features._ids import names_of
 from repalign.features._join import Joined, join
 from repalign.features._matrix import is_symmetric, refuse_unmarked_matrix
@@ -33,7 +33,6 @@ __all__ = [
     "Joined",
     "Reading",
     "file_widths",
-    "id_lines",
     "is_symmetric",
     "join",
     "names_of",

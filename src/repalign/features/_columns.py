@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64", "string": "text", "large_string": "text"}
 _UNNAMED = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name
 
 
@@ -28,7 +29,6 @@ def read_parquet(path: Path, headers: bool = False) -> Table:
 
     file = pq.ParquetFile(path)
     schema, n = file.schema_arrow, file.metadata.num_rows
-    _refuse_twins(schema.names, str(path))
 
     def column(name: str) -> pa.ChunkedArray:
         return file.read(columns=[name]).column(name)
@@ -54,7 +54,6 @@ def from_frame(frame: pd.DataFrame, what: str) -> Table:
 
     n = len(frame)
     names = [str(c) for c in frame.columns]
-    _refuse_twins(names, what)
     blocks = []
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
@@ -81,20 +80,11 @@ def from_arrow(table: Any, what: str) -> Table:
     import pyarrow as pa
 
     table = table if isinstance(table, pa.Table) else pa.table(table)
-    _refuse_twins(table.column_names, what)
     index, ranges = _pandas_index(table.schema.metadata, table.num_rows)
     blocks = [
         _block(f.name, f.type, table.num_rows, lambda name=f.name: table.column(name), None, index) for f in table.schema
     ]
     return Table(what, "columns", (*blocks, *ranges))
-
-
-def _refuse_twins(names: Sequence[str], what: str) -> None:
-    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise RepalignError(
-            f"{what}: two columns are called {twice[0]!r}", expected="every name once", remedy="rename one of them"
-        )
 
 
 def _pandas_index(metadata: Mapping[bytes, bytes] | None, n: int) -> tuple[dict[str, bool], list[Block]]:
@@ -151,7 +141,7 @@ def _block(
 
     if isinstance(type_, pa.FixedShapeTensorType):
         return Block(
-            name, _kind(type_.value_type), (n, *type_.shape), str(type_.value_type),
+            name, _kind(type_.value_type), (n, *type_.shape), _NAMES.get(str(type_.value_type), str(type_.value_type)),
             lambda: _numbers(_storage(get()), n).reshape(n, *type_.shape), lambda: get().to_pylist(), "column",
         )  # fmt: skip
     if isinstance(type_, pa.BaseExtensionType) and not pa.types.is_fixed_size_binary(type_.storage_type):
@@ -170,7 +160,7 @@ def _block(
     named = index.get(name, not _UNNAMED.fullmatch(name))
     says = is_index and len(shape) == 1 and (named or kind in ("text", "time"))
     return Block(
-        UNNAMED_INDEX if is_index and not named else name, kind, shape, str(inner),
+        UNNAMED_INDEX if is_index and not named else name, kind, shape, _NAMES.get(str(inner), str(inner)),
         lambda: _numbers(get(), n), lambda: get().to_pylist(), "index" if is_index else "column", says_rows=says,
     )  # fmt: skip
 

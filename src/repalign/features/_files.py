@@ -6,7 +6,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,20 @@ def _npz(path: Path) -> Table:
         for member in archive.namelist():
             name = member.removesuffix(".npy")
             with archive.open(member) as file:
+                if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+                    blocks.append(Block(name, "other", (), "no array", lambda: None, list))
+                    continue
+            with archive.open(member) as file:
                 shape, dtype = _npy_header(file)
             blocks.append(_numpy_block(name, shape, dtype, lambda name=name: _from_npz(path, name)))
+    if {"indptr", "indices", "data", "shape", "format"} <= {b.name for b in blocks}:
+        shape = tuple(_from_npz(path, "shape").tolist())
+        raise RepalignError(
+            f"{path}: a sparse matrix {shape}",
+            expected="a dense array (n, d)",
+            got="a file of scipy.sparse.save_npz",
+            remedy="np.save('dense.npy', scipy.sparse.load_npz(path).toarray()), where (n, d) fits in memory",
+        )
     return Table(str(path), "arrays", tuple(blocks))
 
 
@@ -198,23 +210,11 @@ def listed_ids(name: str, values: Any) -> Block:
 
 
 def _beside(path: Path) -> Block | None:
+    from repalign.dataset._rows import id_lines
+
     text, listed = sidecars(path)
     if text.is_file():
         return listed_ids(f"ids in {text.name}", id_lines(text.read_bytes().decode("utf-8-sig"), text.name))
     if listed.is_file():
         return listed_ids(f"ids in {listed.name}", json.loads(listed.read_text("utf-8-sig")))
     return None
-
-
-def id_lines(text: str, where: str) -> Sequence[str]:
-    """One id per line; lines end at a line feed only, and none but the last may be empty."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    empty = next((i for i, line in enumerate(lines) if not line.strip()), None)
-    if empty is not None:
-        raise RepalignError(
-            f"{where}: line {empty + 1} is empty", expected="one id per line", got=f"{len(lines)} lines",
-            remedy="write the id that is missing, or take the line out",
-        )  # fmt: skip
-    return lines

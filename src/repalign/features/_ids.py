@@ -16,7 +16,7 @@ from repalign.features._table import Block, Reading, Table, listed, option
 # "id", "ids", "ID", "image_id", "stimulus ids", "imageId", "sample_uid"; not "valid", "grid" or "centroid".
 _EXACT = re.compile(r"ids?", re.I)
 _ENDS = re.compile(r"(.*[\W_])?(ids?|uids?|uuids?|guids?)|.*[a-z](Ids?|IDs?)", re.S)
-_MANTISSA = {"float16": 2**11, "bfloat16": 2**8, "float": 2**24, "float32": 2**24, "halffloat": 2**11}
+_MANTISSA = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}
 
 
 def name_tier(block: Block) -> int | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features._ids import candidates, choose_ids, names_of
+from repalign.features._ids import candidates, choose_ids, name_tier, names_of
 from repalign.features._matrix import refuse_unmarked_matrix
 from repalign.features._table import AXES, Block, Reading, Table, listed, option, shown_shape
 
@@ -61,6 +61,7 @@ class Choice:
 
 def apply(table: Table, reading: Reading) -> Found:
     """Load the layers and ids that the rule finds in a table."""
+    _refuse_twins(table)
     choice = choose(table, reading)
     _check_memory(table, choice.blocks)
     ids, said, of = choose_ids(table, reading, choice.blocks)
@@ -87,6 +88,13 @@ def widths(table: Table, reading: Reading) -> dict[str, int]:
         else:
             out[name] = part[0].shape[1]
     return out
+
+
+def _refuse_twins(table: Table) -> None:
+    names = [b.name for b in table.blocks if b.place in ("array", "column")]
+    if len(set(names)) < len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise RepalignError(f"{table.what}: two things in it are called {twice!r}", expected="every name once", got=listed(names))
 
 
 # --- which blocks are layers -----------------------------------------------------------------------
@@ -122,6 +130,7 @@ def _by_name(table: Table, name: str) -> Choice:
 def _by_pattern(table: Table, reading: Reading) -> Choice:
     columns = [b for b in table.blocks if b.place == "column" and b.name != reading.id]
     found = [b for b in columns if any(fnmatchcase(b.name, p) for p in reading.patterns)]
+    found = [b for b in found if name_tier(b) is None or b.name in reading.patterns]  # '*' means no ids
     asked = ", ".join(reading.patterns)
     if not found:
         raise RepalignError(
@@ -194,7 +203,7 @@ def _of_columns(table: Table, reading: Reading) -> dict[str, list[Block]]:
     columns = [b for b in table.blocks if b.place == "column"]
     if isinstance(reading.id, str):
         columns = [b for b in columns if b.name != reading.id]
-    columns = [b for b in columns if not (b.kind == "float" and len(b.shape) == 1 and _is_called_id(b))]
+    columns = [b for b in columns if not (b.kind == "float" and len(b.shape) == 1 and (name_tier(b) is not None))]
     vectors = [b for b in columns if b.kind == "float" and len(b.shape) == 2 and -1 not in b.shape]
     deep = [b for b in columns if b not in vectors and b.kind in ("float", "complex") and len(b.shape) >= 2]
     scalars = [b for b in columns if b.kind == "float" and len(b.shape) == 1]
@@ -232,7 +241,7 @@ def _refuse_mixed_columns(table: Table, columns: Sequence[Block], scalars: Seque
     rest = [b for b in columns if b.kind != "float" and len(b.shape) == 1]
     doubtful = [b for b in rest if _stem(b.name) in stems]
     if not families:  # columns with a name each: a whole number may well be one of them
-        doubtful = [b for b in rest if b.kind in ("integer", "boolean", "other", "complex") and not _is_called_id(b)]
+        doubtful = [b for b in rest if b.kind in ("integer", "boolean", "other", "complex") and not (name_tier(b) is not None)]
     if doubtful:
         raise _which_columns(table, scalars, families, doubtful)
 
@@ -251,37 +260,37 @@ def _which_columns(
 
 def _no_features(table: Table, others: Sequence[Block], how: str) -> RepalignError:
     ndim = 2 if how == "vector" else 1
-    named = next((b.name for b in others if b.kind in ("integer", "boolean") and len(b.shape) == ndim), None)
+    named = [b.name for b in others if b.kind in ("integer", "boolean") and len(b.shape) == ndim and name_tier(b) is None]
+    value = named[0] if named and how == "vector" else repr(_glob(named) if _families_of(named) else ",".join(named[:3]))
     remedy = "whole numbers and truth values are no features unless you say so"
     return RepalignError(
         f"{table.what}: no two-dimensional block of floats: no layer",
         expected="a float array (n, d), a column of float lists, or float columns",
         got=names_of(table.blocks) or "nothing",
-        remedy=f"{remedy}: {option(how, named)}" if named else None,
+        remedy=f"{remedy}: {option(how, value)}" if named else "convert what is meant to a float array (n, d)",
     )
 
 
-def _is_called_id(block: Block) -> bool:
-    from repalign.features._ids import name_tier
-
-    return name_tier(block) is not None
-
-
 def _stem(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
+    """A name without its last number: columns that count one thing share it."""
+    return re.sub(r"\d+(?=\D*$)", "#", name)
 
 
 def _families(columns: Sequence[Block]) -> list[list[str]]:
-    """Names that differ in their numbers only, two or more."""
+    """Names that differ in their last number only, two or more."""
+    return _families_of([b.name for b in columns])
+
+
+def _families_of(names: Sequence[str]) -> list[list[str]]:
     by_stem: dict[str, list[str]] = {}
-    for b in columns:
-        by_stem.setdefault(_stem(b.name), []).append(b.name)
-    return [names for names in by_stem.values() if len(names) > 1]
+    for name in names:
+        by_stem.setdefault(_stem(name), []).append(name)
+    return [alike for alike in by_stem.values() if len(alike) > 1]
 
 
 def _glob(names: Sequence[str]) -> str:
     """A pattern that fits these names."""
-    return re.sub(r"(\d+)", "*", names[0]).replace("**", "*")
+    return _stem(names[0]).replace("#", "*")
 
 
 # --- loading ---------------------------------------------------------------------------------------
@@ -293,7 +302,9 @@ def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> 
     for name, part in choice.parts.items():
         if _is_scalars(part):
             layers[name] = torch.stack([_floating(b.load()) for b in part], dim=1)
-            words.append(f"features: {len(part)} columns {listed([b.name for b in part], 4)}")
+            names = [b.name for b in part]
+            ends = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
+            words.append(f"features: {len(part)} columns {ends}")
             continue
         x = part[0].load()
         if isinstance(x, list):
@@ -330,7 +341,10 @@ def _is_scalars(part: Sequence[Block]) -> bool:
 
 
 def _floating(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.float64)
+    """Numbers as floats: whole ones that are features by the caller's word in float64, those of eight bits in float32."""
+    if x.is_floating_point():
+        return x if x.element_size() > 1 else x.to(torch.float32)
+    return x.to(torch.float64)
 
 
 def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> str:
