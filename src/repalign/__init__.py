@@ -36,6 +36,7 @@ _PUBLIC = {
     "preset": "presets",
     "Permutations": "null",
     "Cyclic": "null",
+    "read_features": "features",
     "compare": "compare",
     "pair": "compare",
     "Alignment": "alignment",

@@ -22,7 +22,7 @@ from repalign.compare._describe import Examination, across_pairs, describe_run, 
 from repalign.compare._streamed import check_memory, is_streamed
 from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
 from repalign.errors import RepalignError
-from repalign.features import Reading, join, read
+from repalign.features import Reading, join, read_features
 from repalign.measures._base import Measure, as_features
 from repalign.models import ModelRecord
 from repalign.preprocess import Preprocess
@@ -167,7 +167,7 @@ def pair(
     """Compare two models given as arrays, frames or files; the rule for all of them is that of `repalign.features`.
 
     `x` and `y` are (n, d) arrays (numpy or torch), frames, mappings from layer name to these, lists of them, paths of files, or
-    what `features.read` gives. Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`.
+    what `read_features` gives. Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`.
     `ids` names the column or array that holds them, or is a list of the ids of all rows, for both; `rows` pairs row i with row i
     whatever ids there are. The run's `how` says what was read, how rows were paired and what was left out. `options` go to
     `compare`.
@@ -183,7 +183,7 @@ def pair(
     """
     if isinstance(measures, (str, Measure)):
         measures = [measures]
-    found = join([read(source, Reading(ids, rows), name=name) for source, name in zip((x, y), names, strict=True)])
+    found = join([read_features(source, Reading(ids, rows), name=name) for source, name in zip((x, y), names, strict=True)])
     both = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
     describe = {**(options.pop("describe", None) or {}), "how": list(found.how)}
     return compare([both[0]], [both[1]], measures, null, describe=describe, **options)

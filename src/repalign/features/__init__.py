@@ -36,19 +36,19 @@ __all__ = [
     "is_symmetric",
     "join",
     "names_of",
-    "read",
+    "read_features",
     "read_file",
     "refuse_unmarked_matrix",
     "sidecars",
 ]
 
 
-def read(source: Any, reading: Reading | None = None, *, name: str = "x", **said: Any) -> Found:
+def read_features(source: Any, reading: Reading | None = None, *, name: str = "x", **said: Any) -> Found:
     """Layers and ids of a file or an object of any form; `said` are the fields of `Reading`.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"f0": [0.1, 0.2], "f1": [1.0, 3.0], "label": [1, 1]}, index=["a", "b"])
-    >>> found = read(frame)
+    >>> found = read_features(frame)
     >>> found.ids, found.how
     (('a', 'b'), 'x: features: 2 columns f0, f1; ids: the index (text); left out: label (int64)')
 
@@ -57,7 +57,7 @@ def read(source: Any, reading: Reading | None = None, *, name: str = "x", **said
     reading = Reading(**said) if reading is None else reading
     if isinstance(source, Found):
         if reading != Reading():
-            raise RepalignError(f"{source.what}: it has been read", remedy="say what it is to `read`, at once")
+            raise RepalignError(f"{source.what}: it has been read", remedy="say what it is to `read_features`, at once")
         return source
     if isinstance(source, (str, Path)):
         return read_file(source, reading)

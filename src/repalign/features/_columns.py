@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
@@ -117,7 +118,7 @@ def _of_series(series: pd.Series, name: str, n: int) -> Block:
         return Block(name, "complex", (n,), str(series.dtype), series.to_numpy, lambda: [str(v) for v in series], "column")
     try:
         array = pa.chunked_array([_arrow(series)])
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):  # values of several kinds in one column
+    except (pa.ArrowException, RepalignError, TypeError, ValueError, OverflowError):  # values of several kinds in one column
         return Block(name, "other", (n,), "mixed objects", lambda: None, series.tolist, "column")
     return _block(name, array.type, n, lambda: array, None, {})
 
@@ -125,8 +126,21 @@ def _of_series(series: pd.Series, name: str, n: int) -> Block:
 def _arrow(series: pd.Series) -> pa.Array:
     import pyarrow as pa
 
-    found = pa.array(series, from_pandas=True)
+    if isinstance(series.dtype, np.dtype) and not series.dtype.isnative:
+        series = series.astype(series.dtype.newbyteorder("="))
+    if series.dtype == object and any(hasattr(v, "__array__") for v in series):
+        found = pa.array([_cell(v) for v in series], from_pandas=True)
+    else:
+        found = pa.array(series, from_pandas=True)
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _cell(value: Any) -> Any:
+    """A vector in a cell in the machine's byte order; of more dimensions lists of lists, which Arrow takes."""
+    if not hasattr(value, "__array__"):
+        return value
+    array = as_tensor(value).cpu()
+    return array.numpy() if array.ndim == 1 and array.dtype != torch.bfloat16 else array.tolist()
 
 
 def _block(

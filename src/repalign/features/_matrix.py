@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
+from repalign.features._table import option
 
 ROUNDING = 1e-5  # of the largest entry: matrices that were computed in float32, and once rounded to print
 
@@ -20,7 +21,7 @@ def is_symmetric(x: Tensor) -> bool:
     return torch.allclose(wide, wide.T, rtol=0.0, atol=rounding * scale, equal_nan=True)
 
 
-def refuse_unmarked_matrix(x: Tensor, where: str) -> None:
+def refuse_unmarked_matrix(x: Tensor, where: str, name: str) -> None:
     """Refuse an array (n, n) that is symmetric: dissimilarities or a kernel, of which nobody said what they are."""
     if not is_symmetric(x):
         return
@@ -31,5 +32,5 @@ def refuse_unmarked_matrix(x: Tensor, where: str) -> None:
         expected="features, one vector per stimulus; or a matrix that is said to be one",
         got=f"shape {tuple(x.shape)}" + (f", {float(diagonal[0]):g} on the diagonal" if constant else ""),
         remedy="say --rdm or --kernel (in Python repalign.RDM(array) or repalign.Kernel(array), in a study `kind: rdm`); "
-        "if its rows are features, --vector NAME (in Python and in a study: kind 'features')",
+        f"if its rows are features, {option('vector', name)}",
     )

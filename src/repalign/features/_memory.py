@@ -41,6 +41,8 @@ def of_single(x: Any, what: str) -> Table:
     """One array, a list of layers, or a list of rows; of a structured array its fields."""
     if isinstance(x, (list, tuple)) and x and all(of_frame(v, what) is not None for v in x):
         return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
+    if hasattr(x, "to_frame") and getattr(x, "dtype", None) == object:  # a pandas series of vectors
+        return from_frame(x.to_frame(FEATURES if x.name is None else None), what)
     if isinstance(x, np.ndarray) and x.dtype.names:
         import pandas as pd
 
@@ -200,4 +202,13 @@ def _nested(name: str, x: Mapping[Any, Any], what: str) -> Block:
     vectors = [b for b in inner if b.kind in ("float", "complex") and len(b.shape) >= 2]
     shape = (len(x), -1) if vectors else (len(x),)
     kind: Kind = "float" if vectors else "other"
-    return Block(name, kind, shape, f"a mapping of {', '.join(map(str, list(x)[:4]))}", lambda: None, lambda: list(x))
+
+    def load() -> Any:
+        raise RepalignError(
+            f"{what}: {name} is a mapping of its own",
+            expected="arrays (n, d) by name, in one flat mapping",
+            got=", ".join(b.told for b in inner[:8]),
+            remedy=f"store what is in {name} alone, or its arrays under names of their own",
+        )
+
+    return Block(name, kind, shape, f"a mapping of {', '.join(map(str, list(x)[:4]))}", load, lambda: list(x))

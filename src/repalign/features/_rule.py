@@ -25,6 +25,7 @@ from repalign.features._matrix import refuse_unmarked_matrix
 from repalign.features._table import AXES, Block, Reading, Table, listed, option, shown_shape
 
 COLUMNS = "features"  # the layer that float columns are together
+PARTS = "put real and imaginary parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)"
 PLATONIC = "feats"  # platonic-rep's files: the layers of a model, (n, layers, d) or a list of (n, d)
 
 
@@ -122,7 +123,7 @@ def _by_name(table: Table, name: str) -> Choice:
             f"{table.what}: {block.told} holds no vectors",
             expected="a list column or an array (n, d)",
             got=f"shape {shown_shape(block.shape)}",
-            remedy=f"for single columns {option('features', repr(name))}",
+            remedy=f"for single columns {option('features', name)}",
         )
     return Choice({name: [block]}, True)
 
@@ -159,7 +160,7 @@ def _refuse_single(table: Table, block: Block) -> None:
             f"{table.what}: complex numbers",
             expected="real features",
             got=block.told,
-            remedy="put the parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)",
+            remedy=PARTS,
         )
     if block.kind in ("integer", "boolean"):
         raise RepalignError(
@@ -186,7 +187,8 @@ def _of_arrays(table: Table) -> dict[str, list[Block]]:
     deep = [b for b in blocks if b not in plain and b.kind in ("float", "complex") and len(b.shape) >= 2]
     if deep:
         first = deep[0]
-        said = option("vector", plain[0].name) if plain else f"{option('vector', first.name)} with --axes"
+        said = option("vector", plain[0].name if plain else first.name)
+        said += " with --axes" if not plain and first.axes is None and len(first.shape) == 3 else ""
         raise RepalignError(
             f"{table.what}: {first.told} is no layer, and may be meant as one",
             expected="real float arrays of two dimensions (n, d), one vector per stimulus",
@@ -249,25 +251,30 @@ def _refuse_mixed_columns(table: Table, columns: Sequence[Block], scalars: Seque
 def _which_columns(
     table: Table, scalars: Sequence[Block], families: list[list[str]], doubtful: Sequence[Block]
 ) -> RepalignError:
-    pattern = f"{_glob(families[0])}" if families else ",".join(b.name for b in scalars[:3]) + (",..." * (len(scalars) > 3))
+    pattern = _glob(families[0]) if families else _pattern([b.name for b in scalars])
+    sure = [b.name for b in scalars if b not in doubtful]
     return RepalignError(
         f"{table.what}: which columns are the features?",
         expected="float columns that belong together, and no other number that could be one of them",
-        got=f"{listed([b.name for b in scalars])} (float) and {names_of(doubtful)}",
-        remedy=f"say them by a pattern, for instance {option('features', repr(pattern))}",
+        got=f"{listed(sure)} (float) and {names_of(doubtful)}",
+        remedy=f"say them by a pattern, for instance {option('features', pattern)}",
     )
 
 
 def _no_features(table: Table, others: Sequence[Block], how: str) -> RepalignError:
     ndim = 2 if how == "vector" else 1
     named = [b.name for b in others if b.kind in ("integer", "boolean") and len(b.shape) == ndim and name_tier(b) is None]
-    value = named[0] if named and how == "vector" else repr(_glob(named) if _families_of(named) else ",".join(named[:3]))
-    remedy = "whole numbers and truth values are no features unless you say so"
+    remedy = "convert what is meant to a float array (n, d)"
+    if any(b.kind == "complex" for b in others):
+        remedy = PARTS
+    elif named:
+        value = named[0] if how == "vector" else _pattern(named)
+        remedy = f"whole numbers and truth values are no features unless you say so: {option(how, value)}"
     return RepalignError(
         f"{table.what}: no two-dimensional block of floats: no layer",
         expected="a float array (n, d), a column of float lists, or float columns",
         got=names_of(table.blocks) or "nothing",
-        remedy=f"{remedy}: {option(how, value)}" if named else "convert what is meant to a float array (n, d)",
+        remedy=remedy,
     )
 
 
@@ -286,6 +293,13 @@ def _families_of(names: Sequence[str]) -> list[list[str]]:
     for name in names:
         by_stem.setdefault(_stem(name), []).append(name)
     return [alike for alike in by_stem.values() if len(alike) > 1]
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A pattern of these columns, as an example."""
+    if _families_of(names):
+        return _glob(names)
+    return ",".join(names) if len(names) <= 3 else "*"
 
 
 def _glob(names: Sequence[str]) -> str:
@@ -331,7 +345,8 @@ def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> 
                 remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
             )
         if not choice.forced:
-            refuse_unmarked_matrix(x, table.what if len(layers) == 1 else f"{table.what}, layer {name}")
+            where = table.what if len(layers) == 1 else f"{table.what}, layer {name}"
+            refuse_unmarked_matrix(x, where, choice.blocks[0].name if len(choice.blocks) == 1 else name)
     return layers, "; ".join(words)
 
 

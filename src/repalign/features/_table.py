@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -139,5 +140,6 @@ def listed(names: Sequence[str], limit: int = 8) -> str:
 
 def option(name: str, value: str) -> str:
     """How a user says something about a source, in the three places where it can be said."""
-    python = {"id": "ids"}.get(name, name)
-    return f"--{name} {value} (in Python {python}={value!r}, in a study `{name}: {value}`)"
+    python = f"ids={value!r}" if name == "id" else f"repalign.read_features(x, {name}={value!r})"
+    quoted = shlex.quote(value)
+    return f"--{name} {quoted} (in Python {python}, in a study `{name}: {quoted}`)"
