@@ -41,8 +41,8 @@ def of_single(x: Any, what: str) -> Table:
     """One array, a list of layers, or a list of rows; of a structured array its fields."""
     if isinstance(x, (list, tuple)) and x and all(of_frame(v, what) is not None for v in x):
         return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
-    if hasattr(x, "to_frame") and getattr(x, "dtype", None) == object:  # a pandas series of vectors
-        return from_frame(x.to_frame(FEATURES if x.name is None else None), what)
+    if hasattr(x, "to_frame") and x.dtype.kind == "O":  # a pandas series of vectors
+        return from_frame(x.to_frame(FEATURES if x.name is None else x.name), what)
     if isinstance(x, np.ndarray) and x.dtype.names:
         import pandas as pd
 
