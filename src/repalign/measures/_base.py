@@ -26,9 +26,24 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._arrays import as_features, check_paired
 from repalign.measures._numeric import full_precision
+from repalign.pairwise import FEATURES, Given, Pairwise, kind_of, said
 
 # Rows of a dense scratch matrix are handled in blocks of about this many bytes.
 SCRATCH_BYTES = 256 * 2**20
+
+
+def as_layer(x: Any, name: str = "x") -> Given:
+    """A layer as a measure prepares it: features, checked by `as_features`, or one `RDM` or `Kernel` as it is."""
+    if not isinstance(x, Pairwise):
+        return as_features(x, name)
+    if x.is_stack:
+        raise RepalignError(
+            f"{name}: several layers where one is needed",
+            expected=f"one matrix (n, n): {type(x).__name__}(array[i])",
+            got=repr(x),
+            remedy="repalign.pair takes a stack as the layers of a model",
+        )
+    return x
 
 
 # --- states ------------------------------------------------------------------------------------
@@ -316,6 +331,7 @@ class Measure(ABC):
     closer_is_higher: ClassVar[bool] = True  # False for a distance
     paired: ClassVar[bool] = True  # False where the score does not know which row belongs to which
     equal_widths: ClassVar[bool] = False  # True where both arrays must live in one space
+    takes: ClassVar[frozenset[str]] = frozenset({FEATURES})  # what a layer may be given as: also "rdm" or "kernel"
 
     @property
     def s_max(self) -> float:
@@ -333,9 +349,30 @@ class Measure(ABC):
         return frozenset()
 
     @property
+    def accepts(self) -> frozenset[str]:
+        """What a layer may be given as for this very measure; parameters may narrow what its class takes."""
+        return self.takes
+
+    @property
     def min_n(self) -> int:
         """The smallest n at which the measure is defined."""
         return 2
+
+    def check_takes(self, kind: str, name: str = "x") -> None:
+        """Refuse a layer that is given as this measure does not take it, naming the array."""
+        if kind in self.accepts:
+            return
+        from repalign.measures import known_measures  # all of them, which are made of this module
+
+        given = said(kind)
+        others = [cls.__name__ for cls in known_measures() if kind in cls.takes]
+        other = f"; {type(self).__name__} with other parameters takes {given}" if kind in self.takes else ""
+        raise RepalignError(
+            f"{name}: {self!r} does not take {given}",
+            expected=f"a layer given as {' or '.join(map(said, sorted(self.accepts)))}{other}",
+            got=given,
+            remedy=f"give features, or use a measure that takes {given}: {', '.join(others)}",
+        )
 
     def check_n(self, n: int, name: str = "x") -> None:
         """Refuse too few stimuli, naming the array."""
@@ -348,8 +385,12 @@ class Measure(ABC):
             )
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> State:
-        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor."""
+    def prepare(self, x: Any) -> State:
+        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor.
+
+        Where `accepts` says so, also with an `RDM` or a `Kernel`: `_distances.between_rows`, `_rdm.dissimilarities`,
+        `_search.embed` and `_kernels.kernel_relation` take them as they take features.
+        """
 
     @abstractmethod
     def compare(self, a: State, b: State) -> float:
@@ -385,12 +426,19 @@ class Measure(ABC):
             )
 
     def __call__(self, x: Any, y: Any) -> float:
-        x, y = as_features(x, "x"), as_features(y, "y")
+        x, y = self.checked(x, y)
+        return self.compare(self.prepare(x), self.prepare(y))
+
+    def checked(self, x: Any, y: Any) -> tuple[Given, Given]:
+        """Two layers at the border: RepalignError unless this measure is defined for them."""
+        x, y = as_layer(x, "x"), as_layer(y, "y")
+        self.check_takes(kind_of(x), "x")
+        self.check_takes(kind_of(y), "y")
         self.check_widths(x.shape[1], y.shape[1])
         if self.paired:
             check_paired(len(x), len(y))
         self.check_n(len(x))
-        return self.compare(self.prepare(x), self.prepare(y))
+        return x, y
 
 
 class Bilinear(Measure):
@@ -402,7 +450,7 @@ class Bilinear(Measure):
     dense: ClassVar[bool] = True
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> Relation: ...
+    def prepare(self, x: Any) -> Relation: ...
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         """Turn inner products (..., la, lb) into scores; affine in `inner`, the rest fixed per cell.

@@ -9,13 +9,27 @@ import torch
 from torch import Tensor
 
 from repalign.measures._base import SCRATCH_BYTES
-from repalign.measures._numeric import gram
+from repalign.measures._numeric import centred, gram, scaled
+from repalign.pairwise import RDM, Given
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7
 
 # Numbers whose relative difference is below this are tied: rounding may have made it.
 TIED = 1e-11
+
+
+def between_rows(x: Given) -> tuple[Tensor, float]:
+    """Squared distances (n, n) of a layer in float64, and the unit of the distances that was divided out.
+
+    Of features Euclidean ones; of an RDM the squares of its dissimilarities, which are taken as distances.
+    """
+    if isinstance(x, RDM):
+        matrix, unit = scaled(x.matrix)
+        return matrix.square_(), unit
+    assert isinstance(x, Tensor)
+    features, unit, *_ = centred(x)
+    return squared_distances(features), unit
 
 
 def squared_distances(features: Tensor) -> Tensor:

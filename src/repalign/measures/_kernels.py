@@ -14,9 +14,10 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import DenseRelation, Relation
 from repalign.measures._checks import check_choice
-from repalign.measures._distances import squared_distances
+from repalign.measures._distances import between_rows
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import centred, gram, scaled
+from repalign.pairwise import FEATURES, RDM, Given, Kernel
 
 KERNELS = ("linear", "rbf", "laplacian", "quadratic", "cubic")
 
@@ -68,22 +69,28 @@ def checked_bandwidth(kernel: str, bandwidth: float | str | None) -> float | str
     return float(bandwidth)
 
 
-def kernel_relation(x: Tensor, kernel: str, bandwidth: float | str | None, debiased: bool) -> DenseRelation:
+def takes_of(kernel: str) -> frozenset[str]:
+    """What else a layer may be given as: the kernel of a linear measure itself, or the distances of one that is made of them."""
+    by_pairs = {"linear": {Kernel.kind}, "rbf": {RDM.kind}, "laplacian": {RDM.kind}}
+    return frozenset({FEATURES, *by_pairs.get(kernel, ())})
+
+
+def kernel_relation(x: Given, kernel: str, bandwidth: float | str | None, debiased: bool) -> DenseRelation:
     """The centred kernel of a layer (n, d) at unit norm: double centred, or U-centred with zero diagonal (debiased).
 
     `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
     """
-    if kernel == "linear":
+    if kernel == "linear" and isinstance(x, Tensor):
         layer = layer_of(x)
         matrix, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
         size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
     else:
-        matrix, unit = _of_products(x, kernel, bandwidth) if kernel in _POLYNOMIALS else _of_distances(x, kernel, bandwidth)
+        matrix, unit = _kernel(x, kernel, bandwidth)
         size = float(torch.linalg.vector_norm(matrix))
     floor = RESIDUE * torch.finfo(matrix.dtype).eps * size
     if debiased:
         u_centre(matrix)
-    elif kernel != "linear":
+    elif kernel != "linear" or isinstance(x, Kernel):  # the Gram matrix of centred rows is so already
         double_centre(matrix)
     relation = DenseRelation.of(matrix.to(x.dtype), floor=floor)
     return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
@@ -96,13 +103,19 @@ class _Scaled(NamedTuple):
     unit: float
 
 
-def _of_distances(x: Tensor, kernel: str, bandwidth: float | str | None) -> _Scaled:
+def _kernel(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
+    """The kernel (n, n) before it is centred, up to a constant."""
+    if isinstance(x, Kernel):
+        return _Scaled(*scaled(x.matrix))
+    return _of_products(x, kernel, bandwidth) if kernel in _POLYNOMIALS else _of_distances(x, kernel, bandwidth)
+
+
+def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
     """k(D / sigma) - 1 (n, n); all zero if sigma is.
 
     The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
     """
-    features, unit, *_ = centred(x)
-    squared = squared_distances(features)
+    squared, unit = between_rows(x)
     rule = BANDWIDTHS.get(str(bandwidth))
     sigma = math.sqrt(rule(squared.cpu().numpy())) if rule else float(bandwidth or 0) / unit
     if sigma == 0:
@@ -116,11 +129,12 @@ def _of_distances(x: Tensor, kernel: str, bandwidth: float | str | None) -> _Sca
 _POLYNOMIALS = {"quadratic": (2.0, 1.0, 0.0), "cubic": (3.0, 3.0, 1.0)}
 
 
-def _of_products(x: Tensor, kernel: str, bandwidth: float | str | None) -> _Scaled:
+def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
     """(1 + c_i . c_j / sigma^2)^p - 1 (n, n) for the centred rows c; all zero if sigma is.
 
     With g = 1 / sigma^2 in the unit of the rows, g or g^p is divided out, so that no scale overflows or vanishes.
     """
+    assert isinstance(x, Tensor)
     features, unit, *_ = centred(x)
     matrix = gram(features)
     if isinstance(bandwidth, str):

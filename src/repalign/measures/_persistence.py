@@ -11,10 +11,28 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures._base import State
-from repalign.measures._distances import squared_distances
-from repalign.measures._numeric import centred
+from repalign.measures._distances import between_rows
+from repalign.pairwise import Given
 
 QUANTILE = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(State):
+    """A layer as it is given, where sets of its stimuli have to be drawn first."""
+
+    layer: Given
+
+    @property
+    def n(self) -> int:
+        return len(self.layer)
+
+    @property
+    def nbytes(self) -> int:
+        return self.layer.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, layer=self.layer[p])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +64,12 @@ class Distances(State):
         return None if self.matrix is None else self.matrix.cpu().numpy()
 
 
-def distances(x: Tensor) -> Tensor | None:
-    """Euclidean distances (n, n) of the rows over their 0.9 quantile; None where that is 0. Duplicates are at 0."""
-    out = squared_distances(centred(x).rows).sqrt_()
+def distances(x: Given) -> Tensor | None:
+    """Euclidean distances (n, n) of the rows, or the dissimilarities of an RDM, over their 0.9 quantile; None where that is 0.
+
+    Duplicates are at 0.
+    """
+    out = between_rows(x)[0].sqrt_()
     unit = float(np.quantile(out.cpu().numpy(), QUANTILE))
     return out.div_(unit) if unit > 0 else None
 

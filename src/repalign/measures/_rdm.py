@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from repalign.measures._base import DenseRelation, State
-from repalign.measures._distances import TIED, by_differences, squared_distances
+from repalign.measures._distances import TIED, between_rows, by_differences, squared_distances
 from repalign.measures._kernels import ISOMETRIES
-from repalign.measures._numeric import centred, unit_rows
+from repalign.measures._numeric import centred, scaled, unit_rows
+from repalign.pairwise import RDM, Given
 
 
-class RDM(NamedTuple):
+class Dissimilarities(NamedTuple):
     """Dissimilarities (n, n) in float64, symmetric with zero diagonal, and the unit that was divided out."""
 
     matrix: Tensor
@@ -42,28 +43,28 @@ class SquareState(State):
         return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))
 
 
-def _sqeuclidean(x: Tensor) -> RDM:
+def _sqeuclidean(x: Tensor) -> Dissimilarities:
+    squared, unit = between_rows(x)
+    return Dissimilarities(squared, unit * unit)
+
+
+def _euclidean(x: Tensor) -> Dissimilarities:
+    squared, unit = between_rows(x)
+    return Dissimilarities(squared.sqrt_(), unit)
+
+
+def _cityblock(x: Tensor) -> Dissimilarities:
     features, unit, *_ = centred(x)
-    return RDM(squared_distances(features), unit * unit)
+    return Dissimilarities(by_differences(features, "cityblock"), unit)
 
 
-def _euclidean(x: Tensor) -> RDM:
-    features, unit, *_ = centred(x)
-    return RDM(squared_distances(features).sqrt_(), unit)
-
-
-def _cityblock(x: Tensor) -> RDM:
-    features, unit, *_ = centred(x)
-    return RDM(by_differences(features, "cityblock"), unit)
-
-
-def _gaussian(x: Tensor) -> RDM:
+def _gaussian(x: Tensor) -> Dissimilarities:
     squared = _sqeuclidean(x).matrix
     mean = float(squared.mean())
-    return RDM(squared if mean == 0 else squared.div_(-mean).expm1_().neg_(), 1.0)
+    return Dissimilarities(squared if mean == 0 else squared.div_(-mean).expm1_().neg_(), 1.0)
 
 
-def _mahalanobis(x: Tensor) -> RDM:
+def _mahalanobis(x: Tensor) -> Dissimilarities:
     """Distances between the rows of an orthonormal basis of the centred features, sqrt(n - 1) long."""
     features, *_ = centred(x)
     narrow = features if features.shape[1] <= len(features) else torch.linalg.qr(features.T, mode="r").R.T
@@ -73,7 +74,7 @@ def _mahalanobis(x: Tensor) -> RDM:
     # Whitening magnifies rounding as it does the least variance: equal rows are no further apart than this.
     rounding = 64 * torch.finfo(torch.float64).eps * float(values[0] / values[kept][-1])
     squared[squared < rounding**2] = 0
-    return RDM(squared.sqrt_(), 1.0)
+    return Dissimilarities(squared.sqrt_(), 1.0)
 
 
 # Squared distances of unit rows below this are those of equal directions.
@@ -92,18 +93,18 @@ def _of_directions(x: Tensor) -> Tensor:
     return squared.fill_diagonal_(0)
 
 
-def _cosine(x: Tensor) -> RDM:
-    return RDM(_of_directions(x), 1.0)
+def _cosine(x: Tensor) -> Dissimilarities:
+    return Dissimilarities(_of_directions(x), 1.0)
 
 
-def _correlation(x: Tensor) -> RDM:
+def _correlation(x: Tensor) -> Dissimilarities:
     """1 - cos of the rows without their means, which are taken after the first entry: a constant row becomes exactly 0."""
     wide = x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
     rows = wide - wide[:, :1]
-    return RDM(_of_directions(rows - rows.mean(dim=1, keepdim=True)), 1.0)
+    return Dissimilarities(_of_directions(rows - rows.mean(dim=1, keepdim=True)), 1.0)
 
 
-DISSIMILARITIES: dict[str, Callable[[Tensor], RDM]] = {
+DISSIMILARITIES: dict[str, Callable[[Tensor], Dissimilarities]] = {
     "euclidean": _euclidean,
     "sqeuclidean": _sqeuclidean,
     "cosine": _cosine,
@@ -128,8 +129,14 @@ RDM_INVARIANCES: dict[str, frozenset[str]] = {
 WITH_UNIT = frozenset({"euclidean", "sqeuclidean", "cityblock"})
 
 
-def dissimilarities(x: Tensor, name: str) -> RDM | None:
-    """The RDM of a layer; None for a constant representation, whose stimuli have no geometry."""
+def dissimilarities(x: Given, name: str) -> Dissimilarities | None:
+    """The RDM of a layer; None for a constant representation, whose stimuli have no geometry.
+
+    `name` says how features become dissimilarities; a layer that is given as an RDM has its own.
+    """
+    if isinstance(x, RDM):
+        return None if x.is_constant else Dissimilarities(*scaled(x.matrix))
+    assert isinstance(x, Tensor)
     return None if bool((x == x[:1]).all()) else DISSIMILARITIES[name](x)
 
 
@@ -158,7 +165,7 @@ def centred_relation(matrix: Tensor) -> DenseRelation:
     return DenseRelation.of(matrix, floor=floor)
 
 
-def stored(relation: DenseRelation | None, x: Tensor) -> DenseRelation:
+def stored(relation: DenseRelation | None, x: Given) -> DenseRelation:
     """A relation in the precision of its layer; one that vanishes for None."""
     if relation is None:
         return DenseRelation(torch.zeros(len(x), len(x), dtype=x.dtype, device=x.device), 0.0)

@@ -7,6 +7,8 @@ if the entries kept are sure to hold the k nearest, else with all rows. There en
 apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64 arithmetic,
 they do not depend on the device or the matrix library, and duplicate rows, collinear rows and zero rows have one
 well-defined order.
+
+Of a layer that is given by pairs, an RDM or a Kernel, the similarities are there: they are sorted in float64.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
 from repalign.measures._best import Best
 from repalign.measures._checks import check_choice, check_flag
+from repalign.measures._kernels import RESIDUE, double_centre
 from repalign.measures._layer import layer_of
 from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_resolution, unit_rows
+from repalign.pairwise import FEATURES, RDM, Given, Kernel, Pairwise
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -47,6 +51,12 @@ def search_invariances(similarity: str, center: bool) -> frozenset[str]:
     if center or similarity == "euclidean":
         return common | {"translation"}
     return common | {"row_scale"} if similarity == "cosine" else common
+
+
+def search_takes(similarity: str, center: bool) -> frozenset[str]:
+    """What a layer may be given as: dissimilarities order neighbours, but are no dot products and have no column means."""
+    by_dissimilarity = similarity != "dot" and not center
+    return frozenset({FEATURES, Kernel.kind, *([RDM.kind] if by_dissimilarity else [])})
 
 
 # Entries kept per row beyond the k + 1 nearest, so that a float64 look at them alone settles most rows.
@@ -124,13 +134,144 @@ class Embedded:
         first, limit = self.some(slice(0, 1)), unit_resolution(self.d, torch.float64) if self.is_unit else 0.0
         return all(bool(((self.some(b) - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
 
+    def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
+        """The rows `which` of the similarities in float64, (r, n); -inf at the row itself unless included."""
+        with full_precision():
+            similarity = self.rows[which] @ self.rows.T
+        if self.bias is not None:
+            similarity += self.bias
+        return similarity if include_self else similarity.scatter_(1, which[:, None], -math.inf)
 
-def embed(x: Tensor, similarity: str, center: bool = False) -> Embedded:
-    """Features (n, d) as rows whose products give the similarity."""
-    return Embedded(x, similarity, center)
+    def resolution(self, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
+        """Differences of similarity that `dtype` cannot tell from rounding, for the rows `which`, (r,)."""
+        unit = unit_resolution(self.d, dtype)
+        if self.is_unit:
+            return torch.full_like(self.features[which, 0], unit, dtype=dtype)
+        norms = torch.linalg.vector_norm(self.rows, dim=1)
+        largest = norms.max()
+        size = norms[which] * largest + (0.0 if self.bias is None else largest * largest)
+        return (unit * size).to(dtype)
+
+    def products_at(self, lists: Tensor, centre: str) -> Tensor:
+        """f_i . f_j at the entries j of `lists` (n, k), up to one factor; see `CENTRES` for what is subtracted."""
+        if centre == "nothing":
+            return products(self.rows, lists)
+        deviations = centred(self.rows)
+        found = products(deviations.rows, lists)
+        # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
+        return found if centre == "rows and columns" else found + deviations.along_mean[lists]
+
+    def cosine_distances(self) -> Tensor:
+        """1 - cos (n, n) in the precision of the features; what rounding cannot tell from 0 is 0."""
+        cosines = layer_of(self.features).cosines(self.center)
+        if cosines is None:  # some row is all but zero: its digits are there in float64 alone
+            distances = 1 - gram(self.rows)
+            resolution: Tensor | float = unit_resolution(self.d, torch.float64)
+        else:
+            distances, resolution = 1 - cosines.values, cosines.resolution[:, None]
+        return distances.masked_fill_(distances <= resolution, 0.0).to(self.dtype)
 
 
-def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor:
+# What is subtracted from products f_i . f_j: the mean over j of each row, or those of rows and columns.
+CENTRES = ("nothing", "rows", "rows and columns")
+
+# Similarities that are given are told apart if they differ by this share of the largest of their row.
+_TOLD_APART = 64 * torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Tabulated:
+    """What `Embedded` is to features, for a layer that is given by pairs: the similarities, in float64.
+
+    RDM: minus the dissimilarities (cosine), or minus half their squares (euclidean), in which they are distances.
+    Kernel: the products of rows that are not there: divided by both lengths (cosine), as they are (dot), or
+    K_ij - K_jj / 2 (euclidean); with `center` of the rows without their mean.
+    """
+
+    layer: Pairwise
+    similarity: str
+    center: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.layer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layer.dtype
+
+    @cached_property
+    def _values_and_unit(self) -> tuple[Tensor, float]:
+        matrix, unit = scaled(self.layer.matrix)
+        if isinstance(self.layer, RDM):
+            return (matrix.square_().div_(-2) if self.similarity == "euclidean" else matrix.neg_()), unit
+        if self.center:
+            floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
+            double_centre(matrix)
+            matrix = matrix if float(torch.linalg.vector_norm(matrix)) > floor else torch.zeros_like(matrix)
+        if self.similarity == "cosine":
+            length = matrix.diagonal().clamp(min=0).sqrt()
+            inverse = torch.where(length > 0, 1 / torch.where(length > 0, length, 1.0), 0.0)
+            return matrix.mul_(inverse[:, None]).mul_(inverse), 1.0
+        return matrix, math.sqrt(unit)
+
+    @property
+    def values(self) -> Tensor:
+        """Products f_i . f_j (n, n), or minus the dissimilarities."""
+        return self._values_and_unit[0]
+
+    @property
+    def unit(self) -> float:
+        """f times this is in the unit of the features."""
+        return self._values_and_unit[1]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """b (n,), if there is one: see `Embedded`."""
+        by_kernel = isinstance(self.layer, Kernel) and self.similarity == "euclidean"
+        return -0.5 * self.values.diagonal() if by_kernel else None
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """All stimuli alike."""
+        if isinstance(self.layer, RDM):
+            return self.layer.is_constant
+        own = self.values.diagonal()
+        return bool((own + own[0] - 2 * self.values[0]).max() <= _TOLD_APART * self.values.abs().max())
+
+    def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
+        similarity = self.values[which]
+        if self.bias is not None:
+            similarity = similarity + self.bias
+        return similarity if include_self else similarity.scatter_(1, which[:, None], -math.inf)
+
+    def resolution(self, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
+        largest = self.values.abs().amax(dim=1)
+        return (_TOLD_APART * (largest if self.bias is None else largest + largest.max()))[which].to(dtype)
+
+    def products_at(self, lists: Tensor, centre: str) -> Tensor:
+        values = self.values
+        if centre == "rows":
+            values = values - values.mean(dim=1, keepdim=True)
+        elif centre == "rows and columns":
+            double_centre(values := values.clone())
+        return values.gather(1, lists)
+
+    def cosine_distances(self) -> Tensor:
+        """Dissimilarities as they are given, or 1 - cos of a kernel."""
+        distances = -self.values if isinstance(self.layer, RDM) else 1 - self.values
+        return distances.masked_fill_(distances <= _TOLD_APART * distances.abs().max(), 0.0).to(self.dtype)
+
+
+Space = Embedded | Tabulated
+
+
+def embed(x: Given, similarity: str, center: bool = False) -> Space:
+    """Features (n, d) as rows whose products give the similarity, or the similarities that are given."""
+    return Tabulated(x, similarity, center) if isinstance(x, Pairwise) else Embedded(x, similarity, center)
+
+
+def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
     """Indices (n, k) of the k nearest rows of every row, nearest first, ties by lower index.
 
     The row itself is left out by its index, wherever it stands, unless `include_self`.
@@ -145,6 +286,8 @@ def nearest(embedded: Embedded, k: int, *, include_self: bool = False) -> Tensor
             got=f"k = {k}",
             remedy="use a smaller k or more stimuli",
         )
+    if isinstance(embedded, Tabulated):
+        return _nearest_of_all(embedded, torch.arange(n, device=embedded.values.device), k, include_self)
     best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
     close = best.values[:, :-1] - best.values[:, 1:] <= slack[:, None]  # entry t with entry t + 1
     found = best.indices[:, :k].clone()
@@ -183,7 +326,7 @@ def _first_pass(embedded: Embedded, count: int, include_self: bool) -> tuple[Bes
             best.offer(0, cosines.values, 0)
             return best, cosines.resolution.to(embedded.dtype)
     _offer_tiles(best, embedded, include_self)
-    return best, _resolution(embedded, embedded.dtype)
+    return best, embedded.resolution(embedded.dtype)
 
 
 def _offer_tiles(best: Best, embedded: Embedded, include_self: bool) -> None:
@@ -239,16 +382,16 @@ def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, contested: T
         ]
     )
     values[row, place] = anew if embedded.bias is None else anew + embedded.bias[column]
-    return first_with_ties(values, indices, _resolution(embedded, torch.float64, which)[:, None], k)[1]
+    return first_with_ties(values, indices, embedded.resolution(torch.float64, which)[:, None], k)[1]
 
 
-def _nearest_of_all(embedded: Embedded, which: Tensor, k: int, include_self: bool) -> Tensor:
+def _nearest_of_all(embedded: Space, which: Tensor, k: int, include_self: bool) -> Tensor:
     """The lists of the rows `which` in float64, from all rows."""
     n = embedded.n
-    slack = _resolution(embedded, torch.float64, which)
+    slack = embedded.resolution(torch.float64, which)
     found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
     for block in _blocks(len(which), 3 * n * 8):
-        similarity = _similarity(embedded.rows, embedded.bias, which[block], include_self)
+        similarity = embedded.similarity_of(which[block], include_self)
         last = similarity.topk(k, dim=1).values[:, -1:]
         most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
         top = similarity.topk(most, dim=1)
@@ -267,28 +410,6 @@ def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> t
     group = group.masked_fill_(values < values[:, k - 1 : k] - slack, values.shape[1])
     first = (group * (int(indices.max()) + 1) + indices).argsort(dim=1)[:, :k]
     return values.gather(1, first), indices.gather(1, first)
-
-
-def _similarity(rows: Tensor, bias: Tensor | None, which: Tensor, include_self: bool) -> Tensor:
-    """The rows `which` of the similarity matrix, (len(which), n); -inf at the row itself unless included."""
-    with full_precision():
-        similarity = rows[which] @ rows.T
-    if bias is not None:
-        similarity += bias
-    if not include_self:
-        similarity.scatter_(1, which[:, None], -math.inf)
-    return similarity
-
-
-def _resolution(embedded: Embedded, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
-    """Differences of similarity that `dtype` cannot tell from rounding, for the rows `which`, (r,)."""
-    unit = unit_resolution(embedded.d, dtype)
-    if embedded.is_unit:
-        return torch.full_like(embedded.features[which, 0], unit, dtype=dtype)
-    norms = torch.linalg.vector_norm(embedded.rows, dim=1)
-    largest = norms.max()
-    size = norms[which] * largest + (0.0 if embedded.bias is None else largest * largest)
-    return (unit * size).to(dtype)
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:

@@ -19,9 +19,11 @@ from repalign.measures._kernels import (
     in_range,
     kernel_relation,
     norm_products,
+    takes_of,
     u_centre,
 )
 from repalign.measures._numeric import centred, gram
+from repalign.pairwise import ANY_FORM, FEATURES_OR_KERNEL, Given
 
 HSIC_ESTIMATORS = ("unbiased", "biased", "trace")
 
@@ -61,6 +63,7 @@ class HSIC(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("hsic",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
@@ -71,6 +74,10 @@ class HSIC(Bilinear):
         return self.bounds if self.estimator == "unbiased" else (0.0, math.inf)
 
     @property
+    def accepts(self) -> frozenset[str]:
+        return takes_of(self.kernel)
+
+    @property
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES | ({"isotropic_scale"} if isinstance(self.bandwidth, str) else frozenset())
 
@@ -78,7 +85,7 @@ class HSIC(Bilinear):
     def min_n(self) -> int:
         return 4 if self.estimator == "unbiased" else 2
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return kernel_relation(x, self.kernel, self.bandwidth, self.estimator == "unbiased")
 
@@ -115,6 +122,7 @@ class RV(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("rv", "rv_coefficient")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
 
     def __post_init__(self) -> None:
         check_flag("modified", self.modified)
@@ -131,7 +139,7 @@ class RV(Bilinear):
     def min_n(self) -> int:
         return 3 if self.modified else 2
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         relation = kernel_relation(x, "linear", None, debiased=False)
         if not self.modified or relation.norm == 0:
@@ -169,15 +177,20 @@ class AngularCKA(Measure):
     symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.pi / 2)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
 
     @property
+    def accepts(self) -> frozenset[str]:
+        return takes_of(self.kernel)
+
+    @property
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES | (frozenset() if isinstance(self.bandwidth, float) else {"isotropic_scale"})
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return kernel_relation(x, self.kernel, self.bandwidth, debiased=False)
 

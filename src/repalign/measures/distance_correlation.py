@@ -13,10 +13,10 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation, Measure, Relation, State
 from repalign.measures._checks import check_choice
-from repalign.measures._distances import squared_distances
+from repalign.measures._distances import between_rows
 from repalign.measures._kernels import ISOMETRIES, RESIDUE, double_centre, in_range, norm_products, u_centre
-from repalign.measures._numeric import centred
 from repalign.measures.kernel import ESTIMATORS
+from repalign.pairwise import FEATURES_OR_RDM, Given
 
 
 def as_exponent(value: float) -> float:
@@ -30,10 +30,10 @@ def as_exponent(value: float) -> float:
     return float(value)
 
 
-def distance_relation(x: Tensor, exponent: float, debiased: bool) -> DenseRelation:
+def distance_relation(x: Given, exponent: float, debiased: bool) -> DenseRelation:
     """Centred distances D^exponent of a layer at unit norm, U-centred if debiased; `norm` in the unit of the features."""
-    features, unit, *_ = centred(x)
-    matrix = squared_distances(features).pow_(exponent / 2)
+    squared, unit = between_rows(x)
+    matrix = squared.pow_(exponent / 2)
     floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
     (u_centre if debiased else double_centre)(matrix)
     relation = DenseRelation.of(matrix, floor=floor)
@@ -75,6 +75,7 @@ class SquaredDistanceCorrelation(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("squared_distance_correlation", "dcor_squared")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, ESTIMATORS)
@@ -92,7 +93,7 @@ class SquaredDistanceCorrelation(Bilinear):
     def min_n(self) -> int:
         return 4 if self.estimator == "debiased" else 2
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return distance_relation(x, self.exponent, self.estimator == "debiased")
 
@@ -127,6 +128,7 @@ class DistanceCorrelation(Measure):
     aliases: ClassVar[tuple[str, ...]] = ("distance_correlation", "dcor")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exponent", as_exponent(self.exponent))
@@ -135,7 +137,7 @@ class DistanceCorrelation(Measure):
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES | {"isotropic_scale"}
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return distance_relation(x, self.exponent, debiased=False)
 
@@ -176,6 +178,7 @@ class SquaredDistanceCovariance(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("squared_distance_covariance", "distance_covariance", "dcov")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, ESTIMATORS)
@@ -193,7 +196,7 @@ class SquaredDistanceCovariance(Bilinear):
     def min_n(self) -> int:
         return 4 if self.estimator == "debiased" else 2
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return distance_relation(x, self.exponent, self.estimator == "debiased")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
 from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._kernels import checked_bandwidth, kernel_relation, norm_products
-from repalign.measures._numeric import centred
-from repalign.measures._search import Embedded, embed, nearest, products
+from repalign.measures._kernels import checked_bandwidth, kernel_relation, norm_products, takes_of
+from repalign.measures._search import Space, embed, nearest
+from repalign.pairwise import ANY_FORM, FEATURES_OR_KERNEL, Given
 
 ESTIMATORS = ("debiased", "biased")
 KERNEL_SIMILARITIES = ("cosine", "dot")
@@ -68,6 +68,7 @@ class CKA(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("cka", "unbiased_cka", "debiased_cka")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         bandwidth = checked_bandwidth(self.kernel, self.bandwidth)
@@ -80,6 +81,10 @@ class CKA(Bilinear):
         return self.bounds if self.estimator == "debiased" else (0.0, 1.0)
 
     @property
+    def accepts(self) -> frozenset[str]:
+        return takes_of(self.kernel)
+
+    @property
     def invariances(self) -> frozenset[str]:
         common = frozenset({"orthogonal", "translation", "permutation"})
         scale_free = self.epsilon == 0 and not isinstance(self.bandwidth, (int, float))
@@ -89,7 +94,7 @@ class CKA(Bilinear):
     def min_n(self) -> int:
         return 4 if self.estimator == "debiased" else 2
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return kernel_relation(x, self.kernel, self.bandwidth, self.estimator == "debiased")
 
@@ -138,6 +143,7 @@ class CKNNA(Bilinear):
     symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
@@ -151,18 +157,18 @@ class CKNNA(Bilinear):
     def invariances(self) -> frozenset[str]:
         return kernel_invariances(self.similarity)
 
-    def prepare(self, x: Tensor) -> GraphRelation:
+    def prepare(self, x: Given) -> GraphRelation:
         embedded, lists = masked_neighbours(x, self.k, self.similarity)
-        return weighted_graph(embedded, lists, products(centred(embedded.rows).rows, lists))
+        return weighted_graph(embedded, lists, embedded.products_at(lists, "rows and columns"))
 
 
-def masked_neighbours(x: Tensor, k: int, similarity: str) -> tuple[Embedded, Tensor]:
+def masked_neighbours(x: Given, k: int, similarity: str) -> tuple[Space, Tensor]:
     """The embedded rows and their k nearest without the row itself; at k = n everything, itself included."""
     embedded = embed(x, similarity)
     return embedded, nearest(embedded, k, include_self=k == len(x))
 
 
-def weighted_graph(embedded: Embedded, lists: Tensor, values: Tensor) -> GraphRelation:
+def weighted_graph(embedded: Space, lists: Tensor, values: Tensor) -> GraphRelation:
     """A relation of unit norm with `values` (n, k) at the neighbours; norm 0 if all rows are alike."""
     norm = 0.0 if embedded.is_constant else float(torch.linalg.vector_norm(values))
     return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)

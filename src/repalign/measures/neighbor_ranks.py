@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Neighbors, State, as_features, check_paired
+from repalign.measures._base import Neighbors, State
 from repalign.measures._checks import as_count
 from repalign.measures._search import check_search
 from repalign.measures.neighbors import _NeighborLists, _undefined_as_nan
+from repalign.pairwise import Given
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _CommonNeighbors(_NeighborLists):
         """One number per stimulus (n,) from `_places` (n, k)."""
         raise NotImplementedError
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         self.check_n(len(x))
         return self._neighbors(x)
 
@@ -177,14 +178,13 @@ class MultiScaleKNN(_CommonNeighbors):
     def min_n(self) -> int:
         return self._scales[-1] + 1
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         self.check_n(len(x))
         return self._neighbors(x, self._scales[-1])
 
     def curve(self, x: Any, y: Any) -> dict[int, float]:
         """Mutual k-NN at each k, of two arrays (n, d1) and (n, d2)."""
-        x, y = as_features(x, "x"), as_features(y, "y")
-        check_paired(len(x), len(y))
+        x, y = self.checked(x, y)
         a, b = self.prepare(x), self.prepare(y)
         at_once = [replace(self, k=k).compare(a, b) for k in self._scales]
         return dict(zip(self._scales, at_once, strict=True))

@@ -25,7 +25,8 @@ from repalign.measures._base import (
     State,
 )
 from repalign.measures._checks import as_count, check_flag
-from repalign.measures._search import check_search, embed, nearest, search_invariances
+from repalign.measures._search import check_search, embed, nearest, search_invariances, search_takes
+from repalign.pairwise import ANY_FORM, Given
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class _NeighborLists(Measure):
     similarity: str = "cosine"
     center: bool = False
 
+    takes: ClassVar[frozenset[str]] = ANY_FORM
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
         check_search(self.similarity, self.center)
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        return search_takes(self.similarity, self.center)
 
     @property
     def min_n(self) -> int:
@@ -48,7 +55,7 @@ class _NeighborLists(Measure):
     def invariances(self) -> frozenset[str]:
         return search_invariances(self.similarity, self.center)
 
-    def _neighbors(self, x: Tensor, k: int | None = None) -> Neighbors:
+    def _neighbors(self, x: Given, k: int | None = None) -> Neighbors:
         """Neighbour lists (n, k), with a norm of 0 for a constant representation, which has none."""
         embedded = embed(x, self.similarity, self.center)
         return Neighbors(nearest(embedded, self.k if k is None else k), norm=0.0 if embedded.is_constant else 1.0)
@@ -87,7 +94,7 @@ class MutualKNN(_NeighborLists, Bilinear):
     dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def prepare(self, x: Tensor) -> GraphRelation:
+    def prepare(self, x: Given) -> GraphRelation:
         found = self._neighbors(x)
         return GraphRelation(found.indices, norm=found.norm)
 
@@ -123,7 +130,7 @@ class CycleKNN(_NeighborLists):
     symmetric: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         return self._neighbors(x)
 
     def compare(self, a: State, b: State) -> float:
@@ -182,7 +189,7 @@ class LCSKNN(_NeighborLists):
     def range(self) -> tuple[float, float]:
         return self.bounds if self.normalized else (0.0, float(self.k))
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         return self._neighbors(x)
 
     def compare(self, a: State, b: State) -> float:
@@ -220,7 +227,7 @@ class EditDistanceKNN(_NeighborLists):
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         return self._neighbors(x)
 
     def compare(self, a: State, b: State) -> float:

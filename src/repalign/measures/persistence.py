@@ -21,6 +21,7 @@ from repalign.measures._persistence import bars, distances, length, needs, spann
 from repalign.measures._search import embed, nearest
 from repalign.measures._summary import Summary
 from repalign.measures.topology import check_size
+from repalign.pairwise import ANY_FORM, FEATURES_OR_RDM, Given
 
 METRICS = ("sliced_wasserstein", "wasserstein", "bottleneck")
 
@@ -76,6 +77,7 @@ class PersistenceDistance(_Unpaired):
 
     cost: ClassVar[str] = "n^2 d and a persistence computation, about n^3, per layer; bars per pair"
     aliases: ClassVar[tuple[str, ...]] = ("persistence_distance", "sliced_wasserstein_persistence")
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_homology(self)
@@ -83,7 +85,7 @@ class PersistenceDistance(_Unpaired):
         object.__setattr__(self, "directions", as_count("directions", self.directions))
         object.__setattr__(self, "max_n", as_count("max_n", self.max_n))
 
-    def prepare(self, x: Tensor) -> Summary:
+    def prepare(self, x: Given) -> Summary:
         """The bars (k, 2); one that is nan where there is no diagram."""
         self.check_n(len(x))
         check_size(self, len(x))
@@ -139,12 +141,13 @@ class TotalPersistenceDifference(_Unpaired):
 
     cost: ClassVar[str] = "n^2 d per layer (about n^3 for loops), a subtraction per pair"
     aliases: ClassVar[tuple[str, ...]] = ("total_persistence_difference", "total_persistence")
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_homology(self)
         object.__setattr__(self, "max_n", as_count("max_n", self.max_n))
 
-    def prepare(self, x: Tensor) -> Summary:
+    def prepare(self, x: Given) -> Summary:
         self.check_n(len(x))
         if self.homology == 1:
             check_size(self, len(x))
@@ -188,6 +191,7 @@ class IMD(_Unpaired):
 
     cost: ClassVar[str] = "n^2 d + n^3 per layer, a comparison of 256 numbers per pair"
     aliases: ClassVar[tuple[str, ...]] = ("imd", "msid")
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
@@ -196,7 +200,7 @@ class IMD(_Unpaired):
     def min_n(self) -> int:
         return self.k + 1
 
-    def prepare(self, x: Tensor) -> Summary:
+    def prepare(self, x: Given) -> Summary:
         """The heat trace (256,)."""
         self.check_n(len(x))
         embedded = embed(x, "euclidean")

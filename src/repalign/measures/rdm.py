@@ -25,6 +25,7 @@ from repalign.measures._rdm import (
     stored,
     upper,
 )
+from repalign.pairwise import FEATURES_OR_RDM, Given
 
 _RDM = tuple(DISSIMILARITIES)
 
@@ -123,6 +124,7 @@ class RSA(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("rsa",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_choice("dissimilarity", self.dissimilarity, _RDM)
@@ -140,7 +142,7 @@ class RSA(Bilinear):
     def min_n(self) -> int:
         return 2 if self.comparison in _NOT_NEGATIVE else 3
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         return stored(None if rdm is None else COMPARISONS[self.comparison](rdm.matrix), x)
@@ -183,6 +185,7 @@ class RSAKendall(Measure):
     aliases: ClassVar[tuple[str, ...]] = ("rsa_kendall", "rsa_tau")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_choice("dissimilarity", self.dissimilarity, _RDM)
@@ -196,12 +199,12 @@ class RSAKendall(Measure):
     def min_n(self) -> int:
         return 3
 
-    def prepare(self, x: Tensor) -> SquareState:
+    def prepare(self, x: Given) -> SquareState:
         """Ranks without gaps; `norm` is the share of pairs of dissimilarities that are not tied."""
         self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         if rdm is None:
-            return SquareState(x.new_zeros(len(x), len(x), dtype=torch.int32), 0.0)
+            return SquareState(torch.zeros(len(x), len(x), dtype=torch.int32, device=x.device), 0.0)
         values = upper(rdm.matrix)
         groups = tied_groups(values)
         sizes = groups.sizes().astype(float)
@@ -256,6 +259,7 @@ class RSMNormDifference(Measure):
     symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         check_choice("dissimilarity", self.dissimilarity, _RDM)
@@ -266,7 +270,7 @@ class RSMNormDifference(Measure):
         common = RDM_INVARIANCES[self.dissimilarity]
         return common - {"isotropic_scale"} if self.dissimilarity in WITH_UNIT else common
 
-    def prepare(self, x: Tensor) -> SquareState:
+    def prepare(self, x: Given) -> SquareState:
         self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         if rdm is None:

@@ -14,14 +14,14 @@ from torch import Tensor
 from repalign.measures._base import Bilinear, GraphRelation, Measure, Neighbors, State
 from repalign.measures._checks import as_count, as_epsilon, check_choice
 from repalign.measures._kernels import in_range
-from repalign.measures._numeric import centred
-from repalign.measures._search import embed, nearest, products
+from repalign.measures._search import embed, nearest
 from repalign.measures.kernel import (
     KERNEL_SIMILARITIES,
     kernel_invariances,
     masked_neighbours,
     weighted_graph,
 )
+from repalign.pairwise import FEATURES_OR_KERNEL, Given
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class CKNNAPaper(Bilinear):
     symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
@@ -63,11 +64,9 @@ class CKNNAPaper(Bilinear):
     def invariances(self) -> frozenset[str]:
         return kernel_invariances(self.similarity)
 
-    def prepare(self, x: Tensor) -> GraphRelation:
+    def prepare(self, x: Given) -> GraphRelation:
         embedded, lists = masked_neighbours(x, self.k, self.similarity)
-        deviations = centred(embedded.rows)
-        # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
-        return weighted_graph(embedded, lists, products(deviations.rows, lists) + deviations.along_mean[lists])
+        return weighted_graph(embedded, lists, embedded.products_at(lists, "rows"))
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class CKNNAReference(Measure):
     aliases: ClassVar[tuple[str, ...]] = ("cknna_reference",)
     symmetric: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
@@ -130,11 +130,11 @@ class CKNNAReference(Measure):
         scale_free = self.similarity == "cosine" or self.epsilon == 0
         return kernel_invariances(self.similarity) - (frozenset() if scale_free else {"isotropic_scale"})
 
-    def prepare(self, x: Tensor) -> Neighbors:
+    def prepare(self, x: Given) -> Neighbors:
         self.check_n(len(x))
         embedded = embed(x, self.similarity)
         lists = nearest(embedded, self.k, include_self=self.estimator == "biased" or self.k == len(x))
-        state = Neighbors(lists, products(embedded.rows, lists))
+        state = Neighbors(lists, embedded.products_at(lists, "nothing"))
         self_term = self._hsic(state, state)
         if embedded.is_constant or not self_term > 0:
             return replace(state, norm=0.0)

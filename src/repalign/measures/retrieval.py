@@ -13,7 +13,7 @@ from torch import Tensor
 from repalign.measures._base import SCRATCH_BYTES, Measure, State
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._numeric import full_precision, unit_resolution
-from repalign.measures._search import embed
+from repalign.measures._search import Embedded
 
 DIRECTIONS = ("x to y", "y to x", "both")
 
@@ -88,7 +88,7 @@ class RetrievalRecall(Measure):
 
     def prepare(self, x: Tensor) -> Relabelled:
         self.check_n(len(x))
-        embedded = embed(x, "cosine")
+        embedded = Embedded(x, "cosine")
         order = torch.arange(len(x), device=embedded.rows.device)
         return Relabelled(embedded.rows, order, embedded.is_constant)
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES, Bilinear, DenseRelation, Measure, Neighbors, State
 from repalign.measures._checks import as_count, check_flag
-from repalign.measures._layer import layer_of
-from repalign.measures._numeric import full_precision, gram, unit_resolution
-from repalign.measures._search import Embedded, check_search, embed, nearest, search_invariances
+from repalign.measures._search import check_search, embed, nearest, search_invariances, search_takes
+from repalign.pairwise import ANY_FORM, Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +77,7 @@ class SecondOrderCosine(Measure):
     aliases: ClassVar[tuple[str, ...]] = ("second_order_cosine",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_count("k", self.k))
@@ -91,11 +91,15 @@ class SecondOrderCosine(Measure):
     def invariances(self) -> frozenset[str]:
         return search_invariances("cosine", self.center)
 
-    def prepare(self, x: Tensor) -> DistantNeighbors:
+    @property
+    def accepts(self) -> frozenset[str]:
+        return search_takes("cosine", self.center)
+
+    def prepare(self, x: Given) -> DistantNeighbors:
         self.check_n(len(x))
         embedded = embed(x, "cosine", self.center)
         lists = Neighbors(nearest(embedded, self.k), norm=0.0 if embedded.is_constant else 1.0)
-        return DistantNeighbors(lists, _cosine_distances(embedded))
+        return DistantNeighbors(lists, embedded.cosine_distances())
 
     def compare(self, a: State, b: State) -> float:
         a, b = cast(DistantNeighbors, a), cast(DistantNeighbors, b)
@@ -109,17 +113,6 @@ class SecondOrderCosine(Measure):
         product = sizes[0] * sizes[1]
         cosine = (p * q).sum(dim=1) / torch.where(product > 0, product, 1.0)
         return float(torch.where((sizes[0] == 0) & (sizes[1] == 0), 1.0, cosine).mean())
-
-
-def _cosine_distances(embedded: Embedded) -> Tensor:
-    """1 - cos (n, n) in the precision of the features; what rounding cannot tell from 0 is 0."""
-    cosines = layer_of(embedded.features).cosines(embedded.center)
-    if cosines is None:  # some row is all but zero: its digits are there in float64 alone
-        distances = 1 - gram(embedded.rows)
-        resolution: Tensor | float = unit_resolution(embedded.d, torch.float64)
-    else:
-        distances, resolution = 1 - cosines.values, cosines.resolution[:, None]
-    return distances.masked_fill_(distances <= resolution, 0.0).to(embedded.dtype)
 
 
 @dataclass(frozen=True)
@@ -162,6 +155,7 @@ class SoftKNN(Bilinear):
     aliases: ClassVar[tuple[str, ...]] = ("soft_knn", "soft_mutual_knn")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
 
     def __post_init__(self) -> None:
         value = self.perplexity
@@ -178,26 +172,23 @@ class SoftKNN(Bilinear):
     def invariances(self) -> frozenset[str]:
         return search_invariances(self.similarity, self.center)
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    @property
+    def accepts(self) -> frozenset[str]:
+        return search_takes(self.similarity, self.center)
+
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         embedded = embed(x, self.similarity, self.center)
-        n, rows = embedded.n, embedded.rows
-        out = torch.zeros(n, n, dtype=x.dtype, device=rows.device)
+        n = embedded.n
+        slack = embedded.resolution(torch.float64)
+        out = torch.zeros(n, n, dtype=x.dtype, device=slack.device)
         if embedded.is_constant:
             return DenseRelation(out, 0.0, symmetric=False)
-        sizes = torch.linalg.vector_norm(rows, dim=1)
-        unit = unit_resolution(embedded.d, torch.float64)
         height = max(1, SCRATCH_BYTES // (8 * 8 * n))  # some eight blocks are held at once
         for start in range(0, n, height):
             block = slice(start, min(start + height, n))
-            with full_precision():
-                similarity = rows[block] @ rows.T
-            slack = unit * sizes[block] * sizes.max()
-            if embedded.bias is not None:
-                similarity += embedded.bias
-                slack = slack + unit * sizes.max() ** 2
-            similarity.diagonal(start).fill_(-math.inf)
-            affinity = entropic_affinities(similarity, self.perplexity, slack)
+            similarity = embedded.similarity_of(torch.arange(block.start, block.stop, device=out.device), False)
+            affinity = entropic_affinities(similarity, self.perplexity, slack[block])
             affinity /= torch.linalg.vector_norm(affinity, dim=1, keepdim=True)
             out[block] = affinity.to(x.dtype)
         return DenseRelation.of(out, symmetric=False)

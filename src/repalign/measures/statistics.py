@@ -19,6 +19,7 @@ from repalign.measures._checks import check_choice, check_flag
 from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows, widen
 from repalign.measures._search import embed, nearest
 from repalign.measures._summary import Summary, sum_of_unit_rows
+from repalign.pairwise import FEATURES_OR_RDM, RDM, Given
 
 # --- summaries of one array -----------------------------------------------------------------------
 
@@ -101,10 +102,10 @@ class _Difference(Measure):
     paired: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
-    def _statistic(self, x: Tensor) -> float:
+    def _statistic(self, x: Any) -> float:
         raise NotImplementedError
 
-    def prepare(self, x: Tensor) -> Summary:
+    def prepare(self, x: Any) -> Summary:
         self.check_n(len(x))
         return Summary(len(x), torch.tensor(self._statistic(x), dtype=torch.float64))
 
@@ -276,6 +277,7 @@ class IntrinsicDimensionDifference(_Difference):
 
     cost: ClassVar[str] = "n^2 d per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("intrinsic_dimension_difference", "two_nn_difference")
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         value = self.discard
@@ -291,7 +293,7 @@ class IntrinsicDimensionDifference(_Difference):
     def invariances(self) -> frozenset[str]:
         return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
 
-    def _statistic(self, x: Tensor) -> float:
+    def _statistic(self, x: Given) -> float:
         return _two_nn(x, self.discard)
 
 
@@ -342,14 +344,13 @@ def _participation_ratio(x: Tensor) -> float:
     return total**2 / float(products.square().sum()) if total > 0 else math.nan
 
 
-def _two_nn(x: Tensor, discard: float) -> float:
+def _two_nn(x: Given, discard: float) -> float:
     if len(x) < 3:
         return math.nan
-    rows = centred(x).rows
     lists = nearest(embed(x, "euclidean"), 2)
-    first, second = (torch.linalg.vector_norm(rows - rows[lists[:, t]], dim=1) for t in (0, 1))
+    first, second = _to_neighbors(x, lists).unbind(dim=1)
     if bool((first == 0).any()):
-        different = torch.unique(x, dim=0)
+        different = _distinct(x)
         return _two_nn(different, discard) if len(different) < len(x) else math.nan
     n = len(x)
     kept = max(1, min(n - 1, math.floor(n * (1 - discard))))
@@ -358,3 +359,21 @@ def _two_nn(x: Tensor, discard: float) -> float:
     survival = -torch.log1p(-place / n)
     squares = float(ratio.square().sum())
     return float((ratio * survival).sum()) / squares if squares > 0 else math.nan
+
+
+def _to_neighbors(x: Given, lists: Tensor) -> Tensor:
+    """Distances (n, k) from every stimulus to those of its list, in one unit."""
+    if isinstance(x, RDM):
+        return x.matrix.to(torch.float64).gather(1, lists)
+    assert isinstance(x, Tensor)
+    rows = centred(x).rows
+    return torch.stack([torch.linalg.vector_norm(rows - rows[at], dim=1) for at in lists.T], dim=1)
+
+
+def _distinct(x: Given) -> Given:
+    """One of all stimuli that are alike."""
+    if not isinstance(x, RDM):
+        assert isinstance(x, Tensor)
+        return torch.unique(x, dim=0)
+    alike = (x.matrix == 0).to(torch.int8)
+    return x[alike.argmax(dim=1) == torch.arange(len(x), device=x.device)]  # the first of each

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures._base import Bilinear, DenseRelation
@@ -25,6 +24,7 @@ from repalign.measures._rdm import (
     stored,
     upper,
 )
+from repalign.pairwise import FEATURES_OR_RDM, Given
 
 _RDM = tuple(DISSIMILARITIES)
 
@@ -63,7 +63,7 @@ def geodesic_distances(lengths: np.ndarray) -> np.ndarray:
     return np.where(reached, found, found[reached].max() + 1)
 
 
-def _relation(x: Tensor, dissimilarity: str, transform: Callable[[np.ndarray], np.ndarray]) -> DenseRelation:
+def _relation(x: Given, dissimilarity: str, transform: Callable[[np.ndarray], np.ndarray]) -> DenseRelation:
     """The transformed dissimilarities of a layer, centred and at unit norm."""
     rdm = dissimilarities(x, dissimilarity)
     if rdm is None:
@@ -85,7 +85,7 @@ class _TransformedRSA(Bilinear):
     def min_n(self) -> int:
         return 3
 
-    def prepare(self, x: Tensor) -> DenseRelation:
+    def prepare(self, x: Given) -> DenseRelation:
         self.check_n(len(x))
         return _relation(x, self.dissimilarity, self._transform)
 
@@ -138,6 +138,7 @@ class TopologicalRSA(_TransformedRSA):
     aliases: ClassVar[tuple[str, ...]] = ("topological_rsa", "trsa")
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         levels = (self.lower, self.upper)
@@ -193,6 +194,7 @@ class SigmoidRSA(_TransformedRSA):
     aliases: ClassVar[tuple[str, ...]] = ("sigmoid_rsa",)
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def __post_init__(self) -> None:
         for name, low, high in (("alpha", math.ulp(0), 1e6), ("beta", 0, 1)):

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State, as_features, check_paired
+from repalign.measures._base import Features, Measure, State
 from repalign.measures._checks import as_count, check_choice
 from repalign.measures._folds import as_seed
-from repalign.measures._numeric import centred, widen
-from repalign.measures._persistence import Distances, bars, distances, length, spanning_tree
+from repalign.measures._numeric import widen
+from repalign.measures._persistence import Distances, Whole, bars, distances, length, spanning_tree
+from repalign.pairwise import FEATURES_OR_RDM, Given
 
 # Distances below this share of their mean count as 0, as in the reference code.
 _NEGLIGIBLE = 1e-6
@@ -34,6 +35,7 @@ class _Divergence(Measure):
     symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -41,8 +43,7 @@ class _Divergence(Measure):
 
     def directions(self, x: Any, y: Any) -> tuple[float, float]:
         """The divergence from x to y, and from y to x, of which the score is the mean."""
-        x, y = as_features(x, "x"), as_features(y, "y")
-        check_paired(len(x), len(y))
+        x, y = self.checked(x, y)
         return self._both(self.prepare(x), self.prepare(y))
 
     def compare(self, a: State, b: State) -> float:
@@ -95,10 +96,10 @@ class RTD(_Divergence):
         object.__setattr__(self, "trials", as_count("trials", self.trials))
         object.__setattr__(self, "seed", as_seed(self.seed))
 
-    def prepare(self, x: Tensor) -> Distances | Features:
-        """Distances of all rows, or, where sets of rows have to be drawn first, the rows."""
+    def prepare(self, x: Given) -> Distances | Whole:
+        """Distances of all rows, or, where sets of rows have to be drawn first, the layer."""
         self.check_n(len(x))
-        return Features(centred(x).rows) if len(x) > self.rows else Distances(distances(x), len(x))
+        return Whole(x) if len(x) > self.rows else Distances(distances(x), len(x))
 
     def _both(self, a: State, b: State) -> tuple[float, float]:
         found = []
@@ -117,7 +118,7 @@ class RTD(_Divergence):
         generator = np.random.Generator(np.random.PCG64(self.seed))
         for _ in range(self.trials):
             chosen = torch.from_numpy(generator.choice(state.n, self.rows, replace=False))
-            found = distances(cast(Features, state).values[chosen])
+            found = distances(cast(Whole, state).layer[chosen])
             yield None if found is None else found.cpu().numpy()
 
 
@@ -163,7 +164,7 @@ class RTDLite(_Divergence):
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rtd_lite",)
 
-    def prepare(self, x: Tensor) -> Distances:
+    def prepare(self, x: Given) -> Distances:
         self.check_n(len(x))
         matrix = distances(x)
         return Distances(matrix, len(x), 0.0 if matrix is None else spanning_tree(matrix.cpu().numpy()))
@@ -272,10 +273,7 @@ def relative_to_null(measure: Measure, x: Any, y: Any, n_draws: int = 20, seed: 
             remedy="compare its score with that of two halves of one space instead",
         )
     n_draws, seed = as_count("n_draws", n_draws), as_seed(seed)
-    x, y = as_features(x, "x"), as_features(y, "y")
-    measure.check_widths(x.shape[1], y.shape[1])
-    check_paired(len(x), len(y))
-    measure.check_n(len(x))
+    x, y = measure.checked(x, y)
     a, b = measure.prepare(x), measure.prepare(y)
     generator = np.random.Generator(np.random.PCG64(seed))
     statistic = measure.compare(a, b)
