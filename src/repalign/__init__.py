@@ -21,6 +21,8 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 _PUBLIC = {
     "RepalignError": "errors",
+    "RDM": "pairwise",
+    "Kernel": "pairwise",
     "Dataset": "dataset",
     "ModelRecord": "models",
     "ModelEntry": "extract",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures import Bilinear, Measure, parse_measure
-from repalign.measures._base import as_features
+from repalign.measures._base import as_layer
 from repalign.null import Groups, Moments, Permutations
+from repalign.pairwise import Given
 from repalign.preprocess import Preprocess
 from repalign.progress import Progress, silent
 from repalign.representation import Representation, check_same_dataset
@@ -65,7 +67,12 @@ def split_half(
     if n_splits < 1:
         raise RepalignError("a ceiling without a split", expected="n_splits >= 1", got=n_splits)
     measure.check_n(x.n // 2, f"half of dataset {x.dataset_name!r}")
-    layers = [list((preprocess or Preprocess())(_loaded(r)).values()) for r in (x, y)]
+    preprocess = preprocess or Preprocess()
+    for r in (x, y):
+        preprocess.check({layer: r.kind(layer) for layer in r.layers}, r.name)
+        for layer in r.layers:
+            measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+    layers = [list(preprocess(_loaded(r)).values()) for r in (x, y)]
     chosen, held_out, correlations = [], [], []
     for done, halves in enumerate(_halves(x.n, n_splits, seed, groups)):
         progress("split halves", done, n_splits)
@@ -84,8 +91,8 @@ def split_half(
     return SplitHalf(*means, stepped_up, x.n // 2, n_splits)
 
 
-def _loaded(r: Representation) -> dict[str, Tensor]:
-    return {name: as_features(r.load(name), f"{r.name}, layer {name}") for name in r.layers}
+def _loaded(r: Representation) -> dict[str, Any]:
+    return {name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers}
 
 
 def _halves(n: int, n_splits: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,7 +107,7 @@ def _halves(n: int, n_splits: int, seed: int, groups: Sequence[Hashable] | None)
         yield torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
 
 
-def _maps(measure: Measure, x: Sequence[Tensor], y: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.ndarray, np.ndarray]:
     """Scores of all layers by all layers, and their height above chance."""
     a, b = ([measure.prepare(f) for f in side] for side in (x, y))
     scores = measure.compare_all(a, b).numpy()

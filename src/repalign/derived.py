@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
+from repalign.pairwise import FEATURES, Given
 from repalign.representation import Representation, check_same_dataset
 
 
 @dataclass(frozen=True, eq=False)
 class RowsRepresentation(Representation):
-    """Row i of every layer is row `order[i]` of another representation."""
+    """Row i of every layer is row `order[i]` of another representation; of an RDM or a kernel its columns too."""
 
     base: Representation
     order: tuple[int, ...]
@@ -45,8 +46,11 @@ class RowsRepresentation(Representation):
     def key(self) -> str:
         return _digest(self.base.key, *self.order)
 
-    def load(self, layer: str) -> Tensor:
+    def load(self, layer: str) -> Given:
         return self.base.load(layer)[torch.tensor(self.order)]
+
+    def kind(self, layer: str) -> str:
+        return self.base.kind(layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +88,10 @@ class MeanRepresentation(Representation):
         return _digest("mean", *(p.key for p in self.parts))
 
     def load(self, layer: str) -> Tensor:
-        first = self.parts[0].load(layer)
+        first = cast(Tensor, self.parts[0].load(layer))
         total = first.to(torch.float64, copy=True)  # a part in memory is not ours to add to
         for part in self.parts[1:]:
-            total += part.load(layer)
+            total += cast(Tensor, part.load(layer))
         return (total / len(self.parts)).to(first.dtype if first.dtype == torch.float64 else torch.float32)
 
 
@@ -146,10 +150,18 @@ def break_pairs(representations: Sequence[Representation], share: float, seed: i
 def mean_of(parts: Sequence[Representation]) -> Representation:
     """The mean of several representations of one model, such as of the captions of one image.
 
-    RepalignError unless they are of one model and one dataset, with the same layers.
+    RepalignError unless they are of one model and one dataset, with the same layers, all of features.
     """
     check_same_dataset(parts)
     first = parts[0]
+    by_pairs = [layer for layer in first.layers if first.kind(layer) != FEATURES]
+    if by_pairs and len(parts) > 1:
+        raise RepalignError(
+            f"{first.name}, layer {by_pairs[0]!r}: a mean is over vectors of features",
+            expected="a layer of features for each caption",
+            got=f"a layer given as {first.kind(by_pairs[0])}",
+            remedy="compare with one caption, or give the mean RDM or kernel itself",
+        )
     for other in parts[1:]:
         if (other.record.spec, other.layers) != (first.record.spec, first.layers):
             raise RepalignError(

@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from repalign.pairwise import RDM, Given, Kernel, Pairwise
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -30,6 +33,12 @@ BLOCK_BYTES = 4 * 2**20
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05
 
+# Of an RDM: with more than this share of all pairs tied with another, ranks compare little more than the ties.
+TIED_PAIRS = 0.5
+# Of a kernel: eigenvalues below minus this share of the largest are no rounding. They are looked for up to this n (n^3).
+INDEFINITE = 1e-4
+SPECTRUM_MAX_N = 2000
+
 SEVERITIES = ("note", "warning", "serious")
 
 Say = Callable[[str, str, str], None]
@@ -46,8 +55,10 @@ class Finding:
     message: str
 
 
-def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10) -> list[Finding]:
+def examine(x: Given, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10) -> list[Finding]:
     """Everything noteworthy about one layer, x (n, d) in the dtype it is stored in; an empty list if nothing is.
+
+    x may be an `RDM` or a `Kernel`, which has other things to look at.
 
     `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
     duplicates are held against.
@@ -57,6 +68,9 @@ def examine(x: Tensor, *, model: str, layer: str, stored_dtype: str | None = Non
     def say(code: str, severity: str, message: str) -> None:
         found.append(Finding(model, layer, code, severity, message))
 
+    if isinstance(x, Pairwise):
+        _pairs(x, k, say)
+        return found
     bad = _non_finite(x)
     if len(bad):
         say(
@@ -164,6 +178,51 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
         )
         out.append(f"{worst.model}, {where}: {worst.message}")
     return out
+
+
+# --- of what is given by pairs ------------------------------------------------------------------------
+
+
+def _pairs(x: Pairwise, k: int, say: Say) -> None:
+    if x.is_constant:
+        say("constant", "serious", f"all {len(x)} stimuli are alike: every score with this layer is undefined (nan)")
+    elif isinstance(x, RDM):
+        _dissimilarities(x, k, say)
+    elif isinstance(x, Kernel):
+        _indefinite(x, say)
+
+
+def _dissimilarities(x: RDM, k: int, say: Say) -> None:
+    alike = (x.matrix == 0).sum(dim=1) - 1
+    repeated, most = int((alike > 0).sum()), int(alike.max()) + 1
+    if repeated:
+        say(
+            "duplicates", "warning" if most > k or repeated > len(x) / 10 else "note",
+            f"{repeated} of {len(x)} stimuli have another at dissimilarity 0 (up to {most} alike): they are each other's "
+            "nearest neighbours, ties by lower index; look for repeated stimuli, or permute whole groups",
+        )  # fmt: skip
+    upper = x.matrix.cpu().numpy()[np.triu_indices(len(x), 1)]
+    counts = np.unique(upper, return_counts=True)[1]
+    tied = int(counts[counts > 1].sum()) / max(1, len(upper))
+    if tied > TIED_PAIRS:
+        say(
+            "tied-pairs", "note",
+            f"{tied:.0%} of the {len(upper):,} dissimilarities are tied with another ({len(counts):,} different): a model RDM of "
+            'few values; RSA(comparison="rho_a") or RSAKendall do not favour ties, and neighbours are a matter of order here',
+        )  # fmt: skip
+
+
+def _indefinite(x: Kernel, say: Say) -> None:
+    if len(x) > SPECTRUM_MAX_N:
+        return
+    values = torch.linalg.eigvalsh(x.matrix.cpu().double())
+    low, high = float(values[0]), float(values[-1])
+    if low < -INDEFINITE * high:
+        say(
+            "indefinite", "warning",
+            f"the kernel has eigenvalues down to {low / high:.2g} of the largest: it is not a matrix of products of any vectors, "
+            "so that scores need not keep to their range and Euclidean neighbours mean little; look at how it was made",
+        )  # fmt: skip
 
 
 # --- checks --------------------------------------------------------------------------------------

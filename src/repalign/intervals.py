@@ -39,7 +39,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures import Measure, parse_measure
-from repalign.measures._base import State, as_features, check_paired
+from repalign.measures._base import State, as_layer, check_paired
+from repalign.pairwise import Given, kind_of
 from repalign.progress import Progress, silent
 from repalign.representation import Representation, check_same_dataset
 
@@ -99,7 +100,7 @@ def score_interval(
 
     Parameters
     ----------
-    x, y : arrays (n, d1) and (n, d2), numpy or torch, or pairs (representation, layer name).
+    x, y : arrays (n, d1) and (n, d2), numpy or torch, an `RDM` or a `Kernel`, or pairs (representation, layer name).
     measure : a `Measure`, or its text such as "mutual_knn(k=10)".
     method : "jackknife": rows (or whole groups) are dealt at random into n_groups blocks of nearly equal size, each left
         out once; t with G - 1 df. "subsample": n_splits random splits into two halves; t with n_splits df, or one
@@ -124,7 +125,7 @@ def score_interval(
     (True, 20)
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
-    arrays = _layers({"x": x, "y": y})
+    arrays = _layers({"x": x, "y": y}, measure)
     plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
     return _interval(arrays, measure, lambda s: measure.compare(s[0], s[1]), plan, level, progress)
 
@@ -158,7 +159,7 @@ def difference_interval(
     True
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
-    arrays = _layers({"reference": reference, "first": first, "second": second})
+    arrays = _layers({"reference": reference, "first": first, "second": second}, measure)
     plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
 
     def difference(s: list[State]) -> float:
@@ -171,14 +172,16 @@ def difference_interval(
 # --- inputs ------------------------------------------------------------------------------------
 
 
-def _layers(given: dict[str, Any]) -> list[Tensor]:
-    """Checked arrays of one number of rows; representations of one dataset."""
+def _layers(given: dict[str, Any], measure: Measure) -> list[Given]:
+    """Checked layers of one number of rows, of a form that the measure takes; representations of one dataset."""
     pairs = {name: v for name, v in given.items() if isinstance(v, tuple) and v and isinstance(v[0], Representation)}
     check_same_dataset([representation for representation, _ in pairs.values()])
     arrays = {
-        name: as_features(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if name in pairs else as_features(v, name)
+        name: as_layer(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if name in pairs else as_layer(v, name)
         for name, v in given.items()
     }
+    for name, layer in arrays.items():
+        measure.check_takes(kind_of(layer), name)
     (first, x), *others = arrays.items()
     for name, y in others:
         check_paired(len(x), len(y), first, name)
@@ -291,7 +294,7 @@ METHODS = ("jackknife", "subsample")
 
 
 def _interval(
-    arrays: list[Tensor],
+    arrays: list[Given],
     measure: Measure,
     score: Callable[[list[State]], float],
     plan: _Plan,

@@ -85,6 +85,11 @@ class Pairwise:
     def _of_its_kind(self, matrix: Tensor, largest: float, where: str) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def is_constant(self) -> bool:
+        """All stimuli alike."""
+        raise NotImplementedError
+
     # --- as a layer --------------------------------------------------------------------------------
 
     @property

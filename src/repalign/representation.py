@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
+from repalign.pairwise import FEATURES, Given, Pairwise, kind_of
 
 
 class Representation(ABC):
-    """Layers in order, each an (n, d) array whose row i belongs to `ids[i]`."""
+    """Layers in order, each an (n, d) array whose row i belongs to `ids[i]`.
+
+    A layer may be an RDM or a kernel (n, n) instead, whose row i and column i belong to `ids[i]`: see `kind`.
+    """
 
     record: ModelRecord
     dataset_name: str
@@ -39,8 +42,17 @@ class Representation(ABC):
         """A digest of everything that determines the bytes; equal keys mean equal arrays."""
 
     @abstractmethod
-    def load(self, layer: str) -> Tensor:
-        """One layer as an (n, d) tensor in its stored dtype."""
+    def load(self, layer: str) -> Given:
+        """One layer as an (n, d) tensor in its stored dtype, or as the `RDM` or `Kernel` that it is."""
+
+    def kind(self, layer: str) -> str:  # noqa: ARG002
+        """What a layer is given as, without reading it: "features", "rdm" or "kernel"."""
+        return FEATURES
+
+    @property
+    def kinds(self) -> set[str]:
+        """What the layers are given as."""
+        return {self.kind(layer) for layer in self.layers}
 
     def check_layer(self, layer: str) -> None:
         if layer not in self.layers:
@@ -58,7 +70,7 @@ class MemoryRepresentation(Representation):
 
     record: ModelRecord
     ids: tuple[str, ...]
-    arrays: Mapping[str, Tensor]
+    arrays: Mapping[str, Given]
     dataset_name: str = "arrays"
     dataset_fingerprint: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -71,14 +83,19 @@ class MemoryRepresentation(Representation):
     def key(self) -> str:
         digest = hashlib.sha256()
         for name, array in self.arrays.items():
-            x = array.detach().cpu().contiguous()  # in its own dtype: rounded, other arrays would share a key
-            digest.update(f"{name}:{tuple(x.shape)}:{x.dtype}".encode())
+            x = array.matrix if isinstance(array, Pairwise) else array
+            x = x.detach().cpu().contiguous()  # in its own dtype: rounded, other arrays would share a key
+            form = f":{array.kind}" if isinstance(array, Pairwise) else ""
+            digest.update(f"{name}:{tuple(x.shape)}:{x.dtype}{form}".encode())
             digest.update(x.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    def load(self, layer: str) -> Tensor:
+    def load(self, layer: str) -> Given:
         self.check_layer(layer)
         return self.arrays[layer]
+
+    def kind(self, layer: str) -> str:
+        return kind_of(self.arrays[layer])
 
 
 def check_same_dataset(representations: Sequence[Representation]) -> None:

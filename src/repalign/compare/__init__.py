@@ -23,8 +23,9 @@ from repalign.compare._streamed import check_memory, is_streamed
 from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
-from repalign.measures._base import Measure, as_features
+from repalign.measures._base import Measure, as_layer
 from repalign.models import ModelRecord
+from repalign.pairwise import FEATURES
 from repalign.preprocess import Preprocess
 from repalign.progress import Progress, silent
 from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
@@ -102,6 +103,8 @@ def compare(
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
     check_same_dataset(everything)
     _check_names(everything)
+    for r in everything:
+        (preprocess or Preprocess()).check({layer: r.kind(layer) for layer in r.layers}, r.name)
     null = nulls.make_null(null) if isinstance(null, str) else null
     n = everything[0].n
     chosen = choose(measures, x, y, null, limit, progress)
@@ -110,7 +113,7 @@ def compare(
     examination = Examination(everything, folder)
 
     budget = default_memory() if memory is None else memory
-    plain = preprocess is None or preprocess.is_identity
+    plain = (preprocess is None or preprocess.is_identity) and all(r.kinds == {FEATURES} for r in everything)
 
     def settings(measure: Measure) -> Settings:
         streamed = is_streamed(measure, null, plain, n)
@@ -167,10 +170,12 @@ def pair(
     """Compare two models given as arrays, frames or files; the rule for all of them is that of `repalign.features`.
 
     `x` and `y` are (n, d) arrays (numpy or torch), frames, mappings from layer name to these, lists of them, paths of files, or
-    what `read_features` gives. Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`.
-    `ids` names the column or array that holds them, or is a list of the ids of all rows, for both; `rows` pairs row i with row i
-    whatever ids there are. The run's `how` says what was read, how rows were paired and what was left out. `options` go to
-    `compare`.
+    what `read_features` gives. In the place of any array may stand dissimilarities or a kernel as such: `RDM(array)` or
+    `Kernel(array)` of (n, n), or of (m, n, n), which are m layers. Layers of one model may be of several kinds, as long as the
+    measure takes all of them: RSA of an RDM with features compares it with the RDM that the measure makes of these.
+    Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`. `ids` names the column or
+    array that holds them, or is a list of the ids of all rows, for both; `rows` pairs row i with row i whatever ids there are.
+    The run's `how` says what was read, how rows were paired and what was left out. `options` go to `compare`.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -190,8 +195,8 @@ def pair(
 
 
 def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -> MemoryRepresentation:
-    """Layers (n, d) of a model that is called `name`; rows without ids are numbered."""
-    arrays = {k: as_features(v, f"{name}, layer {k}" if len(layers) > 1 else name) for k, v in layers.items()}
+    """Layers of a model that is called `name`; rows without ids are numbered."""
+    arrays = {k: as_layer(v, f"{name}, layer {k}" if len(layers) > 1 else name) for k, v in layers.items()}
     n = len(next(iter(arrays.values())))
     given = tuple(map(str, range(n))) if ids is None else tuple(ids)
     record = ModelRecord(spec=f"array:{name}", name=name, modality="array")

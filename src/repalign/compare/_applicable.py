@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import is_group, parse_measure, parse_measures
-from repalign.measures._base import Bilinear, Measure, as_features
+from repalign.measures._base import Bilinear, Measure, as_layer
+from repalign.pairwise import Given
 from repalign.progress import Progress
 from repalign.representation import Representation
 
@@ -61,6 +60,7 @@ def choose(
     named = [m if isinstance(m, Measure) else parse_measure(m) for m in wanted if not is_group(m)]
     for measure in named:
         measure.check_n(n, where)
+        _check_takes(measure, (*x, *(y or ())))
     chosen = Chosen(limit, {m: nulls.resolve(null, m, n) for m in named}, {}, [])
     others = x if y is None else y
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
@@ -71,6 +71,7 @@ def choose(
         progress("try measures", done, len(groups))
         try:
             measure.check_n(n)
+            _check_takes(measure, (*x, *others))
             # A trial may take what one pair of layers may take at all, with few draws.
             cost = _cost(measure, *_trial_layers(measure, first_pair), max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
@@ -113,7 +114,14 @@ def _told(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-Layers = tuple[torch.Tensor, torch.Tensor]
+def _check_takes(measure: Measure, representations: Sequence[Representation]) -> None:
+    """Refuse a layer that is given as the measure does not take it, naming the model and the layer."""
+    for r in representations:
+        for layer in r.layers:
+            measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+
+
+Layers = tuple[Given, Given]
 
 
 def _trial_layers(measure: Measure, first_pair: Callable[[bool], Layers]) -> Layers:
@@ -125,7 +133,7 @@ def _trial_layers(measure: Measure, first_pair: Callable[[bool], Layers]) -> Lay
 
 def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_widths: bool) -> Layers:
     """The last layers of the first and the last model, or a pair of one width where that is asked for and there is one."""
-    ends = [as_features(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
+    ends = [as_layer(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
     if equal_widths and ends[0].shape[1] != ends[1].shape[1]:
         for a in x:
             of_width = {a.load(layer).shape[1]: layer for layer in a.layers}
@@ -133,7 +141,7 @@ def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_
                 for layer in b.layers:
                     features = b.load(layer)
                     if b is not a and features.shape[1] in of_width:
-                        return as_features(a.load(of_width[features.shape[1]])), as_features(features)
+                        return as_layer(a.load(of_width[features.shape[1]])), as_layer(features)
     return ends[0], ends[1]
 
 
@@ -152,7 +160,7 @@ class _Cost:
         return _Cost(self.layer * factor, self.pair * factor)
 
 
-def _cost(measure: Measure, x: torch.Tensor, y: torch.Tensor, most: float) -> _Cost:
+def _cost(measure: Measure, x: Given, y: Given, most: float) -> _Cost:
     """What a measure costs on these layers: tried on ever more of the stimuli, until the next trial would take longer than
     `most` seconds; then what is known goes on growing as it grew.
     """
@@ -179,7 +187,7 @@ def _by_both(cost: _Cost) -> float:
     return cost.both
 
 
-def _timed(measure: Measure, x: torch.Tensor, y: torch.Tensor) -> _Cost:
+def _timed(measure: Measure, x: Given, y: Given) -> _Cost:
     start = time.perf_counter()
     a, b = measure.prepare(x), measure.prepare(y)
     prepared = time.perf_counter()

@@ -7,19 +7,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from repalign import null as nulls
 from repalign.compare._identity import identity
-from repalign.measures._base import Measure, State, as_features
+from repalign.measures._base import Measure, State, as_layer
 from repalign.measures._layer import sharing
+from repalign.pairwise import Given
 from repalign.preprocess import Preprocess
 from repalign.representation import Representation
 
-Look = Callable[[Representation, str, Tensor, torch.dtype], None]
+Look = Callable[[Representation, str, Given, torch.dtype], None]
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def _prepare(
     """
     device, preprocess = jobs[0][1].device, jobs[0][1].preprocess
 
-    def checked(name: str, stored: Tensor) -> Tensor:
-        features = as_features(stored, f"{representation.name}, layer {name}")
+    def checked(name: str, stored: Given) -> Any:
+        layer = as_layer(stored, f"{representation.name}, layer {name}")
         if look is not None:
-            look(representation, name, features, stored.dtype)
-        return features.to(device)
+            look(representation, name, layer, stored.dtype)
+        return layer.to(device)
 
-    layers: Iterable[Tensor] = (checked(name, stored) for name, stored in _one_ahead(representation))
+    layers: Iterable[Any] = (checked(name, stored) for name, stored in _one_ahead(representation))
     if not preprocess.is_identity:
         layers = preprocess(dict(zip(representation.layers, layers, strict=True))).values()
     states: list[list[State]] = [[] for _ in jobs]
@@ -119,7 +119,7 @@ def _prepare(
     }
 
 
-def _one_ahead(representation: Representation) -> Iterator[tuple[str, Tensor]]:
+def _one_ahead(representation: Representation) -> Iterator[tuple[str, Given]]:
     """Read each layer while the one before is worked on: reading and digests leave the arithmetic units idle."""
     names = representation.layers
     with ThreadPoolExecutor(1) as reader:

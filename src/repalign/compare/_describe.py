@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from repalign import null as nulls
 from repalign.alignment import is_mock
@@ -20,6 +19,7 @@ from repalign.compare._streamed import METHOD as STREAMED
 from repalign.compare._tiles import Scored, Tile
 from repalign.doctor import examine
 from repalign.models import COMPETENCES
+from repalign.pairwise import Given
 from repalign.progress import Progress
 from repalign.representation import Representation
 from repalign.sealed import write_text
@@ -42,7 +42,7 @@ class Examination:
             if path is not None and path.is_file():
                 self.seen[r.key] = json.loads(path.read_text("utf-8"))
 
-    def look(self, r: Representation, layer: str, x: Tensor, dtype: torch.dtype) -> None:
+    def look(self, r: Representation, layer: str, x: Given, dtype: torch.dtype) -> None:
         """Examine one layer, x, stored in this dtype, unless that was done."""
         layers = self.seen.setdefault(r.key, {})
         if layer in layers:

@@ -21,7 +21,10 @@ METHOD = "bound"
 
 
 def is_streamed(measure: Measure, null: nulls.Null | nulls.Auto, settings_are_plain: bool, n: int) -> bool:
-    """Whether this measure goes through feature space at this n: linear CKA with nothing asked of the null."""
+    """Whether this measure goes through feature space at this n: linear CKA with nothing asked of the null.
+
+    `settings_are_plain`: the layers are features, as they are.
+    """
     linear = isinstance(measure, CKA) and measure.kernel == "linear" and measure.epsilon == 0
     plain = isinstance(null, nulls.Auto) and null.groups is None and settings_are_plain
     return linear and plain and n > nulls.CYCLIC_MAX_N

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
+from repalign.pairwise import FEATURES
 from repalign.representation import Representation
 from repalign.store import StoredRepresentation
 
@@ -124,6 +125,13 @@ def as_rows(source: Any, layer: str | None = None, *, name: str = "array") -> Ro
                 expected=f"(representation, layer), with one of {len(source.layers)} layers",
                 got="a representation alone",
                 remedy=f"for instance the last one, {source.layers[-1]!r}" if source.layers else None,
+            )
+        if source.kind(layer) != FEATURES:
+            raise RepalignError(
+                f"{source.name}, layer {layer!r}: rows of features are read here",
+                expected="a layer of features (n, d)",
+                got=f"a layer given as {source.kind(layer)}",
+                remedy="compare it with repalign.compare, which takes RDMs and kernels",
             )
         if isinstance(source, StoredRepresentation):
             return StoredRows(source, layer)
