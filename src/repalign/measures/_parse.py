@@ -50,6 +50,7 @@ def describe(cls: MeasureClass) -> dict[str, Any]:
         "invariances": sorted(measure.invariances),
         "direction": "higher is closer" if cls.closer_is_higher else "lower is closer",
         "needs": _needs(cls),
+        "takes": sorted(measure.accepts),
         "cost": cls.cost,
         "bilinear": issubclass(cls, Bilinear),
         "null": _null(cls),
