@@ -11,6 +11,9 @@
 so (`id`, `ids`, `image_id`, a text or named index, ids in a safetensors file's metadata, `FILE.ids.txt`, `FILE.ids.json`) or what
 the caller names. Everything else is left out and named in `how`, or refused where it could be meant as a feature. Rows are
 paired by position only if nothing on either side could be an id, or the caller says so.
+
+**By pairs.** A square symmetric array is refused until somebody says what it is: an RDM or a kernel (`kind`, or the wrappers
+`RDM` and `Kernel`), (n, n) or a stack (m, n, n), whose rows and columns are the stimuli; or features after all.
 """
 
 from __future__ import annotations

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.features._ids import loose, names_of, shown_ids, texts
 from repalign.features._rule import Found
 from repalign.features._table import option
+from repalign.pairwise import Given
 
 
 @dataclass(frozen=True)
 class Joined:
     """The layers of every source with paired rows."""
 
-    layers: tuple[dict[str, Tensor], ...]
+    layers: tuple[dict[str, Given], ...]
     ids: tuple[str, ...] | None  # None where rows are paired by position
     how: tuple[str, ...]  # how the rows are paired, then a sentence for every source
 
@@ -54,7 +54,7 @@ def join(sources: Sequence[Found]) -> Joined:
     return Joined(tuple(dict(s.layers) for s in sources), None, (f"{how}: {why}", *said))
 
 
-def _on_ids(sources: Sequence[Found]) -> tuple[tuple[dict[str, Tensor], ...], tuple[str, ...], str]:
+def _on_ids(sources: Sequence[Found]) -> tuple[tuple[dict[str, Given], ...], tuple[str, ...], str]:
     row_of = [{id_: row for row, id_ in enumerate(s.ids or ())} for s in sources]
     ids = tuple(id_ for id_ in row_of[0] if all(id_ in rows for rows in row_of))
     _check_written_alike(sources, row_of, ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from repalign.arrays import as_tensor
 from repalign.errors import RepalignError
 from repalign.features._columns import from_arrow, from_frame
 from repalign.features._table import Block, Kind, Reading, Table
+from repalign.pairwise import Pairwise
 
 FEATURES = "features"  # what the one array of a source is called
 
@@ -39,7 +40,8 @@ def of_frame(x: Any, what: str) -> Table | None:
 
 def of_single(x: Any, what: str) -> Table:
     """One array, a list of layers, or a list of rows; of a structured array its fields."""
-    if isinstance(x, (list, tuple)) and x and all(of_frame(v, what) is not None for v in x):
+    listed = isinstance(x, (list, tuple)) and bool(x)
+    if listed and (any(isinstance(v, Pairwise) for v in x) or all(of_frame(v, what) is not None for v in x)):
         return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
     if hasattr(x, "to_frame") and x.dtype.kind == "O":  # a pandas series of vectors
         return from_frame(x.to_frame(FEATURES if x.name is None else x.name), what)
@@ -91,7 +93,7 @@ def _of_frames(x: Mapping[Any, Any], frames: Mapping[str, Table], what: str) -> 
                 raise RepalignError(f"{what}: {of} and {name} have other ids", expected="the same ids in all frames")
             layer = layer[torch.tensor([row_of[i] for i in ids])]
         ids, of = (found.ids, name) if not of else (ids, of)
-        blocks.append(_of_tensor(name, layer))
+        blocks.append(_of_tensor(name, cast(Tensor, layer)))
     if ids is not None:
         values = list(ids)
         blocks.append(
@@ -112,6 +114,8 @@ _KINDS: dict[str, Kind] = {"f": "float", "i": "integer", "u": "integer", "b": "b
 
 def _block(name: str, x: Any, what: str) -> Block:
     where = what if name == FEATURES else f"{what}, {name}"
+    if isinstance(x, Pairwise):
+        return Block(name, "pairs", x.shape, type(x).__name__, lambda: x, lambda: [])
     if isinstance(x, (list, tuple)):
         return _of_list(name, list(x), what)
     if isinstance(x, Tensor) and not x.is_complex():

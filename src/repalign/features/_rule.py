@@ -21,8 +21,9 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.features._ids import candidates, choose_ids, name_tier, names_of
-from repalign.features._matrix import refuse_unmarked_matrix
+from repalign.features._matrix import as_pairs, layer_names, layers_of, refuse_unmarked_matrix, square_blocks
 from repalign.features._table import AXES, Block, Reading, Table, listed, option, shown_shape
+from repalign.pairwise import Given, Pairwise, kind_of, said
 
 COLUMNS = "features"  # the layer that float columns are together
 PARTS = "put real and imaginary parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)"
@@ -33,7 +34,7 @@ PLATONIC = "feats"  # platonic-rep's files: the layers of a model, (n, layers, d
 class Found:
     """What was read of one source."""
 
-    layers: dict[str, Tensor]  # each (n, d), in its own dtype
+    layers: dict[str, Given]  # each (n, d) in its own dtype, or an RDM or a Kernel
     ids: tuple[str, ...] | None
     how: str = ""  # one sentence: what the features are, what names the rows, what was left out
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +82,10 @@ def widths(table: Table, reading: Reading) -> dict[str, int]:
     """The width of every layer that the rule finds, from the shapes alone."""
     choice, out = choose(table, reading), {}
     for name, part in choice.parts.items():
-        if _is_scalars(part):
+        if reading.by_pairs:
+            named = layer_names(part, str(reading.kind), len(choice.parts) == 1, COLUMNS)
+            out |= dict.fromkeys(named, part[0].shape[-1])
+        elif _is_scalars(part):
             out[name] = len(part)
         elif len(part[0].shape) == 3:
             axis = "nld".index("l") if _axes(table, part[0], reading, None) == "nld" else 0
@@ -105,6 +109,8 @@ def choose(table: Table, reading: Reading) -> Choice:
     """Which blocks are the layers, by the caller's word or by the rule."""
     if reading.vector is not None:
         return _by_name(table, reading.vector)
+    if reading.by_pairs:
+        return Choice(square_blocks(table, str(reading.kind)), True)
     if reading.patterns:
         return _by_pattern(table, reading)
     if table.form == "array":
@@ -118,7 +124,7 @@ def choose(table: Table, reading: Reading) -> Choice:
 
 def _by_name(table: Table, name: str) -> Choice:
     block = table.find(name)
-    if block.kind not in ("float", "integer", "boolean", "complex") or len(block.shape) < 2:
+    if block.kind not in ("float", "integer", "boolean", "complex", "pairs") or len(block.shape) < 2:
         raise RepalignError(
             f"{table.what}: {block.told} holds no vectors",
             expected="a list column or an array (n, d)",
@@ -153,7 +159,7 @@ def _by_pattern(table: Table, reading: Reading) -> Choice:
 
 def _refuse_single(table: Table, block: Block) -> None:
     """Refuse one array that plainly holds something else than features."""
-    if block.kind == "float":
+    if block.kind in ("float", "pairs"):
         return
     if block.kind == "complex":
         raise RepalignError(
@@ -183,7 +189,7 @@ def _of_arrays(table: Table) -> dict[str, list[Block]]:
     feats = next((b for b in blocks if b.name == PLATONIC and len(b.shape) in (2, 3) and b.kind == "float"), None)
     if feats is not None:
         return {PLATONIC if len(feats.shape) == 3 else COLUMNS: [feats]}
-    plain = [b for b in blocks if b.kind == "float" and len(b.shape) == 2 and -1 not in b.shape]
+    plain = [b for b in blocks if b.kind == "pairs" or (b.kind == "float" and len(b.shape) == 2 and -1 not in b.shape)]
     deep = [b for b in blocks if b not in plain and b.kind in ("float", "complex") and len(b.shape) >= 2]
     if deep:
         first = deep[0]
@@ -310,8 +316,8 @@ def _glob(names: Sequence[str]) -> str:
 # --- loading ---------------------------------------------------------------------------------------
 
 
-def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> tuple[dict[str, Tensor], str]:
-    layers: dict[str, Tensor] = {}
+def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> tuple[dict[str, Given], str]:
+    layers: dict[str, Given] = {}
     words = []
     for name, part in choice.parts.items():
         if _is_scalars(part):
@@ -321,6 +327,14 @@ def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> 
             words.append(f"features: {len(part)} columns {ends}")
             continue
         x = part[0].load()
+        if isinstance(x, Pairwise) or reading.by_pairs:
+            where = table.what if name == COLUMNS else f"{table.what}, {name}"
+            inner = layers_of(as_pairs(x, part, reading.kind, where), name, len(choice.parts) == 1, COLUMNS)
+            layers |= inner
+            first = said(kind_of(next(iter(inner.values()))))
+            alone = f"{shown_shape(part[0].shape)}" if name == COLUMNS else part[0].told
+            words.append(f"{first}: {alone}" + (f", {len(inner)} layers" if len(inner) > 1 else ""))
+            continue
         if isinstance(x, list):
             layers |= {f"layer.{i}": _floating(layer) for i, layer in enumerate(x)}
             continue
@@ -337,6 +351,8 @@ def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> 
         alone = f"{first.dtype} {shown_shape(first.shape)}" if table.form == "array" else first.told
         words.append(f"layers: {listed(list(layers))}" if len(layers) > 1 else f"features: {alone}")
     for name, x in layers.items():
+        if isinstance(x, Pairwise):
+            continue
         if x.ndim != 2 or 0 in x.shape:
             raise RepalignError(
                 f"{table.what}, layer {name}: not (n, d)",
@@ -383,7 +399,7 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
     )
 
 
-def _rows(table: Table, layers: Mapping[str, Tensor], ids: Sequence[str] | None) -> int:
+def _rows(table: Table, layers: Mapping[str, Given], ids: Sequence[str] | None) -> int:
     counts = sorted({len(x) for x in layers.values()})
     if len(counts) != 1:
         raise RepalignError(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.pairwise import FEATURES, KINDS
 
-Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "other"]
+Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "pairs", "other"]
 Form = Literal["array", "arrays", "columns"]  # one array, named arrays, or a table of columns
 
 UNNAMED_INDEX = "index"  # what the index of a frame is called that has no name
@@ -85,7 +86,8 @@ class Reading:
     * `features`: glob patterns (one, several, or one text with commas) of the columns that are the features.
     * `vector`: the name of the list column or array that holds the features, whatever it looks like.
     * `axes`: of three dimensions, "nld" for (n, layers, d) or "lnd" for (layers, n, d).
-    * `kind`: "features" says that a square symmetric array does hold features.
+    * `kind`: "rdm" or "kernel" says that square arrays are dissimilarities or kernels; "features" that a square symmetric
+      array does hold features.
     * `n`: how many stimuli there are, where the caller knows.
     """
 
@@ -116,8 +118,26 @@ class Reading:
                 got=self.axes,
                 remedy=did_you_mean(str(self.axes), AXES),
             )
-        if self.kind not in (None, "features"):
-            raise RepalignError(f"unknown kind {self.kind!r}", expected="features", got=self.kind)
+        if self.kind not in (None, FEATURES, *KINDS):
+            known = [FEATURES, *KINDS]
+            raise RepalignError(
+                f"unknown kind {self.kind!r}",
+                expected=" or ".join(known),
+                got=self.kind,
+                remedy=did_you_mean(str(self.kind), known),
+            )
+        if self.by_pairs and (self.features is not None or self.axes is not None):
+            raise RepalignError(
+                f"{'features' if self.axes is None else 'axes'} and kind {self.kind!r} do not go together",
+                expected="square arrays (n, n) or (m, n, n)",
+                got="both",
+                remedy="leave one out; vector names the array that is meant",
+            )
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether it is said that the arrays are square ones, of pairs of stimuli."""
+        return self.kind in KINDS
 
     @property
     def patterns(self) -> list[str]:
