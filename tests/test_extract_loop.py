@@ -322,3 +322,58 @@ def test_models_on_one_dataset_share_a_store(gpt2, data, tmp_path):
     got = extract(data, [f"hf:{gpt2}", ModelEntry(f"hf:{gpt2}", name="last", pooling="last")], tmp_path)
     assert len({r.key for r in got}) == 2
     assert {r.name for r in FeatureStore(tmp_path).representations(data.fingerprint)} == {gpt2.name, "last"}
+
+
+class Elsewhere(Executor):
+    """Another process as far as it matters: all is pickled, and the working folder is another one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def submit(self, fn, /, *args, **kwargs):
+        import contextlib
+        import pickle
+
+        done = Future()
+        try:
+            sent = pickle.loads(pickle.dumps((fn, args, kwargs)))
+            with contextlib.chdir(self.folder):
+                done.set_result(sent[0](*sent[1], **sent[2]))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
+
+STORES = ["store", "./a/../store", "deep/er/store", "file://store"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_relative_paths_mean_the_same_in_a_worker(store, tmp_path, monkeypatch):
+    """The store, and the file that a model is."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    x = np.arange(24.0, dtype="float32").reshape(8, 3)
+    np.save("x.npy", x)
+    data = Dataset.from_arrays({"thing": x}, ids=[f"i{i}" for i in range(8)])
+    entry = ModelEntry("array:x.npy", modality="thing", ids="rows")
+    (got,) = extract(data, [entry], store, rows_per_part=3, executor=Elsewhere(there))
+    assert not list(there.rglob("*")) and len(list(here.rglob("part-*"))) == 3
+    assert got.record.spec == "array:x.npy"  # as it was said: the key is the one that it was
+    monkeypatch.chdir(there)
+    assert np.array_equal(got.load("features").numpy(), x)  # nor does it matter where it is read
+    assert FeatureStore(here / "store" if "deep" not in store else here / store).representations()
+
+
+@pytest.mark.parametrize("url", ["memory://one/store", "simplecache::memory://two/store"])
+def test_the_memory_of_a_process_is_not_shared(url, tmp_path):
+    x = np.arange(12.0, dtype="float32").reshape(4, 3)
+    np.save(tmp_path / "x.npy", x)
+    data = Dataset.from_arrays({"thing": x}, ids=list("abcd"))
+    entries = [ModelEntry(f"array:{tmp_path / 'x.npy'}", modality="thing", ids="rows")]
+    with pytest.raises(RepalignError, match=r"is in the memory of this process(.|\n)*do: put the store into a folder; or use thr"):
+        extract(data, entries, url, rows_per_part=2, executor=Elsewhere(tmp_path))
+    if not url.startswith("simple"):
+        with ThreadPoolExecutor(2) as threads:  # they share it
+            assert extract(data, entries, url, rows_per_part=2, executor=threads)[0].n == 4

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -169,8 +170,9 @@ class _Job:
     dataset: Dataset
     entry: ModelEntry
     spec: Spec
+    location: Spec  # the spec with its path absolute: a worker may have another working folder
     revision: str
-    store: str
+    store: FeatureStore
     context: Context
     batch_size: int
     rows_per_part: int
@@ -213,7 +215,8 @@ def _job(
 ) -> _Job:
     with library_errors(entry.label, "finding its revision"):
         revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
-    return _Job(dataset, entry, spec, revision, str(store.url), context, batch_size, rows_per_part)
+    location = spec.resolve(Path.cwd())
+    return _Job(dataset, entry, spec, location, revision, store, context, batch_size, rows_per_part)
 
 
 def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, progress: Progress) -> StoredRepresentation:
@@ -281,7 +284,7 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
             _clear()  # first, so that two models are never in memory at once
             context = replace(job.context, revision=job.revision, progress=rows.progress)
             with loading(job.entry.label, job.failure):
-                source = job.module.load(job.spec, job.entry, context)
+                source = job.module.load(job.location, job.entry, context)
             column = _column(job.dataset, source, job.entry)
             _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
             where = source.placed.get("device", job.context.device)
@@ -362,7 +365,7 @@ class _Rows:
 
 
 def _make_part_elsewhere(job: _Job, part: Part) -> _Told:
-    writer = _writer(job, FeatureStore(job.store))
+    writer = _writer(job, job.store)
     return _make_part(job, part, writer, _Rows(silent, f"extract {job.entry.label}", 0, job.dataset.n))
 
 

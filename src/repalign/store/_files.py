@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,13 +62,16 @@ class Files(Protocol):
 
 
 def open_files(url: str | os.PathLike[str]) -> Files:
-    """The files under a local path or an fsspec URL such as `s3://bucket/folder`."""
+    """The files under a local path or an fsspec URL such as `s3://bucket/folder`.
+
+    A relative path starts from the working folder of now, wherever the files are sent: a worker has another one.
+    """
     text = os.fspath(url)
     if text.startswith("file://"):
-        return LocalFiles(Path(text.removeprefix("file://")))
+        return LocalFiles(Path(text.removeprefix("file://")).absolute())
     if "://" in text:
         return RemoteFiles(text.rstrip("/"))
-    return LocalFiles(Path(text).expanduser())
+    return LocalFiles(Path(text).expanduser().absolute())
 
 
 def sweep(files: Files, folder: str) -> None:
@@ -187,6 +191,17 @@ class RemoteFiles:
 
     def path(self, name: str = "") -> str:
         return f"{self.url}/{name}" if name else self.url
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process: refused for the memory of this one, where nothing that is written comes back."""
+        if re.search(r"(^|::)memory://", self.url):
+            raise RepalignError(
+                f"{self.url} is in the memory of this process: no other process can read or write it",
+                expected="a folder or a URL that all workers reach",
+                got="workers in other processes",
+                remedy="put the store into a folder; or use threads, or no executor",
+            )
+        return {"url": self.url}  # each process opens it for itself
 
     def exists(self) -> bool:
         fs, root = self._full("")
