@@ -183,7 +183,7 @@ def test_a_store_of_two_datasets_asks_which(call, study):
     for name in ("x", "y"):
         (study.parent / f"{name}.npy.ids.txt").write_text("\n".join(map(str, range(240))))
     assert call("extract", study)[0] == 0
-    status, _, err = call("compare", study.parent / "runs/small/store")
+    status, _, err = call("compare", study.parent / "runs/store")
     assert status == 1 and "which dataset?" in err
 
 
@@ -355,7 +355,7 @@ def test_compare_takes_the_same_options(call, study, monkeypatch):
     module = import_module("repalign.compare")
 
     assert call("extract", study)[0] == 0
-    store, results = study.parent / "runs/small/store", study.parent / "other"
+    store, results = study.parent / "runs/store", study.parent / "other"
     (study.parent / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 40}" for i in range(240)))
     budgets, computed = [], module.compare
     monkeypatch.setattr(module, "compare", lambda *a, **k: budgets.append(k["memory"]) or computed(*a, **k))

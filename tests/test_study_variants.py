@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from repalign.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.study import load_study
 from repalign.study.alignment import folder_name
@@ -69,13 +72,14 @@ def test_a_run_with_variants_writes_one_table_of_all(folder):
     assert len(table) == 6 and set(table["share"]) == {0, 0.5, 1} and list(table["variant"].unique()) == list(outcome.alignments)
     knn = table.loc[table["measure"].str.startswith("MutualKNN")].set_index("share")["statistic"]
     assert knn[0] > knn[0.5] > knn[1]
-    assert (runs / "results/share-0.5/results.parquet").is_file() and (runs / "results/share-0.5/report.html").is_file()
+    half = folder_name("share 0.5")
+    assert (runs / f"results/{half}/results.parquet").is_file() and (runs / f"results/{half}/report.html").is_file()
     page = (runs / "report.html").read_text("utf-8")
-    assert "results/share-0.5/report.html" in page
+    assert f"results/{half}/report.html" in page
     warned = outcome.alignments["share 0.5"].run["warnings"]
     assert any("0.5 of the pairs are broken on purpose" in w for w in warned)
     assert any("variant share 0.5" in line for line in told[0].lines)
-    parts = list(runs.rglob("part-*.safetensors"))
+    parts = list((folder / "runs/store").rglob("part-*.safetensors"))
     assert len(parts) == 2  # each model was extracted once for the three of them
 
 
@@ -84,7 +88,7 @@ def test_a_sample_is_of_the_rows_that_were_extracted(folder):
     small, whole = outcome.alignments.values()
     assert set(small.table["n"]) == {40} and set(whole.table["n"]) == {80}
     assert small.run["dataset"]["n"] == 40 and "sample of 40" in small.table["dataset"].iloc[0]
-    assert len(list((folder / "runs/base").rglob("part-*.safetensors"))) == 2
+    assert len(list((folder / "runs/store").rglob("part-*.safetensors"))) == 2
 
 
 def test_a_finished_run_is_read_back(folder):
@@ -192,8 +196,43 @@ def test_scores_of_files_join_the_records(folder):
         gone.run()
 
 
-def test_folder_names():
-    assert folder_name("share 0.5") == "share-0.5" and folder_name("../a b/c") == "a-b-c" and folder_name("??") == "variant"
+PLAIN = ["a", "few-draws", "n=40", "k+1", "x_y.z", "CKA", "0.5"]
+ODD = [
+    "k 10", "k/10", "k\\10", "k\u00a010", "k  10", " k-10", "k-10.", "-k-10", "α", "β", "層1", "文1", "é", "e\u0301", "??", "!!",
+    ".", "..", "../a b/c", "a-b-c/", "x" * 81, "x" * 82, "CON", "nul", "com1.txt", "tiles", "run.json", "results.parquet",
+    "report.html", "share 0.5", "share-0.5-e0f73578", "\n", "\0", "😀", "\ud83d",
+]  # fmt: skip
+
+
+def test_folders_of_variants_are_unique_and_any_file_system_takes_them(tmp_path):
+    """Plain names are folders as they are; all others have a digest, and none of them is another's."""
+    assert [folder_name(name) for name in PLAIN] == PLAIN and folder_name("k-10") == "k-10"
+    folders = [folder_name(name) for name in [*PLAIN, "k-10", *ODD]]
+    assert len({f.lower() for f in folders}) == len(folders)
+    for name in folders:
+        assert re.fullmatch(r"[A-Za-z0-9_=+][A-Za-z0-9._=+-]*[A-Za-z0-9_=+]|[A-Za-z0-9_=+]", name) and len(name) < 100
+        (tmp_path / name).mkdir()
+
+
+def test_every_variant_has_its_own_results(folder):
+    """Names that were one folder: the later one overwrote the former."""
+    few = BASE.replace('measures: ["MutualKNN(k=5)", "CKA()"]\n', "measures: [CKA()]\n")
+    study = load_study(write(folder, few + "variants: {α: {}, β: {null.draws: 9}, a b: {alpha: 0.01}, a-b: {}}\n"))
+    outcome = study.run()
+    kept = {v.name: Alignment.load(study.results_of(v)).run["name"] for v in study.variants}
+    assert kept == {name: f"base: {name}" for name in outcome.alignments} and len(kept) == 4
+    page = study.report.read_text("utf-8")
+    assert all(f"{study.results_of(v).name}/report.html" in page for v in study.variants)
+
+
+def test_results_that_were_kept_under_the_readable_name_are_found(folder):
+    study = load_study(write(folder, BASE + "variants: {a b: {}, c d: {}, α: {}, β: {}}\n"))
+    for name in ("a-b", "variant"):
+        (study.results / name).mkdir(parents=True)
+    assert [study.results_of(v).name for v in study.variants] == ["a-b", *map(folder_name, ("c d", "α", "β"))]
+    study.results_of(study.variants[1]).mkdir()
+    (study.results / "c-d").mkdir()
+    assert study.results_of(study.variants[1]).name == folder_name("c d")  # the new one is there already
 
 
 def test_a_model_that_is_not_to_be_had_is_left_out_and_the_report_says_so(folder, monkeypatch):

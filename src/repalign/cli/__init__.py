@@ -36,14 +36,14 @@ app = typer.Typer(
 COMMANDS = (
     (run, "repalign run studies/example.yaml"),
     (extract, "repalign extract studies/example.yaml"),
-    (compare, "repalign compare runs/photos/store --x bloomz-560m --y vit-base --measure 'CKA()'"),
+    (compare, "repalign compare runs/store --x bloomz-560m --y vit-base --measure 'CKA()'"),
     (report, "repalign report runs/photos/results --out report.html --static figures"),
     (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval"),
     (difference, "repalign difference mine.npy clip.npy dino.npy --measure 'CKA()'"),
     (curve, "repalign curve clip.npy dino.npy --k 10 --csv curve.csv"),
     (measures, "repalign measures MutualKNN"),
     (models, "repalign models prh-val"),
-    (check, "repalign check runs/photos/store"),
+    (check, "repalign check runs/store"),
     (demo, "repalign demo --out my-demo"),
 )
 for _command, _example in COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from repalign.alignment import Alignment
     from repalign.intervals import Interval
 
+OneDataset = Annotated[str | None, typer.Option(help="Fingerprint (or its start) where the store has several datasets.")]
 FIXED = "layers are taken as fixed: after a search for the best pair of layers an interval is centred too high"
 
 
@@ -58,7 +60,7 @@ def compare(
     memory: Memory = None,
     limit: Limit = None,
     seed: Seed = None,
-    dataset: Annotated[str | None, typer.Option(help="Fingerprint (or its start) where the store has several.")] = None,
+    dataset: OneDataset = None,
     results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
 ) -> None:
     """Compare what is in a store: two sides, or all models with each other."""
@@ -67,7 +69,7 @@ def compare(
     from repalign.report import write_report
 
     budget = size_in_bytes(memory)
-    models = _stored(store, dataset)
+    models = stored(store, dataset)
     sides = [_pick(models, names) for names in (x, y)] if y else [_pick(models, x), None]
     chance = chosen_null(null, draws, relabellings, groups_of(groups, shuffle, models[0].ids), seed)
     with bars() as progress:
@@ -88,7 +90,8 @@ def compare(
     wrote("report", results / "report.html", f"open {results / 'report.html'}")
 
 
-def _stored(store: str, dataset: str | None) -> list[Any]:
+def stored(store: str, dataset: str | None) -> list[Any]:
+    """What a store holds of one dataset: the only one, or that of this fingerprint. Equal names are told apart."""
     from repalign.errors import did_you_mean
     from repalign.store import FeatureStore
 
@@ -102,7 +105,7 @@ def _stored(store: str, dataset: str | None) -> list[Any]:
                 got=f"{len(chosen)} match",
                 remedy=did_you_mean(dataset, prints),
             )
-        return [r for r in found if r.dataset_fingerprint == chosen[0]]
+        return _told_apart([r for r in found if r.dataset_fingerprint == chosen[0]])
     if len(prints) != 1:
         named = ", ".join(f"{f[:12]} ({name})" for f, name in prints.items()) or "none"
         raise RepalignError(
@@ -111,7 +114,20 @@ def _stored(store: str, dataset: str | None) -> list[Any]:
             got=named,
             remedy="extract first: repalign extract STUDY" if not prints else "say --dataset FINGERPRINT",
         )
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(found: list[Any]) -> list[Any]:
+    """Representations under names that differ: one model that was read in several ways is named with what differs."""
+    out = []
+    for r in found:
+        others = [o for o in found if o.name == r.name and o is not r]
+        settings = r.manifest["settings"]
+        said = [f"{k} {v}" for k, v in settings.items() if any(o.manifest["settings"].get(k) != v for o in others)]
+        name = f"{r.name} ({', '.join(said) or r.key[:8]})"
+        out.append(r.with_record(replace(r.record, name=name)) if others else r)
+    twice = {r.name for r in out if [o.name for o in out].count(r.name) > 1}  # another revision, read in the same way
+    return [r.with_record(replace(r.record, name=f"{r.name} {r.key[:8]}")) if r.name in twice else r for r in out]
 
 
 def _pick(models: list[Any], names: list[str] | None) -> list[Any]:

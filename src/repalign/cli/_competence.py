@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from repalign.cli._compare import OneDataset, stored
 from repalign.cli._console import bars, out, print_json, shown_number, wrote
 from repalign.cli._options import AsJson
 from repalign.errors import RepalignError, Unavailable, did_you_mean
@@ -116,7 +117,7 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
     return named_corpus(given, column, documents=documents, split=split)
 
 
-@app.command(epilog="Example: repalign competence probe runs/photos/store labels.csv --probe knn --k 20 --csv probes.csv")
+@app.command(epilog="Example: repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv")
 def probe(
     store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
     labels: Annotated[Path, typer.Argument(help="A table (.csv .parquet) with the columns id and label.", show_default=False)],
@@ -128,6 +129,7 @@ def probe(
     m: Annotated[int, typer.Option("-m", "--per-class", help="Training stimuli per class of few-shot.")] = 5,
     test: Annotated[float, typer.Option(help="Share of held-out stimuli.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split, folds and draws.")] = 0,
+    dataset: OneDataset = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all layers of all models here.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -136,14 +138,13 @@ def probe(
 
     from repalign.competence import FewShotProbe, KNNProbe, LinearProbe, Split, best_layer, read_labels
     from repalign.competence import probe as run
-    from repalign.store import FeatureStore
 
     made = {"linear": LinearProbe, "few-shot": lambda: FewShotProbe(m=m), "knn": lambda: KNNProbe(k=k)}
     if kind not in made:
         raise RepalignError(f"unknown --probe {kind!r}", got=kind, remedy=did_you_mean(kind, PROBES))
     if "://" not in store and not Path(store).exists():
         raise RepalignError(f"there is no store {store}", remedy="name the folder that `repalign run` printed")
-    held = FeatureStore(store).representations()
+    held = stored(store, dataset)
     known = [r.name for r in held]
     for name in models or ():
         if name not in known:

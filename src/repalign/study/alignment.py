@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from repalign.progress import Progress, silent
 from repalign.study.base import Drawn, Outcome, Plan, Study
 from repalign.study.competence import Competence
+from repalign.study.config import STORE
 from repalign.study.load import Variant, null_arguments
 from repalign.study.representations import Members, Source
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from repalign.extract import ModelEntry
     from repalign.null import Auto, Null
     from repalign.representation import Representation
+
+
+LONGEST = 80  # characters of a folder's name, without a digest
+# Names that are taken among results, or by Windows; and those that look as if a digest stood in them.
+_TAKEN = re.compile(r"tiles|.*\.(parquet|json|html)|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_WITH_DIGEST = re.compile(r"-[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,27 @@ class AlignmentStudy(Study):
 
     @property
     def store(self) -> str:
-        """Where features are kept: a folder beside the study, or a URL."""
-        given = self.config.store
-        return given if given is not None and "://" in given else str(self.place(given, "store"))
+        """Where features are kept: a folder or a URL that the file names, or one for all studies of this folder.
+
+        A store in the study's own folder, as each had before they shared one, stays in use.
+        """
+        given, own = self.config.store, self.folder / STORE
+        if given is not None:
+            return given if "://" in given else str(self.place(given, STORE))
+        return str(own if own.is_dir() else self.runs / STORE)
 
     def results_of(self, variant: Variant) -> Path:
-        """Where the result of a variant is kept: a folder of its own among the results, if there are several."""
-        return self.results / folder_name(variant.name) if variant.name else self.results
+        """Where the result of a variant is kept: a folder of its own among the results, if there are several.
+
+        One that was kept under its readable name alone stays there, where no other variant means that folder.
+        """
+        if not variant.name:
+            return self.results
+        folder, before = self.results / folder_name(variant.name), self.results / _readable(variant.name)
+        others = {_readable(v.name).lower() for v in self.variants if v.name != variant.name}
+        if before.is_dir() and before.name.lower() not in others and not folder.exists() and not _TAKEN.fullmatch(before.name):
+            return before
+        return folder
 
     def report_of(self, variant: Variant) -> Path:
         return self.results_of(variant) / "report.html" if variant.name else self.report
@@ -159,7 +181,23 @@ class AlignmentStudy(Study):
 
 
 def folder_name(variant: str) -> str:
-    """A variant's name as a folder's."""
+    """A variant's name as a folder's: itself where any file system takes it, else its readable part and a digest.
+
+    Different names have different folders, but for upper and lower case, which a study refuses to tell names apart by.
+
+    >>> folder_name("few-draws"), folder_name("share 0.5")
+    ('few-draws', 'share-0.5-e0f73578')
+    """
+    readable = _readable(variant)
+    taken = _TAKEN.fullmatch(variant) or _WITH_DIGEST.search(variant)
+    if readable == variant and len(variant) <= LONGEST and not taken:
+        return variant
+    digest = hashlib.sha256(variant.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{readable[:LONGEST]}-{digest}"
+
+
+def _readable(variant: str) -> str:
+    """The name as folders were called before they had digests."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", variant).strip("-.") or "variant"
 
 

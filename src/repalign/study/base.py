@@ -70,7 +70,12 @@ class Study(ABC):
     @property
     def folder(self) -> Path:
         """Where everything of this study is kept that the file does not place elsewhere."""
-        return (self.base / "runs" / self.name).absolute()
+        return self.runs / self.name
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all studies of files in one folder, and of the features that they share."""
+        return (self.base / "runs").absolute()
 
     @property
     def results(self) -> Path:

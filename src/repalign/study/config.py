@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from repalign.dataset._config import DatasetConfig
 
@@ -13,6 +15,35 @@ class Block(BaseModel):
     """A mapping of the file: no field but those that it has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+LONGEST = 200  # bytes of a name that is a folder's: file systems take 255, and a mock's name is longer
+STORE = "store"  # the folder beside those of the studies, which their features share
+
+
+def _check_name(name: str) -> str:
+    """A study's name is that of the folder in which it writes, below `runs/`."""
+    parts = re.split(r"[/\\]", name)
+    if any(ord(c) < 32 or ord(c) == 127 for c in name) or not name.strip():
+        raise ValueError("the name of a study is a folder's: it has no control characters, and is not blank")
+    if Path(name).is_absolute() or PureWindowsPath(name).drive or any(p.strip() in ("", ".", "..") for p in parts):
+        raise ValueError("the name of a study is a folder's inside `runs/`: it is not absolute, and has no `.` or `..` in it")
+    if max(len(p.encode()) for p in parts) > LONGEST:
+        raise ValueError(f"the name of a study is a folder's: it has {LONGEST} bytes at most")
+    if parts[0].casefold() == STORE:
+        raise ValueError(f"`runs/{STORE}` is where the features of all studies are kept: give the study another name")
+    return name
+
+
+def _check_place(place: str | None) -> str | None:
+    """A path, or a URL, whose parts a file system takes."""
+    if place is not None and max(len(p.encode()) for p in place.split("/")) > 255:
+        raise ValueError("a part of this path is longer than a file's name can be (255 bytes)")
+    return place
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
+Place = Annotated[str | None, AfterValidator(_check_place)]
 
 
 class ModelOptions(Block):
@@ -166,7 +197,7 @@ class CompetenceConfig(Block):
 class AlignmentConfig(Block):
     """A study that compares models on a dataset."""
 
-    name: str = Field(min_length=1)
+    name: Name
     description: str | None = None
     dataset: DatasetConfig
     models: SidesConfig | list[str | ModelConfig]
@@ -187,21 +218,21 @@ class AlignmentConfig(Block):
     sweep: dict[str, list[Any] | dict[Any, Any]] = {}
     figures: list[dict[str, dict[str, Any] | None]] = []
     published: str | None = None
-    store: str | None = None
-    results: str | None = None
-    report: str | None = None
+    store: Place = None
+    results: Place = None
+    report: Place = None
 
 
 class TheoryConfig(Block):
     """A study of worlds with a known co-occurrence (see `theory.experiments`); all experiments without `only`."""
 
     experiment: Literal["theory"]
-    name: str = Field(min_length=1)
+    name: Name
     description: str | None = None
     only: list[str] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0)
-    results: str | None = None
-    report: str | None = None
+    results: Place = None
+    report: Place = None
 
 
 class ColourConfig(Block):
@@ -211,15 +242,15 @@ class ColourConfig(Block):
     """
 
     experiment: Literal["colour"]
-    name: str = Field(min_length=1)
+    name: Name
     description: str | None = None
     dataset: DatasetConfig
     models: list[str | ModelConfig] = []
     options: dict[str, Any] = {}
     words: Literal["twenty", "all"] | list[str] = "twenty"
     extract: ExtractConfig = ExtractConfig()
-    results: str | None = None
-    report: str | None = None
+    results: Place = None
+    report: Place = None
 
 
 EXPERIMENTS: dict[str, type[Block]] = {"alignment": AlignmentConfig, "theory": TheoryConfig, "colour": ColourConfig}

@@ -15,10 +15,20 @@ from repalign.errors import RepalignError, did_you_mean
 
 Location = tuple[str | int, ...]
 
+MOST_BYTES = 5_000_000
+MOST = 100_000  # fields and values of a file, those that an anchor repeats counted each time
+DEEPEST = 32  # levels; a study has about six
+
 
 def read(path: Path) -> tuple[dict[str, Any], Where]:
     """The data of a study file, and where in it each field stands."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RepalignError(
+                f"{path}: a study file of {path.stat().st_size:,} bytes",
+                expected=f"{MOST_BYTES:,} at most",
+                remedy="keep long lists (ids, captions) in files of their own",
+            )
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RepalignError(
@@ -107,11 +117,14 @@ def dotted(location: Sequence[str | int]) -> str:
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The file's data, and the line of every field. Refuses a field that stands twice, which YAML would not."""
+    """The file's data, and the line of every field. Refuses a field that stands twice, which YAML would not.
+
+    The file is bounded before anything is made of it: anchors can multiply a page of text to more than fits a memory.
+    """
+    lines: dict[Location, int] = {}
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        lines: dict[Location, int] = {}
         if node is not None:
             _walk(node, (), lines, path)
         data = None if node is None else loader.construct_document(node)
@@ -123,17 +136,48 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
             got=str(getattr(error, "problem", None) or error).splitlines()[0],
             remedy="look at indentation, colons and quotes; a spec or a measure is safest in quotation marks",
         ) from error
+    except RecursionError as error:
+        raise _too_deep(path, 1) from error
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # of a value with a tag or a form
+        raise RepalignError(
+            f"{path.name}: a value that YAML cannot read",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}",
+            remedy="put dates, large numbers and the like in quotation marks, and leave tags (!!...) out",
+        ) from error
     if not isinstance(data, dict) or node is None:
         raise RepalignError(f"{path.name}: a study is a mapping of fields", got=type(data).__name__)
     return data, lines
 
 
+def _too_deep(path: Path, line: int) -> RepalignError:
+    return RepalignError(
+        f"{path.name}, line {line}: the file is nested too deeply",
+        expected=f"{DEEPEST} levels at most",
+        remedy="see that no anchor (&name) holds an alias of itself (*name)",
+    )
+
+
 def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
-    lines.setdefault(location, node.start_mark.line + 1)
+    line = node.start_mark.line + 1
+    lines.setdefault(location, line)
+    if len(location) > DEEPEST:
+        raise _too_deep(path, line)
+    if len(lines) > MOST:
+        raise RepalignError(
+            f"{path.name}, line {line}: more than {MOST:,} fields and values, those that an anchor repeats counted each time",
+            remedy="keep long lists in files of their own, and see that anchors (&name) do not multiply",
+        )
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value == "null":
+            if not isinstance(key, yaml.ScalarNode):
+                raise RepalignError(
+                    f"{path.name}, line {key.start_mark.line + 1}: the name of a field is no text",
+                    expected="name: value",
+                    got="a list or a mapping in the place of a name",
+                )
+            if key.value == "null":
                 key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
+            _check_text(key, location, path)
             inner = (*location, key.value)
             if inner in lines:
                 raise RepalignError(
@@ -146,3 +190,16 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             _walk(value, (*location, i), lines, path)
+    elif isinstance(node, yaml.ScalarNode):
+        _check_text(node, location, path)
+
+
+def _check_text(node: yaml.ScalarNode, location: Location, path: Path) -> None:
+    """Refuse what is no text of any name, path or caption: NUL, and half a surrogate pair."""
+    odd = next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if odd is not None:
+        raise RepalignError(
+            f"{path.name}, line {node.start_mark.line + 1}, {dotted(location)}: a character that no text has",
+            got=f"{odd!r} in {node.value[:60]!r}",
+            remedy="remove it",
+        )

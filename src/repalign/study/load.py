@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from repalign.measures import Measure
     from repalign.preprocess import Preprocess
 
+MOST_VARIANTS = 1000
+MOST_FILES = 100  # that one study extends, each counted as often as it is named
 # What a variant cannot change: these are of the study as a whole.
 WHOLE = ("name", "description", "variants", "sweep", "figures", "published", "store", "results", "report", "competence")
 
@@ -86,8 +89,13 @@ def load_study(path: str | Path) -> Study:
     return AlignmentStudy(path, config, variants)
 
 
-def _extended(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Where]:
+def _extended(
+    path: Path, below: tuple[Path, ...] = (), counter: Iterator[int] | None = None
+) -> tuple[dict[str, Any], Where]:
     """The data of a file over those of the file that it extends, and the lines of its own."""
+    counter = counter or itertools.count(1)
+    if next(counter) > MOST_FILES:
+        raise RepalignError(f"the study extends more than {MOST_FILES} files", got=path.name, remedy="extend fewer")
     data, where = read(path)
     if "extends" not in data:
         return data, where
@@ -100,7 +108,7 @@ def _extended(path: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
             found = (path.parent / Path(other).expanduser()).resolve()
             if found in (*below, path.resolve()):
                 raise RepalignError("a study extends itself", got=other, remedy="name another file")
-            out |= rooted(_extended(found, (*below, path.resolve()))[0], found.parent)
+            out |= rooted(_extended(found, (*below, path.resolve()), counter)[0], found.parent)
     for key in ("store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
     return {**out, **data}, where
@@ -114,6 +122,17 @@ def _variants(data: dict[str, Any], config: AlignmentConfig, path: Path, where: 
     base = {k: v for k, v in data.items() if k not in ("variants", "sweep")}
     swept = [_values(field, values) for field, values in config.sweep.items()]
     seen: set[str] = set()
+    number = len(config.variants or [""]) * math.prod(map(len, swept))
+    if number > MOST_VARIANTS:
+        with where.at("sweep" if swept else "variants"):
+            raise RepalignError(
+                f"{number:,} variants are more than one study runs",
+                expected=f"{MOST_VARIANTS:,} at most",
+                got=" x ".join([f"{len(config.variants)} variants"] * bool(config.variants) + [
+                    f"{len(values)} values of {field}" for field, values in config.sweep.items()
+                ]),
+                remedy="sweep fewer fields or values in one file, and extend it by others",
+            )  # fmt: skip
     for name, changes in (config.variants or {"": {}}).items():
         for combination in itertools.product(*swept):
             factors = {field.rpartition(".")[2]: label for field, label, _ in combination}

@@ -17,7 +17,7 @@ from repalign.errors import RepalignError
 from repalign.models import parse_spec
 from repalign.progress import Progress, silent
 from repalign.sealed import write_text
-from repalign.study.config import AlignmentConfig, CompetenceConfig
+from repalign.study.config import STORE, AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated
 
 def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentStudy:
     """The study with stand-ins, in a folder of its own beside the real one's."""
-    folder = study.folder.with_name(f"{study.name}-mock")
+    folder = study.runs / f"{study.name}-mock"
     study = replace(study, variants=_fewer_neighbors(study.variants))
     n = _size(study.variants)
     table = _dataset(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
@@ -60,7 +60,8 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     competence = _competence(study, folder, sorted({e.label for v in variants for e in (*v.x, *(v.y or ()))}), table)
     whole = study.config.model_copy(
         update={
-            "name": f"{study.name}-mock", "competence": competence, "published": None, "store": None, "results": None,
+            "name": f"{study.name}-mock", "competence": competence, "published": None, "results": None,
+            "store": str(folder / STORE),  # not among the features of real models
             "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
@@ -69,7 +70,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
 
 def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
     """The colour study on a few generated pictures, with stand-ins for the text models and few draws."""
-    folder = study.folder.with_name(f"{study.name}-mock")
+    folder = study.runs / f"{study.name}-mock"
     image = study.config.dataset.image or "image"
     table = _dataset(folder / "data", [study.config.dataset], SIZE, 1)
     dataset = DatasetConfig(table=str(table), id="id", image=image)
