@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -176,8 +177,12 @@ def test_what_computes_the_same_keeps_its_identity(change):
 
 def test_the_identity_is_the_same_in_another_process(tmp_path, monkeypatch):
     """Compiled or read from the cache of bytecode; whatever the order of sets; before and after it was used."""
-    (tmp_path / "own_file.py").write_text(OWN + "\nimport beside_file\nMine.g = lambda self: beside_file.g(0)\n", "utf-8")
-    (tmp_path / "beside_file.py").write_text("import math\ndef g(x):\n    return math.sin(x)\n", "utf-8")
+    use = "\nimport beside_file\nMine.g = lambda self: beside_file.g(0)\n"
+    use += "def late(self):\n    from late_file import h\n    return h()\nMine.late = late\n"
+    (tmp_path / "own_file.py").write_text(OWN + use, "utf-8")
+    (tmp_path / "beside_file.py").write_text("def g(x):\n    import below_file\n    return below_file.g(x)\n", "utf-8")
+    for name in ("below_file", "late_file"):
+        (tmp_path / f"{name}.py").write_text("from math import sin as g\ndef h():\n    return 1\n", "utf-8")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import own_file\n"
         "from repalign.compare._identity import identity\n"
@@ -188,12 +193,20 @@ def test_the_identity_is_the_same_in_another_process(tmp_path, monkeypatch):
     environment = {**os.environ, "PYTHONHASHSEED": "5"}
     there = subprocess.run(asked, capture_output=True, text=True, check=True, env=environment).stdout.strip()
     monkeypatch.syspath_prepend(tmp_path)
-    import own_file  # pyright: ignore[reportMissingImports]
 
-    assert identity(own_file.Mine()) == there
-    (tmp_path / "beside_file.py").write_text("import math\ndef g(x):\n    return math.cos(x)\n", "utf-8")
-    assert identity(own_file.Mine()) != there
-    del sys.modules["own_file"], sys.modules["beside_file"]
+    def anew() -> str:
+        for name in ("own_file", "beside_file", "below_file", "late_file"):
+            sys.modules.pop(name, None)
+        return identity(importlib.import_module("own_file").Mine())
+
+    assert anew() == there
+    for name in ("beside_file", "below_file", "late_file"):
+        before = (tmp_path / f"{name}.py").read_text("utf-8")
+        (tmp_path / f"{name}.py").write_text(before + "\nVALUE = 2\n", "utf-8")
+        importlib.invalidate_caches()
+        assert anew() != there, name
+        (tmp_path / f"{name}.py").write_text(before, "utf-8")
+    assert anew() == there
 
 
 @dataclass(frozen=True)

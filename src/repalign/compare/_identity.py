@@ -8,9 +8,11 @@ repalign itself computes has one version, `compare._tiles.FORMULAS`. What is rea
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import hashlib
+import importlib
 import inspect
 import re
 import sys
@@ -31,6 +33,7 @@ _IDLE = frozenset({
 })  # fmt: skip
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
+_KNOWN = {*sys.stdlib_module_names, "repalign", "torch", "numpy", "scipy", "sklearn", "pandas"}
 _DEEPEST = 60  # levels of things within things; below it only types count
 
 
@@ -151,16 +154,15 @@ class _Walk:
             self.say("module", *_named(module))
             return
         self.say("module", module.__name__.rpartition(".")[2])
-        file = getattr(module, "__file__", None)
-        held = {k: v for k, v in vars(module).items() if not k.startswith("__")}
-        if file is not None and Path(file).is_file():
-            self.say(Path(file).read_bytes())  # which holds what is defined there: from elsewhere is what is left
-            held = {
-                k: v
-                for k, v in held.items()
-                if isinstance(v, ModuleType) or _defined_in(v) not in (None, module.__name__)
-            }
+        if getattr(module, "__file__", None):
+            from repalign.extract._code import imported_code, source_digest
+
+            self.say(source_digest(module))
+            self.each(part for item in imported_code(module).items() for part in item)
+            return
+        held = {k: v for k, v in vars(module).items() if not k.startswith("__")}  # made by hand, or in a notebook
         for name in sorted(held):
+            self.say(name)
             self.add(held[name])
 
     def _code(self, code: CodeType) -> None:
@@ -176,7 +178,7 @@ def _function_parts(f: FunctionType) -> list[object]:
         return _named(f)
     known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
     cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
-    return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known]
+    return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
 
 
 def _named(value: Any) -> list[object]:
@@ -226,8 +228,23 @@ def _slots(cls: type) -> Iterable[str]:
     return [slots] if isinstance(slots, str) else [s for s in slots if s not in ("__dict__", "__weakref__")]
 
 
-def _defined_in(value: Any) -> str | None:
-    return value.__module__ if isinstance(value, (FunctionType, type)) else None
+def _imported_within(f: FunctionType) -> list[ModuleType]:
+    """The modules of one's own that a function imports when it runs."""
+    out = []
+    codes = [f.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        steps = list(dis.get_instructions(code))
+        for level, _, step in zip(steps, steps[1:], steps[2:], strict=False):  # the level and the names come first
+            if step.opname != "IMPORT_NAME" or step.argval.split(".")[0] in _KNOWN:
+                continue
+            name = "." * (level.argval or 0) + step.argval
+            try:
+                out.append(importlib.import_module(name, f.__globals__.get("__package__")))
+            except ImportError:  # it may be allowed to be missing; if it is not, the function says so
+                continue
+    return out
 
 
 def _is_ours(value: Any) -> bool:
