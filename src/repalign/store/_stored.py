@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,10 +41,14 @@ class StoredRepresentation(Representation):
     def __repr__(self) -> str:
         return f"StoredRepresentation({self.name!r}, n={self.n}, {len(self.layers)} layers, {self.path!r})"
 
-    @property
-    def key(self) -> str:
-        """The extraction hash, which is the name of the folder."""
-        return self.folder.rpartition("/")[2]
+    @cached_property
+    def key(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A digest of the extraction hash and of the seals of the parts, and so of every byte of the arrays.
+
+        An extraction that was made anew on another machine may differ in its last digits, and is then another one.
+        """
+        seals = [part["header_sha256"] for part in self.manifest["parts"]]
+        return hashlib.sha256("\n".join([self.folder.rpartition("/")[2], *seals]).encode()).hexdigest()[:16]
 
     @property
     def path(self) -> str:
