@@ -214,7 +214,7 @@ def test_saved_and_loaded_are_the_same(sides, tmp_path):
     with pytest.raises(RepalignError, match="not a finished result"):
         Alignment.load(tmp_path / "nowhere")
     (tmp_path / "results.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(RepalignError, match=r"results.parquet is not the table of which run.json speaks\n"):
+    with pytest.raises(RepalignError, match=r"results.parquet is not the file of which run.json speaks\n"):
         Alignment.load(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,10 @@ import pyarrow as pa
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.sealed import (
+    FILES,
     DamagedError,
-    check_seal,
+    check_files,
     file_sha256,
-    read_bytes,
     read_json,
     read_parquet,
     seal_json,
@@ -76,7 +77,6 @@ MOCK_OF = "mock of "
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
-FILES = "files"  # in run.json: the SHA-256 of each table
 KEY = "repalign-tile"  # in a tile: what it depends on
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
@@ -223,7 +223,6 @@ class Alignment:
         return notebook_html(self.table, self.run)
 
 
-
 def is_mock(table: pd.DataFrame) -> bool:
     """Whether a table is of a mock run: of stand-ins and generated data, so that its numbers mean nothing."""
     return any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
@@ -260,16 +259,8 @@ def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray]:
 
 def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
     """A table of these columns, and the one of which run.json speaks (None: a run.json from before there were seals)."""
-    got = file_sha256(path)
-    if stated is not None and got != stated:
-        torn = check_seal(read_bytes(path), path, REMEDY)  # else it was changed, which is told
-        raise DamagedError(
-            path,
-            f"is not the table of which {RUN_FILE} speaks" + (": a run was stopped while it wrote" if torn else ""),
-            expected=f"SHA-256 {stated}",
-            got=got,
-            remedy=REMEDY,
-        )
+    if stated is not None:
+        check_files(path.parent, {path.name: stated}, RUN_FILE, REMEDY)
     table, _, has_seal = read_parquet(path, REMEDY)
     if has_seal and stated is None:
         raise DamagedError(path, f"is newer than {RUN_FILE}: a run was stopped while it wrote", remedy=REMEDY)
@@ -293,3 +284,31 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
         raise DamagedError(
             path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY
         ) from error
+
+
+# --- tables as text ------------------------------------------------------------------------------
+
+_RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as CSV that a spreadsheet shows and does not run: text that begins like a formula gets an apostrophe.
+
+    Numbers stay as they are, also those in text. `from_csv_cell` takes the apostrophe away.
+    """
+    safe = frame.rename(columns=_csv_cell)
+    for i, kind in enumerate(safe.dtypes):
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
+            safe.isetitem(i, safe.iloc[:, i].astype(object).map(_csv_cell))
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _csv_cell(value: object) -> object:
+    is_formula = isinstance(value, str) and _RUNS.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
+
+
+def from_csv_cell(text: str) -> str:
+    """A text as it was before `csv_text`."""
+    return text[1:] if text.startswith("'") and _RUNS.match(text[1:]) and not _NUMBER.fullmatch(text[1:]) else text

@@ -37,6 +37,7 @@ TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?:\d+-)?[0-9a-f]{8}$")
 STALE_AFTER = 3600.0  # seconds; only where a lock cannot tell
 
 SEAL = "repalign-seal"
+FILES = "files"  # in a sealed JSON file: the SHA-256 of the files beside it of which it speaks
 _RULE = (f"{SEAL}-rule", f"{SEAL} is the SHA-256 of this file, with its own 64 digits read as zeros")
 _ZEROS = "0" * 64
 # In JSON a value follows its key after a colon; in a Parquet footer (Thrift) after its type and its length, 64.
@@ -166,6 +167,23 @@ def read_bytes(path: Path, remedy: str = AGAIN) -> bytes:
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, as `sha256sum` gives it."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:
+    """Hold files to the digests that a sealed file beside them states. Raises DamagedError for the first that differs."""
+    for name, digest in stated.items():
+        data = read_bytes(folder / name, remedy)
+        got = hashlib.sha256(data).hexdigest()
+        if got == digest:
+            continue
+        whole = check_seal(data, folder / name, remedy)  # damaged, or of another run?
+        raise DamagedError(
+            folder / name,
+            f"is not the file of which {index} speaks" + (": a run was stopped while it wrote" if whole else ""),
+            expected=f"SHA-256 {digest}",
+            got=got,
+            remedy=remedy,
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -157,9 +157,10 @@ def probe(
                 found.append(run(r, y, made[kind](), split=Split(test, seed), layers=layers, seed=seed, progress=progress))
     rows = [record.to_dict() for records in found for record in records]
     if csv is not None:
+        from repalign.alignment import csv_text
         from repalign.sealed import write_text
 
-        write_text(csv, pd.DataFrame(rows).to_csv(index=False))
+        write_text(csv, csv_text(pd.DataFrame(rows)))
     if as_json:
         print_json(rows)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repalign.alignment import csv_text, from_csv_cell
 from repalign.colour.cielab import WORDS, named_colours
 from repalign.colour.layout import align, mds
 from repalign.colour.options import ColourOptions
@@ -23,7 +23,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry
 from repalign.progress import Progress, silent
-from repalign.sealed import write_text
+from repalign.sealed import FILES, check_files, file_sha256, read_json, seal_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,17 +50,18 @@ class ColourResult:
     run: dict[str, Any]
 
     def save(self, folder: str | Path) -> Path:
-        """scores.csv, controls.csv, layouts.csv and run.json, each by rename; equal results give equal bytes."""
+        """scores.csv, controls.csv, layouts.csv and run.json with their digests; equal results give equal bytes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in _TABLES:
-            write_text(folder / f"{name}.csv", getattr(self, name).to_csv(index=False, lineterminator="\n"))
-        write_text(folder / "run.json", json.dumps(self.run, indent=1, ensure_ascii=False) + "\n")
+            write_text(folder / f"{name}.csv", csv_text(getattr(self, name)))
+        files = {f"{name}.csv": file_sha256(folder / f"{name}.csv") for name in _TABLES}
+        write_text(folder / "run.json", seal_json({**self.run, FILES: files}))
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> ColourResult:
-        """What `save` wrote. Raises RepalignError where a file is missing."""
+        """What `save` wrote. Raises RepalignError where a file is missing, or not what was written."""
         import pandas as pd
 
         folder = Path(folder)
@@ -77,9 +78,13 @@ class ColourResult:
             for column in frame.columns.difference(_TEXT):  # by Python's float, which gives back every digit
                 kind = int if column in _COUNTS else float
                 frame[column] = [kind(v) if v else math.nan for v in frame[column]]
+            for column in frame.columns.intersection(_TEXT):
+                frame[column] = frame[column].map(from_csv_cell)
             return frame
 
-        return cls(*(table(n) for n in _TABLES), json.loads((folder / "run.json").read_text("utf-8")))
+        run, _ = read_json(folder / "run.json")
+        check_files(folder, run.pop(FILES, {}))
+        return cls(*(table(n) for n in _TABLES), run)
 
 
 def run_colour(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from repalign import ceilings
-from repalign.compare._tiles import Scored, Tile
+from repalign.compare._tiles import Scored, Tile, keep, kept
 from repalign.progress import Progress
-from repalign.sealed import write_text
 
 
 def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -28,9 +26,11 @@ def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, prog
     out = []
     for done, tile in enumerate(tiles):
         progress("ceilings", done, len(tiles))
-        path = None if folder is None else folder / "ceilings" / f"{tile.key}-{n_splits}.json"
-        if path is not None and path.is_file():
-            out.append(json.loads(path.read_text("utf-8")))
+        key = f"{tile.key}-{n_splits}"
+        path = None if folder is None else folder / "ceilings" / f"{key}.json"
+        told = None if path is None else kept(path, key)
+        if told is not None:
+            out.append(told)
             continue
         null = tile.settings.null
         groups = None if null.groups is None else null.groups.labels
@@ -47,8 +47,7 @@ def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, prog
         told = {k: None if np.isnan(v) else v for k, v in told.items()}
         out.append(_ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **told))
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(out[-1]))
+            keep(path, key, out[-1])
     if tiles:
         progress("ceilings", len(tiles), len(tiles))
     return out

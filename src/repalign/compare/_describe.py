@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -16,13 +15,12 @@ import torch
 from repalign import null as nulls
 from repalign.alignment import is_mock
 from repalign.compare._streamed import METHOD as STREAMED
-from repalign.compare._tiles import Scored, Tile
+from repalign.compare._tiles import Scored, Tile, keep, kept
 from repalign.doctor import examine
 from repalign.models import COMPETENCES
 from repalign.pairwise import Given
 from repalign.progress import Progress
 from repalign.representation import Representation
-from repalign.sealed import write_text
 
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
@@ -38,9 +36,9 @@ class Examination:
         self.folder = folder
         self.seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for r in self.representations:
-            path = self._path(r)
-            if path is not None and path.is_file():
-                self.seen[r.key] = json.loads(path.read_text("utf-8"))
+            found = None if self.folder is None else kept(self._path(self.folder, r), r.key)
+            if found is not None:
+                self.seen[r.key] = found
 
     def look(self, r: Representation, layer: str, x: Given, dtype: torch.dtype) -> None:
         """Examine one layer, x, stored in this dtype, unless that was done."""
@@ -49,10 +47,8 @@ class Examination:
             return
         stored = r.facts.get("store_dtype") or str(dtype).removeprefix("torch.")
         layers[layer] = [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored)]
-        path = self._path(r)
-        if path is not None and len(layers) == len(r.layers):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(layers, ensure_ascii=False))
+        if self.folder is not None and len(layers) == len(r.layers):
+            keep(self._path(self.folder, r), r.key, layers)
 
     def findings(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model in their order; what nobody has looked at is looked at now."""
@@ -69,8 +65,8 @@ class Examination:
             {**f, "model": r.name} for r in self.representations for layer in r.layers for f in self.seen[r.key][layer]
         ]
 
-    def _path(self, r: Representation) -> Path | None:
-        return None if self.folder is None else self.folder / "findings" / f"{r.key}.json"
+    def _path(self, folder: Path, r: Representation) -> Path:
+        return folder / "findings" / f"{r.key}.json"
 
 
 def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:

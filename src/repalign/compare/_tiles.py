@@ -15,6 +15,7 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from repalign.measures import CKA
 from repalign.measures._base import Measure
 from repalign.progress import Progress
 from repalign.representation import Representation
-from repalign.sealed import DamagedError
+from repalign.sealed import DamagedError, read_json, seal_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,23 @@ def _rows(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
         },
         len(i),
     )
+
+
+def kept(path: Path, key: str) -> Any:
+    """What `keep` wrote under this key; None, with a warning in the log, where it is not that any more."""
+    if not path.is_file():
+        return None
+    try:
+        told, has_seal = read_json(path)
+    except DamagedError as error:
+        log.warning("%s %s; it is made again", path, error.problem)
+        return None
+    return told.get("value") if has_seal and told.get("key") == key else None
+
+
+def keep(path: Path, key: str, value: Any) -> None:
+    """Write what was made for a run beside its tiles, sealed, with what it depends on."""
+    write_text(path, seal_json({"key": key, "value": value}, indent=None))
 
 
 def _tile_path(folder: Path, tile: Tile) -> Path:

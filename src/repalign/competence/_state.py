@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.sealed import write_text
+from repalign.sealed import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_text
+
+log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Written under a temporary name and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    """Written with its seal, under a temporary name, and renamed."""
+    write_text(path, seal_json(value, allow_nan=False))
 
 
-def read_json(path: Path, kind: str) -> dict[str, Any] | None:
-    """The file's value, or None where there is none. RepalignError for a file that is something else."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+def read_state(path: Path, kind: str) -> dict[str, Any] | None:
+    """The file's value, or None where there is none, or one that was damaged: the log says so, and it is made again.
+
+    Raises RepalignError for a file that is something else, which is not written over.
+    """
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise RepalignError(f"{path} cannot be read", expected=f"a {kind}", got=str(error).splitlines()[0]) from error
-    if not isinstance(value, dict) or value.get("kind") != kind:
+    data = read_bytes(path)
+    try:
+        value, has_seal = parse_json(data, path)
+    except DamagedError as error:
+        if SEAL.encode() in data or not data.strip(b"\0 \n"):  # ours, or what a crash leaves of a file
+            log.warning("%s %s; it is measured again", path, error.problem)
+            return None
+        raise
+    if value.get("kind") != kind:
         raise RepalignError(f"{path} is not a {kind}", remedy="name another file")
+    if not has_seal:
+        log.warning("%s was written before such files had seals: nothing shows whether it is whole", path)
     return value
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.competence._scoring import BitsProtocol, Reader, Totals, chained, utf8
-from repalign.competence._state import read_json, refuse_other, write_json
+from repalign.competence._state import read_state, refuse_other, write_json
 from repalign.competence._windows import Window
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
@@ -114,6 +114,7 @@ def bits_per_byte(
         "model": str(spec),
         "revision": revision,
         "corpus": texts.source,
+        "corpus_sha256": texts.sha256(),
         "asked": asdict(protocol),
         "batch_size": batch_size,
         "every": every,
@@ -123,9 +124,11 @@ def bits_per_byte(
         "versions": versions("transformers", "tokenizers"),
     }
     path = None if state is None else Path(state)
-    held = None if path is None else read_json(path, KIND)
+    held = None if path is None else read_state(path, KIND)
     if path is not None and held is not None:
-        refuse_other(path, run, held)
+        is_told = held["complete"] and None not in (run["corpus_sha256"], held.get("corpus_sha256"))
+        # A run that goes on checks the documents that it skips; of a finished one the digest tells, where there is one.
+        refuse_other(path, {k: v for k, v in run.items() if is_told or k != "corpus_sha256"}, held)
         if held["complete"]:
             return _told(held, entry)
     context = Context(device, dtype, trust_remote_code, (), revision, progress, spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, did_you_mean
+from repalign.sealed import file_sha256
 
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 HUB = "hub:"  # what a name on the hub begins with, among names of files
@@ -24,12 +26,14 @@ class Corpus:
     """Documents in a fixed order.
 
     `open` starts a new pass over the documents; `source` says where they come from; `n` is their number where it is
-    known before they are read. Two passes must give the same documents: a run that is resumed checks that.
+    known before they are read. Two passes must give the same documents: a run that is resumed checks that. `sha256` gives
+    the digest of what is at hand, a file or a list; None where only a pass over the documents would tell.
     """
 
     source: str
     open: Callable[[], Iterator[str]]
     n: int | None = None
+    sha256: Callable[[], str | None] = lambda: None
 
     def __iter__(self) -> Iterator[str]:
         return self.open()
@@ -43,7 +47,9 @@ class Corpus:
                 remedy="put it into a list",
             )  # fmt: skip
         if not isinstance(documents, Iterator):
-            return cls(source, lambda: iter(documents), len(documents) if isinstance(documents, Sized) else None)
+            if not isinstance(documents, Sized):
+                return cls(source, lambda: iter(documents))
+            return cls(source, lambda: iter(documents), len(documents), lambda: _sha256(documents))
         unread = [documents]
 
         def once() -> Iterator[str]:
@@ -77,7 +83,7 @@ class Corpus:
                 else:
                     yield from _separated(handle, documents)
 
-        return cls(f"{path.name}, documents: {documents}", read)
+        return cls(f"{path.name}, documents: {documents}", read, sha256=lambda: file_sha256(path))
 
     @classmethod
     def from_table(cls, path: str | Path, column: str = "text") -> Corpus:
@@ -100,7 +106,7 @@ class Corpus:
                         )
                     yield value
 
-        return cls(f"{path.name}, column {column}", read)
+        return cls(f"{path.name}, column {column}", read, sha256=lambda: file_sha256(path))
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, modality: str = "text", caption: int = 0) -> Corpus:
@@ -152,8 +158,21 @@ class Corpus:
         return cls(f"{said}, column {column}", read)
 
 
+def _sha256(documents: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in documents:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
 def named_corpus(
-    name: str, column: str | None = None, *, documents: str | None = None, split: str | None = None, revision: str | None = None
+    name: str,
+    column: str | None = None,
+    *,
+    documents: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
 ) -> Corpus:
     """A corpus as a command or a study names it: `hub:org/name`, a table by its suffix, or any other file as text."""
     if name.startswith(HUB):

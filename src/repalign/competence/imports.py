@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from repalign.alignment import Alignment
+from repalign.alignment import Alignment, from_csv_cell
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord, known_models, parse_spec
 
@@ -153,6 +153,7 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
             )
     out, seen = [], set()
     for number, row in enumerate(rows, 2):
+        row[model] = from_csv_cell(row[model] or "")
         where = f"{path}, line {number}"
         fed = {c: _number(cell, f"{where}: {c}") for c in inputs if (cell := (row[c] or "").strip())}
         if (row[model], *fed.values()) in seen:
@@ -305,7 +306,6 @@ def add_scores(alignment: Alignment, scores: Iterable[Score], *, overwrite: bool
     for model, record in zip(models, joined.records, strict=True):
         model["scores"] = record.scores
     return replace(alignment, run={**alignment.run, "models": models}), joined
-
 
 
 def img_size_of(facts: Mapping[str, Any] | None) -> int | None:

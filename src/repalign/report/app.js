@@ -370,7 +370,9 @@ function moreRows() {
 
 function download() {
   const keys = ["dataset", "n", ...COLUMNS.map((c) => c[1]), ...ENDS, "n_draws"];
-  const quoted = (value) => { const words = value === null || value === undefined ? "" : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
+  // A text that begins like a formula gets an apostrophe: a spreadsheet shows it and does not run it.
+  const isFormula = (value) => typeof value === "string" && /^'*[=+\-@\t\r]/.test(value) && !Number.isFinite(Number(value));
+  const quoted = (value) => { const words = value === null || value === undefined ? "" : isFormula(value) ? `'${value}` : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
   const lines = table.rows.map((row) => keys.map((key) => quoted({ dataset: data.dataset, n: data.n, n_draws: row.draws }[key] ?? row[key])).join(","));
   const url = URL.createObjectURL(new Blob([[keys.join(","), ...lines, ""].join("\r\n")], { type: "text/csv" }));
   make("a", { href: url, download: `${data.name.replace(/[^\w.-]+/g, "-") || "alignment"}.csv` }).click();

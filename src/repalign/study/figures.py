@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.alignment import SCHEMA, Alignment
+from repalign.alignment import SCHEMA, Alignment, csv_text
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress
-from repalign.sealed import replacing, write_text
+from repalign.sealed import FILES, file_sha256, replacing, seal_json, seal_parquet, sweep, write_bytes, write_text
 from repalign.study.base import Drawn, Outcome
 from repalign.study.lines import Where
 from repalign.study.load import Variant
@@ -359,24 +359,26 @@ def combined(variants: Sequence[Variant], alignments: Mapping[str, Alignment]) -
 
 
 def write_combined(table: pd.DataFrame, path: Path) -> Path:
-    """Write the table of all variants as Parquet, by rename."""
-    with replacing(path) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
+    """Write the table of all variants as a sealed Parquet file."""
+    import pyarrow as pa
+
+    write_bytes(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False)))
     return path
 
 
 def write_drawn(drawn: Sequence[Drawn], folder: Path, is_mock: bool = False) -> list[Path | None]:
     """Write every figure as PNG and SVG, and what it shows as CSV, by rename; the SVG files.
 
-    Files are named after the figure's place in the study and its kind. The same figure gives the same SVG. Of a mock run
-    every one of them says so.
+    Files are named after the figure's place in the study and its kind, and listed with their digests in files.json. The
+    same figure gives the same SVG. Of a mock run every one of them says so.
     """
     import matplotlib
 
     from repalign.plot.static import stamp
 
-    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     out: list[Path | None] = []
+    files: dict[str, str] = {}
     for i, one in enumerate(drawn):
         path = folder / f"{i + 1:02d}-{one.name}"
         out.append(None if one.figure is None else path.with_suffix(".svg"))
@@ -389,7 +391,9 @@ def write_drawn(drawn: Sequence[Drawn], folder: Path, is_mock: bool = False) -> 
                 with replacing(path.with_suffix(f".{kind}")) as temporary:
                     one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
         table = one.table.assign(mock=True) if is_mock else one.table
-        write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+        write_text(path.with_suffix(".csv"), csv_text(table))
+        files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
+    write_text(folder / "files.json", seal_json({FILES: files}))
     return out
 
 
