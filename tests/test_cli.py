@@ -215,7 +215,7 @@ def test_version_unknown_commands_and_missing_folders(call, tmp_path):
     status, _, err = call("report", tmp_path / "nothing")
     assert status == 1 and "not a finished result" in err
     status, _, err = call("check", tmp_path / "nothing")
-    assert status == 1 and "there is no store" in err
+    assert status == 1 and "no feature store and no result" in err
 
 
 def test_what_nobody_expected_is_one_line_and_a_log(call, monkeypatch, arrays):

@@ -43,7 +43,7 @@ COMMANDS = (
     (curve, "repalign curve clip.npy dino.npy --k 10 --csv curve.csv"),
     (measures, "repalign measures MutualKNN"),
     (models, "repalign models prh-val"),
-    (check, "repalign check runs/store"),
+    (check, "repalign check runs"),
     (demo, "repalign demo --out my-demo"),
 )
 for _command, _example in COMMANDS:
@@ -73,6 +73,13 @@ def main() -> None:
         sys.exit(BROKEN)
 
 
+class _Told(logging.Handler):
+    """What the user should know of repalign's own log: a line on the error stream. Other libraries keep to errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"[yellow]note:[/] {escape(record.getMessage())}")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         from repalign import __version__
@@ -92,3 +99,6 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    ours = logging.getLogger("repalign")
+    ours.handlers = [] if verbose else [_Told(logging.WARNING)]
+    ours.propagate = verbose

@@ -75,23 +75,27 @@ def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")]
 
 
 def check(
-    store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
-    shallow: Annotated[bool, typer.Option("--shallow", help="Sizes and headers only, not every byte.")] = False,
+    folder: Annotated[
+        str, typer.Argument(help="A feature store, a results folder, or a study's folder with both.", show_default=False)
+    ],
+    shallow: Annotated[bool, typer.Option("--shallow", help="Of a store sizes and headers only, not every byte.")] = False,
 ) -> None:
-    """Verify a store, name what is broken, and say what in its layers can mislead a measure."""
+    """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure."""
+    from repalign.checking import check as check_folder
+    from repalign.checking import find
     from repalign.doctor import examine, summarise
     from repalign.store import FeatureStore
-    from repalign.store import check as check_store
 
-    if "://" not in store and not Path(store).exists():
-        raise RepalignError(f"there is no store {store}", remedy="name the folder that `repalign run` printed")
     with bars() as progress:
-        problems = check_store(store, deep=not shallow, progress=progress)
+        problems = check_folder(folder, deep=not shallow, progress=progress)
     for problem in problems:
         out.print(f"[bold red]broken:[/] {escape(str(problem.path))}: {escape(problem.problem)}")
         out.print(f"  do: {escape(problem.remedy)}")
-    found = [] if problems else FeatureStore(store).representations()
-    findings = []
+    if problems:
+        err.print(f"{len(problems)} problems")
+        raise typer.Exit(FAILED)
+    stores, results = ([folder], []) if "://" in folder else find(Path(folder))
+    found, findings = [r for store in stores for r in FeatureStore(store).representations()], []
     with bars() as progress:
         for done, r in enumerate(found):
             progress("examine", done, len(found))
@@ -101,7 +105,6 @@ def check(
         progress("examine", len(found), len(found))
     for sentence in summarise(findings):
         out.print(f"[yellow]look at:[/] {escape(sentence)}")
-    if problems:
-        err.print(f"{len(problems)} problems")
-        raise typer.Exit(FAILED)
-    out.print(f"[green]whole:[/] {len(found)} models, {sum(len(r.layers) for r in found)} layers")
+    whole = [f"{len(found)} models, {sum(len(r.layers) for r in found)} layers"] if stores else []
+    whole += [f"{len(results)} folders of results"] if results else []
+    out.print(f"[green]whole:[/] {'; '.join(whole) or folder}")
