@@ -76,7 +76,7 @@ def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")]
 
 def check(
     folder: Annotated[
-        str, typer.Argument(help="A feature store, a results folder, or a study's folder with both.", show_default=False)
+        str, typer.Argument(help="A feature store, a results folder, or a folder with these, such as runs.", show_default=False)
     ],
     shallow: Annotated[bool, typer.Option("--shallow", help="Of a store sizes and headers only, not every byte.")] = False,
 ) -> None:

@@ -468,7 +468,7 @@ def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     note = f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}"
-    log.warning("%s: %s", rows.task, note)
+    log.info("%s: %s", rows.task, note)
     rows.note(note)
 
 
