@@ -119,7 +119,9 @@ def _text(value: Any, row: int, what: str, name: str, dtype: str) -> str:
         try:
             return _text(value.decode("utf-8"), row, what, name, dtype)
         except UnicodeDecodeError as error:
-            raise RepalignError(where.format("an id that is no text"), got=repr(value[:40])) from error
+            raise RepalignError(
+                where.format("an id that is no text"), expected="text, or bytes in UTF-8", got=repr(value[:40])
+            ) from error
     if value is None or value is _null() or value != value:
         raise _no_id(where)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):

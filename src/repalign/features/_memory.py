@@ -43,7 +43,7 @@ def of_single(x: Any, what: str) -> Table:
     listed = isinstance(x, (list, tuple)) and bool(x)
     if listed and (any(isinstance(v, Pairwise) for v in x) or all(of_frame(v, what) is not None for v in x)):
         return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
-    if hasattr(x, "to_frame") and x.dtype.kind == "O":  # a pandas series of vectors
+    if hasattr(x, "to_frame") and getattr(getattr(x, "dtype", None), "kind", "") == "O":  # a pandas series of vectors
         return from_frame(x.to_frame(FEATURES if x.name is None else x.name), what)
     if isinstance(x, np.ndarray) and x.dtype.names:
         import pandas as pd
