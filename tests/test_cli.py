@@ -561,3 +561,67 @@ def test_a_large_difference_needs_neighbour_lists(call, three, monkeypatch):
     status, _, err = call("difference", *three)
     assert status == 1 and "keeps n x n numbers per layer" in err and "n = 240: 0.00023 GB for one layer" in err
     assert json_of(call("difference", *three, "-m", "MutualKNN(k=5)", "--json"))[0]["pvalue"] < 0.01
+
+
+# --- what is read, and what a user says of it --------------------------------------------------------
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """a: columns with an id that is called pk, and a label; b: the same rows in another order, a list column and its own id."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    x, order = rng.standard_normal((60, 4)), rng.permutation(60)
+    columns = {f"f{i}": x[:, i] for i in range(4)}
+    pd.DataFrame({**columns, "pk": 100 + np.arange(60), "label": 1}).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame({"v": list(x[order]), "stimulus": 100 + order, "w": list(x[order][:, :2])}).to_parquet(tmp_path / "b.parquet")
+    np.save(tmp_path / "c.npy", np.stack([x, 2 * x]))
+    return [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+
+
+def test_pair_is_told_what_is_what(call, frames):
+    status, _, err = call("pair", *frames, "-m", "CKA()")
+    assert status == 1 and "which row belongs to which?" in err and "do: say --id pk (in Python ids='pk'" in err
+    said = ["--id", "pk", "--id", "stimulus", "-m", "CKA()"]
+    (row,) = json_of(call("pair", *frames, *said, "--vector", "", "--vector", "v", "--json"))
+    assert row["statistic"] == pytest.approx(1) and row["n"] == 60
+    joined, a, b = row["how"]
+    assert joined == "joined on 60 ids; 0 and 0 rows have no partner and are left out"
+    assert a.endswith("a.parquet: features: 4 columns f0, f1, f2, f3; ids: pk (int64); left out: label (int64)")
+    assert b.endswith("b.parquet: features: v (float64 (60, 4)); ids: stimulus (int64); left out: w (float64 (60, 2))")
+    narrow = ["--features", "f[01]", "--features", "", "--vector", "", "--vector", "w"]
+    assert json_of(call("pair", *frames, *said, *narrow, "--json"))[0]["statistic"] == pytest.approx(1)
+    status, _, err = call("pair", *frames, *said)
+    assert status == 0 and all(sentence in err for sentence in (joined, "left out: label (int64)"))
+    by_rows = json_of(call("pair", *frames, "--rows", "-m", "CKA()", "--json"))[0]
+    assert by_rows["statistic"] < 0.9 and by_rows["how"][0].endswith("as asked")
+
+
+def test_every_command_that_reads_two_files_takes_the_same_words(call, frames, tmp_path):
+    c = tmp_path / "c.npy"
+    said = ["--id", "pk", "--id", "stimulus"]
+    (row,) = json_of(call("difference", *frames, frames[0], *said, "--id", "pk", "--layers", "features", "v", "features",
+                          "-m", "CKA()", "--json"))  # fmt: skip
+    assert row["score_a"] == pytest.approx(1) and len(row["how"]) == 4
+    status, _, err = call("curve", *frames, *said, "--layers", "features", "v", "--k", 3, "--repeats", 1)
+    assert status == 0 and "joined on 60 ids" in err
+    status, _, err = call("pair", frames[0], c, "--rows", "-m", "CKA()")
+    assert status == 1 and "c.npy: features (float64 (2, 60, 4)) can be read in two ways" in err
+    (row,) = json_of(call("pair", frames[0], c, "--rows", "--axes", "lnd", "-m", "CKA()", "--json"))
+    assert row["layer_y"] in ("layer.0", "layer.1") and row["statistic"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--id", "a", "--id", "b", "--id", "c"], "--id is said 3 times\n  expected: once for all files, or 2 times"),
+        (["--id", "pk"], "b.parquet: nothing in it is called 'pk'"),
+        (["--id", "pk", "--rows"], "ids and rows are two ways to pair"),
+        (["--vector", "v", "--features", "f*"], "features and vector both say what the features are"),
+        (["--axes", "nl"], "unknown axes 'nl'"),
+    ],
+)
+def test_words_that_do_not_fit_are_told(call, frames, options, message):
+    status, out, err = call("pair", *frames, *options)
+    assert status == 1 and message in err and not out, err
