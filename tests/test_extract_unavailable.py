@@ -117,6 +117,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps a client of its own: of an earlier test's server
     yield served
     server.shutdown()
     server.server_close()

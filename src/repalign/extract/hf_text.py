@@ -63,15 +63,18 @@ class HFText(Source):
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
         self.entry = entry
+        reading = load_tokenizer(spec, context)  # before the weights, which may take minutes
+        self.tokenizer = reading.tokenizer
         causal = _is_causal(config)
         loaded = load_model(_auto(causal), spec, context, config, entry.label, context.spread)
         self.device, self.placed, dtype = loaded.device, placed(loaded.places), loaded.dtype
         self.model: nn.Module = loaded.model if causal else _text_side(loaded.model, config, entry.label)
         missing = within(loaded.model, self.model, loaded.missing)
-        self.tokenizer = load_tokenizer(spec, context)
         self.context = context_length(config, self.tokenizer)
         self.pad = pad_id(config, self.tokenizer)
         self.accepts = set(inspect.signature(self.model.forward).parameters)
+        self.vocabulary = _vocabulary(self.model)
+        self._refuse_beyond(self._probe(), "the probe")
         trace, hidden = self._traced(dtype)
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
         self.own_positions = self._check_padding(ROUNDING[dtype])
@@ -94,6 +97,7 @@ class HFText(Source):
             "source": "hf",
             "architecture": type(self.model).__name__,
             "pooling": self.pooling,
+            **reading.facts,
             "tokens": self._which_tokens(),
             "padding": self._how_padded(),
             "pad_token_id": self.pad,
@@ -123,6 +127,7 @@ class HFText(Source):
                 got=repr(text[:60]),
                 remedy="leave such rows out of the dataset",
             )
+        self._refuse_beyond(ids, row)
         if self.context is None or len(ids) <= self.context:
             return Tokens(list(ids), *size, cut=False)
         if not self.entry.truncate:
@@ -135,6 +140,16 @@ class HFText(Source):
         # The tokenizer cuts, not we: it keeps the tokens that belong at the end.
         short = self.tokenizer(text, truncation=True, max_length=self.context)["input_ids"]
         return Tokens(list(short), *size, cut=True)
+
+    def _refuse_beyond(self, ids: Sequence[int], what: str) -> None:
+        """Refuse ids that the model has no embedding for: its tokenizer is another one's."""
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            raise Unavailable(
+                f"model {self.entry.label}: its tokenizer gives a token for {what} that the model has no embedding for",
+                expected=f"ids below {self.vocabulary}",
+                got=max(ids),
+                remedy="put the tokenizer beside it that the model was trained with",
+            )
 
     def length(self, prepared: Tokens) -> int:
         return len(prepared.ids)
@@ -303,6 +318,15 @@ class HFText(Source):
         ids = self._probe()
         whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
         return all(_apart(w[:, :-1], p) <= tolerance for w, p in zip(whole, part, strict=True))
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many tokens a model has embeddings for; None where it has no table of them."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
 def _name(hidden_state: int) -> str:
