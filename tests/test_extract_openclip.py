@@ -71,9 +71,9 @@ def test_images(architecture, path, names, pooling, data, models, tmp_path):
     assert path in got.facts["layers"][names[1]]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_texts(pooling, data, models, tmp_path):
-    entry = ModelEntry("openclip:tiny-vit/random", modality="text", pooling=pooling)
+@pytest.mark.parametrize(("pooling", "sink"), [("mean", "skip"), ("mean", "keep"), ("last", "skip")])
+def test_texts(pooling, sink, data, models, tmp_path):
+    entry = ModelEntry("openclip:tiny-vit/random", modality="text", pooling=pooling, sink=sink)
     got = extract(data, [entry], tmp_path / "s", batch_size=4)[0]
     model, *_ = models("tiny-vit")
     model.eval()
@@ -87,10 +87,13 @@ def test_texts(pooling, data, models, tmp_path):
         with torch.no_grad():
             embeddings.append(model.encode_text(tokens)[0])
         hook.remove()
-        want.append(seen[0][:n].mean(0) if pooling == "mean" else seen[0][n - 1])
+        want.append(seen[0][sink == "skip" : n].mean(0) if pooling == "mean" else seen[0][n - 1])
     assert got.layers == ("block.0", "block.1", "embedding")
     torch.testing.assert_close(got.load("block.1"), torch.stack(want), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(got.load("embedding"), torch.stack(embeddings), rtol=1e-4, atol=1e-6)
+    told = {("mean", "skip"): "left out", ("mean", "keep"): "counts"}.get((pooling, sink))
+    assert got.facts["causal"] and got.facts.get("first_token") == told
+    assert ("token_norms" in got.facts) == (pooling == "mean")
 
 
 def test_long_texts_are_refused_and_sides_have_to_be_named(tmp_path):

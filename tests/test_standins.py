@@ -167,7 +167,7 @@ KEPT = {
     "name": "mine",
     "modality": "text",
     "caption": 1,
-    "bos": "keep",
+    "sink": "keep",
     "padding": "left",
     "truncate": True,
     "store_dtype": "float16",

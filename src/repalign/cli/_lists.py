@@ -101,7 +101,8 @@ def check(
             progress("examine", done, len(found))
             for layer in r.layers:
                 x = r.load(layer)
-                findings += examine(x, model=r.name, layer=layer, stored_dtype=str(x.dtype).removeprefix("torch."))
+                stored = str(x.dtype).removeprefix("torch.")
+                findings += examine(x, model=r.name, layer=layer, stored_dtype=stored, facts=r.facts)
         progress("examine", len(found), len(found))
     for sentence in summarise(findings):
         out.print(f"[yellow]look at:[/] {escape(sentence)}")

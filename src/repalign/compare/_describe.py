@@ -46,7 +46,7 @@ class Examination:
         if layer in layers:
             return
         stored = r.facts.get("store_dtype") or str(dtype).removeprefix("torch.")
-        layers[layer] = [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored)]
+        layers[layer] = [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=stored, facts=r.facts)]
         if self.folder is not None and len(layers) == len(r.layers):
             keep(self._path(self.folder, r), r.key, layers)
 

@@ -22,7 +22,7 @@ from repalign.estimate._room import Need, room, shortages
 from repalign.estimate._stimuli import Stimuli
 from repalign.estimate._words import duration, named, size
 from repalign.extract import ModelEntry, choose_device
-from repalign.extract._base import run_dtype, short_name
+from repalign.extract._base import as_asked_today, run_dtype, short_name
 from repalign.measures import is_group, parse_measure, parse_measures
 from repalign.measures._base import Measure
 from repalign.models import parse_spec
@@ -230,7 +230,7 @@ def _complete(store: FeatureStore, fingerprint: str) -> dict[str, StoredRepresen
     for r in store.representations(fingerprint):
         spec, settings = r.manifest["record"]["spec"], r.manifest["settings"]
         if store.find(fingerprint, spec, r.record.revision, settings) is not None:
-            out[json.dumps([spec, settings], sort_keys=True)] = r
+            out[json.dumps([spec, as_asked_today(spec, settings, r.facts)], sort_keys=True)] = r
     return out
 
 

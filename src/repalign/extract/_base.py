@@ -28,14 +28,16 @@ RUN_DTYPES = {
     "float64": torch.float64,
 }
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "bos": ("skip", "keep"),
+    "sink": ("skip", "keep"),
     "padding": ("right", "left", "none"),
     "store_dtype": tuple(STORE_DTYPES),
     "ids": (None, "rows"),
 }
 DIGEST_BYTES = 2**28
 HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
+LEFT_OUT = "left out"  # the fact of a first token that does not enter the mean
 CAPTION = "{caption}"  # where a prompt takes the text in
+NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
 
 
 # Whether a field of `ModelEntry` is part of an extraction's key. One that says nothing is, where it differs from its
@@ -57,7 +59,9 @@ class ModelEntry:
       "spatial_mean"; None takes the source's default.
     * `layers`: names or indices (negative ones count from the end); None takes all.
     * `caption`: which of several captions, from 0.
-    * `bos`: "skip" leaves a leading beginning-of-sequence token of a causal model out of the mean.
+    * `sink`: "skip" leaves the first token of a text (its beginning-of-sequence token where there is one, else its first
+      word) out of the mean of a causal model, "keep" counts it. Many such models keep little else in that token than a
+      large norm, which then rules the mean: see docs/tokens.md. A text of one token keeps it.
     * `padding`: the side on which texts are padded, or "none" for batches of texts of one length.
     * `truncate`: cut what is longer than the model's context instead of refusing it.
     * `store_dtype`: of the stored features, "float32", "float16" or "float64".
@@ -76,7 +80,7 @@ class ModelEntry:
     pooling: str | None = _option(None, ALWAYS)
     layers: tuple[int | str, ...] | None = _option(None, ALWAYS)
     caption: int = _option(0, ALWAYS)
-    bos: str = _option("skip", ALWAYS)
+    sink: str = _option("skip", ALWAYS)
     padding: str = _option("right", ALWAYS)
     truncate: bool = _option(False, ALWAYS)
     store_dtype: str = _option("float32", ALWAYS)
@@ -133,14 +137,27 @@ class ModelEntry:
         """The requested options that determine the features; what the store's extraction hash covers.
 
         They are read off the fields: a field that does not say that it is `ABOUT` the model is among them, those that
-        were there from the beginning `ALWAYS`, others where they are set.
+        were there from the beginning `ALWAYS`, others where they are set. `sink` has the name `bos` of former versions
+        wherever that gave the same numbers (see `as_asked_today`).
         """
         said: dict[str, Any] = {}
         for option in fields(self):
             value, rule = getattr(self, option.name), option.metadata.get("in_key")
             if rule == ALWAYS or (rule != ABOUT and value != option.default):
                 said[option.name] = list(value) if isinstance(value, tuple) else value
+        if self.sink == "keep" or not self._may_pool_texts:
+            said["bos"] = said.pop("sink")
         return {**said, "dtype": dtype}
+
+    def former_settings(self, dtype: str) -> dict[str, Any]:
+        """The settings under which former versions stored what may be the same features."""
+        said = self.settings(dtype)
+        return {k: v for k, v in said.items() if k != "sink"} | {"bos": self.sink}
+
+    @property
+    def _may_pool_texts(self) -> bool:
+        scheme = self.spec.partition(":")[0]
+        return scheme in ("hf", "st") or (scheme == "openclip" and self.modality != "image")
 
     def complete(self, record: ModelRecord) -> ModelRecord:
         """The record with what the user says of the model put over what the source found."""
@@ -152,6 +169,16 @@ class ModelEntry:
             scores={**record.scores, **self.scores},
             factors={**record.factors, **self.factors},
         )
+
+
+def as_asked_today(spec: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stored extraction in today's words.
+
+    Former versions left out a beginning-of-sequence token (`bos: skip`), and nothing where the tokenizer adds none. Only
+    what was pooled so that this token does not matter, or without it, is what `sink: skip` gives.
+    """
+    same = spec.startswith("hf:") and settings.get("bos") == "skip" and facts.get("tokens") != NO_BOS
+    return {k: v for k, v in settings.items() if k != "bos"} | {"sink": "skip"} if same else dict(settings)
 
 
 @dataclass(frozen=True)
@@ -415,6 +442,13 @@ def refuse_prompt(entry: ModelEntry, what: str) -> None:
             got=f"prompt {entry.prompt!r}",
             remedy="leave `prompt` out of this model's entry",
         )
+
+
+def token_facts(entry: ModelEntry, pooling: str, causal: bool) -> dict[str, Any]:
+    """Whether tokens see only those before them, and what a mean does with the first one of each text."""
+    if pooling != "mean":
+        return {"causal": causal}
+    return {"causal": causal, "first_token": LEFT_OUT if causal and entry.sink == "skip" else "counts"}
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

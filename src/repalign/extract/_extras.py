@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from repalign.extract._pool import norm_ratios
+
 POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries
 BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
+FIRST, LONGEST = "first_norm:", "longest_norm:"  # and the layer
 
 
 def costs(logits: Tensor, tokens: Tensor, places: Tensor) -> float:
@@ -36,6 +39,18 @@ def nats(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
+def norms(states: Mapping[str, Tensor], mask: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """How long the first and the longest token of each text are in each layer (see `norm_ratios`), and how many count.
+
+    `states` are the hidden states (b, t, d) by layer, `counted` the tokens that enter the mean.
+    """
+    out = {"tokens_valid": mask.sum(dim=1), "tokens_counted": counted.sum(dim=1)}
+    for layer, hidden in states.items():
+        there = hidden.device
+        out[FIRST + layer], out[LONGEST + layer] = norm_ratios(hidden, mask.to(there), counted.to(there))
+    return {name: x.to("cpu", torch.float64) for name, x in out.items()}
+
+
 def per_row(**columns: Sequence[float]) -> dict[str, Tensor]:
     """One number for each row, in float64."""
     return {name: torch.tensor([float(v) for v in values], dtype=torch.float64) for name, values in columns.items()}
@@ -49,10 +64,26 @@ def summary(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float
         facts["rows_by_batch_size"] = {str(int(s)): int(c) for s, c in zip(sizes, counts, strict=True)}
     if "cut" in extras:
         facts["texts_cut"] = int(extras["cut"].sum())
+    if "tokens_counted" in extras:
+        facts["texts_of_one_token"] = int((extras["tokens_valid"] == 1).sum())
+        facts["token_norms"] = {
+            name.removeprefix(FIRST): _norms(extras, name.removeprefix(FIRST)) for name in extras if name.startswith(FIRST)
+        }
     if "nats" not in extras:
         return {}, facts
     scores, facts["bits_per_byte"] = _bits(extras, caption)
     return scores, facts
+
+
+def _norms(extras: Mapping[str, Tensor], layer: str) -> dict[str, float]:
+    """Means over the texts that have another token to compare with.
+
+    One of c tokens that is r times as long as the mean of the others has the share r / (r + c - 1) of all their norms.
+    """
+    longest = extras[LONGEST + layer]
+    share = longest / (longest + extras["tokens_counted"] - 1)
+    told = {"first": extras[FIRST + layer], "longest": longest, "share": share}
+    return {name: float(x.nanmean()) for name, x in told.items() if not bool(x.isnan().all())}
 
 
 def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:

@@ -29,6 +29,7 @@ from repalign.extract._base import (
     ModelEntry,
     Skipped,
     Source,
+    as_asked_today,
     library_errors,
     loading,
     out_of_memory,
@@ -223,7 +224,7 @@ def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, prog
     """One model: found in the store, or its missing parts made and its manifest written."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
-    found = store.find(job.dataset.fingerprint, str(job.spec), job.revision, job.settings)
+    found = _stored(job, store)
     if found is not None:
         progress(task, n, n, "complete in the store")
         return found.with_record(entry.complete(found.record))
@@ -248,6 +249,17 @@ def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, prog
     scores, facts = summary(writer.extras(), entry.caption)
     record = replace(what.record, scores={**what.record.scores, **scores})
     return writer.finish(entry.complete(record), {**what.facts, **facts})
+
+
+def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
+    """The complete extraction that is asked for, of this version or of a former one."""
+    found = store.find(job.dataset.fingerprint, str(job.spec), job.revision, job.settings)
+    if found is not None:
+        return found
+    former = job.entry.former_settings(job.context.dtype)
+    before = store.find(job.dataset.fingerprint, str(job.spec), job.revision, former)
+    same = before is not None and as_asked_today(str(job.spec), former, before.facts) == job.settings
+    return before if same else None
 
 
 def _writer(job: _Job, store: FeatureStore) -> Writer:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
+
+# How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -16,6 +21,32 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     keep = mask.to(torch.bool)
     wide = hidden.to(torch.float32).masked_fill(~keep[:, :, None], 0.0)
     return wide.sum(dim=1) / keep.sum(dim=1, keepdim=True)
+
+
+def without_first(mask: Tensor) -> Tensor:
+    """The mask without the first valid token of each text; a text of one token keeps it: (b, t) -> (b, t)."""
+    rows = torch.arange(len(mask), device=mask.device)
+    rest = mask.clone()
+    rest[rows, mask.to(torch.int64).argmax(dim=1)] = 0
+    return torch.where(rest.any(dim=1, keepdim=True), rest, mask)
+
+
+def norm_ratios(hidden: Tensor, mask: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """How long one token is beside the others of its text: (b, t, d), (b, t), (b, t) -> (b,), (b,).
+
+    The first is |h_0| / mean |h_j| over the other valid tokens, the second the same of the longest of those that count,
+    beside the others that count. NaN where there is no other, or none that is longer than 0.
+    """
+    norms = torch.linalg.vector_norm(hidden, dim=2, dtype=torch.float32)
+    norms = norms.masked_fill(~mask.to(torch.bool), 0.0).to(torch.float64)
+
+    def beside(one: Tensor, among: Tensor) -> Tensor:
+        rest = (norms * among).sum(dim=1) - one
+        return torch.where(rest > 0, one * (among.sum(dim=1) - 1) / rest, torch.nan)
+
+    rows = torch.arange(len(norms), device=norms.device)
+    first = norms[rows, mask.to(torch.int64).argmax(dim=1)]
+    return beside(first, mask.to(torch.float64)), beside((norms * counted).amax(dim=1), counted.to(torch.float64))
 
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -29,6 +60,17 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     rows = torch.arange(len(hidden), device=hidden.device)
     last = mask.shape[1] - 1 - mask.to(torch.int64).flip(dims=(1,)).argmax(dim=1)
     return hidden[rows, last].to(torch.float32)
+
+
+def same_states(some: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether hidden states of the same tokens are equal in all layers, up to the rounding of a run in `dtype`."""
+    return all(_apart(x, y) <= ROUNDING[dtype] for x, y in zip(some, others, strict=True))
+
+
+def _apart(x: Tensor, y: Tensor) -> float:
+    """|x - y| / |y|, in float32."""
+    x, y = x.float(), y.float()
+    return float((x - y).norm() / y.norm().clamp_min(1e-12))
 
 
 def map_mean(x: Tensor) -> Tensor:

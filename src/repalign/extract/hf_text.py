@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import (
+    LEFT_OUT,
+    NO_BOS,
     Batch,
     Context,
     Layer,
@@ -30,19 +32,18 @@ from repalign.extract._base import (
     run_facts,
     short_name,
     shown_dtype,
+    token_facts,
     weights_digest,
 )
-from repalign.extract._extras import nats, per_row
+from repalign.extract._extras import nats, norms, per_row
 from repalign.extract._placement import placed
-from repalign.extract._pool import first_token, last_token, masked_mean
+from repalign.extract._pool import first_token, last_token, masked_mean, same_states, without_first
 from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
 from repalign.extract.hf import load_model, quiet, refuse_missing, within
 from repalign.models import ModelRecord, Spec
 
 POOLINGS = ("mean", "last", "cls")
-# How far padded and unpadded hidden states may be apart, relative to their norm: rounding in the dtype.
-ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ class HFText(Source):
         self._refuse_beyond(self._probe(), "the probe")
         trace, hidden = self._traced(dtype)
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
-        self.own_positions = self._check_padding(ROUNDING[dtype])
-        self.causal = self._check_causal(ROUNDING[dtype])
+        self.own_positions = self._check_padding(dtype)
+        self.causal = self._check_causal(dtype)
         self.scored = causal and self.causal and not missing and entry.prompt is None
         # The first token of a causal model sees itself alone: it says nothing of the text.
         self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
+        about = token_facts(entry, self.pooling, self.causal)
+        self.skips_first = about.get("first_token") == LEFT_OUT
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.layers = choose(every, entry.layers, entry.label)
@@ -99,6 +102,7 @@ class HFText(Source):
             "pooling": self.pooling,
             **reading.facts,
             "tokens": self._which_tokens(),
+            **about,
             "padding": self._how_padded(),
             "pad_token_id": self.pad,
             "last_layer": every[-1].what,
@@ -158,16 +162,12 @@ class HFText(Source):
         bos = self.tokenizer.bos_token_id
         return bos is not None and len(ids) > 0 and ids[0] == bos
 
-    def _counts_bos(self) -> bool:
-        """Whether a beginning-of-sequence token enters the mean; the first token of an encoder always does."""
-        return not self.causal or self.entry.bos == "keep"
-
     def _which_tokens(self) -> str:
         if self.pooling != "mean":
             return {"last": "the last token", "cls": "the first token"}[self.pooling]
         if not self._has_bos(self.tokenizer(PROBE)["input_ids"]):
-            return "all; the tokenizer adds no beginning-of-sequence token"
-        kept = "with" if self._counts_bos() else "without"
+            return NO_BOS.replace("all;", "all but the first;") if self.skips_first else NO_BOS
+        kept = "without" if self.skips_first else "with"
         return f"all {kept} the beginning-of-sequence token"
 
     def _how_padded(self) -> str:
@@ -190,9 +190,11 @@ class HFText(Source):
         tokens, mask = self._padded([p.ids for p in prepared])
         out = self._run(tokens, mask, self.own_positions)
         layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
-        counted = mask if self._counts_bos() else self._without_bos(prepared, mask)
+        counted = without_first(mask) if self.skips_first else mask
         pooled = {name: self._pool(h, mask, counted).to("cpu", torch.float32) for name, h in layers.items()}
         extras = per_row(cut=[p.cut for p in prepared])
+        if self.pooling == "mean":
+            extras |= norms(layers, mask, counted)
         if self.scored:
             extras |= self._bits(out.logits, tokens, mask, prepared)
         return Batch(pooled, extras)
@@ -232,14 +234,6 @@ class HFText(Source):
                 got=", ".join(str(tuple(h.shape)) for h in list(hidden or ())[:3]) or "none",
                 remedy="read modules of it with a torch: spec, whose function builds the model and pools what they give",
             )
-
-    def _without_bos(self, prepared: Sequence[Tokens], mask: Tensor) -> Tensor:
-        counted = mask.clone()
-        first = mask.argmax(dim=1)
-        for i, p in enumerate(prepared):
-            if self._has_bos(p.ids):
-                counted[i, first[i]] = 0
-        return counted
 
     def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
         """On the device of the hidden states, which need not be that of the inputs."""
@@ -291,7 +285,7 @@ class HFText(Source):
             yield _name(i + 1), trace.what(h, i) + behind
 
     @torch.inference_mode()
-    def _check_padding(self, tolerance: float) -> bool:
+    def _check_padding(self, dtype: torch.dtype) -> bool:
         """Whether the model's own positions are right beside padding, or have to be given; that is tried out."""
         if self.entry.padding == "none":
             return True
@@ -303,7 +297,7 @@ class HFText(Source):
         ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
         for own in dict.fromkeys(ways):
             beside = self._run(tokens, mask, own_positions=own).hidden_states
-            if all(_apart(b[1][short.to(b.device)], a[0]) <= tolerance for a, b in zip(alone, beside, strict=True)):
+            if same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
                 return own
         raise RepalignError(
             f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
@@ -313,11 +307,11 @@ class HFText(Source):
         )
 
     @torch.inference_mode()
-    def _check_causal(self, tolerance: float) -> bool:
-        """Whether tokens do not see those behind them: only then do bits per byte mean anything."""
+    def _check_causal(self, dtype: torch.dtype) -> bool:
+        """Whether tokens do not see those behind them: only then do bits per byte mean anything, and the first is a sink."""
         ids = self._probe()
         whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
-        return all(_apart(w[:, :-1], p) <= tolerance for w, p in zip(whole, part, strict=True))
+        return same_states([w[:, :-1] for w in whole], part, dtype)
 
 
 def _vocabulary(model: Any) -> int | None:
@@ -331,12 +325,6 @@ def _vocabulary(model: Any) -> int | None:
 
 def _name(hidden_state: int) -> str:
     return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
-
-
-def _apart(x: Tensor, y: Tensor) -> float:
-    """|x - y| / |y|, in float32."""
-    x, y = x.float(), y.float()
-    return float((x - y).norm() / y.norm().clamp_min(1e-12))
 
 
 def _merged(pieces: list[tuple[list[int], Batch]]) -> Batch:

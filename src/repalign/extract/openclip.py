@@ -10,6 +10,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.extract._base import (
+    LEFT_OUT,
     Batch,
     Context,
     Layer,
@@ -21,11 +22,13 @@ from repalign.extract._base import (
     no_modality,
     run_dtype,
     run_facts,
+    token_facts,
     versions,
     weights_digest,
 )
+from repalign.extract._extras import norms
 from repalign.extract._files import hub_errors, hub_revision
-from repalign.extract._pool import last_token, map_mean, masked_mean, token_mean
+from repalign.extract._pool import last_token, map_mean, masked_mean, same_states, token_mean, without_first
 from repalign.extract._trace import traced
 from repalign.models import ModelRecord, Spec
 
@@ -85,6 +88,8 @@ class OpenCLIP(Source):
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()
         self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
+        about = token_facts(entry, self.pooling, self.causal) if self.kind == "text" else {}
+        self.skips_first = about.get("first_token") == LEFT_OUT
         self.layers = choose(every, entry.layers, entry.label)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
@@ -100,7 +105,8 @@ class OpenCLIP(Source):
             "source": "openclip",
             "architecture": type(self.model).__name__,
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
-            "tokens": "from start to end of text" if self.kind == "text" else "the mean is over patches",
+            "tokens": self._which_tokens(),
+            **about,
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
@@ -130,17 +136,30 @@ class OpenCLIP(Source):
 
     def forward(self, prepared: Sequence[Any]) -> Batch:
         states, embedding = self._run(list(prepared))
-        layers = {}
-        for layer in self.layers:
-            x = embedding if layer.name == EMBEDDING else self._pool(*states[self.places[layer.name]])
-            layers[layer.name] = x.to("cpu", torch.float32)
-        return Batch(layers)
+        chosen = {layer.name: states[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
+        pooled = {name: self._pool(*state) for name, state in chosen.items()} | {EMBEDDING: embedding}
+        layers = {layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}
+        return Batch(layers, self._norms(chosen))
+
+    def _norms(self, chosen: dict[str, tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        masks = [mask for _, mask in chosen.values() if mask is not None]  # of a text: the same for all layers
+        if self.kind != "text" or self.pooling != "mean" or not masks:
+            return {}
+        return norms({name: x for name, (x, _) in chosen.items()}, masks[0], self._counted(masks[0]))
+
+    def _counted(self, mask: Tensor) -> Tensor:
+        return without_first(mask) if self.skips_first else mask
+
+    def _which_tokens(self) -> str:
+        if self.kind == "image":
+            return "the mean is over patches"
+        return f"from {'behind ' if self.skips_first else ''}the start to the end of text"
 
     def _pool(self, hidden: Tensor, beside: Tensor | None) -> Tensor:
         """`beside` is the mask of a text, or the tokens before the patches of an image."""
         if self.kind == "text":
             assert beside is not None
-            return (last_token if self.pooling == "last" else masked_mean)(hidden, beside)
+            return last_token(hidden, beside) if self.pooling == "last" else masked_mean(hidden, self._counted(beside))
         if self.pooling == "cls":
             assert beside is not None
             return beside[:, 0].to(torch.float32)
@@ -148,12 +167,7 @@ class OpenCLIP(Source):
 
     def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
         if self.kind == "text":
-            tokens = self.tokenizer(stimuli).to(self.device)
-            out = self.model.forward_intermediates(text=tokens, normalize=False)
-            end = (tokens == getattr(self.tokenizer, "eot_token_id", -1)).to(torch.int64)
-            mask = end.cumsum(dim=1) - end == 0  # up to the first end of text
-            states = out["text_intermediates"] if bool(end.any(dim=1).all()) else []
-            return [(x, mask) for x in states], out["text_features"]
+            return self._run_texts(self.tokenizer(stimuli).to(self.device))
         pixels = torch.stack([self.transform(image) for image in stimuli]).to(self.device, self.dtype)
         options: dict[str, Any] = {"image_output_extra_tokens": True, "image_output_fmt": "NLC"}
         if not self._has_tokens():
@@ -162,6 +176,21 @@ class OpenCLIP(Source):
         states = out["image_intermediates"]
         beside = out.get("image_intermediates_prefix") or [None] * len(states)
         return list(zip(states, beside, strict=True)), out["image_features"]
+
+    def _run_texts(self, tokens: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+        out = self.model.forward_intermediates(text=tokens, normalize=False)
+        end = (tokens == getattr(self.tokenizer, "eot_token_id", -1)).to(torch.int64)
+        mask = end.cumsum(dim=1) - end == 0  # up to the first end of text
+        states = out["text_intermediates"] if bool(end.any(dim=1).all()) else []
+        return [(x, mask) for x in states], out["text_features"]
+
+    def _check_causal(self, text: str) -> bool:
+        """Whether tokens do not see those behind them: the first one is the same, whatever follows it."""
+        tokens = self.tokenizer([text]).to(self.device)
+        others = tokens.clone()
+        others[:, 1] = tokens[:, 2]
+        some, more = ([x[:, :1] for x, _ in self._run_texts(t)[0]] for t in (tokens, others))
+        return bool(some) and same_states(some, more, self.dtype)
 
     def _has_tokens(self) -> bool:
         trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
@@ -177,6 +206,7 @@ class OpenCLIP(Source):
         maps = any(x.ndim == 4 for x, _ in states)
         if self.kind == "text":
             self.known: tuple[str, ...] = ("mean", "last")
+            self.causal = self._check_causal(str(example))
         else:
             self.known = ("spatial_mean", "mean") if maps else ("cls", "mean")
         whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]

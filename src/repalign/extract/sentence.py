@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.extract._base import (
+    LEFT_OUT,
     Batch,
     Context,
     Layer,
@@ -24,11 +25,13 @@ from repalign.extract._base import (
     run_dtype,
     run_facts,
     short_name,
+    token_facts,
     weights_digest,
 )
-from repalign.extract._extras import per_row
+from repalign.extract._extras import norms, per_row
 from repalign.extract._files import at, hub_errors, hub_revision, no_safetensors
-from repalign.extract._pool import first_token, last_token, masked_mean
+from repalign.extract._pool import first_token, last_token, masked_mean, same_states, without_first
+from repalign.extract._tokenizer import PROBE
 from repalign.extract._trace import traced
 from repalign.extract.hf import quiet
 from repalign.models import ModelRecord, Spec
@@ -71,8 +74,10 @@ class Sentence(Source):
         if transformer is not None:
             transformer.config.output_hidden_states = True
         self.limit = getattr(self.model, "max_seq_length", None)
-        every = self._probe()
+        every = self._probe(dtype)
         self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
+        about = token_facts(entry, self.pooling, self.causal)
+        self.skips_first = about.get("first_token") == LEFT_OUT
         self.layers = choose(every, entry.layers, entry.label)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
@@ -87,7 +92,8 @@ class Sentence(Source):
             "source": "st",
             "architecture": " > ".join(type(m).__name__ for m in self.model),
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own",
-            "tokens": "all valid ones, with those that the tokenizer and the prompt add",
+            "tokens": f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add",
+            **about,
             "prompt": self.prompt,
             "context": self.limit,
             "too_long": "cut" if entry.truncate else "refused",
@@ -119,36 +125,47 @@ class Sentence(Source):
     def forward(self, prepared: Sequence[Text]) -> Batch:
         out = self._run([p.text for p in prepared])
         hidden = out.get("all_layer_embeddings", ())
-        layers = {}
-        for layer in self.layers:
-            if layer.name == EMBEDDING:
-                pooled = out[EMBEDDING]
-            else:
-                pooled = self._pool(hidden[self.places[layer.name]], out["attention_mask"])
-            layers[layer.name] = pooled.to("cpu", torch.float32)
-        return Batch(layers, per_row(cut=[p.cut for p in prepared]))
+        states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
+        extras = per_row(cut=[p.cut for p in prepared])
+        pooled = {}
+        if states:
+            mask = out["attention_mask"]
+            counted = without_first(mask) if self.skips_first else mask
+            pooled = {name: self._pool(h, counted) for name, h in states.items()}
+            if self.pooling == "mean":
+                extras |= norms(states, mask, counted)
+        pooled[EMBEDDING] = out[EMBEDDING]
+        return Batch({layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}, extras)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         return {"mean": masked_mean, "cls": first_token, "last": last_token}[self.pooling](hidden, mask)
 
     def _run(self, texts: list[str]) -> dict[str, Any]:
-        """One pass through all modules, as `encode` does it: with the model's default prompt."""
+        return self.model(self._features(texts))
+
+    def _features(self, texts: list[str]) -> dict[str, Any]:
+        """What goes through all modules, as `encode` makes it: with the model's default prompt."""
         tokenize = getattr(self.model, "preprocess", self.model.tokenize)
         if self.prompt and hasattr(self.model, "preprocess"):
             features = tokenize(texts, prompt=self.prompt)
         else:
             features = tokenize([self.prompt + t for t in texts])
-        features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
-        return self.model(features)
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
 
     @torch.inference_mode()
-    def _probe(self) -> list[Layer]:
+    def _probe(self, dtype: torch.dtype) -> list[Layer]:
         with traced(self.model) as trace:
-            hidden = self._run(["A brown dog runs."]).get("all_layer_embeddings", ())
+            hidden = self._run([PROBE]).get("all_layer_embeddings", ())
+        self.causal = bool(hidden) and self._check_causal(hidden, dtype)
         names = ["embeddings", *(f"block.{i}" for i in range(len(hidden) - 1))] if hidden else []
         numbers = [None, *range(len(hidden) - 1)]
         layers = [Layer(n, trace.what(h, i)) for n, h, i in zip(names, hidden, numbers, strict=False)]
         return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
+
+    def _check_causal(self, hidden: Sequence[Tensor], dtype: torch.dtype) -> bool:
+        """Whether tokens do not see those behind them: none changes where the last one is not there."""
+        features = {k: v[:, :-1] if isinstance(v, Tensor) and v.ndim > 1 else v for k, v in self._features([PROBE]).items()}
+        return same_states([h[:, :-1] for h in hidden], self.model[0](features)["all_layer_embeddings"], dtype)
 
 
 def _load(spec: Spec, context: Context) -> Any:

@@ -54,7 +54,7 @@ class ModelOptions(Block):
     layers: list[int | str] | None = None
     caption: int = Field(default=0, ge=0)
     prompt: str | None = None
-    bos: str = "skip"
+    sink: str = "skip"
     padding: str = "right"
     truncate: bool = False
     store_dtype: str = "float32"

@@ -18,6 +18,8 @@ Location = tuple[str | int, ...]
 MOST_BYTES = 5_000_000
 MOST = 100_000  # fields and values of a file, those that an anchor repeats counted each time
 DEEPEST = 32  # levels; a study has about six
+# Fields of former versions, and what to do about them.
+FORMER = {"bos": "write `sink` in its place: skip or keep the first token of a text, whether the tokenizer adds one or not"}
 
 
 def read(path: Path) -> tuple[dict[str, Any], Where]:
@@ -77,8 +79,8 @@ class Where:
         head = self.head(location)
         if first["type"] == "extra_forbidden":
             field = str(location[-1])
-            known = _fields(model, location[:-1])
-            return RepalignError(f"{head}: there is no field {field!r}", got=field, remedy=did_you_mean(field, known))
+            remedy = FORMER.get(field) or did_you_mean(field, _fields(model, location[:-1]))
+            return RepalignError(f"{head}: there is no field {field!r}", got=field, remedy=remedy)
         message = first["msg"].removeprefix("Value error, ")
         got = None if isinstance(first["input"], (dict, list)) else repr(first["input"])
         return RepalignError(f"{head}: {message[0].lower()}{message[1:]}", got=got)
