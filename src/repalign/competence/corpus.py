@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, did_you_mean
 from repalign.sealed import file_sha256
+from repalign.tables import FORMATS, bad_text, iter_rows
 
-TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+TABLES = FORMATS
 HUB = "hub:"  # what a name on the hub begins with, among names of files
 WHOLE, LINES = "whole", "lines"
 
@@ -89,22 +87,22 @@ class Corpus:
     def from_table(cls, path: str | Path, column: str = "text") -> Corpus:
         """One column of a table (.jsonl, .csv, .tsv, .parquet), a document per row, read row by row."""
         path = _file(path)
-        if path.suffix not in TABLES:
+        if path.suffix.lower() not in TABLES:
             raise RepalignError(
                 f"{path} is no table", expected=f"one of {', '.join(TABLES)}", got=path.suffix or "none"
             )
 
         def read() -> Iterator[str]:
-            with _decoding(path):
-                for row, value in enumerate(_cells(path, column)):
-                    if not isinstance(value, str):
-                        raise RepalignError(
-                            f"{path}: row {row} has no text in column {column!r}",
-                            expected="a string",
-                            got=repr(value)[:60],
-                            remedy="leave such rows out of the file",
-                        )
-                    yield value
+            for row, value in enumerate(_cells(path, column)):
+                problem = f"{value!r:.60}" if not isinstance(value, str) else bad_text(value)
+                if problem:
+                    raise RepalignError(
+                        f"{path}: row {row} has no text in column {column!r}",
+                        expected="a string",
+                        got=problem,
+                        remedy="leave such rows out of the file",
+                    )
+                yield value
 
         return cls(f"{path.name}, column {column}", read, sha256=lambda: file_sha256(path))
 
@@ -177,7 +175,7 @@ def named_corpus(
     """A corpus as a command or a study names it: `hub:org/name`, a table by its suffix, or any other file as text."""
     if name.startswith(HUB):
         return Corpus.from_hub(name.removeprefix(HUB), column or "text", split=split or "train", revision=revision)
-    if Path(name).suffix in TABLES:
+    if Path(name).suffix.lower() in TABLES:
         return Corpus.from_table(name, column or "text")
     return Corpus.from_text(name, documents or WHOLE)
 
@@ -203,10 +201,10 @@ def _decoding(path: Path) -> Iterator[None]:
     """Turns what a file that is no text or table raises into one clear error."""
     try:
         yield
-    except (ValueError, csv.Error) as error:  # of decoding, JSON and pyarrow
+    except ValueError as error:  # of decoding
         raise RepalignError(
             f"{path} cannot be read",
-            expected=f"a {path.suffix} file in UTF-8" if path.suffix in TABLES else "text in UTF-8",
+            expected="text in UTF-8",
             got=str(error).splitlines()[0][:200],
         ) from error
 
@@ -222,21 +220,11 @@ def _separated(handle: Any, separator: str, size: int = 1 << 20) -> Iterator[str
 
 
 def _cells(path: Path, column: str) -> Iterator[Any]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            _field(dict.fromkeys(file.schema_arrow.names), column, path, 0)
-            batches = file.iter_batches(batch_size=256, columns=[column])
-            yield from chain.from_iterable(b.column(0).to_pylist() for b in batches)
-        return
-    with path.open(encoding="utf-8", newline="") as handle:
-        if path.suffix == ".jsonl":
-            rows: Iterable[Any] = (json.loads(line) for line in handle if line.strip())
-        else:
-            csv.field_size_limit(1 << 30)  # a document is longer than the 128 kB that a cell may have by default
-            rows = csv.DictReader(handle, delimiter="\t" if path.suffix == ".tsv" else ",")
-        yield from (_field(row, column, path, number) for number, row in enumerate(rows))
+    rows = iter_rows(path, (column,))
+    header = next(rows)
+    if header:
+        _field(header, column, path, 0)
+    yield from (_field(row, column, path, number) for number, row in enumerate(rows))
 
 
 def _field(row: Any, column: str, where: object, number: int) -> Any:

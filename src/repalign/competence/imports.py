@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from repalign.alignment import Alignment, from_csv_cell
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord, known_models, parse_spec
+from repalign.tables import is_missing, read_table
 
 # The paper's two tasks under the names that `COMPETENCES` has. It states no metric: its values of HellaSwag are plain `acc`
 # by their size; of GSM8K the strict match is the harness's first.
@@ -129,7 +129,7 @@ def read_timm(path: str | Path, name: str = "imagenet_top1", column: str = "top1
 
 
 def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, model: str = "model") -> list[Score]:
-    """A CSV file with a row per model: the column `model` (a name or spec), and a score in every other column.
+    """A table (CSV, TSV, JSONL, Parquet) with a row per model: the column `model` (a name or spec), a score in every other.
 
     `columns` maps columns to names of scores, and leaves out all others; without, every other column is a score of its own
     name. An empty cell is no score. Units are the file's. The columns `img_size` and `crop_pct` of timm's tables are no
@@ -138,12 +138,8 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
     Raises RepalignError: no such file or column, a cell that is no finite number, a model twice.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            rows, names = list(reader), list(reader.fieldnames or ())
-    except (OSError, ValueError, csv.Error) as error:
-        raise RepalignError(f"{path}: scores cannot be read", expected="a CSV table", got=error) from error
+    table = read_table(path, what="scores")
+    rows, names = [{c: _cell(v) for c, v in row.items()} for row in table.rows], table.columns
     inputs = [c for c in INPUTS if c in names and c not in (columns or ())]
     wanted = {c: c for c in names if c not in (model, *inputs)} if columns is None else dict(columns)
     for column in (model, *wanted):
@@ -155,16 +151,23 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
     for number, row in enumerate(rows, 2):
         row[model] = from_csv_cell(row[model] or "")
         where = f"{path}, line {number}"
-        fed = {c: _number(cell, f"{where}: {c}") for c in inputs if (cell := (row[c] or "").strip())}
+        fed = {c: _number(cell, f"{where}: {c}") for c in inputs if (cell := row.get(c, ""))}
+        if not row.get(model):
+            raise RepalignError(f"{where} names no model", expected=f"a name or a spec in column {model!r}", got="nothing")
         if (row[model], *fed.values()) in seen:
             raise RepalignError(
                 f"{where}: model {row[model]!r} again", expected="one row per model" + " and img_size" * bool(inputs)
             )
         seen.add((row[model], *fed.values()))
         for column, name in wanted.items():
-            if cell := (row[column] or "").strip():
-                out.append(Score(row[model].strip(), name, _number(cell, f"{where}: {column}"), path.name, fed))
+            if cell := row.get(column, ""):
+                out.append(Score(row[model], name, _number(cell, f"{where}: {column}"), path.name, fed))
     return out
+
+
+def _cell(value: Any) -> str:
+    """A cell as text without blanks around it: "" where nothing stands."""
+    return "" if is_missing(value) else str(value).strip()
 
 
 def _number(cell: str, where: str) -> float:

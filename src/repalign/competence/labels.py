@@ -10,32 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.tables import Table, column_of, is_missing, read_table
 
 
 def read_labels(path: str | Path, ids: Sequence[str], label: str = "label", id: str = "id") -> list[str]:
-    """One label per id, in the order of `ids`, from a table (.csv, .parquet); rows are found by id.
+    """One label per id, in the order of `ids`, from a table (.csv, .tsv, .jsonl, .parquet); rows are found by id.
+
+    No word means "no label": None, NA and null are labels like others; only an empty cell is none.
 
     Raises RepalignError for a missing column, an id twice, and an id without a label.
     """
-    import pandas as pd
-
     path = Path(path)
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise RepalignError(
-            f"{path}: labels cannot be read", expected="a CSV or Parquet table", got=str(error).splitlines()[0]
-        ) from error
-    columns = list(map(str, table.columns))
+    table = read_table(path, (id, label), "labels")
     for column in (id, label):
-        if column not in columns:
+        if column not in table.columns:
             raise RepalignError(
-                f"{path}: no column {column!r}", got=", ".join(columns), remedy=did_you_mean(column, columns)
+                f"{path}: no column {column!r}", got=", ".join(table.columns), remedy=did_you_mean(column, table.columns)
             )
-    table = table.dropna(subset=[label])
-    found = dict(zip(table[id].astype(str), table[label].astype(str), strict=True))
+    rows = Table(table.columns, [row for row in table.rows if not is_missing(row.get(label))])
+    named = column_of(rows, id, str(path), "id")
+    found = dict(zip(named, (str(row[label]) for row in rows.rows), strict=True))
     without = [i for i in ids if i not in found]
-    if without or len(found) != len(table):
+    if without or len(found) != len(named):
         got = f"{len(without)} ids without one, the first is {without[0]!r}" if without else "an id twice"
         raise RepalignError(f"{path}: labels do not fit the stimuli", expected="one row for every id", got=got)
     return [found[i] for i in ids]

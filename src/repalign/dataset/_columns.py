@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from repalign.dataset._distortions import Vocabulary
 from repalign.errors import RepalignError
+from repalign.tables import bad_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ class Texts(Column):
 
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(_sha256(json.dumps(list(c), ensure_ascii=False).encode()) for c in self.captions)
+        return tuple(_sha256(_as_json(c, row)) for row, c in enumerate(self.captions))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -75,6 +76,14 @@ class Texts(Column):
         if self.whole is None:
             return self.__dict__
         return {**self.__dict__, "vocabulary": self.vocabulary, "whole": None}
+
+
+def _as_json(captions: tuple[str, ...], row: int) -> bytes:
+    try:
+        return json.dumps(list(captions), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # of captions that came without a table
+        problem = next(filter(None, map(bad_text, captions)), error)
+        raise RepalignError(f"row {row} has a caption with {problem}", expected="text", remedy="mend the caption") from error
 
 
 class Blob(Protocol):

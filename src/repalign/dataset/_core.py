@@ -15,6 +15,7 @@ from repalign.dataset._distorted import Distorted, distorted
 from repalign.dataset._distortions import Distortion, check
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress, silent
+from repalign.tables import bad_text
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
+        if bad_text("\n".join(self.ids)):  # of all at once: the one is looked for where there is one
+            row, problem = next((i, found) for i, id_ in enumerate(self.ids) if (found := bad_text(id_)))
+            raise RepalignError(f"dataset {self.name!r}: row {row} has an id with {problem}", expected="an id that is text")
         for modality, column in self.columns.items():
             if len(column) != len(self.ids):
                 raise RepalignError(

@@ -7,9 +7,9 @@ from pathlib import Path
 from repalign.dataset._columns import FileBlob
 from repalign.dataset._core import Dataset
 from repalign.dataset._rows import Row, assemble, captions_of, check_columns, check_unique
-from repalign.dataset._table import read_table
 from repalign.errors import RepalignError
 from repalign.progress import Progress
+from repalign.tables import read_table, split_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 CAPTION_TABLES = ("captions.jsonl", "captions.csv")
@@ -73,14 +73,14 @@ def _stem(path: Path) -> str:
 
 def _captions_of_note(path: Path, where: str) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = split_lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise RepalignError(f"folder {where!r}: {path.name} is no text in UTF-8", got=error) from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
 def _captions_of_table(folder: Path, name: str) -> dict[str, tuple]:
-    table = read_table(folder / name, ())
+    table = read_table(folder / name)
     check_columns(["image"], table.columns, name)
     column = next((c for c in CAPTION_COLUMNS if c in table.columns), CAPTION_COLUMNS[0])
     check_columns([column], table.columns, name)

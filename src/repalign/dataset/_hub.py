@@ -150,7 +150,7 @@ def load_local(path: Path, split: str, config: str | None, data_files: Any) -> A
             _check_split(split, list(data), path.name)
             return data[split]
         return data
-    builder_name = str(path)
+    builder_name, how = str(path), {}
     if path.is_file():
         if path.suffix.lower() not in FILE_BUILDERS:
             raise RepalignError(
@@ -160,8 +160,10 @@ def load_local(path: Path, split: str, config: str | None, data_files: Any) -> A
                 remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
             )
         builder_name, data_files = FILE_BUILDERS[path.suffix.lower()], str(path)
+        if builder_name == "csv":  # no word means "nothing" (repalign.tables): NA and None are texts
+            how = {"keep_default_na": False, "na_values": [""]}
     try:
-        builder = datasets.load_dataset_builder(builder_name, name=config, data_files=data_files)
+        builder = datasets.load_dataset_builder(builder_name, name=config, data_files=data_files, **how)
     except (OSError, ValueError, RuntimeError) as error:  # DataFilesNotFoundError is an OSError
         raise RepalignError(
             f"{path.name} is no dataset that the `datasets` library can load",

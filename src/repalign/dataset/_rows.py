@@ -12,6 +12,7 @@ from repalign.dataset._columns import Blob, Column, EncodedImages, Texts, check_
 from repalign.dataset._core import Dataset, LeftOut
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress
+from repalign.tables import bad_text
 
 ON_MISSING = ("error", "drop")
 SHOWN = 5  # rows that an error names before it only counts
@@ -48,6 +49,10 @@ def row_id(value: Any, row: int, where: str) -> str:
             expected="an id in every row: pairing is by id",
             got=repr(value),
             remedy="fill the id in, or take the row out of the source",
+        )
+    if problem := bad_text(text):
+        raise RepalignError(
+            f"{where}: row {row} has an id with {problem}", expected="an id that is text", remedy="mend the id"
         )
     return text
 
@@ -114,6 +119,8 @@ def clean_captions(captions: tuple[Any, ...]) -> tuple[tuple[str, ...], str | No
     for i, caption in enumerate(captions):
         if caption is not None and not isinstance(caption, str):
             return (), f"caption {i} is no text: {caption!r} ({type(caption).__name__})"
+        if caption is not None and (problem := bad_text(caption)):
+            return (), f"caption {i} has {problem}"
     kept = ["" if c is None or not c.strip() else c for c in captions]
     while kept and not kept[-1]:
         kept.pop()
@@ -137,6 +144,8 @@ def assemble(
 ) -> Dataset:
     """Check every row and make the dataset; `where` names the source in errors."""
     check_choice(on_missing)
+    for r in rows:
+        row_id(r.id, r.row, where)
     check_unique([r.id for r in rows], [r.row for r in rows], where)
     if not rows:
         raise RepalignError(f"{where} has no rows", expected="at least one row", got="none")

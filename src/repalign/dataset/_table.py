@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,9 @@ from repalign.dataset._rows import (
     row_id,
     text_columns,
 )
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError
 from repalign.progress import Progress
-
-
-@dataclass(frozen=True)
-class Table:
-    """The columns of a table and its rows in order; a cell that is absent is None."""
-
-    columns: list[str]
-    rows: list[dict[str, Any]]
+from repalign.tables import bad_text, read_table
 
 
 def from_table(
@@ -87,6 +77,8 @@ def image_file(cell: Any, folder: Path, row: int, where: str) -> Blob | None:
             got=repr(cell)[:80],
             remedy="download the images first; a table that holds image bytes is read by `hub:`",
         )
+    if problem := bad_text(cell):
+        raise RepalignError(f"{where}: row {row} names an image by {problem}", expected="a path", remedy="mend the path")
     return FileBlob(path=str((folder / cell).absolute()), label=cell)
 
 
@@ -115,101 +107,3 @@ def _label(blob: Blob | None) -> str:
 
 def _padded(row: Row) -> tuple[Any, ...]:
     return row.captions or (None,)  # an empty cell keeps its place among the captions of an id
-
-
-# --- the formats ---------------------------------------------------------------------------------
-
-
-def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """Read a table by its suffix; `columns` are those that are needed, for formats that can choose."""
-    readers = {
-        ".csv": lambda: _read_csv(path, ","),
-        ".tsv": lambda: _read_csv(path, "\t"),
-        ".jsonl": lambda: _read_jsonl(path),
-        ".parquet": lambda: _read_parquet(path, columns),
-    }
-    if path.suffix.lower() not in readers:
-        raise RepalignError(
-            f"{path.name}: a table of unknown format",
-            expected=f"a file that ends in {', '.join(readers)}",
-            got=path.suffix or "no suffix",
-            remedy=did_you_mean(path.suffix.lower(), readers),
-        )
-    if not path.is_file():
-        raise RepalignError(
-            f"there is no table {path}",
-            expected="a file",
-            got="a folder" if path.is_dir() else "nothing by that name",
-            remedy="check the path; in a study file it starts from the study file's folder",
-        )
-    try:
-        return readers[path.suffix.lower()]()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RepalignError(
-            f"{path.name} cannot be read", expected="a readable file in UTF-8", got=error
-        ) from error
-
-
-def _read_csv(path: Path, delimiter: str) -> Table:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                twice = next(c for c in header if header.count(c) > 1)
-                raise RepalignError(
-                    f"{path.name}: the column {twice!r} is there twice", remedy="rename one of the two"
-                )
-            rows = []
-            for cells in reader:
-                if not cells:  # a blank line
-                    continue
-                if len(cells) != len(header):
-                    raise RepalignError(
-                        f"{path.name}: row {len(rows)} (line {reader.line_num}) does not fit the header",
-                        expected=f"{len(header)} cells: {', '.join(header)}",
-                        got=f"{len(cells)} cells",
-                        remedy="put cells that hold the separator or a line break in double quotes",
-                    )
-                rows.append(dict(zip(header, cells, strict=True)))
-        except csv.Error as error:
-            raise RepalignError(
-                f"{path.name}: line {reader.line_num} is not valid CSV", expected="RFC 4180", got=error
-            ) from error
-    return Table(header, rows)
-
-
-def _read_jsonl(path: Path) -> Table:
-    columns: dict[str, None] = {}
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RepalignError(
-                f"{path.name}: row {len(rows)} (line {number}) is not valid JSON", got=error
-            ) from error
-        if not isinstance(cells, dict):
-            raise RepalignError(
-                f"{path.name}: row {len(rows)} (line {number}) is no JSON object",
-                expected='one object per line, such as {"id": ..., "caption": ...}',
-                got=line[:60],
-            )
-        columns |= dict.fromkeys(cells)
-        rows.append(cells)
-    return Table(list(columns), rows)
-
-
-def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        present = pq.read_schema(path).names
-        wanted = [c for c in columns if c in present]
-        rows = pq.read_table(path, columns=wanted).to_pylist()
-    except pa.ArrowException as error:
-        raise RepalignError(f"{path.name} is not a readable Parquet file", got=error) from error
-    return Table(list(present), rows)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.tables import column_of, is_missing, read_table
 
 SHUFFLES = ("within", "whole")
 
@@ -70,27 +71,30 @@ class Groups:
 
     @classmethod
     def from_file(cls, path: str | Path, ids: Sequence[str], shuffle: str = "within") -> Groups:
-        """From a table (.csv or .parquet) with the columns id and group; rows are found by id."""
-        import pandas as pd
+        """From a table (.csv, .tsv, .jsonl or .parquet) with the columns id and group; rows are found by id.
 
+        No word means "no group": None, NA and null are labels like others; only an empty cell is missing.
+        """
         path = Path(path)
-        try:
-            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-        except (OSError, ValueError) as error:
-            raise RepalignError(
-                f"{path}: groups cannot be read", expected="a CSV or Parquet table", got=str(error).splitlines()[0]
-            ) from error
+        table = read_table(path, ("id", "group"), "groups")
         if not {"id", "group"} <= set(table.columns):
             raise RepalignError(
                 f"{path}: not a table of groups",
                 expected="the columns id and group",
                 got=", ".join(map(str, table.columns)),
             )
-        labels = dict(zip(table["id"].astype(str), table["group"].tolist(), strict=True))
+        named = column_of(table, "id", str(path), "id")
+        labels = dict(zip(named, (None if is_missing(row.get("group")) else row["group"] for row in table.rows), strict=True))
         without = [i for i in ids if i not in labels]
-        if without or len(labels) != len(table):
+        if without or len(labels) != len(named):
             got = f"{len(without)} ids without one, the first is {without[0]!r}" if without else "an id twice"
             raise RepalignError(f"{path}: groups do not fit the stimuli", expected="one row for every id", got=got)
+        empty = next((i for i in ids if labels[i] is None), None)
+        if empty is not None:
+            raise RepalignError(f"{path}: {empty!r} has no group", expected="a group for every stimulus", got="an empty cell")
+        odd = next((g for g in labels.values() if not isinstance(g, Hashable)), None)
+        if odd is not None:
+            raise RepalignError(f"{path}: a group is a text or a number", got=f"{odd!r} ({type(odd).__name__})")
         return cls.of([labels[i] for i in ids], shuffle)
 
     @property

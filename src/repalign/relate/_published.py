@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pandas as pd
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import COMPETENCES, known_models, published_model
 from repalign.relate._fit import Fit
+from repalign.tables import csv_rows, split_lines
 
 TIDY = ("model_x", "model_y", "statistic")
 ALIGNMENT = "alignment_"
@@ -136,18 +136,19 @@ def read_published(path: str | Path, *, models: Sequence[str] = ()) -> Published
 
 def _read(path: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = split_lines(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RepalignError(f"{path}: cannot be read", expected="a CSV file", got=str(error)) from error
+        raise RepalignError(f"{path}: cannot be read", expected="a CSV file in UTF-8", got=str(error)) from error
     notes = tuple(line.lstrip(COMMENT).strip() for line in lines if line.startswith(COMMENT))
-    body = "\n".join(line for line in lines if line.strip() and not line.startswith(COMMENT))
-    try:
-        frame = pd.read_csv(io.StringIO(body), dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        raise RepalignError(f"{path.name}: not a table", expected="a CSV file with a header", got=str(error)) from error
+    body = [line + "\n" for line in lines if line.strip() and not line.startswith(COMMENT)]
+    if not body:
+        raise RepalignError(f"{path.name}: not a table", expected="a CSV file with a header", got="no line")
+    rows = csv_rows(iter(body), f"{path.name}: not a table", skipinitialspace=True)
+    header = list(next(rows))
+    frame = pd.DataFrame(list(rows), columns=header, dtype=object)
     if frame.empty:
         raise RepalignError(f"{path.name}: no rows", expected="a header and at least one row", got="a header only")
-    return notes, frame.rename(columns=str.strip)
+    return notes, frame
 
 
 def _is_model(column: str) -> bool:

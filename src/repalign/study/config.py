@@ -108,8 +108,8 @@ class ExtractConfig(Block):
 class NullConfig(Block):
     """What chance is: `auto`, `permutation`, `cyclic` or `aristotelian`.
 
-    `draws` counts random permutations, `relabellings` multiplies the draws of the cyclic null. `groups` is a table (CSV or
-    Parquet) with the columns id and group: stimuli change places `within` their group, or `whole` groups do.
+    `draws` counts random permutations, `relabellings` multiplies the draws of the cyclic null. `groups` is a table (CSV, TSV,
+    JSONL or Parquet) with the columns id and group: stimuli change places `within` their group, or `whole` groups do.
     """
 
     method: str = "auto"

@@ -1,0 +1,288 @@
+"""Tables that people have, read by one rule: CSV, TSV, JSONL and Parquet.
+
+* A cell is the text that stands there. Nothing stands in an empty cell, in null, and in NaN of a column of numbers; no word
+  means nothing: NA, None, null and nan are names like others (of Namibia, of "no object").
+* CSV is that of RFC 4180: a cell that holds a comma, a quotation mark or a line end stands in quotation marks, and each mark
+  in it twice. TSV has no quoting: a row is a line, a cell is what stands between tabs, and a quotation mark is itself.
+* A file is UTF-8, with or without a byte order mark; lines end in LF or CR LF; blank lines are none.
+* Every row has as many cells as the header, no two columns have one name, and blanks around a name do not count.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repalign.errors import RepalignError, did_you_mean
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST = 1 << 30  # characters of a cell: a document is longer than the 131,072 that Python's reader takes by default
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a table and its rows in order; a cell that is absent is None."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+def read_table(path: Path, columns: Sequence[str] = (), what: str | None = None) -> Table:
+    """Read a table by its suffix; `columns` are those that are needed, for formats that can choose; all without.
+
+    Raises RepalignError: no such file, an unknown format, what is no table of that format (with its row and line); it says
+    `what` was to be read.
+    """
+    try:
+        rows = iter_rows(path, columns)
+        header = next(rows)
+        found = list(rows)
+    except RepalignError as error:
+        raise error if what is None else RepalignError(f"{path}: {what} cannot be read: {error}") from error
+    return Table(list(header) or list(dict.fromkeys(c for row in found for c in row)), found)
+
+
+def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a table one by one, and before them one with the names of the columns (none of JSONL)."""
+    readers: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        ".csv": lambda: _csv(path),
+        ".tsv": lambda: _tsv(path),
+        ".jsonl": lambda: _jsonl(path),
+        ".parquet": lambda: _parquet(path, columns),
+    }
+    if path.suffix.lower() not in readers:
+        raise RepalignError(
+            f"{path.name}: a table of unknown format",
+            expected=f"a file that ends in {', '.join(readers)}",
+            got=path.suffix or "no suffix",
+            remedy=did_you_mean(path.suffix.lower(), readers),
+        )
+    if not path.is_file():
+        raise RepalignError(
+            f"there is no table {path}",
+            expected="a file",
+            got="a folder" if path.is_dir() else "nothing by that name",
+            remedy="check the path; in a study file it starts from the study file's folder",
+        )
+    try:
+        yield from readers[path.suffix.lower()]()
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error) from error
+    except OSError as error:
+        raise RepalignError(f"{path.name} cannot be read", expected="a readable file", got=error) from error
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether nothing stands in a cell: it is absent or blank, or no number in a column of numbers."""
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell))
+
+
+def bad_text(text: str) -> str | None:
+    """Why a text can be no id, label, path or caption, or None: half of a pair of surrogates, or a NUL."""
+    if "\0" in text:
+        return f"a NUL character: {text[:60]!r}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        return f"half a character, {text[error.start]!r}, which UTF-8 cannot hold: {around!r}"
+    return None
+
+
+def column_of(table: Table, name: str, where: str, what: str) -> list[str]:
+    """A column that must have a text in every row, such as ids: text as it stands, integers in decimal."""
+    out = []
+    for row, cells in enumerate(table.rows):
+        cell = cells.get(name)
+        text = cell if isinstance(cell, str) else str(cell) if isinstance(cell, int) and not isinstance(cell, bool) else None
+        problem = f"{cell!r} ({type(cell).__name__})" if text is None else bad_text(text)
+        if is_missing(cell) or problem:
+            raise RepalignError(
+                f"{where}: row {row} has no {what} in column {name!r}",
+                expected="a text or an integer in every row",
+                got="nothing" if is_missing(cell) else problem,
+                remedy="fill it in, or take the row out of the table",
+            )
+        assert text is not None
+        out.append(text)
+    return out
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines that end in LF or CR LF and nowhere else: a form feed or U+2028 is part of a line."""
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
+
+
+# --- the formats ---------------------------------------------------------------------------------
+
+
+def _csv(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv_rows(file, path.name)
+
+
+def csv_rows(lines: Iterator[str], where: str, **how: Any) -> Iterator[dict[str, Any]]:
+    """The rows of CSV text, the names of the columns first; `how` goes to `csv.reader`."""
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(lines, strict=True, **how)
+    try:
+        cells = ((reader.line_num, row) for row in reader if row)  # a blank line is no row
+        yield from _fitted(cells, where, "put cells that hold the separator or a line break in double quotes")
+    except csv.Error as error:
+        raise RepalignError(
+            f"{where}: line {reader.line_num} is not valid CSV",
+            expected="RFC 4180: a cell with a quotation mark stands in quotation marks, and the mark twice",
+            got=error,
+        ) from error
+
+
+def _tsv(path: Path) -> Iterator[dict[str, Any]]:
+    def cells() -> Iterator[tuple[int, list[str]]]:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removesuffix("\n").removesuffix("\r")
+                if "\r" in text:
+                    raise RepalignError(
+                        f"{path.name}: line {number} has a line break in a cell", expected="a row on each line", remedy=TSV
+                    )
+                if text.strip("\t "):
+                    yield number, text.split("\t")
+
+    rows = _fitted(cells(), path.name, TSV)
+    yield next(rows)
+    for row, found in enumerate(rows):
+        for column, cell in found.items():
+            inner = cell[1:-1]  # of a cell as CSV writes one with quotation marks: each of them twice, within two more
+            if cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
+                raise RepalignError(
+                    f"{path.name}: row {row}, column {column!r} is quoted as in CSV, which a TSV is not",
+                    expected="the text as it is",
+                    got=cell[:60],
+                    remedy=TSV,
+                )
+        yield found
+
+
+TEXT = "see that the file is text in UTF-8, and whole"
+TSV = "a TSV has no quoting, one row on each line and tabs between cells: write cells that hold more as CSV or JSONL"
+
+
+def _fitted(rows: Iterator[tuple[int, list[str]]], where: str, remedy: str) -> Iterator[dict[str, Any]]:
+    """Rows of cells, with the line on which each ends, under the names of the first."""
+    _, first = next(rows, (0, []))
+    header = [name.strip() for name in first]
+    if any("\0" in name for name in header):
+        raise RepalignError(f"{where}: the header holds a NUL character", expected="text", remedy=TEXT)
+    if len(set(header)) < len(header):
+        twice = next(c for c in header if header.count(c) > 1)
+        raise RepalignError(f"{where}: the column {twice!r} is there twice", remedy="rename one of the two")
+    yield dict.fromkeys(header)
+    for number, (line, cells) in enumerate(rows):
+        if len(cells) != len(header):
+            raise RepalignError(
+                f"{where}: row {number} (line {line}) does not fit the header",
+                expected=f"{len(header)} cells: {', '.join(header)}",
+                got=f"{len(cells)} cells",
+                remedy=remedy,
+            )
+        nul = next((name for name, cell in zip(header, cells, strict=True) if "\0" in cell), None)
+        if nul is not None:
+            raise RepalignError(
+                f"{where}: row {number} (line {line}), column {nul!r} holds a NUL character",
+                expected="text",
+                remedy=TEXT,
+            )
+        yield dict(zip(header, cells, strict=True))
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    yield {}
+    number = -1
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line_number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            number += 1
+            where = f"{path.name}: row {number} (line {line_number})"
+            try:
+                cells = json.loads(line, object_pairs_hook=_once)
+            except (ValueError, RecursionError) as error:
+                raise RepalignError(f"{where} is not valid JSON", got=error) from error
+            if not isinstance(cells, dict):
+                raise RepalignError(
+                    f"{where} is no JSON object",
+                    expected='one object per line, such as {"id": ..., "caption": ...}',
+                    got=line[:60],
+                )
+            yield cells
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            if len(set(present)) < len(present):
+                twice = next(c for c in present if present.count(c) > 1)
+                raise RepalignError(f"{path.name}: the column {twice!r} is there twice", remedy="rename one of the two")
+            yield dict.fromkeys(present)
+            wanted = [c for c in columns if c in present] if columns else present
+            start = 0
+            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                yield from _batch(batch, start, path)
+                start += batch.num_rows
+    except pa.ArrowException as error:
+        raise RepalignError(f"{path.name} is not a readable Parquet file", got=error) from error
+
+
+def _batch(batch: Any, start: int, path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError as error:
+        for name in batch.schema.names:
+            for i, cell in enumerate(batch.column(name)):
+                try:
+                    cell.as_py()
+                except UnicodeDecodeError:
+                    raise RepalignError(
+                        f"{path.name}: row {start + i}, column {name!r} is no text in UTF-8", got=error
+                    ) from error
+        raise
+
+
+def _no_utf8(path: Path, error: UnicodeDecodeError) -> RepalignError:
+    """The error for a file that is not in UTF-8, with the line where that begins."""
+    line = 1
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return RepalignError(f"{path.name} is in UTF-16", expected="a file in UTF-8", remedy="save it as UTF-8")
+        file.seek(0)
+        for text in file:
+            try:
+                text.decode()
+            except UnicodeDecodeError as found:
+                error = found
+                break
+            line += 1
+    return RepalignError(
+        f"{path.name} cannot be read: line {line} is not in UTF-8",
+        expected="a readable file in UTF-8",
+        got=f"byte {error.object[error.start]:#04x} at place {error.start} of the line",
+        remedy="save it as UTF-8 (it may be in Latin-1 or Windows-1252)",
+    )
