@@ -8,7 +8,7 @@ import torch
 
 from oracles import CASES
 from repalign.errors import RepalignError
-from repalign.measures import CKA, MEASURES, SVCCA, CycleKNN, MutualKNN
+from repalign.measures import CKA, MEASURES, RSA, SVCCA, CycleKNN, MutualKNN
 from repalign.testing import LAWS, Case, asymmetry, check_measure, pair
 
 N = 40
@@ -42,6 +42,10 @@ def test_every_measure_declares_its_facts(case: Case):
         ("symmetric_exactly_where_it_says_so", Case(type("Wrong", (CycleKNN,), {"symmetric": True})(k=3))),
         ("a_space_with_itself", Case(CycleKNN(k=3))),
         ("states_obey_the_law_of_permutation", Case(type("Wrong", (CKA,), {"paired": False})())),
+        (
+            "pairs_of_stimuli_are_relabelled_with_rows_and_columns",
+            Case(type("Wrong", (RSA,), {"prepare": lambda self, x: RSA.prepare(self, x[torch.arange(len(x)).roll(1)])})()),
+        ),
         ("what_is_not_declared_changes_the_score", Case(type("Wrong", (CKA,), {"invariances": frozenset()})())),
         ("each_declared_invariance_holds", Case(type("Wrong", (CKA,), {"invariances": frozenset({"row_scale"})})())),
         ("scores_stay_within_the_range", Case(type("Wrong", (CKA,), {"range": (0.9, 1.0)})())),

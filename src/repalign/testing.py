@@ -20,6 +20,7 @@ import torch
 from repalign.errors import RepalignError
 from repalign.measures import _parse
 from repalign.measures._base import Bilinear, Measure, as_features
+from repalign.pairwise import FEATURES, KINDS, RDM, Kernel, Pairwise
 
 Array = np.ndarray
 N = 40
@@ -136,6 +137,22 @@ def states_obey_the_law_of_permutation(case: Case) -> None:
     _close(permuted, m(x, y[p]), 1e-12 if case.tolerance <= 1e-9 else case.tolerance, "prepared, then permuted")
     same = abs(permuted - m.compare(a, b)) <= 1e-6
     assert same != m.paired, f"paired is {m.paired}, and relabelling {'changes nothing' if same else 'changes the score'}"
+
+
+def pairs_of_stimuli_are_relabelled_with_rows_and_columns(case: Case) -> None:
+    """The law of permutation for whatever else than features the measure accepts: an RDM, a kernel."""
+    m = case.measure
+    p = np.random.default_rng(9).permutation(N)
+    for kind in m.accepts - {FEATURES}:
+        x, y = (_by_pairs(z, kind) for z in case.pair(1))
+        permuted = m.compare(m.prepare(x), m.prepare(y).permute(torch.from_numpy(p)))
+        there = KINDS[kind](y.matrix[p][:, p])
+        _close(permuted, m(x, there), 1e-12 if case.tolerance <= 1e-9 else case.tolerance, f"{kind}, prepared, then permuted")
+
+
+def _by_pairs(x: Array, kind: str) -> Pairwise:
+    """Euclidean distances, or products, of the rows."""
+    return RDM(np.linalg.norm(x[:, None] - x, axis=2)) if kind == RDM.kind else Kernel(x @ x.T)
 
 
 def all_pairs_at_once_are_the_pairs_one_by_one(case: Case) -> None:
@@ -377,6 +394,7 @@ LAWS: dict[str, Callable[[Case], None]] = {
         agrees_with_its_oracle,
         wide_layers_agree_with_the_oracle,
         states_obey_the_law_of_permutation,
+        pairs_of_stimuli_are_relabelled_with_rows_and_columns,
         all_pairs_at_once_are_the_pairs_one_by_one,
         symmetric_exactly_where_it_says_so,
         each_declared_invariance_holds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -17,21 +17,22 @@ from repalign.cli._options import (
     ByRows,
     FeatureFile,
     FeaturePatterns,
+    GivenKernel,
+    GivenRDM,
     GroupsFile,
     IdName,
+    KindWords,
     MeasureNames,
     VectorName,
     groups_of,
     ids_or_rows,
+    kinds_said,
     one_layer,
     read_files,
     readings,
 )
 from repalign.cli._scale import refuse_large
 from repalign.errors import RepalignError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
 
@@ -52,6 +53,9 @@ def difference(
     features: FeaturePatterns = None,
     vector: VectorName = None,
     axes: AxesWord = None,
+    rdm: GivenRDM = False,
+    kernel: GivenKernel = False,
+    kind: KindWords = None,
     as_json: AsJson = False,
 ) -> None:
     """Is REF closer to A than to B? Both scores, their difference, its 95 % interval over stimuli and its p.
@@ -59,19 +63,24 @@ def difference(
     Rows are joined on ids; without any in the three files, by row.
     With --groups, stimuli of one group leave the sample together.
     """
-    from repalign.compare import DEFAULT_MEASURES
+    from repalign.compare import default_measures
     from repalign.intervals import difference_interval
     from repalign.measures import parse_measure
+    from repalign.measures._base import as_layer
+    from repalign.pairwise import kind_of
 
-    joined = read_files((ref, a, b), readings(3, id, rows, features, vector, axes))
+    joined = read_files((ref, a, b), readings(3, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     files, ids = joined.layers, joined.ids
     names = layers or (None, None, None)
     reference, first, second = (one_layer(f, p, n) for f, p, n in zip(files, (ref, a, b), names, strict=True))
     n = len(reference)
-    parsed = [parse_measure(m) for m in measure or DEFAULT_MEASURES]
+    checked = [as_layer(x, str(p)) for x, p in zip((reference, first, second), (ref, a, b), strict=True)]
+    parsed = [parse_measure(m) for m in measure or default_measures(map(kind_of, checked))]
     for m in parsed:
         m.check_n(n)
         refuse_large(m, n)
+        for x, p in zip(checked, (ref, a, b), strict=True):
+            m.check_takes(kind_of(x), str(p))
     units = None if groups is None else groups_of(groups, "within", ids_or_rows(ids, n))
     scored = []
     with bars() as progress:
@@ -79,7 +88,7 @@ def difference(
             found = difference_interval(
                 reference, first, second, m, groups=units and units.labels, seed=seed, progress=progress
             )
-            states = [m.prepare(_features(x)) for x in (reference, first, second)]
+            states = [m.prepare(x) for x in checked]
             scores = [m.compare(states[0], s) for s in states[1:]]
             scored.append(
                 {
@@ -131,6 +140,9 @@ def curve(
     features: FeaturePatterns = None,
     vector: VectorName = None,
     axes: AxesWord = None,
+    rdm: GivenRDM = False,
+    kernel: GivenKernel = False,
+    kind: KindWords = None,
 ) -> None:
     """Mutual k-NN as the number of stimuli grows (n = 2^j), with k fixed and with k a share of n.
 
@@ -139,7 +151,7 @@ def curve(
     """
     from repalign.large import gallery_curve
 
-    joined = read_files((x, y), readings(2, id, rows, features, vector, axes))
+    joined = read_files((x, y), readings(2, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     names = layers or (None, None)
     both = [one_layer(f, p, n) for f, p, n in zip(joined.layers, (x, y), names, strict=True)]
     with bars() as progress:
@@ -168,9 +180,3 @@ def _show_curve(found: Any, title: str) -> None:
             table.add_row(f"{row.n:,}", str(row.k), *map(shown_number, numbers))
         out.print(table)
     out.print("[dim]corrected = (score - chance) / (1 - chance), chance = k / (n - 1)[/]")
-
-
-def _features(x: Tensor) -> Tensor:
-    from repalign.measures._base import as_features
-
-    return as_features(x)

@@ -17,8 +17,11 @@ from repalign.cli._options import (
     Draws,
     FeatureFile,
     FeaturePatterns,
+    GivenKernel,
+    GivenRDM,
     GroupsFile,
     IdName,
+    KindWords,
     Limit,
     MeasureNames,
     Memory,
@@ -31,6 +34,7 @@ from repalign.cli._options import (
     chosen_null,
     groups_of,
     ids_or_rows,
+    kinds_said,
     read_files,
     readings,
     size_in_bytes,
@@ -64,7 +68,7 @@ def compare(
     results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
 ) -> None:
     """Compare what is in a store: two sides, or all models with each other."""
-    from repalign.compare import DEFAULT_MEASURES, LIMIT
+    from repalign.compare import LIMIT
     from repalign.compare import compare as compare_all
     from repalign.report import write_report
 
@@ -76,7 +80,7 @@ def compare(
         alignment = compare_all(
             sides[0] or [],
             sides[1],
-            measure or DEFAULT_MEASURES,
+            measure or None,
             chance,
             search=search,
             memory=budget,
@@ -161,9 +165,14 @@ def pair(
     features: FeaturePatterns = None,
     vector: VectorName = None,
     axes: AxesWord = None,
+    rdm: GivenRDM = False,
+    kernel: GivenKernel = False,
+    kind: KindWords = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
+
+    Dissimilarities and kernels are marked as such: --rdm, --kernel, or --kind once for each file.
 
     What is read, how rows are paired and what is left out is told; what could be meant otherwise is refused.
 
@@ -173,15 +182,16 @@ def pair(
     """
     from repalign.compare import DEFAULT_MEASURES, LIMIT, in_memory
     from repalign.compare import compare as compare_all
+    from repalign.pairwise import FEATURES, kind_of
 
     budget = size_in_bytes(memory)
-    found = read_files((x, y), readings(2, id, rows, features, vector, axes))
+    found = read_files((x, y), readings(2, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     (left, right), ids, n = found.layers, found.ids, found.n
     how = list(found.how)
     names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
     if not as_json:
         tell(how)
-    if is_large(n):
+    if is_large(n) and all(kind_of(layer) == FEATURES for side in (left, right) for layer in side.values()):
         drawn = {"null": null, "draws": draws, "relabellings": relabellings, "groups": groups, "shuffle": shuffle}
         refused = [f"--{option}" for option, value in {**drawn, "search": search}.items() if value is not None]
         refused += ["--interval"] if interval else []
@@ -208,7 +218,7 @@ def pair(
         alignment = compare_all(
             sides[:1],
             sides[1:],
-            measure or DEFAULT_MEASURES,
+            measure or None,
             chance,
             describe={"how": how},
             search=search,

@@ -27,6 +27,7 @@ def measures(name: Annotated[str | None, typer.Argument(help="A measure to expla
         )
         out.print(f"names: {', '.join(described['aliases'])}")
         out.print(f"needs: {described['needs']}")
+        out.print(f"takes: {_takes(described['takes'])}")
         for line in _facts(described):
             out.print(line)
         return
@@ -37,6 +38,12 @@ def measures(name: Annotated[str | None, typer.Argument(help="A measure to expla
             for line in _facts(d):
                 out.print(f"      [dim]{line}[/]")
     out.print("next: repalign measures NAME explains one, repalign pair X Y -m FAMILY uses all of a family")
+
+
+def _takes(kinds: list[str]) -> str:
+    """What a layer may be given as."""
+    words = {"rdm": "dissimilarities as such (RDM, --rdm)", "kernel": "a kernel as such (Kernel, --kernel)"}
+    return ", or ".join(words.get(kind, kind) for kind in sorted(kinds, key=("features", "rdm", "kernel").index))
 
 
 def _facts(d: dict[str, Any]) -> list[str]:

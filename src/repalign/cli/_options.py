@@ -52,6 +52,18 @@ AxesWord = Annotated[
         "--axes", help="Of three dimensions: nld for (n, layers, d), lnd for (layers, n, d); once, or once for each file."
     ),
 ]
+GivenRDM = Annotated[
+    bool, typer.Option("--rdm", help="All files hold dissimilarities as such: (n, n), or (m, n, n) for m layers.")
+]
+GivenKernel = Annotated[bool, typer.Option("--kernel", help="All files hold kernels (Gram matrices) as such, in these shapes.")]
+KindWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        help="What a file holds where they differ: rdm, kernel or features, once for each file in turn, for instance "
+        "--kind rdm --kind features.",
+    ),
+]
 Limit = Annotated[
     float | None,
     typer.Option(help="Seconds that a measure of a family or of 'all' may take, for instance 120; 30 without."),
@@ -167,11 +179,12 @@ def readings(
     features: list[str] | None,
     vector: list[str] | None,
     axes: list[str] | None,
+    kind: list[str] | None = None,
 ) -> list[Reading]:
     """What the options say of each of some files."""
     from repalign.features import Reading
 
-    given = {"id": ids, "features": features, "vector": vector, "axes": axes}
+    given = {"id": ids, "features": features, "vector": vector, "axes": axes, "kind": kind}
     for name, values in given.items():
         if values and len(values) not in (1, n_files):
             raise RepalignError(
@@ -181,6 +194,20 @@ def readings(
             )
     said = {name: (values * n_files)[:n_files] if values else [None] * n_files for name, values in given.items()}
     return [Reading(rows=rows, **{name: values[i] or None for name, values in said.items()}) for i in range(n_files)]
+
+
+def kinds_said(rdm: bool, kernel: bool, kind: list[str] | None) -> list[str] | None:
+    """What --rdm, --kernel or --kind says that the files hold."""
+    given = {"--rdm": ["rdm"] if rdm else None, "--kernel": ["kernel"] if kernel else None, "--kind": kind or None}
+    said = {option: words for option, words in given.items() if words}
+    if len(said) > 1:
+        raise RepalignError(
+            f"{' and '.join(said)} both say what the files hold",
+            expected="one of them",
+            got=", ".join(said),
+            remedy="for files that hold different things say --kind once for each, for instance --kind rdm --kind kernel",
+        )
+    return next(iter(said.values()), None)
 
 
 def read_files(paths: Sequence[Path], said: Sequence[Reading]) -> Joined:

@@ -8,7 +8,7 @@ resume.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from repalign.compare._streamed import check_memory, is_streamed
 from repalign.compare._tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
+from repalign.measures import parse_measure
 from repalign.measures._base import Measure, as_layer
 from repalign.models import ModelRecord
 from repalign.pairwise import FEATURES
@@ -39,6 +40,7 @@ __all__ = [
     "Tile",
     "compare",
     "compute_tile",
+    "default_measures",
     "default_memory",
     "pair",
 ]
@@ -46,10 +48,17 @@ __all__ = [
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 
 
+def default_measures(kinds: Iterable[str]) -> list[str]:
+    """What layers of these kinds are compared by where no measure is named: `DEFAULT_MEASURES`, of RDMs RSA for CKA."""
+    kinds = set(kinds)
+    taking = [m for m in (*DEFAULT_MEASURES, "RSA()") if kinds <= parse_measure(m).accepts]
+    return taking[: len(DEFAULT_MEASURES)]
+
+
 def compare(
     x: Sequence[Representation],
     y: Sequence[Representation] | None = None,
-    measures: Sequence[Measure | str] = DEFAULT_MEASURES,
+    measures: Sequence[Measure | str] | None = None,
     null: nulls.Null | nulls.Auto | str = "auto",
     *,
     search: str | None = None,
@@ -71,7 +80,8 @@ def compare(
     ----------
     x, y : representations of one dataset. Without `y`, all models of `x` against each other.
     measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``; "all" or a family ("kernel")
-        stands for all of its measures that apply, the others are listed in the run's `left_out` with the reason.
+        stands for all of its measures that apply, the others are listed in the run's `left_out` with the reason. Without,
+        `DEFAULT_MEASURES`; RSA instead of one that does not take a layer as it is given.
     null : a null or its name; "auto" takes closed-form moments for every cell of a bilinear measure and the exact
         cyclic group for the search over its layers (n >= 200), and 199 random permutations otherwise.
     search : how the layers are searched, for instance "studentised" (default), "raw" (the published maximum),
@@ -107,13 +117,14 @@ def compare(
         (preprocess or Preprocess()).check({layer: r.kind(layer) for layer in r.layers}, r.name)
     null = nulls.make_null(null) if isinstance(null, str) else null
     n = everything[0].n
-    chosen = choose(measures, x, y, null, limit, progress)
+    kinds = {kind for r in everything for kind in r.kinds}
+    chosen = choose(default_measures(kinds) if measures is None else measures, x, y, null, limit, progress)
     how = _layer_search(search, null)
     folder = None if results is None else Path(results)
     examination = Examination(everything, folder)
 
     budget = default_memory() if memory is None else memory
-    plain = (preprocess is None or preprocess.is_identity) and all(r.kinds == {FEATURES} for r in everything)
+    plain = (preprocess is None or preprocess.is_identity) and kinds == {FEATURES}
 
     def settings(measure: Measure) -> Settings:
         streamed = is_streamed(measure, null, plain, n)
@@ -159,7 +170,7 @@ def _layer_search(search: str | None, null: nulls.Null | nulls.Auto) -> str:
 def pair(
     x: Any,
     y: Any,
-    measures: Sequence[Measure | str] | Measure | str = DEFAULT_MEASURES,
+    measures: Sequence[Measure | str] | Measure | str | None = None,
     null: nulls.Null | nulls.Auto | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.models import ModelRecord, Spec
+from repalign.pairwise import FEATURES, KINDS, said
 from repalign.progress import Progress, silent
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
@@ -32,6 +33,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "padding": ("right", "left", "none"),
     "store_dtype": tuple(STORE_DTYPES),
     "ids": (None, "rows"),
+    "kind": (None, FEATURES, *KINDS),
 }
 DIGEST_BYTES = 2**28
 HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
@@ -68,6 +70,8 @@ class ModelEntry:
     * `ids`: "rows" says that the rows of an array without ids are in the dataset's order; `rows`: true says so of one with ids.
     * `id`, `features`, `vector`, `axes`: of an array's file, which column names the rows, which columns or which block are the
       features, and which of three dimensions counts the layers (see `features.Reading`).
+    * `kind`: of an array's file, "rdm" or "kernel": its square arrays are dissimilarities or kernels, whose rows and columns are
+      joined to the dataset together; "features": a square symmetric array holds features after all.
     * `prompt`: a text that every caption is put into, where `{caption}` stands in it; for text models of transformers and
       sentence-transformers. With `pooling: last` the vector is that of the token that follows all of it. Bits per byte
       of the captions are not computed then.
@@ -90,6 +94,7 @@ class ModelEntry:
     features: str | tuple[str, ...] | None = None
     vector: str | None = None
     axes: str | None = None
+    kind: str | None = None
     prompt: str | None = None
     family: str | None = _option(None, ABOUT)
     objective: str | None = _option(None, ABOUT)
@@ -431,6 +436,17 @@ def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
         got="infinity or NaN",
         remedy="use `dtype: bfloat16`, or float32" if small else "check that the model's files are whole",
     )
+
+
+def refuse_kind(entry: ModelEntry, what: str) -> None:
+    """Refuse a model that is run and is said to give dissimilarities or a kernel."""
+    if entry.kind in KINDS:
+        raise RepalignError(
+            f"model {entry.label}: {said(entry.kind)} does not come from {what}",
+            expected="a file (array:path) of square arrays",
+            got=f"kind {entry.kind!r}",
+            remedy="leave `kind` out of this model's entry: measures make dissimilarities and kernels of its features",
+        )
 
 
 def refuse_prompt(entry: ModelEntry, what: str) -> None:

@@ -34,6 +34,7 @@ from repalign.extract._base import (
     loading,
     out_of_memory,
     refuse_infinite,
+    refuse_kind,
     refuse_prompt,
 )
 from repalign.extract._extras import BATCH_SIZE, per_row, summary
@@ -159,6 +160,8 @@ def left_out(entry: ModelEntry, error: Unavailable, task: str, progress: Progres
 
 def _checked_spec(entry: ModelEntry) -> Spec:
     spec = parse_spec(entry.spec)
+    if spec.scheme != "array":
+        refuse_kind(entry, f"{spec.scheme}: models")
     if spec.scheme not in PROMPTED:
         refuse_prompt(entry, f"{spec.scheme}: models")
     return spec

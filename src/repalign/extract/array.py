@@ -1,7 +1,8 @@
 """Features from a file: `array:path`, with one named array per layer, joined to the dataset on ids.
 
 Which forms are read, and by which rule, is said in `repalign.features`. Without ids a file is refused, unless the entry says
-`rows: true`: the rows are in the dataset's order, all of them.
+`rows: true`: the rows are in the dataset's order, all of them. With `kind: rdm` or `kind: kernel` a layer is a matrix (n, n) of
+pairs of stimuli: a part holds some of its rows, and as columns all stimuli of the dataset in its order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from repalign.extract._base import Batch, Context, Layer, ModelEntry, Source, ch
 from repalign.extract._files import file_digest
 from repalign.features import Found, Reading, join, names_of, read_file, sidecars
 from repalign.models import ModelRecord, Spec
+from repalign.pairwise import Given, Pairwise
 
 # Which rule files are read by: what an earlier one took for features, such as an index, is not taken from a store again.
 RULE = "features 1"
@@ -43,7 +45,7 @@ def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
 def reading_of(entry: ModelEntry, n: int | None = None) -> Reading:
     """What an entry says of its file; n stimuli where its rows may be in the dataset's order."""
     n = n if entry.rows or entry.ids == "rows" else None
-    return Reading(entry.id, entry.rows, entry.features, entry.vector, entry.axes, n=n)
+    return Reading(entry.id, entry.rows, entry.features, entry.vector, entry.axes, entry.kind, n)
 
 
 def read_array_file(path: str | Path, **said: Any) -> Found:
@@ -53,7 +55,7 @@ def read_array_file(path: str | Path, **said: Any) -> Found:
 
 def join_files(
     x: str | Path, y: str | Path, **said: Any
-) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...] | None, str]:
+) -> tuple[dict[str, Given], dict[str, Given], tuple[str, ...] | None, str]:
     """The layers of two files with paired rows, their ids if both have some, and in words how (see `features.join`)."""
     found = join([read_array_file(path, **said) for path in (x, y)])
     return found.layers[0], found.layers[1], found.ids, "; ".join(found.how)
@@ -73,7 +75,14 @@ class ArraySource(Source):
         self.entry = entry
         self.rows, extra = self._join(path, found, context.dataset_ids)
         self.layers = choose([Layer(n, "array of the file") for n in found.layers], entry.layers, entry.label)
-        self.arrays = {layer.name: _wide(found.layers[layer.name]) for layer in self.layers}
+        # By the rows of the file; what is given by pairs at once by the stimuli of the dataset, in its columns too.
+        self.arrays: dict[str, Tensor] = {}
+        self.by_pairs: dict[str, Tensor] = {}
+        for name, x in ((layer.name, found.layers[layer.name]) for layer in self.layers):
+            if isinstance(x, Pairwise):
+                self.by_pairs[name] = _wide(x[self.rows].matrix)
+            else:
+                self.arrays[name] = _wide(x)
         for name, x in self.arrays.items():
             bad = torch.nonzero(~torch.isfinite(x[self.rows]).all(dim=1)).flatten()
             if len(bad):
@@ -98,6 +107,7 @@ class ArraySource(Source):
             "source": "array",
             "rows": "in the dataset's order, as the entry says" if found.ids is None else "joined on ids",
             "read": found.how,
+            **({"kind": entry.kind} if self.by_pairs else {}),
             "rows_not_in_the_dataset": extra,
             "versions": versions("safetensors", "numpy", "pyarrow"),
         }
@@ -135,8 +145,9 @@ class ArraySource(Source):
         return torch.tensor([row_of[id_] for id_ in ids]), n - len(ids)
 
     def forward(self, prepared: Sequence[int]) -> Batch:
-        rows = self.rows[torch.tensor(list(prepared))]
-        return Batch({name: x[rows] for name, x in self.arrays.items()})
+        stimuli = torch.tensor(list(prepared))
+        layers = {name: x[self.rows[stimuli]] for name, x in self.arrays.items()}
+        return Batch({**layers, **{name: x[stimuli] for name, x in self.by_pairs.items()}})
 
 
 def _wide(x: Tensor) -> Tensor:

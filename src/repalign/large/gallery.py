@@ -13,8 +13,9 @@ import torch
 from repalign.errors import RepalignError
 from repalign.large.anchors import corrected
 from repalign.measures import MutualKNN
-from repalign.measures._base import GraphRelation, as_features, check_paired
+from repalign.measures._base import GraphRelation, as_layer, check_paired
 from repalign.measures._checks import as_count
+from repalign.pairwise import Given, kind_of
 from repalign.progress import Progress, silent
 from repalign.representation import Representation, check_same_dataset
 
@@ -35,7 +36,7 @@ def gallery_curve(
 ) -> pd.DataFrame:
     """Mutual k-NN at gallery sizes n_j, once with k fixed and once with k a share of n_j.
 
-    x, y : arrays (n, d1) and (n, d2), or pairs (representation, layer).
+    x, y : arrays (n, d1) and (n, d2), an `RDM` or a `Kernel`, or pairs (representation, layer).
     sizes : by default the powers of two from 10 k to n (n itself if there is none).
     share : k / n_j in the second mode, rounded to at least one neighbour; by default the one that gives k at the
         smallest size.
@@ -51,7 +52,9 @@ def gallery_curve(
     Raises RepalignError for sizes that do not lie above k and up to n, a share not in (0, 1), or unpaired rows.
     """
     k, repeats = as_count("k", k), as_count("repeats", repeats)
-    first, second = _features(x, y)
+    first, second = _layers(x, y)
+    for layer, name in ((first, "x"), (second, "y")):
+        MutualKNN(k=k, similarity=similarity).check_takes(kind_of(layer), name)
     n = len(first)
     sizes = _sizes(n, k, sizes)
     shares = _shares(sizes, k, share)
@@ -74,11 +77,11 @@ def gallery_curve(
     return pd.DataFrame(rows)
 
 
-def _features(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _layers(x: Any, y: Any) -> tuple[Given, Given]:
     pairs = [s for s in (x, y) if isinstance(s, tuple) and isinstance(s[0], Representation)]
     check_same_dataset([representation for representation, _ in pairs])
     first, second = (
-        as_features(s[0].load(s[1]) if isinstance(s, tuple) else s, name) for s, name in ((x, "x"), (y, "y"))
+        as_layer(s[0].load(s[1]) if isinstance(s, tuple) else s, name) for s, name in ((x, "x"), (y, "y"))
     )
     check_paired(len(first), len(second))
     return first, second

@@ -13,6 +13,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.features import Reading, read_file
+from repalign.pairwise import RDM, Kernel
 from repalign.standins.shapes import Shape
 from repalign.toyworld import world
 
@@ -30,6 +31,7 @@ class Form:
     objective: str | None
     n_parameters: int | None
     scores: dict[str, float]
+    kind: str | None = None  # "rdm" or "kernel": layers are (n, n), made of features of these widths
 
 
 def form_of(path: Path, reading: Reading, width: int) -> tuple[Form, str | None]:
@@ -37,9 +39,10 @@ def form_of(path: Path, reading: Reading, width: int) -> tuple[Form, str | None]
     try:
         found = read_file(path, reading)
     except RepalignError as error:
-        return Form(dict.fromkeys(LAYERS, width), None, None, None, {}), str(error).splitlines()[0]
+        return Form(dict.fromkeys(LAYERS, width), None, None, None, {}, reading.kind), str(error).splitlines()[0]
     widths = {name: min(x.shape[1], WIDEST) for name, x in found.layers.items()}
-    return Form(widths, found.facts.get("modality"), found.facts.get("objective"), found.n_parameters, dict(found.scores)), None
+    told = [found.facts.get(fact) for fact in ("modality", "objective")]
+    return Form(widths, *told, found.n_parameters, dict(found.scores), reading.kind), None
 
 
 def write_features(folder: Path, form: Form, ids: Sequence[str], shape: Shape, seed: int) -> None:
@@ -50,9 +53,16 @@ def write_features(folder: Path, form: Form, ids: Sequence[str], shape: Shape, s
     for share, (name, width) in zip(np.linspace(0, 1, len(form.layers)), form.layers.items(), strict=True):
         projected = seen @ rng.standard_normal((seen.shape[1], width)) / seen.shape[1] ** 0.5
         noise = NOISE[0] + share * (NOISE[1] - NOISE[0])
-        layers[name] = (projected + noise * rng.standard_normal(projected.shape)).astype(np.float32)
+        layers[name] = _given(projected + noise * rng.standard_normal(projected.shape), form.kind).astype(np.float32)
     told = {"modality": form.modality, "objective": form.objective}
     _save(folder / "features.safetensors", layers, {k: v for k, v in told.items() if v is not None}, ids)
+
+
+def _given(features: np.ndarray, kind: str | None) -> np.ndarray:
+    """Features (n, d), or their Euclidean distances or Gram matrix (n, n)."""
+    if kind == RDM.kind:
+        return np.linalg.norm(features[:, None] - features, axis=2)
+    return features @ features.T if kind == Kernel.kind else features
 
 
 def _seen(ids: Sequence[str], seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord
+from repalign.pairwise import FEATURES, KINDS, Given
 from repalign.representation import Representation
 from repalign.store._files import Files
 from repalign.store._manifest import Manifest, disagreement, refusal, shown
@@ -83,14 +84,24 @@ class StoredRepresentation(Representation):
                 )
         return StoredRepresentation(self.files, self.folder, {**self.manifest, "record": record.to_dict()})
 
-    def load(self, layer: str) -> Tensor:
-        """One layer as an (n, d) tensor in its stored dtype. RepalignError if a part is missing or broken."""
+    def kind(self, layer: str) -> str:
+        """As the extraction was asked for, of all its layers."""
+        self.check_layer(layer)
+        asked = self.manifest["settings"].get("kind")
+        return asked if asked in KINDS else FEATURES
+
+    def load(self, layer: str) -> Given:
+        """One layer as an (n, d) tensor in its stored dtype, or as the RDM or Kernel that it is.
+
+        RepalignError if a part is missing or broken.
+        """
         self.check_layer(layer)
         out = torch.empty(self.n, self.width(layer), dtype=self.dtype(layer))
         for part in self.manifest["parts"]:
             start, stop = part["rows"]
             out[start:stop] = self._read(part, LAYER + layer)
-        return out
+        kind = self.kind(layer)
+        return out if kind == FEATURES else KINDS[kind](out, where=f"{self.name}, layer {layer!r}")
 
     def extra(self, name: str) -> Tensor:
         """A number per row, (n,) in float64, that was stored beside the layers."""

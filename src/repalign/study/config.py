@@ -64,6 +64,7 @@ class ModelOptions(Block):
     features: str | list[str] | None = None
     vector: str | None = None
     axes: str | None = None
+    kind: str | None = None
 
 
 class ModelConfig(ModelOptions):
