@@ -433,7 +433,7 @@ def test_what_is_prepared_from_features_alone_is_refused():
         ):
             with pytest.raises(RepalignError, match=rf"y, layer (it|l0): features alone can be prepared(.|\n)*got: {word}"):
                 call()
-    with pytest.raises(RepalignError, match="m, layer 'l1': a mean is over vectors"):
+    with pytest.raises(RepalignError, match="m, layer l1: a mean is over vectors"):
         mean_of([memory(x, RDM(a)), memory(x, RDM(a))])
     with pytest.raises(RepalignError, match="rows of features are read here"):
         stream_cka_all(memory(RDM(a)), memory(x))

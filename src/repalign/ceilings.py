@@ -69,7 +69,7 @@ def split_half(
     measure.check_n(x.n // 2, f"half of dataset {x.dataset_name!r}")
     preprocess = preprocess or Preprocess()
     for r in (x, y):
-        preprocess.check({layer: r.kind(layer) for layer in r.layers}, r.name)
+        preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
         for layer in r.layers:
             measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
     layers = [list(preprocess(_loaded(r)).values()) for r in (x, y)]

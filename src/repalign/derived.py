@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.pairwise import FEATURES, Given
+from repalign.pairwise import FEATURES, Given, said
 from repalign.representation import Representation, check_same_dataset
 
 
@@ -154,14 +154,8 @@ def mean_of(parts: Sequence[Representation]) -> Representation:
     """
     check_same_dataset(parts)
     first = parts[0]
-    by_pairs = [layer for layer in first.layers if first.kind(layer) != FEATURES]
-    if by_pairs and len(parts) > 1:
-        raise RepalignError(
-            f"{first.name}, layer {by_pairs[0]!r}: a mean is over vectors of features",
-            expected="a layer of features for each caption",
-            got=f"a layer given as {first.kind(by_pairs[0])}",
-            remedy="compare with one caption, or give the mean RDM or kernel itself",
-        )
+    for layer in first.layers:
+        refuse_mean(f"{first.name}, layer {layer}", first.kind(layer), len(parts))
     for other in parts[1:]:
         if (other.record.spec, other.layers) != (first.record.spec, first.layers):
             raise RepalignError(
@@ -170,6 +164,17 @@ def mean_of(parts: Sequence[Representation]) -> Representation:
                 got=f"{other.record.spec} with {len(other.layers)} layers",
             )
     return first if len(parts) == 1 else MeanRepresentation(tuple(parts))
+
+
+def refuse_mean(what: str, kind: str, count: int) -> None:
+    """Refuse a mean over captions of what is given by pairs of stimuli: it is no mean of vectors."""
+    if kind != FEATURES and count > 1:
+        raise RepalignError(
+            f"{what}: a mean is over vectors of features",
+            expected="features for each caption",
+            got=f"what is given as {said(kind)}, and {count} captions",
+            remedy="compare with one caption, or give the mean RDM or kernel itself",
+        )
 
 
 def _order(n: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from repalign.errors import RepalignError
 from repalign.measures._base import SCRATCH_BYTES
 from repalign.measures._checks import check_choice, check_flag
 from repalign.measures._numeric import unit_rows
-from repalign.pairwise import FEATURES, kind_of
+from repalign.pairwise import FEATURES, kind_of, said
 
 CLIPS = ("exact", "mean")
 SCOPES = ("representation", "layer")
@@ -82,22 +82,22 @@ class Preprocess:
             )
         return [*names, CONCATENATED]
 
-    def check(self, kinds: Mapping[str, str], model: str = "") -> None:
-        """Refuse to change a layer that is given as an RDM or a kernel, which has no rows of features."""
+    def check(self, kinds: Mapping[str, str]) -> None:
+        """Refuse to change what is given as an RDM or a kernel and has no rows of features; `kinds` by what errors call it."""
         name = next((name for name, kind in kinds.items() if kind != FEATURES), None)
         if name is None or self.is_identity:
             return
         steps = {"clip": self.clip is not None, "normalize_rows": self.normalize_rows, "concatenate": self.concatenate}
         raise RepalignError(
-            f"{model + ', ' if model else ''}layer {name}: features alone can be prepared",
+            f"{name}: features alone can be prepared",
             expected="no preprocessing of what is given by pairs",
-            got=f"{' and '.join(s for s, asked in steps.items() if asked)} of a layer given as {kinds[name]}",
+            got=f"{' and '.join(s for s, asked in steps.items() if asked)} of what is given as {said(kinds[name])}",
             remedy="leave the preprocessing out, or apply it to the features before their RDM or kernel is made",
         )
 
     def __call__(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Apply to all layers of one representation; the input is left as it is."""
-        self.check({name: kind_of(x) for name, x in layers.items()})
+        self.check({f"layer {name}": kind_of(x) for name, x in layers.items()})
         out = dict(layers)
         names = self.layer_names(list(layers))
         if self.clip is not None and self.quantile < 1:

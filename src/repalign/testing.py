@@ -326,7 +326,7 @@ def different_widths_are_refused_where_one_space_is_needed(case: Case) -> None:
 def wrong_shapes_and_kinds_are_refused(case: Case) -> None:
     x, y = case.pair(15)
     for wrong in (x[:, 0], x[None], x[:0], np.full((N, 2), "a"), x.astype(complex)):
-        _refused(case, (wrong, y), "x: wrong shape|x: not an array of numbers")
+        _refused(case, (wrong, y), "x: wrong shape|x: not an array of numbers|x: complex numbers")
 
 
 def _refused(case: Case, arrays: tuple[Any, Any], *words: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from repalign.cli._console import FAILED, bars, err, out
 from repalign.errors import RepalignError
+
+if TYPE_CHECKING:
+    from repalign.measures import Measure
 
 
 def measures(name: Annotated[str | None, typer.Argument(help="A measure to explain, or a family.")] = None) -> None:
@@ -21,13 +24,14 @@ def measures(name: Annotated[str | None, typer.Argument(help="A measure to expla
 
     classes = known_measures()
     if name is not None and not is_group(name):
-        described = describe(type(parse_measure(name)))
+        measure = parse_measure(name)
+        described = describe(type(measure))
         out.print(
             f"[bold]{described['name']}[/]  ({described['family']})", cleandoc(described["doc"]), sep="\n", markup=True
         )
         out.print(f"names: {', '.join(described['aliases'])}")
         out.print(f"needs: {described['needs']}")
-        out.print(f"takes: {_takes(described['takes'])}")
+        out.print(f"takes: {_takes(measure)}")
         for line in _facts(described):
             out.print(line)
         return
@@ -40,10 +44,11 @@ def measures(name: Annotated[str | None, typer.Argument(help="A measure to expla
     out.print("next: repalign measures NAME explains one, repalign pair X Y -m FAMILY uses all of a family")
 
 
-def _takes(kinds: list[str]) -> str:
+def _takes(measure: Measure) -> str:
     """What a layer may be given as."""
-    words = {"rdm": "dissimilarities as such (RDM, --rdm)", "kernel": "a kernel as such (Kernel, --kernel)"}
-    return ", or ".join(words.get(kind, kind) for kind in sorted(kinds, key=("features", "rdm", "kernel").index))
+    words = {"features": "features", "rdm": "dissimilarities as such (RDM, --rdm)", "kernel": "a kernel as such (Kernel, --kernel)"}
+    here, elsewhere = ([w for k, w in words.items() if k in ks] for ks in (measure.accepts, measure.takes - measure.accepts))
+    return ", or ".join(here) + (f"; with other parameters {' or '.join(elsewhere)}" if elsewhere else "")
 
 
 def _facts(d: dict[str, Any]) -> list[str]:

@@ -114,7 +114,7 @@ def compare(
     check_same_dataset(everything)
     _check_names(everything)
     for r in everything:
-        (preprocess or Preprocess()).check({layer: r.kind(layer) for layer in r.layers}, r.name)
+        (preprocess or Preprocess()).check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
     null = nulls.make_null(null) if isinstance(null, str) else null
     n = everything[0].n
     kinds = {kind for r in everything for kind in r.kinds}

@@ -12,7 +12,9 @@ import numpy as np
 
 from repalign.competence.labels import Rows, Split, split_rows
 from repalign.errors import RepalignError, did_you_mean
+from repalign.measures._base import as_features
 from repalign.models import ModelRecord
+from repalign.pairwise import Pairwise
 from repalign.progress import Progress, silent
 from repalign.representation import Representation
 
@@ -323,6 +325,8 @@ def _arrays(given: Any, layers: Sequence[str] | None, name: str) -> tuple[dict[s
 
 def _features(x: Any, n: int, model: str, layer: str) -> np.ndarray:
     """(n, d) in float64: half precision is stored, never fitted on."""
+    if isinstance(x, Pairwise):
+        x = as_features(x, f"{model}, layer {layer}")  # refused: a probe reads vectors
     x = np.asarray(x.detach().cpu().double() if hasattr(x, "detach") else x, dtype=np.float64)
     if x.ndim != 2 or len(x) != n:
         raise RepalignError(f"{model} {layer}: labels do not fit", expected=f"an array ({n}, d)", got=x.shape)

@@ -103,7 +103,7 @@ class AlignmentStudy(Study):
         if told is not None:
             told(plan(self, source))
         for variant in self.variants:  # before a model is run for hours
-            source.check_n(variant)
+            source.check(variant)
         members, alignments, wrote, skipped = {}, {}, [], {}
         for variant in self.variants:
             found = members[variant.name] = source.members(variant)

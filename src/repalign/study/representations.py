@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.alignment import MOCK_OF
-from repalign.derived import break_pairs, check_sample, mean_of, sample_rows
+from repalign.derived import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.errors import RepalignError
+from repalign.pairwise import KINDS
 from repalign.progress import Progress, silent
 from repalign.study.competence import Competence
 from repalign.study.load import Variant
@@ -65,8 +66,9 @@ class Source:
             self._datasets[key] = replace(opened, name=MOCK_OF + opened.name) if self.is_mock else opened
         return self._datasets[key]
 
-    def check_n(self, variant: Variant) -> None:
-        """Refuse measures that so few stimuli forbid, and a sample larger than the dataset."""
+    def check(self, variant: Variant) -> None:
+        """Refuse before any work: measures that so few stimuli or the kinds of files forbid, a sample larger than the dataset."""
+        _check_kinds(variant)
         dataset, rows = self.dataset(variant), variant.config.rows
         where = f"{variant.name}: dataset {dataset.name!r}" if variant.name else f"dataset {dataset.name!r}"
         if rows is not None:
@@ -146,3 +148,16 @@ class Source:
         if not names or not without:
             return []
         return [f"the study's competence files say nothing of {', '.join(without)}"]
+
+
+def _check_kinds(variant: Variant) -> None:
+    """Refuse what is asked of a model that is given as an RDM or a kernel, by the model's name."""
+    sides = ((variant.x, variant.config.captions.x), (variant.y or (), variant.config.captions.y))
+    for entry, captions in ((e, captions) for side, captions in sides for e in side):
+        if entry.kind not in KINDS:
+            continue
+        refuse_mean(entry.label, str(entry.kind), captions)
+        variant.preprocess.check({f"model {entry.label}": str(entry.kind)})
+        for measure in variant.measures:
+            if not isinstance(measure, str):
+                measure.check_takes(str(entry.kind), f"model {entry.label}")
