@@ -287,7 +287,7 @@ def _sentencepiece(file: Path) -> Any | None:
 
 def _files(spec: Spec, context: Context, folder: str) -> dict[str, Path]:
     """The files that a tokenizer is made of, of those that are there."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     def find(name: str) -> Path | None:
         if spec.is_local:
