@@ -51,6 +51,11 @@ class Trace:
         mark = _mark(x)
         return next((i for i, (_, out) in enumerate(self.made) if out == mark), None)
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether any module was given x as its first argument."""
+        mark = _mark(x)
+        return any(given == mark for _, given in self.given)
+
     def makers(self, x: Tensor) -> list[str]:
         """The modules whose output is x, in the order in which they end: a block after what is in it."""
         mark = _mark(x)

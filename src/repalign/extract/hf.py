@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +99,7 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
             **({} if places is None else {"device_map": places}),
             **at(spec, context.revision),
         )
+    _refuse_cut(label, model, report["unexpected_keys"])
     if places is None:
         model.to(context.device)
     keep_in_place(model)
@@ -114,6 +115,35 @@ def refuse_missing(label: str, missing: Sequence[str]) -> None:
             got=f"no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} ({len(missing)} in all)",
             remedy="check that config.json and the weights are of the same model",
         )
+
+
+def _refuse_cut(label: str, model: nn.Module, unexpected: Iterable[str]) -> None:
+    """Refuse a model whose file holds more blocks than its configuration: it would run as a shorter one without a word.
+
+    Other weights that are not of the model (heads, poolers, buffers) may be in its file.
+    """
+    lists = {}
+    for path, module in model.named_modules():
+        numbers = [name for name, _ in module.named_children() if name.isdigit()]
+        if path and numbers:
+            lists[path] = len(numbers)
+    for key in sorted(unexpected):
+        parts = key.split(".")
+        for i, part in enumerate(parts):
+            ours = next((p for p in lists if _same_path(p, ".".join(parts[:i]))), None) if part.isdigit() and i else None
+            if ours is not None and int(part) >= lists[ours]:
+                raise Unavailable(
+                    f"model {label}: its files hold more blocks than its config.json",
+                    expected=f"{lists[ours]} in {ours}, as the configuration has it",
+                    got=f"weights of block {part}, counted from 0: {key}",
+                    remedy="state the number of blocks of the weights in config.json (num_hidden_layers or its like); to "
+                    "extract some of them name them in `layers:`",
+                )
+
+
+def _same_path(ours: str, theirs: str) -> bool:
+    """Whether two module paths are the same but for the name of the body in front, which files have or have not."""
+    return bool(theirs) and (ours == theirs or ours.endswith(f".{theirs}") or theirs.endswith(f".{ours}"))
 
 
 def stored_dtype(config: Any) -> torch.dtype | None:

@@ -76,6 +76,10 @@ class HFText(Source):
         self.accepts = set(inspect.signature(self.model.forward).parameters)
         self.vocabulary = _vocabulary(self.model)
         self._refuse_beyond(self._probe(), "the probe")
+        self.full: int | None = None  # the length that every text is padded to, where padding is part of the model
+        self.full = self._full_length()
+        self.masked = self.full is None or "attention_mask" in self.tokenizer.model_input_names
+        self.side = self.tokenizer.padding_side if self.full else entry.padding
         trace, hidden = self._traced(dtype)
         refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
         self.own_positions = self._check_padding(dtype)
@@ -83,6 +87,7 @@ class HFText(Source):
         self.scored = causal and self.causal and not missing and entry.prompt is None
         # The first token of a causal model sees itself alone: it says nothing of the text.
         self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
+        self.class_is_last = self._class_is_last()
         about = token_facts(entry, self.pooling, self.causal)
         self.skips_first = about.get("first_token") == LEFT_OUT
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
@@ -163,14 +168,21 @@ class HFText(Source):
         return bos is not None and len(ids) > 0 and ids[0] == bos
 
     def _which_tokens(self) -> str:
-        if self.pooling != "mean":
-            return {"last": "the last token", "cls": "the first token"}[self.pooling]
+        if self.pooling == "cls":
+            return "the last token, which is the class token" if self.class_is_last else "the first token"
+        if self.pooling == "last":
+            return "the last token" if self.full is None else f"the last of {self.full} places, as the model's own pooling takes it"
+        if self.full is not None:
+            return f"all of the text; the padding to {self.full} places, which they see, is left out"
         if not self._has_bos(self.tokenizer(PROBE)["input_ids"]):
             return NO_BOS.replace("all;", "all but the first;") if self.skips_first else NO_BOS
         kept = "without" if self.skips_first else "with"
         return f"all {kept} the beginning-of-sequence token"
 
     def _how_padded(self) -> str:
+        if self.full is not None:
+            seen = "with a mask" if self.masked else "without a mask, as its tokenizer says"
+            return f"to {self.full} places on the {self.side}, {seen}: its own pooling takes the last place, padding or not"
         positions = "the model's own positions" if self.own_positions else "positions given"
         return "none: batches of one length" if self.entry.padding == "none" else f"{self.entry.padding}, {positions}"
 
@@ -201,11 +213,11 @@ class HFText(Source):
 
     def _padded(self, ids: Sequence[Sequence[int]], side: str | None = None) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of valid ones, each (b, t)."""
-        longest = max(map(len, ids))
+        longest = self.full or max(map(len, ids))
         tokens = torch.full((len(ids), longest), self.pad, dtype=torch.int64)
         mask = torch.zeros(len(ids), longest, dtype=torch.int64)
         for i, row in enumerate(ids):
-            left = (side or self.entry.padding) == "left"
+            left = (side or self.side) == "left"
             place = slice(longest - len(row), longest) if left else slice(0, len(row))
             tokens[i, place] = torch.tensor(row)
             mask[i, place] = 1
@@ -213,7 +225,7 @@ class HFText(Source):
 
     def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool, hidden: bool = True) -> Any:
         arguments: dict[str, Any] = {"input_ids": tokens, "output_hidden_states": hidden}
-        if self.accepts & {"attention_mask", "kwargs"}:
+        if self.masked and self.accepts & {"attention_mask", "kwargs"}:
             arguments["attention_mask"] = mask
         if not own_positions:
             # Under left padding a model with learned positions would count the padding.
@@ -239,7 +251,10 @@ class HFText(Source):
         """On the device of the hidden states, which need not be that of the inputs."""
         if self.pooling == "mean":
             return masked_mean(hidden, counted.to(hidden.device))
-        return (first_token if self.pooling == "cls" else last_token)(hidden, mask.to(hidden.device))
+        if self.pooling == "last" and self.full is not None:
+            return hidden[:, -1].to(torch.float32)
+        first = self.pooling == "cls" and not self.class_is_last
+        return (first_token if first else last_token)(hidden, mask.to(hidden.device))
 
     # --- bits per byte ---------------------------------------------------------------------------
 
@@ -270,6 +285,42 @@ class HFText(Source):
         return ids[: self.context]
 
     @torch.inference_mode()
+    def _full_length(self) -> int | None:
+        """The model's context where its own pooling takes the last place even of a padded text, as SigLIP's does.
+
+        Such a model was trained on texts that are all padded to one length: in shorter ones it takes another token. That
+        is tried out: in a padded text the last place alone goes into the pooled output, or into a module behind it.
+        """
+        self.masked, self.side = True, "right"
+        ids = self._probe()
+        tokens, mask = self._padded([ids[: max(1, len(ids) - 2)], ids])
+        with traced(self.model) as trace:
+            out = self._run(tokens, mask, own_positions=True)
+        states, pooled = (getattr(out, name, None) for name in ("last_hidden_state", "pooler_output"))
+        if states is None or pooled is None or (not trace.takes(states[:, -1]) and not _equal(pooled, states[:, -1])):
+            return None
+        if self.context is None or not isinstance(self.tokenizer.pad_token_id, int):
+            raise Unavailable(
+                f"model {self.entry.label}: it pools the last place of a text that is padded, and does not say how to pad it",
+                expected="a context length, and a token to pad with",
+                got=f"context {self.context}, pad token {self.tokenizer.pad_token}",
+                remedy="state max_position_embeddings in config.json and pad_token in tokenizer_config.json",
+            )
+        if self.entry.padding not in ("right", self.tokenizer.padding_side):
+            raise RepalignError(
+                f"model {self.entry.label}: padding {self.entry.padding!r} does not apply",
+                expected=f"texts padded to {self.context} places on the {self.tokenizer.padding_side}, as it was trained",
+                got=self.entry.padding,
+                remedy="leave `padding` out of the model's entry",
+            )
+        return self.context
+
+    def _class_is_last(self) -> bool:
+        """Whether the tokenizer puts the class token at the end, as XLNet's does."""
+        ids, token = list(self.tokenizer(PROBE)["input_ids"]), self.tokenizer.cls_token_id
+        return token is not None and token != ids[0] and token == ids[-1]
+
+    @torch.inference_mode()
     def _traced(self, dtype: torch.dtype) -> tuple[Trace, Sequence[Tensor]]:
         tokens, mask = self._padded([self._probe()])
         with traced(self.model) as trace:
@@ -287,7 +338,7 @@ class HFText(Source):
     @torch.inference_mode()
     def _check_padding(self, dtype: torch.dtype) -> bool:
         """Whether the model's own positions are right beside padding, or have to be given; that is tried out."""
-        if self.entry.padding == "none":
+        if self.entry.padding == "none" or self.full is not None:
             return True
         ids = self._probe()
         tokens, mask = self._padded([[*ids, *ids][: self.context], ids[: max(1, len(ids) - 2)]])
@@ -309,6 +360,8 @@ class HFText(Source):
     @torch.inference_mode()
     def _check_causal(self, dtype: torch.dtype) -> bool:
         """Whether tokens do not see those behind them: only then do bits per byte mean anything, and the first is a sink."""
+        if self.full is not None:
+            return False  # its last place sees the text, and padding is part of it
         ids = self._probe()
         whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
         return same_states([w[:, :-1] for w in whole], part, dtype)
@@ -321,6 +374,10 @@ def _vocabulary(model: Any) -> int | None:
     except (AttributeError, NotImplementedError):
         return None
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and bool(torch.equal(x, y))
 
 
 def _name(hidden_state: int) -> str:
