@@ -120,7 +120,7 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
 @app.command(epilog="Example: repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv")
 def probe(
     store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
-    labels: Annotated[Path, typer.Argument(help="A table (.csv .parquet) with the columns id and label.", show_default=False)],
+    labels: Annotated[Path, typer.Argument(help="A table with the columns id and label.", show_default=False)],
     models: Annotated[list[str] | None, typer.Option("--model", help="A model of the store; may be repeated; all without.")] = None,
     layers: Annotated[list[str] | None, typer.Option("--layer", help="A layer; may be repeated; all without.")] = None,
     kind: Annotated[str, typer.Option("--probe", help=f"{', '.join(PROBES)}.")] = "linear",

@@ -88,7 +88,7 @@ GroupsFile = Annotated[
     Path | None,
     typer.Option(
         "--groups",
-        help="A table (.csv .parquet) with the columns id and group, for instance captions.csv: stimuli that belong "
+        help="A table (.csv .tsv .jsonl .parquet) with the columns id and group, for instance captions.csv: stimuli that belong "
         "together. Files without ids have the ids 0, 1, 2, ...",
     ),
 ]
