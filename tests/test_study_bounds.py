@@ -99,6 +99,8 @@ BOMBS = {
     "deep mappings": ("a: " + "{b: " * 3000 + "1" + "}" * 3000 + "\n", "nested too deeply"),
     "deep lines": ("a:\n" + "".join(" " * i + "- \n" + " " * i + " -\n" for i in range(1, 40)), "nested too deeply|not YAML"),
     "a large file": ("# " + "x" * 5_000_000 + "\n", "a study file of 5,000,"),
+    "an experiment that is a list": ("experiment: [a]\n", "unknown experiment"),
+    "an experiment that is a mapping": ("experiment: {a: b}\n", "unknown experiment"),
     "a long number": ("a: " + "9" * 5000 + "\n", "a value that YAML cannot read"),
     "no date": ("a: 2024-13-45\n", "a value that YAML cannot read"),
     "a list as a field": ("? [a, b]\n: 1\n", "the name of a field is no text"),
@@ -131,6 +133,7 @@ def sweep(*sizes: int) -> str:
     [
         (sweep(64, 64, 65), r"266,240 variants are more than one study runs(.|\n)*64 values of alpha x 64 values of null.draws"),
         (sweep(1001), r"1,001 variants"),
+        ("sweep: {rows.n: [], alpha: [0.1]}\n", r"rows\.n is swept over no value"),
         ("variants: {a: {}, b: {}, c: {}}\n" + sweep(20, 20), r"1,200 variants are(.|\n)*3 variants x 20 values of alpha"),
         ("variants:\n" + "".join(f"  v{i}: {{}}\n" for i in range(1001)), r"1,001 variants"),
     ],

@@ -65,7 +65,7 @@ def load_study(path: str | Path) -> Study:
     path = Path(path).absolute()
     data, where = _extended(path)
     experiment = data.get("experiment", "alignment")
-    if experiment not in EXPERIMENTS:
+    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
         with where.at("experiment"):
             raise RepalignError(
                 f"unknown experiment {experiment!r}", expected=", ".join(EXPERIMENTS), got=experiment,
@@ -122,6 +122,10 @@ def _variants(data: dict[str, Any], config: AlignmentConfig, path: Path, where: 
     base = {k: v for k, v in data.items() if k not in ("variants", "sweep")}
     swept = [_values(field, values) for field, values in config.sweep.items()]
     seen: set[str] = set()
+    empty = next((field for field, values in config.sweep.items() if not values), None)
+    if empty is not None:
+        with where.at("sweep"):
+            raise RepalignError(f"{empty} is swept over no value", expected="a list of values", got="an empty one")
     number = len(config.variants or [""]) * math.prod(map(len, swept))
     if number > MOST_VARIANTS:
         with where.at("sweep" if swept else "variants"):
