@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import struct
+import uuid
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,53 @@ def test_a_mere_counter_is_no_evidence():
     assert join([read_features(s, id="row") for s in both]).n == N
 
 
+def _uuids(n):
+    return [uuid.UUID(int=int(i)) for i in ORDER[:n]]
+
+
+COULD_BE = {
+    "a text": [f"t{i}" for i in ORDER],
+    "a whole number": ORDER + 100,
+    "a text with a null": [None, *(f"t{i}" for i in ORDER[1:])],
+    "a text with a duplicate": ["t1", "t1", *(f"t{i}x" for i in ORDER[2:])],
+    "whole numbers stored as floats": (ORDER + 100.0).tolist(),
+    "whole numbers with a hole": [None, *(ORDER[1:] + 100)],
+    "times": pd.date_range("2020-01-01", periods=N)[ORDER],
+    "dates": [d.date() for d in pd.date_range("2020-01-01", periods=N)[ORDER]],
+    "decimals": [Decimal(int(i)) for i in ORDER],
+    "uuids": _uuids(N),
+    "categories": pd.Categorical([f"t{i}" for i in ORDER]),
+}
+COULD_NOT = {
+    "classes": ["cat", "dog"] * (N // 2),
+    "labels": [0, 1, 2] * (N // 3),
+    "truth values": [True] * N,
+    "losses": X[:, 0].tolist(),
+    "bytes": [bytes([i]) for i in range(N)],
+    "mappings": [{"a": i} for i in range(N)],
+    "nothing": [None] * N,
+}
+
+
+@pytest.mark.parametrize("what", [*COULD_BE, *COULD_NOT])
+def test_what_could_be_an_id_and_what_could_not(what, tmp_path):
+    """Under a name that says nothing, beside a column of vectors; in memory and in a file."""
+    frame = pd.DataFrame({"v": list(X), "thing": COULD_BE.get(what, COULD_NOT.get(what))})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for source in (frame, tmp_path / "a.parquet"):
+        found = read_features(source)
+        assert found.ids is None and list(found.layers) == ["v"] and "left out: thing (" in found.how
+        assert [b.name for b in found.candidates] == (["thing"] if what in COULD_BE else [])
+
+
+@pytest.mark.parametrize("start", [pd.concat([FRAME[:6], FRAME[6:].reset_index(drop=True)]), FRAME.set_index(X[:, 0])])
+def test_an_index_that_no_longer_counts_is_asked_about(start):
+    """Also one that repeats, or of fractions: rows were moved. Equal in both, it settles the matter."""
+    with pytest.raises(RepalignError, match=r"which could be ids: the index \((int64|float64)\)"):
+        join([read_features(start), read_features(FRAME)])
+    assert "the index" in join([read_features(start), read_features(2 * start)]).how[0]
+
+
 def test_three_sources_are_joined_by_one_rule(tmp_path):
     found = join(
         [
@@ -333,4 +382,8 @@ def test_the_page_runs(capsys):
     exec(block, space)
     told = capsys.readouterr().out
     assert float(space["result"].best()["statistic"].iloc[0]) == pytest.approx(1)
-    assert "joined on 300 ids; 0 and 0 rows" in told and "features: 8 columns 0, 1 ... 7" in told and "left out: score" in told
+    assert (
+        "joined on 300 ids; 0 and 0 rows" in told
+        and "features: 8 columns 0, 1 ... 7" in told
+        and "left out: score" in told
+    )

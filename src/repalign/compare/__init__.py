@@ -207,7 +207,7 @@ def pair(
 
 def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -> MemoryRepresentation:
     """Layers of a model that is called `name`; rows without ids are numbered."""
-    arrays = {k: as_layer(v, f"{name}, layer {k}" if len(layers) > 1 else name) for k, v in layers.items()}
+    arrays = {k: as_layer(v, name if len(layers) == 1 and k == "features" else f"{name}, layer {k}") for k, v in layers.items()}
     n = len(next(iter(arrays.values())))
     given = tuple(map(str, range(n))) if ids is None else tuple(ids)
     record = ModelRecord(spec=f"array:{name}", name=name, modality="array")

@@ -186,7 +186,8 @@ def _kind(type_: pa.DataType) -> Kind:
         ("float", (t.is_floating,)),
         ("integer", (t.is_integer,)),
         ("boolean", (t.is_boolean,)),
-        ("text", (t.is_string, t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_fixed_size_binary)),
+        ("text", (t.is_string, t.is_large_string, t.is_string_view, lambda type_: "uuid" in str(type_))),
+        ("closed", (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)),
         ("time", (t.is_timestamp, t.is_date)),
     ]
     for kind, any_of in tests:

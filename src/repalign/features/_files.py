@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from repalign.arrays import as_tensor
 from repalign.errors import RepalignError, did_you_mean
 from repalign.features._columns import read_parquet
-from repalign.features._memory import FEATURES, of_mapping, of_single, scalar
+from repalign.features._memory import ARRAY_KINDS, FEATURES, of_mapping, of_single, scalar
 from repalign.features._rule import Found, apply, widths
 from repalign.features._table import Block, Kind, Reading, Table
 
@@ -87,7 +87,7 @@ def _npy(path: Path) -> Table:
     if dtype.names:
         return of_single(np.load(path, allow_pickle=False), str(path))
     block = _numpy_block(FEATURES, shape, dtype, lambda: np.load(path, allow_pickle=False))
-    if block.kind == "other":
+    if block.kind in ("other", "closed"):
         block.load()  # says what it is that is never loaded
     return Table(str(path), "array", (block,))
 
@@ -106,7 +106,7 @@ def _npz(path: Path) -> Table:
             name = member.removesuffix(".npy")
             with archive.open(member) as file:
                 if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
-                    blocks.append(Block(name, "other", (), "no array", lambda: None, list))
+                    blocks.append(Block(name, "closed", (), "no array", lambda: None, list))
                     continue
             with archive.open(member) as file:
                 shape, dtype = _npy_header(file)
@@ -127,11 +127,12 @@ def _from_npz(path: Path, name: str) -> np.ndarray:
         return file[name]
 
 
-_KINDS: dict[str, Kind] = {"f": "float", "i": "integer", "u": "integer", "b": "boolean", "c": "complex", "U": "text", "S": "text"}
+# What a header says is there; objects are pickles, which are never loaded.
+_KINDS: dict[str, Kind] = {**ARRAY_KINDS, "O": "closed", "M": "time"}
 
 
 def _numpy_block(name: str, shape: tuple[int, ...], dtype: np.dtype, get: Any) -> Block:
-    kind = _KINDS.get(dtype.kind, "time" if dtype.kind == "M" else "other")
+    kind = _KINDS.get(dtype.kind, "other")
     shown = {"O": "pickled objects, never loaded", "U": "text", "S": "text"}.get(dtype.kind, str(dtype.newbyteorder("=")))
     values = (lambda: np.datetime_as_string(get()).tolist()) if kind == "time" else (lambda: get().tolist())
     return Block(

@@ -16,6 +16,7 @@ from repalign.features._table import Block, Reading, Table, listed, option
 # "id", "ids", "ID", "image_id", "stimulus ids", "imageId", "sample_uid"; not "valid", "grid" or "centroid".
 _EXACT = re.compile(r"ids?", re.I)
 _ENDS = re.compile(r"(.*[\W_])?(ids?|uids?|uuids?|guids?)|.*[a-z](Ids?|IDs?)", re.S)
+NEARLY_ALL = 0.8  # of the rows have a value of their own
 _MANTISSA = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}
 
 
@@ -61,13 +62,19 @@ def choose_ids(table: Table, reading: Reading, features: Sequence[Block]) -> tup
 
 
 def candidates(table: Table, n: int, used: Sequence[Block]) -> list[Block]:
-    """What is not called an id and could be one: a distinct text, whole number or time in every row."""
-    out = []
-    for b in table.blocks:
-        could = b.kind in ("text", "integer", "time") or b.place == "index"
-        if could and not b.counts and b not in used and b.shape == (n,) and n > 1 and _distinct(b):
-            out.append(b)
-    return out
+    """What is not called an id and could be one: nearly a value of its own in every row; an index that no longer counts."""
+    there = [b for b in table.blocks if b.shape == (n,) and n > 1 and b not in used and not b.counts]
+    return [b for b in there if b.place == "index" or (b.kind not in ("boolean", "complex", "closed") and _tells_apart(b))]
+
+
+def _tells_apart(block: Block) -> bool:
+    """Whether rows can be told by the values; an odd null or duplicate is a fault of an id, not a sign that it is none."""
+    try:
+        values = [v for v in block.values() if v is not None and v is not _null() and v == v]
+        whole = block.kind != "float" or all(float(v).is_integer() for v in values)
+        return whole and len(set(values)) >= NEARLY_ALL * block.shape[0]
+    except (TypeError, ValueError):  # arrays, lists and mappings in cells are no ids
+        return False
 
 
 def _distinct(block: Block) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from repalign.errors import RepalignError
-from repalign.features._ids import loose, names_of, shown_ids, texts
+from repalign.features._ids import loose, names_of, shown_ids
 from repalign.features._rule import Found
 from repalign.features._table import option
 from repalign.pairwise import Given
@@ -118,8 +119,8 @@ def _agree(sources: Sequence[Found]) -> bool:
         others = [next((c for c in s.candidates if c.name == block.name), None) for s in sources[1:]]
         if any(c is None for c in others):
             return False
-        read = [texts(b, s.what) for b, s in zip([block, *(c for c in others if c)], sources, strict=True)]
-        counts = block.kind == "integer" and all(int(b) - int(a) == 1 for a, b in zip(read[0], read[0][1:], strict=False))
+        read = [list(b.values()) for b in [block, *(c for c in others if c)]]
+        counts = block.kind == "integer" and None not in read[0] and all(b - a == 1 for a, b in pairwise(read[0]))
         if counts or any(r != read[0] for r in read[1:]):
             return False
     return all({c.name for c in s.candidates} == {c.name for c in sources[0].candidates} for s in sources)

@@ -40,10 +40,11 @@ def of_frame(x: Any, what: str) -> Table | None:
 
 def of_single(x: Any, what: str) -> Table:
     """One array, a list of layers, or a list of rows; of a structured array its fields."""
-    listed = isinstance(x, (list, tuple)) and bool(x)
-    if listed and (any(isinstance(v, Pairwise) for v in x) or all(of_frame(v, what) is not None for v in x)):
-        return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
-    if hasattr(x, "to_frame") and getattr(getattr(x, "dtype", None), "kind", "") == "O":  # a pandas series of vectors
+    if isinstance(x, (list, tuple)):
+        named = bool(x) and (any(isinstance(v, Pairwise) for v in x) or all(of_frame(v, what) is not None for v in x))
+        if named:
+            return of_mapping({f"layer.{i}": v for i, v in enumerate(x)}, what)
+    elif hasattr(x, "to_frame") and getattr(getattr(x, "dtype", None), "kind", "") == "O":  # a pandas series of vectors
         return from_frame(x.to_frame(FEATURES if x.name is None else x.name), what)
     if isinstance(x, np.ndarray) and x.dtype.names:
         import pandas as pd
@@ -109,7 +110,8 @@ def scalar(x: Any) -> float:
 
 # --- one array -------------------------------------------------------------------------------------
 
-_KINDS: dict[str, Kind] = {"f": "float", "i": "integer", "u": "integer", "b": "boolean", "c": "complex", "U": "text", "S": "text"}
+ARRAY_KINDS: dict[str, Kind] = {"f": "float", "i": "integer", "u": "integer", "b": "boolean", "c": "complex"}
+ARRAY_KINDS |= {"U": "text", "S": "text"}
 
 
 def _block(name: str, x: Any, what: str) -> Block:
@@ -131,7 +133,7 @@ def _block(name: str, x: Any, what: str) -> Block:
     array = x if isinstance(x, np.ndarray) else _asarray(x)
     if array is None:
         return Block(name, "other", (), type(x).__name__, lambda: as_tensor(x, where), lambda: [x])
-    kind = _KINDS.get(array.dtype.kind, "time" if array.dtype.kind == "M" else "other")
+    kind = ARRAY_KINDS.get(array.dtype.kind, "time" if array.dtype.kind == "M" else "other")
     if array.dtype.kind in "OT" and array.ndim == 1 and len(array) and all(v is None or isinstance(v, str) for v in array):
         kind = "text"
     shown = "text" if kind == "text" else "objects" if array.dtype.kind == "O" else str(array.dtype.newbyteorder("="))

@@ -383,7 +383,7 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
     said = block.axes or ("nld" if table.form == "arrays" and block.name == PLATONIC else reading.axes)
     if said is not None:
         return said
-    first, second, _ = block.shape
+    first, second, third = block.shape
     stimuli = {"nld": first, "lnd": second}
     possible = [a for a, n in stimuli.items() if n > 1]  # one stimulus is no reading
     if n_ids is not None:
@@ -395,7 +395,8 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
         expected="(n, d); or three dimensions of which it is said which one counts the stimuli",
         got=f"{first} stimuli of {second} layers, or {second} stimuli of {first} layers",
         remedy="say --axes nld for (n, layers, d) or --axes lnd for (layers, n, d) (in Python a mapping from layer name to "
-        "(n, d) arrays, in a study `axes: nld`), or give as many ids as there are stimuli; pool tokens to one vector first",
+        "(n, d) arrays, in a study `axes: nld`), or give as many ids as there are stimuli; pool tokens to one vector first"
+        + ("; or say --rdm or --kernel of a stack (m, n, n)" if second == third else ""),
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from repalign.errors import RepalignError, did_you_mean
 from repalign.pairwise import FEATURES, KINDS
 
-Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "pairs", "other"]
+# "pairs": an RDM or a kernel; "closed": bytes and pickles, which are not looked into.
+Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "pairs", "other", "closed"]
 Form = Literal["array", "arrays", "columns"]  # one array, named arrays, or a table of columns
 
 UNNAMED_INDEX = "index"  # what the index of a frame is called that has no name
