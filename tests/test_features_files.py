@@ -263,7 +263,12 @@ def test_what_could_be_an_id_and_what_could_not(what, tmp_path):
         assert [b.name for b in found.candidates] == (["thing"] if what in COULD_BE else [])
 
 
-@pytest.mark.parametrize("start", [pd.concat([FRAME[:6], FRAME[6:].reset_index(drop=True)]), FRAME.set_index(X[:, 0])])
+PAIRED = FRAME.set_index(pd.Index([(i, i + 1) for i in range(N)], tupleize_cols=False))
+
+
+@pytest.mark.parametrize(
+    "start", [pd.concat([FRAME[:6], FRAME[6:].reset_index(drop=True)]), FRAME.set_index(X[:, 0]), PAIRED]
+)
 def test_an_index_that_no_longer_counts_is_asked_about(start):
     """Also one that repeats, or of fractions: rows were moved. Equal in both, it settles the matter."""
     with pytest.raises(RepalignError, match=r"which could be ids: the index \((int64|float64)\)"):

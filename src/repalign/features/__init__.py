@@ -64,4 +64,14 @@ def read_features(source: Any, reading: Reading | None = None, *, name: str = "x
         return source
     if isinstance(source, (str, Path)):
         return read_file(source, reading)
-    return apply(of_object(source, name), reading)
+    try:
+        return apply(of_object(source, name), reading)
+    except RepalignError:
+        raise
+    except Exception as error:  # of numpy, torch, pandas and Arrow, each with kinds of its own
+        raise RepalignError(
+            f"{name}: it cannot be read as features",
+            expected="arrays of numpy or torch, frames, mappings or lists of these",
+            got=f"{type(source).__name__}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}",
+            remedy="convert it to a float array (n, d)",
+        ) from error

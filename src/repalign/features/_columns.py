@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NAMES = {"halffloat": "float16", "float": "float32", "double": "float64", "string": "text", "large_string": "text"}
-_UNNAMED = re.compile(r"__index_level_\d+__")  # how pandas writes an index without a name
+_UNNAMED = re.compile(r"__index_level_(\d+)__")  # how pandas writes an index without a name
 
 
 def read_parquet(path: Path, headers: bool = False) -> Table:
@@ -51,7 +51,6 @@ def read_parquet(path: Path, headers: bool = False) -> Table:
 def from_frame(frame: pd.DataFrame, what: str) -> Table:
     """A frame of pandas; its index is a block of its own."""
     import pandas as pd
-    import pyarrow as pa
 
     n = len(frame)
     names = [str(c) for c in frame.columns]
@@ -70,9 +69,8 @@ def from_frame(frame: pd.DataFrame, what: str) -> Table:
         if isinstance(values, pd.RangeIndex) and frame.index.nlevels == 1:
             blocks.append(_range(values.start, values.step, n, name))
             continue
-        array = pa.chunked_array([_arrow(values.to_series(index=range(n)))])
-        shown = UNNAMED_INDEX if name is None else str(name)
-        blocks.append(_block(shown, array.type, n, lambda a=array: a, None, {shown: name is not None}))
+        shown = _index_name(level) if name is None else str(name)
+        blocks.append(_of_series(values.to_series(index=range(n)), shown, n, {shown: name is not None}))
     return Table(what, "columns", tuple(blocks))
 
 
@@ -101,6 +99,11 @@ def _pandas_index(metadata: Mapping[bytes, bytes] | None, n: int) -> tuple[dict[
     return index, ranges
 
 
+def _index_name(level: int) -> str:
+    """What a level of an index without a name is called."""
+    return f"{UNNAMED_INDEX}.{level}" if level else UNNAMED_INDEX
+
+
 def _range(start: int, step: int, n: int, name: Any) -> Block:
     def values() -> list[int]:
         return list(range(start, start + step * n, step))
@@ -111,7 +114,7 @@ def _range(start: int, step: int, n: int, name: Any) -> Block:
     )  # fmt: skip
 
 
-def _of_series(series: pd.Series, name: str, n: int) -> Block:
+def _of_series(series: pd.Series, name: str, n: int, index: Mapping[str, bool] | None = None) -> Block:
     import pyarrow as pa
 
     if series.dtype.kind == "c":
@@ -119,8 +122,9 @@ def _of_series(series: pd.Series, name: str, n: int) -> Block:
     try:
         array = pa.chunked_array([_arrow(series)])
     except (pa.ArrowException, RepalignError, TypeError, ValueError, OverflowError):  # values of several kinds in one column
-        return Block(name, "other", (n,), "mixed objects", lambda: None, series.tolist, "column")
-    return _block(name, array.type, n, lambda: array, None, {})
+        place = "column" if index is None else "index"
+        return Block(name, "other", (n,), "mixed objects", lambda: None, series.tolist, place, says_rows=index is not None)
+    return _block(name, array.type, n, lambda: array, None, index or {})
 
 
 def _arrow(series: pd.Series) -> pa.Array:
@@ -156,14 +160,15 @@ def _block(
     if isinstance(type_, pa.FixedShapeTensorType):
         return Block(
             name, _kind(type_.value_type), (n, *type_.shape), _NAMES.get(str(type_.value_type), str(type_.value_type)),
-            lambda: _numbers(_storage(get()), n).reshape(n, *type_.shape), lambda: get().to_pylist(), "column",
+            lambda: _numbers(_storage(get()), n, name).reshape(n, *type_.shape), lambda: get().to_pylist(), "column",
         )  # fmt: skip
     if isinstance(type_, pa.BaseExtensionType) and not pa.types.is_fixed_size_binary(type_.storage_type):
         return _block(name, type_.storage_type, n, lambda: _storage(get()), first and (lambda: _storage(first())), index)
     if pa.types.is_dictionary(type_):
         decoded = type_.value_type
         return _block(name, decoded, n, lambda: get().cast(decoded), first and (lambda: first().cast(decoded)), index)
-    is_index = name in index or bool(_UNNAMED.fullmatch(name))
+    level = _UNNAMED.fullmatch(name)
+    is_index = name in index or level is not None
     kind, shape = _kind(type_), (n,)
     inner = type_
     while _is_list(inner):
@@ -171,11 +176,11 @@ def _block(
     if _is_list(type_):
         kind = _kind(inner)
         shape = _list_shape(type_, n, first or get)
-    named = index.get(name, not _UNNAMED.fullmatch(name))
+    named = index.get(name, level is None)
     says = is_index and len(shape) == 1 and (named or kind in ("text", "time"))
     return Block(
-        UNNAMED_INDEX if is_index and not named else name, kind, shape, _NAMES.get(str(inner), str(inner)),
-        lambda: _numbers(get(), n), lambda: get().to_pylist(), "index" if is_index else "column", says_rows=says,
+        _index_name(int(level[1])) if level else name, kind, shape, _NAMES.get(str(inner), str(inner)),
+        lambda: _numbers(get(), n, name), lambda: get().to_pylist(), "index" if is_index else "column", says_rows=says,
     )  # fmt: skip
 
 
@@ -226,7 +231,7 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([c.storage for c in column.chunks], type=column.type.storage_type)
 
 
-def _numbers(column: pa.ChunkedArray, n: int) -> Tensor:
+def _numbers(column: pa.ChunkedArray, n: int, name: str) -> Tensor:
     """A column of numbers (n,) or of lists of one length (n, d, ...); nulls become NaN, which no measure takes."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -242,7 +247,10 @@ def _numbers(column: pa.ChunkedArray, n: int) -> Tensor:
         lengths = pc.call_function("list_value_length", [flat]).unique().to_pylist()
         if len(lengths) != 1 or lengths[0] is None:
             raise RepalignError(
-                "a column of lists of different lengths", expected="a list of d numbers in every row", got=lengths[:8]
+                f"column {name}: lists of different lengths",
+                expected="a list of d numbers in every row",
+                got=f"lengths {', '.join(map(str, lengths[:8]))}",
+                remedy="pool tokens or positions to one vector per row",
             )
         shape.append(lengths[0])
         flat = flat.flatten()

@@ -73,8 +73,9 @@ def _told(path: Path, read: Any) -> Any:
         raise RepalignError(
             f"{path}: the file cannot be read",
             expected=f"a whole {path.suffix} file of numbers",
-            got=(str(error).splitlines() or [type(error).__name__])[0][:200],
-            remedy="write it again; object arrays and pickles are never loaded",
+            got=re.sub(r"\x1b\[\d*m", "", (str(error).splitlines() or [type(error).__name__])[0])[:200],
+            remedy="write it again; object arrays and pickles are never loaded"
+            + (", nor are numpy arrays in a file of torch: make them tensors" if path.suffix.lower() in (".pt", ".pth") else ""),
         ) from error
 
 

@@ -63,8 +63,9 @@ def choose_ids(table: Table, reading: Reading, features: Sequence[Block]) -> tup
 
 def candidates(table: Table, n: int, used: Sequence[Block]) -> list[Block]:
     """What is not called an id and could be one: nearly a value of its own in every row; an index that no longer counts."""
-    there = [b for b in table.blocks if b.shape == (n,) and n > 1 and b not in used and not b.counts]
-    return [b for b in there if b.place == "index" or (b.kind not in ("boolean", "complex", "closed") and _tells_apart(b))]
+    there = [b for b in table.blocks if b.shape[:1] == (n,) and n > 1 and b not in used and not b.counts]
+    open_ = [b for b in there if len(b.shape) == 1 and b.kind not in ("boolean", "complex", "closed")]
+    return [b for b in there if b.place == "index" or (b in open_ and _tells_apart(b))]
 
 
 def _tells_apart(block: Block) -> bool:

@@ -104,7 +104,8 @@ def _check_nameless(sources: Sequence[Found]) -> None:
     columns = next((s.candidates[0].name for s in without if s.candidates), None)
     got = [f"{s.what}: {len(s.ids or ())} ids ({shown_ids(s.ids or ())})" for s in named]
     got += [f"{s.what}: {f'which could be ids: {names_of(s.candidates)}' if s.candidates else 'no ids'}" for s in without]
-    remedy = "give it ids, for instance FILE.ids.txt with one id per line" if columns is None else f"say {option('id', columns)}"
+    remedy = "give it ids: an array or column `id`, FILE.ids.txt with a line each, in Python {'x': array, 'ids': ids}"
+    remedy = remedy if columns is None else f"say {option('id', columns)}"
     raise RepalignError(
         f"{' and '.join(s.what for s in sources)}: which row belongs to which?",
         expected="ids in all of them, or in none",

@@ -30,8 +30,7 @@ def of_object(x: Any, what: str) -> Table:
 
 def of_frame(x: Any, what: str) -> Table | None:
     """A frame of pandas, or what gives its columns to Arrow; None for anything else."""
-    kind = type(x)
-    if kind.__module__.partition(".")[0] == "pandas" and kind.__name__ == "DataFrame":
+    if any(c.__name__ == "DataFrame" and c.__module__.partition(".")[0] == "pandas" for c in type(x).__mro__):
         return from_frame(x, what)
     if hasattr(x, "__arrow_c_stream__") and hasattr(x, "columns"):
         return from_arrow(x, what)

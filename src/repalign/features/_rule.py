@@ -136,7 +136,7 @@ def _by_name(table: Table, name: str) -> Choice:
 
 def _by_pattern(table: Table, reading: Reading) -> Choice:
     columns = [b for b in table.blocks if b.place == "column" and b.name != reading.id]
-    found = [b for b in columns if any(fnmatchcase(b.name, p) for p in reading.patterns)]
+    found = [b for b in columns if any(b.name == p or fnmatchcase(b.name, p) for p in reading.patterns)]
     found = [b for b in found if name_tier(b) is None or b.name in reading.patterns]  # '*' means no ids
     asked = ", ".join(reading.patterns)
     if not found:
@@ -162,12 +162,7 @@ def _refuse_single(table: Table, block: Block) -> None:
     if block.kind in ("float", "pairs"):
         return
     if block.kind == "complex":
-        raise RepalignError(
-            f"{table.what}: complex numbers",
-            expected="real features",
-            got=block.told,
-            remedy=PARTS,
-        )
+        raise RepalignError(f"{table.what}: complex numbers", expected="real features", got=block.told, remedy=PARTS)
     if block.kind in ("integer", "boolean"):
         raise RepalignError(
             f"{table.what}: whole numbers or truth values alone are no features",
@@ -211,7 +206,7 @@ def _of_columns(table: Table, reading: Reading) -> dict[str, list[Block]]:
     columns = [b for b in table.blocks if b.place == "column"]
     if isinstance(reading.id, str):
         columns = [b for b in columns if b.name != reading.id]
-    columns = [b for b in columns if not (b.kind == "float" and len(b.shape) == 1 and (name_tier(b) is not None))]
+    columns = [b for b in columns if not (b.kind == "float" and len(b.shape) == 1 and name_tier(b) is not None)]
     vectors = [b for b in columns if b.kind == "float" and len(b.shape) == 2 and -1 not in b.shape]
     deep = [b for b in columns if b not in vectors and b.kind in ("float", "complex") and len(b.shape) >= 2]
     scalars = [b for b in columns if b.kind == "float" and len(b.shape) == 1]
@@ -249,7 +244,7 @@ def _refuse_mixed_columns(table: Table, columns: Sequence[Block], scalars: Seque
     rest = [b for b in columns if b.kind != "float" and len(b.shape) == 1]
     doubtful = [b for b in rest if _stem(b.name) in stems]
     if not families:  # columns with a name each: a whole number may well be one of them
-        doubtful = [b for b in rest if b.kind in ("integer", "boolean", "other", "complex") and not (name_tier(b) is not None)]
+        doubtful = [b for b in rest if b.kind in ("integer", "boolean", "other", "complex") and name_tier(b) is None]
     if doubtful:
         raise _which_columns(table, scalars, families, doubtful)
 
@@ -271,6 +266,9 @@ def _no_features(table: Table, others: Sequence[Block], how: str) -> RepalignErr
     ndim = 2 if how == "vector" else 1
     named = [b.name for b in others if b.kind in ("integer", "boolean") and len(b.shape) == ndim and name_tier(b) is None]
     remedy = "convert what is meant to a float array (n, d)"
+    vectors = {b.shape for b in table.blocks if b.kind == "float" and len(b.shape) == 1 and b.place == "array"}
+    if len(vectors) == 1:
+        remedy += "; of a vector for each id make a frame, pandas.DataFrame.from_dict(x, orient='index')"
     if any(b.kind == "complex" for b in others):
         remedy = PARTS
     elif named:
@@ -351,19 +349,23 @@ def _load(table: Table, choice: Choice, reading: Reading, n_ids: int | None) -> 
         alone = f"{first.dtype} {shown_shape(first.shape)}" if table.form == "array" else first.told
         words.append(f"layers: {listed(list(layers))}" if len(layers) > 1 else f"features: {alone}")
     for name, x in layers.items():
-        if isinstance(x, Pairwise):
-            continue
-        if x.ndim != 2 or 0 in x.shape:
-            raise RepalignError(
-                f"{table.what}, layer {name}: not (n, d)",
-                expected="two dimensions, one row per stimulus",
-                got=f"shape {tuple(x.shape)}",
-                remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
-            )
-        if not choice.forced:
-            where = table.what if len(layers) == 1 else f"{table.what}, layer {name}"
-            refuse_unmarked_matrix(x, where, choice.blocks[0].name if len(choice.blocks) == 1 else name)
+        if not isinstance(x, Pairwise):
+            _check_layer(x, name, table.what, len(layers) == 1, choice)
     return layers, "; ".join(words)
+
+
+def _check_layer(x: Tensor, name: str, what: str, alone: bool, choice: Choice) -> None:
+    """Refuse what is not (n, d), and a matrix of pairs of stimuli of which nobody said that it holds features."""
+    if x.ndim != 2 or 0 in x.shape:
+        raise RepalignError(
+            f"{what}, layer {name}: not (n, d)",
+            expected="two dimensions, one row per stimulus",
+            got=f"shape {tuple(x.shape)}",
+            remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
+        )
+    if not choice.forced:
+        block = choice.blocks[0].name if len(choice.blocks) == 1 else name
+        refuse_unmarked_matrix(x, what if alone else f"{what}, layer {name}", block)
 
 
 def _is_scalars(part: Sequence[Block]) -> bool:

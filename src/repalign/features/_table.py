@@ -46,7 +46,7 @@ class Block:
         if self.place == "beside":
             return self.name
         if self.place == "index":
-            return f"the index {self.name} ({self.dtype})" if self.name != UNNAMED_INDEX else f"the index ({self.dtype})"
+            return f"the index{'' if self.name == UNNAMED_INDEX else f' {self.name}'} ({self.dtype})"
         shape = "" if self.place == "column" and len(self.shape) == 1 else f" {shown_shape(self.shape)}"
         return f"{self.name} ({self.dtype}{shape})"
 
