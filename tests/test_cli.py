@@ -142,13 +142,13 @@ def test_the_flow_from_study_to_check(call, study):
     assert status == 0 and "report.html" in out and "complete in the store" in err
     status, out, _ = call("report", folder / "results", "--out", folder / "again.html", "--static", folder / "figures")
     assert status == 0 and (folder / "again.html").is_file() and list((folder / "figures").glob("*.svg"))
-    status, out, _ = call("compare", folder / "store", "--results", folder / "other", "-m", "CKA()")
+    status, out, _ = call("compare", folder.parent / "store", "--results", folder / "other", "-m", "CKA()")
     assert status == 0 and (folder / "other/results.parquet").is_file()
-    status, out, _ = call("check", folder / "store")
+    status, out, _ = call("check", folder.parent / "store")
     assert status == 0 and "whole: 2 models" in out
-    part = next((folder / "store").rglob("part-*.safetensors"))
+    part = next((folder.parent / "store").rglob("part-*.safetensors"))
     part.write_bytes(part.read_bytes()[:-40])
-    status, out, err = call("check", folder / "store")
+    status, out, err = call("check", folder.parent / "store")
     assert status == 1 and part.name in out and "do:" in out
 
 
