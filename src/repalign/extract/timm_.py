@@ -7,7 +7,8 @@ network's stages; with `layers:` naming modules of the model instead, their outp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from repalign.extract._base import (
 )
 from repalign.extract._files import folder_revision, hub_errors, hub_revision
 from repalign.extract._pool import any_pool, map_mean, token_mean
-from repalign.extract._trace import outputs_of, traced
+from repalign.extract._trace import Places, Trace, outputs_of, token_places, traced, unlike_images
 from repalign.extract._weights import fetch, read_headers
 from repalign.models import ModelRecord, Spec, known_models
 
@@ -88,16 +89,16 @@ class TimmVision(Source):
         self.model: Any = model.eval().to(context.device, self.dtype)
         config = resolve_model_data_config(self.model)
         self.transform = create_transform(**config, is_training=False)
-        every = self._intermediate_layers(tuple(config["input_size"]))
+        every = self._intermediate_layers()
         self.by_path = _names_modules(model, every, entry)
         if self.by_path:
             assert entry.layers is not None
             self.pooling = entry.pooling
-            self.layers = tuple(Layer(str(n), f"output of {n} ({_kind(model, n)})") for n in entry.layers)
+            self.layers = self._named_layers([str(n) for n in entry.layers])
         else:
             self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
             self.layers = choose(every, entry.layers, entry.label)
-        self.places = {layer.name: i for i, layer in enumerate(every)}
+        self.index = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         self.record = ModelRecord(
             spec=str(spec),
@@ -109,6 +110,7 @@ class TimmVision(Source):
             "source": "timm",
             "architecture": type(model).__name__,
             "pooling": self.pooling or "maps: mean over positions; vectors as they are",
+            "class_token": any(p.cls is not None for p in self.places.values()),
             "last_layer": self.layers[-1].what,
             "preprocessing": plain(config),
             **run_facts(self.dtype, stored, "timm", "torchvision", "pillow"),
@@ -121,52 +123,105 @@ class TimmVision(Source):
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype)
         names = [layer.name for layer in self.layers]
         if self.by_path:
-            with outputs_of(self.model, names, self.entry.label) as found:
-                self.model(pixels)
-            label = f"model {self.entry.label}, layer "
-            layers = {n: any_pool(self._channels_first(found[n]), self.pooling, label + n) for n in names}
+            found = self._outputs(pixels, names)
+            layers = {n: self._pool_output(n, found[n]) for n in names}
         else:
             states = self._intermediates(pixels)
-            layers = {n: self._pool(states[self.places[n]]) for n in names}
+            layers = {n: self._pool(n, states[self.index[n]]) for n in names}
         return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
 
-    def _pool(self, state: tuple[Tensor, Tensor | None]) -> Tensor:
+    def _pool(self, name: str, state: tuple[Tensor, Tensor | None]) -> Tensor:
         patches, prefix = state
         if self.pooling == "cls":
-            assert prefix is not None
-            return prefix[:, 0].to(torch.float32)
+            cls = self.places[name].cls
+            assert prefix is not None and cls is not None
+            return prefix[:, cls].to(torch.float32)
         return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
 
-    def _channels_first(self, x: Tensor) -> Tensor:
-        """Modules of some of timm's models (Swin) give maps (b, h, w, d); the model says so."""
+    def _pool_output(self, name: str, x: Tensor) -> Tensor:
+        """Of a module named by its path: as of other layers, no class token nor register is in a mean over tokens."""
+        places = self.places.get(name)
+        if places is None or self.pooling not in ("cls", "mean"):
+            return any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
+        if self.pooling == "mean":
+            return token_mean(places.patches(x))
+        if places.cls is None:
+            raise RepalignError(
+                f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
+                expected="a model with a class token among this layer's tokens",
+                got=f"{places.before} other tokens before the patches",
+                remedy="set `pooling: mean`",
+            )
+        return x[:, places.cls].to(torch.float32)
+
+    def _outputs(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What modules give; those of some models (Swin) give maps (b, h, w, d), and the model says so."""
+        with outputs_of(self.model, names, self.entry.label) as found:
+            self.model(pixels)
         last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
-        return x.permute(0, 3, 1, 2) if last and x.ndim == 4 else x
+        return {n: x.permute(0, 3, 1, 2) if last and x.ndim == 4 else x for n, x in found.items()}
 
     def _intermediates(self, pixels: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Of every block the patch tokens (b, t, d) or maps (b, d, h, w), and the tokens before the patches."""
+        """Of every block the patch tokens (b, t, d) or maps (b, d, h, w), and the tokens before the patches.
+
+        Where timm cannot give the latter it leaves them out, if there are any: of CaiT's blocks, for one, there are none.
+        """
         options: dict[str, Any] = {"norm": False, "intermediates_only": True}
-        if getattr(self.model, "num_prefix_tokens", 0):
+        takes = inspect.signature(self.model.forward_intermediates).parameters
+        if "return_prefix_tokens" in takes and getattr(self.model, "num_prefix_tokens", 0):
             options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
         states = self.model.forward_intermediates(pixels, **options)
         return [s if isinstance(s, tuple) else (s, None) for s in states]
 
+    def _probe_pixels(self) -> Tensor:
+        return torch.stack(self.prepare(unlike_images(), ())).to(self.device, self.dtype)
+
     @torch.inference_mode()
-    def _intermediate_layers(self, size: tuple[int, ...]) -> list[Layer]:
+    def _intermediate_layers(self) -> list[Layer]:
         """The layers that timm gives, each with the module that makes it, as one run shows."""
         self.known: tuple[str, ...] = ()
+        self.places: dict[str, Places] = {}
         if not hasattr(self.model, "forward_intermediates"):
             return []
+        pixels = self._probe_pixels()
         with traced(self.model) as trace:
-            states = self._intermediates(
-                torch.linspace(-1, 1, 3 * size[1] * size[2]).reshape(1, *size).to(self.device, self.dtype)
-            )
-        patches, prefix = states[-1]
-        self.known = (
-            ("cls", "mean") if prefix is not None else (("spatial_mean", "mean") if patches.ndim == 4 else ("mean",))
-        )
+            states = self._intermediates(pixels)
         whole = [p if t is None else torch.cat([t, p], dim=1) for p, t in states]
-        word = "block" if patches.ndim == 3 or prefix is not None else "stage"
-        return [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+        maps = all(x.ndim == 4 for x in whole)
+        word = "stage" if maps else "block"
+        every = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+        tokens = {layer.name: x for layer, x in zip(every, whole, strict=True) if x.ndim == 3}
+        self.places = self._token_places(trace, lambda: self._intermediates(pixels), tokens)
+        for layer, (_, prefix) in zip(every, states, strict=True):
+            self._check_prefix(layer.name, 0 if prefix is None else prefix.shape[1])
+        has_cls = all(layer.name in self.places and self.places[layer.name].cls is not None for layer in every)
+        self.known = ("cls", "mean") if has_cls else (("spatial_mean", "mean") if maps else ("mean",))
+        return every
+
+    def _token_places(self, trace: Trace, again: Callable[[], Any], tokens: Mapping[str, Tensor]) -> dict[str, Places]:
+        return dict(zip(tokens, token_places(trace, again, list(tokens.values()), self.entry.label), strict=True))
+
+    def _check_prefix(self, name: str, given: int) -> None:
+        """What timm calls tokens before the patches has to be what a pass shows to be none of the image."""
+        shown = self.places[name].before if name in self.places else given
+        if shown != given:
+            raise Unavailable(
+                f"model {self.entry.label}, layer {name}: the patches cannot be told from other tokens",
+                expected=f"{given} tokens before them, as timm says",
+                got=f"{shown} that are the same for all images",
+                remedy="name its modules in `layers:`, or with a torch: spec",
+            )
+
+    @torch.inference_mode()
+    def _named_layers(self, names: Sequence[str]) -> tuple[Layer, ...]:
+        """Modules as layers: one run shows where the tokens stand in them."""
+        pixels = self._probe_pixels()
+        with traced(self.model) as trace:
+            found = self._outputs(pixels, names)
+        tokens = {n: x for n, x in found.items() if x.ndim == 3}
+        if self.pooling in ("cls", "mean"):
+            self.places = self._token_places(trace, lambda: self.model(pixels), tokens)
+        return tuple(Layer(n, f"output of {n} ({_kind(self.model, n)})") for n in names)
 
 
 def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtype]:
