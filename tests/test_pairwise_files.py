@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from repalign.errors import RepalignError
 from repalign.estimate._arrays import array_facts
 from repalign.extract import ModelEntry, extract
 from repalign.features import Reading, read_features
+from repalign.measures import MEASURES
 from repalign.standins import stand_in
 from repalign.store import FeatureStore
 from repalign.study import load_study
@@ -346,3 +348,24 @@ def test_the_listing_says_what_a_measure_takes(call):
     ):
         status, out, _ = call("measures", name)
         assert status == 0 and said in out, out
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+PAGES = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_the_example_of_the_page_runs(capsys):
+    text = (PAGES / "features.md").read_text("utf-8")
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "RDM" in b)
+    exec(block, {"__name__": "features"})
+    said = capsys.readouterr().out
+    assert re.search(r"0 +(anna|ben|cleo) +features +0\.\d", said) and re.search(r"all\.anna +rdm +1\.0", said)
+    assert re.search(r"kernel +kernel +0\.\d", said)
+
+
+def test_the_page_lists_what_every_measure_takes():
+    section = (PAGES / "choosing.md").read_text("utf-8").split("## When there are no features")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (RDM|Kernel) \| ([\w, ]+) \|", section, flags=re.M)
+    listed = {(name, kind.lower()) for kind, names in rows for name in names.split(", ")}
+    assert listed == {(cls.__name__, kind) for cls in MEASURES for kind in cls.takes - {"features"}}

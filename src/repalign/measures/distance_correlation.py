@@ -53,7 +53,8 @@ class SquaredDistanceCorrelation(Bilinear):
     Parameters
     ----------
     estimator : "debiased" or "biased".
-    exponent : power of the distances, in (0, 2]; at 2 only linear dependence counts (biased, it is linear CKA).
+    exponent : power of the distances, in (0, 2]; at 2 only linear dependence counts (biased, it is linear CKA). The
+        dissimilarities of a layer that is given as an `RDM` are taken as the distances.
 
     Shapes (n, d1) and (n, d2). Range [-1, 1]; biased [0, 1]. Invariant to orthogonal maps, isotropic scale,
     translations and column order. nan for a constant representation. Raises RepalignError if n < 4 (biased: n < 2).

@@ -31,7 +31,8 @@ class CKA(Bilinear):
     ----------
     kernel : "linear", x_i . x_j; "rbf", exp(-|x_i - x_j|^2 / (2 sigma^2)); "laplacian",
         exp(-|x_i - x_j| / sigma); "quadratic" or "cubic", (1 + c_i . c_j / sigma^2)^p with p = 2 or 3 and c the
-        rows without their mean, so that no kernel depends on the origin.
+        rows without their mean, so that no kernel depends on the origin. A layer that is given as a `Kernel` is the linear
+        one; of an `RDM`, taken as distances, "rbf" and "laplacian" are made.
     estimator : "debiased" or "biased". The biased one grows with d / n: independent noise with
         d >> n scores 1.
     bandwidth : for kernels other than linear: sigma as a number, or a rule for sigma^2 on each side. rbf and

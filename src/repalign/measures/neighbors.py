@@ -70,7 +70,8 @@ class MutualKNN(_NeighborLists, Bilinear):
     Parameters
     ----------
     k : neighbours per stimulus.
-    similarity : "cosine" (rows are normalised here), "dot" or "euclidean".
+    similarity : "cosine" (rows are normalised here), "dot" or "euclidean". In a layer that is given as an `RDM` those of least
+        dissimilarity are nearest, by the first and the last word alike; of a `Kernel` all three follow from its products.
     center : subtract the column means first, which removes a common direction that dominates all cosines.
 
     Shapes (n, d1) and (n, d2). Range [0, 1] in steps of 1 / (n k); chance k / (n - 1). Invariant to

@@ -88,6 +88,7 @@ class RSA(Bilinear):
     dissimilarity : "correlation" (default), 1 - Pearson correlation of two rows; "cosine", 1 - cosine; "euclidean";
         "sqeuclidean"; "cityblock", the sum of absolute differences; "gaussian", 1 - exp(-D^2 / m) with m the mean of all
         n^2 squared distances; "mahalanobis", Euclidean after whitening with the covariance of the stimuli themselves.
+        It is of features: a layer that is given as an `RDM` has its own dissimilarities.
     comparison : "spearman" (default), tied dissimilarities at their average rank; "pearson"; "rho_a", Spearman's rho
         averaged over all ways to break ties, so that models with many ties are not favoured; "cosine", not centred;
         "whitened_cosine", the cosine of the double-centred RDMs, which discounts what dissimilarities share by having a

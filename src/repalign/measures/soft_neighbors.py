@@ -128,7 +128,7 @@ class SoftKNN(Bilinear):
     ----------
     perplexity : the effective number of neighbours, above 1.
     similarity : "cosine" (rows are normalised here), "dot" or "euclidean" (minus half the squared distance: Gaussian
-        affinities).
+        affinities). Dissimilarities D of an `RDM` count as -D with cosine and as -D^2 / 2 with euclidean.
     center : subtract the column means first.
 
     Shapes (n, d1) and (n, d2). Range [0, 1]. Invariant to orthogonal maps, isotropic scale and column order; with cosine

@@ -106,7 +106,7 @@ class TopologicalRSA(_TransformedRSA):
     ----------
     lower, upper : the levels l < u of the two quantiles, in [0, 1]. With (0, 1) it is Spearman's `RSA`; u - l above .8
         is sensitive to geometry, both near .5 to topology. Do not choose them on the data that are reported.
-    dissimilarity : as in `RSA`; "euclidean" by default.
+    dissimilarity : as in `RSA`, an `RDM` has its own; "euclidean" by default.
     ranked : take ranks first (default), as the released code does; False thresholds the dissimilarities themselves at
         their own quantiles, as the paper's text does.
     geodesic : shortest paths along the pairs below the upper threshold take the place of the transformed dissimilarities.
