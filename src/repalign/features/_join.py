@@ -121,7 +121,8 @@ def _agree(sources: Sequence[Found]) -> bool:
         if any(c is None for c in others):
             return False
         read = [list(b.values()) for b in [block, *(c for c in others if c)]]
-        counts = block.kind == "integer" and None not in read[0] and all(b - a == 1 for a, b in pairwise(read[0]))
+        numbers = read[0] if block.kind == "integer" and len(block.shape) == 1 and None not in read[0] else []
+        counts = bool(numbers) and all(b - a == 1 for a, b in pairwise(numbers))
         if counts or any(r != read[0] for r in read[1:]):
             return False
     return all({c.name for c in s.candidates} == {c.name for c in sources[0].candidates} for s in sources)
