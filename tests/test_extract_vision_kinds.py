@@ -296,7 +296,7 @@ def test_transformers(name, tmp_path):
 
     kind, options, layers, where = TRANSFORMERS[name]
     model = getattr(transformers, kind)
-    model = tiny.randomised(model(model.config_class(**options))).eval()
+    model = tiny._randomise(model(model.config_class(**options))).eval()
     size = options.get("image_size", 32)
     size = size if isinstance(size, int) else size[0]
     processor = transformers.ViTImageProcessor(size={"height": size, "width": size})

@@ -113,7 +113,7 @@ def _save(model: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     return folder
 
 
-def randomised(model: torch.nn.Module, seed: int = 0, std: float = 0.5) -> Any:
+def _randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.5) -> Any:
     """Every weight, biases and norms too, so that nothing is by chance the identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def gpt2(folder: Path, *, bos: bool = False, dtype: torch.dtype = torch.float32,
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=positions, n_embd=24, n_layer=3, n_head=3, bos_token_id=0, eos_token_id=1
     )
-    return _save(randomised(GPT2LMHeadModel(config)), folder, dtype)
+    return _save(_randomise(GPT2LMHeadModel(config)), folder, dtype)
 
 
 def opt(folder: Path) -> Path:
@@ -160,7 +160,7 @@ def opt(folder: Path) -> Path:
         eos_token_id=1,
         pad_token_id=2,
     )
-    return _save(randomised(OPTForCausalLM(config)), folder)
+    return _save(_randomise(OPTForCausalLM(config)), folder)
 
 
 def llama(folder: Path, *, bos: bool = True, dtype: torch.dtype = torch.float32, head: bool = True) -> Path:
@@ -179,7 +179,7 @@ def llama(folder: Path, *, bos: bool = True, dtype: torch.dtype = torch.float32,
         bos_token_id=0,
         eos_token_id=1,
     )
-    model = randomised(LlamaForCausalLM(config))
+    model = _randomise(LlamaForCausalLM(config))
     return _save(model if head else model.model, folder, dtype)
 
 
@@ -196,7 +196,7 @@ def bert(folder: Path, *, pooler: bool = False) -> Path:
         intermediate_size=40,
         max_position_embeddings=48,
     )
-    return _save(randomised((BertModel if pooler else BertForMaskedLM)(config)), folder)
+    return _save(_randomise((BertModel if pooler else BertForMaskedLM)(config)), folder)
 
 
 def roberta(folder: Path) -> Path:
@@ -215,7 +215,7 @@ def roberta(folder: Path) -> Path:
         bos_token_id=2,
         eos_token_id=3,
     )
-    return _save(randomised(RobertaModel(config)), folder)
+    return _save(_randomise(RobertaModel(config)), folder)
 
 
 def t5(folder: Path) -> Path:
@@ -233,7 +233,7 @@ def t5(folder: Path) -> Path:
         pad_token_id=0,
         decoder_start_token_id=0,
     )
-    return _save(randomised(T5ForConditionalGeneration(config), std=0.3), folder)
+    return _save(_randomise(T5ForConditionalGeneration(config), std=0.3), folder)
 
 
 # --- vision models of transformers ---------------------------------------------------------------
@@ -265,7 +265,7 @@ def vit(folder: Path) -> Path:
     from transformers import ViTConfig, ViTForImageClassification
 
     _processor(folder)
-    return _save(randomised(ViTForImageClassification(ViTConfig(**_SMALL, patch_size=8, num_labels=5))), folder)
+    return _save(_randomise(ViTForImageClassification(ViTConfig(**_SMALL, patch_size=8, num_labels=5))), folder)
 
 
 def dinov2(folder: Path, registers: int = 0) -> Path:
@@ -276,8 +276,8 @@ def dinov2(folder: Path, registers: int = 0) -> Path:
     options = {k: v for k, v in _SMALL.items() if k != "intermediate_size"} | {"patch_size": 8, "mlp_ratio": 2}
     if registers:
         config = Dinov2WithRegistersConfig(**options, num_register_tokens=registers)
-        return _save(randomised(Dinov2WithRegistersModel(config)), folder)
-    return _save(randomised(Dinov2Model(Dinov2Config(**options))), folder)
+        return _save(_randomise(Dinov2WithRegistersModel(config)), folder)
+    return _save(_randomise(Dinov2Model(Dinov2Config(**options))), folder)
 
 
 def clip(folder: Path) -> Path:
@@ -298,7 +298,7 @@ def clip(folder: Path) -> Path:
         "pad_token_id": 2,
     }
     config = CLIPConfig(text_config=text, vision_config={**_SMALL, "patch_size": 8}, projection_dim=12)
-    return _save(randomised(CLIPModel(config)), folder)
+    return _save(_randomise(CLIPModel(config)), folder)
 
 
 def clip_vision(folder: Path) -> Path:
@@ -306,7 +306,7 @@ def clip_vision(folder: Path) -> Path:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     _processor(folder, "clip")
-    return _save(randomised(CLIPVisionModel(CLIPVisionConfig(**_SMALL, patch_size=8))), folder)
+    return _save(_randomise(CLIPVisionModel(CLIPVisionConfig(**_SMALL, patch_size=8))), folder)
 
 
 def resnet(folder: Path) -> Path:
@@ -315,7 +315,7 @@ def resnet(folder: Path) -> Path:
 
     _processor(folder, "convnext")
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 20], depths=[1, 2, 1], layer_type="basic")
-    return _save(randomised(ResNetModel(config)), folder)
+    return _save(_randomise(ResNetModel(config)), folder)
 
 
 # --- timm ----------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def timm_folder(folder: Path, architecture: str, **arguments: Any) -> Path:
     import timm
     from timm.models import save_for_hf
 
-    model = randomised(timm.create_model(architecture, pretrained=False, num_classes=4, **arguments))
+    model = _randomise(timm.create_model(architecture, pretrained=False, num_classes=4, **arguments))
     model.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
     save_for_hf(model.eval(), folder, model_args=arguments, safe_serialization=True)
     return folder
@@ -350,6 +350,6 @@ def sentence_transformer(folder: Path, base: Path) -> Path:
 
     transformer = modules.Transformer(str(base))
     pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode="cls")
-    dense = randomised(modules.Dense(in_features=24, out_features=10))
+    dense = _randomise(modules.Dense(in_features=24, out_features=10))
     SentenceTransformer(modules=[transformer, pooling, dense, modules.Normalize()], device="cpu").save(str(folder))
     return folder
