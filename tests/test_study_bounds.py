@@ -233,3 +233,18 @@ def test_one_model_that_was_read_in_two_ways_has_two_names(folder: Path, call) -
     load_study(write(folder, text.replace("name: mine,", "name: mine, store_dtype: float64,"), "two.yaml")).run()
     status, told = call("compare", folder / "runs/store", "--results", folder / "r", "--measure", "CKA()", "--draws", 9)
     assert status == 0 and "mine (store_dtype float32)" in told and "mine (store_dtype float64)" in told and "theirs" in told
+
+
+@pytest.mark.parametrize("harm", [lambda data: data.replace(b"theirs", b"thiers"), lambda data: data[:100]])
+def test_a_broken_manifest_is_named_and_the_next_run_mends_it(folder: Path, call, harm) -> None:
+    study = write(folder, STUDY.format(name="one"))
+    assert call("run", study)[0] == 0
+    manifest = next(p for p in folder.rglob("manifest.json") if b"theirs" in p.read_bytes())
+    whole = manifest.read_bytes()
+    manifest.write_bytes(harm(whole))
+    for command in (["compare", folder / "runs/store", "--results", folder / "r"], ["check", folder / "runs/store"]):
+        status, told = call(*command)
+        assert status == 1 and str(manifest) in told and "run the extraction again" in told
+    status, told = call("run", study)
+    assert status == 0 and told.count("is written anew") == 1 and manifest.read_bytes() == whole
+    assert call("check", folder / "runs/store")[0] == 0

@@ -227,7 +227,7 @@ def _identity(entry: ModelEntry, dtype: str) -> str:
 def _complete(store: FeatureStore, fingerprint: str) -> dict[str, StoredRepresentation]:
     """All extractions of a dataset that are whole, by their identity."""
     out = {}
-    for r in store.representations(fingerprint):
+    for r in store.whole(fingerprint):
         spec, settings = r.manifest["record"]["spec"], r.manifest["settings"]
         if store.find(fingerprint, spec, r.record.revision, settings) is not None:
             out[json.dumps([spec, as_asked_today(spec, settings, r.facts)], sort_keys=True)] = r

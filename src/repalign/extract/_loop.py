@@ -260,6 +260,8 @@ def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
     if found is not None:
         return found
     former = job.entry.former_settings(job.context.dtype)
+    if former == job.settings:
+        return None
     before = store.find(job.dataset.fingerprint, str(job.spec), job.revision, former)
     same = before is not None and as_asked_today(str(job.spec), former, before.facts) == job.settings
     return before if same else None

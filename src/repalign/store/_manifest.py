@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from repalign.models import ModelRecord
 from repalign.sealed import DamagedError, check_seal, seal_json
 from repalign.store._files import Files
 from repalign.store._part import FORMAT, TORCH_DTYPES, BrokenError, Head, Verified, canonical, parse_json, read_head
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1 had no seal: it is read, and held to its parts alone
@@ -237,8 +234,8 @@ def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
     return None
 
 
-def readable(files: Files, folder: str) -> dict[str, Any] | None:
-    """What the manifest of a folder says; None, with a warning, where none is there that can be believed.
+def readable(files: Files, folder: str) -> tuple[dict[str, Any] | None, str | None]:
+    """What the manifest of a folder says, or None; and why not, where one is there that cannot be believed.
 
     For those who write one anew. RepalignError for a manifest of a newer format.
     """
@@ -249,9 +246,8 @@ def readable(files: Files, folder: str) -> dict[str, Any] | None:
     except NewerFormat:
         raise
     except RepalignError as error:
-        log.warning("%s: it is not complete", str(error).splitlines()[0])
-        return None
-    return None if manifest is None else manifest.data
+        return None, str(error).splitlines()[0]
+    return None if manifest is None else manifest.data, None
 
 
 def refusal(files: Files, folder: str, manifest: Manifest) -> RepalignError:

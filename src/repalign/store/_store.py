@@ -101,7 +101,9 @@ class FeatureStore:
         Raises RepalignError if the manifest that lies there is of another extraction.
         """
         folder = folder_of(dataset_fingerprint, record_spec, revision, settings)
-        manifest = readable(self.files, folder)
+        manifest, why = readable(self.files, folder)
+        if why is not None:
+            log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
         if manifest is None:
             return None
         refuse_other(
@@ -139,6 +141,15 @@ class FeatureStore:
                     else StoredRepresentation(self.files, folder, manifest.data)
                 )
         return found
+
+    def whole(self, dataset_fingerprint: str) -> list[StoredRepresentation]:
+        """As `representations`, without those whose manifest cannot be believed: for who would make these anew."""
+        found = ((folder, readable(self.files, folder)[0]) for folder in self.folders())
+        return [
+            StoredRepresentation(self.files, folder, manifest)
+            for folder, manifest in found
+            if manifest is not None and manifest["dataset"]["fingerprint"] == dataset_fingerprint
+        ]
 
     def folders(self) -> Iterator[str]:
         """The folder of every extraction, complete or not: `<dataset>/<model>/<extraction hash>`."""

@@ -141,7 +141,7 @@ class Writer:
             parts=parts,
         )
         self.files.write(self._name(MANIFEST), [text.encode()])
-        manifest = readable(self.files, self.folder)
+        manifest, _ = readable(self.files, self.folder)
         assert manifest is not None
         return StoredRepresentation(self.files, self.folder, manifest)
 
@@ -221,7 +221,7 @@ class Writer:
 
     def _refuse_other_files(self) -> None:
         """Refuse the manifest of another extraction, and whole parts beyond the last one."""
-        manifest = readable(self.files, self.folder)
+        manifest, _ = readable(self.files, self.folder)
         path = self.files.path(self.folder)
         if manifest is not None:
             refuse_other(
@@ -242,7 +242,7 @@ class Writer:
 
     def _withdraw_manifest(self, part: Part, written: Verified) -> None:
         """Other bytes for a part of a finished extraction: it is not complete until `finish`."""
-        manifest = readable(self.files, self.folder)
+        manifest, _ = readable(self.files, self.folder)
         if manifest is None:
             self.files.remove(self._name(MANIFEST))
             return
