@@ -133,7 +133,7 @@ def study(arrays):
 
 
 def test_the_flow_from_study_to_check(call, study):
-    folder = study.parent / "runs/small"
+    folder, store = study.parent / "runs/small", study.parent / "runs/store"
     status, out, _ = call("run", study, "--plan")
     assert status == 0 and "1 pairs of models" in out and not folder.exists()
     status, out, _ = call("extract", study)
@@ -142,14 +142,20 @@ def test_the_flow_from_study_to_check(call, study):
     assert status == 0 and "report.html" in out and "complete in the store" in err
     status, out, _ = call("report", folder / "results", "--out", folder / "again.html", "--static", folder / "figures")
     assert status == 0 and (folder / "again.html").is_file() and list((folder / "figures").glob("*.svg"))
-    status, out, _ = call("compare", folder.parent / "store", "--results", folder / "other", "-m", "CKA()")
+    status, out, _ = call("compare", store, "--results", folder / "other", "-m", "CKA()")
     assert status == 0 and (folder / "other/results.parquet").is_file()
-    status, out, _ = call("check", folder.parent / "store")
+    status, out, _ = call("check", store)
     assert status == 0 and "whole: 2 models" in out
-    part = next((folder.parent / "store").rglob("part-*.safetensors"))
+    part = next((store).rglob("part-*.safetensors"))
     part.write_bytes(part.read_bytes()[:-40])
-    status, out, err = call("check", folder.parent / "store")
+    status, out, err = call("check", store)
     assert status == 1 and part.name in out and "do:" in out
+    status, out, err = call("check", study.parent / "runs")
+    assert status == 1 and part.name in out and "1 problems" in err
+    part.unlink()
+    assert call("run", study)[0] == 0
+    status, out, _ = call("check", study.parent / "runs")
+    assert status == 0 and "whole: 2 models, 2 layers; 2 folders of results" in out
 
 
 @pytest.mark.parametrize(
