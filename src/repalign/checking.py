@@ -6,6 +6,7 @@ trusts a byte that it reads: whatever lies in a folder ends as a line about it, 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,11 +155,19 @@ def _tile(path: Path) -> list[Problem]:
 def _file(path: Path) -> list[Problem]:
     """One file by itself: its seal, and if it speaks of others, theirs."""
     if path.suffix == ".parquet":
-        has_seal = read_parquet(path)[2]
+        _, about, has_seal = read_parquet(path)
+        if path.name == VARIANTS_FILE and has_seal:
+            if FILES not in about:
+                raise DamagedError(path, "is not the table of all variants")
+            check_files(path.parent, json.loads(about[FILES]), path.name)
     elif path.suffix == ".json":
         value, has_seal = read_json(path)
         if path.parent.name in KEPT and has_seal and value.get("key") != path.stem:
             raise DamagedError(path, f"is not the file of this name: it is {value.get('key')!r}")
+        expected = {FIGURES_FILE: FILES, "competence": "kind"}
+        entry = expected.get(path.name) or expected.get(path.parent.name)
+        if has_seal and entry is not None and entry not in value:
+            raise DamagedError(path, f"is another file: it has no entry {entry!r}")
         if has_seal and isinstance(value.get(FILES), dict):
             check_files(path.parent, value[FILES], path.name)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -175,6 +176,7 @@ def _widths(r: Representation) -> list[int]:
     return list(known) if known else [r.load(layer).shape[1] for layer in r.layers]
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -159,12 +159,14 @@ class AlignmentStudy(Study):
 
     def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
         """The table of all variants, every figure with its own table, and the page that shows them."""
+        from repalign.checking import VARIANTS_FILE
         from repalign.report import write_study_page
         from repalign.study.figures import combined, write_drawn
         from repalign.study.figures import write_combined as write
 
         if self.variants[0].name:
-            yield "table", write(combined(self.variants, outcome.alignments), self.results / "variants.parquet")
+            table, of = combined(self.variants, outcome.alignments), map(self.results_of, self.variants)
+            yield "table", write(table, self.results / VARIANTS_FILE, list(of))
         pictures = write_drawn(drawn, self.folder / "figures", self.is_mock)
         if drawn:
             yield "figures", self.folder / "figures"

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.alignment import SCHEMA, Alignment, csv_text
+from repalign.alignment import SCHEMA, TABLE_FILE, Alignment, csv_text
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress
 from repalign.sealed import FILES, file_sha256, replacing, seal_json, seal_parquet, sweep, write_bytes, write_text
@@ -358,11 +360,14 @@ def combined(variants: Sequence[Variant], alignments: Mapping[str, Alignment]) -
     return pd.concat(frames, ignore_index=True)
 
 
-def write_combined(table: pd.DataFrame, path: Path) -> Path:
-    """Write the table of all variants as a sealed Parquet file."""
+def write_combined(table: pd.DataFrame, path: Path, of: Sequence[Path]) -> Path:
+    """Write the table of all variants as a sealed Parquet file that states the digests of the results it is made `of`."""
     import pyarrow as pa
 
-    write_bytes(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False)))
+    files = [folder / TABLE_FILE for folder in of]
+    stated = {os.path.relpath(file, path.parent).replace(os.sep, "/"): file_sha256(file) for file in files}
+    about = {FILES: json.dumps(stated, sort_keys=True)}
+    write_bytes(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False), about))
     return path
 
 
