@@ -158,6 +158,22 @@ def test_the_flow_from_study_to_check(call, study):
     assert status == 0 and "whole: 2 models, 2 layers; 2 folders of results" in out
 
 
+def test_what_is_made_again_or_has_no_seal_is_told(call, study):
+    assert call("run", study)[0] == 0
+    results = study.parent / "runs/small/results"
+    tile = next((results / "tiles").iterdir())
+    tile.write_bytes(tile.read_bytes()[:-1])
+    status, out, err = call("check", results)
+    assert status == 1 and tile.name in out
+    status, _, err = call("run", study)
+    assert status == 0 and f"note: {tile}" in err and "the tile is computed again" in err
+    run = json.loads((results / "run.json").read_text())
+    assert run["machine"]["threads"] > 0 and run["machine"]["device"] == "cpu"
+    (results / "run.json").write_text(json.dumps({k: v for k, v in run.items() if "seal" not in k and k != "files"}))
+    status, _, err = call("report", results)
+    assert status == 1 and "results.parquet is newer than run.json" in err
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [

@@ -295,3 +295,46 @@ def test_refused_models_and_corpora(models, tmp_path):
         bits_per_byte(f"hf:{models['bos']}", ["a\ud800b"])
     with pytest.raises(RepalignError, match="series of documents"):
         bits_per_byte(f"hf:{models['bos']}", "one string")
+
+
+# --- what is kept of a run -----------------------------------------------------------------------
+
+
+def test_a_finished_run_is_of_its_corpus(models, tmp_path):
+    """A file that changes under its name gives no old number."""
+    spec, state, path = f"hf:{models['none']}", tmp_path / "bits.json", tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXTS[3:5]), "utf-8")
+    first = bits_per_byte(spec, Corpus.from_text(path, "lines"), state=state)
+    assert bits_per_byte(spec, Corpus.from_text(path, "lines"), state=state).nats == first.nats
+    path.write_text("\n".join(TEXTS[4:6]), "utf-8")
+    with pytest.raises(RepalignError, match=r"bits\.json is of another run: corpus_sha256 differs"):
+        bits_per_byte(spec, Corpus.from_text(path, "lines"), state=state)
+    with pytest.raises(RepalignError, match="corpus_sha256 differs|corpus differs"):
+        bits_per_byte(spec, TEXTS[4:6], state=state)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "zeros", "no seal"])
+def test_a_damaged_state_is_measured_again(damage, models, tmp_path, caplog):
+    spec, state = f"hf:{models['none']}", tmp_path / "bits.json"
+    first = bits_per_byte(spec, TEXTS[4:6], state=state)
+    data = state.read_bytes()
+    at = data.index(b'"nats": ') + 8
+    changed = {
+        "flip": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "cut": data[: len(data) // 2], "empty": b"", "zeros": bytes(99),
+    }  # fmt: skip
+    if damage == "no seal":  # as it was written before there were seals: believed, and told
+        held = {k: v for k, v in json.loads(data).items() if "seal" not in k and k != "corpus_sha256"}
+        changed[damage] = json.dumps(held).encode()
+    state.write_bytes(changed[damage])
+    assert bits_per_byte(spec, TEXTS[4:6], state=state).nats == first.nats
+    assert ("before such files had seals" if damage == "no seal" else "it is measured again") in caplog.text
+    assert (state.read_bytes() == data) == (damage != "no seal")
+
+
+def test_a_file_of_somebody_else_is_not_written_over(models, tmp_path):
+    state = tmp_path / "mine.json"
+    for text in ("my notes", '{"a": 1}', "[1, 2]"):
+        state.write_text(text)
+        with pytest.raises(RepalignError, match="is not a bits per byte|is no JSON"):
+            bits_per_byte(f"hf:{models['none']}", TEXTS[4:6], state=state)
+        assert state.read_text() == text

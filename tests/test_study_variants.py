@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from repalign.alignment import Alignment
+from repalign.checking import check
 from repalign.errors import RepalignError
 from repalign.study import load_study
 from repalign.study.alignment import folder_name
@@ -81,6 +82,14 @@ def test_a_run_with_variants_writes_one_table_of_all(folder):
     assert any("variant share 0.5" in line for line in told[0].lines)
     parts = list((folder / "runs/store").rglob("part-*.safetensors"))
     assert len(parts) == 2  # each model was extracted once for the three of them
+
+    assert check(folder / "runs") == []
+    drawn = next((runs / "figures").glob("*.csv"))
+    drawn.write_bytes(drawn.read_bytes()[:-1])
+    shutil.copy(runs / f"results/{half}/results.parquet", runs / "results/variants.parquet")
+    found = {p.path: p.problem for p in check(folder / "runs")}
+    assert list(found) == [str(drawn), str(runs / "results/variants.parquet")]
+    assert "files.json speaks" in found[str(drawn)] and "all variants" in found[str(runs / "results/variants.parquet")]
 
 
 def test_a_sample_is_of_the_rows_that_were_extracted(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import re
@@ -297,11 +298,14 @@ def csv_text(frame: pd.DataFrame) -> str:
 
     Numbers stay as they are, also those in text. `from_csv_cell` takes the apostrophe away.
     """
-    safe = frame.rename(columns=_csv_cell)
+    safe, quoting = frame.rename(columns=_csv_cell), csv.QUOTE_MINIMAL
     for i, kind in enumerate(safe.dtypes):
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
-            safe.isetitem(i, safe.iloc[:, i].astype(object).map(_csv_cell))
-    return safe.to_csv(index=False, lineterminator="\n")
+            cells = [_csv_cell(value) for value in safe.iloc[:, i]]
+            safe.isetitem(i, pd.Series(cells, safe.index, dtype=object))
+            if any(isinstance(cell, str) and "\r" in cell for cell in cells):
+                quoting = csv.QUOTE_NONNUMERIC  # alone it is not quoted, and ends a row for many readers
+    return safe.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def _csv_cell(value: object) -> object:

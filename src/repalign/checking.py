@@ -124,8 +124,7 @@ def _tables(folder: Path) -> list[Problem]:
 
 
 def _kept(folder: Path) -> Iterator[Problem]:
-    """Tiles and what lies beside them, each under the name that it states."""
-    old: dict[str, int] = {}
+    """Tiles and what lies beside them, each under the name that it states. Those from before seals no run reads."""
     for name in (TILES, *KEPT):
         for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
             if TEMPORARY.match(path.name):
@@ -135,14 +134,7 @@ def _kept(folder: Path) -> Iterator[Problem]:
                     )
                 continue
             found = _guarded(path, lambda at=path, tile=name == TILES: _tile(at) if tile else _file(at))
-            for problem in found:
-                if problem.problem == OLD:
-                    old[name] = old.get(name, 0) + 1
-                else:
-                    yield problem
-    for name, count in old.items():
-        what = f"holds {count} files from before such files had seals: no run reads them"
-        yield Problem(str(folder / name), what, "delete them, or run the same command again: it makes its own")
+            yield from (problem for problem in found if problem.problem != OLD)
 
 
 def _tile(path: Path) -> list[Problem]:

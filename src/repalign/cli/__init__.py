@@ -102,3 +102,4 @@ def _options(
     ours = logging.getLogger("repalign")
     ours.handlers = [] if verbose else [_Told(logging.WARNING)]
     ours.propagate = verbose
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)

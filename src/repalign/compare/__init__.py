@@ -30,6 +30,7 @@ from repalign.pairwise import FEATURES
 from repalign.preprocess import Preprocess
 from repalign.progress import Progress, silent
 from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
+from repalign.sealed import sweep
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -121,6 +122,8 @@ def compare(
     chosen = choose(default_measures(kinds) if measures is None else measures, x, y, null, limit, progress)
     how = _layer_search(search, null)
     folder = None if results is None else Path(results)
+    for place in () if folder is None else (folder, *(folder / name for name in ("tiles", "findings", "ceilings"))):
+        sweep(place)
     examination = Examination(everything, folder)
 
     budget = default_memory() if memory is None else memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -128,6 +129,7 @@ def describe_run(
     return {
         "repalign": _version("repalign"),
         "versions": {name: _version(name) for name in LIBRARIES},
+        "machine": _machine(settings.device),
         "name": extra.get("name"),
         "mock": is_mock(table),
         "study": extra.get("study"),
@@ -164,6 +166,18 @@ def describe_run(
         "findings": findings,
         "warnings": warnings,
         "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
+    }
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """What the last digits of the scores depend on beside the versions."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
     }
 
 
