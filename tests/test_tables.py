@@ -260,6 +260,21 @@ def test_captions_in_files_end_where_lines_end(tmp_path: Path) -> None:
 
 
 def test_a_csv_of_the_hubs_library_has_no_words_for_nothing(tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", [{"id": w, "caption": w} for w in ("None", "NA", "x")])
+    ids = ("None", "NA", "007", "1e5", "x")
+    write_csv(tmp_path / "t.csv", [{"id": w, "caption": w} for w in ids])
     got = Dataset.from_hub(tmp_path / "t.csv", id="id", text="caption")
-    assert got.ids == ("None", "NA", "x") and got.stimuli("text", [1]) == [("NA",)]
+    assert got.ids == ids and got.stimuli("text", [1, 2]) == [("NA",), ("007",)]
+    assert got.fingerprint == Dataset.from_table(tmp_path / "t.csv", text="caption").fingerprint
+
+
+NOT_LOADED = {
+    "t.jsonl": b'{"id": "a", "caption": "so nice \\ud83d"}\n', "u.jsonl": b'{"id": \n', "t.csv": b"id,caption\na,caf\xe9\n",
+    "u.csv": b"id,caption\na,b\nc,d,e\n", "v.csv": b"id,caption,id\na,b,c\n", "t.parquet": b"no",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_LOADED)
+def test_what_the_hubs_library_cannot_load_is_one_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(NOT_LOADED[name])
+    with pytest.raises(RepalignError, match=rf"{name}(.|\n)*(got|do): "):
+        Dataset.from_hub(tmp_path / name, id="id", text="caption")

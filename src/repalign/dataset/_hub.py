@@ -28,6 +28,7 @@ from repalign.dataset._rows import (
 )
 from repalign.errors import RepalignError, did_you_mean
 from repalign.progress import Progress
+from repalign.tables import iter_rows
 
 log = logging.getLogger(__name__)
 
@@ -160,17 +161,24 @@ def load_local(path: Path, split: str, config: str | None, data_files: Any) -> A
                 remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
             )
         builder_name, data_files = FILE_BUILDERS[path.suffix.lower()], str(path)
-        if builder_name == "csv":  # no word means "nothing" (repalign.tables): NA and None are texts
-            how = {"keep_default_na": False, "na_values": [""]}
+        if builder_name == "csv":  # as repalign.tables reads one: no word means "nothing", and 007 is no number
+            texts = {name: datasets.Value("string") for name in next(iter_rows(path))}
+            how = {"keep_default_na": False, "na_values": [""], "features": datasets.Features(texts)}
     try:
         builder = datasets.load_dataset_builder(builder_name, name=config, data_files=data_files, **how)
-    except (OSError, ValueError, RuntimeError) as error:  # DataFilesNotFoundError is an OSError
+        return _prepared(builder, split, path.name)
+    except RepalignError:
+        raise
+    except Exception as error:  # of datasets, pyarrow and pandas; the first in the chain says what is wrong
+        first = error
+        while first.__cause__ is not None and isinstance(first.__cause__, Exception):
+            first = first.__cause__
         raise RepalignError(
             f"{path.name} is no dataset that the `datasets` library can load",
             expected="a folder written by save_to_disk, a folder of data files, or one data file",
-            got=error,
+            got=f"{type(first).__name__}: {(str(first).splitlines() or [''])[0]}",
+            remedy="a table is read with `table:` (Dataset.from_table), which names the row that is wrong",
         ) from error
-    return _prepared(builder, split, path.name)
 
 
 def _prepared(builder: Any, split: str, where: str) -> Any:
