@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
@@ -21,6 +22,7 @@ import repalign
 import tiny_models as tiny
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, extract
+from repalign.extract import array as reader
 from repalign.extract.array import join_files, read_array_file
 from repalign.features import _rule, file_widths, join, read_features
 from repalign.measures import CKA
@@ -341,17 +343,19 @@ def test_models_of_a_study_say_the_same_words(data, tmp_path):
     frame.iloc[::-1].reset_index(drop=True).to_parquet(tmp_path / "a.parquet")
     np.save(tmp_path / "b.npy", cube)
 
+    told = []
+
+    told = []
+
     def run(name, **said):
-        return extract(
-            data,
-            [ModelEntry(f"array:{tmp_path / name}", modality="image", store_dtype="float64", **said)],
-            tmp_path / "s",
-        )[0]
+        entry = ModelEntry(f"array:{tmp_path / name}", modality="image", store_dtype="float64", **said)
+        return extract(data, [entry], tmp_path / "s", progress=lambda *a: told.append(a))[0]
 
     assert torch.equal(run("a.parquet", id="pk", features="f*").load("features"), torch.tensor(x))
     assert torch.equal(run("a.parquet", id="pk", vector="v").load("v"), torch.tensor(2 * x))
     turned = run("a.parquet", rows=True, vector="v")
     assert torch.equal(turned.load("v"), torch.tensor(2 * x[::-1].copy())) and "by position" in turned.facts["read"]
+    assert any("left out: f0 (float64)" in str(note[-1]) for note in told)
     layers = run("b.npy", ids="rows", axes="lnd")
     assert layers.layers == ("layer.0", "layer.1", "layer.2") and torch.equal(
         layers.load("layer.2"), torch.tensor(cube[2])
@@ -364,6 +368,35 @@ def test_models_of_a_study_say_the_same_words(data, tmp_path):
         match=r"a\.parquet says no ids\n(.|\n)*pk \(text\) could be\n  do: say `id: pk`, or say `ids: rows`",
     ):
         run("a.parquet", vector="v")
+
+
+def test_what_an_earlier_rule_read_is_not_taken_from_a_store(data, tmp_path, monkeypatch):
+    """Features that a store holds of a file are those of the rule that read it: an index was once a feature."""
+    FORMS["npz"].make(tmp_path, "x", np.ones((len(tiny.IDS), 2)), list(tiny.IDS), {})
+    entry = [ModelEntry(f"array:{tmp_path / 'x.npz'}", modality="image")]
+    now = extract(data, entry, tmp_path / "s")[0].record.revision
+    assert extract(data, entry, tmp_path / "s")[0].record.revision == now
+    monkeypatch.setattr(reader, "RULE", "features 0")
+    assert extract(data, entry, tmp_path / "s")[0].record.revision != now
+
+
+class Columns:
+    """A table that is no frame of pandas and gives its columns to Arrow, as frames of polars do."""
+
+    def __init__(self, table):
+        self.columns, self.table = table.column_names, table
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def test_a_table_of_another_library_gives_its_columns():
+    found = read_features(Columns(pa.table({"id": IDS, "v": X.tolist(), "label": [0] * N})))
+    assert (
+        found.ids == tuple(IDS)
+        and np.array_equal(found.layers["v"].numpy(), X)
+        and "left out: label (int64)" in found.how
+    )
 
 
 def test_an_entry_that_says_nothing_of_its_file_keeps_its_key():

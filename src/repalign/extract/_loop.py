@@ -305,6 +305,8 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
             column = _column(job.dataset, source, job.entry)
             _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
             where = source.placed.get("device", job.context.device)
+            if "read" in source.facts:  # of a file of features: what was taken of it, and what was left out
+                rows.note(source.facts["read"])
             rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {where}")
         return _models[job.key]
 
