@@ -65,10 +65,12 @@ class Pairwise:
         finite = torch.isfinite(matrix)
         if not bool(finite.all()):
             i, j = torch.nonzero(~finite)[0].tolist()
+            leave = "leave these stimuli out: their row and their column"
+            fill = "fill the diagonal, which is said nowhere: of dissimilarities np.fill_diagonal(array, 0)"
             raise RepalignError(
                 f"{where}: NaN or infinite values", expected="every entry finite",
                 got=f"{int((~finite).sum())} entries, the first in row {i}, column {j}",
-                remedy="leave these stimuli out: their row and their column",
+                remedy=leave if bool((~finite).fill_diagonal_(False).any()) else fill,
             )  # fmt: skip
         largest = float(matrix.abs().max())
         apart = (matrix - matrix.T).abs()
@@ -248,6 +250,20 @@ KINDS: Mapping[str, type[Pairwise]] = {cls.kind: cls for cls in (RDM, Kernel)}
 def kind_of(layer: Any) -> str:
     """"features", "rdm" or "kernel"."""
     return layer.kind if isinstance(layer, Pairwise) else FEATURES
+
+
+def refuse_unmarked_rdm(x: Tensor, name: str) -> None:
+    """Refuse features (n, d) that are plainly dissimilarities: square, symmetric, zero on the diagonal, nothing below zero."""
+    if x.shape[0] != x.shape[1] or len(x) < 3 or bool(x.diagonal().any()) or not bool(x.any()) or bool((x < 0).any()):
+        return
+    if float((x - x.T).abs().max()) <= ASYMMETRY * float(x.max()):
+        raise RepalignError(
+            f"{name}: dissimilarities where features are meant",
+            expected="an array (n, d): one row per stimulus, one column per feature",
+            got=f"shape {tuple(x.shape)}, symmetric, 0 on the diagonal",
+            remedy="give repalign.RDM(array), to a measure that takes one; of features that look so, "
+            "compare what the measure prepares: measure.compare(measure.prepare(x), measure.prepare(y))",
+        )
 
 
 def said(kind: str) -> str:

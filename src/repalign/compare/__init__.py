@@ -26,7 +26,7 @@ from repalign.features import Reading, join, read_features
 from repalign.measures import parse_measure
 from repalign.measures._base import Measure, as_layer
 from repalign.models import ModelRecord
-from repalign.pairwise import FEATURES
+from repalign.pairwise import FEATURES, kind_of
 from repalign.preprocess import Preprocess
 from repalign.progress import Progress, silent
 from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
@@ -214,8 +214,9 @@ def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -
     n = len(next(iter(arrays.values())))
     given = tuple(map(str, range(n))) if ids is None else tuple(ids)
     record = ModelRecord(spec=f"array:{name}", name=name, modality="array")
+    kinds = {k: kind_of(v) for k, v in arrays.items() if kind_of(v) != FEATURES}
     fingerprint = f"rows:{n}" if ids is None else hashlib.sha256("\n".join(given).encode()).hexdigest()
-    return MemoryRepresentation(record, given, arrays, dataset_fingerprint=fingerprint)
+    return MemoryRepresentation(record, given, arrays, "arrays", fingerprint, {"kinds": kinds} if kinds else {})
 
 
 def _check_measures(measures: Sequence[Measure]) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures._arrays import as_features, check_paired
 from repalign.measures._numeric import full_precision
-from repalign.pairwise import FEATURES, Given, Pairwise, kind_of, said
+from repalign.pairwise import FEATURES, Given, Pairwise, kind_of, refuse_unmarked_rdm, said
 
 # Rows of a dense scratch matrix are handled in blocks of about this many bytes.
 SCRATCH_BYTES = 256 * 2**20
@@ -432,8 +432,10 @@ class Measure(ABC):
     def checked(self, x: Any, y: Any) -> tuple[Given, Given]:
         """Two layers at the border: RepalignError unless this measure is defined for them."""
         x, y = as_layer(x, "x"), as_layer(y, "y")
-        self.check_takes(kind_of(x), "x")
-        self.check_takes(kind_of(y), "y")
+        for layer, name in ((x, "x"), (y, "y")):
+            self.check_takes(kind_of(layer), name)
+            if isinstance(layer, Tensor):
+                refuse_unmarked_rdm(layer, name)
         self.check_widths(x.shape[1], y.shape[1])
         if self.paired:
             check_paired(len(x), len(y))
