@@ -257,3 +257,13 @@ def test_a_changed_measure_is_computed_again(tmp_path):
 def test_two_measures_of_one_name_are_refused():
     with pytest.raises(RepalignError, match=r"two measures are called Mine\((.|\n)*one name per measure"):
         pair(np.eye(30), np.eye(30), [made(OWN), made(OWN.replace("0.5", "0.25"))])
+
+
+def test_the_name_of_our_modules_makes_nothing_ours():
+    source = OWN.replace("@dataclass(frozen=True)\n", "").replace("    amount: float = 1.0\n", "    amount = 1.0\n")
+    both = []
+    for text in (source, source.replace("return 0.5", "return 0.25")):
+        scope = {"__name__": "repalign.measures.kernel"}
+        exec(compile(text.replace("import CKA", "import CKA, RV as Other"), "own", "exec", dont_inherit=True), scope)
+        both.append(identity(scope["Mine"]()))
+    assert both[0] != both[1]

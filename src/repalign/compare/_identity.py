@@ -248,9 +248,16 @@ def _imported_within(f: FunctionType) -> list[ModuleType]:
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether it stands in one of repalign's own modules, under its own name."""
+    """Whether it is a module of repalign, or was defined in one: a name alone can be given to anything."""
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return isinstance(name, str) and name.split(".")[0] == "repalign" and name in sys.modules
+    if not isinstance(name, str) or name.split(".")[0] != "repalign" or name not in sys.modules:
+        return False
+    module = sys.modules[name]
+    if isinstance(value, FunctionType):
+        return value.__globals__ is vars(module)
+    if isinstance(value, type) and "<locals>" not in value.__qualname__:
+        return functools.reduce(lambda at, part: getattr(at, part, None), value.__qualname__.split("."), module) is value
+    return True
 
 
 def _is_library(value: Any) -> bool:
