@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,10 @@ def study_file(folder: Path) -> Path:
 def bed(shared, tmp_path_factory):
     from repalign.study import load_study
 
-    folder = tmp_path_factory.mktemp("bed")
-    return folder, load_study(study_file(folder)).run().alignment
+    folder, start = tmp_path_factory.mktemp("bed"), time.monotonic()
+    alignment = load_study(study_file(folder)).run().alignment
+    (folder / "seconds").write_text(str(time.monotonic() - start))
+    return folder, alignment
 
 
 @pytest.mark.slow
@@ -102,36 +105,72 @@ def test_the_order_to_expect(bed):
     assert best["null_mean"].between(0.0095, 0.0135).all()
 
 
+# Reads "seconds" lines: for each it forks, runs the study in the child, and kills it after so long. The imports, which
+# take longer than the work, are made once.
+LAUNCHER = """
+import os, signal, sys, time
+import datasets, matplotlib, pandas, sentence_transformers, timm, torch, transformers  # what a run imports
+from repalign.cli import main
+for line in sys.stdin:
+    child, end, status = os.fork(), time.monotonic() + float(line), None
+    if not child:
+        os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
+        sys.argv[1:] = ["run", "study.yaml"]
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        os._exit(code)
+    while status is None and time.monotonic() < end:
+        done, found = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(found) if done else None
+        time.sleep(0.005)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+"""
+KILLS = 10
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(bed, tmp_path):
     """SIGKILL at ten random moments; finished parts are never written again; the table is byte-identical."""
     reference, _ = bed
     expected = next(reference.rglob("results.parquet")).read_bytes()
-    study = study_file(tmp_path)
-    command = [sys.executable, "-m", "repalign", "run", str(study)]
+    study_file(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    rng = random.Random(0)
-    inodes: dict[Path, int] = {}
-    kills = 0
-    while kills < 10:
-        with (tmp_path / "log.txt").open("ab") as log:
-            child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
-        try:
-            # The imports take some seconds: aim at the work behind them, later ones at later work.
-            child.wait(timeout=rng.uniform(4, 14))
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-        else:
-            assert child.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
-            # It finished before the shot: shoot at the remaining work again by taking its end away.
-            next(tmp_path.rglob("results.parquet")).unlink()
-        kills += 1
-        for part in [*tmp_path.rglob("part-*.safetensors"), *tmp_path.rglob("tiles/*.parquet")]:
-            assert inodes.setdefault(part, part.stat().st_ino) == part.stat().st_ino, f"{part} was written twice"
-    assert subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
+    rng, inodes, killed = random.Random(0), {}, 0
+    whole = float((reference / "seconds").read_text())  # of a run on this machine, as busy as it is
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], env=environment, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert launcher.stdin is not None and launcher.stdout is not None
+
+    def run(seconds: float) -> int:
+        launcher.stdin.write(f"{seconds}\n")
+        launcher.stdin.flush()
+        return int(launcher.stdout.readline())
+
+    try:
+        while killed < KILLS:
+            status = run(whole * rng.uniform(0.05, 0.35))
+            killed += status == -signal.SIGKILL
+            if status != -signal.SIGKILL:
+                assert status == 0, (tmp_path / "log.txt").read_text()[-3000:]
+                # It finished before the shot: shoot earlier, at the end of the work, which is taken away.
+                next(tmp_path.rglob("results.parquet")).unlink()
+                whole /= 2
+            for part in [*tmp_path.rglob("part-*.safetensors"), *tmp_path.rglob("tiles/*")]:
+                if not part.name.startswith("."):
+                    assert inodes.setdefault(part, part.stat().st_ino) == part.stat().st_ino, f"{part} was written twice"
+        assert inodes, "no part was ever finished before a kill: the test shot too early"
+        assert run(300) == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    finally:
+        launcher.communicate(timeout=60)
     assert next(tmp_path.rglob("results.parquet")).read_bytes() == expected
-    assert inodes, "no part was ever finished before a kill: the test shot too early"
 
 
 @pytest.mark.slow
