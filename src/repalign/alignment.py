@@ -226,7 +226,7 @@ class Alignment:
 
 def is_mock(table: pd.DataFrame) -> bool:
     """Whether a table is of a mock run: of stand-ins and generated data, so that its numbers mean nothing."""
-    return any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
+    return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
 
 
 def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
