@@ -486,3 +486,11 @@ def no_modality(
         got="none",
         remedy="add `modality: image` (or text) to the model's entry",
     )
+
+
+def merged(pieces: list[tuple[list[int], Batch]]) -> Batch:
+    """Batches of some rows each as one batch of all rows in order."""
+    order = torch.tensor([row for rows, _ in pieces for row in rows]).argsort()
+    parts = [batch for _, batch in pieces]
+    layers = {n: torch.cat([p.layers[n] for p in parts])[order] for n in parts[0].layers}
+    return Batch(layers, {n: torch.cat([p.extras[n] for p in parts])[order] for n in parts[0].extras})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from repalign.errors import RepalignError
 
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+# The same where inputs are of one form, so that the same kernels run: next to nothing is rounded in another way.
+SAME_FORM = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -62,9 +64,14 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden[rows, last].to(torch.float32)
 
 
-def same_states(some: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+def same_states(
+    some: Sequence[Tensor],
+    others: Sequence[Tensor],
+    dtype: torch.dtype,
+    rounding: Mapping[torch.dtype, float] = ROUNDING,
+) -> bool:
     """Whether hidden states of the same tokens are equal in all layers, up to the rounding of a run in `dtype`."""
-    return all(_apart(x, y) <= ROUNDING[dtype] for x, y in zip(some, others, strict=True))
+    return all(_apart(x, y) <= rounding[dtype] for x, y in zip(some, others, strict=True))
 
 
 def _apart(x: Tensor, y: Tensor) -> float:

@@ -27,6 +27,7 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
+    merged,
     prompt_facts,
     refuse_infinite,
     run_facts,
@@ -37,7 +38,7 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import nats, norms, per_row
 from repalign.extract._placement import placed
-from repalign.extract._pool import first_token, last_token, masked_mean, same_states, without_first
+from repalign.extract._pool import SAME_FORM, first_token, last_token, masked_mean, same_states, without_first
 from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
 from repalign.extract.hf import load_model, quiet, refuse_missing, within
@@ -190,7 +191,7 @@ class HFText(Source):
 
     def forward(self, prepared: Sequence[Tokens]) -> Batch:
         pieces = [(rows, self._pass([prepared[i] for i in rows])) for rows in self._groups(prepared)]
-        return _merged(pieces)
+        return merged(pieces)
 
     def _groups(self, prepared: Sequence[Tokens]) -> Iterator[list[int]]:
         """The rows that go through the model together: all, or without padding those of one length."""
@@ -363,8 +364,11 @@ class HFText(Source):
         if self.full is not None:
             return False  # its last place sees the text, and padding is part of it
         ids = self._probe()
-        whole, part = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, ids[:-1]))
-        return same_states([w[:, :-1] for w in whole], part, dtype)
+        half = len(ids) // 2
+        filler = next((i for i in ids if i != ids[half]), self.pad)
+        other = [*ids[:half], *(filler for _ in ids[half:])]
+        pair = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, other))
+        return same_states(*([h[:, :half] for h in states] for states in pair), dtype, SAME_FORM)
 
 
 def _vocabulary(model: Any) -> int | None:
@@ -382,14 +386,6 @@ def _equal(x: Tensor, y: Tensor) -> bool:
 
 def _name(hidden_state: int) -> str:
     return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
-
-
-def _merged(pieces: list[tuple[list[int], Batch]]) -> Batch:
-    """Batches of some rows each as one batch of all rows in order."""
-    order = torch.tensor([row for rows, _ in pieces for row in rows]).argsort()
-    parts = [batch for _, batch in pieces]
-    layers = {n: torch.cat([p.layers[n] for p in parts])[order] for n in parts[0].layers}
-    return Batch(layers, {n: torch.cat([p.extras[n] for p in parts])[order] for n in parts[0].extras})
 
 
 def _auto(causal: bool) -> Any:

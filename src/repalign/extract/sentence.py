@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import (
     LEFT_OUT,
     Batch,
@@ -21,6 +22,7 @@ from repalign.extract._base import (
     choose,
     choose_pooling,
     count_parameters,
+    merged,
     prompt_facts,
     run_dtype,
     run_facts,
@@ -30,13 +32,14 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import norms, per_row
 from repalign.extract._files import at, hub_errors, hub_revision, no_safetensors
-from repalign.extract._pool import first_token, last_token, masked_mean, same_states, without_first
-from repalign.extract._tokenizer import PROBE
+from repalign.extract._pool import SAME_FORM, first_token, last_token, masked_mean, same_states, without_first
+from repalign.extract._tokenizer import PROBE, PROBES, load_tokenizer
 from repalign.extract._trace import traced
 from repalign.extract.hf import quiet
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "sentence_embedding"
+NO_LIMIT = 10**5  # tokens: more than that is how libraries say that there is none
 POOLINGS = ("mean", "cls", "last")
 
 
@@ -66,15 +69,20 @@ class Sentence(Source):
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         self.entry, self.device = entry, context.device
         model = _load(spec, context)
-        stored = next(model.parameters()).dtype  # of the transformer, which is loaded as it is stored
+        reading = _own_tokenizer(model, spec, context)
+        stored = next((p.dtype for p in model.parameters()), None)  # of the transformer, which is loaded as it is stored
         dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.model: Any = model.eval().to(dtype)
         self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
-        transformer = getattr(self.model[0], "auto_model", None)
-        if transformer is not None:
-            transformer.config.output_hidden_states = True
-        self.limit = getattr(self.model, "max_seq_length", None)
+        for module in self.model.modules():  # of a Router there may be one on each route
+            transformer = getattr(module, "auto_model", None)
+            if transformer is not None:
+                transformer.config.output_hidden_states = True
+        stated = getattr(self.model, "max_seq_length", None)  # a StaticEmbedding says infinity
+        self.limit = int(stated) if stated is not None and 0 < stated < NO_LIMIT else None
         every = self._probe(dtype)
+        self._refuse_another()
+        self._refuse_padding(dtype)
         self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
         about = token_facts(entry, self.pooling, self.causal)
         self.skips_first = about.get("first_token") == LEFT_OUT
@@ -91,7 +99,9 @@ class Sentence(Source):
         self.facts = {
             "source": "st",
             "architecture": " > ".join(type(m).__name__ for m in self.model),
-            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own",
+            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
+            "truncate_dim": self.model.truncate_dim,
+            **({} if reading is None else reading),
             "tokens": f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add",
             **about,
             "prompt": self.prompt,
@@ -103,12 +113,9 @@ class Sentence(Source):
         }
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
-        tokenizer = getattr(self.model, "tokenizer", None)
-        if self.limit is None or not callable(tokenizer):
+        if self.limit is None:
             return [Text(text, len(text), False) for text in stimuli]
-        with quiet():  # it warns of long texts, which are refused or cut
-            encoded: Any = tokenizer([self.prompt + t for t in stimuli], truncation=False, padding=False)
-        counts = [len(ids) for ids in encoded["input_ids"]]
+        counts = self._counts([self.prompt + t for t in stimuli])
         for n, row in zip(counts, where, strict=True):
             if n > self.limit and not self.entry.truncate:
                 raise RepalignError(
@@ -119,10 +126,26 @@ class Sentence(Source):
                 )
         return [Text(t, min(n, self.limit), n > self.limit) for t, n in zip(stimuli, counts, strict=True)]
 
+    def _counts(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has."""
+        tokenizer = self.model.tokenizer
+        if not callable(tokenizer):  # one of words, of sentence-transformers' own
+            return [len(tokenizer.tokenize(text)) for text in texts]
+        with quiet():  # it warns of long texts, which are refused or cut
+            encoded: Any = tokenizer(texts, truncation=False, padding=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
     def length(self, prepared: Text) -> int:
         return prepared.n_tokens
 
     def forward(self, prepared: Sequence[Text]) -> Batch:
+        if self.entry.padding != "none":
+            return self._pass(prepared)
+        lengths = self._counts([self.prompt + p.text for p in prepared])
+        groups = [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
+        return merged([(rows, self._pass([prepared[i] for i in rows])) for rows in groups])
+
+    def _pass(self, prepared: Sequence[Text]) -> Batch:
         out = self._run([p.text for p in prepared])
         hidden = out.get("all_layer_embeddings", ())
         states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
@@ -141,16 +164,47 @@ class Sentence(Source):
         return {"mean": masked_mean, "cls": first_token, "last": last_token}[self.pooling](hidden, mask)
 
     def _run(self, texts: list[str]) -> dict[str, Any]:
-        return self.model(self._features(texts))
+        out = self.model(self._features(texts))
+        if out.get(EMBEDDING) is None:
+            raise Unavailable(
+                f"model {self.entry.label}: its modules make no sentence embedding",
+                expected="modules of which one pools the tokens",
+                got=" > ".join(type(m).__name__ for m in self.model),
+                remedy="run its transformer as an hf: model",
+            )
+        out[EMBEDDING] = out[EMBEDDING][:, : self.model.truncate_dim]  # none: all
+        return out
 
     def _features(self, texts: list[str]) -> dict[str, Any]:
         """What goes through all modules, as `encode` makes it: with the model's default prompt."""
-        tokenize = getattr(self.model, "preprocess", self.model.tokenize)
-        if self.prompt and hasattr(self.model, "preprocess"):
-            features = tokenize(texts, prompt=self.prompt)
-        else:
-            features = tokenize([self.prompt + t for t in texts])
+        features = self.model.preprocess(texts, prompt=self.prompt or None)
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+
+    @torch.inference_mode()
+    def _refuse_another(self) -> None:
+        """Refuse a model whose `encode` does more than its modules: the embedding would be another one."""
+        texts: list[str] = list(PROBES[:2])
+        want = self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        got = self._run(texts)[EMBEDDING]
+        if got.shape != want.shape or not torch.allclose(got.float(), want.float().to(got.device), rtol=1e-3, atol=1e-4):
+            raise Unavailable(
+                f"model {self.entry.label}: its modules give another embedding than its `encode`",
+                expected=f"shape {tuple(want.shape)}, and the same numbers",
+                got=f"shape {tuple(got.shape)}",
+                remedy="encode the texts with sentence-transformers, and name the file with an array: spec",
+            )
+
+    @torch.inference_mode()
+    def _refuse_padding(self, dtype: torch.dtype) -> None:
+        """Refuse a model that gives a text another embedding beside a longer one, unless texts of one length share a pass."""
+        beside, alone = self._run([PROBE, f"{PROBE} {PROBE}"]), self._run([PROBE])
+        if self.entry.padding != "none" and not same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
+            raise RepalignError(
+                f"model {self.entry.label}: a text has another embedding beside longer ones, which it is padded for",
+                expected="modules that leave padding out",
+                got=" > ".join(type(m).__name__ for m in self.model),
+                remedy="set `padding: none` on the model, so that only texts of one length share a batch",
+            )
 
     @torch.inference_mode()
     def _probe(self, dtype: torch.dtype) -> list[Layer]:
@@ -163,16 +217,64 @@ class Sentence(Source):
         return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
 
     def _check_causal(self, hidden: Sequence[Tensor], dtype: torch.dtype) -> bool:
-        """Whether tokens do not see those behind them: none changes where the last one is not there."""
-        features = {k: v[:, :-1] if isinstance(v, Tensor) and v.ndim > 1 else v for k, v in self._features([PROBE]).items()}
-        return same_states([h[:, :-1] for h in hidden], self.model[0](features)["all_layer_embeddings"], dtype)
+        """Whether tokens do not see those behind them: none changes where the later half are others."""
+        half, features = hidden[0].shape[1] // 2, self._features([PROBE])
+        features["input_ids"][:, half:] = features["input_ids"][0, 0]
+        other = self.model[0](features)["all_layer_embeddings"]
+        return same_states([h[:, :half] for h in other], [h[:, :half] for h in hidden], dtype, SAME_FORM)
+
+
+def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:
+    """Give the transformer the tokenizer that its own file says, where the library makes another of it; what was found."""
+    from transformers import PreTrainedTokenizerBase
+
+    first = model[0]
+    current = getattr(first, "tokenizer", None)
+    if getattr(first, "auto_model", None) is None or not isinstance(current, PreTrainedTokenizerBase):
+        return None  # it reads its file itself, as StaticEmbedding does, or is one of several (Router)
+    reading = load_tokenizer(spec, context, _folder(spec, context))
+    if not reading.own:
+        return reading.facts
+    if not isinstance(reading.tokenizer, PreTrainedTokenizerBase):
+        raise Unavailable(
+            f"model {spec}: sentence-transformers reads text otherwise than its sentencepiece file",
+            expected="the ids of sentencepiece, or a tokenizer.json",
+            got=reading.said,
+            remedy="name a revision or a folder with a tokenizer.json, or run its transformer as an hf: model",
+        )
+    reading.tokenizer.model_max_length = current.model_max_length
+    reading.tokenizer.padding_side = current.padding_side
+    if getattr(first, "do_lower_case", False):  # sentence-transformers' own option, over that of the tokenizer
+        _lower(reading.tokenizer.backend_tokenizer)
+    if first.processor is current:
+        first.processor = reading.tokenizer
+    else:
+        first.processor.tokenizer = reading.tokenizer
+    return {**reading.facts, "tokenizer_probe": reading.digest}
+
+
+def _lower(backend: Any) -> None:
+    from tokenizers import normalizers
+
+    parts = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+    backend.normalizer = normalizers.Sequence(parts)
+
+
+def _folder(spec: Spec, context: Context) -> str:
+    """The subfolder of the first module, as modules.json names it."""
+    from transformers.utils.hub import cached_file
+
+    with hub_errors(spec):
+        named = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(spec.path, "modules.json", **named, **at(spec, context.revision))
+        return "" if file is None else str(json.loads(Path(file).read_text("utf-8"))[0].get("path") or "")
 
 
 def _load(spec: Spec, context: Context) -> Any:
     from sentence_transformers import SentenceTransformer
 
     folder = Path(spec.path)
-    if spec.is_local and not list(folder.rglob("*.safetensors")):
+    if spec.is_local and not list(folder.rglob("*.safetensors")) and list(folder.rglob("*.bin")):
         raise no_safetensors(spec)
     with hub_errors(spec), quiet():
         return SentenceTransformer(
