@@ -390,6 +390,23 @@ class Columns:
         return self.table.__arrow_c_stream__(requested_schema)
 
 
+@pytest.mark.parametrize("hole", ["a vector", "a number of a vector", "a number of a column"])
+def test_a_hole_stays_in_its_row_and_is_refused_by_measures(hole, tmp_path):
+    vectors = [v.tolist() for v in X]
+    frame = pd.DataFrame({"id": IDS, "v": [*vectors[:5], None, *vectors[6:]]})
+    if hole == "a number of a vector":
+        frame["v"] = [*vectors[:5], [None, *vectors[5][1:]], *vectors[6:]]
+    if hole == "a number of a column":
+        frame = FRAME.assign(id=IDS, f1=pd.array([*X[:5, 1], None, *X[6:, 1]], dtype="Float64"))
+    frame.to_parquet(tmp_path / "a.parquet")
+    for source in (frame, tmp_path / "a.parquet"):
+        (layer,) = read_features(source).layers.values()
+        kept = [i for i in range(N) if i != 5]
+        assert np.array_equal(layer.numpy()[kept], X[kept]) and bool(torch.isnan(layer[5]).any())
+        with pytest.raises(RepalignError, match=r"x(, layer v)?: NaN or infinite values\n(.|\n)*the first is row 5"):
+            repalign.pair(source, with_ids(IDS), ["CKA()"])
+
+
 def test_a_table_of_another_library_gives_its_columns():
     found = read_features(Columns(pa.table({"id": IDS, "v": X.tolist(), "label": [0] * N})))
     assert (
