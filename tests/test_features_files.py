@@ -134,6 +134,12 @@ def test_a_small_file_that_claims_much_is_refused(tmp_path):
         read_array_file(tmp_path / "a.safetensors")
 
 
+def test_a_sparse_tensor_in_a_file_is_refused_without_a_warning(tmp_path):
+    torch.save(torch.tensor(X).to_sparse(), tmp_path / "a.pt")
+    with pytest.raises(RepalignError, match=r"a sparse matrix \(12, 3\)\n(.|\n)*to_dense"):
+        read_array_file(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(
     "held", [[torch.tensor(X)] * 2, {"feats": [torch.tensor(X)] * 2, "ids": IDS, "loss": torch.zeros(N)}]
 )

@@ -278,6 +278,7 @@ def test_what_is_said_is_done(what):
         ({"id": "idz"}, r"nothing in it is called 'idz'(.|\n)*did you mean 'id'"),
         ({"vector": "f0"}, r"f0 \(float64\) holds no vectors\n(.|\n)*--features f0"),
         ({"features": "g*"}, r"no column is called 'g\*'\n(.|\n)*got: f0, f1, f2, id, caption"),
+        ({"features": "f*,score"}, r"no column is called 'score'"),
         ({"features": "f*,caption"}, r"caption \(text\) is no column of numbers, and 'f\*, caption' names it"),
         ({"id": "id", "rows": True}, r"ids and rows are two ways to pair"),
         ({"features": "f*", "vector": "f0"}, r"features and vector both say what the features are"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -187,7 +188,9 @@ def _safe_block(path: Path, name: str, at: Any) -> Block:
 
 def _pt(path: Path, headers: bool) -> Table:
     mapped = headers and zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
-    held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(held, Mapping):
         return of_single(held, str(path))
     table = of_mapping(held, str(path))

@@ -136,12 +136,14 @@ def _by_name(table: Table, name: str) -> Choice:
 
 def _by_pattern(table: Table, reading: Reading) -> Choice:
     columns = [b for b in table.blocks if b.place == "column" and b.name != reading.id]
-    found = [b for b in columns if any(b.name == p or fnmatchcase(b.name, p) for p in reading.patterns)]
-    found = [b for b in found if name_tier(b) is None or b.name in reading.patterns]  # '*' means no ids
+    fitting = {p: [b for b in columns if b.name == p or fnmatchcase(b.name, p)] for p in reading.patterns}
     asked = ", ".join(reading.patterns)
-    if not found:
+    found = [b for b in columns if any(b in named for named in fitting.values())]
+    found = [b for b in found if name_tier(b) is None or b.name in reading.patterns]  # '*' means no ids
+    missing = [p for p, named in fitting.items() if not named]
+    if missing or not found:
         raise RepalignError(
-            f"{table.what}: no column is called {asked!r}",
+            f"{table.what}: no column is called {(missing or [asked])[0]!r}",
             expected="a pattern of columns that hold numbers",
             got=listed([b.name for b in columns]) or "no columns",
             remedy=None if columns else "arrays are named with --vector (vector=)",
@@ -303,7 +305,7 @@ def _pattern(names: Sequence[str]) -> str:
     """A pattern of these columns, as an example."""
     if _families_of(names):
         return _glob(names)
-    return ",".join(names) if len(names) <= 3 else "*"
+    return ",".join(names[:6]) + (",..." if len(names) > 6 else "")
 
 
 def _glob(names: Sequence[str]) -> str:
