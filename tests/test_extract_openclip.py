@@ -17,6 +17,7 @@ open_clip = pytest.importorskip("open_clip", reason="the extra repalign[openclip
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 VISION = {
     "tiny-vit": {"image_size": 32, "layers": 3, "width": 24, "patch_size": 8, "head_width": 8},
+    "registers": {"image_size": 256, "timm_model_name": "vit_wee_patch16_reg1_gap_256", "timm_pool": "avg"},
     "tiny-resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
 }
 

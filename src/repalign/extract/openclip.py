@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.extract._base import (
     LEFT_OUT,
     Batch,
@@ -29,7 +29,7 @@ from repalign.extract._base import (
 from repalign.extract._extras import norms
 from repalign.extract._files import hub_errors, hub_revision
 from repalign.extract._pool import last_token, map_mean, masked_mean, same_states, token_mean, without_first
-from repalign.extract._trace import traced
+from repalign.extract._trace import token_places, traced, unlike_images
 from repalign.models import ModelRecord, Spec
 
 EMBEDDING = "embedding"
@@ -107,6 +107,7 @@ class OpenCLIP(Source):
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": self._which_tokens(),
             **about,
+            **({"class_token": self.cls is not None} if self.kind == "image" else {}),
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             "too_long": "cut" if entry.truncate else "refused",
             "caption": entry.caption,
@@ -161,8 +162,8 @@ class OpenCLIP(Source):
             assert beside is not None
             return last_token(hidden, beside) if self.pooling == "last" else masked_mean(hidden, self._counted(beside))
         if self.pooling == "cls":
-            assert beside is not None
-            return beside[:, 0].to(torch.float32)
+            assert beside is not None and self.cls is not None
+            return beside[:, self.cls].to(torch.float32)
         return map_mean(hidden) if hidden.ndim == 4 else token_mean(hidden)
 
     def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
@@ -198,18 +199,29 @@ class OpenCLIP(Source):
 
     @torch.inference_mode()
     def _probe(self) -> list[Layer]:
-        from PIL import Image
-
-        example = "a brown dog" if self.kind == "text" else Image.linear_gradient("L").convert("RGB")
+        examples = ["a brown dog"] if self.kind == "text" else unlike_images()
         with traced(self.model) as trace:
-            states, _ = self._run([example])
+            states, _ = self._run(examples)
         maps = any(x.ndim == 4 for x, _ in states)
+        whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
+        self.cls: int | None = None
         if self.kind == "text":
             self.known: tuple[str, ...] = ("mean", "last")
-            self.causal = self._check_causal(str(example))
+            self.causal = self._check_causal(examples[0])
+        elif maps:
+            self.known = ("spatial_mean", "mean")
         else:
-            self.known = ("spatial_mean", "mean") if maps else ("cls", "mean")
-        whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
+            places = set(token_places(trace, lambda: self._run(examples), whole, self.entry.label))
+            given = {0 if t is None else t.shape[1] for _, t in states}
+            if {p.before for p in places} != given or any(p.after for p in places):
+                raise Unavailable(
+                    f"model {self.entry.label}: the patches cannot be told from other tokens",
+                    expected=f"{given} tokens before them, as OpenCLIP says",
+                    got=f"{places}, as two images show",
+                    remedy="name its modules with a torch: spec",
+                )
+            self.cls = places.pop().cls if len(places) == 1 else None
+            self.known = ("mean",) if self.cls is None else ("cls", "mean")
         word = "stage" if maps else "block"
         blocks = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
