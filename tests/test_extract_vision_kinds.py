@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
+from repalign.errors import Unavailable
 from repalign.extract import ModelEntry, hf, timm_
-from repalign.extract._base import Context, Source
+from repalign.extract._base import Context, Source, loading
 from repalign.models import parse_spec
 
 IMAGES = tiny.images(3)
@@ -233,21 +234,21 @@ TIMM: dict[str, tuple[str, dict[str, Any], list[str], Any]] = {
 }
 
 
-def plainly(model: Any, modules: list[str], pixels: Tensor) -> list[Tensor]:
-    """What modules give in one plain pass of one image, without the batch dimension."""
+def plainly(model: Any, modules: list[str], run: Any) -> list[Tensor]:
+    """What modules give in one plain pass of one image, the first row of it if there are rows."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
         def hook(_module: Any, _args: Any, out: Any) -> None:
             while not isinstance(out, Tensor):
                 out = out[0]
-            seen[name] = out[0].clone()
+            seen[name] = (out[0] if len(out) == 1 else out).clone()
 
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
     with torch.no_grad():
-        model(pixels)
+        run()
     for handle in handles:
         handle.remove()
     return [seen[name] for name in modules]
@@ -308,7 +309,7 @@ def test_transformers(name, tmp_path):
         model.config.mask_ratio = 0.0
 
     def plain(image: Any) -> list[Tensor]:
-        return plainly(model, layers, processor(images=image, return_tensors="pt")["pixel_values"])
+        return plainly(model, layers, lambda: model(**processor(images=image, return_tensors="pt")))
 
     check(source, plain, layers, where)
 
@@ -324,4 +325,121 @@ def test_timm(name, tmp_path):
     source = timm_.load(parse_spec(entry.spec), entry, context(tmp_path))
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    check(source, lambda image: plainly(model, layers, transform(image)[None]), layers, where)
+    check(source, lambda image: plainly(model, layers, lambda: model(transform(image)[None])), layers, where)
+
+
+# --- models that read images among others --------------------------------------------------------
+
+WORDS = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+LLAMA = WORDS | {"num_key_value_heads": 2, "model_type": "llama"}
+ROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
+QWEN = {"depth": 2, "patch_size": 8, "num_heads": 3}
+QWEN2 = QWEN | {"embed_dim": 24, "hidden_size": 16, "mlp_ratio": 2, "in_channels": 3}
+QWEN25 = QWEN | {"hidden_size": 24, "intermediate_size": 40, "out_hidden_size": 16, "window_size": 32}
+CLIP, SIGLIP = VIT | {"model_type": "clip_vision_model"}, VIT | {"model_type": "siglip_vision_model"}
+GEMMA = {"model_type": "gemma3_text", "head_dim": 8}
+OPT = WORDS | {"model_type": "opt", "ffn_dim": 32, "word_embed_proj_dim": 16}
+SQUARE, CROP = {"size": {"height": 32, "width": 32}}, {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+PATCHES = {"patch_size": 8, "min_pixels": 256, "max_pixels": 4096}
+TILES = {"image_grid_pinpoints": [[32, 64], [64, 32]]}
+
+# class, its configuration, class of the processor and its settings, modules of the layers, where their tokens stand
+BOTH: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], list[str], Any]] = {
+    "qwen2-vl": (
+        "Qwen2VLModel", {"text_config": LLAMA | ROPE, "vision_config": QWEN2},
+        "Qwen2VLImageProcessor", PATCHES, each("visual.blocks", 2), (0, None),
+    ),
+    "qwen2.5-vl": (
+        "Qwen2_5_VLModel", {"text_config": LLAMA | ROPE, "vision_config": QWEN25 | {"fullatt_block_indexes": [1]}},
+        "Qwen2VLImageProcessor", PATCHES, each("visual.blocks", 2), (0, None),
+    ),
+    "llava": (
+        "LlavaModel", {"text_config": LLAMA, "vision_config": CLIP},
+        "CLIPImageProcessor", CROP, each("vision_tower.encoder.layers", 2), (1, 0),
+    ),
+    "paligemma": (
+        "PaliGemmaModel", {"text_config": LLAMA | {"model_type": "gemma", "head_dim": 8}, "vision_config": SIGLIP},
+        "SiglipImageProcessor", SQUARE, each("vision_tower.encoder.layers", 2), (0, None),
+    ),
+    "gemma 3": (
+        "Gemma3Model", {"text_config": LLAMA | GEMMA, "vision_config": SIGLIP, "mm_tokens_per_image": 4},
+        "Gemma3ImageProcessor", SQUARE, each("vision_tower.encoder.layers", 2), (0, None),
+    ),
+    "git": (
+        "GitModel", WORDS | {"vision_config": VIT},
+        "CLIPImageProcessor", CROP, each("image_encoder.vision_model.encoder.layers", 2), (1, 0),
+    ),
+    "blip 2": (
+        "Blip2Model", {"text_config": OPT, "vision_config": VIT, "qformer_config": WORDS | {"encoder_hidden_size": 24}},
+        "BlipImageProcessor", SQUARE, each("vision_model.encoder.layers", 2), (1, 0),
+    ),
+    "siglip 2, naflex": (
+        "Siglip2VisionModel", VIT | {"num_patches": 16},
+        "Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 16}, each("encoder.layers", 2), "mask",
+    ),
+    "pixtral": (
+        "PixtralVisionModel", VIT | {"head_dim": 8},
+        "PixtralImageProcessor", {"patch_size": 8, "size": {"longest_edge": 32}}, each("transformer.layers", 2), (0, None),
+    ),
+}  # fmt: skip
+# what is refused, and the word that says why
+REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
+    "frames": ("VideoMAEModel", VIT, "VideoMAEImageProcessor", CROP, r"\(1, 1, 3, 32, 32\) of one image, as of frames"),
+    "frames, too": ("TimesformerModel", VIT, "VideoMAEImageProcessor", CROP, "does not read one image at a time"),
+    "tiles": (
+        "LlavaNextModel", {"text_config": LLAMA, "vision_config": CLIP} | TILES,
+        "LlavaNextImageProcessor", CROP | TILES, r"pixel_values \(1, 3, 3, 32, 32\) of one image, as of frames or tiles",
+    ),
+    "tiles in a row": (
+        "InternVLModel", {"text_config": LLAMA, "vision_config": VIT | {"image_size": [32, 32], "patch_size": [8, 8]}},
+        "GotOcr2ImageProcessor", SQUARE | {"crop_to_patches": True}, "one row of hidden states for each image",
+    ),
+    "another size": ("ViTModel", VIT, "ViTImageProcessor", {"size": {"height": 40, "width": 40}}, r"ValueError: .*40\*40"),
+    "more to feed": ("SegGptModel", VIT, "ViTImageProcessor", SQUARE, "TypeError: .*missing 2 required positional"),
+    "states of states": ("MaskFormerSwinModel", SWIN, "ViTImageProcessor", SQUARE, "hidden states of an unknown form"),
+}  # fmt: skip
+
+
+def saved(folder: Path, kind: str, options: dict[str, Any], processor: str, settings: dict[str, Any]) -> tuple[Any, Any]:
+    import transformers
+
+    model, made = getattr(transformers, kind), getattr(transformers, processor)(**settings)
+    model = tiny._randomise(model(model.config_class(**options))).eval()
+    model.save_pretrained(folder)
+    made.save_pretrained(folder)
+    return model, made
+
+
+@pytest.mark.parametrize("name", list(BOTH))
+def test_vision_sides(name, tmp_path):
+    """Fed by their own processors, with all that these return: patches in a row, sizes, masks."""
+    *made, layers, where = BOTH[name]
+    model, processor = saved(tmp_path, *made)
+    entry = ModelEntry(f"hf:{tmp_path}", modality="image")
+    source = hf.load(parse_spec(entry.spec), entry, context(tmp_path))
+    got = source.forward(source.prepare(IMAGES, ["row"] * len(IMAGES))).layers
+    rows, padded = [], False
+    for image in IMAGES:
+        inputs = dict(processor(images=[image], return_tensors="pt"))
+        run = getattr(model, "image_encoder", None) or getattr(model, "get_image_features", model)
+        states = plainly(model, layers, lambda run=run, inputs=inputs: run(**inputs))
+        if where == "mask":
+            kept = inputs["pixel_attention_mask"][0].bool()
+            padded |= not bool(kept.all())
+            rows.append([x[kept].mean(dim=0) for x in states])
+        else:
+            pooling = "mean" if where[1] is None else "cls"
+            rows.append([pooled(x if x.ndim == 2 else x[0], where, pooling) for x in states])
+    for k, x in enumerate(got.values()):
+        torch.testing.assert_close(x, torch.stack([row[k] for row in rows]), rtol=1e-3, atol=1e-4)
+    assert padded is (where == "mask")
+    assert [layer.what.rpartition(" (")[0].rpartition(".")[2] for layer in source.layers] == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_is_refused(name, tmp_path):
+    *made, word = REFUSED[name]
+    saved(tmp_path, *made)
+    entry = ModelEntry(f"hf:{tmp_path}", modality="image")
+    with pytest.raises(Unavailable, match=word), loading(entry.label, Unavailable):
+        hf.load(parse_spec(entry.spec), entry, context(tmp_path))

@@ -47,6 +47,8 @@ def _side(config: Any, entry: ModelEntry) -> str:
     known = type(config) in MODEL_MAPPING
     main = getattr(MODEL_MAPPING[type(config)], "main_input_name", None) if known else None
     both = getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
+    if entry.modality == "image" and getattr(config, "vision_config", None) is not None:
+        return "image"
     if not both and main in ("pixel_values", "input_ids"):
         return "image" if main == "pixel_values" else "text"
     if entry.modality not in ("image", "text"):

@@ -275,7 +275,8 @@ def _vision_side(model: Any, config: Any, label: str) -> nn.Module:
         return model
     side = next((s for name in SIDES if isinstance(s := getattr(model, name, None), nn.Module)), None)
     if side is None:  # under another name, with the configuration of that side
-        side = next((s for s in model.children() if getattr(s, "config", None) is config.vision_config), None)
+        kind = type(config.vision_config)
+        side = next((s for s in model.children() if type(getattr(s, "config", None)) is kind), None)
     if side is None:
         raise Unavailable(
             f"model {label}: {type(model).__name__} has no vision side that is known",
