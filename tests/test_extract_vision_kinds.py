@@ -7,6 +7,7 @@ compared with a plain pass over one image at a time, in which hooks set here rea
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
-from repalign.errors import Unavailable
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract import ModelEntry, hf, timm_
 from repalign.extract._base import Context, Source, loading
+from repalign.extract._trace import images_shown
 from repalign.models import parse_spec
 
 IMAGES = tiny.images(3)
@@ -443,3 +445,96 @@ def test_what_is_refused(name, tmp_path):
     entry = ModelEntry(f"hf:{tmp_path}", modality="image")
     with pytest.raises(Unavailable, match=word), loading(entry.label, Unavailable):
         hf.load(parse_spec(entry.spec), entry, context(tmp_path))
+
+
+# --- modules by their paths, padding, and what former versions stored ----------------------------
+
+
+def timm_source(folder: Path, **options: Any) -> Source:
+    entry = ModelEntry(f"timm:{folder}", **options)
+    return timm_.load(parse_spec(entry.spec), entry, context(folder))
+
+
+@pytest.mark.parametrize(("pooling", "where"), [("mean", (2, None)), ("cls", (2, 0))])
+def test_modules_of_timm_by_path_know_their_tokens(pooling, where, tmp_path):
+    """Also where a module's output is wider than the tokens that go into it."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    folder = tiny.timm_folder(tmp_path / "model", "deit_tiny_distilled_patch16_224", **SMALL)
+    names = ["blocks.1", "blocks.0.mlp.fc1"]
+    source = timm_source(folder, layers=names, pooling=pooling)
+    got = source.forward(source.prepare(IMAGES, ["row"] * len(IMAGES))).layers
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    rows = [plainly(model, names, lambda image=image: model(transform(image)[None])) for image in IMAGES]
+    for k, name in enumerate(names):
+        want = torch.stack([pooled(row[k], where, pooling) for row in rows])
+        torch.testing.assert_close(got[name], want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_register_is_no_class_token_by_path_either(tmp_path):
+    folder = tiny.timm_folder(tmp_path / "model", "vit_base_patch16_reg4_gap_256", **SMALL)
+    source = timm_source(folder, layers=["blocks.1"], pooling="cls")
+    with pytest.raises(RepalignError, match=r"layer blocks\.1: pooling 'cls' does not apply(.|\n)*4 other tokens"):
+        source.forward(source.prepare(IMAGES, ["row"] * len(IMAGES)))
+    with pytest.raises(RepalignError, match=r"pooling 'cls' does not apply\n  expected: one of mean"):
+        timm_source(folder, pooling="cls")
+
+
+def test_padding_of_one_image_is_refused_when_it_comes(tmp_path):
+    """A processor that pads says so of each image; the mean over a map would count what it added."""
+    model, processor = saved(tmp_path, "ViTModel", VIT, "ViTImageProcessor", SQUARE)
+    del model
+    entry = ModelEntry(f"hf:{tmp_path}", modality="image")
+    source: Any = hf.load(parse_spec(entry.spec), entry, context(tmp_path))
+
+    def padding(images: Any, return_tensors: str) -> Any:
+        made = processor(images=images, return_tensors=return_tensors)
+        mask = torch.ones(1, 32, 32, dtype=torch.long)
+        mask[:, : 32 - images[0].height // 2] = 0
+        return {**made, "pixel_mask": mask}
+
+    source.processor = padding
+    with pytest.raises(Unavailable, match=r"its processor pads images(.|\n)*pixel_mask of shape \(1, 32, 32\)"):
+        source.prepare(IMAGES, ["row"] * len(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("facts", "right"),
+    [
+        ({"tokens": "all valid ones"}, True),
+        ({"tokens": "1 before the patches", "layers": {"block.0": "output of encoder.layer.0 (ViTLayer)"}}, True),
+        ({"tokens": "0 before the patches", "layers": {"block.0": "output of encoder.layers.0 (SwinStage)"}}, True),
+        ({"tokens": "5 before the patches", "layers": {"block.0": "output of encoder.layer.0 (Dinov2Layer)"}}, False),
+        ({"tokens": "0 before the patches", "layers": {"block.0": "output of encoder.block.1.0 (PvtLayer)"}}, False),
+        ({"tokens": "maps", "layers": {"stage.0": "output of stages.1 (SegformerStage)"}}, False),
+        ({"tokens": "maps", "layers": {"stage.0": "output of layers.0 (SamVisionLayer)"}}, False),
+        ({"tokens": "maps", "class_token": False, "layers": {"stage.0": "output of stages.1 (SegformerStage)"}}, True),
+    ],
+)
+def test_what_former_versions_stored_is_reused_only_where_it_is_right(facts, right):
+    image = {} if facts["tokens"] == "all valid ones" else {"preprocessing": {}}
+    assert images_shown({**image, **facts}) is right
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "facts", "wrong"),
+    [
+        ("vit_base_patch16_reg4_gap_256", None, {"pooling": "cls"}, "a register in place of a class token"),
+        ("vit_base_patch16_reg4_gap_256", None, {"pooling": "mean"}, None),
+        ("vit_base_patch16_reg4_gap_256", None, {"pooling": "cls", "class_token": True}, None),
+        ("vit_tiny_patch16_224", None, {"pooling": "cls"}, None),
+        ("vit_tiny_patch16_224", ("blocks.1",), {"pooling": "mean"}, "means over more tokens than those of patches"),
+        ("vit_tiny_patch16_224", ("block.1",), {"pooling": "cls"}, None),
+    ],
+)
+def test_what_former_versions_took_for_a_class_token_is_refused(architecture, layers, facts, wrong, tmp_path):
+    folder = tiny.timm_folder(tmp_path / "model", architecture, **SMALL)
+    stored: Any = SimpleNamespace(facts=facts, path="store/features")
+    entry = ModelEntry(f"timm:{folder}", layers=layers)
+    if wrong is None:
+        timm_.refuse_outdated(parse_spec(entry.spec), entry, stored)
+        return
+    with pytest.raises(RepalignError, match=f"a former version stored {wrong}(.|\n)*store/features\n  do: remove that"):
+        timm_.refuse_outdated(parse_spec(entry.spec), entry, stored)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.extract._trace import images_shown
 from repalign.models import ModelRecord, Spec
 from repalign.pairwise import FEATURES, KINDS, said
 from repalign.progress import Progress, silent
@@ -180,10 +181,11 @@ def as_asked_today(spec: str, settings: Mapping[str, Any], facts: Mapping[str, A
     """The settings of a stored extraction in today's words.
 
     Former versions left out a beginning-of-sequence token (`bos: skip`), and nothing where the tokenizer adds none. Only
-    what was pooled so that this token does not matter, or without it, is what `sink: skip` gives.
+    what was pooled so that this token does not matter, or without it, is what `sink: skip` gives. Of images only
+    what their facts show to be right is reused (see `images_shown`).
     """
     same = spec.startswith("hf:") and settings.get("bos") == "skip" and facts.get("tokens") != NO_BOS
-    return {k: v for k, v in settings.items() if k != "bos"} | {"sink": "skip"} if same else dict(settings)
+    return {k: v for k, v in settings.items() if k != "bos"} | {"sink": "skip"} if same and images_shown(facts) else dict(settings)
 
 
 @dataclass(frozen=True)

@@ -258,6 +258,8 @@ def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
     """The complete extraction that is asked for, of this version or of a former one."""
     found = store.find(job.dataset.fingerprint, str(job.spec), job.revision, job.settings)
     if found is not None:
+        if hasattr(job.module, "refuse_outdated"):
+            job.module.refuse_outdated(job.spec, job.entry, found)
         return found
     former = job.entry.former_settings(job.context.dtype)
     if former == job.settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -232,9 +233,8 @@ def token_places(trace: Trace, again: Callable[[], Any], states: Sequence[Tensor
 
 
 def _first(trace: Trace, shape: tuple[int, ...]) -> Tensor | None:
-    """The first tensor of a shape (b, t, d), else of as many tokens of another width."""
-    same = trace.tokens.get(shape)
-    return same if same is not None else next((x for s, x in trace.tokens.items() if s[:2] == shape[:2]), None)
+    """The first tensor of as many tokens, of any width: layers inside a block may be wider."""
+    return next((x for s, x in trace.tokens.items() if s[:2] == shape[:2]), None)
 
 
 def _places(first: Tensor | None, moved: Sequence[Tensor | None], label: str) -> Places:
@@ -338,3 +338,17 @@ def outputs_of(model: nn.Module, names: Sequence[str], label: str) -> Iterator[d
                 remedy="name other modules in `layers:`",
             )
         given[name] = x
+
+
+def images_shown(facts: Mapping[str, Any]) -> bool:
+    """Whether the facts of an extraction of images by transformers show its layers and tokens to be right; True of texts.
+
+    Former versions could leave out the first stage, take the last axis of a map for its positions, a register for the
+    class token, and the number of tokens from a size: what they took is right where the first layer is the first block,
+    and at most the class token is before the patches.
+    """
+    if "class_token" in facts or "preprocessing" not in facts:
+        return True
+    first = str(next(iter(facts["layers"].values()))) if facts.get("layers") else ""
+    alone = str(facts.get("tokens")).startswith(("0 before", "1 before"))
+    return alone and re.match(r"output of ([^\W\d]\w*\.)+0 \(", first) is not None

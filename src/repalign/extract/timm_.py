@@ -34,9 +34,18 @@ from repalign.extract._base import (
 )
 from repalign.extract._files import folder_revision, hub_errors, hub_revision
 from repalign.extract._pool import any_pool, map_mean, token_mean
-from repalign.extract._trace import Places, Trace, outputs_of, token_places, traced, unlike_images
+from repalign.extract._trace import (
+    Places,
+    Trace,
+    class_tokens,
+    outputs_of,
+    token_places,
+    traced,
+    unlike_images,
+)
 from repalign.extract._weights import fetch, read_headers
 from repalign.models import ModelRecord, Spec, known_models
+from repalign.store import StoredRepresentation
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:
@@ -48,6 +57,28 @@ def revision(spec: Spec, entry: ModelEntry) -> str:
 
 def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
     return TimmVision(spec, entry, context)
+
+
+def refuse_outdated(spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+    """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
+    import timm
+
+    pooling = stored.facts.get("pooling")
+    if "class_token" in stored.facts or pooling not in ("cls", "mean"):
+        return
+    by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
+    wrong = "means over more tokens than those of patches" if by_path else None
+    if pooling == "cls" and not by_path:
+        with torch.device("meta"):
+            model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
+        wrong = None if class_tokens(model) else "a register in place of a class token"
+    if wrong is not None:
+        raise RepalignError(
+            f"model {entry.label}: a former version stored {wrong}",
+            expected="features of this version",
+            got=stored.path,
+            remedy="remove that folder, and extract again",
+        )
 
 
 def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
