@@ -1,0 +1,281 @@
+"""Sums over all indices of products of the entries of one relation over the edges of small multigraphs."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.measures._base import GraphRelation
+from repalign.measures._numeric import GRAM_BLOCK, full_precision
+from repalign.moments.graphs import ORDERS, Edges, Hanging, Kind, Legs, Recipe, recipes
+
+# Cycles of a graph are counted in blocks of rows of about this many bytes.
+CYCLE_BYTES = 2 * 2**20
+
+
+class GraphSums:
+    """Sums over all index values of products of A over the edges of small multigraphs, each computed once.
+
+    How a relation is stored is the business of two subclasses; vectors over the stimuli are float64.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.vectors: dict[Hanging, Tensor] = {}
+        self.known: dict[Recipe, float] = {}
+
+    def diagonal(self) -> Tensor:
+        raise NotImplementedError
+
+    def row_sums(self, edges: Edges) -> Tensor:
+        """sum_j A_ij^forth A_ji^back."""
+        raise NotImplementedError
+
+    def times_vector(self, edges: Edges, vector: Tensor) -> Tensor:
+        """sum_j A_ij^forth A_ji^back v_j; two edges at most."""
+        raise NotImplementedError
+
+    def triangles(self, legs: Legs, base: Edges) -> Tensor:
+        """For every vertex the sum over triangles that start there: legs to a second and a third, the base to the third.
+        Where an edge is doubled the whole sum may come as one number."""
+        raise NotImplementedError
+
+    def squares(self, legs: Legs, others: Legs) -> float:
+        """Over cycles of four: two ways of two edges from a first to a third vertex."""
+        raise NotImplementedError
+
+    def spectrum(self) -> tuple[float, float]:
+        """tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, A without its row and column means; 0 where that is not known."""
+        return 0.0, 0.0
+
+    def all_of(self, order: int) -> np.ndarray:
+        """The sums of all graphs of one order."""
+        return np.array(
+            [
+                0.0 if parts is None else math.prod(self._connected(recipe) for recipe in parts)
+                for parts in recipes(order, self.kind)
+            ]
+        )
+
+    def _connected(self, recipe: Recipe) -> float:
+        if recipe not in self.known:
+            if recipe[0] == "square":
+                value = self.squares(*recipe[1:])
+            elif recipe[0] == "triangle":
+                corners = self.triangles(*recipe[1:3])
+                value = float((corners * self._vector(recipe[3])).sum() if recipe[3] else corners.sum())
+            else:
+                value = float(self._vector(recipe[1]).sum())
+            self.known[recipe] = value
+        return self.known[recipe]
+
+    def _vector(self, hanging: Hanging) -> Tensor:
+        """The product of what hangs on a vertex, for every value of its index."""
+        if hanging not in self.vectors:
+            if hanging[1:]:
+                made = self._vector(hanging[:-1]) * self._vector(hanging[-1:])
+            else:
+                forth, back, end = hanging[0]
+                if end is None:
+                    made = self.diagonal() ** forth
+                else:
+                    made = self.times_vector((forth, back), self._vector(end)) if end else self.row_sums((forth, back))
+            self.vectors[hanging] = made
+        return self.vectors[hanging]
+
+
+class DenseSums(GraphSums):
+    """Matrices in the dtype of the relation."""
+
+    def __init__(self, matrix: Tensor, symmetric: bool, rows: Tensor) -> None:
+        super().__init__(Kind(symmetric, plain=False, loops=bool(matrix.diagonal().any())))
+        self.products: dict[Edges, Tensor] = {(1, 0): matrix}
+        self.vectors[((1, 0, ()),)] = rows
+
+    def diagonal(self) -> Tensor:
+        return self._product((1, 0)).diagonal().to(torch.float64)
+
+    def spectrum(self) -> tuple[float, float]:
+        if not self.kind.symmetric:
+            return 0.0, 0.0
+        n, edge = len(self.diagonal()), ((1, 0, ()),)
+        rows = float(self._vector(edge).square().sum())  # 1'A 1 = 0
+        second = float(self._vector(((2, 0, ()),)).sum()) - 2 * rows / n
+        two = float(self._vector(((1, 0, edge),)).square().sum())
+        fourth = float(self._symmetric_cycles[2]) - 4 * two / n + 2 * rows**2 / n**2
+        return (fourth / second**2 - 2 / n, second) if second > 0 else (0.0, 0.0)
+
+    def _product(self, edges: Edges) -> Tensor:
+        """Entry by entry A^forth times (A')^back."""
+        if edges not in self.products:
+            forth, back = edges
+            if forth == 0:
+                return self._product((back, 0)).T
+            one, other = ((forth, 0), (0, back)) if back else ((forth - 1, 0), (1, 0))
+            self.products[edges] = self._product(one) * self._product(other)
+        return self.products[edges]
+
+    def row_sums(self, edges: Edges) -> Tensor:
+        forth, back = edges
+        if forth + back == 1:
+            return self._product(edges).sum(dim=1, dtype=torch.float64)
+        half = (forth + back) // 2  # no product of more than two is formed
+        some = min(forth, half)
+        return _row_dots(self._product((some, half - some)), self._product((forth - some, back - half + some)))
+
+    def times_vector(self, edges: Edges, vector: Tensor) -> Tensor:
+        matrix = self._product(edges)
+        return (matrix @ vector.to(matrix.dtype)).to(torch.float64)
+
+    def _ways(self, legs: Legs) -> Tensor:
+        with full_precision():
+            return self._product(legs[0]) @ self._product(legs[1])
+
+    def triangles(self, legs: Legs, base: Edges) -> Tensor:
+        if not self.kind.symmetric:
+            return _row_dots(self._ways(legs), self._product(base))
+        at_vertex, doubled, _ = self._symmetric_cycles
+        return at_vertex if (*legs, base) == ((1, 0),) * 3 else doubled
+
+    def squares(self, legs: Legs, others: Legs) -> float:
+        if self.kind.symmetric:
+            return float(self._symmetric_cycles[2])
+        return float(_row_dots(self._ways(legs), self._ways(others)).sum())
+
+    @cached_property
+    def _symmetric_cycles(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a symmetric A: triangles at every vertex, triangles with a doubled edge, cycles of four.
+
+        By blocks of rows, of A A below the diagonal only: nothing of A A is kept.
+        """
+        a = self._product((1, 0))
+        at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
+        for start in range(0, len(a), GRAM_BLOCK):
+            stop = min(start + GRAM_BLOCK, len(a))
+            with full_precision():
+                walks = a[start:stop] @ a[:, :stop]
+            for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
+                some, edges = walks[:, columns], a[start:stop, columns]
+                four += times * _row_dots(some, some).sum()
+                some *= edges
+                at_vertex[start:stop] += some.sum(dim=1)
+                if times == 2:
+                    at_vertex[columns] += some.sum(dim=0)
+                doubled += times * _row_dots(some, edges).sum()
+        return at_vertex, doubled, four
+
+
+def _turned(edges: Edges) -> Edges:
+    return edges[1], edges[0]
+
+
+def _row_dots(one: Tensor, other: Tensor) -> Tensor:
+    if one is other:
+        return torch.linalg.vector_norm(one, dim=1).to(torch.float64).square_()
+    return torch.linalg.vecdot(one, other).to(torch.float64)
+
+
+class SparseSums(GraphSums):
+    """A graph of k edges per row, as lists: nothing of size n^2 is formed but in blocks of rows."""
+
+    def __init__(self, relation: GraphRelation) -> None:
+        ends, order = relation.indices.cpu().sort(dim=1)
+        n, k = ends.shape
+        starts = torch.arange(n)[:, None]
+        super().__init__(Kind(relation.symmetric, relation.values is None, bool((ends == starts).any())))
+        self.ends = ends  # (n, k)
+        plain = torch.ones(n, k, dtype=torch.float64)
+        forth = plain if relation.values is None else relation.values.cpu().double().gather(1, order)
+        self.into = ends.flatten().sort(stable=True).indices  # edges in the order of their ends
+        self.source = self.into // k
+        self.degree = torch.bincount(ends.flatten(), minlength=n)
+        self.first = self.degree.cumsum(0) - self.degree
+        # A_ji for every edge (i, j), 0 where there is no such edge. Both lists of pairs are ascending.
+        pairs, sought = (starts * n + ends).flatten(), (ends * n + starts).flatten()[self.into]
+        at = torch.searchsorted(pairs, sought).clamp_(max=n * k - 1)
+        back = torch.empty(n * k, dtype=torch.float64)
+        back[self.into] = torch.where(pairs[at] == sought, forth.flatten()[at], 0.0)
+        self.values = {(1, 0): forth, (0, 1): back.view(n, k)}
+
+    @property
+    def n(self) -> int:
+        return len(self.ends)
+
+    def _weights(self, edges: Edges) -> Tensor:
+        """A_ij^forth A_ji^back for every edge (i, j); forth >= 1."""
+        if edges not in self.values:
+            forth, back = edges
+            self.values[edges] = self.values[(1, 0)] ** forth * self.values[(0, 1)] ** back
+        return self.values[edges]
+
+    def _to_ends(self, weights: Tensor) -> Tensor:
+        return torch.bincount(self.ends.flatten(), weights.flatten(), minlength=self.n)
+
+    def diagonal(self) -> Tensor:
+        return (self._weights((1, 0)) * (self.ends == torch.arange(self.n)[:, None])).sum(dim=1)
+
+    def row_sums(self, edges: Edges) -> Tensor:
+        return self._weights(edges).sum(dim=1) if edges[0] else self._to_ends(self._weights(_turned(edges)))
+
+    def times_vector(self, edges: Edges, vector: Tensor) -> Tensor:
+        if edges[0]:
+            return (self._weights(edges) * vector[self.ends]).sum(dim=1)
+        return self._to_ends(self._weights(_turned(edges)) * vector[:, None])
+
+    def triangles(self, legs: Legs, base: Edges) -> Tensor:
+        return self._cycles[legs, base]
+
+    def squares(self, legs: Legs, others: Legs) -> float:
+        return float(self._cycles[legs, others].sum())
+
+    @cached_property
+    def _cycles(self) -> dict[tuple[Any, Any], Tensor]:
+        """All triangles and cycles of four that are needed, for every first vertex or in one number, by blocks of rows."""
+        n = self.n
+        needed = {r for order in ORDERS for parts in recipes(order, self.kind) for r in parts or ()}
+        triangles = {r[1:3] for r in needed if r[0] == "triangle"}
+        squares = {r[1:3] for r in needed if r[0] == "square"}
+        found = {key: torch.zeros(n, dtype=torch.float64) for key in (*triangles, *squares)}
+        size = min(n, max(1, CYCLE_BYTES // (8 * n)))
+        legs = {ways[0] for ways in triangles} | {way for ways in squares for way in ways}
+        sums = {way: torch.zeros(size * n, dtype=torch.float64) for way in legs}
+        for start in range(0, n, size):
+            first = torch.arange(start, min(start + size, n))
+            begin = (first - start) * n, first, torch.ones(len(first), dtype=torch.float64)
+            steps = {e: self._step(*begin, e) for e in {way[0] for way in legs} | {base for _, base in triangles}}
+            ways = {}
+            for way, total in sums.items():
+                row, at, weight = self._step(*steps[way[0]], way[1])
+                ways[way] = row + at, weight
+                total.index_add_(0, *ways[way])
+            for way, base in triangles:
+                row, at, weight = steps[base]
+                found[way, base].index_add_(0, row // n + start, sums[way][row + at] * weight)
+            for way, other in squares:
+                place, weight = ways[way]
+                found[way, other][start] = sums[other][place] @ weight
+            for way, total in sums.items():
+                total[ways[way][0]] = 0.0
+        return found
+
+    def _step(self, row: Tensor, at: Tensor, weight: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        """Where all ways that have come to `at` come next, from which row, with what weight."""
+        if edges[0]:
+            k = self.ends.shape[1]
+            row, weight = row[:, None].expand(-1, k).reshape(-1), (weight[:, None] * self._weights(edges)[at]).view(-1)
+            at = self.ends[at].view(-1)
+        else:  # against the edges
+            count = self.degree[at]
+            origin = torch.arange(len(at)).repeat_interleave(count)
+            nth = (self.first[at] - count.cumsum(0) + count)[origin] + torch.arange(len(origin))
+            row, weight = row[origin], weight[origin] * self._weights(_turned(edges)).view(-1)[self.into[nth]]
+            at = self.source[nth]
+        if edges[0] and edges[1]:  # most edges lead one way only
+            some = weight.nonzero().flatten()
+            row, at, weight = row[some], at[some], weight[some]
+        return row, at, weight
