@@ -317,7 +317,8 @@ def _rows(x: Tensor, facts: _Facts, k: int, say: Say) -> None:
         say(
             "outlying-rows", "warning",
             f"row {int(heavy[0])}{f' and {len(heavy) - 1} more' if len(heavy) > 1 else ''} of {n} hold {share:.0%} of the "
-            "variance: CKA and SVCCA are decided by them; compare with mutual k-NN, or without these stimuli",
+            "variance: CKA and SVCCA are decided by them, and their cells by draws where the other layer has them too; compare "
+            "with mutual k-NN, or without these stimuli",
         )  # fmt: skip
 
 

@@ -168,7 +168,8 @@ def _tiled(measure: Any, work: _Work) -> dict[str, Any]:
     import numpy as np
 
     from repalign.measures._base import as_features
-    from repalign.null import MOMENTS_MAX_SKEWNESS, Moments, Permutations, calibrate_by_moments
+    from repalign.null import Moments, Permutations
+    from repalign.null.moments import bound, trusted
 
     done, total, prepared = 0, len(work.left) + len(work.right), []
     chance = Moments(Permutations(1))  # its sampler is not asked
@@ -181,11 +182,13 @@ def _tiled(measure: Any, work: _Work) -> dict[str, Any]:
             work.progress("neighbours", done, total)
         prepared.append(chance.prepare(measure, states))
     a, b = prepared
-    mean, std, skewness = chance.moments(measure, a, b)
-    cells = calibrate_by_moments(measure.compare_all(a.states, b.states).numpy(), mean, std, skewness)
-    trusted = np.where(np.abs(skewness) <= MOMENTS_MAX_SKEWNESS, cells.pvalue, np.nan)
-    said = f"mutual k-NN, all n = {work.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments"
-    return {**_best(cells, trusted, work), "method": said}
+    law = chance.law(measure, a, b)
+    cells = chance.cells(measure, a, b, measure.compare_all(a.states, b.states).numpy(), law)
+    closed = trusted(law, work.n)
+    p = np.where(closed, cells.pvalue, bound(law, cells.z))
+    how = "" if closed.all() else ", a bound where their law is a mixture"
+    said = f"mutual k-NN, all n = {work.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{how}"
+    return {**_best(cells, p, work), "method": said}
 
 
 # --- mutual k-NN from a sample of rows, each searched against all ----------------------------------

@@ -107,21 +107,33 @@ def calibrate_by_moments(
     std: np.ndarray,
     skewness: np.ndarray,
     *,
+    kurtosis: np.ndarray | None = None,
+    rest: np.ndarray | None = None,
+    step: np.ndarray | float = 0.0,
     alpha: float = 0.05,
     s_max: float = 1.0,
 ) -> Calibration:
-    """The same from three moments of the null, by the Pearson type III law (a shifted gamma).
+    """The same from the moments of the null, by the Pearson type III law (a shifted gamma).
 
-    pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. A null
-    without spread gives p = 1: the pairing does not matter to the score.
+    pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. Where the
+    null's `kurtosis` (0 for a normal law) is larger than that of G, 1.5 skewness^2, G is the gamma law of that kurtosis: tails
+    are what p-values are about. `rest` is what of the kurtosis no law explains: all of it may be one rare large value, so
+    that p is at least rest / z^4 (Markov's inequality). `step` is that between two scores where they are counts: z is taken
+    half a step lower. A null without spread gives p = 1: the pairing does not matter to the score.
     """
     from scipy.stats import pearson3
 
-    spread = std > 0
-    z = np.where(spread, (observed - mean) / np.where(spread, std, 1.0), 0.0)
+    if kurtosis is not None:
+        skewness = np.where(kurtosis > 1.5 * skewness**2, np.sqrt(np.maximum(kurtosis, 0) / 1.5), skewness)
+    rest = np.zeros_like(skewness) if rest is None else np.maximum(rest, 0.0)
+    # Where the score is the same under every relabelling up to rounding there is no spread to count in.
+    std = np.where(std > TIE_TOLERANCE * np.maximum(np.abs(observed), np.abs(mean)), std, 0.0 * std)
+    spread, centre = std > 0, mean + 0.5 * np.asarray(step)
+    z = np.where(spread, (observed - centre) / np.where(spread, std, 1.0), 0.0)
     # No relabelling test gives p = 0: far beyond its support the law underflows.
-    tail = np.where(spread, np.maximum(pearson3.sf(np.nan_to_num(z), skewness), np.finfo(float).tiny), 1.0)
-    tau = mean + std * pearson3.ppf(1 - alpha, skewness)
+    tail = np.maximum(pearson3.sf(np.nan_to_num(z), skewness), np.finfo(float).tiny)
+    tail = np.maximum(tail, np.minimum(1.0, rest / np.where(z > 0, z, np.inf) ** 4))
+    tau = centre + std * np.maximum(pearson3.ppf(1 - alpha, skewness), (rest / alpha) ** 0.25)
     # At the threshold itself rounding must not part the p-value from the gate.
     p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
     p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))
