@@ -112,9 +112,11 @@ class CycleKNN(_NeighborLists):
 
     Parameters k, similarity, center as in `MutualKNN`, and the same invariances.
 
-    Shapes (n, d1) and (n, d2). Range [0, 1]; chance about 1 - (1 - k / (n - 1))^k, so it saturates soon:
-    a hit needs any return, not the mean of them, and s(X, X) may be below 1. nan if all rows of one side are
-    alike. Raises RepalignError unless n > k.
+    Shapes (n, d1) and (n, d2). Range [0, 1]; chance about 1 - (1 - k / (n - 1))^k without hubs, so it saturates soon:
+    a hit needs any return, not the mean of them, and s(X, X) may be below 1. Hubs, rows that are neighbours of many,
+    lower it, and not the same in both directions: s(X, Y) and s(Y, X) of unrelated spaces differ by chance where one
+    of them has hubs. Compare each with its own null before reading a direction into them. nan if all rows of one
+    side are alike. Raises RepalignError unless n > k.
 
     Source: Huh et al. 2024 (arXiv 2405.07987), appendix B; the direction is that of the reference code's
     `cycle_knn(A, B)` with A = X.
