@@ -245,7 +245,7 @@ def test_what_nobody_expected_is_one_line_and_a_log(call, monkeypatch, arrays):
 
     module = import_module("repalign.compare")
 
-    monkeypatch.setattr(module, "pair", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(module, "compare", lambda *a, **k: 1 / 0)
     status, _, err = call("pair", arrays / "x.npy", arrays / "y.npy")
     assert status == 70 and "unexpected error: ZeroDivisionError: division by zero" in err and "details:" in err
 

@@ -628,7 +628,7 @@ def test_open_dataset_reads_every_source(photos: Path) -> None:
     folder = open_dataset({"folder": "images", "name": "pictures"}, photos)
     assert (folder.name, folder.n) == ("pictures", 4)
     np.save(photos / "x.npy", np.eye(3))
-    (photos / "ids.txt").write_text("p\nq\n\nr\n")
+    (photos / "ids.txt").write_text("p\nq\nr\n\n")
     arrays = open_dataset({"arrays": {"x": "x.npy"}, "row_ids": "ids.txt"}, photos)
     assert (arrays.ids, arrays.modalities) == (("p", "q", "r"), ("x",))
     rooted = {"table": "t.jsonl", "image": "file", "root": "images"}

@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(error, squares, tmp_path, 
     monkeypatch.setattr(squares, "fits", 3)
     monkeypatch.setattr(squares, "error", error)
     notes = []
-    with caplog.at_level(logging.WARNING, "repalign"):
+    with caplog.at_level(logging.INFO, "repalign"):
         got = extract(
             numbers(20),
             [ENTRY],
@@ -128,7 +128,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(error, squares, tmp_path, 
         "a batch of 10 does not fit the memory; going on with batches of 5",
         "a batch of 5 does not fit the memory; going on with batches of 2",
     ]
-    assert [r.message for r in caplog.records] == [f"extract toy:squares: {s}" for s in said]
+    assert [r.message for r in caplog.records if "does not fit" in r.message] == [f"extract toy:squares: {s}" for s in said]
     assert got.facts["rows_by_batch_size"] == {"2": 20}
     assert squares.batches == [10, 5, *[2] * 10]  # not tried again in the second part
 

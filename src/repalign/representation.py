@@ -95,6 +95,7 @@ class MemoryRepresentation(Representation):
         return self.arrays[layer]
 
     def kind(self, layer: str) -> str:
+        self.check_layer(layer)
         return kind_of(self.arrays[layer])
 
 

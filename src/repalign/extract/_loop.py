@@ -489,7 +489,6 @@ def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     note = f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}"
-    log.info("%s: %s", rows.task, note)
     rows.note(note)
 
 
