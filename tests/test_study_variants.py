@@ -186,11 +186,14 @@ def test_figures_and_their_tables_are_written(folder):
     assert sorted(p.name for p in figures.glob("03*")) == ["03-null.csv", "03-null.png", "03-null.svg"]
     shown = pd.read_csv(figures / "03-null.csv")
     assert check(folder / "runs") == []
-    for drawn in (figures / "03-null.csv", figures / "01-matrix.png"):
+    pages = (folder / "runs/base/figures.html", folder / "runs/base/report.html")
+    for drawn in (figures / "03-null.csv", figures / "01-matrix.png", *pages):
         data = drawn.read_bytes()
-        drawn.write_bytes(data[:-1])
+        at = len(data) // 2
+        drawn.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         (problem,) = check(folder / "runs")
-        assert problem.path == str(drawn) and "files.json speaks" in problem.problem
+        assert problem.path == str(drawn), problem
+        assert ("is not what was written" if drawn in pages else "files.json speaks") in problem.problem
         drawn.write_bytes(data)
     best = outcome.alignment.best(outcome.alignment.measures[0]).iloc[0]
     assert shown["statistic"].iloc[0] == pytest.approx(best.statistic, abs=0) and "p_maxt" in shown

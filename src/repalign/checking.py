@@ -14,13 +14,23 @@ from pathlib import Path
 from repalign.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment, read_tile
 from repalign.errors import RepalignError
 from repalign.progress import Progress, silent
-from repalign.sealed import FILES, TEMPORARY, DamagedError, check_files, is_abandoned, read_json, read_parquet
+from repalign.sealed import (
+    FILES,
+    TEMPORARY,
+    DamagedError,
+    check_files,
+    check_seal,
+    is_abandoned,
+    read_bytes,
+    read_json,
+    read_parquet,
+)
 from repalign.store import Problem
 from repalign.store import check as check_store
 from repalign.store._store import MARKER
 
 TILES, KEPT = "tiles", ("findings", "ceilings")  # folders of a result: what a run goes on from
-VARIANTS_FILE, FIGURES_FILE = "variants.parquet", "files.json"
+VARIANTS_FILE, FIGURES_FILE, BITS = "variants.parquet", "files.json", "competence"
 AGAIN = "run the same command again: this file is made again, and what is whole is kept"
 SEAL_IT = "it can be used as it is; the same command run again writes it with a seal"
 OLD = "was written before such files had seals: nothing shows whether it is whole"
@@ -70,14 +80,16 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
         if {TABLE_FILE, DRAWS_FILE, RUN_FILE, VARIANTS_FILE, FIGURES_FILE} & set(names) or TILES in inside:
             results.append(here)
             inside[:] = [name for name in inside if name not in (TILES, *KEPT)]
-        elif any(name.endswith(".json") and _is_sealed(here / name) for name in names):
+            continue
+        told = [here / name for name in names if name.endswith((".json", ".html"))]
+        if (here.name == BITS and told) or any(map(_is_sealed, told)):
             results.append(here)
     return stores, results
 
 
 def _is_sealed(path: Path) -> bool:
     try:
-        return read_json(path)[1]
+        return check_seal(read_bytes(path), path)
     except DamagedError:
         return True  # let it be told
 
@@ -104,7 +116,7 @@ def _result(folder: Path) -> Iterator[Problem]:
         if TEMPORARY.match(name):
             if is_abandoned(path):
                 yield Problem(str(path), "is a half-written file of a run that was cut off", "run again, or delete it")
-        elif name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet"):
+        elif name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet", ".html"):
             yield from _guarded(path, lambda at=path: _file(at))
     if {TABLE_FILE, RUN_FILE} & set(names):
         yield from _guarded(folder, lambda: _tables(folder))
@@ -152,11 +164,14 @@ def _file(path: Path) -> list[Problem]:
             if FILES not in about:
                 raise DamagedError(path, "is not the table of all variants")
             check_files(path.parent, json.loads(about[FILES]), path.name)
+    elif path.suffix == ".html":
+        check_seal(read_bytes(path), path)
+        return []  # a page without one is of an earlier version, or somebody else's
     elif path.suffix == ".json":
         value, has_seal = read_json(path)
         if path.parent.name in KEPT and has_seal and value.get("key") != path.stem:
             raise DamagedError(path, f"is not the file of this name: it is {value.get('key')!r}")
-        expected = {FIGURES_FILE: FILES, "competence": "kind"}
+        expected = {FIGURES_FILE: FILES, BITS: "kind"}
         entry = expected.get(path.name) or expected.get(path.parent.name)
         if has_seal and entry is not None and entry not in value:
             raise DamagedError(path, f"is another file: it has no entry {entry!r}")

@@ -72,6 +72,11 @@ def seal_json(value: Mapping[str, Any], **how: Any) -> str:
         return seal_json(value, **{**how, "ensure_ascii": True})
 
 
+def seal_html(page: str) -> str:
+    """A page with its seal in a comment at its end."""
+    return _sealed(f'{page.rstrip()}\n<!-- "{SEAL}": "{_ZEROS}" -->\n'.encode()).decode("utf-8")
+
+
 def parse_json(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
     """The mapping of a JSON file, and whether it has a seal. `path` names the file.
 

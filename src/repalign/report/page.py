@@ -23,7 +23,7 @@ from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
 from repalign.report.rows import MOST, null_rows
-from repalign.sealed import write_text
+from repalign.sealed import seal_html, write_text
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def write_report(
     progress("report", 0, 1)
     page = render(alignment.table, alignment.run, _beside(Path(results) / TABLE_FILE, path.parent))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
+    write_text(path, seal_html(page))
     progress("report", 1, 1)
     if static is not None:
         from repalign.report.figures import write_figures

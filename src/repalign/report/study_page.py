@@ -10,7 +10,7 @@ from typing import Any
 
 from repalign.report import texts, theme
 from repalign.report.html import Html, el, join
-from repalign.sealed import write_text
+from repalign.sealed import seal_html, write_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -43,7 +43,7 @@ def write_study_page(
         "reports": el("ul", *(el("li", el("a", label, href=_seen(file, path.parent))) for label, file in reports.items())),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, texts.fill("study.html", values))
+    write_text(path, seal_html(texts.fill("study.html", values)))
     return path
 
 
