@@ -159,6 +159,14 @@ def test_rows_and_columns_are_relabelled_together(text, made):
         assert m(x, there) != pytest.approx(m(x, y), rel=1e-6)
 
 
+@by_measure
+def test_stimuli_that_are_all_alike_have_the_score_of_constant_features(text, made):
+    m, (x, y) = parse_measure(text), related(3, n=N)
+    alike = RDM(np.zeros((N, N))) if made(y).kind == "rdm" else Kernel(np.full((N, N), 7.0))
+    needs_ripser(text)
+    assert m(alike, made(y)) == pytest.approx(m(np.full_like(x, 1.3), y), nan_ok=True)
+
+
 @pytest.mark.parametrize(("text", "made"), [(t, f) for t, f in OWN if not t.startswith(("RTD", "Persistence"))])
 def test_p_is_that_of_the_features(text, made):
     x, y = related(6, n=24)

@@ -159,6 +159,14 @@ def test_what_is_prepared_from_features_alone_is_refused():
         stream_cka_all(memory(RDM(a)), memory(x))
 
 
+def test_a_kernel_is_not_streamed_as_features_are(monkeypatch):
+    monkeypatch.setattr(nulls, "CYCLIC_MAX_N", 20)
+    x, y = related(n=N)
+    assert set(pair(x, y, "CKA()").table["null"]) == {"bound"}
+    found = pair(Kernel(x @ x.T), y, "CKA()").table
+    assert "bound" not in set(found["null"]) and found["statistic"][0] == pytest.approx(CKA()(x, y), abs=1e-9)
+
+
 def test_samples_broken_pairs_halves_and_subsets_take_rows_and_columns():
     a, b = two_rdms(2, n=60)
     x, y = memory(RDM(a), name="x"), memory(RDM(b), name="y")
