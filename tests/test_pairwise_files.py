@@ -138,6 +138,8 @@ def test_what_the_caller_says_has_to_go_together(tmp_path):
     assert read_features(A, kind="rdm").layers["rdm"].kind == "rdm"
     with pytest.raises(RepalignError, match="square and symmetric(.|\n)*--rdm or --kernel"):
         read_features(A)
+    with pytest.raises(RepalignError, match="--rdm or --kernel of a stack"):
+        read_features(_npz(tmp_path, rdm=STACK, names=["it", "v1"]))
     assert read_features(A, kind="features").layers["features"].shape == (N, N)
 
 

@@ -12,10 +12,9 @@ import typer
 from repalign.errors import RepalignError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from repalign.features import Joined, Reading
     from repalign.null import Auto, Groups, Null
+    from repalign.pairwise import Given
 
 FeatureFile = Annotated[
     Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).", show_default=False)
@@ -222,7 +221,7 @@ def ids_or_rows(ids: Sequence[str] | None, n: int) -> Sequence[str]:
     return tuple(map(str, range(n))) if ids is None else ids
 
 
-def one_layer(layers: Mapping[str, Tensor], path: Path, name: str | None) -> Any:
+def one_layer(layers: Mapping[str, Given], path: Path, name: str | None) -> Any:
     """The layer of that name, or the only one of the file."""
     if name is None and len(layers) == 1:
         return next(iter(layers.values()))

@@ -444,7 +444,7 @@ def refuse_kind(entry: ModelEntry, what: str) -> None:
     """Refuse a model that is run and is said to give dissimilarities or a kernel."""
     if entry.kind in KINDS:
         raise RepalignError(
-            f"model {entry.label}: {said(entry.kind)} does not come from {what}",
+            f"model {entry.label}: {said(str(entry.kind))} does not come from {what}",
             expected="a file (array:path) of square arrays",
             got=f"kind {entry.kind!r}",
             remedy="leave `kind` out of this model's entry: measures make dissimilarities and kernels of its features",

@@ -196,7 +196,8 @@ def _of_arrays(table: Table) -> dict[str, list[Block]]:
             f"{table.what}: {first.told} is no layer, and may be meant as one",
             expected="real float arrays of two dimensions (n, d), one vector per stimulus",
             got=names_of(blocks),
-            remedy=f"pool the tokens or positions of {first.name} to one vector first; or name what the features are, {said}",
+            remedy=f"pool the tokens or positions of {first.name} to one vector first; or name what the features are, {said}"
+            + ("; or say --rdm or --kernel of a stack (m, n, n)" if first.shape[-1] == first.shape[-2] else ""),
         )
     if not plain:
         raise _no_features(table, [b for b in blocks if len(b.shape) >= 2], "vector")

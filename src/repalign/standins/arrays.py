@@ -41,8 +41,8 @@ def form_of(path: Path, reading: Reading, width: int) -> tuple[Form, str | None]
     except RepalignError as error:
         return Form(dict.fromkeys(LAYERS, width), None, None, None, {}, reading.kind), str(error).splitlines()[0]
     widths = {name: min(x.shape[1], WIDEST) for name, x in found.layers.items()}
-    told = [found.facts.get(fact) for fact in ("modality", "objective")]
-    return Form(widths, *told, found.n_parameters, dict(found.scores), reading.kind), None
+    modality, objective = (found.facts.get(fact) for fact in ("modality", "objective"))
+    return Form(widths, modality, objective, found.n_parameters, dict(found.scores), reading.kind), None
 
 
 def write_features(folder: Path, form: Form, ids: Sequence[str], shape: Shape, seed: int) -> None:
