@@ -448,3 +448,9 @@ def test_the_page_runs(capsys):
         and "features: 8 columns 0, 1 ... 7" in told
         and "left out: score" in told
     )
+
+
+@pytest.mark.parametrize("said", [{"id": "pk"}, {"rows": True}, {"features": "f*"}, {"vector": "v"}, {"axes": "nld"}])
+def test_what_only_a_file_has_is_not_said_of_a_model(said, data, tmp_path):
+    with pytest.raises(RepalignError, match=r"model timm:resnet18: timm: models have no `\w+`\n  expected: a file \(array:path\)"):
+        extract(data, [ModelEntry("timm:resnet18", **said)], tmp_path / "s")

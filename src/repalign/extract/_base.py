@@ -441,14 +441,16 @@ def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
 
 
 def refuse_kind(entry: ModelEntry, what: str) -> None:
-    """Refuse a model that is run and is said to give dissimilarities or a kernel."""
+    """Refuse a model that is run of which something is said that only a file of features has."""
     if entry.kind in KINDS:
         raise RepalignError(
             f"model {entry.label}: {said(str(entry.kind))} does not come from {what}",
-            expected="a file (array:path) of square arrays",
-            got=f"kind {entry.kind!r}",
+            expected="a file (array:path) of square arrays", got=f"kind {entry.kind!r}",
             remedy="leave `kind` out of this model's entry: measures make dissimilarities and kernels of its features",
-        )
+        )  # fmt: skip
+    for option in ("rows", "id", "features", "vector", "axes"):
+        if getattr(entry, option):
+            raise RepalignError(f"model {entry.label}: {what} have no `{option}`", expected="a file (array:path), or none said")
 
 
 def refuse_prompt(entry: ModelEntry, what: str) -> None:
