@@ -482,6 +482,18 @@ def test_a_register_is_no_class_token_by_path_either(tmp_path):
         timm_source(folder, pooling="cls")
 
 
+def test_a_model_that_passes_its_arguments_on_is_fed_pixels(tmp_path, monkeypatch):
+    import transformers
+
+    forward = transformers.ViTModel.forward
+    monkeypatch.setattr(transformers.ViTModel, "forward", lambda self, *args, **named: forward(self, *args, **named))
+    saved(tmp_path, "ViTModel", VIT, "ViTImageProcessor", SQUARE)
+    entry = ModelEntry(f"hf:{tmp_path}")
+    source = hf.load(parse_spec(entry.spec), entry, context(tmp_path))
+    assert source.facts["input"] == {"pixel_values": [3, 32, 32]}
+    assert len(source.layers) == 2
+
+
 def test_padding_of_one_image_is_refused_when_it_comes(tmp_path):
     """A processor that pads says so of each image; the mean over a map would count what it added."""
     model, processor = saved(tmp_path, "ViTModel", VIT, "ViTImageProcessor", SQUARE)

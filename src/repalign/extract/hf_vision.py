@@ -68,7 +68,7 @@ class HFVision(Source):
                 if getattr(config, "mask_ratio", None):  # of a masked autoencoder, that trains on the rest of an image
                     config.mask_ratio = 0.0
         self.processor = _processor(spec, context)
-        self.fed = inspect.signature(self.model.forward).parameters
+        self.fed = _named_arguments(self.model)
         every = self._probe(missing)
         self.pooling = choose_pooling(entry.pooling, self._poolings(), entry.label)
         self.layers = choose(every, entry.layers, entry.label)
@@ -161,7 +161,7 @@ class HFVision(Source):
         for known in (name, name.removeprefix("image_")):
             if known in self.fed:
                 return known
-        return next(iter(self.fed)) if name == "pixel_values" else None
+        return self.fed[0] if name == "pixel_values" else None
 
     def _refuse_padding(self, name: str, mask: Tensor) -> None:
         """Refuse a mask that leaves parts of an image out of which the layers do not tell where they are."""
@@ -268,6 +268,13 @@ class HFVision(Source):
 
     def _refused(self, problem: str, expected: object, got: object) -> Unavailable:
         return Unavailable(f"model {self.entry.label}: {problem}", expected=expected, got=got, remedy=OTHERWISE)
+
+
+def _named_arguments(model: nn.Module) -> list[str]:
+    """The arguments of a model's pass by their names; the pixels, where it passes on what it is given."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    given = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in given if p.kind not in variadic] or ["pixel_values"]
 
 
 def _vision_side(model: Any, config: Any, label: str) -> nn.Module:
