@@ -15,7 +15,7 @@ from repalign.measures._numeric import GRAM_BLOCK, full_precision
 from repalign.moments.graphs import ORDERS, Edges, Hanging, Kind, Legs, Recipe, recipes
 
 # Cycles of a graph are counted in blocks of rows of about this many bytes.
-CYCLE_BYTES = 2 * 2**20
+CYCLE_BYTES = 2**19
 
 
 class GraphSums:
@@ -265,15 +265,18 @@ class SparseSums(GraphSums):
 
     def _step(self, row: Tensor, at: Tensor, weight: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Where all ways that have come to `at` come next, from which row, with what weight."""
+        ones = self.kind.plain and sum(edges) == 1  # nothing to multiply by
         if edges[0]:
             k = self.ends.shape[1]
-            row, weight = row[:, None].expand(-1, k).reshape(-1), (weight[:, None] * self._weights(edges)[at]).view(-1)
+            row, weight = (v[:, None].expand(-1, k).reshape(-1) for v in (row, weight))
+            weight = weight if ones else weight * self._weights(edges)[at].view(-1)
             at = self.ends[at].view(-1)
         else:  # against the edges
             count = self.degree[at]
             origin = torch.arange(len(at)).repeat_interleave(count)
             nth = (self.first[at] - count.cumsum(0) + count)[origin] + torch.arange(len(origin))
-            row, weight = row[origin], weight[origin] * self._weights(_turned(edges)).view(-1)[self.into[nth]]
+            row, weight = row[origin], weight[origin]
+            weight = weight if ones else weight * self._weights(_turned(edges)).view(-1)[self.into[nth]]
             at = self.source[nth]
         if edges[0] and edges[1]:  # most edges lead one way only
             some = weight.nonzero().flatten()
