@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processo
 from tokenizers import pre_tokenizers as pre
 
 import tiny_models as tiny
-from repalign.errors import Unavailable
+from repalign.errors import RepalignError, Unavailable
 from repalign.extract import ModelEntry, _tokenizer, extract
 from repalign.extract._base import Context
 from repalign.extract._tokenizer import PROBES, load_tokenizer
@@ -197,6 +197,31 @@ def test_a_model_is_fed_these_ids_and_scored_on_them(made, tmp_path):
     assert got.record.scores["bits_per_byte"] == pytest.approx(nats / 0.6931471805599453 / n_bytes, rel=1e-4)
     assert got.facts["tokenizer"].endswith("transformers' Qwen2Tokenizer gives other ids for the probe")
     assert got.facts["tokenizer_probe"] == read(tmp_path / "m").digest
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_former_version_fed_otherwise_is_not_reused(ours, made, tmp_path, monkeypatch):
+    """Its facts have no digest of a probe. Where the library's ids are those of the file, its features are today's."""
+    from transformers import AutoTokenizer
+
+    folder = tiny.llama(tmp_path / "m", bos=False)
+    if not ours:  # GPT-2's own splitting in place of the file's
+        file = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        file["pre_tokenizer"]["add_prefix_space"] = True
+        (folder / "tokenizer.json").write_text(json.dumps(file), "utf-8")
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer"}), "utf-8")
+    data, entry = tiny.dataset(tmp_path / "data"), ModelEntry(f"hf:{folder}", sink="keep")
+    with monkeypatch.context() as former:
+        former.setattr(_tokenizer.Reading, "facts", property(lambda self: {}))
+        library = _tokenizer.Reading(AutoTokenizer.from_pretrained(folder), "the library's")
+        former.setattr("repalign.extract.hf_text.load_tokenizer", lambda *given: library)
+        extract(data, [entry], tmp_path / "store")
+    if ours:
+        assert "tokenizer_probe" not in extract(data, [entry], tmp_path / "store")[0].facts
+        return
+    with pytest.raises(RepalignError, match=r"former version stored features of other tokens(.|\n)*remove that folder"):
+        extract(data, [entry], tmp_path / "store")
 
 
 def test_ids_that_the_model_has_no_embedding_for_are_told(made, tmp_path):

@@ -265,8 +265,14 @@ def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
     if former == job.settings:
         return None
     before = store.find(job.dataset.fingerprint, str(job.spec), job.revision, former)
-    same = before is not None and as_asked_today(str(job.spec), former, before.facts) == job.settings
-    return before if same else None
+    if before is None or as_asked_today(str(job.spec), former, before.facts) != job.settings:
+        return None
+    try:
+        if hasattr(job.module, "refuse_outdated"):
+            job.module.refuse_outdated(job.spec, job.entry, before)
+    except RepalignError:  # it is made again, under today's key
+        return None
+    return before
 
 
 def _writer(job: _Job, store: FeatureStore) -> Writer:

@@ -14,12 +14,39 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.extract._base import Context, ModelEntry, Source, refuse_prompt, run_dtype
 from repalign.extract._files import at, hub_errors, hub_revision
 from repalign.extract._placement import device_map, keep_in_place
+from repalign.extract._tokenizer import PROBE, load_tokenizer
 from repalign.extract._weights import held
 from repalign.models import Spec
+from repalign.store import StoredRepresentation
 
 
 def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
     return hub_revision(spec)
+
+
+def refuse_outdated(spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+    """Refuse a text model's extraction by a former version, whose facts have no probe, if it fed the model otherwise."""
+    facts = stored.facts
+    if facts.get("source") != "hf" or "padding" not in facts or "tokenizer_probe" in facts:
+        return
+    try:
+        reading = load_tokenizer(spec, Context("cpu", "auto", revision=stored.record.revision or "main"))
+    except RepalignError:  # its files are not here any more: then nothing can be told
+        return
+    ids, token = reading.tokenizer(PROBE)["input_ids"], reading.tokenizer.cls_token_id
+    wrong = {
+        "other tokens than those of its tokenizer's file": reading.own,
+        "texts with a mask, which it was not trained with": "attention_mask" not in reading.tokenizer.model_input_names,
+        "the first token for its class token": facts.get("pooling") == "cls" and ids[0] != token == ids[-1],
+    }
+    found = next((what for what, is_so in wrong.items() if is_so), None)
+    if found is not None:
+        raise RepalignError(
+            f"model {entry.label}: a former version stored features of {found}",
+            expected="features of this version",
+            got=stored.path,
+            remedy="remove that folder, and extract again",
+        )
 
 
 def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
