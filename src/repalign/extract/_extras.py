@@ -46,8 +46,7 @@ def norms(states: Mapping[str, Tensor], mask: Tensor, counted: Tensor) -> dict[s
     """
     out = {"tokens_valid": mask.sum(dim=1), "tokens_counted": counted.sum(dim=1)}
     for layer, hidden in states.items():
-        there = hidden.device
-        out[FIRST + layer], out[LONGEST + layer] = norm_ratios(hidden, mask.to(there), counted.to(there))
+        out[FIRST + layer], out[LONGEST + layer] = norm_ratios(hidden, mask, counted)
     return {name: x.to("cpu", torch.float64) for name, x in out.items()}
 
 

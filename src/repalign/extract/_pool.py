@@ -39,14 +39,15 @@ def norm_ratios(hidden: Tensor, mask: Tensor, counted: Tensor) -> tuple[Tensor, 
     The first is |h_0| / mean |h_j| over the other valid tokens, the second the same of the longest of those that count,
     beside the others that count. NaN where there is no other, or none that is longer than 0.
     """
-    norms = torch.linalg.vector_norm(hidden, dim=2, dtype=torch.float32)
-    norms = norms.masked_fill(~mask.to(torch.bool), 0.0).to(torch.float64)
+    norms = torch.linalg.vector_norm(hidden, dim=2, dtype=torch.float32).cpu()
+    mask, counted = mask.cpu(), counted.cpu()
+    norms = norms.masked_fill(~mask.to(torch.bool), 0.0).to(torch.float64)  # not every device has float64
 
     def beside(one: Tensor, among: Tensor) -> Tensor:
         rest = (norms * among).sum(dim=1) - one
         return torch.where(rest > 0, one * (among.sum(dim=1) - 1) / rest, torch.nan)
 
-    rows = torch.arange(len(norms), device=norms.device)
+    rows = torch.arange(len(norms))
     first = norms[rows, mask.to(torch.int64).argmax(dim=1)]
     return beside(first, mask.to(torch.float64)), beside((norms * counted).amax(dim=1), counted.to(torch.float64))
 
