@@ -344,6 +344,13 @@ def test_settings_where_no_texts_are_pooled_are_those_of_former_versions():
         assert kept["bos"] == "keep" and "sink" not in kept  # counting all tokens is what it was
 
 
+def test_the_modes_of_the_paper_and_of_its_code_count_every_token():
+    study = load_study(Path(__file__).parents[1] / "studies/cross_modal.yaml")
+    assert isinstance(study, AlignmentStudy)
+    said = {v.name: {e.sink for e in v.x} for v in study.variants}
+    assert said == {"ours": {"skip"}, "paper": {"keep"}, "reference": {"keep"}, "prompt": {"skip"}}
+
+
 def test_study_files_say_sink(tmp_path):
     text = """
 name: s
