@@ -20,7 +20,7 @@ from repalign.doctor import RULING_SHARE, RULING_TOKEN, examine
 from repalign.errors import RepalignError
 from repalign.extract import ModelEntry, extract
 from repalign.extract._base import NO_BOS
-from repalign.extract._pool import norm_ratios, without_first
+from repalign.extract._pool import norm_ratios, sees_only_back, without_first
 from repalign.store import FeatureStore
 from repalign.study import load_study
 from repalign.study.alignment import AlignmentStudy
@@ -182,6 +182,37 @@ def test_a_text_that_is_cut_loses_its_first_token_too(folders, tmp_path):
     states = alone(folder, "GPT2LMHeadModel", long)[0]  # of all tokens: causal, so that the first 8 are the same
     np.testing.assert_allclose(got.load("block.0")[0], states[1][1:8].mean(0), rtol=1e-3, atol=2e-5)
     assert got.extra("tokens_counted")[0] == 7 and got.facts["texts_cut"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["bert", "t5", "llama", "gpt2 with bos"])
+def test_what_is_causal_shows_in_half_precision_too(name, dtype, folders, data, tmp_path):
+    got = extract(data, [f"hf:{folders(name)}"], str(tmp_path), dtype=dtype)[0]
+    assert got.facts["causal"] == ARCHITECTURES[name][2]
+
+
+@pytest.mark.parametrize(
+    ("back", "dtype", "first", "causal"),
+    [
+        (0.0, torch.float32, 1, True),
+        (0.3, torch.float32, 1, False),
+        (0.05, torch.bfloat16, 1, False),  # little, and as much as it looks forward: no rounding
+        (0.001, torch.bfloat16, 1, True),  # rounding
+        (0.3, torch.float32, 1e4, False),  # one long token does not hide that the others moved
+    ],
+)
+def test_who_sees_whom(back, dtype, first, causal):
+    """Tokens that take a share of those before them, .05, and of those behind them, `back`."""
+    table = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+
+    def run(ids: torch.Tensor) -> list[torch.Tensor]:
+        t = ids.shape[1]
+        weights = torch.eye(t) + 0.05 * torch.ones(t, t).tril(-1) + back * torch.ones(t, t).triu(1)
+        states = weights @ table[ids[0]]
+        states[0] *= first
+        return [states[None]]
+
+    assert sees_only_back(run, torch.arange(10, 18)[None], 4, dtype) == causal
 
 
 # --- a sink that is there ----------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import nats, norms, per_row
 from repalign.extract._placement import placed
-from repalign.extract._pool import SAME_FORM, first_token, last_token, masked_mean, same_states, without_first
+from repalign.extract._pool import first_token, last_token, masked_mean, same_states, sees_only_back, without_first
 from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
 from repalign.extract.hf import load_model, quiet, refuse_missing, within
@@ -363,12 +363,10 @@ class HFText(Source):
         """Whether tokens do not see those behind them: only then do bits per byte mean anything, and the first is a sink."""
         if self.full is not None:
             return False  # its last place sees the text, and padding is part of it
-        ids = self._probe()
-        half = len(ids) // 2
-        filler = next((i for i in ids if i != ids[half]), self.pad)
-        other = [*ids[:half], *(filler for _ in ids[half:])]
-        pair = (self._run(*self._padded([x]), own_positions=True).hidden_states for x in (ids, other))
-        return same_states(*([h[:, :half] for h in states] for states in pair), dtype, SAME_FORM)
+        tokens, mask = self._padded([self._probe()])
+        return sees_only_back(
+            lambda ids: self._run(ids, mask, own_positions=True).hidden_states, tokens, tokens.shape[1] // 2, dtype
+        )
 
 
 def _vocabulary(model: Any) -> int | None:

@@ -28,7 +28,7 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import norms
 from repalign.extract._files import hub_errors, hub_revision
-from repalign.extract._pool import last_token, map_mean, masked_mean, same_states, token_mean, without_first
+from repalign.extract._pool import last_token, map_mean, masked_mean, sees_only_back, token_mean, without_first
 from repalign.extract._trace import token_places, traced, unlike_images
 from repalign.models import ModelRecord, Spec
 
@@ -186,12 +186,10 @@ class OpenCLIP(Source):
         return [(x, mask) for x in states], out["text_features"]
 
     def _check_causal(self, text: str) -> bool:
-        """Whether tokens do not see those behind them: the first one is the same, whatever follows it."""
+        """Whether tokens do not see those behind them."""
         tokens = self.tokenizer([text]).to(self.device)
-        others = tokens.clone()
-        others[:, 1] = tokens[:, 2]
-        some, more = ([x[:, :1] for x, _ in self._run_texts(t)[0]] for t in (tokens, others))
-        return bool(some) and same_states(some, more, self.dtype)
+        states, _ = self._run_texts(tokens)
+        return bool(states) and sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
 
     def _has_tokens(self) -> bool:
         trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm

@@ -32,7 +32,7 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import norms, per_row
 from repalign.extract._files import at, hub_errors, hub_revision, no_safetensors
-from repalign.extract._pool import SAME_FORM, first_token, last_token, masked_mean, same_states, without_first
+from repalign.extract._pool import first_token, last_token, masked_mean, same_states, sees_only_back, without_first
 from repalign.extract._tokenizer import PROBE, PROBES, load_tokenizer
 from repalign.extract._trace import traced
 from repalign.extract.hf import quiet
@@ -210,18 +210,20 @@ class Sentence(Source):
     def _probe(self, dtype: torch.dtype) -> list[Layer]:
         with traced(self.model) as trace:
             hidden = self._run([PROBE]).get("all_layer_embeddings", ())
-        self.causal = bool(hidden) and self._check_causal(hidden, dtype)
+        self.causal = bool(hidden) and self._check_causal(dtype)
         names = ["embeddings", *(f"block.{i}" for i in range(len(hidden) - 1))] if hidden else []
         numbers = [None, *range(len(hidden) - 1)]
         layers = [Layer(n, trace.what(h, i)) for n, h, i in zip(names, hidden, numbers, strict=False)]
         return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
 
-    def _check_causal(self, hidden: Sequence[Tensor], dtype: torch.dtype) -> bool:
-        """Whether tokens do not see those behind them: none changes where the later half are others."""
-        half, features = hidden[0].shape[1] // 2, self._features([PROBE])
-        features["input_ids"][:, half:] = features["input_ids"][0, 0]
-        other = self.model[0](features)["all_layer_embeddings"]
-        return same_states([h[:, :half] for h in other], [h[:, :half] for h in hidden], dtype, SAME_FORM)
+    def _check_causal(self, dtype: torch.dtype) -> bool:
+        """Whether tokens do not see those behind them."""
+        features = self._features([PROBE])
+        ids = features.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
+            return False
+        run = lambda i: self.model[0]({**features, "input_ids": i})["all_layer_embeddings"]  # noqa: E731
+        return sees_only_back(run, ids, ids.shape[1] // 2, dtype)
 
 
 def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:
