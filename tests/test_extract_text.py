@@ -83,7 +83,8 @@ def test_every_layer_is_that_of_the_text_alone(name, padding, folders, data, tmp
     modality = {"modality": "text"} if name == "clip" else {}
     for pooling in ("mean", "last") if name in SEES_BACK else ("mean", "last", "cls"):
         got = run(folders[name], data, tmp_path, padding=padding, pooling=pooling, **modality)
-        expected = [pooled(h, i, pooling, name in SEES_BACK) for h, i in zip(hidden, ids, strict=True)]
+        skips = name in SEES_BACK and name != "gpt2"  # which has no BOS, and whose first word is no sink
+        expected = [pooled(h, i, pooling, skips) for h, i in zip(hidden, ids, strict=True)]
         assert got.layers == ("embeddings", *(f"block.{i}" for i in range(len(expected[0]) - 1)))
         for k, layer in enumerate(got.layers):
             want = torch.stack([row[k] for row in expected])
@@ -181,7 +182,7 @@ def test_bfloat16_models_are_pooled_in_float32(data, tmp_path):
     tokenizer = tr.AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         tokens = tokenizer(tiny.CAPTIONS[1], return_tensors="pt")["input_ids"]
-        state = model(tokens, output_hidden_states=True).hidden_states[0][0, 1:]
+        state = model(tokens, output_hidden_states=True).hidden_states[0][0]
     exact = state.float().mean(0)
     assert not torch.equal(exact, state.mean(0).float())  # pooled in bfloat16 it would be another value
     torch.testing.assert_close(got.load("embeddings")[1], exact, rtol=1e-6, atol=1e-6)

@@ -62,9 +62,9 @@ class ModelEntry:
       "spatial_mean"; None takes the source's default.
     * `layers`: names or indices (negative ones count from the end); None takes all.
     * `caption`: which of several captions, from 0.
-    * `sink`: "skip" leaves the first token of a text (its beginning-of-sequence token where there is one, else its first
-      word) out of the mean of a causal model, "keep" counts it. Many such models keep little else in that token than a
-      large norm, which then rules the mean: see docs/tokens.md. A text of one token keeps it.
+    * `sink`: "skip" leaves the first token of a text out of the mean of a causal model where it is a sink (a
+      beginning-of-sequence token always, a first word if the model uses it as one), "keep" counts it. Such a token has
+      little but a large norm, which then rules the mean: see docs/tokens.md. A text of one token keeps it.
     * `padding`: the side on which texts are padded, or "none" for batches of texts of one length.
     * `truncate`: cut what is longer than the model's context instead of refusing it.
     * `store_dtype`: of the stored features, "float32", "float16" or "float64".
@@ -243,6 +243,9 @@ class Source(ABC):
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:  # noqa: ARG002
         """Each stimulus as `forward` takes it; `where` names each row for errors."""
         return list(stimuli)
+
+    def settle(self, prepared: Sequence[Any]) -> None:  # noqa: B027
+        """Decide what can only be told from the stimuli: called once, before `forward`, with the first of the dataset."""
 
     def length(self, prepared: Any) -> int:  # noqa: ARG002
         """How long a prepared stimulus is."""
@@ -464,11 +467,11 @@ def refuse_prompt(entry: ModelEntry, what: str) -> None:
         )
 
 
-def token_facts(entry: ModelEntry, pooling: str, causal: bool) -> dict[str, Any]:
+def token_facts(entry: ModelEntry, pooling: str, causal: bool, is_sink: bool) -> dict[str, Any]:
     """Whether tokens see only those before them, and what a mean does with the first one of each text."""
     if pooling != "mean":
         return {"causal": causal}
-    return {"causal": causal, "first_token": LEFT_OUT if causal and entry.sink == "skip" else "counts"}
+    return {"causal": causal, "first_token": LEFT_OUT if causal and is_sink and entry.sink == "skip" else "counts"}
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ SOURCES = {
 }
 PROMPTED = ("hf", "st")  # schemes whose text models take a prompt
 PUBLISHED = ("hf", "timm", "st", "openclip")  # schemes of models that others made, which may fail for reasons of their own
+SETTLE = 16  # texts that a model is shown before all others: enough to tell a sink, which is there in every text
 ON_UNAVAILABLE = ("error", "skip")
 
 
@@ -311,7 +312,11 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
             with loading(job.entry.label, job.failure):
                 source = job.module.load(job.location, job.entry, context)
             column = _column(job.dataset, source, job.entry)
-            _models[job.key] = _Loaded(source, column, job.batch_size, threading.Lock())
+            made = _Loaded(source, column, job.batch_size, threading.Lock())
+            if source.kind == "text":
+                with library_errors(job.entry.label, "a forward pass over the first texts"):
+                    source.settle(_prepared(job, made, range(min(SETTLE, job.dataset.n))))
+            _models[job.key] = made
             where = source.placed.get("device", job.context.device)
             if "read" in source.facts:  # of a file of features: what was taken of it, and what was left out
                 rows.note(source.facts["read"])
@@ -416,11 +421,11 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
     order = list(range(part.n))
     ready: dict[int, Any] = {}
     if loaded.source.sorts:  # the longest first, so that memory runs out early if it does
-        ready = dict(zip(order, _prepared(job, loaded, part, order), strict=True))
+        ready = dict(zip(order, _prepared(job, loaded, range(part.start, part.stop)), strict=True))
         order.sort(key=lambda i: -loaded.source.length(ready[i]))
     while order:
         now = order[: loaded.batch_size]
-        prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, part, now)
+        prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, [part.start + i for i in now])
         batch, problem = _forward(loaded, prepared, job.entry.label)
         if batch is None:
             _halve(loaded, len(now), problem, rows)
@@ -433,9 +438,8 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
         rows.advance(len(now))
 
 
-def _prepared(job: _Job, loaded: _Loaded, part: Part, rows: Sequence[int]) -> list[Any]:
-    """The stimuli of some rows of a part, as the model takes them."""
-    absolute = [part.start + i for i in rows]
+def _prepared(job: _Job, loaded: _Loaded, absolute: Sequence[int]) -> list[Any]:
+    """The stimuli of some rows, as the model takes them."""
     where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
     if loaded.column is None:
         return loaded.source.prepare(absolute, where)

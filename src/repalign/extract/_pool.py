@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
 
+SINK = 2.0  # times as long as the other tokens: from there on a first token is a sink (the doctor remarks on such a one)
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
@@ -48,6 +50,20 @@ def norm_ratios(hidden: Tensor, mask: Tensor, counted: Tensor) -> tuple[Tensor, 
     rows = torch.arange(len(norms))
     first = norms[rows, mask.to(torch.int64).argmax(dim=1)]
     return beside(first, mask.to(torch.float64)), beside((norms * counted).amax(dim=1), counted.to(torch.float64))
+
+
+
+def has_sink(texts: Iterable[Sequence[Tensor]]) -> bool:
+    """Whether the first token is a sink: in some layer it is on average more than `SINK` times as long as the others.
+
+    `texts` are the hidden states (1, t, d) of every layer of texts that ran alone. Texts of one token do not count.
+    """
+    ratios = []
+    for states in texts:
+        one = torch.ones(states[0].shape[:2], dtype=torch.int64)
+        ratios.append([float(norm_ratios(hidden, one, one)[0]) for hidden in states])
+    known = [r for r in ratios if not any(map(math.isnan, r))]
+    return bool(known) and max(torch.tensor(known).mean(dim=0)) > SINK
 
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:

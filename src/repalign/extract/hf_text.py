@@ -38,7 +38,15 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import nats, norms, per_row
 from repalign.extract._placement import placed
-from repalign.extract._pool import first_token, last_token, masked_mean, same_states, sees_only_back, without_first
+from repalign.extract._pool import (
+    first_token,
+    has_sink,
+    last_token,
+    masked_mean,
+    same_states,
+    sees_only_back,
+    without_first,
+)
 from repalign.extract._tokenizer import PROBE, context_length, load_tokenizer, pad_id
 from repalign.extract._trace import Trace, needed_but_missing, traced
 from repalign.extract.hf import load_model, quiet, refuse_missing, within
@@ -89,7 +97,8 @@ class HFText(Source):
         # The first token of a causal model sees itself alone: it says nothing of the text.
         self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
         self.class_is_last = self._class_is_last()
-        about = token_facts(entry, self.pooling, self.causal)
+        # A BOS is the sink wherever there is one; of a first word `settle` finds out.
+        about = token_facts(entry, self.pooling, self.causal, self._has_bos(self.tokenizer(PROBE)["input_ids"]))
         self.skips_first = about.get("first_token") == LEFT_OUT
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
@@ -119,6 +128,15 @@ class HFText(Source):
             **prompt_facts(entry),
             **run_facts(dtype, loaded.stored, "transformers", "tokenizers"),
         }
+
+    @torch.inference_mode()
+    def settle(self, prepared: Sequence[Tokens]) -> None:
+        """Leave the first word out of the mean where it is a sink."""
+        if self.skips_first or token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+            return
+        self.skips_first = has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
+        about = token_facts(self.entry, self.pooling, self.causal, self.skips_first)
+        self.facts |= {**about, "tokens": self._which_tokens()}
 
     # --- tokens ----------------------------------------------------------------------------------
 

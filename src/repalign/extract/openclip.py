@@ -88,7 +88,7 @@ class OpenCLIP(Source):
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()
         self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
-        about = token_facts(entry, self.pooling, self.causal) if self.kind == "text" else {}
+        about = token_facts(entry, self.pooling, self.causal, True) if self.kind == "text" else {}
         self.skips_first = about.get("first_token") == LEFT_OUT
         self.layers = choose(every, entry.layers, entry.label)
         self.places = {layer.name: i for i, layer in enumerate(every)}

@@ -32,7 +32,15 @@ from repalign.extract._base import (
 )
 from repalign.extract._extras import norms, per_row
 from repalign.extract._files import at, hub_errors, hub_revision, no_safetensors
-from repalign.extract._pool import first_token, last_token, masked_mean, same_states, sees_only_back, without_first
+from repalign.extract._pool import (
+    first_token,
+    has_sink,
+    last_token,
+    masked_mean,
+    same_states,
+    sees_only_back,
+    without_first,
+)
 from repalign.extract._tokenizer import PROBE, PROBES, load_tokenizer
 from repalign.extract._trace import traced
 from repalign.extract.hf import quiet
@@ -84,8 +92,8 @@ class Sentence(Source):
         self._refuse_another()
         self._refuse_padding(dtype)
         self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
-        about = token_facts(entry, self.pooling, self.causal)
-        self.skips_first = about.get("first_token") == LEFT_OUT
+        about = token_facts(entry, self.pooling, self.causal, False)
+        self.skips_first = False  # `settle` finds out
         self.layers = choose(every, entry.layers, entry.label)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
@@ -102,7 +110,7 @@ class Sentence(Source):
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
             "truncate_dim": self.model.truncate_dim,
             **({} if reading is None else reading),
-            "tokens": f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add",
+            "tokens": self._which_tokens(),
             **about,
             "prompt": self.prompt,
             "context": self.limit,
@@ -111,6 +119,20 @@ class Sentence(Source):
             **prompt_facts(entry),
             **run_facts(dtype, stored, "sentence-transformers", "transformers", "tokenizers"),
         }
+
+    def _which_tokens(self) -> str:
+        return f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add"
+
+    @torch.inference_mode()
+    def settle(self, prepared: Sequence[Text]) -> None:
+        """Leave the first token of a causal model out of the mean where it is BOS, or a word that is a sink."""
+        if token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+            return
+        alone = [self._features([p.text]) for p in prepared]
+        bos = getattr(self.model.tokenizer, "bos_token_id", None)
+        leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
+        self.skips_first = leads or has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
+        self.facts |= {**token_facts(self.entry, self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
         if self.limit is None:
