@@ -63,7 +63,7 @@ def has_sink(texts: Iterable[Sequence[Tensor]]) -> bool:
         one = torch.ones(states[0].shape[:2], dtype=torch.int64)
         ratios.append([float(norm_ratios(hidden, one, one)[0]) for hidden in states])
     known = [r for r in ratios if not any(map(math.isnan, r))]
-    return bool(known) and max(torch.tensor(known).mean(dim=0)) > SINK
+    return bool(known) and float(torch.tensor(known).mean(dim=0).max()) > SINK
 
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
