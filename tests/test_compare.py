@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -119,6 +120,26 @@ def test_closeness_is_the_score_with_the_sign_of_its_direction(name, sides):
     a, b = ([measure.prepare(r.load(layer)) for layer in r.layers] for r in (sides[0][0], sides[1][0]))
     scores, closeness = measure.compare_all(a, b).numpy(), measure.closeness_all(a, b).numpy()
     assert np.array_equal(closeness, scores if measure.closer_is_higher else -scores) and (scores > 0).any()
+
+
+
+def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkeypatch):
+    """Of 8 tiles the second fails: its error is raised, no tile begins after it, and the first is kept."""
+    xs, ys = sides
+    begun, real = [], engine._compute_elsewhere
+
+    def fails(tile, budget):
+        begun.append(tile.key)
+        if len(begun) == 2:
+            raise RepalignError("the worker's disk is full")
+        time.sleep(0.4 * (len(begun) > 2))  # as long as a tile takes
+        return real(tile, budget)
+
+    monkeypatch.setattr(engine, "_compute_elsewhere", fails)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RepalignError, match="disk is full"):
+        compare(xs, ys, ["MutualKNN(k=5)", "CKA()"], nulls.Permutations(19), results=tmp_path, executor=pool)
+    assert len(begun) <= 3  # one may be on its way when the error arrives
+    assert len(list((tmp_path / "tiles").glob("*.parquet"))) >= 1
 
 
 def test_pairs_across_get_holm_and_bh_and_cells_do_not(sides):

@@ -120,8 +120,12 @@ def run_tiles(
             keep(missing[i], compute_tile(tiles[missing[i]], cache))
     else:
         futures = {executor.submit(_compute_elsewhere, tiles[i], budget): i for i in missing}
-        for future in as_completed(futures):
-            keep(futures[future], future.result())
+        try:
+            for future in as_completed(futures):
+                keep(futures[future], future.result())
+        finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
+            for future in futures:
+                future.cancel()
     return [done[i] for i in range(len(tiles))]
 
 
