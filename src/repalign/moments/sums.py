@@ -14,8 +14,8 @@ from repalign.measures._base import GraphRelation
 from repalign.measures._numeric import GRAM_BLOCK, full_precision
 from repalign.moments.graphs import ORDERS, Edges, Hanging, Kind, Legs, Recipe, recipes
 
-# Cycles of a graph are counted in blocks of rows of about this many bytes.
-CYCLE_BYTES = 2**19
+# Cycles of a graph are counted in a table of a block of its rows, of about this many entries.
+CYCLE_ENTRIES = 2**20
 
 
 class GraphSums:
@@ -191,15 +191,12 @@ class SparseSums(GraphSums):
         self.ends = ends  # (n, k)
         plain = torch.ones(n, k, dtype=torch.float64)
         forth = plain if relation.values is None else relation.values.cpu().double().gather(1, order)
-        self.into = ends.flatten().sort(stable=True).indices  # edges in the order of their ends
-        self.source = self.into // k
-        self.degree = torch.bincount(ends.flatten(), minlength=n)
-        self.first = self.degree.cumsum(0) - self.degree
+        into = ends.flatten().sort(stable=True).indices  # edges in the order of their ends
         # A_ji for every edge (i, j), 0 where there is no such edge. Both lists of pairs are ascending.
-        pairs, sought = (starts * n + ends).flatten(), (ends * n + starts).flatten()[self.into]
+        pairs, sought = (starts * n + ends).flatten(), (ends * n + starts).flatten()[into]
         at = torch.searchsorted(pairs, sought).clamp_(max=n * k - 1)
         back = torch.empty(n * k, dtype=torch.float64)
-        back[self.into] = torch.where(pairs[at] == sought, forth.flatten()[at], 0.0)
+        back[into] = torch.where(pairs[at] == sought, forth.flatten()[at], 0.0)
         self.values = {(1, 0): forth, (0, 1): back.view(n, k)}
 
     @property
@@ -235,50 +232,49 @@ class SparseSums(GraphSums):
 
     @cached_property
     def _cycles(self) -> dict[tuple[Any, Any], Tensor]:
-        """All triangles and cycles of four that are needed, for every first vertex or in one number, by blocks of rows."""
+        """All triangles and cycles of four that are needed, for every first vertex or in one number, by blocks of rows.
+
+        No way of two edges leads through a vertex where both end: products have n k^2 terms, hubs or not.
+        """
         n = self.n
         needed = {r for order in ORDERS for parts in recipes(order, self.kind) for r in parts or ()}
         triangles = {r[1:3] for r in needed if r[0] == "triangle"}
         squares = {r[1:3] for r in needed if r[0] == "square"}
-        found = {key: torch.zeros(n, dtype=torch.float64) for key in (*triangles, *squares)}
-        size = min(n, max(1, CYCLE_BYTES // (8 * n)))
         legs = {ways[0] for ways in triangles} | {way for ways in squares for way in ways}
-        sums = {way: torch.zeros(size * n, dtype=torch.float64) for way in legs}
-        for start in range(0, n, size):
-            first = torch.arange(start, min(start + size, n))
-            begin = (first - start) * n, first, torch.ones(len(first), dtype=torch.float64)
-            steps = {e: self._step(*begin, e) for e in {way[0] for way in legs} | {base for _, base in triangles}}
-            ways = {}
-            for way, total in sums.items():
-                row, at, weight = self._step(*steps[way[0]], way[1])
-                ways[way] = row + at, weight
-                total.index_add_(0, *ways[way])
-            for way, base in triangles:
-                row, at, weight = steps[base]
-                found[way, base].index_add_(0, row // n + start, sums[way][row + at] * weight)
-            for way, other in squares:
-                place, weight = ways[way]
-                found[way, other][start] = sums[other][place] @ weight
-            for way, total in sums.items():
-                total[ways[way][0]] = 0.0
-        return found
+        edges = {e: self._matrix(e) for e in {e for way in legs for e in way} | {base for _, base in triangles}}
+        found = {key: np.zeros(n) for key in (*triangles, *squares)}
+        size = min(n, max(1, CYCLE_ENTRIES // n))
+        table = np.zeros(size * n)
+        for rows in (slice(start, start + size) for start in range(0, n, size)):
+            some = {e: matrix[rows] for e, matrix in edges.items()}
+            base_entries = {base: _entries(some[base]) for _, base in triangles}
+            ways = {way: _entries(some[way[0]] @ edges[way[1]]) for way in legs}
+            for way, (_, place, value) in ways.items():
+                table[place] = value
+                for base in (base for one, base in triangles if one == way):
+                    row, at, weight = base_entries[base]
+                    found[way, base][rows] = np.bincount(row, table[at] * weight, len(found[way, base][rows]))
+                for other in (other for one, other in squares if one == way):
+                    _, at, weight = ways[other]
+                    found[way, other][rows.start] = table[at] @ weight
+                table[place] = 0.0
+        return {key: torch.from_numpy(total) for key, total in found.items()}
 
-    def _step(self, row: Tensor, at: Tensor, weight: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-        """Where all ways that have come to `at` come next, from which row, with what weight."""
-        ones = self.kind.plain and sum(edges) == 1  # nothing to multiply by
-        if edges[0]:
-            k = self.ends.shape[1]
-            row, weight = (v[:, None].expand(-1, k).reshape(-1) for v in (row, weight))
-            weight = weight if ones else weight * self._weights(edges)[at].view(-1)
-            at = self.ends[at].view(-1)
-        else:  # against the edges
-            count = self.degree[at]
-            origin = torch.arange(len(at)).repeat_interleave(count)
-            nth = (self.first[at] - count.cumsum(0) + count)[origin] + torch.arange(len(origin))
-            row, weight = row[origin], weight[origin]
-            weight = weight if ones else weight * self._weights(_turned(edges)).view(-1)[self.into[nth]]
-            at = self.source[nth]
-        if edges[0] and edges[1]:  # most edges lead one way only
-            some = weight.nonzero().flatten()
-            row, at, weight = row[some], at[some], weight[some]
-        return row, at, weight
+    def _matrix(self, edges: Edges) -> Any:
+        """A^forth times (A')^back, entry by entry, of scipy."""
+        from scipy.sparse import csr_array
+
+        n, k = self.ends.shape
+        if not edges[0]:
+            return self._matrix(_turned(edges)).T.tocsr()
+        weights, starts = self._weights(edges).numpy().ravel(), np.arange(n + 1) * k
+        made = csr_array((weights, self.ends.numpy().ravel(), starts), shape=(n, n), copy=bool(edges[1]))
+        if edges[1]:  # most edges lead one way only
+            made.eliminate_zeros()
+        return made
+
+
+def _entries(block: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, place in the flattened block, and value of every entry of a sparse matrix."""
+    row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    return row, row * block.shape[1] + block.indices, block.data
