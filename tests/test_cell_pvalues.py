@@ -226,3 +226,49 @@ def test_a_law_of_one_point_and_a_rare_value_is_drawn():
     case = Case(CKA(estimator="biased"), x, x[::-1].copy(), np.random.default_rng(0))
     p, by = case.cell()
     assert by == "permutation" and p > 0.01
+
+
+def heavy(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    x, y = rng.standard_t(3, (2, n, 16))
+    x[7], y[7] = 5 * x[7], 5 * y[7]
+    return x, y
+
+
+@pytest.mark.parametrize("measure", [m for m in MEASURES if issubclass(m, Bilinear)], ids=lambda m: m.__name__)
+def test_no_single_stimulus_makes_a_p_small(measure):
+    """A stimulus that is out in both spaces is an agreement of one: p is that of the relabellings that leave it there."""
+    for seed, design in enumerate((heavy, shared({7: 5.0}), shared({7: 20.0}), MIXTURES["two shared"])):
+        rng = np.random.default_rng([seed, 60])
+        case = Case(measure(), *design(60, rng), rng)
+        if not case.trusted or not case.law.sd[0, 0] > 0:
+            continue  # judged by draws, or undefined
+        at = 3 if design is MIXTURES["two shared"] else 7
+        level = 0.004
+        observed = np.quantile(case.draws(2000, fixed=at), 1 - level)[None, None]
+        found = case.null.cells(case.measure, case.a, case.b, observed, case.law)
+        assert found.pvalue[0, 0] >= 0.5 * level, seed
+
+
+def test_a_small_p_of_clean_data_hardly_moves_and_others_not_at_all():
+    rng = np.random.default_rng(2)
+    for n, most in ((60, 1.5), (400, 1.15)):
+        for measure in SOME:
+            case = Case(parse_measure(measure), *rng.standard_normal((2, n, 8)), rng)  # type: ignore[arg-type]
+            observed = case.law.mean + np.array([[3.0], [1.8]]) * case.law.sd
+            found = case.null.cells(case.measure, case.a, case.b, observed, case.law)
+            plain = nulls.calibrate_by_moments(observed, *case.law[:3], kurtosis=case.law.kurtosis, s_max=9.0)
+            if "KNN" not in measure:  # half an edge
+                assert 1.0 <= found.pvalue[0, 0] / plain.pvalue[0, 0] <= most, (measure, n)
+                assert found.pvalue[1, 0] == plain.pvalue[1, 0] > 0.01
+
+
+def test_p_and_threshold_agree_where_a_stimulus_is_in_its_place():
+    rng = np.random.default_rng(4)
+    shape = (30, 20)
+    kept = rng.uniform(-1, 2, (5, *shape)), rng.uniform(0.8, 1.5, (5, *shape))
+    zero, one = np.zeros(shape), np.ones(shape)
+    for alpha in (0.05, 1e-3):
+        found = nulls.calibrate_by_moments(
+            rng.standard_normal(shape) * 5, zero, one, rng.uniform(-0.9, 0.9, shape), kept=kept, alpha=alpha, s_max=1e9
+        )
+        assert np.array_equal(found.calibrated > 0, found.pvalue <= alpha)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from repalign.measures._base import DenseRelation, GraphRelation, Relation
-from repalign.moments import central_moments, four_moments, moment_sums
+from repalign.moments import central_moments, four_moments, in_place, moment_sums, sums_and_leverage
 from repalign.moments.graphs import shapes
+from repalign.moments.leverage import _heaviest
 
 
 def relation(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -217,3 +218,41 @@ def test_agree_with_200000_random_permutations(kind: str, n: int):
         assert sd == pytest.approx(t.std(), abs=4 * sd * ((z**2 - 1) / 2).std() / count**0.5)
         influence = z**3 - 3 * z - 1.5 * (z**3).mean() * (z**2 - 1)
         assert skew == pytest.approx((z**3).mean(), abs=4 * influence.std() / count**0.5)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "centred", "hollow", "directed", "graph", "weighted graph"])
+def test_the_mean_with_one_stimulus_in_its_place_equals_enumeration(kind):
+    n = 6
+    rng = np.random.default_rng(n)
+    a, b = (relation(kind, n, rng) for _ in range(2))
+    every = np.array(list(itertools.permutations(range(n))))
+    scores = (a * b[every[:, :, None], every[:, None, :]]).sum((1, 2))
+    stored = [graph(m) if "graph" in kind else dense(m, kind != "directed") for m in (a, b)]
+    one, other = (sums_and_leverage(s)[1][None] for s in stored)
+    found = in_place(one, other, np.array([[scores.std()]]), n)
+    which = np.concatenate([_heaviest(one)[0], _heaviest(other)[0]])
+    for k, shift in zip(which, found.shift[:, 0, 0], strict=True):
+        expected = (scores[every[:, k] == k].mean() - scores.mean()) / scores.std()
+        assert shift == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("times", [1.0, 4.0, 20.0])
+def test_the_spread_with_one_stimulus_in_its_place_is_that_of_relabellings(times):
+    n, rng = 50, np.random.default_rng(3)
+    a, b = (relation("hollow", n, rng) for _ in range(2))
+    for m in (a, b):
+        m[4], m[:, 4] = m[4] * times, m[:, 4] * times
+    p = rng.permuted(np.tile(np.arange(n), (4000, 1)), axis=1)
+    rows = np.arange(len(p))
+    at = (p == 4).argmax(axis=1)
+    p[rows, at], p[:, 4] = p[:, 4].copy(), 4
+    sd = four_moments(*(moment_sums(dense(m, True))[None] for m in (a, b)), n, True).sd
+    one, other = (sums_and_leverage(dense(m, True))[1][None] for m in (a, b))
+    found = in_place(one, other, sd, n)
+    which = list(np.concatenate([_heaviest(one)[0], _heaviest(other)[0]]))
+    true = np.std([(a * b[q][:, q]).sum() for q in p]) / sd[0, 0]
+    if times > 1:
+        assert 4 in which
+        assert found.spread[which.index(4), 0, 0] == pytest.approx(true, rel=0.1)
+    else:  # nobody is out: nobody's place matters
+        assert found.spread[:, 0, 0] == pytest.approx(np.ones(len(which)), abs=0.15)

@@ -33,16 +33,24 @@ from torch import Tensor
 
 from repalign.measures._base import DenseRelation, GraphRelation, Relation
 from repalign.moments.graphs import ORDERS, shapes
+from repalign.moments.leverage import InPlace, in_place
 from repalign.moments.sums import DenseSums, GraphSums, SparseSums
+
+__all__ = ["InPlace", "Moments", "central_moments", "four_moments", "in_place", "moment_sums", "sums_and_leverage"]
 
 
 def moment_sums(relation: Relation) -> np.ndarray:
+    """The first part of `sums_and_leverage`: all that `four_moments` needs."""
+    return sums_and_leverage(relation)[0]
+
+
+def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     """What one relation contributes to the moments: mean diagonal and off-diagonal entry that were taken off, two numbers
     about the spectrum, then the distinct-index sums of the rest for orders 1 to 4; a short float64 vector.
 
     Dense: O(n^2) but for one product, for symmetric relations of a triangle. Graph of k edges per row: O(n k^2).
     Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
-    combined.
+    combined. The second array says how far every stimulus is out, (5, n): `in_place` needs it.
     """
     if isinstance(relation, DenseRelation):
         matrix, rows, diagonal, elsewhere = _without_means(relation.matrix)
@@ -56,7 +64,7 @@ def moment_sums(relation: Relation) -> np.ndarray:
     for order in ORDERS:
         found = shapes(order, relation.symmetric)
         parts.append(found.inversion @ sums.all_of(order))
-    return np.concatenate(parts)
+    return np.concatenate(parts), sums.leverage()
 
 
 def _without_means(matrix: Tensor) -> tuple[Tensor, Tensor, float, float]:

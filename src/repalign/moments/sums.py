@@ -53,6 +53,18 @@ class GraphSums:
         """tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, A without its row and column means; 0 where that is not known."""
         return 0.0, 0.0
 
+    def leverage(self) -> np.ndarray:
+        """Of every stimulus its diagonal entry, the sums of its row and column elsewhere, each less the mean over stimuli, and
+        the squares of row and column about their means; (5, n)."""
+        diagonal = self.diagonal()
+        rows = self._about_means((1, 0), (2, 0), diagonal)
+        columns = rows if self.kind.symmetric else self._about_means((0, 1), (0, 2), diagonal)
+        return torch.stack([diagonal - diagonal.mean(), rows[0], columns[0], rows[1], columns[1]]).numpy()
+
+    def _about_means(self, edges: Edges, doubled: Edges, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+        sums, squares = self._vector(((*edges, ()),)) - diagonal, self._vector(((*doubled, ()),)) - diagonal**2
+        return sums - sums.mean(), (squares - sums**2 / max(1, len(sums) - 1)).clamp_(min=0.0)
+
     def all_of(self, order: int) -> np.ndarray:
         """The sums of all graphs of one order."""
         return np.array(

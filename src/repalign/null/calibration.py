@@ -16,6 +16,8 @@ from repalign.errors import RepalignError
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
 TIE_TOLERANCE = 1e-6
+# A smaller p in closed form must not be owed to one stimulus in its place.
+SMALL_P = 0.01
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def calibrate_by_moments(
     *,
     kurtosis: np.ndarray | None = None,
     rest: np.ndarray | None = None,
+    kept: tuple[np.ndarray, np.ndarray] | None = None,
     step: np.ndarray | float = 0.0,
     alpha: float = 0.05,
     s_max: float = 1.0,
@@ -118,8 +121,10 @@ def calibrate_by_moments(
     pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. Where the
     null's `kurtosis` (0 for a normal law) is larger than that of G, 1.5 skewness^2, G is the gamma law of that kurtosis: tails
     are what p-values are about. `rest` is what of the kurtosis no law explains: all of it may be one rare large value, so
-    that p is at least rest / z^4 (Markov's inequality). `step` is that between two scores where they are counts: z is taken
-    half a step lower. A null without spread gives p = 1: the pairing does not matter to the score.
+    that p is at least rest / z^4 (Markov's inequality). `kept`, (shift, spread) of shape (m, ...) each in units of `std`, are
+    those of laws where one stimulus stays in its place: a p below .01 must be so small by all of them. `step` is that between
+    two scores where they are counts: z is taken half a step lower. A null without spread gives p = 1: the pairing does not
+    matter to the score.
     """
     from scipy.stats import pearson3
 
@@ -130,10 +135,17 @@ def calibrate_by_moments(
     std = np.where(std > TIE_TOLERANCE * np.maximum(np.abs(observed), np.abs(mean)), std, 0.0 * std)
     spread, centre = std > 0, mean + 0.5 * np.asarray(step)
     z = np.where(spread, (observed - centre) / np.where(spread, std, 1.0), 0.0)
+    shift, spreads = kept if kept is not None else (np.zeros((0, *np.shape(std))),) * 2
+    nearest = np.minimum(z, ((z - shift) / np.where(spreads > 0, spreads, 1.0)).min(axis=0, initial=np.inf))
+    tail = pearson3.sf(np.nan_to_num(z), skewness)
+    tail = np.where(tail < SMALL_P, np.minimum(pearson3.sf(np.nan_to_num(nearest), skewness), SMALL_P), tail)
     # No relabelling test gives p = 0: far beyond its support the law underflows.
-    tail = np.maximum(pearson3.sf(np.nan_to_num(z), skewness), np.finfo(float).tiny)
+    tail = np.maximum(tail, np.finfo(float).tiny)
     tail = np.maximum(tail, np.minimum(1.0, rest / np.where(z > 0, z, np.inf) ** 4))
-    tau = centre + std * np.maximum(pearson3.ppf(1 - alpha, skewness), (rest / alpha) ** 0.25)
+    least = pearson3.ppf(1 - alpha, skewness)
+    if alpha < SMALL_P:
+        least = np.maximum(least, (shift + np.where(spreads > 0, spreads, 1.0) * least).max(axis=0, initial=-np.inf))
+    tau = centre + std * np.maximum(least, (rest / alpha) ** 0.25)
     # At the threshold itself rounding must not part the p-value from the gate.
     p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
     p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))

@@ -12,7 +12,7 @@ import torch
 from repalign.errors import RepalignError
 from repalign.measures._base import GraphRelation, Measure, State
 from repalign.moments import Moments as ExactMoments
-from repalign.moments import four_moments, moment_sums
+from repalign.moments import four_moments, in_place, sums_and_leverage
 from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams, must_be_bilinear
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
 from repalign.null.groups import Groups
@@ -63,8 +63,8 @@ class Moments(Null):
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")
         inner = self.sampler.prepare(measure, states)
-        sums = np.stack([moment_sums(s) for s in states])  # type: ignore[arg-type]
-        return Prepared(inner.states, (inner, sums), inner.extra_bytes + sums.nbytes)
+        sums, leverage = (np.stack(v) for v in zip(*(sums_and_leverage(s) for s in states), strict=True))  # type: ignore[arg-type]
+        return Prepared(inner.states, (inner, sums, leverage), inner.extra_bytes + sums.nbytes + leverage.nbytes)
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.sampler.draws(measure, a.extra[0], b.extra[0], streams)
@@ -80,14 +80,18 @@ class Moments(Null):
     def law(self, measure: Measure, a: Prepared, b: Prepared) -> ExactMoments:
         """The moments of the closeness of all pairs of layers."""
         bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
-        symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
-        found = four_moments(a.extra[1], b.extra[1], a.n, symmetric)
+        found = self._inner(a, b)
 
         def score(inner: np.ndarray) -> np.ndarray:
             return bilinear.closeness_scale(torch.from_numpy(inner), a.states, b.states).numpy()  # type: ignore[arg-type]
 
         mean = score(found.mean)
         return found._replace(mean=mean, sd=score(found.mean + found.sd) - mean)
+
+    def _inner(self, a: Prepared, b: Prepared) -> ExactMoments:
+        """The moments of the inner products themselves."""
+        symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
+        return four_moments(a.extra[1], b.extra[1], a.n, symmetric)
 
     def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, standard deviation and skewness of the closeness, each (la, lb)."""
@@ -105,6 +109,7 @@ class Moments(Null):
             *law[:3],
             kurtosis=law.kurtosis,
             rest=unexplained(law, a.n),
+            kept=in_place(a.extra[2], b.extra[2], self._inner(a, b).sd, a.n) if a.n > 2 else None,
             step=one - none,
             alpha=alpha,
             s_max=measure.s_max,
