@@ -56,4 +56,5 @@ def _heaviest(leverage: np.ndarray) -> np.ndarray:
     moves = leverage[:, 0] ** 2 * leverage.shape[2] + leverage[:, 1] ** 2 + leverage[:, 2] ** 2
     total = moves.sum(axis=1, keepdims=True)
     weight = _shares(leverage) + moves / np.where(total > 0, total, np.inf)
-    return np.argsort(-weight, axis=1, kind="stable")[:, :HEAVIEST]
+    some = min(HEAVIEST, weight.shape[1])
+    return np.argpartition(-weight, some - 1, axis=1)[:, :some]
