@@ -21,6 +21,15 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk():
+    """Power cuts are not tested: a rename is seen by other processes without the flush before it, which costs most of the
+    time of tests that write many small files. Tests of the flush itself put their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_stay():
     """A test that leaves torch with other threads changes the last digits of those that come after it in its process."""
