@@ -9,10 +9,32 @@ import numpy as np
 import pytest
 import torch
 
+from repalign import moments as room
 from repalign.measures._base import DenseRelation, GraphRelation, Relation
 from repalign.moments import central_moments, four_moments, in_place, moment_sums, sums_and_leverage
 from repalign.moments.graphs import shapes
 from repalign.moments.leverage import _heaviest
+
+
+@pytest.fixture(autouse=True)
+def _graphs_as_lists(monkeypatch):
+    """Graphs of few vertices have too many edges for lists of them to pay: the tests hold the lists to enumeration."""
+    monkeypatch.setattr(room, "SPARSE", 0)
+
+
+@pytest.mark.parametrize(("n", "k"), [(7, 2), (40, 9), (60, 59), (150, 31)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_graphs_of_many_edges_are_the_same_as_matrices(n, k, weighted, monkeypatch):
+    rng = np.random.default_rng(k)
+    indices = torch.from_numpy(np.stack([rng.permutation([j for j in range(n) if j != i])[:k] for i in range(n)]))
+    values = torch.from_numpy(rng.standard_normal((n, k))) if weighted else None
+    some = GraphRelation(indices, values)
+    lists = sums_and_leverage(some)
+    monkeypatch.setattr(room, "SPARSE", 5)
+    assert isinstance(room._of_graph(some), room.DenseSums)
+    for a, b in zip(lists, sums_and_leverage(some), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11 * np.abs(a).max())
+    assert isinstance(room._of_graph(GraphRelation(indices[:, :1])), room.SparseSums)
 
 
 def relation(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -57,7 +57,7 @@ def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
         sums: GraphSums = DenseSums(matrix, relation.symmetric, rows)
     elif isinstance(relation, GraphRelation):
         diagonal = elsewhere = 0.0
-        sums = SparseSums(relation)
+        sums = _of_graph(relation)
     else:
         raise TypeError(f"no moments for {type(relation).__name__}")
     parts = [np.array([diagonal, elsewhere, *sums.spectrum()])]
@@ -65,6 +65,17 @@ def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
         found = shapes(order, relation.symmetric)
         parts.append(found.inversion @ sums.all_of(order))
     return np.concatenate(parts), sums.leverage()
+
+
+# With more than one of this many pairs an edge, products of lists of edges cost more than those of whole matrices.
+SPARSE = 5
+
+
+def _of_graph(relation: GraphRelation) -> GraphSums:
+    if SPARSE * relation.k <= relation.n:
+        return SparseSums(relation)
+    matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
+    return DenseSums(matrix, relation.symmetric, matrix.sum(dim=1, dtype=torch.float64))
 
 
 def _without_means(matrix: Tensor) -> tuple[Tensor, Tensor, float, float]:
