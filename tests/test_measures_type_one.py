@@ -96,6 +96,8 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
     generator = torch.Generator().manual_seed(n + sum(widths_x))
     rejected: dict[str, int] = {}
     attainable: dict[str, float] = {}
+    at_the_edge = dict.fromkeys((0.05, 0.01), 0.0)  # the share that lies within one shared edge below the threshold
+    edge = 1 / (10 * n) if isinstance(measure, MutualKNN) else 0.0
 
     def record(method: str, p: float, level: float, share: float) -> None:
         rejected[method] = rejected.get(method, 0) + bool(p <= level)
@@ -109,7 +111,9 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         observed, draws = null.scored(measure, a, b)
         for level in (0.05, 0.01):
             cells = null.judge(measure, a, b, alpha=level).cells
-            above = np.append(draws[:, 0, 0], observed[0, 0]) > cells.threshold[0, 0]
+            pool, tau = np.append(draws[:, 0, 0], observed[0, 0]), cells.threshold[0, 0]
+            above = pool > tau
+            at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean()) / TRIALS
             record(f"moments {level}", cells.pvalue[0, 0], level, float(above.mean()))
         p = float(nulls.pvalue(observed[0, 0], draws[:, 0, 0]))
         record("cyclic", p, ALPHA, in_its_place(observed[0, 0], draws[:, 0, 0], ALPHA))
@@ -126,5 +130,6 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         low, high = wilson(count, TRIALS // 3 if method == "affine" else TRIALS)
         assert low <= attainable[method] <= high, (method, count, attainable[method])
     # The Pearson type III law against the group's own tail: the accuracy at which both p-values agree.
-    assert attainable["moments 0.05"] == pytest.approx(0.05, abs=0.004)
-    assert attainable["moments 0.01"] == pytest.approx(0.01, abs=0.0025)
+    # A count passes the threshold at the next whole number, half an edge further on the average: less is attainable.
+    assert attainable["moments 0.05"] == pytest.approx(0.05 - at_the_edge[0.05] / 2, abs=0.004)
+    assert attainable["moments 0.01"] == pytest.approx(0.01 - at_the_edge[0.01] / 2, abs=0.0025)

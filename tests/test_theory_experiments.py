@@ -115,7 +115,7 @@ def test_the_study_writes_tables_figures_and_a_page(tmp_path):
     assert any("1 experiments" in line for line in study.plan().lines)
     outcome = study.run()
     written = sorted(p.name for p in (tmp_path / "runs/theory/results").iterdir())
-    assert written == ["01-bijections.csv", "01-bijections.png", "01-bijections.svg"]
+    assert written == ["01-bijections.csv", "01-bijections.png", "01-bijections.svg", "files.json"]
     assert "K_PMI" in outcome.drawn[0].title and "<img" in (tmp_path / "runs/theory/report.html").read_text("utf-8")
     path.write_text(text + "only: [recovry]\n")
     with pytest.raises(RepalignError, match=r"only\[0\]: (.|\n)*did you mean 'recovery'"):

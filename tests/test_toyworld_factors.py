@@ -243,7 +243,8 @@ def test_a_record_carries_the_factors_and_a_store_without_them_is_read(tmp_path,
     (path,) = (tmp_path / "store").rglob("manifest.json")
     manifest = json.loads(path.read_text("utf-8"))
     assert manifest["record"].pop("factors")["training_steps"] == 0
-    path.write_text(json.dumps(manifest), "utf-8")  # as it was written before there were factors
+    assert manifest.pop("format") == 2 and manifest.pop("repalign-seal") and manifest.pop("repalign-seal-rule")
+    path.write_text(json.dumps({"format": 1, **manifest}), "utf-8")  # as it was written before there were factors and seals
     (again,) = FeatureStore(tmp_path / "store").representations()
     assert again.record.factors == {} and again.record.name == got.record.name
     assert torch.equal(again.load(got.layers[0]), got.load(got.layers[0]))
