@@ -263,7 +263,7 @@ def _is_ours(value: Any) -> bool:
 def _is_library(value: Any) -> bool:
     """Whether it comes from the standard library or an installed package, which have versions."""
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name.split(".")[0] == "repalign":  # what only says that it is ours (`_is_ours`)
         return False
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return name.split(".")[0] in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts)
