@@ -23,7 +23,7 @@ import torch
 from scipy.stats import binomtest
 
 from repalign.measures import CKA, MEASURES
-from repalign.measures._base import Bilinear, as_features
+from repalign.measures.measure import Bilinear, as_features
 from repalign.null import Moments, Permutations, calibrate_by_moments
 from repalign.null.moments import trusted
 

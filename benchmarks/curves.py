@@ -26,8 +26,8 @@ import torch
 from contestants import features, loop, spread, timed
 from layers import CONTESTS, Contest, direct, limit, ours
 
-from repalign.plot import palette
-from repalign.plot.static import INK, MUTED, PAPER, RULE, SCORE
+from repalign.figures import palette
+from repalign.figures.static import INK, MUTED, PAPER, RULE, SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

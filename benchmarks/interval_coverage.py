@@ -29,7 +29,7 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from repalign.intervals import METHODS, Interval, difference_interval, score_interval
+from repalign.comparison.intervals import METHODS, Interval, difference_interval, score_interval
 from repalign.measures import CKA, Measure, MutualKNN
 
 MEASURES: tuple[Measure, ...] = (CKA(), MutualKNN(k=10))

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from repalign.figures.static import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 from repalign.measures import CKA, Bilinear, MutualKNN
 from repalign.null import Cyclic, calibrate, search_layers
-from repalign.plot.static import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 
 ALPHA = 0.05
 N = 256

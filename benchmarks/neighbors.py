@@ -28,10 +28,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from repalign.large import anchored_mutual_knn
+from repalign.comparison import anchored_mutual_knn
 from repalign.measures import MutualKNN
-from repalign.measures._search import _tiles as tiles
-from repalign.measures._search import embed, nearest
+from repalign.measures.numerics.search import _tiles as tiles
+from repalign.measures.numerics.search import embed, nearest
 
 BLOCK = 4096
 SHARED = 16  # dimensions that both sides of the anchor pair have in common

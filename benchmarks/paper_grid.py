@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from contestants import plain_debiased_cka, plain_mutual_knn
 
-from repalign.compare import compare
+from repalign.comparison import compare
 from repalign.models import ModelRecord
 from repalign.representation import Representation
 from repalign.store import FeatureStore

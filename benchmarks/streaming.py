@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from repalign.large import matmul_rate, plan, stream_cka
+from repalign.comparison import matmul_rate, plan, stream_cka
 from repalign.models import ModelRecord
 from repalign.store import FeatureStore, StoredRepresentation
 

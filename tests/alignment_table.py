@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repalign.alignment import COLUMNS
+from repalign.comparison.alignment import COLUMNS
 
 N = 1024
 KNN = "MutualKNN(k=10, similarity='cosine', center=False)"

@@ -4,7 +4,7 @@
 
 A case damages one file, or exchanges two, of a small whole run: features, tiles, tables, figures, bits per byte. Then
 1. everything is read: each read gives what was written, or is refused with a RepalignError;
-2. `repalign.checking.check` names the file;
+2. `repalign.comparison.check.check` names the file;
 3. the same run again ends with the bytes of the first. Where the run alone does not mend a file (a part that no tile
    asks for, a file of another extraction), what `check` names is deleted, as it says, and the run done once more.
 """
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from repalign import null as nulls
-from repalign.alignment import Alignment, csv_text
-from repalign.checking import check
-from repalign.compare import compare
+from repalign.comparison import compare
+from repalign.comparison.alignment import Alignment, csv_text
+from repalign.comparison.check import check
 from repalign.competence import bits_per_byte
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
-from repalign.sealed import FILES, file_sha256, seal_json, write_text
+from repalign.files import FILES, file_sha256, seal_json, write_text
+from repalign.sources import ModelEntry, extract
 from repalign.store import FeatureStore
 from repalign.store._store import MARKER, MARKER_TEXT
 from repalign.study.figures import write_combined

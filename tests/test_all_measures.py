@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repalign.alignment import Alignment
-from repalign.compare import pair
+from repalign.comparison import pair
+from repalign.comparison.alignment import Alignment
 from repalign.measures import MEASURES, parse_measure
 from repalign.report import write_report
 

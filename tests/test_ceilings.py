@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from repalign.ceilings import split_half
+from repalign.comparison.ceilings import split_half
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.models import ModelRecord
@@ -85,7 +85,7 @@ def test_what_cannot_be_split_is_told():
 
 def test_ceilings_stand_beside_the_result(tmp_path):
     """Two trainings of one model and halves of the stimuli, once computed and then kept."""
-    from repalign.compare import compare
+    from repalign.comparison import compare
 
     rng = np.random.default_rng(6)
     z = rng.standard_normal((80, 5))

@@ -10,7 +10,7 @@ import torch
 
 from repalign import null as nulls
 from repalign.measures import CKA, MEASURES, parse_measure
-from repalign.measures._base import Bilinear, as_features
+from repalign.measures.measure import Bilinear, as_features
 from repalign.moments import Moments as ExactMoments
 from repalign.null.moments import bound, trusted
 

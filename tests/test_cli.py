@@ -11,11 +11,11 @@ import pytest
 
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import cli
-from repalign.alignment import Alignment
 from repalign.cli import _scale
 from repalign.cli._options import size_in_bytes
+from repalign.comparison import anchored_mutual_knn
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.large import anchored_mutual_knn
 from repalign.measures import CKA, MutualKNN
 
 
@@ -396,7 +396,7 @@ def test_compare_takes_the_same_options(call, study, monkeypatch):
 
 
 def test_pair_with_intervals(call, arrays):
-    from repalign.intervals import score_interval
+    from repalign.comparison.intervals import score_interval
 
     rows = json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "--interval", "--json"))
     x, y = (np.load(arrays / f"{name}.npy") for name in "xy")

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.alignment import COLUMNS, Alignment
-from repalign.compare import _tiles as engine
-from repalign.compare import compare, pair
+from repalign.comparison import compare, pair
+from repalign.comparison import tiles as engine
+from repalign.comparison.alignment import COLUMNS, Alignment
+from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.models import ModelRecord
-from repalign.preprocess import Preprocess
 from repalign.representation import MemoryRepresentation
 
 N = 64

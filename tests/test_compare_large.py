@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.compare import compare, pair
-from repalign.compare._streamed import check_memory
+from repalign.comparison import compare, pair
+from repalign.comparison.streamed import check_memory
 from repalign.errors import RepalignError
 from repalign.measures import MutualKNN, parse_measure
-from repalign.measures._base import GraphRelation, Relation
+from repalign.measures.measure import GraphRelation, Relation
 
 
 def layers(seed: int, n: int = 150) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from repalign.competence import BitsProtocol, Corpus, bits_per_byte
 from repalign.competence._windows import Windows
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry
+from repalign.sources import ModelEntry
 
 TEXTS = [
     " ".join(tiny_models.CAPTIONS),
@@ -169,7 +169,7 @@ def test_a_killed_run_ends_with_the_same_number(documents, models, tmp_path):
     assert seen[0] == (4, 0) and seen[-1] == (len(TEXTS), len(TEXTS))
     assert [p.name for p in tmp_path.iterdir()] == ["bits.json"]
 
-    from repalign.extract import hf
+    from repalign.sources import hf
 
     before, hf.load = hf.load, None  # a finished run is read back without the model
     try:

@@ -13,10 +13,10 @@ import torch
 import alignment_table as made
 import tiny_models
 from repalign import cli
-from repalign.alignment import Alignment
+from repalign.comparison.alignment import Alignment
 from repalign.competence import BitsProtocol, LinearProbe, Split, best_layer, bits_per_byte, probe
 from repalign.dataset import Dataset
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 
 @pytest.fixture

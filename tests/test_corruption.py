@@ -13,7 +13,9 @@ import pytest
 
 import corruption
 import tiny_models
-from repalign import alignment, checking, sealed
+from repalign import files as sealed
+from repalign.comparison import alignment
+from repalign.comparison import check as checking
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from repalign import demo
-from repalign.alignment import Alignment
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.study import load_study
 

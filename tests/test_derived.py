@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from repalign.compare import compare
+from repalign.comparison import compare
 from repalign.derived import break_pairs, mean_of, sample_rows
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repalign.doctor import SEVERITIES, Finding, examine, summarise
+from repalign.comparison.doctor import SEVERITIES, Finding, examine, summarise
 
 
 def healthy(n: int = 300, d: int = 20) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 
 import tiny_models as tiny
 from repalign import estimate as package
+from repalign.comparison.preprocess import Preprocess
 from repalign.dataset import Dataset
 from repalign.estimate import Rates, comparing, estimate, measure_rates
 from repalign.estimate import _extracting as extracting
@@ -25,10 +26,9 @@ from repalign.estimate import _room as rooms
 from repalign.estimate._comparing import try_measures
 from repalign.estimate._facts import Facts
 from repalign.estimate._words import duration, named, size
-from repalign.extract import ModelEntry, extract
 from repalign.measures import parse_measure
 from repalign.models import find_model, known_models, model_set, parse_spec
-from repalign.preprocess import Preprocess
+from repalign.sources import ModelEntry, extract
 from repalign.store import FeatureStore
 
 RATES = Rates({"float32": 2e11, "bfloat16": 2e11}, 2e11, 0.7, 5e8, 1e9)
@@ -232,7 +232,7 @@ def test_arrays_are_told_from_their_headers(tmp_path):
         "a.npy": {"features": 3}, "a.npz": {"one": 3, "two": 5}, "a.safetensors": {"b": 5, "a": 3},
         "a.parquet": {"v": 5}, "a.pt": {f"layer.{i}": 7 for i in range(4)}, "b.pt": {"p": 2, "q": 9},
     }  # fmt: skip
-    from repalign.extract.array import read_array_file
+    from repalign.sources.array import read_array_file
 
     for name, layers in expected.items():
         facts = models.facts_of_all([ModelEntry(f"array:{tmp_path / name}")], 0)[0]

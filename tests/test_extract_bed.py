@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from repalign.dataset import Dataset
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, torch_
-from repalign.extract._base import ABOUT
 from repalign.models import parse_spec
+from repalign.sources import ModelEntry
+from repalign.sources import torch as torch_
+from repalign.sources.source import ABOUT
 
 # --- the options ---------------------------------------------------------------------------------
 

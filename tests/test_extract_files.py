@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 IDS = list(tiny.IDS)
 N = len(IDS)

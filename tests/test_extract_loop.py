@@ -16,9 +16,8 @@ import torch
 import tiny_models as tiny
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import Batch, Layer, ModelEntry, Source, extract
-from repalign.extract import _loop as loop
 from repalign.models import SCHEMES, ModelRecord
+from repalign.sources import Batch, Layer, ModelEntry, Source, extract, loop
 from repalign.store import FeatureStore
 
 

@@ -9,8 +9,8 @@ import torch
 
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
-from repalign.extract import openclip as source
+from repalign.sources import ModelEntry, extract
+from repalign.sources import openclip as source
 
 open_clip = pytest.importorskip("open_clip", reason="the extra repalign[openclip] is not installed")
 

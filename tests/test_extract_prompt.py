@@ -18,7 +18,7 @@ import tiny_models as tiny
 from repalign.competence import bits_per_byte
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 from repalign.store._manifest import extraction_hash
 
 # The form of the paper's Appendix: the last token is read.
@@ -156,7 +156,7 @@ def test_other_sources_refuse_it(spec, data, tmp_path):
 RUN = """
 import sys, time
 from repalign.dataset import Dataset
-from repalign.extract import ModelEntry, Skipped, extract
+from repalign.sources import ModelEntry, Skipped, extract
 data, model, store, slow, prompt = sys.argv[1:]
 data = Dataset.from_table(data, id="id", image="image", text="text")
 entries = [

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 import tiny_models as tiny
 from repalign.competence import BitsProtocol, bits_per_byte
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, _placement, choose_device, extract
-from repalign.extract import hf as hub
-from repalign.extract._base import Context, run_dtype, weights_digest
-from repalign.extract._extras import POSITIONS, nats
-from repalign.extract._tokenizer import PROBE
-from repalign.extract._weights import held
 from repalign.models import parse_spec
+from repalign.sources import ModelEntry, choose_device, extract
+from repalign.sources import hf as hub
+from repalign.sources import placement as _placement
+from repalign.sources.extras import POSITIONS, nats
+from repalign.sources.source import Context, run_dtype, weights_digest
+from repalign.sources.tokenizer import PROBE
+from repalign.sources.weights import held
 
 GIB = 2**30
 
@@ -271,7 +272,7 @@ def test_the_digest_does_not_depend_on_the_pieces_it_is_read_in(folders, monkeyp
         largest = max(largest, self.nbytes)
         return to(self, *arguments, **options)
 
-    monkeypatch.setattr("repalign.extract._base.DIGEST_BYTES", 64)
+    monkeypatch.setattr("repalign.sources.source.DIGEST_BYTES", 64)
     monkeypatch.setattr(torch.Tensor, "to", watched)
     assert weights_digest(model) == whole
     assert 0 < largest <= 64
@@ -345,7 +346,7 @@ def loads(monkeypatch) -> list[torch.nn.Module]:
         return out
 
     for module in ("hf_text", "hf_vision"):
-        monkeypatch.setattr(f"repalign.extract.{module}.load_model", watched)
+        monkeypatch.setattr(f"repalign.sources.{module}.load_model", watched)
     return found
 
 
@@ -424,7 +425,7 @@ def test_most_numbers_decide_and_a_cut_file_is_told(tmp_path, data):
 @pytest.mark.parametrize("factory", [tiny.timm_vit, tiny.timm_cnn])
 def test_timm_in_the_stored_precision(factory, data, tmp_path, monkeypatch):
     """timm makes every model float32: what is stored is read from the file."""
-    from repalign.extract.timm_ import TimmVision
+    from repalign.sources.timm import TimmVision
 
     folder = factory(tmp_path / "m")
     file = folder / "model.safetensors"

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 PROMPTS = {"query": "Look for this: ", "passage": "This is: "}
 

@@ -12,7 +12,7 @@ import torch
 
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 FACTORIES = {
     "gpt2": tiny.gpt2,
@@ -392,7 +392,7 @@ def test_a_model_in_the_cache_is_found_without_a_network(tmp_path):
     tiny.dataset(tmp_path / "data")
     code = f"""
 from repalign.dataset import Dataset
-from repalign.extract import extract
+from repalign.sources import extract
 data = Dataset.from_table({str(tmp_path / "data" / "pairs.jsonl")!r}, id="id", image="image", text="text")
 found = extract(data, ["hf:org/tiny"], {str(tmp_path / "store")!r})[0]
 print(found.record.revision, found.name, len(found.layers))

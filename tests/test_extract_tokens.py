@@ -15,12 +15,12 @@ import pytest
 import torch
 
 import tiny_models as tiny
+from repalign.comparison.doctor import RULING_SHARE, RULING_TOKEN, examine
 from repalign.dataset import Dataset
-from repalign.doctor import RULING_SHARE, RULING_TOKEN, examine
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
-from repalign.extract._base import NO_BOS
-from repalign.extract._pool import norm_ratios, sees_only_back, without_first
+from repalign.sources import ModelEntry, extract
+from repalign.sources.pool import norm_ratios, sees_only_back, without_first
+from repalign.sources.source import NO_BOS
 from repalign.store import FeatureStore
 from repalign.study import load_study
 from repalign.study.alignment import AlignmentStudy

@@ -7,7 +7,7 @@ import torch
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 from repalign.toyworld import models
 
 

@@ -22,8 +22,8 @@ import tiny_models as tiny
 from repalign.cli import main
 from repalign.competence import bits_per_byte
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, Skipped, extract, hf_text
 from repalign.models import known_models
+from repalign.sources import ModelEntry, Skipped, extract, hf_text
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -289,7 +289,7 @@ def test_our_own_faults_are_not_left_out(at, gpt2, data, tmp_path, monkeypatch):
         raise TypeError("a fault of ours")
 
     fault.__code__ = fault.__code__.replace(co_filename=hf_text.__file__)
-    monkeypatch.setattr(f"repalign.extract.hf_text.{at}", fault)
+    monkeypatch.setattr(f"repalign.sources.hf_text.{at}", fault)
     with pytest.raises(TypeError, match="a fault of ours"):
         extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")
 
@@ -301,7 +301,7 @@ def test_what_a_library_raises_later_is_told_and_not_left_out(step, gpt2, data, 
     def fail(*given: Any, **named: Any):
         raise IndexError("index out of range in self")
 
-    monkeypatch.setattr(f"repalign.extract.hf_text.HFText.{step}", fail)
+    monkeypatch.setattr(f"repalign.sources.hf_text.HFText.{step}", fail)
     doing = {"prepare": r"preparing row 0 \(id 's00'\) to row 10 \(id 's10'\)", "forward": "a forward pass"}[step]
     with pytest.raises(RepalignError, match=f"{doing} failed in its library: IndexError: index out of") as caught:
         extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="skip")

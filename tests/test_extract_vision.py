@@ -9,7 +9,7 @@ import torch
 
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 HF = {
     "vit": (tiny.vit, "layers", 1),

@@ -16,10 +16,11 @@ from torch import Tensor
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, hf, timm_
-from repalign.extract._base import Context, Source, loading
-from repalign.extract._trace import images_shown
 from repalign.models import parse_spec
+from repalign.sources import ModelEntry, hf
+from repalign.sources import timm as timm_
+from repalign.sources.source import Context, Source, loading
+from repalign.sources.trace import images_shown
 
 IMAGES = tiny.images(3)
 # Where the tokens of a layer stand: how many before the patches, which is the class token, and how many behind; or

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 import repalign
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
-from repalign.extract import array as reader
-from repalign.extract.array import join_files, read_array_file
 from repalign.features import _rule, file_widths, join, read_features
 from repalign.measures import CKA
+from repalign.sources import ModelEntry, extract
+from repalign.sources import array as reader
+from repalign.sources.array import join_files, read_array_file
 from test_features import COLUMNS, FORMS, IDS, ORDER, N, X
 
 # --- files -------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from repalign.measures import (
     Measure,
     MutualKNN,
 )
-from repalign.measures._base import Relation, as_features
+from repalign.measures.measure import Relation, as_features
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Score = Callable[[np.ndarray, np.ndarray], float]

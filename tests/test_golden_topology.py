@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 
 from golden_tools import Golden, off_by
 from repalign.measures import IMD, RTD, MTopDiv, PersistenceDistance, RTDLite, TotalPersistenceDifference
-from repalign.measures._base import as_features
-from repalign.measures._persistence import bars, distances, length
+from repalign.measures.measure import as_features
+from repalign.measures.numerics.persistence import bars, distances, length
 from repalign.measures.persistence import between_diagrams
 from repalign.measures.topology import cross_barcode
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
+from repalign.comparison.intervals import METHODS, difference_interval, halves, jackknife, score_interval
 from repalign.errors import RepalignError
-from repalign.intervals import METHODS, difference_interval, halves, jackknife, score_interval
 from repalign.measures import CKA, MutualKNN, State
-from repalign.measures._base import Features, Measure
+from repalign.measures.measure import Features, Measure
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation
 

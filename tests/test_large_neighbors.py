@@ -1,29 +1,26 @@
-"""Mutual k-NN at a large n: anchors, approximate lists and gallery curves against the exact measure and plain searches."""
+"""Mutual k-NN at a large n: anchors and gallery curves against the exact measure and plain searches."""
 
 from __future__ import annotations
 
-import builtins
 import math
-import re
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from repalign.errors import RepalignError
-from repalign.large import (
+from repalign.comparison import (
     ArrayRows,
     anchored_mutual_knn,
-    approximate_mutual_knn,
-    approximate_nearest,
     gallery_curve,
 )
-from repalign.large._queries import nearest_of
-from repalign.large.anchors import common, sample, wilson
-from repalign.measures import MutualKNN, _search
-from repalign.measures._best import Best
-from repalign.measures._search import SIMILARITIES, embed, nearest
+from repalign.comparison.anchors import common, sample, wilson
+from repalign.comparison.queries import nearest_of
+from repalign.errors import RepalignError
+from repalign.measures import MutualKNN
+from repalign.measures.numerics import search as _search
+from repalign.measures.numerics.best import Best
+from repalign.measures.numerics.search import SIMILARITIES, embed, nearest
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation
 from repalign.store import FeatureStore
@@ -244,50 +241,6 @@ def test_progress_is_told():
     anchored_mutual_knn(x, y, n_anchors=20, block=40, progress=lambda *a, **_: calls.append(a[:3]))
     task = "neighbours in x"
     assert [c for c in calls if c[0] == task] == [(task, d, 100) for d in (0, 40, 80, 100)]
-
-
-# --- approximate ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_approximate_lists_carry_the_recall_they_have(similarity):
-    pytest.importorskip("usearch")
-    x = pair(500, seed=4)[0]
-    found = approximate_nearest(x, 8, similarity, n_checked=500, threads=1, expansion=16, connectivity=4, block=111)
-    exact = plain(x, 8, similarity)
-    hits = [len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact.tolist(), strict=True)]
-    assert found.recall == pytest.approx(np.mean(hits) / 8, abs=1e-12)
-    assert 0.3 < found.recall <= 1 and found.n_checked == 500
-    assert (found.indices != torch.arange(500)[:, None]).all()
-    assert f"recall {found.recall:.4f}" in found.method
-    some = approximate_nearest(x, 8, similarity, n_checked=80, threads=1, expansion=16, connectivity=4, block=111)
-    assert torch.equal(some.indices, found.indices)
-    assert some.recall == pytest.approx(np.mean(np.array(hits)[some.checked]) / 8, abs=1e-12)
-    assert some.low < some.recall < some.high < 1 or some.recall > 0.98
-
-
-def test_approximate_mutual_knn_carries_recall_and_bias():
-    pytest.importorskip("usearch")
-    x, y = pair(401)
-    options = {"threads": 1, "expansion": 12, "connectivity": 3, "n_checked": 401, "block": 100}
-    r = approximate_mutual_knn(x, y, 6, **options)
-    assert r.statistic - r.bias == pytest.approx(MutualKNN(k=6)(x, y), abs=1e-12)
-    assert r.recall_x < 1 and r.recall_y < 1 and r.bias < 0
-    assert r.chance == 6 / 400 and r.corrected < r.statistic
-    assert math.isnan(approximate_mutual_knn(np.ones((401, 3)), y, 6, **{**options, "expansion": 500}).statistic)
-
-
-def test_the_missing_library_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **options):
-        if name.startswith("usearch"):
-            raise ImportError(name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RepalignError, match=re.escape("pip install 'repalign[ann]'")):
-        approximate_nearest(pair(50)[0])
 
 
 # --- gallery size --------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.large import (
+from repalign.comparison import (
     ArrayRows,
     StoredRows,
     StreamedCKA,
@@ -24,6 +23,7 @@ from repalign.large import (
     stream_cka,
     stream_cka_all,
 )
+from repalign.errors import RepalignError
 from repalign.measures import CKA
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation

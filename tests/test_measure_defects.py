@@ -12,7 +12,7 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures import CKA, CKNNA, MEASURES, SVCCA, CKNNAPaper, CKNNAReference, MutualKNN
-from repalign.measures._base import as_features
+from repalign.measures.measure import as_features
 
 # The arrays here are paired and of two widths; the laws hold all other measures to the same.
 ALL = [cls() for cls in MEASURES if cls.paired and not cls.equal_widths]

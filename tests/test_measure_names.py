@@ -18,7 +18,7 @@ from repalign.measures import (
     describe,
     parse_measure,
 )
-from repalign.measures._base import Bilinear
+from repalign.measures.measure import Bilinear
 from repalign.testing import TRANSFORMATIONS
 
 EVERY = [

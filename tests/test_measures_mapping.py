@@ -23,10 +23,10 @@ from repalign.measures import (
     RelativeRepresentation,
     RidgePredictivity,
     SoftUnitMatching,
-    _regressions,
 )
-from repalign.measures._folds import held_out
 from repalign.measures.matching import _transported
+from repalign.measures.numerics import regressions as _regressions
+from repalign.measures.numerics.folds import held_out
 from repalign.testing import pair
 
 

@@ -19,7 +19,7 @@ from repalign.measures import (
     SoftKNN,
     parse_measure,
 )
-from repalign.measures._base import Bilinear, as_features
+from repalign.measures.measure import Bilinear, as_features
 from repalign.measures.soft_neighbors import entropic_affinities
 from repalign.testing import pair
 

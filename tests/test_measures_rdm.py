@@ -13,9 +13,9 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 
 from repalign.errors import RepalignError
 from repalign.measures import CKA, RSA, RSAKendall, RSMNormDifference, SigmoidRSA, TopologicalRSA
-from repalign.measures._distances import average_ranks, squared_distances, tied_groups
-from repalign.measures._numeric import centred
-from repalign.measures._rdm import DISSIMILARITIES, dissimilarities
+from repalign.measures.numerics.distances import average_ranks, squared_distances, tied_groups
+from repalign.measures.numerics.precision import centred
+from repalign.measures.numerics.rdm import DISSIMILARITIES, dissimilarities
 from repalign.measures.rdm import COMPARISONS
 from repalign.measures.topological_rsa import geo_topological_transform, geodesic_distances
 from repalign.testing import pair

@@ -97,7 +97,7 @@ def test_wide_layers_go_through_their_square_factor():
 
 
 def torch_of(x: np.ndarray):
-    from repalign.measures._base import as_features
+    from repalign.measures.measure import as_features
 
     return as_features(x)
 

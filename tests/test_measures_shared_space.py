@@ -20,7 +20,7 @@ from repalign.measures import (
     cone_effect,
     shift_curve,
 )
-from repalign.measures._base import as_features
+from repalign.measures.measure import as_features
 
 
 def clip_like(n: int = 80, d: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

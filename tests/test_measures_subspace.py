@@ -24,9 +24,9 @@ from repalign.measures import (
     RiemannianDistance,
     SquaredCCA,
 )
-from repalign.measures._base import Bilinear, as_features
-from repalign.measures._layer import sharing
-from repalign.measures._spectrum import basis, rows_of, spectrum
+from repalign.measures.measure import Bilinear, as_features
+from repalign.measures.numerics.sharing import sharing
+from repalign.measures.numerics.spectrum import basis, rows_of, spectrum
 from repalign.testing import pair
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from alignment_table import make_run, make_table
-from repalign import plot
-from repalign.alignment import MOCK_OF, Alignment, is_mock
+from repalign import figures
+from repalign import text as words
 from repalign.cli import app
-from repalign.plot import words
+from repalign.comparison.alignment import MOCK_OF, Alignment, is_mock
 from repalign.report import write_report
 from repalign.store import FeatureStore
 from repalign.study import load_study
@@ -76,8 +76,8 @@ def test_figures_and_reports_made_later_say_it(mocked, tmp_path):
     assert words.MOCK in (tmp_path / "again.html").read_text("utf-8")
     drawn = sorted((tmp_path / "figures").glob("*.svg"))
     assert len(drawn) > 4 and all(words.MOCK_STAMP in p.read_text("utf-8") for p in drawn)
-    assert words.MOCK in alignment._repr_html_() and words.MOCK_STAMP in str(plot.matrix(alignment, backend="plotly"))
-    assert words.MOCK_STAMP in str(plot.null(alignment.table, backend="plotly"))  # a bare table says it too
+    assert words.MOCK in alignment._repr_html_() and words.MOCK_STAMP in str(figures.matrix(alignment, backend="plotly"))
+    assert words.MOCK_STAMP in str(figures.null(alignment.table, backend="plotly"))  # a bare table says it too
 
 
 def test_the_command_line_ends_with_it(tmp_path, monkeypatch):
@@ -98,4 +98,4 @@ def test_a_real_run_is_not_marked(tmp_path):
     Alignment(table, run).save(tmp_path / "r")
     text = write_report(tmp_path / "r", tmp_path / "r.html").read_text("utf-8")
     assert words.MOCK not in text and 'class="is-mock"' not in text
-    assert words.MOCK_STAMP not in str(plot.matrix(Alignment(table, run), backend="plotly"))
+    assert words.MOCK_STAMP not in str(figures.matrix(Alignment(table, run), backend="plotly"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from repalign import moments as room
-from repalign.measures._base import DenseRelation, GraphRelation, Relation
+from repalign.measures.measure import DenseRelation, GraphRelation, Relation
 from repalign.moments import central_moments, four_moments, in_place, moment_sums, sums_and_leverage
 from repalign.moments.graphs import shapes
 from repalign.moments.leverage import _heaviest
@@ -212,7 +212,7 @@ def samples(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
 def test_agree_with_200000_random_permutations(kind: str, n: int):
     """Mean, sd and skewness of biased and debiased CKA and mutual k-NN within four standard errors."""
     from repalign.measures import parse_measure
-    from repalign.measures._base import as_features
+    from repalign.measures.measure import as_features
 
     rng = np.random.default_rng(n)
     count = 200_000

@@ -8,10 +8,12 @@ import torch
 from scipy.spatial.distance import cdist
 
 from repalign.errors import RepalignError
-from repalign.measures import CKA, CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN, _layer, _search
-from repalign.measures._layer import Layer, sharing
-from repalign.measures._numeric import full_precision, gram, unit_resolution
-from repalign.measures._search import SIMILARITIES, embed, nearest
+from repalign.measures import CKA, CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
+from repalign.measures.numerics import search as _search
+from repalign.measures.numerics import sharing as _layer
+from repalign.measures.numerics.precision import full_precision, gram, unit_resolution
+from repalign.measures.numerics.search import SIMILARITIES, embed, nearest
+from repalign.measures.numerics.sharing import Layer, sharing
 
 
 def lists(x: np.ndarray | torch.Tensor, k: int, similarity: str = "cosine", **options) -> np.ndarray:

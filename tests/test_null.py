@@ -13,7 +13,7 @@ import torch
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import parse_measure
-from repalign.measures._base import Bilinear, Measure, as_features
+from repalign.measures.measure import Bilinear, Measure, as_features
 
 
 def states(measure: Measure, *arrays: np.ndarray) -> list:

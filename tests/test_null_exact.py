@@ -13,7 +13,7 @@ from oracles import CASES
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import parse_measure
-from repalign.measures._base import Bilinear, Measure, as_features
+from repalign.measures.measure import Bilinear, Measure, as_features
 from repalign.null.cyclic import units
 
 SEARCHES = ["raw max", *(f"studentised {a}" for a in ("max", "mean", "top-2", "rows", "columns", "matching"))]

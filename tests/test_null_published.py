@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.compare import pair
+from repalign.comparison import pair
 from repalign.errors import RepalignError
 from repalign.measures import MutualKNN, parse_measure
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from repalign import measures
-from repalign.compare import pair
+from repalign.comparison import pair
 from repalign.errors import RepalignError
 from repalign.measures import CKA, KernelAlignment, Measure, NeighborOverlap, parse_measure, register
-from repalign.measures._base import Features
+from repalign.measures.measure import Features
 from repalign.testing import check_measure
 
 

@@ -17,7 +17,7 @@ from repalign import RDM, Kernel, pair
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import CKA, HSIC, MEASURES, RSA, Bilinear, parse_measure
-from repalign.measures._base import as_layer
+from repalign.measures.measure import as_layer
 from repalign.testing import pair as related
 
 N = 30

@@ -13,15 +13,14 @@ from scipy.stats import spearmanr
 import repalign
 from repalign import RDM, Kernel, Preprocess, pair
 from repalign import null as nulls
-from repalign.ceilings import split_half
-from repalign.compare import Settings, Tile, compare
+from repalign.comparison import Settings, Tile, compare, stream_cka_all
+from repalign.comparison.ceilings import split_half
+from repalign.comparison.doctor import examine
+from repalign.comparison.intervals import difference_interval, score_interval
 from repalign.derived import break_pairs, mean_of, sample_rows
-from repalign.doctor import examine
 from repalign.errors import RepalignError
-from repalign.intervals import difference_interval, score_interval
-from repalign.large import stream_cka_all
 from repalign.measures import CKA, RSA, RTD, describe, parse_measure
-from repalign.measures._base import as_layer
+from repalign.measures.measure import as_layer
 from repalign.measures.topology import relative_to_null
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation

@@ -16,14 +16,14 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 from repalign import RDM, cli
-from repalign.compare import compare
+from repalign.comparison import compare
 from repalign.dataset import Dataset
 from repalign.derived import sample_rows
 from repalign.errors import RepalignError
 from repalign.estimate._arrays import array_facts
-from repalign.extract import ModelEntry, extract
 from repalign.features import Reading, read_features
 from repalign.measures import MEASURES
+from repalign.sources import ModelEntry, extract
 from repalign.standins import stand_in
 from repalign.store import FeatureStore
 from repalign.study import load_study

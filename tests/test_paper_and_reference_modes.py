@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import repalign
+from repalign.comparison.preprocess import CONCATENATED, Preprocess
+from repalign.comparison.presets import PRESETS, Preset, preset
 from repalign.null import Permutations
-from repalign.preprocess import CONCATENATED, Preprocess
-from repalign.presets import PRESETS, Preset, preset
 
 N, K = 60, 10
 KNN = "MutualKNN(k=10, similarity='cosine', center=False)"

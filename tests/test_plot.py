@@ -11,11 +11,13 @@ import pytest
 from matplotlib.colors import to_hex
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
-from repalign import plot
-from repalign.alignment import Alignment
+from repalign import figures
+from repalign import text as words
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.plot import frames, layers, palette, views, words
-from repalign.plot.reading import Reading
+from repalign.figures import frames, layers, palette
+from repalign.figures import quantities as views
+from repalign.figures.conventions import Reading
 from repalign.relate import trend
 from repalign.report import svg
 from repalign.report.svg import trend_svg
@@ -227,7 +229,7 @@ def test_the_matrix_holds_the_numbers_of_the_table(table, value):
 
 def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
     frame = frames.matrix_frame(alignment.table, KNN)
-    figure = plot.matrix(alignment)
+    figure = figures.matrix(alignment)
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     drawn = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts}
@@ -239,7 +241,7 @@ def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
 
 
 def test_text_is_readable_on_its_cell(alignment):
-    axes = plot.matrix(alignment).axes[0]
+    axes = figures.matrix(alignment).axes[0]
     frame = frames.matrix_frame(alignment.table, KNN)
     steps = frame.scale.steps(frame.values)
     for text in axes.texts:
@@ -290,7 +292,7 @@ def test_selected_layers_keep_their_order(table):
 
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
     frame = layers.layer_map_frame(alignment.table, "bloom-7b1", "clip-large", KNN)
-    axes = plot.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
+    axes = figures.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     bottom, top = axes.get_ylim()
     assert bottom < top
@@ -303,7 +305,7 @@ def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
     cells = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k", "cell")
     single = float(cells["threshold"].median())
     assert frame.cell_threshold == single < frame.threshold < frame.scale.high
-    bar = plot.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").axes[1]
+    bar = figures.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").axes[1]
     told = " ".join(t.get_text() for t in bar.get_yticklabels())
     for words_ in ("chance 0.00978", f"threshold {words.number(single)} (median)", "threshold 0.0137 (search)"):
         assert words_ in told
@@ -335,20 +337,20 @@ def test_cells_above_chance_are_dotted_in_both_backends(alignment):
     assert 3 < len(expected) < 30  # a map in which some are and some are not
     frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
     assert {(int(i), int(j)) for i, j in np.argwhere(frame.marked)} == expected
-    (dots,) = plot.layer_map(alignment, *FEW).axes[0].collections
+    (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     assert {(int(i), int(j)) for j, i in dots.get_offsets()} == expected
-    drawn = plot.layer_map(alignment, *FEW, backend="plotly")
+    drawn = figures.layer_map(alignment, *FEW, backend="plotly")
     (scatter,) = [t for t in drawn.data if t.type == "scatter"]
     assert set(zip(map(int, scatter.y), map(int, scatter.x), strict=True)) == expected
     told = f"family-wise over the pairs of layers, step-down ({len(expected)} of 34 at α = 0.05)."
     note = f"● marked: above chance, {told}"
     assert frame.note == note and note in drawn.layout.xaxis.title.text
-    assert note in plot.layer_map(alignment, *FEW).get_supxlabel()
+    assert note in figures.layer_map(alignment, *FEW).get_supxlabel()
 
 
 def test_dots_stand_out_from_their_cells(alignment):
     frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
-    (dots,) = plot.layer_map(alignment, *FEW).axes[0].collections
+    (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     steps = frame.scale.steps(frame.values)
     for (j, i), color in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
         assert to_hex(color) == palette.ink_on(palette.LIGHT[steps[int(i), int(j)]])
@@ -361,9 +363,9 @@ def test_the_level_of_the_run_decides_what_is_marked(alignment):
 
 def test_without_stepdown_nothing_is_marked_and_the_legend_says_so(table):
     old = Alignment(table.assign(p_stepdown=np.nan), make_run())
-    assert not plot.layer_map(old, *FEW).axes[0].collections
-    assert plot.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
-    assert len(plot.layer_map(old, *FEW, backend="plotly").data) == 1
+    assert not figures.layer_map(old, *FEW).axes[0].collections
+    assert figures.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
+    assert len(figures.layer_map(old, *FEW, backend="plotly").data) == 1
     blind = layers.layer_map_frame(table, FEW[0], BLIND, CKA)
     assert not blind.marked.any() and "(none of 35 at α = 0.05)" in blind.note
 
@@ -373,7 +375,7 @@ def test_hover_tells_score_chance_and_both_pvalues(alignment):
     (row,) = [
         r for r in pair(alignment.table, KNN, *FEW, "cell").to_dict("records") if (r["index_x"], r["index_y"]) == (4, 2)
     ]
-    shown = plot.layer_map(alignment, *FEW, backend="plotly").data[0].customdata[4][2]
+    shown = figures.layer_map(alignment, *FEW, backend="plotly").data[0].customdata[4][2]
     assert shown == f"layer.4 × layer.2: {frame.hover[4, 2]}"
     assert f"{words.number(row['statistic'])}, chance 0.00978, {words.p_sentence(row['pvalue'], 1023)}" in shown
     assert f"step-down {words.p_sentence(row['p_stepdown'], 1023)}" in shown
@@ -391,7 +393,7 @@ def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
 def test_an_undefined_pair_has_a_map_without_a_mark(table):
     frame = layers.layer_map_frame(table, *CONSTANT, CKA)
     assert frame.best is None and np.isnan(frame.values).all() and "no pair of layers" in frame.best_text
-    axes = plot.layer_map(table, *CONSTANT, measure=CKA).axes[0]
+    axes = figures.layer_map(table, *CONSTANT, measure=CKA).axes[0]
     assert not axes.patches and not axes.collections and frame.note.startswith("Nothing is marked")
 
 
@@ -411,7 +413,7 @@ def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
         (row,) = pair(alignment.table, CKA, x, y).to_dict("records")
         shown = (frame.observed[k], frame.null_mean[k], frame.null_std[k], frame.threshold[k])
         assert shown == (row["statistic"], row["null_mean"], row["null_std"], row["threshold"])
-    axes = plot.null(alignment, measure=CKA).axes[0]
+    axes = figures.null(alignment, measure=CKA).axes[0]
     dots = {line.get_label(): line.get_xdata() for line in axes.lines}
     np.testing.assert_array_equal(dots["score, above chance"], frame.observed[frame.found])
     np.testing.assert_array_equal(dots["score, not above chance"], frame.observed[~frame.found])
@@ -429,10 +431,10 @@ def test_ceilings_at_the_same_n_are_lines(alignment):
     assert frames.null_frame(both.table, KNN, Reading.of(both.run)).ceilings == [(0.61, "two trainings of a")]
 
     def lines(of: Alignment) -> list[float]:
-        return [float(v.get_xdata()[0]) for v in plot.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
+        return [float(v.get_xdata()[0]) for v in figures.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
 
     assert lines(both) == [0.61] and lines(alignment) == []
-    shapes = [plot.null(of, backend="plotly").layout.shapes for of in (both, alignment)]
+    shapes = [figures.null(of, backend="plotly").layout.shapes for of in (both, alignment)]
     assert [[s.x0 for s in some] for some in shapes] == [[0.61], []]
 
 
@@ -455,14 +457,14 @@ def test_a_ceiling_of_the_pair_comes_before_any_other():
 def test_a_restricted_null_is_told_on_the_figures(table, groups, expected):
     run = make_run()
     both = Alignment(table, run | {"null": run["null"] | {"groups": groups}})
-    assert expected in " ".join(plot.matrix(both).axes[0].get_title(loc="left").split())
-    assert "change places" not in plot.matrix(Alignment(table, run)).axes[0].get_title(loc="left")
+    assert expected in " ".join(figures.matrix(both).axes[0].get_title(loc="left").split())
+    assert "change places" not in figures.matrix(Alignment(table, run)).axes[0].get_title(loc="left")
 
 
 def test_the_trend_figure_shows_points_line_and_band(alignment):
     found = trend(alignment.table, alignment.run["models"], "n_parameters", "x", KNN)
     frame = frames.trend_frame(found, 1024)
-    axes = plot.trend(alignment).axes[0]
+    axes = figures.trend(alignment).axes[0]
     by_label = {line.get_label(): line for line in axes.lines}
     for family in frame.families:
         rows = found.points[found.points["family"] == family]
@@ -478,7 +480,7 @@ def test_the_trend_figure_shows_points_line_and_band(alignment):
 
 
 def test_lower_is_better_reverses_the_axis_and_says_so(alignment):
-    axes = plot.trend(alignment, "bits_per_byte").axes[0]
+    axes = figures.trend(alignment, "bits_per_byte").axes[0]
     left, right = axes.get_xlim()
     assert left > right and "axis reversed" in axes.get_xlabel()
 
@@ -514,7 +516,7 @@ def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
     bottom, top = frame.y_range
     assert np.ptp(y) >= 0.49 * (top - bottom) and frame.low.min() == bottom and frame.high.max() == top
     few = Alignment(table, run)
-    static, interactive = plot.trend(few), plot.trend(few, backend="plotly")
+    static, interactive = figures.trend(few), figures.trend(few, backend="plotly")
     assert static.axes[0].get_ylim() == frame.y_range == tuple(interactive.layout.yaxis.range)
     assert any("cut at the edge" in text.get_text() for text in static.axes[0].get_legend().get_texts())
     drawn = str(trend_svg(frame))
@@ -524,7 +526,7 @@ def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
 
 def test_three_models_have_a_line_and_no_band():
     few = Alignment(make_table(LANGUAGE[:3], layers=(2, 2)), make_run(LANGUAGE[:3]))
-    axes = plot.trend(few).axes[0]
+    axes = figures.trend(few).axes[0]
     assert len(axes.collections) == 0 and any(line.get_label().startswith("_") for line in axes.lines)
 
 
@@ -532,19 +534,19 @@ def test_three_models_have_a_line_and_no_band():
 
 
 def test_plotly_draws_the_same_frames(alignment):
-    matrix = plot.matrix(alignment, backend="plotly")
+    matrix = figures.matrix(alignment, backend="plotly")
     frame = frames.matrix_frame(alignment.table)
     np.testing.assert_allclose(np.array(matrix.data[0].z, float), frame.scale.position(frame.values))
     assert [a.text for a in matrix.layout.annotations] == frame.labels.ravel().tolist()
     layer = layers.layer_map_frame(alignment.table)
-    drawn = plot.layer_map(alignment, backend="plotly")
+    drawn = figures.layer_map(alignment, backend="plotly")
     np.testing.assert_allclose(np.array(drawn.data[0].z, float), layer.scale.position(layer.values))
     assert list(drawn.data[0].colorbar.tickvals) == [place for place, _ in layer.bar]
     (shape,) = drawn.layout.shapes
     assert (shape.y0 + 0.5, shape.x0 + 0.5) == layer.best
-    null = plot.null(alignment, backend="plotly")
+    null = figures.null(alignment, backend="plotly")
     np.testing.assert_array_equal(null.data[2].x, frames.null_frame(alignment.table).observed)
-    scatter = plot.trend(alignment, "bits_per_byte", backend="plotly")
+    scatter = figures.trend(alignment, "bits_per_byte", backend="plotly")
     names = [t for trace in scatter.data for t in (trace.text if trace.text is not None else [])]
     assert sorted(names) == sorted(m[0] for m in LANGUAGE) and scatter.layout.xaxis.autorange == "reversed"
 
@@ -552,26 +554,26 @@ def test_plotly_draws_the_same_frames(alignment):
 def test_names_are_neither_mathematics_nor_markup():
     hostile = [("$x^$<b>", "F$", 1e6, 0.9), ("b", "F$", 1e7, 0.8)]
     both = Alignment(make_table(hostile, VISION[:2], (2, 2)), make_run(hostile, VISION[:2]))
-    for draw, names in ((plot.matrix, ()), (plot.layer_map, ("$x^$<b>",)), (plot.null, ()), (plot.trend, ())):
+    for draw, names in ((figures.matrix, ()), (figures.layer_map, ("$x^$<b>",)), (figures.null, ()), (figures.trend, ())):
         draw(both, *names).savefig(io.BytesIO(), format="svg")  # a lone $ would not parse
         assert "$x^$&lt;b&gt;" in str(draw(both, *names, backend="plotly").to_dict())
     drawn = io.BytesIO()
-    plot.matrix(both).savefig(drawn, format="svg", metadata={"Date": None})
+    figures.matrix(both).savefig(drawn, format="svg", metadata={"Date": None})
     assert "$x^$&lt;b&gt;" in drawn.getvalue().decode()  # in the comment beside the glyphs
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: plot.matrix(t, value="scores"), r"nothing to show is called 'scores'"),
-        (lambda t: plot.matrix(t, backend="ploty"), r"no backend 'ploty'(.|\n)*did you mean 'plotly'"),
-        (lambda t: plot.matrix(t, measure="X"), r"no measure 'X' in the result"),
-        (lambda t: plot.matrix(t[t["scope"] == "cell"]), r"no pairs of models"),
-        (lambda t: plot.matrix(t.head(0)), r"nothing to show"),
-        (lambda t: plot.layer_map(t, "bloom-7b2"), r"no model_x 'bloom-7b2'(.|\n)*did you mean 'bloom-7b1'"),
-        (lambda t: plot.layer_map(t, value="p_holm"), r"'p_holm' is adjusted over pairs of models(.|\n)*use pvalue"),
-        (lambda t: plot.layer_map(t, value="p_maxt"), r"'p_maxt' is adjusted over pairs of models"),
-        (lambda t: plot.matrix(t, value="p_stepdown"), r"'p_stepdown' is adjusted over pairs of layers(.|\n)*use pvalue"),
+        (lambda t: figures.matrix(t, value="scores"), r"nothing to show is called 'scores'"),
+        (lambda t: figures.matrix(t, backend="ploty"), r"no backend 'ploty'(.|\n)*did you mean 'plotly'"),
+        (lambda t: figures.matrix(t, measure="X"), r"no measure 'X' in the result"),
+        (lambda t: figures.matrix(t[t["scope"] == "cell"]), r"no pairs of models"),
+        (lambda t: figures.matrix(t.head(0)), r"nothing to show"),
+        (lambda t: figures.layer_map(t, "bloom-7b2"), r"no model_x 'bloom-7b2'(.|\n)*did you mean 'bloom-7b1'"),
+        (lambda t: figures.layer_map(t, value="p_holm"), r"'p_holm' is adjusted over pairs of models(.|\n)*use pvalue"),
+        (lambda t: figures.layer_map(t, value="p_maxt"), r"'p_maxt' is adjusted over pairs of models"),
+        (lambda t: figures.matrix(t, value="p_stepdown"), r"'p_stepdown' is adjusted over pairs of layers(.|\n)*use pvalue"),
     ],
 )  # fmt: skip
 def test_errors(table, call, message):

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repalign import plot
+from repalign import figures
 from repalign.errors import RepalignError
-from repalign.plot import curves
+from repalign.figures import curves
 from repalign.relate import beside, contrast, curve, read_published, trend_curve
 from test_relate_curves import MODELS, N, knn, rows
 
@@ -90,25 +90,25 @@ def test_too_few_models_are_said():
 
 
 def test_curves_are_drawn(swept, prompts):
-    text = drawn(plot.curve(curve(swept, "k")))
+    text = drawn(figures.curve(curve(swept, "k")))
     for said in ("Score by k", "n = 500", "Mutual k-NN (cosine)", "chance of each line", "bands: 95 % intervals", "log scale"):
         assert said in text
-    figure = plot.curve(curve(prompts, "variant"))
+    figure = figures.curve(curve(prompts, "variant"))
     assert "chance" in drawn(figure) and r"another \$prompt\$" in drawn(figure)
     assert len(figure.axes[0].collections) == 2  # chance in pieces, intervals as bars
-    assert "no trend" in drawn(plot.curve(trend_curve(swept, "k", MODELS, "bits_per_byte")))
-    one = plot.curve(curve(swept[swept["measure"] == knn(5)], "k"))
+    assert "no trend" in drawn(figures.curve(trend_curve(swept, "k", MODELS, "bits_per_byte")))
+    one = figures.curve(curve(swept[swept["measure"] == knn(5)], "k"))
     assert "chance" in drawn(one)  # one point
 
 
 def test_interactive_curves_have_the_same_numbers(swept, prompts):
     found = curve(swept, "k")
-    figure = plot.curve(found, backend="plotly")
+    figure = figures.curve(found, backend="plotly")
     lines = {trace.name: trace for trace in figure.data if trace.hovertemplate}
     np.testing.assert_array_equal(lines["CKNNA (cosine)"].y, found.line(found.lines[1])["value"])
     assert figure.layout.xaxis.type == "log" and list(figure.layout.xaxis.ticktext) == ["5", "10", "100"]
     assert "n = 500" in figure.layout.title.text
-    bars = plot.curve(curve(prompts, "variant"), backend="plotly")
+    bars = figures.curve(curve(prompts, "variant"), backend="plotly")
     (trace,) = [trace for trace in bars.data if trace.error_y.array is not None]
     own = curve(prompts, "variant").table
     np.testing.assert_allclose(trace.error_y.array, own["high"] - own["value"])
@@ -125,10 +125,10 @@ def test_a_contrast_has_a_panel_for_every_variant(prompts):
     assert low < 0.01 and high > found.table["value"].max()
     assert "Spearman" in frame.panels[0].heading and "20 pairs" in frame.panels[0].heading
     assert len(frame.panels[0].groups) == 4  # the side with fewer models
-    figure = plot.contrast(found)
+    figure = figures.contrast(found)
     text = drawn(figure)
     assert "n = 500" in text and "Dashed: mean chance level" in text and len(figure.axes) == 2
-    interactive = plot.contrast(found, backend="plotly")
+    interactive = figures.contrast(found, backend="plotly")
     assert sum(len(t.x) for t in interactive.data) == 40 and "Dashed" in interactive.layout.annotations[-1].text
 
 
@@ -136,7 +136,7 @@ def test_a_contrast_of_two_values_has_no_diagonal(prompts):
     raw = prompts[prompts["variant"] == "none"]
     panel = curves.contrast_frame(contrast(raw, value=("statistic", "calibrated"))).panels[0]
     assert not panel.diagonal and panel.limits is None and panel.chance_y == 0
-    assert "Calibrated score" in drawn(plot.contrast(contrast(raw, value=("statistic", "calibrated"))))
+    assert "Calibrated score" in drawn(figures.contrast(contrast(raw, value=("statistic", "calibrated"))))
 
 
 def test_many_models_have_one_colour():
@@ -144,7 +144,7 @@ def test_many_models_have_one_colour():
     both = pd.concat([rows(knn(10), i, x=names, y=[f"w{n}" for n in names], variant=v) for i, v in enumerate("ab")])
     frame = curves.contrast_frame(contrast(both))
     assert [g.label for g in frame.panels[0].groups] == ["pairs of models"]
-    assert plot.contrast(contrast(both)).legends == []
+    assert figures.contrast(contrast(both)).legends == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -156,7 +156,7 @@ def test_ours_beside_published_values(tmp_path, backend):
     frame = curves.beside_frame(found)
     assert [g.label for g in frame.panels[0].groups] == ["CLIP", "DINOv2"]
     assert "6 pairs of models, ours at n = 500" in frame.subtitle and np.isnan(frame.panels[0].chance_x)
-    figure = plot.beside(found, backend=backend)
+    figure = figures.beside(found, backend=backend)
     if backend == "plotly":
         assert sum(len(t.x) for t in figure.data) == 6 and len(figure.layout.shapes) == 2
     else:
@@ -166,4 +166,4 @@ def test_ours_beside_published_values(tmp_path, backend):
 
 def test_unknown_backends_are_refused(swept):
     with pytest.raises(RepalignError, match=r"no backend 'matplot'(.|\n)*did you mean 'matplotlib'"):
-        plot.curve(curve(swept, "k"), backend="matplot")
+        figures.curve(curve(swept, "k"), backend="matplot")

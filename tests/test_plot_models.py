@@ -13,11 +13,11 @@ from matplotlib.collections import PathCollection
 
 from alignment_table import CKA, KNN, make_run, make_table
 from model_tables import ANGLE, against, among, records, symmetric, three
-from repalign import plot
+from repalign import figures
+from repalign import text as words
 from repalign.errors import RepalignError
-from repalign.plot import models as frames
-from repalign.plot import words
-from repalign.plot.labels import PLACES, place_labels, steps_of
+from repalign.figures import models as frames
+from repalign.figures.labels import PLACES, place_labels, steps_of
 from repalign.relate import agreement, bins, model_map
 
 
@@ -59,7 +59,7 @@ def test_the_bins_figure_shows_the_table(by_competence):
     assert frame.ticks[0] == "0 to 20\n3 models\n3 pairs" and frame.ticks[3] == "60 to 80\n1 model\n0 pairs"
     assert "Mutual k-NN (k = 10, cosine); 12 models; n = 500" in frame.subtitle
     assert words.number(by_competence.difference) in frame.subtitle and "p = " in frame.subtitle
-    figure = plot.bins(by_competence)
+    figure = figures.bins(by_competence)
     assert len(saved(figure)) > 10_000
     left, right, _ = figure.axes
     rows = by_competence.within
@@ -83,8 +83,8 @@ def test_one_side_has_no_matrix_of_bins():
     found = bins(against(s, KNN), records(range(6), "bits_per_byte"), "bits_per_byte", side="x", bins=2)
     frame = frames.bins_frame(found)
     assert frame.between is None and "with the other side" in frame.title and "lower is better" in frame.x_label
-    assert len(plot.bins(found).axes) == 1
-    assert {trace.type for trace in plot.bins(found, backend="plotly").data} == {"scatter"}
+    assert len(figures.bins(found).axes) == 1
+    assert {trace.type for trace in figures.bins(found, backend="plotly").data} == {"scatter"}
 
 
 def test_bins_of_a_distance_turn_the_scale():
@@ -101,7 +101,7 @@ def test_bins_of_sizes_are_written_as_sizes():
 
 
 def test_plotly_bins(by_competence):
-    figure = plot.bins(by_competence, backend="plotly")
+    figure = figures.bins(by_competence, backend="plotly")
     by_name = {trace.name: trace for trace in figure.data if trace.name}
     mean = by_name["mean over pairs, 95 % interval over models"]
     np.testing.assert_array_equal(mean.y, by_competence.within["alignment"])
@@ -122,7 +122,7 @@ def test_points_by_group(placed):
     assert sorted(np.concatenate([g.rows for g in frame.groups])) == list(range(14))
     assert len({(g.color, g.marker) for g in frame.groups}) == 4
     assert "stress-1" in frame.subtitle and "n = 500" in frame.subtitle and "Mutual k-NN" in frame.title
-    axes = plot.model_map(placed, colour="family").axes[0]
+    axes = figures.model_map(placed, colour="family").axes[0]
     drawn = {c.get_label(): c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)}
     for group in frame.groups:
         np.testing.assert_array_equal(drawn[group.label], placed.table[["x", "y"]].to_numpy()[group.rows])
@@ -141,7 +141,7 @@ def test_points_by_number(placed):
     assert turned.scale.low > turned.scale.high and "lower is better" in turned.color_label
     sizes = frames.map_frame(placed, "n_parameters")
     assert sizes.scale.log and sizes.scale.position(10**7.3) == pytest.approx(0.5, abs=1e-6)
-    figure = plot.model_map(placed, colour="vtab_solved")
+    figure = figures.model_map(placed, colour="vtab_solved")
     (dots,) = [c for c in figure.axes[0].collections if c.get_array() is not None]
     np.testing.assert_allclose(dots.get_array(), frame.scale.position(frame.values[frame.groups[0].rows]))
     assert figure.axes[1].get_ylabel() == "VTAB tasks solved" and len(saved(figure)) > 10_000
@@ -161,7 +161,7 @@ def test_names_cover_no_point_and_no_name(n):
     z = np.random.default_rng(n).standard_normal((n, 2))
     apart = np.linalg.norm(z[:, None] - z[None], axis=-1)
     table = among(np.exp(-apart), KNN).replace(r"^(m\d\d)$", r"a_rather_long_name_\1", regex=True)
-    figure = plot.model_map(model_map(table, [], draws=0))
+    figure = figures.model_map(model_map(table, [], draws=0))
     saved(figure)
     names, points, scale = boxes(figure)
     radius = 3.0 * scale
@@ -185,7 +185,7 @@ def test_a_name_without_room_has_no_place():
 
 
 def test_plotly_map(placed):
-    figure = plot.model_map(placed, backend="plotly")
+    figure = figures.model_map(placed, backend="plotly")
     points = {name: xy for trace in figure.data for name, *xy in zip(trace.text, trace.x, trace.y, strict=True) if name}
     table = placed.table.set_index("model")
     assert len(points) >= 7
@@ -193,13 +193,13 @@ def test_plotly_map(placed):
         assert xy == table.loc[name, ["x", "y"]].tolist()
     assert figure.layout.yaxis.scaleanchor == "x" and {t.name for t in figure.data} == {"contrast", "classification"}
     assert "m00; modality: image; family: A; objective: contrast; n_parameters: 1,000,000" in figure.data[0].customdata[0]
-    by_size = plot.model_map(placed, colour="n_parameters", backend="plotly")
+    by_size = figures.model_map(placed, colour="n_parameters", backend="plotly")
     assert by_size.data[0].marker.colorbar.ticktext == ("1.00 M", "398 M")
 
 
 def test_an_unknown_colour_is_refused(placed):
     with pytest.raises(RepalignError, match="did you mean 'objective'"):
-        plot.model_map(placed, colour="objectives")
+        figures.model_map(placed, colour="objectives")
 
 
 # --- agreement ---------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_the_agreement_figure_shows_the_matrix(agreed):
     assert frame.names == ["Mutual k-NN (k = 10, cosine)", "CKA (linear, debiased)", "Angular CKA"]
     assert "28 pairs of models of 8 models; n = 500" in frame.subtitle
     assert "Sign turned, so that higher is closer: Angular CKA" in frame.note
-    figure = plot.agreement(agreed)
+    figure = figures.agreement(agreed)
     cells = np.array([t.get_text() for t in figure.axes[0].texts]).reshape(3, 3)
     for (a, b), row in zip(itertools.combinations(range(3), 2), agreed.table.to_dict("records"), strict=True):
         text = f"{row['spearman']:.2f}".replace("-", "−")
@@ -239,7 +239,7 @@ def test_undefined_agreement_is_a_dash_and_few_models_have_no_p():
 
 
 def test_plotly_agreement(agreed):
-    figure = plot.agreement(agreed, backend="plotly")
+    figure = figures.agreement(agreed, backend="plotly")
     (heat,) = figure.data
     place = np.clip(agreed.matrix().to_numpy(), 0, 1)
     np.testing.assert_allclose(heat.z, place)
@@ -248,7 +248,7 @@ def test_plotly_agreement(agreed):
     assert len(figure.layout.annotations) == 9
 
 
-@pytest.mark.parametrize("draw", [plot.bins, plot.model_map, plot.agreement])
+@pytest.mark.parametrize("draw", [figures.bins, figures.model_map, figures.agreement])
 def test_an_unknown_backend_is_refused(draw):
     with pytest.raises(RepalignError, match="no backend 'bokeh'"):
         draw(None, backend="bokeh")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from repalign.comparison.preprocess import CONCATENATED, Preprocess, exact_threshold, mean_threshold
 from repalign.errors import RepalignError
-from repalign.preprocess import CONCATENATED, Preprocess, exact_threshold, mean_threshold
 
 
 def layers(seed: int = 0, n: int = 30, widths: tuple[int, ...] = (7, 12, 3)) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def test_mean_threshold_is_the_mean_of_quantiles():
 def test_mean_threshold_in_tight_memory(monkeypatch):
     values = list(layers().values())
     whole = mean_threshold(values, 0.95)
-    monkeypatch.setattr("repalign.preprocess.SCRATCH_BYTES", 500)
+    monkeypatch.setattr("repalign.comparison.preprocess.SCRATCH_BYTES", 500)
     assert mean_threshold(values, 0.95) == pytest.approx(whole, rel=1e-14)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from repalign.comparison.preprocess import Preprocess
+from repalign.comparison.presets import PRESETS, preset
 from repalign.errors import RepalignError
 from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, MutualKNN
-from repalign.preprocess import Preprocess
-from repalign.presets import PRESETS, preset
 
 # The reference's values on unit rows (no clipping there), k = 10; SVCCA with an exact decomposition.
 REFERENCE = (0.3615, 0.980, 2.315, 0.0625, 0.726403, 0.694209, 0.380417, 0.701842)

@@ -10,9 +10,9 @@ import inspect
 import repalign
 
 first = {name: getattr(repalign, name) for name in repalign.__all__}
-from repalign.compare import compare, pair          # loading a subpackage binds its name in the package
-from repalign.extract import ModelEntry
-import repalign.compare._tiles
+from repalign.comparison import compare, pair          # loading a subpackage binds its name in the package
+from repalign.sources import ModelEntry
+import repalign.comparison.tiles
 for name, value in first.items():
     assert getattr(repalign, name) is value, name
 assert inspect.signature(repalign.compare) == inspect.signature(compare)
@@ -30,6 +30,6 @@ def test_functions_can_be_called_when_their_modules_are_imported():
 
 
 def test_a_module_that_is_imported_first_does_not_take_the_name():
-    program = "from repalign.compare import pair; import repalign; assert callable(repalign.compare)"
+    program = "from repalign.comparison import pair; import repalign; assert callable(repalign.compare)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processo
 from tokenizers import pre_tokenizers as pre
 
 import tiny_models as tiny
-from repalign.extract import ModelEntry, extract
 from repalign.models import KnownModel, known_models, parse_spec
+from repalign.sources import ModelEntry, extract
 from repalign.study import load_study
 
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -219,8 +219,8 @@ figures: [{{trend: {{against: bits_per_byte, side: x}}}}]
 @pytest.mark.parametrize("family", sorted({str(k.family) for k in TEXT}))
 def test_ids_are_those_of_the_files_of_the_family(family, hub, offline, tokenizers):
     """sentencepiece's own where there is a sentencepiece file alone, else those of tokenizer.json, behind its BOS."""
-    from repalign.extract._base import Context
-    from repalign.extract._tokenizer import PROBES, load_tokenizer
+    from repalign.sources.source import Context
+    from repalign.sources.tokenizer import PROBES, load_tokenizer
 
     known = next(k for k in TEXT if k.family == family)
     found = load_tokenizer(parse_spec(known.spec), Context("cpu", "auto", revision=parse_spec(known.spec).revision or "main"))

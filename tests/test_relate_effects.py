@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repalign import plot
+from repalign import figures
 from repalign.errors import RepalignError
+from repalign.figures.factors import effects_frame
 from repalign.models import ModelRecord
-from repalign.plot.factors import effects_frame
 from repalign.relate import effects
 from repalign.relate._effects import _orders
 
@@ -354,11 +354,11 @@ def test_the_figure_shows_the_table():
         np.testing.assert_allclose(np.array([frame.effect, frame.low, frame.high])[:, here].T, rows[["effect", "low", "high"]])
         assert [bool(frame.remarks[i]) for i in np.flatnonzero(here)] == [True, *[False] * (here.sum() - 1)]
         assert f"share {100 * by_factor.loc[f, 'share']:.0f} %" in frame.remarks[int(np.flatnonzero(here)[0])]
-    static = plot.effects(found)
+    static = figures.effects(found)
     static.savefig(io.BytesIO(), format="png")
     (axes,) = static.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == frame.labels
-    interactive = plot.effects(found, backend="plotly")
+    interactive = figures.effects(found, backend="plotly")
     drawn = np.concatenate([trace.x for trace in interactive.data])
     np.testing.assert_allclose(np.sort(drawn), np.sort(frame.effect))
     assert list(interactive.layout.yaxis.ticktext) == frame.labels

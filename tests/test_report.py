@@ -19,12 +19,13 @@ import pandas as pd
 import pytest
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
-from repalign.alignment import Alignment
-from repalign.compare import compare
+from repalign import text as words
+from repalign.comparison import compare
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.measures._base import as_features
+from repalign.figures import quantities as views
+from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
-from repalign.plot import views, words
 from repalign.report import notebook_html, payload, render, write_report
 from repalign.report.html import Html, data_script, el
 from repalign.report.svg import log_ticks, tick_texts, ticks

@@ -15,14 +15,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from repalign import alignment as alignment_module
-from repalign.alignment import Alignment, csv_text, from_csv_cell
-from repalign.checking import check
 from repalign.colour import ColourResult
-from repalign.compare import pair
+from repalign.comparison import alignment as alignment_module
+from repalign.comparison import pair
+from repalign.comparison.alignment import Alignment, csv_text, from_csv_cell
+from repalign.comparison.check import check
 from repalign.errors import RepalignError
+from repalign.files import SEAL, read_json, read_parquet
 from repalign.report import texts
-from repalign.sealed import SEAL, read_json, read_parquet
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 5))

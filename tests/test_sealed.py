@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from repalign import sealed
+from repalign import files as sealed
 from repalign.errors import RepalignError
-from repalign.sealed import DamagedError, parse_json, read_json, read_parquet, seal_json, seal_parquet, write_bytes
+from repalign.files import DamagedError, parse_json, read_json, read_parquet, seal_json, seal_parquet, write_bytes
 
 TABLE = pa.table({"name": ["a", "β", None], "value": [1.0, float("nan"), -3e300], "n": [1, 2, None]})
 VALUES = {

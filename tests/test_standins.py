@@ -19,9 +19,9 @@ from scipy.stats import spearmanr
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
 from repalign.measures import CKA
 from repalign.models import COMPETENCES, model_set
+from repalign.sources import ModelEntry, extract
 from repalign.standins import folders, stand_in, stand_in_scores, write_dataset
 from repalign.standins.captions import distinct, words_of, write_captions
 from repalign.standins.shapes import DEPTHS, level_of, shape_of
@@ -408,7 +408,7 @@ def test_arguments_out_of_range_are_refused(options, match, tmp_path):
 
 _MAKE = """
 import sys
-from repalign.extract import ModelEntry
+from repalign.sources import ModelEntry
 from repalign.standins import stand_in, write_dataset
 to = sys.argv[1]
 write_dataset(f"{to}/data", {"image": "image", "text": "text"}, 8, captions=2, unequal=True)

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from repalign import sealed
+from repalign import files as sealed
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.store import FeatureStore, Part, Problem, StoredRepresentation, Writer, check, extraction_hash

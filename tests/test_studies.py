@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repalign.plot import words
+from repalign import text as words
 from repalign.study import load_study, mock
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repalign.alignment import Alignment
-from repalign.checking import check
+from repalign.comparison.alignment import Alignment
+from repalign.comparison.check import check
 from repalign.errors import RepalignError
 from repalign.study import load_study
 from repalign.study.alignment import folder_name

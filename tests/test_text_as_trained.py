@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, extract
+from repalign.sources import ModelEntry, extract
 
 SIDE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 

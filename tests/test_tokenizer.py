@@ -15,10 +15,11 @@ from tokenizers import pre_tokenizers as pre
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, _tokenizer, extract
-from repalign.extract._base import Context
-from repalign.extract._tokenizer import PROBES, load_tokenizer
 from repalign.models import parse_spec
+from repalign.sources import ModelEntry, extract
+from repalign.sources import tokenizer as _tokenizer
+from repalign.sources.source import Context
+from repalign.sources.tokenizer import PROBES, load_tokenizer
 
 TEXTS = [*PROBES, *tiny.CAPTIONS]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "[CLS]", "[SEP]"]
@@ -215,7 +216,7 @@ def test_what_a_former_version_fed_otherwise_is_not_reused(ours, made, tmp_path,
     with monkeypatch.context() as former:
         former.setattr(_tokenizer.Reading, "facts", property(lambda self: {}))
         library = _tokenizer.Reading(AutoTokenizer.from_pretrained(folder), "the library's")
-        former.setattr("repalign.extract.hf_text.load_tokenizer", lambda *given: library)
+        former.setattr("repalign.sources.hf_text.load_tokenizer", lambda *given: library)
         extract(data, [entry], tmp_path / "store")
     if ours:
         assert "tokenizer_probe" not in extract(data, [entry], tmp_path / "store")[0].facts

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from repalign.dataset import Dataset
-from repalign.extract import extract
 from repalign.models import ModelRecord
+from repalign.sources import extract
 from repalign.store import FeatureStore
 from repalign.toyworld import captions, factors, models, names, networks, objectives, train, world
 from repalign.toyworld.recipe import LANGUAGE, VISION, Recipe, name_of

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures import MutualKNN
-from repalign.measures._base import GraphRelation, as_features
-from repalign.measures._numeric import full_precision, unit_rows
+from repalign.measures.measure import GraphRelation, as_features
+from repalign.measures.numerics.precision import full_precision, unit_rows
 
 MAP_FORMS = ("flatten", "mean", "max", "samples")
 PART_FORMS = ("mean", "pairs")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repalign.alignment import Alignment
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.models import parse_spec
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 
 STIMULI = 1024
 SEED = 0

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
+from repalign.layers import FEATURES, Given, said
 from repalign.models import ModelRecord
-from repalign.pairwise import FEATURES, Given, said
 from repalign.representation import Representation, check_same_dataset
 
 

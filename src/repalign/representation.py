@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.layers import FEATURES, Given, Pairwise, kind_of
 from repalign.models import ModelRecord
-from repalign.pairwise import FEATURES, Given, Pairwise, kind_of
 
 
 class Representation(ABC):

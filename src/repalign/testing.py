@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures import _parse
-from repalign.measures._base import Bilinear, Measure, as_features
-from repalign.pairwise import FEATURES, KINDS, RDM, Kernel, Pairwise
+from repalign.layers import FEATURES, KINDS, RDM, Kernel, Pairwise
+from repalign.measures import parse as _parse
+from repalign.measures.measure import Bilinear, Measure, as_features
 
 Array = np.ndarray
 N = 40

@@ -63,11 +63,11 @@ def difference(
     Rows are joined on ids; without any in the three files, by row.
     With --groups, stimuli of one group leave the sample together.
     """
-    from repalign.compare import default_measures
-    from repalign.intervals import difference_interval
+    from repalign.comparison import default_measures
+    from repalign.comparison.intervals import difference_interval
+    from repalign.layers import kind_of
     from repalign.measures import parse_measure
-    from repalign.measures._base import as_layer
-    from repalign.pairwise import kind_of
+    from repalign.measures.measure import as_layer
 
     joined = read_files((ref, a, b), readings(3, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     files, ids = joined.layers, joined.ids
@@ -149,7 +149,7 @@ def curve(
     With k fixed the score of the very same two spaces falls as n grows:
     scores at different n do not compare.
     """
-    from repalign.large import gallery_curve
+    from repalign.comparison import gallery_curve
 
     joined = read_files((x, y), readings(2, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     names = layers or (None, None)

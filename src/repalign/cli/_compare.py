@@ -43,8 +43,8 @@ from repalign.cli._scale import is_large, pair_at_scale, show_at_scale
 from repalign.errors import RepalignError
 
 if TYPE_CHECKING:
-    from repalign.alignment import Alignment
-    from repalign.intervals import Interval
+    from repalign.comparison.alignment import Alignment
+    from repalign.comparison.intervals import Interval
 
 OneDataset = Annotated[str | None, typer.Option(help="Fingerprint (or its start) where the store has several datasets.")]
 FIXED = "layers are taken as fixed: after a search for the best pair of layers an interval is centred too high"
@@ -68,8 +68,8 @@ def compare(
     results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
 ) -> None:
     """Compare what is in a store: two sides, or all models with each other."""
-    from repalign.compare import LIMIT
-    from repalign.compare import compare as compare_all
+    from repalign.comparison import LIMIT
+    from repalign.comparison import compare as compare_all
     from repalign.report import write_report
 
     budget = size_in_bytes(memory)
@@ -180,9 +180,9 @@ def pair(
     linear CKA streams over the rows, mutual k-NN goes by exact tiles,
     above 200,000 rows by 2,000 anchors.
     """
-    from repalign.compare import DEFAULT_MEASURES, LIMIT, in_memory
-    from repalign.compare import compare as compare_all
-    from repalign.pairwise import FEATURES, kind_of
+    from repalign.comparison import DEFAULT_MEASURES, LIMIT, in_memory
+    from repalign.comparison import compare as compare_all
+    from repalign.layers import FEATURES, kind_of
 
     budget = size_in_bytes(memory)
     found = read_files((x, y), readings(2, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
@@ -248,7 +248,7 @@ def _intervals(
     alignment: Alignment, left: Any, right: Any, units: Any, seed: int, progress: Any
 ) -> list[Interval | None]:
     """For every measure the interval at the best pair of layers; None where no score is defined."""
-    from repalign.intervals import score_interval
+    from repalign.comparison.intervals import score_interval
 
     return [
         None

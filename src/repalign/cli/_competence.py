@@ -61,8 +61,8 @@ def bits(
 ) -> None:
     """Bits per byte of a causal language model on a corpus, every token scored once in sliding windows."""
     from repalign.competence import BitsProtocol, bits_per_byte
-    from repalign.extract import ModelEntry
-    from repalign.extract._loop import ON_UNAVAILABLE, left_out
+    from repalign.sources import ModelEntry
+    from repalign.sources.loop import ON_UNAVAILABLE, left_out
 
     how = "joined" if joined else "separate"
     protocol = BitsProtocol(context, stride, bos, bos_in, how, first_token_bytes, max_tokens)
@@ -157,8 +157,8 @@ def probe(
                 found.append(run(r, y, made[kind](), split=Split(test, seed), layers=layers, seed=seed, progress=progress))
     rows = [record.to_dict() for records in found for record in records]
     if csv is not None:
-        from repalign.alignment import csv_text
-        from repalign.sealed import write_text
+        from repalign.comparison.alignment import csv_text
+        from repalign.files import write_text
 
         write_text(csv, csv_text(pd.DataFrame(rows)))
     if as_json:
@@ -197,7 +197,7 @@ def import_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores that the models have.")] = False,
 ) -> None:
     """Give the models of a result scores that others measured, for its trends and its report."""
-    from repalign.alignment import RUN_FILE, Alignment
+    from repalign.comparison.alignment import RUN_FILE, Alignment
     from repalign.competence import add_scores, read_lm_eval, read_scores
 
     is_table = file.suffix == ".csv"

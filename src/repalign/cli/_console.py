@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from repalign.alignment import Alignment
+    from repalign.comparison.alignment import Alignment
 
 # A file or a pipe has no width: tables are laid out for a wide one.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
@@ -78,8 +78,8 @@ def shown_number(x: float) -> str:
 
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score."""
-    from repalign.plot.reading import ALPHA
-    from repalign.plot.views import VIEWS, adjustment
+    from repalign.figures.conventions import ALPHA
+    from repalign.figures.quantities import VIEWS, adjustment
 
     alpha = float(alignment.run.get("alpha") or ALPHA)
     if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:
@@ -147,7 +147,7 @@ def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
 
 
 def _show_remarks(alignment: Alignment) -> None:
-    from repalign.doctor import Finding, summarise
+    from repalign.comparison.doctor import Finding, summarise
 
     findings = [Finding(**f) for f in alignment.run.get("findings", [])]
     told = summarise([f for f in findings if f.severity != "note"])

@@ -93,9 +93,9 @@ def check(
     shallow: Annotated[bool, typer.Option("--shallow", help="Of a store sizes and headers only, not every byte.")] = False,
 ) -> None:
     """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure."""
-    from repalign.checking import check as check_folder
-    from repalign.checking import find
-    from repalign.doctor import examine, summarise
+    from repalign.comparison.check import check as check_folder
+    from repalign.comparison.check import find
+    from repalign.comparison.doctor import examine, summarise
     from repalign.store import FeatureStore
 
     with bars() as progress:

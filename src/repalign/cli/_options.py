@@ -13,8 +13,8 @@ from repalign.errors import RepalignError, did_you_mean
 
 if TYPE_CHECKING:
     from repalign.features import Joined, Reading
+    from repalign.layers import Given
     from repalign.null import Auto, Groups, Null
-    from repalign.pairwise import Given
 
 FeatureFile = Annotated[
     Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).", show_default=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from repalign.measures import Measure
-    from repalign.progress import Progress
+    from repalign.text import Progress
 
 LARGE = 20_000  # rows above which states of n x n numbers are not formed
 ANCHORED = 200_000  # rows above which mutual k-NN is estimated from anchors
@@ -84,7 +84,7 @@ def pair_at_scale(
     """
     import pandas as pd
 
-    from repalign.large import matmul_rate
+    from repalign.comparison import matmul_rate
     from repalign.measures import parse_measure
 
     n = len(next(iter(left.values())))
@@ -138,14 +138,14 @@ def _products(count: float, rate: float) -> str:
 
 
 def _plan_streamed(measure: Any, work: _Work, rate: float) -> str:  # noqa: ARG001
-    from repalign.large import plan
+    from repalign.comparison import plan
 
     wide = max(4, *(x.element_size() for side in (work.left, work.right) for x in side.values()))
     return plan(work.n, _widths(work.left), _widths(work.right), wide, rate=rate, memory=0).sentence
 
 
 def _streamed(measure: Any, work: _Work) -> dict[str, Any]:
-    from repalign.large import stream_cka_all
+    from repalign.comparison import stream_cka_all
 
     found = stream_cka_all(
         list(work.left.values()),
@@ -167,7 +167,7 @@ def _plan_tiled(measure: Any, work: _Work, rate: float) -> str:  # noqa: ARG001
 def _tiled(measure: Any, work: _Work) -> dict[str, Any]:
     import numpy as np
 
-    from repalign.measures._base import as_features
+    from repalign.measures.measure import as_features
     from repalign.null import Moments, Permutations
     from repalign.null.moments import bound, trusted
 
@@ -203,7 +203,7 @@ def _plan_anchored(measure: Any, work: _Work, rate: float) -> str:  # noqa: ARG0
 def _anchored(measure: Any, work: _Work) -> dict[str, Any]:
     import numpy as np
 
-    from repalign.large import anchored_mutual_knn
+    from repalign.comparison import anchored_mutual_knn
 
     layers = [(a, b) for a in work.left for b in work.right]
     found = [

@@ -25,8 +25,8 @@ def run(
     ] = False,
 ) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped."""
-    from repalign.plot.words import MOCK
     from repalign.study import load_study
+    from repalign.text import MOCK
 
     loaded = load_study(study)
     with bars() as progress:
@@ -47,7 +47,7 @@ def run(
 
 def _show(outcome: Outcome) -> None:
     """The result of a study without variants; of others, and of many measures, a line for each; what each figure says."""
-    from repalign.plot.words import measure_label
+    from repalign.text import measure_label
 
     if list(outcome.alignments) == [""] and (len(outcome.alignment.measures) <= MANY_MEASURES or not outcome.drawn):
         show(outcome.alignment)

@@ -9,7 +9,7 @@ import numpy as np
 
 from repalign.colour.options import ColourOptions
 from repalign.errors import RepalignError
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 
 _AT_ONCE = 25  # fits between two reports of progress
 

@@ -12,7 +12,7 @@ from repalign.colour.cielab import cielab
 from repalign.colour.options import ColourOptions
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 
 
 @dataclass(frozen=True, eq=False)

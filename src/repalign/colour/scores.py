@@ -16,7 +16,7 @@ from repalign.colour.options import ColourOptions
 from repalign.colour.spaces import ColourSpace
 from repalign.errors import RepalignError
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
-from repalign.measures._base import DenseRelation, GraphRelation, State, as_features
+from repalign.measures.measure import DenseRelation, GraphRelation, State, as_features
 from repalign.measures.rdm import COMPARISONS
 from repalign.null import Permutations
 

@@ -16,9 +16,9 @@ from repalign.colour.pairs import count_pairs, grid_palette, shuffled, word_pale
 from repalign.colour.pmi import dissimilarity, kernel_of, negative_share
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.extract import ModelEntry, extract
-from repalign.progress import Progress, silent
-from repalign.sealed import write_text
+from repalign.files import write_text
+from repalign.sources import ModelEntry, extract
+from repalign.text import Progress, silent
 
 
 @dataclass(frozen=True, eq=False)

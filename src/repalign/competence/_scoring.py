@@ -11,11 +11,11 @@ import torch
 
 from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
-from repalign.extract import hf as hub
-from repalign.extract._base import library_errors
-from repalign.extract._extras import costs
-from repalign.extract._tokenizer import PROBE
-from repalign.extract.hf_text import HFText
+from repalign.sources import hf as hub
+from repalign.sources.extras import costs
+from repalign.sources.hf_text import HFText
+from repalign.sources.source import library_errors
+from repalign.sources.tokenizer import PROBE
 
 LONGEST = 2048  # tokens of context where none is asked for
 CHOICES = {

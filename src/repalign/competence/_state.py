@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.sealed import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_text
+from repalign.files import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_text
 
 log = logging.getLogger(__name__)
 

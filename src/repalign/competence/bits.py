@@ -19,13 +19,13 @@ from repalign.competence._windows import Window
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, choose_device
-from repalign.extract import hf as hub
-from repalign.extract._base import Context, loading, versions
-from repalign.extract._placement import SPREAD
-from repalign.extract.hf_text import HFText
 from repalign.models import ModelRecord, parse_spec
-from repalign.progress import Progress, silent
+from repalign.sources import ModelEntry, choose_device
+from repalign.sources import hf as hub
+from repalign.sources.hf_text import HFText
+from repalign.sources.placement import SPREAD
+from repalign.sources.source import Context, loading, versions
+from repalign.text import Progress, silent
 
 KIND = "bits per byte"  # of a corpus, as the file calls itself
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, did_you_mean
-from repalign.sealed import file_sha256
+from repalign.files import file_sha256
 from repalign.tables import FORMATS, bad_text, iter_rows
 
 TABLES = FORMATS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from repalign.alignment import Alignment, from_csv_cell
+from repalign.comparison.alignment import Alignment, from_csv_cell
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import ModelRecord, known_models, parse_spec
 from repalign.tables import is_missing, read_table

@@ -12,11 +12,11 @@ import numpy as np
 
 from repalign.competence.labels import Rows, Split, split_rows
 from repalign.errors import RepalignError, did_you_mean
-from repalign.measures._base import as_features
+from repalign.layers import Pairwise
+from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
-from repalign.pairwise import Pairwise
-from repalign.progress import Progress, silent
 from repalign.representation import Representation
+from repalign.text import Progress, silent
 
 GRID = tuple(float(10.0**e) for e in range(-4, 5))  # inverse strengths of the penalty
 SELECTIONS = ("cv", "validation")

@@ -14,7 +14,7 @@ from repalign.dataset._core import Dataset
 from repalign.dataset._distortions import unknown
 from repalign.dataset._rows import id_lines
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 
 
 class SampleConfig(BaseModel):

@@ -14,8 +14,8 @@ from repalign.dataset._columns import Column, Texts
 from repalign.dataset._distorted import Distorted, distorted
 from repalign.dataset._distortions import Distortion, check
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress, silent
 from repalign.tables import bad_text
+from repalign.text import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from repalign.dataset._columns import FileBlob
 from repalign.dataset._core import Dataset
 from repalign.dataset._rows import Row, assemble, captions_of, check_columns, check_unique
 from repalign.errors import RepalignError
-from repalign.progress import Progress
 from repalign.tables import read_table, split_lines
+from repalign.text import Progress
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 CAPTION_TABLES = ("captions.jsonl", "captions.csv")

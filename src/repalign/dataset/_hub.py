@@ -27,8 +27,8 @@ from repalign.dataset._rows import (
     text_columns,
 )
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress
 from repalign.tables import iter_rows
+from repalign.text import Progress
 
 log = logging.getLogger(__name__)
 

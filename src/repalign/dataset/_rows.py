@@ -11,8 +11,8 @@ from typing import Any
 from repalign.dataset._columns import Blob, Column, EncodedImages, Texts, check_image
 from repalign.dataset._core import Dataset, LeftOut
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress
 from repalign.tables import bad_text
+from repalign.text import Progress
 
 ON_MISSING = ("error", "drop")
 SHOWN = 5  # rows that an error names before it only counts

@@ -19,8 +19,8 @@ from repalign.dataset._rows import (
     text_columns,
 )
 from repalign.errors import RepalignError
-from repalign.progress import Progress
 from repalign.tables import bad_text, read_table
+from repalign.text import Progress
 
 
 def from_table(

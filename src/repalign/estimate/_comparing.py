@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repalign import null as nulls
-from repalign.compare import default_memory
-from repalign.compare._streamed import is_streamed
-from repalign.large import plan as plan_linear_cka
-from repalign.measures._base import Bilinear, Measure
-from repalign.preprocess import Preprocess
+from repalign.comparison import default_memory
+from repalign.comparison import plan as plan_linear_cka
+from repalign.comparison.preprocess import Preprocess
+from repalign.comparison.streamed import is_streamed
+from repalign.measures.measure import Bilinear, Measure
 
 Cost = tuple[float, float]  # seconds of preparing a layer, of a pair of layers
 
@@ -200,7 +200,7 @@ def try_measures(measures: Sequence[Measure], n: int, width: int, most: float) -
     """What measures that need more than a Gram matrix cost on two random layers; a trial takes about `most` seconds."""
     import torch
 
-    from repalign.compare._applicable import _cost
+    from repalign.comparison.applicable import _cost
     from repalign.errors import RepalignError
 
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from repalign import null as nulls
-from repalign.compare import DEFAULT_MEASURES, LIMIT
+from repalign.comparison import DEFAULT_MEASURES, LIMIT
+from repalign.comparison.preprocess import Preprocess
 from repalign.dataset import Dataset
 from repalign.estimate import _extracting as extracting
 from repalign.estimate._comparing import Comparison, comparing, try_measures
@@ -21,12 +22,11 @@ from repalign.estimate._rates import Rates, measure_rates
 from repalign.estimate._room import Need, room, shortages
 from repalign.estimate._stimuli import Stimuli
 from repalign.estimate._words import duration, named, size
-from repalign.extract import ModelEntry, choose_device
-from repalign.extract._base import as_asked_today, run_dtype, short_name
 from repalign.measures import is_group, parse_measure, parse_measures
-from repalign.measures._base import Measure
+from repalign.measures.measure import Measure
 from repalign.models import parse_spec
-from repalign.preprocess import Preprocess
+from repalign.sources import ModelEntry, choose_device
+from repalign.sources.source import as_asked_today, run_dtype, short_name
 from repalign.store import FeatureStore, StoredRepresentation
 
 # Importing torch, transformers and timm and opening a dataset, once a run.

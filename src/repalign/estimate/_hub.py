@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.extract._weights import INDEX, ONE
+from repalign.sources.weights import INDEX, ONE
 
 log = logging.getLogger(__name__)
 

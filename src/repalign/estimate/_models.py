@@ -14,9 +14,9 @@ from repalign.errors import RepalignError
 from repalign.estimate._arrays import array_facts
 from repalign.estimate._facts import COUNTED, FILE, HUB, KNOWN, Facts
 from repalign.estimate._hub import Answer, Repository, ask_hub, cached_file, cached_weights
-from repalign.extract import ModelEntry
-from repalign.extract._weights import read_headers
 from repalign.models import KnownModel, Spec, known_models, parse_spec
+from repalign.sources import ModelEntry
+from repalign.sources.weights import read_headers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -42,7 +42,7 @@ def _facts(entry: ModelEntry, spec: Spec, known: KnownModel | None, answers: Map
         return _known(spec, known)
     match spec.scheme:
         case "array":
-            from repalign.extract.array import reading_of
+            from repalign.sources.array import reading_of
 
             return array_facts(Path(spec.path), reading_of(entry))
         case "toy":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from repalign.large import matmul_rate
+from repalign.comparison import matmul_rate
 
 # Of the rate of a matrix product, what a forward pass reaches (measured: docs/estimates.md). What makes tiny models slower is
 # `LAYER_SECONDS`. On a GPU it is an assumption.

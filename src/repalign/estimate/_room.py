@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from repalign.compare import default_memory
+from repalign.comparison import default_memory
 from repalign.estimate._models import hub_cache
 from repalign.estimate._words import named, size
 

@@ -12,8 +12,8 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.estimate._hub import cached_file
 from repalign.estimate._models import repository_of
-from repalign.extract import ModelEntry
 from repalign.models import parse_spec
+from repalign.sources import ModelEntry
 
 TOKENS_PER_WORD = 1.4  # of English text, for tokenizers of some ten thousand tokens
 CAPTIONS = 500  # of which the mean length is taken

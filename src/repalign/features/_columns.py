@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.arrays import as_tensor
 from repalign.errors import RepalignError
 from repalign.features._table import UNNAMED_INDEX, Block, Kind, Table
+from repalign.layers import as_tensor
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from repalign.arrays import as_tensor
 from repalign.errors import RepalignError, did_you_mean
 from repalign.features._columns import read_parquet
 from repalign.features._memory import ARRAY_KINDS, FEATURES, of_mapping, of_single, scalar
 from repalign.features._rule import Found, apply, widths
 from repalign.features._table import Block, Kind, Reading, Table
+from repalign.layers import as_tensor
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".pt", ".pth")
 KNOWN_FACTS = ("model", "objective", "modality", "pooling", "source", "published_imagenet_top1")

@@ -12,7 +12,7 @@ from repalign.errors import RepalignError
 from repalign.features._ids import loose, names_of, shown_ids
 from repalign.features._rule import Found
 from repalign.features._table import option
-from repalign.pairwise import Given
+from repalign.layers import Given
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.features._table import Block, Table, listed, option
-from repalign.pairwise import KINDS, Pairwise, said
+from repalign.layers import KINDS, Pairwise, said
 
 ROUNDING = 1e-5  # of the largest entry: matrices that were computed in float32, and once rounded to print
 

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.arrays import as_tensor
 from repalign.errors import RepalignError
 from repalign.features._columns import from_arrow, from_frame
 from repalign.features._table import Block, Kind, Reading, Table
-from repalign.pairwise import Pairwise
+from repalign.layers import Pairwise, as_tensor
 
 FEATURES = "features"  # what the one array of a source is called
 

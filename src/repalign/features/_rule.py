@@ -23,7 +23,7 @@ from repalign.errors import RepalignError
 from repalign.features._ids import candidates, choose_ids, name_tier, names_of
 from repalign.features._matrix import as_pairs, layer_names, layers_of, refuse_unmarked_matrix, square_blocks
 from repalign.features._table import AXES, Block, Reading, Table, listed, option, shown_shape
-from repalign.pairwise import Given, Pairwise, kind_of, said
+from repalign.layers import Given, Pairwise, kind_of, said
 
 COLUMNS = "features"  # the layer that float columns are together
 PARTS = "put real and imaginary parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.pairwise import FEATURES, KINDS
+from repalign.layers import FEATURES, KINDS
 
 # "pairs": an RDM or a kernel; "closed": bytes and pickles, which are not looked into.
 Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "pairs", "other", "closed"]

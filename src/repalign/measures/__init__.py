@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.measures import _parse
-from repalign.measures._base import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
-from repalign.measures._parse import describe
+from repalign.measures import parse as _parse
 from repalign.measures.canonical import CCA, PWCCA, SquaredCCA
-from repalign.measures.closeness import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
-from repalign.measures.clouds import BuresWasserstein, EnergyDistance, SlicedWasserstein
 from repalign.measures.covariance import ENSD, GULP, RiemannianDistance
+from repalign.measures.custom import KernelAlignment, NeighborOverlap
 from repalign.measures.dependence import HSIC, RV, AngularCKA, DependentColumnsCKA
 from repalign.measures.distance_correlation import (
     DistanceCorrelation,
@@ -26,14 +23,17 @@ from repalign.measures.distance_correlation import (
 )
 from repalign.measures.distribution import Disagreement, JensenShannon, KLDivergence, LogitDistance
 from repalign.measures.kernel import CKA, CKNNA
+from repalign.measures.likelihood import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
 from repalign.measures.mapping import DirectStitching, LinearRegression
 from repalign.measures.matching import HardUnitMatching, MeanCorrelationCoefficient, PairwiseMatching, SoftUnitMatching
+from repalign.measures.measure import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
 from repalign.measures.modality_shift import shift_curve
 from repalign.measures.neighbor_ranks import JaccardKNN, JointRankJaccard, MultiScaleKNN, RankSimilarity
 from repalign.measures.neighbors import LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
-from repalign.measures.own import KernelAlignment, NeighborOverlap
 from repalign.measures.paired_cosine import AlignedCosine, RelativeRepresentation
+from repalign.measures.parse import describe
 from repalign.measures.persistence import IMD, PersistenceDistance, TotalPersistenceDifference
+from repalign.measures.point_clouds import BuresWasserstein, EnergyDistance, SlicedWasserstein
 from repalign.measures.predictivity import VERSA, PLSPredictivity, RidgePredictivity
 from repalign.measures.procrustes import AngularProcrustes, HeldOutProcrustes, PermutationProcrustes, Procrustes
 from repalign.measures.rdm import RSA, RSAKendall, RSMNormDifference

@@ -10,10 +10,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Bilinear, DenseRelation, Features, Measure, Relation, State
-from repalign.measures._checks import as_epsilon, check_choice
-from repalign.measures._layer import layer_of
-from repalign.measures._spectrum import Spectrum, basis, rows_of
+from repalign.measures.measure import Bilinear, DenseRelation, Features, Measure, Relation, State
+from repalign.measures.numerics.checks import as_epsilon, check_choice
+from repalign.measures.numerics.sharing import layer_of
+from repalign.measures.numerics.spectrum import Spectrum, basis, rows_of
 from repalign.measures.subspace import least_n, projection, shared_dimensions
 
 RIGID = frozenset({"orthogonal", "translation", "permutation"})

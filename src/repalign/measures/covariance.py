@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, DenseRelation, Features, Measure, Relation, State
-from repalign.measures._checks import as_epsilon, as_share
-from repalign.measures._layer import layer_of
-from repalign.measures._numeric import gram
-from repalign.measures._shape import shape_of
-from repalign.measures._spectrum import basis, rows_of
+from repalign.measures.measure import Bilinear, DenseRelation, Features, Measure, Relation, State
+from repalign.measures.numerics.checks import as_epsilon, as_share
+from repalign.measures.numerics.precision import gram
+from repalign.measures.numerics.shape import shape_of
+from repalign.measures.numerics.sharing import layer_of
+from repalign.measures.numerics.spectrum import basis, rows_of
 from repalign.measures.subspace import projection
 
 

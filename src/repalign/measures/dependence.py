@@ -10,9 +10,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Bilinear, DenseRelation, Measure, Relation, State
-from repalign.measures._checks import as_epsilon, check_choice, check_flag
-from repalign.measures._kernels import (
+from repalign.layers import ANY_FORM, FEATURES_OR_KERNEL, Given
+from repalign.measures.measure import Bilinear, DenseRelation, Measure, Relation, State
+from repalign.measures.numerics.checks import as_epsilon, check_choice, check_flag
+from repalign.measures.numerics.kernels import (
     ISOMETRIES,
     RESIDUE,
     checked_bandwidth,
@@ -22,8 +23,7 @@ from repalign.measures._kernels import (
     takes_of,
     u_centre,
 )
-from repalign.measures._numeric import centred, gram
-from repalign.pairwise import ANY_FORM, FEATURES_OR_KERNEL, Given
+from repalign.measures.numerics.precision import centred, gram
 
 HSIC_ESTIMATORS = ("unbiased", "biased", "trace")
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, DenseRelation, Measure, Relation, State
-from repalign.measures._checks import check_choice
-from repalign.measures._distances import between_rows
-from repalign.measures._kernels import ISOMETRIES, RESIDUE, double_centre, in_range, norm_products, u_centre
+from repalign.layers import FEATURES_OR_RDM, Given
 from repalign.measures.kernel import ESTIMATORS
-from repalign.pairwise import FEATURES_OR_RDM, Given
+from repalign.measures.measure import Bilinear, DenseRelation, Measure, Relation, State
+from repalign.measures.numerics.checks import check_choice
+from repalign.measures.numerics.distances import between_rows
+from repalign.measures.numerics.kernels import ISOMETRIES, RESIDUE, double_centre, in_range, norm_products, u_centre
 
 
 def as_exponent(value: float) -> float:

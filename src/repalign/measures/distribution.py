@@ -13,9 +13,9 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import check_flag
-from repalign.measures._numeric import widen
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import check_flag
+from repalign.measures.numerics.precision import widen
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Bilinear, DenseRelation, GraphRelation, Relation
-from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._kernels import checked_bandwidth, kernel_relation, norm_products, takes_of
-from repalign.measures._search import Space, embed, nearest
-from repalign.pairwise import ANY_FORM, FEATURES_OR_KERNEL, Given
+from repalign.layers import ANY_FORM, FEATURES_OR_KERNEL, Given
+from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Relation
+from repalign.measures.numerics.checks import as_count, as_epsilon, check_choice
+from repalign.measures.numerics.kernels import checked_bandwidth, kernel_relation, norm_products, takes_of
+from repalign.measures.numerics.search import Space, embed, nearest
 
 ESTIMATORS = ("debiased", "biased")
 KERNEL_SIMILARITIES = ("cosine", "dot")

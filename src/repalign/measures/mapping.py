@@ -10,12 +10,12 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import check_choice
-from repalign.measures._folds import as_folds, as_seed, held_out
-from repalign.measures._numeric import centred, full_precision
-from repalign.measures._regressions import least_squares
-from repalign.measures._spectrum import basis, frobenius, rows_of
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import check_choice
+from repalign.measures.numerics.folds import as_folds, as_seed, held_out
+from repalign.measures.numerics.precision import centred, full_precision
+from repalign.measures.numerics.regressions import least_squares
+from repalign.measures.numerics.spectrum import basis, frobenius, rows_of
 
 
 @dataclass(frozen=True, eq=False)

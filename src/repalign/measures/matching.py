@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import check_choice
-from repalign.measures._folds import as_folds, as_seed, held_out
-from repalign.measures._numeric import centred, full_precision, power_of_two, widen
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import check_choice
+from repalign.measures.numerics.folds import as_folds, as_seed, held_out
+from repalign.measures.numerics.precision import centred, full_precision, power_of_two, widen
 
 
 @dataclass(frozen=True)

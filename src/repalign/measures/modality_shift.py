@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import as_features, check_paired
-from repalign.measures._numeric import full_precision, unit_rows
+from repalign.measures.measure import as_features, check_paired
+from repalign.measures.numerics.precision import full_precision, unit_rows
 from repalign.measures.shared_space import ModalityGap
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Neighbors, State
-from repalign.measures._checks import as_count
-from repalign.measures._search import check_search
+from repalign.layers import Given
+from repalign.measures.measure import Neighbors, State
 from repalign.measures.neighbors import _NeighborLists, _undefined_as_nan
-from repalign.pairwise import Given
+from repalign.measures.numerics.checks import as_count
+from repalign.measures.numerics.search import check_search
 
 
 @dataclass(frozen=True)

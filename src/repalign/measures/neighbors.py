@@ -14,8 +14,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._alignment import common_subsequence, edit_distance
-from repalign.measures._base import (
+from repalign.layers import ANY_FORM, Given
+from repalign.measures.measure import (
     SCRATCH_BYTES,
     Bilinear,
     GraphRelation,
@@ -24,9 +24,9 @@ from repalign.measures._base import (
     Relation,
     State,
 )
-from repalign.measures._checks import as_count, check_flag
-from repalign.measures._search import check_search, embed, nearest, search_invariances, search_takes
-from repalign.pairwise import ANY_FORM, Given
+from repalign.measures.numerics.alignment import common_subsequence, edit_distance
+from repalign.measures.numerics.checks import as_count, check_flag
+from repalign.measures.numerics.search import check_search, embed, nearest, search_invariances, search_takes
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import as_count, check_choice, check_flag
-from repalign.measures._folds import as_seed
-from repalign.measures._numeric import centred, full_precision, scaled, unit_rows
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import as_count, check_choice, check_flag
+from repalign.measures.numerics.folds import as_seed
+from repalign.measures.numerics.precision import centred, full_precision, scaled, unit_rows
 
 
 @dataclass(frozen=True)

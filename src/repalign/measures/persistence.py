@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Measure, State
-from repalign.measures._checks import as_count, check_choice
-from repalign.measures._persistence import bars, distances, length, needs, spanning_tree
-from repalign.measures._search import embed, nearest
-from repalign.measures._summary import Summary
+from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
+from repalign.measures.measure import Measure, State
+from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.measures.numerics.persistence import bars, distances, length, needs, spanning_tree
+from repalign.measures.numerics.search import embed, nearest
+from repalign.measures.numerics.summary import Summary
 from repalign.measures.topology import check_size
-from repalign.pairwise import ANY_FORM, FEATURES_OR_RDM, Given
 
 METRICS = ("sliced_wasserstein", "wasserstein", "bottleneck")
 

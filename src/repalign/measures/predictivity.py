@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import as_count, check_choice
-from repalign.measures._folds import as_folds, as_seed, held_out
-from repalign.measures._numeric import centred, full_precision, widen
-from repalign.measures._regressions import Predictor, pls, ridge
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.measures.numerics.folds import as_folds, as_seed, held_out
+from repalign.measures.numerics.precision import centred, full_precision, widen
+from repalign.measures.numerics.regressions import Predictor, pls, ridge
 
 STANDARDIZE = ("no", "train", "fold")
 

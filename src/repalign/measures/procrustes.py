@@ -9,10 +9,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Measure, State
-from repalign.measures._checks import check_choice, check_flag
-from repalign.measures._folds import as_folds, as_seed, held_out
-from repalign.measures._shape import (
+from repalign.measures.measure import Measure, State
+from repalign.measures.numerics.checks import check_choice, check_flag
+from repalign.measures.numerics.folds import as_folds, as_seed, held_out
+from repalign.measures.numerics.shape import (
     Shape,
     ShapeMeasure,
     angle,
@@ -22,7 +22,7 @@ from repalign.measures._shape import (
     shape_of,
     size_and_shape,
 )
-from repalign.measures._spectrum import frobenius, rows_of
+from repalign.measures.numerics.spectrum import frobenius, rows_of
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Bilinear, DenseRelation, Measure, State
-from repalign.measures._checks import check_choice
-from repalign.measures._distances import TIED, average_ranks, tied_groups
-from repalign.measures._kernels import double_centre
-from repalign.measures._rdm import (
+from repalign.layers import FEATURES_OR_RDM, Given
+from repalign.measures.measure import Bilinear, DenseRelation, Measure, State
+from repalign.measures.numerics.checks import check_choice
+from repalign.measures.numerics.distances import TIED, average_ranks, tied_groups
+from repalign.measures.numerics.kernels import double_centre
+from repalign.measures.numerics.rdm import (
     DISSIMILARITIES,
     RDM_INVARIANCES,
     WITH_UNIT,
@@ -25,7 +26,6 @@ from repalign.measures._rdm import (
     stored,
     upper,
 )
-from repalign.pairwise import FEATURES_OR_RDM, Given
 
 _RDM = tuple(DISSIMILARITIES)
 

@@ -11,17 +11,17 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import Bilinear, GraphRelation, Measure, Neighbors, State
-from repalign.measures._checks import as_count, as_epsilon, check_choice
-from repalign.measures._kernels import in_range
-from repalign.measures._search import embed, nearest
+from repalign.layers import FEATURES_OR_KERNEL, Given
 from repalign.measures.kernel import (
     KERNEL_SIMILARITIES,
     kernel_invariances,
     masked_neighbours,
     weighted_graph,
 )
-from repalign.pairwise import FEATURES_OR_KERNEL, Given
+from repalign.measures.measure import Bilinear, GraphRelation, Measure, Neighbors, State
+from repalign.measures.numerics.checks import as_count, as_epsilon, check_choice
+from repalign.measures.numerics.kernels import in_range
+from repalign.measures.numerics.search import embed, nearest
 
 
 @dataclass(frozen=True)

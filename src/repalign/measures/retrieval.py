@@ -10,10 +10,10 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from repalign.measures._base import SCRATCH_BYTES, Measure, State
-from repalign.measures._checks import as_count, check_choice
-from repalign.measures._numeric import full_precision, unit_resolution
-from repalign.measures._search import Embedded
+from repalign.measures.measure import SCRATCH_BYTES, Measure, State
+from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.measures.numerics.precision import full_precision, unit_resolution
+from repalign.measures.numerics.search import Embedded
 
 DIRECTIONS = ("x to y", "y to x", "both")
 

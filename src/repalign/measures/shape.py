@@ -8,9 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from repalign.measures._checks import as_share
-from repalign.measures._layer import layer_of
-from repalign.measures._shape import (
+from repalign.measures.numerics.checks import as_share
+from repalign.measures.numerics.shape import (
     Shape,
     ShapeMeasure,
     angle,
@@ -19,6 +18,7 @@ from repalign.measures._shape import (
     shape_of,
     size_and_shape,
 )
+from repalign.measures.numerics.sharing import layer_of
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State, as_features
-from repalign.measures._checks import as_count, check_choice
-from repalign.measures._numeric import unit_rows, widen
-from repalign.measures._summary import Summary, sum_of_unit_rows
+from repalign.measures.measure import Features, Measure, State, as_features
+from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.measures.numerics.precision import unit_rows, widen
+from repalign.measures.numerics.summary import Summary, sum_of_unit_rows
 
 
 @dataclass(frozen=True)

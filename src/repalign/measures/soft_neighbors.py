@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import SCRATCH_BYTES, Bilinear, DenseRelation, Measure, Neighbors, State
-from repalign.measures._checks import as_count, check_flag
-from repalign.measures._search import check_search, embed, nearest, search_invariances, search_takes
-from repalign.pairwise import ANY_FORM, Given
+from repalign.layers import ANY_FORM, Given
+from repalign.measures.measure import SCRATCH_BYTES, Bilinear, DenseRelation, Measure, Neighbors, State
+from repalign.measures.numerics.checks import as_count, check_flag
+from repalign.measures.numerics.search import check_search, embed, nearest, search_invariances, search_takes
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import SCRATCH_BYTES, Measure, State, as_features
-from repalign.measures._checks import check_choice, check_flag
-from repalign.measures._numeric import centred, full_precision, gram, scaled, unit_rows, widen
-from repalign.measures._search import embed, nearest
-from repalign.measures._summary import Summary, sum_of_unit_rows
-from repalign.pairwise import FEATURES_OR_RDM, RDM, Given
+from repalign.layers import FEATURES_OR_RDM, RDM, Given
+from repalign.measures.measure import SCRATCH_BYTES, Measure, State, as_features
+from repalign.measures.numerics.checks import check_choice, check_flag
+from repalign.measures.numerics.precision import centred, full_precision, gram, scaled, unit_rows, widen
+from repalign.measures.numerics.search import embed, nearest
+from repalign.measures.numerics.summary import Summary, sum_of_unit_rows
 
 # --- summaries of one array -----------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, DenseRelation, Features, Measure, Relation, State
-from repalign.measures._checks import as_count, check_choice, check_flag
-from repalign.measures._layer import layer_of
-from repalign.measures._numeric import centred, gram
-from repalign.measures._spectrum import Spectrum, basis, frobenius, left_singular, rows_of, spectrum
+from repalign.measures.measure import Bilinear, DenseRelation, Features, Measure, Relation, State
+from repalign.measures.numerics.checks import as_count, check_choice, check_flag
+from repalign.measures.numerics.precision import centred, gram
+from repalign.measures.numerics.sharing import layer_of
+from repalign.measures.numerics.spectrum import Spectrum, basis, frobenius, left_singular, rows_of, spectrum
 
 Components = int | float | None
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, DenseRelation
-from repalign.measures._checks import check_choice, check_flag
-from repalign.measures._distances import average_ranks
-from repalign.measures._rdm import (
+from repalign.layers import FEATURES_OR_RDM, Given
+from repalign.measures.measure import Bilinear, DenseRelation
+from repalign.measures.numerics.checks import check_choice, check_flag
+from repalign.measures.numerics.distances import average_ranks
+from repalign.measures.numerics.rdm import (
     DISSIMILARITIES,
     RDM_INVARIANCES,
     centred_relation,
@@ -24,7 +25,6 @@ from repalign.measures._rdm import (
     stored,
     upper,
 )
-from repalign.pairwise import FEATURES_OR_RDM, Given
 
 _RDM = tuple(DISSIMILARITIES)
 

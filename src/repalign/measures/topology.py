@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Features, Measure, State
-from repalign.measures._checks import as_count, check_choice
-from repalign.measures._folds import as_seed
-from repalign.measures._numeric import widen
-from repalign.measures._persistence import Distances, Whole, bars, distances, length, spanning_tree
-from repalign.pairwise import FEATURES_OR_RDM, Given
+from repalign.layers import FEATURES_OR_RDM, Given
+from repalign.measures.measure import Features, Measure, State
+from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.measures.numerics.folds import as_seed
+from repalign.measures.numerics.persistence import Distances, Whole, bars, distances, length, spanning_tree
+from repalign.measures.numerics.precision import widen
 
 # Distances below this share of their mean count as 0, as in the reference code.
 _NEGLIGIBLE = 1e-6

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures._base import DenseRelation, GraphRelation, Relation
+from repalign.measures.measure import DenseRelation, GraphRelation, Relation
 from repalign.moments.graphs import ORDERS, shapes
 from repalign.moments.leverage import InPlace, in_place
 from repalign.moments.sums import DenseSums, GraphSums, SparseSums

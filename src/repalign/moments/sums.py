@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures._base import GraphRelation
-from repalign.measures._numeric import GRAM_BLOCK, full_precision
+from repalign.measures.measure import GraphRelation
+from repalign.measures.numerics.precision import GRAM_BLOCK, full_precision
 from repalign.moments.graphs import ORDERS, Edges, Hanging, Kind, Legs, Recipe, recipes
 
 # Cycles of a graph are counted in a table of a block of its rows, of about this many entries.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.measures._base import Bilinear, Measure
+from repalign.measures.measure import Bilinear, Measure
 from repalign.null.aristotelian import Aristotelian, published
 from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams
 from repalign.null.calibration import (

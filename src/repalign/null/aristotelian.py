@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Measure
+from repalign.measures.measure import Measure
 from repalign.null.base import ONE_SIDE, Judgement, Prepared, Streams
 from repalign.null.calibration import Calibration
 from repalign.null.permutation import Permutations

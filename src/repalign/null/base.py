@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import Bilinear, Measure, State
+from repalign.measures.measure import Bilinear, Measure, State
 from repalign.null.calibration import Calibration, calibrate
 from repalign.null.groups import Groups
 from repalign.null.search import Found, Search, search_layers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures._base import GraphRelation, Measure, Relation, State
+from repalign.measures.measure import GraphRelation, Measure, Relation, State
 from repalign.null.base import ONE_SIDE, Null, Prepared, Streams, device_of, must_be_bilinear
 from repalign.null.groups import Groups
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures._base import GraphRelation, Measure, Relation, State
+from repalign.measures.measure import GraphRelation, Measure, Relation, State
 from repalign.moments import Moments as ExactMoments
 from repalign.moments import four_moments, in_place, sums_and_leverage
 from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams, must_be_bilinear

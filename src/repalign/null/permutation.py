@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures._base import SCRATCH_BYTES, Measure, State
+from repalign.measures.measure import SCRATCH_BYTES, Measure, State
 from repalign.null.base import ONE_SIDE, Null, Prepared, Streams, device_of
 from repalign.null.groups import Groups
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from repalign.measures._base import Measure
+from repalign.measures.measure import Measure
 from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams
 from repalign.null.calibration import Calibration
 from repalign.null.groups import Groups

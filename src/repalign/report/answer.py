@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from repalign import text as words
 from repalign.errors import RepalignError
-from repalign.measures import parse_measure
-from repalign.plot import words
-from repalign.plot.reading import RULES, Ceiling, Reading
-from repalign.plot.views import (
+from repalign.figures.conventions import RULES, Ceiling, Reading
+from repalign.figures.quantities import (
     ADJUSTED,
     VIEWS,
     adjustment,
@@ -24,6 +23,7 @@ from repalign.plot.views import (
     tests_of,
     text_of,
 )  # fmt: skip
+from repalign.measures import parse_measure
 from repalign.report.html import Html, el, join
 from repalign.report.texts import aggregate_meaning
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.doctor import SEVERITIES
+from repalign import text as words
+from repalign.comparison.doctor import SEVERITIES
+from repalign.figures.conventions import RULES, Reading
+from repalign.figures.quantities import adjustment, draws_of, measures_of, rows_of, tests_of
 from repalign.null import Unpaired
-from repalign.plot import words
-from repalign.plot.reading import RULES, Reading
-from repalign.plot.views import adjustment, draws_of, measures_of, rows_of, tests_of
 from repalign.relate import yardstick_label
 from repalign.report import texts
 from repalign.report.html import Html, el, join

@@ -9,13 +9,13 @@ from typing import Any
 
 import matplotlib
 
-from repalign import plot
-from repalign.alignment import Alignment
+from repalign import figures
+from repalign import text as words
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.plot import words
-from repalign.plot.views import measures_of, rows_of
-from repalign.progress import Progress, silent
+from repalign.figures.quantities import measures_of, rows_of
 from repalign.relate import MIN_MODELS_LINE, sides_of, yardsticks
+from repalign.text import Progress, silent
 
 # Text stays text, and the same figure gives the same bytes.
 SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "repalign"}
@@ -51,16 +51,16 @@ def _jobs(alignment: Alignment) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for measure in measures_of(table):
         label, pairs = words.measure_label(measure), rows_of(table, "max", measure)
         for value in MATRICES:
-            yield f"matrix-{value}-{label}", plot.matrix, {"measure": measure, "value": value}
-        yield f"chance-{label}", plot.null, {"measure": measure}
+            yield f"matrix-{value}-{label}", figures.matrix, {"measure": measure, "value": value}
+        yield f"chance-{label}", figures.null, {"measure": measure}
         defined = pairs.loc[pairs["statistic"].notna()]
         for side in sides_of(run):
             names = [*defined["model_x"]] * (side != "y") + [*defined["model_y"]] * (side != "x")
             for against in yardsticks(models, names, at_least=MIN_MODELS_LINE):
                 options = {"measure": measure, "side": side, "against": against}
-                yield f"trend-{side}-{against}-{label}", plot.trend, options
+                yield f"trend-{side}-{against}-{label}", figures.trend, options
         for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
-            yield f"layers-{x}-{y}-{label}", plot.layer_map, {"model_x": x, "model_y": y, "measure": measure}
+            yield f"layers-{x}-{y}-{label}", figures.layer_map, {"model_x": x, "model_y": y, "measure": measure}
 
 
 def _free(folder: Path, name: str, taken: list[Path]) -> Path:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import is_mock
-from repalign.plot import palette, words
-from repalign.plot.frames import matrix_frame
-from repalign.plot.reading import Reading
-from repalign.plot.views import VIEWS, adjustment, draws_of, measures_of, rows_of, text_of
+from repalign import text as words
+from repalign.comparison.alignment import is_mock
+from repalign.figures import palette
+from repalign.figures.conventions import Reading
+from repalign.figures.frames import matrix_frame
+from repalign.figures.quantities import VIEWS, adjustment, draws_of, measures_of, rows_of, text_of
 from repalign.report.html import Html, el
 
 CELL = "padding:3px 8px;text-align:right;white-space:nowrap"

@@ -12,18 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from repalign.alignment import TABLE_FILE, Alignment, is_mock
+from repalign import text as words
+from repalign.comparison.alignment import TABLE_FILE, Alignment, is_mock
 from repalign.errors import RepalignError
-from repalign.plot import words
-from repalign.plot.frames import null_frame, trend_frame
-from repalign.plot.reading import Reading
-from repalign.plot.views import draws_of, measures_of
-from repalign.progress import Progress, silent
+from repalign.figures.conventions import Reading
+from repalign.figures.frames import null_frame, trend_frame
+from repalign.figures.quantities import draws_of, measures_of
+from repalign.files import seal_html, write_text
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardsticks
 from repalign.report import answer, compared, payload, svg, texts, theme
 from repalign.report.html import Html, el, join
 from repalign.report.rows import MOST, null_rows
-from repalign.sealed import seal_html, write_text
+from repalign.text import Progress, silent
 
 log = logging.getLogger(__name__)
 

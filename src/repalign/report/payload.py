@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repalign.plot import words
-from repalign.plot.frames import grid_of, matrix_frame
-from repalign.plot.layers import Cells, marks_note, median_threshold
-from repalign.plot.reading import Reading
-from repalign.plot.views import (
+from repalign import text as words
+from repalign.figures.conventions import Reading
+from repalign.figures.frames import grid_of, matrix_frame
+from repalign.figures.layers import Cells, marks_note, median_threshold
+from repalign.figures.quantities import (
     ADJUSTED,
     FLOORED,
     P_VIEWS,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from repalign.plot import words
-from repalign.plot.frames import NullFrame
+from repalign import text as words
+from repalign.figures.frames import NullFrame
 from repalign.report.html import Html, el
 from repalign.report.svg import tick_texts, ticks
 

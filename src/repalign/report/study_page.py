@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repalign.files import seal_html, write_text
 from repalign.report import texts, theme
 from repalign.report.html import Html, el, join
-from repalign.sealed import seal_html, write_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

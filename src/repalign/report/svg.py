@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from repalign.plot import palette
-from repalign.plot.frames import TrendFrame
-from repalign.plot.words import number, parameters, shorten
+from repalign.figures import palette
+from repalign.figures.frames import TrendFrame
 from repalign.relate import PARAMETERS
 from repalign.report.html import Html, el, join
+from repalign.text import number, parameters, shorten
 
 CHARACTER = 6.1  # mean width of a character at 11 px, for placing labels
 LONGEST = 20  # characters of a name beside a point

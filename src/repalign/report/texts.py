@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from repalign import text as words
+from repalign.figures.conventions import Reading
 from repalign.measures import MEASURES
-from repalign.plot import words
-from repalign.plot.reading import Reading
 from repalign.report.html import Html, el, text
 
 NULLS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from repalign.plot import palette
+from repalign.figures import palette
 
 _LIGHT = {
     "paper": "#fbfaf6",

@@ -13,7 +13,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.features import Reading, read_file
-from repalign.pairwise import RDM, Kernel
+from repalign.layers import RDM, Kernel
 from repalign.standins.shapes import Shape
 from repalign.toyworld import world
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.extract import ModelEntry, timm_
-from repalign.extract._base import no_modality, short_name
-from repalign.extract.array import reading_of
 from repalign.models import Spec, parse_spec
+from repalign.sources import ModelEntry
+from repalign.sources import timm as timm_
+from repalign.sources.array import reading_of
+from repalign.sources.source import no_modality, short_name
 from repalign.standins import arrays, images, texts, torch_module, toys
 from repalign.standins.folders import made_once
 from repalign.standins.shapes import Shape, shape_of

@@ -33,7 +33,7 @@ def write_vision(folder: Path, shape: Shape) -> None:
     """A vision transformer of transformers, with its image processor."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-    from repalign.extract.hf import quiet
+    from repalign.sources.hf import quiet
 
     config = ViTConfig(
         hidden_size=shape.width, num_hidden_layers=shape.depth, num_attention_heads=HEADS, intermediate_size=shape.inner,

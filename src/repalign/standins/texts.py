@@ -42,7 +42,7 @@ def family_of(name: str, pooling: str | None = None) -> str:
 
 def write_text_model(folder: Path, family: str, shape: Shape) -> None:
     """A model of a family as transformers saves it, with its tokenizer."""
-    from repalign.extract.hf import quiet
+    from repalign.sources.hf import quiet
 
     with quiet(), torch.random.fork_rng(devices=[]):
         tokenizer = _tokenizer(family)
@@ -52,7 +52,7 @@ def write_text_model(folder: Path, family: str, shape: Shape) -> None:
 
 def write_sentence_model(folder: Path, shape: Shape) -> None:
     """A BERT with mean pooling and normalisation, in the files that sentence-transformers reads."""
-    from repalign.extract.hf import quiet
+    from repalign.sources.hf import quiet
 
     with quiet(), torch.random.fork_rng(devices=[]):
         tokenizer = _tokenizer("bert")

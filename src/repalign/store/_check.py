@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.progress import Progress, silent
 from repalign.store._files import TEMPORARY, Files
 from repalign.store._manifest import (
     AGAIN,
@@ -25,6 +24,7 @@ from repalign.store._manifest import (
 )
 from repalign.store._part import BrokenError, Head, read_head, verify
 from repalign.store._store import MARKER, FeatureStore
+from repalign.text import Progress, silent
 
 PART_AGAIN = "delete it and run the extraction again: only what is missing is computed"
 SEAL_IT = (

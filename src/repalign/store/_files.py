@@ -1,6 +1,6 @@
 """Files of a store: one small interface over a local folder and over any fsspec URL.
 
-A file is there whole or not at all, as `repalign.sealed` has it.
+A file is there whole or not at all, as `repalign.files` has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from repalign.errors import RepalignError
-from repalign.sealed import (
+from repalign.files import (
     STALE_AFTER,
     TEMPORARY,
     cannot_write,

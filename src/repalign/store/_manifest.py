@@ -1,6 +1,6 @@
 """What names an extraction: its folder, its manifest, and the fields that must agree.
 
-A manifest is sealed (`repalign.sealed`), as a part is: what it says besides its parts (scores, facts) is covered by
+A manifest is sealed (`repalign.files`), as a part is: what it says besides its parts (scores, facts) is covered by
 nothing else.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from repalign.errors import RepalignError
+from repalign.files import DamagedError, check_seal, seal_json
 from repalign.models import ModelRecord
-from repalign.sealed import DamagedError, check_seal, seal_json
 from repalign.store._files import Files
 from repalign.store._part import FORMAT, TORCH_DTYPES, BrokenError, Head, Verified, canonical, parse_json, read_head
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.layers import FEATURES, KINDS, Given
 from repalign.models import ModelRecord
-from repalign.pairwise import FEATURES, KINDS, Given
 from repalign.representation import Representation
 from repalign.store._files import Files
 from repalign.store._manifest import Manifest, disagreement, refusal, shown

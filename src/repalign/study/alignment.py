@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repalign.progress import Progress, silent
 from repalign.study.base import Drawn, Outcome, Plan, Study
 from repalign.study.competence import Competence
 from repalign.study.config import STORE
 from repalign.study.load import Variant, null_arguments
 from repalign.study.representations import Members, Source
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
-    from repalign.alignment import Alignment
+    from repalign.comparison.alignment import Alignment
     from repalign.dataset import Dataset
-    from repalign.extract import ModelEntry
     from repalign.null import Auto, Null
     from repalign.representation import Representation
+    from repalign.sources import ModelEntry
 
 
 LONGEST = 80  # characters of a folder's name, without a digest
@@ -130,7 +130,7 @@ class AlignmentStudy(Study):
     def _compare(
         self, variant: Variant, found: Members, dataset: Dataset, progress: Progress, executor: Executor | None
     ) -> Alignment:
-        from repalign.compare import LIMIT, compare
+        from repalign.comparison import LIMIT, compare
 
         config, first = variant.config, found.x[0]
         named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
@@ -159,7 +159,7 @@ class AlignmentStudy(Study):
 
     def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
         """The table of all variants, every figure with its own table, and the page that shows them."""
-        from repalign.checking import VARIANTS_FILE
+        from repalign.comparison.check import VARIANTS_FILE
         from repalign.report import write_study_page
         from repalign.study.figures import combined, write_drawn
         from repalign.study.figures import write_combined as write

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from repalign.alignment import Alignment
+    from repalign.comparison.alignment import Alignment
 
 
 @dataclass(frozen=True)

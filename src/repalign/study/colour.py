@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress, silent
 from repalign.study.base import Drawn, Outcome, Plan, Study
 from repalign.study.config import ColourConfig
 from repalign.study.lines import Where
 from repalign.study.load import entries
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.colour import ColourOptions
     from repalign.dataset import Dataset
-    from repalign.extract import ModelEntry
+    from repalign.sources import ModelEntry
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repalign.models import ModelRecord, parse_spec, slug
-from repalign.progress import Progress, silent
 from repalign.study.config import BitsConfig, CompetenceConfig, ExtractConfig
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.competence import Corpus, Score
-    from repalign.extract import ModelEntry
     from repalign.representation import Representation
+    from repalign.sources import ModelEntry
 
 PROMPTED = "texts stand in a prompt"  # why a causal model may have no bits of the stimuli; it still has those of a corpus
 

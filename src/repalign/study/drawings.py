@@ -12,7 +12,7 @@ def draw_gallery(curve: pd.DataFrame) -> Any:
     """Mutual k-NN over the number of stimuli: k fixed and k a share of n, each with its chance level dashed."""
     from matplotlib.figure import Figure
 
-    from repalign.plot.static import ACCENT, INK, MUTED, PAPER, RULE, SCORE
+    from repalign.figures.static import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot()

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.alignment import SCHEMA, TABLE_FILE, Alignment, csv_text
+from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment, csv_text
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress
-from repalign.sealed import FILES, file_sha256, replacing, seal_json, seal_parquet, sweep, write_bytes, write_text
+from repalign.files import FILES, file_sha256, replacing, seal_json, seal_parquet, sweep, write_bytes, write_text
 from repalign.study.base import Drawn, Outcome
 from repalign.study.lines import Where
 from repalign.study.load import Variant
+from repalign.text import Progress
 
 if TYPE_CHECKING:
     from repalign.study.alignment import AlignmentStudy
@@ -85,11 +85,11 @@ def _known(what: str, asked: str, known: Sequence[str] | Mapping[str, Any]) -> s
 
 def matrix(shown: Shown, *, value: str = "statistic", measure: str | None = None, variant: str | None = None) -> Iterator[Drawn]:
     """Models by models."""
-    from repalign import plot
+    from repalign import figures
 
     for name, alignment, m in shown.chosen(variant, measure):
         table = alignment.matrix(m, value if value != "gain" else "statistic").reset_index()
-        figure = plot.matrix(alignment, measure=m, value=value)
+        figure = figures.matrix(alignment, measure=m, value=value)
         yield Drawn("matrix", _title("Every pair of models", name, m), figure, table, _best_pair(alignment, m))
 
 
@@ -103,25 +103,25 @@ def layer_map(
     variant: str | None = None,
 ) -> Iterator[Drawn]:
     """Layers by layers of one pair of models, by default of the best aligned."""
-    from repalign import plot
+    from repalign import figures
 
     for name, alignment, m in shown.chosen(variant, measure):
         best = alignment.best(m).iloc[0]
         pair = (model_x or best.model_x, model_y or best.model_y)
         table = alignment.layer_map(*pair, m, value if value != "gain" else "statistic").reset_index()
-        figure = plot.layer_map(alignment, *pair, measure=m, value=value)
+        figure = figures.layer_map(alignment, *pair, measure=m, value=value)
         yield Drawn("layer_map", _title(f"{pair[0]} and {pair[1]}, layer by layer", name, m), figure, table, "")
 
 
 def null(shown: Shown, *, measure: str | None = None, variant: str | None = None) -> Iterator[Drawn]:
     """Every pair of models beside its chance level."""
-    from repalign import plot
+    from repalign import figures
 
     for name, alignment, m in shown.chosen(variant, measure):
         columns = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]
         table = alignment.best(m)[columns]
         yield Drawn(
-            "null", _title("Scores and chance", name, m), plot.null(alignment, measure=m), table, _best_pair(alignment, m)
+            "null", _title("Scores and chance", name, m), figures.null(alignment, measure=m), table, _best_pair(alignment, m)
         )
 
 
@@ -136,14 +136,14 @@ def trend(
     published: bool = False,
 ) -> Iterator[Drawn]:
     """Alignment of the models of one side against a score or size; `published` lays the published values over it."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     over: dict[str, Any] = {"published": relate.read_published(_published(shown))} if published else {}
     for name, alignment, m in shown.chosen(variant, measure):
         models = alignment.run["models"]
         for one in [against] if isinstance(against, str) else against:
             found = relate.trend(alignment.table, models, one, side, m, log=log)
-            figure = plot.trend(alignment, one, side, measure=m, log=log, **over)
+            figure = figures.trend(alignment, one, side, measure=m, log=log, **over)
             yield Drawn(f"trend_{one}", _title(f"Alignment against {found.label}", name, m), figure, found.points, found.text)
 
 
@@ -151,33 +151,34 @@ def bins(
     shown: Shown, *, against: str, measure: str | None = None, variant: str | None = None, **options: Any
 ) -> Iterator[Drawn]:
     """Alignment within bins of competence."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     for name, alignment, m in shown.chosen(variant, measure):
         chosen = {"side": relate.sides_of(alignment.run)[0], **options}
         found = relate.bins(alignment.table, alignment.run["models"], against, measure=m, **chosen)
-        yield Drawn("bins", _title(f"Alignment within bins of {found.label}", name, m), plot.bins(found), found.table, found.text)
+        figure = figures.bins(found)
+        yield Drawn("bins", _title(f"Alignment within bins of {found.label}", name, m), figure, found.table, found.text)
 
 
 def model_map(
     shown: Shown, *, measure: str | None = None, variant: str | None = None, colour: str = "objective", **options: Any
 ) -> Iterator[Drawn]:
     """Models as points, near each other where they are aligned."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     for name, alignment, m in shown.chosen(variant, measure):
         found = relate.model_map(alignment.table, alignment.run["models"], measure=m, **options)
-        figure = plot.model_map(found, colour=colour)
+        figure = figures.model_map(found, colour=colour)
         yield Drawn(f"map_{colour}", _title(f"Map of models, by {colour}", name, m), figure, found.table, found.text)
 
 
 def agreement(shown: Shown, *, variant: str | None = None, **options: Any) -> Iterator[Drawn]:
     """How far measures rank pairs of models alike."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     for name, alignment in {n: a for n, a, _ in shown.chosen(variant, None)}.items():
         found = relate.agreement(alignment.table, models=alignment.run["models"], **options)
-        yield Drawn("agreement", _title("Agreement of measures", name), plot.agreement(found), found.table, found.text)
+        yield Drawn("agreement", _title("Agreement of measures", name), figures.agreement(found), found.table, found.text)
 
 
 def effects(
@@ -190,11 +191,11 @@ def effects(
     **options: Any,
 ) -> Iterator[Drawn]:
     """What moves alignment: several factors of the models at once."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     for name, alignment, m in shown.chosen(variant, measure):
         found = relate.effects(alignment.table, alignment.run["models"], factors, side, m, **options)
-        figure = plot.effects(found)
+        figure = figures.effects(found)
         yield Drawn(f"effects_{side}", _title(f"What moves alignment, side {side}", name, m), figure, found.table, found.text)
 
 
@@ -209,7 +210,7 @@ def gallery(
     variant: str | None = None,
 ) -> Iterator[Drawn]:
     """Mutual k-NN of the best aligned layers as the number of stimuli grows, k fixed and k a share of n."""
-    from repalign.large import gallery_curve
+    from repalign.comparison import gallery_curve
     from repalign.study.drawings import draw_gallery
 
     for name, alignment, m in shown.chosen(variant, None):
@@ -233,10 +234,10 @@ def curve(
     shown: Shown, *, x: str, measure: str | None = None, variant: str | None = None, title: str | None = None, **options: Any
 ) -> Iterator[Drawn]:
     """Alignment over a swept field, or over a parameter of the measures."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     found = relate.curve(_with(shown.rows(variant, measure), x), x, models=shown.records(), **options)
-    figure = plot.curve(found)
+    figure = figures.curve(found)
     yield Drawn(f"curve_{x}", title or f"Alignment over {x}", figure, found.table, found.text)
 
 
@@ -244,10 +245,10 @@ def trend_curve(
     shown: Shown, *, x: str, against: str, side: str = "x", measure: str | None = None, variant: str | None = None, **options: Any
 ) -> Iterator[Drawn]:
     """Whether alignment goes with competence, at every value of a swept field or parameter."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     found = relate.trend_curve(_with(shown.rows(variant, measure), x), x, shown.records(), against, side, **options)
-    yield Drawn(f"trend_over_{x}", f"Trend against {against} over {x}", plot.curve(found), found.table, found.text)
+    yield Drawn(f"trend_over_{x}", f"Trend against {against} over {x}", figures.curve(found), found.table, found.text)
 
 
 def _with(rows: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -260,20 +261,20 @@ def contrast(
     shown: Shown, *, measure: str | None = None, variant: str | None = None, column: str = "variant", **options: Any
 ) -> Iterator[Drawn]:
     """The same pairs of models under several variants."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     found = relate.contrast(shown.rows(variant, measure), column=column, models=shown.records(), **options)
-    yield Drawn("contrast", _title(f"By {column}", "", found.measure), plot.contrast(found), found.table, found.text)
+    yield Drawn("contrast", _title(f"By {column}", "", found.measure), figures.contrast(found), found.table, found.text)
 
 
 def beside(shown: Shown, *, measure: str | None = None, variant: str | None = None) -> Iterator[Drawn]:
     """Our values beside the published ones, pair by pair."""
-    from repalign import plot, relate
+    from repalign import figures, relate
 
     published = relate.read_published(_published(shown))
     for name, alignment, m in shown.chosen(variant, measure):
         found = relate.beside(alignment.table, published, m)
-        yield Drawn("beside", _title("Beside the published values", name, m), plot.beside(found), found.table, found.text)
+        yield Drawn("beside", _title("Beside the published values", name, m), figures.beside(found), found.table, found.text)
 
 
 FIGURES: dict[str, Callable[..., Iterator[Drawn]]] = {
@@ -379,7 +380,7 @@ def write_drawn(drawn: Sequence[Drawn], folder: Path, is_mock: bool = False) -> 
     """
     import matplotlib
 
-    from repalign.plot.static import stamp
+    from repalign.figures.static import stamp
 
     sweep(folder)
     out: list[Path | None] = []
@@ -404,15 +405,15 @@ def write_drawn(drawn: Sequence[Drawn], folder: Path, is_mock: bool = False) -> 
 
 def _labelled(text: str) -> str:
     """A text with measures named as people name them, not by all their parameters."""
+    from repalign import text as words
     from repalign.measures import MEASURES
-    from repalign.plot import words
 
     names = "|".join(m.__name__ for m in MEASURES)
     return re.sub(rf"\b({names})\([^()]*\)", lambda found: words.measure_label(found[0]), text)
 
 
 def _title(what: str, variant: str, measure: str | None = None) -> str:
-    from repalign.plot import words
+    from repalign import text as words
 
     return ", ".join(filter(None, [what, words.measure_label(measure) if measure else "", variant]))
 

@@ -18,9 +18,9 @@ from repalign.study.lines import Location, Where, read
 from repalign.study.paths import rooted
 
 if TYPE_CHECKING:
-    from repalign.extract import ModelEntry
+    from repalign.comparison.preprocess import Preprocess
     from repalign.measures import Measure
-    from repalign.preprocess import Preprocess
+    from repalign.sources import ModelEntry
 
 MOST_VARIANTS = 1000
 MOST_FILES = 100  # that one study extends, each counted as often as it is named
@@ -193,10 +193,10 @@ class _Inside(Where):
 
 
 def _variant(name: str, factors: Mapping[str, Any], config: AlignmentConfig, path: Path, where: Where) -> Variant:
+    from repalign.comparison.preprocess import Preprocess
+    from repalign.comparison.presets import preset
     from repalign.measures import is_group, parse_measure
     from repalign.null import Search, make_null
-    from repalign.preprocess import Preprocess
-    from repalign.presets import preset
 
     chosen = None
     if config.preset is not None:
@@ -276,7 +276,7 @@ def entries(
 
 def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> list[ModelEntry]:
     """An item of a model list as entries: a spec, the name of a known model, or a set of them."""
-    from repalign.extract import ModelEntry
+    from repalign.sources import ModelEntry
 
     config = ModelConfig(spec=item) if isinstance(item, str) else item
     if (config.spec is None) == (config.set is None):
@@ -298,7 +298,7 @@ def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> l
 
 
 def _known_entry(known: KnownModel, options: dict[str, Any]) -> ModelEntry:
-    from repalign.extract import ModelEntry
+    from repalign.sources import ModelEntry
 
     said = {"name": known.name, "family": known.family, "objective": known.objective}
     return ModelEntry(**{**said, **options, "spec": known.spec})

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
+from repalign.files import write_text
 from repalign.models import parse_spec
-from repalign.progress import Progress, silent
-from repalign.sealed import write_text
 from repalign.study.config import STORE, AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
-    from repalign.extract import ModelEntry
+    from repalign.sources import ModelEntry
     from repalign.study.alignment import AlignmentStudy
     from repalign.study.colour import ColourStudy
 

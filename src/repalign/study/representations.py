@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.alignment import MOCK_OF
+from repalign.comparison.alignment import MOCK_OF
 from repalign.derived import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.errors import RepalignError
-from repalign.pairwise import KINDS
-from repalign.progress import Progress, silent
+from repalign.layers import KINDS
 from repalign.study.competence import Competence
 from repalign.study.load import Variant
+from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
-    from repalign.extract import ModelEntry
     from repalign.representation import Representation
+    from repalign.sources import ModelEntry
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Source:
         self, variant: Variant, side: Sequence[ModelEntry], captions: int, skipped: dict[str, str]
     ) -> list[Representation]:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
-        from repalign.extract import Skipped
+        from repalign.sources import Skipped
 
         found = iter(self._extract(variant, captioned(side, captions)))
         out = []
@@ -116,7 +116,7 @@ class Source:
         return out
 
     def _extract(self, variant: Variant, entries: Sequence[ModelEntry]) -> list[Any]:
-        from repalign.extract import extract
+        from repalign.sources import extract
 
         dataset, options = self.dataset(variant), variant.config.extract
         at = f"{dataset.fingerprint} {options.model_dump_json()}"
@@ -135,7 +135,7 @@ class Source:
         return [self._found[key] for key in keys]
 
     def _scored(self, entry: ModelEntry, found: Any) -> Any:
-        from repalign.extract import Skipped
+        from repalign.sources import Skipped
 
         if isinstance(found, Skipped) or self.competence is None or not self.competence.is_asked:
             return found

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.progress import Progress, silent
 from repalign.study.base import Drawn, Outcome, Plan, Study
 from repalign.study.config import TheoryConfig
 from repalign.study.lines import Where
+from repalign.text import Progress, silent
 
 SECONDS = 10  # of one experiment on one core, about
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 from repalign.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
 from repalign.theory.representability import representability
 from repalign.theory.world import World, circle, ring, torus

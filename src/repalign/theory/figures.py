@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repalign.errors import RepalignError
-from repalign.plot import palette
-from repalign.plot.static import ACCENT, INK, MARKERS, MUTED, PAPER, RULE, SCORE, plain
+from repalign.figures import palette
+from repalign.figures.static import ACCENT, INK, MARKERS, MUTED, PAPER, RULE, SCORE, plain
 from repalign.theory.experiments import Experiment
 
 FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a logarithmic axis

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 from repalign.toyworld import captions, names, render, train
 from repalign.toyworld.names import Recipe
 from repalign.toyworld.networks import Words, build, caption_vectors, image_vectors

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 from repalign.toyworld import models, names
 from repalign.toyworld.names import RECIPES, Recipe
 

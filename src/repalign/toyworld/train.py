@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from repalign.progress import Progress, silent
+from repalign.text import Progress, silent
 from repalign.toyworld import captions, names, world
 from repalign.toyworld.names import Recipe
 from repalign.toyworld.networks import (

@@ -1,0 +1,318 @@
+"""The result: one tidy table, what was run, and views of it; kept in a folder that anyone can open."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.files import (
+    FILES,
+    DamagedError,
+    check_files,
+    file_sha256,
+    read_json,
+    read_parquet,
+    seal_json,
+    seal_parquet,
+    sweep,
+    write_bytes,
+    write_text,
+)
+
+log = logging.getLogger(__name__)
+
+# One row per pair of layers (scope "cell") and one per pair of models (scope "max": the layer search).
+# p_stepdown is over the pairs of layers of one pair of models (family-wise) and stands in "cell" rows; p_maxt, p_holm
+# (family-wise), p_bh and p_by (false discovery rate) are over the pairs of models of one measure, in "max" rows.
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("dataset_fingerprint", pa.string()),
+        ("n", pa.int64()),
+        ("model_x", pa.string()),
+        ("layer_x", pa.string()),
+        ("index_x", pa.int64()),
+        ("model_y", pa.string()),
+        ("layer_y", pa.string()),
+        ("index_y", pa.int64()),
+        ("measure", pa.string()),
+        ("scope", pa.string()),
+        ("statistic", pa.float64()),
+        ("null_mean", pa.float64()),
+        ("null_std", pa.float64()),
+        ("z", pa.float64()),
+        ("pvalue", pa.float64()),
+        ("threshold", pa.float64()),
+        ("calibrated", pa.float64()),
+        ("p_stepdown", pa.float64()),
+        ("p_maxt", pa.float64()),
+        ("p_holm", pa.float64()),
+        ("p_bh", pa.float64()),
+        ("p_by", pa.float64()),
+        ("null", pa.string()),
+        ("n_draws", pa.int64()),
+        ("seed", pa.int64()),
+        ("search", pa.string()),
+    ]
+)
+COLUMNS = tuple(SCHEMA.names)
+
+DRAWS = pa.field("draws", pa.list_(pa.float64()))
+TILE_SCHEMA = SCHEMA.append(DRAWS)
+DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
+
+# A mock run says so in the name of its dataset, which stands in every row of its table and in its store.
+MOCK_OF = "mock of "
+
+TABLE_FILE = "results.parquet"
+DRAWS_FILE = "draws.parquet"
+RUN_FILE = "run.json"
+KEY = "repalign-tile"  # in a tile: what it depends on
+REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Scores of layers x layers x models x models x measures, with their chance levels.
+
+    `table` has the columns of `SCHEMA`; `run` says what was compared (models, dataset, measures, null, versions,
+    findings, warnings). Everything that a figure or the report shows is in these two. `draws` has the null draws of the
+    layer search of every pair of models (columns measure, model_x, model_y, draws), where the null draws at all.
+    """
+
+    table: pd.DataFrame
+    run: Mapping[str, Any] = field(default_factory=dict)
+    draws: pd.DataFrame | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.table["measure"]))
+
+    def cells(self, measure: str | None = None) -> pd.DataFrame:
+        """All pairs of layers, one row each."""
+        return self._scope("cell", measure)
+
+    def best(self, measure: str | None = None) -> pd.DataFrame:
+        """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
+        found = self._scope("max", measure)
+        order = {m: i for i, m in enumerate(self.measures)}
+        return found.sort_values(
+            ["measure", "calibrated", "z", "statistic"],
+            ascending=[True, False, False, False],
+            key=lambda c: c.map(order) if c.name == "measure" else c,
+        ).reset_index(drop=True)
+
+    def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:
+        """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
+        if value not in COLUMNS:
+            raise RepalignError(f"the result has no column {value!r}", got=value, remedy=did_you_mean(value, COLUMNS))
+        found = self._scope("max", measure or self.measures[0])
+        rows, columns = list(dict.fromkeys(found["model_x"])), list(dict.fromkeys(found["model_y"]))
+        return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
+
+    def layer_map(
+        self,
+        model_x: str | None = None,
+        model_y: str | None = None,
+        measure: str | None = None,
+        value: str = "statistic",
+    ) -> pd.DataFrame:
+        """Layers by layers of one pair of models (the only or first one by default)."""
+        cells = self._scope("cell", measure or self.measures[0])
+        for side, model in (("model_x", model_x), ("model_y", model_y)):
+            known = list(dict.fromkeys(cells[side]))
+            chosen = known[0] if model is None else model
+            if chosen not in known:
+                raise RepalignError(
+                    f"no {side} {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known)
+                )
+            cells = cells[cells[side] == chosen]
+        rows, columns = list(dict.fromkeys(cells["layer_x"])), list(dict.fromkeys(cells["layer_y"]))
+        return cells.pivot(index="layer_x", columns="layer_y", values=value).reindex(index=rows, columns=columns)
+
+    def _scope(self, scope: str, measure: str | None) -> pd.DataFrame:
+        found = self.table[self.table["scope"] == scope]
+        if measure is None:
+            return found.reset_index(drop=True)
+        if measure not in self.measures:
+            raise RepalignError(
+                f"no measure {measure!r} in the result", got=measure, remedy=did_you_mean(measure, self.measures)
+            )
+        return found[found["measure"] == measure].reset_index(drop=True)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write results.parquet, draws.parquet and run.json into a folder, each by rename.
+
+        run.json comes last and holds the SHA-256 of the tables: until it is there, the folder has no result that loads.
+        """
+        folder = Path(folder)
+        sweep(folder)
+        files = {TABLE_FILE: seal_parquet(_as_arrow(self.table, SCHEMA))}
+        if self.draws is not None:
+            files[DRAWS_FILE] = seal_parquet(_as_arrow(self.draws, DRAWS_SCHEMA))
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        self._save_run(folder, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+        if self.draws is None:
+            (folder / DRAWS_FILE).unlink(missing_ok=True)  # of an earlier run
+        return folder
+
+    def save_run(self, folder: str | Path) -> Path:
+        """Write run.json anew beside the tables of a folder that this was loaded from."""
+        folder = Path(folder)
+        Alignment.load(folder)
+        names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
+        self._save_run(folder, {name: file_sha256(folder / name) for name in names})
+        return folder
+
+    def _save_run(self, folder: Path, files: Mapping[str, str]) -> None:
+        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: files}, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Alignment:
+        """Read what `save` wrote. A result from before there were seals is read with a warning in the log.
+
+        Raises RepalignError, naming the file, where one is missing, is not what was written, or is of another run.
+        """
+        folder = Path(folder)
+        for file in (TABLE_FILE, RUN_FILE):
+            if not (folder / file).is_file():
+                raise RepalignError(
+                    f"{folder}: not a finished result",
+                    expected=f"files {TABLE_FILE} and {RUN_FILE}",
+                    got=f"no {file}",
+                    remedy="name the results folder of a finished run, or run the study again: it resumes",
+                )
+        run, has_seal = read_json(folder / RUN_FILE, REMEDY)
+        stated = run.pop(FILES, None)
+        if has_seal and not isinstance(stated, dict):
+            raise DamagedError(
+                folder / RUN_FILE, "describes no alignment", expected=f"an entry {FILES!r}", remedy=REMEDY
+            )
+        if stated is None:
+            log.warning(
+                "%s: this result was written before results had seals: nothing shows whether it is whole", folder
+            )
+            stated = {name: None for name in (TABLE_FILE, DRAWS_FILE) if (folder / name).is_file()}
+        table = _read_table(folder / TABLE_FILE, SCHEMA, stated.get(TABLE_FILE))
+        draws = _read_table(folder / DRAWS_FILE, DRAWS_SCHEMA, stated[DRAWS_FILE]) if DRAWS_FILE in stated else None
+        return cls(table, run, draws)
+
+    def __repr__(self) -> str:
+        lines = []
+        for row in self.best().itertuples():
+            lines.append(
+                f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {row.measure}: {row.statistic:.4g} "
+                f"(chance {row.null_mean:.4g}, n = {row.n}, p = {row.pvalue:.3g})"
+            )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from repalign.report import notebook_html
+
+        return notebook_html(self.table, self.run)
+
+
+def is_mock(table: pd.DataFrame) -> bool:
+    """Whether a table is of a mock run: of stand-ins and generated data, so that its numbers mean nothing."""
+    return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
+
+
+def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
+    """A frame of the schema's columns and types from arrays and constants; columns that are not given are null."""
+
+    def column(field: pa.Field) -> pa.Array:
+        value = columns.get(field.name)
+        if value is None or isinstance(value, (str, int, float)):
+            return pa.repeat(pa.scalar(value, type=field.type), length)
+        return pa.array(value, type=field.type)
+
+    return pa.Table.from_arrays([column(f) for f in SCHEMA], schema=SCHEMA).to_pandas()
+
+
+def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str) -> None:
+    """The rows of one tile, with the draws of its layer search beside the first of them, and what it depends on."""
+    table = _as_arrow(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), TILE_SCHEMA)
+    write_bytes(path, seal_parquet(table, {KEY: key}))
+
+
+def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """What `write_tile` wrote. Raises DamagedError where it is something else, or another tile."""
+    table, about, has_seal = read_parquet(path)
+    if not has_seal or about.get(KEY) != key:
+        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=about.get(KEY, "none"))
+    frame = _as_frame(table, TILE_SCHEMA, path)
+    if not len(frame) or frame[DRAWS.name].iloc[0] is None:
+        raise DamagedError(path, "is not a tile: it has no rows")
+    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float)
+
+
+def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
+    """A table of these columns, and the one of which run.json speaks (None: a run.json from before there were seals)."""
+    if stated is not None:
+        check_files(path.parent, {path.name: stated}, RUN_FILE, REMEDY)
+    table, _, has_seal = read_parquet(path, REMEDY)
+    if has_seal and stated is None:
+        raise DamagedError(path, f"is newer than {RUN_FILE}: a run was stopped while it wrote", remedy=REMEDY)
+    return _as_frame(table, schema, path)
+
+
+def _as_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+
+
+def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
+    """The table as a frame of this schema. Raises DamagedError where it has other columns."""
+    missing = [name for name in schema.names if name not in table.column_names]
+    extra = [name for name in table.column_names if name not in schema.names]
+    if missing or extra:
+        what = f"lacks the column {missing[0]!r}" if missing else f"has an unknown column {extra[0]!r}"
+        raise DamagedError(path, f"{what}: another version of repalign wrote it", remedy=REMEDY)
+    try:
+        return table.select(schema.names).cast(schema).to_pandas()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DamagedError(
+            path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY
+        ) from error
+
+
+# --- tables as text ------------------------------------------------------------------------------
+
+_RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as CSV that a spreadsheet shows and does not run: text that begins like a formula gets an apostrophe.
+
+    Numbers stay as they are, also those in text. `from_csv_cell` takes the apostrophe away.
+    """
+    safe, quoting = frame.rename(columns=_csv_cell), csv.QUOTE_MINIMAL
+    for i, kind in enumerate(safe.dtypes):
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
+            cells = [_csv_cell(value) for value in safe.iloc[:, i]]
+            safe.isetitem(i, pd.Series(cells, safe.index, dtype=object))
+            if any(isinstance(cell, str) and "\r" in cell for cell in cells):
+                quoting = csv.QUOTE_NONNUMERIC  # alone it is not quoted, and ends a row for many readers
+    return safe.to_csv(index=False, lineterminator="\n", quoting=quoting)
+
+
+def _csv_cell(value: object) -> object:
+    is_formula = isinstance(value, str) and _RUNS.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
+
+
+def from_csv_cell(text: str) -> str:
+    """A text as it was before `csv_text`."""
+    return text[1:] if text.startswith("'") and _RUNS.match(text[1:]) and not _NUMBER.fullmatch(text[1:]) else text

@@ -1,0 +1,129 @@
+"""What could be reached at best: the other end of the scale on which a score stands above its chance level.
+
+Two ceilings. Seed to seed: the alignment of two trainings of one model; what two models that differ in nothing but
+chance reach. Split half: the layers are chosen on one half of the stimuli and scored on the other; what is left of a
+score when its layers were not chosen on the data that score them, and how well the whole map of layers repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.comparison.preprocess import Preprocess
+from repalign.errors import RepalignError
+from repalign.layers import Given
+from repalign.measures import Bilinear, Measure, parse_measure
+from repalign.measures.measure import as_layer
+from repalign.null import Groups, Moments, Permutations
+from repalign.representation import Representation, check_same_dataset
+from repalign.text import Progress, silent
+
+
+@dataclass(frozen=True)
+class SplitHalf:
+    """How an alignment repeats over halves of the stimuli, means over both directions of `n_splits` random splits.
+
+    statistic : score on one half of the pair of layers that is best on the other, at n / 2 stimuli.
+    selected : score of that pair on the half that chose it: what the choice adds is selected - statistic.
+    reliability : Pearson's correlation of the two halves' maps of layers, stepped up to the whole by Spearman and Brown,
+        2 r / (1 + r): the highest that any other map can be expected to correlate with this one is its square root. nan
+        where there is one pair of layers, or no spread.
+    """
+
+    statistic: float
+    selected: float
+    reliability: float
+    n_half: int
+    n_splits: int
+
+
+def split_half(
+    x: Representation,
+    y: Representation,
+    measure: Measure | str,
+    *,
+    n_splits: int = 10,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+    preprocess: Preprocess | None = None,
+    progress: Progress = silent,
+) -> SplitHalf:
+    """Choose the layers on one half of the stimuli, score them on the other.
+
+    The best pair is by z, score above chance in units of its spread, for a bilinear measure, else by the score itself.
+    With `groups`, one label per stimulus, all stimuli of a label are in one half.
+
+    Raises RepalignError where the datasets differ or half of the stimuli are too few for the measure.
+    """
+    check_same_dataset([x, y])
+    measure = parse_measure(measure) if isinstance(measure, str) else measure
+    if n_splits < 1:
+        raise RepalignError("a ceiling without a split", expected="n_splits >= 1", got=n_splits)
+    measure.check_n(x.n // 2, f"half of dataset {x.dataset_name!r}")
+    preprocess = preprocess or Preprocess()
+    for r in (x, y):
+        preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
+        for layer in r.layers:
+            measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+    layers = [list(preprocess(_loaded(r)).values()) for r in (x, y)]
+    chosen, held_out, correlations = [], [], []
+    for done, halves in enumerate(_halves(x.n, n_splits, seed, groups)):
+        progress("split halves", done, n_splits)
+        maps = [_maps(measure, *([f[rows] for f in side] for side in layers)) for rows in halves]
+        for (scores, height), (other, _) in (maps, maps[::-1]):
+            if np.isnan(height).all():
+                continue
+            best = np.unravel_index(np.nanargmax(height), height.shape)
+            chosen.append(scores[best])
+            held_out.append(other[best])
+        correlations.append(_correlation(maps[0][0], maps[1][0]))
+    progress("split halves", n_splits, n_splits)
+    r = float(np.mean(correlations))
+    stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
+    means = (float(np.mean(v)) if v else math.nan for v in (held_out, chosen))
+    return SplitHalf(*means, stepped_up, x.n // 2, n_splits)
+
+
+def _loaded(r: Representation) -> dict[str, Any]:
+    return {name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers}
+
+
+def _halves(n: int, n_splits: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random halves of the stimuli, or of the groups, in order within each half."""
+    labels = np.arange(n) if groups is None else np.asarray(Groups.of(groups, "within").labels)
+    if len(labels) != n:
+        raise RepalignError("groups do not fit the stimuli", expected=f"{n} labels, one per stimulus", got=len(labels))
+    count = int(labels.max()) + 1
+    generator = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(n_splits):
+        first = np.isin(labels, generator.permutation(count)[: count // 2])
+        yield torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
+
+
+def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all layers by all layers, and their height above chance."""
+    a, b = ([measure.prepare(f) for f in side] for side in (x, y))
+    scores = measure.compare_all(a, b).numpy()
+    closeness = scores if measure.closer_is_higher else -scores
+    if not isinstance(measure, Bilinear):
+        return scores, closeness
+    null = Moments(Permutations(1))
+    mean, sd, _ = null.moments(measure, null.prepare(measure, a), null.prepare(measure, b))
+    return scores, np.where(
+        sd > 0, (closeness - mean) / np.where(sd > 0, sd, 1.0), np.where(np.isnan(scores), np.nan, 0.0)
+    )
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's, over the cells that both halves define; nan without spread."""
+    both = ~(np.isnan(a) | np.isnan(b))
+    if both.sum() < 2 or not a[both].std() * b[both].std() > 0:
+        return math.nan
+    return float(np.corrcoef(a[both], b[both])[0, 1])

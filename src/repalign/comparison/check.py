@@ -1,0 +1,182 @@
+"""What is whole in a folder: feature stores, results, or a study's folder that holds both.
+
+Every sealed file is held to its seal, every table to the description beside it, every tile to its name. Nothing here
+trusts a byte that it reads: whatever lies in a folder ends as a line about it, never as an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment, read_tile
+from repalign.errors import RepalignError
+from repalign.files import (
+    FILES,
+    TEMPORARY,
+    DamagedError,
+    check_files,
+    check_seal,
+    is_abandoned,
+    read_bytes,
+    read_json,
+    read_parquet,
+)
+from repalign.store import Problem
+from repalign.store import check as check_store
+from repalign.store._store import MARKER
+from repalign.text import Progress, silent
+
+TILES, KEPT = "tiles", ("findings", "ceilings")  # folders of a result: what a run goes on from
+VARIANTS_FILE, FIGURES_FILE, BITS = "variants.parquet", "files.json", "competence"
+AGAIN = "run the same command again: this file is made again, and what is whole is kept"
+SEAL_IT = "it can be used as it is; the same command run again writes it with a seal"
+OLD = "was written before such files had seals: nothing shows whether it is whole"
+
+
+def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress = silent) -> list[Problem]:
+    """Everything that is wrong in the stores and results under a folder, or in a file of these; empty if nothing is.
+
+    `deep` goes to `repalign.store.check`; results are always read whole. A URL is a store.
+
+    Raises RepalignError if there is nothing at this place that repalign writes.
+    """
+    if "://" in os.fspath(folder):
+        return check_store(folder, deep, progress)
+    path = Path(folder)
+    if path.is_file():
+        return _guarded(path, lambda: _file(path))
+    stores, results = find(path)
+    if not stores and not results:
+        raise RepalignError(
+            f"{path}: no feature store and no result",
+            expected=f"a folder with a {MARKER}, a {RUN_FILE}, or finished tiles in it",
+            got="nothing of that kind" if path.is_dir() else "no such folder",
+            remedy="name the folder that `repalign run` printed",
+        )
+    problems: list[Problem] = []
+    for store in stores:
+        problems += _guarded(store, lambda at=store: check_store(at, deep, progress))
+    for done, place in enumerate(results):
+        progress("checking results", done, len(results))
+        problems += _guarded(place, lambda at=place: list(_result(at)))
+    if results:
+        progress("checking results", len(results), len(results))
+    return problems
+
+
+def find(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The feature stores under a folder, and the folders that hold something of results."""
+    stores, results = [], []
+    for place, inside, names in os.walk(folder):
+        here = Path(place)
+        if MARKER in names or any(here.glob("*/*/*/part-*.safetensors")):
+            stores.append(here)
+            inside.clear()
+            continue
+        inside.sort()
+        if {TABLE_FILE, DRAWS_FILE, RUN_FILE, VARIANTS_FILE, FIGURES_FILE} & set(names) or TILES in inside:
+            results.append(here)
+            inside[:] = [name for name in inside if name not in (TILES, *KEPT)]
+            continue
+        told = [here / name for name in names if name.endswith((".json", ".html"))]
+        if (here.name == BITS and told) or any(map(_is_sealed, told)):
+            results.append(here)
+    return stores, results
+
+
+def _is_sealed(path: Path) -> bool:
+    try:
+        return check_seal(read_bytes(path), path)
+    except DamagedError:
+        return True  # let it be told
+
+
+def _guarded(path: Path, look: Callable[[], list[Problem]]) -> list[Problem]:
+    """What a look finds; if it fails in a way that nobody foresaw, that is the finding."""
+    try:
+        return look()
+    except DamagedError as error:
+        return [Problem(error.path, error.problem, error.remedy)]
+    except RepalignError as error:
+        first, *rest = str(error).splitlines()
+        remedy = next((line.removeprefix("  do: ") for line in rest if line.startswith("  do: ")), AGAIN)
+        return [Problem(str(path), first.removeprefix(str(path)).lstrip(": "), remedy)]
+    except Exception as error:
+        return [Problem(str(path), f"cannot be checked: {type(error).__name__}: {error}", AGAIN)]
+
+
+def _result(folder: Path) -> Iterator[Problem]:
+    """A results folder, a folder of figures, or one of bits per byte."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    for name in names:
+        path = folder / name
+        if TEMPORARY.match(name):
+            if is_abandoned(path):
+                yield Problem(str(path), "is a half-written file of a run that was cut off", "run again, or delete it")
+        elif name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet", ".html"):
+            yield from _guarded(path, lambda at=path: _file(at))
+    if {TABLE_FILE, RUN_FILE} & set(names):
+        yield from _guarded(folder, lambda: _tables(folder))
+    elif (folder / TILES).is_dir():
+        yield Problem(str(folder), "is not finished: there is no table", "run the same command again: it goes on")
+    yield from _kept(folder)
+
+
+def _tables(folder: Path) -> list[Problem]:
+    """The files of which run.json speaks; an alignment is loaded as every reader loads it."""
+    run, has_seal = read_json(folder / RUN_FILE, AGAIN)
+    if "what" not in run:  # which another experiment than an alignment says of itself
+        Alignment.load(folder)
+    elif has_seal:
+        check_files(folder, run[FILES])
+    return [] if has_seal else [Problem(str(folder / RUN_FILE), OLD, SEAL_IT)]
+
+
+def _kept(folder: Path) -> Iterator[Problem]:
+    """Tiles and what lies beside them, each under the name that it states. Those from before seals no run reads."""
+    for name in (TILES, *KEPT):
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            if TEMPORARY.match(path.name):
+                if is_abandoned(path):
+                    yield Problem(
+                        str(path), "is a half-written file of a run that was cut off", "run again, or delete it"
+                    )
+                continue
+            found = _guarded(path, lambda at=path, tile=name == TILES: _tile(at) if tile else _file(at))
+            yield from (problem for problem in found if problem.problem != OLD)
+
+
+def _tile(path: Path) -> list[Problem]:
+    if path.suffix == ".parquet" and not read_parquet(path)[2]:
+        return [Problem(str(path), OLD, SEAL_IT)]
+    read_tile(path, path.stem)
+    return []
+
+
+def _file(path: Path) -> list[Problem]:
+    """One file by itself: its seal, and if it speaks of others, theirs."""
+    if path.suffix == ".parquet":
+        _, about, has_seal = read_parquet(path)
+        if path.name == VARIANTS_FILE and has_seal:
+            if FILES not in about:
+                raise DamagedError(path, "is not the table of all variants")
+            check_files(path.parent, json.loads(about[FILES]), path.name)
+    elif path.suffix == ".html":
+        check_seal(read_bytes(path), path)
+        return []  # a page without one is of an earlier version, or somebody else's
+    elif path.suffix == ".json":
+        value, has_seal = read_json(path)
+        if path.parent.name in KEPT and has_seal and value.get("key") != path.stem:
+            raise DamagedError(path, f"is not the file of this name: it is {value.get('key')!r}")
+        expected = {FIGURES_FILE: FILES, BITS: "kind"}
+        entry = expected.get(path.name) or expected.get(path.parent.name)
+        if has_seal and entry is not None and entry not in value:
+            raise DamagedError(path, f"is another file: it has no entry {entry!r}")
+        if has_seal and isinstance(value.get(FILES), dict):
+            check_files(path.parent, value[FILES], path.name)
+    else:
+        raise RepalignError(f"{path} is no file that repalign seals", expected="a folder, or a .parquet or .json file")
+    return [] if has_seal else [Problem(str(path), OLD, SEAL_IT)]

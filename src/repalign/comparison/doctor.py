@@ -1,0 +1,375 @@
+"""A look at each layer before it is compared: what about it can mislead a measure, in words to act on.
+
+Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresholds are named here with their reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.layers import RDM, Given, Kernel, Pairwise
+
+# A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
+# one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
+LEVERAGE_SHARE = 0.1
+LEVERAGE_TIMES_MEAN = 20.0
+# Above this mean pairwise cosine, half precision loses neighbours (17 % of lists agree at 0.97 in bfloat16), and float32
+# begins to lose some at 0.999.
+MEAN_COSINE = 0.9
+# One dimension with this share of all variance decides Euclidean and cosine neighbours almost alone.
+ROGUE_SHARE = 0.5
+# Below this participation ratio a space is nearly a line or a plane, and its neighbours say little more.
+LOW_RANK = 3.0
+# Rows of the Gram matrix from which the effective dimension is estimated.
+PROBES = 64
+BLOCK_BYTES = 4 * 2**20
+# Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
+NEAR_MAXIMUM = 0.5
+SUBNORMAL_SHARE = 0.05
+
+# Of an RDM: with more than this share of all pairs tied with another, ranks compare little more than the ties.
+TIED_PAIRS = 0.5
+# Of a kernel: eigenvalues below minus this share of the largest are no rounding. They are looked for up to this n (n^3).
+INDEFINITE = 1e-4
+SPECTRUM_MAX_N = 2000
+# A token that is so many times as long as the mean of the others, and has this share of all norms of its text, rules the mean
+# over tokens. Debiased CKA with a vision model, without that token and with it (docs/tokens.md): up to 1.6 times and a share
+# of .14 they differ by 30 % at most, at 2.3 times and .07 by 7 %, from 2.2 times and .17 on by a factor of two or more.
+RULING_TOKEN, RULING_SHARE = 2.0, 0.15
+
+SEVERITIES = ("note", "warning", "serious")
+
+Say = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about one layer. `code` names the kind; `message` says what was found, against what, and what to do."""
+
+    model: str
+    layer: str
+    code: str
+    severity: str
+    message: str
+
+
+def examine(
+    x: Given, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10, facts: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """Everything noteworthy about one layer, x (n, d) in the dtype it is stored in; an empty list if nothing is.
+
+    x may be an `RDM` or a `Kernel`, which has other things to look at.
+
+    `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
+    duplicates are held against. `facts` are those of the extraction: they tell which tokens a mean over tokens is made of.
+    """
+    found: list[Finding] = []
+
+    def say(code: str, severity: str, message: str) -> None:
+        found.append(Finding(model, layer, code, severity, message))
+
+    if isinstance(x, Pairwise):
+        _pairs(x, k, say)
+        return found
+    bad = _non_finite(x)
+    if len(bad):
+        say(
+            "non-finite", "serious",
+            f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
+            "run the model in float32 or leave these stimuli out",
+        )  # fmt: skip
+        return found
+    dtype = getattr(torch, stored_dtype or "", x.dtype)
+    seen = _facts(x)
+    _dtype(x, seen.largest, dtype, say)
+    _tokens(facts or {}, layer, say)
+    if seen.constant:
+        say("constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)")
+        return found
+    _rows(x, seen, k, say)
+    _columns(seen, say)
+    _mean_direction(seen, say)
+    _dimensions(seen, say)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What the checks look at, collected in two passes over blocks of rows; all but `largest` in a unit near it."""
+
+    n: int
+    d: int
+    largest: float
+    norms: Tensor  # (n,) of the rows
+    spread: Tensor  # (n,) squared distances of the rows from their mean
+    by_feature: Tensor  # (d,) sums of squares about the mean
+    directions: Tensor  # (d,) sum of the rows at unit length
+    squares: float  # tr(K^2) of the centred rows' Gram matrix K, from a sample of its rows
+    constant: bool
+
+    @property
+    def total(self) -> float:
+        return float(self.spread.sum())
+
+
+def _facts(x: Tensor) -> _Facts:
+    n, d = x.shape
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in _blocks(x))
+    unit = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
+
+    def rows(b: slice) -> Tensor:
+        return x[b].to(work) / unit
+
+    # Differences to the first row, so that the mean of a constant column is exact and large offsets cost nothing.
+    first = rows(slice(0, 1))
+    mean, directions = (torch.zeros(d, dtype=work, device=x.device) for _ in range(2))
+    norms = []
+    for b in _blocks(x):
+        wide = rows(b)
+        norm = torch.linalg.vector_norm(wide, dim=1)
+        directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
+        mean += wide.sub_(first).sum(dim=0)
+        norms.append(norm.double())
+    centre = mean / n
+    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values.to(x.device)
+    probes = (x[few].to(work) / unit).sub_(first).sub_(centre)
+    spread, by_feature, squares = [], torch.zeros_like(centre), 0.0
+    for b in _blocks(x):
+        wide = rows(b).sub_(first).sub_(centre)
+        squares += float((wide @ probes.T).square_().sum(dtype=torch.float64))
+        squared = wide.square_()
+        spread.append(squared.sum(dim=1, dtype=torch.float64))
+        by_feature += squared.sum(dim=0)
+    spreads = torch.cat(spread)
+    constant = float(spreads.sum()) <= (1e-14 * n * d) ** 2
+    return _Facts(
+        n, d, largest, torch.cat(norms), spreads, by_feature.double(), directions.double(), squares * n / len(few), constant
+    )
+
+
+def _non_finite(x: Tensor) -> Tensor:
+    """The rows that hold NaN or infinity. Both survive a sum; a sum that overflows is looked at entry by entry."""
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    lost = [b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in _blocks(x)]
+    suspects = torch.cat(lost)
+    return suspects[~torch.isfinite(x[suspects]).all(dim=1)]
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Blocks of rows that stay in the processor's cache from one operation to the next."""
+    rows = max(1, BLOCK_BYTES // (4 * x.shape[1]))
+    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
+
+
+def summarise(findings: Sequence[Finding]) -> list[str]:
+    """One sentence for each kind of finding of each model, over the layers that show it, the gravest first."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in findings:
+        groups.setdefault((f.model, f.code), []).append(f)
+    ordered = sorted(groups.values(), key=lambda g: -max(SEVERITIES.index(f.severity) for f in g))
+    out = []
+    for group in ordered:
+        worst = max(group, key=lambda f: SEVERITIES.index(f.severity))
+        layers = list(dict.fromkeys(f.layer for f in group))
+        where = (
+            layers[0]
+            if len(layers) == 1
+            else f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
+        )
+        out.append(f"{worst.model}, {where}: {worst.message}")
+    return out
+
+
+# --- of what is given by pairs ------------------------------------------------------------------------
+
+
+def _pairs(x: Pairwise, k: int, say: Say) -> None:
+    if x.is_constant:
+        say("constant", "serious", f"all {len(x)} stimuli are alike: every score with this layer is undefined (nan)")
+    elif isinstance(x, RDM):
+        _dissimilarities(x, k, say)
+    elif isinstance(x, Kernel):
+        _indefinite(x, say)
+
+
+def _dissimilarities(x: RDM, k: int, say: Say) -> None:
+    alike = (x.matrix == 0).sum(dim=1) - 1
+    repeated, most = int((alike > 0).sum()), int(alike.max()) + 1
+    if repeated:
+        say(
+            "duplicates", "warning" if most > k or repeated > len(x) / 10 else "note",
+            f"{repeated} of {len(x)} stimuli have another at dissimilarity 0 (up to {most} alike): they are each other's "
+            "nearest neighbours, ties by lower index; look for repeated stimuli, or permute whole groups",
+        )  # fmt: skip
+    upper = x.matrix.cpu().numpy()[np.triu_indices(len(x), 1)]
+    counts = np.unique(upper, return_counts=True)[1]
+    tied = int(counts[counts > 1].sum()) / max(1, len(upper))
+    if tied > TIED_PAIRS:
+        say(
+            "tied-pairs", "note",
+            f"{tied:.0%} of the {len(upper):,} dissimilarities are tied with another ({len(counts):,} different): a model RDM of "
+            'few values; RSA(comparison="rho_a") or RSAKendall do not favour ties, and neighbours are a matter of order here',
+        )  # fmt: skip
+
+
+def _indefinite(x: Kernel, say: Say) -> None:
+    if len(x) > SPECTRUM_MAX_N:
+        return
+    values = torch.linalg.eigvalsh(x.matrix.cpu().double())
+    low, high = float(values[0]), float(values[-1])
+    if low < -INDEFINITE * high:
+        say(
+            "indefinite", "warning",
+            f"the kernel has eigenvalues down to {low / high:.2g} of the largest: it is not a matrix of products of any vectors, "
+            "so that scores need not keep to their range and Euclidean neighbours mean little; look at how it was made",
+        )  # fmt: skip
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _dtype(x: Tensor, largest: float, dtype: torch.dtype, say: Say) -> None:
+    if dtype not in (torch.float16, torch.bfloat16):
+        return
+    limits = torch.finfo(dtype)
+    name = str(dtype).removeprefix("torch.")
+    if largest > NEAR_MAXIMUM * limits.max:
+        say(
+            "near-overflow", "warning",
+            f"values up to {largest:.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
+            "been cut off; extract in bfloat16 or float32",
+        )  # fmt: skip
+    tiny = 0.0
+    for b in _blocks(x):
+        size = x[b].abs()
+        tiny += int(torch.count_nonzero(size) - torch.count_nonzero(size >= limits.smallest_normal)) / x.numel()
+    if tiny > SUBNORMAL_SHARE:
+        say(
+            "subnormal", "warning",
+            f"{tiny:.0%} of the entries are below the smallest normal {name} number ({limits.smallest_normal:.2g}) and have "
+            "lost digits; extract in float32",
+        )  # fmt: skip
+
+
+def _tokens(facts: Mapping[str, Any], layer: str, say: Say) -> None:
+    """Whether the mean over tokens is that of one token: the first, or another."""
+    norms = facts.get("token_norms", {}).get(layer, {})
+    first, longest, share = (norms.get(name, 0.0) for name in ("first", "longest", "share"))
+    counts = facts.get("first_token") == "counts"
+    weighs = longest > RULING_TOKEN and share > RULING_SHARE
+    if weighs and counts and first > RULING_TOKEN:
+        remedy = "extract with `sink: skip`" if facts.get("causal") else "compare with `pooling: cls` or `last`"
+        say(
+            "sink", "warning",
+            f"the first token of a text is {first:.3g} times as long as its others and has {share:.0%} of their norms, on average: "
+            f"the mean is ruled by it; {remedy}",
+        )  # fmt: skip
+    single = int(facts.get("texts_of_one_token", 0))
+    if not counts and first > RULING_TOKEN and single:
+        say(
+            "sink-alone", "warning",
+            f"{single} texts are one token, the first, which is {first:.3g} times as long as others: these rows are not like the "
+            "rest; put the texts into a prompt (`prompt: \"A photo of {caption}\"`)",
+        )  # fmt: skip
+    if weighs and not (counts and first > RULING_TOKEN):
+        say(
+            "ruling-token", "warning",
+            f"one token of a text is {longest:.3g} times as long as the others in its mean and has {share:.0%} of their norms, on "
+            "average: the mean is ruled by it; compare with other layers, or with `pooling: last`",
+        )  # fmt: skip
+
+
+def _rows(x: Tensor, facts: _Facts, k: int, say: Say) -> None:
+    n, norms, spread, total = facts.n, facts.norms, facts.spread, facts.total
+    # Copies have one norm: few other rows share theirs.
+    _, same, among = torch.unique(norms, return_inverse=True, return_counts=True)
+    candidates = x[among[same] > 1].to(torch.float64)
+    counts = torch.unique(candidates, dim=0, return_counts=True)[1] if len(candidates) else norms.new_empty(0)
+    repeated = int(counts[counts > 1].sum())
+    distinct = n - repeated + int((counts > 1).sum())
+    if repeated:
+        most = int(counts.max())
+        severity = "warning" if most > k or repeated > n / 10 else "note"
+        say(
+            "duplicates", severity,
+            f"{repeated} of {n} rows are exact copies of others ({distinct} distinct, up to {most} alike): they are each "
+            f"other's nearest neighbours{f' and fill whole lists of k = {k}' if most > k else ''}; look for repeated "
+            "stimuli, or permute whole groups",
+        )  # fmt: skip
+    zero = int((norms == 0).sum())
+    if zero:
+        say(
+            "zero-rows", "warning",
+            f"{zero} of {n} rows are all zero: they have no direction, so cosine neighbours of them are ties that go to the "
+            "lower index; leave these stimuli out",
+        )  # fmt: skip
+    heavy = torch.nonzero((spread > LEVERAGE_SHARE * total) & (spread > LEVERAGE_TIMES_MEAN * total / n)).flatten()
+    if len(heavy):
+        share = float(spread[heavy].sum()) / total
+        say(
+            "outlying-rows", "warning",
+            f"row {int(heavy[0])}{f' and {len(heavy) - 1} more' if len(heavy) > 1 else ''} of {n} hold {share:.0%} of the "
+            "variance: CKA and SVCCA are decided by them, and their cells by draws where the other layer has them too; compare "
+            "with mutual k-NN, or without these stimuli",
+        )  # fmt: skip
+
+
+def _columns(facts: _Facts, say: Say) -> None:
+    n, d, by_feature = facts.n, facts.d, facts.by_feature
+    constant = int((by_feature == 0).sum())
+    if constant:
+        say("constant-columns", "note", f"{constant} of {d} features are constant: they add nothing to any measure")
+    if n < d:
+        say(
+            "n-below-d", "note",
+            f"n = {n} stimuli for d = {d} features: biased CKA, CCA and regression are high for unrelated models; read "
+            "scores beside their chance level, or use debiased CKA and mutual k-NN",
+        )  # fmt: skip
+    share = float(by_feature.max()) / facts.total
+    if d > 2 and share > ROGUE_SHARE:
+        at = int(by_feature.argmax())
+        say(
+            "rogue-dimension", "warning",
+            f"feature {at} of {d} holds {share:.0%} of the variance: distances and CKA see little else; try rank-based "
+            "measures, or clip outliers (preprocess: clip)",
+        )  # fmt: skip
+
+
+def _mean_direction(facts: _Facts, say: Say) -> None:
+    """Mean cosine of all pairs from the sum of unit rows: (|sum|^2 - n) / (n (n - 1))."""
+    n = int((facts.norms > 0).sum())
+    if n < 2:
+        return
+    cosine = (float((facts.directions**2).sum()) - n) / (n * (n - 1))
+    if cosine > MEAN_COSINE:
+        say(
+            "common-mean", "warning",
+            f"the mean cosine of two rows is {cosine:.3f} (above {MEAN_COSINE}): a common direction dominates, and cosine "
+            "neighbours hang on the last digits; compare with center=True as well, and never in half precision",
+        )  # fmt: skip
+
+
+def _dimensions(facts: _Facts, say: Say) -> None:
+    """Participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows."""
+    n, d = facts.n, facts.d
+    effective = facts.total**2 / facts.squares
+    if min(n, d) > LOW_RANK and effective < LOW_RANK:
+        say(
+            "low-rank", "warning",
+            f"the effective number of dimensions is about {effective:.1f} of {min(n - 1, d)}: CKA and RSA compare little more than "
+            "one direction; mutual k-NN with center=True sees the rest",
+        )  # fmt: skip
+    elif effective > n / 2:
+        say(
+            "full-rank", "note",
+            f"the effective number of dimensions is about {effective:.0f} at n = {n}: nearly every direction is taken, so biased "
+            "CKA, CCA and SVCCA are high for unrelated models",
+        )  # fmt: skip

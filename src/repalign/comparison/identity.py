@@ -1,0 +1,281 @@
+"""What a value is, in values and in code: two of one digest compute the same.
+
+A measure, a null or a function that somebody else wrote has no version that we could raise. So its code is part of what
+it is: the bytecode and constants of its class and of what these name (functions, values and modules beside it, what a
+closure holds), down to the standard library and installed packages, which stand there with their versions. What
+repalign itself computes has one version, `comparison.tiles.FORMULAS`. What is read from files at run time is not seen.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+# Of a class: what says nothing of what it computes, or follows from the rest.
+_IDLE = frozenset({
+    "__module__", "__dict__", "__weakref__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
+    "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
+    "__firstlineno__", "__static_attributes__", "__slots__", "__parameters__", "__orig_bases__", "__qualname__",
+})  # fmt: skip
+_SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_KNOWN = {*sys.stdlib_module_names, "repalign", "torch", "numpy", "scipy", "sklearn", "pandas"}
+_DEEPEST = 60  # levels of things within things; below it only types count
+
+
+def identity(*values: object) -> str:
+    """32 hex digits that follow from the values, and from the code of whatever in them is not repalign's own.
+
+    The same in every process; another one where a constant in a function, a function that it calls, or the version of
+    the package that it comes from is another.
+
+    >>> scale = lambda x: 2 * x
+    >>> other = lambda x: 3 * x
+    >>> identity(scale) == identity(lambda x: 2 * x), identity(scale) == identity(other)
+    (True, False)
+    """
+    walk = _Walk()
+    walk.each(values)
+    return walk.digest.hexdigest()[:32]
+
+
+class _Walk:
+    def __init__(self, depth: int = 0) -> None:
+        self.digest = hashlib.sha256()
+        self.seen: dict[int, tuple[int, object]] = {}  # with the object, so that its id stays its own
+        self.depth = depth
+
+    def say(self, *words: object) -> None:
+        for word in words:
+            data = word if isinstance(word, (bytes, memoryview)) else str(word).encode("utf-8", "surrogatepass")
+            self.digest.update(f"{len(data)}:".encode())  # so that no two texts run together alike
+            self.digest.update(data)
+
+    def each(self, values: Iterable[object]) -> None:
+        for value in values:
+            self.add(value)
+
+    def add(self, value: object) -> None:
+        if isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
+            self.say(type(value).__name__, repr(value))
+            return
+        # Equal constants of code may be one object or several, as Python pleases: they count by content.
+        if not isinstance(value, (tuple, frozenset, CodeType)):
+            if id(value) in self.seen:
+                self.say("as before", self.seen[id(value)][0])
+                return
+            self.seen[id(value)] = len(self.seen), value
+        if self.depth > _DEEPEST:
+            self.say("deeper", type(value).__qualname__)
+            return
+        self.depth += 1
+        self._add(value)
+        self.depth -= 1
+
+    def _add(self, value: Any) -> None:
+        kind = type(value)
+        if kind in (list, tuple):
+            self.say(kind.__name__, len(value))
+            self.each(value)
+        elif isinstance(value, (set, frozenset)):  # their order changes from process to process
+            self.say("set", *sorted(self._apart(v) for v in value))
+        elif isinstance(value, Mapping):
+            self.say("mapping", len(value))
+            self.each(part for item in value.items() for part in item)
+        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            self.say("array", value.dtype, value.shape, np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        elif isinstance(value, np.ndarray):
+            self.say("array", value.shape)
+            self.each(value.ravel().tolist())
+        elif isinstance(value, torch.Tensor):
+            flat = value.detach().cpu().contiguous().flatten()
+            self.say("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().data)
+        elif isinstance(value, (np.generic, torch.dtype, torch.device, Path, enum.Enum)):
+            self.say(kind.__qualname__, value)
+        elif isinstance(value, re.Pattern):
+            self.say("pattern", value.pattern, value.flags)
+        elif isinstance(value, CodeType):
+            self._code(value)
+        elif isinstance(value, ModuleType):
+            self._module(value)
+        elif (found := _unwrapped(value)) is not None:
+            self.say(kind.__qualname__)
+            self.each(found)
+        elif isinstance(value, type):
+            self._class(value)
+        elif inspect.isroutine(value):  # written in C
+            self.say(*_named(value))
+        else:
+            self._object(value)
+
+    def _apart(self, value: object) -> str:
+        walk = _Walk(self.depth)
+        walk.add(value)
+        return walk.digest.hexdigest()
+
+    def _object(self, value: Any) -> None:
+        """Its class, and what it holds but what it has only remembered."""
+        cls = type(value)
+        self.add(cls)
+        slots = [s for c in cls.__mro__ for s in _slots(c) if hasattr(value, s)]
+        held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+        for name in sorted(held):
+            if isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
+                continue
+            self.say(name)
+            self.add(held[name])
+
+    def _class(self, cls: type) -> None:
+        if _is_ours(cls) or _is_library(cls):
+            self.say(*_named(cls))
+            return
+        self.say("class", cls.__qualname__)
+        self.each(base for base in cls.__mro__[1:] if base is not object)
+        for name in sorted(set(vars(cls)) - _IDLE):
+            self.say(name)
+            self.add(vars(cls)[name])
+
+    def _module(self, module: ModuleType) -> None:
+        if _is_ours(module) or _is_library(module):
+            self.say("module", *_named(module))
+            return
+        self.say("module", module.__name__.rpartition(".")[2])
+        if getattr(module, "__file__", None):
+            from repalign.sources.code import imported_code, source_digest
+
+            self.say(source_digest(module))
+            self.each(part for item in imported_code(module).items() for part in item)
+            return
+        held = {k: v for k, v in vars(module).items() if not k.startswith("__")}  # made by hand, or in a notebook
+        for name in sorted(held):
+            self.say(name)
+            self.add(held[name])
+
+    def _code(self, code: CodeType) -> None:
+        self.say("code", code.co_code, code.co_exceptiontable, code.co_flags)
+        self.say(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+        self.say(*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
+        self.each(code.co_consts)
+
+
+def _function_parts(f: FunctionType) -> list[object]:
+    """The code of a function, its defaults, what it holds of the scopes around it, and the globals that it names."""
+    if _is_ours(f) or _is_library(f):
+        return _named(f)
+    known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
+    cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
+    return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
+
+
+def _named(value: Any) -> list[object]:
+    """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
+    module = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None) or "builtins")
+    return ["named", module, getattr(value, "__qualname__", ""), None if _is_ours(value) else _version(module)]
+
+
+_UNWRAP: dict[type, Callable[[Any], list[object]]] = {
+    FunctionType: _function_parts,
+    property: lambda p: [p.fget, p.fset],
+    staticmethod: lambda m: [m.__func__],
+    classmethod: lambda m: [m.__func__],
+    functools.cached_property: lambda p: [p.func],
+    functools.partial: lambda p: [p.func, p.args, p.keywords],
+    functools.partialmethod: lambda p: [p.func, p.args, p.keywords],
+    type(_function_parts.__get__(0)): lambda m: [m.__func__, m.__self__],  # a bound method
+}
+
+
+def _unwrapped(value: Any) -> list[object] | None:
+    """What stands within a callable or a descriptor; None for anything else."""
+    for kind, parts in _UNWRAP.items():
+        if isinstance(value, kind):
+            return parts(value)
+    inner = (
+        inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
+    )
+    return None if inner is None else [inner]  # functools.cache and its like
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:  # a name that is not bound yet
+        return False
+    return True
+
+
+def _slots(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [s for s in slots if s not in ("__dict__", "__weakref__")]
+
+
+def _imported_within(f: FunctionType) -> list[ModuleType]:
+    """The modules of one's own that a function imports when it runs."""
+    out = []
+    codes = [f.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        steps = list(dis.get_instructions(code))
+        for level, _, step in zip(steps, steps[1:], steps[2:], strict=False):  # the level and the names come first
+            if step.opname != "IMPORT_NAME" or step.argval.split(".")[0] in _KNOWN:
+                continue
+            name = "." * (level.argval or 0) + step.argval
+            try:
+                out.append(importlib.import_module(name, f.__globals__.get("__package__")))
+            except ImportError:  # it may be allowed to be missing; if it is not, the function says so
+                continue
+    return out
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it is a module of repalign, or was defined in one: a name alone can be given to anything."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    if not isinstance(name, str) or name.split(".")[0] != "repalign" or name not in sys.modules:
+        return False
+    module = sys.modules[name]
+    if isinstance(value, FunctionType):
+        return value.__globals__ is vars(module)
+    if isinstance(value, type) and "<locals>" not in value.__qualname__:
+        return functools.reduce(lambda at, part: getattr(at, part, None), value.__qualname__.split("."), module) is value
+    return True
+
+
+def _is_library(value: Any) -> bool:
+    """Whether it comes from the standard library or an installed package, which have versions."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    if not isinstance(name, str) or name.split(".")[0] == "repalign":  # what only says that it is ours (`_is_ours`)
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return name.split(".")[0] in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts)
+
+
+@functools.cache
+def _version(module: str) -> str:
+    """The version of what a library's module comes from."""
+    top = module.split(".")[0]
+    if top in sys.stdlib_module_names:
+        return f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    try:
+        return version(top)
+    except (PackageNotFoundError, ValueError):  # a distribution of another name
+        return ", ".join(f"{n} {version(n)}" for n in sorted(set(packages_distributions().get(top, []))))

@@ -1,0 +1,352 @@
+"""Confidence intervals over stimuli, for a score and for the difference of two scores that share data.
+
+Stimuli are the sampled units, and the estimand is E[s_n]: the mean of the measure over fresh samples of the same n.
+Rows are never drawn with replacement: a duplicated row is its own nearest neighbour and a block in every Gram matrix.
+Both methods compute the measure afresh on subsets of rows, prepare and compare, and read a variance off the spread.
+
+What each variance estimates. Let J units (stimuli, or groups of them) be drawn independently, and let v_r be the part
+of Var(s_n) of Hoeffding order r (r = 1: a mean over units; r = 2: over pairs; neighbour counts have all orders).
+
+* Jackknife: two replicates of G - 1 of G blocks share all but one, so Var - Cov = sum v_r r / (G - 1) at large G, and
+  the variance times its factor gives sum r v_r >= Var: not too short on average (Efron & Stein 1981; up to the step from
+  n (G - 1) / G rows to n), and exact for r = 1.
+* Halves, split at random into (S, S'): s(S) and s(S') share nothing, so E (s(S) - s(S'))^2 / 4 = Var(s_{n/2}) / 2 for
+  every order. That is Var(s_n) where the variance falls as 1/n, as for r = 1; where it falls faster the interval is too
+  wide: v_2 ~ 1/n^2 counts twice, and neighbour counts vary less as they shrink with n. For r = 1 it is the rule of
+  Wu (1990) for subsets of m of n rows, whose factor m / (n - m) is 1 at m = n/2; taking halves in pairs removes what
+  even orders add to the spread of single subsets.
+
+Gallery size. With k fixed, mutual k-NN on fewer rows is higher (its chance level alone is k / (n - 1)). Replicates are
+compared with each other and never with the full sample, so a shift that is common to them drops out, and subtracting a
+chance level or scaling k would change nothing at equal sizes but the noise. Where groups make sizes differ, weights by
+size remove the linear part of the shift (jackknife). The estimand is E[s_n] at this n and k, so intervals are centred
+at the full-sample score and not moved by `bias`, which has no meaning for such a measure and is nan.
+
+Sources: Efron & Stein 1981, Ann. Stat. 9:586; Busing, Meijer, van der Leeden 1999, Stat. Comput. 9:3 (unequal groups);
+Wu 1990, Ann. Stat. 18:1438; Politis, Romano, Wolf 1999, Subsampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.layers import Given, kind_of
+from repalign.measures import Measure, parse_measure
+from repalign.measures.measure import State, as_layer, check_paired
+from repalign.representation import Representation, check_same_dataset
+from repalign.text import Progress, silent
+
+N_GROUPS = 20
+N_SPLITS = 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval over stimuli: statistic -+ t std_error, not cut to the range of the measure.
+
+    statistic : the score, or the difference of two, on all rows.
+    low, high : the ends; std_error : estimated standard deviation of `statistic` over samples of n stimuli.
+    level : nominal coverage of E[s_n]; df : degrees of freedom of the t quantile.
+    method : "jackknife" or "subsample"; n : stimuli; n_units : what left together, n without groups.
+    n_replicates : how many subsets the measure was computed on.
+    bias : estimate of E[s_n] - s_infinity, supposing it falls as 1/n; nan for a measure with a fixed number k of
+        neighbours, whose score falls with n by construction. The interval is not moved by it.
+    pvalue : of a difference, two-sided, from t = statistic / std_error; None for a score.
+
+    All but the counts are nan where the measure is undefined on the data or on a replicate (a constant layer).
+    """
+
+    statistic: float
+    low: float
+    high: float
+    std_error: float
+    level: float
+    method: str
+    n: int
+    n_units: int
+    n_replicates: int
+    df: int
+    bias: float
+    pvalue: float | None = None
+
+    @property
+    def corrected(self) -> float:
+        """statistic - bias: the estimate of the score at unlimited n."""
+        return self.statistic - self.bias
+
+
+def score_interval(
+    x: Any,
+    y: Any,
+    measure: Measure | str,
+    *,
+    method: str = "jackknife",
+    n_groups: int | None = None,
+    n_splits: int | None = None,
+    groups: Iterable[Hashable] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Interval:
+    """The score of two paired layers with a confidence interval over stimuli.
+
+    Parameters
+    ----------
+    x, y : arrays (n, d1) and (n, d2), numpy or torch, an `RDM` or a `Kernel`, or pairs (representation, layer name).
+    measure : a `Measure`, or its text such as "mutual_knn(k=10)".
+    method : "jackknife": rows (or whole groups) are dealt at random into n_groups blocks of nearly equal size, each left
+        out once; t with G - 1 df. "subsample": n_splits random splits into two halves; t with n_splits df, or one
+        less than the number of units if that is smaller: shorter for neighbour measures, for which the jackknife's
+        standard error is 1.3 to 1.75 times the true one. See the module, and docs/intervals.md for coverage.
+    n_groups : blocks of the jackknife, 20 if not given; every unit is a block if there are fewer units.
+    n_splits : splits of "subsample", 20 if not given.
+    groups : one label per row; rows of a label leave together. For stimuli that are not independent, such as
+        captions of one image: without it the interval is too short.
+    level : nominal coverage. seed : of the blocks or splits.
+
+    Layers are taken as fixed: after a search for the best pair the interval does not cover the search, and is centred
+    too high. Near independence scores such as debiased CKA are not normal and the interval is too wide by about
+    sqrt(2); ask the null (`repalign.null`) whether there is alignment at all, and the interval how much.
+
+    Raises RepalignError for arrays that do not pair, unknown methods, parameters of the other method, fewer than two
+    units, and subsets that are too small for the measure.
+
+    >>> x = np.random.default_rng(0).standard_normal((200, 4))
+    >>> found = score_interval(x, x[:, :3], "cka")
+    >>> found.low < found.statistic < found.high, found.n_replicates
+    (True, 20)
+    """
+    measure = parse_measure(measure) if isinstance(measure, str) else measure
+    arrays = _layers({"x": x, "y": y}, measure)
+    plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
+    return _interval(arrays, measure, lambda s: measure.compare(s[0], s[1]), plan, level, progress)
+
+
+def difference_interval(
+    reference: Any,
+    first: Any,
+    second: Any,
+    measure: Measure | str,
+    *,
+    method: str = "jackknife",
+    n_groups: int | None = None,
+    n_splits: int | None = None,
+    groups: Iterable[Hashable] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Interval:
+    """s(reference, first) - s(reference, second) with an interval and a p-value: is the reference closer to first?
+
+    Both scores are computed on the same subsets, so what they share (the reference, the stimuli) cancels as it does in
+    the difference itself; two separate intervals that overlap say nothing about it. Parameters, what is left out of
+    account and errors as in `score_interval`; `pvalue` is two-sided, for E[difference] = 0 at this n. Of a distance a
+    negative difference says that the reference is closer to first.
+
+    A measure may favour one side for its width or its noise alone (biased CKA does; mutual k-NN and debiased CKA have
+    the same chance level for both).
+
+    >>> x = np.random.default_rng(0).standard_normal((200, 8))
+    >>> difference_interval(x, x[:, :6], x[:, :2], "cka").pvalue < 0.001
+    True
+    """
+    measure = parse_measure(measure) if isinstance(measure, str) else measure
+    arrays = _layers({"reference": reference, "first": first, "second": second}, measure)
+    plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
+
+    def difference(s: list[State]) -> float:
+        return measure.compare(s[0], s[1]) - measure.compare(s[0], s[2])
+
+    found = _interval(arrays, measure, difference, plan, level, progress)
+    return replace(found, pvalue=_pvalue(found))
+
+
+# --- inputs ------------------------------------------------------------------------------------
+
+
+def _layers(given: dict[str, Any], measure: Measure) -> list[Given]:
+    """Checked layers of one number of rows, of a form that the measure takes; representations of one dataset."""
+    pairs = {name: v for name, v in given.items() if isinstance(v, tuple) and v and isinstance(v[0], Representation)}
+    check_same_dataset([representation for representation, _ in pairs.values()])
+    arrays = {
+        name: as_layer(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if name in pairs else as_layer(v, name)
+        for name, v in given.items()
+    }
+    for name, layer in arrays.items():
+        measure.check_takes(kind_of(layer), name)
+    (first, x), *others = arrays.items()
+    for name, y in others:
+        check_paired(len(x), len(y), first, name)
+    return list(arrays.values())
+
+
+def _units(n: int, groups: Iterable[Hashable] | None) -> np.ndarray:
+    """The unit of every row, (n,) integers from 0: the row itself, or its group."""
+    if groups is None:
+        return np.arange(n)
+    labels: list[Hashable] = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)
+    if len(labels) != n:
+        raise RepalignError("groups do not match the rows", expected=f"{n} labels, one per row", got=len(labels))
+    missing = next((i for i, label in enumerate(labels) if label is None or label != label), None)
+    if missing is not None:
+        raise RepalignError("a row has no group", expected="a label for every row", got=f"nothing in row {missing}")
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(label, len(codes)) for label in labels])
+
+
+def _count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise RepalignError(f"{name} is not a count", expected=f"a whole number, {least} or more", got=repr(value))
+    return int(value)
+
+
+# --- which rows stay, and what the replicates say ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Subsets of rows, and how the scores on them become a variance and a bias."""
+
+    method: str
+    n_units: int
+    df: int
+    subsets: list[np.ndarray]
+    estimate: Callable[[float, np.ndarray, np.ndarray, int], tuple[float, float]]
+
+
+def _plan(
+    n: int,
+    method: str,
+    n_groups: int | None,
+    n_splits: int | None,
+    groups: Iterable[Hashable] | None,
+    level: float,
+    seed: int,
+) -> _Plan:
+    if method not in METHODS:
+        raise RepalignError(f"unknown method {method!r}", got=method, remedy=did_you_mean(method, METHODS))
+    if not 0 < level < 1:
+        raise RepalignError("level is not a probability", expected="0 < level < 1, such as 0.95", got=repr(level))
+    unused, value = ("n_splits", n_splits) if method == "jackknife" else ("n_groups", n_groups)
+    if value is not None:
+        expected = "n_groups with 'jackknife', n_splits with 'subsample'"
+        raise RepalignError(f"method {method!r} has no {unused}", expected=expected, got=f"{unused}={value}")
+    units = _units(n, groups)
+    n_units = int(units.max()) + 1
+    if n_units < 2:
+        raise RepalignError("one unit has no spread", expected="two or more stimuli or groups", got=f"{n} rows in one")
+    rng = np.random.default_rng(seed)
+    if method == "jackknife":
+        blocks = min(_count("n_groups", N_GROUPS if n_groups is None else n_groups, 2), n_units)
+        return _Plan(method, n_units, blocks - 1, _leave_out(units, n_units, blocks, rng), jackknife)
+    splits = _count("n_splits", N_SPLITS if n_splits is None else n_splits, 1)
+    return _Plan(method, n_units, min(splits, n_units - 1), _halves(units, n_units, splits, rng), halves)
+
+
+def _leave_out(units: np.ndarray, n_units: int, blocks: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows that stay when each block of units is left out; blocks differ by one unit at most."""
+    block = np.empty(n_units, dtype=np.int64)
+    block[rng.permutation(n_units)] = np.arange(n_units) % blocks
+    return [np.flatnonzero(block[units] != b) for b in range(blocks)]
+
+
+def _halves(units: np.ndarray, n_units: int, splits: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows of both halves of each split, one after the other."""
+    out = []
+    for _ in range(splits):
+        chosen = np.zeros(n_units, dtype=bool)
+        chosen[rng.permutation(n_units)[: n_units // 2]] = True
+        out += [np.flatnonzero(chosen[units]), np.flatnonzero(~chosen[units])]
+    return out
+
+
+def jackknife(statistic: float, replicates: np.ndarray, sizes: np.ndarray, n: int) -> tuple[float, float]:
+    """Variance and bias from replicates on `sizes` of n rows, each row left out once (Busing et al. 1999).
+
+    With h = n / (n - size): variance = mean (h s - (h - 1) s_g - s_J)^2 / (h - 1), bias = sum s_g size / n - (G - 1) s =
+    s - s_J. For blocks of one size these are (G - 1)/G sum (s_g - mean)^2 and (G - 1) (mean - s).
+    """
+    h = n / (n - sizes)
+    bias = float((sizes / n * replicates).sum() - (len(replicates) - 1) * statistic)
+    pseudo = h * statistic - (h - 1) * replicates
+    return float(np.mean((pseudo - (statistic - bias)) ** 2 / (h - 1))), bias
+
+
+def halves(statistic: float, replicates: np.ndarray, sizes: np.ndarray, n: int) -> tuple[float, float]:
+    """Variance and bias from pairs of replicates on two halves of the n rows each.
+
+    variance = mean over splits of (s - s')^2 m m' / n^2; bias = mean of (s_m - s) m / (n - m), with 1/n behaviour.
+    """
+    pairs, m = replicates.reshape(-1, 2), sizes.reshape(-1, 2)
+    variance = np.mean((pairs[:, 0] - pairs[:, 1]) ** 2 * m.prod(axis=1) / n**2)
+    return float(variance), float(np.mean((replicates - statistic) * sizes / (n - sizes)))
+
+
+METHODS = ("jackknife", "subsample")
+
+
+def _interval(
+    arrays: list[Given],
+    measure: Measure,
+    score: Callable[[list[State]], float],
+    plan: _Plan,
+    level: float,
+    progress: Progress,
+) -> Interval:
+    """The statistic on all rows and on every subset, each layer prepared once per subset."""
+    from scipy.special import stdtrit
+
+    n = len(arrays[0])
+    measure.check_n(n)
+    sizes = np.array([len(rows) for rows in plan.subsets])
+    _check_sizes(measure, int(sizes.min()), plan)
+    statistic = score([measure.prepare(x) for x in arrays])
+    replicates = np.empty(len(sizes))
+    for i, rows in enumerate(plan.subsets):
+        progress("interval", i, len(sizes))
+        kept = torch.from_numpy(rows)
+        replicates[i] = score([measure.prepare(x[kept.to(x.device)]) for x in arrays])
+    progress("interval", len(sizes), len(sizes))
+    variance, bias = plan.estimate(statistic, replicates, sizes, n)
+    error = math.sqrt(variance)
+    reach = float(stdtrit(plan.df, (1 + level) / 2)) * error
+    return Interval(
+        statistic=statistic,
+        low=statistic - reach,
+        high=statistic + reach,
+        std_error=error,
+        level=level,
+        method=plan.method,
+        n=n,
+        n_units=plan.n_units,
+        n_replicates=len(sizes),
+        df=plan.df,
+        bias=math.nan if hasattr(measure, "k") else bias,
+    )
+
+
+def _check_sizes(measure: Measure, smallest: int, plan: _Plan) -> None:
+    if smallest < measure.min_n:
+        raise RepalignError(
+            f"a subset is too small for {measure!r}",
+            expected=f"{measure.min_n} rows or more in each of {len(plan.subsets)} subsets",
+            got=f"{smallest} rows with method {plan.method!r}",
+            remedy="use more stimuli, more groups with 'jackknife', or a smaller k where the measure has one",
+        )
+
+
+def _pvalue(found: Interval) -> float:
+    """Two-sided p of statistic / std_error; 1 where both are 0, nan where only the error is."""
+    from scipy.special import stdtr
+
+    if found.std_error == 0:
+        return 1.0 if found.statistic == 0 else math.nan
+    return float(2 * stdtr(found.df, -abs(found.statistic) / found.std_error))

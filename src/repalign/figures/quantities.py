@@ -1,0 +1,264 @@
+"""What can be shown of a result, on which colour scale, and which pairs count as found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from repalign import text as words
+from repalign.errors import RepalignError, did_you_mean
+from repalign.figures import palette
+from repalign.figures.conventions import RULES, Reading
+
+# Closed-form p-values have no floor; below this they all have the strongest colour.
+SMALL_P = 1e-6
+CLOSE = 0.05  # of a colour bar
+# An interval may make a picture this much taller, in ranges of its points: they always fill half of it.
+ROOM = 0.5
+MARGIN = 0.12  # above and below, in the same unit
+
+
+@dataclass(frozen=True)
+class View:
+    """One quantity of the table: its column, its name and what it means in a sentence."""
+
+    key: str
+    label: str
+    meaning: str
+    only: str | None = None  # the scope of the rows that have it: "max", pairs of models, or "cell", pairs of layers
+
+
+VIEWS: dict[str, View] = {
+    v.key: v
+    for v in (
+        View("statistic", "Score", "The raw score. Colour starts at the chance level."),
+        View("gain", "Above chance", "Score minus its own chance level."),
+        View("null_mean", "Chance level", "The mean score when the pairing is broken."),
+        View(
+            "calibrated",
+            "Calibrated",
+            "How far the score goes from the significance threshold (0) to the highest attainable score (1).",
+        ),
+        View("pvalue", "p", "How often broken pairings score as high, for one pair on its own."),
+        View(
+            "p_stepdown",
+            "p (step-down)",
+            "Adjusted over all pairs of layers of these two models: the risk of any false finding among them.",
+            "cell",
+        ),
+        View(
+            "p_maxt",
+            "p (maxT)",
+            "Adjusted over all pairs of models by relabelling them jointly: the risk of any false finding.",
+            "max",
+        ),
+        View("p_holm", "p (Holm)", "Adjusted over all pairs of models: the risk of any false finding.", "max"),
+        View("p_bh", "p (BH)", "Adjusted over all pairs of models: the expected share of false findings.", "max"),
+        View(
+            "p_by",
+            "p (BY)",
+            "Adjusted over all pairs of models: the expected share of false findings, whatever their dependence.",
+            "max",
+        ),
+    )
+}
+P_VIEWS = tuple(key for key in VIEWS if key.startswith("p"))
+FLOORED = ("pvalue", "p_stepdown", "p_maxt")  # shares of the draws: none is below 1 / (draws + 1)
+ADJUSTED = tuple(key for key in P_VIEWS if VIEWS[key].only == "max")
+
+
+def views_of(scope: str) -> tuple[str, ...]:
+    """The views that rows of a scope have."""
+    return tuple(key for key, view in VIEWS.items() if view.only in (None, scope))
+
+
+def view_of(key: str) -> View:
+    """A view by its key."""
+    if key not in VIEWS:
+        raise RepalignError(f"nothing to show is called {key!r}", got=key, remedy=did_you_mean(key, VIEWS))
+    return VIEWS[key]
+
+
+def view_for(scope: str, key: str) -> View:
+    """A view that rows of this scope have."""
+    view = view_of(key)
+    if view.only not in (None, scope):
+        over, wanted = ("pairs of models", "pairs of layers")[:: 1 if scope == "cell" else -1]
+        raise RepalignError(
+            f"{key!r} is adjusted over {over}", expected=f"a number of {wanted}", got=key, remedy="use pvalue"
+        )
+    return view
+
+
+def values_of(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The numbers of a view or of any column, one per row."""
+    if column == "gain":
+        return rows["statistic"].to_numpy(float) - rows["null_mean"].to_numpy(float)
+    return rows[column].to_numpy(float)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values to [0, 1]: `low` (chance, nothing) to `high`; by logarithm for p-values, where low > high."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def position(self, values: Any) -> np.ndarray:
+        """Clipped to [0, 1]; nan stays nan."""
+        v = np.asarray(values, float)
+        if self.high == self.low:
+            return np.where(np.isnan(v), np.nan, 0.0)
+        if self.log:
+            ratio = np.maximum(v, 1e-300) / self.low  # a closed form may underflow to 0
+            return np.clip(np.log(ratio) / math.log(self.high / self.low), 0, 1)
+        return np.clip((v - self.low) / (self.high - self.low), 0, 1)
+
+    def steps(self, values: Any) -> np.ndarray:
+        """The step of the palette for every value, -1 where undefined."""
+        place = self.position(values)
+        return np.where(np.isnan(place), -1, np.rint(np.nan_to_num(place) * (palette.STEPS - 1))).astype(int)
+
+
+def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, alpha: float) -> Scale:
+    """The chance-anchored colour scale of a view.
+
+    A score starts at the mean chance level, what is measured from chance or threshold at 0, p at alpha:
+    what is no more than chance has the colour of the paper. The chance level itself spans its own range.
+    """
+    values, chance = np.asarray(values, float), np.asarray(chance, float)
+    defined, level = values[np.isfinite(values)], chance[np.isfinite(chance)]
+    top = float(defined.max()) if defined.size else 0.0
+    if view in P_VIEWS:
+        floor = 1 / (n_draws + 1) if n_draws else max(float(defined.min(initial=1.0)), SMALL_P)
+        return Scale(alpha if floor < alpha else 1.0, floor, log=True)
+    if view == "null_mean":
+        return Scale(float(defined.min()), top) if defined.size else Scale(0.0, 0.0)
+    low = float(level.mean()) if view == "statistic" and level.size else 0.0
+    return Scale(low, max(top, low))
+
+
+def text_of(view: str, value: float, n_draws: int) -> str:
+    """A number of a view as it stands in a cell."""
+    if view in P_VIEWS:
+        return words.pvalue(value, n_draws if view in FLOORED else None)
+    return words.number(value)
+
+
+def bar_marks(scale: Scale, view: str, inside: Iterable[tuple[float, str]] = ()) -> list[tuple[float, str]]:
+    """What stands beside a colour bar: places in [0, 1] from below, each with its words.
+
+    The two ends, and the values `inside` the scale; marks too close to be told apart share a place, the higher above.
+    """
+    if view in P_VIEWS:
+        ends = [(0.0, f"p = {words.pvalue(scale.low)}"), (1.0, f"p = {words.pvalue(scale.high)}")]
+    else:
+        low = f"chance {words.number(scale.low)}" if view == "statistic" else words.number(scale.low)
+        ends = [(0.0, low), (1.0, words.number(scale.high))][: 1 + (scale.high > scale.low)]
+    on = [(float(scale.position(v)), text) for v, text in inside]
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted([*ends, *on], key=lambda mark: mark[0]):
+        if kept and place - kept[-1][0] < CLOSE:
+            kept[-1] = (kept[-1][0], f"{text}\n{kept[-1][1]}")
+        else:
+            kept.append((place, text))
+    return kept
+
+
+# --- rows of the table -------------------------------------------------------------------------
+
+
+
+def vertical_range(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """The range of an axis that shows some values: theirs with a margin, and of their intervals as much as leaves
+    the values half of the picture. Few models have intervals many times as wide as all their scores."""
+    values, ends = values[np.isfinite(values)], intervals[np.isfinite(intervals)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    spread, room = high - low, ROOM
+    if not spread:  # one value: its interval is all there is to see
+        spread, room = float(np.ptp(ends) if len(ends) else 0.0) or abs(low) or 1.0, 1.0
+    bottom, top = low - MARGIN * spread, high + MARGIN * spread
+    if len(ends):
+        bottom = min(bottom, max(float(ends.min()), low - room * spread))
+        top = max(top, min(float(ends.max()), high + room * spread))
+    return bottom, top
+
+
+def measures_of(table: pd.DataFrame) -> list[str]:
+    """The measures of a table, in its order."""
+    return list(dict.fromkeys(table["measure"]))
+
+
+def rows_of(table: pd.DataFrame, scope: str, measure: str | None) -> pd.DataFrame:
+    """The rows of one scope and one measure (the first by default)."""
+    known = measures_of(table)
+    if not known:
+        raise RepalignError("there is nothing to show", expected="a table with rows", got="no rows")
+    chosen = known[0] if measure is None else measure
+    if chosen not in known:
+        raise RepalignError(f"no measure {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known))
+    return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
+
+
+def draws_of(rows: pd.DataFrame) -> int:
+    """The smallest number of draws of these rows; 0 if the null of any is a closed form."""
+    return min(rows["n_draws"].tolist(), default=0)
+
+
+def tests_of(pairs: pd.DataFrame) -> int:
+    """How many pairs of models have a p-value."""
+    return int(np.isfinite(pairs["pvalue"].to_numpy(float)).sum())
+
+
+def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
+    """The p that decides what counts as found over pairs of models.
+
+    "p_maxt" where every pair that has a p-value has it, for it uses how pairs depend on each other; else "p_holm", or
+    "p_bh" where Holm can reject nothing with so few draws.
+    """
+    tests, draws = tests_of(pairs), draws_of(pairs)
+    if tests and (pairs["p_maxt"].notna() | pairs["pvalue"].isna()).to_numpy().all():
+        return "p_maxt"
+    return "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
+
+
+def found(pairs: pd.DataFrame, alpha: float) -> np.ndarray:
+    """Which pairs of models are above chance after adjustment over all of them."""
+    return (pairs[adjustment(pairs, alpha)] <= alpha).to_numpy(bool)
+
+
+def best_pair(pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """The row of the best aligned pair: by calibrated score, then z, then score; None if none is defined."""
+    defined = pairs.loc[pairs["statistic"].notna()]
+    if defined.empty:
+        return None
+    keys = defined[["calibrated", "z", "statistic"]].fillna(-math.inf)
+    return row_of(defined, keys.sort_values(["calibrated", "z", "statistic"], kind="stable").index[-1])
+
+
+def row_of(rows: pd.DataFrame, label: Any) -> dict[str, Any]:
+    """One row as a mapping."""
+    return dict(zip(rows.columns, rows.loc[label].tolist(), strict=True))
+
+
+def heading(rows: pd.DataFrame, reading: Reading) -> str:
+    """What must stand beside every score: the dataset, n, the number of draws and what they were restricted to."""
+    first = row_of(rows, rows.index[0])
+    draws = words.count(int(first["n_draws"]))
+    restricted = f" ({reading.restricted})" if reading.restricted else ""
+    return f"{first['dataset']}, n = {words.count(int(first['n']))}, {draws} draws of chance{restricted}"
+
+
+def found_note(pairs: pd.DataFrame, reading: Reading) -> str:
+    """In words, what marks a pair that is not above chance, and which rule says so."""
+    tests, key = tests_of(pairs), adjustment(pairs, reading.alpha)
+    bare = f"○ not above chance at α = {reading.alpha:g}"
+    return bare if tests < 2 else f"{bare} by {RULES[key][0]} over {tests} pairs ({reading.rule(key)})"

@@ -1,0 +1,476 @@
+"""What a measure is: prepare once per layer, compare many, permute the prepared.
+
+The law, tested for every row of MEASURES on data without ties::
+
+    compare(prepare(x), prepare(y).permute(p)) == compare(prepare(x), prepare(y[p]))
+
+There are three kinds of state. `Features` holds a transformed array, `Neighbors` ordered neighbour
+lists, `Relation` an n x n relation (dense, or as a graph of few edges) whose score with another is
+the inner product <A, B>. A measure says that it is bilinear by returning a `Relation`; nothing else
+is needed for it to get matrix products over all layers, closed-form moments and the cyclic null.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.layers import FEATURES, Given, Pairwise, kind_of, refuse_unmarked_rdm, said
+from repalign.measures.numerics.arrays import as_features, check_paired
+from repalign.measures.numerics.precision import full_precision
+
+# Rows of a dense scratch matrix are handled in blocks of about this many bytes.
+SCRATCH_BYTES = 256 * 2**20
+
+
+def as_layer(x: Any, name: str = "x") -> Given:
+    """A layer as a measure prepares it: features, checked by `as_features`, or one `RDM` or `Kernel` as it is."""
+    if not isinstance(x, Pairwise):
+        return as_features(x, name)
+    if x.is_stack:
+        raise RepalignError(
+            f"{name}: several layers where one is needed",
+            expected=f"one matrix (n, n): {type(x).__name__}(array[i])",
+            got=repr(x),
+            remedy="repalign.pair takes a stack as the layers of a model",
+        )
+    return x
+
+
+# --- states ------------------------------------------------------------------------------------
+
+
+class State(ABC):
+    """What a measure prepares once from one layer. Immutable."""
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """The number of stimuli."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory held, for a cache that is bounded."""
+
+    @property
+    def width(self) -> int:
+        """The width of the layer; known where the features are kept, which a measure of one space does."""
+        raise TypeError(f"{type(self).__name__} does not know the width of its layer")
+
+    @abstractmethod
+    def permute(self, p: Tensor) -> Self:
+        """The state that `prepare(x[p])` would give, without preparing again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features(State):
+    """A transformed array (n, r), for measures that need the vectors themselves.
+
+    `norm` is whatever scalar the measure wants to keep beside it (for instance a Frobenius norm).
+    """
+
+    values: Tensor  # (n, r)
+    norm: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, values=self.values[p])
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors(State):
+    """Ordered neighbour lists, nearest first; `values` optionally holds one number per entry."""
+
+    indices: Tensor  # (n, k) int64
+    values: Tensor | None = None  # (n, k)
+    norm: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.indices.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
+
+    def permute(self, p: Tensor) -> Self:
+        inverse = torch.empty_like(p)
+        inverse[p] = torch.arange(len(p), device=p.device)
+        values = None if self.values is None else self.values[p]
+        return replace(self, indices=inverse[self.indices[p]], values=values)
+
+
+class Relation(State):
+    """An n x n relation A; the score of two is a function of <A, B> = sum_ij A_ij B_ij alone."""
+
+    norm: float
+    symmetric: bool
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """A as an (n, n) tensor."""
+
+    def facts(self) -> Relation:
+        """Itself without what takes memory; enough for `Bilinear.scale`."""
+        return self
+
+    @staticmethod
+    def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
+        if all(isinstance(s, DenseRelation) for s in (*a, *b)):
+            return _dense_inner(a, b)  # type: ignore[arg-type]
+        if all(isinstance(s, GraphRelation) for s in (*a, *b)):
+            return _graph_inner(a, b)  # type: ignore[arg-type]
+        raise TypeError("relations of two storage kinds met in one comparison")
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRelation(Relation):
+    """A dense relation, kept at unit Frobenius norm so that float32 products stay well scaled.
+
+    `norm` is the Frobenius norm that was divided out (0 if A vanishes: the score is then undefined).
+    """
+
+    matrix: Tensor  # (n, n)
+    norm: float
+    symmetric: bool = True
+
+    @classmethod
+    def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0) -> DenseRelation:
+        """Divide `matrix` by its Frobenius norm; a norm <= `floor` counts as zero (rounding residue)."""
+        norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+        if not norm > floor:
+            return cls(torch.zeros_like(matrix), 0.0, symmetric)
+        return cls(matrix / norm, norm, symmetric)
+
+    @property
+    def n(self) -> int:
+        return self.matrix.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes
+
+    def dense(self) -> Tensor:
+        return self.matrix
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))  # six times faster than [p][:, p]
+
+    def facts(self) -> Relation:
+        return RelationFacts(self.n, self.norm, self.symmetric)
+
+
+@dataclass(frozen=True, eq=False)
+class RelationFacts(Relation):
+    """What is left of a dense relation whose matrix is no longer needed."""
+
+    size: int
+    norm: float
+    symmetric: bool = True
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def dense(self) -> Tensor:
+        raise TypeError("this relation was let go when its spectrum was taken")
+
+    def permute(self, p: Tensor) -> Self:  # noqa: ARG002
+        raise TypeError("this relation was let go when its spectrum was taken")
+
+
+@dataclass(frozen=True, eq=False)
+class GraphRelation(Relation):
+    """A sparse directed relation: k entries per row at `indices`, each 1 or `values`."""
+
+    indices: Tensor  # (n, k) int64
+    values: Tensor | None = None  # (n, k); None means all ones
+    norm: float = 1.0
+    symmetric: bool = False
+
+    @property
+    def n(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.indices.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
+
+    def dense(self) -> Tensor:
+        # Zeros and ones, and sums of products of them below 2^24, are exact in float32.
+        return _scatter(self, slice(0, self.n), torch.float32 if self.values is None else self.values.dtype)
+
+    def permute(self, p: Tensor) -> Self:
+        inverse = torch.empty_like(p)
+        inverse[p] = torch.arange(len(p), device=p.device)
+        values = None if self.values is None else self.values[p]
+        return replace(self, indices=inverse[self.indices[p]], values=values)
+
+
+def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
+    """One matrix product (la, n^2) @ (n^2, lb), over blocks of rows that bound the scratch memory."""
+    n = a[0].n
+    same = len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=True))
+    total = torch.zeros(len(a), len(b), dtype=torch.float64)
+    dtype = reduce(torch.promote_types, [s.matrix.dtype for s in (*a, *b)])  # layers may come in different precision
+    rows = max(1, min(n, SCRATCH_BYTES // max(1, (len(a) + len(b)) * n * dtype.itemsize)))
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        left = torch.stack([s.matrix[block].to(dtype) for s in a]).flatten(1)  # (la, rows * n)
+        right = left if same else torch.stack([s.matrix[block].to(dtype) for s in b]).flatten(1)
+        with full_precision():
+            product = left @ right.T
+        total += product.to("cpu", torch.float64)
+    return total
+
+
+def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tensor:
+    """Shared entries, by whichever is cheaper: every pair of entries of a row, n k^2 comparisons for each pair of
+    layers, or looking the entries of all B up in a dense block of rows of each A, n^2 bytes to clear for each A.
+    """
+    n = a[0].n
+    if a[0].k * sum(s.k for s in b) < n:
+        return torch.tensor([[_shared(s, t) for t in b] for s in a], dtype=torch.float64)
+    total = torch.zeros(len(a), len(b), dtype=torch.float64)
+    plain = all(s.values is None for s in (*a, *b))
+    dtype = torch.uint8 if plain else torch.float64
+    rows = max(1, min(n, SCRATCH_BYTES // (n * (1 if plain else 8))))
+    for start in range(0, n, rows):
+        block = slice(start, min(start + rows, n))
+        targets = torch.cat([s.indices[block] for s in b], dim=1)  # (rows, sum of k_b)
+        weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
+        ends = np.cumsum([s.k for s in b]).tolist()
+        for row, state in enumerate(a):
+            hits = _scatter(state, block, dtype).gather(1, targets)
+            if weights is not None:
+                hits = hits * weights
+            per_column = hits.sum(dim=0, dtype=torch.float64 if weights is not None else torch.int64)
+            sums = torch.cat([per_column.new_zeros(1), per_column.cumsum(0)])
+            at = sums[[0, *ends]].to("cpu", torch.float64)
+            total[row] += at[1:] - at[:-1]
+    return total
+
+
+def _shared(a: GraphRelation, b: GraphRelation) -> float:
+    """<A, B> of two graphs, entry by entry in blocks of rows."""
+    total = 0.0
+    rows = max(1, SCRATCH_BYTES // (16 * a.k * b.k))
+    for start in range(0, a.n, rows):
+        block = slice(start, start + rows)
+        equal = a.indices[block, :, None] == b.indices[block, None, :]
+        if a.values is None and b.values is None:
+            total += int(torch.count_nonzero(equal))
+            continue
+        products = _values(a, block)[:, :, None] * _values(b, block)[:, None, :]
+        total += float((products * equal).sum())
+    return total
+
+
+def _values(state: GraphRelation, block: slice) -> Tensor:
+    if state.values is None:
+        return torch.ones_like(state.indices[block], dtype=torch.float64)
+    return state.values[block].to(torch.float64)
+
+
+def _scatter(state: GraphRelation, block: slice, dtype: torch.dtype) -> Tensor:
+    indices = state.indices[block]
+    out = torch.zeros(len(indices), state.n, dtype=dtype, device=indices.device)
+    ones = torch.ones_like(indices, dtype=dtype) if state.values is None else state.values[block].to(dtype)
+    return out.scatter_(1, indices, ones)
+
+
+# --- the measure -------------------------------------------------------------------------------
+
+
+class Measure(ABC):
+    """A function of two paired arrays (n, d1) and (n, d2) to a number, as a frozen dataclass.
+
+    Its parameters are its fields and `repr(measure)` is its identity on disk. The class facts, and `range`
+    and `invariances`, which may depend on parameters, are declarations that the common tests hold it to.
+    """
+
+    family: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    symmetric: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]]
+    cost: ClassVar[str]  # what a layer and a pair of layers cost, in n, d and the parameters
+    closer_is_higher: ClassVar[bool] = True  # False for a distance
+    paired: ClassVar[bool] = True  # False where the score does not know which row belongs to which
+    equal_widths: ClassVar[bool] = False  # True where both arrays must live in one space
+    takes: ClassVar[frozenset[str]] = frozenset({FEATURES})  # what a layer may be given as: also "rdm" or "kernel"
+
+    @property
+    def s_max(self) -> float:
+        """The largest attainable closeness (see `closeness_all`), the top of the calibrated scale."""
+        return self.range[1] if self.closer_is_higher else -self.range[0]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The bounds of this very measure; parameters may change those of its class."""
+        return self.bounds
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        """What may be done to one of the arrays without changing the score, for this very measure."""
+        return frozenset()
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """What a layer may be given as for this very measure; parameters may narrow what its class takes."""
+        return self.takes
+
+    @property
+    def min_n(self) -> int:
+        """The smallest n at which the measure is defined."""
+        return 2
+
+    def check_takes(self, kind: str, name: str = "x") -> None:
+        """Refuse a layer that is given as this measure does not take it, naming the array."""
+        if kind in self.accepts:
+            return
+        from repalign.measures import known_measures  # all of them, which are made of this module
+
+        given = said(kind)
+        others = [cls.__name__ for cls in known_measures() if kind in cls.takes]
+        other = f"; {type(self).__name__} with other parameters takes {given}" if kind in self.takes else ""
+        raise RepalignError(
+            f"{name}: {self!r} does not take {given}",
+            expected=f"a layer given as {' or '.join(map(said, sorted(self.accepts)))}{other}",
+            got=given,
+            remedy=f"give features, or use a measure that takes {given}: {', '.join(others)}",
+        )
+
+    def check_n(self, n: int, name: str = "x") -> None:
+        """Refuse too few stimuli, naming the array."""
+        if n < self.min_n:
+            raise RepalignError(
+                f"{name}: too few stimuli for {self!r}",
+                expected=f"n >= {self.min_n}",
+                got=f"n = {n}",
+                remedy="use more stimuli, or a smaller k where the measure has one",
+            )
+
+    @abstractmethod
+    def prepare(self, x: Any) -> State:
+        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor.
+
+        Where `accepts` says so, also with an `RDM` or a `Kernel`: `_distances.between_rows`, `_rdm.dissimilarities`,
+        `_search.embed` and `_kernels.kernel_relation` take them as they take features.
+        """
+
+    @abstractmethod
+    def compare(self, a: State, b: State) -> float:
+        """The score of two prepared layers; nan where it is undefined (a constant representation)."""
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """All scores of two lists of states, a float64 (la, lb) tensor on the CPU."""
+        return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
+
+    def closeness_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """`compare_all`, distances with their sign turned: larger is closer. What every null looks at."""
+        scores = self._where_widths_agree(a, b) if self.equal_widths else self.compare_all(a, b)
+        return scores if self.closer_is_higher else -scores
+
+    def _where_widths_agree(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        """`compare_all` of states of one width, nan between others."""
+        out = torch.full((len(a), len(b)), math.nan, dtype=torch.float64)
+        of = [torch.tensor([s.width for s in side]) for side in (a, b)]
+        for width in set(of[0].tolist()):
+            i, j = (torch.nonzero(w == width).flatten() for w in of)
+            if len(j):
+                out[i[:, None], j] = self.compare_all([a[int(k)] for k in i], [b[int(k)] for k in j])
+        return out
+
+    def check_widths(self, dx: int, dy: int) -> None:
+        """Refuse arrays of different widths where both must live in one space."""
+        if self.equal_widths and dx != dy:
+            raise RepalignError(
+                f"{type(self).__name__} compares arrays of one space",
+                expected="x and y of the same width",
+                got=f"widths {dx} and {dy}",
+                remedy="use a measure that does not need a shared space, for instance MutualKNN or CKA",
+            )
+
+    def __call__(self, x: Any, y: Any) -> float:
+        x, y = self.checked(x, y)
+        return self.compare(self.prepare(x), self.prepare(y))
+
+    def checked(self, x: Any, y: Any) -> tuple[Given, Given]:
+        """Two layers at the border: RepalignError unless this measure is defined for them."""
+        x, y = as_layer(x, "x"), as_layer(y, "y")
+        for layer, name in ((x, "x"), (y, "y")):
+            self.check_takes(kind_of(layer), name)
+            if isinstance(layer, Tensor):
+                refuse_unmarked_rdm(layer, name)
+        self.check_widths(x.shape[1], y.shape[1])
+        if self.paired:
+            check_paired(len(x), len(y))
+        self.check_n(len(x))
+        return x, y
+
+
+class Bilinear(Measure):
+    """A measure whose states are relations; the score is `scale(<A, B>)`.
+
+    `dense`: its relations are n x n matrices, and not graphs of few edges.
+    """
+
+    dense: ClassVar[bool] = True
+
+    @abstractmethod
+    def prepare(self, x: Any) -> Relation: ...
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """Turn inner products (..., la, lb) into scores; affine in `inner`, the rest fixed per cell.
+
+        The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
+        """
+        defined = (
+            torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
+        )
+        return torch.where(defined, inner, math.nan)
+
+    def closeness_scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        """`scale`, distances with their sign turned: larger is closer. What every null looks at."""
+        scores = self.scale(inner, a, b)
+        return scores if self.closer_is_higher else -scores
+
+    def compare(self, a: State, b: State) -> float:
+        return float(self.compare_all([a], [b])[0, 0])
+
+    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+        return self.scale(Relation.inner_all(a, b), a, b)  # type: ignore[arg-type]

@@ -1,0 +1,426 @@
+"""Exact neighbour lists, the only place where they are made.
+
+The first pass is one matrix product in the precision of the features: of the centred rows, which other measures may
+share (`_layer`), or one per tile of the upper triangle, of which a tile serves its rows and its columns. Of each row
+only the best few are kept (`Best`). Entries closer than rounding can tell apart are computed again in float64: alone,
+if the entries kept are sure to hold the k nearest, else with all rows. There entries closer than float64 can tell
+apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64 arithmetic,
+they do not depend on the device or the matrix library, and duplicate rows, collinear rows and zero rows have one
+well-defined order.
+
+Of a layer that is given by pairs, an RDM or a Kernel, the similarities are there: they are sorted in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.layers import FEATURES, RDM, Given, Kernel, Pairwise
+from repalign.measures.measure import SCRATCH_BYTES
+from repalign.measures.numerics.best import Best
+from repalign.measures.numerics.checks import check_choice, check_flag
+from repalign.measures.numerics.kernels import RESIDUE, double_centre
+from repalign.measures.numerics.precision import centred, full_precision, gram, scaled, unit_resolution, unit_rows
+from repalign.measures.numerics.sharing import layer_of
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+
+
+def check_search(similarity: str, center: bool) -> None:
+    """Refuse an unknown similarity, and centring where it does nothing."""
+    check_choice("similarity", similarity, SIMILARITIES)
+    check_flag("center", center)
+    if center and similarity == "euclidean":
+        raise RepalignError(
+            "center=True has no effect on Euclidean distances",
+            expected="center=False with similarity='euclidean'",
+            got="center=True",
+            remedy="leave center out, or use similarity='cosine'",
+        )
+
+
+def search_invariances(similarity: str, center: bool) -> frozenset[str]:
+    """What does not change the order of neighbours."""
+    common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
+    if center or similarity == "euclidean":
+        return common | {"translation"}
+    return common | {"row_scale"} if similarity == "cosine" else common
+
+
+def search_takes(similarity: str, center: bool) -> frozenset[str]:
+    """What a layer may be given as: dissimilarities order neighbours, but are no dot products and have no column means."""
+    by_dissimilarity = similarity != "dot" and not center
+    return frozenset({FEATURES, Kernel.kind, *([RDM.kind] if by_dissimilarity else [])})
+
+
+# Entries kept per row beyond the k + 1 nearest, so that a float64 look at them alone settles most rows.
+SPARE = 8
+
+# A similarity to a row picked from anywhere costs about this many of a matrix product's.
+PICKED = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Rows f and a bias b such that f_i . f_j + b_j orders the neighbours j of every i, nearest first.
+
+    cosine: unit rows (of the column-centred features if `center`). dot: the features up to one scale.
+    euclidean: -|x_i - x_j|^2 / 2 up to a term of i, which is f_i . f_j - |f_j|^2 / 2; a common offset drops
+    out of it and costs digits, so the features are centred first.
+    """
+
+    features: Tensor  # (n, d)
+    similarity: str
+    center: bool = False
+
+    @property
+    def n(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def d(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the features, and of the first pass."""
+        return self.features.dtype
+
+    @property
+    def is_unit(self) -> bool:
+        """Rows of norm 1, where they are not 0."""
+        return self.similarity == "cosine"
+
+    @cached_property
+    def _rows_and_unit(self) -> tuple[Tensor, float]:
+        if self.similarity == "dot" and not self.center:
+            return scaled(self.features)
+        if self.center or self.similarity == "euclidean":
+            rows, unit, *_ = centred(self.features)
+            return (unit_rows(rows), 1.0) if self.is_unit else (rows, unit)
+        return unit_rows(self.features), 1.0
+
+    @property
+    def rows(self) -> Tensor:
+        """f (n, d) in float64."""
+        return self._rows_and_unit[0]
+
+    @property
+    def unit(self) -> float:
+        """f times this is in the unit of the features."""
+        return self._rows_and_unit[1]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """b (n,) in float64, if there is one."""
+        return -0.5 * (self.rows * self.rows).sum(dim=1) if self.similarity == "euclidean" else None
+
+    def some(self, which: Tensor | slice) -> Tensor:
+        """Some of the rows, without computing all of them where that can be helped."""
+        if self.is_unit and not self.center and "_rows_and_unit" not in self.__dict__:
+            return unit_rows(self.features[which])
+        return self.rows[which]
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
+        blocks = [slice(0, 16), *_blocks(self.n, 8 * self.d)]  # a few rows nearly always tell
+        first, limit = self.some(slice(0, 1)), unit_resolution(self.d, torch.float64) if self.is_unit else 0.0
+        return all(bool(((self.some(b) - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
+
+    def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
+        """The rows `which` of the similarities in float64, (r, n); -inf at the row itself unless included."""
+        with full_precision():
+            similarity = self.rows[which] @ self.rows.T
+        if self.bias is not None:
+            similarity += self.bias
+        return similarity if include_self else similarity.scatter_(1, which[:, None], -math.inf)
+
+    def resolution(self, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
+        """Differences of similarity that `dtype` cannot tell from rounding, for the rows `which`, (r,)."""
+        unit = unit_resolution(self.d, dtype)
+        if self.is_unit:
+            return torch.full_like(self.features[which, 0], unit, dtype=dtype)
+        norms = torch.linalg.vector_norm(self.rows, dim=1)
+        largest = norms.max()
+        size = norms[which] * largest + (0.0 if self.bias is None else largest * largest)
+        return (unit * size).to(dtype)
+
+    def products_at(self, lists: Tensor, centre: str) -> Tensor:
+        """f_i . f_j at the entries j of `lists` (n, k), up to one factor; see `CENTRES` for what is subtracted."""
+        if centre == "nothing":
+            return products(self.rows, lists)
+        deviations = centred(self.rows)
+        found = products(deviations.rows, lists)
+        # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
+        return found if centre == "rows and columns" else found + deviations.along_mean[lists]
+
+    def cosine_distances(self) -> Tensor:
+        """1 - cos (n, n) in the precision of the features; what rounding cannot tell from 0 is 0."""
+        cosines = layer_of(self.features).cosines(self.center)
+        if cosines is None:  # some row is all but zero: its digits are there in float64 alone
+            distances = 1 - gram(self.rows)
+            resolution: Tensor | float = unit_resolution(self.d, torch.float64)
+        else:
+            distances, resolution = 1 - cosines.values, cosines.resolution[:, None]
+        return distances.masked_fill_(distances <= resolution, 0.0).to(self.dtype)
+
+
+# What is subtracted from products f_i . f_j: the mean over j of each row, or those of rows and columns.
+CENTRES = ("nothing", "rows", "rows and columns")
+
+# Similarities that are given are told apart if they differ by this share of the largest of their row.
+_TOLD_APART = 64 * torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Tabulated:
+    """What `Embedded` is to features, for a layer that is given by pairs: the similarities, in float64.
+
+    RDM: minus the dissimilarities (cosine), or minus half their squares (euclidean), in which they are distances.
+    Kernel: the products of rows that are not there: divided by both lengths (cosine), as they are (dot), or
+    K_ij - K_jj / 2 (euclidean); with `center` of the rows without their mean.
+    """
+
+    layer: Pairwise
+    similarity: str
+    center: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.layer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layer.dtype
+
+    @cached_property
+    def _values_and_unit(self) -> tuple[Tensor, float]:
+        matrix, unit = scaled(self.layer.matrix)
+        if isinstance(self.layer, RDM):
+            return (matrix.square_().div_(-2) if self.similarity == "euclidean" else matrix.neg_()), unit
+        if self.center:
+            floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
+            double_centre(matrix)
+            matrix = matrix if float(torch.linalg.vector_norm(matrix)) > floor else torch.zeros_like(matrix)
+        if self.similarity == "cosine":
+            length = matrix.diagonal().clamp(min=0).sqrt()
+            inverse = torch.where(length > 0, 1 / torch.where(length > 0, length, 1.0), 0.0)
+            return matrix.mul_(inverse[:, None]).mul_(inverse), 1.0
+        return matrix, math.sqrt(unit)
+
+    @property
+    def values(self) -> Tensor:
+        """Products f_i . f_j (n, n), or minus the dissimilarities."""
+        return self._values_and_unit[0]
+
+    @property
+    def unit(self) -> float:
+        """f times this is in the unit of the features."""
+        return self._values_and_unit[1]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """b (n,), if there is one: see `Embedded`."""
+        by_kernel = isinstance(self.layer, Kernel) and self.similarity == "euclidean"
+        return -0.5 * self.values.diagonal() if by_kernel else None
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """All stimuli alike."""
+        if isinstance(self.layer, RDM):
+            return self.layer.is_constant
+        own = self.values.diagonal()
+        return bool((own + own[0] - 2 * self.values[0]).max() <= _TOLD_APART * self.values.abs().max())
+
+    def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
+        similarity = self.values[which]
+        if self.bias is not None:
+            similarity = similarity + self.bias
+        return similarity if include_self else similarity.scatter_(1, which[:, None], -math.inf)
+
+    def resolution(self, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
+        largest = self.values.abs().amax(dim=1)
+        return (_TOLD_APART * (largest if self.bias is None else largest + largest.max()))[which].to(dtype)
+
+    def products_at(self, lists: Tensor, centre: str) -> Tensor:
+        values = self.values
+        if centre == "rows":
+            values = values - values.mean(dim=1, keepdim=True)
+        elif centre == "rows and columns":
+            double_centre(values := values.clone())
+        return values.gather(1, lists)
+
+    def cosine_distances(self) -> Tensor:
+        """Dissimilarities as they are given, or 1 - cos of a kernel."""
+        distances = -self.values if isinstance(self.layer, RDM) else 1 - self.values
+        return distances.masked_fill_(distances <= _TOLD_APART * distances.abs().max(), 0.0).to(self.dtype)
+
+
+Space = Embedded | Tabulated
+
+
+def embed(x: Given, similarity: str, center: bool = False) -> Space:
+    """Features (n, d) as rows whose products give the similarity, or the similarities that are given."""
+    return Tabulated(x, similarity, center) if isinstance(x, Pairwise) else Embedded(x, similarity, center)
+
+
+def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
+    """Indices (n, k) of the k nearest rows of every row, nearest first, ties by lower index.
+
+    The row itself is left out by its index, wherever it stands, unless `include_self`.
+
+    Raises RepalignError if there are not k rows to choose from.
+    """
+    n = embedded.n
+    if k > n - (not include_self):
+        raise RepalignError(
+            f"k = {k} neighbours among n = {n} stimuli",
+            expected=f"k <= {n - (not include_self)}",
+            got=f"k = {k}",
+            remedy="use a smaller k or more stimuli",
+        )
+    if isinstance(embedded, Tabulated):
+        return _nearest_of_all(embedded, torch.arange(n, device=embedded.values.device), k, include_self)
+    best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
+    close = best.values[:, :-1] - best.values[:, 1:] <= slack[:, None]  # entry t with entry t + 1
+    found = best.indices[:, :k].clone()
+    unsettled = close[:, :k].any(dim=1)
+    # A gap at or behind the k-th entry: what follows it cannot be among the k nearest.
+    ends = best.values.shape[1] == n or ~close[:, k - 1 :].all(dim=1)
+    doubts = torch.nonzero(unsettled & ends).flatten()
+    if len(doubts):
+        contested = _contested(close[doubts], k)
+        if int(contested.sum()) * PICKED < len(doubts) * n:
+            found[doubts] = _nearest_of_kept(embedded, doubts, best, contested, k)
+            unsettled[doubts] = False
+    again = torch.nonzero(unsettled).flatten()
+    if len(again):
+        found[again] = _nearest_of_all(embedded, again, k, include_self)
+    return found
+
+
+def products(rows: Tensor, indices: Tensor) -> Tensor:
+    """rows_i . rows_j for every entry j = indices[i, t], (n, k), in tiles of rows."""
+    tiles = [
+        (rows[block] @ rows.T).gather(1, indices[block])
+        for block in _blocks(len(rows), len(rows) * rows.element_size())
+    ]
+    return torch.cat(tiles)
+
+
+def _first_pass(embedded: Embedded, count: int, include_self: bool) -> tuple[Best, Tensor]:
+    """The `count` largest similarities of every row in the precision of the features, and what rounding may add (n,)."""
+    best = Best.of(embedded.n, count, embedded.features)
+    if embedded.is_unit and len(_tiles(embedded.n, embedded.features.element_size())) == 1:
+        cosines = layer_of(embedded.features).cosines(embedded.center)
+        if cosines is not None:
+            if not include_self:
+                cosines.values.fill_diagonal_(-math.inf)
+            best.offer(0, cosines.values, 0)
+            return best, cosines.resolution.to(embedded.dtype)
+    _offer_tiles(best, embedded, include_self)
+    return best, embedded.resolution(embedded.dtype)
+
+
+def _offer_tiles(best: Best, embedded: Embedded, include_self: bool) -> None:
+    """Products of all rows, by tiles of a triangle."""
+    rows = embedded.rows.to(embedded.dtype)
+    bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
+    tiles = _tiles(len(rows), rows.element_size())
+    scratch = rows.new_empty(1 if bias is None else 2, len(rows[tiles[0]]) ** 2)
+    for t, across in enumerate(tiles):
+        for along in tiles[: t + 1]:
+            similarity = _tile(rows, along, across, scratch[0])
+            if along == across and not include_self:
+                similarity.fill_diagonal_(-math.inf)
+            for_rows = similarity if bias is None else _sum(similarity, bias[across], scratch[1])
+            best.offer(along.start, for_rows, across.start)
+            if along != across:
+                for_columns = similarity if bias is None else _sum(similarity, bias[along, None], scratch[1])
+                best.offer(across.start, for_columns.T, along.start)
+
+
+def _sum(tile: Tensor, bias: Tensor, scratch: Tensor) -> Tensor:
+    return torch.add(tile, bias, out=scratch[: tile.numel()].view(tile.shape))
+
+
+def _tile(rows: Tensor, along: slice, across: slice, scratch: Tensor) -> Tensor:
+    """Products of two blocks of rows, in the memory of `scratch` where that is possible."""
+    if along == across:
+        return gram(rows[along])
+    a, b = rows[along], rows[across]
+    with full_precision():
+        return torch.mm(a, b.T, out=scratch[: len(a) * len(b)].view(len(a), len(b)))
+
+
+def _contested(close: Tensor, k: int) -> Tensor:
+    """Which of the entries kept, (r, m), are close to a neighbour and may be among the k nearest."""
+    behind = torch.nn.functional.pad(close, (1, 0))
+    # Entries behind the first gap at or behind the k-th are out, whatever their digits are.
+    out = (~behind[:, k:]).cumsum(dim=1) > 0
+    contested = behind | torch.nn.functional.pad(close, (0, 1))
+    contested[:, k:] &= ~out
+    return contested
+
+
+def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, contested: Tensor, k: int) -> Tensor:
+    """The lists of the rows `which`, in which the `contested` (r, m) of the entries that `best` kept are made anew."""
+    values, indices = best.values[which].to(torch.float64), best.indices[which]
+    row, place = torch.nonzero(contested, as_tuple=True)
+    column = indices[row, place]
+    anew = torch.cat(
+        [
+            torch.linalg.vecdot(embedded.some(which[row[b]]), embedded.some(column[b]))
+            for b in _blocks(len(row), 2 * 8 * embedded.d)
+        ]
+    )
+    values[row, place] = anew if embedded.bias is None else anew + embedded.bias[column]
+    return first_with_ties(values, indices, embedded.resolution(torch.float64, which)[:, None], k)[1]
+
+
+def _nearest_of_all(embedded: Space, which: Tensor, k: int, include_self: bool) -> Tensor:
+    """The lists of the rows `which` in float64, from all rows."""
+    n = embedded.n
+    slack = embedded.resolution(torch.float64, which)
+    found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
+    for block in _blocks(len(which), 3 * n * 8):
+        similarity = embedded.similarity_of(which[block], include_self)
+        last = similarity.topk(k, dim=1).values[:, -1:]
+        most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
+        top = similarity.topk(most, dim=1)
+        found[block] = first_with_ties(top.values, top.indices, slack[block, None], k)[1]
+    return found
+
+
+def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of values (r, m), and their indices (r, k); entries within `slack` of their neighbour are tied.
+
+    Ties go to the lower index. What lies more than `slack` below the k-th value is tied with nothing.
+    """
+    values, order = values.sort(dim=1, descending=True)
+    indices = indices.gather(1, order)
+    group = torch.nn.functional.pad((values[:, :-1] - values[:, 1:] > slack).cumsum(dim=1), (1, 0))
+    group = group.masked_fill_(values < values[:, k - 1 : k] - slack, values.shape[1])
+    first = (group * (int(indices.max()) + 1) + indices).argsort(dim=1)[:, :k]
+    return values.gather(1, first), indices.gather(1, first)
+
+
+def _blocks(n: int, row_bytes: int) -> list[slice]:
+    return _slices(n, SCRATCH_BYTES // max(1, 2 * row_bytes))
+
+
+def _tiles(n: int, itemsize: int) -> list[slice]:
+    """Blocks of rows whose products with each other take a quarter of the scratch memory."""
+    return _slices(n, math.isqrt(SCRATCH_BYTES // (4 * itemsize)))
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    size = max(1, min(n, size))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]

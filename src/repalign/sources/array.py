@@ -1,0 +1,155 @@
+"""Features from a file: `array:path`, with one named array per layer, joined to the dataset on ids.
+
+Which forms are read, and by which rule, is said in `repalign.features`. Without ids a file is refused, unless the entry says
+`rows: true`: the rows are in the dataset's order, all of them. With `kind: rdm` or `kind: kernel` a layer is a matrix (n, n) of
+pairs of stimuli: a part holds some of its rows, and as columns all stimuli of the dataset in its order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError
+from repalign.features import Found, Reading, join, names_of, read_file, sidecars
+from repalign.layers import Given, Pairwise
+from repalign.models import ModelRecord, Spec
+from repalign.sources.files import file_digest
+from repalign.sources.source import Batch, Context, Layer, ModelEntry, Source, choose, no_modality, versions
+
+# Which rule files are read by: what an earlier one took for features, such as an index, is not taken from a store again.
+RULE = "features 1"
+
+
+def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
+    path = Path(spec.path)
+    if not path.is_file():
+        raise RepalignError(
+            f"model {spec}: there is no file {path}",
+            got="a folder" if path.is_dir() else "nothing",
+            remedy="check the path; in a study file it starts from the file's folder",
+        )
+    beside = [file_digest(p) for p in sidecars(path) if p.is_file()]
+    return "local-" + hashlib.sha256(":".join([RULE, file_digest(path), *beside]).encode()).hexdigest()[:16]
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return ArraySource(spec, entry, context)
+
+
+def reading_of(entry: ModelEntry, n: int | None = None) -> Reading:
+    """What an entry says of its file; n stimuli where its rows may be in the dataset's order."""
+    n = n if entry.rows or entry.ids == "rows" else None
+    return Reading(entry.id, entry.rows, entry.features, entry.vector, entry.axes, entry.kind, n)
+
+
+def read_array_file(path: str | Path, **said: Any) -> Found:
+    """Read a file of features in any form; `said` are the fields of `features.Reading`. No pickle is ever loaded."""
+    return read_file(path, Reading(**said))
+
+
+def join_files(
+    x: str | Path, y: str | Path, **said: Any
+) -> tuple[dict[str, Given], dict[str, Given], tuple[str, ...] | None, str]:
+    """The layers of two files with paired rows, their ids if both have some, and in words how (see `features.join`)."""
+    found = join([read_array_file(path, **said) for path in (x, y)])
+    return found.layers[0], found.layers[1], found.ids, "; ".join(found.how)
+
+
+class ArraySource(Source):
+    """Rows of a file, in the dataset's order."""
+
+    kind = None
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+        path = Path(spec.path)
+        found = read_file(path, reading_of(entry, len(context.dataset_ids)))
+        modality = entry.modality or found.facts.get("modality")
+        if modality is None:
+            raise no_modality(entry.label, "array")
+        self.entry = entry
+        self.rows, extra = self._join(path, found, context.dataset_ids)
+        self.layers = choose([Layer(n, "array of the file") for n in found.layers], entry.layers, entry.label)
+        # By the rows of the file; what is given by pairs at once by the stimuli of the dataset, in its columns too.
+        self.arrays: dict[str, Tensor] = {}
+        self.by_pairs: dict[str, Tensor] = {}
+        for name, x in ((layer.name, found.layers[layer.name]) for layer in self.layers):
+            if isinstance(x, Pairwise):
+                self.by_pairs[name] = _wide(x[self.rows].matrix)
+            else:
+                self.arrays[name] = _wide(x)
+        for name, x in self.arrays.items():
+            bad = torch.nonzero(~torch.isfinite(x[self.rows]).all(dim=1)).flatten()
+            if len(bad):
+                row = int(bad[0])
+                raise RepalignError(
+                    f"model {entry.label}, layer {name}: row of id {context.dataset_ids[row]!r} is not finite",
+                    expected="finite numbers",
+                    got=f"{len(bad)} rows with NaN or infinity",
+                    remedy="leave these stimuli out of the dataset, or repair the file",
+                )
+        self.weights = file_digest(path)
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or path.stem,
+            modality=str(modality),
+            objective=found.facts.get("objective"),
+            n_parameters=found.n_parameters,
+            scores=dict(found.scores),
+        )
+        self.facts = {
+            **{f"file_{k}": v for k, v in found.facts.items()},
+            "source": "array",
+            "rows": "in the dataset's order, as the entry says" if found.ids is None else "joined on ids",
+            "read": found.how,
+            **({"kind": entry.kind} if self.by_pairs else {}),
+            "rows_not_in_the_dataset": extra,
+            "versions": versions("safetensors", "numpy", "pyarrow"),
+        }
+
+    def _join(self, path: Path, found: Found, ids: Sequence[str]) -> tuple[Tensor, int]:
+        """The row of every stimulus, and how many rows belong to none."""
+        n = found.n
+        if found.ids is None:
+            could = found.candidates
+            if not (self.entry.rows or self.entry.ids == "rows"):
+                raise RepalignError(
+                    f"model {self.entry.label}: {path.name} says no ids",
+                    expected=f"ids in the file or in {path.name}.ids.txt beside it, one per row",
+                    got=f"{n} rows without ids" + (f"; {names_of(could)} could be" if could else ""),
+                    remedy=(f"say `id: {could[0].name}`" if could else "write that file")
+                    + ", or say `ids: rows` if the rows are in the dataset's order",
+                )
+            if n != len(ids):
+                raise RepalignError(
+                    f"model {self.entry.label}: {path.name} has another number of rows than the dataset",
+                    expected=f"n = {len(ids)}",
+                    got=f"n = {n}",
+                    remedy="give the file ids, so that rows can be joined",
+                )
+            return torch.arange(n), 0
+        row_of = {id_: row for row, id_ in enumerate(found.ids)}
+        lacking = [id_ for id_ in ids if id_ not in row_of]
+        if lacking:
+            raise RepalignError(
+                f"model {self.entry.label}: {path.name} lacks {len(lacking)} of {len(ids)} stimuli",
+                expected=f"ids such as {ids[0]!r}",
+                got=f"no row for {', '.join(map(repr, lacking[:3]))}{' ...' if len(lacking) > 3 else ''}",
+                remedy="use a subset of the dataset that the file has, or complete the file",
+            )
+        return torch.tensor([row_of[id_] for id_ in ids]), n - len(ids)
+
+    def forward(self, prepared: Sequence[int]) -> Batch:
+        stimuli = torch.tensor(list(prepared))
+        layers = {name: x[self.rows[stimuli]] for name, x in self.arrays.items()}
+        return Batch({**layers, **{name: x[stimuli] for name, x in self.by_pairs.items()}})
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float64 as it is, all else (half precision, whole numbers) as float32."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)

@@ -1,0 +1,455 @@
+"""Text models of the transformers library: causal, masked and encoder models.
+
+Layers are the hidden states as the model returns them: the embeddings, then one for each block. What makes
+each of them, and whether the last one has gone through the final norm (it differs between models), is found
+out by running the model once, and recorded. Bits per byte of the very same texts come from the same pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repalign.errors import RepalignError, Unavailable
+from repalign.models import ModelRecord, Spec
+from repalign.sources.extras import nats, norms, per_row
+from repalign.sources.hf import load_model, quiet, refuse_missing, within
+from repalign.sources.placement import placed
+from repalign.sources.pool import (
+    first_token,
+    has_sink,
+    last_token,
+    masked_mean,
+    same_states,
+    sees_only_back,
+    without_first,
+)
+from repalign.sources.source import (
+    LEFT_OUT,
+    NO_BOS,
+    Batch,
+    Context,
+    Layer,
+    ModelEntry,
+    Source,
+    choose,
+    choose_pooling,
+    count_parameters,
+    merged,
+    prompt_facts,
+    refuse_infinite,
+    run_facts,
+    short_name,
+    shown_dtype,
+    token_facts,
+    weights_digest,
+)
+from repalign.sources.tokenizer import PROBE, context_length, load_tokenizer, pad_id
+from repalign.sources.trace import Trace, needed_but_missing, traced
+
+POOLINGS = ("mean", "last", "cls")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text as token ids."""
+
+    ids: list[int]
+    n_bytes: int
+    n_chars: int
+    cut: bool  # whether the text is longer than this
+
+
+class HFText(Source):
+    """Tokens in, pooled hidden states out."""
+
+    kind = "text"
+    sorts = True
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
+        self.entry = entry
+        reading = load_tokenizer(spec, context)  # before the weights, which may take minutes
+        self.tokenizer = reading.tokenizer
+        causal = _is_causal(config)
+        loaded = load_model(_auto(causal), spec, context, config, entry.label, context.spread)
+        self.device, self.placed, dtype = loaded.device, placed(loaded.places), loaded.dtype
+        self.model: nn.Module = loaded.model if causal else _text_side(loaded.model, config, entry.label)
+        missing = within(loaded.model, self.model, loaded.missing)
+        self.context = context_length(config, self.tokenizer)
+        self.pad = pad_id(config, self.tokenizer)
+        self.accepts = set(inspect.signature(self.model.forward).parameters)
+        self.vocabulary = _vocabulary(self.model)
+        self._refuse_beyond(self._probe(), "the probe")
+        self.full: int | None = None  # the length that every text is padded to, where padding is part of the model
+        self.full = self._full_length()
+        self.masked = self.full is None or "attention_mask" in self.tokenizer.model_input_names
+        self.side = self.tokenizer.padding_side if self.full else entry.padding
+        trace, hidden = self._traced(dtype)
+        refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
+        self.own_positions = self._check_padding(dtype)
+        self.causal = self._check_causal(dtype)
+        self.scored = causal and self.causal and not missing and entry.prompt is None
+        # The first token of a causal model sees itself alone: it says nothing of the text.
+        self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
+        self.class_is_last = self._class_is_last()
+        # A BOS is the sink wherever there is one; of a first word `settle` finds out.
+        about = token_facts(entry, self.pooling, self.causal, self._has_bos(self.tokenizer(PROBE)["input_ids"]))
+        self.skips_first = about.get("first_token") == LEFT_OUT
+        every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
+        self.places = {layer.name: i for i, layer in enumerate(every)}
+        self.layers = choose(every, entry.layers, entry.label)
+        self.weights = weights_digest(self.model, missing)
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or short_name(spec),
+            modality="text",
+            objective=_objective(causal and self.causal, config),
+            n_parameters=count_parameters(self.model),
+        )
+        self.facts = {
+            "source": "hf",
+            "architecture": type(self.model).__name__,
+            "pooling": self.pooling,
+            **reading.facts,
+            "tokens": self._which_tokens(),
+            **about,
+            "padding": self._how_padded(),
+            "pad_token_id": self.pad,
+            "last_layer": every[-1].what,
+            "context": self.context,
+            "too_long": "cut" if entry.truncate else "refused",
+            "caption": entry.caption,
+            "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
+            **prompt_facts(entry),
+            **run_facts(dtype, loaded.stored, "transformers", "tokenizers"),
+        }
+
+    @torch.inference_mode()
+    def settle(self, prepared: Sequence[Tokens]) -> None:
+        """Leave the first word out of the mean where it is a sink."""
+        if self.skips_first or token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+            return
+        self.skips_first = has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
+        about = token_facts(self.entry, self.pooling, self.causal, self.skips_first)
+        self.facts |= {**about, "tokens": self._which_tokens()}
+
+    # --- tokens ----------------------------------------------------------------------------------
+
+    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Tokens]:
+        """Token ids of every text; one without a token, or longer than the context, is an error that names its row."""
+        with quiet():  # it warns of long texts, which are refused or cut below
+            encoded = self.tokenizer(list(stimuli), padding=False, truncation=False)["input_ids"]
+        return [self._checked(text, ids, row) for text, ids, row in zip(stimuli, encoded, where, strict=True)]
+
+    def _checked(self, text: str, ids: list[int], row: str) -> Tokens:
+        size = (len(text.encode("utf-8")), len(text))
+        if len(ids) <= self._has_bos(ids):
+            raise RepalignError(
+                f"model {self.entry.label}: {row} has no token",
+                expected="a text of which the tokenizer makes at least one token",
+                got=repr(text[:60]),
+                remedy="leave such rows out of the dataset",
+            )
+        self._refuse_beyond(ids, row)
+        if self.context is None or len(ids) <= self.context:
+            return Tokens(list(ids), *size, cut=False)
+        if not self.entry.truncate:
+            raise RepalignError(
+                f"model {self.entry.label}: {row} is longer than the model's context",
+                expected=f"at most {self.context} tokens",
+                got=f"{len(ids)} tokens",
+                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+            )
+        # The tokenizer cuts, not we: it keeps the tokens that belong at the end.
+        short = self.tokenizer(text, truncation=True, max_length=self.context)["input_ids"]
+        return Tokens(list(short), *size, cut=True)
+
+    def _refuse_beyond(self, ids: Sequence[int], what: str) -> None:
+        """Refuse ids that the model has no embedding for: its tokenizer is another one's."""
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            raise Unavailable(
+                f"model {self.entry.label}: its tokenizer gives a token for {what} that the model has no embedding for",
+                expected=f"ids below {self.vocabulary}",
+                got=max(ids),
+                remedy="put the tokenizer beside it that the model was trained with",
+            )
+
+    def length(self, prepared: Tokens) -> int:
+        return len(prepared.ids)
+
+    def _has_bos(self, ids: Sequence[int]) -> bool:
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and len(ids) > 0 and ids[0] == bos
+
+    def _which_tokens(self) -> str:
+        if self.pooling == "cls":
+            return "the last token, which is the class token" if self.class_is_last else "the first token"
+        if self.pooling == "last":
+            return "the last token" if self.full is None else f"the last of {self.full} places, as the model's own pooling takes it"
+        if self.full is not None:
+            return f"all of the text; the padding to {self.full} places, which they see, is left out"
+        if not self._has_bos(self.tokenizer(PROBE)["input_ids"]):
+            return NO_BOS.replace("all;", "all but the first;") if self.skips_first else NO_BOS
+        kept = "without" if self.skips_first else "with"
+        return f"all {kept} the beginning-of-sequence token"
+
+    def _how_padded(self) -> str:
+        if self.full is not None:
+            seen = "with a mask" if self.masked else "without a mask, as its tokenizer says"
+            return f"to {self.full} places on the {self.side}, {seen}: its own pooling takes the last place, padding or not"
+        positions = "the model's own positions" if self.own_positions else "positions given"
+        return "none: batches of one length" if self.entry.padding == "none" else f"{self.entry.padding}, {positions}"
+
+    # --- the pass --------------------------------------------------------------------------------
+
+    def forward(self, prepared: Sequence[Tokens]) -> Batch:
+        pieces = [(rows, self._pass([prepared[i] for i in rows])) for rows in self._groups(prepared)]
+        return merged(pieces)
+
+    def _groups(self, prepared: Sequence[Tokens]) -> Iterator[list[int]]:
+        """The rows that go through the model together: all, or without padding those of one length."""
+        lengths = [len(p.ids) for p in prepared]
+        for length in sorted(set(lengths)) if self.entry.padding == "none" else [None]:
+            yield [i for i, n in enumerate(lengths) if length in (None, n)]
+
+    def _pass(self, prepared: Sequence[Tokens]) -> Batch:
+        tokens, mask = self._padded([p.ids for p in prepared])
+        out = self._run(tokens, mask, self.own_positions)
+        layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
+        counted = without_first(mask) if self.skips_first else mask
+        pooled = {name: self._pool(h, mask, counted).to("cpu", torch.float32) for name, h in layers.items()}
+        extras = per_row(cut=[p.cut for p in prepared])
+        if self.pooling == "mean":
+            extras |= norms(layers, mask, counted)
+        if self.scored:
+            extras |= self._bits(out.logits, tokens, mask, prepared)
+        return Batch(pooled, extras)
+
+    def _padded(self, ids: Sequence[Sequence[int]], side: str | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and the mask of valid ones, each (b, t)."""
+        longest = self.full or max(map(len, ids))
+        tokens = torch.full((len(ids), longest), self.pad, dtype=torch.int64)
+        mask = torch.zeros(len(ids), longest, dtype=torch.int64)
+        for i, row in enumerate(ids):
+            left = (side or self.side) == "left"
+            place = slice(longest - len(row), longest) if left else slice(0, len(row))
+            tokens[i, place] = torch.tensor(row)
+            mask[i, place] = 1
+        return tokens.to(self.device), mask.to(self.device)
+
+    def _run(self, tokens: Tensor, mask: Tensor, own_positions: bool, hidden: bool = True) -> Any:
+        arguments: dict[str, Any] = {"input_ids": tokens, "output_hidden_states": hidden}
+        if self.masked and self.accepts & {"attention_mask", "kwargs"}:
+            arguments["attention_mask"] = mask
+        if not own_positions:
+            # Under left padding a model with learned positions would count the padding.
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        if "use_cache" in self.accepts:
+            arguments["use_cache"] = False
+        out = self.model(**arguments)
+        if hidden:
+            self._refuse_other_forms(getattr(out, "hidden_states", None), tokens.shape)
+        return out
+
+    def _refuse_other_forms(self, hidden: Sequence[Tensor] | None, given: torch.Size) -> None:
+        """Refuse hidden states that are not one vector for each token that went in: pooling would take others' places."""
+        if not hidden or any(h.ndim != 3 or h.shape[:2] != given for h in hidden):
+            raise Unavailable(
+                f"model {self.entry.label}: {type(self.model).__name__} returns no hidden state for each token",
+                expected=f"hidden states (b, t, d) with (b, t) = {tuple(given)}, one vector for each token that goes in",
+                got=", ".join(str(tuple(h.shape)) for h in list(hidden or ())[:3]) or "none",
+                remedy="read modules of it with a torch: spec, whose function builds the model and pools what they give",
+            )
+
+    def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+        """On the device of the hidden states, which need not be that of the inputs."""
+        if self.pooling == "mean":
+            return masked_mean(hidden, counted.to(hidden.device))
+        if self.pooling == "last" and self.full is not None:
+            return hidden[:, -1].to(torch.float32)
+        first = self.pooling == "cls" and not self.class_is_last
+        return (first_token if first else last_token)(hidden, mask.to(hidden.device))
+
+    # --- bits per byte ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Next-token logits (b, t, v) of sequences of token ids, and these with their mask as they were padded (b, t)."""
+        tokens, mask = self._padded(ids)
+        return self._run(tokens, mask, self.own_positions, hidden=False).logits, tokens, mask
+
+    def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
+        """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""
+        extras = per_row(
+            tokens=[len(p.ids) - 1 for p in prepared],
+            bytes=[p.n_bytes for p in prepared],
+            chars=[p.n_chars for p in prepared],
+            bos=[self._has_bos(p.ids) for p in prepared],
+        )
+        extras["nats"] = nats(logits, tokens, mask)
+        whole = torch.tensor([not p.cut for p in prepared])
+        return {name: x * whole for name, x in extras.items()}
+
+    # --- what is found out at loading ------------------------------------------------------------
+
+    def _probe(self) -> list[int]:
+        ids = list(self.tokenizer(PROBE)["input_ids"]) or [self.pad]
+        while len(ids) < 4:
+            ids = ids * 2
+        return ids[: self.context]
+
+    @torch.inference_mode()
+    def _full_length(self) -> int | None:
+        """The model's context where its own pooling takes the last place even of a padded text, as SigLIP's does.
+
+        Such a model was trained on texts that are all padded to one length: in shorter ones it takes another token. That
+        is tried out: in a padded text the last place alone goes into the pooled output, or into a module behind it.
+        """
+        self.masked, self.side = True, "right"
+        ids = self._probe()
+        tokens, mask = self._padded([ids[: max(1, len(ids) - 2)], ids])
+        with traced(self.model) as trace:
+            out = self._run(tokens, mask, own_positions=True)
+        states, pooled = (getattr(out, name, None) for name in ("last_hidden_state", "pooler_output"))
+        if states is None or pooled is None or (not trace.takes(states[:, -1]) and not _equal(pooled, states[:, -1])):
+            return None
+        if self.context is None or not isinstance(self.tokenizer.pad_token_id, int):
+            raise Unavailable(
+                f"model {self.entry.label}: it pools the last place of a text that is padded, and does not say how to pad it",
+                expected="a context length, and a token to pad with",
+                got=f"context {self.context}, pad token {self.tokenizer.pad_token}",
+                remedy="state max_position_embeddings in config.json and pad_token in tokenizer_config.json",
+            )
+        if self.entry.padding not in ("right", self.tokenizer.padding_side):
+            raise RepalignError(
+                f"model {self.entry.label}: padding {self.entry.padding!r} does not apply",
+                expected=f"texts padded to {self.context} places on the {self.tokenizer.padding_side}, as it was trained",
+                got=self.entry.padding,
+                remedy="leave `padding` out of the model's entry",
+            )
+        return self.context
+
+    def _class_is_last(self) -> bool:
+        """Whether the tokenizer puts the class token at the end, as XLNet's does."""
+        ids, token = list(self.tokenizer(PROBE)["input_ids"]), self.tokenizer.cls_token_id
+        return token is not None and token != ids[0] and token == ids[-1]
+
+    @torch.inference_mode()
+    def _traced(self, dtype: torch.dtype) -> tuple[Trace, Sequence[Tensor]]:
+        tokens, mask = self._padded([self._probe()])
+        with traced(self.model) as trace:
+            hidden = self._run(tokens, mask, own_positions=True).hidden_states
+        for i, h in enumerate(hidden):
+            refuse_infinite(h, f"model {self.entry.label}, layer {_name(i)}: {PROBE!r}", shown_dtype(dtype))
+        return trace, hidden
+
+    def _describe(self, trace: Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
+        yield _name(0), trace.what(hidden[0], None)
+        for i, h in enumerate(hidden[1:]):
+            behind = "" if trace.block(h, i) else f", behind block {i}"
+            yield _name(i + 1), trace.what(h, i) + behind
+
+    @torch.inference_mode()
+    def _check_padding(self, dtype: torch.dtype) -> bool:
+        """Whether the model's own positions are right beside padding, or have to be given; that is tried out."""
+        if self.entry.padding == "none" or self.full is not None:
+            return True
+        ids = self._probe()
+        tokens, mask = self._padded([[*ids, *ids][: self.context], ids[: max(1, len(ids) - 2)]])
+        short = mask[1].bool()
+        single, one = self._padded([ids[: int(short.sum())]])
+        alone = self._run(single, one, own_positions=True).hidden_states
+        ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
+        for own in dict.fromkeys(ways):
+            beside = self._run(tokens, mask, own_positions=own).hidden_states
+            if same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
+                return own
+        raise RepalignError(
+            f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
+            expected="a model that leaves padding out",
+            got=type(self.model).__name__,
+            remedy="set `padding: none` on the model, so that only texts of one length share a batch",
+        )
+
+    @torch.inference_mode()
+    def _check_causal(self, dtype: torch.dtype) -> bool:
+        """Whether tokens do not see those behind them: only then do bits per byte mean anything, and the first is a sink."""
+        if self.full is not None:
+            return False  # its last place sees the text, and padding is part of it
+        tokens, mask = self._padded([self._probe()])
+        return sees_only_back(
+            lambda ids: self._run(ids, mask, own_positions=True).hidden_states, tokens, tokens.shape[1] // 2, dtype
+        )
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many tokens a model has embeddings for; None where it has no table of them."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and bool(torch.equal(x, y))
+
+
+def _name(hidden_state: int) -> str:
+    return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
+
+
+def _auto(causal: bool) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModelForCausalLM if causal else AutoModel
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether the architecture predicts the next token: it has such a head, and none for masked tokens."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        return False
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        return bool(getattr(config, "is_decoder", False))
+    remote = getattr(config, "auto_map", None) or {}
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in remote
+
+
+def _text_side(model: Any, config: Any, label: str) -> nn.Module:
+    """The module that makes hidden states of text: an encoder, or the text side of a model that also sees."""
+    if getattr(config, "is_encoder_decoder", False):
+        side = model.get_encoder()
+    elif getattr(config, "vision_config", None) is None:
+        side = model
+    else:
+        side = getattr(model, "text_model", None) or getattr(model, "language_model", None)
+    if side is None:
+        raise Unavailable(
+            f"model {label}: {type(model).__name__} has no text side that is known",
+            expected="a module text_model or language_model",
+            got=", ".join(n for n, _ in model.named_children()),
+            remedy="name its modules with a torch: spec",
+        )
+    return side
+
+
+def _objective(causal: bool, config: Any) -> str | None:
+    if causal:
+        return "next token"
+    masked = any("MaskedLM" in a for a in getattr(config, "architectures", None) or ())
+    return "masked token" if masked else None
+
+
+def _why_not_scored(architecture: bool, causal: bool, missing: Sequence[str]) -> str:
+    if not architecture:
+        return "not computed: not a causal language model"
+    if not causal:
+        return "not computed: tokens see those behind them"
+    return f"not computed: the model's files lack {missing[0]}" if missing else "not computed: texts stand in a prompt"

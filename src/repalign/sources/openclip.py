@@ -1,0 +1,229 @@
+"""OpenCLIP models: the blocks, and the embedding in the shared space, of the side that `modality:` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.models import ModelRecord, Spec
+from repalign.sources.extras import norms
+from repalign.sources.files import hub_errors, hub_revision
+from repalign.sources.pool import last_token, map_mean, masked_mean, sees_only_back, token_mean, without_first
+from repalign.sources.source import (
+    LEFT_OUT,
+    Batch,
+    Context,
+    Layer,
+    ModelEntry,
+    Source,
+    choose,
+    choose_pooling,
+    count_parameters,
+    no_modality,
+    run_dtype,
+    run_facts,
+    token_facts,
+    versions,
+    weights_digest,
+)
+from repalign.sources.trace import token_places, traced, unlike_images
+
+EMBEDDING = "embedding"
+
+
+def revision(spec: Spec, entry: ModelEntry) -> str:
+    """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
+    architecture, _, pretrained = spec.path.partition("/")
+    hub = _import(entry).get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
+    if len(hub) < 2:
+        return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
+    return hub_revision(Spec("hf", "/".join(hub[:2])))
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return OpenCLIP(spec, entry, context)
+
+
+def _import(entry: ModelEntry) -> Any:
+    try:
+        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
+    except ImportError as error:
+        raise RepalignError(
+            f"model {entry.label}: OpenCLIP is not installed",
+            remedy="python -m pip install 'repalign[openclip]'",
+        ) from error
+    return open_clip
+
+
+class OpenCLIP(Source):
+    """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+        open_clip = _import(entry)
+        if entry.modality not in ("image", "text"):
+            raise no_modality(entry.label, "openclip", expected="modality: image, or modality: text")
+        self.entry, self.device = entry, context.device
+        self.kind = entry.modality  # type: ignore[misc]
+        architecture, _, pretrained = spec.path.partition("/")
+        for given, known in (
+            (architecture, open_clip.list_models()),
+            (pretrained, _tags(open_clip, architecture)),
+        ):
+            if given not in known:
+                raise RepalignError(
+                    f"model {entry.label}: OpenCLIP knows no {given!r}",
+                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
+                    got=spec.path,
+                    remedy=did_you_mean(given, known),
+                )
+        with hub_errors(spec):
+            model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
+        loaded = next(model.parameters()).dtype  # float32: OpenCLIP does not say what its weights are stored in
+        self.dtype = run_dtype(context.dtype, loaded, context.device, entry.label)
+        self.model: Any = model.eval().to(context.device, self.dtype)
+        self.tokenizer = open_clip.get_tokenizer(architecture)
+        every = self._probe()
+        self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
+        about = token_facts(entry, self.pooling, self.causal, True) if self.kind == "text" else {}
+        self.skips_first = about.get("first_token") == LEFT_OUT
+        self.layers = choose(every, entry.layers, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every)}
+        self.weights = weights_digest(self.model)
+        seen = count_parameters(self.model.visual)
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or f"{architecture}-{self.kind}",
+            modality=str(self.kind),
+            objective="contrastive, image and text",
+            n_parameters=seen if self.kind == "image" else count_parameters(self.model) - seen,
+        )
+        self.facts = {
+            "source": "openclip",
+            "architecture": type(self.model).__name__,
+            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
+            "tokens": self._which_tokens(),
+            **about,
+            **({"class_token": self.cls is not None} if self.kind == "image" else {}),
+            "preprocessing": str(self.transform) if self.kind == "image" else None,
+            "too_long": "cut" if entry.truncate else "refused",
+            "caption": entry.caption,
+            **run_facts(self.dtype, None, "open_clip_torch", "torchvision", "pillow"),
+        }
+
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:
+        if self.kind == "text":
+            for text, row in zip(stimuli, where, strict=True):
+                self._refuse_long(text, row)
+        return list(stimuli)
+
+    def _refuse_long(self, text: str, row: str) -> None:
+        """OpenCLIP's tokenizers cut without a word."""
+        encode = getattr(self.tokenizer, "encode", None) or getattr(self.tokenizer, "tokenizer", None)
+        if self.entry.truncate or encode is None:
+            return
+        found = encode(text)
+        n = len(found) + 2 if isinstance(found, list) else len(found["input_ids"])  # start and end of text
+        if n > self.tokenizer.context_length:
+            raise RepalignError(
+                f"model {self.entry.label}: {row} is longer than the model's context",
+                expected=f"at most {self.tokenizer.context_length} tokens",
+                got=f"{n} tokens",
+                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+            )
+
+    def forward(self, prepared: Sequence[Any]) -> Batch:
+        states, embedding = self._run(list(prepared))
+        chosen = {layer.name: states[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
+        pooled = {name: self._pool(*state) for name, state in chosen.items()} | {EMBEDDING: embedding}
+        layers = {layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}
+        return Batch(layers, self._norms(chosen))
+
+    def _norms(self, chosen: dict[str, tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        masks = [mask for _, mask in chosen.values() if mask is not None]  # of a text: the same for all layers
+        if self.kind != "text" or self.pooling != "mean" or not masks:
+            return {}
+        return norms({name: x for name, (x, _) in chosen.items()}, masks[0], self._counted(masks[0]))
+
+    def _counted(self, mask: Tensor) -> Tensor:
+        return without_first(mask) if self.skips_first else mask
+
+    def _which_tokens(self) -> str:
+        if self.kind == "image":
+            return "the mean is over patches"
+        return f"from {'behind ' if self.skips_first else ''}the start to the end of text"
+
+    def _pool(self, hidden: Tensor, beside: Tensor | None) -> Tensor:
+        """`beside` is the mask of a text, or the tokens before the patches of an image."""
+        if self.kind == "text":
+            assert beside is not None
+            return last_token(hidden, beside) if self.pooling == "last" else masked_mean(hidden, self._counted(beside))
+        if self.pooling == "cls":
+            assert beside is not None and self.cls is not None
+            return beside[:, self.cls].to(torch.float32)
+        return map_mean(hidden) if hidden.ndim == 4 else token_mean(hidden)
+
+    def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+        if self.kind == "text":
+            return self._run_texts(self.tokenizer(stimuli).to(self.device))
+        pixels = torch.stack([self.transform(image) for image in stimuli]).to(self.device, self.dtype)
+        options: dict[str, Any] = {"image_output_extra_tokens": True, "image_output_fmt": "NLC"}
+        if not self._has_tokens():
+            options = {}
+        out = self.model.forward_intermediates(image=pixels, normalize=False, **options)
+        states = out["image_intermediates"]
+        beside = out.get("image_intermediates_prefix") or [None] * len(states)
+        return list(zip(states, beside, strict=True)), out["image_features"]
+
+    def _run_texts(self, tokens: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+        out = self.model.forward_intermediates(text=tokens, normalize=False)
+        end = (tokens == getattr(self.tokenizer, "eot_token_id", -1)).to(torch.int64)
+        mask = end.cumsum(dim=1) - end == 0  # up to the first end of text
+        states = out["text_intermediates"] if bool(end.any(dim=1).all()) else []
+        return [(x, mask) for x in states], out["text_features"]
+
+    def _check_causal(self, text: str) -> bool:
+        """Whether tokens do not see those behind them."""
+        tokens = self.tokenizer([text]).to(self.device)
+        states, _ = self._run_texts(tokens)
+        return bool(states) and sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
+
+    def _has_tokens(self) -> bool:
+        trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
+        return hasattr(self.model.visual, "transformer") or getattr(trunk, "num_prefix_tokens", 0) > 0
+
+    @torch.inference_mode()
+    def _probe(self) -> list[Layer]:
+        examples = ["a brown dog"] if self.kind == "text" else unlike_images()
+        with traced(self.model) as trace:
+            states, _ = self._run(examples)
+        maps = any(x.ndim == 4 for x, _ in states)
+        whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
+        self.cls: int | None = None
+        if self.kind == "text":
+            self.known: tuple[str, ...] = ("mean", "last")
+            self.causal = self._check_causal(examples[0])
+        elif maps:
+            self.known = ("spatial_mean", "mean")
+        else:
+            places = set(token_places(trace, lambda: self._run(examples), whole, self.entry.label))
+            given = {0 if t is None else t.shape[1] for _, t in states}
+            if {p.before for p in places} != given or any(p.after for p in places):
+                raise Unavailable(
+                    f"model {self.entry.label}: the patches cannot be told from other tokens",
+                    expected=f"{given} tokens before them, as OpenCLIP says",
+                    got=f"{places}, as two images show",
+                    remedy="name its modules with a torch: spec",
+                )
+            self.cls = places.pop().cls if len(places) == 1 else None
+            self.known = ("mean",) if self.cls is None else ("cls", "mean")
+        word = "stage" if maps else "block"
+        blocks = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+        return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
+
+
+def _tags(open_clip: Any, architecture: str) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(architecture)

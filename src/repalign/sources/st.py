@@ -1,0 +1,310 @@
+"""sentence-transformers models: the hidden states of the transformer, and the finished sentence embedding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, Unavailable
+from repalign.models import ModelRecord, Spec
+from repalign.sources.extras import norms, per_row
+from repalign.sources.files import at, hub_errors, hub_revision, no_safetensors
+from repalign.sources.hf import quiet
+from repalign.sources.pool import (
+    first_token,
+    has_sink,
+    last_token,
+    masked_mean,
+    same_states,
+    sees_only_back,
+    without_first,
+)
+from repalign.sources.source import (
+    LEFT_OUT,
+    Batch,
+    Context,
+    Layer,
+    ModelEntry,
+    Source,
+    choose,
+    choose_pooling,
+    count_parameters,
+    merged,
+    prompt_facts,
+    run_dtype,
+    run_facts,
+    short_name,
+    token_facts,
+    weights_digest,
+)
+from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
+from repalign.sources.trace import traced
+
+EMBEDDING = "sentence_embedding"
+NO_LIMIT = 10**5  # tokens: more than that is how libraries say that there is none
+POOLINGS = ("mean", "cls", "last")
+
+
+def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
+    return hub_revision(spec, deep=True)
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return Sentence(spec, entry, context)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, how many tokens it has, and whether the model cuts it."""
+
+    text: str
+    n_tokens: int
+    cut: bool
+
+
+class Sentence(Source):
+    """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
+
+    kind = "text"
+    sorts = True
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+        self.entry, self.device = entry, context.device
+        model = _load(spec, context)
+        reading = _own_tokenizer(model, spec, context)
+        stored = next((p.dtype for p in model.parameters()), None)  # of the transformer, which is loaded as it is stored
+        dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.model: Any = model.eval().to(dtype)
+        self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
+        for module in self.model.modules():  # of a Router there may be one on each route
+            transformer = getattr(module, "auto_model", None)
+            if transformer is not None:
+                transformer.config.output_hidden_states = True
+        stated = getattr(self.model, "max_seq_length", None)  # a StaticEmbedding says infinity
+        self.limit = int(stated) if stated is not None and 0 < stated < NO_LIMIT else None
+        every = self._probe(dtype)
+        self._refuse_another()
+        self._refuse_padding(dtype)
+        self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
+        about = token_facts(entry, self.pooling, self.causal, False)
+        self.skips_first = False  # `settle` finds out
+        self.layers = choose(every, entry.layers, entry.label)
+        self.places = {layer.name: i for i, layer in enumerate(every)}
+        self.weights = weights_digest(self.model)
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or short_name(spec),
+            modality="text",
+            objective="sentence embedding",
+            n_parameters=count_parameters(self.model),
+        )
+        self.facts = {
+            "source": "st",
+            "architecture": " > ".join(type(m).__name__ for m in self.model),
+            "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
+            "truncate_dim": self.model.truncate_dim,
+            **({} if reading is None else reading),
+            "tokens": self._which_tokens(),
+            **about,
+            "prompt": self.prompt,
+            "context": self.limit,
+            "too_long": "cut" if entry.truncate else "refused",
+            "caption": entry.caption,
+            **prompt_facts(entry),
+            **run_facts(dtype, stored, "sentence-transformers", "transformers", "tokenizers"),
+        }
+
+    def _which_tokens(self) -> str:
+        return f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add"
+
+    @torch.inference_mode()
+    def settle(self, prepared: Sequence[Text]) -> None:
+        """Leave the first token of a causal model out of the mean where it is BOS, or a word that is a sink."""
+        if token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+            return
+        alone = [self._features([p.text]) for p in prepared]
+        bos = getattr(self.model.tokenizer, "bos_token_id", None)
+        leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
+        self.skips_first = leads or has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
+        self.facts |= {**token_facts(self.entry, self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
+
+    def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
+        if self.limit is None:
+            return [Text(text, len(text), False) for text in stimuli]
+        counts = self._counts([self.prompt + t for t in stimuli])
+        for n, row in zip(counts, where, strict=True):
+            if n > self.limit and not self.entry.truncate:
+                raise RepalignError(
+                    f"model {self.entry.label}: {row} is longer than the model's context",
+                    expected=f"at most {self.limit} tokens",
+                    got=f"{n} tokens",
+                    remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+                )
+        return [Text(t, min(n, self.limit), n > self.limit) for t, n in zip(stimuli, counts, strict=True)]
+
+    def _counts(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has."""
+        tokenizer = self.model.tokenizer
+        if not callable(tokenizer):  # one of words, of sentence-transformers' own
+            return [len(tokenizer.tokenize(text)) for text in texts]
+        with quiet():  # it warns of long texts, which are refused or cut
+            encoded: Any = tokenizer(texts, truncation=False, padding=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def length(self, prepared: Text) -> int:
+        return prepared.n_tokens
+
+    def forward(self, prepared: Sequence[Text]) -> Batch:
+        if self.entry.padding != "none":
+            return self._pass(prepared)
+        lengths = self._counts([self.prompt + p.text for p in prepared])
+        groups = [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
+        return merged([(rows, self._pass([prepared[i] for i in rows])) for rows in groups])
+
+    def _pass(self, prepared: Sequence[Text]) -> Batch:
+        out = self._run([p.text for p in prepared])
+        hidden = out.get("all_layer_embeddings", ())
+        states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
+        extras = per_row(cut=[p.cut for p in prepared])
+        pooled = {}
+        if states:
+            mask = out["attention_mask"]
+            counted = without_first(mask) if self.skips_first else mask
+            pooled = {name: self._pool(h, counted) for name, h in states.items()}
+            if self.pooling == "mean":
+                extras |= norms(states, mask, counted)
+        pooled[EMBEDDING] = out[EMBEDDING]
+        return Batch({layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}, extras)
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return {"mean": masked_mean, "cls": first_token, "last": last_token}[self.pooling](hidden, mask)
+
+    def _run(self, texts: list[str]) -> dict[str, Any]:
+        out = self.model(self._features(texts))
+        if out.get(EMBEDDING) is None:
+            raise Unavailable(
+                f"model {self.entry.label}: its modules make no sentence embedding",
+                expected="modules of which one pools the tokens",
+                got=" > ".join(type(m).__name__ for m in self.model),
+                remedy="run its transformer as an hf: model",
+            )
+        out[EMBEDDING] = out[EMBEDDING][:, : self.model.truncate_dim]  # none: all
+        return out
+
+    def _features(self, texts: list[str]) -> dict[str, Any]:
+        """What goes through all modules, as `encode` makes it: with the model's default prompt."""
+        features = self.model.preprocess(texts, prompt=self.prompt or None)
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+
+    @torch.inference_mode()
+    def _refuse_another(self) -> None:
+        """Refuse a model whose `encode` does more than its modules: the embedding would be another one."""
+        texts: list[str] = list(PROBES[:2])
+        want = self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        got = self._run(texts)[EMBEDDING]
+        if got.shape != want.shape or not torch.allclose(got.float(), want.float().to(got.device), rtol=1e-3, atol=1e-4):
+            raise Unavailable(
+                f"model {self.entry.label}: its modules give another embedding than its `encode`",
+                expected=f"shape {tuple(want.shape)}, and the same numbers",
+                got=f"shape {tuple(got.shape)}",
+                remedy="encode the texts with sentence-transformers, and name the file with an array: spec",
+            )
+
+    @torch.inference_mode()
+    def _refuse_padding(self, dtype: torch.dtype) -> None:
+        """Refuse a model that gives a text another embedding beside a longer one, unless texts of one length share a pass."""
+        beside, alone = self._run([PROBE, f"{PROBE} {PROBE}"]), self._run([PROBE])
+        if self.entry.padding != "none" and not same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
+            raise RepalignError(
+                f"model {self.entry.label}: a text has another embedding beside longer ones, which it is padded for",
+                expected="modules that leave padding out",
+                got=" > ".join(type(m).__name__ for m in self.model),
+                remedy="set `padding: none` on the model, so that only texts of one length share a batch",
+            )
+
+    @torch.inference_mode()
+    def _probe(self, dtype: torch.dtype) -> list[Layer]:
+        with traced(self.model) as trace:
+            hidden = self._run([PROBE]).get("all_layer_embeddings", ())
+        self.causal = bool(hidden) and self._check_causal(dtype)
+        names = ["embeddings", *(f"block.{i}" for i in range(len(hidden) - 1))] if hidden else []
+        numbers = [None, *range(len(hidden) - 1)]
+        layers = [Layer(n, trace.what(h, i)) for n, h, i in zip(names, hidden, numbers, strict=False)]
+        return [*layers, Layer(EMBEDDING, "the embedding that the model's own modules make")]
+
+    def _check_causal(self, dtype: torch.dtype) -> bool:
+        """Whether tokens do not see those behind them."""
+        features = self._features([PROBE])
+        ids = features.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
+            return False
+        run = lambda i: self.model[0]({**features, "input_ids": i})["all_layer_embeddings"]  # noqa: E731
+        return sees_only_back(run, ids, ids.shape[1] // 2, dtype)
+
+
+def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:
+    """Give the transformer the tokenizer that its own file says, where the library makes another of it; what was found."""
+    from transformers import PreTrainedTokenizerBase
+
+    first = model[0]
+    current = getattr(first, "tokenizer", None)
+    if getattr(first, "auto_model", None) is None or not isinstance(current, PreTrainedTokenizerBase):
+        return None  # it reads its file itself, as StaticEmbedding does, or is one of several (Router)
+    reading = load_tokenizer(spec, context, _folder(spec, context))
+    if not reading.own:
+        return reading.facts
+    if not isinstance(reading.tokenizer, PreTrainedTokenizerBase):
+        raise Unavailable(
+            f"model {spec}: sentence-transformers reads text otherwise than its sentencepiece file",
+            expected="the ids of sentencepiece, or a tokenizer.json",
+            got=reading.said,
+            remedy="name a revision or a folder with a tokenizer.json, or run its transformer as an hf: model",
+        )
+    reading.tokenizer.model_max_length = current.model_max_length
+    reading.tokenizer.padding_side = current.padding_side
+    if getattr(first, "do_lower_case", False):  # sentence-transformers' own option, over that of the tokenizer
+        _lower(reading.tokenizer.backend_tokenizer)
+    if first.processor is current:
+        first.processor = reading.tokenizer
+    else:
+        first.processor.tokenizer = reading.tokenizer
+    return {**reading.facts, "tokenizer_probe": reading.digest}
+
+
+def _lower(backend: Any) -> None:
+    from tokenizers import normalizers
+
+    parts = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+    backend.normalizer = normalizers.Sequence(parts)
+
+
+def _folder(spec: Spec, context: Context) -> str:
+    """The subfolder of the first module, as modules.json names it."""
+    from transformers.utils.hub import cached_file
+
+    with hub_errors(spec):
+        named = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(spec.path, "modules.json", **named, **at(spec, context.revision))
+        return "" if file is None else str(json.loads(Path(file).read_text("utf-8"))[0].get("path") or "")
+
+
+def _load(spec: Spec, context: Context) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(spec.path)
+    if spec.is_local and not list(folder.rglob("*.safetensors")) and list(folder.rglob("*.bin")):
+        raise no_safetensors(spec)
+    with hub_errors(spec), quiet():
+        return SentenceTransformer(
+            spec.path,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+            model_kwargs={"use_safetensors": True, "dtype": "auto"},
+            **at(spec, context.revision),
+        )

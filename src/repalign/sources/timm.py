@@ -1,0 +1,319 @@
+"""Image models of timm: every architecture that timm can give intermediates for, else modules by path.
+
+`timm:name` is a name that `timm.list_pretrained()` lists; `timm:./folder` has config.json and model.safetensors.
+Layers are the outputs of the blocks of a transformer, before the final norm, or the maps of a convolutional
+network's stages; with `layers:` naming modules of the model instead, their outputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.models import ModelRecord, Spec, known_models
+from repalign.sources.files import folder_revision, hub_errors, hub_revision
+from repalign.sources.pool import any_pool, map_mean, token_mean
+from repalign.sources.source import (
+    Batch,
+    Context,
+    Layer,
+    ModelEntry,
+    Source,
+    choose,
+    choose_pooling,
+    count_parameters,
+    plain,
+    run_dtype,
+    run_facts,
+    short_name,
+    versions,
+    weights_digest,
+)
+from repalign.sources.trace import (
+    Places,
+    Trace,
+    class_tokens,
+    outputs_of,
+    token_places,
+    traced,
+    unlike_images,
+)
+from repalign.sources.weights import fetch, read_headers
+from repalign.store import StoredRepresentation
+
+
+def revision(spec: Spec, entry: ModelEntry) -> str:
+    if spec.is_local:
+        return folder_revision(Path(spec.path), spec)
+    hub_id = _pretrained(spec, entry).hf_hub_id
+    return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    return TimmVision(spec, entry, context)
+
+
+def refuse_outdated(spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+    """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
+    import timm
+
+    pooling = stored.facts.get("pooling")
+    if "class_token" in stored.facts or pooling not in ("cls", "mean"):
+        return
+    by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
+    wrong = "means over more tokens than those of patches" if by_path else None
+    if pooling == "cls" and not by_path:
+        with torch.device("meta"):
+            model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
+        wrong = None if class_tokens(model) else "a register in place of a class token"
+    if wrong is not None:
+        raise RepalignError(
+            f"model {entry.label}: a former version stored {wrong}",
+            expected="features of this version",
+            got=stored.path,
+            remedy="remove that folder, and extract again",
+        )
+
+
+def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
+    """What timm knows of a name; RepalignError if it has no weights of that name, Unavailable if it once had."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(spec.path)
+    except RuntimeError:  # an architecture that it knows, with a tag that it does not
+        config = None
+    if config is None or not config.has_weights:
+        if str(spec) in {known.spec for known in known_models()}:
+            raise Unavailable(
+                f"model {entry.label}: the installed timm ({versions('timm')['timm']}) does not have it any more",
+                got=spec.path,
+                remedy="install a version of timm that has it",
+            )
+        raise RepalignError(
+            f"model {entry.label}: timm has no pretrained model {spec.path!r}",
+            expected="a name that timm.list_pretrained() lists, with its tag, or a local folder",
+            got=spec.path,
+            remedy=did_you_mean(spec.path, timm.list_pretrained()),
+        )
+    return config
+
+
+class TimmVision(Source):
+    """Images in, pooled block outputs out."""
+
+    kind = "image"
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
+
+        self.entry, self.device = entry, context.device
+        model, stored = _load(spec, entry, context.revision)
+        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.model: Any = model.eval().to(context.device, self.dtype)
+        config = resolve_model_data_config(self.model)
+        self.transform = create_transform(**config, is_training=False)
+        every = self._intermediate_layers()
+        self.by_path = _names_modules(model, every, entry)
+        if self.by_path:
+            assert entry.layers is not None
+            self.pooling = entry.pooling
+            self.layers = self._named_layers([str(n) for n in entry.layers])
+        else:
+            self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
+            self.layers = choose(every, entry.layers, entry.label)
+        self.index = {layer.name: i for i, layer in enumerate(every)}
+        self.weights = weights_digest(self.model)
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or short_name(spec),
+            modality="image",
+            n_parameters=count_parameters(self.model),
+        )
+        self.facts = {
+            "source": "timm",
+            "architecture": type(model).__name__,
+            "pooling": self.pooling or "maps: mean over positions; vectors as they are",
+            "class_token": any(p.cls is not None for p in self.places.values()),
+            "last_layer": self.layers[-1].what,
+            "preprocessing": plain(config),
+            **run_facts(self.dtype, stored, "timm", "torchvision", "pillow"),
+        }
+
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:  # noqa: ARG002
+        return [self.transform(image) for image in stimuli]  # type: ignore[operator]
+
+    def forward(self, prepared: Sequence[Tensor]) -> Batch:
+        pixels = torch.stack(list(prepared)).to(self.device, self.dtype)
+        names = [layer.name for layer in self.layers]
+        if self.by_path:
+            found = self._outputs(pixels, names)
+            layers = {n: self._pool_output(n, found[n]) for n in names}
+        else:
+            states = self._intermediates(pixels)
+            layers = {n: self._pool(n, states[self.index[n]]) for n in names}
+        return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
+
+    def _pool(self, name: str, state: tuple[Tensor, Tensor | None]) -> Tensor:
+        patches, prefix = state
+        if self.pooling == "cls":
+            cls = self.places[name].cls
+            assert prefix is not None and cls is not None
+            return prefix[:, cls].to(torch.float32)
+        return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
+
+    def _pool_output(self, name: str, x: Tensor) -> Tensor:
+        """Of a module named by its path: as of other layers, no class token nor register is in a mean over tokens."""
+        places = self.places.get(name)
+        if places is None or self.pooling not in ("cls", "mean"):
+            return any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
+        if self.pooling == "mean":
+            return token_mean(places.patches(x))
+        if places.cls is None:
+            raise RepalignError(
+                f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
+                expected="a model with a class token among this layer's tokens",
+                got=f"{places.before} other tokens before the patches",
+                remedy="set `pooling: mean`",
+            )
+        return x[:, places.cls].to(torch.float32)
+
+    def _outputs(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What modules give; those of some models (Swin) give maps (b, h, w, d), and the model says so."""
+        with outputs_of(self.model, names, self.entry.label) as found:
+            self.model(pixels)
+        last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        return {n: x.permute(0, 3, 1, 2) if last and x.ndim == 4 else x for n, x in found.items()}
+
+    def _intermediates(self, pixels: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Of every block the patch tokens (b, t, d) or maps (b, d, h, w), and the tokens before the patches.
+
+        Where timm cannot give the latter it leaves them out, if there are any: of CaiT's blocks, for one, there are none.
+        """
+        options: dict[str, Any] = {"norm": False, "intermediates_only": True}
+        takes = inspect.signature(self.model.forward_intermediates).parameters
+        if "return_prefix_tokens" in takes and getattr(self.model, "num_prefix_tokens", 0):
+            options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
+        states = self.model.forward_intermediates(pixels, **options)
+        return [s if isinstance(s, tuple) else (s, None) for s in states]
+
+    def _probe_pixels(self) -> Tensor:
+        return torch.stack(self.prepare(unlike_images(), ())).to(self.device, self.dtype)
+
+    @torch.inference_mode()
+    def _intermediate_layers(self) -> list[Layer]:
+        """The layers that timm gives, each with the module that makes it, as one run shows."""
+        self.known: tuple[str, ...] = ()
+        self.places: dict[str, Places] = {}
+        if not hasattr(self.model, "forward_intermediates"):
+            return []
+        pixels = self._probe_pixels()
+        with traced(self.model) as trace:
+            states = self._intermediates(pixels)
+        whole = [p if t is None else torch.cat([t, p], dim=1) for p, t in states]
+        maps = all(x.ndim == 4 for x in whole)
+        word = "stage" if maps else "block"
+        every = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+        tokens = {layer.name: x for layer, x in zip(every, whole, strict=True) if x.ndim == 3}
+        self.places = self._token_places(trace, lambda: self._intermediates(pixels), tokens)
+        for layer, (_, prefix) in zip(every, states, strict=True):
+            self._check_prefix(layer.name, 0 if prefix is None else prefix.shape[1])
+        has_cls = all(layer.name in self.places and self.places[layer.name].cls is not None for layer in every)
+        self.known = ("cls", "mean") if has_cls else (("spatial_mean", "mean") if maps else ("mean",))
+        return every
+
+    def _token_places(self, trace: Trace, again: Callable[[], Any], tokens: Mapping[str, Tensor]) -> dict[str, Places]:
+        return dict(zip(tokens, token_places(trace, again, list(tokens.values()), self.entry.label), strict=True))
+
+    def _check_prefix(self, name: str, given: int) -> None:
+        """What timm calls tokens before the patches has to be what a pass shows to be none of the image."""
+        shown = self.places[name].before if name in self.places else given
+        if shown != given:
+            raise Unavailable(
+                f"model {self.entry.label}, layer {name}: the patches cannot be told from other tokens",
+                expected=f"{given} tokens before them, as timm says",
+                got=f"{shown} that are the same for all images",
+                remedy="name its modules in `layers:`, or with a torch: spec",
+            )
+
+    @torch.inference_mode()
+    def _named_layers(self, names: Sequence[str]) -> tuple[Layer, ...]:
+        """Modules as layers: one run shows where the tokens stand in them."""
+        pixels = self._probe_pixels()
+        with traced(self.model) as trace:
+            found = self._outputs(pixels, names)
+        tokens = {n: x for n, x in found.items() if x.ndim == 3}
+        if self.pooling in ("cls", "mean"):
+            self.places = self._token_places(trace, lambda: self.model(pixels), tokens)
+        return tuple(Layer(n, f"output of {n} ({_kind(self.model, n)})") for n in names)
+
+
+def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtype]:
+    """The model, from a folder or at the hub's commit, and what its weights are stored in: timm makes them float32.
+
+    Weights are read from safetensors only; what timm gets from elsewhere than the hub it reads in its own way.
+    """
+    import timm
+
+    folder = Path(spec.path)
+    if spec.is_local and not (folder / "model.safetensors").is_file():
+        raise Unavailable(
+            f"model {spec}: there are no safetensors weights",
+            expected="config.json and model.safetensors in the folder",
+            got=", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "an empty folder",
+            remedy="save it with timm.models.save_for_hf(model, folder, model_config, safe_serialization=True)",
+        )
+    with hub_errors(spec):
+        if spec.is_local:
+            file: Path | None = folder / "model.safetensors"
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        else:
+            config = _pretrained(spec, entry)
+            file = None
+            pinned = {}
+            if config.hf_hub_id:
+                file = fetch(config.hf_hub_id, _safetensors(config.hf_hub_filename), spec, revision)
+                pinned = {"hf_hub_id": f"{config.hf_hub_id}@{revision}", "hf_hub_filename": file.name}
+            model = timm.create_model(spec.path, pretrained=True, pretrained_cfg_overlay=pinned)
+        stored = read_headers([file]).dtype if file is not None else None
+    return model, stored or next(model.parameters()).dtype
+
+
+def _safetensors(named: str | None) -> list[str]:
+    """The safetensors files that may stand for the file that timm names in a repository."""
+    if named is None:
+        return ["model.safetensors"]
+    stem = named.rpartition(".")[0]
+    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
+    return [named] if named.endswith(".safetensors") else [f"{safe}.safetensors"]
+
+
+def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> bool:
+    """Whether the entry names modules of the model, and not layers that timm gives."""
+    wanted = entry.layers or ()
+    modules = {name for name, _ in model.named_modules() if name}
+    layers = {layer.name for layer in every}
+    if wanted and all(isinstance(w, str) and w in modules for w in wanted) and not set(wanted) <= layers:
+        return True
+    if not every:
+        unknown = next((str(w) for w in wanted if w not in modules), None)
+        raise RepalignError(
+            f"model {entry.label}: timm gives no intermediates for {type(model).__name__}",
+            expected="paths of modules in `layers:`",
+            got=unknown or "none",
+            remedy=did_you_mean(unknown, modules)
+            if unknown
+            else f"name modules, such as {', '.join(sorted(modules)[:3])}",
+        )
+    return False
+
+
+def _kind(model: Any, name: int | str) -> str:
+    return type(model.get_submodule(str(name))).__name__

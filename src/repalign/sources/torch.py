@@ -1,0 +1,270 @@
+"""Any torch module: `torch:package.module:factory` or `torch:path/to/file.py:factory`.
+
+The factory takes no argument and returns one of
+
+* an `nn.Module`;
+* a pair `(module, preprocess)`;
+* an object with the attribute `module` and, if it likes, `preprocess`, `modality` and `layers`.
+
+`preprocess` takes one stimulus (a PIL image, a text, or an array, as the dataset has it) and returns the tensor
+that goes into the module, stacked with others of its shape; without it images become float tensors (3, h, w) in
+[0, 1] and arrays tensors of their own. The module is called in eval mode with that one argument.
+
+Layers are modules by path; by default the direct children that have parameters, in the order in which the
+module lists them, with the members in place of an `nn.ModuleList`. Each must be called once and give a tensor:
+(b, d) is taken as it is, a map (b, d, h, w) is averaged over its positions, and tokens (b, t, d) need
+`pooling: mean`, `cls` or `last`. The modality is the entry's or the object's: the dataset's column to read.
+
+The revision is a digest of the factory's file, of the weights, and of the code that the factory is made of: the modules
+that it imports, theirs in turn, and the files that they name in so many words ("mean.npy"); of an installed package its
+version. The factory is called once to tell it, even where the features are in the store, and once more to load the model.
+It has to make the same model each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.models import ModelRecord, Spec
+from repalign.sources.code import digest_of, imported_code, source_digest
+from repalign.sources.files import first_line
+from repalign.sources.pool import any_pool
+from repalign.sources.source import (
+    Batch,
+    Context,
+    Layer,
+    ModelEntry,
+    Source,
+    count_parameters,
+    no_modality,
+    run_dtype,
+    run_facts,
+    weights_digest,
+)
+from repalign.sources.trace import outputs_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a factory makes."""
+
+    module: nn.Module
+    preprocess: Callable[[Any], Tensor] | None
+    modality: str | None
+    layers: tuple[str, ...] | None
+    code: str  # digest of the factory's file
+    weights: str  # digest of the weights
+    imports: dict[str, str]  # of what else it is made of
+
+    @property
+    def revision(self) -> str:
+        return f"local-{digest_of(self.code, self.weights, self.imports)}"
+
+
+def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
+    return _make(spec).revision
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
+    made = _make(spec)
+    if made.revision != context.revision:
+        raise RepalignError(
+            f"model {spec}: the factory makes another model every time",
+            expected=f"the weights of revision {context.revision}",
+            got=made.revision,
+            remedy="load weights in it, or call torch.manual_seed first; and let it write to no file that its code names",
+        )
+    return TorchModule(spec, entry, context, made)
+
+
+def _make(spec: Spec) -> Made:
+    path, _, name = spec.path.rpartition(":")
+    code = _import(path, spec)
+    factory = getattr(code, name, None)
+    if not callable(factory):
+        known = [n for n, v in vars(code).items() if callable(v) and not n.startswith("_")]
+        raise RepalignError(
+            f"model {spec}: no factory {name!r} in {path}",
+            expected="a function without arguments that builds the model",
+            got=name,
+            remedy=did_you_mean(name, known),
+        )
+    made = factory()
+    if isinstance(made, nn.Module):
+        module, rest = made, {}
+    elif isinstance(made, tuple) and len(made) == 2:
+        module, rest = made[0], {"preprocess": made[1]}
+    else:
+        module = getattr(made, "module", None)
+        rest = {n: getattr(made, n, None) for n in ("preprocess", "modality", "layers")}
+    if not isinstance(module, nn.Module) or not (rest.get("preprocess") is None or callable(rest["preprocess"])):
+        raise RepalignError(
+            f"model {spec}: the factory returns something else than a model",
+            expected="an nn.Module, a pair (nn.Module, preprocess), or an object with the attribute `module`",
+            got=type(made).__name__,
+        )
+    layers = rest.get("layers")
+    return Made(
+        module=module.eval(),
+        preprocess=rest.get("preprocess"),
+        modality=rest.get("modality"),
+        layers=None if layers is None else tuple(layers),
+        code=source_digest(code),
+        weights=weights_digest(module),
+        imports=imported_code(code),
+    )
+
+
+def _import(path: str, spec: Spec) -> Any:
+    try:
+        if not path.endswith(".py"):
+            return importlib.import_module(path)
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no file {file}")
+        # A name of its own for each file, under which what it defines can be pickled.
+        name = f"repalign_factory_{file.stem}_{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]}"
+        described = importlib.util.spec_from_file_location(name, file)
+        assert described is not None and described.loader is not None
+        module = importlib.util.module_from_spec(described)
+        sys.modules[name] = module
+        described.loader.exec_module(module)
+        return module
+    except (ImportError, OSError, SyntaxError) as error:
+        raise RepalignError(
+            f"model {spec}: {path} cannot be imported",
+            got=first_line(error),
+            remedy="check the path (in a study file it starts from the file's folder) and what it imports",
+        ) from error
+
+
+class TorchModule(Source):
+    """Outputs of modules of a model that the user's own function builds."""
+
+    kind = "any"
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, made: Made) -> None:
+        modality = entry.modality or made.modality
+        if modality is None:
+            raise no_modality(entry.label, "torch")
+        self.entry, self.device, self.preprocess = entry, context.device, made.preprocess
+        stored = next((p.dtype for p in made.module.parameters()), None)
+        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.weights = made.weights
+        self.model = made.module.to(context.device, self.dtype)
+        self.layers = tuple(_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
+        self.record = ModelRecord(
+            spec=str(spec),
+            name=entry.name or spec.path.rpartition(":")[2],
+            modality=modality,
+            n_parameters=count_parameters(self.model),
+        )
+        self.facts = {
+            "source": "torch",
+            "architecture": type(self.model).__name__,
+            "pooling": entry.pooling or "maps: mean over positions; vectors as they are",
+            "preprocessing": getattr(self.preprocess, "__qualname__", type(self.preprocess).__name__)
+            if self.preprocess
+            else "images to [0, 1]",
+            "factory_sha256": made.code,
+            **({"imports": made.imports} if made.imports else {}),
+            **run_facts(self.dtype, stored, "pillow"),
+        }
+
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:
+        out = [(self.preprocess or _as_tensor)(s) for s in stimuli]
+        for x, row in zip(out, where, strict=True):
+            if not isinstance(x, Tensor):
+                raise RepalignError(
+                    f"model {self.entry.label}: {row}: preprocess gives no tensor",
+                    expected="a torch.Tensor of one stimulus, without a batch dimension",
+                    got=type(x).__name__,
+                    remedy="return (module, preprocess) from the factory, with a preprocess for this modality",
+                )
+        return out
+
+    def forward(self, prepared: Sequence[Tensor]) -> Batch:
+        names = [layer.name for layer in self.layers]
+        out: dict[str, Tensor] = {}
+        for rows in _same_shape(prepared):
+            inputs = torch.stack([prepared[i] for i in rows]).to(self.device)
+            with outputs_of(self.model, names, self.entry.label) as found:
+                self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+            for name in names:
+                where = f"model {self.entry.label}, layer {name}"
+                pooled = any_pool(found[name], self.entry.pooling, where).to("cpu", torch.float32)
+                if len(pooled) != len(rows):
+                    raise RepalignError(
+                        f"{where}: not one row per stimulus",
+                        expected=f"{len(rows)} rows",
+                        got=tuple(pooled.shape),
+                    )
+                out.setdefault(name, pooled.new_empty(len(prepared), pooled.shape[1]))[rows] = pooled
+        return Batch(out)
+
+
+def _same_shape(prepared: Sequence[Tensor]) -> list[list[int]]:
+    """Rows that can be stacked."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(prepared):
+        groups.setdefault(tuple(x.shape), []).append(i)
+    return list(groups.values())
+
+
+def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None) -> list[str]:
+    """The modules to read: those of the entry, those that the factory states, or the children."""
+    every = list(stated) if stated is not None else _children(model)
+    wanted = every if entry.layers is None else entry.layers
+    known = {name for name, _ in model.named_modules() if name}
+    out = []
+    for w in wanted:
+        if isinstance(w, int) and -len(every) <= w < len(every):
+            out.append(every[w])
+        elif w in known:
+            out.append(str(w))
+        else:
+            raise RepalignError(
+                f"model {entry.label}: no module {w!r}",
+                expected=f"the path of a module, or an index into {', '.join(every)}",
+                got=w,
+                remedy=did_you_mean(str(w), known),
+            )
+    if not out:
+        raise RepalignError(f"model {entry.label}: no layer to extract", remedy="name modules in `layers:`")
+    return list(dict.fromkeys(out))
+
+
+def _children(model: nn.Module) -> list[str]:
+    """The direct children with parameters, the members of an `nn.ModuleList` in its place."""
+    out = []
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            out += [f"{name}.{i}" for i, _ in enumerate(child)]
+        elif any(True for _ in child.parameters()):
+            out.append(name)
+    return out
+
+
+def _layer(model: nn.Module, name: str) -> Layer:
+    return Layer(name, f"output of {name} ({type(model.get_submodule(name)).__name__})")
+
+
+def _as_tensor(stimulus: Any) -> Any:
+    """Images to (3, h, w) in [0, 1], arrays as they are; of anything else no tensor can be made."""
+    if isinstance(stimulus, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(stimulus))
+    if isinstance(stimulus, str):
+        return stimulus
+    return torch.from_numpy(np.asarray(stimulus, dtype=np.float32) / 255).permute(2, 0, 1)

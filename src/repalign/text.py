@@ -1,0 +1,173 @@
+"""Numbers and names as people read them, the same in every figure and in the report."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+UNDEFINED = "–"
+TIMES = "×"
+LEAST_P = 1e-10
+NOTHING = 1e-12  # what rounding leaves of a zero
+MOCK = "Mock run: tiny stand-ins in place of the models, and generated data. Its numbers mean nothing."
+MOCK_STAMP = "MOCK RUN: the numbers mean nothing"  # across a figure
+
+
+def number(value: float | None) -> str:
+    """Three significant digits with a true minus sign; a dash where undefined.
+
+    >>> number(0.051349), number(-12.345), number(1234.5), number(float("nan"))
+    ('0.0513', '−12.3', '1,234', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return UNDEFINED
+    if abs(value) < NOTHING:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if float(f"{abs(value):.2e}") >= 10 ** (size + 1):  # rounding up gained a digit: 0.9999 is 1.00
+        size += 1
+    if -5 <= size <= 6:
+        text = f"{value:,.{max(0, 2 - size)}f}"
+    else:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def interval(value: float, low: float | None, high: float | None) -> str:
+    """A number with its confidence interval, all with as many decimals; the number alone where there is none.
+
+    >>> interval(0.2312, 0.1987, 0.2641), interval(0.2312, None, None)
+    ('0.231 [0.199, 0.264]', '0.231')
+    """
+    text = number(value)
+    if low is None or high is None or not all(map(math.isfinite, (value, low, high))) or "e" in text:
+        return text
+    places = len(text.partition(".")[2])
+    ends = (f"{end:,.{places}f}".replace("-", "−") for end in (low, high))
+    return f"{text} [{', '.join(ends)}]"
+
+
+def pvalue(p: float | None, n_draws: int | None = None) -> str:
+    """A p-value without its leading zero; at the floor of the draws it says that it is one.
+
+    Without draws (a closed form) there is no floor; but no law is known well enough to tell what lies below 1e-10.
+
+    >>> pvalue(0.0312), pvalue(0.005, 199), pvalue(1.0), pvalue(2.3e-7), pvalue(2.3e-40)
+    ('.031', '≤ .005', '1', '2.3e−7', '< 1e−10')
+    """
+    if p is None or not math.isfinite(p):
+        return UNDEFINED
+    if p >= 0.9995:
+        return "1"
+    if p < LEAST_P:
+        return "< 1e−10"
+    if p < 1e-4:
+        mantissa, exponent = f"{p:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}".replace("-", "−")
+    else:
+        places = 1 - math.floor(math.log10(float(f"{p:.1e}"))) if p < 0.1 else 3
+        text = f"{p:.{places}f}".rstrip("0").removeprefix("0")
+    return f"≤ {text}" if at_floor(p, n_draws) else text
+
+
+def at_floor(p: float, n_draws: int | None) -> bool:
+    """Whether p is the smallest that this many draws can give, 1 / (n_draws + 1)."""
+    return bool(n_draws) and p * (n_draws + 1) < 1.5
+
+
+def p_sentence(p: float, n_draws: int | None = None) -> str:
+    """For running text: "p = .031", "p ≤ .005 (floor)".
+
+    >>> p_sentence(0.005, 199)
+    'p ≤ .005 (floor)'
+    """
+    text = pvalue(p, n_draws)
+    if text.startswith("≤"):
+        return f"p {text} (floor)"
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def count(value: int) -> str:
+    """A whole number with commas."""
+    return f"{value:,}"
+
+
+def shorten(name: str, length: int) -> str:
+    """A name cut in its middle: what tells names apart is often at their end.
+
+    >>> shorten("vit_large_patch14_dinov2.lvd142m", 16)
+    'vit_larg….lvd142m'
+    """
+    if len(name) <= length:
+        return name
+    half = max(1, length // 2)
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def parameters(value: float | None) -> str:
+    """A number of parameters: 560 M, 1.10 B.
+
+    >>> parameters(560_000_000), parameters(1.1e9), parameters(8200), parameters(None)
+    ('560 M', '1.10 B', '8.20 k', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return UNDEFINED
+    for size, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{number(value / size)}{unit}"
+    return number(value)
+
+
+def parse_repr(measure: str) -> tuple[str, Mapping[str, object]]:
+    """The class and the parameters of a measure's repr; ({} where it cannot be parsed)."""
+    name, _, rest = measure.partition("(")
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        keywords = call.keywords if isinstance(call, ast.Call) else []
+        return name, {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
+    except (SyntaxError, ValueError):
+        return measure, {}
+
+
+def measure_label(measure: str) -> str:
+    """A measure's repr for people: its name and the parameters that tell it apart.
+
+    >>> measure_label("MutualKNN(k=10, similarity='cosine', center=False)")
+    'Mutual k-NN (k = 10, cosine)'
+    >>> measure_label("CKA()")
+    'CKA'
+    """
+    name, parameters = parse_repr(measure)
+    apart = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    words = re.sub(apart, " ", re.sub(r"KNN$", " k-NN", name)).split()
+    name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
+    told = []
+    for key, value in parameters.items():
+        if isinstance(value, str):
+            told.append(value)
+        elif value is True:
+            told.append(key)
+        elif isinstance(value, (int, float)) and value:
+            told.append(f"{key} = {value}")
+    return f"{name} ({', '.join(told)})" if told else name
+
+
+# --- progress ---
+
+
+class Progress(Protocol):
+    """Called as work goes on: `task` is a short name, `done` of `total` units are finished.
+
+    A callback is called with done=0 when a task starts and with done=total when it ends.
+    `note` carries a sentence that a person should see (a halved batch, a skipped file).
+    """
+
+    def __call__(self, task: str, done: int, total: int, note: str | None = None) -> None: ...
+
+
+def silent(task: str, done: int, total: int, note: str | None = None) -> None:
+    """The default: report nothing."""
