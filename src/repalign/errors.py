@@ -54,3 +54,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"choose one of: {', '.join(known)}" if known else "nothing by that kind of name is known"
+
+
+def choose(
+    what: str, asked: str, known: Iterable[str], problem: str | None = None, error: type[RepalignError] = RepalignError
+) -> str:
+    """`asked`, which must be one of the known names. Raises RepalignError with the closest ones.
+
+    `problem` replaces the first line of the message, "unknown <what> <asked>".
+
+    >>> choose("scale", "raw", ("raw", "studentised"))
+    'raw'
+    >>> choose("scale", "rw", ("raw", "studentised"))
+    Traceback (most recent call last):
+        ...
+    repalign.errors.RepalignError: unknown scale 'rw'
+      expected: raw, studentised
+      got: 'rw'
+      do: did you mean 'raw'?
+    """
+    known = list(known)
+    if asked in known:
+        return asked
+    expected = ", ".join(map(str, known)) if len(known) <= 12 else None  # a long list is what the remedy chooses from
+    raise error(
+        problem or f"unknown {what} {asked!r}", expected=expected, got=repr(asked), remedy=did_you_mean(str(asked), map(str, known))
+    )

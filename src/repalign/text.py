@@ -1,11 +1,11 @@
-"""Numbers and names as people read them, the same in every figure and in the report."""
+"""Numbers, sizes, times and names as people read them: one voice for terminal, figures, report and errors."""
 
 from __future__ import annotations
 
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 UNDEFINED = "–"
@@ -154,6 +154,45 @@ def measure_label(measure: str) -> str:
         elif isinstance(value, (int, float)) and value:
             told.append(f"{key} = {value}")
     return f"{name} ({', '.join(told)})" if told else name
+
+
+# --- sizes, times, lists ---
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that reads best, of three digits.
+
+    >>> size(2e12), size(1_500_000)
+    ('2 TB', '1.5 MB')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes, hours or days, of two digits.
+
+    >>> duration(0.2), duration(95), duration(200_000)
+    ('under a second', '95 s', '2.3 days')
+    """
+    if seconds < 1:
+        return "under a second"
+    for unit, scale in (("days", 86_400), ("hours", 3_600), ("min", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.2g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Some names, and how many more there are.
+
+    >>> named(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 # --- progress ---

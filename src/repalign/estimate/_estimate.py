@@ -21,13 +21,13 @@ from repalign.estimate._models import facts_of_all
 from repalign.estimate._rates import Rates, measure_rates
 from repalign.estimate._room import Need, room, shortages
 from repalign.estimate._stimuli import Stimuli
-from repalign.estimate._words import duration, named, size
 from repalign.measures import is_group, parse_measure, parse_measures
 from repalign.measures.measure import Measure
 from repalign.models import parse_spec
 from repalign.sources import ModelEntry, choose_device
 from repalign.sources.source import as_asked_today, run_dtype, short_name
 from repalign.store import FeatureStore, StoredRepresentation
+from repalign.text import duration, named, size
 
 # Importing torch, transformers and timm and opening a dataset, once a run.
 START_SECONDS = 4.0

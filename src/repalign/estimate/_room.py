@@ -11,7 +11,7 @@ import torch
 
 from repalign.comparison import default_memory
 from repalign.estimate._models import hub_cache
-from repalign.estimate._words import named, size
+from repalign.text import named, size
 
 
 @dataclass(frozen=True)
