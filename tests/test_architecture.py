@@ -61,6 +61,22 @@ def test_measures_stand_alone(path: Path):
     assert imports(path) <= {"measures", "errors", "layers"}
 
 
+PRH = sorted((SOURCE / "prh").rglob("*.py"))
+
+
+def test_nothing_imports_the_experiments_of_the_paper():
+    """They are found by their entry points, like anyone's."""
+    assert not [path for path in FILES if path not in PRH and "prh" in imports(path)]
+
+
+def test_the_experiments_of_the_paper_use_public_names_only():
+    for path in PRH:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign"):
+                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                assert not [name for name in names if name.startswith("_")], f"{path.name}: {ast.unparse(node)}"
+
+
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

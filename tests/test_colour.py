@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repalign import colour
-from repalign.colour import ColourOptions
-from repalign.colour.pairs import offsets
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.measures import RSA, MutualKNN
+from repalign.prh import colour
+from repalign.prh.colour import ColourOptions
+from repalign.prh.colour.pairs import offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,11 +25,11 @@ from repalign.estimate import _models as models
 from repalign.estimate import _room as rooms
 from repalign.estimate._comparing import try_measures
 from repalign.estimate._facts import Facts
-from repalign.estimate._words import duration, named, size
 from repalign.measures import parse_measure
 from repalign.models import find_model, known_models, model_set, parse_spec
 from repalign.sources import ModelEntry, extract
 from repalign.store import FeatureStore
+from repalign.text import duration, named, size
 
 RATES = Rates({"float32": 2e11, "bfloat16": 2e11}, 2e11, 0.7, 5e8, 1e9)
 

@@ -15,13 +15,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from repalign.colour import ColourResult
 from repalign.comparison import alignment as alignment_module
 from repalign.comparison import pair
 from repalign.comparison.alignment import Alignment, csv_text, from_csv_cell
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
 from repalign.files import SEAL, read_json, read_parquet
+from repalign.prh.colour import ColourResult
 from repalign.report import texts
 
 RNG = np.random.default_rng(0)

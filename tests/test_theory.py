@@ -11,7 +11,7 @@ import torch
 from scipy.stats import multinomial
 
 from repalign import RepalignError
-from repalign.theory import (
+from repalign.prh.theory import (
     BinaryNCE,
     InfoNCE,
     World,
@@ -25,8 +25,8 @@ from repalign.theory import (
     ring,
     torus,
 )
-from repalign.theory.experiments import uneven
-from repalign.theory.learn import multisets
+from repalign.prh.theory.experiments import uneven
+from repalign.prh.theory.learn import multisets
 
 H12 = np.eye(12) - 1 / 12
 OFF = ~np.eye(12, dtype=bool)

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from repalign import RepalignError
-from repalign.theory import experiments, figures
+from repalign.prh.theory import experiments, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/studies/theory.md").read_text("utf-8")

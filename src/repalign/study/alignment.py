@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repalign.study.base import Drawn, Outcome, Plan, Study
 from repalign.study.competence import Competence
-from repalign.study.config import STORE
-from repalign.study.load import Variant, null_arguments
+from repalign.study.config import STORE, AlignmentConfig
+from repalign.study.lines import Where
+from repalign.study.load import Variant, null_arguments, read_variants
 from repalign.study.representations import Members, Source
 from repalign.text import Progress, silent
 
@@ -37,6 +38,16 @@ class AlignmentStudy(Study):
     """Models on a dataset, layer by layer, under one setting or several."""
 
     variants: tuple[Variant, ...]
+
+    @classmethod
+    def load(cls, path: Path, data: dict[str, Any], where: Where) -> AlignmentStudy:
+        from repalign.study.figures import check_figures
+
+        data.pop("experiment", None)
+        config = where.validate(AlignmentConfig, data)
+        variants = tuple(read_variants(data, config, path, where))
+        check_figures(config.figures, where)
+        return cls(path, config, variants)
 
     @property
     def x(self) -> tuple[ModelEntry, ...]:

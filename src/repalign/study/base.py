@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from repalign.comparison.alignment import Alignment
+    from repalign.study.lines import Where
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Study(ABC):
     def place(self, given: str | None, default: str) -> Path:
         """A path of the file, or the default inside the study's folder."""
         return self.folder / default if given is None else (self.base / Path(given).expanduser()).absolute()
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, data: dict[str, Any], where: Where) -> Study:
+        """The study of a file's data. `where` tells errors with the line of their field, and validates a `Block`."""
 
     @abstractmethod
     def plan(self, progress: Progress = silent) -> Plan:

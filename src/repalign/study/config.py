@@ -222,36 +222,3 @@ class AlignmentConfig(Block):
     store: Place = None
     results: Place = None
     report: Place = None
-
-
-class TheoryConfig(Block):
-    """A study of worlds with a known co-occurrence (see `theory.experiments`); all experiments without `only`."""
-
-    experiment: Literal["theory"]
-    name: Name
-    description: str | None = None
-    only: list[str] | None = Field(default=None, min_length=1)
-    seed: int = Field(default=0, ge=0)
-    results: Place = None
-    report: Place = None
-
-
-class ColourConfig(Block):
-    """A study of colour: co-occurrence of pixels in photos, words in text models, against perception (see `colour`).
-
-    `options` are those of `colour.ColourOptions`; `words` are "twenty", "all", or a list of names of the xkcd survey.
-    """
-
-    experiment: Literal["colour"]
-    name: Name
-    description: str | None = None
-    dataset: DatasetConfig
-    models: list[str | ModelConfig] = []
-    options: dict[str, Any] = {}
-    words: Literal["twenty", "all"] | list[str] = "twenty"
-    extract: ExtractConfig = ExtractConfig()
-    results: Place = None
-    report: Place = None
-
-
-EXPERIMENTS: dict[str, type[Block]] = {"alignment": AlignmentConfig, "theory": TheoryConfig, "colour": ColourConfig}

@@ -7,13 +7,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.models import KnownModel, find_model, known_models, model_set, parse_spec
 from repalign.study.base import Study
-from repalign.study.config import EXPERIMENTS, AlignmentConfig, ModelConfig, ModelOptions, SidesConfig
+from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, SidesConfig
 from repalign.study.lines import Location, Where, read
 from repalign.study.paths import rooted
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from repalign.measures import Measure
     from repalign.sources import ModelEntry
 
+ENTRY_POINTS = "repalign.experiments"  # the group in which packages announce experiments: name = module:class
 MOST_VARIANTS = 1000
 MOST_FILES = 100  # that one study extends, each counted as often as it is named
 # What a variant cannot change: these are of the study as a whole.
@@ -64,29 +66,26 @@ def load_study(path: str | Path) -> Study:
     """
     path = Path(path).absolute()
     data, where = _extended(path)
-    experiment = data.get("experiment", "alignment")
-    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
-        with where.at("experiment"):
-            raise RepalignError(
-                f"unknown experiment {experiment!r}", expected=", ".join(EXPERIMENTS), got=experiment,
-                remedy=did_you_mean(str(experiment), EXPERIMENTS),
-            )  # fmt: skip
-    if experiment == "theory":
-        from repalign.study.theory import TheoryStudy
+    with where.at("experiment"):
+        experiment = _experiment(data.get("experiment", "alignment"))
+    return experiment.load(path, data, where)
 
-        return TheoryStudy.load(path, data, where)
-    if experiment == "colour":
-        from repalign.study.colour import ColourStudy
 
-        return ColourStudy.load(path, data, where)
+def _experiment(name: Any) -> type[Study]:
+    """The kind of study that a name stands for: alignment, or one that an installed package announces."""
     from repalign.study.alignment import AlignmentStudy
-    from repalign.study.figures import check_figures
 
-    data.pop("experiment", None)
-    config = where.validate(AlignmentConfig, data)
-    variants = tuple(_variants(data, config, path, where))
-    check_figures(config.figures, where)
-    return AlignmentStudy(path, config, variants)
+    if name == "alignment":
+        return AlignmentStudy
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    choose("experiment", str(name), ["alignment", *points])
+    try:
+        return points[name].load()
+    except Exception as error:  # another package's code
+        raise RepalignError(
+            f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {points[name].value}",
+            got=f"{type(error).__name__}: {error}", remedy="mend or remove the package that announces it",
+        ) from error  # fmt: skip
 
 
 def _extended(
@@ -117,7 +116,7 @@ def _extended(
 # --- variants ------------------------------------------------------------------------------------
 
 
-def _variants(data: dict[str, Any], config: AlignmentConfig, path: Path, where: Where) -> Iterator[Variant]:
+def read_variants(data: dict[str, Any], config: AlignmentConfig, path: Path, where: Where) -> Iterator[Variant]:
     """The study's runs: every named variant under every combination of swept values; itself if there are none."""
     base = {k: v for k, v in data.items() if k not in ("variants", "sweep")}
     swept = [_values(field, values) for field, values in config.sweep.items()]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from repalign.dataset import Dataset
     from repalign.sources import ModelEntry
     from repalign.study.alignment import AlignmentStudy
-    from repalign.study.colour import ColourStudy
 
 SIZE = 208  # stimuli, if all measures allow it: at 200 and more most nulls are closed forms
 LEAST = 12  # stimuli of a sample
@@ -39,10 +38,10 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     folder = study.runs / f"{study.name}-mock"
     study = replace(study, variants=_fewer_neighbors(study.variants))
     n = _size(study.variants)
-    table = _dataset(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
+    table = generated_table(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
     scale = n / max([_asked(v) for v in study.variants if _asked(v)], default=n)
     opened: dict[str, Dataset] = {}
-    variants, models = [], _StandIns(folder / "models", progress)
+    variants, models = [], StandIns(folder / "models", progress)
     for variant in study.variants:
         dataset = _same_form(variant.config.dataset, table, n, scale)
         key = dataset.model_dump_json()
@@ -66,22 +65,6 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
         }
     )  # fmt: skip
     return replace(study, config=whole, variants=tuple(variants), is_mock=True)
-
-
-def mock_colour(study: ColourStudy, progress: Progress = silent) -> ColourStudy:
-    """The colour study on a few generated pictures, with stand-ins for the text models and few draws."""
-    folder = study.runs / f"{study.name}-mock"
-    image = study.config.dataset.image or "image"
-    table = _dataset(folder / "data", [study.config.dataset], SIZE, 1)
-    dataset = DatasetConfig(table=str(table), id="id", image=image)
-    data = dataset.open(study.base)
-    made = _StandIns(folder / "models", progress)
-    models = tuple(made.of(e, "text", data.ids) for e in study.models)
-    config = study.config.model_copy(
-        update={"name": f"{study.name}-mock", "dataset": dataset, "results": None, "report": None}
-    )
-    fewer = study.with_config(study.path, config, models, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3)
-    return replace(fewer, is_mock=True)
 
 
 # --- the dataset ---------------------------------------------------------------------------------
@@ -125,7 +108,7 @@ def _captions(study: AlignmentStudy) -> int:
     return max([*several, *(c + max(several) for c in later)])
 
 
-def _dataset(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
+def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
     """A table with every column that some variant reads."""
     from repalign.standins import write_dataset
 
@@ -203,7 +186,7 @@ def few(side: Sequence[ModelEntry]) -> list[ModelEntry]:
     return [side[i] for i in sorted(chosen)]
 
 
-class _StandIns:
+class StandIns:
     """Stand-ins by entry, and what had to be changed of each, told once."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:

@@ -6,20 +6,32 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.study.base import Drawn, Outcome, Plan, Study
-from repalign.study.config import TheoryConfig
-from repalign.study.lines import Where
+from repalign.study import Block, Drawn, Name, Outcome, Place, Plan, Study, Where
 from repalign.text import Progress, silent
 
 SECONDS = 10  # of one experiment on one core, about
 
 
+class TheoryConfig(Block):
+    """A study of worlds with a known co-occurrence (see `repalign.prh.theory.experiments`); all experiments without `only`."""
+
+    experiment: Literal["theory"]
+    name: Name
+    description: str | None = None
+    only: list[str] | None = Field(default=None, min_length=1)
+    seed: int = Field(default=0, ge=0)
+    results: Place = None
+    report: Place = None
+
+
 @dataclass(frozen=True)
 class TheoryStudy(Study):
-    """Experiments of `repalign.theory`, each a table and a figure."""
+    """Experiments of `repalign.prh.theory`, each a table and a figure."""
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> TheoryStudy:
@@ -50,9 +62,9 @@ class TheoryStudy(Study):
         executor: Executor | None = None,  # noqa: ARG002
         told: Callable[[Plan], None] | None = None,
     ) -> Outcome:
+        from repalign.prh.theory.figures import draw
         from repalign.report import write_study_page
         from repalign.study.figures import write_drawn
-        from repalign.theory.figures import draw
 
         if told is not None:
             told(self.plan())
@@ -72,6 +84,6 @@ class TheoryStudy(Study):
 
 
 def _experiments() -> dict[str, Any]:
-    from repalign.theory.experiments import EXPERIMENTS
+    from repalign.prh.theory.experiments import EXPERIMENTS
 
     return {f.__name__: f for f in EXPERIMENTS}

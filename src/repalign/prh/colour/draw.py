@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repalign.colour.run import ColourResult
 from repalign.figures.static import ACCENT, INK, MUTED, PAPER, RULE, plain
+from repalign.prh.colour.run import ColourResult
 
 _SHUFFLES = {"none": "photos", "within": "pixels shuffled within each photo", "across": "pixels shuffled across photos"}
 _INKS = {"none": INK, "within": "#1f608b", "across": ACCENT}

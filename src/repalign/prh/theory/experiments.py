@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from repalign.prh.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
+from repalign.prh.theory.representability import representability
+from repalign.prh.theory.world import World, circle, ring, torus
 from repalign.text import Progress, silent
-from repalign.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
-from repalign.theory.representability import representability
-from repalign.theory.world import World, circle, ring, torus
 
 K = 10  # neighbours: whole shells of the torus, so that no tie stands at the border of a neighbourhood
 

@@ -6,24 +6,42 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError, did_you_mean
-from repalign.study.base import Drawn, Outcome, Plan, Study
-from repalign.study.config import ColourConfig
-from repalign.study.lines import Where
-from repalign.study.load import entries
+from repalign.study import Block, Drawn, ExtractConfig, ModelConfig, Name, Outcome, Place, Plan, Study, Where, entries
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
-    from repalign.colour import ColourOptions
     from repalign.dataset import Dataset
+    from repalign.prh.colour import ColourOptions
     from repalign.sources import ModelEntry
+
+
+class ColourConfig(Block):
+    """A study of colour: co-occurrence of pixels in photos, words in text models, against perception (see `repalign.prh.colour`).
+
+    `options` are those of `repalign.prh.colour.ColourOptions`; `words` are "twenty", "all", or a list of names of the xkcd survey.
+    """
+
+    experiment: Literal["colour"]
+    name: Name
+    description: str | None = None
+    dataset: DatasetConfig
+    models: list[str | ModelConfig] = Field(default_factory=list)
+    options: dict[str, Any] = Field(default_factory=dict)
+    words: Literal["twenty", "all"] | list[str] = "twenty"
+    extract: ExtractConfig = ExtractConfig()
+    results: Place = None
+    report: Place = None
 
 
 @dataclass(frozen=True)
 class ColourStudy(Study):
-    """The experiment of `repalign.colour` on a dataset's photos and some text models."""
+    """The experiment of `repalign.prh.colour` on a dataset's photos and some text models."""
 
     models: tuple[ModelEntry, ...]
     options: ColourOptions
@@ -31,8 +49,8 @@ class ColourStudy(Study):
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> ColourStudy:
-        from repalign.colour import WORDS, single_words
-        from repalign.colour.cielab import named_colours
+        from repalign.prh.colour import WORDS, single_words
+        from repalign.prh.colour.cielab import named_colours
 
         config = where.validate(ColourConfig, data)
         with where.at("options"):
@@ -65,7 +83,7 @@ class ColourStudy(Study):
         executor: Executor | None = None,  # noqa: ARG002
         told: Callable[[Plan], None] | None = None,
     ) -> Outcome:
-        from repalign.colour import draw, run_colour
+        from repalign.prh.colour import draw, run_colour
         from repalign.report import write_study_page
         from repalign.study.figures import write_drawn
 
@@ -97,13 +115,22 @@ class ColourStudy(Study):
         return Outcome(drawn=tuple(drawn), wrote=(("tables", self.results), ("figures", figures), ("report", page)))
 
     def mock(self, progress: Progress = silent) -> ColourStudy:
-        from repalign.study.mock import mock_colour
+        """On a few generated pictures, with stand-ins for the text models and few draws."""
+        from repalign.study.mock import SIZE, StandIns, generated_table
 
-        return mock_colour(self, progress)
-
-    def with_config(self, path: Path, config: ColourConfig, models: tuple[ModelEntry, ...], **options: Any) -> ColourStudy:
-        """The same study with another dataset and other models, and some options changed."""
-        return replace(self, path=path, config=config, models=models, options=replace(self.options, **options))
+        folder = self.runs / f"{self.name}-mock"
+        table = generated_table(folder / "data", [self.config.dataset], SIZE, 1)
+        dataset = DatasetConfig(table=str(table), id="id", image=self.config.dataset.image or "image")
+        data = dataset.open(self.base)
+        made = StandIns(folder / "models", progress)
+        changes = {"name": f"{self.name}-mock", "dataset": dataset, "results": None, "report": None}
+        return replace(
+            self,
+            config=self.config.model_copy(update=changes),
+            models=tuple(made.of(e, "text", data.ids) for e in self.models),
+            options=replace(self.options, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3),
+            is_mock=True,
+        )
 
 
 def _told(photos: Dataset) -> str:
@@ -112,7 +139,7 @@ def _told(photos: Dataset) -> str:
 
 def _options(given: dict[str, Any]) -> ColourOptions:
     """Options from the file; "inf" stands for no limit of the radius."""
-    from repalign.colour import ColourOptions
+    from repalign.prh.colour import ColourOptions
 
     known = {f.name for f in fields(ColourOptions)}
     for name in given:

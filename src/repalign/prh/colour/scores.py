@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from repalign.colour.options import ColourOptions
-from repalign.colour.spaces import ColourSpace
 from repalign.errors import RepalignError
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
 from repalign.measures.measure import DenseRelation, GraphRelation, State, as_features
 from repalign.measures.rdm import COMPARISONS
 from repalign.null import Permutations
+from repalign.prh.colour.options import ColourOptions
+from repalign.prh.colour.spaces import ColourSpace
 
 COLUMNS = (
     "space_x", "layer_x", "space_y", "layer_y", "n", "measure", "statistic", "null_mean", "null_std", "z", "pvalue",

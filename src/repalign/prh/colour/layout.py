@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from repalign.colour.options import ColourOptions
 from repalign.errors import RepalignError
+from repalign.prh.colour.options import ColourOptions
 from repalign.text import Progress, silent
 
 _AT_ONCE = 25  # fits between two reports of progress

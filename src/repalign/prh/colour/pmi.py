@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from repalign.colour.options import ColourOptions
 from repalign.errors import RepalignError
+from repalign.prh.colour.options import ColourOptions
 
 
 def frequent(counts: np.ndarray, min_count: int) -> np.ndarray:

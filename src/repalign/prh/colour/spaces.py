@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from repalign.colour.cielab import cielab, named_colours
-from repalign.colour.options import ColourOptions
-from repalign.colour.pairs import count_pairs, grid_palette, shuffled, word_palette
-from repalign.colour.pmi import dissimilarity, kernel_of, negative_share
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import write_text
+from repalign.prh.colour.cielab import cielab, named_colours
+from repalign.prh.colour.options import ColourOptions
+from repalign.prh.colour.pairs import count_pairs, grid_palette, shuffled, word_palette
+from repalign.prh.colour.pmi import dissimilarity, kernel_of, negative_share
 from repalign.sources import ModelEntry, extract
 from repalign.text import Progress, silent
 

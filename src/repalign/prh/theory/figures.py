@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from repalign.errors import RepalignError
 from repalign.figures import palette
 from repalign.figures.static import ACCENT, INK, MARKERS, MUTED, PAPER, RULE, SCORE, plain
-from repalign.theory.experiments import Experiment
+from repalign.prh.theory.experiments import Experiment
 
 FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a logarithmic axis
 
 
 def draw(experiment: Experiment) -> Figure:
-    """The figure of an experiment of `repalign.theory.experiments`."""
+    """The figure of an experiment of `repalign.prh.theory.experiments`."""
     if experiment.name not in FIGURES:
         raise RepalignError(f"no figure of {experiment.name!r}", expected=", ".join(FIGURES), got=experiment.name)
     return FIGURES[experiment.name](experiment.points)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.theory.world import Array
+from repalign.prh.theory.world import Array
 
 TOLERANCE = 1e-9  # relative to the largest eigenvalue in absolute value: float64 with a margin of 1e6
 

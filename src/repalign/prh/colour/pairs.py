@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repalign.colour.cielab import cielab
-from repalign.colour.options import ColourOptions
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
+from repalign.prh.colour.cielab import cielab
+from repalign.prh.colour.options import ColourOptions
 from repalign.text import Progress, silent
 
 

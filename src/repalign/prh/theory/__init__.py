@@ -4,7 +4,7 @@ Source: Huh, Cheung, Wang, Isola 2024, section 4 and appendix F. A world is a ta
 modality sees it through a view, one to one or lossy; a contrastive learner of that view should arrive at
 <f(a), f(b)> = K_PMI(a, b) + constant, so that the kernels of two modalities agree. `experiments` holds this to numbers.
 
->>> from repalign.theory import BinaryNCE, circle, learn
+>>> from repalign.prh.theory import BinaryNCE, circle, learn
 >>> world = circle(12, kappa=2.0)
 >>> learned = learn(world, BinaryNCE(p_pos=1 / 3), d=2)
 >>> learned.error(world.pmi, up_to="constant") < 1e-6, round(learned.bias, 4)
@@ -13,9 +13,9 @@ modality sees it through a view, one to one or lossy; a contrastive learner of t
 
 from __future__ import annotations
 
-from repalign.theory.learn import CRITICS, BinaryNCE, InfoNCE, Learned, learn
-from repalign.theory.representability import Representability, embedding, proposition_f1, representability
-from repalign.theory.world import World, circle, cooccurrence, mixed, ring, torus
+from repalign.prh.theory.learn import CRITICS, BinaryNCE, InfoNCE, Learned, learn
+from repalign.prh.theory.representability import Representability, embedding, proposition_f1, representability
+from repalign.prh.theory.world import World, circle, cooccurrence, mixed, ring, torus
 
 __all__ = [
     "CRITICS",
