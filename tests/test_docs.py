@@ -37,7 +37,7 @@ def test_the_measure_of_ones_own_runs(monkeypatch):
     from repalign import measures
     from repalign.testing import LAWS
 
-    monkeypatch.setattr(measures, "_registered", {})
+    monkeypatch.setattr(measures.registry, "_registered", {})
     (block,) = re.findall(r"```python\n(.*?)```", CHOOSING, flags=re.S)
     assert f"# {len(LAWS)} laws" in block
     exec(block, {"__name__": "choosing"})

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from repalign import measures
 from repalign.errors import RepalignError
 from repalign.measures import (
     CKA,
     MEASURES,
-    SHORTHANDS,
     SVCCA,
     CKNNAReference,
+    MeasureFacts,
     MutualKNN,
     describe,
+    facts_of,
     parse_measure,
 )
 from repalign.measures.measure import Bilinear
@@ -38,8 +43,58 @@ def test_round_trip(measure):
     assert parse_measure(f"  {measure!r} ") == measure
 
 
+def test_no_measure_is_forgotten():
+    """A class that its module does not list, or that the package does not name, is told by name."""
+
+    def below(cls: type) -> set[type]:
+        return {cls}.union(*map(below, cls.__subclasses__()))
+
+    ours = {c for c in below(measures.Measure) if c.__module__.startswith("repalign.measures.")}
+    final = {c for c in ours if not c.__name__.startswith("_") and not inspect.isabstract(c)}
+    assert {c.__name__ for c in final - set(MEASURES)} == set(), "not in the MEASURES of their module"
+    assert len(set(MEASURES)) == len(MEASURES) == 77
+    there = {p.stem for p in Path(measures.__file__).parent.glob("*.py") if re.search(r"^MEASURES = ", p.read_text("utf-8"), re.M)}
+    assert there == set(measures.FAMILIES), "modules with measures that FAMILIES does not name, or the other way round"
+    for cls in MEASURES:
+        assert getattr(measures, cls.__name__) is cls and cls.__name__ in measures.__all__
+    for name in measures.__all__:
+        assert hasattr(measures, name), name
+
+
+FACTS = [*EVERY, parse_measure("multi_scale_knn")]
+
+
+@pytest.mark.parametrize("measure", FACTS, ids=repr)
+def test_facts_outlive_the_measure(measure):
+    """As plain data, through JSON, and from its text alone."""
+    facts = measure.facts
+    assert MeasureFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts == facts_of(repr(measure))
+    assert type(measure)(**facts.parameters) == measure
+    assert (facts.name, facts.family) == (type(measure).__name__, measure.family)
+    assert facts.closer_is_higher == measure.closer_is_higher
+    assert facts.meaning == type(measure).__doc__.strip().splitlines()[0]
+
+
+def test_labels_tell_measures_apart():
+    labels = [m.facts.label for m in FACTS]
+    assert len(set(labels)) == len(set(FACTS))
+    assert facts_of("MutualKNN(k=10, similarity='cosine', center=True)").label == "Mutual k-NN (k = 10, cosine, center)"
+    assert CKA().facts.label == "CKA (linear, debiased)"
+    assert CKNNAReference().facts.label.startswith("CKNNA reference (k = 10, cosine, unbiased")
+    assert facts_of("CycleKNN(k=5)").label == "Cycle k-NN (k = 5)"  # what the text says, defaults or not
+
+
+def test_facts_of_texts_that_are_no_measure_now():
+    gone = facts_of("Gone(k=5, form='old')")
+    assert gone == MeasureFacts("Gone", {"k": 5, "form": "old"}, "Gone (k = 5, old)", "", "", True)
+    old = facts_of("Procrustes(scaled=True)")  # a parameter of before
+    assert (old.parameters, old.label, old.family) == ({"scaled": True}, "Procrustes (scaled)", "shape")
+    assert not old.closer_is_higher and old.meaning.startswith("Procrustes distance")
+    assert facts_of("My(thing") == MeasureFacts("My(thing", {}, "My(thing")
+
+
 def test_names_are_unique_and_all_parse():
-    names = [name for cls in MEASURES for name in (cls.__name__, *cls.aliases)] + list(SHORTHANDS)
+    names = [name for cls in MEASURES for name in (cls.__name__, *cls.aliases)] + [s for cls in MEASURES for s in cls.shorthands]
     assert len(names) == len(set(names))
     for cls in MEASURES:
         for name in (cls.__name__, *cls.aliases):

@@ -16,7 +16,15 @@ from torch import Tensor
 from repalign import measures
 from repalign.comparison import pair
 from repalign.errors import RepalignError
-from repalign.measures import CKA, KernelAlignment, Measure, NeighborOverlap, parse_measure, register
+from repalign.measures import (
+    CKA,
+    KernelAlignment,
+    Measure,
+    NeighborOverlap,
+    parse_measure,
+    register,
+    registry,
+)
 from repalign.measures.measure import Features
 from repalign.testing import check_measure
 
@@ -24,10 +32,10 @@ from repalign.testing import check_measure
 @pytest.fixture(autouse=True)
 def _names_of_their_own(monkeypatch):
     """What a test registers is forgotten, and installed packages are looked up anew."""
-    monkeypatch.setattr(measures, "_registered", {})
-    measures._load_announced.cache_clear()
+    monkeypatch.setattr(registry, "_registered", {})
+    registry._load_announced.cache_clear()
     yield
-    measures._load_announced.cache_clear()
+    registry._load_announced.cache_clear()
 
 
 def arrays(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +155,8 @@ def test_registered_measures_are_known_by_name():
     register(ManhattanKNN)  # twice does nothing
     assert parse_measure("manhattan_knn(k=3)") == ManhattanKNN(k=3)
     assert ManhattanKNN in measures.known_measures()
+    facts = measures.facts_of(repr(ManhattanKNN()))
+    assert (facts.label, facts.meaning) == ("Manhattan k-NN (k = 10)", "Mutual k-NN in the city-block distance.")
     assert ManhattanKNN() in measures.parse_measures(["neighbors"])
 
 
@@ -170,7 +180,7 @@ def test_a_package_announces_its_measures(tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     assert repr(parse_measure("elsewhere(k=3)")).startswith("Elsewhere(k=3")
-    measures._load_announced.cache_clear()
+    registry._load_announced.cache_clear()
     sys.modules.pop("elsewhere")
     (tmp_path / "elsewhere.py").write_text("raise ImportError('gone')\n")
     with pytest.raises(RepalignError, match=r"'Elsewhere' of another package cannot be loaded(.|\n)*ImportError: gone"):

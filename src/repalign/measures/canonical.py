@@ -215,3 +215,6 @@ def shrinkage(found: Spectrum, ridge: float) -> Tensor:
     """sqrt(s^2 / (s^2 + ridge)) for the singular values s of the features in their own unit."""
     values = found.values * found.unit
     return values / torch.hypot(values, torch.full_like(values, math.sqrt(ridge)))
+
+
+MEASURES = (CCA, SquaredCCA, PWCCA)

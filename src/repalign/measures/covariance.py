@@ -192,3 +192,6 @@ class RiemannianDistance(Measure):
 
 def norms(states: Sequence[Relation]) -> Tensor:
     return torch.tensor([s.norm for s in states], dtype=torch.float64)
+
+
+MEASURES = (GULP, ENSD, RiemannianDistance)

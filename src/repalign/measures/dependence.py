@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -120,6 +120,7 @@ class RV(Bilinear):
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rv", "rv_coefficient")
+    shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cka_lange": {"modified": True}, "rv2": {"modified": True}}
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
@@ -268,3 +269,6 @@ class DependentColumnsCKA(Bilinear):
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n = a[0].n
         return super().scale(inner, a, b) / (1 + self.epsilon * n * (n - 3) / norm_products(a, b))
+
+
+MEASURES = (HSIC, RV, AngularCKA, DependentColumnsCKA)

@@ -205,3 +205,6 @@ class SquaredDistanceCovariance(Bilinear):
         n = a[0].n
         divisor = n * (n - 3) if self.estimator == "debiased" else n * n
         return super().scale(inner, a, b) * (norm_products(a, b) / divisor)
+
+
+MEASURES = (SquaredDistanceCorrelation, DistanceCorrelation, SquaredDistanceCovariance)

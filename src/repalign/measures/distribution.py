@@ -189,3 +189,6 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
     """sum_c exp(p) (p - q) of log-probabilities (n, d), (n,); labels of probability 0 add nothing."""
     weight = p.exp()
     return torch.where(weight > 0, weight * (p - q), 0.0).sum(dim=1)
+
+
+MEASURES = (KLDivergence, JensenShannon, Disagreement, LogitDistance)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,12 @@ class CKA(Bilinear):
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cka", "unbiased_cka", "debiased_cka")
+    shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "biased_cka": {"estimator": "biased"},
+        "cka_linear": {"estimator": "biased"},
+        "cka_rbf": {"kernel": "rbf", "estimator": "biased"},
+        "cka_laplacian": {"kernel": "laplacian", "estimator": "biased"},
+    }
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     takes: ClassVar[frozenset[str]] = ANY_FORM
@@ -179,3 +185,6 @@ def kernel_invariances(similarity: str) -> frozenset[str]:
     """What does not change neighbours and kernel values up to one factor."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"row_scale"} if similarity == "cosine" else common
+
+
+MEASURES = (CKA, CKNNA)

@@ -176,3 +176,6 @@ class DirectStitching(Measure):
     def _splits(self, n: int) -> list[tuple[Tensor, Tensor]]:
         everything = torch.arange(n)
         return [(everything, everything)] if self.folds is None else list(held_out(n, self.folds, self.seed))
+
+
+MEASURES = (LinearRegression, DirectStitching)

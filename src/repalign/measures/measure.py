@@ -12,9 +12,10 @@ is needed for it to get matrix products over all layers, closed-form moments and
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, ClassVar, Self
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, Pairwise, kind_of, refuse_unmarked_rdm, said
+from repalign.measures.facts import MeasureFacts
 from repalign.measures.numerics.arrays import as_features, check_paired
 from repalign.measures.numerics.precision import full_precision
 
@@ -325,6 +327,7 @@ class Measure(ABC):
 
     family: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # names in use for certain parameters of the class
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]]
     cost: ClassVar[str]  # what a layer and a pair of layers cost, in n, d and the parameters
@@ -358,11 +361,17 @@ class Measure(ABC):
         """The smallest n at which the measure is defined."""
         return 2
 
+    @property
+    def facts(self) -> MeasureFacts:
+        """What goes with its scores: names, parameters, direction."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return MeasureFacts.of_class(type(self), type(self).__name__, given)
+
     def check_takes(self, kind: str, name: str = "x") -> None:
         """Refuse a layer that is given as this measure does not take it, naming the array."""
         if kind in self.accepts:
             return
-        from repalign.measures import known_measures  # all of them, which are made of this module
+        from repalign.measures.registry import known_measures  # of all measures, which are made of this module
 
         given = said(kind)
         others = [cls.__name__ for cls in known_measures() if kind in cls.takes]

@@ -213,3 +213,6 @@ def _rank_similarity(places: Tensor, k: int) -> Tensor:
     total = weight[torch.arange(k, device=places.device), places].sum(dim=1)
     most = torch.cat([rank.new_ones(1), (1 / rank[:k]).cumsum(dim=0)])
     return total / most[(places < k).sum(dim=1)]
+
+
+MEASURES = (JaccardKNN, RankSimilarity, JointRankJaccard, MultiScaleKNN)

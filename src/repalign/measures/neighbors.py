@@ -246,3 +246,6 @@ def _undefined_as_nan(scores: Tensor, a: Sequence[Neighbors], b: Sequence[Neighb
     """nan where all rows of one side are alike, so that its lists hold nothing but the tie rule."""
     defined = torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
     return torch.where(defined, scores, math.nan)
+
+
+MEASURES = (MutualKNN, CycleKNN, LCSKNN, EditDistanceKNN)

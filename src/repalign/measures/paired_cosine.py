@@ -180,3 +180,6 @@ class RelativeRepresentation(Measure):
             rows, fixed = unit_rows(rows - mean), unit_rows(fixed - mean)
         with full_precision():
             return unit_rows(rows @ fixed.T)
+
+
+MEASURES = (AlignedCosine, RelativeRepresentation)

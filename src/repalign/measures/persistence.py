@@ -228,3 +228,6 @@ def check_homology(measure: PersistenceDistance | TotalPersistenceDifference) ->
 
 def _times() -> Tensor:
     return torch.logspace(-1, 1, 256, dtype=torch.float64)
+
+
+MEASURES = (PersistenceDistance, TotalPersistenceDifference, IMD)

@@ -185,3 +185,6 @@ class Projected(Summary):
     @property
     def width(self) -> int:
         return self.columns
+
+
+MEASURES = (EnergyDistance, BuresWasserstein, SlicedWasserstein)

@@ -286,3 +286,6 @@ class RSMNormDifference(Measure):
         if self.norm == "frobenius":
             return float(torch.linalg.vector_norm(difference))
         return float(torch.linalg.eigvalsh(difference).abs().max())
+
+
+MEASURES = (RSA, RSAKendall, RSMNormDifference)

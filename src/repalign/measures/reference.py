@@ -192,3 +192,6 @@ def _find(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Where each wanted code would stand in the ascending codes, and whether it is there."""
     place = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
     return place, codes[place] == wanted
+
+
+MEASURES = (CKNNAPaper, CKNNAReference)

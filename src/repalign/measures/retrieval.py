@@ -140,3 +140,6 @@ def _hits(queries: Tensor, gallery: Tensor, partner: Tensor, k: int) -> Tensor:
         chance = torch.where(own > last + slack, 1.0, torch.where(own >= last - slack, share, 0.0))
         total += chance.sum(dim=0)
     return total / n
+
+
+MEASURES = (RetrievalRecall,)

@@ -169,3 +169,6 @@ class PLSCovariance(ShapeMeasure):
     def _score(self, chord: float, a: Shape, b: Shape) -> float:
         cosine = 1 - chord * chord / 2
         return cosine * a.norm * b.norm / ((a.n - 1) * min(a.width, b.width))
+
+
+MEASURES = (ShapeMetric, NormalisedBures, BuresDistance, PLSCovariance)

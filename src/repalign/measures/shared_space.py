@@ -250,3 +250,6 @@ def _logistic(x: Tensor, y: Tensor) -> Any:
     model = LogisticRegression(class_weight="balanced", max_iter=10_000, tol=1e-8)
     model.fit(torch.cat([x, y]).numpy(), side)
     return lambda rows: torch.from_numpy(model.decision_function(rows.numpy()))
+
+
+MEASURES = (PairedCosine, ModalityGap, ModalitySeparability, ConeEffect)

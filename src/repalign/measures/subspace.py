@@ -309,3 +309,6 @@ def _padded(states: Sequence[Features]) -> Tensor:
 
 def _counts(states: Sequence[State]) -> Tensor:
     return torch.tensor([cast(Features, s).values.shape[1] for s in states], dtype=torch.float64)
+
+
+MEASURES = (SVCCA, GrassmannDistance, EigenspaceOverlap)

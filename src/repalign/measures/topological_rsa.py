@@ -214,3 +214,6 @@ class SigmoidRSA(_TransformedRSA):
         ranks = average_ranks(values)
         low, high = ranks.min(), ranks.max()
         return expit(self.alpha * ((ranks - low) / (high - low) - self.beta)) if high > low else np.zeros(len(ranks))
+
+
+MEASURES = (TopologicalRSA, SigmoidRSA)

@@ -287,3 +287,6 @@ def relative_to_null(measure: Measure, x: Any, y: Any, n_draws: int = 20, seed: 
     closer = null >= statistic - tie if measure.closer_is_higher else null <= statistic + tie
     pvalue = math.nan if math.isnan(statistic) else (1 + int(closer.sum())) / (n_draws + 1)
     return Relative(statistic, mean, statistic / mean if mean else math.nan, pvalue, n_draws, seed)
+
+
+MEASURES = (RTD, RTDLite, MTopDiv)

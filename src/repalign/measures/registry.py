@@ -1,0 +1,186 @@
+"""Measures by name: which are known, what a text names, and what a listing says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from repalign.errors import RepalignError, choose
+from repalign.measures.facts import MeasureFacts, label_of, read_call
+from repalign.measures.measure import Bilinear, Measure
+
+MeasureClass = type[Measure]
+Class = TypeVar("Class", bound=MeasureClass)
+
+# Measures of others: registered in this process, or announced by an installed package.
+ENTRY_POINTS = "repalign.measures"
+_registered: dict[str, MeasureClass] = {}
+
+
+def register(cls: Class) -> Class:
+    """Make a measure of your own known by its name, so that text, the command line and studies find it.
+
+    Works as a decorator. An installed package needs no call: it announces its classes as entry points of the group
+    "repalign.measures". `repalign.testing.check_measure` holds a measure to the laws that ours obey.
+
+    Raises RepalignError if the name, or one of the aliases, belongs to another measure.
+    """
+    taken = _names((*_ours(), *_registered.values()))
+    for name in _names([cls]):
+        other = taken[name][0] if name in taken else cls
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise RepalignError(
+                f"the name {name!r} belongs to another measure",
+                expected="a name and aliases of its own",
+                got=f"{other.__module__}.{other.__qualname__}",
+                remedy="rename the class, or its alias",
+            )
+    _registered[cls.__name__] = cls
+    return cls
+
+
+def known_measures() -> tuple[MeasureClass, ...]:
+    """All measures: ours, those of installed packages, and those registered."""
+    _load_announced()
+    return (*_ours(), *_registered.values())
+
+
+def _ours() -> tuple[MeasureClass, ...]:
+    from repalign.measures import MEASURES  # which imports this module
+
+    return MEASURES
+
+
+@functools.cache
+def _load_announced() -> None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise RepalignError(
+                f"the measure {point.name!r} of another package cannot be loaded",
+                expected=f"a subclass of repalign.measures.Measure at {point.value}",
+                got=f"{type(error).__name__}: {error}",
+                remedy="mend or remove the package that announces it",
+            ) from error
+        register(cls)
+
+
+def _names(classes: Sequence[MeasureClass]) -> dict[str, tuple[MeasureClass, Mapping[str, Any]]]:
+    """Every name that stands for a class, and the parameters that the name says: class names, aliases and shorthands."""
+    out: dict[str, tuple[MeasureClass, Mapping[str, Any]]] = {}
+    for cls in classes:
+        out |= {name: (cls, {}) for name in (cls.__name__, *cls.aliases)}
+        out |= {name: (cls, preset) for name, preset in vars(cls).get("shorthands", {}).items()}  # not those of its base
+    return out
+
+
+# --- from text -----------------------------------------------------------------------------------
+
+
+def parse_measure(text: str) -> Measure:
+    """The measure that a text names, so that `parse_measure(repr(measure)) == measure`.
+
+    Class names, aliases and shorthands are known; parameters are literals, given by name.
+    Raises RepalignError for an unknown name or parameter (with the closest known one) and for bad values.
+
+    >>> parse_measure("mutual_knn(k=5)")
+    MutualKNN(k=5, similarity='cosine', center=False)
+    """
+    name, given = read_call(text)
+    names = _names(known_measures())
+    if name not in names:  # what is spelt as a class is told the classes alone
+        choose("measure", name, names if name.islower() else [cls.__name__ for cls in known_measures()])
+    cls, preset = names[name]
+    for parameter in given:
+        choose("parameter", parameter, parameters(cls), problem=f"{cls.__name__} has no parameter {parameter!r}")
+    return cls(**{**preset, **given})
+
+
+def parse_measures(texts: Sequence[str]) -> list[Measure]:
+    """Measures from texts, of which "all" and the name of a family stand for all of their kind with defaults.
+
+    >>> [type(m).__name__ for m in parse_measures(["CKA()", "neighbors"])][:2]
+    ['CKA', 'MutualKNN']
+    """
+    out: list[Measure] = []
+    for text in texts:
+        kin = [cls() for cls in known_measures() if text in ("all", cls.family)]
+        out += kin or [parse_measure(text)]
+    return list(dict.fromkeys(out))
+
+
+def is_group(text: Any) -> bool:
+    """Whether a text stands for several measures: "all", or the name of a family."""
+    return isinstance(text, str) and text in {"all", *(cls.family for cls in known_measures())}
+
+
+def facts_of(text: str) -> MeasureFacts:
+    """The facts of a measure in the table of old results, which kept no more than its text.
+
+    A measure that is not known here, or has other parameters by now, is read by its syntax alone.
+
+    >>> facts_of("MutualKNN(k=5, similarity='dot', center=False)").label
+    'Mutual k-NN (k = 5, dot)'
+    >>> facts_of("Gone(k=5)")
+    MeasureFacts(name='Gone', parameters={'k': 5}, label='Gone (k = 5)', family='', meaning='', closer_is_higher=True)
+    """
+    try:
+        name, parameters = read_call(text)
+    except RepalignError:
+        name, parameters = text, {}
+    label = label_of(name, parameters)  # what the table says, and not what has been added as a default since
+    try:
+        return dataclasses.replace(parse_measure(text).facts, label=label)
+    except RepalignError:
+        for cls in known_measures():
+            if cls.__name__ == name:
+                return MeasureFacts.of_class(cls, name, parameters)
+        return MeasureFacts(name, parameters, label)
+
+
+# --- listings ------------------------------------------------------------------------------------
+
+
+def parameters(cls: MeasureClass) -> dict[str, Any]:
+    """The parameters of a measure class with their default values."""
+    return {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def describe(cls: MeasureClass) -> dict[str, Any]:
+    """What a listing says of a measure class; all values are plain data."""
+    measure = cls()
+    return {
+        "name": cls.__name__,
+        "family": cls.family,
+        "aliases": list(cls.aliases),
+        "summary": measure.facts.meaning,
+        "range": list(measure.range),
+        "symmetric": cls.symmetric,
+        "invariances": sorted(measure.invariances),
+        "direction": "higher is closer" if cls.closer_is_higher else "lower is closer",
+        "needs": _needs(cls),
+        "takes": sorted(measure.accepts),
+        "cost": cls.cost,
+        "bilinear": issubclass(cls, Bilinear),
+        "null": _null(cls),
+        "parameters": parameters(cls),
+        "doc": inspect.cleandoc(cls.__doc__ or ""),
+    }
+
+
+def _null(cls: MeasureClass) -> str:
+    if not cls.paired:
+        return "none (unpaired)"
+    return "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations"
+
+
+def _needs(cls: MeasureClass) -> str:
+    """What two arrays must have in common."""
+    rows = "the same stimuli, row by row" if cls.paired else "no common rows"
+    return f"{rows}, in one space (equal widths)" if cls.equal_widths else rows
