@@ -354,12 +354,12 @@ def test_a_measure_that_is_not_bilinear_has_no_cyclic_null():
     measure = parse_measure("CycleKNN(k=3)")
     with pytest.raises(RepalignError, match="the cyclic null does not apply to CycleKNN"):
         nulls.Cyclic().prepare(measure, states(measure, np.random.default_rng(0).standard_normal((20, 3))))
-    assert nulls.resolve(nulls.Auto(seed=4), measure, 1000) == nulls.Permutations(199, 4)
+    assert nulls.Auto(seed=4).resolve(measure, 1000) == nulls.Permutations(199, 4)
     with pytest.raises(RepalignError, match="closed-form moments do not apply to CycleKNN"):
         nulls.Moments(nulls.Cyclic()).prepare(measure, [])
-    assert nulls.resolve(nulls.Auto(seed=4), parse_measure("CKA()"), 1000) == nulls.Moments(nulls.Cyclic(4))
-    assert nulls.resolve(nulls.Auto(), parse_measure("CKA()"), 100) == nulls.Moments(nulls.Permutations(199, 0))
-    assert nulls.resolve(nulls.Auto(), parse_measure("CKA()"), 9000) == nulls.Permutations(199, 0)
+    assert nulls.Auto(seed=4).resolve(parse_measure("CKA()"), 1000) == nulls.Moments(nulls.Cyclic(4))
+    assert nulls.Auto().resolve(parse_measure("CKA()"), 100) == nulls.Moments(nulls.Permutations(199, 0))
+    assert nulls.Auto().resolve(parse_measure("CKA()"), 9000) == nulls.Permutations(199, 0)
 
 
 # --- moments -----------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_moments_give_every_cell_a_pvalue_below_the_floor_of_the_draws():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((250, 10))
     measure = parse_measure("CKA()")
-    null = nulls.resolve(nulls.Auto(), measure, 250)
+    null = nulls.Auto().resolve(measure, 250)
     a, b = (null.prepare(measure, states(measure, s)) for s in (x, x + 0.5 * rng.standard_normal((250, 10))))
     judged = null.judge(measure, a, b, how="studentised", alpha=0.05)
     assert judged.cells_by[0, 0] == "moments" and judged.search_by == "cyclic"

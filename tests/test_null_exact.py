@@ -287,9 +287,9 @@ def test_auto_honours_groups():
     cka, cycle = parse_measure("CKA()"), parse_measure("CycleKNN(k=2)")
     whole = nulls.Groups.of(np.repeat(np.arange(200), 2), "whole")
     within = nulls.Groups.of(np.repeat(np.arange(200), 2), "within")
-    assert nulls.resolve(nulls.Auto(groups=whole), cka, 400) == nulls.Cyclic(groups=whole)
-    assert nulls.resolve(nulls.Auto(groups=within), cka, 400) == nulls.Permutations(groups=within)
-    assert nulls.resolve(nulls.Auto(groups=whole), cycle, 400) == nulls.Permutations(groups=whole)
+    assert nulls.Auto(groups=whole).resolve(cka, 400) == nulls.Cyclic(groups=whole)
+    assert nulls.Auto(groups=within).resolve(cka, 400) == nulls.Permutations(groups=within)
+    assert nulls.Auto(groups=whole).resolve(cycle, 400) == nulls.Permutations(groups=whole)
     assert repr(whole) != repr(nulls.Groups.of(np.repeat(np.arange(100), 4), "whole"))
 
 
@@ -315,7 +315,7 @@ def test_a_device_gives_the_same_null(name: str):
     """Scores, moments, draws and the search to 1e-5, the chosen layers exactly."""
     measure = parse_measure(name)
     sides = [[torch.from_numpy(x).float() for x in layers(256, seed, 3)] for seed in (1, 2)]
-    null = nulls.resolve(nulls.Auto(), measure, 256)
+    null = nulls.Auto().resolve(measure, 256)
     judged = []
     for device in ("cpu", "cuda"):
         ready = [null.prepare(measure, [measure.prepare(x.to(device)) for x in side]) for side in sides]

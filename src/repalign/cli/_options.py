@@ -14,7 +14,7 @@ from repalign.errors import RepalignError, did_you_mean
 if TYPE_CHECKING:
     from repalign.features import Joined, Reading
     from repalign.layers import Given
-    from repalign.null import Auto, Groups, Null
+    from repalign.null import Groups, Null
 
 FeatureFile = Annotated[
     Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).", show_default=False)
@@ -148,7 +148,7 @@ def groups_of(path: Path | None, shuffle: str | None, ids: Sequence[str]) -> Gro
 
 def chosen_null(
     name: str | None, draws: int | None, relabellings: int | None, groups: Groups | None, seed: int | None
-) -> Null | Auto:
+) -> Null:
     """The null that the options describe; an option that it would not use is refused."""
     from repalign.null import NULLS, make_null
 

@@ -48,7 +48,7 @@ def choose(
     wanted: Sequence[Measure | str],
     x: Sequence[Representation],
     y: Sequence[Representation] | None,
-    null: nulls.Null | nulls.Auto,
+    null: nulls.Null,
     limit: float,
     progress: Progress,
 ) -> Chosen:
@@ -61,7 +61,7 @@ def choose(
     for measure in named:
         measure.check_n(n, where)
         _check_takes(measure, (*x, *(y or ())))
-    chosen = Chosen(limit, {m: nulls.resolve(null, m, n) for m in named}, {}, [])
+    chosen = Chosen(limit, {m: null.resolve(m, n) for m in named}, {}, [])
     others = x if y is None else y
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
     layers = sum(len(r.layers) for r in (*x, *(y or ())))
@@ -88,7 +88,7 @@ def choose(
 
 
 def _admit(
-    chosen: Chosen, measure: Measure, states: float, scores: float, null: nulls.Null | nulls.Auto, n: int
+    chosen: Chosen, measure: Measure, states: float, scores: float, null: nulls.Null, n: int
 ) -> None:
     """With all draws if the time allows, with few if a null may be chosen, or not at all.
 
@@ -98,7 +98,7 @@ def _admit(
     def seconds(of: nulls.Null) -> float:
         return states + scores * (1 if isinstance(measure, Bilinear) else 1 + of.count(n))
 
-    full = nulls.resolve(null, measure, n)
+    full = null.resolve(measure, n)
     if seconds(full) <= chosen.limit:
         chosen.nulls[measure] = full
         return

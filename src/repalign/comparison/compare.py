@@ -60,7 +60,7 @@ def compare(
     x: Sequence[Representation],
     y: Sequence[Representation] | None = None,
     measures: Sequence[Measure | str] | None = None,
-    null: nulls.Null | nulls.Auto | str = "auto",
+    null: nulls.Null | str = "auto",
     *,
     search: str | None = None,
     alpha: float = 0.05,
@@ -157,15 +157,15 @@ def compare(
     return alignment
 
 
-def _layer_search(search: str | None, null: nulls.Null | nulls.Auto) -> str:
+def _layer_search(search: str | None, null: nulls.Null) -> str:
     """The search in full words: the studentised maximum, or the first that the null allows."""
-    allowed = None if isinstance(null, nulls.Auto) else null.searches
+    allowed = null.searches
     if search is None:
         return allowed[0] if allowed else str(nulls.Search())
     how = str(nulls.Search.parse(search))
     if allowed and how not in allowed:
         raise RepalignError(
-            f"null {null.method!r} has no layer search {how!r}", expected=" or ".join(allowed), got=search
+            f"null {null.name!r} has no layer search {how!r}", expected=" or ".join(allowed), got=search
         )
     return how
 
@@ -174,7 +174,7 @@ def pair(
     x: Any,
     y: Any,
     measures: Sequence[Measure | str] | Measure | str | None = None,
-    null: nulls.Null | nulls.Auto | str = "auto",
+    null: nulls.Null | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),
     ids: Sequence[Any] | str | None = None,

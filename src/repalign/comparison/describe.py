@@ -102,7 +102,7 @@ def describe_run(
     x: Sequence[Representation],
     y: Sequence[Representation] | None,
     tiles: Sequence[Tile],
-    null: nulls.Null | nulls.Auto,
+    null: nulls.Null,
     findings: list[dict[str, Any]],
     table: pd.DataFrame,
     extra: Mapping[str, Any],
@@ -148,11 +148,11 @@ def describe_run(
         "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
         "measures": measures,
         "null": {
-            "method": null.method,
+            "method": null.name,
             "seed": null.seed,
             "by_measure": {
                 m: {
-                    "method": STREAMED if s.streamed else s.null.method,
+                    "method": STREAMED if s.streamed else s.null.name,
                     "n_draws": 0 if s.streamed else s.null.count(first.n),
                 }
                 for m, s in by_measure.items()

@@ -20,7 +20,7 @@ from repalign.representation import Representation
 METHOD = "bound"
 
 
-def is_streamed(measure: Measure, null: nulls.Null | nulls.Auto, settings_are_plain: bool, n: int) -> bool:
+def is_streamed(measure: Measure, null: nulls.Null, settings_are_plain: bool, n: int) -> bool:
     """Whether this measure goes through feature space at this n: linear CKA with nothing asked of the null.
 
     `settings_are_plain`: the layers are features, as they are.

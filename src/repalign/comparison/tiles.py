@@ -152,7 +152,7 @@ def _rows(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
         for best, cells in zip((found.layer_x, found.layer_y), np.indices(shape), strict=True)
     )
     by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
-    closed_form = np.isin(by, [nulls.Moments.method, STREAMED])
+    closed_form = np.isin(by, [nulls.Moments.name, STREAMED])
     is_max = np.arange(len(i)) == 0
     numbers = {
         f: np.concatenate([np.ravel(getattr(found.calibration, f)), getattr(judged.cells, f).ravel()])

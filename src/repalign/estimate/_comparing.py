@@ -67,7 +67,7 @@ def comparing(
     measures: Sequence[Measure],
     rate: float,
     *,
-    null: nulls.Null | nulls.Auto | None = None,
+    null: nulls.Null | None = None,
     preprocess: Preprocess | None = None,
     variants: int = 1,
     memory: int | None = None,
@@ -93,7 +93,7 @@ def comparing(
     if any(isinstance(m, Bilinear) and not is_streamed(m, null, preprocess.is_identity, n) for m in measures):
         seconds += shape.grams() / rate
     for measure in measures:
-        resolved = nulls.resolve(null, measure, n)
+        resolved = null.resolve(measure, n)
         if is_streamed(measure, null, preprocess.is_identity, n):
             taken = shape.streamed() / rate
         elif isinstance(measure, Bilinear):
@@ -169,14 +169,14 @@ class _Shape:
         return 2 * sum(plan_linear_cka(self.n, a, b, memory=0).flops for a, b in self.pairs)
 
     def memory(
-        self, measures: Sequence[Measure], null: nulls.Null | nulls.Auto, budget: int, preprocess: Preprocess
+        self, measures: Sequence[Measure], null: nulls.Null, budget: int, preprocess: Preprocess
     ) -> int:
         """What stays of all models within the budget (of two in any case), and what one model takes on its way there."""
         n, kept, passing = self.n, 0, 0
         for measure in measures:
             if is_streamed(measure, null, preprocess.is_identity, n):
                 continue
-            sampler = nulls.resolve(null, measure, n)
+            sampler = null.resolve(measure, n)
             sampler = sampler.sampler if isinstance(sampler, nulls.Moments) else sampler
             dense = 4 * n * n if isinstance(measure, Bilinear) and measure.dense else 0
             if isinstance(sampler, nulls.Cyclic) and isinstance(measure, Bilinear):

@@ -10,13 +10,15 @@ groups of permutations; Westfall & Young 1993 for the maximum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from repalign.errors import RepalignError, did_you_mean
-from repalign.measures.measure import Bilinear, Measure
+import numpy as np
+
+from repalign.errors import choose
+from repalign.measures.measure import Bilinear, Measure, State
 from repalign.null.aristotelian import Aristotelian, published
-from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams
 from repalign.null.calibration import (
     TIE_TOLERANCE,
     Calibration,
@@ -30,9 +32,9 @@ from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
 from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments
 from repalign.null.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm, max_t, multiplicity_warning
+from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Streams, Unpaired
 from repalign.null.permutation import Permutations, permuted_scores
 from repalign.null.search import AGGREGATES, SCALES, Found, Search, search_layers, step_down
-from repalign.null.unpaired import Unpaired
 
 __all__ = [
     "AGGREGATES",
@@ -70,7 +72,6 @@ __all__ = [
     "permuted_scores",
     "published",
     "pvalue",
-    "resolve",
     "search_layers",
     "snap_ties",
     "step_down",
@@ -84,8 +85,8 @@ CYCLIC_MAX_N = 8192
 
 
 @dataclass(frozen=True)
-class Auto:
-    """The best null for each measure at this n; not a null itself but the choice of one (`resolve`).
+class Auto(Null):
+    """The best null for each measure at this n.
 
     Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192) or
     random permutations; above that n only graphs of few edges have moments. Other measures: `n_draws` random permutations
@@ -93,45 +94,46 @@ class Auto:
     random permutations.
     """
 
-    method: ClassVar[str] = "auto"
+    name: ClassVar[str] = "auto"
     n_draws: int = 199
     seed: int = 0
     relabellings: int = 1
     groups: Groups | None = None
 
+    def resolve(self, measure: Measure, n: int) -> Null:
+        if not measure.paired:
+            return Unpaired()
+        groups, random = self.groups, Permutations(self.n_draws, self.seed, self.groups)
+        bilinear = isinstance(measure, Bilinear) and (n <= CYCLIC_MAX_N or not measure.dense)
+        if groups is not None:
+            groups.check_n(n)
+            size = groups.equal_size if groups.shuffle == "whole" else None
+            many = size is not None and n // size >= CYCLIC_MIN_N and n <= CYCLIC_MAX_N
+            return Cyclic(self.seed, groups=groups) if bilinear and many else random
+        if not bilinear:
+            return random
+        return Moments(Cyclic(self.seed, self.relabellings) if CYCLIC_MIN_N <= n <= CYCLIC_MAX_N else random)
 
-def resolve(null: Null | Auto, measure: Measure, n: int) -> Null:
-    """The null that is really used for this measure at this n; it is what the result names."""
-    if not measure.paired:
-        return Unpaired()
-    if isinstance(null, Null):
-        return null
-    random = Permutations(null.n_draws, null.seed, null.groups)
-    bilinear = isinstance(measure, Bilinear) and (n <= CYCLIC_MAX_N or not measure.dense)
-    if null.groups is not None:
-        null.groups.check_n(n)
-        size = null.groups.equal_size if null.groups.shuffle == "whole" else None
-        many = size is not None and n // size >= CYCLIC_MIN_N and n <= CYCLIC_MAX_N
-        return Cyclic(null.seed, groups=null.groups) if bilinear and many else random
-    if not bilinear:
-        return random
-    return Moments(Cyclic(null.seed, null.relabellings) if CYCLIC_MIN_N <= n <= CYCLIC_MAX_N else random)
+    def count(self, n: int) -> int:
+        raise TypeError(f"how many draws there are at n = {n} depends on the measure: ask the null that `resolve` gives")
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        return self.resolve(measure, states[0].n).prepare(measure, states)
+
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
+        return self.resolve(measure, a.n).draws(measure, a, b, streams)
+
+    def judge(self, measure: Measure, a: Prepared, b: Prepared, **how: Any) -> Judgement:
+        return self.resolve(measure, a.n).judge(measure, a, b, **how)
 
 
-NULLS: dict[str, type[Null] | type[Auto]] = {cls.method: cls for cls in (Auto, Permutations, Cyclic, Aristotelian)}
+NULLS: dict[str, type[Null]] = {cls.name: cls for cls in (Auto, Permutations, Cyclic, Aristotelian)}
 
 
-def make_null(method: str = "auto", **parameters: Any) -> Null | Auto:
+def make_null(name: str = "auto", **parameters: Any) -> Null:
     """A null from its name, with its parameters (`n_draws`, `seed`, `relabellings`, `groups`)."""
-    if method not in NULLS:
-        raise RepalignError(f"unknown null {method!r}", got=method, remedy=did_you_mean(method, NULLS))
-    try:
-        return NULLS[method](**parameters)
-    except TypeError as error:
-        known = [f for f in NULLS[method].__dataclass_fields__ if f != "method"]  # type: ignore[attr-defined]
-        wrong = next((p for p in parameters if p not in known), None)
-        if wrong is None:
-            raise
-        raise RepalignError(
-            f"null {method!r} takes no parameter {wrong!r}", got=wrong, remedy=did_you_mean(wrong, known)
-        ) from error
+    cls = NULLS[choose("null", name, NULLS)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for parameter in parameters:
+        choose("parameter", parameter, known, f"null {name!r} takes no parameter {parameter!r}")
+    return cls(**parameters)

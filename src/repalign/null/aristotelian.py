@@ -11,8 +11,8 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import Measure
-from repalign.null.base import ONE_SIDE, Judgement, Prepared, Streams
 from repalign.null.calibration import Calibration
+from repalign.null.null import ONE_SIDE, Judgement, Prepared, Streams
 from repalign.null.permutation import Permutations
 from repalign.null.search import Found, Search, step_down
 
@@ -31,7 +31,7 @@ class Aristotelian(Permutations):
     p-value, and the raw maximum favours the layers with the highest chance level.
     """
 
-    method: ClassVar[str] = "aristotelian"
+    name: ClassVar[str] = "aristotelian"
     searches: ClassVar[tuple[str, ...] | None] = ("raw max", "raw mean")
     n_draws: int = 200
     seed: int = TORCH_DEFAULT_SEED
@@ -70,8 +70,8 @@ class Aristotelian(Permutations):
         i, j = (int(v) for v in np.unravel_index(np.argmax(overall), observed.shape))
         flat = step_down(overall.ravel(), lost.reshape(len(draws), -1)).reshape(observed.shape)
         found = Found(i, j, published(best, null, alpha), null, np.where(np.isnan(observed), np.nan, flat))
-        by = np.full(observed.shape, self.method, dtype=object)
-        return Judgement(published(observed, draws, alpha), by, found, search, self.method, len(draws))
+        by = np.full(observed.shape, self.name, dtype=object)
+        return Judgement(published(observed, draws, alpha), by, found, search, self.name, len(draws))
 
 
 def published(observed: np.ndarray | float, draws: np.ndarray, alpha: float, s_max: float = 1.0) -> Calibration:

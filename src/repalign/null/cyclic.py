@@ -13,8 +13,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import GraphRelation, Measure, Relation, State
-from repalign.null.base import ONE_SIDE, Null, Prepared, Streams, device_of, must_be_bilinear
 from repalign.null.groups import Groups
+from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, device_of, must_be_bilinear
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cyclic(Null):
         groups. Shuffles within groups need `Permutations`.
     """
 
-    method: ClassVar[str] = "cyclic"
+    name: ClassVar[str] = "cyclic"
     seed: int = 0
     relabellings: int = 1
     groups: Groups | None = None

@@ -14,9 +14,9 @@ from repalign.errors import RepalignError
 from repalign.measures.measure import GraphRelation, Measure, Relation, State
 from repalign.moments import Moments as ExactMoments
 from repalign.moments import four_moments, in_place, sums_and_leverage
-from repalign.null.base import ONE_SIDE, Judgement, Null, Prepared, Streams, must_be_bilinear
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
 from repalign.null.groups import Groups
+from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Streams, must_be_bilinear
 from repalign.null.search import Search, search_layers
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
@@ -38,7 +38,7 @@ class Moments(Null):
     stimulus in its place, the score is then many times as wide, and the law is a mixture of the two.
     """
 
-    method: ClassVar[str] = "moments"
+    name: ClassVar[str] = "moments"
     sampler: Null
 
     def __post_init__(self) -> None:
@@ -136,10 +136,10 @@ class Moments(Null):
                 getattr(cells, name)[poor] = getattr(drawn, name)
         return Judgement(
             cells=cells,
-            cells_by=np.where(poor, self.sampler.method, self.method),
+            cells_by=np.where(poor, self.sampler.name, self.name),
             found=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
             search=Search.parse(how),
-            search_by=self.sampler.method,
+            search_by=self.sampler.name,
             n_draws=len(draws),
         )
 

@@ -11,8 +11,8 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import SCRATCH_BYTES, Measure, State
-from repalign.null.base import ONE_SIDE, Null, Prepared, Streams, device_of
 from repalign.null.groups import Groups
+from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, device_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Permutations(Null):
     Valid for every measure; the p-value's floor is 1 / (K + 1).
     """
 
-    method: ClassVar[str] = "permutation"
+    name: ClassVar[str] = "permutation"
     n_draws: int = 199
     seed: int = 0
     groups: Groups | None = None

@@ -105,7 +105,7 @@ def _null_of(table: pd.DataFrame, measure: str) -> str:
     pairs, cells = rows_of(table, "max", measure), rows_of(table, "cell", measure)
     draws, seed = draws_of(pairs), int(pairs["seed"].tolist()[0])
     method = str(pairs["null"].tolist()[0])
-    if method == Unpaired.method:
+    if method == Unpaired.name:
         return "no chance level, because no relabelling changes them: they do not know which stimulus is which"
     floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
     told = f"{words.count(draws)} draws ({texts.null_meaning(method)}), seed {seed}{floor}"

@@ -22,7 +22,7 @@ from repalign.text import Progress, silent
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
     from repalign.dataset import Dataset
-    from repalign.null import Auto, Null
+    from repalign.null import Null
     from repalign.representation import Representation
     from repalign.sources import ModelEntry
 
@@ -214,7 +214,7 @@ def _readable(variant: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", variant).strip("-.") or "variant"
 
 
-def null_of(variant: Variant, base: Path, ids: Sequence[str]) -> Null | Auto:
+def null_of(variant: Variant, base: Path, ids: Sequence[str]) -> Null:
     """The null of a variant, with the groups of these stimuli."""
     from repalign.null import Groups, make_null
 

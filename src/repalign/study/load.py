@@ -235,7 +235,7 @@ def null_arguments(config: AlignmentConfig) -> dict[str, Any]:
     """What `null.make_null` takes, but for the groups, which need the dataset's ids."""
     null = config.null
     given = {"n_draws": null.draws, "relabellings": null.relabellings, "seed": null.seed}
-    return {"method": null.method, **{k: v for k, v in given.items() if v is not None}}
+    return {"name": null.method, **{k: v for k, v in given.items() if v is not None}}
 
 
 def _sides(

@@ -16,7 +16,7 @@ from repalign.study.representations import Source, captioned
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
-    from repalign.null import Auto, Null
+    from repalign.null import Null
     from repalign.study.alignment import AlignmentStudy
 
 FEW = 8  # measures, and variants, that the plan names one by one
@@ -63,7 +63,7 @@ class _Planned:
             )
             return self.assumed
 
-    def null(self, study: AlignmentStudy, variant: Variant) -> Null | Auto:
+    def null(self, study: AlignmentStudy, variant: Variant) -> Null:
         """The null of a variant; without its groups where the stimuli are not known."""
         from repalign.null import make_null
         from repalign.study.alignment import null_of
@@ -81,7 +81,6 @@ class _Planned:
 
 def _compared(study: AlignmentStudy, variant: Variant, datasets: _Planned) -> list[str]:
     """What one run compares, and the draws behind each measure's chance level."""
-    from repalign import null as nulls
 
     n = datasets.n(variant)
     nx, ny = len(variant.x), len(variant.y or ())
@@ -91,7 +90,7 @@ def _compared(study: AlignmentStudy, variant: Variant, datasets: _Planned) -> li
     if variant.name:
         return [f"variant {variant.name}: n = {n}, {counts}"]
     null = datasets.null(study, variant)
-    told = {m: (r := nulls.resolve(null, m, n), r.count(n)) for m in measures}
+    told = {m: (r := null.resolve(m, n), r.count(n)) for m in measures}
     each = [f"{m!r}: {type(r).__name__.lower()} null, {draws} draws" for m, (r, draws) in told.items()]
     if len(each) > FEW:
         by_null = Counter(f"{type(r).__name__.lower()} null, {draws} draws" for r, draws in told.values())

@@ -83,7 +83,7 @@ def _judged(
             numbers |= {n: sign * numbers[n] for n in ("statistic", "null_mean", "threshold")}
             row = {
                 "space_x": x.name, "layer_x": layer_x, "space_y": y.name, "layer_y": layer_y, "n": x.n, "measure": label,
-                **numbers, "pvalue_layers": float(judged.found.stepdown[i, j]), "null": null.method,
+                **numbers, "pvalue_layers": float(judged.found.stepdown[i, j]), "null": null.name,
                 "n_draws": judged.n_draws, "seed": options.seed,
             }  # fmt: skip
             rows.append({c: row[c] for c in COLUMNS})

@@ -58,10 +58,14 @@ class Judgement:
 class Null(ABC):
     """A way to break the pairing. A value: its repr is stored with every result."""
 
-    method: ClassVar[str]
+    name: ClassVar[str]
     searches: ClassVar[tuple[str, ...] | None] = None  # the only layer searches it allows; None for all
     seed: int
     groups: Groups | None
+
+    def resolve(self, measure: Measure, n: int) -> Null:  # noqa: ARG002
+        """The null that is really used for this measure at this n; it is what the result names."""
+        return self if measure.paired else Unpaired()
 
     @abstractmethod
     def count(self, n: int) -> int:
@@ -95,10 +99,10 @@ class Null(ABC):
         observed, draws = self.scored(measure, a, b, streams)
         return Judgement(
             cells=calibrate(observed, draws, alpha=alpha, s_max=measure.s_max),
-            cells_by=np.full(observed.shape, self.method, dtype=object),
+            cells_by=np.full(observed.shape, self.name, dtype=object),
             found=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
             search=Search.parse(how),
-            search_by=self.method,
+            search_by=self.name,
             n_draws=len(draws),
         )
 
@@ -111,6 +115,49 @@ class Null(ABC):
     ) -> np.ndarray:
         """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models."""
         return draws
+
+
+@dataclass(frozen=True)
+class Unpaired(Null):
+    """Scores without a chance level: mean, z, p-value, threshold and calibrated score are nan.
+
+    A measure of two unpaired summaries gives the same number for every relabelling; a p-value of 1 would be read as
+    "not aligned", which nothing says.
+    """
+
+    name: ClassVar[str] = "none"
+    seed: int = 0
+    groups: Groups | None = None
+
+    def count(self, n: int) -> int:  # noqa: ARG002
+        return 0
+
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:  # noqa: ARG002
+        return np.empty((0, len(a.states), len(b.states)))
+
+    def judge(
+        self,
+        measure: Measure,
+        a: Prepared,
+        b: Prepared,
+        *,
+        how: Search | str = "studentised",
+        alpha: float = 0.05,  # noqa: ARG002
+        streams: Streams = ONE_SIDE,
+    ) -> Judgement:
+        observed, draws = self.scored(measure, a, b, streams)
+        best = (-1, -1)
+        if not np.isnan(observed).all():
+            best = tuple(int(i) for i in np.unravel_index(np.nanargmax(observed), observed.shape))
+        top = np.asarray(observed[best] if best[0] >= 0 else np.nan)
+        found = Found(*best, _bare(top), draws.reshape(0), np.full_like(observed, np.nan))
+        by = np.full(observed.shape, self.name, dtype=object)
+        return Judgement(_bare(observed), by, found, Search.parse(how), self.name, 0)
+
+
+def _bare(observed: np.ndarray) -> Calibration:
+    nothing = (np.full_like(observed, np.nan) for _ in range(6))
+    return Calibration(observed, *nothing)
 
 
 def must_be_bilinear(measure: Measure, what: str) -> Bilinear:
