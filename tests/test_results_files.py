@@ -21,6 +21,7 @@ from repalign.comparison.alignment import Alignment, csv_text, from_csv_cell
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
 from repalign.files import SEAL, read_json, read_parquet
+from repalign.measures import parse_measure
 from repalign.prh.colour import ColourResult
 from repalign.report import texts
 
@@ -116,6 +117,16 @@ def test_a_result_from_before_there_were_seals_is_read_and_told(tmp_path, caplog
     again = go(tmp_path)  # its tiles are computed again
     pd.testing.assert_frame_equal(again.table, fresh.table, check_exact=True)
     assert check(tmp_path) == []
+
+
+def test_a_result_says_what_its_measures_are_and_of_old_ones_their_text_does(tmp_path):
+    found = go(tmp_path, measure="AngularCKA()")
+    (text,) = found.measures
+    about = found.about[text]
+    assert about == parse_measure(text).facts and (about.name, about.closer_is_higher) == ("AngularCKA", False)
+    assert Alignment.load(tmp_path).about == found.about == Alignment(found.table, {}).about
+    run = {**found.run, "about": {text: {**found.run["about"][text], "label": "as it was called then"}}}
+    assert Alignment(found.table, run).about[text].label == "as it was called then"
 
 
 def test_a_new_table_beside_a_description_from_before_seals_is_torn(tmp_path):

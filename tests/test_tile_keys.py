@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import subprocess
 import sys
 import types
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from repalign.comparison import tiles as engine
 from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
-from repalign.measures import CKA, Measure, MutualKNN
+from repalign.measures import CKA, MEASURES, Measure, MutualKNN
 from test_compare import model
 
 GROUPS = [nulls.Groups(labels, "whole") for labels in ((0, 0, 1, 1), (0, 1, 0, 1))]  # by hand: both without a digest
@@ -84,6 +86,20 @@ def test_prepared_states_are_of_their_settings(monkeypatch):
     plain = cache.get(X, CKA(), SETTINGS).states[0].dense()
     clipped = cache.get(X, CKA(), replace(SETTINGS, preprocess=Preprocess(clip="exact", quantile=0.5))).states[0].dense()
     assert not torch.equal(plain, clipped)
+
+
+def test_tiles_of_before_keep_their_names_wherever_classes_move():
+    """What was written when each of these first stood in a tile; a measure or null that is new has no tiles yet."""
+    before = json.loads((Path(__file__).parent / "golden/tile_identities.json").read_text("utf-8"))
+    plain = replace(SETTINGS, null=nulls.Permutations(9), search="studentised max")
+    random, draws, marked = nulls.Permutations(9, 1), nulls.Permutations(199), nulls.Groups((0, 0, 1, 1), "whole")
+    chances = [random, nulls.Permutations(19, groups=marked), nulls.Cyclic(2), nulls.Cyclic(relabellings=3), nulls.Unpaired()]
+    chances += [nulls.Moments(nulls.Cyclic()), nulls.Moments(draws), nulls.Aristotelian()]
+    prepared = [Preprocess(clip="exact", quantile=0.9), Preprocess(normalize_rows=True, concatenate=True)]
+    now = {cls.__name__: plain.identity(cls()) for cls in MEASURES}
+    now |= {repr(null): replace(plain, null=null).identity(CKA()) for null in chances}
+    now |= {repr(p): replace(plain, preprocess=p).identity(CKA()) for p in prepared}
+    assert len(before) == 87 and {name: now.get(name) for name in before} == before
 
 
 # --- code that is not ours -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.files import (
     FILES,
     DamagedError,
@@ -29,6 +29,7 @@ from repalign.files import (
     write_bytes,
     write_text,
 )
+from repalign.measures import MeasureFacts, facts_of
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +100,22 @@ class Alignment:
     def measures(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.table["measure"]))
 
+    @property
+    def about(self) -> dict[str, MeasureFacts]:
+        """Of every measure of the table, by its text: its name for people, family, meaning and direction."""
+        return about_of(self.run, self.measures)
+
     def cells(self, measure: str | None = None) -> pd.DataFrame:
         """All pairs of layers, one row each."""
-        return self._scope("cell", measure)
+        return self.table[self.table["scope"] == "cell"].reset_index(drop=True) if measure is None else self.rows("cell", measure)
+
+    def rows(self, scope: str = "max", measure: str | None = None) -> pd.DataFrame:
+        """The rows of one scope and one measure, the first by default."""
+        return rows_of(self.table, scope, measure)
 
     def best(self, measure: str | None = None) -> pd.DataFrame:
         """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
-        found = self._scope("max", measure)
+        found = self.table[self.table["scope"] == "max"] if measure is None else self.rows("max", measure)
         order = {m: i for i, m in enumerate(self.measures)}
         return found.sort_values(
             ["measure", "calibrated", "z", "statistic"],
@@ -115,9 +125,8 @@ class Alignment:
 
     def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:
         """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
-        if value not in COLUMNS:
-            raise RepalignError(f"the result has no column {value!r}", got=value, remedy=did_you_mean(value, COLUMNS))
-        found = self._scope("max", measure or self.measures[0])
+        choose("column", value, COLUMNS, f"the result has no column {value!r}")
+        found = self.rows("max", measure)
         rows, columns = list(dict.fromkeys(found["model_x"])), list(dict.fromkeys(found["model_y"]))
         return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
 
@@ -129,27 +138,13 @@ class Alignment:
         value: str = "statistic",
     ) -> pd.DataFrame:
         """Layers by layers of one pair of models (the only or first one by default)."""
-        cells = self._scope("cell", measure or self.measures[0])
+        cells = self.rows("cell", measure)
         for side, model in (("model_x", model_x), ("model_y", model_y)):
             known = list(dict.fromkeys(cells[side]))
             chosen = known[0] if model is None else model
-            if chosen not in known:
-                raise RepalignError(
-                    f"no {side} {chosen!r} in the result", got=chosen, remedy=did_you_mean(chosen, known)
-                )
-            cells = cells[cells[side] == chosen]
+            cells = cells[cells[side] == choose(side, chosen, known, f"no {side} {chosen!r} in the result")]
         rows, columns = list(dict.fromkeys(cells["layer_x"])), list(dict.fromkeys(cells["layer_y"]))
         return cells.pivot(index="layer_x", columns="layer_y", values=value).reindex(index=rows, columns=columns)
-
-    def _scope(self, scope: str, measure: str | None) -> pd.DataFrame:
-        found = self.table[self.table["scope"] == scope]
-        if measure is None:
-            return found.reset_index(drop=True)
-        if measure not in self.measures:
-            raise RepalignError(
-                f"no measure {measure!r} in the result", got=measure, remedy=did_you_mean(measure, self.measures)
-            )
-        return found[found["measure"] == measure].reset_index(drop=True)
 
     def save(self, folder: str | Path) -> Path:
         """Write results.parquet, draws.parquet and run.json into a folder, each by rename.
@@ -222,6 +217,21 @@ class Alignment:
         from repalign.report import notebook_html
 
         return notebook_html(self.table, self.run)
+
+
+def rows_of(table: pd.DataFrame, scope: str = "max", measure: str | None = None) -> pd.DataFrame:
+    """The rows of one scope ("max": pairs of models, "cell": pairs of layers) and one measure, the first by default."""
+    known = list(dict.fromkeys(table.loc[table["scope"] == scope, "measure"]))
+    if not known:
+        raise RepalignError("there is nothing to show", expected=f"a table with rows of scope {scope!r}", got="no such rows")
+    chosen = known[0] if measure is None else choose("measure", measure, known, f"no measure {measure!r} in the result")
+    return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
+
+
+def about_of(run: Mapping[str, Any], measures: Iterable[str]) -> dict[str, MeasureFacts]:
+    """What a run says of these measures; of those of which it says nothing, as runs of before, what their text tells."""
+    told = run.get("about") or {}
+    return {m: MeasureFacts.from_dict(told[m]) if m in told else facts_of(m) for m in measures}
 
 
 def is_mock(table: pd.DataFrame) -> bool:

@@ -147,6 +147,7 @@ def describe_run(
         ],
         "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
         "measures": measures,
+        "about": {repr(t.measure): t.measure.facts.to_dict() for t in tiles},
         "null": {
             "method": null.name,
             "seed": null.seed,

@@ -34,6 +34,12 @@ _IDLE = frozenset({
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _KNOWN = {*sys.stdlib_module_names, "repalign", "torch", "numpy", "scipy", "sklearn", "pandas"}
+# What is ours keeps the name under which it first stood in a tile, wherever it moves: an old tile stays as good as it was.
+_AS_BEFORE = {
+    "repalign.comparison.preprocess": "repalign.preprocess",
+    "repalign.measures.likelihood": "repalign.measures.closeness",
+    "repalign.measures.point_clouds": "repalign.measures.clouds",
+}
 _DEEPEST = 60  # levels of things within things; below it only types count
 
 
@@ -184,7 +190,8 @@ def _function_parts(f: FunctionType) -> list[object]:
 def _named(value: Any) -> list[object]:
     """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
     module = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None) or "builtins")
-    return ["named", module, getattr(value, "__qualname__", ""), None if _is_ours(value) else _version(module)]
+    name = getattr(value, "__qualname__", "")
+    return ["named", _AS_BEFORE.get(module, module), name, None] if _is_ours(value) else ["named", module, name, _version(module)]
 
 
 _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
