@@ -194,6 +194,7 @@ def test_a_family_leaves_out_what_does_not_apply_and_says_why():
     register(MeanCosine)
     x, y = arrays()
     found = pair(x, y, ["shared_space", "CKA()"])
+    assert pair(x, y, [measures.Group("shared_space"), CKA()]).table.equals(found.table)  # the same, as a value
     assert found.measures[0].startswith("CKA(") and "MeanCosine()" not in found.measures
     reasons = {e["measure"]: e["reason"] for e in found.run["left_out"]}
     assert "widths 6 and 9" in reasons["MeanCosine()"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.layers import Given
-from repalign.measures import is_group, parse_measure, parse_measures
+from repalign.measures import Group, parse_wanted
 from repalign.measures.measure import Bilinear, Measure, as_layer
 from repalign.representation import Representation
 from repalign.text import Progress
@@ -45,7 +45,7 @@ class Chosen:
 
 
 def choose(
-    wanted: Sequence[Measure | str],
+    wanted: Sequence[Measure | Group | str],
     x: Sequence[Representation],
     y: Sequence[Representation] | None,
     null: nulls.Null,
@@ -57,7 +57,8 @@ def choose(
     Raises RepalignError where a measure that is named alone does not apply.
     """
     n, where = x[0].n, f"dataset {x[0].dataset_name!r}"
-    named = [m if isinstance(m, Measure) else parse_measure(m) for m in wanted if not is_group(m)]
+    wanted = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
+    named = [m for m in wanted if isinstance(m, Measure)]
     for measure in named:
         measure.check_n(n, where)
         _check_takes(measure, (*x, *(y or ())))
@@ -66,7 +67,7 @@ def choose(
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
     layers = sum(len(r.layers) for r in (*x, *(y or ())))
     first_pair = functools.cache(functools.partial(_first_pair, x, others))  # read once for all measures
-    groups = [m for m in parse_measures([m for m in wanted if is_group(m)]) if m not in named]
+    groups = list(dict.fromkeys(m for w in wanted if isinstance(w, Group) for m in w.members if m not in named))
     for done, measure in enumerate(groups):
         progress("try measures", done, len(groups))
         try:

@@ -26,7 +26,7 @@ from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
 from repalign.files import sweep
 from repalign.layers import FEATURES, kind_of
-from repalign.measures import parse_measure
+from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
@@ -59,7 +59,7 @@ def default_measures(kinds: Iterable[str]) -> list[str]:
 def compare(
     x: Sequence[Representation],
     y: Sequence[Representation] | None = None,
-    measures: Sequence[Measure | str] | None = None,
+    measures: Sequence[Measure | Group | str] | None = None,
     null: nulls.Null | str = "auto",
     *,
     search: str | None = None,
@@ -173,7 +173,7 @@ def _layer_search(search: str | None, null: nulls.Null) -> str:
 def pair(
     x: Any,
     y: Any,
-    measures: Sequence[Measure | str] | Measure | str | None = None,
+    measures: Sequence[Measure | Group | str] | Measure | str | None = None,
     null: nulls.Null | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),

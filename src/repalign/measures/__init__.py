@@ -15,12 +15,14 @@ from repalign.measures.likelihood import accuracy_difference, embedding_svd_dist
 from repalign.measures.measure import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
 from repalign.measures.modality_shift import shift_curve
 from repalign.measures.registry import (
+    Group,
     describe,
     facts_of,
     is_group,
     known_measures,
     parse_measure,
     parse_measures,
+    parse_wanted,
     register,
 )
 from repalign.measures.shared_space import cone_effect
@@ -67,10 +69,10 @@ MEASURES: tuple[type[Measure], ...] = tuple(
 globals().update({cls.__name__: cls for cls in MEASURES})
 
 __all__ = [
-    "MEASURES", "Bilinear", "Features", "KernelAlignment", "Measure", "MeasureFacts", "NeighborOverlap",
+    "MEASURES", "Bilinear", "Features", "Group", "KernelAlignment", "Measure", "MeasureFacts", "NeighborOverlap",
     "Neighbors", "Relation", "State", "accuracy_difference", "as_features", "concentricity", "cone_effect",
     "describe", "embedding_svd_distance", "facts_of", "is_group", "known_measures",
-    "log_likelihood_variance_distance", "magnitude", "parse_measure", "parse_measures", "participation_ratio",
-    "register", "relative_to_null", "shift_curve", "two_nn_dimension", "uniformity",
+    "log_likelihood_variance_distance", "magnitude", "parse_measure", "parse_measures", "parse_wanted",
+    "participation_ratio", "register", "relative_to_null", "shift_curve", "two_nn_dimension", "uniformity",
     *(cls.__name__ for cls in MEASURES),
 ]

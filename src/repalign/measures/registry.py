@@ -102,17 +102,30 @@ def parse_measure(text: str) -> Measure:
     return cls(**{**preset, **given})
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """All measures ("all"), or those of one family, with their defaults: `compare` takes those that apply."""
+
+    name: str
+
+    @property
+    def members(self) -> list[Measure]:
+        return [cls() for cls in known_measures() if self.name in ("all", cls.family)]
+
+
+def parse_wanted(text: str) -> Measure | Group:
+    """The measure, or the group of measures, that a text names."""
+    return Group(text) if is_group(text) else parse_measure(text)
+
+
 def parse_measures(texts: Sequence[str]) -> list[Measure]:
     """Measures from texts, of which "all" and the name of a family stand for all of their kind with defaults.
 
     >>> [type(m).__name__ for m in parse_measures(["CKA()", "neighbors"])][:2]
     ['CKA', 'MutualKNN']
     """
-    out: list[Measure] = []
-    for text in texts:
-        kin = [cls() for cls in known_measures() if text in ("all", cls.family)]
-        out += kin or [parse_measure(text)]
-    return list(dict.fromkeys(out))
+    wanted = map(parse_wanted, texts)
+    return list(dict.fromkeys(m for w in wanted for m in (w.members if isinstance(w, Group) else [w])))
 
 
 def is_group(text: Any) -> bool:
