@@ -94,7 +94,8 @@ class Case:
             p[rows, at], p[:, fixed] = p[:, fixed].copy(), fixed
         one, other = (s.states[0].dense().double() for s in (self.a, self.b))  # type: ignore[attr-defined]
         inner = torch.stack([(one * other[q][:, q]).sum() for q in torch.from_numpy(p)])
-        return self.measure.closeness_scale(inner[:, None, None], self.a.states, self.b.states).numpy()[:, 0, 0]  # type: ignore[arg-type]
+        scores = self.measure.scale(inner[:, None, None], self.a.states, self.b.states)  # type: ignore[arg-type]
+        return self.measure.closeness(scores).numpy()[:, 0, 0]
 
     def threshold(self, alpha: float) -> float:
         observed = self.measure.closeness_all(self.a.states, self.b.states).numpy()

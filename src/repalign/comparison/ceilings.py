@@ -111,7 +111,7 @@ def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.
     """Scores of all layers by all layers, and their height above chance."""
     a, b = ([measure.prepare(f) for f in side] for side in (x, y))
     scores = measure.compare_all(a, b).numpy()
-    closeness = scores if measure.closer_is_higher else -scores
+    closeness = measure.closeness(scores)
     if not isinstance(measure, Bilinear):
         return scores, closeness
     null = Moments(Permutations(1))

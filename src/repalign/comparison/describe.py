@@ -80,8 +80,7 @@ def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFram
         at = table.index[is_max & (table["measure"] == measure)]
         p, observed = (table.loc[at, c].to_numpy() for c in ("pvalue", "statistic"))
         null, streams = tiles[which[0]].settings.null, [tiles[i].streams for i in which]
-        if not tiles[which[0]].measure.closer_is_higher:
-            observed = -observed  # draws are closenesses
+        observed = tiles[which[0]].measure.closeness(observed)  # as the draws are
         if all(len(scored[i].draws) for i in which):
             draws = null.joint(observed, np.stack([scored[i].draws for i in which]), streams, tiles[which[0]].x.n)
             table.loc[at, "p_maxt"] = nulls.max_t(observed, draws)

@@ -76,4 +76,6 @@ def _bounded(
     tau = mean + std * math.sqrt(tests / alpha - 1)
     gain = np.where(statistic >= tau, (statistic - tau) / np.where(tau < s_max, s_max - tau, 1.0), 0.0)
     calibrated = np.where(np.isnan(statistic), np.nan, np.clip(gain, 0.0, 1.0))
-    return nulls.Calibration(*(np.asarray(f, float) for f in (statistic, mean, std, z, p, tau, calibrated)))
+    return nulls.Calibration(
+        statistic=statistic, null_mean=mean, null_std=std, z=z, pvalue=p, threshold=tau, calibrated=calibrated
+    )

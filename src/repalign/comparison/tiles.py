@@ -158,8 +158,6 @@ def _rows(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
         f: np.concatenate([np.ravel(getattr(found.calibration, f)), getattr(judged.cells, f).ravel()])
         for f in nulls.Calibration.__dataclass_fields__
     }
-    if not tile.measure.closer_is_higher:
-        numbers |= {f: -numbers[f] for f in ("statistic", "null_mean", "threshold")}  # back in the measure's own unit
     return as_table(
         {
             "dataset": tile.x.dataset_name,

@@ -338,8 +338,15 @@ class Measure(ABC):
 
     @property
     def s_max(self) -> float:
-        """The largest attainable closeness (see `closeness_all`), the top of the calibrated scale."""
-        return self.range[1] if self.closer_is_higher else -self.range[0]
+        """The largest attainable closeness, the top of the calibrated scale."""
+        return self.closeness(self.range[1 if self.closer_is_higher else 0])
+
+    def closeness(self, scores: Any) -> Any:
+        """Scores as closeness, where larger is closer, or back again: the sign of a distance is turned here and nowhere else.
+
+        Every null looks at closeness; tables and reports hold scores in the measure's own direction.
+        """
+        return scores if self.closer_is_higher else -scores
 
     @property
     def range(self) -> tuple[float, float]:
@@ -410,9 +417,8 @@ class Measure(ABC):
         return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
 
     def closeness_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
-        """`compare_all`, distances with their sign turned: larger is closer. What every null looks at."""
-        scores = self._where_widths_agree(a, b) if self.equal_widths else self.compare_all(a, b)
-        return scores if self.closer_is_higher else -scores
+        """The closeness of all pairs of layers, nan for those that do not live in one space."""
+        return self.closeness(self._where_widths_agree(a, b) if self.equal_widths else self.compare_all(a, b))
 
     def _where_widths_agree(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
         """`compare_all` of states of one width, nan between others."""
@@ -472,11 +478,6 @@ class Bilinear(Measure):
             torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
         )
         return torch.where(defined, inner, math.nan)
-
-    def closeness_scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        """`scale`, distances with their sign turned: larger is closer. What every null looks at."""
-        scores = self.scale(inner, a, b)
-        return scores if self.closer_is_higher else -scores
 
     def compare(self, a: State, b: State) -> float:
         return float(self.compare_all([a], [b])[0, 0])

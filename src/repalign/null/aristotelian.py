@@ -12,7 +12,7 @@ import torch
 from repalign.errors import RepalignError
 from repalign.measures.measure import Measure
 from repalign.null.calibration import Calibration
-from repalign.null.null import ONE_SIDE, Judgement, Prepared, Streams
+from repalign.null.null import Prepared
 from repalign.null.permutation import Permutations
 from repalign.null.search import Found, Search, step_down
 
@@ -52,26 +52,20 @@ class Aristotelian(Permutations):
         generator = torch.Generator().manual_seed(self.seed if stream == 1 else self.seed + stream)
         return torch.stack([torch.randperm(n, generator=generator) for _ in range(self.n_draws)]).numpy()
 
-    def judge(
-        self,
-        measure: Measure,
-        a: Prepared,
-        b: Prepared,
-        *,
-        how: Search | str = "raw",
-        alpha: float = 0.05,
-        streams: Streams = ONE_SIDE,
-    ) -> Judgement:
-        observed, draws = self.scored(measure, a, b, streams)
-        search = Search.parse(how)
+    def judge_cells(
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002
+    ) -> tuple[Calibration, np.ndarray]:
+        return published(observed, draws, alpha), np.full(observed.shape, self.name, dtype=object)
+
+    def judge_search(
+        self, measure: Measure, observed: np.ndarray, draws: np.ndarray, search: Search, alpha: float  # noqa: ARG002
+    ) -> Found:
         overall = np.nan_to_num(observed, nan=-np.inf)
         lost = np.nan_to_num(draws, nan=np.inf)
         best, null = search.aggregated(overall[None])[0], search.aggregated(lost)
         i, j = (int(v) for v in np.unravel_index(np.argmax(overall), observed.shape))
         flat = step_down(overall.ravel(), lost.reshape(len(draws), -1)).reshape(observed.shape)
-        found = Found(i, j, published(best, null, alpha), null, np.where(np.isnan(observed), np.nan, flat))
-        by = np.full(observed.shape, self.name, dtype=object)
-        return Judgement(published(observed, draws, alpha), by, found, search, self.name, len(draws))
+        return Found(i, j, published(best, null, alpha), null, np.where(np.isnan(observed), np.nan, flat))
 
 
 def published(observed: np.ndarray | float, draws: np.ndarray, alpha: float, s_max: float = 1.0) -> Calibration:
@@ -86,6 +80,6 @@ def published(observed: np.ndarray | float, draws: np.ndarray, alpha: float, s_m
     mean, std = null.mean(axis=0, dtype=np.float64), null.std(axis=0, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 0, (score - mean) / std, np.nan)
-    fields = (np.asarray(observed, float), mean, std, z, p, tau, calibrated)
-    defined = ~np.isnan(score)
-    return Calibration(*(np.where(defined, np.asarray(f, float), np.nan) for f in fields))
+    return Calibration(
+        statistic=np.asarray(observed, float), null_mean=mean, null_std=std, z=z, pvalue=p, threshold=tau, calibrated=calibrated
+    )

@@ -6,38 +6,50 @@ Source: Groeger, Wen, Brbic 2026 (arXiv 2602.14486), algorithm 1; ties are decid
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from repalign.errors import RepalignError
+from repalign.measures.measure import Measure
 
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
 TIE_TOLERANCE = 1e-6
 # A smaller p in closed form must not be owed to one stimulus in its place.
 SMALL_P = 0.01
+_NOTHING: Any = np.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What chance says about scores of any shape; every field has the shape of the scores.
+    """What chance says about scores of any shape: float64 arrays, all of the shape of the statistic.
 
     `statistic` observed score; `null_mean`, `null_std` of the draws; `z` = (statistic - mean) / std;
     `pvalue` = (1 + #{draw >= observed}) / (K + 1); `threshold` = the ceil((1 - alpha)(K + 1))-th smallest of
     the K draws and the observed score; `calibrated` = max((s - threshold) / (s_max - threshold), 0), so that
     calibrated > 0 exactly where pvalue <= alpha; nan where s_max is infinite. Undefined scores (nan) are nan
-    throughout.
+    throughout, and so is what is not given.
     """
 
     statistic: np.ndarray
-    null_mean: np.ndarray
-    null_std: np.ndarray
-    z: np.ndarray
-    pvalue: np.ndarray
-    threshold: np.ndarray
-    calibrated: np.ndarray
+    null_mean: np.ndarray = _NOTHING
+    null_std: np.ndarray = _NOTHING
+    z: np.ndarray = _NOTHING
+    pvalue: np.ndarray = _NOTHING
+    threshold: np.ndarray = _NOTHING
+    calibrated: np.ndarray = _NOTHING
+
+    def __post_init__(self) -> None:
+        undefined = np.isnan(self.statistic)
+        for name, values in vars(self).items():
+            object.__setattr__(self, name, np.where(undefined, np.nan, np.asarray(values, float)))
+
+    def told_by(self, measure: Measure) -> Calibration:
+        """The same in the measure's own direction, from what chance says about its closeness."""
+        turned = ("statistic", "null_mean", "threshold")
+        return replace(self, **{name: measure.closeness(getattr(self, name)) for name in turned})
 
 
 def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -162,9 +174,9 @@ def _assemble(
     # Nothing above the threshold is attainable when the threshold is the maximum itself.
     # No scale of 0 to 1 without a largest score.
     calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0) if np.isfinite(s_max) else np.nan
-    defined = ~np.isnan(observed)
-    fields = (observed, mean, std, z, p, tau, calibrated)
-    return Calibration(*(np.where(defined, f, np.nan) for f in fields))
+    return Calibration(
+        statistic=observed, null_mean=mean, null_std=std, z=z, pvalue=p, threshold=tau, calibrated=calibrated
+    )
 
 
 def _nan_moment(draws: np.ndarray, moment: Any) -> np.ndarray:

@@ -105,7 +105,7 @@ class Cyclic(Null):
             out[h * rows : (h + 1) * rows] = inner.cpu().numpy()
         # A score is affine in the inner product: two of them tell the line of every cell.
         ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
-        zero, one = bilinear.closeness_scale(ends, a.states, b.states).numpy()  # type: ignore[arg-type]
+        zero, one = bilinear.closeness(bilinear.scale(ends, a.states, b.states)).numpy()  # type: ignore[arg-type]
         out *= one - zero
         out += zero
         return out[0], out[1:]

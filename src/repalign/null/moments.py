@@ -16,8 +16,7 @@ from repalign.moments import Moments as ExactMoments
 from repalign.moments import four_moments, in_place, sums_and_leverage
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Streams, must_be_bilinear
-from repalign.null.search import Search, search_layers
+from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, must_be_bilinear
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
 # fourth moment is not that of its law. Of clean data the rest is within -0.1 and 0.01 (n from 60); one outlier in both
@@ -84,7 +83,8 @@ class Moments(Null):
         found = self._inner(a, b)
 
         def score(inner: np.ndarray) -> np.ndarray:
-            return bilinear.closeness_scale(torch.from_numpy(inner), a.states, b.states).numpy()  # type: ignore[arg-type]
+            scores = bilinear.scale(torch.from_numpy(inner), a.states, b.states)  # type: ignore[arg-type]
+            return bilinear.closeness(scores).numpy()
 
         mean = score(found.mean)
         return found._replace(mean=mean, sd=score(found.mean + found.sd) - mean)
@@ -104,7 +104,8 @@ class Moments(Null):
         """What the closed form says of every cell, trusted or not."""
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         ends = torch.tensor([0.0, 1.0 if counts else 0.0], dtype=torch.float64)[:, None, None].expand(2, *observed.shape)
-        none, one = must_be_bilinear(measure, "").closeness_scale(ends, a.states, b.states).numpy()  # type: ignore[arg-type]
+        bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
+        none, one = bilinear.closeness(bilinear.scale(ends, a.states, b.states)).numpy()  # type: ignore[arg-type]
         return calibrate_by_moments(
             observed,
             *law[:3],
@@ -116,17 +117,9 @@ class Moments(Null):
             s_max=measure.s_max,
         )
 
-    def judge(
-        self,
-        measure: Measure,
-        a: Prepared,
-        b: Prepared,
-        *,
-        how: Search | str = "studentised",
-        alpha: float = 0.05,
-        streams: Streams = ONE_SIDE,
-    ) -> Judgement:
-        observed, draws = self.scored(measure, a, b, streams)
+    def judge_cells(
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float
+    ) -> tuple[Calibration, np.ndarray]:
         law = self.law(measure, a, b)
         cells = self.cells(measure, a, b, observed, law, alpha=alpha)
         poor = ~trusted(law, a.n)
@@ -134,14 +127,7 @@ class Moments(Null):
             drawn = calibrate(observed[poor], draws[:, poor], alpha=alpha, s_max=measure.s_max)
             for name in Calibration.__dataclass_fields__:
                 getattr(cells, name)[poor] = getattr(drawn, name)
-        return Judgement(
-            cells=cells,
-            cells_by=np.where(poor, self.sampler.name, self.name),
-            found=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
-            search=Search.parse(how),
-            search_by=self.sampler.name,
-            n_draws=len(draws),
-        )
+        return cells, np.where(poor, self.sampler.name, self.name)
 
 
 def _sums(states: Sequence[Relation]) -> list[tuple[np.ndarray, np.ndarray]]:

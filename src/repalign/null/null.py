@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +44,7 @@ class Prepared:
 class Judgement:
     """What chance says of a pair of models: of every pair of layers, and of the search over them.
 
-    In all of it larger is closer: scores of a distance have their sign turned.
+    Scores are in the measure's own direction; in the draws of the search larger is closer.
     """
 
     cells: Calibration
@@ -60,6 +60,7 @@ class Null(ABC):
 
     name: ClassVar[str]
     searches: ClassVar[tuple[str, ...] | None] = None  # the only layer searches it allows; None for all
+    sampler: Null | None = None  # whose draws judge the search over layers, where not its own
     seed: int
     groups: Groups | None
 
@@ -96,15 +97,32 @@ class Null(ABC):
         streams: Streams = ONE_SIDE,
     ) -> Judgement:
         """Hold all cells (la, lb) of two models and the search over them against chance."""
+        search = Search.parse(how)
         observed, draws = self.scored(measure, a, b, streams)
-        return Judgement(
-            cells=calibrate(observed, draws, alpha=alpha, s_max=measure.s_max),
-            cells_by=np.full(observed.shape, self.name, dtype=object),
-            found=search_layers(observed, draws, how=how, alpha=alpha, s_max=measure.s_max),
-            search=Search.parse(how),
-            search_by=self.name,
-            n_draws=len(draws),
-        )
+        cells, cells_by = self.judge_cells(measure, a, b, observed, draws, alpha)
+        found = self.judge_search(measure, observed, draws, search, alpha)
+        found = replace(found, calibration=found.calibration.told_by(measure))
+        by = self if self.sampler is None else self.sampler
+        return Judgement(cells.told_by(measure), cells_by, found, search, by.name, len(draws))
+
+    def judge_cells(
+        self,
+        measure: Measure,
+        a: Prepared,  # noqa: ARG002
+        b: Prepared,  # noqa: ARG002
+        observed: np.ndarray,
+        draws: np.ndarray,
+        alpha: float,
+    ) -> tuple[Calibration, np.ndarray]:
+        """What chance says of the closeness of every cell, and the name of the null that says it."""
+        by = np.full(observed.shape, self.name, dtype=object)
+        return calibrate(observed, draws, alpha=alpha, s_max=measure.s_max), by
+
+    def judge_search(
+        self, measure: Measure, observed: np.ndarray, draws: np.ndarray, search: Search, alpha: float
+    ) -> Found:
+        """What chance says of the search over the closeness of all cells."""
+        return search_layers(observed, draws, how=search, alpha=alpha, s_max=measure.s_max)
 
     def joint(
         self,
@@ -135,29 +153,19 @@ class Unpaired(Null):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:  # noqa: ARG002
         return np.empty((0, len(a.states), len(b.states)))
 
-    def judge(
-        self,
-        measure: Measure,
-        a: Prepared,
-        b: Prepared,
-        *,
-        how: Search | str = "studentised",
-        alpha: float = 0.05,  # noqa: ARG002
-        streams: Streams = ONE_SIDE,
-    ) -> Judgement:
-        observed, draws = self.scored(measure, a, b, streams)
-        best = (-1, -1)
+    def judge_cells(
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002
+    ) -> tuple[Calibration, np.ndarray]:
+        return Calibration(statistic=observed), np.full(observed.shape, self.name, dtype=object)
+
+    def judge_search(
+        self, measure: Measure, observed: np.ndarray, draws: np.ndarray, search: Search, alpha: float  # noqa: ARG002
+    ) -> Found:
+        i, j, top = -1, -1, np.nan
         if not np.isnan(observed).all():
-            best = tuple(int(i) for i in np.unravel_index(np.nanargmax(observed), observed.shape))
-        top = np.asarray(observed[best] if best[0] >= 0 else np.nan)
-        found = Found(*best, _bare(top), draws.reshape(0), np.full_like(observed, np.nan))
-        by = np.full(observed.shape, self.name, dtype=object)
-        return Judgement(_bare(observed), by, found, Search.parse(how), self.name, 0)
-
-
-def _bare(observed: np.ndarray) -> Calibration:
-    nothing = (np.full_like(observed, np.nan) for _ in range(6))
-    return Calibration(observed, *nothing)
+            i, j = (int(v) for v in np.unravel_index(np.nanargmax(observed), observed.shape))
+            top = observed[i, j]
+        return Found(i, j, Calibration(statistic=top), draws.reshape(0), np.full_like(observed, np.nan))
 
 
 def must_be_bilinear(measure: Measure, what: str) -> Bilinear:

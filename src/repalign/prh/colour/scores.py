@@ -75,12 +75,10 @@ def _judged(
 ) -> list[dict[str, Any]]:  # fmt: skip
     null = Permutations(n_draws=options.n_draws, seed=options.seed)
     judged = null.judge(measure, null.prepare(measure, a), null.prepare(measure, b))
-    sign = 1.0 if measure.closer_is_higher else -1.0  # the null looks at closeness
     cells, rows = judged.cells, []
     for i, layer_x in enumerate(layers[0]):
         for j, layer_y in enumerate(layers[1]):
             numbers = {name: float(getattr(cells, name)[i, j]) for name in _NUMBERS}
-            numbers |= {n: sign * numbers[n] for n in ("statistic", "null_mean", "threshold")}
             row = {
                 "space_x": x.name, "layer_x": layer_x, "space_y": y.name, "layer_y": layer_y, "n": x.n, "measure": label,
                 **numbers, "pvalue_layers": float(judged.found.stepdown[i, j]), "null": null.name,
