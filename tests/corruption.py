@@ -32,8 +32,8 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import FILES, file_sha256, seal_json, write_text
 from repalign.sources import ModelEntry, extract
-from repalign.store import FeatureStore
-from repalign.store._store import MARKER, MARKER_TEXT
+from repalign.store import MARKER, FeatureStore
+from repalign.store.store import MARKER_TEXT
 from repalign.study.figures import write_combined
 
 N = 24

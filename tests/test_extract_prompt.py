@@ -19,7 +19,7 @@ from repalign.competence import bits_per_byte
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
-from repalign.store._manifest import extraction_hash
+from repalign.store import extraction_hash
 
 # The form of the paper's Appendix: the last token is read.
 PROMPT = "An image with the caption '{caption}'. This is an image of a <fill>"

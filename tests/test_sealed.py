@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import random
 from pathlib import Path
 
@@ -97,18 +99,43 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_json(tmp_path)
 
 
-@pytest.mark.parametrize("step", ["open", "write_bytes", "fsync", "replace", "mkdir"])
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace", "mkdir"])
 def test_a_refused_step_is_told_and_leaves_nothing(step, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(5, "Input/output error")
 
+    class Refusing(io.FileIO):
+        write = refuse
+
+    opened = Path.open
     write_bytes(tmp_path / "a/b.json", b"before")
+    if step == "write":
+        step, refuse = "open", lambda path, mode: Refusing(path, "r+") if mode == "r+b" else opened(path, mode)
     monkeypatch.setattr(sealed.os if step == "fsync" else Path, step, refuse)
     with pytest.raises(RepalignError, match=r"b\.json cannot be written: Input/output error\n  do: "):
         write_bytes(tmp_path / "a/b.json", b"after")
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
     assert (tmp_path / "a/b.json").read_bytes() == b"before"
+
+
+def test_a_folder_is_made_once_and_whole(tmp_path):
+    made = sealed.made_once(tmp_path / "a/b", lambda folder: (folder / "x").write_text("1"))
+    assert made == tmp_path / "a/b" and (made / "x").read_text() == "1"
+    assert sealed.made_once(made, lambda folder: (folder / "x").write_text("2")) == made  # it is there: not written again
+    assert (made / "x").read_text() == "1"
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RepalignError, match=r"c cannot be written: the disk is full\n  got: [\d,]+ bytes free in "):
+        sealed.made_once(tmp_path / "a/c", fail)
+    old = tmp_path / "a/.d.tmp-12-0a1b2c3d"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    sealed.made_once(tmp_path / "a/d", lambda folder: sealed.made_once(tmp_path / "a/d", lambda f: (f / "first").touch()))
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["b", "d"] and (tmp_path / "a/d/first").exists()
 
 
 def test_only_what_nobody_writes_is_swept(tmp_path):

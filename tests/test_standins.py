@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
+from repalign import files
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.measures import CKA
@@ -475,7 +476,7 @@ def test_a_killed_write_leaves_nothing_that_passes_for_whole(tmp_path):
     path = write_dataset(tmp_path, {"image": "image", "text": "text"}, 8)
     assert Dataset.from_table(path, id="id", image="image", text="text").n == 8
     assert left.is_dir(), "it may be another process' that is at work"
-    old = time.time() - folders.STALE_AFTER - 10
+    old = time.time() - files.STALE_AFTER - 10
     os.utime(left, (old, old))
     path.parent.rename(tmp_path / "away")
     write_dataset(tmp_path, {"image": "image", "text": "text"}, 8)
@@ -505,7 +506,7 @@ def test_of_two_that_write_at_once_the_first_stays(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RepalignError, match="the stand-in cannot be written"):
+    with pytest.raises(RepalignError, match="cannot be written: Not a directory"):
         write_dataset(tmp_path / "file", {"text": "text"}, 2)
 
 

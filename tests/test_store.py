@@ -18,13 +18,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from repalign import files as sealed
+from repalign import files
 from repalign.errors import RepalignError
+from repalign.files import LocalFiles
 from repalign.models import ModelRecord
 from repalign.store import FeatureStore, Part, Problem, StoredRepresentation, Writer, check, extraction_hash
-from repalign.store import _files as files_module
-from repalign.store._files import LocalFiles
-from repalign.store._part import BrokenError, encode, verify
+from repalign.store.format import BrokenError, verify
 
 FINGERPRINT = "ab" * 32
 DATASET = {"name": "birds", "fingerprint": FINGERPRINT, "n": 5}
@@ -71,6 +70,33 @@ def fill(url: object, record: ModelRecord = RECORD, **kwargs: object) -> StoredR
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def on_write(monkeypatch: pytest.MonkeyPatch, write) -> None:
+    """`write(handle, chunk)` in the place of every write of a chunk."""
+    opened = Path.open
+
+    class Handle:
+        def __init__(self, handle) -> None:
+            self.handle = handle
+
+        def write(self, chunk) -> None:
+            write(self.handle, chunk)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.handle.close()
+
+        def __getattr__(self, name: str):
+            return getattr(self.handle, name)
+
+    def open_(path: Path, mode: str = "r", *args, **kwargs):
+        handle = opened(path, mode, *args, **kwargs)
+        return Handle(handle) if mode == "r+b" else handle
+
+    monkeypatch.setattr(Path, "open", open_)
 
 
 def message(expected: str):
@@ -785,11 +811,11 @@ def test_bytes_after_the_end(tmp_path: Path) -> None:
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     fill(tmp_path)
-    files = LocalFiles(tmp_path)
+    folder = LocalFiles(tmp_path)
     name = f"{FOLDER}/part-00001.safetensors"
     path = tmp_path / name
     data = path.read_bytes()
-    assert verify(files, name).sha256 == hashlib.sha256(data).hexdigest()
+    assert verify(folder, name).sha256 == hashlib.sha256(data).hexdigest()
     for position in range(len(data)):
         broken = bytearray(data)
         broken[position] ^= 1 << position % 8
@@ -797,7 +823,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         with pytest.raises(
             BrokenError, match=r"^(is corrupt|is cut short|has a header that is not repalign's)"
         ):
-            verify(files, name)
+            verify(folder, name)
 
 
 def test_a_flipped_bit_is_named_and_mended(tmp_path: Path) -> None:
@@ -946,7 +972,7 @@ def test_check_names_what_is_not_complete(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     for part in writer.parts[:2]:
         write_part(writer, part)
-    remedy = "run the extraction again: it goes on where it stopped; or delete the folder"
+    remedy = "run the extraction again: it resumes; or delete the folder"
     text = "is not complete: there is no manifest.json, 4 of 5 rows are there"
     assert check(tmp_path) == [Problem(str(tmp_path / FOLDER), text, remedy)]
     assert FeatureStore(tmp_path).representations() == []
@@ -1081,7 +1107,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealed, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     writer = open_writer(tmp_path)
     folder = tmp_path / FOLDER
     folder.mkdir(parents=True)
@@ -1096,15 +1122,15 @@ def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_swept_temporary_file_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep may come between the creation of the file and its lock."""
     writer = open_writer(tmp_path)
-    sweeps = [2]
+    sweeps, lock = [2], files.lock
 
-    def write(handle, chunk) -> None:
-        handle.write(chunk)
+    def swept_first(handle) -> bool | None:
         if sweeps[0]:
             sweeps[0] -= 1
             Path(handle.name).unlink(missing_ok=True)
+        return lock(handle)
 
-    monkeypatch.setattr(files_module, "_write", write)
+    monkeypatch.setattr(files, "lock", swept_first)
     write_part(writer, writer.parts[0])
     assert [part.index for part in open_writer(tmp_path).missing()] == [1, 2]
     sweeps[0] = 100
@@ -1120,10 +1146,10 @@ def test_a_sweep_spares_what_is_being_written(tmp_path: Path, monkeypatch: pytes
 
     def write(handle, chunk) -> None:
         handle.write(chunk)
-        files_module.sweep(LocalFiles(tmp_path), FOLDER)
+        LocalFiles(tmp_path).sweep(FOLDER)
         written.append(handle.name)
 
-    monkeypatch.setattr(files_module, "_write", write)
+    on_write(monkeypatch, write)
     write_part(writer, writer.parts[0])
     assert len(set(written)) == 1 and len(written) == 4  # the header and three tensors, written once
 
@@ -1150,7 +1176,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: st
         handle.write(chunk[: len(chunk) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files_module, "_write", half_then_full)
+    on_write(monkeypatch, half_then_full)
     path = re.escape(str(tmp_path / FOLDER / target))
     folder = re.escape(str(tmp_path / FOLDER))
     text = (
@@ -1172,10 +1198,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: st
 def test_a_write_that_the_system_refuses_half_way(tmp_path: Path) -> None:
     """A real error of the kernel in the middle of a write: a limit on the size of files."""
     code = (
-        "import resource, sys; sys.path[:0] = sys.argv[2:]; from repalign.store._files import LocalFiles\n"
+        "import resource, sys; sys.path[:0] = sys.argv[2:]; from repalign.files import LocalFiles\n"
         "from pathlib import Path; from repalign.errors import RepalignError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: LocalFiles(Path(sys.argv[1])).write('a/b', [b'x' * 900, b'y' * 900])\n"
+        "try: LocalFiles(Path(sys.argv[1])).write('a/b', b'x' * 900, b'y' * 900)\n"
         "except RepalignError as error: print(error)\n"
     )
     run = subprocess.run(
@@ -1247,11 +1273,12 @@ def test_file_urls_are_local_paths(tmp_path: Path) -> None:
 # ---- no pickle, and the seal ---------------------------------------------------------------------------
 
 
-def test_the_seal_is_found_where_names_imitate_it() -> None:
+def test_the_seal_is_found_where_names_imitate_it(tmp_path: Path) -> None:
     imitation = '"sha256":"' + "0" * 64 + '"'
-    header = {"layers": [imitation], "rows": [0, 1], "x": imitation}
-    chunks = encode(header, {imitation: torch.ones(1, 1)}, {})
-    head = bytes(chunks[0])
+    writer = open_writer(tmp_path, settings={imitation: imitation})
+    write_part(writer, writer.parts[0], {imitation: torch.ones(5, 1)}, header=HEADER | {"x": imitation})
+    data = (tmp_path / writer.folder / "part-00000.safetensors").read_bytes()
+    head = data[: 8 + int.from_bytes(data[:8], "little")]
     (seal,) = re.findall(rb'"sha256":"([0-9a-f]{64})"', head)
     assert hashlib.sha256(head.replace(seal, b"0" * 64)).hexdigest().encode() == seal
 

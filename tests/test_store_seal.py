@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from repalign.errors import RepalignError
+from repalign.files import LocalFiles
 from repalign.models import ModelRecord
 from repalign.store import FeatureStore, check
-from repalign.store._files import LocalFiles
-from repalign.store._manifest import read_manifest
+from repalign.store.format import read_manifest
 
 FINGERPRINT = "cd" * 32
 IDS = ("a", "b", "c", "d", "e", "f")

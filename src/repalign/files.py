@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that tell when they are not what was written.
+"""Files that are there whole or not at all, on this machine or any other, and that tell when they are not what was written.
 
 A file is written under a temporary name in its own folder, flushed, and renamed; the folder is flushed too, so that the
 new name survives a power cut. A writer holds a lock on its temporary file: what a killed process left behind can be told
@@ -14,12 +14,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,6 +37,9 @@ try:
 except ImportError:  # Windows: temporary files are told apart by their age alone
     fcntl = None
 
+log = logging.getLogger(__name__)
+
+Chunk = bytes | bytearray | memoryview
 TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?:\d+-)?[0-9a-f]{8}$")
 STALE_AFTER = 3600.0  # seconds; only where a lock cannot tell
 
@@ -127,31 +134,28 @@ def read_parquet(path: Path, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, s
 
 
 def check_seal(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> bool:
-    """Whether the bytes of a file carry a seal. Raises DamagedError where the seal is not that of these bytes."""
+    """Whether the bytes of a file carry a seal. Raises DamagedError if the seal is not the one of these bytes."""
     found = list(_DIGITS.finditer(data))
     if not found and SEAL.encode() not in data:
         return False
     if len(found) != 1:
         raise DamagedError(path, "is not what was written: its seal is damaged", remedy=remedy)
-    stated, is_now = found[0][1].decode(), _digest(data, *found[0].span(1))
-    if stated != is_now:
-        problem = "is not what was written"
-        raise DamagedError(path, problem, expected=f"seal {stated}", got=f"seal {is_now}", remedy=remedy)
+    stated, (start, stop) = found[0][1].decode(), found[0].span(1)
+    digest = hashlib.sha256(memoryview(data)[:start])  # in three pieces, so that a large file is not copied
+    digest.update(_ZEROS.encode())
+    digest.update(memoryview(data)[stop:])
+    if stated != digest.hexdigest():
+        seals = {"expected": f"seal {stated}", "got": f"seal {digest.hexdigest()}"}
+        raise DamagedError(path, "is not what was written", **seals, remedy=remedy)
     return True
 
 
 def _sealed(data: bytes) -> bytes:
+    """The bytes with their digest in the place of the zeros of the first seal."""
     start, stop = next(_DIGITS.finditer(data)).span(1)
-    sealed = data[:start] + _digest(data, start, stop).encode() + data[stop:]
+    sealed = data[:start] + hashlib.sha256(data).hexdigest().encode() + data[stop:]
     check_seal(sealed, "a file that is being written")  # a text that looks like a second seal is told now
     return sealed
-
-
-def _digest(data: bytes | bytearray, start: int, stop: int) -> str:
-    digest = hashlib.sha256(memoryview(data)[:start])
-    digest.update(_ZEROS.encode())
-    digest.update(memoryview(data)[stop:])
-    return digest.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
@@ -162,7 +166,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_bytes(path: Path, remedy: str = AGAIN) -> bytes:
-    """The bytes of a file. Raises DamagedError where they cannot be read."""
+    """The bytes of a file. Raises DamagedError if they cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -179,22 +183,17 @@ def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json"
     for name, digest in stated.items():
         data = read_bytes(folder / name, remedy)
         got = hashlib.sha256(data).hexdigest()
-        if got == digest:
-            continue
-        whole = check_seal(data, folder / name, remedy)  # damaged, or of another run?
-        raise DamagedError(
-            folder / name,
-            f"is not the file of which {index} speaks" + (": a run was stopped while it wrote" if whole else ""),
-            expected=f"SHA-256 {digest}",
-            got=got,
-            remedy=remedy,
-        )
+        if got != digest:
+            whole = check_seal(data, folder / name, remedy)  # damaged, or of another run?
+            problem = f"is not the file of which {index} speaks" + (": a run was stopped while it wrote" if whole else "")
+            raise DamagedError(folder / name, problem, expected=f"SHA-256 {digest}", got=got, remedy=remedy)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Make or replace a file, and its folder where there is none. RepalignError where it cannot be written."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+def write_bytes(path: Path, *chunks: Chunk) -> None:
+    """Make or replace a file, and its folder if there is none. RepalignError if it cannot be written."""
+    with replacing(path, sum(map(len, chunks))) as temporary, temporary.open("r+b") as handle:
+        for chunk in chunks:
+            handle.write(chunk)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -202,59 +201,89 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-class replacing:  # noqa: N801  (a context manager that reads as a verb)
+@contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, which it replaces on success; on any failure it is removed.
 
-    Raises RepalignError for what the system refuses, at whatever step.
+    Raises RepalignError for what the system refuses at any step; it names `size`, the bytes to be written, if the disk is full.
     """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(3):
+            temporary = path.with_name(temporary_name(path.name))
+            handle = temporary.open("xb")
+            # A sweep may take the file between its creation and its lock; it holds the lock while it does.
+            if lock(handle) is not False and temporary.exists():
+                break
+            handle.close()
+        else:
+            raise RepalignError(
+                f"{path}: the temporary file was removed three times while it was written",
+                remedy="see that no other program cleans this folder",
+            )
+        yield temporary
+        os.fsync(handle.fileno())
+        temporary.replace(path)
+        if os.name == "posix":  # the rename survives a power cut only if the folder is flushed too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise cannot_write(path, error, size) from error
+    finally:
+        if handle is not None:
+            handle.close()
+            temporary.unlink(missing_ok=True)  # it is gone if it was renamed
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> Path:
+def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
+    """The folder; `write` fills it if it is not there.
+
+    Of two processes that write at once the first to finish wins: both must write the same content.
+    """
+    unfinished = folder.with_name(temporary_name(folder.name))
+    try:
+        if folder.is_dir():
+            return folder
+        sweep(folder.parent)
+        unfinished.mkdir(parents=True)
+        write(unfinished)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                self.temporary = self.path.with_name(temporary_name(self.path.name))
-                self.handle = self.temporary.open("xb")
-                # A sweep may take the file between its creation and its lock; it holds the lock while it does.
-                if lock(self.handle) is not False and self.temporary.exists():
-                    return self.temporary
-                self.handle.close()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                os.fsync(self.handle.fileno())
-                self.temporary.replace(self.path)
-                sync_folder(self.path.parent)
-        except OSError as failed:
-            raise cannot_write(self.path, failed) from failed
-        finally:
-            self.handle.close()
-            self.temporary.unlink(missing_ok=True)  # not there any more where it was renamed
-        if isinstance(error, OSError):
-            raise cannot_write(self.path, error) from error
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
 
 
 def temporary_name(name: str) -> str:
     """`a/part` -> `a/.part.tmp-<pid>-<8 random hex digits>`."""
-    folder, _, last = name.rpartition("/")
-    return f"{folder}{'/' if folder else ''}.{last}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}.{last}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in a folder."""
+    """Remove the temporary files and folders that killed writers left in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if TEMPORARY.match(path.name):
-            is_abandoned(path, remove=True)
+        if TEMPORARY.match(path.name) and is_abandoned(path, remove=True):
+            log.info("removed %s, left by a run that was cut off", path)
 
 
 def is_abandoned(path: Path, *, remove: bool = False) -> bool:
     """Whether nobody is writing this temporary file any more; `remove` takes it away while no writer can begin."""
     try:
+        if path.is_dir():  # which cannot be locked
+            abandoned = time.time() - path.stat().st_mtime > STALE_AFTER
+            if abandoned and remove:
+                shutil.rmtree(path, ignore_errors=True)
+            return abandoned
         with path.open("r+b") as handle:
             locked = lock(handle)
             abandoned = time.time() - path.stat().st_mtime > STALE_AFTER if locked is None else locked
@@ -278,28 +307,185 @@ def lock(handle: IO[bytes]) -> bool | None:
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where folders can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def cannot_write(target: Path, error: OSError, size: int | None = None) -> RepalignError:
+def cannot_write(target: object, error: OSError, size: int | None = None) -> RepalignError:
     """What the system said when a file was written, and what to do about it."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return RepalignError(
             f"{target} cannot be written: {error.strerror or error}",
             remedy="choose another folder, or mend this one; then run the same command: it resumes",
         )
-    folder = next(p for p in target.absolute().parents if p.exists())
+    folder = next(p for p in Path(str(target)).absolute().parents if p.exists())
     return RepalignError(
         f"{target} cannot be written: the disk is full",
         expected=None if size is None else f"room for {size:,} bytes",
         got=f"{shutil.disk_usage(folder).free:,} bytes free in {folder}",
         remedy="free some space and run again: what is finished is kept",
     )
+
+
+# --- a folder of this machine or of any other ----------------------------------------------------
+
+
+def open_files(url: str | os.PathLike[str]) -> Files:
+    """The files under a local path or an fsspec URL such as `s3://bucket/folder`.
+
+    A relative path starts from the working folder of now, wherever the files are sent: a worker has another one.
+    """
+    text = os.fspath(url)
+    if "://" in text and not text.startswith("file://"):
+        return RemoteFiles(text.rstrip("/"))
+    root = Path(text.removeprefix("file://")).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise RepalignError(f"{root} is a file", expected="a folder, which is the feature store")
+    return LocalFiles(root)
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A folder of this machine. Names are relative, with forward slashes."""
+
+    root: Path
+
+    def path(self, name: str = "") -> str:
+        """The name of a file for people."""
+        return str(self.root / name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None if there is no such file."""
+        try:
+            return (self.root / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
+        """The bytes of a file, or of a stretch of it; fewer if it is shorter."""
+        with (self.root / name).open("rb") as handle:
+            handle.seek(start)
+            if stop is None:
+                return bytearray(handle.read())
+            data = bytearray(stop - start)
+            return data[: handle.readinto(data)]
+
+    def write(self, name: str, *chunks: Chunk) -> None:
+        """Make or replace a file, whole or not at all. RepalignError if that cannot be done."""
+        write_bytes(self.root / name, *chunks)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def listing(self, folder: str = "") -> dict[str, int | None]:
+        """Names in a folder, sorted: bytes of a file, None for a folder. Empty if there is no such folder."""
+        found: dict[str, int | None] = {}
+        try:
+            for path in sorted((self.root / folder).iterdir()):
+                size = None if path.is_dir() else self.size(f"{folder}/{path.name}" if folder else path.name)
+                if path.is_dir() or size is not None:  # else it was removed in the meantime
+                    found[path.name] = size
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return found
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove the temporary files that killed writers left in a folder."""
+        sweep(self.root / folder)
+
+    def is_abandoned(self, name: str) -> bool:
+        """Whether nobody is writing this temporary file any more."""
+        return is_abandoned(self.root / name)
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """As `LocalFiles`, behind an fsspec URL."""
+
+    url: str
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        import fsspec
+
+        try:
+            return fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise RepalignError(
+                f"{self.url} cannot be opened: {error}",
+                expected="a local path, or a URL that fsspec knows",
+                remedy="install the file system's own package (s3fs, gcsfs, adlfs, ...)",
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process: refused for the memory of this one, where nothing that is written comes back."""
+        if re.search(r"(^|::)memory://", self.url):
+            raise RepalignError(
+                f"{self.url} is in the memory of this process: no other process can read or write it",
+                expected="a folder or a URL that all workers reach",
+                got="workers in other processes",
+                remedy="put the store into a folder; or use threads, or no executor",
+            )
+        return {"url": self.url}  # each process opens it for itself
+
+    def _at(self, name: str, *, fresh: bool = False) -> tuple[Any, str]:
+        """The file system, and the full path of a name; `fresh` forgets what the system remembers of folders."""
+        fs, root = self._opened
+        if fresh:
+            fs.invalidate_cache()
+        return fs, f"{root.rstrip('/')}/{name}" if name else root
+
+    def path(self, name: str = "") -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    def size(self, name: str) -> int | None:
+        fs, path = self._at(name, fresh=True)
+        try:
+            return int(fs.info(path)["size"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
+        fs, path = self._at(name)
+        return bytearray(fs.cat_file(path, start=start, end=stop))
+
+    def write(self, name: str, *chunks: Chunk) -> None:
+        fs, path = self._at(name)
+        temporary = self._at(temporary_name(name))[1]
+        try:
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(temporary, b"".join(chunks))
+            fs.mv(temporary, path)
+        except OSError as error:
+            raise RepalignError(
+                f"{self.path(name)} cannot be written: {error}",
+                remedy="mend the cause and run again: the parts that are finished are kept",
+            ) from error
+
+    def remove(self, name: str) -> None:
+        fs, path = self._at(name)
+        with suppress(FileNotFoundError):  # another process removed it
+            fs.rm_file(path)
+
+    def listing(self, folder: str = "") -> dict[str, int | None]:
+        fs, path = self._at(folder, fresh=True)
+        try:
+            items = fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in items}
+        return dict(sorted(names.items()))
+
+    def sweep(self, folder: str = "") -> None:
+        for name in self.listing(folder):
+            full = f"{folder}/{name}" if folder else name
+            if TEMPORARY.match(name) and self.is_abandoned(full):
+                log.info("removing %s, left by a run that was cut off", self.path(full))
+                self.remove(full)
+
+    def is_abandoned(self, name: str) -> bool:
+        fs, path = self._at(name)
+        try:
+            return time.time() - fs.modified(path).timestamp() > STALE_AFTER
+        except (FileNotFoundError, NotImplementedError):
+            return False
+
+
+Files = LocalFiles | RemoteFiles

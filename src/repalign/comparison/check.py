@@ -24,9 +24,8 @@ from repalign.files import (
     read_json,
     read_parquet,
 )
-from repalign.store import Problem
+from repalign.store import MARKER, Problem
 from repalign.store import check as check_store
-from repalign.store._store import MARKER
 from repalign.text import Progress, silent
 
 TILES, KEPT = "tiles", ("findings", "ceilings")  # folders of a result: what a run goes on from

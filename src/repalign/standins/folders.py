@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError
+from repalign import files
 from repalign.toyworld.names import revision
-
-STALE_AFTER = 3600.0  # seconds after which an unfinished folder is one that a killed process left
 
 
 def made_once(parent: Path, name: str, arguments: Mapping[str, Any], write: Callable[[Path], object]) -> Path:
@@ -26,30 +21,8 @@ def made_once(parent: Path, name: str, arguments: Mapping[str, Any], write: Call
     Its name ends in a digest of the arguments and of the code that makes it, so that folders of other arguments stay
     beside it. Of two processes that write at once the first to finish wins; both have the same content.
     """
-    parent = Path(parent).expanduser().absolute()
-    folder = parent / f"{_readable(name)}-{_digest(name, arguments)}"
-    if folder.is_dir():
-        return folder
-    unfinished = parent / f".{folder.name}.tmp-{uuid.uuid4().hex[:8]}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent, folder.name)
-        unfinished.mkdir()
-        write(unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    except OSError as error:
-        raise RepalignError(
-            f"{folder}: the stand-in cannot be written",
-            got=error.strerror or str(error),
-            remedy="see that there is room, and that the study's folder can be written",
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+    folder = Path(parent).expanduser().absolute() / f"{_readable(name)}-{_digest(name, arguments)}"
+    return files.made_once(folder, write)
 
 
 def seed_of(*parts: str | int) -> int:
@@ -75,10 +48,3 @@ def _code() -> str:
         if file.name.endswith(".py"):
             sha.update(f"{file.name}:{file.read_text(encoding='utf-8')}".encode())
     return sha.hexdigest()
-
-
-def _sweep(parent: Path, name: str) -> None:
-    """Remove what killed processes left of this folder."""
-    for path in parent.glob(f".{name}.tmp-*"):
-        if time.time() - path.stat().st_mtime > STALE_AFTER:
-            shutil.rmtree(path, ignore_errors=True)

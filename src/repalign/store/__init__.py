@@ -5,11 +5,9 @@ are each there whole or not at all, and is complete when its manifest is there; 
 `StoredRepresentation`, a layer at a time. `check` says what is broken in a store.
 """
 
-from repalign.store._check import Problem, check
-from repalign.store._manifest import extraction_hash
-from repalign.store._rules import Part
-from repalign.store._store import FeatureStore
-from repalign.store._stored import StoredRepresentation
-from repalign.store._writer import Writer
+from repalign.store.check import Problem, check
+from repalign.store.format import extraction_hash
+from repalign.store.reader import StoredRepresentation
+from repalign.store.store import MARKER, FeatureStore, Part, Writer
 
-__all__ = ["FeatureStore", "Part", "Problem", "StoredRepresentation", "Writer", "check", "extraction_hash"]
+__all__ = ["MARKER", "FeatureStore", "Part", "Problem", "StoredRepresentation", "Writer", "check", "extraction_hash"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError
+from repalign.files import write_bytes, write_text
 from repalign.text import Progress, silent
 from repalign.toyworld import captions, names, render, train
 from repalign.toyworld.names import Recipe
@@ -127,13 +127,12 @@ def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyMod
         }
         weights, sidecar = _files(folder, name)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(weights, data)
-            _write(sidecar, json.dumps(facts, indent=1, sort_keys=True).encode())
-        except OSError as error:
+            write_bytes(weights, data)
+            write_text(sidecar, json.dumps(facts, indent=1, sort_keys=True))
+        except RepalignError as error:
             raise RepalignError(
                 f"toy model {name}: the cache {folder} cannot be written",
-                got=error.strerror or str(error),
+                got=str(error).splitlines()[0],
                 remedy="name another folder, or set XDG_CACHE_HOME to one that can be written",
             ) from error
         out[name] = _model(name, recipe, trained.step, data, facts)
@@ -164,18 +163,6 @@ def _model(name: str, recipe: Recipe, step: int, data: bytes, facts: dict[str, A
 def _files(folder: Path, name: str) -> tuple[Path, Path]:
     stem = f"{name}.{names.revision()}"
     return folder / f"{stem}.safetensors", folder / f"{stem}.json"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write to a file beside `path` and rename it, so that `path` is whole or absent."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _pictures(stimuli: Any, name: str) -> np.ndarray:

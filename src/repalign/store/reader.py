@@ -11,12 +11,23 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.files import Files
 from repalign.layers import FEATURES, KINDS, Given
 from repalign.models import ModelRecord
 from repalign.representation import Representation
-from repalign.store._files import Files
-from repalign.store._manifest import Manifest, disagreement, refusal, shown
-from repalign.store._part import EXTRA, LAYER, TORCH_DTYPES, BrokenError, Head, read_head, read_tensor
+from repalign.store.format import (
+    EXTRA,
+    LAYER,
+    TORCH_DTYPES,
+    BrokenError,
+    Head,
+    Manifest,
+    disagreement,
+    read_head,
+    read_tensor,
+    refusal,
+    shown,
+)
 
 
 class StoredRepresentation(Representation):
@@ -26,9 +37,7 @@ class StoredRepresentation(Representation):
     """
 
     def __init__(self, files: Files, folder: str, manifest: dict[str, Any]) -> None:
-        self.files = files
-        self.folder = folder
-        self.manifest = manifest
+        self.files, self.folder, self.manifest = files, folder, manifest
         self.record = ModelRecord.from_dict(manifest["record"])
         self.dataset_name = str(manifest["dataset"].get("name", ""))
         self.dataset_fingerprint = manifest["dataset"]["fingerprint"]
@@ -76,12 +85,10 @@ class StoredRepresentation(Representation):
         Raises RepalignError if the record is of another spec or revision.
         """
         for field in ("spec", "revision"):
-            if getattr(record, field) != getattr(self.record, field):
-                raise RepalignError(
-                    f"{self.path} is of another model: {field} differs",
-                    expected=f"{field} {getattr(self.record, field)}",
-                    got=f"{field} {getattr(record, field)}",
-                )
+            ours, other = getattr(self.record, field), getattr(record, field)
+            if ours != other:
+                problem = f"{self.path} is of another model: {field} differs"
+                raise RepalignError(problem, expected=f"{field} {ours}", got=f"{field} {other}")
         return StoredRepresentation(self.files, self.folder, {**self.manifest, "record": record.to_dict()})
 
     def kind(self, layer: str) -> str:
@@ -95,16 +102,15 @@ class StoredRepresentation(Representation):
 
         RepalignError if a part is missing or broken.
         """
-        self.check_layer(layer)
-        out = torch.empty(self.n, self.width(layer), dtype=self.dtype(layer))
+        kind, form = self.kind(layer), self._described[layer]
+        out = torch.empty(self.n, form["width"], dtype=TORCH_DTYPES[form["dtype"]])
         for part in self.manifest["parts"]:
             start, stop = part["rows"]
             out[start:stop] = self._read(part, LAYER + layer)
-        kind = self.kind(layer)
         return out if kind == FEATURES else KINDS[kind](out, where=f"{self.name}, layer {layer!r}")
 
     def extra(self, name: str) -> Tensor:
-        """A number per row, (n,) in float64, that was stored beside the layers."""
+        """One number per row, (n,) in float64, that was stored with the layers."""
         if name not in self.extras:
             raise RepalignError(
                 f"{self.name}: no extra {name!r} is stored",
@@ -122,15 +128,14 @@ class StoredRepresentation(Representation):
         self.check_layer(layer)
         if block < 1:
             raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
-        waiting: list[Tensor] = []
-        first = 0
+        first, waiting = 0, []
         for part in self.manifest["parts"]:
             rows = self._read(part, LAYER + layer)
             while len(rows):
-                take = block - sum(len(w) for w in waiting)
+                take = block - sum(map(len, waiting))
                 waiting.append(rows[:take])
                 rows = rows[take:]
-                if sum(len(w) for w in waiting) == block:
+                if sum(map(len, waiting)) == block:
                     yield first, torch.cat(waiting)
                     first, waiting = first + block, []
         if waiting:
@@ -139,7 +144,9 @@ class StoredRepresentation(Representation):
     def _read(self, part: Mapping[str, Any], tensor: str) -> Tensor:
         name = f"{self.folder}/{part['file']}"
         try:
-            return read_tensor(self.files, name, self._head(name, part), tensor)
+            if name not in self._heads:
+                self._heads[name] = self._head(name, part)
+            return read_tensor(self.files, name, self._heads[name], tensor)
         except BrokenError as error:
             raise RepalignError(
                 f"{self.name}: {self.files.path(name)} {error.problem}",
@@ -150,22 +157,16 @@ class StoredRepresentation(Representation):
             ) from error
 
     def _head(self, name: str, part: Mapping[str, Any]) -> Head:
-        if name not in self._heads:
-            head = read_head(self.files, name)
-            if head.sha256 != part["header_sha256"]:
-                raise BrokenError(
-                    "is not the part of which the manifest speaks",
-                    f"header sha256 {part['header_sha256']}",
-                    f"header sha256 {head.sha256}",
-                )
-            found = disagreement(self.manifest, part, head)
-            if found:
-                field, here, there = found
-                raise BrokenError(
-                    f"does not agree with the manifest: {field} differs", f"{field} {shown(here)}", f"{field} {shown(there)}"
-                )
-            self._heads[name] = head
-        return self._heads[name]
+        """The header of a part, held to the manifest."""
+        head = read_head(self.files, name)
+        if head.sha256 != part["header_sha256"]:
+            seals = f"header sha256 {part['header_sha256']}", f"header sha256 {head.sha256}"
+            raise BrokenError("is not the part of which the manifest speaks", *seals)
+        if found := disagreement(self.manifest, part, head):
+            field, here, there = found
+            values = f"{field} {shown(here)}", f"{field} {shown(there)}"
+            raise BrokenError(f"does not agree with the manifest: {field} differs", *values)
+        return head
 
 
 class BrokenRepresentation(StoredRepresentation):
@@ -176,8 +177,7 @@ class BrokenRepresentation(StoredRepresentation):
     """
 
     def __init__(self, files: Files, folder: str, manifest: Manifest) -> None:
-        self.files = files
-        self.folder = folder
+        self.files, self.folder = files, folder
         said = manifest.data["record"]
         self.record = ModelRecord(said["spec"], said["name"], said["modality"], said["revision"])
         self._broken = manifest
@@ -186,7 +186,7 @@ class BrokenRepresentation(StoredRepresentation):
         return f"BrokenRepresentation({self.name!r}, {self.path!r})"
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever a whole one would know: asked for only where it is not there."""
+        """Whatever a whole one would know: asked for only if it is not there."""
         if name == "_broken" or name.startswith("__"):
             raise AttributeError(name)
         raise refusal(self.files, self.folder, self._broken)

@@ -1,0 +1,499 @@
+"""The store as a whole: its marker, where an extraction lies, what is complete; and how an extraction is written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, did_you_mean
+from repalign.files import TEMPORARY, Files, open_files, seal_json
+from repalign.models import ModelRecord
+from repalign.store.format import (
+    DTYPES,
+    EXTRA,
+    FORMAT,
+    KIND,
+    MANIFEST,
+    MANIFEST_FORMAT,
+    PART,
+    BrokenError,
+    Head,
+    Verified,
+    canonical,
+    difference,
+    encode,
+    folder_of,
+    identity,
+    identity_of,
+    layout,
+    parse_json,
+    read_head,
+    read_manifest,
+    read_tensor,
+    readable,
+    refuse_other,
+    shown,
+    verify,
+)
+from repalign.store.reader import BrokenRepresentation, StoredRepresentation
+
+log = logging.getLogger(__name__)
+
+MARKER = "repalign-store.json"
+STORE_KIND = "repalign feature store"
+MARKER_TEXT = f'{{"format":{FORMAT},"kind":"{STORE_KIND}"}}\n'
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` (excluded) of every layer: the unit of resume and of distribution."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def n(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def file(self) -> str:
+        return f"part-{self.index:05d}.safetensors"
+
+
+class FeatureStore:
+    """The features of many models on many datasets in one folder, local or behind an fsspec URL.
+
+    Opening makes nothing; the folder appears with the first writer.
+
+    Raises RepalignError if the folder holds other things and is no store, or is of a newer format.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.files = open_files(url)
+        self.url = self.files.path()
+        if self.files.size(MARKER) is not None:
+            self._check_marker()
+        elif others := [name for name in self.files.listing() if not TEMPORARY.match(name)]:
+            raise RepalignError(
+                f"{self.url} is not a feature store: it holds other things and no {MARKER}",
+                expected="a store, or an empty or new folder",
+                got=f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}",
+                remedy="name another folder",
+            )
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({self.url!r})"
+
+    def writer(
+        self,
+        *,
+        dataset: Mapping[str, Any],
+        record: ModelRecord,
+        settings: Mapping[str, Any],
+        ids: Sequence[str],
+        rows_per_part: int = 256,
+    ) -> Writer:
+        """A writer of one model on one dataset.
+
+        `dataset` describes it (at least `fingerprint`), `ids` are its rows in order, `settings` are
+        all requested options that determine the features. What `record` resolved to must stand in
+        its `revision`.
+        """
+        fingerprint, name = dataset.get("fingerprint"), dataset.get("name", "")
+        if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{16,}", fingerprint):
+            problem = "the description of the dataset has no fingerprint"
+            raise RepalignError(problem, expected="64 hex digits under `fingerprint`", got=fingerprint)
+        if rows_per_part < 1:
+            raise RepalignError("a part has at least one row", expected="rows_per_part >= 1", got=rows_per_part)
+        if not ids or len(set(ids)) != len(ids) or not all(isinstance(id_, str) for id_ in ids):
+            raise RepalignError(
+                f"the dataset {name!r} cannot be stored by its ids",
+                expected="at least one id, each once, all of them text",
+                got=f"{len(ids)} ids, {len(set(ids))} different",
+            )
+        canonical(dict(dataset), f"the description of the dataset {name!r}")
+        folder = folder_of(fingerprint, record.spec, record.revision, settings)
+        if self.files.size(MARKER) is None:
+            self.files.write(MARKER, MARKER_TEXT.encode())
+        self.files.sweep()
+        return Writer(self.files, folder, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
+
+    def find(
+        self, dataset_fingerprint: str, record_spec: str, revision: str | None, settings: Mapping[str, Any]
+    ) -> StoredRepresentation | None:
+        """The complete extraction of these, or None.
+
+        One whose manifest is not the one that was written, or of which a part has gone or is cut short, is not
+        complete: it is None here, with a warning in the log, and a writer finds what is missing.
+
+        Raises RepalignError if the manifest that lies there is of another extraction.
+        """
+        folder = folder_of(dataset_fingerprint, record_spec, revision, settings)
+        manifest, why = readable(self.files, folder)
+        if why is not None:
+            log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
+        if manifest is None:
+            return None
+        refuse_other(
+            self.files.path(f"{folder}/{MANIFEST}"),
+            identity(dataset_fingerprint, record_spec, revision, settings),
+            identity_of(manifest),
+            remedy=f"move {self.files.path(folder)} away or delete it, and run the extraction again",
+        )
+        sizes = self.files.listing(folder)
+        for part in manifest["parts"]:
+            if sizes.get(part["file"]) != part["size"]:
+                what = "has another size than the manifest says" if part["file"] in sizes else "is missing"
+                path = self.files.path(f"{folder}/{part['file']}")
+                log.warning("%s %s: the extraction is not complete", path, what)
+                return None
+        return StoredRepresentation(self.files, folder, manifest)
+
+    def representations(self, dataset_fingerprint: str | None = None) -> list[StoredRepresentation]:
+        """All complete extractions, or those on one dataset, in the order of their folders.
+
+        One whose manifest was changed since it was written is listed by its bare name, and refuses any use.
+
+        Raises RepalignError for a file in the place of a manifest that is none.
+        """
+        out = []
+        for folder in self.folders():
+            manifest = read_manifest(self.files, folder)
+            if manifest is None or dataset_fingerprint not in (None, manifest.data["dataset"]["fingerprint"]):
+                continue
+            if manifest.flaw is None:
+                out.append(StoredRepresentation(self.files, folder, manifest.data))
+            else:
+                out.append(BrokenRepresentation(self.files, folder, manifest))
+        return out
+
+    def whole(self, dataset_fingerprint: str) -> list[StoredRepresentation]:
+        """As `representations`, without those whose manifest cannot be believed: for those who would make these anew."""
+        found = ((folder, readable(self.files, folder)[0]) for folder in self.folders())
+        return [
+            StoredRepresentation(self.files, folder, manifest)
+            for folder, manifest in found
+            if manifest is not None and manifest["dataset"]["fingerprint"] == dataset_fingerprint
+        ]
+
+    def folders(self, depth: int = 3) -> list[str]:
+        """The folder of every extraction, complete or not: `<dataset>/<model>/<extraction hash>`; or those above it."""
+        if depth == 0:
+            return [""]
+        above = ((folder, self.files.listing(folder)) for folder in self.folders(depth - 1))
+        return [f"{folder}/{name}".lstrip("/") for folder, names in above for name, size in names.items() if size is None]
+
+    def _check_marker(self) -> None:
+        try:
+            marker = parse_json(bytes(self.files.read(MARKER)))
+            version = marker["format"]
+            if version == FORMAT and marker["kind"] != STORE_KIND:
+                raise ValueError(f"kind {marker['kind']!r}")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise RepalignError(
+                f"{self.files.path(MARKER)} is not the marker of a feature store",
+                expected=MARKER_TEXT.strip(),
+                remedy="if the folder is a store, write the expected line into that file",
+            ) from error
+        if version != FORMAT or isinstance(version, bool):
+            raise RepalignError(
+                f"{self.url} is a feature store of another format",
+                expected=f"format {FORMAT}",
+                got=f"format {version}",
+                remedy="install a repalign that knows this format (a newer one, if the number is higher)",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """Writes the parts of one model on one dataset; made by `FeatureStore.writer`.
+
+    Writers of one extraction may run at once, in threads, processes or machines that share the
+    store: a part is replaced whole, and one that is written twice ends as either of the two.
+    """
+
+    files: Files
+    folder: str
+    dataset: Mapping[str, Any]
+    record: ModelRecord
+    settings: Mapping[str, Any]
+    ids: tuple[str, ...]
+    rows_per_part: int
+    _checked: dict[int, Verified] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """All parts, in order. Every part but the last has `rows_per_part` rows."""
+        starts = range(0, len(self.ids), self.rows_per_part)
+        return [Part(i, s, min(s + self.rows_per_part, len(self.ids))) for i, s in enumerate(starts)]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The fields in which all files of the folder agree."""
+        return identity(self.dataset["fingerprint"], self.record.spec, self.record.revision, self.settings)
+
+    def missing(self) -> list[Part]:
+        """The parts that are not there, or are there but cut short or corrupt, in order.
+
+        Every byte of the finished parts is checked. What killed runs left half written is removed.
+
+        Raises RepalignError, naming file and field, if a file in the folder is of another dataset,
+        model, revision, weights, settings or division into parts.
+        """
+        self.files.sweep(self.folder)
+        manifest, _ = readable(self.files, self.folder)
+        if manifest is not None:
+            self._refuse_other(MANIFEST, self.identity, identity_of(manifest))
+        expected = {part.file for part in self.parts}
+        for file in self.files.listing(self.folder):
+            if PART.match(file) and file not in expected:
+                raise RepalignError(
+                    f"{self._path(file)} is not one of the {len(expected)} parts",
+                    expected=f"parts of {self.rows_per_part} rows up to {self.parts[-1].file}",
+                    got=file,
+                    remedy=f"use the rows per part that this store was begun with, or delete {self._path()}",
+                )
+        return [part for part in self.parts if not self._is_whole(part)]
+
+    def write(
+        self,
+        part: Part,
+        layers: Mapping[str, Tensor],
+        extras: Mapping[str, Tensor] | None = None,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one part: each layer (part.n, d) in float16, bfloat16, float32 or float64.
+
+        `extras` are numbers per row, (part.n,), stored in float64. `header` says what else
+        determines the bytes: `weights_fingerprint` (text, required), `versions` of the libraries, and
+        anything that JSON can hold. All of it but `versions` must be the same in all parts.
+
+        Raises RepalignError if layers, shapes or dtypes are not those of the other parts, or if a
+        value is NaN or infinite; if the disk is full.
+        """
+        model, given = self.record.name, dict(header or {})
+        extras = {name: self._checked_extra(part, name, x) for name, x in (extras or {}).items()}
+        if not layers:
+            raise RepalignError(f"{model}: {part.file} has no layer", expected="at least one layer")
+        for name, x in layers.items():
+            self._check_layer(part, name, x)
+        if not isinstance(given.get("weights_fingerprint"), str):
+            raise RepalignError(
+                f"{model}: the header of {part.file} has no weights_fingerprint",
+                expected="a digest of the loaded weights, as text",
+                got=given.get("weights_fingerprint"),
+            )
+        versions = given.pop("versions", {})
+        canonical(given, f"{model}: the header of {part.file}")
+        head = {
+            **self.identity,
+            "extraction": given,
+            "versions": versions,
+            "layers": list(layers),
+            "extras": list(extras),
+            "n": len(self.ids),
+            "rows": [part.start, part.stop],
+            "ids": list(self.ids[part.start : part.stop]),
+        }
+        self._refuse_disagreement(part, head, [(name, x.shape[1], DTYPES[x.dtype]) for name, x in layers.items()])
+        chunks, written = encode(head, layers, extras)
+        # Other bytes for a part of a finished extraction: it is not complete until `finish`.
+        manifest, _ = readable(self.files, self.folder)
+        stated = [] if manifest is None else manifest["parts"]
+        if not any(p["file"] == part.file and p["sha256"] == written.sha256 for p in stated):
+            if manifest is not None:
+                log.warning("%s: %s is written anew", self._path(), part.file)
+            self.files.remove(self._name(MANIFEST))
+        self.files.write(self._name(part.file), *chunks)
+        self._checked[part.index] = written
+
+    def finish(self, record: ModelRecord, facts: Mapping[str, Any]) -> StoredRepresentation:
+        """Write the manifest, which says that the extraction is complete.
+
+        `record` may know more than the one that the writer was opened with (parameters, scores), but
+        is of the same spec and revision. `facts` say how the features came about.
+
+        Raises RepalignError if a part is missing or if parts disagree.
+        """
+        refuse_other(
+            f"the record of {record.name}",
+            self.identity,
+            identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
+            remedy="finish with the record that the writer was opened with",
+        )
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "kind": KIND,
+            "dataset": self.dataset,
+            "record": record.to_dict(),
+            "settings": self.settings,
+            "facts": facts,
+            "n": len(self.ids),
+            "ids": list(self.ids),
+            **layout(self._all_parts()),
+        }
+        canonical(manifest, f"the manifest of {record.spec}")
+        text = seal_json(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        self.files.write(self._name(MANIFEST), text.encode())
+        written, _ = readable(self.files, self.folder)
+        assert written is not None
+        return StoredRepresentation(self.files, self.folder, written)
+
+    def extras(self) -> dict[str, Tensor]:
+        """The numbers per row of all parts, each (n,) in float64, whoever wrote the parts.
+
+        For what is computed from all rows and goes into the record, before `finish`.
+
+        Raises RepalignError if a part is missing or if parts disagree.
+        """
+        heads = {self._name(file): part.head for file, part in self._all_parts().items()}
+        names = next(iter(heads.values())).header["extras"]
+        read = {name: [read_tensor(self.files, file, head, EXTRA + name) for file, head in heads.items()] for name in names}
+        return {name: torch.cat(parts) for name, parts in read.items()}
+
+    # ---- what is there already ------------------------------------------------------------------
+
+    def _name(self, file: str) -> str:
+        return f"{self.folder}/{file}"
+
+    def _path(self, file: str = "") -> str:
+        return self.files.path(self._name(file) if file else self.folder)
+
+    def _all_parts(self) -> dict[str, Verified]:
+        """Every part by file name, in order, if all are whole and agree."""
+        if missing := self.missing():
+            raise RepalignError(
+                f"{self.record.name}: {len(missing)} of {len(self.parts)} parts are missing in {self._path()}",
+                got=f"no {', '.join(part.file for part in missing[:5])}{' ...' if len(missing) > 5 else ''}",
+                remedy="write the missing parts, then finish",
+            )
+        for part in self.parts:
+            head = self._checked[part.index].head
+            self._refuse_disagreement(part, head.header, head.layers)
+        return {part.file: self._checked[part.index] for part in self.parts}
+
+    def _is_whole(self, part: Part) -> bool:
+        """Whether a part is there, whole and ours; else it has to be written."""
+        name = self._name(part.file)
+        try:
+            known = self._checked.get(part.index)
+            head = read_head(self.files, name)
+            if known is None or known.head.sha256 != head.sha256:
+                known = verify(self.files, name)
+        except BrokenError as error:
+            if error.problem != "is missing":
+                log.warning("%s %s: it will be written again", self.files.path(name), error)
+            self._checked.pop(part.index, None)
+            return False
+        self._refuse_other(part.file, self.identity, identity_of(known.head.header))
+        begun = f"use the rows per part that this store was begun with, or delete {self._path()}"
+        wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
+        for where, value in wanted.items():  # rows first: other rows have other ids
+            self._refuse_other(part.file, {where: value}, {where: known.head.header[where]}, begun)
+        self._checked[part.index] = known
+        return True
+
+    def _refuse_other(self, file: str, expected: Mapping[str, Any], got: Mapping[str, Any], remedy: str | None = None) -> None:
+        away = f"move {self._path()} away or delete it, and run the extraction again"
+        refuse_other(self._path(file), expected, got, remedy=remedy or away)
+
+    # ---- what may be written --------------------------------------------------------------------
+
+    def _check_layer(self, part: Part, name: str, x: Tensor) -> None:
+        """RepalignError unless a layer is (part.n, d), of a dtype that is stored, and finite."""
+        where = f"{self.record.name}, layer {name!r}"
+        self._check_name(name)
+        if x.ndim != 2 or x.shape[1] == 0:
+            raise RepalignError(
+                f"{where}: a layer has two dimensions", expected="shape (rows, d), d > 0", got=tuple(x.shape)
+            )
+        if x.shape[0] != part.n:
+            expected = f"{part.n} rows ({part.start} to {part.stop - 1})"
+            raise RepalignError(
+                f"{where}: wrong number of rows for {part.file}", expected=expected, got=f"{x.shape[0]} rows"
+            )
+        if x.dtype not in DTYPES:
+            known, got = (", ".join(str(d).removeprefix("torch.") for d in dtypes) for dtypes in (DTYPES, [x.dtype]))
+            raise RepalignError(f"{where}: this dtype is not stored", expected=known, got=got)
+        good = torch.isfinite(x).all(dim=1)
+        if not bool(good.all()):
+            row = int((~good).nonzero()[0])
+            what = "NaN" if bool(x[row].isnan().any()) else "infinite"
+            raise RepalignError(
+                f"{where}: the row of id {self.ids[part.start + row]!r} (row {part.start + row}) is {what}",
+                expected="finite numbers",
+                got=f"{int((~good).sum())} of {part.n} rows with NaN or infinity",
+                remedy="run the model in float32, or bfloat16 in place of float16; then look at its input",
+            )
+
+    def _checked_extra(self, part: Part, name: str, x: Tensor) -> Tensor:
+        """An extra as it is stored: one number per row, float64, on the CPU."""
+        self._check_name(name)
+        if x.shape != (part.n,):
+            problem = f"{self.record.name}: the extra {name!r} of {part.file} has the wrong shape"
+            raise RepalignError(problem, expected=f"({part.n},), one number per row", got=tuple(x.shape))
+        return x.detach().to("cpu", torch.float64)
+
+    def _check_name(self, name: object) -> None:
+        """Any text that UTF-8 can hold is a name; others would make a file that no reader opens."""
+        try:
+            if isinstance(name, str) and name.encode():
+                return
+        except UnicodeEncodeError as error:
+            problem = f"{self.record.name}: the name {name!r} is not valid text: {error.reason}"
+            raise RepalignError(problem) from error
+        raise RepalignError(f"{self.record.name}: {name!r} is not a name", expected="text that is not empty")
+
+    def _refuse_disagreement(self, part: Part, header: Mapping[str, Any], layers: Sequence[tuple[str, int, str]]) -> None:
+        """Refuse a part whose layers, extras or weights are not those of the first part that is there."""
+        reference = self._first_part()
+        if reference is None:
+            return
+        first, head = reference
+        who = f"{self.record.name}: {part.file} does not agree with {self._path(first.file)}"
+        expected, got = [name for name, _, _ in head.layers], [name for name, _, _ in layers]
+        if got != expected:
+            missing, extra = [n for n in expected if n not in got], [n for n in got if n not in expected]
+            what = "the layers are in another order"
+            if missing or extra:
+                what = f"layer {missing[0]!r} is missing" if missing else f"layer {extra[0]!r} is not in the other parts"
+            raise RepalignError(
+                f"{who}: {what}",
+                expected=f"{len(expected)} layers: {shown(expected)}",
+                got=f"{len(got)} layers: {shown(got)}",
+                remedy=did_you_mean(missing[0], extra) if missing and extra else None,
+            )
+        for (name, width, dtype), (_, w, d) in zip(head.layers, layers, strict=True):
+            if (width, dtype) != (w, d):
+                expects, gives = f"width {width}, {dtype}", f"width {w}, {d}"
+                raise RepalignError(f"{who}: layer {name!r} differs", expected=expects, got=gives)
+        for where in ("extras", "extraction"):
+            ours = json.loads(canonical(header[where], "the header of a part"))
+            if found := difference(head.header[where], ours, where):
+                name, a, b = found
+                again = f"delete {self._path()} and run the extraction again"
+                raise RepalignError(
+                    f"{who}: {name} differs", expected=f"{name} {shown(a)}", got=f"{name} {shown(b)}", remedy=again
+                )
+
+    def _first_part(self) -> tuple[Part, Head] | None:
+        """The first part that is known here, or else on disk: what the others have to agree with."""
+        for part in self.parts:
+            if part.index in self._checked:
+                return part, self._checked[part.index].head
+        for part in self.parts:
+            try:
+                return part, read_head(self.files, self._name(part.file))
+            except BrokenError:
+                continue
+        return None
