@@ -39,6 +39,10 @@ _AS_BEFORE = {
     "repalign.comparison.preprocess": "repalign.preprocess",
     "repalign.measures.likelihood": "repalign.measures.closeness",
     "repalign.measures.point_clouds": "repalign.measures.clouds",
+    "repalign.null.null": "repalign.null.base",
+    "repalign.null.null.Search": "repalign.null.search",
+    "repalign.null.null.Unpaired": "repalign.null.unpaired",
+    "repalign.null.permutation.Aristotelian": "repalign.null.aristotelian",
 }
 _DEEPEST = 60  # levels of things within things; below it only types count
 
@@ -191,7 +195,8 @@ def _named(value: Any) -> list[object]:
     """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
     module = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None) or "builtins")
     name = getattr(value, "__qualname__", "")
-    return ["named", _AS_BEFORE.get(module, module), name, None] if _is_ours(value) else ["named", module, name, _version(module)]
+    before = _AS_BEFORE.get(f"{module}.{name}", _AS_BEFORE.get(module, module))
+    return ["named", before, name, None] if _is_ours(value) else ["named", module, name, _version(module)]
 
 
 _UNWRAP: dict[type, Callable[[Any], list[object]]] = {

@@ -18,23 +18,39 @@ import numpy as np
 
 from repalign.errors import choose
 from repalign.measures.measure import Bilinear, Measure, State
-from repalign.null.aristotelian import Aristotelian, published
 from repalign.null.calibration import (
     TIE_TOLERANCE,
     Calibration,
+    adjusted,
+    benjamini_hochberg,
+    benjamini_yekutieli,
     calibrate,
     calibrate_by_moments,
+    holm,
+    max_t,
+    multiplicity_warning,
     pvalue,
     snap_ties,
+    step_down,
     threshold,
 )
 from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
 from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments
-from repalign.null.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm, max_t, multiplicity_warning
-from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Streams, Unpaired
-from repalign.null.permutation import Permutations, permuted_scores
-from repalign.null.search import AGGREGATES, SCALES, Found, Search, search_layers, step_down
+from repalign.null.null import (
+    AGGREGATES,
+    ONE_SIDE,
+    SCALES,
+    Found,
+    Judgement,
+    Null,
+    Prepared,
+    Search,
+    Streams,
+    Unpaired,
+    search_layers,
+)
+from repalign.null.permutation import Aristotelian, Permutations, permuted_scores, published
 
 __all__ = [
     "AGGREGATES",
@@ -61,6 +77,7 @@ __all__ = [
     "Search",
     "Streams",
     "Unpaired",
+    "adjusted",
     "benjamini_hochberg",
     "benjamini_yekutieli",
     "calibrate",

@@ -1,12 +1,15 @@
-"""What draws say about a score: p-value, threshold, calibrated score. The one place where they are made.
+"""P-values, thresholds and calibrated scores: of one score from its draws or moments, and of many at once.
 
-Source: Groeger, Wen, Brbic 2026 (arXiv 2602.14486), algorithm 1; ties are decided with a tolerance.
+Sources: Groeger, Wen, Brbic 2026 (arXiv 2602.14486), algorithm 1; Westfall & Young 1993 for the step-down p-values and the
+maximum over pairs of models. Ties are decided with a tolerance everywhere.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,20 +60,13 @@ def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
     Where relabelling leaves a score mathematically unchanged, rounding must not decide the p-value.
     """
-    scale = np.maximum(np.abs(observed), _largest(draws))
-    return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
+    return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * _scale(observed, draws), observed, draws)
 
 
+def _scale(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The largest size of each score and its draws; undefined draws (nan or infinite) have none."""
+    return np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=np.isfinite(draws)))
 
-def _largest(draws: np.ndarray) -> np.ndarray:
-    """The largest size of the draws of each score; undefined ones (nan or infinite) have none."""
-    return np.abs(draws).max(axis=0, initial=0.0, where=np.isfinite(draws))
-
-
-def least_tie(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """The least value that counts as equal to each of M scores (M,), where a draw of any may be held against any."""
-    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, draws))
-    return observed - TIE_TOLERANCE * max(sizes)
 
 
 def pvalue(observed: np.ndarray | float, draws: np.ndarray) -> np.ndarray:
@@ -102,17 +98,15 @@ def calibrate(
     if not 0 < alpha < 1:
         raise RepalignError("alpha is out of range", expected="0 < alpha < 1", got=alpha)
     if draws.shape[1:] != observed.shape or len(draws) < 1:
-        raise RepalignError(
-            "draws do not fit the observed scores",
-            expected=f"shape (K, {', '.join(map(str, observed.shape))}) with K >= 1",
-            got=f"shape {draws.shape}",
-        )
-    mean, std = _nan_moment(draws, np.nanmean), _nan_moment(draws, np.nanstd)
-    tau = threshold(observed, draws, alpha)
+        wanted = f"shape (K, {', '.join(map(str, observed.shape))}) with K >= 1"
+        raise RepalignError("draws do not fit the observed scores", expected=wanted, got=f"shape {draws.shape}")
+    known = np.isfinite(draws)
+    none = ~known.any(axis=0)
+    pool = np.where(none, 0.0, np.where(known, draws, np.nan))
+    mean, std = (np.where(none, np.nan, moment(pool, axis=0)) for moment in (np.nanmean, np.nanstd))
     # Where all draws are the same up to rounding there is no spread to count in.
-    scale = np.maximum(np.abs(observed), _largest(draws))
-    std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
-    return _assemble(observed, mean, std, pvalue(observed, draws), tau, s_max)
+    std = np.where(std > TIE_TOLERANCE * _scale(observed, draws), std, 0.0 * std)
+    return _calibrated(observed, mean, std, pvalue(observed, draws), threshold(observed, draws, alpha), s_max)
 
 
 def calibrate_by_moments(
@@ -161,12 +155,13 @@ def calibrate_by_moments(
     # At the threshold itself rounding must not part the p-value from the gate.
     p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
     p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))
-    return _assemble(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
+    return _calibrated(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
 
 
-def _assemble(
+def _calibrated(
     observed: np.ndarray, mean: np.ndarray, std: np.ndarray, p: np.ndarray, tau: np.ndarray, s_max: float
 ) -> Calibration:
+    """All of it, with z and the calibrated score, which follow from the rest."""
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 0, (observed - mean) / std, np.nan)
         room = s_max - tau
@@ -179,8 +174,81 @@ def _assemble(
     )
 
 
-def _nan_moment(draws: np.ndarray, moment: Any) -> np.ndarray:
-    """A moment over the defined draws of axis 0; nan, without a warning, where there is none."""
-    known = np.isfinite(draws)
-    empty = ~known.any(axis=0)
-    return np.where(empty, np.nan, moment(np.where(empty, 0.0, np.where(known, draws, np.nan)), axis=0))
+# --- many scores at once -------------------------------------------------------------------------
+
+
+def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Westfall and Young's step-down p-values of M scores (M,) with joint draws (K, M).
+
+    In decreasing order of the observed scores, p_j = (1 + #{draws with max over the scores not yet stepped past >=
+    observed_j}) / (K + 1), made monotone. The family-wise error is held at any level if all hypotheses are true, and
+    for any subset that is true as long as its scores have the law that the draws give them (subset pivotality).
+    A draw of one score may equal another score in exact arithmetic: ties are decided with a tolerance, as everywhere.
+    Undefined draws count as exceedances.
+    """
+    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, draws))
+    tie = TIE_TOLERANCE * max(sizes)  # a draw of any score may be held against any score
+    draws = np.where(np.isnan(draws), np.inf, draws)
+    order = np.argsort(observed, kind="stable")
+    running = np.maximum.accumulate(draws[:, order], axis=1)
+    p = (1 + (running >= (observed - tie)[order]).sum(axis=0)) / (len(draws) + 1)
+    out = np.empty(len(observed))
+    out[order] = np.maximum.accumulate(p[::-1])[::-1]
+    return out
+
+
+def max_t(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Step-down maxT p-values over pairs of models (family-wise error), from joint draws.
+
+    observed (P,), draws (P, K): draw k is one relabelling of all models. Every pair is studentised over its draws and
+    the observed score, so that pairs with more layers or wider nulls do not decide the maximum. It knows how the pairs
+    depend on each other, which Holm's rule does not. nan stays nan and is not counted; undefined draws (nan or infinite)
+    count as exceedances.
+    """
+    out = np.full(observed.shape, np.nan)
+    defined = ~np.isnan(observed)
+    if not defined.any():
+        return out
+    scores, values = observed[defined], snap_ties(observed[defined], draws[defined].T)
+    lost = ~np.isfinite(values)
+    pool = np.concatenate([np.where(lost, np.nan, values), scores[None]])
+    mean, sd = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
+    varies = sd > TIE_TOLERANCE * np.nanmax(np.abs(pool), axis=0)
+    unit = np.where(varies, sd, 1.0)
+    standard = np.where(varies, (np.where(lost, 0.0, values) - mean) / unit, 0.0)
+    out[defined] = step_down(np.where(varies, (scores - mean) / unit, 0.0), np.where(lost, np.inf, standard))
+    return out
+
+
+def adjusted(p: Sequence[float] | np.ndarray, rule: str) -> np.ndarray:
+    """Adjusted p-values; nan stays nan and is not counted.
+
+    rule : "holm", Holm's step-down, holds the family-wise error under any dependence; "bh", Benjamini and Hochberg's, the
+        false discovery rate of independent or positively dependent tests; "by", Benjamini and Yekutieli's, under any dependence.
+    """
+    from scipy.stats import false_discovery_control
+
+    p = np.asarray(p, float)
+    out, defined = np.full(p.shape, np.nan), ~np.isnan(p)
+    q = p[defined]
+    if rule == "holm":
+        order = np.argsort(q, kind="stable")
+        stepped = np.minimum(np.maximum.accumulate(q[order] * np.arange(len(q), 0, -1)), 1.0)
+        out[defined] = stepped[np.argsort(order)]
+    elif len(q):
+        out[defined] = false_discovery_control(q, method=rule)
+    return out
+
+
+holm, benjamini_hochberg, benjamini_yekutieli = (partial(adjusted, rule=rule) for rule in ("holm", "bh", "by"))
+
+
+def multiplicity_warning(n_draws: int, n_tests: int, alpha: float) -> str | None:
+    """A sentence where this many draws can never satisfy Holm over this many tests; else None."""
+    needed = math.ceil(n_tests / alpha - 1e-9) - 1
+    if n_draws >= needed:
+        return None
+    return (
+        f"{n_draws} draws give p >= {1 / (n_draws + 1):.2g}: Holm over {n_tests} pairs at alpha = {alpha:g} can reject "
+        f"nothing with fewer than {needed} draws. Use more draws, or read the maxT or Benjamini-Hochberg column."
+    )

@@ -18,7 +18,7 @@ import pandas as pd
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures import parse_measure
 from repalign.models import ModelRecord
-from repalign.null.multiplicity import benjamini_hochberg
+from repalign.null import benjamini_hochberg
 from repalign.relate._crossed import MIN_UNITS, Crossed, sides_of_units
 from repalign.relate._inference import FEW_ORDERS, LEVEL, Jackknife
 from repalign.relate._pairs import all_met, facts, families_of, names_of, stimuli
