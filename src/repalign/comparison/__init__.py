@@ -3,7 +3,7 @@
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.anchors import Anchored, anchored_mutual_knn
 from repalign.comparison.cache import Cache, Settings, default_memory
-from repalign.comparison.compare import DEFAULT_MEASURES, LIMIT, compare, default_measures, pair
+from repalign.comparison.compare import DEFAULT_MEASURES, LIMIT, compare, default_measures, in_memory, pair
 from repalign.comparison.cost import Plan, matmul_rate, plan
 from repalign.comparison.gallery import gallery_curve
 from repalign.comparison.preprocess import Preprocess
@@ -35,6 +35,7 @@ __all__ = [
     "default_measures",
     "default_memory",
     "gallery_curve",
+    "in_memory",
     "matmul_rate",
     "pair",
     "plan",
