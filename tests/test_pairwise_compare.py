@@ -17,13 +17,12 @@ from repalign.comparison import Settings, Tile, compare, stream_cka_all
 from repalign.comparison.ceilings import split_half
 from repalign.comparison.doctor import examine
 from repalign.comparison.intervals import difference_interval, score_interval
-from repalign.derived import break_pairs, mean_of, sample_rows
 from repalign.errors import RepalignError
 from repalign.measures import CKA, RSA, RTD, describe, parse_measure
 from repalign.measures.measure import as_layer
 from repalign.measures.topology import relative_to_null
 from repalign.models import ModelRecord
-from repalign.representation import MemoryRepresentation
+from repalign.representation import MemoryRepresentation, break_pairs, mean_of, sample_rows
 from repalign.testing import pair as related
 
 N = 30

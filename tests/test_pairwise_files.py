@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 from repalign import RDM, cli
 from repalign.comparison import compare
 from repalign.dataset import Dataset
-from repalign.derived import sample_rows
 from repalign.errors import RepalignError
 from repalign.estimate._arrays import array_facts
 from repalign.features import Reading, read_features
 from repalign.measures import MEASURES
+from repalign.representation import sample_rows
 from repalign.sources import ModelEntry, extract
 from repalign.standins import stand_in
 from repalign.store import FeatureStore

@@ -140,14 +140,14 @@ class PreprocessConfig(Block):
 
 
 class RowsConfig(Block):
-    """Compare on a random sample of the rows: models are run on all, once (`derived.sample_rows`)."""
+    """Compare on a random sample of the rows: models are run on all, once (`representation.sample_rows`)."""
 
     n: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
 
 
 class BrokenConfig(Block):
-    """A share of the stimuli of side x has the vectors of others (`derived.break_pairs`)."""
+    """A share of the stimuli of side x has the vectors of others (`representation.break_pairs`)."""
 
     share: float = Field(ge=0, le=1)
     seed: int = Field(default=0, ge=0)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.comparison.alignment import MOCK_OF
-from repalign.derived import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.errors import RepalignError
 from repalign.layers import KINDS
+from repalign.representation import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.study.competence import Competence
 from repalign.study.load import Variant
 from repalign.text import Progress, silent

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from repalign.comparison import compare
-from repalign.derived import break_pairs, mean_of, sample_rows
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.representation import MemoryRepresentation, check_same_dataset
+from repalign.representation import MemoryRepresentation, break_pairs, check_same_dataset, mean_of, sample_rows
 
 N = 240
 
