@@ -15,7 +15,7 @@ from scipy import stats
 
 from repalign.errors import RepalignError
 from repalign.relate import contrast, curve, trend, trend_curve
-from repalign.relate._means import mean_of_pairs
+from repalign.relate.jackknife import mean_of_pairs
 
 LANGUAGE = ["a", "b", "c", "d", "e"]
 VISION = ["p", "q", "r", "s"]
@@ -80,7 +80,7 @@ def test_interval_is_the_crossed_jackknife():
     low, high = jackknife(matrix_of(table), [[i] for i in range(5)], [[i] for i in range(4)], 0.9)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
     assert (found.n_pairs, found.n_undefined) == (19, 1)
-    assert found.units() == "5 models of side x and 4 models of side y"
+    assert found.units == "5 models of side x and 4 models of side y"
 
 
 def test_families_are_units_where_there_are_three():
@@ -88,7 +88,7 @@ def test_families_are_units_where_there_are_three():
     found = mean_of_pairs(table, table["statistic"], families)
     low, high = jackknife(matrix_of(table), [[0, 1], [2, 3], [4]], [[i] for i in range(4)], 0.95)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
-    assert found.units() == "3 families of side x and 4 models of side y"
+    assert found.units == "3 families of side x and 4 models of side y"
 
 
 def test_with_one_partner_it_is_the_t_interval_of_scipy():
@@ -96,13 +96,13 @@ def test_with_one_partner_it_is_the_t_interval_of_scipy():
     found = mean_of_pairs(table, table["statistic"])
     oracle = stats.ttest_1samp(table["statistic"], 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), rel=1e-9)
-    assert found.units() == "5 models of side x"
+    assert found.units == "5 models of side x"
 
 
 def test_two_models_on_each_side_have_no_interval():
     table = rows(knn(10), 3, x=["a", "b"], y=["p", "q"])
     found = mean_of_pairs(table, table["statistic"])
-    assert math.isnan(found.low) and math.isnan(found.high) and found.units() == ""
+    assert math.isnan(found.low) and math.isnan(found.high) and found.units == ""
     assert found.mean == pytest.approx(table["statistic"].mean())
 
 
@@ -121,7 +121,7 @@ def test_models_on_both_sides_leave_with_all_their_pairs():
     left = [table.loc[(table["model_x"] != m) & (table["model_y"] != m), "statistic"].mean() for m in names]
     half = stats.t.ppf(0.975, 3) * math.sqrt(3 / 4 * sum((t - whole) ** 2 for t in left))
     assert (found.low, found.high) == pytest.approx((whole - half, whole + half), rel=1e-12)
-    assert found.units() == "4 models on both sides"
+    assert found.units == "4 models on both sides"
 
 
 def test_the_interval_covers_the_mean_of_models_like_these():
@@ -282,7 +282,7 @@ def test_points_that_differ_in_n_are_said_and_never_mixed():
         ({"x": "k", "relative": "smalest"}, r"no form relative='smalest'(.|\n)*did you mean 'smallest'"),
         ({"x": "k", "by": "modelx"}, r"no lines by 'modelx'(.|\n)*did you mean 'model_x'"),
         ({"x": "k", "by": "family"}, r"no family is known of p, q, r and others"),
-        ({"x": "k", "side": "z"}, r"no side 'z'"),
+        ({"x": "k", "side": "z"}, r"unknown side 'z'"),
         ({"x": "k", "measure": "CKA()"}, r"lines and points are measures already"),
         ({"x": "k", "by": None, "measure": "MutualKNN"}, r"no measure 'MutualKNN' in the table"),
         ({"x": "k", "relative": "smallest"}, r"which model of side x is the smallest is not known"),

@@ -16,7 +16,7 @@ from repalign.errors import RepalignError
 from repalign.figures.factors import effects_frame
 from repalign.models import ModelRecord
 from repalign.relate import effects
-from repalign.relate._effects import _orders
+from repalign.relate.permutations import block_orders
 
 
 def made_table(scores: np.ndarray, one_set: bool = False) -> pd.DataFrame:
@@ -245,7 +245,7 @@ def ordinary_p(design: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def test_units_change_places_with_units_of_their_size_and_signs_as_a_whole():
     labels = np.array([0, 1, 1, 2, 3, 3, 4, 5, 5, 5])
-    orders, signs = _orders(labels, 500, 0)
+    orders, signs = block_orders(labels, 500, 0)
     assert (np.sort(orders, axis=1) == np.arange(10)).all()
     assert (np.isin(orders[:, [0, 3, 6]], [0, 3, 6])).all() and (signs[:, [0, 3, 6]] == 1).all()
     assert len(np.unique(orders[:, [0, 3, 6]], axis=0)) == 6
@@ -311,8 +311,8 @@ def test_alignment_that_is_the_same_everywhere_has_no_p():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"side": "z"}, "no side 'z'\n  expected: x, y or both"),
-        ({"measure": "CKB()"}, r"no measure 'CKB\(\)' in the table"),
+        ({"side": "z"}, "unknown side 'z'\n  expected: x, y, both"),
+        ({"measure": "CKB()"}, r"no measure 'CKB\(\)' in the result"),
         ({"factors": ["widht"]}, r"no model of this side has a factor 'widht'(?s:.*)did you mean 'width'"),
         ({"factors": ["a"], "side": "y"}, "no model of this side has a factor 'a'"),
         ({"factors": []}, "make no regression\n  expected: 1 to 12 different names\n  got: none"),

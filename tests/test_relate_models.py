@@ -162,7 +162,7 @@ def test_p_of_bins_holds_its_level_and_the_intervals_of_models_cover():
     ("options", "message"),
     [
         ({"side": "x"}, "bin all models together"),
-        ({"side": "z"}, "no side 'z'"),
+        ({"side": "z"}, "unknown side 'z'"),
         ({"bins": [0, 0, 1]}, "do not ascend"),
         ({"bins": [1]}, "do not ascend"),
         ({"bins": 0}, "no bins"),
@@ -370,11 +370,11 @@ def test_two_sides_move_apart():
 
 
 def test_random_orders_come_near_the_enumeration(monkeypatch):
-    from repalign.relate import _agreement
+    from repalign.relate import permutations
 
     _, table = three(np.random.default_rng(4), 6)
     exact = agreement(table).table["pvalue"]
-    monkeypatch.setattr(_agreement, "MOST_ORDERS", 10)
+    monkeypatch.setattr(permutations, "MOST_ORDERS", 10)
     found = agreement(table, draws=4_000, seed=1)
     assert not found.exact and "4,000 random reorderings" in found.text
     np.testing.assert_allclose(found.table["pvalue"], exact, atol=0.03)
@@ -474,7 +474,7 @@ def test_agreement_refuses():
     with pytest.raises(RepalignError, match="between measures"):
         agreement(among(np.ones((4, 4))))
     for option in ({"over": "layers"}, {"order": "size"}):
-        with pytest.raises(RepalignError, match="unknown '(layers|size)'"):
+        with pytest.raises(RepalignError, match="unknown (scope 'layers'|order 'size')"):
             agreement(make_table(layers=(1, 1)), **option)
 
 
@@ -502,7 +502,7 @@ def test_umap_leaves_torch_its_threads():
     program = (
         "import os; os.environ['OMP_NUM_THREADS'] = '1'\n"
         "import numpy as np, torch\n"
-        "from repalign.relate._map import _umap\n"
+        "from repalign.relate.maps import _umap\n"
         "points = np.random.default_rng(0).standard_normal((12, 3))\n"
         "_umap(np.linalg.norm(points[:, None] - points, axis=-1), 0, 1)\n"
         "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"

@@ -265,7 +265,7 @@ def beside_frame(found: Beside) -> ScatterFrame:
     )
     return ScatterFrame(
         title="Ours beside the published values",
-        subtitle=f"{words.measure_label(found.measure)}\n{len(rows)} pairs of models, ours at n = {words.count(found.n)}",
+        subtitle=f"{words.measure_label(found.measure)}\n{len(rows)} pairs of models, ours at n = {words.count(found.n_stimuli)}",
         panels=[panel],
         note=f"Published: {found.source}. Dashed: our mean chance level; line: equal.",
     )

@@ -16,19 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repalign.errors import RepalignError, did_you_mean
-from repalign.measures import parse_measure
+from repalign.errors import RepalignError, choose
+from repalign.measures import facts_of
 from repalign.models import ModelRecord
-from repalign.relate._fit import pearson, ranks
-from repalign.relate._pairs import PARAMETERS, all_met, facts, names_of, scores_of, searched, stimuli
-from repalign.relate._permute import TIE
-from repalign.relate._words import p_words, signed
+from repalign.relate.finding import Finding
+from repalign.relate.jackknife import spearman
+from repalign.relate.permutations import TIE
+from repalign.relate.scores import PARAMETERS, Crossed, Records, all_met, names_of, searched, stimuli
+from repalign.relate.sentences import DISTANCES
 
-DISTANCES = {
-    "-log": "−log(alignment)",
-    "one-minus": "1 − alignment",
-    "score": "the measure itself, a distance",
-}
 # Three points with a metric fit the plane always.
 MIN_MODELS_MAP = 4
 STARTS = 8
@@ -38,12 +34,12 @@ DRAWS = 99
 ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class ModelMap:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModelMap(Finding):
     """Models in a plane, and how far the plane is to be believed.
 
     table : one row per model: model, modality, family, objective, n_parameters, x, y (the plane), and every score that
-        a model has, nan where it has none. Axes have no meaning, nor has the plane's orientation: distances have.
+        a model has, else nan. Axes have no meaning, nor has the plane's orientation: distances have.
     distances : models by models, what the plane stands for. `distance` is its kind, a key of `DISTANCES`.
     stress : Kruskal's stress-1 of metric MDS, sqrt(sum (d - delta)^2 / sum d^2) over the pairs, d in the plane and delta
         given: 0 is perfect, .2 poor; nan for UMAP, whose distances have no scale.
@@ -55,27 +51,27 @@ class ModelMap:
     left_out : models without a defined score with every other. n_stimuli : n of every score.
     """
 
+    kind = "map"
     measure: str
     method: str
     distance: str
-    table: pd.DataFrame
     distances: pd.DataFrame
     stress: float
     violations: float
-    n_triangles: int
     faithfulness: float
     chance: float
     pvalue: float
-    draws: int
-    seed: int
     n_stimuli: int
-    left_out: tuple[str, ...]
-    text: str
 
     @property
     def n(self) -> int:
         """The number of models on the map."""
         return len(self.table)
+
+    @property
+    def n_triangles(self) -> int:
+        """The number of triangles of models."""
+        return math.comb(self.n, 3)
 
 
 def model_map(
@@ -98,7 +94,7 @@ def model_map(
     measure : the first of the table by default.
     method : "mds", metric multidimensional scaling by SMACOF (scikit-learn), the best of eight starts; or "umap" from
         there (umap-learn, McInnes, Healy, Melville 2018), which keeps neighbourhoods rather than distances.
-    distance : "-log", -log(alignment), the paper's, for scores above 0 (default where higher is closer); "one-minus",
+    distance : "-log", -log(alignment), the paper's, for scores above 0 (default if higher is closer); "one-minus",
         1 - alignment, which for mutual k-NN of one layer each is a pseudo-metric; "score", for measures that are
         distances (their default). After the search over layers no distance need keep the triangle inequality, and
         -log(alignment) does not in any case: `violations` says how often it fails.
@@ -109,77 +105,57 @@ def model_map(
     RepalignError : two sides that met only one another; fewer than four models; a score at which the distance is
         undefined or negative; UMAP is not installed.
     """
-    pairs = searched(table, measure)
-    name = str(pairs["measure"].iloc[0])
-    kind = _checked(pairs, name, method, distance)
-    names = names_of(pairs, "both")
-    scores = scores_of(pairs, "both", names, names)
+    pairs, measure = searched(table, measure)
+    embed = METHOD[choose("method", method, METHOD, f"no map by {method!r}")]
+    distance = _checked(pairs, measure, distance)
+    everyone = names_of(pairs, "both")
+    scores = Crossed.of(pairs, "both", everyone, everyone).scores()
     kept = _complete(scores)
-    left_out = tuple(n for i, n in enumerate(names) if i not in set(kept))
     if len(kept) < MIN_MODELS_MAP:
         raise RepalignError(
-            "too few models for a map",
+            "too few models for a map", got=f"{len(kept)} of {len(everyone)}",
             expected=f"{MIN_MODELS_MAP} models that all have a defined score with one another",
-            got=f"{len(kept)} of {len(names)}",
             remedy="compare more models among themselves",
-        )
-    names = [names[i] for i in kept]
-    given = _distances(scores[np.ix_(kept, kept)], kind, names)
-    embed = METHOD[method]
+        )  # fmt: skip
+    names = [everyone[i] for i in kept]
+    given = _distances(scores[np.ix_(kept, kept)], distance, names)
     plane = _upright(embed(given, seed, STARTS))
-    upper = np.triu_indices(len(names), 1)
     spread = _between(plane)
-    faithful = _spearman(spread[upper], given[upper])
     chance = _dealt(given, embed, draws, seed)
-    alike = _spearman(_between(embed(given, seed, 1))[upper], given[upper]) if draws else math.nan
-    as_good = int((~(chance < alike - TIE)).sum())
-    violated, triangles = _triangles(given)
+    alike = _faithfulness(_between(embed(given, seed, 1)), given) if draws else math.nan
+    p = (int((~(chance < alike - TIE)).sum()) + 1) / (draws + 1)
     stress = float(np.sqrt(((spread - given) ** 2).sum() / (spread**2).sum())) if method == "mds" else math.nan
-    found = {
-        "measure": name,
-        "method": method,
-        "distance": kind,
-        "stress": stress,
-        "violations": violated / triangles,
-        "n_triangles": triangles,
-        "faithfulness": faithful,
-        "chance": float(np.mean(chance)) if draws else math.nan,
-        "pvalue": (as_good + 1) / (draws + 1) if draws and not math.isnan(alike) else math.nan,
-        "draws": draws,
-        "seed": seed,
-        "n_stimuli": stimuli(pairs),
-        "left_out": left_out,
-    }
-    records = {m["name"]: m for m in map(facts, models)}
-    points = _points(names, plane, records)
     return ModelMap(
-        **found, table=points, distances=pd.DataFrame(given, names, names), text=_text(found, len(names), len(upper[0]))
-    )
+        measure=measure, table=_points(names, plane, Records.of(models)), draws=draws, seed=seed,
+        left_out=tuple(name for name in everyone if name not in names), method=method, distance=distance,
+        distances=pd.DataFrame(given, names, names), stress=stress, violations=_violations(given),
+        faithfulness=_faithfulness(spread, given), chance=float(np.mean(chance)) if draws else math.nan,
+        pvalue=math.nan if math.isnan(alike) else p, n_stimuli=stimuli(pairs),
+    )  # fmt: skip
 
 
-def _checked(pairs: pd.DataFrame, measure: str, method: str, distance: str | None) -> str:
+# --- distances ---------------------------------------------------------------------------------
+
+
+def _checked(pairs: pd.DataFrame, measure: str, distance: str | None) -> str:
     """The kind of distance, after refusing what cannot be mapped."""
-    if method not in METHOD:
-        raise RepalignError(f"no map by {method!r}", got=method, remedy=did_you_mean(method, METHOD))
     if not all_met(pairs):
         raise RepalignError(
             "a map needs the distances among all models, and these are of two sides that met only one another",
             expected="models compared among themselves",
             got=f"{pairs['model_x'].nunique()} models against {pairs['model_y'].nunique()} others",
             remedy="compare them as one set of models, without a second side",
-        )
-    closeness = parse_measure(measure).closer_is_higher
+        )  # fmt: skip
+    closeness = facts_of(measure).closer_is_higher
     if distance is None:
         return "-log" if closeness else "score"
-    if distance not in DISTANCES:
-        raise RepalignError(f"no distance {distance!r}", got=distance, remedy=did_you_mean(distance, DISTANCES))
+    choose("distance", distance, DISTANCES)
     if closeness == (distance == "score"):
         raise RepalignError(
             f"{measure} is {'no distance: higher is closer' if closeness else 'a distance: lower is closer'}",
-            expected='"-log" or "one-minus"' if closeness else '"score"',
-            got=repr(distance),
+            expected='"-log" or "one-minus"' if closeness else '"score"', got=repr(distance),
             remedy="leave `distance` out for the default",
-        )
+        )  # fmt: skip
     return distance
 
 
@@ -194,38 +170,38 @@ def _complete(scores: np.ndarray) -> list[int]:
 
 
 def _distances(scores: np.ndarray, kind: str, names: Sequence[str]) -> np.ndarray:
-    """Zero on the diagonal; refused where a score has no distance."""
+    """Zero on the diagonal; refused if a score has no distance."""
+
+    def refuse(bad: np.ndarray, problem: str, expected: str, instead: str) -> None:
+        if bad.any():
+            i, j = np.argwhere(bad)[0]
+            count = int(np.triu(bad, 1).sum())
+            raise RepalignError(
+                f"{problem} for {count} pair{'s' * (count != 1)} of models", expected=expected,
+                got=f"{scores[i, j]:.3g} for {names[i]} and {names[j]}", remedy=f"use {instead}, or leave the models out",
+            )  # fmt: skip
+
     np.fill_diagonal(scores, 0.0 if kind == "score" else 1.0)
     if kind == "-log":
-        _refuse(scores <= 0, scores, names, "-log(alignment) is undefined", "scores above 0", 'distance="one-minus"')
+        refuse(scores <= 0, "-log(alignment) is undefined", "scores above 0", 'distance="one-minus"')
         given = -np.log(scores)
     else:
         given = 1 - scores if kind == "one-minus" else scores
-    _refuse(
-        given < -ROUNDING * np.abs(given).max(),
-        scores,
-        names,
-        "a distance would be negative",
-        "scores of at least 0" if kind == "score" else "scores of at most 1",
-        "a measure that is bounded",
-    )
+    possible = "scores of at least 0" if kind == "score" else "scores of at most 1"
+    refuse(given < -ROUNDING * np.abs(given).max(), "a distance would be negative", possible, "a measure that is bounded")
     if given.max() <= 0:
         raise RepalignError("all models are at the same place", expected="distances above 0", got=f"all scores {scores[0, 1]:g}")
     return np.maximum(given, 0.0)
 
 
-def _refuse(
-    bad: np.ndarray, scores: np.ndarray, names: Sequence[str], problem: str, expected: str, instead: str
-) -> None:
-    if bad.any():
-        i, j = np.argwhere(bad)[0]
-        count = int(np.triu(bad, 1).sum())
-        raise RepalignError(
-            f"{problem} for {count} pair{'s' * (count != 1)} of models",
-            expected=expected,
-            got=f"{scores[i, j]:.3g} for {names[i]} and {names[j]}",
-            remedy=f"use {instead}, or leave the models out",
-        )
+def _violations(given: np.ndarray) -> float:
+    """The share of triangles of three models that violate the triangle inequality."""
+    n, count, slack = len(given), 0, ROUNDING * given.max()
+    for i in range(n):
+        a, b, c = given[i, i + 1 :, None], given[i, None, i + 1 :], given[i + 1 :, i + 1 :]
+        bad = (a > b + c + slack) | (b > a + c + slack) | (c > a + b + slack)
+        count += int(np.triu(bad, 1).sum())
+    return count / math.comb(n, 3)
 
 
 # --- the plane ---------------------------------------------------------------------------------
@@ -248,18 +224,12 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
             from umap import UMAP
         except ImportError as error:
             raise RepalignError(
-                'method "umap" needs the package umap-learn',
-                expected="umap-learn",
-                got="not installed",
+                'method "umap" needs the package umap-learn', expected="umap-learn", got="not installed",
                 remedy="pip install 'repalign[map]', or use method=\"mds\"",
-            ) from error
-        fit = UMAP(
-            metric="precomputed",
-            n_neighbors=min(NEIGHBOURS, len(given) - 1),
-            init=_mds(given, seed, starts).astype(np.float32),  # its own start needs more points than some maps have
-            random_state=seed,
-            n_jobs=1,
-        )
+            ) from error  # fmt: skip
+        # UMAP's own start needs more points than some maps have.
+        start, n_neighbors = _mds(given, seed, starts).astype(np.float32), min(NEIGHBOURS, len(given) - 1)
+        fit = UMAP(metric="precomputed", n_neighbors=n_neighbors, init=start, random_state=seed, n_jobs=1)
         with _same_threads():
             return np.asarray(fit.fit_transform(given), float)
 
@@ -293,70 +263,34 @@ def _between(plane: np.ndarray) -> np.ndarray:
     return np.linalg.norm(plane[:, None] - plane[None], axis=-1)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    return pearson(ranks(a), ranks(b))
-
-
-def _triangles(given: np.ndarray) -> tuple[int, int]:
-    """How many triangles of three models violate the triangle inequality, and how many there are."""
-    n, count = len(given), 0
-    slack = ROUNDING * given.max()
-    for i in range(n):
-        a, b = given[i, i + 1 :, None], given[i, None, i + 1 :]
-        c = given[i + 1 :, i + 1 :]
-        bad = (a > b + c + slack) | (b > a + c + slack) | (c > a + b + slack)
-        count += int(np.triu(bad, 1).sum())
-    return count, math.comb(n, 3)
+def _faithfulness(spread: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's correlation of two distances over the pairs of models."""
+    upper = np.triu_indices(len(given), 1)
+    return spearman(spread[upper], given[upper])
 
 
 def _dealt(given: np.ndarray, embed: Embed, draws: int, seed: int) -> np.ndarray:
     """The faithfulness of maps of the same distances dealt out to the pairs at random, (draws,)."""
-    rng = np.random.default_rng(seed)
-    upper = np.triu_indices(len(given), 1)
+    rng, upper = np.random.default_rng(seed), np.triu_indices(len(given), 1)
     out = np.empty(draws)
     for k in range(draws):
         dealt = np.zeros_like(given)
         dealt[upper] = rng.permutation(given[upper])
         dealt += dealt.T
-        out[k] = _spearman(_between(embed(dealt, seed, 1))[upper], dealt[upper])
+        out[k] = _faithfulness(_between(embed(dealt, seed, 1)), dealt)
     return out
 
 
-# --- points and words --------------------------------------------------------------------------
-
-
-def _points(names: Sequence[str], plane: np.ndarray, records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    rows = []
-    for name, (x, y) in zip(names, plane, strict=True):
-        record = records.get(name, {})
-        told = {key: str(record.get(key) or "") for key in ("modality", "family", "objective")}
-        size = record.get(PARAMETERS)
-        rows.append({"model": name, **told, PARAMETERS: math.nan if size is None else float(size), "x": x, "y": y})
-    out = pd.DataFrame(rows)
-    for key in dict.fromkeys(k for name in names for k in (records.get(name, {}).get("scores") or {})):
-        column = f"score {key}" if key in out else key
-        own = [(records.get(name, {}).get("scores") or {}).get(key) for name in names]
-        out[column] = [math.nan if v is None else float(v) for v in own]
+def _points(names: Sequence[str], plane: np.ndarray, records: Records) -> pd.DataFrame:
+    """The models with their place, what they are, and their scores."""
+    known = [records.get(name, {}) for name in names]
+    out = pd.DataFrame({"model": names})
+    for key in ("modality", "family", "objective"):
+        out[key] = [str(record.get(key) or "") for record in known]
+    out[PARAMETERS] = [math.nan if (n := record.get(PARAMETERS)) is None else float(n) for record in known]
+    out["x"], out["y"] = plane.T
+    scores = [record.get("scores") or {} for record in known]
+    for key in dict.fromkeys(key for own in scores for key in own):
+        values = [math.nan if (v := own.get(key)) is None else float(v) for own in scores]
+        out[f"score {key}" if key in out else key] = values
     return out
-
-
-def _text(found: Mapping[str, Any], n: int, n_pairs: int) -> str:
-    method = "Metric MDS" if found["method"] == "mds" else "UMAP"
-    stress = "" if math.isnan(found["stress"]) else f"stress-1 {found['stress']:.2g}, "
-    compared = ""
-    if found["draws"]:
-        compared = (
-            f"; the same distances dealt out at random reach {signed(found['chance'])}, {p_words(found['pvalue'])} from "
-            f"{found['draws']} draws"
-        )
-    out = [
-        f"{method} of {n} models by {DISTANCES[found['distance']]} ({found['measure']}, n = {found['n_stimuli']:,}): "
-        f"{stress}Spearman of distances in the plane with the given ones {signed(found['faithfulness'])} over {n_pairs} "
-        f"pairs{compared}."
-    ]
-    share = found["violations"]
-    told = "none" if share == 0 else f"{100 * share:.2g} %"
-    out.append(f"Of {found['n_triangles']:,} triangles of models, {told} violate the triangle inequality.")
-    if found["left_out"]:
-        out.append(f"Left out, for undefined scores: {', '.join(found['left_out'])}.")
-    return " ".join(out)
