@@ -149,7 +149,7 @@ def test_padding_changes_nothing(padding, models):
 
 
 @pytest.mark.parametrize("documents", ["separate", "joined"])
-def test_a_killed_run_ends_with_the_same_number(documents, models, tmp_path):
+def test_a_killed_run_ends_with_the_same_number(documents, models, tmp_path, monkeypatch):
     spec, protocol = f"hf:{models['bos']}", BitsProtocol(context=24, documents=documents)
     whole = bits_per_byte(spec, TEXTS, protocol, every=2)
 
@@ -169,13 +169,9 @@ def test_a_killed_run_ends_with_the_same_number(documents, models, tmp_path):
     assert seen[0] == (4, 0) and seen[-1] == (len(TEXTS), len(TEXTS))
     assert [p.name for p in tmp_path.iterdir()] == ["bits.json"]
 
-    from repalign.sources import hf
-
-    before, hf.load = hf.load, None  # a finished run is read back without the model
-    try:
+    with monkeypatch.context() as without:  # a finished run is read back without the model
+        without.setattr("repalign.sources.hf.Transformers.load", None)
         assert bits_per_byte(spec, TEXTS, protocol, every=2, state=state) == whole
-    finally:
-        hf.load = before
     with pytest.raises(RepalignError, match=r"is of another run: asked differs"):
         bits_per_byte(spec, TEXTS, BitsProtocol(context=25), every=2, state=state)
 

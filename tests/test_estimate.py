@@ -20,14 +20,11 @@ from repalign.comparison.preprocess import Preprocess
 from repalign.dataset import Dataset
 from repalign.estimate import Rates, comparing, estimate, measure_rates
 from repalign.estimate import _extracting as extracting
-from repalign.estimate import _hub as hub
-from repalign.estimate import _models as models
 from repalign.estimate import _room as rooms
 from repalign.estimate._comparing import try_measures
-from repalign.estimate._facts import Facts
 from repalign.measures import parse_measure
-from repalign.models import find_model, known_models, model_set, parse_spec
-from repalign.sources import ModelEntry, extract
+from repalign.models import find_model, known_models, model_set
+from repalign.sources import Facts, ModelEntry, extract, facts_of, hub, parse_spec, source
 from repalign.store import FeatureStore
 from repalign.text import duration, named, size
 
@@ -183,7 +180,7 @@ def test_a_convolutional_network_of_transformers_has_widths_but_no_known_time(pa
 @pytest.mark.parametrize("name", ["timm_vit", "timm_cnn"])
 def test_a_folder_of_timm_is_counted_without_weights(pairs, tmp_path, name):
     folder = getattr(tiny, name)(tmp_path / name)
-    facts = models.facts_of_all([ModelEntry(f"timm:{folder}")], 0)[0]
+    facts = facts_of([ModelEntry(f"timm:{folder}")], 0)[0]
     made = extract(pairs, [f"timm:{folder}"], str(tmp_path / "store"), device="cpu")[0]
     assert (facts.widths, facts.names) == (made.widths, made.layers)
     assert facts.flops is not None and facts.flops > 0
@@ -191,11 +188,11 @@ def test_a_folder_of_timm_is_counted_without_weights(pairs, tmp_path, name):
 
 
 def test_a_model_of_timm_that_is_not_in_the_table_is_counted():
-    facts = models.facts_of_all([ModelEntry("timm:resnet18.a1_in1k")], 0)[0]
+    facts = facts_of([ModelEntry("timm:resnet18.a1_in1k")], 0)[0]
     assert facts.parameters == 11_689_512  # as torchvision counts it
     assert facts.download_bytes == 4 * facts.parameters
     assert facts.flops == pytest.approx(2 * 1.81e9, rel=0.02)  # 1.81e9 multiply-adds, as published
-    assert models.facts_of_all([ModelEntry("timm:no_such_model")], 0)[0] == Facts()
+    assert facts_of([ModelEntry("timm:no_such_model")], 0)[0] == Facts()
 
 
 def test_toy_models_cost_their_recipe_until_they_are_trained(monkeypatch):
@@ -204,14 +201,14 @@ def test_toy_models_cost_their_recipe_until_they_are_trained(monkeypatch):
     name = "language-conv8-next"
     monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: False)
     state = torch.random.get_rng_state()
-    facts = models.facts_of_all([ModelEntry(f"toy:{name}")], 0)[0]
+    facts = facts_of([ModelEntry(f"toy:{name}")], 0)[0]
     assert torch.equal(state, torch.random.get_rng_state())  # a plan draws no number from the caller's generator
     assert facts.work == names.find(name)[0].cost
     assert facts.widths == (8, 8, 8, 8)
     monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: True)
-    assert models.facts_of_all([ModelEntry(f"toy:{name}")], 0)[0].work == 0.0
-    assert models.facts_of_all([ModelEntry("toy:no-such")], 0)[0] == Facts()
-    image = models.facts_of_all([ModelEntry("toy:vision-cnn3-supervised")], 0)[0]
+    assert facts_of([ModelEntry(f"toy:{name}")], 0)[0].work == 0.0
+    assert facts_of([ModelEntry("toy:no-such")], 0)[0] == Facts()
+    image = facts_of([ModelEntry("toy:vision-cnn3-supervised")], 0)[0]
     assert image.kind == "image" and image.widths == (3, 6, 12, 24)
 
 
@@ -235,12 +232,12 @@ def test_arrays_are_told_from_their_headers(tmp_path):
     from repalign.sources.array import read_array_file
 
     for name, layers in expected.items():
-        facts = models.facts_of_all([ModelEntry(f"array:{tmp_path / name}")], 0)[0]
+        facts = facts_of([ModelEntry(f"array:{tmp_path / name}")], 0)[0]
         assert dict(zip(facts.names, facts.widths, strict=True)) == layers, name
         assert {n: x.shape[1] for n, x in read_array_file(tmp_path / name).layers.items()} == layers, name
         assert facts.file_bytes == (tmp_path / name).stat().st_size
-    assert models.facts_of_all([ModelEntry(f"array:{tmp_path / 'broken.npy'}")], 0)[0].widths is None
-    assert models.facts_of_all([ModelEntry("array:/no/such.npy")], 0)[0] == Facts()
+    assert facts_of([ModelEntry(f"array:{tmp_path / 'broken.npy'}")], 0)[0].widths is None
+    assert facts_of([ModelEntry("array:/no/such.npy")], 0)[0] == Facts()
 
 
 def test_what_cannot_be_known_is_said_to_be_unknown_and_not_counted(pairs):
@@ -249,24 +246,24 @@ def test_what_cannot_be_known_is_said_to_be_unknown_and_not_counted(pairs):
     assert found.table.iloc[:4][["parameters", "layers", "width", "memory_bytes", "seconds"]].isna().all(axis=None)
     known = found.table.iloc[4]
     assert (found.download_bytes, found.extract_seconds) == (known["download_bytes"], known["seconds"])
-    assert found.unknown["seconds"] == ["unheard-of", "package.module:build", "laion2b_s34b_b79k", "unheard-of"]
+    assert found.unknown["seconds"] == ["unheard-of", "build", "ViT-B-32", "unheard-of"]
     assert found.comparison.layer_pairs == 0
     text = "\n".join(found.lines())
-    assert "downloads: about 39 MB; not known and not counted: unheard-of, laion2b_s34b_b79k, unheard-of" in text
-    assert "without the layers, which are not known, of unheard-of, package.module:build" in text
+    assert "downloads: about 39 MB; not known and not counted: unheard-of, ViT-B-32, unheard-of" in text
+    assert "without the layers, which are not known, of unheard-of, build" in text
 
 
 def test_what_the_entry_says_counts(pairs, tmp_path):
     entry = ModelEntry("torch:package.module:build", modality="image", n_parameters=1000)
-    found = row(estimate(pairs, [entry], rates=RATES, device="cpu"), "package.module:build")
+    found = row(estimate(pairs, [entry], rates=RATES, device="cpu"), "build")
     assert (found["parameters"], found["parameters_from"]) == (1000, "file")
     some = ModelEntry("hf:bigscience/bloomz-560m", layers=(0, -1, "block.3"))
-    assert models.facts_of_all([some], 0)[0].widths == (1024,) * 3
+    assert facts_of([some], 0)[0].widths == (1024,) * 3
     np.savez(tmp_path / "a.npz", one=np.zeros((2, 3)), two=np.zeros((2, 5)))
     of_array = ModelEntry(f"array:{tmp_path / 'a.npz'}", layers=("two",))
-    assert models.facts_of_all([of_array], 0)[0].widths == (5,)
+    assert facts_of([of_array], 0)[0].widths == (5,)
     other = ModelEntry(f"array:{tmp_path / 'a.npz'}", layers=("three",))
-    assert models.facts_of_all([other], 0)[0].widths is None
+    assert facts_of([other], 0)[0].widths is None
 
 
 # --- the hub -----------------------------------------------------------------------------------
@@ -303,9 +300,9 @@ def test_the_hub_is_asked_of_what_no_table_tells(pairs, monkeypatch):
     config = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "vocab_size": 50257}
     asked: list[object] = []
 
-    def answer(repository: hub.Repository, patience: float) -> hub.Answer:
+    def answer(repository: source.Repository, patience: float) -> source.Answer:
         asked.append(repository)
-        return hub.Answer(548_105_171, 137_022_720, config)
+        return source.Answer(548_105_171, 137_022_720, config)
 
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
     monkeypatch.setattr(hub, "_answer", answer)
@@ -320,9 +317,9 @@ def test_the_hub_is_asked_of_what_no_table_tells(pairs, monkeypatch):
 def test_a_hub_that_hangs_or_fails_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
     never = threading.Event()
-    told = hub.Answer(1, 1, None)
+    told = source.Answer(1, 1, None)
 
-    def call(repository: hub.Repository, patience: float) -> hub.Answer:
+    def call(repository: source.Repository, patience: float) -> source.Answer:
         if repository[0] == "hangs":
             never.wait(30)
         if repository[0] == "fails":
@@ -348,7 +345,7 @@ def test_what_the_hub_says_of_files(monkeypatch):
             return Info([*files, File("consolidated.safetensors", 12), File("pytorch_model.bin", 12)], None)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert hub._answer(("org/name", None), 1.0) == hub.Answer(12, None, None)
+    assert hub._answer(("org/name", None), 1.0) == source.Answer(12, None, None)
 
 
 def test_offline_nothing_is_asked(monkeypatch):
@@ -447,7 +444,7 @@ def test_the_bed_within_a_factor_of_three_of_what_was_measured(shared):
     measures = ["MutualKNN(k=10)", "MutualKNN(k=10, center=True)", "CKA()"]
     rates = Rates({"float32": 2.04e11}, 2.04e11, digest=9.6e8)
     found = estimate(dataset, x, y, measures, device="cpu", dtype="float32", batch_size=64, rates=rates)
-    assert found.unknown["seconds"] == ["cifar_resnet.py:resnet20", "cifar_resnet.py:resnet56"]
+    assert found.unknown["seconds"] == ["resnet20", "resnet56"]
     assert 19.8 / 3 < found.seconds < 19.8 * 3
     assert 3.5 / 3 < found.compare_seconds < 3.5 * 3
     assert found.table["layers"].tolist()[:3] == [6, 6, 2]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from repalign.errors import RepalignError
-from repalign.models import parse_spec
-from repalign.sources import ModelEntry
+from repalign.sources import SOURCES, ModelEntry, parse_spec
 from repalign.sources import torch as torch_
 from repalign.sources.source import ABOUT
 
@@ -85,7 +84,7 @@ def forget() -> None:
 
 
 def revision(home: Path, spec: str | None = None) -> str:
-    return torch_.revision(parse_spec(spec or f"torch:{home / 'f.py'}:make"), ModelEntry("torch:f.py:make"))
+    return SOURCES["torch"].revision(parse_spec(spec or f"torch:{home / 'f.py'}:make"), ModelEntry("torch:f.py:make"))
 
 
 def write(home: Path, files: dict[str, str]) -> None:

@@ -16,8 +16,9 @@ import torch
 import tiny_models as tiny
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.models import SCHEMES, ModelRecord
-from repalign.sources import Batch, Layer, ModelEntry, Source, extract, loop
+from repalign.models import ModelRecord
+from repalign.sources import SOURCES, Batch, Facts, Layer, LoadedModel, ModelEntry, Source, extract, loop
+from repalign.sources.standins import StandIn
 from repalign.store import FeatureStore
 
 
@@ -44,7 +45,7 @@ def bytes_of(store: Path) -> dict[str, str]:
 # --- a source that is made for the tests ---------------------------------------------------------
 
 
-class Squares(Source):
+class Squares(LoadedModel):
     """Numbers in, [x, x^2] out; runs out of memory above a batch size."""
 
     kind = "any"
@@ -71,15 +72,24 @@ class Squares(Source):
 
 @pytest.fixture
 def squares(monkeypatch):
-    """The scheme `toy` loads the source above."""
-    import sys
-    from types import ModuleType
+    """The scheme `toy` loads the model above."""
 
-    module = ModuleType("squares_source")
-    module.revision = lambda *_: "v1"
-    module.load = lambda spec, entry, _context: Squares(spec, entry)
-    monkeypatch.setitem(sys.modules, "squares_source", module)
-    monkeypatch.setitem(loop.SOURCES, "toy", "squares_source")
+    class Numbers(Source):
+        scheme, form, example = "toy", "toy:name", "toy:squares"
+
+        def revision(self, *_):
+            return "v1"
+
+        def facts(self, *_):
+            return Facts()
+
+        def load(self, spec, entry, *_):
+            return Squares(spec, entry)
+
+        def stand_in(self, asked):
+            return StandIn(str(asked.spec), ("both",))
+
+    monkeypatch.setitem(SOURCES, "toy", Numbers())
     monkeypatch.setattr(Squares, "loads", 0)
     return Squares
 
@@ -219,12 +229,11 @@ def test_a_column_that_is_not_there_is_told(tmp_path):
         extract(numbers(3), [dataclasses.replace(ENTRY, modality="image")], tmp_path)
 
 
-def test_every_scheme_has_a_source():
-    from importlib import import_module
-
-    assert set(loop.SOURCES) == set(SCHEMES)
-    for module in loop.SOURCES.values():
-        assert callable(import_module(module).load) and callable(import_module(module).revision)
+def test_every_source_is_whole():
+    """Each is listed under its own scheme, and parses its example; the class forbids one that lacks a method."""
+    for scheme, source in SOURCES.items():
+        assert source.scheme == scheme and source.form.startswith(f"{scheme}:")
+        assert source.parse(source.example.partition(":")[2]).scheme == scheme
 
 
 # --- real models, several parts, workers ---------------------------------------------------------

@@ -14,14 +14,13 @@ from safetensors.torch import load_file, save_file
 import tiny_models as tiny
 from repalign.competence import BitsProtocol, bits_per_byte
 from repalign.errors import RepalignError
-from repalign.models import parse_spec
-from repalign.sources import ModelEntry, choose_device, extract
+from repalign.sources import ModelEntry, choose_device, extract, parse_spec
+from repalign.sources import hf as _placement
 from repalign.sources import hf as hub
-from repalign.sources import placement as _placement
-from repalign.sources.extras import POSITIONS, nats
+from repalign.sources.hidden import POSITIONS, nats
+from repalign.sources.hub import held
 from repalign.sources.source import Context, run_dtype, weights_digest
 from repalign.sources.tokenizer import PROBE
-from repalign.sources.weights import held
 
 GIB = 2**30
 

@@ -19,7 +19,7 @@ from repalign.comparison.doctor import RULING_SHARE, RULING_TOKEN, examine
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
-from repalign.sources.pool import norm_ratios, sees_only_back, without_first
+from repalign.sources.hidden import norm_ratios, sees_only_back, without_first
 from repalign.sources.source import NO_BOS
 from repalign.store import FeatureStore
 from repalign.study import load_study

@@ -16,12 +16,11 @@ from torch import Tensor
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import parse_spec
-from repalign.sources import ModelEntry, hf
-from repalign.sources import timm as timm_
-from repalign.sources.source import Context, Source, loading
-from repalign.sources.trace import images_shown
+from repalign.sources import SOURCES, Context, LoadedModel, ModelEntry, parse_spec
+from repalign.sources.hidden import images_shown
+from repalign.sources.hub import loading
 
+hf, timm_ = SOURCES["hf"], SOURCES["timm"]
 IMAGES = tiny.images(3)
 # Where the tokens of a layer stand: how many before the patches, which is the class token, and how many behind; or
 MAPS, CHANNELS_LAST, TOKENS_AS_MAPS = "(d, h, w)", "(h, w, d)", "modules give (t, d), of which the library makes maps"
@@ -267,7 +266,7 @@ def pooled(x: Tensor, where: Any, pooling: str) -> Tensor:
     return x[cls] if pooling == "cls" else x[before : len(x) - after].mean(dim=0)
 
 
-def check(source: Source, plain: Any, layers: list[str], where: Any) -> None:
+def check(source: LoadedModel, plain: Any, layers: list[str], where: Any) -> None:
     """The default is the class token where every layer has one; the mean, which any layer has, is of patches alone."""
     each_where = where if isinstance(where, list) else [where] * len(layers)
     maps = all(isinstance(w, str) for w in each_where)
@@ -451,7 +450,7 @@ def test_what_is_refused(name, tmp_path):
 # --- modules by their paths, padding, and what former versions stored ----------------------------
 
 
-def timm_source(folder: Path, **options: Any) -> Source:
+def timm_source(folder: Path, **options: Any) -> LoadedModel:
     entry = ModelEntry(f"timm:{folder}", **options)
     return timm_.load(parse_spec(entry.spec), entry, context(folder))
 

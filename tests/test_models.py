@@ -10,17 +10,14 @@ import pytest
 from repalign.errors import RepalignError
 from repalign.models import (
     COMPETENCES,
-    SCHEMES,
     ModelRecord,
-    Spec,
     competence,
     find_model,
     known_models,
     model_set,
-    parse_spec,
     published_model,
-    slug,
 )
+from repalign.sources import SOURCES, Spec, parse_spec
 
 GOOD = {
     "hf:bigscience/bloomz-560m": Spec("hf", "bigscience/bloomz-560m"),
@@ -48,9 +45,9 @@ def test_a_spec_is_parsed_and_written_back(text: str) -> None:
 
 
 def test_every_scheme_and_every_example_is_parsed() -> None:
-    assert {parse_spec(t).scheme for t in GOOD} == set(SCHEMES)
-    for name, scheme in SCHEMES.items():
-        assert parse_spec(scheme.example).scheme == name
+    assert {parse_spec(t).scheme for t in GOOD} == set(SOURCES)
+    for name, source in SOURCES.items():
+        assert parse_spec(source.example).scheme == name
 
 
 @pytest.mark.parametrize(
@@ -115,17 +112,16 @@ def test_slugs_are_file_safe_and_unique() -> None:
         "array:/data/" + "long" * 60 + ".npy",
         "array:../..",
     ]
-    slugs = [slug(t) for t in texts]
+    slugs = [parse_spec(t).slug for t in texts]
     assert len({s.lower() for s in slugs}) == len(texts)  # some file systems ignore case
     for s in slugs:
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{8,89}", s), s
-    assert slug("hf:bigscience/bloomz-560m").startswith("hf-bigscience-bloomz-560m-")
-    assert slug(parse_spec("timm:x")) == slug("timm:x")
+    assert parse_spec("hf:bigscience/bloomz-560m").slug.startswith("hf-bigscience-bloomz-560m-")
 
 
 def test_a_slug_stays_the_same() -> None:
     # stores on disk are found by it: sha256(b"hf:gpt2") starts with 30dd19e0
-    assert slug("hf:gpt2") == "hf-gpt2-30dd19e0"
+    assert parse_spec("hf:gpt2").slug == "hf-gpt2-30dd19e0"
 
 
 def test_known_models_are_those_of_the_paper() -> None:

@@ -19,12 +19,11 @@ from repalign import RDM, cli
 from repalign.comparison import compare
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.estimate._arrays import array_facts
-from repalign.features import Reading, read_features
+from repalign.features import read_features
 from repalign.measures import MEASURES
 from repalign.representation import sample_rows
-from repalign.sources import ModelEntry, extract
-from repalign.standins import stand_in
+from repalign.sources import ModelEntry, extract, facts_of
+from repalign.sources.standins import stand_in
 from repalign.store import FeatureStore
 from repalign.study import load_study
 
@@ -94,7 +93,7 @@ def test_forms_of_files(tmp_path, write, names, ids):
     assert isinstance(first, RDM) and first.shape == (N, N) and "an RDM" in found.how
     unit = 100 if "int32" in str(np.load(path).dtype if path.suffix == ".npy" else "") else 1
     np.testing.assert_allclose(first.matrix / unit, A, atol=6e-3)
-    facts = array_facts(path, Reading(kind="rdm"))
+    (facts,) = facts_of([ModelEntry(f"array:{path}", kind="rdm")])
     assert facts.names == tuple(names) and facts.widths == (N,) * len(names)
     if "vectors" in found.how:
         assert "left out: vectors" in found.how and "subject" in found.how

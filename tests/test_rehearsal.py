@@ -19,8 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processo
 from tokenizers import pre_tokenizers as pre
 
 import tiny_models as tiny
-from repalign.models import KnownModel, known_models, parse_spec
-from repalign.sources import ModelEntry, extract
+from repalign.models import KnownModel, known_models
+from repalign.sources import ModelEntry, extract, parse_spec
 from repalign.study import load_study
 
 STUDIES = Path(__file__).parents[1] / "studies"

@@ -23,9 +23,18 @@ from repalign.errors import RepalignError
 from repalign.measures import CKA
 from repalign.models import COMPETENCES, model_set
 from repalign.sources import ModelEntry, extract
-from repalign.standins import folders, stand_in, stand_in_scores, write_dataset
-from repalign.standins.captions import distinct, words_of, write_captions
-from repalign.standins.shapes import DEPTHS, level_of, shape_of
+from repalign.sources import standins as folders
+from repalign.sources.standins import (
+    DEPTHS,
+    distinct,
+    level_of,
+    shape_of,
+    stand_in,
+    stand_in_scores,
+    words_of,
+    write_captions,
+    write_dataset,
+)
 from repalign.toyworld import world
 
 N = 24
@@ -410,7 +419,7 @@ def test_arguments_out_of_range_are_refused(options, match, tmp_path):
 _MAKE = """
 import sys
 from repalign.sources import ModelEntry
-from repalign.standins import stand_in, write_dataset
+from repalign.sources.standins import stand_in, write_dataset
 to = sys.argv[1]
 write_dataset(f"{to}/data", {"image": "image", "text": "text"}, 8, captions=2, unequal=True)
 for spec, modality in (%s):
@@ -436,7 +445,7 @@ def test_equal_calls_give_equal_bytes_in_every_process(tmp_path):
 
 def test_a_stand_in_that_is_there_is_not_made_again(data, models, monkeypatch):
     first = stand_in(ModelEntry("hf:org/again"), "text", models)
-    monkeypatch.setattr("repalign.standins.texts.write_text_model", None)
+    monkeypatch.setattr("repalign.sources.standins._write_text", None)
     assert stand_in(ModelEntry("hf:org/again", caption=1, layers=(0,)), "text", models)[0].spec == first[0].spec
     with pytest.raises(TypeError):
         stand_in(ModelEntry("hf:org/again"), "text", models, seed=1)
@@ -455,7 +464,7 @@ def test_making_one_leaves_the_random_state_alone(tmp_path):
 
 _KILLED = """
 import sys, time
-import repalign.standins.dataset as d
+import repalign.sources.standins as d
 def stop(*a):
     print("half way", flush=True)
     time.sleep(60)

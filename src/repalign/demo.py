@@ -8,7 +8,6 @@ from typing import Any
 
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.models import parse_spec
 from repalign.text import Progress, silent
 
 STIMULI = 1024
@@ -49,6 +48,7 @@ def run_demo(
     The folder then holds study.yaml (to be edited and run again), the store, the results and report.html. What is there
     already is kept and used again.
     """
+    from repalign.sources import parse_spec
     from repalign.study import load_study
     from repalign.toyworld.roster import train_roster
 

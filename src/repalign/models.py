@@ -1,22 +1,18 @@
-"""Models as records of data: what a model is, never how to run it.
+"""Models as records of data: what a model is, never how to run it (that is `repalign.sources`).
 
-`ModelRecord`; the grammar of spec strings (`parse_spec`, `slug`); the models of published studies
-(`known_models`, a CSV file beside this module); competences (`COMPETENCES`).
+`ModelRecord`; the models of published studies (`known_models`, a CSV file beside this module); competences (`COMPETENCES`).
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -48,150 +44,6 @@ class ModelRecord:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelRecord:
         return cls(**data)
-
-
-# --- the spec grammar ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """One kind of model source: how its specs are written, with an example."""
-
-    form: str
-    example: str
-    hub: bool = False  # a name on the hub, with an optional revision, or a local folder
-
-
-SCHEMES: dict[str, Scheme] = {
-    "hf": Scheme("hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main", hub=True),
-    "timm": Scheme("timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"),
-    "st": Scheme("st:name[@revision], or st:./folder", "st:sentence-transformers/all-MiniLM-L6-v2", hub=True),
-    "openclip": Scheme("openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"),
-    "torch": Scheme(
-        "torch:package.module:factory, or torch:path/to/file.py:factory", "torch:./my_model.py:build"
-    ),
-    "array": Scheme("array:path", "array:features.npy"),
-    "toy": Scheme("toy:name", "toy:cnn"),
-}
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_NAME = re.compile(r"[\w.+-]+", re.ASCII)
-_LOCAL_START = ("/", "./", "../", "~")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A parsed spec string; `str` gives the string back."""
-
-    scheme: str
-    path: str  # all between the scheme and the revision
-    revision: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.scheme}:{self.path}" + (f"@{self.revision}" if self.revision else "")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the path is one of files on this machine."""
-        if self.scheme == "torch":
-            return self.path.rpartition(":")[0].endswith(".py")
-        local = SCHEMES[self.scheme].hub or self.scheme == "timm"
-        return self.scheme == "array" or (local and _is_local(self.path))
-
-    def resolve(self, base: Path) -> Spec:
-        """The same spec with a relative local path made absolute, starting from the folder `base`."""
-        if not self.is_local:
-            return self
-        path, colon, factory = self.path.rpartition(":") if self.scheme == "torch" else (self.path, "", "")
-        absolute = os.path.normpath(Path(base).absolute() / Path(path).expanduser())
-        return replace(self, path=f"{absolute}{colon}{factory}")
-
-
-def parse_spec(text: str) -> Spec:
-    """Parse a model's spec string, `scheme:path[@revision]`; see `SCHEMES` for the forms.
-
-    For hf and st a path that starts with `/`, `./`, `../` or `~` is a local folder, which has no
-    revision; anything else is a name on the hub. Raises RepalignError that says the form.
-    """
-    scheme, colon, rest = text.partition(":")
-    if not colon or scheme not in SCHEMES:
-        raise RepalignError(
-            f"model spec {text!r} starts with no known scheme",
-            expected=f"scheme:path with one of the schemes {', '.join(SCHEMES)}",
-            got=f"scheme {scheme!r}" if colon else "no scheme",
-            remedy=did_you_mean(scheme, SCHEMES) if colon else _with_scheme(text),
-        )
-    if SCHEMES[scheme].hub and not _is_local(rest):
-        path, at, revision = rest.partition("@")
-        if not _HUB_ID.fullmatch(path):
-            raise _malformed(text, scheme, f"the name {path!r}", "a local folder starts with ./, ../, / or ~")
-        if at and not _REVISION.fullmatch(revision):
-            raise _malformed(
-                text, scheme, f"the revision {revision!r}", "leave out the @ for the default branch"
-            )
-        return Spec(scheme, path, revision or None)
-    problem = _problem(scheme, rest)
-    if problem is not None:
-        raise _malformed(text, scheme, *problem)
-    return Spec(scheme, rest)
-
-
-def _problem(scheme: str, path: str) -> tuple[str, str] | None:
-    """What is wrong with a path without a revision, and what to do; None if nothing is."""
-    if not path:
-        return "nothing after the colon", "name the model"
-    if scheme == "timm" and _is_local(path):
-        return None
-    if scheme in ("timm", "toy") and not _NAME.fullmatch(path):
-        return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
-    if scheme == "openclip" and not all(_NAME.fullmatch(p) for p in (path.split("/") if "/" in path else "")):
-        return f"{path!r}", "name the architecture and the weights"
-    if scheme == "openclip" and path.count("/") != 1:
-        return f"{path.count('/')} slashes in {path!r}", "put one slash between architecture and weights"
-    if scheme == "torch":
-        module, colon, factory = path.rpartition(":")
-        if not colon or not _DOTTED.fullmatch(factory):
-            return (
-                f"no factory in {path!r}",
-                "put a colon and the name of the function that builds the model last",
-            )
-        if not module.endswith(".py") and not _DOTTED.fullmatch(module):
-            return f"the module {module!r}", "give a module that can be imported, or a file that ends in .py"
-    return None
-
-
-def _malformed(text: str, scheme: str, got: str, remedy: str) -> RepalignError:
-    return RepalignError(
-        f"model spec {text!r} is not of the form {SCHEMES[scheme].form}",
-        expected=f"for example {SCHEMES[scheme].example}",
-        got=got,
-        remedy=remedy,
-    )
-
-
-def _with_scheme(text: str) -> str:
-    """What to write for a spec without a scheme: that of a known model of this name, or hf."""
-    names = {known.name.lower(): known.spec for known in known_models()}
-    return f"write {names.get(text.lower(), 'hf:' + text)!r}"
-
-
-def _is_local(path: str) -> bool:
-    return path.startswith(_LOCAL_START) or path in (".", "..")
-
-
-def slug(spec: Spec | str) -> str:
-    """A name for files and folders: the readable part of a spec and eight digits of its SHA-256.
-
-    Only letters, digits and ``. _ -`` occur; different specs have different slugs, also where file
-    names ignore case. Of a local path only the last part is readable.
-    """
-    spec = parse_spec(spec) if isinstance(spec, str) else spec
-    path = Path(spec.path).name if spec.is_local else spec.path
-    text = f"{spec.scheme}-{path}" + (f"-{spec.revision}" if spec.revision else "")
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80].strip("-.")
-    return f"{readable}-{hashlib.sha256(str(spec).encode()).hexdigest()[:8]}"
 
 
 # --- known models and competences: data ----------------------------------------------------------
@@ -229,37 +81,19 @@ class KnownModel:
 
     def record(self) -> ModelRecord:
         """The record to start an extraction from."""
-        return ModelRecord(
-            spec=self.spec,
-            name=self.name,
-            modality=self.modality,
-            family=self.family,
-            objective=self.objective,
-        )
+        return ModelRecord(self.spec, self.name, self.modality, family=self.family, objective=self.objective)
 
 
 @cache
 def _known() -> tuple[KnownModel, ...]:
     text = resources.files("repalign").joinpath("known_models.csv").read_text(encoding="utf-8")
-    return tuple(
-        KnownModel(
-            spec=row["spec"],
-            name=row["name"],
-            modality=row["modality"],
-            family=row["family"],
-            objective=row["objective"],
-            nominal_parameters=int(row["nominal_parameters"]) if row["nominal_parameters"] else None,
-            parameters=int(row["parameters"]),
-            layers=int(row["layers"]),
-            width=int(row["width"]),
-            image_tokens=int(row["image_tokens"]) if row["image_tokens"] else None,
-            bytes_per_parameter=int(row["bytes_per_parameter"]),
-            model_set=row["model_set"],
-            gated=row["gated"] == "yes",
-            published_as=tuple(filter(None, row["published_as"].split("|"))),
-        )
-        for row in csv.DictReader(text.splitlines())
-    )
+    whole = ("nominal_parameters", "parameters", "layers", "width", "image_tokens", "bytes_per_parameter")
+    out = []
+    for row in csv.DictReader(text.splitlines()):
+        said: dict[str, Any] = {**row, **{name: int(row[name]) if row[name] else None for name in whole}}
+        said |= {"gated": row["gated"] == "yes", "published_as": tuple(filter(None, row["published_as"].split("|")))}
+        out.append(KnownModel(**said))
+    return tuple(out)
 
 
 def known_models() -> list[KnownModel]:
@@ -278,12 +112,9 @@ def find_model(name_or_spec: str) -> KnownModel:
             return known
     names = [k.spec if ":" in name_or_spec else k.name for k in _known()]
     raise RepalignError(
-        f"no known model is called {name_or_spec!r}",
-        expected="a name or spec that `repalign models` lists",
-        got=name_or_spec,
-        remedy=did_you_mean(name_or_spec, names)
-        + " Any other model is named by its spec, such as hf:org/name.",
-    )
+        f"no known model is called {name_or_spec!r}", expected="a name or spec that `repalign models` lists", got=name_or_spec,
+        remedy=did_you_mean(name_or_spec, names) + " Any other model is named by its spec, such as hf:org/name.",
+    )  # fmt: skip
 
 
 def published_model(label: str) -> KnownModel | None:
@@ -306,14 +137,7 @@ def _plain(label: str) -> str:
 
 def model_set(name: str, modality: str | None = None) -> list[KnownModel]:
     """The models of a set ("prh-val": 12 language and 17 vision models; "prh-test": 8 language models)."""
-    names = {k.model_set for k in _known()}
-    if name not in names:
-        raise RepalignError(
-            f"there is no model set {name!r}",
-            expected=f"one of {', '.join(sorted(names))}",
-            got=name,
-            remedy=did_you_mean(name, names),
-        )
+    choose("model set", name, sorted({k.model_set for k in _known()}), f"there is no model set {name!r}")
     return [k for k in _known() if k.model_set == name and modality in (None, k.modality)]
 
 
@@ -350,11 +174,4 @@ COMPETENCES: dict[str, Competence] = {
 
 def competence(name: str) -> Competence:
     """A competence by name."""
-    if name not in COMPETENCES:
-        raise RepalignError(
-            f"no competence is called {name!r}",
-            expected="the name of a competence whose better end is known",
-            got=name,
-            remedy=did_you_mean(name, COMPETENCES),
-        )
-    return COMPETENCES[name]
+    return COMPETENCES[choose("competence", name, COMPETENCES, f"no competence is called {name!r}")]

@@ -65,7 +65,8 @@ def _facts(d: dict[str, Any]) -> list[str]:
 def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:
     """List the known models and sets; any other model is named by its spec, such as hf:org/name."""
     from repalign.errors import did_you_mean
-    from repalign.models import SCHEMES, find_model, known_models, model_set
+    from repalign.models import find_model, known_models, model_set
+    from repalign.sources import SOURCES
 
     known = known_models()
     sets = {k.model_set for k in known}
@@ -82,8 +83,8 @@ def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")]
     out.print(table)
     if name is None:
         out.print("any model is named by a spec:")
-        for scheme in SCHEMES.values():
-            out.print(f"  {escape(scheme.form)}   [dim]for example {escape(scheme.example)}[/]")
+        for source in SOURCES.values():
+            out.print(f"  {escape(source.form)}   [dim]for example {escape(source.example)}[/]")
 
 
 def check(

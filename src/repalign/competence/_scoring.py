@@ -11,10 +11,10 @@ import torch
 
 from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
-from repalign.sources import hf as hub
-from repalign.sources.extras import costs
+from repalign.sources.hf import quiet
 from repalign.sources.hf_text import HFText
-from repalign.sources.source import library_errors
+from repalign.sources.hidden import costs
+from repalign.sources.hub import library_errors
 from repalign.sources.tokenizer import PROBE
 
 LONGEST = 2048  # tokens of context where none is asked for
@@ -182,7 +182,7 @@ class Reader:
                 got=type(tokenizer).__name__,
                 remedy='say first_token_bytes="count"',
             )
-        with hub.quiet():  # it warns of texts beyond the context, which are cut into windows here
+        with quiet():  # it warns of texts beyond the context, which are cut into windows here
             found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=left_out)
         spans = found["offset_mapping"] if left_out else [[] for _ in texts]
         return [(list(ids), list(span)) for ids, span in zip(found["input_ids"], spans, strict=True)]

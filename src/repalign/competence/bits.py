@@ -19,12 +19,11 @@ from repalign.competence._windows import Window
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import ModelRecord, parse_spec
-from repalign.sources import ModelEntry, choose_device
-from repalign.sources import hf as hub
+from repalign.models import ModelRecord
+from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf_text import HFText
-from repalign.sources.placement import SPREAD
-from repalign.sources.source import Context, loading, versions
+from repalign.sources.hub import loading
+from repalign.sources.source import SPREAD, versions
 from repalign.text import Progress, silent
 
 KIND = "bits per byte"  # of a corpus, as the file calls itself
@@ -106,10 +105,10 @@ def bits_per_byte(
     if every < 1 or batch_size < 1:
         raise RepalignError("every and batch_size are out of range", expected="at least 1", got=(every, batch_size))
     spec = parse_spec(entry.spec)
-    if spec.scheme != "hf":
+    if not spec.source.measures_bits:
         raise _no_causal(entry, f"a {spec.scheme}: model")
     spread = SPREAD.get(device, "never")
-    device, revision = choose_device(device), hub.revision(spec, entry)
+    device, revision = choose_device(device), spec.source.revision(spec, entry)
     run = {
         "model": str(spec),
         "revision": revision,
@@ -133,7 +132,7 @@ def bits_per_byte(
             return _told(held, entry)
     context = Context(device, dtype, trust_remote_code, (), revision, progress, spread)
     with loading(entry.label, Unavailable):
-        source = hub.load(spec, entry, context)
+        source = spec.source.load(spec, entry, context)
     if not isinstance(source, HFText) or not source.scored:
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))
     reader = Reader(source, protocol, batch_size)

@@ -11,7 +11,8 @@ from typing import Any
 
 from repalign.comparison.alignment import Alignment, from_csv_cell
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord, known_models, parse_spec
+from repalign.models import ModelRecord, known_models
+from repalign.sources import parse_spec
 from repalign.tables import is_missing, read_table
 
 # The paper's two tasks under the names that `COMPETENCES` has. It states no metric: its values of HellaSwag are plain `acc`

@@ -16,16 +16,13 @@ from repalign.comparison.preprocess import Preprocess
 from repalign.dataset import Dataset
 from repalign.estimate import _extracting as extracting
 from repalign.estimate._comparing import Comparison, comparing, try_measures
-from repalign.estimate._facts import FILE, MEASURED, UNKNOWN, Facts
-from repalign.estimate._models import facts_of_all
 from repalign.estimate._rates import Rates, measure_rates
 from repalign.estimate._room import Need, room, shortages
 from repalign.estimate._stimuli import Stimuli
 from repalign.measures import is_group, parse_measure, parse_measures
 from repalign.measures.measure import Measure
-from repalign.models import parse_spec
-from repalign.sources import ModelEntry, choose_device
-from repalign.sources.source import as_asked_today, run_dtype, short_name
+from repalign.sources import Facts, ModelEntry, choose_device, facts_of, parse_spec
+from repalign.sources.source import FILE, MEASURED, UNKNOWN, as_asked_today, run_dtype
 from repalign.store import FeatureStore, StoredRepresentation
 from repalign.text import duration, named, size
 
@@ -185,7 +182,7 @@ def estimate(
     done = {} if store is None else _complete(store, dataset.fingerprint)
     stored = [done.get(_identity(e, dtype)) for _, e in entries]
     asked = [e for (_, e), r in zip(entries, stored, strict=True) if r is None]
-    found = iter(facts_of_all(asked, patience))
+    found = iter(facts_of(asked, patience))
     facts = [_of_stored(r) if r is not None else next(found) for r in stored]
     runs = [run_dtype(dtype, f.stored, place, e.label) for (_, e), f in zip(entries, facts, strict=True)]
     needed = {extracting.name_of(run) for run, r in zip(runs, stored, strict=True) if r is None}
@@ -216,7 +213,8 @@ def _entries(models: Sequence[ModelEntry | str]) -> list[ModelEntry]:
 
 
 def _name(entry: ModelEntry) -> str:
-    return entry.name or short_name(parse_spec(entry.spec))
+    spec = parse_spec(entry.spec)
+    return spec.source.name(spec, entry)
 
 
 def _identity(entry: ModelEntry, dtype: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from repalign.comparison import default_memory
-from repalign.estimate._models import hub_cache
+from repalign.sources.hub import hub_cache
 from repalign.text import named, size
 
 

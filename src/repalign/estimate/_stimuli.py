@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.estimate._hub import cached_file
-from repalign.estimate._models import repository_of
-from repalign.models import parse_spec
-from repalign.sources import ModelEntry
+from repalign.sources import ModelEntry, parse_spec
+from repalign.sources.hub import file_of
 
 TOKENS_PER_WORD = 1.4  # of English text, for tokenizers of some ten thousand tokens
 CAPTIONS = 500  # of which the mean length is taken
@@ -74,13 +71,8 @@ class Stimuli:
 
 def _tokenized(entry: ModelEntry, texts: list[str]) -> float | None:
     """Mean tokens by the model's own tokenizer, or None where it is not on this machine."""
-    spec = parse_spec(entry.spec)
-    if spec.is_local:
-        path: Path | None = Path(spec.path) / "tokenizer.json"
-    else:
-        repository = repository_of(spec)
-        path = None if repository is None else cached_file(repository, "tokenizer.json")
-    if path is None or not path.is_file():
+    path = file_of(parse_spec(entry.spec), "tokenizer.json")
+    if path is None:
         return None
     from tokenizers import Tokenizer
 

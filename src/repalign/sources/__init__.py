@@ -1,8 +1,24 @@
-"""From models and a dataset to representations in a store: one loop, and one small file per source."""
+"""From models and a dataset to representations in a store: one loop, and one source for each scheme of specs."""
 
 from __future__ import annotations
 
-from repalign.sources.loop import SOURCES, choose_device, extract
-from repalign.sources.source import Batch, Layer, ModelEntry, Skipped, Source
+from repalign.sources.hub import facts_of
+from repalign.sources.loop import choose_device, extract
+from repalign.sources.source import (
+    SOURCES,
+    Batch,
+    Context,
+    Facts,
+    Layer,
+    LoadedModel,
+    ModelEntry,
+    Skipped,
+    Source,
+    Spec,
+    parse_spec,
+)
 
-__all__ = ["SOURCES", "Batch", "Layer", "ModelEntry", "Skipped", "Source", "choose_device", "extract"]
+__all__ = [
+    "SOURCES", "Batch", "Context", "Facts", "Layer", "LoadedModel", "ModelEntry", "Skipped", "Source", "Spec", "choose_device",
+    "extract", "facts_of", "parse_spec",
+]  # fmt: skip

@@ -10,36 +10,83 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features import Found, Reading, join, names_of, read_file, sidecars
+from repalign.features import Found, Reading, file_widths, join, names_of, read_file, sidecars
 from repalign.layers import Given, Pairwise
-from repalign.models import ModelRecord, Spec
-from repalign.sources.files import file_digest
-from repalign.sources.source import Batch, Context, Layer, ModelEntry, Source, choose, no_modality, versions
+from repalign.models import ModelRecord
+from repalign.sources.hub import file_digest
+from repalign.sources.source import (
+    FILE,
+    UNKNOWN,
+    Answer,
+    Batch,
+    Context,
+    Facts,
+    Layer,
+    LoadedModel,
+    ModelEntry,
+    Source,
+    Spec,
+    no_modality,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
 
 # Which rule files are read by: what an earlier one took for features, such as an index, is not taken from a store again.
 RULE = "features 1"
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    path = Path(spec.path)
-    if not path.is_file():
-        raise RepalignError(
-            f"model {spec}: there is no file {path}",
-            got="a folder" if path.is_dir() else "nothing",
-            remedy="check the path; in a study file it starts from the file's folder",
-        )
-    beside = [file_digest(p) for p in sidecars(path) if p.is_file()]
-    return "local-" + hashlib.sha256(":".join([RULE, file_digest(path), *beside]).encode()).hexdigest()[:16]
+class Arrays(Source):
+    """`array:` files of features."""
 
+    scheme, form, example = "array", "array:path", "array:features.npy"
+    is_file = True
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return ArraySource(spec, entry, context)
+    def local_part(self, path: str) -> str | None:
+        return path
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        return entry.name or Path(spec.path).stem
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
+        path = Path(spec.path)
+        if not path.is_file():
+            raise RepalignError(
+                f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing",
+                remedy="check the path; in a study file it starts from the file's folder",
+            )  # fmt: skip
+        beside = [file_digest(p) for p in sidecars(path) if p.is_file()]
+        return "local-" + hashlib.sha256(":".join([RULE, file_digest(path), *beside]).encode()).hexdigest()[:16]
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        """Widths of all layers without reading them; None where a form has no header that says them, or the file is broken."""
+        path = Path(spec.path)
+        if not path.is_file():
+            return Facts()
+        try:
+            found = file_widths(path, reading_of(entry))
+        except Exception:  # each library raises its own kinds for a broken file; the run will say what is wrong
+            found = None
+        said = {} if found is None else {"widths": tuple(found.values()), "names": tuple(found)}
+        return Facts(
+            **said, file_bytes=path.stat().st_size, download_bytes=0, reads_array=True, download_from=FILE,
+            layers_from=UNKNOWN if found is None else FILE,
+        )  # fmt: skip
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        return ArrayFile(spec, entry, context)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        return standins.array_file(asked)
 
 
 def reading_of(entry: ModelEntry, n: int | None = None) -> Reading:
@@ -61,20 +108,18 @@ def join_files(
     return found.layers[0], found.layers[1], found.ids, "; ".join(found.how)
 
 
-class ArraySource(Source):
+class ArrayFile(LoadedModel):
     """Rows of a file, in the dataset's order."""
-
-    kind = None
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         path = Path(spec.path)
         found = read_file(path, reading_of(entry, len(context.dataset_ids)))
         modality = entry.modality or found.facts.get("modality")
         if modality is None:
-            raise no_modality(entry.label, "array")
+            raise no_modality(entry, "array")
         self.entry = entry
         self.rows, extra = self._join(path, found, context.dataset_ids)
-        self.layers = choose([Layer(n, "array of the file") for n in found.layers], entry.layers, entry.label)
+        self.layers = self.choose_layers([Layer(n, "array of the file") for n in found.layers])
         # By the rows of the file; what is given by pairs at once by the stimuli of the dataset, in its columns too.
         self.arrays: dict[str, Tensor] = {}
         self.by_pairs: dict[str, Tensor] = {}
@@ -86,22 +131,16 @@ class ArraySource(Source):
         for name, x in self.arrays.items():
             bad = torch.nonzero(~torch.isfinite(x[self.rows]).all(dim=1)).flatten()
             if len(bad):
-                row = int(bad[0])
                 raise RepalignError(
-                    f"model {entry.label}, layer {name}: row of id {context.dataset_ids[row]!r} is not finite",
-                    expected="finite numbers",
-                    got=f"{len(bad)} rows with NaN or infinity",
+                    f"model {entry.label}, layer {name}: row of id {context.dataset_ids[int(bad[0])]!r} is not finite",
+                    expected="finite numbers", got=f"{len(bad)} rows with NaN or infinity",
                     remedy="leave these stimuli out of the dataset, or repair the file",
-                )
+                )  # fmt: skip
         self.weights = file_digest(path)
         self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or path.stem,
-            modality=str(modality),
-            objective=found.facts.get("objective"),
-            n_parameters=found.n_parameters,
-            scores=dict(found.scores),
-        )
+            str(spec), spec.source.name(spec, entry), str(modality), objective=found.facts.get("objective"),
+            n_parameters=found.n_parameters, scores=dict(found.scores),
+        )  # fmt: skip
         self.facts = {
             **{f"file_{k}": v for k, v in found.facts.items()},
             "source": "array",
@@ -114,34 +153,30 @@ class ArraySource(Source):
 
     def _join(self, path: Path, found: Found, ids: Sequence[str]) -> tuple[Tensor, int]:
         """The row of every stimulus, and how many rows belong to none."""
-        n = found.n
-        if found.ids is None:
+        n, label = found.n, f"model {self.entry.label}"
+        if found.ids is None and not (self.entry.rows or self.entry.ids == "rows"):
             could = found.candidates
-            if not (self.entry.rows or self.entry.ids == "rows"):
-                raise RepalignError(
-                    f"model {self.entry.label}: {path.name} says no ids",
-                    expected=f"ids in the file or in {path.name}.ids.txt beside it, one per row",
-                    got=f"{n} rows without ids" + (f"; {names_of(could)} could be" if could else ""),
-                    remedy=(f"say `id: {could[0].name}`" if could else "write that file")
-                    + ", or say `ids: rows` if the rows are in the dataset's order",
-                )
-            if n != len(ids):
-                raise RepalignError(
-                    f"model {self.entry.label}: {path.name} has another number of rows than the dataset",
-                    expected=f"n = {len(ids)}",
-                    got=f"n = {n}",
-                    remedy="give the file ids, so that rows can be joined",
-                )
+            told = (f"; {names_of(could)} could be", f"say `id: {could[0].name}`") if could else ("", "write that file")
+            raise RepalignError(
+                f"{label}: {path.name} says no ids",
+                expected=f"ids in the file or in {path.name}.ids.txt beside it, one per row", got=f"{n} rows without ids{told[0]}",
+                remedy=f"{told[1]}, or say `ids: rows` if the rows are in the dataset's order",
+            )  # fmt: skip
+        if found.ids is None and n != len(ids):
+            raise RepalignError(
+                f"{label}: {path.name} has another number of rows than the dataset", expected=f"n = {len(ids)}", got=f"n = {n}",
+                remedy="give the file ids, so that rows can be joined",
+            )  # fmt: skip
+        if found.ids is None:
             return torch.arange(n), 0
         row_of = {id_: row for row, id_ in enumerate(found.ids)}
         lacking = [id_ for id_ in ids if id_ not in row_of]
         if lacking:
             raise RepalignError(
-                f"model {self.entry.label}: {path.name} lacks {len(lacking)} of {len(ids)} stimuli",
-                expected=f"ids such as {ids[0]!r}",
+                f"{label}: {path.name} lacks {len(lacking)} of {len(ids)} stimuli", expected=f"ids such as {ids[0]!r}",
                 got=f"no row for {', '.join(map(repr, lacking[:3]))}{' ...' if len(lacking) > 3 else ''}",
                 remedy="use a subset of the dataset that the file has, or complete the file",
-            )
+            )  # fmt: skip
         return torch.tensor([row_of[id_] for id_ in ids]), n - len(ids)
 
     def forward(self, prepared: Sequence[int]) -> Batch:

@@ -21,7 +21,7 @@ from types import ModuleType
 from weakref import WeakKeyDictionary
 
 from repalign.errors import RepalignError
-from repalign.sources.files import file_digest
+from repalign.sources.hub import file_digest
 
 LIBRARIES = {
     "repalign", "torch", "torchvision", "numpy", "scipy", "PIL", "transformers", "tokenizers", "timm", "safetensors",

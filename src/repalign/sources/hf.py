@@ -1,70 +1,131 @@
-"""Models of the transformers library: text or vision, as the model's own class says."""
+"""Models of the transformers library: text or vision, as the model's own class says.
+
+Weights go to one device, or are spread over all GPUs; that is decided before a weight is loaded. Nothing is ever moved to the
+CPU or the disk in between: a model that does not fit is refused, with what it needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import Spec
-from repalign.sources.files import at, hub_errors, hub_revision
-from repalign.sources.placement import device_map, keep_in_place
-from repalign.sources.source import Context, ModelEntry, Source, refuse_prompt, run_dtype
-from repalign.sources.tokenizer import PROBE, load_tokenizer
-from repalign.sources.weights import held
-from repalign.store import StoredRepresentation
+from repalign.sources.hub import HubSource, at, file_of, held, hub_errors
+from repalign.sources.source import (
+    FILE,
+    HUB,
+    NO_BOS,
+    Answer,
+    Context,
+    Facts,
+    LoadedModel,
+    ModelEntry,
+    Spec,
+    outdated,
+    refuse_prompt,
+    run_dtype,
+)
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
+    from repalign.store import StoredRepresentation
+
+SHARE = 0.8  # of the first GPU's free memory: more than this is spread over several, if there are several
+USABLE = 0.9  # of the free memory of GPUs that share a model: the rest is for what a pass needs
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    return hub_revision(spec)
+class Transformers(HubSource):
+    """`hf:` models: the hidden states of text models, the blocks or stages of vision models."""
+
+    scheme, form, example = "hf", "hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main"
+    takes_prompts = True
+    measures_bits = True
+
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        return super().modality(spec, entry) or "text"
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
+        return replace(config_facts(spec, entry, answer), **self.weight_facts(spec, answer))
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        """Load a text or a vision model; of a model that reads both, the side of `modality`."""
+        from transformers import AutoConfig
+
+        with hub_errors(spec):
+            config = AutoConfig.from_pretrained(
+                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
+            )
+        if _side(config, entry) == "image":
+            refuse_prompt(entry, "images")
+            from repalign.sources.hf_vision import HFVision
+
+            return HFVision(spec, entry, context, config)
+        from repalign.sources.hf_text import HFText
+
+        return HFText(spec, entry, context, config)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        return standins.of_side(asked)
+
+    def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:
+        from repalign.sources.hidden import images_shown
+
+        return facts.get("tokens") != NO_BOS and images_shown(facts)
+
+    def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+        """Refuse a text model's extraction by a former version, whose facts have no probe, if it fed the model otherwise."""
+        from repalign.sources.tokenizer import PROBE, load_tokenizer
+
+        facts = stored.facts
+        if facts.get("source") != "hf" or "padding" not in facts or "tokenizer_probe" in facts:
+            return
+        try:
+            reading = load_tokenizer(spec, Context("cpu", "auto", revision=stored.record.revision or "main"))
+        except RepalignError:  # its files are not here any more: then nothing can be told
+            return
+        ids, token = reading.tokenizer(PROBE)["input_ids"], reading.tokenizer.cls_token_id
+        wrong = {
+            "other tokens than those of its tokenizer's file": reading.own,
+            "texts with a mask, which it was not trained with": "attention_mask" not in reading.tokenizer.model_input_names,
+            "the first token for its class token": facts.get("pooling") == "cls" and ids[0] != token == ids[-1],
+        }
+        found = next((what for what, is_so in wrong.items() if is_so), None)
+        if found is not None:
+            raise outdated(entry, f"features of {found}", stored)
 
 
-def refuse_outdated(spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
-    """Refuse a text model's extraction by a former version, whose facts have no probe, if it fed the model otherwise."""
-    facts = stored.facts
-    if facts.get("source") != "hf" or "padding" not in facts or "tokenizer_probe" in facts:
-        return
-    try:
-        reading = load_tokenizer(spec, Context("cpu", "auto", revision=stored.record.revision or "main"))
-    except RepalignError:  # its files are not here any more: then nothing can be told
-        return
-    ids, token = reading.tokenizer(PROBE)["input_ids"], reading.tokenizer.cls_token_id
-    wrong = {
-        "other tokens than those of its tokenizer's file": reading.own,
-        "texts with a mask, which it was not trained with": "attention_mask" not in reading.tokenizer.model_input_names,
-        "the first token for its class token": facts.get("pooling") == "cls" and ids[0] != token == ids[-1],
-    }
-    found = next((what for what, is_so in wrong.items() if is_so), None)
-    if found is not None:
-        raise RepalignError(
-            f"model {entry.label}: a former version stored features of {found}",
-            expected="features of this version",
-            got=stored.path,
-            remedy="remove that folder, and extract again",
-        )
-
-
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    """Load a text or a vision model; of a model that reads both, the side of `modality`."""
+def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: int = 0) -> Facts:
+    """Layers, width and tokens of an image, as the configuration says them; `more` layers of the same width follow."""
     from transformers import AutoConfig
 
-    with hub_errors(spec):
-        config = AutoConfig.from_pretrained(
-            spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
-        )
-    if _side(config, entry) == "image":
-        refuse_prompt(entry, "images")
-        from repalign.sources.hf_vision import HFVision
-
-        return HFVision(spec, entry, context, config)
-    from repalign.sources.hf_text import HFText
-
-    return HFText(spec, entry, context, config)
+    path, values = file_of(spec, "config.json"), None if answer is None else answer.config
+    try:
+        config: Any = AutoConfig.for_model(**dict((json.loads(path.read_text("utf-8")) if path else values) or {}))
+    except Exception:  # whatever a foreign file makes a library raise: the run will say what is wrong with it
+        return Facts()
+    both = getattr(config, "vision_config", None), getattr(config, "text_config", None)
+    if None not in both:
+        config = both[0] if entry.modality == "image" else both[1]
+    sees = getattr(config, "vocab_size", None) is None  # models of images have no vocabulary
+    said = {n: getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size", "hidden_sizes", "image_size", "patch_size")}
+    blocks, width, stages, image, patch = said.values()
+    if isinstance(blocks, int) and isinstance(width, int):
+        widths = (width,) * ((blocks if sees else blocks + 1) + more)
+    elif isinstance(stages, (list, tuple)):
+        widths = (*stages, *(width,) * (more if isinstance(width, int) else 0))
+    else:
+        return Facts()
+    tokens = (image // patch) ** 2 + 1 if sees and isinstance(image, int) and isinstance(patch, int) else None
+    return Facts(kind="image" if sees else "text", widths=widths, tokens=tokens, layers_from=FILE if path else HUB)
 
 
 def _side(config: Any, entry: ModelEntry) -> str:
@@ -73,19 +134,22 @@ def _side(config: Any, entry: ModelEntry) -> str:
 
     known = type(config) in MODEL_MAPPING
     main = getattr(MODEL_MAPPING[type(config)], "main_input_name", None) if known else None
-    both = getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
-    if entry.modality == "image" and getattr(config, "vision_config", None) is not None:
+    sees = getattr(config, "vision_config", None) is not None
+    both = sees and getattr(config, "text_config", None) is not None
+    if entry.modality == "image" and sees:
         return "image"
     if not both and main in ("pixel_values", "input_ids"):
         return "image" if main == "pixel_values" else "text"
     if entry.modality not in ("image", "text"):
         raise RepalignError(
             f"model {entry.label} " + ("reads images and text" if both else "does not say what it reads"),
-            expected="modality: image, or modality: text",
-            got=entry.modality or "none",
+            expected="modality: image, or modality: text", got=entry.modality or "none",
             remedy="add `modality:` to the model's entry",
-        )
+        )  # fmt: skip
     return entry.modality
+
+
+# --- weights -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -120,19 +184,20 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
     places = device_map(auto, config, context, dtype, files.n_bytes(dtype), label, spread)
     with hub_errors(spec), quiet():
         model, report = auto.from_pretrained(
-            spec.path,
-            trust_remote_code=context.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=dtype,
-            **({} if places is None else {"device_map": places}),
-            **at(spec, context.revision),
-        )
+            spec.path, trust_remote_code=context.trust_remote_code, use_safetensors=True, output_loading_info=True,
+            dtype=dtype, **({} if places is None else {"device_map": places}), **at(spec, context.revision),
+        )  # fmt: skip
     _refuse_cut(label, model, report["unexpected_keys"])
     if places is None:
         model.to(context.device)
     keep_in_place(model)
     return Loaded(model.eval(), sorted(report["missing_keys"]), stored, dtype, places)
+
+
+def stored_dtype(config: Any) -> torch.dtype | None:
+    """The dtype that the configuration says the weights are stored in; their files may tell another."""
+    said = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return getattr(torch, said.removeprefix("torch.")) if isinstance(said, str) else said
 
 
 def refuse_missing(label: str, missing: Sequence[str]) -> None:
@@ -175,14 +240,8 @@ def _same_path(ours: str, theirs: str) -> bool:
     return bool(theirs) and (ours == theirs or ours.endswith(f".{theirs}") or theirs.endswith(f".{ours}"))
 
 
-def stored_dtype(config: Any) -> torch.dtype | None:
-    """The dtype that the configuration says the weights are stored in; their files may tell another."""
-    said = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    return getattr(torch, said.removeprefix("torch.")) if isinstance(said, str) else said
-
-
 def within(model: nn.Module, side: nn.Module, names: Sequence[str]) -> list[str]:
-    """Of names of weights of a model those that belong to one side of it, as that side calls them."""
+    """The names of a model's weights that belong to one side of it, as that side calls them."""
     path = next(n for n, m in model.named_modules() if m is side)
     return [n[len(path) :].lstrip(".") for n in names if n.startswith(path)]
 
@@ -201,3 +260,118 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+# --- where weights go ----------------------------------------------------------------------------
+
+
+def free_memory() -> dict[str, int]:
+    """Bytes that are free on every GPU; what torch holds without using it counts as free."""
+    out = {}
+    for i in range(torch.cuda.device_count()):
+        unused = torch.cuda.memory_reserved(i) - torch.cuda.memory_allocated(i)
+        out[f"cuda:{i}"] = torch.cuda.mem_get_info(i)[0] + unused
+    return out
+
+
+def is_spread(needed: int, free: Mapping[str, int], first: str, spread: str, label: str) -> bool:
+    """Whether weights of `needed` bytes are spread over all of the GPUs in `free`, or stay whole on `first`.
+
+    | spread | whole where | spread where |
+    | --- | --- | --- |
+    | "never" | needed <= free of the first | |
+    | "if needed", one GPU | needed <= free of it | |
+    | "if needed", several | needed <= 0.8 of the free memory of the first | else needed <= 0.9 of all free memory |
+    | "always" | there is one GPU, needed <= free of it | needed <= 0.9 of all free memory |
+
+    RepalignError, with what is needed and what is free, where neither holds.
+    """
+    several = len(free) > 1 and spread != "never"
+    if several and (spread == "always" or needed > SHARE * free[first]):
+        if needed > USABLE * sum(free.values()):
+            raise too_large(needed, free, label)
+        return True
+    if needed > free[first]:
+        raise too_large(needed, {first: free[first]}, label)
+    return False
+
+
+def too_large(needed: int, free: Mapping[str, int], label: str) -> Unavailable:
+    several = len(free) > 1
+
+    def gib(n: int) -> str:
+        return f"{n / 2**30:.1f} GiB"
+
+    return Unavailable(
+        f"model {label} does not fit the memory of {f'{len(free)} GPUs' if several else 'one GPU'}",
+        expected=f"{gib(needed)} for its weights" + (f" in {USABLE:.0%} of what is free" if several else ""),
+        got=", ".join(f"{gib(n)} free on {device}" for device, n in free.items()),
+        remedy="use more or larger GPUs (`device: sharded` spreads a text model of transformers over all of them), "
+        "`dtype: stored` or bfloat16, or `device: cpu`; weights are not moved to the CPU or the disk in between",
+    )
+
+
+def device_map(
+    auto: Any, config: Any, context: Context, dtype: torch.dtype, needed: int, label: str, spread: str
+) -> dict[str, Any] | None:
+    """The device of every part of a model, by module path; {"": device} for one GPU, None for the CPU."""
+    if not context.device.startswith("cuda"):
+        return None
+    free = free_memory()
+    index = torch.device(context.device).index
+    first = f"cuda:{torch.cuda.current_device() if index is None else index}"
+    if not is_spread(needed, free, first, spread, label):
+        return {"": first}
+    return spread_map(auto, config, context, dtype, free, label)
+
+
+def spread_map(
+    auto: Any, config: Any, context: Context, dtype: torch.dtype, free: Mapping[str, int], label: str
+) -> dict[str, Any]:
+    """Blocks of a model over GPUs, in order and in like shares, as accelerate places them.
+
+    The model is built without weights. Blocks stay whole, and weights that are tied stay together.
+    """
+    from accelerate import infer_auto_device_map, init_empty_weights
+    from accelerate.utils import get_balanced_memory
+
+    with init_empty_weights(include_buffers=True):
+        model = auto.from_config(config, dtype=dtype, trust_remote_code=context.trust_remote_code)
+    model.tie_weights()
+    whole = getattr(model, "_no_split_modules", None)
+    if not whole:
+        raise RepalignError(
+            f"model {label} cannot be spread over GPUs", got=type(model).__name__,
+            expected="an architecture that says which of its modules have to stay whole",
+            remedy="run it on one GPU that is large enough, with `device: cuda:0`",
+        )  # fmt: skip
+    most: dict[int | str, int | str] = {i: int(USABLE * n) for i, n in enumerate(free.values())}
+    options: dict[str, Any] = {"no_split_module_classes": list(whole), "dtype": dtype}
+    balanced = get_balanced_memory(model, max_memory=most, **options)
+    found: dict[str, Any] = infer_auto_device_map(model, max_memory=balanced, **options)
+    if not all(isinstance(place, int) for place in found.values()):  # "cpu" or "disk"
+        raise too_large(sum(p.numel() for p in model.parameters()) * dtype.itemsize, free, label)
+    return {name: list(free)[place] for name, place in found.items()}
+
+
+def keep_in_place(model: Any) -> None:
+    """Let what a spread model returns stay on the devices where it is made.
+
+    accelerate's hook moves it all to the first one, which has no room for every hidden state of a large model.
+    """
+    hook: Any = getattr(model, "_hf_hook", None)
+    for each in (hook, *getattr(hook, "hooks", ())):
+        if hasattr(each, "io_same_device"):
+            each.io_same_device = False
+
+
+def placed(places: Mapping[str, Any] | None) -> dict[str, str]:
+    """Where the parts of a spread model are, in words; empty for one that is on one device."""
+    devices = list(dict.fromkeys(str(d) for d in (places or {}).values()))
+    if len(places or ()) < 2:
+        return {}
+    runs = [(d, [name for name, _ in group]) for d, group in groupby((places or {}).items(), key=lambda p: str(p[1]))]
+    told = [f"{names[0]} to {names[-1]} on {d}" if len(names) > 1 else f"{names[0]} on {d}" for d, names in runs]
+    return {"device": ", ".join(devices), "device_map": "; ".join(told)}
+
+

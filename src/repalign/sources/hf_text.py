@@ -16,17 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import ModelRecord, Spec
-from repalign.sources.extras import nats, norms, per_row
-from repalign.sources.hf import load_model, quiet, refuse_missing, within
-from repalign.sources.placement import placed
-from repalign.sources.pool import (
-    first_token,
+from repalign.models import ModelRecord
+from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
+from repalign.sources.hidden import (
+    TOKEN_POOLINGS,
+    Trace,
     has_sink,
-    last_token,
-    masked_mean,
+    nats,
+    norms,
+    per_row,
     same_states,
     sees_only_back,
+    traced,
     without_first,
 )
 from repalign.sources.source import (
@@ -35,22 +36,17 @@ from repalign.sources.source import (
     Batch,
     Context,
     Layer,
+    LoadedModel,
     ModelEntry,
-    Source,
-    choose,
-    choose_pooling,
+    Spec,
     count_parameters,
     merged,
-    prompt_facts,
     refuse_infinite,
     run_facts,
-    short_name,
     shown_dtype,
-    token_facts,
     weights_digest,
 )
 from repalign.sources.tokenizer import PROBE, context_length, load_tokenizer, pad_id
-from repalign.sources.trace import Trace, needed_but_missing, traced
 
 POOLINGS = ("mean", "last", "cls")
 
@@ -65,7 +61,7 @@ class Tokens:
     cut: bool  # whether the text is longer than this
 
 
-class HFText(Source):
+class HFText(LoadedModel):
     """Tokens in, pooled hidden states out."""
 
     kind = "text"
@@ -90,27 +86,24 @@ class HFText(Source):
         self.masked = self.full is None or "attention_mask" in self.tokenizer.model_input_names
         self.side = self.tokenizer.padding_side if self.full else entry.padding
         trace, hidden = self._traced(dtype)
-        refuse_missing(entry.label, needed_but_missing(trace, missing, hidden[-1]))
+        refuse_missing(entry.label, trace.needed(missing, hidden[-1]))
         self.own_positions = self._check_padding(dtype)
         self.causal = self._check_causal(dtype)
         self.scored = causal and self.causal and not missing and entry.prompt is None
         # The first token of a causal model sees itself alone: it says nothing of the text.
-        self.pooling = choose_pooling(entry.pooling, POOLINGS[:2] if self.causal else POOLINGS, entry.label)
+        self.pooling = self.choose_pooling(POOLINGS[:2] if self.causal else POOLINGS)
         self.class_is_last = self._class_is_last()
         # A BOS is the sink wherever there is one; of a first word `settle` finds out.
-        about = token_facts(entry, self.pooling, self.causal, self._has_bos(self.tokenizer(PROBE)["input_ids"]))
+        about = self.token_facts(self.pooling, self.causal, self._has_bos(self.tokenizer(PROBE)["input_ids"]))
         self.skips_first = about.get("first_token") == LEFT_OUT
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
-        self.layers = choose(every, entry.layers, entry.label)
+        self.layers = self.choose_layers(every)
         self.weights = weights_digest(self.model, missing)
         self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or short_name(spec),
-            modality="text",
-            objective=_objective(causal and self.causal, config),
+            str(spec), spec.source.name(spec, entry), "text", objective=_objective(causal and self.causal, config),
             n_parameters=count_parameters(self.model),
-        )
+        )  # fmt: skip
         self.facts = {
             "source": "hf",
             "architecture": type(self.model).__name__,
@@ -122,20 +115,18 @@ class HFText(Source):
             "pad_token_id": self.pad,
             "last_layer": every[-1].what,
             "context": self.context,
-            "too_long": "cut" if entry.truncate else "refused",
-            "caption": entry.caption,
+            **self.text_facts(),
             "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
-            **prompt_facts(entry),
             **run_facts(dtype, loaded.stored, "transformers", "tokenizers"),
         }
 
     @torch.inference_mode()
     def settle(self, prepared: Sequence[Tokens]) -> None:
         """Leave the first word out of the mean where it is a sink."""
-        if self.skips_first or token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+        if self.skips_first or self.token_facts(self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
             return
         self.skips_first = has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
-        about = token_facts(self.entry, self.pooling, self.causal, self.skips_first)
+        about = self.token_facts(self.pooling, self.causal, self.skips_first)
         self.facts |= {**about, "tokens": self._which_tokens()}
 
     # --- tokens ----------------------------------------------------------------------------------
@@ -150,21 +141,14 @@ class HFText(Source):
         size = (len(text.encode("utf-8")), len(text))
         if len(ids) <= self._has_bos(ids):
             raise RepalignError(
-                f"model {self.entry.label}: {row} has no token",
-                expected="a text of which the tokenizer makes at least one token",
-                got=repr(text[:60]),
-                remedy="leave such rows out of the dataset",
-            )
+                f"model {self.entry.label}: {row} has no token", got=repr(text[:60]),
+                expected="a text of which the tokenizer makes at least one token", remedy="leave such rows out of the dataset",
+            )  # fmt: skip
         self._refuse_beyond(ids, row)
         if self.context is None or len(ids) <= self.context:
             return Tokens(list(ids), *size, cut=False)
         if not self.entry.truncate:
-            raise RepalignError(
-                f"model {self.entry.label}: {row} is longer than the model's context",
-                expected=f"at most {self.context} tokens",
-                got=f"{len(ids)} tokens",
-                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
-            )
+            raise self.too_long(row, self.context, len(ids))
         # The tokenizer cuts, not we: it keeps the tokens that belong at the end.
         short = self.tokenizer(text, truncation=True, max_length=self.context)["input_ids"]
         return Tokens(list(short), *size, cut=True)
@@ -174,10 +158,9 @@ class HFText(Source):
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
             raise Unavailable(
                 f"model {self.entry.label}: its tokenizer gives a token for {what} that the model has no embedding for",
-                expected=f"ids below {self.vocabulary}",
-                got=max(ids),
+                expected=f"ids below {self.vocabulary}", got=max(ids),
                 remedy="put the tokenizer beside it that the model was trained with",
-            )
+            )  # fmt: skip
 
     def length(self, prepared: Tokens) -> int:
         return len(prepared.ids)
@@ -208,14 +191,12 @@ class HFText(Source):
     # --- the pass --------------------------------------------------------------------------------
 
     def forward(self, prepared: Sequence[Tokens]) -> Batch:
-        pieces = [(rows, self._pass([prepared[i] for i in rows])) for rows in self._groups(prepared)]
-        return merged(pieces)
-
-    def _groups(self, prepared: Sequence[Tokens]) -> Iterator[list[int]]:
-        """The rows that go through the model together: all, or without padding those of one length."""
-        lengths = [len(p.ids) for p in prepared]
-        for length in sorted(set(lengths)) if self.entry.padding == "none" else [None]:
-            yield [i for i, n in enumerate(lengths) if length in (None, n)]
+        """All rows in one pass, or without padding those of one length in each."""
+        groups: dict[int, list[int]] = {}
+        for i, tokens in enumerate(prepared):
+            groups.setdefault(len(tokens.ids) if self.entry.padding == "none" else 0, []).append(i)
+        passes = ((groups[length], self._pass([prepared[i] for i in groups[length]])) for length in sorted(groups))
+        return merged(passes, len(prepared))
 
     def _pass(self, prepared: Sequence[Tokens]) -> Batch:
         tokens, mask = self._padded([p.ids for p in prepared])
@@ -268,12 +249,10 @@ class HFText(Source):
 
     def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
         """On the device of the hidden states, which need not be that of the inputs."""
-        if self.pooling == "mean":
-            return masked_mean(hidden, counted.to(hidden.device))
         if self.pooling == "last" and self.full is not None:
             return hidden[:, -1].to(torch.float32)
-        first = self.pooling == "cls" and not self.class_is_last
-        return (first_token if first else last_token)(hidden, mask.to(hidden.device))
+        pooling = "last" if self.pooling == "cls" and self.class_is_last else self.pooling
+        return TOKEN_POOLINGS[pooling](hidden, (counted if pooling == "mean" else mask).to(hidden.device))
 
     # --- bits per byte ---------------------------------------------------------------------------
 
@@ -316,7 +295,7 @@ class HFText(Source):
         with traced(self.model) as trace:
             out = self._run(tokens, mask, own_positions=True)
         states, pooled = (getattr(out, name, None) for name in ("last_hidden_state", "pooler_output"))
-        if states is None or pooled is None or (not trace.takes(states[:, -1]) and not _equal(pooled, states[:, -1])):
+        if states is None or pooled is None or (not trace.takers(states[:, -1]) and not _equal(pooled, states[:, -1])):
             return None
         if self.context is None or not isinstance(self.tokenizer.pad_token_id, int):
             raise Unavailable(
@@ -327,11 +306,10 @@ class HFText(Source):
             )
         if self.entry.padding not in ("right", self.tokenizer.padding_side):
             raise RepalignError(
-                f"model {self.entry.label}: padding {self.entry.padding!r} does not apply",
+                f"model {self.entry.label}: padding {self.entry.padding!r} does not apply", got=self.entry.padding,
                 expected=f"texts padded to {self.context} places on the {self.tokenizer.padding_side}, as it was trained",
-                got=self.entry.padding,
                 remedy="leave `padding` out of the model's entry",
-            )
+            )  # fmt: skip
         return self.context
 
     def _class_is_last(self) -> bool:
@@ -371,10 +349,9 @@ class HFText(Source):
                 return own
         raise RepalignError(
             f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
-            expected="a model that leaves padding out",
-            got=type(self.model).__name__,
+            expected="a model that leaves padding out", got=type(self.model).__name__,
             remedy="set `padding: none` on the model, so that only texts of one length share a batch",
-        )
+        )  # fmt: skip
 
     @torch.inference_mode()
     def _check_causal(self, dtype: torch.dtype) -> bool:

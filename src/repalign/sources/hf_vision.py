@@ -16,39 +16,39 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import Unavailable
-from repalign.models import ModelRecord, Spec
-from repalign.sources.files import at, first_line, hub_errors
+from repalign.models import ModelRecord
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
-from repalign.sources.pool import map_mean, masked_mean, token_mean
+from repalign.sources.hidden import (
+    Places,
+    Trace,
+    class_tokens,
+    map_mean,
+    masked_mean,
+    token_mean,
+    token_places,
+    traced,
+    unlike_images,
+)
+from repalign.sources.hub import at, first_line, hub_errors
 from repalign.sources.source import (
     Batch,
     Context,
     Layer,
+    LoadedModel,
     ModelEntry,
-    Source,
-    choose,
-    choose_pooling,
+    Spec,
     count_parameters,
+    merged,
     plain,
     run_facts,
-    short_name,
     weights_digest,
-)
-from repalign.sources.trace import (
-    Places,
-    Trace,
-    class_tokens,
-    needed_but_missing,
-    token_places,
-    traced,
-    unlike_images,
 )
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
 OTHERWISE = "name its modules with a torch: spec"
 
 
-class HFVision(Source):
+class HFVision(LoadedModel):
     """Images in, pooled block outputs out."""
 
     kind = "image"
@@ -70,15 +70,11 @@ class HFVision(Source):
         self.processor = _processor(spec, context)
         self.fed = _named_arguments(self.model)
         every = self._probe(missing)
-        self.pooling = choose_pooling(entry.pooling, self._poolings(), entry.label)
-        self.layers = choose(every, entry.layers, entry.label)
+        self.pooling = self.choose_pooling(self._poolings())
+        self.layers = self.choose_layers(every)
         self.weights = weights_digest(self.model, missing)
-        self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or short_name(spec),
-            modality="image",
-            n_parameters=count_parameters(self.model),
-        )
+        count = count_parameters(self.model)
+        self.record = ModelRecord(str(spec), spec.source.name(spec, entry), "image", n_parameters=count)
         self.facts = {
             "source": "hf",
             "architecture": type(self.model).__name__,
@@ -95,25 +91,20 @@ class HFVision(Source):
         return [self._inputs(image) for image in stimuli]
 
     def forward(self, prepared: Sequence[dict[str, Tensor]]) -> Batch:
-        out: dict[str, Tensor] = {}
-        for rows in self._alike(prepared):
-            inputs = {name: torch.cat([prepared[i][name] for i in rows]) for name in prepared[0]}
-            for name, x in inputs.items():
-                if name != self.mask:
-                    self._refuse_padding(name, x)
-            hidden = self._run(inputs)
-            for layer in self.layers:
-                pooled = self._pool(layer.name, hidden[self.index[layer.name]], inputs).to("cpu", torch.float32)
-                out.setdefault(layer.name, pooled.new_empty(len(prepared), pooled.shape[1]))[rows] = pooled
-        return Batch(out)
-
-    def _alike(self, prepared: Sequence[dict[str, Tensor]]) -> list[list[int]]:
-        """Rows that go into one pass: those of one size, or each alone where the model takes patches of all in a row."""
+        """Rows of one size go into one pass, or each alone where the model takes patches of all in a row."""
         groups: dict[Any, list[int]] = {}
         for i, inputs in enumerate(prepared):
-            key = i if self.packed else tuple(tuple(x.shape) for x in inputs.values())
-            groups.setdefault(key, []).append(i)
-        return list(groups.values())
+            groups.setdefault(i if self.packed else tuple(x.shape for x in inputs.values()), []).append(i)
+        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups.values()), len(prepared))
+
+    def _pass(self, prepared: Sequence[dict[str, Tensor]]) -> Batch:
+        inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}
+        for name, x in inputs.items():
+            if name != self.mask:
+                self._refuse_padding(name, x)
+        hidden = self._run(inputs)
+        pooled = {layer.name: self._pool(layer.name, hidden[self.index[layer.name]], inputs) for layer in self.layers}
+        return Batch({name: x.to("cpu", torch.float32) for name, x in pooled.items()})
 
     def _pool(self, name: str, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         places = self.places.get(name)
@@ -210,7 +201,7 @@ class HFVision(Source):
                 "one row of hidden states for each image",
                 f"{len(hidden[0])} rows for {1 if self.packed else 2}, as of frames or tiles",
             )
-        refuse_missing(self.entry.label, needed_but_missing(trace, missing, hidden[-1]))
+        refuse_missing(self.entry.label, trace.needed(missing, hidden[-1]))
         return self._layers(trace, hidden, inputs)
 
     def _trace(self, inputs: Mapping[str, Tensor]) -> tuple[Trace, list[Tensor]]:

@@ -12,52 +12,35 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.models import ModelRecord, Spec, parse_spec
-from repalign.sources.extras import BATCH_SIZE, per_row, summary
-from repalign.sources.files import first_line
-from repalign.sources.placement import SPREAD
+from repalign.errors import RepalignError, Unavailable, choose
+from repalign.models import ModelRecord
+from repalign.sources.hidden import BATCH_SIZE, per_row, summary
+from repalign.sources.hub import first_line, library_errors, loading, out_of_memory
 from repalign.sources.source import (
+    SPREAD,
     STORE_DTYPES,
     Batch,
     Context,
+    LoadedModel,
     ModelEntry,
     Skipped,
-    Source,
+    Spec,
     as_asked_today,
-    library_errors,
-    loading,
-    out_of_memory,
+    merged,
+    parse_spec,
     refuse_infinite,
-    refuse_kind,
-    refuse_prompt,
 )
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
 log = logging.getLogger(__name__)
 
-# Scheme of a spec -> the module with `revision(spec, entry)` and `load(spec, entry, context)`.
-SOURCES = {
-    "hf": "repalign.sources.hf",
-    "timm": "repalign.sources.timm",
-    "st": "repalign.sources.st",
-    "openclip": "repalign.sources.openclip",
-    "torch": "repalign.sources.torch",
-    "array": "repalign.sources.array",
-    "toy": "repalign.sources.toy",
-}
-PROMPTED = ("hf", "st")  # schemes whose text models take a prompt
-PUBLISHED = ("hf", "timm", "st", "openclip")  # schemes of models that others made, which may fail for reasons of their own
 SETTLE = 16  # texts that a model is shown before all others: enough to tell a sink, which is there in every text
 ON_UNAVAILABLE = ("error", "skip")
 
@@ -70,20 +53,17 @@ def choose_device(device: str = "auto") -> str:
         if torch.cuda.is_available():
             return "cuda"
         raise RepalignError(
-            "device 'sharded' cannot be used",
-            expected="GPUs to spread a model over",
-            got="none that torch can use",
+            "device 'sharded' cannot be used", expected="GPUs to spread a model over", got="none that torch can use",
             remedy="say `device: auto` to take GPUs where there are some, and the CPU elsewhere",
-        )
+        )  # fmt: skip
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RepalignError(
-            f"device {device!r} cannot be used",
+            f"device {device!r} cannot be used", got=first_line(error),
             expected="auto, cpu, sharded, cuda or cuda:0 and so on, on a machine that has it",
-            got=first_line(error),
             remedy="say `device: auto` to take a GPU where there is one",
-        ) from error
+        ) from error  # fmt: skip
     return device
 
 
@@ -126,23 +106,21 @@ def extract(
     entries = [ModelEntry(m) if isinstance(m, str) else m for m in models]
     if batch_size < 1:
         raise RepalignError("batch_size is out of range", expected="at least 1", got=batch_size)
-    if on_unavailable not in ON_UNAVAILABLE:
-        raise RepalignError(
-            f"unknown on_unavailable {on_unavailable!r}",
-            expected=" or ".join(ON_UNAVAILABLE),
-            got=on_unavailable,
-            remedy=did_you_mean(str(on_unavailable), ON_UNAVAILABLE),
-        )
-    specs = [_checked_spec(entry) for entry in entries]  # what is wrong with the request is told before any work
-    context = Context(
-        choose_device(device), dtype, trust_remote_code, dataset.ids, spread=SPREAD.get(device, "never")
-    )
+    choose("on_unavailable", on_unavailable, ON_UNAVAILABLE)
+    specs = [parse_spec(entry.spec) for entry in entries]
+    for entry, spec in zip(entries, specs, strict=True):  # what is wrong with the request is told before any work
+        spec.source.check(entry)
+    spread = SPREAD.get(device, "never")
+    context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids, spread=spread)
     out: list[StoredRepresentation | Skipped] = []
     try:
         for entry, spec in zip(entries, specs, strict=True):
             try:
-                job = _job(dataset, entry, spec, store, context, batch_size, rows_per_part)
-                out.append(_extract_one(job, store, executor, progress))
+                with library_errors(entry.label, "finding its revision"):
+                    at = replace(context, revision=spec.source.revision(spec, entry))
+                # A worker may have another working folder.
+                job = _Job(dataset, entry, spec, spec.resolve(Path.cwd()), store, at, batch_size, rows_per_part)
+                out.append(_extract_one(job, executor, progress))
             except Unavailable as error:
                 if on_unavailable == "error":
                     raise
@@ -153,19 +131,10 @@ def extract(
 
 
 def left_out(entry: ModelEntry, error: Unavailable, task: str, progress: Progress, n: int = 0) -> Skipped:
-    """The record of a model that is not to be had, told in one line: a warning where nobody listens to the progress."""
+    """The record of a model that is unavailable, told in one line: a warning where nobody listens to the progress."""
     log.log(logging.WARNING if progress is silent else logging.INFO, "%s: left out: %s", task, error.reason)
     progress(task, n, n, f"left out: {error.reason}")
     return Skipped(entry.spec, entry.label, error.reason)
-
-
-def _checked_spec(entry: ModelEntry) -> Spec:
-    spec = parse_spec(entry.spec)
-    if spec.scheme != "array":
-        refuse_kind(entry, f"{spec.scheme}: models")
-    if spec.scheme not in PROMPTED:
-        refuse_prompt(entry, f"{spec.scheme}: models")
-    return spec
 
 
 @dataclass(frozen=True)
@@ -175,71 +144,43 @@ class _Job:
     dataset: Dataset
     entry: ModelEntry
     spec: Spec
-    location: Spec  # the spec with its path absolute: a worker may have another working folder
-    revision: str
+    location: Spec  # the spec with its path absolute
     store: FeatureStore
     context: Context
     batch_size: int
     rows_per_part: int
 
     @property
-    def module(self) -> ModuleType:
-        return import_module(SOURCES[self.spec.scheme])
-
-    @property
-    def failure(self) -> type[RepalignError]:
-        """What a model that does not load is: not to be had, or the user's own code or file, which is to be mended."""
-        return Unavailable if self.spec.scheme in PUBLISHED else RepalignError
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.entry.settings(self.context.dtype)
-
-    @property
     def key(self) -> str:
         """Equal keys mean that one loaded model serves both jobs."""
-        return repr((self.entry, self.revision, self.context.device, self.context.dtype, self.dataset.fingerprint))
+        context = self.context
+        return repr((self.entry, context.revision, context.device, context.dtype, self.dataset.fingerprint))
+
+    def writer(self) -> Writer:
+        modality = self.entry.modality or "unknown"  # the loaded model says it, in the manifest
+        return self.store.writer(
+            dataset=self.dataset.describe(),
+            record=ModelRecord(str(self.spec), self.entry.label, modality, self.context.revision),
+            settings=self.entry.settings(self.context.dtype), ids=self.dataset.ids, rows_per_part=self.rows_per_part,
+        )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What a worker found out about the model."""
-
-    record: ModelRecord
-    facts: dict[str, Any]
-
-
-def _job(
-    dataset: Dataset,
-    entry: ModelEntry,
-    spec: Spec,
-    store: FeatureStore,
-    context: Context,
-    batch_size: int,
-    rows_per_part: int,
-) -> _Job:
-    with library_errors(entry.label, "finding its revision"):
-        revision = import_module(SOURCES[spec.scheme]).revision(spec, entry)
-    location = spec.resolve(Path.cwd())
-    return _Job(dataset, entry, spec, location, revision, store, context, batch_size, rows_per_part)
-
-
-def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, progress: Progress) -> StoredRepresentation:
+def _extract_one(job: _Job, executor: Executor | None, progress: Progress) -> StoredRepresentation:
     """One model: found in the store, or its missing parts made and its manifest written."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
-    found = _stored(job, store)
+    found = _stored(job)
     if found is not None:
         progress(task, n, n, "complete in the store")
         return found.with_record(entry.complete(found.record))
-    writer = _writer(job, store)
+    writer = job.writer()
     missing = writer.missing()
     rows = _Rows(progress, task, n - sum(p.n for p in missing), n)
+    told = []
     if executor is None:
         told = [_make_part(job, part, writer, rows) for part in missing]
     else:
-        told = []
-        futures = {executor.submit(_make_part_elsewhere, job, part): part for part in missing}
+        futures = {executor.submit(_make_part, job, part): part for part in missing}
         try:
             for future in as_completed(futures):
                 told.append(future.result())
@@ -249,42 +190,28 @@ def _extract_one(job: _Job, store: FeatureStore, executor: Executor | None, prog
                 future.cancel()
             raise
     # A run that was killed between its last part and the manifest has none to make, and still has to say.
-    what = told[0] if told else _told(job, _loaded(job, rows))
-    scores, facts = summary(writer.extras(), entry.caption)
-    record = replace(what.record, scores={**what.record.scores, **scores})
-    return writer.finish(entry.complete(record), {**what.facts, **facts})
+    record, facts = told[0] if told else _loaded(job, rows).told(job)
+    scores, more = summary(writer.extras(), entry.caption)
+    record = replace(record, scores={**record.scores, **scores})
+    return writer.finish(entry.complete(record), {**facts, **more})
 
 
-def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
+def _stored(job: _Job) -> StoredRepresentation | None:
     """The complete extraction that is asked for, of this version or of a former one."""
-    found = store.find(job.dataset.fingerprint, str(job.spec), job.revision, job.settings)
-    if found is not None:
-        if hasattr(job.module, "refuse_outdated"):
-            job.module.refuse_outdated(job.spec, job.entry, found)
+    dtype, source = job.context.dtype, job.spec.source
+    today, former = job.entry.settings(dtype), job.entry.former_settings(dtype)
+    for settings in (today,) if former == today else (today, former):
+        found = job.store.find(job.dataset.fingerprint, str(job.spec), job.context.revision, settings)
+        if found is None or (settings is former and as_asked_today(str(job.spec), former, found.facts) != today):
+            continue
+        try:
+            source.refuse_outdated(job.spec, job.entry, found)
+        except RepalignError:
+            if settings is today:
+                raise
+            continue  # it is made again, under today's key
         return found
-    former = job.entry.former_settings(job.context.dtype)
-    if former == job.settings:
-        return None
-    before = store.find(job.dataset.fingerprint, str(job.spec), job.revision, former)
-    if before is None or as_asked_today(str(job.spec), former, before.facts) != job.settings:
-        return None
-    try:
-        if hasattr(job.module, "refuse_outdated"):
-            job.module.refuse_outdated(job.spec, job.entry, before)
-    except RepalignError:  # it is made again, under today's key
-        return None
-    return before
-
-
-def _writer(job: _Job, store: FeatureStore) -> Writer:
-    modality = job.entry.modality or "unknown"  # the loaded model says it, in the manifest
-    return store.writer(
-        dataset=job.dataset.describe(),
-        record=ModelRecord(str(job.spec), job.entry.label, modality, job.revision),
-        settings=job.settings,
-        ids=job.dataset.ids,
-        rows_per_part=job.rows_per_part,
-    )
+    return None
 
 
 # --- a loaded model, one per process -------------------------------------------------------------
@@ -292,36 +219,46 @@ def _writer(job: _Job, store: FeatureStore) -> Writer:
 
 @dataclass
 class _Loaded:
-    """A source in memory, and the batch size that it has been found to take."""
+    """A model in memory, the column that it reads, and the batch size that it has been found to take."""
 
-    source: Source
+    model: LoadedModel
     column: str | None
     batch_size: int
     lock: threading.Lock  # forward passes of threads that share a model go one after another
 
+    def told(self, job: _Job) -> Told:
+        model = self.model
+        facts = {
+            **model.facts, "layers": {layer.name: layer.what for layer in model.layers}, "column": self.column,
+            "device": job.context.device, **model.placed, "store_dtype": job.entry.store_dtype,
+            "weights_fingerprint": model.weights,
+        }  # fmt: skip
+        return replace(model.record, spec=str(job.spec), revision=job.context.revision), facts
 
+
+Told = tuple[ModelRecord, dict[str, Any]]  # what there is to say of a model once it is loaded: its record and its facts
 _models: dict[str, _Loaded] = {}
 _loading = threading.Lock()
 
 
 def _loaded(job: _Job, rows: _Rows) -> _Loaded:
     with _loading:
-        if job.key not in _models:
-            _clear()  # first, so that two models are never in memory at once
-            context = replace(job.context, revision=job.revision, progress=rows.progress)
-            with loading(job.entry.label, job.failure):
-                source = job.module.load(job.location, job.entry, context)
-            column = _column(job.dataset, source, job.entry)
-            made = _Loaded(source, column, job.batch_size, threading.Lock())
-            if source.kind == "text":
-                with library_errors(job.entry.label, "a forward pass over the first texts"):
-                    source.settle(_prepared(job, made, range(min(SETTLE, job.dataset.n))))
-            _models[job.key] = made
-            where = source.placed.get("device", job.context.device)
-            if "read" in source.facts:  # of a file of features: what was taken of it, and what was left out
-                rows.note(source.facts["read"])
-            rows.note(f"{len(source.layers)} layers, {source.facts.get('dtype', 'as stored')}, on {where}")
-        return _models[job.key]
+        if job.key in _models:
+            return _models[job.key]
+        _clear()  # first, so that two models are never in memory at once
+        source, context = job.spec.source, replace(job.context, progress=rows.progress)
+        with loading(job.entry.label, Unavailable if source.published else RepalignError):
+            model = source.load(job.location, job.entry, context)
+        made = _Loaded(model, _column(job.dataset, model, job.entry), job.batch_size, threading.Lock())
+        if model.kind == "text":
+            with library_errors(job.entry.label, "a forward pass over the first texts"):
+                model.settle(_prepared(job, made, range(min(SETTLE, job.dataset.n))))
+        _models[job.key] = made
+        if "read" in model.facts:  # of a file of features: what was taken of it, and what was left out
+            rows.note(model.facts["read"])
+        where = model.placed.get("device", context.device)
+        rows.note(f"{len(model.layers)} layers, {model.facts.get('dtype', 'as stored')}, on {where}")
+        return made
 
 
 def _forget() -> None:
@@ -330,50 +267,33 @@ def _forget() -> None:
 
 
 def _clear() -> None:
-    """Let models go. One that is spread over devices refers to itself: without collection it stays in their memory.
+    """Release models. One that is spread over devices refers to itself: without collection it stays in their memory.
 
     A collection takes up to a second; where nothing but the main memory is held, Python's own turn comes soon enough.
     """
-    spread = any(m.source.placed for m in _models.values())
-    if _models:
-        _models.clear()
-        if spread or torch.cuda.is_available():
-            gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
+    _models.clear()
+    if any_held and (spread or torch.cuda.is_available()):
+        gc.collect()
+    if any_held and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
-def _told(job: _Job, loaded: _Loaded) -> _Told:
-    source = loaded.source
-    record = replace(source.record, spec=str(job.spec), revision=job.revision)
-    facts = {
-        **source.facts,
-        "layers": {layer.name: layer.what for layer in source.layers},
-        "column": loaded.column,
-        "device": job.context.device,
-        **source.placed,
-        "store_dtype": job.entry.store_dtype,
-        "weights_fingerprint": source.weights,
-    }
-    return _Told(record, facts)
-
-
-def _column(dataset: Dataset, source: Source, entry: ModelEntry) -> str | None:
+def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str | None:
     """The dataset's column that a model reads: the one named, or the only one of its kind."""
-    if source.kind is None:
+    if model.kind is None:
         return None
-    fitting = [m for m in dataset.modalities if source.kind in ("any", dataset.kind(m))]
-    modality = entry.modality or source.record.modality
+    fitting = [m for m in dataset.modalities if model.kind in ("any", dataset.kind(m))]
+    modality = entry.modality or model.record.modality
     if modality in fitting:
         return modality
-    if source.kind == "any" or len(fitting) != 1 or entry.modality in dataset.modalities:
-        kinds = "a column of the dataset" if source.kind == "any" else f"a column of kind {source.kind}"
+    if model.kind == "any" or len(fitting) != 1 or entry.modality in dataset.modalities:
+        kinds = "a column of the dataset" if model.kind == "any" else f"a column of kind {model.kind}"
         raise RepalignError(
             f"model {entry.label} cannot read column {modality!r} of dataset {dataset.name!r}",
-            expected=f"`modality:` naming {kinds}",
-            got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
+            expected=f"`modality:` naming {kinds}", got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
             remedy=f"add `modality: {fitting[0]}` to the model" if fitting else "use a dataset with that modality",
-        )
+        )  # fmt: skip
     return fitting[0]
 
 
@@ -396,41 +316,42 @@ class _Rows:
         self.progress(self.task, self.done, self.n, text)
 
 
-def _make_part_elsewhere(job: _Job, part: Part) -> _Told:
-    writer = _writer(job, job.store)
-    return _make_part(job, part, writer, _Rows(silent, f"extract {job.entry.label}", 0, job.dataset.n))
-
-
-def _make_part(job: _Job, part: Part, writer: Writer, rows: _Rows) -> _Told:
-    """Run the rows of a part and write them."""
+def _make_part(job: _Job, part: Part, writer: Writer | None = None, rows: _Rows | None = None) -> Told:
+    """Run the rows of a part and write them; a worker has no writer yet, and tells nobody."""
+    writer, rows = writer or job.writer(), rows or _Rows(silent, f"extract {job.entry.label}", 0, job.dataset.n)
     loaded = _loaded(job, rows)
-    batch = _gather(list(_batches(job, loaded, part, rows)), part.n)
-    dtype = STORE_DTYPES[job.entry.store_dtype]
-    facts = dict(loaded.source.facts)
-    header: dict[str, Any] = {
-        "weights_fingerprint": loaded.source.weights,
-        "versions": {**facts.pop("versions", {}), "device": job.context.device, **loaded.source.placed},
-        **facts,
-    }
+    batch = merged(_batches(job, loaded, part, rows), part.n)
+    dtype, model = STORE_DTYPES[job.entry.store_dtype], loaded.model
+    facts = dict(model.facts)
+    versions = {**facts.pop("versions", {}), "device": job.context.device, **model.placed}
+    header = {"weights_fingerprint": model.weights, "versions": versions, **facts}
     writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
-    return _told(job, loaded)
+    return loaded.told(job)
 
 
 def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tuple[list[int], Batch]]:
     """The part in batches, each with its rows counted from the part's start."""
-    order = list(range(part.n))
+    order, model, label = list(range(part.n)), loaded.model, job.entry.label
     ready: dict[int, Any] = {}
-    if loaded.source.sorts:  # the longest first, so that memory runs out early if it does
+    if model.sorts:  # the longest first, so that memory runs out early if it does
         ready = dict(zip(order, _prepared(job, loaded, range(part.start, part.stop)), strict=True))
-        order.sort(key=lambda i: -loaded.source.length(ready[i]))
+        order.sort(key=lambda i: -model.length(ready[i]))
     while order:
         now = order[: loaded.batch_size]
         prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, [part.start + i for i in now])
-        batch, problem = _forward(loaded, prepared, job.entry.label)
+        problem, batch = "", None
+        try:
+            with loaded.lock, torch.inference_mode(), library_errors(label, "a forward pass"):
+                batch = model.forward(prepared)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            problem = first_line(error)  # not the error itself: as long as it is held, so is the memory of its pass
         if batch is None:
             _halve(loaded, len(now), problem, rows)
             continue
-        _refuse_infinite(job, loaded, batch, [part.start + i for i in now])
+        if model.facts.get("dtype") == "float16":  # the store refuses what is not finite in others
+            _refuse_infinite(job, batch, [part.start + i for i in now])
         if loaded.column is not None:
             batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
         yield now, batch
@@ -442,74 +363,42 @@ def _prepared(job: _Job, loaded: _Loaded, absolute: Sequence[int]) -> list[Any]:
     """The stimuli of some rows, as the model takes them."""
     where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
     if loaded.column is None:
-        return loaded.source.prepare(absolute, where)
+        return loaded.model.prepare(absolute, where)
     told = f"preparing {where[0]}" + (f" to {where[-1]}" if len(where) > 1 else "")
     stimuli = job.dataset.stimuli(loaded.column, absolute)
     if job.dataset.kind(loaded.column) == "text":
         stimuli = [job.entry.prompted(_caption(s, job.entry, w)) for s, w in zip(stimuli, where, strict=True)]
     with library_errors(job.entry.label, told):
-        return loaded.source.prepare(stimuli, where)
+        return loaded.model.prepare(stimuli, where)
 
 
 def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
     there = entry.caption < len(captions)
-    if not there or not captions[entry.caption].strip():
-        raise RepalignError(
-            f"model {entry.label}: {where} has {'an empty' if there else 'no'} caption {entry.caption}",
-            expected="a caption that is not empty",
-            got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
-            remedy="choose another caption, or leave such rows out of the dataset",
-        )
-    return captions[entry.caption]
+    if there and captions[entry.caption].strip():
+        return captions[entry.caption]
+    raise RepalignError(
+        f"model {entry.label}: {where} has {'an empty' if there else 'no'} caption {entry.caption}",
+        expected="a caption that is not empty",
+        got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
+        remedy="choose another caption, or leave such rows out of the dataset",
+    )
 
 
-def _forward(loaded: _Loaded, prepared: Sequence[Any], label: str) -> tuple[Batch | None, str]:
-    """One pass, or None and what was said if it does not fit the memory.
-
-    The error is let go here: as long as it is held, so is the memory of the pass that failed.
-    """
-    try:
-        with loaded.lock, torch.inference_mode(), library_errors(label, "a forward pass"):
-            return loaded.source.forward(prepared), ""
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not out_of_memory(error):
-            raise
-        return None, first_line(error)
-
-
-def _refuse_infinite(job: _Job, loaded: _Loaded, batch: Batch, rows: Sequence[int]) -> None:
-    """Refuse features that the dtype of a run was too small for; the store refuses what is not finite in others."""
-    dtype = loaded.source.facts.get("dtype")
-    if dtype != "float16" or all(bool(x.isfinite().all()) for x in batch.layers.values()):
-        return
+def _refuse_infinite(job: _Job, batch: Batch, rows: Sequence[int]) -> None:
+    """Refuse features that float16 was too small for, with model, layer and row."""
     for name, x in batch.layers.items():
-        for i, row in enumerate(rows):
-            where = f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})"
-            refuse_infinite(x[i], where, dtype)
+        if not bool(x.isfinite().all()):
+            for i, row in enumerate(rows):
+                refuse_infinite(x[i], f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})", "float16")
 
 
 def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     if tried == 1:
         raise RepalignError(
-            f"{rows.task}: one stimulus does not fit the memory",
-            got=problem,
+            f"{rows.task}: one stimulus does not fit the memory", got=problem,
             remedy="use a smaller dtype (bfloat16), another device, or fewer layers",
-        )
+        )  # fmt: skip
     loaded.batch_size = tried // 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    note = f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}"
-    rows.note(note)
-
-
-def _gather(pieces: Sequence[tuple[list[int], Batch]], n: int) -> Batch:
-    """Batches as one, each row in its place."""
-
-    def together(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        out = {name: x.new_empty((n, *x.shape[1:])) for name, x in batches[0].items()}
-        for (rows, _), batch in zip(pieces, batches, strict=True):
-            for name, x in batch.items():
-                out[name][rows] = x
-        return out
-
-    return Batch(together([b.layers for _, b in pieces]), together([b.extras for _, b in pieces]))
+    rows.note(f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}")

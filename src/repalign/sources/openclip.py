@@ -3,49 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.models import ModelRecord, Spec
-from repalign.sources.extras import norms
-from repalign.sources.files import hub_errors, hub_revision
-from repalign.sources.pool import last_token, map_mean, masked_mean, sees_only_back, token_mean, without_first
+from repalign.models import ModelRecord
+from repalign.sources.hidden import (
+    TOKEN_POOLINGS,
+    map_mean,
+    norms,
+    sees_only_back,
+    token_mean,
+    token_places,
+    traced,
+    unlike_images,
+    without_first,
+)
+from repalign.sources.hub import hub_errors, hub_revision
 from repalign.sources.source import (
     LEFT_OUT,
+    NAME,
+    Answer,
     Batch,
     Context,
+    Facts,
     Layer,
+    LoadedModel,
     ModelEntry,
     Source,
-    choose,
-    choose_pooling,
+    Spec,
     count_parameters,
     no_modality,
     run_dtype,
     run_facts,
-    token_facts,
     versions,
     weights_digest,
 )
-from repalign.sources.trace import token_places, traced, unlike_images
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
 
 EMBEDDING = "embedding"
+SIDES = "modality: image, or modality: text"
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:
-    """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
-    architecture, _, pretrained = spec.path.partition("/")
-    hub = _import(entry).get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
-    if len(hub) < 2:
-        return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
-    return hub_revision(Spec("hf", "/".join(hub[:2])))
+class OpenCLIP(Source):
+    """`openclip:` models, one side at a time."""
 
+    scheme, form, example = "openclip", "openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"
+    published = True
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return OpenCLIP(spec, entry, context)
+    def problem(self, path: str) -> tuple[str, str] | None:
+        if not path:
+            return super().problem(path)
+        if path.count("/") == 1 and not all(map(NAME.fullmatch, path.split("/"))):
+            return f"{path!r}", "name the architecture and the weights"
+        if path.count("/") != 1:
+            return f"{path.count('/')} slashes in {path!r}", "put one slash between architecture and weights"
+        return None
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        side = f"-{entry.modality}" if entry.modality else ""
+        return entry.name or spec.path.partition("/")[0] + side
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:
+        """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
+        architecture, _, pretrained = spec.path.partition("/")
+        hub = _import(entry).get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
+        if len(hub) < 2:
+            return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
+        return hub_revision(Spec("hf", "/".join(hub[:2])))
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        return Facts()  # its library says nothing of a model without loading it
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        return OpenCLIPSide(spec, entry, context)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        if asked.entry.modality is None:
+            raise no_modality(asked.entry, self.scheme, SIDES)
+        return standins.of_side(asked, "gpt2")
+
+    def may_skip_sinks(self, entry: ModelEntry) -> bool:
+        return entry.modality != "image"
 
 
 def _import(entry: ModelEntry) -> Any:
@@ -53,33 +98,28 @@ def _import(entry: ModelEntry) -> Any:
         import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise RepalignError(
-            f"model {entry.label}: OpenCLIP is not installed",
-            remedy="python -m pip install 'repalign[openclip]'",
+            f"model {entry.label}: OpenCLIP is not installed", remedy="python -m pip install 'repalign[openclip]'"
         ) from error
     return open_clip
 
 
-class OpenCLIP(Source):
+class OpenCLIPSide(LoadedModel):
     """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         open_clip = _import(entry)
         if entry.modality not in ("image", "text"):
-            raise no_modality(entry.label, "openclip", expected="modality: image, or modality: text")
+            raise no_modality(entry, "openclip", SIDES)
         self.entry, self.device = entry, context.device
-        self.kind = entry.modality  # type: ignore[misc]
+        self.kind = entry.modality
         architecture, _, pretrained = spec.path.partition("/")
-        for given, known in (
-            (architecture, open_clip.list_models()),
-            (pretrained, _tags(open_clip, architecture)),
-        ):
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        for given, known in ((architecture, open_clip.list_models()), (pretrained, tags)):
             if given not in known:
                 raise RepalignError(
-                    f"model {entry.label}: OpenCLIP knows no {given!r}",
+                    f"model {entry.label}: OpenCLIP knows no {given!r}", got=spec.path, remedy=did_you_mean(given, known),
                     expected="architecture/pretrained as open_clip.list_pretrained() gives them",
-                    got=spec.path,
-                    remedy=did_you_mean(given, known),
-                )
+                )  # fmt: skip
         with hub_errors(spec):
             model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
         loaded = next(model.parameters()).dtype  # float32: OpenCLIP does not say what its weights are stored in
@@ -87,20 +127,17 @@ class OpenCLIP(Source):
         self.model: Any = model.eval().to(context.device, self.dtype)
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()
-        self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
-        about = token_facts(entry, self.pooling, self.causal, True) if self.kind == "text" else {}
+        self.pooling = self.choose_pooling(self.known)
+        about = self.token_facts(self.pooling, self.causal, True) if self.kind == "text" else {}
         self.skips_first = about.get("first_token") == LEFT_OUT
-        self.layers = choose(every, entry.layers, entry.label)
+        self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         seen = count_parameters(self.model.visual)
         self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or f"{architecture}-{self.kind}",
-            modality=str(self.kind),
-            objective="contrastive, image and text",
+            str(spec), spec.source.name(spec, entry), str(self.kind), objective="contrastive, image and text",
             n_parameters=seen if self.kind == "image" else count_parameters(self.model) - seen,
-        )
+        )  # fmt: skip
         self.facts = {
             "source": "openclip",
             "architecture": type(self.model).__name__,
@@ -109,8 +146,7 @@ class OpenCLIP(Source):
             **about,
             **({"class_token": self.cls is not None} if self.kind == "image" else {}),
             "preprocessing": str(self.transform) if self.kind == "image" else None,
-            "too_long": "cut" if entry.truncate else "refused",
-            "caption": entry.caption,
+            **self.text_facts(),
             **run_facts(self.dtype, None, "open_clip_torch", "torchvision", "pillow"),
         }
 
@@ -128,12 +164,7 @@ class OpenCLIP(Source):
         found = encode(text)
         n = len(found) + 2 if isinstance(found, list) else len(found["input_ids"])  # start and end of text
         if n > self.tokenizer.context_length:
-            raise RepalignError(
-                f"model {self.entry.label}: {row} is longer than the model's context",
-                expected=f"at most {self.tokenizer.context_length} tokens",
-                got=f"{n} tokens",
-                remedy="set `truncate: true` on the model, or leave the row out of the dataset",
-            )
+            raise self.too_long(row, self.tokenizer.context_length, n)
 
     def forward(self, prepared: Sequence[Any]) -> Batch:
         states, embedding = self._run(list(prepared))
@@ -160,7 +191,7 @@ class OpenCLIP(Source):
         """`beside` is the mask of a text, or the tokens before the patches of an image."""
         if self.kind == "text":
             assert beside is not None
-            return last_token(hidden, beside) if self.pooling == "last" else masked_mean(hidden, self._counted(beside))
+            return TOKEN_POOLINGS[self.pooling](hidden, self._counted(beside) if self.pooling == "mean" else beside)
         if self.pooling == "cls":
             assert beside is not None and self.cls is not None
             return beside[:, self.cls].to(torch.float32)
@@ -223,7 +254,3 @@ class OpenCLIP(Source):
         word = "stage" if maps else "block"
         blocks = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
-
-
-def _tags(open_clip: Any, architecture: str) -> list[str]:
-    return open_clip.list_pretrained_tags_by_model(architecture)

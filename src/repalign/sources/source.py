@@ -1,34 +1,37 @@
-"""What a source of representations is, and what a user may ask of it."""
+"""What a source of models is (`Source`, one for each scheme of specs), what a user asks of a model (`ModelEntry`), and what is
+known of it before (`Facts`) and after (`LoadedModel`) it is loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import UserDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.errors import choose as choose_name
 from repalign.layers import FEATURES, KINDS, said
-from repalign.models import ModelRecord, Spec
-from repalign.sources.trace import images_shown
+from repalign.models import ModelRecord, known_models
 from repalign.text import Progress, silent
 
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
+    from repalign.store import StoredRepresentation
+
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
-RUN_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+RUN_DTYPES = {**STORE_DTYPES, "bfloat16": torch.bfloat16}
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "sink": ("skip", "keep"),
     "padding": ("right", "left", "none"),
@@ -36,12 +39,87 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "ids": (None, "rows"),
     "kind": (None, FEATURES, *KINDS),
 }
+SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
 DIGEST_BYTES = 2**28
-HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
 LEFT_OUT = "left out"  # the fact of a first token that does not enter the mean
 CAPTION = "{caption}"  # where a prompt takes the text in
 NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
 
+
+# --- specs ---------------------------------------------------------------------------------------
+
+_REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+NAME = re.compile(r"[\w.+-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec string; `str` gives the string back."""
+
+    scheme: str
+    path: str  # all between the scheme and the revision
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.path}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def source(self) -> Source:
+        return SOURCES[self.scheme]
+
+    @property
+    def file(self) -> Path | None:
+        """The file or folder on this machine that the spec names; None where it names something else."""
+        local = self.source.local_part(self.path)
+        return None if local is None else Path(local)
+
+    @property
+    def is_local(self) -> bool:
+        return self.file is not None
+
+    def resolve(self, base: Path) -> Spec:
+        """The same spec with a relative local path made absolute, starting from the folder `base`."""
+        local = self.source.local_part(self.path)
+        if local is None:
+            return self
+        return replace(self, path=os.path.normpath(Path(base).absolute() / Path(local).expanduser()) + self.path[len(local) :])
+
+    @property
+    def slug(self) -> str:
+        """A name for files and folders: the readable part of the spec and eight digits of its SHA-256.
+
+        Only letters, digits and ``. _ -`` occur; different specs have different slugs, also where file names ignore case. Of
+        a local path only the last part is readable.
+        """
+        path = Path(self.path).name if self.is_local else self.path
+        text = f"{self.scheme}-{path}" + (f"-{self.revision}" if self.revision else "")
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80].strip("-.")
+        return f"{readable}-{hashlib.sha256(str(self).encode()).hexdigest()[:8]}"
+
+
+def parse_spec(text: str) -> Spec:
+    """Parse a model's spec string, `scheme:path[@revision]`; each source in `SOURCES` says the form of its own.
+
+    Where a source knows local folders, a path that starts with `/`, `./`, `../` or `~` is one, and has no revision.
+    Raises RepalignError that says the form.
+    """
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in SOURCES:
+        return SOURCES[scheme].parse(rest)
+    names = {known.name.lower(): known.spec for known in known_models()}
+    raise RepalignError(
+        f"model spec {text!r} starts with no known scheme",
+        expected=f"scheme:path with one of the schemes {', '.join(SOURCES)}",
+        got=f"scheme {scheme!r}" if colon else "no scheme",
+        remedy=did_you_mean(scheme, SOURCES) if colon else f"write {names.get(text.lower(), 'hf:' + text)!r}",
+    )
+
+
+def is_local_path(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~")) or path in (".", "..")
+
+
+# --- what a user asks ----------------------------------------------------------------------------
 
 # Whether a field of `ModelEntry` is part of an extraction's key. One that says nothing is, where it differs from its
 # default: so a new option never makes features pass for others, and extractions from before it keep their key.
@@ -104,32 +182,24 @@ class ModelEntry:
     factors: Mapping[str, float | str] = field(default_factory=dict, metadata={"in_key": ABOUT})
 
     def __post_init__(self) -> None:
-        if self.features is not None and not isinstance(self.features, str):
-            object.__setattr__(self, "features", tuple(self.features))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        label = f"model {self.label}"
+        for several in ("features", "layers"):
+            value = getattr(self, several)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, several, tuple(value))
         for option, known in CHOICES.items():
             value = getattr(self, option)
             if value not in known:
-                raise RepalignError(
-                    f"model {self.label}: unknown {option} {value!r}",
-                    expected=" or ".join(repr(k) for k in known if k),
-                    got=value,
-                    remedy=did_you_mean(str(value), [k for k in known if k]),
-                )
+                choose_name(option, value, [k for k in known if k], f"{label}: unknown {option} {value!r}")
         if self.layers == ():
-            raise RepalignError(
-                f"model {self.label}: an empty list of layers",
-                remedy="name layers, or leave `layers` out for all of them",
-            )
+            raise RepalignError(f"{label}: an empty list of layers", remedy="name layers, or leave `layers` out for all of them")
         if self.caption < 0:
-            raise RepalignError(f"model {self.label}: caption is out of range", expected=">= 0", got=self.caption)
+            raise RepalignError(f"{label}: caption is out of range", expected=">= 0", got=self.caption)
         if self.prompt is not None and self.prompt.count(CAPTION) != 1:
             raise RepalignError(
-                f"model {self.label}: the prompt does not say where the caption goes",
-                expected=f"a text with {CAPTION} in it, once",
+                f"{label}: the prompt does not say where the caption goes", expected=f"a text with {CAPTION} in it, once",
                 got=f"{self.prompt!r}, with {self.prompt.count(CAPTION)}",
-            )
+            )  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -151,46 +221,105 @@ class ModelEntry:
             value, rule = getattr(self, option.name), option.metadata.get("in_key")
             if rule == ALWAYS or (rule != ABOUT and value != option.default):
                 said[option.name] = list(value) if isinstance(value, tuple) else value
-        if self.sink == "keep" or not self._may_pool_texts:
+        source = SOURCES.get(self.spec.partition(":")[0])
+        if self.sink == "keep" or source is None or not source.may_skip_sinks(self):
             said["bos"] = said.pop("sink")
         return {**said, "dtype": dtype}
 
     def former_settings(self, dtype: str) -> dict[str, Any]:
         """The settings under which former versions stored what may be the same features."""
-        said = self.settings(dtype)
-        return {k: v for k, v in said.items() if k != "sink"} | {"bos": self.sink}
-
-    @property
-    def _may_pool_texts(self) -> bool:
-        scheme = self.spec.partition(":")[0]
-        return scheme in ("hf", "st") or (scheme == "openclip" and self.modality != "image")
+        return {k: v for k, v in self.settings(dtype).items() if k != "sink"} | {"bos": self.sink}
 
     def complete(self, record: ModelRecord) -> ModelRecord:
         """The record with what the user says of the model put over what the source found."""
-        said = {f: getattr(self, f) for f in ("name", "family", "objective", "n_parameters")}
-        said = {f: v for f, v in said.items() if v is not None}
-        return replace(
-            record,
-            **said,
-            scores={**record.scores, **self.scores},
-            factors={**record.factors, **self.factors},
-        )
+        said = {f: v for f in ("name", "family", "objective", "n_parameters") if (v := getattr(self, f)) is not None}
+        scores, factors = {**record.scores, **self.scores}, {**record.factors, **self.factors}
+        return replace(record, **said, scores=scores, factors=factors)
 
 
 def as_asked_today(spec: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a stored extraction in today's words.
 
     Former versions left out a beginning-of-sequence token (`bos: skip`), and nothing where the tokenizer adds none. Only
-    what was pooled so that this token does not matter, or without it, is what `sink: skip` gives. Of images only
-    what their facts show to be right is reused (see `images_shown`).
+    what was pooled so that this token does not matter, or without it, is what `sink: skip` gives.
     """
-    same = spec.startswith("hf:") and settings.get("bos") == "skip" and facts.get("tokens") != NO_BOS
-    return {k: v for k, v in settings.items() if k != "bos"} | {"sink": "skip"} if same and images_shown(facts) else dict(settings)
+    source = SOURCES.get(spec.partition(":")[0])
+    same = source is not None and settings.get("bos") == "skip" and source.skipped_sinks_before(facts)
+    return {k: v for k, v in settings.items() if k != "bos"} | {"sink": "skip"} if same else dict(settings)
+
+
+# --- what is known of a model before it is loaded ------------------------------------------------
+
+# Where a number comes from.
+KNOWN = "known"  # the table of known models, or a recipe of the toy world
+MEASURED = "measured"  # an extraction in the store, or a rate that was measured
+COUNTED = "counted"  # the architecture, built without weights
+FILE = "file"  # a file on this machine: its header, its configuration, the entry of the study
+HUB = "hub"  # what the hub says
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model before it is loaded; None is what is not known.
+
+    kind : of the stimuli that it reads, "text" or "image".
+    parameters : with the heads that the weights file has.
+    widths : d of every layer as extracted, `names` their names where they are known.
+    stored : the dtype of the weights. file_bytes : what loading reads. download_bytes : what has to be fetched first.
+    tokens : of one image. flops : of one stimulus, where they were counted on the architecture.
+    work : core-seconds beside the forward passes, such as training a toy model.
+    """
+
+    kind: str | None = None
+    parameters: int | None = None
+    widths: tuple[int, ...] | None = None
+    names: tuple[str, ...] | None = None
+    stored: torch.dtype | None = None
+    file_bytes: int | None = None
+    download_bytes: int | None = None
+    tokens: int | None = None
+    flops: float | None = None
+    work: float = 0.0
+    reads_array: bool = False  # a file of features: nothing is run
+    parameters_from: str = UNKNOWN
+    layers_from: str = UNKNOWN
+    download_from: str = UNKNOWN
+
+    def choose(self, wanted: Sequence[int | str] | None) -> Facts:
+        """Only the layers that the entry asks for; None where it cannot be told how wide they are."""
+        if wanted is None or self.widths is None:
+            return self
+        count, names = len(self.widths), self.names or ()
+        place: dict[int | str, int] = {**{i: i % count for i in range(-count, count)}, **{name: i for i, name in enumerate(names)}}
+        places = [place.get(w) for w in wanted]
+        if None not in places:
+            kept = sorted({p for p in places if p is not None})
+            chosen = None if self.names is None else tuple(names[i] for i in kept)
+            return replace(self, widths=tuple(self.widths[i] for i in kept), names=chosen)
+        if len(set(self.widths)) == 1 and len(places) <= count:
+            return replace(self, widths=self.widths[: len(places)], names=None)
+        return replace(self, widths=None, names=None, layers_from=UNKNOWN)
+
+
+Repository = tuple[str, str | None]  # on the hub: name and revision
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the hub says of a repository."""
+
+    weights_bytes: int | None  # of the safetensors files that are loaded
+    parameters: int | None
+    config: Mapping[str, Any] | None
+
+
+# --- a loaded model ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A model that was left out because it is not to be had here and now: see `errors.Unavailable`."""
+    """A model that was left out because it is unavailable: see `errors.Unavailable`."""
 
     spec: str
     name: str
@@ -229,11 +358,12 @@ class Batch:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Source(ABC):
-    """A loaded model, or a file of features: stimuli in, one vector per stimulus and layer out."""
+class LoadedModel(ABC):
+    """A model in memory, or a file of features: stimuli in, one vector per stimulus and layer out."""
 
-    kind: ClassVar[str | None] = None  # of the stimuli: "text", "image", "any"; None: it reads row numbers
+    kind: str | None = None  # of the stimuli: "text", "image", "any"; None: it reads row numbers
     sorts: ClassVar[bool] = False  # whether stimuli have lengths, and batches are to hold those of like length
+    entry: ModelEntry
     record: ModelRecord
     layers: tuple[Layer, ...]
     facts: dict[str, Any]  # how the features come about; goes into every part
@@ -255,106 +385,60 @@ class Source(ABC):
     def forward(self, prepared: Sequence[Any]) -> Batch:
         """One pass over a batch."""
 
+    # What sources share.
 
-# --- what sources share ------------------------------------------------------------------------
+    def choose_layers(self, every: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers that the entry asks for, in depth order; indices may be negative. RepalignError for what is not there."""
+        if self.entry.layers is None:
+            return tuple(every)
+        label, names, chosen = f"model {self.entry.label}", [layer.name for layer in every], set[str]()
+        for w in self.entry.layers:
+            if isinstance(w, int) and not isinstance(w, bool):
+                if not -len(names) <= w < len(names):
+                    raise RepalignError(
+                        f"{label}: no layer {w}", expected=f"an index from {-len(names)} to {len(names) - 1}", got=w,
+                        remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
+                    )  # fmt: skip
+                chosen.add(names[w])
+            elif w in names:
+                chosen.add(w)
+            else:
+                expected = f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, or an index"
+                raise RepalignError(f"{label}: no layer {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), names))
+        return tuple(layer for layer in every if layer.name in chosen)
 
+    def choose_pooling(self, known: Sequence[str]) -> str:
+        """The pooling to use, by default the first of those that the model has."""
+        asked = known[0] if self.entry.pooling is None else self.entry.pooling
+        return choose_name("pooling", asked, known, f"model {self.entry.label}: pooling {asked!r} does not apply")
 
-@contextmanager
-def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError) -> Iterator[None]:
-    """Tell what a library raises inside the block as one error of `kind`: the model, what was being done, what to do.
+    def too_long(self, row: str, most: int, got: int) -> RepalignError:
+        return RepalignError(
+            f"model {self.entry.label}: {row} is longer than the model's context", expected=f"at most {most} tokens",
+            got=f"{got} tokens", remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+        )  # fmt: skip
 
-    What this package raises passes as it is: its messages, and its own faults, which need their traceback. The innermost
-    frame says whose an error is. A memory that runs out passes too: the loop takes smaller batches then.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, RepalignError) or out_of_memory(error):
-            raise
-        file, line = _raised_at(error)
-        if file.startswith(HOUSE):
-            raise
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        raise kind(
-            f"model {label}: {doing} failed in its library: {type(error).__name__}: {said}",
-            expected="a model that the installed libraries run as they are asked to",
-            got=f"{type(error).__name__} in {'/'.join(Path(file).parts[-3:])}, line {line}",
-            remedy="check that its files are whole and that the libraries know it, or upgrade them; modules of any model can be "
-            "read by a torch: spec, whose function builds it and feeds it",
-        ) from error
+    def token_facts(self, pooling: str, causal: bool, is_sink: bool) -> dict[str, Any]:
+        """Whether tokens see only those before them, and what a mean does with the first one of each text."""
+        if pooling != "mean":
+            return {"causal": causal}
+        left_out = causal and is_sink and self.entry.sink == "skip"
+        return {"causal": causal, "first_token": LEFT_OUT if left_out else "counts"}
 
-
-@contextmanager
-def loading(label: str, kind: type[RepalignError]) -> Iterator[None]:
-    """`library_errors` around the loading of a model and its first pass, where a memory that runs out is the end."""
-    try:
-        with library_errors(label, "loading it, or its first pass,", kind):
-            yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise kind(
-            f"model {label}: the memory ran out while it was loaded",
-            got=str(error).strip().partition("\n")[0][:300] or type(error).__name__,
-            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
-        ) from error
-
-
-def _raised_at(error: BaseException) -> tuple[str, int]:
-    """File and line of the innermost Python frame that an error comes from."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return ("", 0) if frame is None else (frame.tb_frame.f_code.co_filename, frame.tb_lineno)
+    def text_facts(self) -> dict[str, Any]:
+        """What becomes of texts that are too long, which caption is read, and the prompt, if any, that it stands in."""
+        prompt = {} if self.entry.prompt is None else {"captions_stand_in": self.entry.prompt}
+        return {"too_long": "cut" if self.entry.truncate else "refused", "caption": self.entry.caption, **prompt}
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device or of the machine ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+def run_facts(dtype: torch.dtype, stored: torch.dtype | None, *packages: str) -> dict[str, Any]:
+    """The facts that every model that is run has to state."""
+    stated = "unknown" if stored is None else shown_dtype(stored)
+    return {"dtype": shown_dtype(dtype), "stored_dtype": stated, "pooled_in": "float32", "versions": versions(*packages)}
 
 
-def choose(layers: Sequence[Layer], wanted: Sequence[int | str] | None, label: str) -> tuple[Layer, ...]:
-    """The chosen layers, in depth order; indices may be negative. RepalignError for what is not there."""
-    if wanted is None:
-        return tuple(layers)
-    names = [layer.name for layer in layers]
-    chosen: set[str] = set()
-    for w in wanted:
-        if isinstance(w, int) and not isinstance(w, bool):
-            if not -len(names) <= w < len(names):
-                raise RepalignError(
-                    f"model {label}: no layer {w}",
-                    expected=f"an index from {-len(names)} to {len(names) - 1}",
-                    got=w,
-                    remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
-                )
-            chosen.add(names[w])
-        elif w in names:
-            chosen.add(w)
-        else:
-            raise RepalignError(
-                f"model {label}: no layer {w!r}",
-                expected=f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, or an index",
-                got=w,
-                remedy=did_you_mean(str(w), names),
-            )
-    return tuple(layer for layer in layers if layer.name in chosen)
-
-
-def choose_pooling(asked: str | None, known: Sequence[str], label: str) -> str:
-    """The pooling to use, by default the first of those that the model has."""
-    pooling = known[0] if asked is None else asked
-    if pooling not in known:
-        raise RepalignError(
-            f"model {label}: pooling {pooling!r} does not apply",
-            expected=f"one of {', '.join(known)}",
-            got=pooling,
-            remedy=did_you_mean(pooling, known),
-        )
-    return pooling
+def shown_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
@@ -400,34 +484,8 @@ def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -
     if asked in ("auto", "stored"):
         own = asked == "stored" or device.startswith("cuda")
         return stored if own and stored is not None else torch.float32
-    if asked not in RUN_DTYPES:
-        known = ["auto", "stored", *RUN_DTYPES]
-        raise RepalignError(
-            f"model {label}: unknown dtype {asked!r}",
-            expected=", ".join(known),
-            got=asked,
-            remedy=did_you_mean(asked, known),
-        )
-    return RUN_DTYPES[asked]
-
-
-def run_facts(dtype: torch.dtype, stored: torch.dtype | None, *packages: str) -> dict[str, Any]:
-    """The facts that every model that is run has to state."""
-    return {
-        "dtype": shown_dtype(dtype),
-        "stored_dtype": "unknown" if stored is None else shown_dtype(stored),
-        "pooled_in": "float32",
-        "versions": versions(*packages),
-    }
-
-
-def shown_dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def prompt_facts(entry: ModelEntry) -> dict[str, Any]:
-    """What a model that takes prompts has to state besides, where it has one."""
-    return {} if entry.prompt is None else {"captions_stand_in": entry.prompt}
+    known = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
+    return RUN_DTYPES[choose_name("dtype", asked, known, f"model {label}: unknown dtype {asked!r}")]
 
 
 def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
@@ -443,8 +501,129 @@ def refuse_infinite(x: Tensor, where: str, dtype: str) -> None:
     )
 
 
-def refuse_kind(entry: ModelEntry, what: str) -> None:
-    """Refuse a model that is run of which something is said that only a file of features has."""
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them; what it does not is told as text."""
+    return json.loads(json.dumps(dict(settings), default=str, sort_keys=True))
+
+
+# --- a source ------------------------------------------------------------------------------------
+
+
+class Source(ABC):
+    """Models of one scheme: how their specs are written, what is known before they are loaded, and how they are loaded.
+
+    A new one is a subclass in a file of its own and a row of `SOURCES`.
+    """
+
+    scheme: ClassVar[str]
+    form: ClassVar[str]  # how a spec is written
+    example: ClassVar[str]
+    has_revisions: ClassVar[bool] = False  # whether @revision may stand behind a path that is not local
+    published: ClassVar[bool] = False  # others made the models: one that does not load is `Unavailable`, not a user's mistake
+    takes_prompts: ClassVar[bool] = False  # whether its text models read captions in a prompt
+    measures_bits: ClassVar[bool] = False  # whether its causal models give bits per byte of a corpus: see `competence`
+    is_file: ClassVar[bool] = False  # whether a model is a file of features, which has ids, columns and a kind
+
+    # Specs.
+
+    def problem(self, path: str) -> tuple[str, str] | None:
+        """What is wrong with a path, and what to do about it; None if nothing is."""
+        return None if path else ("nothing after the colon", "name the model")
+
+    def local_part(self, path: str) -> str | None:  # noqa: ARG002
+        """The beginning of a path that is a file or folder on this machine; None where it is not."""
+        return None
+
+    def parse(self, text: str) -> Spec:
+        """All behind `scheme:` as a spec. RepalignError, with the form, where it is none."""
+        with_revision = self.has_revisions and self.local_part(text) is None
+        path, at, revision = text.partition("@") if with_revision else (text, "", "")
+        problem = self.problem(path)
+        if problem is None and at and not _REVISION.fullmatch(revision):
+            problem = f"the revision {revision!r}", "leave out the @ for the default branch"
+        if problem is None:
+            return Spec(self.scheme, path, revision or None)
+        raise RepalignError(
+            f"model spec {f'{self.scheme}:{text}'!r} is not of the form {self.form}", expected=f"for example {self.example}",
+            got=problem[0], remedy=problem[1],
+        )  # fmt: skip
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        """What a model is called: what the user calls it, or the last part of its path."""
+        return entry.name or spec.path.rstrip("/").rpartition("/")[2] or spec.path
+
+    # Before a model is loaded.
+
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        """What a model reads, as far as its entry, the table of known models or the source says it."""
+        return entry.modality or next((k.modality for k in known_models() if k.spec == str(spec)), None)
+
+    def check(self, entry: ModelEntry) -> None:
+        """Refuse an entry that says what no model of this source has."""
+        what = f"{self.scheme}: models"
+        if entry.prompt is not None and not self.takes_prompts:
+            refuse_prompt(entry, what)
+        if not self.is_file:
+            refuse_options_of_files(entry, what)
+
+    @abstractmethod
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:
+        """What a spec means now: a commit, or a digest of files. Features of another revision are others."""
+
+    @abstractmethod
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
+        """What is known of a model without loading a weight; `answer` is what the hub says of `repository`, if it was asked."""
+
+    def repository(self, spec: Spec) -> Repository | None:  # noqa: ARG002
+        """Where on the hub a model's weights are; None if they are not there."""
+        return None
+
+    # Loading and running it.
+
+    @abstractmethod
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        """The model, ready for stimuli."""
+
+    @abstractmethod
+    def stand_in(self, asked: Asked) -> StandIn:
+        """A tiny local model in place of a real one, for mock runs."""
+
+    # Extractions of former versions.
+
+    def may_skip_sinks(self, entry: ModelEntry) -> bool:  # noqa: ARG002
+        """Whether `sink: skip` may give other features than former versions did, and so has another key."""
+        return False
+
+    def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Whether these facts of a former version's extraction under `bos: skip` show the features of `sink: skip`."""
+        return False
+
+    def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:  # noqa: B027
+        """Raise RepalignError for an extraction by a former version that took something else for the layers."""
+
+
+class Sources(UserDict[str, Source]):
+    """Sources by their scheme. A row is a source, or "module:class" of one, which is imported when it is first asked for."""
+
+    def __getitem__(self, scheme: str) -> Source:
+        row: Any = self.data[scheme]
+        if isinstance(row, str):
+            module, _, name = row.partition(":")
+            row = self.data[scheme] = getattr(import_module(module), name)()
+        return row
+
+
+def refuse_prompt(entry: ModelEntry, what: str) -> None:
+    if entry.prompt is not None:
+        raise RepalignError(
+            f"model {entry.label}: a prompt does not go with {what}",
+            expected="a text model of transformers (hf:) or sentence-transformers (st:)",
+            got=f"prompt {entry.prompt!r}", remedy="leave `prompt` out of this model's entry",
+        )  # fmt: skip
+
+
+def refuse_options_of_files(entry: ModelEntry, what: str) -> None:
+    """Refuse what only a file of features has."""
     if entry.kind in KINDS:
         raise RepalignError(
             f"model {entry.label}: {said(str(entry.kind))} does not come from {what}",
@@ -456,48 +635,42 @@ def refuse_kind(entry: ModelEntry, what: str) -> None:
             raise RepalignError(f"model {entry.label}: {what} have no `{option}`", expected="a file (array:path), or none said")
 
 
-def refuse_prompt(entry: ModelEntry, what: str) -> None:
-    """Refuse a prompt of a model that does not read text by a tokenizer of its own."""
-    if entry.prompt is not None:
-        raise RepalignError(
-            f"model {entry.label}: a prompt does not go with {what}",
-            expected="a text model of transformers (hf:) or sentence-transformers (st:)",
-            got=f"prompt {entry.prompt!r}",
-            remedy="leave `prompt` out of this model's entry",
-        )
-
-
-def token_facts(entry: ModelEntry, pooling: str, causal: bool, is_sink: bool) -> dict[str, Any]:
-    """Whether tokens see only those before them, and what a mean does with the first one of each text."""
-    if pooling != "mean":
-        return {"causal": causal}
-    return {"causal": causal, "first_token": LEFT_OUT if causal and is_sink and entry.sink == "skip" else "counts"}
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them; what it does not is told as text."""
-    return json.loads(json.dumps(dict(settings), default=str, sort_keys=True))
-
-
-def short_name(spec: Spec) -> str:
-    """A label for a model whose user gave none: the last part of its path."""
-    return spec.path.rstrip("/").rpartition("/")[2] or spec.path
-
-
-def no_modality(
-    label: str, scheme: str, expected: str = "the dataset's column, for instance text or image"
-) -> RepalignError:
+def outdated(entry: ModelEntry, what: str, stored: StoredRepresentation) -> RepalignError:
     return RepalignError(
-        f"model {label}: {scheme} models do not say which modality they read",
-        expected=expected,
-        got="none",
+        f"model {entry.label}: a former version stored {what}", expected="features of this version", got=stored.path,
+        remedy="remove that folder, and extract again",
+    )  # fmt: skip
+
+
+def no_modality(entry: ModelEntry, scheme: str, expected: str | None = None) -> RepalignError:
+    return RepalignError(
+        f"model {entry.label}: {scheme} models do not say which modality they read",
+        expected=expected or "the dataset's column, for instance text or image", got="none",
         remedy="add `modality: image` (or text) to the model's entry",
-    )
+    )  # fmt: skip
 
 
-def merged(pieces: list[tuple[list[int], Batch]]) -> Batch:
-    """Batches of some rows each as one batch of all rows in order."""
-    order = torch.tensor([row for rows, _ in pieces for row in rows]).argsort()
-    parts = [batch for _, batch in pieces]
-    layers = {n: torch.cat([p.layers[n] for p in parts])[order] for n in parts[0].layers}
-    return Batch(layers, {n: torch.cat([p.extras[n] for p in parts])[order] for n in parts[0].extras})
+def merged(pieces: Iterable[tuple[Sequence[int], Batch]], n: int) -> Batch:
+    """Batches of some of n rows each as one, each row in its place."""
+    out = Batch({}, {})
+    for rows, batch in pieces:
+        for whole, part in ((out.layers, batch.layers), (out.extras, batch.extras)):
+            for name, x in part.items():
+                if name not in whole:
+                    whole[name] = x.new_empty((n, *x.shape[1:]))
+                whole[name][rows] = x
+    return out
+
+
+# One row for each scheme, in the order in which they are listed to the user.
+SOURCES = Sources(
+    {
+        "hf": "repalign.sources.hf:Transformers",
+        "timm": "repalign.sources.timm:Timm",
+        "st": "repalign.sources.st:SentenceTransformers",
+        "openclip": "repalign.sources.openclip:OpenCLIP",
+        "torch": "repalign.sources.torch:TorchModules",
+        "array": "repalign.sources.array:Arrays",
+        "toy": "repalign.sources.toy:Toys",
+    }  # type: ignore[dict-item]
+)

@@ -4,59 +4,80 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import ModelRecord, Spec
-from repalign.sources.extras import norms, per_row
-from repalign.sources.files import at, hub_errors, hub_revision, no_safetensors
-from repalign.sources.hf import quiet
-from repalign.sources.pool import (
-    first_token,
+from repalign.models import ModelRecord
+from repalign.sources.hf import config_facts, quiet
+from repalign.sources.hidden import (
+    TOKEN_POOLINGS,
     has_sink,
-    last_token,
-    masked_mean,
+    norms,
+    per_row,
     same_states,
     sees_only_back,
+    traced,
     without_first,
 )
+from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
 from repalign.sources.source import (
     LEFT_OUT,
+    Answer,
     Batch,
     Context,
+    Facts,
     Layer,
+    LoadedModel,
     ModelEntry,
-    Source,
-    choose,
-    choose_pooling,
+    Repository,
+    Spec,
     count_parameters,
     merged,
-    prompt_facts,
     run_dtype,
     run_facts,
-    short_name,
-    token_facts,
     weights_digest,
 )
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
-from repalign.sources.trace import traced
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
 
 EMBEDDING = "sentence_embedding"
 NO_LIMIT = 10**5  # tokens: more than that is how libraries say that there is none
 POOLINGS = ("mean", "cls", "last")
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    return hub_revision(spec, deep=True)
+class SentenceTransformers(HubSource):
+    """`st:` models."""
 
+    scheme, form = "st", "st:name[@revision], or st:./folder"
+    example = "st:sentence-transformers/all-MiniLM-L6-v2"
+    takes_prompts = True
+    nested = True
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return Sentence(spec, entry, context)
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        return super().modality(spec, entry) or "text"
+
+    def repository(self, spec: Spec) -> Repository | None:
+        name = spec.path if "/" in spec.path else f"sentence-transformers/{spec.path}"
+        return None if spec.is_local else (name, spec.revision)
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
+        embedding = 1  # the finished one, a layer behind those of the transformer
+        return replace(config_facts(spec, entry, answer, embedding), **self.weight_facts(spec, answer, "**/*.safetensors"))
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        return Sentence(spec, entry, context)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        return standins.sentence_model(asked)
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,7 @@ class Text:
     cut: bool
 
 
-class Sentence(Source):
+class Sentence(LoadedModel):
     """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
 
     kind = "text"
@@ -91,22 +112,19 @@ class Sentence(Source):
         every = self._probe(dtype)
         self._refuse_another()
         self._refuse_padding(dtype)
-        self.pooling = choose_pooling(entry.pooling, POOLINGS, entry.label)
-        about = token_facts(entry, self.pooling, self.causal, False)
+        self.pooling = self.choose_pooling(POOLINGS)
+        about = self.token_facts(self.pooling, self.causal, False)
         self.skips_first = False  # `settle` finds out
-        self.layers = choose(every, entry.layers, entry.label)
+        self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
         self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or short_name(spec),
-            modality="text",
-            objective="sentence embedding",
+            str(spec), spec.source.name(spec, entry), "text", objective="sentence embedding",
             n_parameters=count_parameters(self.model),
-        )
+        )  # fmt: skip
         self.facts = {
             "source": "st",
-            "architecture": " > ".join(type(m).__name__ for m in self.model),
+            "architecture": self._modules(),
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
             "truncate_dim": self.model.truncate_dim,
             **({} if reading is None else reading),
@@ -114,11 +132,12 @@ class Sentence(Source):
             **about,
             "prompt": self.prompt,
             "context": self.limit,
-            "too_long": "cut" if entry.truncate else "refused",
-            "caption": entry.caption,
-            **prompt_facts(entry),
+            **self.text_facts(),
             **run_facts(dtype, stored, "sentence-transformers", "transformers", "tokenizers"),
         }
+
+    def _modules(self) -> str:
+        return " > ".join(type(m).__name__ for m in self.model)
 
     def _which_tokens(self) -> str:
         return f"all valid ones{' but the first' * self.skips_first}, with those that the tokenizer and the prompt add"
@@ -126,13 +145,13 @@ class Sentence(Source):
     @torch.inference_mode()
     def settle(self, prepared: Sequence[Text]) -> None:
         """Leave the first token of a causal model out of the mean where it is BOS, or a word that is a sink."""
-        if token_facts(self.entry, self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
+        if self.token_facts(self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
             return
         alone = [self._features([p.text]) for p in prepared]
         bos = getattr(self.model.tokenizer, "bos_token_id", None)
         leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
         self.skips_first = leads or has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
-        self.facts |= {**token_facts(self.entry, self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
+        self.facts |= {**self.token_facts(self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
         if self.limit is None:
@@ -140,12 +159,7 @@ class Sentence(Source):
         counts = self._counts([self.prompt + t for t in stimuli])
         for n, row in zip(counts, where, strict=True):
             if n > self.limit and not self.entry.truncate:
-                raise RepalignError(
-                    f"model {self.entry.label}: {row} is longer than the model's context",
-                    expected=f"at most {self.limit} tokens",
-                    got=f"{n} tokens",
-                    remedy="set `truncate: true` on the model, or leave the row out of the dataset",
-                )
+                raise self.too_long(row, self.limit, n)
         return [Text(t, min(n, self.limit), n > self.limit) for t, n in zip(stimuli, counts, strict=True)]
 
     def _counts(self, texts: list[str]) -> list[int]:
@@ -165,7 +179,7 @@ class Sentence(Source):
             return self._pass(prepared)
         lengths = self._counts([self.prompt + p.text for p in prepared])
         groups = [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
-        return merged([(rows, self._pass([prepared[i] for i in rows])) for rows in groups])
+        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups), len(prepared))
 
     def _pass(self, prepared: Sequence[Text]) -> Batch:
         out = self._run([p.text for p in prepared])
@@ -176,24 +190,19 @@ class Sentence(Source):
         if states:
             mask = out["attention_mask"]
             counted = without_first(mask) if self.skips_first else mask
-            pooled = {name: self._pool(h, counted) for name, h in states.items()}
+            pooled = {name: TOKEN_POOLINGS[self.pooling](h, counted) for name, h in states.items()}
             if self.pooling == "mean":
                 extras |= norms(states, mask, counted)
         pooled[EMBEDDING] = out[EMBEDDING]
         return Batch({layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}, extras)
 
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return {"mean": masked_mean, "cls": first_token, "last": last_token}[self.pooling](hidden, mask)
-
     def _run(self, texts: list[str]) -> dict[str, Any]:
         out = self.model(self._features(texts))
         if out.get(EMBEDDING) is None:
             raise Unavailable(
-                f"model {self.entry.label}: its modules make no sentence embedding",
-                expected="modules of which one pools the tokens",
-                got=" > ".join(type(m).__name__ for m in self.model),
-                remedy="run its transformer as an hf: model",
-            )
+                f"model {self.entry.label}: its modules make no sentence embedding", got=self._modules(),
+                expected="modules of which one pools the tokens", remedy="run its transformer as an hf: model",
+            )  # fmt: skip
         out[EMBEDDING] = out[EMBEDDING][:, : self.model.truncate_dim]  # none: all
         return out
 
@@ -211,10 +220,9 @@ class Sentence(Source):
         if got.shape != want.shape or not torch.allclose(got.float(), want.float().to(got.device), rtol=1e-3, atol=1e-4):
             raise Unavailable(
                 f"model {self.entry.label}: its modules give another embedding than its `encode`",
-                expected=f"shape {tuple(want.shape)}, and the same numbers",
-                got=f"shape {tuple(got.shape)}",
+                expected=f"shape {tuple(want.shape)}, and the same numbers", got=f"shape {tuple(got.shape)}",
                 remedy="encode the texts with sentence-transformers, and name the file with an array: spec",
-            )
+            )  # fmt: skip
 
     @torch.inference_mode()
     def _refuse_padding(self, dtype: torch.dtype) -> None:
@@ -223,10 +231,9 @@ class Sentence(Source):
         if self.entry.padding != "none" and not same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
             raise RepalignError(
                 f"model {self.entry.label}: a text has another embedding beside longer ones, which it is padded for",
-                expected="modules that leave padding out",
-                got=" > ".join(type(m).__name__ for m in self.model),
+                expected="modules that leave padding out", got=self._modules(),
                 remedy="set `padding: none` on the model, so that only texts of one length share a batch",
-            )
+            )  # fmt: skip
 
     @torch.inference_mode()
     def _probe(self, dtype: torch.dtype) -> list[Layer]:
@@ -262,10 +269,9 @@ def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] |
     if not isinstance(reading.tokenizer, PreTrainedTokenizerBase):
         raise Unavailable(
             f"model {spec}: sentence-transformers reads text otherwise than its sentencepiece file",
-            expected="the ids of sentencepiece, or a tokenizer.json",
-            got=reading.said,
+            expected="the ids of sentencepiece, or a tokenizer.json", got=reading.said,
             remedy="name a revision or a folder with a tokenizer.json, or run its transformer as an hf: model",
-        )
+        )  # fmt: skip
     reading.tokenizer.model_max_length = current.model_max_length
     reading.tokenizer.padding_side = current.padding_side
     if getattr(first, "do_lower_case", False):  # sentence-transformers' own option, over that of the tokenizer
@@ -302,9 +308,6 @@ def _load(spec: Spec, context: Context) -> Any:
         raise no_safetensors(spec)
     with hub_errors(spec), quiet():
         return SentenceTransformer(
-            spec.path,
-            device=context.device,
-            trust_remote_code=context.trust_remote_code,
-            model_kwargs={"use_safetensors": True, "dtype": "auto"},
-            **at(spec, context.revision),
-        )
+            spec.path, device=context.device, trust_remote_code=context.trust_remote_code,
+            model_kwargs={"use_safetensors": True, "dtype": "auto"}, **at(spec, context.revision),
+        )  # fmt: skip

@@ -9,103 +9,180 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.models import ModelRecord, Spec, known_models
-from repalign.sources.files import folder_revision, hub_errors, hub_revision
-from repalign.sources.pool import any_pool, map_mean, token_mean
-from repalign.sources.source import (
-    Batch,
-    Context,
-    Layer,
-    ModelEntry,
-    Source,
-    choose,
-    choose_pooling,
-    count_parameters,
-    plain,
-    run_dtype,
-    run_facts,
-    short_name,
-    versions,
-    weights_digest,
-)
-from repalign.sources.trace import (
+from repalign.models import ModelRecord, known_models
+from repalign.sources.hidden import (
     Places,
     Trace,
+    any_pool,
     class_tokens,
+    map_mean,
     outputs_of,
+    token_mean,
     token_places,
     traced,
     unlike_images,
 )
-from repalign.sources.weights import fetch, read_headers
-from repalign.store import StoredRepresentation
+from repalign.sources.hub import HubSource, fetch, folder_revision, hub_errors, hub_revision, read_headers
+from repalign.sources.source import (
+    COUNTED,
+    NAME,
+    Answer,
+    Batch,
+    Context,
+    Facts,
+    Layer,
+    LoadedModel,
+    ModelEntry,
+    Repository,
+    Spec,
+    count_parameters,
+    is_local_path,
+    outdated,
+    plain,
+    run_dtype,
+    run_facts,
+    versions,
+    weights_digest,
+)
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
+    from repalign.store import StoredRepresentation
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:
-    if spec.is_local:
-        return folder_revision(Path(spec.path), spec)
-    hub_id = _pretrained(spec, entry).hf_hub_id
-    return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
+class Timm(HubSource):
+    """`timm:` models."""
+
+    scheme, form, example = "timm", "timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"
+    has_revisions = False
+
+    def problem(self, path: str) -> tuple[str, str] | None:
+        if not path:
+            return "nothing after the colon", "name the model"
+        if is_local_path(path) or NAME.fullmatch(path):
+            return None
+        return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
+
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        return super().modality(spec, entry) or "image"
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:
+        if spec.is_local:
+            return folder_revision(Path(spec.path), spec)
+        hub_id = _pretrained(spec, entry).hf_hub_id
+        return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
+
+    def repository(self, spec: Spec) -> Repository | None:
+        if spec.is_local:
+            return None
+        if any(known.spec == str(spec) for known in known_models()):
+            return f"timm/{spec.path}", None  # timm's own repositories are called as it calls the model
+        name = getattr(_configured(spec.path), "hf_hub_id", None)
+        return (name, None) if name else None
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        counted = _counted(f"local-dir:{spec.path}" if spec.is_local else spec.path)
+        found = self.weight_facts(spec, answer)
+        if found or answer is not None or counted.parameters is None or self.repository(spec) is None:
+            return replace(counted, **found)
+        size = 4 * counted.parameters  # as timm stores its models
+        return replace(counted, stored=torch.float32, file_bytes=size, download_bytes=size, download_from=COUNTED)
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        return TimmVision(spec, entry, context)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        notes: tuple[str, ...] = ()
+        if not asked.spec.is_local:
+            try:
+                _pretrained(asked.spec, asked.entry)
+            except Unavailable as error:
+                notes = (error.reason,)
+        return standins.timm_model(asked, notes)
+
+    def may_skip_sinks(self, entry: ModelEntry) -> bool:  # noqa: ARG002
+        return False
+
+    def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+        """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
+        import timm
+
+        pooling = stored.facts.get("pooling")
+        if "class_token" in stored.facts or pooling not in ("cls", "mean"):
+            return
+        by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
+        wrong = "means over more tokens than those of patches" if by_path else None
+        if pooling == "cls" and not by_path:
+            with torch.device("meta"):
+                model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
+            wrong = None if class_tokens(model) else "a register in place of a class token"
+        if wrong is not None:
+            raise outdated(entry, wrong, stored)
 
 
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    return TimmVision(spec, entry, context)
-
-
-def refuse_outdated(spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
-    """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
+@cache
+def _configured(name: str) -> Any:
+    """What timm knows of a name; None of an architecture that it knows, with a tag that it does not."""
     import timm
 
-    pooling = stored.facts.get("pooling")
-    if "class_token" in stored.facts or pooling not in ("cls", "mean"):
-        return
-    by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
-    wrong = "means over more tokens than those of patches" if by_path else None
-    if pooling == "cls" and not by_path:
-        with torch.device("meta"):
-            model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
-        wrong = None if class_tokens(model) else "a register in place of a class token"
-    if wrong is not None:
-        raise RepalignError(
-            f"model {entry.label}: a former version stored {wrong}",
-            expected="features of this version",
-            got=stored.path,
-            remedy="remove that folder, and extract again",
-        )
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+
+
+def _counted(name: str) -> Facts:
+    """The architecture, built and run without a weight: parameters, layers and operations."""
+    import timm
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            model: Any = timm.create_model(name, pretrained=False).eval()
+            pixels = torch.empty(1, *model.pretrained_cfg["input_size"])
+            with FlopCounterMode(display=False) as counter:
+                states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
+    except Exception:  # unknown to timm, or without intermediates: the run will say so
+        return Facts()
+    word = "block" if getattr(model, "num_prefix_tokens", 0) else "stage"
+    return Facts(
+        kind="image", parameters=count_parameters(model), parameters_from=COUNTED, layers_from=COUNTED,
+        widths=tuple(s.shape[1] for s in states),  # (b, d, height, width)
+        names=tuple(f"{word}.{i}" for i in range(len(states))), flops=float(counter.get_total_flops()),
+    )  # fmt: skip
 
 
 def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
     """What timm knows of a name; RepalignError if it has no weights of that name, Unavailable if it once had."""
     import timm
 
-    try:
-        config = timm.get_pretrained_cfg(spec.path)
-    except RuntimeError:  # an architecture that it knows, with a tag that it does not
-        config = None
-    if config is None or not config.has_weights:
-        if str(spec) in {known.spec for known in known_models()}:
-            raise Unavailable(
-                f"model {entry.label}: the installed timm ({versions('timm')['timm']}) does not have it any more",
-                got=spec.path,
-                remedy="install a version of timm that has it",
-            )
-        raise RepalignError(
-            f"model {entry.label}: timm has no pretrained model {spec.path!r}",
-            expected="a name that timm.list_pretrained() lists, with its tag, or a local folder",
-            got=spec.path,
-            remedy=did_you_mean(spec.path, timm.list_pretrained()),
-        )
-    return config
+    config = _configured(spec.path)
+    if config is not None and config.has_weights:
+        return config
+    if str(spec) in {known.spec for known in known_models()}:
+        raise Unavailable(
+            f"model {entry.label}: the installed timm ({versions('timm')['timm']}) does not have it any more", got=spec.path,
+            remedy="install a version of timm that has it",
+        )  # fmt: skip
+    raise RepalignError(
+        f"model {entry.label}: timm has no pretrained model {spec.path!r}", got=spec.path,
+        expected="a name that timm.list_pretrained() lists, with its tag, or a local folder",
+        remedy=did_you_mean(spec.path, timm.list_pretrained()),
+    )  # fmt: skip
 
 
-class TimmVision(Source):
+class TimmVision(LoadedModel):
     """Images in, pooled block outputs out."""
 
     kind = "image"
@@ -127,16 +204,12 @@ class TimmVision(Source):
             self.pooling = entry.pooling
             self.layers = self._named_layers([str(n) for n in entry.layers])
         else:
-            self.pooling = choose_pooling(entry.pooling, self.known, entry.label)
-            self.layers = choose(every, entry.layers, entry.label)
+            self.pooling = self.choose_pooling(self.known)
+            self.layers = self.choose_layers(every)
         self.index = {layer.name: i for i, layer in enumerate(every)}
         self.weights = weights_digest(self.model)
-        self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or short_name(spec),
-            modality="image",
-            n_parameters=count_parameters(self.model),
-        )
+        count = count_parameters(self.model)
+        self.record = ModelRecord(str(spec), spec.source.name(spec, entry), "image", n_parameters=count)
         self.facts = {
             "source": "timm",
             "architecture": type(model).__name__,

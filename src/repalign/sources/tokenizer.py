@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import Unavailable
-from repalign.models import Spec
-from repalign.sources.files import at, first_line, hub_errors
-from repalign.sources.source import Context
+from repalign.sources.hub import at, first_line, hub_errors
+from repalign.sources.source import Context, Spec
 
 PROBE = "A brown dog runs across the wide green field."
 # Where tokenizers differ: spaces, lines, digits, contractions, compatibility and decomposed characters, other scripts.

@@ -30,30 +30,87 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord, Spec
+from repalign.models import ModelRecord
 from repalign.sources.code import digest_of, imported_code, source_digest
-from repalign.sources.files import first_line
-from repalign.sources.pool import any_pool
+from repalign.sources.hidden import any_pool, outputs_of
+from repalign.sources.hub import first_line
 from repalign.sources.source import (
+    FILE,
+    Answer,
     Batch,
     Context,
+    Facts,
     Layer,
+    LoadedModel,
     ModelEntry,
     Source,
+    Spec,
     count_parameters,
+    merged,
     no_modality,
     run_dtype,
     run_facts,
     weights_digest,
 )
-from repalign.sources.trace import outputs_of
+
+if TYPE_CHECKING:
+    from repalign.sources.standins import Asked, StandIn
+
+
+class TorchModules(Source):
+    """`torch:` models, which a function of the user's builds."""
+
+    scheme, form = "torch", "torch:package.module:factory, or torch:path/to/file.py:factory"
+    example = "torch:./my_model.py:build"
+
+    def local_part(self, path: str) -> str | None:
+        module = path.rpartition(":")[0]
+        return module if module.endswith(".py") else None
+
+    def problem(self, path: str) -> tuple[str, str] | None:
+        module, colon, factory = path.rpartition(":")
+        if not path:
+            return super().problem(path)
+        if not colon or not _is_dotted(factory):
+            return f"no factory in {path!r}", "put a colon and the name of the function that builds the model last"
+        if not module.endswith(".py") and not _is_dotted(module):
+            return f"the module {module!r}", "give a module that can be imported, or a file that ends in .py"
+        return None
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        return entry.name or spec.path.rpartition(":")[2]
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
+        return _make(spec).revision
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        return Facts(download_bytes=0, download_from=FILE)  # the factory is the user's code, which a plan does not run
+
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        made = _make(spec)
+        if made.revision != context.revision:
+            raise RepalignError(
+                f"model {spec}: the factory makes another model every time",
+                expected=f"the weights of revision {context.revision}", got=made.revision,
+                remedy="load weights in it, or call torch.manual_seed first; and let it write to no file that its code names",
+            )  # fmt: skip
+        return TorchModule(spec, entry, context, made)
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        return standins.module(asked)
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 @dataclass(frozen=True)
@@ -73,22 +130,6 @@ class Made:
         return f"local-{digest_of(self.code, self.weights, self.imports)}"
 
 
-def revision(spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG001
-    return _make(spec).revision
-
-
-def load(spec: Spec, entry: ModelEntry, context: Context) -> Source:
-    made = _make(spec)
-    if made.revision != context.revision:
-        raise RepalignError(
-            f"model {spec}: the factory makes another model every time",
-            expected=f"the weights of revision {context.revision}",
-            got=made.revision,
-            remedy="load weights in it, or call torch.manual_seed first; and let it write to no file that its code names",
-        )
-    return TorchModule(spec, entry, context, made)
-
-
 def _make(spec: Spec) -> Made:
     path, _, name = spec.path.rpartition(":")
     code = _import(path, spec)
@@ -96,11 +137,9 @@ def _make(spec: Spec) -> Made:
     if not callable(factory):
         known = [n for n, v in vars(code).items() if callable(v) and not n.startswith("_")]
         raise RepalignError(
-            f"model {spec}: no factory {name!r} in {path}",
-            expected="a function without arguments that builds the model",
-            got=name,
-            remedy=did_you_mean(name, known),
-        )
+            f"model {spec}: no factory {name!r} in {path}", expected="a function without arguments that builds the model",
+            got=name, remedy=did_you_mean(name, known),
+        )  # fmt: skip
     made = factory()
     if isinstance(made, nn.Module):
         module, rest = made, {}
@@ -111,20 +150,14 @@ def _make(spec: Spec) -> Made:
         rest = {n: getattr(made, n, None) for n in ("preprocess", "modality", "layers")}
     if not isinstance(module, nn.Module) or not (rest.get("preprocess") is None or callable(rest["preprocess"])):
         raise RepalignError(
-            f"model {spec}: the factory returns something else than a model",
+            f"model {spec}: the factory returns something else than a model", got=type(made).__name__,
             expected="an nn.Module, a pair (nn.Module, preprocess), or an object with the attribute `module`",
-            got=type(made).__name__,
-        )
+        )  # fmt: skip
     layers = rest.get("layers")
     return Made(
-        module=module.eval(),
-        preprocess=rest.get("preprocess"),
-        modality=rest.get("modality"),
-        layers=None if layers is None else tuple(layers),
-        code=source_digest(code),
-        weights=weights_digest(module),
-        imports=imported_code(code),
-    )
+        module.eval(), rest.get("preprocess"), rest.get("modality"), None if layers is None else tuple(layers),
+        code=source_digest(code), weights=weights_digest(module), imports=imported_code(code),
+    )  # fmt: skip
 
 
 def _import(path: str, spec: Spec) -> Any:
@@ -144,13 +177,12 @@ def _import(path: str, spec: Spec) -> Any:
         return module
     except (ImportError, OSError, SyntaxError) as error:
         raise RepalignError(
-            f"model {spec}: {path} cannot be imported",
-            got=first_line(error),
+            f"model {spec}: {path} cannot be imported", got=first_line(error),
             remedy="check the path (in a study file it starts from the file's folder) and what it imports",
-        ) from error
+        ) from error  # fmt: skip
 
 
-class TorchModule(Source):
+class TorchModule(LoadedModel):
     """Outputs of modules of a model that the user's own function builds."""
 
     kind = "any"
@@ -158,19 +190,15 @@ class TorchModule(Source):
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, made: Made) -> None:
         modality = entry.modality or made.modality
         if modality is None:
-            raise no_modality(entry.label, "torch")
+            raise no_modality(entry, "torch")
         self.entry, self.device, self.preprocess = entry, context.device, made.preprocess
         stored = next((p.dtype for p in made.module.parameters()), None)
         self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
         self.weights = made.weights
         self.model = made.module.to(context.device, self.dtype)
         self.layers = tuple(_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
-        self.record = ModelRecord(
-            spec=str(spec),
-            name=entry.name or spec.path.rpartition(":")[2],
-            modality=modality,
-            n_parameters=count_parameters(self.model),
-        )
+        count = count_parameters(self.model)
+        self.record = ModelRecord(str(spec), spec.source.name(spec, entry), modality, n_parameters=count)
         self.facts = {
             "source": "torch",
             "architecture": type(self.model).__name__,
@@ -188,39 +216,30 @@ class TorchModule(Source):
         for x, row in zip(out, where, strict=True):
             if not isinstance(x, Tensor):
                 raise RepalignError(
-                    f"model {self.entry.label}: {row}: preprocess gives no tensor",
+                    f"model {self.entry.label}: {row}: preprocess gives no tensor", got=type(x).__name__,
                     expected="a torch.Tensor of one stimulus, without a batch dimension",
-                    got=type(x).__name__,
                     remedy="return (module, preprocess) from the factory, with a preprocess for this modality",
-                )
+                )  # fmt: skip
         return out
 
     def forward(self, prepared: Sequence[Tensor]) -> Batch:
-        names = [layer.name for layer in self.layers]
-        out: dict[str, Tensor] = {}
-        for rows in _same_shape(prepared):
-            inputs = torch.stack([prepared[i] for i in rows]).to(self.device)
-            with outputs_of(self.model, names, self.entry.label) as found:
-                self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
-            for name in names:
-                where = f"model {self.entry.label}, layer {name}"
-                pooled = any_pool(found[name], self.entry.pooling, where).to("cpu", torch.float32)
-                if len(pooled) != len(rows):
-                    raise RepalignError(
-                        f"{where}: not one row per stimulus",
-                        expected=f"{len(rows)} rows",
-                        got=tuple(pooled.shape),
-                    )
-                out.setdefault(name, pooled.new_empty(len(prepared), pooled.shape[1]))[rows] = pooled
+        """Stimuli of one shape go into one pass."""
+        groups: dict[torch.Size, list[int]] = {}
+        for i, x in enumerate(prepared):
+            groups.setdefault(x.shape, []).append(i)
+        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups.values()), len(prepared))
+
+    def _pass(self, stimuli: Sequence[Tensor]) -> Batch:
+        inputs, out = torch.stack(list(stimuli)).to(self.device), {}
+        with outputs_of(self.model, [layer.name for layer in self.layers], self.entry.label) as found:
+            self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+        for name, x in found.items():
+            where = f"model {self.entry.label}, layer {name}"
+            out[name] = any_pool(x, self.entry.pooling, where).to("cpu", torch.float32)
+            if len(out[name]) != len(stimuli):
+                got = tuple(out[name].shape)
+                raise RepalignError(f"{where}: not one row per stimulus", expected=f"{len(stimuli)} rows", got=got)
         return Batch(out)
-
-
-def _same_shape(prepared: Sequence[Tensor]) -> list[list[int]]:
-    """Rows that can be stacked."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, x in enumerate(prepared):
-        groups.setdefault(tuple(x.shape), []).append(i)
-    return list(groups.values())
 
 
 def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None) -> list[str]:
@@ -235,11 +254,9 @@ def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None)
         elif w in known:
             out.append(str(w))
         else:
+            expected = f"the path of a module, or an index into {', '.join(every)}"
             raise RepalignError(
-                f"model {entry.label}: no module {w!r}",
-                expected=f"the path of a module, or an index into {', '.join(every)}",
-                got=w,
-                remedy=did_you_mean(str(w), known),
+                f"model {entry.label}: no module {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), known)
             )
     if not out:
         raise RepalignError(f"model {entry.label}: no layer to extract", remedy="name modules in `layers:`")

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repalign.models import ModelRecord, parse_spec, slug
+from repalign.models import ModelRecord
+from repalign.sources import parse_spec
 from repalign.study.config import BitsConfig, CompetenceConfig, ExtractConfig
 from repalign.text import Progress, silent
 
@@ -61,13 +62,13 @@ class Competence:
         config, told = self.config.bits_per_byte, representation.facts.get("bits_per_byte")
         # A definition where the extraction computed them for the stimuli; else a sentence that says why not.
         causal = isinstance(told, Mapping) or PROMPTED in str(told)
-        if config is None or parse_spec(entry.spec).scheme != "hf" or not causal:
+        if config is None or not parse_spec(entry.spec).source.measures_bits or not causal:
             return []
         found = bits_per_byte(
             entry.spec,
             self._corpus(config),
             BitsProtocol(context=config.context, stride=config.stride, max_tokens=config.max_tokens),
-            state=self.folder / f"{slug(entry.spec)}.json",
+            state=self.folder / f"{parse_spec(entry.spec).slug}.json",
             batch_size=config.batch_size,
             device=self.extraction.device,
             dtype=self.extraction.dtype,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.models import KnownModel, find_model, known_models, model_set, parse_spec
+from repalign.models import KnownModel, find_model, known_models, model_set
+from repalign.sources import parse_spec
 from repalign.study.base import Study
 from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, SidesConfig
 from repalign.study.lines import Location, Where, read

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_text
-from repalign.models import parse_spec
+from repalign.sources import parse_spec
 from repalign.study.config import STORE, AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
@@ -110,7 +110,7 @@ def _captions(study: AlignmentStudy) -> int:
 
 def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
     """A table with every column that some variant reads."""
-    from repalign.standins import write_dataset
+    from repalign.sources.standins import write_dataset
 
     columns: dict[str, str] = {}
     for config in configs:
@@ -195,7 +195,7 @@ class StandIns:
         self.told: set[tuple[str, str]] = set()
 
     def of(self, entry: ModelEntry, modality: str, ids: Sequence[str]) -> ModelEntry:
-        from repalign.standins import stand_in
+        from repalign.sources.standins import stand_in
 
         key = f"{entry!r} {modality} {hash(tuple(ids))}"
         if key not in self.made:
@@ -209,21 +209,15 @@ class StandIns:
 
 def _modality(entry: ModelEntry, data: Dataset) -> str:
     """What a model reads, as far as its entry, its source or its name says it."""
-    from repalign.models import known_models
-
-    known = next((k.modality for k in known_models() if k.spec == entry.spec), None)
-    scheme = parse_spec(entry.spec).scheme
-    said = entry.modality or known or {"timm": "image", "st": "text", "hf": "text"}.get(scheme)
-    if scheme == "toy":
-        return "image" if parse_spec(entry.spec).path.startswith("vision") else "text"
-    return said or data.modalities[0]
+    spec = parse_spec(entry.spec)
+    return spec.source.modality(spec, entry) or data.modalities[0]
 
 
 def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table: Path) -> CompetenceConfig:
     """Scores of every name that the study's figures ask for, made up; bits per byte measured on the captions."""
     import pandas as pd
 
-    from repalign.standins import stand_in_scores
+    from repalign.sources.standins import stand_in_scores
 
     given, out = study.config.competence, {}
     wanted = sorted(set(_yardsticks(study.config.figures)) - {"n_parameters"})

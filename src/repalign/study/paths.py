@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.models import parse_spec
+from repalign.sources import parse_spec
 
 # Fields that hold a path, or a list or mapping of paths.
 PATHS = (

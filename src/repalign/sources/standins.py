@@ -1,0 +1,678 @@
+"""Tiny stand-ins for any model and any dataset, so that a whole study can be tried out in seconds without a network.
+
+`stand_in`: a model of the same kind as that of an entry; `write_dataset`: a table of generated images and captions;
+`stand_in_scores`: how good such models would be. Each lies in a folder that is made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repalign import files
+from repalign.errors import RepalignError, choose
+from repalign.features import read_file
+from repalign.layers import RDM, Kernel
+from repalign.models import COMPETENCES, known_models
+from repalign.sources.array import reading_of
+from repalign.sources.source import ModelEntry, Spec, no_modality, parse_spec
+from repalign.toyworld import captions as toy
+from repalign.toyworld import names, render, world
+
+HEADS = 4
+DEPTHS = (2, 5)
+WIDTHS = (16, 48)  # multiples of 8: heads of an even number of features, as rotary positions need
+INNER = (24, 120)  # of the two layers behind attention; its steps are fine, so that no two sizes are one
+KNOWN_SIZES = {"text": (8.5, 11.0), "image": (6.7, 9.2)}  # log10 of parameters: what counts as small and as large
+ONE_VECTOR = {"spatial_mean": "mean"}  # poolings that a vision transformer lacks, and what it does instead
+
+
+# --- folders that are made once ------------------------------------------------------------------
+
+
+def made_once(parent: Path, name: str, arguments: Mapping[str, Any], write: Callable[[Path], object]) -> Path:
+    """The folder of these arguments in `parent`, absolute; `write` fills it if it is not there.
+
+    Its name ends in a digest of the arguments and of the code that makes it, so that folders of other arguments stay
+    beside it.
+    """
+    told = json.dumps([name, dict(arguments), _code()], sort_keys=True)
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip("-.") or "model"
+    folder = Path(parent).expanduser().absolute() / f"{readable}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    return files.made_once(folder, write)
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that makes stand-ins: what other code made does not pass for what today's would."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + names.revision()
+
+
+def seed_of(*parts: str | int) -> int:
+    """A seed that follows from the parts alone."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "little")
+
+
+# --- how large a stand-in is ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Blocks, features, features inside of a block, and the seed of the weights."""
+
+    depth: int
+    width: int
+    inner: int
+    seed: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the blocks: 4 d^2 of attention and 2 d m behind it, each."""
+        return self.depth * (4 * self.width**2 + 2 * self.width * self.inner)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(f"block.{i}" for i in range(self.depth))
+
+
+def level_of(name: str) -> float:
+    """How large a model is among its like, from 0 to 1: from its parameters where it is known, else from its name's digest."""
+    known = next((k for k in known_models() if name in (k.name, k.spec)), None)
+    if known is None:
+        return seed_of("level", name) % 1000 / 999
+    low, high = KNOWN_SIZES[known.modality]
+    return min(1.0, max(0.0, (math.log10(known.parameters) - low) / (high - low)))
+
+
+def shape_of(name: str, seed: int) -> Shape:
+    """The shape of the stand-in of a model of this name: larger models have larger ones, so that trends are in the usual order."""
+    level = level_of(name)
+
+    def between(low: int, high: int) -> int:
+        return low + round(level * (high - low))
+
+    width = 8 * between(WIDTHS[0] // 8, WIDTHS[1] // 8)
+    return Shape(between(*DEPTHS), width, between(*INNER), seed_of("weights", name, seed))
+
+
+# --- an entry with a stand-in --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A stand-in: its spec, the layers that it has, poolings that it has other ones for, and what there is to say."""
+
+    spec: str
+    layers: tuple[str, ...]
+    poolings: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    n_parameters: int | None = None  # what the real file says of the model
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stand-in is made of; `ids` are those of the dataset's stimuli."""
+
+    entry: ModelEntry
+    spec: Spec
+    name: str
+    modality: str
+    folder: Path
+    ids: tuple[str, ...]
+    seed: int
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.name, self.seed)
+
+    def made(self, kind: str, write: Callable[[Path], object], **more: object) -> Path:
+        """The folder of a stand-in of some kind."""
+        arguments = {"spec": str(self.spec), "kind": kind, "shape": asdict(self.shape), **more}
+        return made_once(self.folder, self.name, arguments, write)
+
+
+def stand_in(
+    entry: ModelEntry, modality: str, folder: str | Path, *, ids: Sequence[str] = (), seed: int = 0
+) -> tuple[ModelEntry, tuple[str, ...]]:
+    """The entry with a tiny local model in place of the real one, and notes on what of it cannot be kept.
+
+    * `entry`: the real model's; all its fields but the spec stay, and options that the stand-in lacks are changed: a layer
+      beyond its last one is its last one, a layer by a name that it has not is left out, and a pooling of maps is the mean
+      over tokens. Each such change is a note, in words that follow the model's name.
+    * `modality`: what it reads, "image" or "text", where its source takes both; for `torch:` and `array:` any column.
+    * `folder`: models are written there, each in a folder of its own, whole or not at all, and used again.
+    * `ids`: of the dataset's stimuli, for a file of features.
+
+    Each source says what stands in for its models (`Source.stand_in`); depth, width and seed follow from the name.
+
+    Raises RepalignError for what a run would refuse too and that can be told without the model: a spec of no known form,
+    names that timm or the toy world do not have, a modality that has to be said.
+    """
+    spec = parse_spec(entry.spec)
+    name = spec.source.name(spec, entry)
+    found = spec.source.stand_in(Asked(entry, spec, name, modality, Path(folder), tuple(ids), seed))
+    layers, notes = _fitting(entry.layers, found.layers)
+    pooling = found.poolings.get(entry.pooling or "", entry.pooling)
+    if pooling != entry.pooling:
+        notes = (*notes, f"pooling {entry.pooling} is {pooling}: the stand-in is a transformer")
+    if spec.file is not None and not spec.source.is_file and not spec.file.exists():
+        notes = (f"there is no {spec.file}", *notes)
+    made = replace(
+        entry, spec=found.spec, name=name, layers=layers, pooling=pooling, scores={**found.scores, **entry.scores},
+        n_parameters=found.n_parameters if entry.n_parameters is None else entry.n_parameters,
+        id=None, features=None, vector=None, axes=None,  # of the real file: a stand-in is plain
+    )  # fmt: skip
+    return made, (*found.notes, *notes)
+
+
+def _fitting(wanted: tuple[int | str, ...] | None, there: tuple[str, ...]) -> tuple[tuple[int | str, ...] | None, tuple[str, ...]]:
+    """The layers that the stand-in has for those that are asked of the real model, and a note on each that it lacks."""
+    if wanted is None:
+        return None, ()
+    kept, notes = [], []
+    for w in wanted:
+        found = _clipped(w, there)
+        if found is None:
+            notes.append(f"layer {w!r} is left out: the stand-in has {there[0]} to {there[-1]}")
+            continue
+        kept.append(found)
+        if found != w:
+            notes.append(f"layer {w!r} is {found!r}: the stand-in has {len(there)} layers")
+    if not kept:
+        return None, (*notes, "all layers of the stand-in are taken")
+    return tuple(dict.fromkeys(kept)), tuple(notes)
+
+
+def _clipped(wanted: int | str, there: tuple[str, ...]) -> int | str | None:
+    """An index within range; a name that is there; of "block.31" or "stage.3" the last of the numbered; None of others."""
+    if isinstance(wanted, int):
+        return min(max(wanted, -len(there)), len(there) - 1)
+    numbered = [name for name in there if re.fullmatch(r"block\.\d+", name)]
+    asked = re.fullmatch(r"(?:block|stage)\.(\d+)", wanted)
+    if wanted in there or not asked or not numbered:
+        return wanted if wanted in there else None
+    return numbered[min(int(asked[1]), len(numbered) - 1)]
+
+
+# --- random weights ------------------------------------------------------------------------------
+
+
+def randomise(model: nn.Module, seed: int) -> Any:
+    """The model with every weight drawn anew; biases and norms too, so that nothing is by chance the identity.
+
+    Matrices and kernels have standard deviation 1 / sqrt(inputs), so that no block drowns what the others say: features are
+    finite, not constant, and grow from layer to layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, module in sorted(model.named_modules()):
+            for name, weight in sorted(module.named_parameters(recurse=False)):
+                noise = torch.randn(weight.shape, generator=generator)
+                if isinstance(module, nn.Embedding):
+                    noise = 0.5 * noise
+                elif noise.ndim == 1 or name != "weight":  # biases, norms around 1, positions and class tokens
+                    noise = 0.1 * noise + (name == "weight")
+                else:
+                    noise = noise / noise[0].numel() ** 0.5
+                weight.copy_(noise)
+    return model.eval()
+
+
+# --- models of text and images -------------------------------------------------------------------
+
+CONTEXT = 512  # tokens
+MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SIDE, PATCH = 32, 8  # pixels
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+# Which family a name tells, the first that fits; of a name that tells nothing "gpt2", or a pooling that only encoders have.
+FAMILIES = (
+    ("bert", re.compile(r"bert|electra|mpnet|minilm|nomic-embed|(?<![a-z])(e5|bge|gte|t5)(?![a-z])|flan", re.I)),
+    ("bloom", re.compile(r"bloom", re.I)),
+    ("llama", re.compile(r"llama|mistral|mixtral|gemma|vicuna|alpaca|(?<![a-z])opt(?![a-z])", re.I)),
+)
+# What a caption goes on with when the scene has no more to say than the words that are asked for.
+MORE = (
+    "as somebody who stood near the place saw it on a quiet day and told it to a friend "
+    "who wrote it down word by word and kept the page"
+)
+
+
+def family_of(name: str, pooling: str | None = None) -> str:
+    """ "bert", "bloom", "llama" or "gpt2".
+
+    >>> family_of("huggyllama/llama-7b"), family_of("FacebookAI/roberta-large"), family_of("org/mine")
+    ('llama', 'bert', 'gpt2')
+    """
+    told = next((family for family, pattern in FAMILIES if pattern.search(name)), None)
+    return told or ("bert" if pooling == "cls" else "gpt2")
+
+
+def of_side(asked: Asked, family: str | None = None) -> StandIn:
+    """A model of transformers for the modality: a vision transformer, or a text model of the family that the name tells."""
+    if asked.modality not in ("image", "text"):
+        raise RepalignError(
+            f"model {asked.name}: {asked.spec.scheme} models read images or texts", expected="modality: image, or modality: text",
+            got=asked.modality,
+        )  # fmt: skip
+    if asked.modality == "image":
+        return StandIn(f"hf:{asked.made('hf image', lambda to: _write_vision(to, asked.shape))}", asked.shape.blocks, ONE_VECTOR)
+    if family is None:
+        try:
+            config = asked.spec.file / "config.json" if asked.spec.file else None
+            kind = "" if config is None else json.loads(config.read_text("utf-8"))["model_type"]
+        except (OSError, ValueError, KeyError, TypeError):
+            kind = ""
+        family = family_of(f"{asked.spec.path} {kind}", asked.entry.pooling)
+    folder = asked.made(family, lambda to: _write_text(to, family, asked.shape))
+    return StandIn(f"hf:{folder}", ("embeddings", *asked.shape.blocks))
+
+
+def sentence_model(asked: Asked) -> StandIn:
+    """A BERT with mean pooling and normalisation, in the files that sentence-transformers reads."""
+    folder = asked.made("st", lambda to: _write_sentence(to, asked.shape))
+    return StandIn(f"st:{folder}", ("embeddings", *asked.shape.blocks, "sentence_embedding"))
+
+
+def timm_model(asked: Asked, notes: tuple[str, ...]) -> StandIn:
+    """A vision transformer as timm itself saves it for the hub."""
+    folder = asked.made("timm", lambda to: _write_timm(to, asked.shape))
+    # Modules that are named by path may be pooled by their last token, which no block of timm's is.
+    more = {"last": "mean"} if any(isinstance(w, str) for w in asked.entry.layers or ()) else {}
+    return StandIn(f"timm:{folder}", asked.shape.blocks, {**ONE_VECTOR, **more}, notes)
+
+
+def _write_text(folder: Path, family: str, shape: Shape) -> None:
+    """A transformer of a family as transformers saves it, with its tokenizer."""
+    import transformers as tr
+
+    from repalign.sources.hf import quiet
+
+    encodes = family in ("bert", "sentence")
+    auto = {"sentence": tr.AutoModel, "bert": tr.AutoModelForMaskedLM}.get(family, tr.AutoModelForCausalLM)
+    marks = {"pad_token_id": 0} if encodes else {"bos_token_id": 0, "eos_token_id": 1}
+    more = {"n_inner": shape.inner} if family == "gpt2" else {}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        tokenizer = _tokenizer(family)
+        tokenizer.save_pretrained(folder)
+        config = tr.AutoConfig.for_model(
+            "bert" if encodes else family, vocab_size=len(tokenizer), hidden_size=shape.width, num_hidden_layers=shape.depth,
+            num_attention_heads=HEADS, intermediate_size=shape.inner, max_position_embeddings=CONTEXT, **marks, **more,
+        )  # fmt: skip
+        randomise(auto.from_config(config), shape.seed).save_pretrained(folder)
+
+
+def _write_sentence(folder: Path, shape: Shape) -> None:
+    _write_text(folder, "sentence", shape)
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    pooling = {"word_embedding_dimension": shape.width, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    for name, value in (
+        ("modules.json", listed),
+        ("sentence_bert_config.json", {"max_seq_length": CONTEXT, "do_lower_case": False}),
+        ("1_Pooling/config.json", pooling),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8", newline="\n")
+    (folder / "2_Normalize").mkdir()
+
+
+def _write_vision(folder: Path, shape: Shape) -> None:
+    """A vision transformer of transformers, with its image processor."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    from repalign.sources.hf import quiet
+
+    config = ViTConfig(
+        hidden_size=shape.width, num_hidden_layers=shape.depth, num_attention_heads=HEADS, intermediate_size=shape.inner,
+        image_size=SIDE, patch_size=PATCH,
+    )  # fmt: skip
+    with quiet(), torch.random.fork_rng(devices=[]):
+        processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=list(MEAN), image_std=list(STD))
+        processor.save_pretrained(folder)
+        randomise(ViTModel(config), shape.seed).save_pretrained(folder)
+
+
+def _write_timm(folder: Path, shape: Shape) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    arguments: dict[str, Any] = {
+        "img_size": SIDE, "patch_size": PATCH, "embed_dim": shape.width, "depth": shape.depth, "num_heads": HEADS,
+        "mlp_ratio": shape.inner / shape.width, "num_classes": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        model = randomise(timm.create_model("vit_tiny_patch16_224", pretrained=False, **arguments), shape.seed)
+    model.pretrained_cfg = {**model.pretrained_cfg, "mean": MEAN, "std": STD, "crop_pct": 1.0}
+    save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
+
+
+@cache
+def _vocabulary() -> list[str]:
+    """Marks, the words of captions that no stand-in dataset of a usual size has, and all characters of ASCII and of these."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    characters = " ".join(chr(c) for c in range(33, 127))
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    texts = [*world.sample(400, 2**31).captions, MORE, characters]
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    letters = sorted({c for word in words for c in word})
+    return [*letters, *(f"##{c}" for c in letters), *sorted(w for w in words if len(w) > 1)]
+
+
+def _tokenizer(family: str) -> Any:
+    """Words in pieces: between [CLS] and [SEP] for BERT, behind <s> for Llama, alone for others that go on with a text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    encodes = family in ("bert", "sentence")
+    marks = MARKS if encodes else {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
+    marks = {**marks, "pad_token": "<pad>"} if family == "bloom" else marks
+    vocabulary = {piece: i for i, piece in enumerate([*marks.values(), *_vocabulary()])}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    around = ("[CLS]", "[SEP]") if encodes else ("<s>",) if family == "llama" else ()
+    if around:
+        template = " ".join([around[0], "$A", *around[1:]])
+        ends = [(mark, vocabulary[mark]) for mark in around]
+        made.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=CONTEXT, **marks)
+
+
+# --- modules of torch ----------------------------------------------------------------------------
+
+INPUTS = 192  # 8 x 8 pixels of three colours; words and numbers as many
+_FACTORY = '''"""A stand-in: {inputs} numbers of a stimulus through {depth} layers."""
+
+from repalign.sources.standins import tiny
+
+
+def build():
+    return tiny({modality!r}, depth={depth}, width={width}, seed={seed})
+'''
+
+
+class Tiny(nn.Module):
+    """Linear layers with a tanh behind each."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        widths = [INPUTS, *[width] * depth]
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(widths[i], width), nn.Tanh()) for i in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def tiny(modality: str, *, depth: int, width: int, seed: int) -> SimpleNamespace:
+    """What a factory of `torch:` returns: the module, how it reads a stimulus, and which column."""
+    with torch.random.fork_rng(devices=[]):
+        return SimpleNamespace(module=randomise(Tiny(depth, width), seed), preprocess=as_vector, modality=modality)
+
+
+def as_vector(stimulus: Any) -> Tensor:
+    """A picture as 8 x 8 pixels, a text as counts of words by their digest, an array by its first numbers: (192,)."""
+    if isinstance(stimulus, str):
+        words = torch.tensor([zlib.crc32(word.encode()) % INPUTS for word in stimulus.lower().split()], dtype=torch.int64)
+        return torch.bincount(words, minlength=INPUTS).to(torch.float32)
+    if isinstance(stimulus, np.ndarray):
+        return torch.from_numpy(np.resize(np.asarray(stimulus, np.float32).ravel(), INPUTS))
+    side = round((INPUTS / 3) ** 0.5)
+    pixels = np.asarray(stimulus.convert("RGB").resize((side, side)), np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).flatten()
+
+
+def module(asked: Asked) -> StandIn:
+    """A file `model.py` with a function `build`."""
+    shape = asked.shape
+    text = _FACTORY.format(inputs=INPUTS, modality=asked.modality, depth=shape.depth, width=shape.width, seed=shape.seed)
+    folder = asked.made("torch", lambda to: (to / "model.py").write_text(text, "utf-8"), reads=asked.modality)
+    return StandIn(f"torch:{folder / 'model.py'}:build", tuple(f"layers.{i}" for i in range(shape.depth)))
+
+
+# --- files of features ---------------------------------------------------------------------------
+
+WIDEST = 32  # features
+NOISE = (1.5, 0.5)  # standard deviation beside that of the projections, of the first and the last layer
+
+
+def array_file(asked: Asked) -> StandIn:
+    """What made the scenes, projected at random, with noise; in the layers of the real file, or in three if it cannot be read."""
+    reading, notes = reading_of(asked.entry, len(asked.ids)), ()
+    try:
+        found = read_file(Path(asked.spec.path), reading)
+    except RepalignError as error:
+        found, notes = None, (f"{str(error).splitlines()[0]}; the stand-in has 3 layers",)
+    if found is None:
+        widths, told = dict.fromkeys(("layer.0", "layer.1", "layer.2"), asked.shape.width), {"modality": asked.modality}
+    else:
+        widths = {name: min(x.shape[1], WIDEST) for name, x in found.layers.items()}
+        told = {fact: found.facts[fact] for fact in ("modality", "objective") if found.facts.get(fact) is not None}
+        if asked.entry.modality is None and "modality" not in told:
+            raise no_modality(asked.entry, "array")
+    arguments = {"layers": list(widths.items()), "told": told, "by_pairs": reading.kind, "ids": asked.ids, "scenes": asked.seed}
+    folder = asked.made("array", lambda to: _write_features(to, widths, told, reading.kind, asked), **arguments)
+    said = {} if found is None else {"n_parameters": found.n_parameters, "scores": dict(found.scores)}
+    return StandIn(f"array:{folder / 'features.safetensors'}", tuple(widths), notes=notes, **said)
+
+
+def _write_features(folder: Path, widths: Mapping[str, int], told: Mapping[str, str], kind: str | None, asked: Asked) -> None:
+    """A file `features.safetensors` with a row for every id; of dissimilarities or kernels (n, n) where `kind` says so."""
+    seen = _seen(asked.ids, asked.seed)
+    rng = np.random.Generator(np.random.PCG64(asked.shape.seed))
+    layers = {}
+    for share, (name, width) in zip(np.linspace(0, 1, len(widths)), widths.items(), strict=True):
+        x = seen @ rng.standard_normal((seen.shape[1], width)) / seen.shape[1] ** 0.5
+        x = x + (NOISE[0] + share * (NOISE[1] - NOISE[0])) * rng.standard_normal(x.shape)
+        by_pairs = np.linalg.norm(x[:, None] - x, axis=2) if kind == RDM.kind else x @ x.T if kind == Kernel.kind else x
+        layers[name] = np.ascontiguousarray(by_pairs, "<f4")
+    # The library's own writer puts its metadata in another order every time.
+    header: dict[str, object] = {"__metadata__": {**told, "layers": json.dumps(list(layers)), "ids": json.dumps(list(asked.ids))}}
+    start = 0
+    for name, x in layers.items():
+        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [start, start + x.nbytes]}
+        start += x.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    data = b"".join(x.tobytes() for x in layers.values())
+    (folder / "features.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def _seen(ids: Sequence[str], seed: int) -> np.ndarray:
+    """What made the scene of every id, (n, 6): angles by cosine and sine, all of mean 0 and variance 1.
+
+    The scene is that of the number that the id ends in, as stand-in datasets and the toy world number them.
+    """
+    numbers = [re.search(r"\d{1,7}$", id_) for id_ in ids]
+    rows = [int(found[0]) for found in numbers if found]
+    rows = list(range(len(ids))) if len(rows) < len(ids) else rows
+    latents = world.content(max(rows) + 1, seed)[0][rows]
+    angles, others = latents[:, :2], latents[:, 2:]
+    return np.hstack([2**0.5 * np.cos(angles), 2**0.5 * np.sin(angles), 12**0.5 * (others - 0.5)])
+
+
+# --- the dataset ---------------------------------------------------------------------------------
+
+TABLE = "pairs.jsonl"
+GREY = 4  # the row whose images have no colour
+LARGEST = 2.0  # of images of unequal sizes, in sides of the toy world's
+
+
+def write_dataset(
+    folder: str | Path,
+    columns: Mapping[str, str],
+    n: int,
+    *,
+    id: str = "id",
+    captions: int = 1,
+    unequal: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A JSONL table of n rows and its image files; the path of the table, for `Dataset.from_table`.
+
+    `columns` maps names of columns to "image" or "text". All of a row show one scene, the row's number gives which. A
+    cell of text is a string, or with `captions` above 1 a list of so many different strings; a number in the column's
+    name is the number of words ("caption_20"). Images are PNG and, every third, JPEG, 32 x 32 pixels or with `unequal` of
+    16 to 64 to a side.
+
+    Some rows are awkward: 1 has quotation marks, 2 letters beyond ASCII, 3 a first caption of two words, 4 an image
+    without colour, 5 the captions of row 0.
+
+    Lies in a folder of its own in `folder`, whole or not at all; one of the same arguments is used again. Raises
+    RepalignError for arguments out of range and for a folder that cannot be written.
+    """
+    for column, kind in columns.items():
+        choose("kind", kind, ("image", "text"), f"stand-in dataset: column {column!r} is of no known kind")
+    if id in columns:
+        raise RepalignError("stand-in dataset: the column of ids is one of the stimuli too", got=repr(id))
+    for what, value, least in (("n", n, 1), ("captions", captions, 1), ("seed", seed, 0)):
+        if value < least:
+            raise RepalignError(f"stand-in dataset: {what} is out of range", expected=f"at least {least}", got=value)
+    arguments = {"columns": dict(columns), "n": n, "id": id, "captions": captions, "unequal": unequal, "seed": seed}
+
+    def write(to: Path) -> None:
+        rows: list[dict[str, object]] = [{id: f"mock-{i:05d}"} for i in range(n)]
+        _, scenes = world.content(n, seed)
+        for column, kind in columns.items():
+            cells = _images(to, column, scenes, unequal, seed) if kind == "image" else _captions(column, scenes, captions, seed)
+            for row, cell in zip(rows, cells, strict=True):
+                row[column] = cell
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (to / TABLE).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+    return made_once(Path(folder), f"dataset-{n}", arguments, write) / TABLE
+
+
+def _images(folder: Path, column: str, scenes: world.Attributes, unequal: bool, seed: int) -> list[str]:
+    """Image files of a column, by their names in the folder."""
+    from PIL import Image
+
+    picture, noise = (world.stream(seed, f"stand-in {what} {column}") for what in ("picture", "pixels"))
+    pixels = render.draw(scenes, picture, noise)
+    sizes = np.full((len(pixels), 2), render.SIDE)
+    if unequal:
+        rng = world.stream(seed, f"stand-in sizes {column}")
+        sizes = rng.integers(render.SIDE // 2, round(LARGEST * render.SIDE) + 1, sizes.shape)
+    name = f"images-{len(list(folder.iterdir()))}"  # a column's own name need not be one that a folder can have
+    (folder / name).mkdir()
+    out = []
+    for i, (array, (width, height)) in enumerate(zip(pixels, sizes.tolist(), strict=True)):
+        image = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
+        image = image.convert("L") if i == GREY else image
+        out.append(f"{name}/{i:05d}.{'jpg' if i % 3 == 2 else 'png'}")
+        image.save(folder / out[-1], quality=95)
+    return out
+
+
+def _captions(column: str, scenes: world.Attributes, count: int, seed: int) -> list[str] | list[list[str]]:
+    """A string of each row, or `count` different ones; awkward ones in some rows."""
+    written = zip(*(write_captions(scenes, seed, column, number) for number in range(count)), strict=True)
+    rows = [list(row) for row in written]
+    short = lambda caption: f"{' '.join(caption.split(' ')[:2]).rstrip('.')}."  # noqa: E731
+    for number, change in ((1, _quoted), (2, _foreign), (3, short if words_of(column) is None else str)):
+        if number < len(rows):
+            rows[number][0] = change(rows[number][0])
+    if len(rows) > 5:
+        rows[5] = list(rows[0])
+    rows = [distinct(row) for row in rows]
+    return rows if count > 1 else [row[0] for row in rows]
+
+
+def words_of(column: str) -> int | None:
+    """How many words the captions of a column have: the number in its name, None if there is none.
+
+    >>> words_of("caption_20"), words_of("text")
+    (20, None)
+    """
+    found = re.search(r"\d+", column)
+    return int(found[0]) or None if found else None
+
+
+def write_captions(attributes: world.Attributes, seed: int, column: str, number: int) -> list[str]:
+    """Caption `number` of a column for every scene, of the length that the column's name asks for."""
+    n, length = len(attributes.hue), words_of(column)
+    rng = world.stream(seed, f"stand-in {column} {number}")
+    named = toy.some_named(n, rng) if number else None  # later captions leave some of the attributes out
+    if named is None or length is not None:
+        # The most attributes that a caption of so many words can name: d of them take 1 + d words for d <= 5, else d + 3.
+        detail = min(toy.FULL, max(1, (length - 3 if length >= 9 else min(length - 1, 5)))) if length else toy.FULL
+        named = toy.first_named(detail)[None].repeat(n, axis=0)
+    out = []
+    for text in toy.decode(toy.write(attributes, named, rng)):
+        words = [w for w in text.split() if w != "."]  # the full stop is no word
+        if length is not None:
+            words = [*words, *islice(cycle(MORE.split()), max(0, length - len(words)))][:length]
+        sentence = " ".join(words)
+        out.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    return out
+
+
+def distinct(captions: Sequence[str]) -> list[str]:
+    """The captions of one row; one that says the same as an earlier one says it again, in other words."""
+    out: list[str] = []
+    for caption in captions:
+        while caption in out:
+            caption = f"Again, {caption[0].lower()}{caption[1:]}"
+        out.append(caption)
+    return out
+
+
+def _quoted(caption: str) -> str:
+    first, *rest = caption.split(" ")
+    return " ".join([f'"{first}"', *rest[:-1], *(f"'{w}'" for w in rest[-1:])])
+
+
+def _foreign(caption: str) -> str:
+    first, *rest = caption.split(" ")
+    return " ".join([first, *(["naïve-Ωmega-世界"] if rest else []), *rest[1:]])
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+# The worst and the best of a scale, by its unit or its own name; a scale of the user's own is taken for one of shares.
+SCALES: dict[str, tuple[float, float]] = {
+    "bit/byte": (1.6, 0.6), "bit/character": (1.6, 0.6), "bit/word": (9.0, 4.0), "bit/token": (6.0, 2.0), "nat/token": (4.0, 1.5),
+    "%": (20.0, 90.0), "share": (0.2, 0.9), "perplexity": (60.0, 5.0), "vtab_solved": (0.0, 19.0),
+}  # fmt: skip
+SCORE_NOISE = 0.04  # standard deviation, in units of the scale
+
+
+def stand_in_scores(names: Sequence[str], models: Sequence[str], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Scores by the name of the score, then by the model's label: what a study's files would say.
+
+    They get better with the size of the stand-in, up to noise: bits per byte fall and accuracies, in [0, 1], rise. A name
+    that is in no list of competences gets shares. `n_parameters` is about that of the stand-in's blocks.
+    """
+    return {name: {model: _score(name, model, seed) for model in models} for name in names}
+
+
+def _score(name: str, model: str, seed: int) -> float:
+    if name == "n_parameters":
+        return float(shape_of(model, seed).n_parameters)
+    unit = COMPETENCES[name].unit if name in COMPETENCES else "share"
+    worst, best = SCALES.get(name) or SCALES.get(unit, SCALES["share"])
+    rng = np.random.Generator(np.random.PCG64(seed_of("score", name, model, seed)))
+    quality = min(1.0, max(0.0, level_of(model) + SCORE_NOISE * rng.standard_normal()))
+    value = worst + quality * (best - worst)
+    return float(round(value)) if name == "vtab_solved" else round(value, 4)
