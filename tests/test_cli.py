@@ -243,7 +243,7 @@ def test_version_unknown_commands_and_missing_folders(call, tmp_path):
 def test_what_nobody_expected_is_one_line_and_a_log(call, monkeypatch, arrays):
     from importlib import import_module
 
-    module = import_module("repalign.compare")
+    module = import_module("repalign.comparison")
 
     monkeypatch.setattr(module, "compare", lambda *a, **k: 1 / 0)
     status, _, err = call("pair", arrays / "x.npy", arrays / "y.npy")
@@ -374,7 +374,7 @@ def test_sizes_that_say_nothing(text):
 def test_compare_takes_the_same_options(call, study, monkeypatch):
     from importlib import import_module
 
-    module = import_module("repalign.compare")
+    module = import_module("repalign.comparison")
 
     assert call("extract", study)[0] == 0
     store, results = study.parent / "runs/store", study.parent / "other"
