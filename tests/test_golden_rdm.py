@@ -9,7 +9,7 @@ import pytest
 
 from golden_tools import Arrays, Golden, Score, off_by
 from repalign.measures import RSA, Measure, RSAKendall, RSMNormDifference, SigmoidRSA, TopologicalRSA
-from repalign.measures.topological_rsa import geo_topological_transform
+from repalign.measures.rdm import geo_topological_transform
 
 DISSIMILARITIES = {
     "squared_euclidean": "sqeuclidean",

@@ -14,9 +14,7 @@ from scipy.spatial.distance import cdist
 from golden_tools import Golden, off_by
 from repalign.measures import IMD, RTD, MTopDiv, PersistenceDistance, RTDLite, TotalPersistenceDifference
 from repalign.measures.measure import as_features
-from repalign.measures.numerics.persistence import bars, distances, length
-from repalign.measures.persistence import between_diagrams
-from repalign.measures.topology import cross_barcode
+from repalign.measures.topology import bars, between_diagrams, cross_barcode, distances, length
 
 
 class Arrays(Golden):

@@ -19,8 +19,7 @@ from repalign.comparison.queries import nearest_of
 from repalign.errors import RepalignError
 from repalign.measures import MutualKNN
 from repalign.measures.numerics import search as _search
-from repalign.measures.numerics.best import Best
-from repalign.measures.numerics.search import SIMILARITIES, embed, nearest
+from repalign.measures.numerics.search import SIMILARITIES, Best, embed, nearest
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation
 from repalign.store import FeatureStore

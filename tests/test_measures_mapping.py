@@ -26,7 +26,7 @@ from repalign.measures import (
 )
 from repalign.measures.matching import _transported
 from repalign.measures.numerics import regressions as _regressions
-from repalign.measures.numerics.folds import held_out
+from repalign.measures.numerics.regressions import held_out
 from repalign.testing import pair
 
 

@@ -13,11 +13,15 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 
 from repalign.errors import RepalignError
 from repalign.measures import CKA, RSA, RSAKendall, RSMNormDifference, SigmoidRSA, TopologicalRSA
-from repalign.measures.numerics.distances import average_ranks, squared_distances, tied_groups
+from repalign.measures.numerics.distances import (
+    DISSIMILARITIES,
+    average_ranks,
+    dissimilarities,
+    squared_distances,
+    tied_groups,
+)
 from repalign.measures.numerics.precision import centred
-from repalign.measures.numerics.rdm import DISSIMILARITIES, dissimilarities
-from repalign.measures.rdm import COMPARISONS
-from repalign.measures.topological_rsa import geo_topological_transform, geodesic_distances
+from repalign.measures.rdm import COMPARISONS, geo_topological_transform, geodesic_distances
 from repalign.testing import pair
 
 X, Y = pair(31)
@@ -213,11 +217,11 @@ def test_the_norm_of_the_difference_is_a_distance_in_the_unit_of_the_features():
     [
         (lambda: RSA("euclid"), "unknown dissimilarity 'euclid'(.|\n)*did you mean 'euclidean'"),
         (lambda: RSA(comparison="kendall"), "unknown comparison 'kendall'"),
-        (lambda: RSAKendall(tau="c"), "unknown tau 'c'\n  expected: 'a' or 'b'"),
+        (lambda: RSAKendall(tau="c"), "unknown tau 'c'\n  expected: a, b"),
         (lambda: RSMNormDifference(norm="nuclear"), "unknown norm 'nuclear'"),
         (lambda: TopologicalRSA(0.8, 0.2), "expected: 0 <= lower < upper <= 1\n  got: lower=0.8, upper=0.2"),
         (lambda: TopologicalRSA(0.5, 0.5), "the levels of the quantiles are out of order"),
-        (lambda: TopologicalRSA(0.2, 1.1), "the levels of the quantiles are out of order"),
+        (lambda: TopologicalRSA(0.2, 1.1), "upper is not a share\n  expected: 0 <= upper <= 1"),
         (lambda: TopologicalRSA(geodesic=1), "geodesic is neither True nor False"),
         (lambda: SigmoidRSA(alpha=0), "alpha is out of range\n  expected: 0 < alpha"),
         (lambda: SigmoidRSA(beta=2.0), "beta is out of range\n  expected: 0 <= beta <= 1\n  got: 2.0"),

@@ -25,8 +25,7 @@ from repalign.measures import (
     SquaredCCA,
 )
 from repalign.measures.measure import Bilinear, as_features
-from repalign.measures.numerics.sharing import sharing
-from repalign.measures.numerics.spectrum import basis, rows_of, spectrum
+from repalign.measures.numerics.precision import basis, rows_of, sharing, spectrum
 from repalign.testing import pair
 
 

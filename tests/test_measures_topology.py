@@ -23,8 +23,7 @@ from repalign.measures import (
     TotalPersistenceDifference,
     relative_to_null,
 )
-from repalign.measures.numerics.persistence import bars, distances, length, spanning_tree
-from repalign.measures.topology import cross_barcode
+from repalign.measures.topology import bars, cross_barcode, distances, length, spanning_tree
 from repalign.testing import pair, rotation
 
 

@@ -9,11 +9,10 @@ from scipy.spatial.distance import cdist
 
 from repalign.errors import RepalignError
 from repalign.measures import CKA, CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
+from repalign.measures.numerics import precision as _layer
 from repalign.measures.numerics import search as _search
-from repalign.measures.numerics import sharing as _layer
-from repalign.measures.numerics.precision import full_precision, gram, unit_resolution
+from repalign.measures.numerics.precision import Layer, full_precision, gram, sharing, unit_resolution
 from repalign.measures.numerics.search import SIMILARITIES, embed, nearest
-from repalign.measures.numerics.sharing import Layer, sharing
 
 
 def lists(x: np.ndarray | torch.Tensor, k: int, similarity: str = "cosine", **options) -> np.ndarray:
@@ -314,8 +313,7 @@ def test_many_layers_in_tight_memory_are_the_pairs(measure, monkeypatch):
     layers = [rng(i).standard_normal((50, 5 + i)) for i in range(5)]
     states = [measure.prepare(torch.from_numpy(x)) for x in layers]
     expected = [[measure(x, y) for y in layers[2:]] for x in layers[:2]]
-    for module in ("_alignment", "neighbors", "_base"):
-        monkeypatch.setattr(f"repalign.measures.{module}.SCRATCH_BYTES", 4000)
+    monkeypatch.setattr("repalign.measures.numerics.precision.SCRATCH_BYTES", 4000)
     found = measure.compare_all(states[:2], states[2:])
     assert found.dtype == torch.float64 and found.device.type == "cpu"
     np.testing.assert_allclose(found, expected, atol=1e-12)

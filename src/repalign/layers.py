@@ -1,4 +1,4 @@
-"""Layers that are given by their pairs of stimuli: dissimilarities (`RDM`) and kernels (`Kernel`), instead of features.
+"""What a layer may be given as: features (n, d), or its pairs of stimuli, dissimilarities (`RDM`) or kernels (`Kernel`).
 
     pair(RDM(brain), RDM(model), "RSA()")                    # (n, n): one layer each
     pair({"it": features, "judged": RDM(d)}, RDM(stack, names=subjects), "RSA()")      # (m, n, n): m layers
@@ -323,6 +323,71 @@ def kind_of(layer: Any) -> str:
     return layer.kind if isinstance(layer, Pairwise) else FEATURES
 
 
+def as_layer(x: Any, name: str = "x") -> Given:
+    """A layer as a measure prepares it: features, checked by `as_features`, or one `RDM` or `Kernel` as it is."""
+    if not isinstance(x, Pairwise):
+        return as_features(x, name)
+    if x.is_stack:
+        raise RepalignError(
+            f"{name}: several layers where one is needed",
+            expected=f"one matrix (n, n): {type(x).__name__}(array[i])", got=repr(x),
+            remedy="repalign.pair takes a stack as the layers of a model",
+        )  # fmt: skip
+    return x
+
+
+def as_features(x: Any, name: str = "x") -> Tensor:
+    """Check an array at the border and return it as a floating (n, d) tensor.
+
+    float64 (and integers) stay or become float64; everything else is computed in float32, because
+    half precision may be stored but is never multiplied. The tensor keeps its device.
+
+    Raises RepalignError, naming `name`, unless x is two-dimensional, has a row and a column,
+    and every entry is finite.
+    """
+    if isinstance(x, Pairwise):
+        raise RepalignError(
+            f"{name}: {x.word} where features are needed",
+            expected="an array (n, d): one row per stimulus, one column per feature", got=repr(x),
+            remedy="give the features themselves; an RDM or a Kernel goes where a layer is compared by a measure that takes it",
+        )  # fmt: skip
+    x = as_tensor(x, name)
+    if x.ndim != 2 or 0 in x.shape:
+        raise RepalignError(
+            f"{name}: wrong shape",
+            expected="two dimensions (n, d): one row per stimulus, one column per feature", got=f"shape {tuple(x.shape)}",
+            remedy="pool or flatten each stimulus to one vector (repalign.aggregate); for one feature use shape (n, 1)",
+        )  # fmt: skip
+    x = _floating(x)
+    # NaN and infinity survive a sum; a sum that is not finite is looked at entry by entry.
+    finite = torch.isfinite(x.sum(dim=1))
+    if not bool(finite.all()) and not bool((finite := torch.isfinite(x).all(dim=1)).all()):
+        bad = torch.nonzero(~finite).flatten()
+        raise RepalignError(
+            f"{name}: NaN or infinite values", expected="every entry finite",
+            got=f"{len(bad)} of {len(x)} rows with non-finite entries, the first is row {int(bad[0])}",
+            remedy="look for overflow in half precision, or leave these stimuli out of the dataset",
+        )  # fmt: skip
+    return x.contiguous()
+
+
+def _floating(x: Tensor) -> Tensor:
+    """float32 for half precision, float64 for whole numbers; else as it is."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.to(torch.float32)
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float64)
+
+
+def check_paired(n_x: int, n_y: int, name_x: str = "x", name_y: str = "y") -> None:
+    """Refuse two arrays of different row counts: row i of both must be the same stimulus."""
+    if n_x != n_y:
+        raise RepalignError(
+            f"{name_x} and {name_y} have different numbers of rows",
+            expected="row i of both describing the same stimulus", got=f"n = {n_x} and n = {n_y}",
+            remedy="join both on stimulus ids first; repalign never pairs by cutting to the shorter one",
+        )  # fmt: skip
+
+
 def refuse_unmarked_rdm(x: Tensor, name: str) -> None:
     """Refuse features (n, d) that are plainly dissimilarities: square, symmetric, zero on the diagonal, nothing below zero."""
     if x.shape[0] != x.shape[1] or len(x) < 3 or bool(x.diagonal().any()) or not bool(x.any()) or bool((x < 0).any()):
@@ -347,10 +412,7 @@ def _numbers(array: Any, where: str) -> Tensor:
         raise RepalignError(
             f"{where}: given twice", expected="an array (n, n) or (m, n, n)", got=repr(array), remedy="give it as it is"
         )
-    x = as_tensor(array, where)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return x.to(torch.float32)
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float64)
+    return _floating(as_tensor(array, where))
 
 
 def _not_square(shape: tuple[int, ...], where: str, name: str) -> RepalignError:

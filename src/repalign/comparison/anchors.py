@@ -17,9 +17,8 @@ from torch import Tensor
 from repalign.comparison.cost import BLOCK
 from repalign.comparison.queries import nearest_of
 from repalign.comparison.streams import Rows, as_rows
-from repalign.errors import RepalignError
-from repalign.measures.measure import check_paired
-from repalign.measures.numerics.checks import as_count, check_choice
+from repalign.errors import RepalignError, choose
+from repalign.measures.measure import as_count, check_paired
 from repalign.measures.numerics.search import SIMILARITIES
 from repalign.representation import Representation, check_same_dataset
 from repalign.text import Progress, silent
@@ -91,7 +90,7 @@ def anchored_mutual_knn(
     (1.0, 0.02, 500)
     """
     k, n_anchors = as_count("k", k), as_count("n_anchors", n_anchors)
-    check_choice("similarity", similarity, SIMILARITIES)
+    choose("similarity", similarity, SIMILARITIES)
     if n_anchors < 2 or not 0 < level < 1:
         raise RepalignError(
             "an interval needs two anchors and a level between 0 and 1",

@@ -16,7 +16,7 @@ from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
 from repalign.layers import Given
 from repalign.measures.measure import Measure, State, as_layer
-from repalign.measures.numerics.sharing import sharing
+from repalign.measures.numerics.precision import sharing
 from repalign.representation import Representation
 
 Look = Callable[[Representation, str, Given, torch.dtype], None]

@@ -14,8 +14,7 @@ from repalign.comparison.anchors import corrected
 from repalign.errors import RepalignError
 from repalign.layers import Given, kind_of
 from repalign.measures import MutualKNN
-from repalign.measures.measure import GraphRelation, as_layer, check_paired
-from repalign.measures.numerics.checks import as_count
+from repalign.measures.measure import GraphRelation, as_count, as_layer, check_paired
 from repalign.representation import Representation, check_same_dataset
 from repalign.text import Progress, silent
 

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, kind_of, said
-from repalign.measures.measure import SCRATCH_BYTES
-from repalign.measures.numerics.checks import check_choice, check_flag
+from repalign.measures.measure import SCRATCH_BYTES, check_flag
 from repalign.measures.numerics.precision import unit_rows
 
 CLIPS = ("exact", "mean")
@@ -56,8 +55,8 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.clip is not None:
-            check_choice("clip", self.clip, CLIPS)
-        check_choice("clip_scope", self.clip_scope, SCOPES)
+            choose("clip", self.clip, CLIPS)
+        choose("clip_scope", self.clip_scope, SCOPES)
         check_flag("normalize_rows", self.normalize_rows)
         check_flag("concatenate", self.concatenate)
         if not isinstance(self.quantile, (int, float)) or not 0 < self.quantile <= 1:

@@ -13,9 +13,8 @@ from torch import Tensor
 from repalign.comparison.cost import BLOCK
 from repalign.comparison.streams import ArrayRows, Rows, ahead
 from repalign.errors import RepalignError
-from repalign.measures.numerics.best import Best
 from repalign.measures.numerics.precision import full_precision, power_of_two, unit_resolution, unit_rows
-from repalign.measures.numerics.search import first_with_ties
+from repalign.measures.numerics.search import Best, first_with_ties
 from repalign.text import Progress, silent
 
 # Rows of smaller norm may hold numbers so small that single precision has lost some of their digits.

@@ -25,10 +25,9 @@ import torch
 from repalign.comparison.cost import BLOCK, memory_limit, sums_bytes
 from repalign.comparison.feature_sums import About, Sums, moved, short
 from repalign.comparison.streams import Rows, as_rows
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, choose
 from repalign.measures.kernel import ESTIMATORS
 from repalign.measures.measure import check_paired
-from repalign.measures.numerics.checks import check_choice
 from repalign.representation import Representation, check_same_dataset
 from repalign.text import Progress, silent
 
@@ -136,7 +135,7 @@ def stream_cka_all(
 
     Raises RepalignError as `stream_cka` does, and if the sums of one layer of x do not fit.
     """
-    check_choice("estimator", estimator, ESTIMATORS)
+    choose("estimator", estimator, ESTIMATORS)
     left, right = _layers(xs, "x"), _layers(ys, "y")
     n = _common_n(left, right, xs, ys, block)
     groups = _groups(left, right, memory_limit() if memory is None else memory)

@@ -10,10 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from repalign.measures.custom import KernelAlignment, NeighborOverlap
+from repalign.measures.distribution import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
 from repalign.measures.facts import MeasureFacts
-from repalign.measures.likelihood import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
 from repalign.measures.measure import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
-from repalign.measures.modality_shift import shift_curve
 from repalign.measures.registry import (
     Group,
     describe,
@@ -25,43 +24,32 @@ from repalign.measures.registry import (
     parse_wanted,
     register,
 )
-from repalign.measures.shared_space import cone_effect
+from repalign.measures.shared_space import cone_effect, shift_curve
 from repalign.measures.statistics import concentricity, magnitude, participation_ratio, two_nn_dimension, uniformity
 from repalign.measures.topology import relative_to_null
 
 if TYPE_CHECKING:  # the names of measures, which are bound below
-    from repalign.measures.canonical import *  # noqa: F403
     from repalign.measures.covariance import *  # noqa: F403
     from repalign.measures.dependence import *  # noqa: F403
-    from repalign.measures.distance_correlation import *  # noqa: F403
     from repalign.measures.distribution import *  # noqa: F403
     from repalign.measures.kernel import *  # noqa: F403
     from repalign.measures.mapping import *  # noqa: F403
     from repalign.measures.matching import *  # noqa: F403
-    from repalign.measures.neighbor_ranks import *  # noqa: F403
     from repalign.measures.neighbors import *  # noqa: F403
     from repalign.measures.paired_cosine import *  # noqa: F403
-    from repalign.measures.persistence import *  # noqa: F403
     from repalign.measures.point_clouds import *  # noqa: F403
-    from repalign.measures.predictivity import *  # noqa: F403
-    from repalign.measures.procrustes import *  # noqa: F403
     from repalign.measures.rdm import *  # noqa: F403
-    from repalign.measures.reference import *  # noqa: F403
-    from repalign.measures.retrieval import *  # noqa: F403
     from repalign.measures.shape import *  # noqa: F403
     from repalign.measures.shared_space import *  # noqa: F403
     from repalign.measures.soft_neighbors import *  # noqa: F403
     from repalign.measures.statistics import *  # noqa: F403
     from repalign.measures.subspace import *  # noqa: F403
-    from repalign.measures.topological_rsa import *  # noqa: F403
     from repalign.measures.topology import *  # noqa: F403
 
 # In the order of listings.
 FAMILIES = (
-    "neighbors", "neighbor_ranks", "soft_neighbors", "kernel", "reference", "dependence", "distance_correlation",
-    "rdm", "topological_rsa", "subspace", "canonical", "procrustes", "shape", "covariance", "retrieval",
-    "shared_space", "distribution", "statistics", "point_clouds", "mapping", "predictivity", "paired_cosine",
-    "matching", "topology", "persistence",
+    "neighbors", "soft_neighbors", "kernel", "dependence", "rdm", "subspace", "shape", "covariance", "shared_space",
+    "distribution", "statistics", "point_clouds", "mapping", "paired_cosine", "matching", "topology",
 )
 MEASURES: tuple[type[Measure], ...] = tuple(
     cls for family in FAMILIES for cls in import_module(f"{__name__}.{family}").MEASURES

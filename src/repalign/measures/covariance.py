@@ -1,23 +1,33 @@
-"""Measures on covariances, of features or of stimuli: GULP, ENSD and the Riemannian distance."""
+"""Measures on covariances, of features or of stimuli: GULP, ENSD and the Riemannian distance.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.measures.measure import Bilinear, DenseRelation, Features, Measure, Relation, State
-from repalign.measures.numerics.checks import as_epsilon, as_share
-from repalign.measures.numerics.precision import gram
-from repalign.measures.numerics.shape import shape_of
-from repalign.measures.numerics.sharing import layer_of
-from repalign.measures.numerics.spectrum import basis, rows_of
-from repalign.measures.subspace import projection
+from repalign.measures.kernel import norm_products
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Bilinear,
+    DenseRelation,
+    Features,
+    Measure,
+    Relation,
+    as_epsilon,
+    as_number,
+    as_share,
+    norms,
+    parameter,
+)
+from repalign.measures.numerics.precision import basis, gram, layer_of, rows_of
+from repalign.measures.shape import shape_of
+from repalign.measures.subspace import ANY_LINEAR_MAP, projection
 
 
 @dataclass(frozen=True)
@@ -45,25 +55,19 @@ class GULP(Bilinear):
     0.0
     """
 
-    ridge: float = 0.01
+    ridge: float = parameter(0.01, as_epsilon)
 
     family: ClassVar[str] = "covariance"
     cost: ClassVar[str] = "n d min(n, d) + n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("gulp",)
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ridge", as_epsilon(self.ridge, "ridge"))
-
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
-        return common if self.ridge else common | {"column_scale", "invertible"}
+        return ISOMETRIES_AND_SCALE if self.ridge else ANY_LINEAR_MAP
 
     def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
         if self.ridge == 0:
             return projection(basis(rows_of(x)), x.dtype)
         factor = shape_of(x).values  # F at unit norm: F^T F has the eigenvalues of S_X
@@ -100,15 +104,10 @@ class ENSD(Bilinear):
     family: ClassVar[str] = "covariance"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("ensd",)
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
         kernel = layer_of(x).gram
         # The relation K tr K / tr K^2, whose norm is the root of the participation ratio.
         relation = DenseRelation.of(kernel)
@@ -116,7 +115,13 @@ class ENSD(Bilinear):
         return relation if relation.norm == 0 else replace(relation, norm=trace / relation.norm)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        return norms(a)[:, None] * norms(b)[None, :] * super().scale(inner, a, b)
+        return norm_products(a, b) * super().scale(inner, a, b)
+
+
+def as_shrinkage(name: str, value: Any) -> float:
+    """A share in (0, 1)."""
+    expected = "a share above 0, for an inverse to exist, and below 1, for the kernel to count"
+    return as_number(name, as_share(name, value), lambda v: 0 < v < 1, "leaves no distance", expected)
 
 
 @dataclass(frozen=True)
@@ -145,38 +150,24 @@ class RiemannianDistance(Measure):
     True
     """
 
-    shrinkage: float = 0.1
+    shrinkage: float = parameter(0.1, as_shrinkage)
 
     family: ClassVar[str] = "covariance"
     cost: ClassVar[str] = "n d min(n, d) per layer with d > n, m^2 (n + m) per pair with m = min(n, d1 + d2)"
     aliases: ClassVar[tuple[str, ...]] = ("riemannian_distance", "riemannian")
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shrinkage", as_share("shrinkage", self.shrinkage))
-        if self.shrinkage in (0.0, 1.0):
-            raise RepalignError(
-                "shrinkage leaves no distance",
-                expected="a share above 0, for an inverse to exist, and below 1, for the kernel to count",
-                got=repr(self.shrinkage),
-            )
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         shape = shape_of(x)
         factor = shape.values * math.sqrt(len(x) * (1 - self.shrinkage))  # F with K' = F F^T + shrinkage I
         return Features(factor, norm=shape.norm)
 
-    def compare(self, a: State, b: State) -> float:
-        if not (cast(Features, a).norm > 0 and cast(Features, b).norm > 0):
+    def compare(self, a: Features, b: Features) -> float:
+        if not (a.norm > 0 and b.norm > 0):
             return math.nan
-        factors = [cast(Features, s).values for s in (a, b)]
+        factors = [s.values for s in (a, b)]
         widths = [f.shape[1] for f in factors]
         both = torch.cat(factors, dim=1)
         if sum(widths) < a.n:  # off the span of both K' and L' are equal, and in it coordinates are enough
@@ -188,10 +179,6 @@ class RiemannianDistance(Measure):
         ratio = torch.linalg.solve_triangular(root, second, upper=False)
         ratio = torch.linalg.solve_triangular(root, ratio.T, upper=False)
         return float(torch.linalg.vector_norm(torch.linalg.eigvalsh((ratio + ratio.T) / 2).log()))
-
-
-def norms(states: Sequence[Relation]) -> Tensor:
-    return torch.tensor([s.norm for s in states], dtype=torch.float64)
 
 
 MEASURES = (GULP, ENSD, RiemannianDistance)

@@ -25,17 +25,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Relation
-from repalign.measures.numerics.checks import as_count, check_choice
-from repalign.measures.numerics.kernels import RESIDUE, double_centre, u_centre
+from repalign.errors import RepalignError, choose
+from repalign.measures.kernel import ESTIMATORS, Estimated
+from repalign.measures.measure import (
+    Bilinear,
+    DenseRelation,
+    GraphRelation,
+    Local,
+    Relation,
+    parameter,
+)
+from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
 
-ESTIMATORS = ("debiased", "biased")
 _ASYMMETRY = 1e-5  # of the largest entry
 
 
 @dataclass(frozen=True)
-class KernelAlignment(Bilinear):
+class KernelAlignment(Estimated):
     """CKA over a kernel of your own: subclasses give `kernel(x) -> (n, n)`.
 
     s = <K', L'> / (|K'| |L'|), K' the centred kernel: estimator="debiased" U-centred with an empty diagonal, "biased"
@@ -44,37 +50,23 @@ class KernelAlignment(Bilinear):
     Raises RepalignError unless the kernel is (n, n), finite and symmetric.
     """
 
-    estimator: str = "debiased"
+    estimator: str = parameter("debiased", choose, ESTIMATORS)
 
-    family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "your kernel per layer, n^2 per pair"
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_choice("estimator", self.estimator, ESTIMATORS)
 
     @abstractmethod
     def kernel(self, x: Tensor) -> Tensor:
         """The kernel matrix (n, n) of a checked float array (n, d)."""
 
-    @property
-    def range(self) -> tuple[float, float]:
-        return self.bounds if self.estimator == "debiased" else (0.0, 1.0)
-
-    @property
-    def min_n(self) -> int:
-        return 4 if self.estimator == "debiased" else 2
-
     def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
         kernel = _square(self, self.kernel(x), len(x)).to(torch.float64, copy=True)
         floor = RESIDUE * torch.finfo(x.dtype).eps * float(torch.linalg.vector_norm(kernel))
-        (u_centre if self.estimator == "debiased" else double_centre)(kernel)
+        (u_centre if self.is_debiased else double_centre)(kernel)
         return DenseRelation.of(kernel.to(x.dtype), floor=floor)
 
 
 @dataclass(frozen=True)
-class NeighborOverlap(Bilinear):
+class NeighborOverlap(Local, Bilinear):
     """Mutual k-NN over neighbours of your own: subclasses give `neighbors(x) -> (n, k)` indices, without the row itself.
 
     s = (1 / n) sum_i |N_X(i) & N_Y(i)| / k. Range [0, 1], chance k / (n - 1).
@@ -82,26 +74,16 @@ class NeighborOverlap(Bilinear):
     Raises RepalignError unless every row lists k different other rows.
     """
 
-    k: int = 10
-
     family: ClassVar[str] = "neighbors"
     cost: ClassVar[str] = "your search per layer, n k per pair"
     dense: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "k", as_count("k", self.k))
-
     @abstractmethod
     def neighbors(self, x: Tensor) -> Tensor:
         """Indices (n, k) of the neighbours of every row of a checked float array (n, d)."""
 
-    @property
-    def min_n(self) -> int:
-        return self.k + 1
-
     def prepare(self, x: Tensor) -> GraphRelation:
-        self.check_n(len(x))
         n, found = len(x), self.neighbors(x).to(torch.int64)
         ordered = found.sort(dim=1).values
         wrong = (
@@ -116,8 +98,7 @@ class NeighborOverlap(Bilinear):
                 expected=f"(n, k) = ({n}, {self.k}) indices, in every row {self.k} different other rows",
                 got=f"shape {tuple(found.shape)}, {int(found.min())} to {int(found.max())}, or a row that repeats or lists itself",
             )
-        alike = bool((x == x[0]).all())
-        return GraphRelation(found, norm=0.0 if alike else 1.0)
+        return GraphRelation(found, norm=0.0 if bool((x == x[0]).all()) else 1.0)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         return super().scale(inner, a, b) / (a[0].n * self.k)

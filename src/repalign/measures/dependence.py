@@ -1,35 +1,46 @@
-"""Kin of CKA: HSIC, the RV coefficients, the angle of CKA, CKA for features that depend on each other."""
+"""Kin of CKA: HSIC, the RV coefficients, the angle of CKA, CKA for features that depend on each other.
+
+Distance correlation and covariance: dependence of any form, from centred distances instead of kernels.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.layers import ANY_FORM, FEATURES_OR_KERNEL, Given
-from repalign.measures.measure import Bilinear, DenseRelation, Measure, Relation, State
-from repalign.measures.numerics.checks import as_epsilon, check_choice, check_flag
-from repalign.measures.numerics.kernels import (
-    ISOMETRIES,
-    RESIDUE,
-    checked_bandwidth,
-    in_range,
+from repalign.errors import choose
+from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
+from repalign.measures.kernel import (
+    ESTIMATORS,
+    KERNELS,
+    Estimated,
+    OfKernels,
     kernel_relation,
     norm_products,
-    takes_of,
-    u_centre,
 )
-from repalign.measures.numerics.precision import centred, gram
-
-HSIC_ESTIMATORS = ("unbiased", "biased", "trace")
+from repalign.measures.measure import (
+    ISOMETRIES,
+    ISOMETRIES_AND_SCALE,
+    Batched,
+    Bilinear,
+    DenseRelation,
+    Relation,
+    as_epsilon,
+    as_number,
+    check_flag,
+    parameter,
+)
+from repalign.measures.numerics.distances import between_rows
+from repalign.measures.numerics.precision import RESIDUE, centred, double_centre, gram, in_range, u_centre
 
 
 @dataclass(frozen=True)
-class HSIC(Bilinear):
+class HSIC(OfKernels, Estimated):
     """Hilbert-Schmidt independence criterion: the covariance of two kernels, not normalised.
 
     estimator="unbiased" (default): <K~, L~> / (n (n - 3)), with the U-centred kernels, equal to Song et al. 2012,
@@ -54,40 +65,19 @@ class HSIC(Bilinear):
     12.25
     """
 
-    kernel: str = "linear"
-    estimator: str = "unbiased"
+    kernel: str = parameter("linear", choose, KERNELS)
+    estimator: str = parameter("unbiased", choose, ("unbiased", "biased", "trace"))
     bandwidth: float | str | None = None
 
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("hsic",)
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-    takes: ClassVar[frozenset[str]] = ANY_FORM
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
-        check_choice("estimator", self.estimator, HSIC_ESTIMATORS)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        return self.bounds if self.estimator == "unbiased" else (0.0, math.inf)
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return takes_of(self.kernel)
 
     @property
     def invariances(self) -> frozenset[str]:
-        return ISOMETRIES | ({"isotropic_scale"} if isinstance(self.bandwidth, str) else frozenset())
-
-    @property
-    def min_n(self) -> int:
-        return 4 if self.estimator == "unbiased" else 2
+        return ISOMETRIES_AND_SCALE if isinstance(self.bandwidth, str) else ISOMETRIES
 
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
-        return kernel_relation(x, self.kernel, self.bandwidth, self.estimator == "unbiased")
+        return kernel_relation(x, self.kernel, self.bandwidth, self.is_debiased)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n = a[0].n
@@ -115,33 +105,25 @@ class RV(Bilinear):
     (0.821, 0.156)
     """
 
-    modified: bool = False
+    modified: bool = parameter(False, check_flag)
 
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rv", "rv_coefficient")
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cka_lange": {"modified": True}, "rv2": {"modified": True}}
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
-
-    def __post_init__(self) -> None:
-        check_flag("modified", self.modified)
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     @property
     def range(self) -> tuple[float, float]:
         return self.bounds if self.modified else (0.0, 1.0)
 
     @property
-    def invariances(self) -> frozenset[str]:
-        return ISOMETRIES | {"isotropic_scale"}
-
-    @property
     def min_n(self) -> int:
         return 3 if self.modified else 2
 
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
         relation = kernel_relation(x, "linear", None, debiased=False)
         if not self.modified or relation.norm == 0:
             return relation
@@ -150,7 +132,7 @@ class RV(Bilinear):
 
 
 @dataclass(frozen=True)
-class AngularCKA(Measure):
+class AngularCKA(OfKernels):
     """Angle between two centred kernels, arccos of biased CKA: a metric, so that the triangle inequality holds.
 
     d = arccos(<K', L'> / (|K'| |L'|)) in radians, with K' = H K H.
@@ -169,37 +151,22 @@ class AngularCKA(Measure):
     (0.0, 0.825)
     """
 
-    kernel: str = "linear"
+    kernel: str = parameter("linear", choose, KERNELS)
     bandwidth: float | str | None = None
 
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("angular_cka",)
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.pi / 2)
-    takes: ClassVar[frozenset[str]] = ANY_FORM
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return takes_of(self.kernel)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return ISOMETRIES | (frozenset() if isinstance(self.bandwidth, float) else {"isotropic_scale"})
 
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
         return kernel_relation(x, self.kernel, self.bandwidth, debiased=False)
 
-    def compare(self, a: State, b: State) -> float:
-        first, second = cast(DenseRelation, a), cast(DenseRelation, b)
-        if first.norm == 0 or second.norm == 0:
+    def compare(self, a: DenseRelation, b: DenseRelation) -> float:
+        if a.norm == 0 or b.norm == 0:
             return math.nan
-        chord = float(torch.linalg.vector_norm(first.matrix - second.matrix, dtype=torch.float64))
+        chord = float(torch.linalg.vector_norm(a.matrix - b.matrix, dtype=torch.float64))
         return min(2 * math.asin(min(chord / 2, 1.0)), math.pi / 2)
 
 
@@ -230,28 +197,19 @@ class DependentColumnsCKA(Bilinear):
     1.67
     """
 
-    epsilon: float = 0.0
+    epsilon: float = parameter(0.0, as_epsilon)
 
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("dependent_columns_cka", "cka_dependent_columns")
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
+    smallest_n: ClassVar[int] = 4
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"translation", "permutation"})
-        return common | {"isotropic_scale"} if self.epsilon == 0 else common
-
-    @property
-    def min_n(self) -> int:
-        return 4
+        return frozenset({"translation", "permutation"}) | ({"isotropic_scale"} if self.epsilon == 0 else frozenset())
 
     def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
         n, columns = x.shape
         features, unit, *_ = centred(x)
         kernel = gram(features)
@@ -271,4 +229,136 @@ class DependentColumnsCKA(Bilinear):
         return super().scale(inner, a, b) / (1 + self.epsilon * n * (n - 3) / norm_products(a, b))
 
 
-MEASURES = (HSIC, RV, AngularCKA, DependentColumnsCKA)
+def as_exponent(name: str, value: Any) -> float:
+    """The power of the distances, in (0, 2]."""
+    expected = f"0 < {name} <= 2 (at 2 only linear dependence counts)"
+    return as_number(name, value, lambda v: 0 < v <= 2, "is out of range", expected)
+
+
+def distance_relation(x: Given, exponent: float, debiased: bool) -> DenseRelation:
+    """Centred distances D^exponent of a layer at unit norm, U-centred if debiased; `norm` in the unit of the features."""
+    squared, unit = between_rows(x)
+    matrix = squared.pow_(exponent / 2)
+    floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
+    (u_centre if debiased else double_centre)(matrix)
+    relation = DenseRelation.of(matrix, floor=floor)
+    norm = in_range(relation.norm * float(torch.tensor(unit, dtype=torch.float64) ** exponent))
+    return replace(relation, matrix=relation.matrix.to(x.dtype), norm=norm if relation.norm > 0 else 0.0)
+
+
+@dataclass(frozen=True)
+class _OfCentredDistances(Estimated):
+    """The centred matrices of distances to a power, and their inner product."""
+
+    estimator: str = parameter("debiased", choose, ESTIMATORS)
+    exponent: float = parameter(1.0, as_exponent)
+
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
+
+    def prepare(self, x: Given) -> DenseRelation:
+        return distance_relation(x, self.exponent, self.is_debiased)
+
+
+@dataclass(frozen=True)
+class SquaredDistanceCorrelation(_OfCentredDistances):
+    """Squared distance correlation: 0 only for independent spaces, whatever the form of the dependence.
+
+    s = <A, B> / (|A| |B|), with A and B the centred matrices of the distances |x_i - x_j|^exponent.
+    estimator="debiased" (default): U-centred, the bias-corrected statistic, which may be negative and whose mean is 0
+    for independent spaces of any width. "biased": double centred, the square of `DistanceCorrelation`; it grows with
+    d / n.
+
+    Parameters
+    ----------
+    estimator : "debiased" or "biased".
+    exponent : power of the distances, in (0, 2]; at 2 only linear dependence counts (biased, it is linear CKA). The
+        dissimilarities of a layer that is given as an `RDM` are taken as the distances.
+
+    Shapes (n, d1) and (n, d2). Range [-1, 1]; biased [0, 1]. Invariant to orthogonal maps, isotropic scale,
+    translations and column order. nan for a constant representation. Raises RepalignError if n < 4 (biased: n < 2).
+
+    Source: Szekely, Rizzo & Bakirov 2007 (Annals of Statistics 35:2769); Szekely & Rizzo 2014 (Annals of Statistics
+    42:2382) for the debiased form.
+
+    >>> import numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> round(SquaredDistanceCorrelation()(x, x**2), 3)
+    0.195
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("squared_distance_correlation", "dcor_squared")
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
+
+
+@dataclass(frozen=True)
+class DistanceCorrelation(Batched):
+    """Distance correlation: the root of the squared one, in its first, biased form.
+
+    s = sqrt(<A, B> / (|A| |B|)), with A and B the double-centred matrices of the distances |x_i - x_j|^exponent.
+
+    Parameters
+    ----------
+    exponent : power of the distances, in (0, 2].
+
+    Shapes (n, d1) and (n, d2). Range [0, 1]; it grows with d / n, and unrelated wide features score near 1: read it beside
+    its chance level, or use the debiased `SquaredDistanceCorrelation`, which gives the same p-values faster. Invariant
+    to orthogonal maps, isotropic scale, translations and column order. nan for a constant representation.
+    Raises RepalignError if n < 2.
+
+    Source: Szekely, Rizzo & Bakirov 2007 (Annals of Statistics 35:2769).
+
+    >>> import numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> round(DistanceCorrelation()(x, x**2), 3)
+    0.492
+    """
+
+    exponent: float = parameter(1.0, as_exponent)
+
+    family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("distance_correlation", "dcor")
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
+
+    def prepare(self, x: Given) -> DenseRelation:
+        return distance_relation(x, self.exponent, debiased=False)
+
+    def compare_all(self, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        squared = SquaredDistanceCorrelation("biased", self.exponent).compare_all(a, b)
+        return squared.clamp(min=0).sqrt()  # below 0 by rounding alone
+
+
+@dataclass(frozen=True)
+class SquaredDistanceCovariance(_OfCentredDistances):
+    """Squared distance covariance: `SquaredDistanceCorrelation` before it is normalised.
+
+    estimator="debiased" (default): <A, B> / (n (n - 3)) of the U-centred distances. "biased": <A, B> / n^2 of the
+    double-centred ones.
+
+    Parameters estimator and exponent as in `SquaredDistanceCorrelation`.
+
+    Shapes (n, d1) and (n, d2). Range: all numbers; biased [0, inf). It has the unit of both distances. Invariant to
+    orthogonal maps, translations and column order. nan for a constant representation.
+    Raises RepalignError if n < 4 (biased: n < 2).
+
+    Source: Szekely, Rizzo & Bakirov 2007 (Annals of Statistics 35:2769); Szekely & Rizzo 2014 (Annals of Statistics
+    42:2382).
+
+    >>> import numpy as np
+    >>> round(SquaredDistanceCovariance("biased")(np.eye(4), np.eye(4)), 6)
+    0.375
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("squared_distance_covariance", "distance_covariance", "dcov")
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        n = a[0].n
+        divisor = n * (n - 3) if self.is_debiased else n * n
+        return super().scale(inner, a, b) * (norm_products(a, b) / divisor)
+
+
+MEASURES = (HSIC, RV, AngularCKA, DependentColumnsCKA, SquaredDistanceCorrelation, DistanceCorrelation, SquaredDistanceCovariance)

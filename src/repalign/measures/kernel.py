@@ -1,26 +1,132 @@
-"""Measures that compare kernels (Gram matrices): CKA, and CKNNA, its restriction to shared neighbours."""
+"""Measures that compare kernels (Gram matrices): CKA, and CKNNA, its restriction to shared neighbours.
+
+`CKNNAPaper` and `CKNNAReference` are published forms that differ from the corrected one, kept so that their numbers can
+be reproduced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.layers import ANY_FORM, FEATURES_OR_KERNEL, Given
-from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Relation
-from repalign.measures.numerics.checks import as_count, as_epsilon, check_choice
-from repalign.measures.numerics.kernels import checked_bandwidth, kernel_relation, norm_products, takes_of
-from repalign.measures.numerics.search import Space, embed, nearest
+from repalign.errors import RepalignError, choose
+from repalign.layers import ANY_FORM, FEATURES, FEATURES_OR_KERNEL, RDM, Given, Kernel
+from repalign.measures.measure import (
+    ISOMETRIES,
+    ISOMETRIES_AND_SCALE,
+    Bilinear,
+    DenseRelation,
+    GraphRelation,
+    Local,
+    Measure,
+    Neighbors,
+    Relation,
+    as_epsilon,
+    as_number,
+    norms,
+    parameter,
+)
+from repalign.measures.numerics.distances import between_rows
+from repalign.measures.numerics.precision import (
+    RESIDUE,
+    centred,
+    double_centre,
+    gram,
+    in_range,
+    layer_of,
+    scaled,
+    u_centre,
+)
+from repalign.measures.numerics.search import embed, nearest
 
 ESTIMATORS = ("debiased", "biased")
 KERNEL_SIMILARITIES = ("cosine", "dot")
+KERNELS = ("linear", "rbf", "laplacian", "quadratic", "cubic")
+
+# Rules for sigma^2 from the squared distances (n, n), zero diagonal included.
+BANDWIDTHS: dict[str, Callable[[np.ndarray], float]] = {
+    "median": lambda squared: float(np.median(squared[np.triu_indices(len(squared), 1)])),
+    "median_all": lambda squared: float(np.median(squared)),
+    "median_all_lower": lambda squared: float(np.sort(squared, axis=None)[(squared.size - 1) // 2]),
+}
+# The rules that a kernel knows, its default first.
+RULES: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "rbf": tuple(BANDWIDTHS),
+    "laplacian": tuple(BANDWIDTHS),
+    "quadratic": ("variance",),
+    "cubic": ("variance",),
+}
+
+
+def checked_bandwidth(kernel: str, bandwidth: float | str | None) -> float | str | None:
+    """None for a linear kernel; else a positive float or a rule, by default the first one of the kernel."""
+    rules = RULES[kernel]
+    if bandwidth is None:
+        return rules[0] if rules else None
+    if not rules:
+        raise RepalignError(
+            "a linear kernel has no bandwidth", expected="bandwidth=None with kernel='linear'", got=f"bandwidth={bandwidth!r}",
+            remedy="use kernel='rbf', or leave bandwidth out",
+        )  # fmt: skip
+    if isinstance(bandwidth, str):
+        return choose("bandwidth", bandwidth, rules)
+    expected = f"sigma > 0, or one of {', '.join(rules)}"
+    return as_number("bandwidth", bandwidth, lambda v: 0 < v < math.inf, "is not a positive number or a rule", expected)
+
+
+
+class Estimated(Bilinear):
+    """A measure of U-centred kernels if its `estimator` is "debiased" or "unbiased", which may then be negative."""
+
+    family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    estimator: str
+
+    @property
+    def is_debiased(self) -> bool:
+        return self.estimator in ("debiased", "unbiased")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return self.bounds if self.is_debiased else (0.0, self.bounds[1])
+
+    @property
+    def min_n(self) -> int:
+        return 4 if self.is_debiased else 2
+
+
+class OfKernels(Measure):
+    """A measure with a choice of kernels, each with its own rules for a bandwidth."""
+
+    takes: ClassVar[frozenset[str]] = ANY_FORM
+    kernel: str
+    bandwidth: float | str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The kernel itself for a linear measure, or distances for a kernel that is made of them."""
+        by_pairs = {"linear": {Kernel.kind}, "rbf": {RDM.kind}, "laplacian": {RDM.kind}}
+        return frozenset({FEATURES, *by_pairs.get(self.kernel, ())})
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return ISOMETRIES if isinstance(self.bandwidth, float) else ISOMETRIES_AND_SCALE
 
 
 @dataclass(frozen=True)
-class CKA(Bilinear):
+class CKA(OfKernels, Estimated):
     """Centred kernel alignment: the cosine between the centred kernels of two spaces.
 
     s = <K', L'> / (|K'| |L'|), with K' the centred kernel. estimator="debiased" (default): U-centred with
@@ -59,13 +165,11 @@ class CKA(Bilinear):
     'median'
     """
 
-    kernel: str = "linear"
-    estimator: str = "debiased"
+    kernel: str = parameter("linear", choose, KERNELS)
+    estimator: str = parameter("debiased", choose, ESTIMATORS)
     bandwidth: float | str | None = None
-    epsilon: float = 0.0
+    epsilon: float = parameter(0.0, as_epsilon)
 
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cka", "unbiased_cka", "debiased_cka")
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "biased_cka": {"estimator": "biased"},
@@ -73,49 +177,54 @@ class CKA(Bilinear):
         "cka_rbf": {"kernel": "rbf", "estimator": "biased"},
         "cka_laplacian": {"kernel": "laplacian", "estimator": "biased"},
     }
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    takes: ClassVar[frozenset[str]] = ANY_FORM
-
-    def __post_init__(self) -> None:
-        bandwidth = checked_bandwidth(self.kernel, self.bandwidth)
-        check_choice("estimator", self.estimator, ESTIMATORS)
-        object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
-        object.__setattr__(self, "bandwidth", bandwidth)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        return self.bounds if self.estimator == "debiased" else (0.0, 1.0)
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return takes_of(self.kernel)
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = frozenset({"orthogonal", "translation", "permutation"})
-        scale_free = self.epsilon == 0 and not isinstance(self.bandwidth, (int, float))
-        return common | {"isotropic_scale"} if scale_free else common
-
-    @property
-    def min_n(self) -> int:
-        return 4 if self.estimator == "debiased" else 2
+        return super().invariances if self.epsilon == 0 else ISOMETRIES
 
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
-        return kernel_relation(x, self.kernel, self.bandwidth, self.estimator == "debiased")
+        return kernel_relation(x, self.kernel, self.bandwidth, self.is_debiased)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        scores = super().scale(inner, a, b)
+        n, scores = a[0].n, super().scale(inner, a, b)
         if self.epsilon == 0:
             return scores
-        n = a[0].n
-        per_hsic = n * (n - 3) if self.estimator == "debiased" else 1  # <K', L'> = per_hsic * HSIC
+        per_hsic = n * (n - 3) if self.is_debiased else 1  # <K', L'> = per_hsic * HSIC
         return scores / (1 + self.epsilon * per_hsic / norm_products(a, b))
 
 
 @dataclass(frozen=True)
-class CKNNA(Bilinear):
+class _OfMaskedKernels(Local):
+    """Kernels at the entries of the k nearest neighbours alone; at k = n of everything, the stimulus itself included."""
+
+    similarity: str = parameter("cosine", choose, KERNEL_SIMILARITIES)
+
+    family: ClassVar[str] = "kernel"
+    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
+    centre: ClassVar[str] = "nothing"  # what is subtracted from the kernel: see `Embedded.products_at`
+
+    @property
+    def min_n(self) -> int:
+        return max(self.smallest_n, self.k)
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
+        return common | {"row_scale"} if self.similarity == "cosine" else common
+
+    def prepare(self, x: Given) -> Neighbors:
+        """The kernel (n, k) at unit norm; norm 0 if all rows are alike."""
+        embedded = embed(x, self.similarity)
+        lists = nearest(embedded, self.k, include_self=self.k == len(x))
+        values = embedded.products_at(lists, self.centre)
+        norm = 0.0 if embedded.is_constant else float(torch.linalg.vector_norm(values))
+        return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)
+
+
+@dataclass(frozen=True)
+class CKNNA(_OfMaskedKernels, Bilinear):
     """Centred kernel nearest-neighbour alignment: CKA over the pairs that are neighbours in both spaces.
 
     s = A(K, L) / sqrt(A(K, K) A(L, L)), A(K, L) = sum_ij a_ij K'_ij L'_ij, where a_ij = 1 if j is among the k
@@ -141,50 +250,221 @@ class CKNNA(Bilinear):
     1.0
     """
 
-    k: int = 10
-    similarity: str = "cosine"
-
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("cknna",)
-    symmetric: ClassVar[bool] = True
     dense: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    takes: ClassVar[frozenset[str]] = FEATURES_OR_KERNEL
+    centre: ClassVar[str] = "rows and columns"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "k", as_count("k", self.k))
-        check_choice("similarity", self.similarity, KERNEL_SIMILARITIES)
+
+@dataclass(frozen=True)
+class CKNNAPaper(_OfMaskedKernels, Bilinear):
+    """CKNNA as the paper writes it: kernels centred by row only.
+
+    As `CKNNA`, but K'_ij = K_ij - mean_l K_il over the full cosine kernel. With row centring alone the limit
+    at k = n is not CKA (equation 15 of the paper holds with double centring only).
+
+    Parameters k, similarity, shapes, range, invariances and errors as in `CKNNA`.
+
+    Source: Huh et al. 2024 (arXiv 2405.07987), equations 12 and 16 to 18.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(CKNNAPaper(k=5)(x, 2 * x), 12)
+    1.0
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("cknna_paper",)
+    dense: ClassVar[bool] = False
+    centre: ClassVar[str] = "rows"
+
+
+@dataclass(frozen=True)
+class CKNNAReference(_OfMaskedKernels):
+    """CKNNA as the released code computes it: HSIC of masked, uncentred kernels.
+
+    M_ij = 1 if j is among the k nearest of i in both spaces; s = h(M K, M L) / (sqrt(h(K_m, K_m) h(L_m, L_m))
+    + epsilon) with elementwise products, K_m = K at its own neighbours, and h the HSIC, unbiased or biased.
+
+    What follows from it: h pairs (i, j) with (j, i), so only reciprocal neighbours count in its first term;
+    the score depends slightly on the order of its arguments; with epsilon s(X, X) < 1; the biased form lets
+    the stimulus itself in among its k nearest and can exceed 1.
+
+    Parameters
+    ----------
+    k : neighbours per stimulus. similarity : "cosine" or "dot".
+    estimator : "unbiased" (default, as released) or "biased" (as in the paper's figure 12).
+    epsilon : added to the denominator; 1e-6 as released.
+
+    Shapes (n, d1) and (n, d2). No bounds in general; s_max is 1, the score of X with itself. Invariances as
+    in `CKNNA`, but for the scale with "dot" and epsilon. nan for a constant representation and where
+    a self term is not positive.
+    Raises RepalignError unless n >= k and n >= 4.
+
+    Source: the code beside Huh et al. 2024 (arXiv 2405.07987); Song et al. 2012, equation 5.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> CKNNAReference(k=5)(x, x) < 1
+    True
+    """
+
+    estimator: str = parameter("unbiased", choose, ("unbiased", "biased"))
+    epsilon: float = parameter(1e-6, as_epsilon)
+
+    aliases: ClassVar[tuple[str, ...]] = ("cknna_reference",)
+    symmetric: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    smallest_n: ClassVar[int] = 4
 
     @property
-    def min_n(self) -> int:
-        return max(2, self.k)
+    def s_max(self) -> float:
+        return 1.0
 
     @property
     def invariances(self) -> frozenset[str]:
-        return kernel_invariances(self.similarity)
+        scale_free = self.similarity == "cosine" or self.epsilon == 0
+        return super().invariances - (frozenset() if scale_free else {"isotropic_scale"})
 
-    def prepare(self, x: Given) -> GraphRelation:
-        embedded, lists = masked_neighbours(x, self.k, self.similarity)
-        return weighted_graph(embedded, lists, embedded.products_at(lists, "rows and columns"))
+    def prepare(self, x: Given) -> Neighbors:
+        embedded = embed(x, self.similarity)
+        lists = nearest(embedded, self.k, include_self=self.estimator == "biased" or self.k == len(x))
+        values = embedded.products_at(lists, self.centre)
+        self_term = self._hsic(Neighbors(lists, values), Neighbors(lists, values))
+        if embedded.is_constant or not self_term > 0:
+            return Neighbors(lists, values, 0.0)
+        norm = math.sqrt(self_term)
+        return Neighbors(lists, values / norm, in_range(norm * embedded.unit**2))
+
+    def compare(self, a: Neighbors, b: Neighbors) -> float:
+        norms = a.norm * b.norm
+        if self.epsilon == 0 or norms == 0:
+            return self._hsic(a, b) if a.norm > 0 and b.norm > 0 else math.nan
+        return self._hsic(a, b) / (1 + self.epsilon / norms)
+
+    def _hsic(self, a: Neighbors, b: Neighbors) -> float:
+        """HSIC of the two kernels at the entries that both lists hold."""
+        n = a.n
+        codes, p, q = _common_entries(a, b)
+        i, j = codes // n, codes % n
+        if self.estimator == "unbiased":
+            off = i != j
+            codes, p, q, i, j = codes[off], p[off], q[off], i[off], j[off]
+        if len(codes) == 0:
+            return 0.0
+
+        def sums(at: Tensor, values: Tensor) -> Tensor:
+            return values.new_zeros(n).index_add(0, at, values)
+
+        place, mirrored = _find(codes, j * n + i)
+        trace = (p * q[place])[mirrored].sum()  # tr(P Q)
+        pq = (sums(j, p) * sums(i, q)).sum()  # 1' P Q 1
+        both = p.sum() * q.sum()
+        if self.estimator == "unbiased":
+            return float((trace + both / ((n - 1) * (n - 2)) - 2 * pq / (n - 2)) / (n * (n - 3)))
+        qp = (sums(j, q) * sums(i, p)).sum()
+        return float(trace - (pq + qp) / n + both / n**2)
 
 
-def masked_neighbours(x: Given, k: int, similarity: str) -> tuple[Space, Tensor]:
-    """The embedded rows and their k nearest without the row itself; at k = n everything, itself included."""
-    embedded = embed(x, similarity)
-    return embedded, nearest(embedded, k, include_self=k == len(x))
+def _common_entries(a: Neighbors, b: Neighbors) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes i n + j of the entries in both lists, ascending, and the values of each side there."""
+    codes_a, order_a = _codes(a).sort()
+    codes_b, order_b = _codes(b).sort()
+    place, found = _find(codes_a, codes_b)
+    assert a.values is not None and b.values is not None
+    p, q = a.values.flatten()[order_a][place[found]], b.values.flatten()[order_b][found]
+    return codes_b[found], p, q
 
 
-def weighted_graph(embedded: Space, lists: Tensor, values: Tensor) -> GraphRelation:
-    """A relation of unit norm with `values` (n, k) at the neighbours; norm 0 if all rows are alike."""
-    norm = 0.0 if embedded.is_constant else float(torch.linalg.vector_norm(values))
-    return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)
+def _codes(state: Neighbors) -> Tensor:
+    rows = torch.arange(state.n, device=state.indices.device)[:, None]
+    return (rows * state.n + state.indices).flatten()
 
 
-def kernel_invariances(similarity: str) -> frozenset[str]:
-    """What does not change neighbours and kernel values up to one factor."""
-    common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
-    return common | {"row_scale"} if similarity == "cosine" else common
+def _find(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each wanted code would stand in the ascending codes, and whether it is there."""
+    place = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
+    return place, codes[place] == wanted
 
 
-MEASURES = (CKA, CKNNA)
+def kernel_relation(x: Given, kernel: str, bandwidth: float | str | None, debiased: bool) -> DenseRelation:
+    """The centred kernel of a layer (n, d) at unit norm: double centred, or U-centred with zero diagonal (debiased).
+
+    `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
+    """
+    if kernel == "linear" and isinstance(x, Tensor):
+        layer = layer_of(x)
+        matrix, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
+        size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
+    else:
+        matrix, unit = _kernel(x, kernel, bandwidth)
+        size = float(torch.linalg.vector_norm(matrix))
+    floor = RESIDUE * torch.finfo(matrix.dtype).eps * size
+    if debiased:
+        u_centre(matrix)
+    elif kernel != "linear" or isinstance(x, Kernel):  # the Gram matrix of centred rows is so already
+        double_centre(matrix)
+    relation = DenseRelation.of(matrix.to(x.dtype), floor=floor)
+    return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
+
+
+class _Scaled(NamedTuple):
+    """A matrix in float64, and the unit that was divided out."""
+
+    matrix: Tensor
+    unit: float
+
+
+def _kernel(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
+    """The kernel (n, n) before it is centred, up to a constant."""
+    if isinstance(x, Kernel):
+        return _Scaled(*scaled(x.matrix))
+    return _of_products(x, kernel, bandwidth) if kernel in _POLYNOMIALS else _of_distances(x, kernel, bandwidth)
+
+
+def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
+    """k(D / sigma) - 1 (n, n); all zero if sigma is.
+
+    The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
+    """
+    squared, unit = between_rows(x)
+    rule = BANDWIDTHS.get(str(bandwidth))
+    sigma = math.sqrt(rule(squared.cpu().numpy())) if rule else float(bandwidth or 0) / unit
+    if sigma == 0:
+        return _Scaled(torch.zeros_like(squared), 1.0)
+    distances = squared.sqrt_().div_(sigma)
+    exponents = distances.neg_() if kernel == "laplacian" else distances.square_().div_(-2)
+    return _Scaled(*scaled(exponents.expm1_()))
+
+
+# (1 + t)^p - 1 = t (a + b t + c t^2), by name.
+_POLYNOMIALS = {"quadratic": (2.0, 1.0, 0.0), "cubic": (3.0, 3.0, 1.0)}
+
+
+def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
+    """(1 + c_i . c_j / sigma^2)^p - 1 (n, n) for the centred rows c; all zero if sigma is.
+
+    With g = 1 / sigma^2 in the unit of the rows, g or g^p is divided out, so that no scale overflows or vanishes.
+    """
+    assert isinstance(x, Tensor)
+    features, unit, *_ = centred(x)
+    matrix = gram(features)
+    if isinstance(bandwidth, str):
+        variance = float(matrix.diagonal().mean())
+        g = 1 / variance if variance > 0 else 0.0
+    else:
+        ratio = unit / (bandwidth or 1.0)
+        g = ratio * ratio
+    a, b, c = _POLYNOMIALS[kernel]
+    if g <= 1:
+        return _Scaled(matrix * ((c * g * g * matrix + b * g) * matrix + a), g)
+    h = 1 / g
+    if kernel == "quadratic":
+        return _Scaled(matrix * (b * matrix + a * h), g * g)
+    return _Scaled(matrix * ((c * matrix + b * h) * matrix + a * h * h), g * g * g)
+
+
+def norm_products(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+    """|A_l| |B_m| in the unit of the features, (la, lb)."""
+    return norms(a)[:, None] * norms(b)
+
+
+MEASURES = (CKA, CKNNA, CKNNAPaper, CKNNAReference)

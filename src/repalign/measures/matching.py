@@ -7,42 +7,40 @@ correlation with anything and is left out.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.measures.measure import Features, Measure, State
-from repalign.measures.numerics.checks import check_choice
-from repalign.measures.numerics.folds import as_folds, as_seed, held_out
+from repalign.errors import RepalignError, choose
+from repalign.measures.measure import (
+    Features,
+    Measure,
+    parameter,
+)
 from repalign.measures.numerics.precision import centred, full_precision, power_of_two, widen
+from repalign.measures.numerics.regressions import HeldOut, held_out
 
 
 @dataclass(frozen=True)
 class _UnitMatching(Measure):
-    """What the measures of this file share: units as states, and nan where one side has none."""
+    """A measure of units: nan where one side has none."""
 
     family: ClassVar[str] = "matching"
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"isotropic_scale", "translation", "column_scale", "permutation"})
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    unchanged_by: ClassVar[frozenset[str]] = frozenset({"isotropic_scale", "translation", "column_scale", "permutation"})
 
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         return Features(_units(x))
 
-    def compare(self, a: State, b: State) -> float:
-        left, right = cast(Features, a).values, cast(Features, b).values
-        if not left.shape[1] or not right.shape[1]:
-            return math.nan
-        return self._score(left, right)
+    def compare(self, a: Features, b: Features) -> float:
+        return self._score(a.values, b.values) if a.width and b.width else math.nan
 
+    @abstractmethod
     def _score(self, a: Tensor, b: Tensor) -> float:
         """The score of two sets of units (n, d1) and (n, d2)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,6 @@ class HardUnitMatching(_UnitMatching):
 
     cost: ClassVar[str] = "n d per layer, n d^2 + d^3 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("hard_unit_matching", "hard_correlation_match", "hard_matching")
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def _score(self, a: Tensor, b: Tensor) -> float:
         return _assigned(_product(a, b))
@@ -98,15 +94,11 @@ class MeanCorrelationCoefficient(_UnitMatching):
     1.0
     """
 
-    correlation: str = "pearson"
+    correlation: str = parameter("pearson", choose, ("pearson", "spearman"))
 
     cost: ClassVar[str] = "n d per layer (n d log n for ranks), n d^2 + d^3 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("mean_correlation_coefficient", "mcc")
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_choice("correlation", self.correlation, ("pearson", "spearman"))
 
     def prepare(self, x: Tensor) -> Features:
         return super().prepare(_ranks(x) if self.correlation == "spearman" else x)
@@ -140,15 +132,10 @@ class SoftUnitMatching(_UnitMatching):
     1.0
     """
 
-    form: str = "transport"
+    form: str = parameter("transport", choose, ("transport", "best"))
 
     cost: ClassVar[str] = "n d per layer, n d^2 + d^3 per pair (n d^2 for form='best')"
     aliases: ClassVar[tuple[str, ...]] = ("soft_unit_matching", "soft_matching")
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_choice("form", self.form, ("transport", "best"))
 
     def _score(self, a: Tensor, b: Tensor) -> float:
         correlations = _product(a, b)
@@ -160,7 +147,7 @@ class SoftUnitMatching(_UnitMatching):
 
 
 @dataclass(frozen=True)
-class PairwiseMatching(_UnitMatching):
+class PairwiseMatching(HeldOut, _UnitMatching):
     """Held-out pairwise matching: each unit of Y is predicted by the unit of X that correlates best in training.
 
     s = mean over folds and units j of Y of corr(x_m(j), y_j) on the held-out rows, where m(j) maximises the correlation on
@@ -184,21 +171,9 @@ class PairwiseMatching(_UnitMatching):
     1.0
     """
 
-    folds: int = 5
-    seed: int = 0
-
     cost: ClassVar[str] = "n d per layer, folds n d^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("pairwise_matching",)
     symmetric: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folds", as_folds(self.folds))
-        object.__setattr__(self, "seed", as_seed(self.seed))
-
-    @property
-    def min_n(self) -> int:
-        return 2 * self.folds
 
     def _score(self, a: Tensor, b: Tensor) -> float:
         total = 0.0
@@ -254,10 +229,9 @@ def _transported(closeness: Tensor) -> float:
     except ImportError as error:
         raise RepalignError(
             "transport between unequal widths needs the package POT",
-            expected="POT installed, or two layers of one width",
-            got=f"widths {closeness.shape[0]} and {closeness.shape[1]}",
+            expected="POT installed, or two layers of one width", got=f"widths {closeness.shape[0]} and {closeness.shape[1]}",
             remedy="pip install 'repalign[transport]', or use SoftUnitMatching(form='best')",
-        ) from error
+        ) from error  # fmt: skip
     cost = 1 - closeness.cpu().numpy()
     mine, theirs = (np.full(size, 1 / size) for size in cost.shape)
     least: Any = ot.emd2(mine, theirs, cost, numItermax=10**7)

@@ -14,39 +14,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.layers import FEATURES, Given, Pairwise, kind_of, refuse_unmarked_rdm, said
-from repalign.measures.facts import MeasureFacts
-from repalign.measures.numerics.arrays import as_features, check_paired
-from repalign.measures.numerics.precision import full_precision
+from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
+from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, full_precision
 
-# Rows of a dense scratch matrix are handled in blocks of about this many bytes.
-SCRATCH_BYTES = 256 * 2**20
+if TYPE_CHECKING:
+    from repalign.measures.registry import MeasureFacts
 
-
-def as_layer(x: Any, name: str = "x") -> Given:
-    """A layer as a measure prepares it: features, checked by `as_features`, or one `RDM` or `Kernel` as it is."""
-    if not isinstance(x, Pairwise):
-        return as_features(x, name)
-    if x.is_stack:
-        raise RepalignError(
-            f"{name}: several layers where one is needed",
-            expected=f"one matrix (n, n): {type(x).__name__}(array[i])",
-            got=repr(x),
-            remedy="repalign.pair takes a stack as the layers of a model",
-        )
-    return x
-
+__all__ = [
+    "SCRATCH_BYTES", "Batched", "Bilinear", "DenseRelation", "Features", "GraphRelation", "Local", "Measure",
+    "Neighbors", "Relation", "State", "Summary", "as_count", "as_features", "as_layer", "as_number", "check_flag",
+    "check_paired", "parameter",
+]  # fmt: skip
 
 # --- states ------------------------------------------------------------------------------------
 
@@ -66,7 +56,7 @@ class State(ABC):
 
     @property
     def width(self) -> int:
-        """The width of the layer; known where the features are kept, which a measure of one space does."""
+        """The width of the layer; known where the features are kept, as measures of one space do."""
         raise TypeError(f"{type(self).__name__} does not know the width of its layer")
 
     @abstractmethod
@@ -78,7 +68,7 @@ class State(ABC):
 class Features(State):
     """A transformed array (n, r), for measures that need the vectors themselves.
 
-    `norm` is whatever scalar the measure wants to keep beside it (for instance a Frobenius norm).
+    `norm` is whatever scalar the measure wants to keep with it (for instance a Frobenius norm).
     """
 
     values: Tensor  # (n, r)
@@ -98,6 +88,29 @@ class Features(State):
 
     def permute(self, p: Tensor) -> Self:
         return replace(self, values=self.values[p])
+
+
+@dataclass(frozen=True, eq=False)
+class Summary(State):
+    """Numbers that say nothing of single rows, so that no relabelling changes them."""
+
+    size: int
+    values: Tensor  # float64; where widths matter, the last dimension is that of the layer
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    @property
+    def width(self) -> int:
+        return self.values.shape[-1]
+
+    def permute(self, p: Tensor) -> Self:  # noqa: ARG002
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,62 +198,18 @@ class DenseRelation(Relation):
         return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))  # six times faster than [p][:, p]
 
     def facts(self) -> Relation:
-        return RelationFacts(self.n, self.norm, self.symmetric)
+        return replace(self, matrix=self.matrix.new_empty(self.n, 0))
 
 
 @dataclass(frozen=True, eq=False)
-class RelationFacts(Relation):
-    """What is left of a dense relation whose matrix is no longer needed."""
-
-    size: int
-    norm: float
-    symmetric: bool = True
-
-    @property
-    def n(self) -> int:
-        return self.size
-
-    @property
-    def nbytes(self) -> int:
-        return 0
-
-    def dense(self) -> Tensor:
-        raise TypeError("this relation was let go when its spectrum was taken")
-
-    def permute(self, p: Tensor) -> Self:  # noqa: ARG002
-        raise TypeError("this relation was let go when its spectrum was taken")
-
-
-@dataclass(frozen=True, eq=False)
-class GraphRelation(Relation):
+class GraphRelation(Neighbors, Relation):
     """A sparse directed relation: k entries per row at `indices`, each 1 or `values`."""
 
-    indices: Tensor  # (n, k) int64
-    values: Tensor | None = None  # (n, k); None means all ones
-    norm: float = 1.0
     symmetric: bool = False
-
-    @property
-    def n(self) -> int:
-        return self.indices.shape[0]
-
-    @property
-    def k(self) -> int:
-        return self.indices.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
 
     def dense(self) -> Tensor:
         # Zeros and ones, and sums of products of them below 2^24, are exact in float32.
         return _scatter(self, slice(0, self.n), torch.float32 if self.values is None else self.values.dtype)
-
-    def permute(self, p: Tensor) -> Self:
-        inverse = torch.empty_like(p)
-        inverse[p] = torch.arange(len(p), device=p.device)
-        values = None if self.values is None else self.values[p]
-        return replace(self, indices=inverse[self.indices[p]], values=values)
 
 
 def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
@@ -249,9 +218,7 @@ def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tens
     same = len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=True))
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     dtype = reduce(torch.promote_types, [s.matrix.dtype for s in (*a, *b)])  # layers may come in different precision
-    rows = max(1, min(n, SCRATCH_BYTES // max(1, (len(a) + len(b)) * n * dtype.itemsize)))
-    for start in range(0, n, rows):
-        block = slice(start, start + rows)
+    for block in blocks(n, (len(a) + len(b)) * n * dtype.itemsize):
         left = torch.stack([s.matrix[block].to(dtype) for s in a]).flatten(1)  # (la, rows * n)
         right = left if same else torch.stack([s.matrix[block].to(dtype) for s in b]).flatten(1)
         with full_precision():
@@ -270,9 +237,7 @@ def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tens
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     plain = all(s.values is None for s in (*a, *b))
     dtype = torch.uint8 if plain else torch.float64
-    rows = max(1, min(n, SCRATCH_BYTES // (n * (1 if plain else 8))))
-    for start in range(0, n, rows):
-        block = slice(start, min(start + rows, n))
+    for block in blocks(n, n * dtype.itemsize):
         targets = torch.cat([s.indices[block] for s in b], dim=1)  # (rows, sum of k_b)
         weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
         ends = np.cumsum([s.k for s in b]).tolist()
@@ -290,9 +255,7 @@ def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tens
 def _shared(a: GraphRelation, b: GraphRelation) -> float:
     """<A, B> of two graphs, entry by entry in blocks of rows."""
     total = 0.0
-    rows = max(1, SCRATCH_BYTES // (16 * a.k * b.k))
-    for start in range(0, a.n, rows):
-        block = slice(start, start + rows)
+    for block in blocks(a.n, 16 * a.k * b.k):
         equal = a.indices[block, :, None] == b.indices[block, None, :]
         if a.values is None and b.values is None:
             total += int(torch.count_nonzero(equal))
@@ -315,7 +278,80 @@ def _scatter(state: GraphRelation, block: slice, dtype: torch.dtype) -> Tensor:
     return out.scatter_(1, indices, ones)
 
 
+# --- parameters --------------------------------------------------------------------------------
+
+
+def parameter(default: Any, check: Callable[..., Any], *known: Any) -> Any:
+    """A field of a measure: `check(name, value, *known)` gives its value in the one form it has, or refuses it.
+
+    One form, because the repr is the identity of a measure: 1 and 1.0 must not make two measures of one.
+    """
+    return dataclasses.field(default=default, metadata={"check": lambda name, value: check(name, value, *known)})
+
+
+def optional(name: str, value: Any, check: Callable[..., Any], *known: Any) -> Any:
+    """None, or what `check` makes of the value."""
+    return None if value is None else check(name, value, *known)
+
+
+def as_count(name: str, value: Any) -> int:
+    """A whole number >= 1, of any integer type, as an int."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise RepalignError(f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value))
+    return count
+
+
+def as_number(name: str, value: Any, holds: Callable[[float], bool], problem: str, expected: str) -> float:
+    """A number for which `holds` is true, as a float; never True or False."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
+        raise RepalignError(f"{name} {problem}", expected=expected, got=repr(value))
+    return float(value)
+
+
+def as_epsilon(name: str, value: Any) -> float:
+    """A finite number >= 0 as a float."""
+    return as_number(name, value, lambda v: 0 <= v < math.inf, "is not a number >= 0", "0 (none) or a small number")
+
+
+def as_share(name: str, value: Any) -> float:
+    """A number from 0 to 1 as a float."""
+    return as_number(name, value, lambda v: 0 <= v <= 1, "is not a share", f"0 <= {name} <= 1")
+
+
+def as_folds(name: str, value: Any) -> int:
+    """A whole number >= 2."""
+    if (count := as_count(name, value)) < 2:
+        raise RepalignError("one fold leaves nothing to train on", expected=f"{name} >= 2", got=repr(value), remedy="use 5 folds")
+    return count
+
+
+def as_seed(name: str, value: Any) -> int:
+    """A whole number in [0, 2^32), of any integer type, as an int."""
+    try:
+        seed = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise RepalignError(f"{name} is not a whole number", expected=f"0 <= {name} < 2**32", got=repr(value))
+    return seed
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False and nothing that merely counts as such: 'false' is not False."""
+    if not isinstance(value, bool):
+        raise RepalignError(f"{name} is neither True nor False", expected="True or False", got=repr(value))
+    return value
+
+
 # --- the measure -------------------------------------------------------------------------------
+
+# Changes of the features that keep all distances, and with one factor for all of them.
+ISOMETRIES = frozenset({"orthogonal", "translation", "permutation"})
+ISOMETRIES_AND_SCALE = ISOMETRIES | {"isotropic_scale"}
 
 
 class Measure(ABC):
@@ -335,6 +371,13 @@ class Measure(ABC):
     paired: ClassVar[bool] = True  # False where the score does not know which row belongs to which
     equal_widths: ClassVar[bool] = False  # True where both arrays must live in one space
     takes: ClassVar[frozenset[str]] = frozenset({FEATURES})  # what a layer may be given as: also "rdm" or "kernel"
+    unchanged_by: ClassVar[frozenset[str]] = frozenset()  # what may be done to one of the arrays, whatever the parameters
+    smallest_n: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            if "check" in f.metadata:
+                object.__setattr__(self, f.name, f.metadata["check"](f.name, getattr(self, f.name)))
 
     @property
     def s_max(self) -> float:
@@ -356,7 +399,7 @@ class Measure(ABC):
     @property
     def invariances(self) -> frozenset[str]:
         """What may be done to one of the arrays without changing the score, for this very measure."""
-        return frozenset()
+        return self.unchanged_by
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -365,12 +408,23 @@ class Measure(ABC):
 
     @property
     def min_n(self) -> int:
-        """The smallest n at which the measure is defined."""
-        return 2
+        """The smallest n at which this very measure is defined."""
+        return self.smallest_n
+
+    @property
+    def n_neighbors(self) -> int:
+        """How many neighbours of a stimulus the score looks at; 0 if it looks at all stimuli."""
+        return 0
+
+    def with_neighbors(self, share: float) -> Self:  # noqa: ARG002
+        """The same measure with neighbourhoods of this share of their size, at least 1; itself if it has none."""
+        return self
 
     @property
     def facts(self) -> MeasureFacts:
         """What goes with its scores: names, parameters, direction."""
+        from repalign.measures.registry import MeasureFacts
+
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return MeasureFacts.of_class(type(self), type(self).__name__, given)
 
@@ -394,33 +448,31 @@ class Measure(ABC):
         """Refuse too few stimuli, naming the array."""
         if n < self.min_n:
             raise RepalignError(
-                f"{name}: too few stimuli for {self!r}",
-                expected=f"n >= {self.min_n}",
-                got=f"n = {n}",
+                f"{name}: too few stimuli for {self!r}", expected=f"n >= {self.min_n}", got=f"n = {n}",
                 remedy="use more stimuli, or a smaller k where the measure has one",
-            )
+            )  # fmt: skip
 
     @abstractmethod
     def prepare(self, x: Any) -> State:
-        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor.
+        """Everything that needs one layer only; called once per layer with a checked (n, d) tensor, n >= `min_n`.
 
-        Where `accepts` says so, also with an `RDM` or a `Kernel`: `_distances.between_rows`, `_rdm.dissimilarities`,
-        `_search.embed` and `_kernels.kernel_relation` take them as they take features.
+        Where `accepts` says so, also with an `RDM` or a `Kernel`, which `between_rows` and `dissimilarities` (of
+        `numerics.distances`), `numerics.search.embed` and `kernel.kernel_relation` take as they take features.
         """
 
     @abstractmethod
-    def compare(self, a: State, b: State) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         """The score of two prepared layers; nan where it is undefined (a constant representation)."""
 
-    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+    def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """All scores of two lists of states, a float64 (la, lb) tensor on the CPU."""
         return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
 
-    def closeness_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+    def closeness_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """The closeness of all pairs of layers, nan for those that do not live in one space."""
         return self.closeness(self._where_widths_agree(a, b) if self.equal_widths else self.compare_all(a, b))
 
-    def _where_widths_agree(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
+    def _where_widths_agree(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """`compare_all` of states of one width, nan between others."""
         out = torch.full((len(a), len(b)), math.nan, dtype=torch.float64)
         of = [torch.tensor([s.width for s in side]) for side in (a, b)]
@@ -435,10 +487,9 @@ class Measure(ABC):
         if self.equal_widths and dx != dy:
             raise RepalignError(
                 f"{type(self).__name__} compares arrays of one space",
-                expected="x and y of the same width",
-                got=f"widths {dx} and {dy}",
+                expected="x and y of the same width", got=f"widths {dx} and {dy}",
                 remedy="use a measure that does not need a shared space, for instance MutualKNN or CKA",
-            )
+            )  # fmt: skip
 
     def __call__(self, x: Any, y: Any) -> float:
         x, y = self.checked(x, y)
@@ -454,11 +505,40 @@ class Measure(ABC):
         self.check_widths(x.shape[1], y.shape[1])
         if self.paired:
             check_paired(len(x), len(y))
-        self.check_n(len(x))
+        for layer, name in ((x, "x"), (y, "y")):
+            self.check_n(len(layer), name)
         return x, y
 
 
-class Bilinear(Measure):
+class Batched(Measure):
+    """A measure that compares many layers at once, and two as many: subclasses give `compare_all` alone."""
+
+    def compare(self, a: Any, b: Any) -> float:
+        return float(self.compare_all([a], [b])[0, 0])
+
+    @abstractmethod
+    def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Local(Measure):
+    """A measure that looks at the k nearest neighbours of every stimulus alone."""
+
+    k: int = parameter(10, as_count)
+
+    @property
+    def min_n(self) -> int:
+        return self.n_neighbors + 1
+
+    @property
+    def n_neighbors(self) -> int:
+        return self.k
+
+    def with_neighbors(self, share: float) -> Self:
+        return replace(self, k=max(1, round(self.k * share)))
+
+
+class Bilinear(Batched):
     """A measure whose states are relations; the score is `scale(<A, B>)`.
 
     `dense`: its relations are n x n matrices, and not graphs of few edges.
@@ -474,13 +554,17 @@ class Bilinear(Measure):
 
         The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
         """
-        defined = (
-            torch.tensor([s.norm > 0 for s in a])[:, None] & torch.tensor([t.norm > 0 for t in b])[None, :]
-        )
-        return torch.where(defined, inner, math.nan)
+        return where_defined(inner, a, b)
 
-    def compare(self, a: State, b: State) -> float:
-        return float(self.compare_all([a], [b])[0, 0])
+    def compare_all(self, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        return self.scale(Relation.inner_all(a, b), a, b)
 
-    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
-        return self.scale(Relation.inner_all(a, b), a, b)  # type: ignore[arg-type]
+
+def where_defined(scores: Tensor, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
+    """Scores (..., la, lb), nan where the norm of either state is 0."""
+    return torch.where((norms(a) > 0)[:, None] & (norms(b) > 0), scores, math.nan)
+
+
+def norms(states: Sequence[Any]) -> Tensor:
+    """The norms of states (l,), in float64."""
+    return torch.tensor([s.norm for s in states], dtype=torch.float64)

@@ -1,19 +1,28 @@
-"""Cosines of paired rows after two spaces are made comparable: by an alignment of axes, or by common anchors."""
+"""Cosines of paired rows after two spaces are made comparable: by an alignment of axes, or by common anchors.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import Features, Measure, State
-from repalign.measures.numerics.checks import as_count, check_choice, check_flag
-from repalign.measures.numerics.folds import as_seed
+from repalign.errors import choose
+from repalign.measures.measure import (
+    Batched,
+    Features,
+    Measure,
+    as_count,
+    as_seed,
+    check_flag,
+    parameter,
+    where_defined,
+)
 from repalign.measures.numerics.precision import centred, full_precision, scaled, unit_rows
 
 
@@ -42,18 +51,13 @@ class AlignedCosine(Measure):
     1.0
     """
 
-    alignment: str = "orthogonal"
-    center: bool = False
+    alignment: str = parameter("orthogonal", choose, ("orthogonal", "permutation"))
+    center: bool = parameter(False, check_flag)
 
     family: ClassVar[str] = "mapping"
     cost: ClassVar[str] = "n d min(n, d) per layer, n r^2 + r^3 per pair with r = min(n, d); d for r with permutations"
     aliases: ClassVar[tuple[str, ...]] = ("aligned_cosine", "aligned_cosine_similarity")
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_choice("alignment", self.alignment, ("orthogonal", "permutation"))
-        check_flag("center", self.center)
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -61,22 +65,18 @@ class AlignedCosine(Measure):
         return common | {"orthogonal"} if self.alignment == "orthogonal" else common
 
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         rows = centred(x).rows if self.center else scaled(x)[0]
-        constant = bool((x == x[:1]).all())
         if self.alignment == "orthogonal" and rows.shape[1] > rows.shape[0]:
             rows = torch.linalg.qr(rows.T, mode="r").R.T  # the same rows in coordinates of the space that they span
-        return Features(rows, 0.0 if constant else 1.0)
+        return Features(rows, 0.0 if bool((x == x[:1]).all()) else 1.0)
 
-    def compare(self, a: State, b: State) -> float:
-        first, second = cast(tuple[Features, Features], (a, b))
-        if not first.norm or not second.norm:
+    def compare(self, a: Features, b: Features) -> float:
+        if not a.norm or not b.norm:
             return math.nan
         with full_precision():
-            x, y = self._aligned(first.values, second.values, first.values.T @ second.values)
-        lengths = torch.linalg.vector_norm(first.values, dim=1) * torch.linalg.vector_norm(second.values, dim=1)
-        there = lengths > 0
-        cosines = (x * y).sum(dim=1)[there] / lengths[there]
+            x, y = self._aligned(a.values, b.values, a.values.T @ b.values)
+        lengths = torch.linalg.vector_norm(a.values, dim=1) * torch.linalg.vector_norm(b.values, dim=1)
+        cosines = (x * y).sum(dim=1)[lengths > 0] / lengths[lengths > 0]
         return float(cosines.mean().clamp(-1, 1))
 
     def _aligned(self, x: Tensor, y: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class AlignedCosine(Measure):
 
 
 @dataclass(frozen=True)
-class RelativeRepresentation(Measure):
+class RelativeRepresentation(Batched):
     """Relative representations: every stimulus by its cosines to common anchors, compared across the two spaces.
 
     r(x)_j = cos(x - c, a_j - c) with anchors a_j, which are the same stimuli in both spaces, and c their mean.
@@ -118,22 +118,15 @@ class RelativeRepresentation(Measure):
     1.0
     """
 
-    anchors: int = 100
-    draws: int = 5
-    seed: int = 0
-    center: bool = True
+    anchors: int = parameter(100, as_count)
+    draws: int = parameter(5, as_count)
+    seed: int = parameter(0, as_seed)
+    center: bool = parameter(True, check_flag)
 
     family: ClassVar[str] = "mapping"
     cost: ClassVar[str] = "n d per layer, draws n anchors d per pair"
     aliases: ClassVar[tuple[str, ...]] = ("relative_representation", "relative_representations")
-    symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "anchors", as_count("anchors", self.anchors))
-        object.__setattr__(self, "draws", as_count("draws", self.draws))
-        object.__setattr__(self, "seed", as_seed(self.seed))
-        check_flag("center", self.center)
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -145,25 +138,19 @@ class RelativeRepresentation(Measure):
         return self.anchors + 1
 
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         rows = centred(x).rows if self.center else unit_rows(x)
         return Features(rows, 0.0 if bool((x == x[:1]).all()) else 1.0)
 
-    def compare(self, a: State, b: State) -> float:
-        return float(self.compare_all([a], [b])[0, 0])
-
-    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
-        first, second = cast(Sequence[Features], a), cast(Sequence[Features], b)
+    def compare_all(self, a: Sequence[Features], b: Sequence[Features]) -> Tensor:
         out = torch.zeros(len(a), len(b), dtype=torch.float64)
-        for chosen, others in self._drawn(first[0].n):
-            left = [self._relative(s, chosen, others) for s in first]
-            for j, t in enumerate(second):
+        for chosen, others in self._drawn(a[0].n):
+            left = [self._relative(s, chosen, others) for s in a]
+            for j, t in enumerate(b):
                 right = self._relative(t, chosen, others)
                 for i, rows in enumerate(left):
                     cosines = (rows * right).sum(dim=1)[rows.any(dim=1) & right.any(dim=1)]
                     out[i, j] += float(cosines.mean().clamp(-1, 1)) / self.draws  # the mean of no rows is nan
-        defined = torch.tensor([s.norm > 0 for s in first])[:, None] & torch.tensor([t.norm > 0 for t in second])
-        return torch.where(defined, out, math.nan)
+        return where_defined(out, a, b)
 
     def _drawn(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions of the anchors, and of the other rows, for every draw."""

@@ -1,19 +1,24 @@
-"""Distances between two clouds of points in one space: unpaired, and 0 only if the clouds, or their moments, are the same."""
+"""Distances between two clouds of points in one space: unpaired, and 0 only if the clouds, or their moments, are the same.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.measures.measure import SCRATCH_BYTES, Features, Measure, State
-from repalign.measures.numerics.checks import as_count
-from repalign.measures.numerics.precision import centred, full_precision, widen
-from repalign.measures.numerics.summary import Summary
+from repalign.measures.measure import (
+    Features,
+    Measure,
+    Summary,
+    as_count,
+    as_seed,
+    parameter,
+)
+from repalign.measures.numerics.precision import blocks, centred, full_precision, widen
 
 # Squared distances below this share of their terms have lost digits to cancellation and are computed again.
 _CANCELLATION = 1e-6
@@ -21,18 +26,14 @@ _CANCELLATION = 1e-6
 
 @dataclass(frozen=True)
 class _Cloud(Measure):
-    """What distances between clouds have in common."""
+    """A distance between two clouds."""
 
     family: ClassVar[str] = "statistics"
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    @property
-    def min_n(self) -> int:
-        return 1
+    smallest_n: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class EnergyDistance(_Cloud):
         rows = widen(x)
         return Features(rows, norm=_mean_distance(rows, rows))
 
-    def compare(self, a: State, b: State) -> float:
-        a, b = cast(Features, a), cast(Features, b)
+    def compare(self, a: Features, b: Features) -> float:
         value = 2 * _mean_distance(a.values, b.values) - a.norm - b.norm
         return max(0.0, value)  # rounding alone takes it below 0
 
@@ -69,16 +69,14 @@ def _mean_distance(x: Tensor, y: Tensor) -> float:
     x, y = x - centre, y - centre
     of_x, of_y = x.square().sum(dim=1), y.square().sum(dim=1)
     total = 0.0
-    height = max(1, SCRATCH_BYTES // (4 * 8 * len(y)))
-    for start in range(0, len(x), height):
-        block = slice(start, start + height)
+    for block in blocks(len(x), 4 * 8 * len(y)):
         terms = of_x[block, None] + of_y[None, :]
         with full_precision():
             squared = torch.addmm(terms, x[block], y.T, alpha=-2)
         i, j = torch.nonzero(squared < _CANCELLATION * terms, as_tuple=True)
         for part in range(0, len(i), 2**16):
             p, q = i[part : part + 2**16], j[part : part + 2**16]
-            squared[p, q] = (x[start + p] - y[q]).square().sum(dim=1)
+            squared[p, q] = (x[block.start + p] - y[q]).square().sum(dim=1)
         total += float(squared.clamp_(min=0).sqrt_().sum())
     return total / (len(x) * len(y))
 
@@ -112,8 +110,7 @@ class BuresWasserstein(_Cloud):
             factor = torch.linalg.qr(factor, mode="r").R
         return Summary(len(x), torch.cat([factor, mean]))
 
-    def compare(self, a: State, b: State) -> float:
-        a, b = cast(Summary, a), cast(Summary, b)
+    def compare(self, a: Summary, b: Summary) -> float:
         (x, mean_x), (y, mean_y) = ((s.values[:-1], s.values[-1]) for s in (a, b))
         with full_precision():
             common = torch.linalg.svdvals(x @ y.T).sum()
@@ -143,16 +140,11 @@ class SlicedWasserstein(_Cloud):
     1.0
     """
 
-    projections: int = 200
-    seed: int = 0
+    projections: int = parameter(200, as_count)
+    seed: int = parameter(0, as_seed)
 
     cost: ClassVar[str] = "n (d + log n) projections per layer, n projections per pair"
     aliases: ClassVar[tuple[str, ...]] = ("sliced_wasserstein",)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "projections", as_count("projections", self.projections))
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
-            raise RepalignError("seed is not a whole number", expected="0 <= seed < 2^32", got=repr(self.seed))
 
     def prepare(self, x: Tensor) -> Projected:
         import numpy as np
@@ -164,8 +156,8 @@ class SlicedWasserstein(_Cloud):
             projected = rows @ directions.to(rows.device)
         return Projected(len(x), projected.sort(dim=0).values, x.shape[1])
 
-    def compare(self, a: State, b: State) -> float:
-        x, y = cast(Projected, a).values, cast(Projected, b).values
+    def compare(self, a: Projected, b: Projected) -> float:
+        x, y = a.values, b.values
         n, m = len(x), len(y)
         if n == m:
             return math.sqrt(float((x - y).square().mean()))

@@ -1,37 +1,48 @@
-"""Representational similarity analysis: two representations by the dissimilarities of their stimuli."""
+"""Representational similarity analysis: two representations by the dissimilarities of their stimuli.
+
+`TopologicalRSA` and `SigmoidRSA` cut dissimilarities off, between geometry and topology.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES_OR_RDM, Given
-from repalign.measures.measure import Bilinear, DenseRelation, Measure, State
-from repalign.measures.numerics.checks import check_choice
-from repalign.measures.numerics.distances import TIED, average_ranks, tied_groups
-from repalign.measures.numerics.kernels import double_centre
-from repalign.measures.numerics.rdm import (
+from repalign.measures.measure import (
+    Bilinear,
+    DenseRelation,
+    Measure,
+    as_number,
+    as_share,
+    check_flag,
+    parameter,
+)
+from repalign.measures.numerics.distances import (
     DISSIMILARITIES,
     RDM_INVARIANCES,
+    TIED,
     WITH_UNIT,
     SquareState,
+    average_ranks,
     centred_relation,
     dissimilarities,
     square,
     stored,
+    tied_groups,
     upper,
 )
+from repalign.measures.numerics.precision import double_centre
 
 _RDM = tuple(DISSIMILARITIES)
-
-
-def _pearson(matrix: Tensor) -> DenseRelation:
-    return centred_relation(matrix)
 
 
 def _spearman(matrix: Tensor) -> DenseRelation:
@@ -44,10 +55,6 @@ def _rho_a(matrix: Tensor) -> DenseRelation:
     pairs = len(values)
     ranks = square(average_ranks(values) - (pairs + 1) / 2, matrix)
     return DenseRelation(ranks * math.sqrt(6 / (pairs**3 - pairs)), float(ranks.any()))
-
-
-def _cosine(matrix: Tensor) -> DenseRelation:
-    return DenseRelation.of(matrix)
 
 
 def _whitened_cosine(matrix: Tensor) -> DenseRelation:
@@ -66,10 +73,10 @@ def _whitened_pearson(matrix: Tensor) -> DenseRelation:
 
 # From an RDM, which may be changed, to a relation whose inner product with another is the score.
 COMPARISONS: dict[str, Callable[[Tensor], DenseRelation]] = {
-    "pearson": _pearson,
+    "pearson": centred_relation,
     "spearman": _spearman,
     "rho_a": _rho_a,
-    "cosine": _cosine,
+    "cosine": DenseRelation.of,
     "whitened_cosine": _whitened_cosine,
     "whitened_pearson": _whitened_pearson,
 }
@@ -77,8 +84,22 @@ COMPARISONS: dict[str, Callable[[Tensor], DenseRelation]] = {
 _NOT_NEGATIVE = frozenset({"cosine", "whitened_cosine"})
 
 
+class _OfDissimilarities(Measure):
+    """A measure of the dissimilarities of all pairs of stimuli; a layer that is given as an `RDM` has its own."""
+
+    family: ClassVar[str] = "rdm"
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
+    smallest_n: ClassVar[int] = 3
+    dissimilarity: str
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return RDM_INVARIANCES[self.dissimilarity]
+
+
 @dataclass(frozen=True)
-class RSA(Bilinear):
+class RSA(_OfDissimilarities, Bilinear):
     """Representational similarity analysis: agreement of the dissimilarities of all pairs of stimuli.
 
     s = corr(v(X), v(Y)), with v the n (n - 1) / 2 dissimilarities above the diagonal of the RDM.
@@ -117,34 +138,21 @@ class RSA(Bilinear):
     (-1.0, 1.0)
     """
 
-    dissimilarity: str = "correlation"
-    comparison: str = "spearman"
+    dissimilarity: str = parameter("correlation", choose, _RDM)
+    comparison: str = parameter("spearman", choose, tuple(COMPARISONS))
 
-    family: ClassVar[str] = "rdm"
     cost: ClassVar[str] = "n^2 d per layer (ranks: and n^2 log n), n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rsa",)
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
-
-    def __post_init__(self) -> None:
-        check_choice("dissimilarity", self.dissimilarity, _RDM)
-        check_choice("comparison", self.comparison, tuple(COMPARISONS))
 
     @property
     def range(self) -> tuple[float, float]:
         return (0.0, 1.0) if self.comparison in _NOT_NEGATIVE else self.bounds
 
     @property
-    def invariances(self) -> frozenset[str]:
-        return RDM_INVARIANCES[self.dissimilarity]
-
-    @property
     def min_n(self) -> int:
         return 2 if self.comparison in _NOT_NEGATIVE else 3
 
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         return stored(None if rdm is None else COMPARISONS[self.comparison](rdm.matrix), x)
 
@@ -153,7 +161,7 @@ TAUS = ("a", "b")
 
 
 @dataclass(frozen=True)
-class RSAKendall(Measure):
+class RSAKendall(_OfDissimilarities):
     """Representational similarity analysis with Kendall's tau: the order of every two dissimilarities.
 
     tau_a = (C - D) / (N (N - 1) / 2), with C the pairs of dissimilarities that both spaces order alike, D those that they
@@ -178,31 +186,14 @@ class RSAKendall(Measure):
     1.0
     """
 
-    dissimilarity: str = "correlation"
-    tau: str = "a"
+    dissimilarity: str = parameter("correlation", choose, _RDM)
+    tau: str = parameter("a", choose, TAUS)
 
-    family: ClassVar[str] = "rdm"
     cost: ClassVar[str] = "n^2 (d + log n) per layer, n^2 log n per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rsa_kendall", "rsa_tau")
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
-
-    def __post_init__(self) -> None:
-        check_choice("dissimilarity", self.dissimilarity, _RDM)
-        check_choice("tau", self.tau, TAUS)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return RDM_INVARIANCES[self.dissimilarity]
-
-    @property
-    def min_n(self) -> int:
-        return 3
 
     def prepare(self, x: Given) -> SquareState:
         """Ranks without gaps; `norm` is the share of pairs of dissimilarities that are not tied."""
-        self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         if rdm is None:
             return SquareState(torch.zeros(len(x), len(x), dtype=torch.int32, device=x.device), 0.0)
@@ -212,22 +203,20 @@ class RSAKendall(Measure):
         tied = (sizes * (sizes - 1)).sum() / (len(values) * (len(values) - 1))
         return SquareState(square(groups.labels(), rdm.matrix), float(1 - tied))
 
-    def compare(self, a: State, b: State) -> float:
+    def compare(self, a: SquareState, b: SquareState) -> float:
         from scipy.stats import kendalltau
-
-        first, second = cast(SquareState, a), cast(SquareState, b)
-        if first.norm == 0 or second.norm == 0:
+        if a.norm == 0 or b.norm == 0:
             return math.nan
-        found: Any = kendalltau(upper(first.matrix), upper(second.matrix), method="asymptotic")
+        found: Any = kendalltau(upper(a.matrix), upper(b.matrix), method="asymptotic")
         tau_b = float(found.statistic)
-        return tau_b * math.sqrt(first.norm * second.norm) if self.tau == "a" else tau_b
+        return tau_b * math.sqrt(a.norm * b.norm) if self.tau == "a" else tau_b
 
 
 NORMS = ("spectral", "frobenius")
 
 
 @dataclass(frozen=True)
-class RSMNormDifference(Measure):
+class RSMNormDifference(_OfDissimilarities):
     """Norm of the difference of two dissimilarity matrices, in the unit of the features.
 
     d = |R_X - R_Y|, with R the n x n matrices of dissimilarities.
@@ -251,41 +240,176 @@ class RSMNormDifference(Measure):
     (2.828427, 3.464102)
     """
 
-    dissimilarity: str = "euclidean"
-    norm: str = "spectral"
+    dissimilarity: str = parameter("euclidean", choose, _RDM)
+    norm: str = parameter("spectral", choose, NORMS)
 
-    family: ClassVar[str] = "rdm"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair (spectral: n^3)"
     aliases: ClassVar[tuple[str, ...]] = ("rsm_norm_difference", "rsm_norm")
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-    takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
-
-    def __post_init__(self) -> None:
-        check_choice("dissimilarity", self.dissimilarity, _RDM)
-        check_choice("norm", self.norm, NORMS)
+    smallest_n: ClassVar[int] = 2
 
     @property
     def invariances(self) -> frozenset[str]:
-        common = RDM_INVARIANCES[self.dissimilarity]
-        return common - {"isotropic_scale"} if self.dissimilarity in WITH_UNIT else common
+        return super().invariances - ({"isotropic_scale"} if self.dissimilarity in WITH_UNIT else frozenset())
 
     def prepare(self, x: Given) -> SquareState:
-        self.check_n(len(x))
         rdm = dissimilarities(x, self.dissimilarity)
         if rdm is None:
             return SquareState(torch.zeros(len(x), len(x), dtype=x.dtype, device=x.device), 0.0)
         return SquareState((rdm.matrix * rdm.unit).to(x.dtype))
 
-    def compare(self, a: State, b: State) -> float:
-        first, second = cast(SquareState, a), cast(SquareState, b)
-        if first.norm == 0 or second.norm == 0:
+    def compare(self, a: SquareState, b: SquareState) -> float:
+        if a.norm == 0 or b.norm == 0:
             return math.nan
-        difference = (first.matrix - second.matrix).to(torch.float64)
+        difference = (a.matrix - b.matrix).to(torch.float64)
         if self.norm == "frobenius":
             return float(torch.linalg.vector_norm(difference))
         return float(torch.linalg.eigvalsh(difference).abs().max())
 
 
-MEASURES = (RSA, RSAKendall, RSMNormDifference)
+_RDM = tuple(DISSIMILARITIES)
+
+
+def geo_topological_transform(
+    values: np.ndarray, lower: float = 0.2, upper: float = 0.8, ranked: bool = True
+) -> np.ndarray:
+    """Dissimilarities (N,) cut off below and above: 0 up to the quantile q_l, 1 from q_u, linear between.
+
+    clip((v - q_l) / (q_u - q_l), 0, 1), with v the ranks of the values (tied ones at their average) or, with
+    ranked=False, the values themselves, and q_l, q_u the quantiles of v at `lower` and `upper` (linear interpolation).
+    All 0 where ties make both quantiles the same number.
+
+    >>> [round(float(v), 6) for v in geo_topological_transform(np.array([1.0, 2, 3, 4, 5, 100]), 0.25, 0.75)]
+    [0.0, 0.0, 0.3, 0.7, 1.0, 1.0]
+    """
+    values = average_ranks(values) if ranked else np.asarray(values, dtype=float)
+    low, high = np.quantile(values, [lower, upper])
+    if not high > low:
+        return np.zeros(len(values))
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def geodesic_distances(lengths: np.ndarray) -> np.ndarray:
+    """Shortest paths (n, n) along all edges of length below 1; edges of length 0 are edges.
+
+    Stimuli that no path joins are as far apart as the longest shortest path and one of the cut edges, of length 1.
+    """
+    from scipy.sparse.csgraph import csgraph_from_dense, shortest_path
+
+    edges = np.where(lengths < 1, lengths, np.inf)
+    np.fill_diagonal(edges, np.inf)
+    # Through a sparse graph, in which a stored 0 is an edge of length 0; in a dense one it would be none.
+    found = shortest_path(csgraph_from_dense(edges, null_value=np.inf), directed=False)
+    reached = np.isfinite(found)
+    return np.where(reached, found, found[reached].max() + 1)
+
+
+class _TransformedRSA(_OfDissimilarities, Bilinear):
+    """Pearson correlation of transformed dissimilarities."""
+
+    def prepare(self, x: Given) -> DenseRelation:
+        rdm = dissimilarities(x, self.dissimilarity)
+        if rdm is None:
+            return stored(None, x)
+        return stored(centred_relation(square(self._transform(upper(rdm.matrix)), rdm.matrix)), x)
+
+    @abstractmethod
+    def _transform(self, values: np.ndarray) -> np.ndarray:
+        """Dissimilarities (n (n - 1) / 2,) as they are compared."""
+
+
+@dataclass(frozen=True)
+class TopologicalRSA(_TransformedRSA):
+    """Topological RSA: correlation of dissimilarities that are cut off below and above.
+
+    s = Pearson correlation of t(v(X)) and t(v(Y)), with v the n (n - 1) / 2 dissimilarities and
+    t(r) = clip((r - q_l) / (q_u - q_l), 0, 1) of their ranks r, q the quantiles of the ranks. What is below q_l counts as
+    the same, what is above q_u as different, however much.
+
+    Parameters
+    ----------
+    lower, upper : the levels l < u of the two quantiles, in [0, 1]. With (0, 1) it is Spearman's `RSA`; u - l above .8
+        is sensitive to geometry, both near .5 to topology. Do not choose them on the data that are reported.
+    dissimilarity : as in `RSA`, an `RDM` has its own; "euclidean" by default.
+    ranked : take ranks first (default), as the released code does; False thresholds the dissimilarities themselves at
+        their own quantiles, as the paper's text does.
+    geodesic : shortest paths along the pairs below the upper threshold take the place of the transformed dissimilarities.
+        With lower=0 these are the paths of the representational geodesic distance matrix.
+
+    Shapes (n, d1) and (n, d2). Range [-1, 1]. Invariances, ties and constant rows as in `RSA`. With geodesic, stimuli that
+    no path joins are one cut edge (1) further apart than the farthest that one does. nan for a constant representation,
+    and where ties make both quantiles the same. Raises RepalignError if n < 3.
+
+    Source: Lin & Kriegeskorte 2023 (arXiv 2309.11028); order of operations of the released code. Its geodesics, and those
+    of rsatoolbox, come from a graph library that takes an edge of length 0 for none, so that the closest pairs are lost;
+    rsatoolbox pools the quantiles over all RDMs at hand.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y, noise = (rng.normal(size=(20, 5)) for _ in range(3))
+    >>> round(TopologicalRSA()(x, x + 0.3 * noise), 6)
+    0.85926
+    """
+
+    lower: float = parameter(0.2, as_share)
+    upper: float = parameter(0.8, as_share)
+    dissimilarity: str = parameter("euclidean", choose, _RDM)
+    ranked: bool = parameter(True, check_flag)
+    geodesic: bool = parameter(False, check_flag)
+
+    cost: ClassVar[str] = "n^2 (d + log n) per layer (geodesic: n^3), n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("topological_rsa", "trsa")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lower < self.upper:
+            got = f"lower={self.lower!r}, upper={self.upper!r}"
+            raise RepalignError("the levels of the quantiles are out of order", expected="0 <= lower < upper <= 1", got=got)
+
+    def _transform(self, values: np.ndarray) -> np.ndarray:
+        cut = geo_topological_transform(values, self.lower, self.upper, self.ranked)
+        if not self.geodesic or not cut.any():
+            return cut
+        return upper(torch.from_numpy(geodesic_distances(square(cut, torch.empty(0)).numpy())))
+
+
+@dataclass(frozen=True)
+class SigmoidRSA(_TransformedRSA):
+    """Representational similarity analysis of dissimilarities through a soft threshold.
+
+    s = Pearson correlation of t(v(X)) and t(v(Y)), with t(r) = 1 / (1 + exp(-alpha (r - beta))) of the ranks r of the
+    dissimilarities (tied ones at their average), brought to [0, 1].
+
+    Parameters
+    ----------
+    alpha : steepness, > 0; 10 by default. Small, it is Spearman's `RSA`; large, `TopologicalRSA` with both levels at beta.
+    beta : where the threshold lies, in [0, 1]; 0.5 by default.
+    dissimilarity : as in `RSA`; "euclidean" by default.
+
+    Shapes, range, invariances, ties and undefined scores as in `RSA`. Raises RepalignError if n < 3.
+
+    Source: the sigmoid variant in the released code of Lin & Kriegeskorte 2023 (arXiv 2309.11028).
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((20, 5))
+    >>> round(SigmoidRSA()(x, 3 * x), 12)
+    1.0
+    """
+
+    alpha: float = parameter(10.0, as_number, lambda v: 0 < v <= 1e6, "is out of range", "0 < alpha <= 1e6")
+    beta: float = parameter(0.5, as_number, lambda v: 0 <= v <= 1, "is out of range", "0 <= beta <= 1")
+    dissimilarity: str = parameter("euclidean", choose, _RDM)
+
+    cost: ClassVar[str] = "n^2 (d + log n) per layer, n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("sigmoid_rsa",)
+
+    def _transform(self, values: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
+
+        ranks = average_ranks(values)
+        low, high = ranks.min(), ranks.max()
+        return expit(self.alpha * ((ranks - low) / (high - low) - self.beta)) if high > low else np.zeros(len(ranks))
+
+
+MEASURES = (RSA, RSAKendall, RSMNormDifference, TopologicalRSA, SigmoidRSA)

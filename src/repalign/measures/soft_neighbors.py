@@ -1,19 +1,34 @@
-"""Measures on neighbourhoods by degrees: distances to the neighbours of both spaces, and neighbours with weights."""
+"""Measures on neighbourhoods by degrees: distances to the neighbours of both spaces, and neighbours with weights.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.layers import ANY_FORM, Given
-from repalign.measures.measure import SCRATCH_BYTES, Bilinear, DenseRelation, Measure, Neighbors, State
-from repalign.measures.numerics.checks import as_count, check_flag
-from repalign.measures.numerics.search import check_search, embed, nearest, search_invariances, search_takes
+from repalign.errors import choose
+from repalign.layers import Given
+from repalign.measures.measure import (
+    Bilinear,
+    DenseRelation,
+    Local,
+    Neighbors,
+    State,
+    as_number,
+    check_flag,
+    parameter,
+)
+from repalign.measures.numerics.precision import blocks
+from repalign.measures.numerics.search import (
+    SIMILARITIES,
+    Searching,
+    embed,
+    nearest,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +59,7 @@ class DistantNeighbors(State):
 
 
 @dataclass(frozen=True)
-class SecondOrderCosine(Measure):
+class SecondOrderCosine(Searching, Local):
     """Second-order cosine similarity: of the distances to the neighbours of a stimulus in both spaces.
 
     s = (1 / n) sum_i cos(d_X(i), d_Y(i)), with d_X(i) the vector of cosine distances 1 - cos(x_i, x_j) from stimulus i to
@@ -69,40 +84,18 @@ class SecondOrderCosine(Measure):
     1.0
     """
 
-    k: int = 10
-    center: bool = False
+    center: bool = parameter(False, check_flag)
 
-    family: ClassVar[str] = "neighbors"
+    similarity: ClassVar[str] = "cosine"
     cost: ClassVar[str] = "n^2 d and n^2 memory per layer, n k log k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("second_order_cosine",)
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    takes: ClassVar[frozenset[str]] = ANY_FORM
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "k", as_count("k", self.k))
-        check_flag("center", self.center)
-
-    @property
-    def min_n(self) -> int:
-        return self.k + 1
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return search_invariances("cosine", self.center)
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return search_takes("cosine", self.center)
 
     def prepare(self, x: Given) -> DistantNeighbors:
-        self.check_n(len(x))
         embedded = embed(x, "cosine", self.center)
         lists = Neighbors(nearest(embedded, self.k), norm=0.0 if embedded.is_constant else 1.0)
         return DistantNeighbors(lists, embedded.cosine_distances())
 
-    def compare(self, a: State, b: State) -> float:
-        a, b = cast(DistantNeighbors, a), cast(DistantNeighbors, b)
+    def compare(self, a: DistantNeighbors, b: DistantNeighbors) -> float:
         if a.lists.norm == 0 or b.lists.norm == 0:
             return math.nan
         union = torch.cat([a.lists.indices, b.lists.indices], dim=1).sort(dim=1).values
@@ -116,7 +109,7 @@ class SecondOrderCosine(Measure):
 
 
 @dataclass(frozen=True)
-class SoftKNN(Bilinear):
+class SoftKNN(Searching, Bilinear):
     """Mutual k-NN by degrees: the mean cosine between the neighbour distributions of a stimulus in two spaces.
 
     s = (1 / n) sum_i <p_i, q_i> / (|p_i| |q_i|), where p_i(j), j != i, is proportional to exp(b_i sim(x_i, x_j)), and the
@@ -146,47 +139,25 @@ class SoftKNN(Bilinear):
     1.0
     """
 
-    perplexity: float = 10.0
-    similarity: str = "cosine"
-    center: bool = False
+    perplexity: float = parameter(10.0, as_number, lambda v: 1 < v < math.inf, "is not a number above 1", "perplexity > 1")
+    similarity: str = parameter("cosine", choose, SIMILARITIES)
+    center: bool = parameter(False, check_flag)
 
-    family: ClassVar[str] = "neighbors"
     cost: ClassVar[str] = "n^2 (d + 20 or so exponentials) per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("soft_knn", "soft_mutual_knn")
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    takes: ClassVar[frozenset[str]] = ANY_FORM
-
-    def __post_init__(self) -> None:
-        value = self.perplexity
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 < value < math.inf:
-            raise RepalignError("perplexity is not a number above 1", expected="perplexity > 1", got=repr(value))
-        object.__setattr__(self, "perplexity", float(value))
-        check_search(self.similarity, self.center)
 
     @property
     def min_n(self) -> int:
         return math.floor(self.perplexity) + 2
 
-    @property
-    def invariances(self) -> frozenset[str]:
-        return search_invariances(self.similarity, self.center)
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return search_takes(self.similarity, self.center)
-
     def prepare(self, x: Given) -> DenseRelation:
-        self.check_n(len(x))
         embedded = embed(x, self.similarity, self.center)
         n = embedded.n
         slack = embedded.resolution(torch.float64)
         out = torch.zeros(n, n, dtype=x.dtype, device=slack.device)
         if embedded.is_constant:
             return DenseRelation(out, 0.0, symmetric=False)
-        height = max(1, SCRATCH_BYTES // (8 * 8 * n))  # some eight blocks are held at once
-        for start in range(0, n, height):
-            block = slice(start, min(start + height, n))
+        for block in blocks(n, 8 * 8 * n):  # some eight blocks are held at once
             similarity = embedded.similarity_of(torch.arange(block.start, block.stop, device=out.device), False)
             affinity = entropic_affinities(similarity, self.perplexity, slack[block])
             affinity /= torch.linalg.vector_norm(affinity, dim=1, keepdim=True)

@@ -7,19 +7,34 @@ there is no chance level to hold a difference against.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.layers import FEATURES_OR_RDM, RDM, Given
-from repalign.measures.measure import SCRATCH_BYTES, Measure, State, as_features
-from repalign.measures.numerics.checks import check_choice, check_flag
-from repalign.measures.numerics.precision import centred, full_precision, gram, scaled, unit_rows, widen
+from repalign.errors import choose
+from repalign.layers import FEATURES_OR_RDM, RDM, Given, as_features
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Measure,
+    Summary,
+    as_number,
+    check_flag,
+    parameter,
+)
+from repalign.measures.numerics.precision import (
+    blocks,
+    centred,
+    full_precision,
+    gram,
+    scaled,
+    sum_of_unit_rows,
+    unit_rows,
+    widen,
+)
 from repalign.measures.numerics.search import embed, nearest
-from repalign.measures.numerics.summary import Summary, sum_of_unit_rows
 
 # --- summaries of one array -----------------------------------------------------------------------
 
@@ -30,7 +45,7 @@ def magnitude(x: Any) -> float:
     >>> magnitude([[3.0, 0.0], [3.0, 8.0]])
     5.0
     """
-    return _magnitude(as_features(x))
+    return MagnitudeDifference().statistic(as_features(x))
 
 
 def concentricity(x: Any) -> float:
@@ -42,7 +57,7 @@ def concentricity(x: Any) -> float:
     >>> concentricity([[1.0, 0.0], [2.0, 0.0]])
     1.0
     """
-    return _concentricity(as_features(x))
+    return ConcentricityDifference().statistic(as_features(x))
 
 
 def uniformity(x: Any, t: float = 2.0, normalize: bool = True, pairs: str = "distinct") -> float:
@@ -55,7 +70,7 @@ def uniformity(x: Any, t: float = 2.0, normalize: bool = True, pairs: str = "dis
     """
     measure, x = UniformityDifference(t, normalize, pairs), as_features(x)
     measure.check_n(len(x))
-    return measure._statistic(x)
+    return measure.statistic(x)
 
 
 def participation_ratio(x: Any) -> float:
@@ -67,7 +82,7 @@ def participation_ratio(x: Any) -> float:
     >>> round(participation_ratio([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 12)
     2.0
     """
-    return _participation_ratio(as_features(x))
+    return ParticipationRatioDifference().statistic(as_features(x))
 
 
 def two_nn_dimension(x: Any, discard: float = 0.1) -> float:
@@ -86,7 +101,7 @@ def two_nn_dimension(x: Any, discard: float = 0.1) -> float:
     """
     measure, x = IntrinsicDimensionDifference(discard), as_features(x)
     measure.check_n(len(x))
-    return measure._statistic(x)
+    return measure.statistic(x)
 
 
 # --- their differences as measures ----------------------------------------------------------------
@@ -97,20 +112,19 @@ class _Difference(Measure):
     """|s(x) - s(y)| of a summary s of one array."""
 
     family: ClassVar[str] = "statistics"
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
-    def _statistic(self, x: Any) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def statistic(self, x: Any) -> float:
+        """The summary of one checked layer."""
 
     def prepare(self, x: Any) -> Summary:
-        self.check_n(len(x))
-        return Summary(len(x), torch.tensor(self._statistic(x), dtype=torch.float64))
+        return Summary(len(x), torch.tensor(self.statistic(x), dtype=torch.float64))
 
-    def compare(self, a: State, b: State) -> float:
-        return float((cast(Summary, a).values - cast(Summary, b).values).abs())
+    def compare(self, a: Summary, b: Summary) -> float:
+        return float((a.values - b.values).abs())
 
 
 @dataclass(frozen=True)
@@ -130,17 +144,12 @@ class MagnitudeDifference(_Difference):
 
     cost: ClassVar[str] = "n d per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("magnitude_difference",)
+    smallest_n: ClassVar[int] = 1
+    unchanged_by: ClassVar[frozenset[str]] = frozenset({"orthogonal", "permutation"})
 
-    @property
-    def min_n(self) -> int:
-        return 1
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "permutation"})
-
-    def _statistic(self, x: Tensor) -> float:
-        return _magnitude(x)
+    def statistic(self, x: Tensor) -> float:
+        mean, unit = scaled(_mean(x))
+        return float(torch.linalg.vector_norm(mean)) * unit
 
 
 @dataclass(frozen=True)
@@ -161,20 +170,11 @@ class ConcentricityDifference(_Difference):
     cost: ClassVar[str] = "n d per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("concentricity_difference",)
     bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
+    smallest_n: ClassVar[int] = 1
+    unchanged_by: ClassVar[frozenset[str]] = frozenset({"orthogonal", "isotropic_scale", "permutation"})
 
-    @property
-    def min_n(self) -> int:
-        return 1
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "permutation"})
-
-    def _statistic(self, x: Tensor) -> float:
-        return _concentricity(x)
-
-
-UNIFORMITY_PAIRS = ("distinct", "all")
+    def statistic(self, x: Tensor) -> float:
+        return float(sum_of_unit_rows(x)[0] @ unit_rows(_mean(x))[0]) / len(x)
 
 
 @dataclass(frozen=True)
@@ -200,27 +200,32 @@ class UniformityDifference(_Difference):
     4.0
     """
 
-    t: float = 2.0
-    normalize: bool = True
-    pairs: str = "distinct"
+    t: float = parameter(2.0, as_number, lambda v: 0 < v < math.inf, "is not a positive number", "t > 0")
+    normalize: bool = parameter(True, check_flag)
+    pairs: str = parameter("distinct", choose, ("distinct", "all"))
 
     cost: ClassVar[str] = "n^2 d per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("uniformity_difference",)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.t, (int, float)) or isinstance(self.t, bool) or not 0 < self.t < math.inf:
-            raise RepalignError("t is not a positive number", expected="t > 0", got=repr(self.t))
-        object.__setattr__(self, "t", float(self.t))
-        check_flag("normalize", self.normalize)
-        check_choice("pairs", self.pairs, UNIFORMITY_PAIRS)
 
     @property
     def invariances(self) -> frozenset[str]:
         common = frozenset({"orthogonal", "permutation"})
         return common | ({"isotropic_scale", "row_scale"} if self.normalize else {"translation"})
 
-    def _statistic(self, x: Tensor) -> float:
-        return _uniformity(x, self.t, self.normalize, self.pairs)
+    def statistic(self, x: Tensor) -> float:
+        # Differences alone count, and centred rows keep their digits.
+        rows, unit = centred(unit_rows(x) if self.normalize else x)[:2]
+        n = len(rows)
+        squares = rows.square().sum(dim=1)
+        rate = self.t * unit * unit
+        parts = []
+        for block in blocks(n, 4 * 8 * n):
+            with full_precision():
+                squared = rows[block] @ rows.T
+            squared.mul_(-2).add_(squares[block, None]).add_(squares[None, :]).clamp_(min=0)
+            squared.diagonal(block.start).fill_(0.0 if self.pairs == "all" else math.inf)
+            parts.append(squared.mul_(-rate).flatten().logsumexp(dim=0))
+        return float(torch.stack(parts).logsumexp(dim=0)) - math.log(n * n if self.pairs == "all" else n * (n - 1))
 
 
 @dataclass(frozen=True)
@@ -242,13 +247,14 @@ class ParticipationRatioDifference(_Difference):
 
     cost: ClassVar[str] = "n d min(n, d) per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("participation_ratio_difference", "effective_dimension_difference")
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
-
-    def _statistic(self, x: Tensor) -> float:
-        return _participation_ratio(x)
+    def statistic(self, x: Tensor) -> float:
+        rows = centred(x).rows
+        with full_precision():
+            products = rows.T @ rows if rows.shape[1] < rows.shape[0] else gram(rows)
+        total = float(rows.square().sum())
+        return total**2 / float(products.square().sum()) if total > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -273,40 +279,19 @@ class IntrinsicDimensionDifference(_Difference):
     True
     """
 
-    discard: float = 0.1
+    discard: float = parameter(0.1, as_number, lambda v: 0 <= v < 1, "is not a share", "0 <= discard < 1")
 
     cost: ClassVar[str] = "n^2 d per layer, 1 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("intrinsic_dimension_difference", "two_nn_difference")
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
+    smallest_n: ClassVar[int] = 3
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
-    def __post_init__(self) -> None:
-        value = self.discard
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-            raise RepalignError("discard is not a share", expected="0 <= discard < 1", got=repr(value))
-        object.__setattr__(self, "discard", float(value))
-
-    @property
-    def min_n(self) -> int:
-        return 3
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
-
-    def _statistic(self, x: Given) -> float:
+    def statistic(self, x: Given) -> float:
         return _two_nn(x, self.discard)
 
 
 # --- the formulas ---------------------------------------------------------------------------------
-
-
-def _magnitude(x: Tensor) -> float:
-    mean, unit = scaled(_mean(x))
-    return float(torch.linalg.vector_norm(mean)) * unit
-
-
-def _concentricity(x: Tensor) -> float:
-    return float(sum_of_unit_rows(x)[0] @ unit_rows(_mean(x))[0]) / len(x)
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -314,34 +299,6 @@ def _mean(x: Tensor) -> Tensor:
     if x.device.type == "mps":
         x = widen(x)
     return x.mean(dim=0, keepdim=True, dtype=torch.float64)
-
-
-def _uniformity(x: Tensor, t: float, normalize: bool, pairs: str) -> float:
-    if normalize:
-        rows, unit = centred(unit_rows(x))[:2]  # differences alone count, and centred rows keep their digits
-    else:
-        rows, unit = centred(x)[:2]
-    n = len(rows)
-    squares = rows.square().sum(dim=1)
-    rate = t * unit * unit
-    parts = []
-    height = max(1, SCRATCH_BYTES // (4 * 8 * n))
-    for start in range(0, n, height):
-        block = slice(start, min(start + height, n))
-        with full_precision():
-            squared = rows[block] @ rows.T
-        squared.mul_(-2).add_(squares[block, None]).add_(squares[None, :]).clamp_(min=0)
-        squared.diagonal(start).fill_(0.0 if pairs == "all" else math.inf)
-        parts.append(squared.mul_(-rate).flatten().logsumexp(dim=0))
-    return float(torch.stack(parts).logsumexp(dim=0)) - math.log(n * n if pairs == "all" else n * (n - 1))
-
-
-def _participation_ratio(x: Tensor) -> float:
-    rows = centred(x).rows
-    with full_precision():
-        products = rows.T @ rows if rows.shape[1] < rows.shape[0] else gram(rows)
-    total = float(rows.square().sum())
-    return total**2 / float(products.square().sum()) if total > 0 else math.nan
 
 
 def _two_nn(x: Given, discard: float) -> float:

@@ -1,27 +1,81 @@
-"""Measures that compare the subspaces which leading components span: SVCCA, Grassmann distance, eigenspace overlap."""
+"""Measures that compare the subspaces that layers span: SVCCA, Grassmann distance, eigenspace overlap, and CCA, PWCCA."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.measures.measure import Bilinear, DenseRelation, Features, Measure, Relation, State
-from repalign.measures.numerics.checks import as_count, check_choice, check_flag
-from repalign.measures.numerics.precision import centred, gram
-from repalign.measures.numerics.sharing import layer_of
-from repalign.measures.numerics.spectrum import Spectrum, basis, frobenius, left_singular, rows_of, spectrum
+from repalign.errors import choose
+from repalign.measures.measure import (
+    ISOMETRIES,
+    ISOMETRIES_AND_SCALE,
+    Batched,
+    Bilinear,
+    DenseRelation,
+    Features,
+    Measure,
+    Relation,
+    as_count,
+    as_epsilon,
+    as_number,
+    check_flag,
+    optional,
+    parameter,
+)
+from repalign.measures.numerics.precision import (
+    Spectrum,
+    basis,
+    centred,
+    frobenius,
+    gram,
+    layer_of,
+    left_singular,
+    rows_of,
+    spectrum,
+)
 
 Components = int | float | None
 
 
+ANY_LINEAR_MAP = ISOMETRIES_AND_SCALE | {"column_scale", "invertible"}
+
+# Functions of the principal angles, by name.
+ANGLE_SUMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "arc": torch.linalg.vector_norm,
+    "chordal": lambda angles: torch.linalg.vector_norm(angles.sin()),
+    "largest": torch.amax,
+}
+
+
+def as_components(name: str, value: Any) -> int | float:
+    """A count of components as an int, or a share of variance in (0, 1)."""
+    if not isinstance(value, float):
+        return as_count(name, value)
+    expected = "a whole number >= 1, or a share of variance in (0, 1)"
+    return as_number(name, value, lambda v: 0 < v < 1, "is neither a count nor a share", expected)
+
+
+class _OfSubspaces(Measure):
+    """A measure of the spans of leading components; all of them where `components` is None."""
+
+    family: ClassVar[str] = "subspace"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    smallest_n: ClassVar[int] = 3
+    components: Components = None
+
+    @property
+    def min_n(self) -> int:
+        # With n = components + 1 stimuli both sides span everything; one more is the least that says something.
+        return self.components + 2 if isinstance(self.components, int) else self.smallest_n
+
+
 @dataclass(frozen=True)
-class SVCCA(Measure):
+class SVCCA(_OfSubspaces, Batched):
     """Singular-vector CCA: the mean canonical correlation of the leading principal components.
 
     s = mean of the singular values of U_X^T U_Y, with U the left singular vectors of the centred features to
@@ -51,38 +105,23 @@ class SVCCA(Measure):
     1.0
     """
 
-    components: int | float = 10
-    standardize: bool = False
+    components: int | float = parameter(10, as_components)
+    standardize: bool = parameter(False, check_flag)
 
-    family: ClassVar[str] = "subspace"
     cost: ClassVar[str] = "n d min(n, d) per layer, n c^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("svcca",)
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_flag("standardize", self.standardize)
-        object.__setattr__(self, "components", checked_components(self.components))
 
     @property
     def invariances(self) -> frozenset[str]:
         common = frozenset({"isotropic_scale", "translation", "permutation"})
         return common | ({"column_scale"} if self.standardize else {"orthogonal"})
 
-    @property
-    def min_n(self) -> int:
-        return least_n(self.components)
-
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         found = standardized_spectrum(x) if self.standardize else layer_of(x).spectrum
         return Features(leading(found, self.components).contiguous())
 
-    def compare(self, a: State, b: State) -> float:
-        return float(self.compare_all([a], [b])[0, 0])
-
-    def compare_all(self, a: Sequence[State], b: Sequence[State]) -> Tensor:
-        left, right = _padded(cast(Sequence[Features], a)), _padded(cast(Sequence[Features], b))
+    def compare_all(self, a: Sequence[Features], b: Sequence[Features]) -> Tensor:
+        left, right = _padded(a), _padded(b)
         r, q = left.shape[2], right.shape[2]
         overlap = left.permute(0, 2, 1).flatten(0, 1) @ right.permute(1, 0, 2).flatten(1)
         overlap = overlap.view(len(a), r, len(b), q).permute(0, 2, 1, 3)  # (la, lb, r, q)
@@ -92,7 +131,7 @@ class SVCCA(Measure):
 
 
 @dataclass(frozen=True)
-class GrassmannDistance(Measure):
+class GrassmannDistance(_OfSubspaces):
     """Distance on the Grassmannian: how far the leading subspaces of two layers are turned against each other.
 
     With theta_i the principal angles between the spans of the leading principal components, cos theta_i the singular
@@ -122,20 +161,13 @@ class GrassmannDistance(Measure):
     True
     """
 
-    components: int | float | None = 10
-    form: str = "arc"
+    components: int | float | None = parameter(10, optional, as_components)
+    form: str = parameter("arc", choose, tuple(ANGLE_SUMS))
 
-    family: ClassVar[str] = "subspace"
     cost: ClassVar[str] = "n d min(n, d) per layer, n c^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("grassmann_distance", "grassmann")
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    def __post_init__(self) -> None:
-        if self.components is not None:
-            object.__setattr__(self, "components", checked_components(self.components))
-        check_choice("form", self.form, tuple(ANGLE_SUMS))
 
     @property
     def range(self) -> tuple[float, float]:
@@ -148,18 +180,13 @@ class GrassmannDistance(Measure):
     def invariances(self) -> frozenset[str]:
         return span_invariances(self.components) | {"translation"}
 
-    @property
-    def min_n(self) -> int:
-        return least_n(self.components)
-
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         if self.components is None:
             return Features(basis(rows_of(x)))
         return Features(leading(layer_of(x).spectrum, self.components).contiguous())
 
-    def compare(self, a: State, b: State) -> float:
-        wide, narrow = cast(Features, a).values, cast(Features, b).values
+    def compare(self, a: Features, b: Features) -> float:
+        wide, narrow = a.values, b.values
         if wide.shape[1] < narrow.shape[1]:
             wide, narrow = narrow, wide
         if narrow.shape[1] == 0:
@@ -172,15 +199,8 @@ class GrassmannDistance(Measure):
         return float(ANGLE_SUMS[self.form](angles))
 
 
-ANGLE_SUMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "arc": torch.linalg.vector_norm,
-    "chordal": lambda angles: torch.linalg.vector_norm(angles.sin()),
-    "largest": torch.amax,
-}
-
-
 @dataclass(frozen=True)
-class EigenspaceOverlap(Bilinear):
+class EigenspaceOverlap(_OfSubspaces, Bilinear):
     """Eigenspace overlap: the shared part of the spans of two layers, over the larger of their dimensions.
 
     s = |U_X^T U_Y|_F^2 / max(r_X, r_Y), with U the left singular vectors, r_X and r_Y of them: the mean squared cosine
@@ -207,30 +227,17 @@ class EigenspaceOverlap(Bilinear):
     0.25
     """
 
-    components: int | float | None = None
-    center: bool = False
+    components: int | float | None = parameter(None, optional, as_components)
+    center: bool = parameter(False, check_flag)
 
-    family: ClassVar[str] = "subspace"
     cost: ClassVar[str] = "n d min(n, d) + n^2 r per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("eigenspace_overlap", "eos")
-    symmetric: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if self.components is not None:
-            object.__setattr__(self, "components", checked_components(self.components))
-        check_flag("center", self.center)
 
     @property
     def invariances(self) -> frozenset[str]:
         return span_invariances(self.components) | ({"translation"} if self.center else frozenset())
 
-    @property
-    def min_n(self) -> int:
-        return least_n(self.components)
-
     def prepare(self, x: Tensor) -> DenseRelation:
-        self.check_n(len(x))
         if self.components is None:
             return projection(basis(rows_of(x, self.center)), x.dtype)
         found = layer_of(x).spectrum if self.center else spectrum(x, center=False)
@@ -247,9 +254,7 @@ def projection(vectors: Tensor, dtype: torch.dtype) -> DenseRelation:
     return DenseRelation((gram(vectors) / math.sqrt(max(rank, 1))).to(dtype), math.sqrt(rank))
 
 
-def shared_dimensions(
-    inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def shared_dimensions(inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """|U_X^T U_Y|_F^2 of projections, from their inner product at unit norm, and the dimensions of both sides."""
     r, q = (torch.tensor([round(s.norm**2) for s in side], dtype=torch.float64) for side in (a, b))
     return inner * (r[:, None] * q[None, :]).sqrt(), (r[:, None], q[None, :])
@@ -259,24 +264,6 @@ def span_invariances(components: Components) -> frozenset[str]:
     """What leaves the span of the leading components alone; the span of all of them survives more."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"column_scale", "invertible"} if components is None else common
-
-
-def checked_components(components: int | float) -> int | float:
-    """A count of components as an int, or a share of variance in (0, 1)."""
-    if not isinstance(components, float):
-        return as_count("components", components)
-    if not 0 < components < 1:
-        raise RepalignError(
-            "components is neither a count nor a share",
-            expected="a whole number >= 1, or a share of variance in (0, 1)",
-            got=repr(components),
-        )
-    return components
-
-
-def least_n(components: Components) -> int:
-    """With n = components + 1 stimuli both sides span everything; one more is the least that says something."""
-    return components + 2 if isinstance(components, int) else 3
 
 
 def leading(found: Spectrum, components: Components) -> Tensor:
@@ -307,8 +294,163 @@ def _padded(states: Sequence[Features]) -> Tensor:
     return torch.stack(pad)
 
 
-def _counts(states: Sequence[State]) -> Tensor:
-    return torch.tensor([cast(Features, s).values.shape[1] for s in states], dtype=torch.float64)
+def _counts(states: Sequence[Features]) -> Tensor:
+    return torch.tensor([s.values.shape[1] for s in states], dtype=torch.float64)
 
 
-MEASURES = (SVCCA, GrassmannDistance, EigenspaceOverlap)
+@dataclass(frozen=True)
+class CCA(_OfSubspaces):
+    """Mean canonical correlation: how much of either space the best linear maps carry into the other.
+
+    s = sum_i rho_i / min(r_X, r_Y), with rho_i the canonical correlations, the singular values of Q_X^T Q_Y for
+    orthonormal bases Q of the centred columns, and r their numerical ranks: directions that are rounding do not count.
+
+    Parameters
+    ----------
+    ridge : added to the diagonal of both covariances X^T X / (n - 1), in the unit of the features, so that a direction
+        of variance v counts sqrt(v / (v + ridge)) of itself; 0 by default. Not scale-free then, and below 1 for X with
+        itself.
+
+    Shapes (n, d1) and (n, d2). Range [0, 1]. Meaningful only for n well above d1 + d2: r_X + r_Y - (n - 1) of the
+    correlations are 1 whatever the data, and with n - 1 <= d on either side all of them are. Use SVCCA there, or
+    calibrate. Without a ridge invariant to every invertible linear map and translation; with one to orthogonal maps,
+    translation and column order. nan for a constant representation.
+    Raises RepalignError if n < 3.
+
+    Source: Hotelling 1936; Kornblith et al. 2019 (arXiv 1905.00414), table 1, their mean rho. Sources differ when a
+    side has less than full rank: there they count widths, or directions of rounding noise, or fail.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(CCA()(x, x @ np.triu(np.ones((8, 8)))), 12)
+    1.0
+    """
+
+    ridge: float = parameter(0.0, as_epsilon)
+
+    cost: ClassVar[str] = "n d min(n, d) per layer, n d^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("cca", "mean_cca", "cca_mean")
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        return ISOMETRIES if self.ridge else ANY_LINEAR_MAP
+
+    def prepare(self, x: Tensor) -> Features:
+        return Features(whitened(x, self.ridge))
+
+    def compare(self, a: Features, b: Features) -> float:
+        u, v = a.values, b.values
+        count = min(u.shape[1], v.shape[1])
+        return float(torch.linalg.svdvals(u.T @ v).sum()) / count if count else math.nan
+
+
+@dataclass(frozen=True)
+class SquaredCCA(_OfSubspaces, Bilinear):
+    """Mean squared canonical correlation, R^2_CCA: the shared part of two spans over the smaller dimension.
+
+    s = sum_i rho_i^2 / min(r_X, r_Y) = <P_X, P_Y> / min(r_X, r_Y), with P the projection onto the centred columns and
+    r its rank: bilinear, so that its chance level, r_X r_Y / (n - 1) over min(r_X, r_Y), has a closed form.
+
+    Shapes (n, d1) and (n, d2). Range [0, 1], and 1 for anything once n - 1 <= d on either side, as in CCA. Invariant to
+    every invertible linear map and translation. nan for a constant representation.
+    Raises RepalignError if n < 3.
+
+    Source: Kornblith et al. 2019 (arXiv 1905.00414), table 1. A QR basis that does not look at the rank, as in their
+    code, counts n directions where centred features have n - 1.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(SquaredCCA()(x, x[:, :3] + 5), 12)
+    1.0
+    """
+
+    cost: ClassVar[str] = "n d min(n, d) + n^2 d per layer, n^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("squared_cca", "r2_cca", "cca_mean_squared")
+    unchanged_by: ClassVar[frozenset[str]] = ANY_LINEAR_MAP
+
+    def prepare(self, x: Tensor) -> DenseRelation:
+        return projection(basis(rows_of(x)), x.dtype)
+
+    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
+        shared, ranks = shared_dimensions(super().scale(inner, a, b), a, b)
+        return shared / torch.minimum(*ranks)
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates(Features):
+    """A basis (n, r), and the coordinates of the centred features in it."""
+
+    features: Tensor | None = None  # (r, d)
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self.features is None else self.features.nbytes)
+
+
+@dataclass(frozen=True)
+class PWCCA(_OfSubspaces):
+    """Projection-weighted CCA: canonical correlations weighted by how much of the first space each accounts for.
+
+    s(X, Y) = sum_i w_i rho_i / sum_i w_i over the min(r_X, r_Y) canonical correlations, r the numerical ranks. By
+    `weights`, with h_i the canonical variates of X, at unit norm in R^n:
+    "morcos": w_i = sum_j |<h_i, x_j>| over the centred columns x_j of X, as published.
+    "sample_l1": w_i = |h_i|_1. Variates of equal variance have nearly equal weights, so this is nearly CCA (a few
+    parts in a thousand); one published code has it under the name of PWCCA.
+
+    Parameters
+    ----------
+    weights : "morcos" (default) or "sample_l1".
+    ridge : added to the diagonal of both covariances, as in CCA; 0 by default.
+
+    Shapes (n, d1) and (n, d2). Asymmetric: the first array is the one that weighs. Range [0, 1], and 1 for anything
+    once n - 1 <= d on either side, as in CCA. Invariant to isotropic scale (without a ridge), translation and column
+    order of the first array, and to every invertible linear map of the second; sample_l1 to those of both. nan for a
+    constant representation.
+    Raises RepalignError if n < 3.
+
+    Source: Morcos, Raghu and Bengio 2018 (arXiv 1806.05759). Of two other codes under this name, one
+    divides by the weights of an arbitrary basis of the uncorrelated directions too where X has the larger rank, and one
+    (the first release) leaves out a whitening and adds column means back, so that it depends on translation.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 8))
+    >>> round(PWCCA()(x, x @ np.triu(np.ones((8, 8)))), 12)
+    1.0
+    """
+
+    weights: str = parameter("morcos", choose, ("morcos", "sample_l1"))
+    ridge: float = parameter(0.0, as_epsilon)
+
+    cost: ClassVar[str] = "n d min(n, d) per layer, n d^2 per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("pwcca",)
+    symmetric: ClassVar[bool] = False
+
+    @property
+    def invariances(self) -> frozenset[str]:
+        if self.weights == "sample_l1":
+            return ISOMETRIES if self.ridge else ANY_LINEAR_MAP
+        return frozenset({"translation", "permutation"}) | (frozenset() if self.ridge else {"isotropic_scale"})
+
+    def prepare(self, x: Tensor) -> Coordinates:
+        variates = whitened(x, self.ridge)
+        return Coordinates(variates, features=variates.T @ rows_of(x).values if self.weights == "morcos" else None)
+
+    def compare(self, a: Coordinates, b: Coordinates) -> float:
+        if not min(a.values.shape[1], b.values.shape[1]):
+            return math.nan
+        maps, correlations, _ = torch.linalg.svd(a.values.T @ b.values, full_matrices=False)
+        by_samples = a.features is None
+        weights = (a.values @ maps).abs().sum(dim=0) if by_samples else (maps.T @ a.features).abs().sum(dim=1)  # (c,)
+        return float(weights @ correlations / weights.sum())
+
+
+def whitened(x: Tensor, ridge: float) -> Tensor:
+    """The centred features whitened, (n, r), columns of unit norm; with a ridge shorter where variance is small."""
+    if ridge == 0:
+        return basis(rows_of(x))
+    found = layer_of(x).spectrum
+    values = found.values * found.unit  # s; every direction counts sqrt(s^2 / (s^2 + ridge))
+    return found.vectors * (values / torch.hypot(values, torch.full_like(values, math.sqrt(ridge * (len(x) - 1)))))
+
+
+MEASURES = (SVCCA, CCA, SquaredCCA, PWCCA, GrassmannDistance, EigenspaceOverlap)

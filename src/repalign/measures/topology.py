@@ -1,45 +1,158 @@
-"""Topological divergences of two spaces of the same stimuli: RTD, RTD-Lite, MTopDiv, and how to read them.
+"""Topological measures: divergences of two spaces of the same stimuli (RTD, RTD-Lite, MTopDiv), and unpaired summaries.
 
-They are distances that grow with n, so a raw value says nothing alone: `relative_to_null` gives it in units of what
-unpaired spaces of the same shape score.
+Divergences are distances that grow with n, so a raw value says nothing alone: `relative_to_null` gives it in units of what
+unpaired spaces of the same shape score. Summaries of single spaces (persistence diagrams, IMD) do not know which row belongs
+to which, so they compare models on different data, and say nothing of which items match.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
-from repalign.layers import FEATURES_OR_RDM, Given
-from repalign.measures.measure import Features, Measure, State
-from repalign.measures.numerics.checks import as_count, check_choice
-from repalign.measures.numerics.folds import as_seed
-from repalign.measures.numerics.persistence import Distances, Whole, bars, distances, length, spanning_tree
+from repalign.errors import RepalignError, choose
+from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Features,
+    Local,
+    Measure,
+    State,
+    Summary,
+    as_count,
+    as_seed,
+    parameter,
+)
+from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import widen
+from repalign.measures.numerics.search import embed, nearest
+
+QUANTILE = 0.9  # of all distances, their unit
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(State):
+    """A layer as it is given, where sets of its stimuli have to be drawn first."""
+
+    layer: Given
+
+    @property
+    def n(self) -> int:
+        return len(self.layer)
+
+    @property
+    def nbytes(self) -> int:
+        return self.layer.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, layer=self.layer[p])
+
+
+@dataclass(frozen=True, eq=False)
+class Distances(State):
+    """Euclidean distances (n, n) in the unit of their 0.9 quantile, and the weight of their spanning tree.
+
+    The quantile is over all n^2 entries with the zeros of the diagonal. `matrix` is None where it is 0: most rows are
+    then alike, and there is no unit.
+    """
+
+    matrix: Tensor | None
+    size: int
+    tree: float = 0.0
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.matrix is None else self.matrix.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        if self.matrix is None:
+            return self
+        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))
+
+    def numpy(self) -> np.ndarray | None:
+        return None if self.matrix is None else self.matrix.cpu().numpy()
+
+
+def distances(x: Given) -> Tensor | None:
+    """Euclidean distances (n, n) of the rows, or the dissimilarities of an RDM, over their 0.9 quantile; None where that is 0.
+
+    Duplicates are at 0.
+    """
+    out = between_rows(x)[0].sqrt_()
+    unit = float(np.quantile(out.cpu().numpy(), QUANTILE))
+    return out.div_(unit) if unit > 0 else None
+
+
+def spanning_tree(matrix: np.ndarray) -> float:
+    """The weight of a minimum spanning tree of the complete graph (Prim); a distance of 0 is an edge as any other."""
+    n = len(matrix)
+    nearest = matrix[0].copy()
+    nearest[0] = np.inf
+    inside = np.zeros(n, dtype=bool)
+    inside[0] = True
+    total = 0.0
+    for _ in range(n - 1):
+        new = int(nearest.argmin())
+        total += float(nearest[new])
+        inside[new] = True
+        np.minimum(nearest, matrix[new], out=nearest)
+        nearest[inside] = np.inf
+    return total
+
+
+def bars(matrix: np.ndarray, homology: int = 1) -> np.ndarray:
+    """Finite persistence bars (birth, death) of the Vietoris-Rips filtration of a distance matrix, in float32 precision."""
+    found: Sequence[np.ndarray] = needs("ripser").ripser(matrix, distance_matrix=True, maxdim=homology)["dgms"]
+    return found[homology][np.isfinite(found[homology]).all(axis=1)].astype(np.float64)
+
+
+def length(found: np.ndarray) -> float:
+    """The sum of the lengths of bars."""
+    return float((found[:, 1] - found[:, 0]).sum())
+
+
+def needs(package: str) -> Any:
+    """A package of the topology extra, or an error that says how to get it."""
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise RepalignError(
+            f"topological measures need the package {package}", expected="ripser and persim installed", got=str(error),
+            remedy="pip install 'repalign[topology]'",
+        ) from error  # fmt: skip
+
 
 # Distances below this share of their mean count as 0, as in the reference code.
 _NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
-class _Divergence(Measure):
-    """Mean of two directions; a distance without an upper bound."""
+class _Topological(Measure):
+    """A distance without an upper bound."""
 
     family: ClassVar[str] = "topology"
-    symmetric: ClassVar[bool] = True
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
+    unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
-    @property
-    def invariances(self) -> frozenset[str]:
-        return frozenset({"orthogonal", "isotropic_scale", "translation", "permutation"})
+
+@dataclass(frozen=True)
+class _Divergence(_Topological):
+    """Mean of two directions."""
 
     def directions(self, x: Any, y: Any) -> tuple[float, float]:
         """The divergence from x to y, and from y to x, of which the score is the mean."""
@@ -49,8 +162,9 @@ class _Divergence(Measure):
     def compare(self, a: State, b: State) -> float:
         return sum(self._both(a, b)) / 2
 
-    def _both(self, a: State, b: State) -> tuple[float, float]:
-        raise NotImplementedError
+    @abstractmethod
+    def _both(self, a: Any, b: Any) -> tuple[float, float]:
+        """The two directions, of prepared layers."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +196,16 @@ class RTD(_Divergence):
     True
     """
 
-    form: str = "min"
-    rows: int = 500
-    trials: int = 10
-    seed: int = 0
+    form: str = parameter("min", choose, ("min", "max"))
+    rows: int = parameter(500, as_count)
+    trials: int = parameter(10, as_count)
+    seed: int = parameter(0, as_seed)
 
     cost: ClassVar[str] = "n^2 d per layer; trials times some seconds per pair at 500 rows, about rows^3"
     aliases: ClassVar[tuple[str, ...]] = ("rtd",)
 
-    def __post_init__(self) -> None:
-        check_choice("form", self.form, ("min", "max"))
-        object.__setattr__(self, "rows", as_count("rows", self.rows))
-        object.__setattr__(self, "trials", as_count("trials", self.trials))
-        object.__setattr__(self, "seed", as_seed(self.seed))
-
     def prepare(self, x: Given) -> Distances | Whole:
         """Distances of all rows, or, where sets of rows have to be drawn first, the layer."""
-        self.check_n(len(x))
         return Whole(x) if len(x) > self.rows else Distances(distances(x), len(x))
 
     def _both(self, a: State, b: State) -> tuple[float, float]:
@@ -118,7 +225,7 @@ class RTD(_Divergence):
         generator = np.random.Generator(np.random.PCG64(self.seed))
         for _ in range(self.trials):
             chosen = torch.from_numpy(generator.choice(state.n, self.rows, replace=False))
-            found = distances(cast(Whole, state).layer[chosen])
+            found = distances(state.layer[chosen])
             yield None if found is None else found.cpu().numpy()
 
 
@@ -165,22 +272,20 @@ class RTDLite(_Divergence):
     aliases: ClassVar[tuple[str, ...]] = ("rtd_lite",)
 
     def prepare(self, x: Given) -> Distances:
-        self.check_n(len(x))
         matrix = distances(x)
         return Distances(matrix, len(x), 0.0 if matrix is None else spanning_tree(matrix.cpu().numpy()))
 
-    def _both(self, a: State, b: State) -> tuple[float, float]:
-        first, second = cast(tuple[Distances, Distances], (a, b))
-        wx, wy = first.numpy(), second.numpy()
+    def _both(self, a: Distances, b: Distances) -> tuple[float, float]:
+        wx, wy = a.numpy(), b.numpy()
         if wx is None or wy is None:
             return math.nan, math.nan
         together = spanning_tree(np.minimum(wx, wy))
         # The tree of the minimum is never heavier; below 0 is rounding.
-        return max(first.tree - together, 0.0), max(second.tree - together, 0.0)
+        return max(a.tree - together, 0.0), max(b.tree - together, 0.0)
 
 
 @dataclass(frozen=True)
-class MTopDiv(Measure):
+class MTopDiv(_Topological):
     """Manifold topology divergence: loops of one cloud that the other, in the same space, does not fill.
 
     s = sum of the lengths of the one-dimensional persistence bars of [[0, D(X, Y)], [D(Y, X), D(Y, Y)]], D the Euclidean
@@ -202,29 +307,24 @@ class MTopDiv(Measure):
     0.0
     """
 
-    max_n: int = 1000
+    max_n: int = parameter(1000, as_count)
 
-    family: ClassVar[str] = "topology"
     cost: ClassVar[str] = "n d per layer; up to a minute per pair at n = 1,000, about n^3"
     aliases: ClassVar[tuple[str, ...]] = ("mtopdiv",)
     symmetric: ClassVar[bool] = False
-    closer_is_higher: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "max_n", as_count("max_n", self.max_n))
+    takes: ClassVar[frozenset[str]] = Measure.takes
+    unchanged_by: ClassVar[frozenset[str]] = frozenset()
 
     def prepare(self, x: Tensor) -> Features:
-        self.check_n(len(x))
         check_size(self, len(x))
         return Features(widen(x))
 
-    def compare(self, a: State, b: State) -> float:
+    def compare(self, a: Features, b: Features) -> float:
         from scipy.spatial.distance import cdist
 
-        first, second = (s.values.cpu().numpy() for s in cast(tuple[Features, Features], (a, b)))
+        first, second = (s.values.cpu().numpy() for s in (a, b))
         cross = cdist(first, second)
         return length(bars(np.block([[np.zeros((len(first), len(first))), cross], [cross.T, cdist(second, second)]])))
 
@@ -233,11 +333,9 @@ def check_size(measure: Any, n: int) -> None:
     """Refuse more rows than `max_n`: a persistence computation grows faster than n^2."""
     if n > measure.max_n:
         raise RepalignError(
-            f"too many stimuli for {measure!r}",
-            expected=f"n <= {measure.max_n}",
-            got=f"n = {n}",
+            f"too many stimuli for {measure!r}", expected=f"n <= {measure.max_n}", got=f"n = {n}",
             remedy="choose a subset of the stimuli yourself, or raise max_n and wait",
-        )
+        )  # fmt: skip
 
 
 class Relative(NamedTuple):
@@ -268,11 +366,10 @@ def relative_to_null(measure: Measure, x: Any, y: Any, n_draws: int = 20, seed: 
     if not measure.paired:
         raise RepalignError(
             f"{measure!r} does not look at the pairing of rows",
-            expected="a measure whose score changes when rows are relabelled",
-            got="paired = False",
+            expected="a measure whose score changes when rows are relabelled", got="paired = False",
             remedy="compare its score with that of two halves of one space instead",
-        )
-    n_draws, seed = as_count("n_draws", n_draws), as_seed(seed)
+        )  # fmt: skip
+    n_draws, seed = as_count("n_draws", n_draws), as_seed("seed", seed)
     x, y = measure.checked(x, y)
     a, b = measure.prepare(x), measure.prepare(y)
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -289,4 +386,175 @@ def relative_to_null(measure: Measure, x: Any, y: Any, n_draws: int = 20, seed: 
     return Relative(statistic, mean, statistic / mean if mean else math.nan, pvalue, n_draws, seed)
 
 
-MEASURES = (RTD, RTDLite, MTopDiv)
+def as_homology(name: str, value: Any) -> int:
+    """0 (components) or 1 (loops)."""
+    if isinstance(value, bool) or value not in (0, 1):
+        raise RepalignError(f"{name} is neither 0 nor 1", expected="0 or 1", got=repr(value))
+    return value
+
+
+@dataclass(frozen=True)
+class _Unpaired(_Topological):
+    """A distance between two summaries."""
+
+    paired: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class PersistenceDistance(_Unpaired):
+    """Persistence distance: how far apart the persistence diagrams of two point clouds are.
+
+    Each cloud's Euclidean distances over their 0.9 quantile (of all n^2 entries) -> Vietoris-Rips bars (birth, death), the
+    finite ones -> a distance between the two diagrams.
+
+    Parameters
+    ----------
+    homology : 1 (loops) or 0 (components).
+    metric : "sliced_wasserstein", the mean over `directions` evenly spaced directions; "wasserstein", the least sum of
+        Euclidean distances in a matching of bars with each other and with the diagonal; "bottleneck", the largest
+        distance (max norm) in the best matching.
+    directions : of sliced_wasserstein; it approaches the integral as they grow.
+    max_n : more rows than this are refused rather than sampled.
+
+    Shapes (n1, d1) and (n2, d2); rows need no partner. Range [0, inf); sums of bars grow with n. Invariant to orthogonal
+    maps, isotropic scale and translation, and blind to the pairing. Single precision: relative error about 1e-6. nan where
+    the 0.9 quantile of the distances is 0. Raises RepalignError without ripser and persim (pip install
+    'repalign[topology]'), or above max_n.
+
+    Source: Purvine et al. 2023 (arXiv 2212.00222), with sliced Wasserstein of H0 and H1; Carriere et al. 2017.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((30, 5))
+    >>> PersistenceDistance()(x, 1 - 2 * x) < 1e-5
+    True
+    """
+
+    homology: int = parameter(1, as_homology)
+    metric: str = parameter("sliced_wasserstein", choose, ("sliced_wasserstein", "wasserstein", "bottleneck"))
+    directions: int = parameter(50, as_count)
+    max_n: int = parameter(2000, as_count)
+
+    cost: ClassVar[str] = "n^2 d and a persistence computation, about n^3, per layer; bars per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("persistence_distance", "sliced_wasserstein_persistence")
+
+    def prepare(self, x: Given) -> Summary:
+        """The bars (k, 2); one that is nan where there is no diagram."""
+        check_size(self, len(x))
+        matrix = distances(x)
+        found = np.full((1, 2), np.nan) if matrix is None else bars(matrix.cpu().numpy(), self.homology)
+        return Summary(len(x), torch.from_numpy(found))
+
+    def compare(self, a: Summary, b: Summary) -> float:
+        first, second = (s.values.numpy() for s in (a, b))
+        if np.isnan(first).any() or np.isnan(second).any():
+            return math.nan
+        return between_diagrams(first, second, self.metric, self.directions)
+
+
+def between_diagrams(first: np.ndarray, second: np.ndarray, metric: str, directions: int = 50) -> float:
+    """The distance between two persistence diagrams, arrays (k, 2) of finite bars (birth, death)."""
+    if not len(first) and not len(second):
+        return 0.0
+    # A bar on the diagonal changes no distance, and spares the empty diagram.
+    first, second = (d if len(d) else np.zeros((1, 2)) for d in (first, second))
+    persim = needs("persim")
+    if metric == "sliced_wasserstein":
+        return float(persim.sliced_wasserstein(first, second, M=directions))
+    return float(persim.wasserstein(first, second) if metric == "wasserstein" else persim.bottleneck(first, second))
+
+
+@dataclass(frozen=True)
+class TotalPersistenceDifference(_Unpaired):
+    """Difference of total persistence: the sums of the lengths of all bars of two point clouds, compared.
+
+    s = |P(X) - P(Y)|, P the sum of death - birth over the finite bars, of distances as in `PersistenceDistance`. For
+    components that is the weight of the minimum spanning tree.
+
+    Parameters
+    ----------
+    homology : 0 (components) or 1 (loops).
+    max_n : for loops, more rows than this are refused rather than sampled.
+
+    Shapes (n1, d1) and (n2, d2); rows need no partner. Range [0, inf); it grows with n. Invariant to orthogonal maps,
+    isotropic scale and translation, and blind to the pairing. nan where the 0.9 quantile of the distances is 0. Raises
+    RepalignError for loops without ripser (pip install 'repalign[topology]') or above max_n.
+
+    Source: Purvine et al. 2023 (arXiv 2212.00222), as a summary; Cohen-Steiner et al. 2010.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((30, 5))
+    >>> TotalPersistenceDifference()(x, 1 - 2 * x) < 1e-9
+    True
+    """
+
+    homology: int = parameter(0, as_homology)
+    max_n: int = parameter(2000, as_count)
+
+    cost: ClassVar[str] = "n^2 d per layer (about n^3 for loops), a subtraction per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("total_persistence_difference", "total_persistence")
+
+    def prepare(self, x: Given) -> Summary:
+        if self.homology == 1:
+            check_size(self, len(x))
+        found, total = distances(x), math.nan
+        if found is not None:
+            matrix = found.cpu().numpy()
+            total = spanning_tree(matrix) if self.homology == 0 else length(bars(matrix))
+        return Summary(len(x), torch.tensor([total], dtype=torch.float64))
+
+    def compare(self, a: Summary, b: Summary) -> float:
+        return abs(float(a.values[0]) - float(b.values[0]))
+
+
+_TIMES = torch.logspace(-1, 1, 256, dtype=torch.float64)  # of the heat traces
+
+
+@dataclass(frozen=True)
+class IMD(_Unpaired, Local):
+    """Intrinsic multi-scale distance (IMD): heat traces of the neighbour graphs of two clouds, at all times.
+
+    s = 1e6 max_t exp(-2 (t + 1/t)) |h_X(t) - h_Y(t)|, with h(t) = (1/n) sum_i exp(-t lambda_i) over the eigenvalues of the
+    normalised Laplacian of the graph that joins i and j if either is among the k nearest of the other, at 256 times from
+    0.1 to 10, evenly spaced in their logarithm.
+
+    Parameters
+    ----------
+    k : neighbours per stimulus, by Euclidean distance.
+
+    Shapes (n1, d1) and (n2, d2); rows need no partner. Range [0, inf). Invariant to orthogonal maps, isotropic scale and
+    translation, and blind to the pairing. nan for a constant representation. Raises RepalignError unless n > k.
+
+    Source: Tsitsulin et al. 2020 (arXiv 1905.11141). Their code estimates the trace from random vectors, and its noise
+    exceeds small values; ours is exact.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((30, 5))
+    >>> IMD()(x, 1 - 2 * x) < 1e-6
+    True
+    """
+
+    k: int = parameter(5, as_count)
+
+    cost: ClassVar[str] = "n^2 d + n^3 per layer, a comparison of 256 numbers per pair"
+    aliases: ClassVar[tuple[str, ...]] = ("imd", "msid")
+    takes: ClassVar[frozenset[str]] = ANY_FORM
+
+    def prepare(self, x: Given) -> Summary:
+        """The heat trace (256,)."""
+        embedded = embed(x, "euclidean")
+        if embedded.is_constant:
+            return Summary(len(x), torch.full((256,), math.nan, dtype=torch.float64))
+        found = nearest(embedded, self.k)
+        graph = torch.zeros(len(x), len(x), dtype=torch.float64, device=found.device).scatter_(1, found, 1.0)
+        graph = torch.maximum(graph, graph.T)
+        root = graph.sum(dim=1).rsqrt()
+        laplacian = torch.eye(len(x), dtype=torch.float64, device=found.device) - root[:, None] * graph * root
+        eigenvalues = torch.linalg.eigvalsh(laplacian)
+        heat = torch.stack([torch.exp(-t * eigenvalues).mean() for t in _TIMES.to(found.device)])
+        return Summary(len(x), heat.cpu())
+
+    def compare(self, a: Summary, b: Summary) -> float:
+        return float((1e6 * torch.exp(-2 * (_TIMES + 1 / _TIMES)) * (a.values - b.values).abs()).max())
+
+
+MEASURES = (RTD, RTDLite, MTopDiv, PersistenceDistance, TotalPersistenceDifference, IMD)

@@ -1,16 +1,25 @@
-"""Euclidean distances between all rows that keep their digits, and ranks that know what rounding cannot tell apart."""
+"""Euclidean distances between all rows that keep their digits, and ranks that know what rounding cannot tell apart.
+
+Representational dissimilarity matrices of one layer: which there are, what leaves them alone, and their upper triangle.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repalign.layers import RDM, Given
-from repalign.measures.measure import SCRATCH_BYTES
-from repalign.measures.numerics.precision import centred, gram, scaled
+from repalign.measures.measure import (
+    ISOMETRIES,
+    DenseRelation,
+    State,
+)
+from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred, gram, scaled, unit_rows
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7
@@ -42,13 +51,11 @@ def squared_distances(features: Tensor) -> Tensor:
     norms = (features * features).sum(dim=1)
     squared = gram(features)
     near = []
-    rows = max(1, SCRATCH_BYTES // (32 * n))
-    for start in range(0, n, rows):
-        block = slice(start, min(start + rows, n))
+    for block in blocks(n, 32 * n):
         both = norms[block, None] + norms
         some = squared[block].mul_(-2).add_(both)
         i, j = torch.nonzero(some < both.mul_(_CANCELLED), as_tuple=True)
-        i += start
+        i += block.start
         near.append(torch.stack([i[i < j], j[i < j]]))
     squared.fill_diagonal_(0)
     i, j = torch.cat(near, dim=1)
@@ -102,3 +109,158 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks 1..N of non-negative values (N,), tied ones sharing their average."""
     groups = tied_groups(values)
     return groups.spread(groups.starts + (groups.sizes() + 1) / 2)
+
+
+class Dissimilarities(NamedTuple):
+    """Dissimilarities (n, n) in float64, symmetric with zero diagonal, and the unit that was divided out."""
+
+    matrix: Tensor
+    unit: float
+
+
+@dataclass(frozen=True, eq=False)
+class SquareState(State):
+    """A square matrix (n, n) that belongs to no bilinear score; `norm` is a number beside it, 0 where there is no score."""
+
+    matrix: Tensor
+    norm: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.matrix.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))
+
+
+def _sqeuclidean(x: Tensor) -> Dissimilarities:
+    squared, unit = between_rows(x)
+    return Dissimilarities(squared, unit * unit)
+
+
+def _euclidean(x: Tensor) -> Dissimilarities:
+    squared, unit = between_rows(x)
+    return Dissimilarities(squared.sqrt_(), unit)
+
+
+def _cityblock(x: Tensor) -> Dissimilarities:
+    features, unit, *_ = centred(x)
+    return Dissimilarities(by_differences(features, "cityblock"), unit)
+
+
+def _gaussian(x: Tensor) -> Dissimilarities:
+    squared = _sqeuclidean(x).matrix
+    mean = float(squared.mean())
+    return Dissimilarities(squared if mean == 0 else squared.div_(-mean).expm1_().neg_(), 1.0)
+
+
+def _mahalanobis(x: Tensor) -> Dissimilarities:
+    """Distances between the rows of an orthonormal basis of the centred features, sqrt(n - 1) long."""
+    features, *_ = centred(x)
+    narrow = features if features.shape[1] <= len(features) else torch.linalg.qr(features.T, mode="r").R.T
+    vectors, values, _ = torch.linalg.svd(narrow, full_matrices=False)
+    kept = values > max(x.shape) * torch.finfo(x.dtype).eps * values[0]
+    squared = squared_distances(vectors[:, kept]).mul_(len(x) - 1)
+    # Whitening magnifies rounding as it does the least variance: equal rows are no further apart than this.
+    rounding = 64 * torch.finfo(torch.float64).eps * float(values[0] / values[kept][-1])
+    squared[squared < rounding**2] = 0
+    return Dissimilarities(squared.sqrt_(), 1.0)
+
+
+# Squared distances of unit rows below this are those of equal directions.
+_PARALLEL = (32 * torch.finfo(torch.float64).eps) ** 2
+
+
+def _of_directions(x: Tensor) -> Tensor:
+    """1 - cos of all rows; a zero row has the cosine 0 with every other."""
+    rows = unit_rows(x)
+    zero = ~rows.any(dim=1)
+    features, unit, *_ = centred(rows)
+    squared = squared_distances(features).mul_(unit * unit / 2)
+    squared[squared < _PARALLEL / 2] = 0
+    squared[zero] = 1
+    squared[:, zero] = 1
+    return squared.fill_diagonal_(0)
+
+
+def _cosine(x: Tensor) -> Dissimilarities:
+    return Dissimilarities(_of_directions(x), 1.0)
+
+
+def _correlation(x: Tensor) -> Dissimilarities:
+    """1 - cos of the rows without their means, which are taken after the first entry: a constant row becomes exactly 0."""
+    wide = x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
+    rows = wide - wide[:, :1]
+    return Dissimilarities(_of_directions(rows - rows.mean(dim=1, keepdim=True)), 1.0)
+
+
+DISSIMILARITIES: dict[str, Callable[[Tensor], Dissimilarities]] = {
+    "euclidean": _euclidean,
+    "sqeuclidean": _sqeuclidean,
+    "cosine": _cosine,
+    "correlation": _correlation,
+    "cityblock": _cityblock,
+    "gaussian": _gaussian,
+    "mahalanobis": _mahalanobis,
+}
+
+# What does not change a dissimilarity, up to one factor for all pairs.
+_SCALED = ISOMETRIES | {"isotropic_scale"}
+RDM_INVARIANCES: dict[str, frozenset[str]] = {
+    "euclidean": _SCALED,
+    "sqeuclidean": _SCALED,
+    "gaussian": _SCALED,
+    "cityblock": frozenset({"translation", "isotropic_scale", "permutation"}),
+    "cosine": frozenset({"orthogonal", "row_scale", "isotropic_scale", "permutation"}),
+    "correlation": frozenset({"row_scale", "row_shift", "isotropic_scale", "permutation"}),
+    "mahalanobis": _SCALED | {"column_scale", "invertible"},
+}
+# Those with the unit of the features.
+WITH_UNIT = frozenset({"euclidean", "sqeuclidean", "cityblock"})
+
+
+def dissimilarities(x: Given, name: str) -> Dissimilarities | None:
+    """The RDM of a layer; None for a constant representation, whose stimuli have no geometry.
+
+    `name` says how features become dissimilarities; a layer that is given as an RDM has its own.
+    """
+    if isinstance(x, RDM):
+        return None if x.is_constant else Dissimilarities(*scaled(x.matrix))
+    assert isinstance(x, Tensor)
+    return None if bool((x == x[:1]).all()) else DISSIMILARITIES[name](x)
+
+
+def upper(matrix: Tensor) -> np.ndarray:
+    """The n (n - 1) / 2 entries above the diagonal, row by row."""
+    from scipy.spatial.distance import squareform
+
+    return squareform(matrix.cpu().numpy(), checks=False)
+
+
+def square(values: np.ndarray, like: Tensor) -> Tensor:
+    """The symmetric matrix with these entries above the diagonal, and a zero diagonal; on the device of `like`."""
+    from scipy.spatial.distance import squareform
+
+    return torch.from_numpy(squareform(values, checks=False)).to(like.device)
+
+
+def centred_relation(matrix: Tensor) -> DenseRelation:
+    """The entries off the diagonal without their mean, at unit norm: the inner product of two is a Pearson correlation.
+
+    Entries that all are tied, as those of equidistant stimuli, have no correlation: the relation vanishes.
+    """
+    n = len(matrix)
+    floor = TIED * float(torch.linalg.vector_norm(matrix))
+    matrix = (matrix - matrix.sum() / (n * (n - 1))).fill_diagonal_(0)
+    return DenseRelation.of(matrix, floor=floor)
+
+
+def stored(relation: DenseRelation | None, x: Given) -> DenseRelation:
+    """A relation in the precision of its layer; one that vanishes for None."""
+    if relation is None:
+        return DenseRelation(torch.zeros(len(x), len(x), dtype=x.dtype, device=x.device), 0.0)
+    return replace(relation, matrix=relation.matrix.to(x.dtype))

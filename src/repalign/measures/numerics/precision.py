@@ -1,4 +1,8 @@
-"""Small numerical tools that every measure shares: widening, safe scaling, centring, unit rows."""
+"""What measures take from a layer without losing digits: centred rows, products, cosines, spectra, centred kernels.
+
+Several measures want the same of one layer: every one asks `layer_of(x)`, and within `sharing(x)` all of them get one
+object, and so the same products.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,15 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Rows of a dense scratch matrix are handled in blocks of about this many bytes.
+SCRATCH_BYTES = 256 * 2**20
 
 _EXPONENT_BITS = 0x7FF0000000000000
 
@@ -39,6 +48,12 @@ def full_precision() -> Iterator[None]:
             _depth -= 1
             if _depth == 0 and _saved != "highest":
                 torch.set_float32_matmul_precision(_saved)
+
+
+def blocks(n: int, row_bytes: int, whole: int | None = None) -> list[slice]:
+    """Blocks of rows of which each takes about `whole` bytes (`SCRATCH_BYTES`), at `row_bytes` a row."""
+    size = max(1, min(n, (SCRATCH_BYTES if whole is None else whole) // max(1, row_bytes)))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def widen(x: Tensor) -> Tensor:
@@ -94,16 +109,16 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
     threshold.
     """
     outer = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
-    blocks = _wide_blocks(x)
+    wide = blocks(len(x), 8 * x.shape[1], _WIDE_BYTES)
     first = _own(x[:1]).div_(outer)
 
     def shifted(block: slice) -> Tensor:
         return _own(x[block]).div_(outer).sub_(first)
 
-    mean = sum(shifted(b).sum(dim=0) for b in blocks) / len(x)
+    mean = sum(shifted(b).sum(dim=0) for b in wide) / len(x)
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
     whole, along = first[0] + mean, torch.empty(len(x), dtype=torch.float64, device=first.device)
-    for b in blocks:
+    for b in wide:
         rows = shifted(b).sub_(mean)
         out[b], along[b] = rows, rows @ whole
     inner = _scale_in_place(out)
@@ -114,7 +129,7 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
 def unit_rows(x: Tensor) -> Tensor:
     """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
     out: Tensor | None = None
-    for block in _wide_blocks(x):
+    for block in blocks(len(x), 8 * x.shape[1], _WIDE_BYTES):
         rows = _own(x[block])
         if x.dtype == torch.float64:  # squares of anything narrower stay in the range of float64
             rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
@@ -131,12 +146,6 @@ def unit_resolution(d: int, dtype: torch.dtype) -> float:
     Some ten standard deviations: rounding in a sum of d terms is a random walk and grows like sqrt(d) eps.
     """
     return 2 * torch.finfo(dtype).eps * (math.sqrt(d) + 2)
-
-
-def _wide_blocks(x: Tensor) -> list[slice]:
-    """Blocks of rows of `_WIDE_BYTES` in float64."""
-    rows = max(1, _WIDE_BYTES // (8 * x.shape[1]))
-    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
 GRAM_BLOCK = 256
@@ -160,3 +169,204 @@ def gram(x: Tensor) -> Tensor:
         on_diagonal = out[start:stop, start:stop]
         on_diagonal.copy_(on_diagonal.tril() + on_diagonal.tril(-1).T)
     return out
+
+
+# Entries that are widened at a time.
+_BLOCK = 2**18
+
+
+def sum_of_unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum (d,) of the unit rows, in float64, and how many are not zero."""
+    if x.dtype == torch.float64:  # whose squares may leave its range
+        rows = unit_rows(x)
+        return rows.sum(dim=0), (rows != 0).any(dim=1).sum()
+    total = own = torch.zeros(1, dtype=torch.float64)
+    for some in x.split(max(1, _BLOCK // x.shape[1])):
+        rows = widen(some)
+        norm = torch.linalg.vector_norm(rows, dim=1)
+        total = total.to(rows.device) + torch.where(norm > 0, 1 / norm, 0.0) @ rows
+        own = own.to(rows.device) + (norm > 0).sum()
+    return total, own
+
+
+# --- centred kernels ---
+
+# A relation whose norm is below this many roundings of what it was computed from has vanished.
+RESIDUE = 16
+
+
+def double_centre(matrix: Tensor) -> None:
+    """H A H of a symmetric matrix in place, sums in float64."""
+    rows = matrix.mean(dim=1, dtype=torch.float64)
+    shift = (rows - rows.mean() / 2).to(matrix.dtype)
+    matrix.sub_(shift[:, None]).sub_(shift[None, :])
+
+
+def u_centre(matrix: Tensor) -> None:
+    """U-centring of a symmetric matrix in place (Szekely & Rizzo 2014): zero diagonal, off-diagonal row sums 0."""
+    n = len(matrix)
+    matrix.fill_diagonal_(0)
+    rows = matrix.sum(dim=1, dtype=torch.float64) / (n - 2)
+    shift = (rows - rows.sum() / (2 * (n - 1))).to(matrix.dtype)
+    matrix.sub_(shift[:, None]).sub_(shift[None, :]).fill_diagonal_(0)
+
+
+def in_range(norm: float) -> float:
+    """A norm in the unit of the features, kept positive and finite: 0 means that the kernel vanished."""
+    limits = torch.finfo(torch.float64)
+    return min(max(norm, limits.tiny), limits.max)
+
+
+# --- singular vectors ---
+
+
+class CentredRows(NamedTuple):
+    """Rows (n, d) in float64 with their largest entry in [1, 2)."""
+
+    values: Tensor  # (n, d)
+    unit: float  # what was divided out
+    rounding: float  # singular values below it are rounding of the stored features, and say nothing about them
+
+
+def rows_of(x: Tensor, center: bool = True) -> CentredRows:
+    """x without its column means, or as it is; without center, too, rows that are all the same become zero.
+
+    A representation that is constant thus has no direction in either form.
+    """
+    if center:
+        values, unit, *_ = centred(x)
+    else:
+        values, unit = scaled(x)
+        if bool((x == x[:1]).all()):
+            values.zero_()
+    # Rounding is that of the features with their mean, which may be the larger part.
+    return CentredRows(values, unit, torch.finfo(x.dtype).eps * frobenius(x / unit))
+
+
+class Spectrum(NamedTuple):
+    """Left singular vectors (n, r) and singular values (r,), descending, in `unit`; r is the numerical rank."""
+
+    vectors: Tensor
+    values: Tensor
+    unit: float
+
+
+def spectrum(x: Tensor, center: bool = True) -> Spectrum:
+    """The singular vectors and values of x (n, d) above the rounding of x; r = 0 for a constant representation."""
+    rows = rows_of(x, center)
+    vectors, values = left_singular(rows.values)
+    rank = int((values > rows.rounding).sum())
+    return Spectrum(vectors[:, :rank], values[:rank], rows.unit)
+
+
+def left_singular(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and singular values of x (n, d); of wide x through its triangular factor."""
+    if x.shape[1] > x.shape[0]:
+        x = square_factor(x)
+    vectors, values, _ = torch.linalg.svd(x, full_matrices=False)
+    return vectors, values
+
+
+def square_factor(x: Tensor) -> Tensor:
+    """F (n, n) with F F^T = X X^T, for wide x (n, d): X is F times orthonormal rows."""
+    return torch.linalg.qr(x.T, mode="r").R.T
+
+
+def basis(rows: CentredRows) -> Tensor:
+    """An orthonormal basis (n, r) of the columns, r the numerical rank.
+
+    The basis of a QR decomposition where the inverse of its triangular factor proves full rank, in half the time of
+    singular vectors, which settle all other cases.
+    """
+    x = rows.values
+    if x.shape[1] < x.shape[0]:
+        q, r = torch.linalg.qr(x)
+        # A zero on the diagonal divides to inf or nan, which proves nothing.
+        inverse = torch.linalg.solve_triangular(r, torch.eye(len(r), dtype=r.dtype, device=r.device), upper=True)
+        if 1 / frobenius(inverse) > rows.rounding:  # 1 / |R^-1| is at most the smallest singular value
+            return q
+    vectors, values = left_singular(x)
+    return vectors[:, : int((values > rows.rounding).sum())]
+
+
+def frobenius(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+# --- shared by measures ---
+
+# Cosines come from centred products as long as no row is shorter than this share of its parts, mean and deviation.
+# Below it the two cancel, and digits with them.
+_CANCELLATION = 0.25
+
+
+class Cosines(NamedTuple):
+    """All cosines (n, n), and per row (n,) the differences that rounding can make."""
+
+    values: Tensor
+    resolution: Tensor
+
+
+class Layer:
+    """A layer x (n, d) and its products, in the precision of x, made when first asked for."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    @cached_property
+    def centred(self) -> Centred:
+        return centred(self.x, self.x.dtype)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Products of the centred rows (n, n), in the square of their unit; to be copied before it is changed."""
+        return gram(self.centred.rows)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The singular vectors and values of the centred rows, in float64 whatever the precision of x."""
+        return spectrum(self.x)
+
+    def cosines(self, center: bool) -> Cosines | None:
+        """Cosines of the rows, or of the centred rows, from `gram`; None where that would cost digits.
+
+        With x_i = c_i + m, x_i . x_j = c_i . c_j + c_i . m + c_j . m + |m|^2. Rounding is that of the centred products,
+        which are small where a common direction dominates, so that few digits are lost to it.
+        """
+        kernel, dtype = self.gram, self.x.dtype
+        deviation = kernel.diagonal().to(torch.float64).sqrt()
+        along = torch.zeros_like(deviation) if center else self.centred.along_mean
+        square = 0.0 if center else self.centred.mean_square
+        squared = deviation**2 + 2 * along + square
+        parts = deviation + square**0.5
+        smallest = torch.finfo(dtype).tiny ** 0.5
+        in_range = (squared > smallest) & (squared < 1 / smallest)
+        if not bool((in_range & (squared >= (_CANCELLATION * parts) ** 2)).all()):
+            return None
+        inverse = squared.rsqrt()
+        values = kernel * inverse[:, None].to(dtype) if center else kernel + (along + square)[:, None].to(dtype)
+        if not center:
+            values.add_(along.to(dtype)).mul_(inverse[:, None].to(dtype))
+        values.mul_(inverse.to(dtype))
+        of_products, of_sums = deviation * inverse, parts * inverse
+        resolution = unit_resolution(self.x.shape[1], dtype) * of_products * of_products.max()
+        return Cosines(values, resolution + 8 * torch.finfo(dtype).eps * of_sums * of_sums.max())
+
+
+_shared: ContextVar[Layer | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def sharing(x: Tensor) -> Iterator[None]:
+    """Let all measures that prepare this very tensor share one `Layer`; x must not change meanwhile."""
+    token = _shared.set(Layer(x))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def layer_of(x: Tensor) -> Layer:
+    """The shared layer of this very tensor, or one of its own."""
+    shared = _shared.get()
+    return shared if shared is not None and shared.x is x else Layer(x)

@@ -1,14 +1,30 @@
-"""Regressions from training rows to held-out rows, fitted to x once and used for every y: least squares, ridge, PLS."""
+"""Held-out folds of the rows, by position and a seed: the same rows are held out for every pair of layers.
+
+Regressions from training rows to held-out rows, fitted to x once and used for every y: least squares, ridge, PLS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import SCRATCH_BYTES
-from repalign.measures.numerics.precision import full_precision
+from repalign.measures.measure import Measure, as_folds, as_seed, parameter
+from repalign.measures.numerics.precision import SCRATCH_BYTES, full_precision
+
+
+def held_out(n: int, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training and held-out rows of every fold; those of scikit-learn's KFold(folds, shuffle=True, random_state=seed)."""
+    order = np.arange(n)
+    np.random.RandomState(seed).shuffle(order)
+    for part in np.array_split(order, folds):
+        mask = np.zeros(n, dtype=bool)
+        mask[part] = True
+        yield torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
+
 
 # Takes the targets of the training rows (without their mean) to predictions of the held-out rows (without an offset).
 Predictor = Callable[[Tensor], Tensor]
@@ -16,6 +32,18 @@ Predictor = Callable[[Tensor], Tensor]
 ALPHAS = tuple(10.0**e for e in range(-8, 9))
 # scikit-learn's rule for the end of the power iteration: the squared change of the weights, and the most steps.
 POWER_TOLERANCE, POWER_STEPS = 1e-6, 500
+
+
+@dataclass(frozen=True)
+class HeldOut(Measure):
+    """A measure that is fitted to some stimuli and judged on the others, fold by fold."""
+
+    folds: int = parameter(5, as_folds)
+    seed: int = parameter(0, as_seed)
+
+    @property
+    def min_n(self) -> int:
+        return 2 * self.folds
 
 
 def least_squares(train: Tensor, test: Tensor) -> Tensor:

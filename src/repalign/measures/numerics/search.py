@@ -16,47 +16,61 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.layers import FEATURES, RDM, Given, Kernel, Pairwise
-from repalign.measures.measure import SCRATCH_BYTES
-from repalign.measures.numerics.best import Best
-from repalign.measures.numerics.checks import check_choice, check_flag
-from repalign.measures.numerics.kernels import RESIDUE, double_centre
-from repalign.measures.numerics.precision import centred, full_precision, gram, scaled, unit_resolution, unit_rows
-from repalign.measures.numerics.sharing import layer_of
+from repalign.layers import ANY_FORM, RDM, Given, Kernel, Pairwise
+from repalign.measures.measure import Measure
+from repalign.measures.numerics.precision import (
+    RESIDUE,
+    SCRATCH_BYTES,
+    blocks,
+    centred,
+    double_centre,
+    full_precision,
+    gram,
+    layer_of,
+    scaled,
+    unit_resolution,
+    unit_rows,
+)
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
-def check_search(similarity: str, center: bool) -> None:
-    """Refuse an unknown similarity, and centring where it does nothing."""
-    check_choice("similarity", similarity, SIMILARITIES)
-    check_flag("center", center)
-    if center and similarity == "euclidean":
-        raise RepalignError(
-            "center=True has no effect on Euclidean distances",
-            expected="center=False with similarity='euclidean'",
-            got="center=True",
-            remedy="leave center out, or use similarity='cosine'",
-        )
+class Searching(Measure):
+    """A measure of neighbours: what the parameters of its search, `similarity` and `center`, mean for its layers."""
 
+    family: ClassVar[str] = "neighbors"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    takes: ClassVar[frozenset[str]] = ANY_FORM
+    similarity: Any
+    center: bool
 
-def search_invariances(similarity: str, center: bool) -> frozenset[str]:
-    """What does not change the order of neighbours."""
-    common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
-    if center or similarity == "euclidean":
-        return common | {"translation"}
-    return common | {"row_scale"} if similarity == "cosine" else common
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.center and self.similarity == "euclidean":
+            raise RepalignError(
+                "center=True has no effect on Euclidean distances",
+                expected="center=False with similarity='euclidean'", got="center=True",
+                remedy="leave center out, or use similarity='cosine'",
+            )  # fmt: skip
 
+    @property
+    def invariances(self) -> frozenset[str]:
+        """What does not change the order of neighbours."""
+        common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
+        if self.center or self.similarity == "euclidean":
+            return common | {"translation"}
+        return common | {"row_scale"} if self.similarity == "cosine" else common
 
-def search_takes(similarity: str, center: bool) -> frozenset[str]:
-    """What a layer may be given as: dissimilarities order neighbours, but are no dot products and have no column means."""
-    by_dissimilarity = similarity != "dot" and not center
-    return frozenset({FEATURES, Kernel.kind, *([RDM.kind] if by_dissimilarity else [])})
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Dissimilarities order neighbours, but they are no dot products and have no column means."""
+        return ANY_FORM - {RDM.kind} if self.similarity == "dot" or self.center else ANY_FORM
 
 
 # Entries kept per row beyond the k + 1 nearest, so that a float64 look at them alone settles most rows.
@@ -130,9 +144,9 @@ class Embedded:
     @cached_property
     def is_constant(self) -> bool:
         """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
-        blocks = [slice(0, 16), *_blocks(self.n, 8 * self.d)]  # a few rows nearly always tell
+        some = [slice(0, 16), *blocks(self.n, 2 * 8 * self.d)]  # a few rows nearly always tell
         first, limit = self.some(slice(0, 1)), unit_resolution(self.d, torch.float64) if self.is_unit else 0.0
-        return all(bool(((self.some(b) - first) ** 2).sum(dim=1).max() <= limit) for b in blocks)
+        return all(bool(((self.some(b) - first) ** 2).sum(dim=1).max() <= limit) for b in some)
 
     def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
         """The rows `which` of the similarities in float64, (r, n); -inf at the row itself unless included."""
@@ -310,7 +324,7 @@ def products(rows: Tensor, indices: Tensor) -> Tensor:
     """rows_i . rows_j for every entry j = indices[i, t], (n, k), in tiles of rows."""
     tiles = [
         (rows[block] @ rows.T).gather(1, indices[block])
-        for block in _blocks(len(rows), len(rows) * rows.element_size())
+        for block in blocks(len(rows), 2 * len(rows) * rows.element_size())
     ]
     return torch.cat(tiles)
 
@@ -378,7 +392,7 @@ def _nearest_of_kept(embedded: Embedded, which: Tensor, best: Best, contested: T
     anew = torch.cat(
         [
             torch.linalg.vecdot(embedded.some(which[row[b]]), embedded.some(column[b]))
-            for b in _blocks(len(row), 2 * 8 * embedded.d)
+            for b in blocks(len(row), 4 * 8 * embedded.d)
         ]
     )
     values[row, place] = anew if embedded.bias is None else anew + embedded.bias[column]
@@ -390,7 +404,7 @@ def _nearest_of_all(embedded: Space, which: Tensor, k: int, include_self: bool) 
     n = embedded.n
     slack = embedded.resolution(torch.float64, which)
     found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
-    for block in _blocks(len(which), 3 * n * 8):
+    for block in blocks(len(which), 6 * 8 * n):
         similarity = embedded.similarity_of(which[block], include_self)
         last = similarity.topk(k, dim=1).values[:, -1:]
         most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
@@ -412,15 +426,64 @@ def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> t
     return values.gather(1, first), indices.gather(1, first)
 
 
-def _blocks(n: int, row_bytes: int) -> list[slice]:
-    return _slices(n, SCRATCH_BYTES // max(1, 2 * row_bytes))
+# --- the largest entries of a row ---
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The m largest values per row so far, largest first, and their columns; changed in place by `offer`.
+
+    Places not filled yet hold -inf, and entries of -inf are never taken.
+    """
+
+    values: Tensor  # (n, m)
+    indices: Tensor  # (n, m) int64
+
+    @classmethod
+    def of(cls, n: int, m: int, like: Tensor) -> Self:
+        """Empty, with the dtype and device of `like`."""
+        return cls(like.new_full((n, m), -math.inf), torch.zeros(n, m, dtype=torch.int64, device=like.device))
+
+    def offer(self, row: int, tile: Tensor, column: int) -> None:
+        """Take in tile (r, c), whose first entry stands at (row, column); fast for row-major tiles and their transposes.
+
+        A chunk is a set of columns. Of a row only the chunks with the m largest maxima can hold one of its m largest
+        entries, and only if these exceed the least value held. So sorting touches a few entries per row.
+        """
+        m = self.values.shape[1]
+        width = _chunk_width(tile.shape[1], m)
+        rest = tile.shape[1] % width
+        if rest:
+            self.offer(row, tile[:, :-rest], column)
+            self.offer(row, tile[:, -rest:], column + tile.shape[1] - rest)
+            return
+        chunks = tile.unflatten(1, (width, -1))  # (r, width, count): chunk j holds the columns j, j + count, ...
+        maxima = chunks.permute(1, 2, 0).amax(dim=0).T if tile.stride(0) == 1 else chunks.amax(dim=1)
+        hot = (maxima > self.values[row : row + len(tile), -1:]).sum(dim=1)
+        most = min(m, int(hot.max()))
+        if not most:
+            return
+        which = torch.nonzero(hot).flatten()
+        chosen = maxima[which].topk(most, dim=1).indices  # (h, most)
+        self._merge(row + which, chunks[which[:, None], :, chosen], column + chosen, maxima.shape[1])
+
+    def _merge(self, rows: Tensor, values: Tensor, columns: Tensor, step: int) -> None:
+        """Candidates (h, most, width), of which entry (i, j, w) stands in column columns[i, j] + w step."""
+        m = self.values.shape[1]
+        held = self.indices[rows]
+        top = torch.cat([self.values[rows], values.flatten(1)], dim=1).topk(m, dim=1)
+        place = (top.indices - m).clamp_(min=0)
+        width = values.shape[2]
+        new = columns.gather(1, place // width) + place % width * step
+        self.values[rows] = top.values
+        self.indices[rows] = torch.where(top.indices < m, held.gather(1, top.indices.clamp(max=m - 1)), new)
+
+
+def _chunk_width(columns: int, m: int) -> int:
+    """A power of two near sqrt(columns / m): as many maxima to look through as entries of the chosen chunks."""
+    return 2 ** max(0, round(math.log2(columns / m) / 2)) if columns > m else 1
 
 
 def _tiles(n: int, itemsize: int) -> list[slice]:
     """Blocks of rows whose products with each other take a quarter of the scratch memory."""
-    return _slices(n, math.isqrt(SCRATCH_BYTES // (4 * itemsize)))
-
-
-def _slices(n: int, size: int) -> list[slice]:
-    size = max(1, min(n, size))
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    return blocks(n, 1, math.isqrt(SCRATCH_BYTES // (4 * itemsize)))
