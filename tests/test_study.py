@@ -44,7 +44,7 @@ def changed(folder, old: str, new: str):
 
 def test_a_study_runs_and_says_what_it_was(folder):
     told = []
-    result = load_study(folder / "study.yaml").run(told=told.append).alignment
+    result = load_study(folder / "study.yaml").run(on_plan=told.append).alignment
     best = result.best("CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)").iloc[0]
     assert (best.model_x, best.model_y, best.n, best.n_draws, best.seed) == ("mine", "theirs", 60, 19, 3)
     assert best.pvalue == 0.05 and best.statistic > 0.5

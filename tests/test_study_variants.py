@@ -67,7 +67,7 @@ def test_a_sweep_runs_every_combination_and_labels_it(folder):
 
 def test_a_run_with_variants_writes_one_table_of_all(folder):
     told = []
-    outcome = load_study(write(folder, BASE + "sweep: {broken_pairs.share: [0, 0.5, 1]}\n")).run(told=told.append)
+    outcome = load_study(write(folder, BASE + "sweep: {broken_pairs.share: [0, 0.5, 1]}\n")).run(on_plan=told.append)
     assert list(outcome.alignments) == ["share 0", "share 0.5", "share 1"]
     runs = folder / "runs/base"
     table = pd.read_parquet(runs / "results/variants.parquet")

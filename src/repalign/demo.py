@@ -41,7 +41,7 @@ VISION = (
 
 
 def run_demo(
-    folder: str | Path, *, progress: Progress = silent, plan: Callable[[Any], None] | None = None
+    folder: str | Path, *, progress: Progress = silent, on_plan: Callable[[Any], None] | None = None
 ) -> tuple[Alignment, list[str]]:
     """Train the roster, run the study that is written into `folder`, and say in words what came out.
 
@@ -65,7 +65,7 @@ def run_demo(
     study = load_study(path)
     specs = [parse_spec(entry.spec) for entry in (*study.x, *(study.y or ()))]
     train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
-    alignment = study.run(progress=progress, told=plan).alignment
+    alignment = study.run(progress=progress, on_plan=on_plan).alignment
     return alignment, findings(alignment)
 
 

@@ -37,7 +37,7 @@ def run(
             for line in loaded.plan(progress).lines:
                 out.print(escape(line))
             return
-        outcome = loaded.run(progress=progress, told=told)
+        outcome = loaded.run(progress=progress, on_plan=told)
     _show(outcome)
     for what, path in outcome.wrote:
         wrote(what, path, f"open {path}" if path.suffix == ".html" else None)
@@ -110,7 +110,7 @@ def demo(
     from repalign.demo import run_demo
 
     with bars() as progress:
-        alignment, findings = run_demo(to, progress=progress, plan=told)
+        alignment, findings = run_demo(to, progress=progress, on_plan=told)
     show(alignment, limit=12)
     for line in findings:
         out.print(escape(line))

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError, did_you_mean
-from repalign.study import Block, Drawn, ExtractConfig, ModelConfig, Name, Outcome, Place, Plan, Study, Where, entries
+from repalign.study import Drawn, ExtractConfig, ModelConfig, Outcome, Plan, Study, StudyBlock, Where, entries
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -21,22 +21,18 @@ if TYPE_CHECKING:
     from repalign.sources import ModelEntry
 
 
-class ColourConfig(Block):
+class ColourConfig(StudyBlock):
     """A study of colour: co-occurrence of pixels in photos, words in text models, against perception (see `repalign.prh.colour`).
 
     `options` are those of `repalign.prh.colour.ColourOptions`; `words` are "twenty", "all", or a list of names of the xkcd survey.
     """
 
     experiment: Literal["colour"]
-    name: Name
-    description: str | None = None
     dataset: DatasetConfig
     models: list[str | ModelConfig] = Field(default_factory=list)
     options: dict[str, Any] = Field(default_factory=dict)
     words: Literal["twenty", "all"] | list[str] = "twenty"
     extract: ExtractConfig = ExtractConfig()
-    results: Place = None
-    report: Place = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,15 @@ class ColourStudy(Study):
         *,
         progress: Progress = silent,
         executor: Executor | None = None,  # noqa: ARG002
-        told: Callable[[Plan], None] | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
         from repalign.prh.colour import draw, run_colour
         from repalign.report import write_study_page
         from repalign.study.figures import write_drawn
 
         photos, extraction = self.config.dataset.open(self.base, progress), self.config.extract
-        if told is not None:
-            told(self._plan(_told(photos)))
+        if on_plan is not None:
+            on_plan(self._plan(_told(photos)))
         result = run_colour(
             photos,
             self.models,

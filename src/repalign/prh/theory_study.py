@@ -11,22 +11,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.study import Block, Drawn, Name, Outcome, Place, Plan, Study, Where
+from repalign.study import Drawn, Outcome, Plan, Study, StudyBlock, Where
 from repalign.text import Progress, silent
 
 SECONDS = 10  # of one experiment on one core, about
 
 
-class TheoryConfig(Block):
+class TheoryConfig(StudyBlock):
     """A study of worlds with a known co-occurrence (see `repalign.prh.theory.experiments`); all experiments without `only`."""
 
     experiment: Literal["theory"]
-    name: Name
-    description: str | None = None
     only: list[str] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0)
-    results: Place = None
-    report: Place = None
 
 
 @dataclass(frozen=True)
@@ -60,14 +56,14 @@ class TheoryStudy(Study):
         *,
         progress: Progress = silent,
         executor: Executor | None = None,  # noqa: ARG002
-        told: Callable[[Plan], None] | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
         from repalign.prh.theory.figures import draw
         from repalign.report import write_study_page
         from repalign.study.figures import write_drawn
 
-        if told is not None:
-            told(self.plan())
+        if on_plan is not None:
+            on_plan(self.plan())
         known, drawn = _experiments(), []
         for name in self.chosen:
             found = known[name](seed=self.config.seed, progress=progress)

@@ -7,22 +7,11 @@ experiment of another kind than alignment is a subclass of `Study`, announced in
 
 from __future__ import annotations
 
-from repalign.study.base import Drawn, Outcome, Plan, Study
-from repalign.study.config import Block, ExtractConfig, ModelConfig, Name, Place
-from repalign.study.lines import Where
+from repalign.study.base import Block, Drawn, Outcome, Plan, Study, StudyBlock
+from repalign.study.config import ExtractConfig, ModelConfig
 from repalign.study.load import entries, load_study
+from repalign.study.yaml_lines import Where
 
 __all__ = [
-    "Block",
-    "Drawn",
-    "ExtractConfig",
-    "ModelConfig",
-    "Name",
-    "Outcome",
-    "Place",
-    "Plan",
-    "Study",
-    "Where",
-    "entries",
-    "load_study",
-]
+    "Block", "Drawn", "ExtractConfig", "ModelConfig", "Outcome", "Plan", "Study", "StudyBlock", "Where", "entries", "load_study",
+]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -11,18 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.study.base import Drawn, Outcome, Plan, Study
-from repalign.study.competence import Competence
-from repalign.study.config import STORE, AlignmentConfig
-from repalign.study.lines import Where
-from repalign.study.load import Variant, null_arguments, read_variants
-from repalign.study.representations import Members, Source
+from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
+from repalign.study.config import AlignmentConfig
+from repalign.study.load import Variant, read_variants
+from repalign.study.members import Competence, Inputs, Members
+from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
     from repalign.dataset import Dataset
-    from repalign.null import Null
     from repalign.representation import Representation
     from repalign.sources import ModelEntry
 
@@ -45,7 +42,7 @@ class AlignmentStudy(Study):
 
         data.pop("experiment", None)
         config = where.validate(AlignmentConfig, data)
-        variants = tuple(read_variants(data, config, path, where))
+        variants = tuple(read_variants(data, config, path.parent, where))
         check_figures(config.figures, where)
         return cls(path, config, variants)
 
@@ -92,57 +89,49 @@ class AlignmentStudy(Study):
     def plan(self, progress: Progress = silent) -> Plan:
         from repalign.study.plan import plan
 
-        return plan(self, self._source(progress))
+        return plan(self, Inputs(self.base, self.store, progress, is_mock=self.is_mock))
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
-        source = self._source(progress, executor)
-        return list({r.key: r for v in self.variants for r in source.members(v).everything}.values())
+        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock)
+        return list({r.key: r for v in self.variants for r in inputs.members(v).everything}.values())
 
     def run(
         self,
         *,
         progress: Progress = silent,
         executor: Executor | None = None,
-        told: Callable[[Plan], None] | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
         from repalign.report import write_report
         from repalign.study.figures import draw_figures
         from repalign.study.plan import plan
 
-        source = self._source(progress, executor, self._competence(progress))
-        if told is not None:
-            told(plan(self, source))
+        config = self.config
+        competence = Competence(config.competence, self.base, self.folder / "competence", config.extract, progress)
+        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock, competence)
+        if on_plan is not None:
+            on_plan(plan(self, inputs))
         for variant in self.variants:  # before a model is run for hours
-            source.check(variant)
+            inputs.check(variant)
         members, alignments, wrote, skipped = {}, {}, [], {}
         for variant in self.variants:
-            found = members[variant.name] = source.members(variant)
+            found = members[variant.name] = inputs.members(variant)
             skipped |= found.skipped
-            alignments[variant.name] = self._compare(variant, found, source.dataset(variant), progress, executor)
+            alignments[variant.name] = self._compare(variant, found, inputs)
             report = write_report(self.results_of(variant), self.report_of(variant))
             if not variant.name:
                 wrote += [("table", self.results / "results.parquet"), ("report", report)]
         outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=tuple(wrote))
-        if not self.config.figures and len(self.variants) == 1:
+        if not config.figures and len(self.variants) == 1:
             return outcome
         drawn = draw_figures(self, outcome, members, progress)
         return replace(outcome, drawn=drawn, wrote=(*wrote, *self._write(outcome, drawn)))
 
-    def _source(
-        self, progress: Progress, executor: Executor | None = None, competence: Competence | None = None
-    ) -> Source:
-        return Source(self.base, self.store, progress, executor, competence, self.is_mock)
-
-    def _competence(self, progress: Progress) -> Competence:
-        config = self.config
-        return Competence(config.competence, self.base, self.folder / "competence", config.extract, progress)
-
-    def _compare(
-        self, variant: Variant, found: Members, dataset: Dataset, progress: Progress, executor: Executor | None
-    ) -> Alignment:
+    def _compare(self, variant: Variant, found: Members, inputs: Inputs) -> Alignment:
         from repalign.comparison import LIMIT, compare
 
+        whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first = variant.config, found.x[0]
         named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
         replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
@@ -150,20 +139,20 @@ class AlignmentStudy(Study):
             found.x,
             found.y,
             variant.measures,
-            null_of(variant, self.base, first.ids),
+            variant.null_of(first.ids, self.base),
             search=variant.search,
             alpha=config.alpha,
             preprocess=variant.preprocess,
             results=self.results_of(variant),
-            executor=executor,
+            executor=inputs.executor,
             replicates=[(named[a], named[b]) for a, b in replicates],
             split_half=config.ceilings.split_half,
             limit=LIMIT if config.limit is None else config.limit,
-            progress=progress,
+            progress=inputs.progress,
             describe={
                 "name": f"{self.name}: {variant.name}" if variant.name else self.name,
-                "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
-                "study": json.loads(config.model_dump_json(exclude_unset=True)),
+                "dataset": {**inputs.dataset(variant).describe(), "n": first.n, "name": first.dataset_name},
+                "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
                 "warnings": found.warnings,
             },
         )
@@ -212,14 +201,3 @@ def folder_name(variant: str) -> str:
 def _readable(variant: str) -> str:
     """The name as folders were called before they had digests."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", variant).strip("-.") or "variant"
-
-
-def null_of(variant: Variant, base: Path, ids: Sequence[str]) -> Null:
-    """The null of a variant, with the groups of these stimuli."""
-    from repalign.null import Groups, make_null
-
-    config = variant.config.null
-    arguments = null_arguments(variant.config)
-    if config.groups is not None:
-        arguments["groups"] = Groups.from_file(base / config.groups, ids, config.shuffle)
-    return make_null(**arguments)

@@ -1,53 +1,17 @@
-"""The fields of a study file."""
+"""The fields of a study file that compares models: what one run is of, and what is of the study as a whole."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from repalign.dataset._config import DatasetConfig
-
-
-class Block(BaseModel):
-    """A mapping of the file: no field but those that it has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-LONGEST = 200  # bytes of a name that is a folder's: file systems take 255, and a mock's name is longer
-STORE = "store"  # the folder beside those of the studies, which their features share
-
-
-def _check_name(name: str) -> str:
-    """A study's name is that of the folder in which it writes, below `runs/`."""
-    parts = re.split(r"[/\\]", name)
-    if any(ord(c) < 32 or ord(c) == 127 for c in name) or not name.strip():
-        raise ValueError("the name of a study is a folder's: it has no control characters, and is not blank")
-    if Path(name).is_absolute() or PureWindowsPath(name).drive or any(p.strip() in ("", ".", "..") for p in parts):
-        raise ValueError("the name of a study is a folder's inside `runs/`: it is not absolute, and has no `.` or `..` in it")
-    if max(len(p.encode()) for p in parts) > LONGEST:
-        raise ValueError(f"the name of a study is a folder's: it has {LONGEST} bytes at most")
-    if parts[0].casefold() == STORE:
-        raise ValueError(f"`runs/{STORE}` is where the features of all studies are kept: give the study another name")
-    return name
-
-
-def _check_place(place: str | None) -> str | None:
-    """A path, or a URL, whose parts a file system takes."""
-    if place is not None and max(len(p.encode()) for p in place.split("/")) > 255:
-        raise ValueError("a part of this path is longer than a file's name can be (255 bytes)")
-    return place
-
-
-Name = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
-Place = Annotated[str | None, AfterValidator(_check_place)]
+from repalign.dataset import DatasetConfig
+from repalign.study.base import Block, Place, StudyBlock
 
 
 class ModelOptions(Block):
-    """How a model is to be read (see `extract.ModelEntry`); for one model, or for all of a side."""
+    """How a model is to be read (see `sources.ModelEntry`); for one model, or for all of a side."""
 
     modality: str | None = None
     pooling: str | None = None
@@ -107,7 +71,7 @@ class ExtractConfig(Block):
 
 
 class NullConfig(Block):
-    """What chance is: `auto`, `permutation`, `cyclic` or `aristotelian`.
+    """What chance is: the name of a null (see `repalign.null.NULLS`).
 
     `draws` counts random permutations, `relabellings` multiplies the draws of the cyclic null. `groups` is a table (CSV, TSV,
     JSONL or Parquet) with the columns id and group: stimuli change places `within` their group, or `whole` groups do.
@@ -125,12 +89,12 @@ class CeilingsConfig(Block):
     """What could be reached: `replicates` names pairs of models that are two trainings of one, `split_half` counts
     random halvings of the stimuli."""
 
-    replicates: list[tuple[str, str]] = []
+    replicates: list[tuple[str, str]] = Field(default_factory=list)
     split_half: int = Field(default=0, ge=0)
 
 
 class PreprocessConfig(Block):
-    """What is done to all layers before measuring (see `preprocess.Preprocess`)."""
+    """What is done to all layers before measuring (see `comparison.Preprocess`)."""
 
     clip: str | None = None
     quantile: float = Field(default=0.95, gt=0, le=1)
@@ -178,15 +142,15 @@ class BitsConfig(Block):
 
 
 class CompetenceConfig(Block):
-    """How good the models are, beside what their records say.
+    """How good the models are, in addition to what their records say.
 
     `lm_eval`: result files of lm-evaluation-harness, or folders of them; `timm`: timm's result tables; `csv`: tables with a
     column `model` and one column per score. `bits_per_byte`: computed here.
     """
 
-    lm_eval: list[str] = []
-    timm: list[str] = []
-    csv: list[str] = []
+    lm_eval: list[str] = Field(default_factory=list)
+    timm: list[str] = Field(default_factory=list)
+    csv: list[str] = Field(default_factory=list)
     bits_per_byte: BitsConfig | None = None
 
     @field_validator("lm_eval", "timm", "csv", mode="before")
@@ -195,16 +159,13 @@ class CompetenceConfig(Block):
         return [value] if isinstance(value, str) else value
 
 
-class AlignmentConfig(Block):
-    """A study that compares models on a dataset."""
+class RunConfig(Block):
+    """One run: what is compared with what, and how. A variant of the study may change any of these fields."""
 
-    name: Name
-    description: str | None = None
     dataset: DatasetConfig
     models: SidesConfig | list[str | ModelConfig]
     extract: ExtractConfig = ExtractConfig()
     captions: CaptionsConfig = CaptionsConfig()
-    competence: CompetenceConfig = CompetenceConfig()
     rows: RowsConfig | None = None
     broken_pairs: BrokenConfig | None = None
     measures: list[str] | None = Field(default=None, min_length=1)
@@ -215,10 +176,14 @@ class AlignmentConfig(Block):
     ceilings: CeilingsConfig = CeilingsConfig()
     search: str | None = None
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    variants: dict[str, dict[str, Any] | None] = {}
-    sweep: dict[str, list[Any] | dict[Any, Any]] = {}
-    figures: list[dict[str, dict[str, Any] | None]] = []
+
+
+class AlignmentConfig(StudyBlock, RunConfig):
+    """A study that compares models on a dataset: its run, its variants, and what is of the study as a whole."""
+
+    competence: CompetenceConfig = CompetenceConfig()
+    variants: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
+    sweep: dict[str, list[Any] | dict[Any, Any]] = Field(default_factory=dict)
+    figures: list[dict[str, dict[str, Any] | None]] = Field(default_factory=list)
     published: str | None = None
     store: Place = None
-    results: Place = None
-    report: Place = None

@@ -20,13 +20,13 @@ from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment, csv_tex
 from repalign.errors import RepalignError, did_you_mean
 from repalign.files import FILES, file_sha256, replacing, seal_json, seal_parquet, sweep, write_bytes, write_text
 from repalign.study.base import Drawn, Outcome
-from repalign.study.lines import Where
 from repalign.study.load import Variant
+from repalign.study.yaml_lines import Where
 from repalign.text import Progress
 
 if TYPE_CHECKING:
     from repalign.study.alignment import AlignmentStudy
-    from repalign.study.representations import Members
+    from repalign.study.members import Members
 
 DPI = 110
 

@@ -1,59 +1,39 @@
-"""From a study file to a validated study: what it extends, its variants, and what every field means."""
+"""From a study file to a validated study: what it extends, its kind, its variants, and what every field means."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.models import KnownModel, find_model, known_models, model_set
 from repalign.sources import parse_spec
 from repalign.study.base import Study
-from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, SidesConfig
-from repalign.study.lines import Location, Where, read
-from repalign.study.paths import rooted
+from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, NullConfig, RunConfig, SidesConfig
+from repalign.study.yaml_lines import Where, read
 
 if TYPE_CHECKING:
     from repalign.comparison.preprocess import Preprocess
-    from repalign.measures import Measure
+    from repalign.measures import Group, Measure
+    from repalign.null import Null
     from repalign.sources import ModelEntry
 
 ENTRY_POINTS = "repalign.experiments"  # the group in which packages announce experiments: name = module:class
+ALIGNMENT = EntryPoint("alignment", "repalign.study.alignment:AlignmentStudy", ENTRY_POINTS)  # ours, and the default
 MOST_VARIANTS = 1000
 MOST_FILES = 100  # that one study extends, each counted as often as it is named
-# What a variant cannot change: these are of the study as a whole.
-WHOLE = ("name", "description", "variants", "sweep", "figures", "published", "store", "results", "report", "competence")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One run of a study of alignment, with every field decided.
-
-    `name` is "" where the study has no variants; `factors` are the swept values by name. A text among the measures stands
-    for a group: "all", or a family.
-    """
-
-    name: str
-    factors: Mapping[str, Any]
-    config: AlignmentConfig
-    x: tuple[ModelEntry, ...]
-    y: tuple[ModelEntry, ...] | None
-    measures: tuple[Measure | str, ...]
-    preprocess: Preprocess
-    search: str | None
-
-    @property
-    def every_measure(self) -> list[Measure]:
-        """The measures with those of its groups."""
-        from repalign.measures import parse_measures
-
-        return [m for w in self.measures for m in (parse_measures([w]) if isinstance(w, str) else [w])]
+# Fields that hold a path, or a list or mapping of paths. In a file that another extends they start from its folder.
+PATHS = (
+    ("dataset", "table"), ("dataset", "folder"), ("dataset", "root"), ("dataset", "arrays"), ("dataset", "ids"),
+    ("dataset", "row_ids"), ("null", "groups"), ("competence", "lm_eval"), ("competence", "timm"), ("competence", "csv"),
+    ("competence", "bits_per_byte", "corpus"), ("published",),
+)  # fmt: skip
+LISTS = (("dataset", "ids"), ("dataset", "row_ids"))  # a path as a text; as a list these are ids
 
 
 def load_study(path: str | Path) -> Study:
@@ -68,25 +48,24 @@ def load_study(path: str | Path) -> Study:
     path = Path(path).absolute()
     data, where = _extended(path)
     with where.at("experiment"):
-        experiment = _experiment(data.get("experiment", "alignment"))
+        experiment = _experiment(str(data.get("experiment", ALIGNMENT.name)))
     return experiment.load(path, data, where)
 
 
-def _experiment(name: Any) -> type[Study]:
-    """The kind of study that a name stands for: alignment, or one that an installed package announces."""
-    from repalign.study.alignment import AlignmentStudy
-
-    if name == "alignment":
-        return AlignmentStudy
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    choose("experiment", str(name), ["alignment", *points])
+def _experiment(name: str) -> type[Study]:
+    """The kind of study that a name stands for: ours, or one that an installed package announces."""
+    points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), ALIGNMENT)}
+    point = points[choose("experiment", name, points)]
     try:
-        return points[name].load()
+        return point.load()
     except Exception as error:  # another package's code
         raise RepalignError(
-            f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {points[name].value}",
+            f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {point.value}",
             got=f"{type(error).__name__}: {error}", remedy="mend or remove the package that announces it",
         ) from error  # fmt: skip
+
+
+# --- files that extend others --------------------------------------------------------------------
 
 
 def _extended(
@@ -108,47 +87,135 @@ def _extended(
             found = (path.parent / Path(other).expanduser()).resolve()
             if found in (*below, path.resolve()):
                 raise RepalignError("a study extends itself", got=other, remedy="name another file")
-            out |= rooted(_extended(found, (*below, path.resolve()), counter)[0], found.parent)
+            out |= _rooted(_extended(found, (*below, path.resolve()), counter)[0], found.parent)
     for key in ("store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
     return {**out, **data}, where
 
 
+def _rooted(data: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The data of a file with its relative paths, and those of its models' specs, made absolute.
+
+    What is no path or spec stays as it is: the validation tells what is wrong with it.
+    """
+
+    def path(value: Any, is_list: bool) -> Any:
+        if isinstance(value, dict):
+            return {k: path(v, False) for k, v in value.items()}
+        if isinstance(value, list):
+            return value if is_list else [path(v, False) for v in value]
+        return str(base / Path(value).expanduser()) if isinstance(value, str) and not value.startswith("hub:") else value
+
+    def spec(value: Any) -> Any:
+        try:
+            return str(parse_spec(value).resolve(base)) if isinstance(value, str) and ":" in value else value
+        except RepalignError:
+            return value
+
+    def models(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: spec(v) if k == "spec" else models(v) for k, v in value.items()}
+        return [spec(v) if isinstance(v, str) else models(v) for v in value] if isinstance(value, list) else value
+
+    for place in PATHS:
+        data = _changed(data, place, lambda value, at=place: path(value, at in LISTS))
+    return {**data, "models": models(data["models"])} if "models" in data else data
+
+
+def _changed(block: Any, place: Sequence[str], change: Callable[[Any], Any]) -> Any:
+    """A block with the value at a place of it changed, if there is one; the given block stays as it is."""
+    if not place:
+        return change(block)
+    if not isinstance(block, dict) or place[0] not in block:
+        return block
+    return {**block, place[0]: _changed(block[place[0]], place[1:], change)}
+
+
 # --- variants ------------------------------------------------------------------------------------
 
 
-def read_variants(data: dict[str, Any], config: AlignmentConfig, path: Path, where: Where) -> Iterator[Variant]:
+@dataclass(frozen=True)
+class Variant:
+    """One run of a study of alignment, with every field decided but what needs the dataset: the null has no groups yet.
+
+    `name` is "" in a study without variants; `factors` are the swept values by name. A `Group` among the measures stands for
+    those of its measures that apply.
+    """
+
+    name: str
+    factors: Mapping[str, Any]
+    config: RunConfig
+    x: tuple[ModelEntry, ...]
+    y: tuple[ModelEntry, ...] | None
+    measures: tuple[Measure | Group, ...]
+    preprocess: Preprocess
+    null: Null
+    search: str | None
+
+    @property
+    def sides(self) -> tuple[tuple[ModelEntry, ...], ...]:
+        return (self.x,) if self.y is None else (self.x, self.y)
+
+    def null_of(self, ids: Sequence[str], base: Path) -> Null:
+        """The null with the groups of these stimuli, whose file's path starts from `base`."""
+        from repalign.null import Groups
+
+        config = self.config.null
+        if config.groups is None:
+            return self.null
+        return replace(self.null, groups=Groups.from_file(base / config.groups, ids, config.shuffle))  # type: ignore[type-var]
+
+    @property
+    def named(self) -> list[Measure]:
+        """The measures that are named one by one."""
+        from repalign.measures import Measure
+
+        return [m for m in self.measures if isinstance(m, Measure)]
+
+    @property
+    def every_measure(self) -> list[Measure]:
+        """The measures with those of its groups."""
+        from repalign.measures import Measure
+
+        return list(dict.fromkeys(m for w in self.measures for m in ([w] if isinstance(w, Measure) else w.members)))
+
+
+def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, where: Where) -> Iterator[Variant]:
     """The study's runs: every named variant under every combination of swept values; itself if there are none."""
-    base = {k: v for k, v in data.items() if k not in ("variants", "sweep")}
     swept = [_values(field, values) for field, values in config.sweep.items()]
+    _check_number(config, where)
     seen: set[str] = set()
-    empty = next((field for field, values in config.sweep.items() if not values), None)
-    if empty is not None:
-        with where.at("sweep"):
-            raise RepalignError(f"{empty} is swept over no value", expected="a list of values", got="an empty one")
-    number = len(config.variants or [""]) * math.prod(map(len, swept))
-    if number > MOST_VARIANTS:
-        with where.at("sweep" if swept else "variants"):
-            raise RepalignError(
-                f"{number:,} variants are more than one study runs",
-                expected=f"{MOST_VARIANTS:,} at most",
-                got=" x ".join([f"{len(config.variants)} variants"] * bool(config.variants) + [
-                    f"{len(values)} values of {field}" for field, values in config.sweep.items()
-                ]),
-                remedy="sweep fewer fields or values in one file, and extend it by others",
-            )  # fmt: skip
     for name, changes in (config.variants or {"": {}}).items():
         for combination in itertools.product(*swept):
             factors = {field.rpartition(".")[2]: label for field, label, _ in combination}
             label = ", ".join(filter(None, [name, *(f"{f} {v}" for f, v in factors.items())]))
-            here = where if not label else _Inside(where, label)
-            at = ("variants", name) if name else ("sweep",) if swept else ()
-            with here.at(*at):
+            here = Where(where.path, where.lines, label)
+            changed = {k: v for k, v in data.items() if k in RunConfig.model_fields}
+            with here.at(*(("variants", name) if name else ("sweep",) if swept else ())):
                 if label.lower() in seen:  # folders are named after them, and some file systems ignore case
                     raise RepalignError("two variants have one name", got=label, remedy="give one of them another")
-                changed = _changed(base, {**(changes or {}), **{field: value for field, _, value in combination}})
+                for field, value in {**(changes or {}), **{field: value for field, _, value in combination}}.items():
+                    changed = _with(changed, str(field), value)
             seen.add(label.lower())
-            yield _variant(label, factors, here.validate(AlignmentConfig, changed), path, here)
+            yield _variant(label, factors, here.validate(RunConfig, changed), base, here)
+
+
+def _check_number(config: AlignmentConfig, where: Where) -> None:
+    counts = {f"values of {field}": len(values) for field, values in config.sweep.items()}
+    for field, values in config.sweep.items():
+        if not values:
+            with where.at("sweep"):
+                raise RepalignError(f"{field} is swept over no value", expected="a list of values", got="an empty one")
+    if config.variants:
+        counts = {"variants": len(config.variants), **counts}
+    number = math.prod(counts.values())
+    if number > MOST_VARIANTS:
+        with where.at("sweep" if config.sweep else "variants"):
+            raise RepalignError(
+                f"{number:,} variants are more than one study runs", expected=f"{MOST_VARIANTS:,} at most",
+                got=" x ".join(f"{count} {what}" for what, count in counts.items()),
+                remedy="sweep fewer fields or values in one file, and extend it by others",
+            )  # fmt: skip
 
 
 def _values(field: str, given: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any, Any]]:
@@ -157,100 +224,72 @@ def _values(field: str, given: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[
     return [(field, label, value) for label, value in pairs]
 
 
-def _changed(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with some fields replaced; `a.b` is field b of block a, whose other fields stay."""
-    out = copy.deepcopy(data)
-    for field, value in changes.items():
-        first, *rest = str(field).split(".")
-        if first in WHOLE:
-            raise RepalignError(
-                f"a variant cannot change {first!r}", expected="fields of one run, such as measures or preset", got=field
-            )
-        block: Any = out
-        for part in [first, *rest][:-1]:
-            inner = block.get(part)
-            if inner is None:
-                inner = block[part] = {}
-            if not isinstance(inner, dict):
-                raise RepalignError(f"{field}: {part} is no block of fields", got=type(inner).__name__)
-            block = inner
-        block[[first, *rest][-1]] = copy.deepcopy(value)
-    return out
+def _with(run: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    """The data of a run with one field replaced; `a.b` is field b of block a, whose other fields stay."""
+    first, *rest = field.split(".")
+    if first in AlignmentConfig.model_fields.keys() - RunConfig.model_fields.keys():
+        raise RepalignError(
+            f"a variant cannot change {first!r}", expected="fields of one run, such as measures or preset", got=field
+        )
 
+    def placed(block: Any, place: list[str], name: str) -> Any:
+        if not place:
+            return value
+        if not isinstance(block, dict | None):
+            raise RepalignError(f"{field}: {name} is no block of fields", got=type(block).__name__)
+        return {**(block or {}), place[0]: placed((block or {}).get(place[0]), place[1:], place[0])}
 
-class _Inside(Where):
-    """The lines of a study's fields, for errors about one of its variants."""
-
-    def __init__(self, where: Where, label: str) -> None:
-        super().__init__(where.path, where.lines)
-        self.label = label
-
-    def head(self, location: Location) -> str:
-        return f"{super().head(location)} (variant {self.label})"
+    return {**run, first: placed(run.get(first), rest, first)}
 
 
 # --- what the fields mean ------------------------------------------------------------------------
 
 
-def _variant(name: str, factors: Mapping[str, Any], config: AlignmentConfig, path: Path, where: Where) -> Variant:
-    from repalign.comparison.preprocess import Preprocess
-    from repalign.comparison.presets import preset
-    from repalign.measures import is_group, parse_measure
+def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Path, where: Where) -> Variant:
+    from repalign.comparison import DEFAULT_MEASURES, Preprocess, preset
+    from repalign.measures import parse_wanted
     from repalign.null import Search, make_null
 
-    chosen = None
-    if config.preset is not None:
-        with where.at("preset"):
-            chosen = preset(config.preset)
-    measures: list[Measure | str] = [] if chosen is None else list(chosen.measures)
-    if config.measures is not None:
-        measures = []
-        for i, text in enumerate(config.measures):
-            with where.at("measures", i):
-                measures.append(text if is_group(text) else parse_measure(text))
-    elif chosen is None:
-        measures = [parse_measure(m) for m in ("MutualKNN(k=10)", "CKA()")]
+    with where.at("preset"):
+        chosen = None if config.preset is None else preset(config.preset)
+    texts = config.measures or (() if chosen is not None else DEFAULT_MEASURES)
+    measures: list[Measure | Group] = [] if chosen is None or texts else list(chosen.measures)
+    for i, text in enumerate(texts):
+        with where.at("measures", i):
+            measures.append(parse_wanted(text))
     with where.at("preprocess"):
         preprocess = Preprocess() if chosen is None else chosen.preprocess
         if config.preprocess is not None:
             preprocess = Preprocess(**config.preprocess.model_dump())
     with where.at("null", "method"):
-        make_null(**null_arguments(config))
-    search = config.search or (chosen.search if chosen else None)
+        null = make_null(config.null.method, **_null_parameters(config.null))
     with where.at("search"):
+        search = config.search or (chosen.search if chosen else None)
         search = None if search is None else str(Search.parse(search))
-    x, y = _sides(config, path.parent, where)
-    if config.broken_pairs is not None and y is None:
+    if isinstance(config.models, SidesConfig):
+        options = config.models.options
+        x = entries(config.models.x, base, where, ("models", "x"), options.x)
+        y = entries(config.models.y, base, where, ("models", "y"), options.y)
+    else:
+        x, y = entries(config.models, base, where, ("models",)), None
+        with where.at("models"):
+            if len(x) < 2:
+                raise RepalignError("one model has nothing to be compared with", expected="two models or more", got=1)
         with where.at("broken_pairs"):
-            raise RepalignError("pairs are broken between two sides", expected="models: {x: ..., y: ...}", got="one list")
+            if config.broken_pairs is not None:
+                raise RepalignError("pairs are broken between two sides", expected="models: {x: ..., y: ...}", got="one list")
     names = {e.name or e.spec for e in (*x, *(y or ()))}
     for i, both in enumerate(config.ceilings.replicates):
-        for one in both:
-            if one not in names:
-                with where.at("ceilings", "replicates", i):
-                    raise RepalignError(f"the study has no model {one!r}", got=one, remedy=did_you_mean(one, names))
-    return Variant(name, factors, config, x, y, tuple(measures), preprocess, search)
+        with where.at("ceilings", "replicates", i):
+            for one in both:
+                choose("model", one, names, f"the study has no model {one!r}")
+    return Variant(name, factors, config, x, y, tuple(measures), preprocess, null, search)
 
 
-def null_arguments(config: AlignmentConfig) -> dict[str, Any]:
-    """What `null.make_null` takes, but for the groups, which need the dataset's ids."""
-    null = config.null
-    given = {"n_draws": null.draws, "relabellings": null.relabellings, "seed": null.seed}
-    return {"name": null.method, **{k: v for k, v in given.items() if v is not None}}
-
-
-def _sides(
-    config: AlignmentConfig, base: Path, where: Where
-) -> tuple[tuple[ModelEntry, ...], tuple[ModelEntry, ...] | None]:
-    sides = config.models
-    if isinstance(sides, SidesConfig):
-        x = entries(sides.x, base, where, ("models", "x"), sides.options.x)
-        return x, entries(sides.y, base, where, ("models", "y"), sides.options.y)
-    both = entries(sides, base, where, ("models",))
-    if len(both) < 2:
-        with where.at("models"):
-            raise RepalignError("one model has nothing to be compared with", expected="two models or more", got=1)
-    return both, None
+def _null_parameters(config: NullConfig) -> dict[str, Any]:
+    """Of a null with groups, None in their place: they need the dataset's ids (see `Variant.null_of`)."""
+    given = {"n_draws": config.draws, "relabellings": config.relabellings, "seed": config.seed}
+    return {k: v for k, v in given.items() if v is not None} | ({} if config.groups is None else {"groups": None})
 
 
 def entries(
@@ -280,25 +319,17 @@ def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> l
 
     config = ModelConfig(spec=item) if isinstance(item, str) else item
     if (config.spec is None) == (config.set is None):
-        raise RepalignError(
-            "a model is named by `spec` or by `set`", expected="one of them", got=config.model_dump_json()
-        )
+        raise RepalignError("a model is named by `spec` or by `set`", expected="one of them", got=config.model_dump_json())
     options = {**shared, **config.model_dump(exclude={"spec", "set"}, exclude_unset=True)}
+    if config.spec is not None and ":" in config.spec:
+        return [ModelEntry(**{**options, "spec": str(parse_spec(config.spec).resolve(base))})]
+    known: Sequence[KnownModel]
     if config.set is not None:
-        found = model_set(config.set, config.modality)
+        known = model_set(config.set, config.modality)
         options.pop("modality", None)
-        return [_known_entry(k, options) for k in found]
-    assert config.spec is not None
-    if ":" not in config.spec:
-        sets = {k.model_set for k in known_models()}
-        if config.spec in sets:
-            return [_known_entry(k, options) for k in model_set(config.spec)]
-        return [_known_entry(find_model(config.spec), options)]
-    return [ModelEntry(**{**options, "spec": str(parse_spec(config.spec).resolve(base))})]
-
-
-def _known_entry(known: KnownModel, options: dict[str, Any]) -> ModelEntry:
-    from repalign.sources import ModelEntry
-
-    said = {"name": known.name, "family": known.family, "objective": known.objective}
-    return ModelEntry(**{**said, **options, "spec": known.spec})
+    elif config.spec in {k.model_set for k in known_models()}:
+        known = model_set(config.spec)
+    else:
+        known = [find_model(str(config.spec))]
+    said = [{"name": k.name, "family": k.family, "objective": k.objective} for k in known]
+    return [ModelEntry(**{**about, **options, "spec": k.spec}) for k, about in zip(known, said, strict=True)]

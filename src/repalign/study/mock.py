@@ -16,7 +16,8 @@ from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_text
 from repalign.sources import parse_spec
-from repalign.study.config import STORE, AlignmentConfig, CompetenceConfig
+from repalign.study.base import STORE
+from repalign.study.config import CompetenceConfig, RunConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
 
@@ -152,7 +153,7 @@ def _scaled(asked: int, n: int, scale: float) -> int:
 
 
 def _changed(
-    config: AlignmentConfig,
+    config: RunConfig,
     dataset: DatasetConfig,
     ids: Sequence[str],
     names: Collection[str],

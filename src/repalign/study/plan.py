@@ -11,8 +11,8 @@ import pandas as pd
 
 from repalign.errors import RepalignError
 from repalign.study.base import Plan
-from repalign.study.load import Variant, null_arguments
-from repalign.study.representations import Source, captioned
+from repalign.study.load import Variant
+from repalign.study.members import Inputs, captioned
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
@@ -23,7 +23,7 @@ FEW = 8  # measures, and variants, that the plan names one by one
 ASSUMED = 1024  # stimuli of a dataset that cannot be opened yet: the paper's number
 
 
-def plan(study: AlignmentStudy, source: Source) -> Plan:
+def plan(study: AlignmentStudy, source: Inputs) -> Plan:
     """The dataset, the comparisons, and an estimate of downloads, disk, memory and time."""
     lines: list[str] = []
     datasets = _Planned(source, lines)
@@ -43,7 +43,7 @@ def plan(study: AlignmentStudy, source: Source) -> Plan:
 class _Planned:
     """The datasets of the variants; in the place of one that cannot be opened yet, one of the toy world, and a line."""
 
-    def __init__(self, source: Source, lines: list[str]) -> None:
+    def __init__(self, source: Inputs, lines: list[str]) -> None:
         self.source, self.lines = source, lines
         self.assumed: Dataset | None = None
 
@@ -65,11 +65,7 @@ class _Planned:
 
     def null(self, study: AlignmentStudy, variant: Variant) -> Null:
         """The null of a variant; without its groups where the stimuli are not known."""
-        from repalign.null import make_null
-        from repalign.study.alignment import null_of
-
-        ids = self.of(variant).ids[: self.n(variant)]
-        return null_of(variant, study.base, ids) if self.assumed is None else make_null(**null_arguments(variant.config))
+        return variant.null if self.assumed is not None else variant.null_of(self.of(variant).ids[: self.n(variant)], study.base)
 
     def n(self, variant: Variant) -> int:
         """How many stimuli a variant compares."""
@@ -109,6 +105,7 @@ def _missing_files(study: AlignmentStudy) -> Iterator[str]:
 def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
     """Downloads, disk, memory and time: every model once for each dataset, every variant compared once."""
     from repalign.estimate import Comparison, Estimate, estimate
+    from repalign.measures import Group
 
     options, found, rows, seen = study.config.extract, dict[tuple, Estimate](), [], set[tuple[str, str]]()
     comparisons: list[Comparison] = []
@@ -123,8 +120,9 @@ def _estimated(study: AlignmentStudy, datasets: _Planned) -> list[str]:
         key = (dataset.fingerprint, n, variant.measures, variant.preprocess, repr(x), repr(y), variant.config.null)
         if key not in found:
             rates = next((e.rates for e in found.values()), None)
+            measures = [m.name if isinstance(m, Group) else m for m in variant.measures]
             found[key] = estimate(
-                dataset, x, y, variant.measures, datasets.null(study, variant), store=study.store, n_compared=n, rates=rates,
+                dataset, x, y, measures, datasets.null(study, variant), store=study.store, n_compared=n, rates=rates,
                 preprocess=variant.preprocess, device=options.device, dtype=options.dtype, batch_size=options.batch_size,
             )  # fmt: skip
         comparisons.append(found[key].comparison)

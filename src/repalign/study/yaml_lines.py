@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -27,10 +28,9 @@ def read(path: Path) -> tuple[dict[str, Any], Where]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise RepalignError(
-                f"{path}: a study file of {path.stat().st_size:,} bytes",
-                expected=f"{MOST_BYTES:,} at most",
+                f"{path}: a study file of {path.stat().st_size:,} bytes", expected=f"{MOST_BYTES:,} at most",
                 remedy="keep long lists (ids, captions) in files of their own",
-            )
+            )  # fmt: skip
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RepalignError(
@@ -40,22 +40,22 @@ def read(path: Path) -> tuple[dict[str, Any], Where]:
     return data, Where(path, lines)
 
 
+@dataclass(frozen=True)
 class Where:
-    """Tells errors with the line of the field they are about."""
+    """Tells errors with the line of the field they are about; `variant` names the variant that has the field so, if any."""
 
-    def __init__(self, path: Path, lines: dict[Location, int]) -> None:
-        self.path = path
-        self.lines = lines
+    path: Path
+    lines: Mapping[Location, int]
+    variant: str = ""
 
     def line(self, location: Location) -> int:
         """The line of a field, or of the closest one around it."""
-        for end in range(len(location), -1, -1):
-            if location[:end] in self.lines:
-                return self.lines[location[:end]]
-        return 1
+        around = (location[:end] for end in range(len(location), -1, -1))
+        return next((self.lines[place] for place in around if place in self.lines), 1)
 
     def head(self, location: Location) -> str:
-        return f"{self.path.name}, line {self.line(location)}, {dotted(location)}"
+        of = f" (variant {self.variant})" if self.variant else ""
+        return f"{self.path.name}, line {self.line(location)}, {dotted(location)}{of}"
 
     @contextmanager
     def at(self, *location: str | int) -> Iterator[None]:
@@ -69,12 +69,11 @@ class Where:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            raise self._told(model, error) from error
+            raise self._first_problem(model, error) from error
 
-    def _told(self, model: type[BaseModel], error: ValidationError) -> RepalignError:
+    def _first_problem(self, model: type[BaseModel], error: ValidationError) -> RepalignError:
         """The first thing that is wrong; unknown fields first, since they explain others."""
-        problems = sorted(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
-        first = problems[0]
+        first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
         location = tuple(p for p in first["loc"] if not _alternative(p))
         head = self.head(location)
         if first["type"] == "extra_forbidden":
@@ -112,10 +111,7 @@ def _blocks_in(annotation: Any) -> list[type[BaseModel]]:
 
 def dotted(location: Sequence[str | int]) -> str:
     """A location as it is written: models.x[0].spec."""
-    out = ""
-    for part in location:
-        out += f"[{part}]" if isinstance(part, int) else (f".{part}" if out else str(part))
-    return out or "the file"
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).removeprefix(".") or "the file"
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -134,10 +130,9 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise RepalignError(
-            f"{path.name}{line}: this is not YAML",
-            got=str(getattr(error, "problem", None) or error).splitlines()[0],
+            f"{path.name}{line}: this is not YAML", got=str(getattr(error, "problem", None) or error).splitlines()[0],
             remedy="look at indentation, colons and quotes; a spec or a measure is safest in quotation marks",
-        ) from error
+        ) from error  # fmt: skip
     except RecursionError as error:
         raise _too_deep(path, 1) from error
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # of a value with a tag or a form
@@ -153,10 +148,9 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
 
 def _too_deep(path: Path, line: int) -> RepalignError:
     return RepalignError(
-        f"{path.name}, line {line}: the file is nested too deeply",
-        expected=f"{DEEPEST} levels at most",
+        f"{path.name}, line {line}: the file is nested too deeply", expected=f"{DEEPEST} levels at most",
         remedy="see that no anchor (&name) holds an alias of itself (*name)",
-    )
+    )  # fmt: skip
 
 
 def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
@@ -174,9 +168,8 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
             if not isinstance(key, yaml.ScalarNode):
                 raise RepalignError(
                     f"{path.name}, line {key.start_mark.line + 1}: the name of a field is no text",
-                    expected="name: value",
-                    got="a list or a mapping in the place of a name",
-                )
+                    expected="name: value", got="a list or a mapping in the place of a name",
+                )  # fmt: skip
             if key.value == "null":
                 key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
             _check_text(key, location, path)
@@ -184,9 +177,8 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
             if inner in lines:
                 raise RepalignError(
                     f"{path.name}, line {key.start_mark.line + 1}: {dotted(inner)} stands twice",
-                    got=f"first on line {lines[inner]}",
-                    remedy="remove one of them",
-                )
+                    got=f"first on line {lines[inner]}", remedy="remove one of them",
+                )  # fmt: skip
             lines[inner] = key.start_mark.line + 1
             _walk(value, inner, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -202,6 +194,5 @@ def _check_text(node: yaml.ScalarNode, location: Location, path: Path) -> None:
     if odd is not None:
         raise RepalignError(
             f"{path.name}, line {node.start_mark.line + 1}, {dotted(location)}: a character that no text has",
-            got=f"{odd!r} in {node.value[:60]!r}",
-            remedy="remove it",
-        )
+            got=f"{odd!r} in {node.value[:60]!r}", remedy="remove it",
+        )  # fmt: skip
