@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import repalign
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.features import _rule, file_widths, join, read_features
+from repalign.features import file_widths, join, read_features, rule
 from repalign.measures import CKA
 from repalign.sources import ModelEntry, extract
 from repalign.sources import array as reader
@@ -116,7 +116,7 @@ def test_an_archive_is_told_by_its_headers(tmp_path, monkeypatch):
     with pytest.raises(RepalignError, match=r"c\.npz: a sparse matrix \(12, 3\)\n(.|\n)*load_npz\(path\)\.toarray\(\)"):
         read_array_file(tmp_path / "c.npz")
     np.savez_compressed(tmp_path / "d.npz", features=np.zeros((4000, 100)))
-    monkeypatch.setattr(_rule, "available_bytes", lambda: 3_000_000)
+    monkeypatch.setattr(rule, "available_bytes", lambda: 3_000_000)
     monkeypatch.setattr(np, "load", lambda *a, **k: 1 / 0)  # nothing is unpacked
     with pytest.raises(
         RepalignError, match=r"do not fit in memory\n  expected: at most 0\.003 GB(.|\n)*got: 0\.0032 GB by its header"

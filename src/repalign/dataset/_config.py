@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from repalign.dataset._core import Dataset
 from repalign.dataset._distortions import unknown
-from repalign.dataset._rows import id_lines
 from repalign.errors import RepalignError, did_you_mean
+from repalign.tables import id_lines
 from repalign.text import Progress, silent
 
 

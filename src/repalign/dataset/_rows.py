@@ -57,20 +57,6 @@ def row_id(value: Any, row: int, where: str) -> str:
     return text
 
 
-def id_lines(text: str, where: str) -> list[str]:
-    """The ids of a file: one id per line; lines end at a line feed only, and none but the last may be empty."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    empty = next((i for i, line in enumerate(lines) if not line.strip()), None)
-    if empty is not None:
-        raise RepalignError(
-            f"{where}: line {empty + 1} is empty", expected="one id per line", got=f"{len(lines)} lines",
-            remedy="write the id that is missing, or take the line out",
-        )  # fmt: skip
-    return lines
-
-
 def number_ids(n: int) -> list[str]:
     """Row numbers as ids: "00000", "00001", ..."""
     return [f"{i:05d}" for i in range(n)]

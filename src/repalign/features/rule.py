@@ -1,0 +1,605 @@
+"""The one rule: which blocks of a source are layers, which one names the rows, what is left out, and how rows pair.
+
+Every form of features becomes a `Table` of named blocks, nothing loaded yet. Two-dimensional float blocks are layers, and so
+are the float columns of a table together. What could be meant as a feature and is not plainly one (a mask, a third axis, a
+whole number among numbered columns) is refused with the words that settle it; what is left out stands in `how`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.features.ids import agree, as_texts, distinct, match, shown_ids, tells_apart
+from repalign.layers import FEATURES, KINDS, Given, Pairwise, kind_of, said
+
+# "pairs": an RDM or a kernel; "closed": bytes and pickles, which are not looked into.
+Kind = Literal["float", "integer", "boolean", "complex", "text", "time", "pairs", "other", "closed"]
+NUMBERS = ("float", "integer", "boolean")
+
+UNNAMED_INDEX = "index"  # what the index of a frame is called that has no name
+PLATONIC = "feats"  # platonic-rep's files: the layers of a model, (n, layers, d) or a list of (n, d)
+AXES = {"nld": "(n, layers, d)", "lnd": "(layers, n, d)"}
+PARTS = "put real and imaginary parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)"
+ROUNDING = 1e-5  # of the largest entry: matrices that were computed in float32, and once rounded to print
+
+# "id", "ids", "ID", "image_id", "stimulus ids", "imageId", "sample_uid"; not "valid", "grid" or "centroid".
+_EXACT = re.compile(r"ids?", re.I)
+_ENDS = re.compile(r"(.*[\W_])?(ids?|uids?|uuids?|guids?)|.*[a-z](Ids?|IDs?)", re.S)
+
+
+# --- a source, and what is said of it ------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One named thing of a file or an object.
+
+    `shape` is its whole shape; -1 stands for lengths that differ from row to row. `load` gives the numbers as a tensor,
+    `values` a list of the values of its rows (None for a row without one). `place` is "index" for the index of a frame and
+    "beside" for ids that are no array or column: metadata, a sidecar file, an argument. `says_rows`: it is there to
+    say which row is which. `counts`: an index that only numbers the rows from 0.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], Any]
+    values: Callable[[], Sequence[Any]]
+    place: Literal["array", "column", "index", "beside"] = "array"
+    axes: str | None = None  # of three dimensions, if the form says which is which
+    nbytes: int = 0
+    says_rows: bool = False
+    counts: bool = False
+
+    @property
+    def label(self) -> str:
+        """The block in an error or in a sentence: its name and what it is."""
+        if self.place == "beside":
+            return self.name
+        if self.place == "index":
+            return f"the index{'' if self.name == UNNAMED_INDEX else f' {self.name}'} ({self.dtype})"
+        shape = "" if self.place == "column" and len(self.shape) == 1 else f" {shown_shape(self.shape)}"
+        return f"{self.name} ({self.dtype}{shape})"
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether it holds a vector of floats in every row, all of one length."""
+        return self.kind == "float" and len(self.shape) == 2 and -1 not in self.shape
+
+    @property
+    def id_tier(self) -> int | None:
+        """How surely it is called an id: 0 for ids that are declared or called just so, 1 for names that end in it."""
+        if len(self.shape) != 1 or self.kind in ("boolean", "complex"):
+            return None
+        if self.says_rows or _EXACT.fullmatch(self.name):
+            return 0
+        ends = self.place != "index" and (_ENDS.fullmatch(self.name) or _ENDS.fullmatch(self.name.lower()))
+        return 1 if ends else None
+
+
+@dataclass(frozen=True)
+class Table(ABC):
+    """The blocks of a source, in its order, with what the source says of the model."""
+
+    form: ClassVar[str]  # "array", "arrays" or "columns"
+    what: str  # the source in errors and sentences: a path, or the name of an argument
+    blocks: tuple[Block, ...]
+    layers: tuple[str, ...] | None = None  # which blocks are layers, in order, if the form has a word for it
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    n_parameters: int | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    disk_bytes: int | None = None  # of a file; what it unpacks to is checked against memory before it is read
+
+    @abstractmethod
+    def choose(self, reading: Reading) -> dict[str, list[Block]]:
+        """The layers by the rule of this form: one block each, or all columns of one layer."""
+
+    @abstractmethod
+    def squares(self, kind: str) -> dict[str, list[Block]]:
+        """The blocks that are square, each with the block that names its matrices, if any."""
+
+    def find(self, name: str) -> Block:
+        """The block of that name; the index of a frame may be called "index"."""
+        known = [b.name for b in self.blocks]
+        if name not in known:
+            raise RepalignError(
+                f"{self.what}: nothing in it is called {name!r}",
+                expected="the name of a column, an array or the index",
+                got=listed(known) or "no names",
+                remedy=did_you_mean(name, known),
+            )
+        return self.blocks[known.index(name)]
+
+    def no_features(self, others: Sequence[Block], how: str, ndim: int) -> RepalignError:
+        """The error for a source without any layer; `others` may be meant, and `how` says that they are."""
+        named = [b.name for b in others if b.kind in NUMBERS and len(b.shape) == ndim and b.id_tier is None]
+        remedy = "convert what is meant to a float array (n, d)"
+        vectors = {b.shape for b in self.blocks if b.kind == "float" and len(b.shape) == 1 and b.place == "array"}
+        if any(b.kind == "complex" for b in others):
+            remedy = PARTS
+        elif named:
+            value = named[0] if how == "vector" else pattern_of(named)
+            remedy = f"whole numbers and truth values are no features unless you say so: {option(how, value)}"
+        elif len(vectors) == 1:
+            remedy += "; of a vector for each id make a frame, pandas.DataFrame.from_dict(x, orient='index')"
+        return RepalignError(
+            f"{self.what}: no two-dimensional block of floats: no layer",
+            expected="a float array (n, d), a column of float lists, or float columns",
+            got=names_of(self.blocks) or "nothing",
+            remedy=remedy,
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a caller says of one source; for the rest the rule decides, or asks.
+
+    * `id`: the name of the column, array or index that names the rows, or the ids themselves, one per row.
+    * `rows`: pair by position, whatever ids there are.
+    * `features`: glob patterns (one, several, or one text with commas) of the columns that are the features.
+    * `vector`: the name of the list column or array that holds the features, whatever it looks like.
+    * `axes`: of three dimensions, "nld" for (n, layers, d) or "lnd" for (layers, n, d).
+    * `kind`: "rdm" or "kernel" says that square arrays are dissimilarities or kernels; "features" that a square symmetric
+      array does hold features.
+    * `n`: how many stimuli there are, if the caller knows.
+    """
+
+    id: str | Sequence[Any] | None = None
+    rows: bool = False
+    features: str | Sequence[str] | None = None
+    vector: str | None = None
+    axes: str | None = None
+    kind: str | None = None
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        out = "leave one out"
+        if self.id is not None and self.rows:
+            raise RepalignError("ids and rows are two ways to pair", expected="one of them", got="both", remedy=out)
+        if self.features is not None and self.vector is not None:
+            expected = "features, a pattern of columns, or vector, the name of one block"
+            raise RepalignError("features and vector both say what the features are", expected=expected, got="both", remedy=out)
+        if self.axes is not None:
+            choose("axes", self.axes, AXES)
+        if self.kind is not None:
+            choose("kind", self.kind, (FEATURES, *KINDS))
+        if self.by_pairs and (self.features is not None or self.axes is not None):
+            raise RepalignError(
+                f"{'features' if self.axes is None else 'axes'} and kind {self.kind!r} do not go together",
+                expected="square arrays (n, n) or (m, n, n)",
+                got="both",
+                remedy="leave one out; vector names the array that is meant",
+            )
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether it is said that the arrays are square ones, of pairs of stimuli."""
+        return self.kind in KINDS
+
+    @property
+    def patterns(self) -> list[str]:
+        """The globs of `features`."""
+        given = self.features.split(",") if isinstance(self.features, str) else list(self.features or ())
+        return [p.strip() for p in given if p.strip()]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was read of one source."""
+
+    layers: dict[str, Given]  # each (n, d) in its own dtype, or an RDM or a Kernel
+    ids: tuple[str, ...] | None
+    how: str = ""  # one sentence: what the features are, what names the rows, what was left out
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    n_parameters: int | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    what: str = "x"
+    candidates: tuple[Block, ...] = ()  # what is not called an id and could be one; none if the caller said `rows`
+    by_rows: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.layers.values())))
+
+
+def shown_shape(shape: Sequence[int]) -> str:
+    """A shape in a sentence: (5, ?)."""
+    inner = ", ".join("?" if s < 0 else str(s) for s in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def listed(names: Sequence[str], limit: int = 8) -> str:
+    """Names in a sentence: all of a few, else the first and the last."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} ... {names[-1]} ({len(names)})"
+
+
+def names_of(blocks: Sequence[Block]) -> str:
+    """Blocks in a sentence."""
+    return listed([b.label for b in blocks])
+
+
+def option(name: str, value: str) -> str:
+    """How a user says something about a source, in the three places where it can be said."""
+    python = f"ids={value!r}" if name == "id" else f"repalign.read_features(x, {name}={value!r})"
+    quoted = shlex.quote(value)
+    return f"--{name} {quoted} (in Python {python}, in a study `{name}: {quoted}`)"
+
+
+def stem(name: str) -> str:
+    """A name without its last number: columns that count one thing share it."""
+    return re.sub(r"\d+(?=\D*$)", "#", name)
+
+
+def families(names: Sequence[str]) -> list[list[str]]:
+    """Names that differ in their last number only, two or more."""
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(stem(name), []).append(name)
+    return [alike for alike in by_stem.values() if len(alike) > 1]
+
+
+def pattern_of(names: Sequence[str]) -> str:
+    """A pattern of these columns, as an example."""
+    if families(names):
+        return stem(names[0]).replace("#", "*")
+    return ",".join(names[:6]) + (",..." if len(names) > 6 else "")
+
+
+# --- the rule ------------------------------------------------------------------------------------
+
+
+def apply(table: Table, reading: Reading) -> Found:
+    """Load the layers and ids that the rule finds in a table."""
+    parts = _parts(table, reading)
+    chosen = [b for part in parts.values() for b in part]
+    _check_memory(table, chosen)
+    ids, named, of = _choose_ids(table, reading, chosen)
+    layers, words = _load(table, parts, reading, reading.n if ids is None else len(ids))
+    n = len(next(iter(layers.values())))
+    if any(len(x) != n for x in layers.values()):
+        raise RepalignError(
+            f"{table.what}: layers of different row counts",
+            expected="one n for all layers of a model",
+            got=", ".join(f"{name}: {len(x)}" for name, x in list(layers.items())[:8]),
+            remedy="leave out what is no layer, or name the one that is (--vector NAME, vector=)",
+        )
+    if ids is not None and len(ids) != n:
+        got = f"{len(ids)} ids, {len(set(ids))} distinct"
+        raise RepalignError(f"{table.what}: ids do not fit the rows", expected=f"{n} distinct ids", got=got)
+    candidates: list[Block] = []
+    if ids is None and not reading.rows and n > 1:
+        # What is not called an id and could be one: a value of its own in nearly every row; an index that no longer counts.
+        there = [b for b in table.blocks if b.shape[:1] == (n,) and b not in chosen and not b.counts]
+        candidates = [b for b in there if b.place == "index" or tells_apart(b.values, b.kind, b.shape)]
+    left = [b for b in table.blocks if b not in chosen and b not in of and not b.counts]
+    sentences = [words, named, f"left out: {names_of(left)}" if left else ""]
+    how = f"{table.what}: " + "; ".join(s for s in sentences if s)
+    about = (table.facts, table.n_parameters, table.scores, table.what)
+    return Found(layers, ids, how, *about, tuple(candidates), reading.rows)
+
+
+def widths(table: Table, reading: Reading) -> dict[str, int]:
+    """The width of every layer that the rule finds, from the shapes alone."""
+    parts, out = _parts(table, reading), {}
+    for name, part in parts.items():
+        shape = part[0].shape
+        if reading.by_pairs:
+            called = str(reading.kind) if name == FEATURES else name
+            inner = [str(v) for v in part[1].values()] if len(part) > 1 else None
+            count = range(shape[0] if len(shape) == 3 else 0)
+            names = [f"{called}.{i}" for i in count] or [called]
+            if inner is not None and count:
+                names = inner if len(parts) == 1 else [f"{called}.{i}" for i in inner]
+            out |= dict.fromkeys(names, shape[-1])
+        elif _is_scalars(part):
+            out[name] = len(part)
+        elif len(shape) == 3:
+            axis = "nld".index("l") if _axes(table, part[0], reading, None) == "nld" else 0
+            out |= {f"layer.{i}": shape[2] for i in range(shape[axis])}
+        else:
+            out[name] = shape[1]
+    return out
+
+
+def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
+    """Which blocks are the layers, by the caller's word or by the rule: one block each, or all columns of one layer."""
+    names = [b.name for b in table.blocks if b.place in ("array", "column")]
+    if len(set(names)) < len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise RepalignError(f"{table.what}: two things in it are called {twice!r}", expected="every name once", got=listed(names))
+    if reading.vector is not None:
+        block = table.find(reading.vector)
+        if block.kind not in (*NUMBERS, "complex", "pairs") or len(block.shape) < 2:
+            raise RepalignError(
+                f"{table.what}: {block.label} holds no vectors",
+                expected="a list column or an array (n, d)",
+                got=f"shape {shown_shape(block.shape)}",
+                remedy=f"for single columns {option('features', reading.vector)}",
+            )
+        return {reading.vector: [block]}
+    if reading.by_pairs:
+        return table.squares(str(reading.kind))
+    return _by_pattern(table, reading) if reading.patterns else table.choose(reading)
+
+
+def _by_pattern(table: Table, reading: Reading) -> dict[str, list[Block]]:
+    columns = [b for b in table.blocks if b.place == "column" and b.name != reading.id]
+    fitting = {p: [b for b in columns if b.name == p or fnmatchcase(b.name, p)] for p in reading.patterns}
+    asked = ", ".join(reading.patterns)
+    found = [b for b in columns if any(b in named for named in fitting.values())]
+    found = [b for b in found if b.id_tier is None or b.name in reading.patterns]  # '*' means no ids
+    missing = [p for p, named in fitting.items() if not named]
+    if missing or not found:
+        raise RepalignError(
+            f"{table.what}: no column is called {(missing or [asked])[0]!r}",
+            expected="a pattern of columns that hold numbers",
+            got=listed([b.name for b in columns]) or "no columns",
+            remedy=None if columns else "arrays are named with --vector (vector=)",
+        )
+    for b in found:
+        if b.kind not in NUMBERS or len(b.shape) != 1:
+            raise RepalignError(
+                f"{table.what}: {b.label} is no column of numbers, and {asked!r} names it",
+                expected="columns of one number per row",
+                got=b.label,
+                remedy="a narrower pattern; a column of lists is named with --vector (vector=)",
+            )
+    return {FEATURES: found}
+
+
+def _choose_ids(table: Table, reading: Reading, chosen: Sequence[Block]) -> tuple[tuple[str, ...] | None, str, list[Block]]:
+    """The ids, where they come from in words, and the blocks that they are; None if nothing is called so."""
+
+    def texts(block: Block) -> tuple[str, ...]:
+        if len(block.shape) != 1:
+            problem = f"{table.what}: {block.label} cannot name the rows"
+            raise RepalignError(problem, expected="one value per row", got=f"shape {block.shape}")
+        return as_texts(block.values(), table.what, block.name, block.dtype)
+
+    if reading.rows:
+        return None, "rows by position, as asked", []
+    if isinstance(reading.id, str):
+        found = [table.find(reading.id)]
+    elif reading.id is not None:
+        return as_texts(list(reading.id), table.what, "ids"), "ids: as given", []
+    else:
+        tiers = [[b for b in table.blocks if b not in chosen and b.id_tier == tier] for tier in (0, 1)]
+        found = tiers[0] or tiers[1]
+        if len(found) > 1 and not tiers[0]:  # what repeats cannot name the rows
+            found = [b for b in found if distinct(b.values())] or found
+    if not found:
+        return None, "", []
+    read = [texts(b) for b in found]
+    if any(r != read[0] for r in read):
+        raise RepalignError(
+            f"{table.what}: several things could be its ids, and they differ",
+            expected="one that names the rows",
+            got="; ".join(b.label for b in found),
+            remedy=f"say which, for instance {option('id', found[0].name)}; or --rows (rows=True) for row by row",
+        )
+    return read[0], f"ids: {found[0].label}", found
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_ids: int | None) -> tuple[dict[str, Given], str]:
+    """The layers by name, and what they are in words."""
+    layers: dict[str, Given] = {}
+    words = []
+    for name, part in parts.items():
+        first = part[0]
+        if _is_scalars(part):
+            layers[name] = torch.stack([_floating(b.load()) for b in part], dim=1)
+            names = [b.name for b in part]
+            ends = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
+            words.append(f"features: {len(part)} columns {ends}")
+            continue
+        x = first.load()
+        if isinstance(x, Pairwise) or reading.by_pairs:
+            where = table.what if name == FEATURES else f"{table.what}, {name}"
+            inner = _pairs(x, part, reading.kind, where, name, len(parts) == 1)
+            layers |= inner
+            alone = shown_shape(first.shape) if name == FEATURES else first.label
+            more = f", {len(inner)} layers" if len(inner) > 1 else ""
+            words.append(f"{said(kind_of(next(iter(inner.values()))))}: {alone}{more}")
+        elif isinstance(x, list):
+            layers |= {f"layer.{i}": _floating(layer) for i, layer in enumerate(x)}
+        elif x.ndim == 3:
+            axes = _axes(table, first, reading, n_ids)
+            stack = _floating(x).unbind(1 if axes == "nld" else 0)
+            layers |= {f"layer.{i}": layer for i, layer in enumerate(stack)}
+            words.append(f"{first.label} read as {AXES[axes]}: {len(stack)} layers")
+        else:
+            layers[name] = _floating(x)
+    chosen = [b for part in parts.values() for b in part]
+    if not words:
+        alone = chosen[0].label if table.form != "array" else f"{chosen[0].dtype} {shown_shape(chosen[0].shape)}"
+        words.append(f"layers: {listed(list(layers))}" if len(layers) > 1 else f"features: {alone}")
+    sure = reading.vector is not None or reading.kind is not None or bool(reading.patterns)
+    for name, x in layers.items():
+        if isinstance(x, Tensor):
+            where = f"{table.what}, layer {name}"
+            if x.ndim != 2 or 0 in x.shape:
+                raise RepalignError(
+                    f"{where}: not (n, d)",
+                    expected="two dimensions, one row per stimulus",
+                    got=f"shape {tuple(x.shape)}",
+                    remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
+                )
+            if not sure and x.shape[0] == x.shape[1]:
+                block = chosen[0].name if len(chosen) == 1 else name
+                _refuse_unmarked(x, where if len(layers) > 1 else table.what, block)
+    return layers, "; ".join(words)
+
+
+def _is_scalars(part: Sequence[Block]) -> bool:
+    """Whether a layer is made of columns of one number per row."""
+    return part[0].place == "column" and len(part[0].shape) == 1
+
+
+def _floating(x: Tensor) -> Tensor:
+    """Numbers as floats: whole ones that are features by the caller's word in float64, those of eight bits in float32."""
+    if x.is_floating_point():
+        return x if x.element_size() > 1 else x.to(torch.float32)
+    return x.to(torch.float64)
+
+
+def _pairs(x: Any, part: Sequence[Block], kind: str | None, where: str, name: str, alone: bool) -> dict[str, Pairwise]:
+    """The layers of a block that is by pairs of stimuli, called by its name, if any, and by those of its matrices.
+
+    `alone`: no other block is a layer, so that names of matrices need no more.
+    """
+    if not isinstance(x, Pairwise):
+        x = KINDS[str(kind)](x, part[1].values() if len(part) > 1 else None, where=where)
+    if kind not in (None, x.kind):
+        raise RepalignError(f"{where}: {said(x.kind)}, and said to be {said(str(kind))}", remedy="say one of them")
+    name = x.kind if name == FEATURES else name
+    inner = x.layers(name)
+    return inner if alone or not x.names else {f"{name}.{n}": layer for n, layer in inner.items()}
+
+
+def _refuse_unmarked(x: Tensor, where: str, name: str) -> None:
+    """Refuse an array (n, n) that is symmetric but for rounding: dissimilarities or a kernel that nobody said they are."""
+    wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    rounding = max(ROUNDING, 4 * torch.finfo(x.dtype).eps) * float(wide.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    if len(x) < 3 or not torch.allclose(wide, wide.T, rtol=0.0, atol=rounding, equal_nan=True):
+        return
+    diagonal = x.diagonal().to(torch.float64)
+    constant = bool((diagonal == diagonal[0]).all())
+    raise RepalignError(
+        f"{where}: square and symmetric, which dissimilarities (RDM) and kernels are and features are not",
+        expected="features, one vector per stimulus; or a matrix that is said to be one",
+        got=f"shape {tuple(x.shape)}" + (f", {float(diagonal[0]):g} on the diagonal" if constant else ""),
+        remedy="say --rdm or --kernel (in Python repalign.RDM(array) or repalign.Kernel(array), in a study `kind: rdm`); "
+        f"if its rows are features, {option('vector', name)}",
+    )
+
+
+def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> str:
+    """Which axis of three counts the stimuli: what the form or the caller says, else what the number of ids leaves."""
+    axes = block.axes or ("nld" if table.form == "arrays" and block.name == PLATONIC else reading.axes)
+    if axes is not None:
+        return axes
+    first, second, third = block.shape
+    stimuli = {"nld": first, "lnd": second}
+    possible = [a for a, n in stimuli.items() if n > 1]  # one stimulus is no reading
+    if n_ids is not None:
+        possible = [a for a in possible if stimuli[a] == n_ids] or possible
+    if len(possible) == 1:
+        return possible[0]
+    raise RepalignError(
+        f"{table.what}: {block.label} can be read in two ways",
+        expected="(n, d); or three dimensions of which it is said which one counts the stimuli",
+        got=f"{first} stimuli of {second} layers, or {second} stimuli of {first} layers",
+        remedy="say --axes nld for (n, layers, d) or --axes lnd for (layers, n, d) (in Python a mapping from layer name to "
+        "(n, d) arrays, in a study `axes: nld`), or give as many ids as there are stimuli; pool tokens to one vector first"
+        + ("; or say --rdm or --kernel of a stack (m, n, n)" if second == third else ""),
+    )
+
+
+def _check_memory(table: Table, chosen: Sequence[Block]) -> None:
+    """Refuse a file whose numbers do not fit in memory: a small archive may unpack to any size."""
+    if table.disk_bytes is None:
+        return
+    named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
+    needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *named})
+    there = available_bytes()
+    if needed > there:
+        raise RepalignError(
+            f"{table.what}: its arrays do not fit in memory",
+            expected=f"at most {there / 1e9:.3g} GB, which are free",
+            got=f"{needed / 1e9:.3g} GB by its header, {table.disk_bytes / 1e9:.3g} GB on disk",
+            remedy="store fewer layers or stimuli in one file",
+        )
+
+
+def available_bytes() -> int:
+    """Memory that is free on this machine, as far as it says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+# --- pairing rows --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The layers of every source with paired rows."""
+
+    layers: tuple[dict[str, Given], ...]
+    ids: tuple[str, ...] | None  # None if rows are paired by position
+    how: tuple[str, ...]  # how the rows are paired, then a sentence for every source
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.layers[0].values())))
+
+
+def join(sources: Sequence[Found]) -> Joined:
+    """The rows whose id all sources have, in the order of the first; or row i with row i.
+
+    Rows are paired by position if no source has anything that could be an id, if what could be one says the same in
+    every row, or if the caller says `rows`. Raises RepalignError for everything else.
+    """
+    sentences = tuple(s.how for s in sources)
+    if all(s.ids is not None for s in sources):
+        ids, rows, how = match([(s.what, s.ids or ()) for s in sources])
+        layers = []
+        for source, index in zip(sources, map(torch.tensor, rows), strict=True):
+            same = torch.equal(index, torch.arange(source.n))
+            layers.append({name: x if same else x[index.to(x.device)] for name, x in source.layers.items()})
+        return Joined(tuple(layers), ids, (how, *sentences))
+    _check_nameless(sources)
+    if len({s.n for s in sources}) > 1:
+        raise RepalignError(
+            f"{' and '.join(s.what for s in sources)} have different numbers of rows",
+            expected=f"row i of {'both' if len(sources) == 2 else 'all'} describing the same stimulus",
+            got=", ".join(f"n = {s.n}" for s in sources),
+            remedy="give every file ids, for instance a column id, an array ids, or FILE.ids.txt with one id per line",
+        )
+    agreed = [s.candidates for s in sources if s.candidates]
+    why = f"{agreed[0][0].label} says the same in every row" if agreed else "nothing names the rows"
+    why = "as asked" if any(s.by_rows for s in sources) else why
+    how = f"row i of one is paired with row i of the other: {why}"
+    return Joined(tuple(dict(s.layers) for s in sources), None, (how, *sentences))
+
+
+def _check_nameless(sources: Sequence[Found]) -> None:
+    """Refuse to pair by position what some source could name otherwise."""
+    named, without = [s for s in sources if s.ids is not None], [s for s in sources if s.ids is None]
+    could = [s.candidates for s in sources if s.candidates]
+    if all(s.by_rows for s in sources) or (not named and not could):
+        return
+    if not named and len(could) == len(sources) and agree(could):
+        return
+    columns = next((s.candidates[0].name for s in without if s.candidates), None)
+    got = [f"{s.what}: {len(s.ids or ())} ids ({shown_ids(s.ids or ())})" for s in named]
+    got += [f"{s.what}: {f'which could be ids: {names_of(s.candidates)}' if s.candidates else 'no ids'}" for s in without]
+    remedy = "give it ids: an array or column `id`, FILE.ids.txt with a line each, in Python {'x': array, 'ids': ids}"
+    remedy = remedy if columns is None else f"say {option('id', columns)}"
+    raise RepalignError(
+        f"{' and '.join(s.what for s in sources)}: which row belongs to which?",
+        expected="ids in all of them, or in none",
+        got="; ".join(got),
+        remedy=f"{remedy}; or --rows (rows=True) if row i of all is the same stimulus",
+    )
