@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
-from repalign.dataset import Dataset, DatasetConfig, LeftOut, open_dataset
-from repalign.dataset._columns import decode_rgb
+from repalign.dataset import Dataset, DatasetConfig, LeftOut
+from repalign.dataset.columns import decode_rgb
 from repalign.errors import RepalignError
+from repalign.study import load_study
 from repalign.toyworld import world
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)]
@@ -50,6 +52,11 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
 
 def four_rows() -> list[dict[str, Any]]:
     return [{"id": n, "image": f"images/{n}.png", "caption": f"picture {n}, plain"} for n in "abcd"]
+
+
+def open_block(block: dict[str, Any], base: Path) -> Dataset:
+    """The dataset of a study file's `dataset:` block."""
+    return DatasetConfig.model_validate(block).open(base)
 
 
 def fails(call: Callable[[], Any], *parts: str) -> None:
@@ -231,7 +238,7 @@ def test_sample_is_seeded_ordered_and_nested() -> None:
 
 
 def test_unknown_modality_and_row() -> None:
-    fails(lambda: numbers().stimuli("y", [0]), "no modality 'y'", "one of x")
+    fails(lambda: numbers().stimuli("y", [0]), "no modality 'y'", "expected: x")
     fails(lambda: numbers().stimuli("x", [50]), "no row 50", "0 to 49")
     fails(lambda: numbers().stimuli("x", [-1]), "no row -1")
 
@@ -568,7 +575,7 @@ def test_toy_scenes_have_an_image_a_caption_and_latents() -> None:
 
 def test_toy_scenes_are_seeded() -> None:
     d = Dataset.toy(n=30, seed=2)
-    assert open_dataset({"toy": {"n": 30, "seed": 2}}, Path()).fingerprint == d.fingerprint
+    assert open_block({"toy": {"n": 30, "seed": 2}}, Path()).fingerprint == d.fingerprint
     assert pickle.loads(pickle.dumps(d)).fingerprint == d.fingerprint
     others = [
         Dataset.toy(30, seed=3),
@@ -622,31 +629,31 @@ def test_an_image_without_a_defined_range_is_refused(tmp_path: Path) -> None:
 
 def test_open_dataset_reads_every_source(photos: Path) -> None:
     jsonl(photos / "t.jsonl", four_rows())
-    table = open_dataset({"table": "t.jsonl", "image": "image", "text": "caption"}, photos)
+    table = open_block({"table": "t.jsonl", "image": "image", "text": "caption"}, photos)
     direct = Dataset.from_table(photos / "t.jsonl", image="image", text="caption")
     assert table.fingerprint == direct.fingerprint
-    folder = open_dataset({"folder": "images", "name": "pictures"}, photos)
+    folder = open_block({"folder": "images", "name": "pictures"}, photos)
     assert (folder.name, folder.n) == ("pictures", 4)
     np.save(photos / "x.npy", np.eye(3))
     (photos / "ids.txt").write_text("p\nq\nr\n\n")
-    arrays = open_dataset({"arrays": {"x": "x.npy"}, "row_ids": "ids.txt"}, photos)
+    arrays = open_block({"arrays": {"x": "x.npy"}, "row_ids": "ids.txt"}, photos)
     assert (arrays.ids, arrays.modalities) == (("p", "q", "r"), ("x",))
     rooted = {"table": "t.jsonl", "image": "file", "root": "images"}
     jsonl(photos / "t.jsonl", [{"id": "a", "file": "a.png"}])
-    assert open_dataset(rooted, photos).ids == ("a",)
+    assert open_block(rooted, photos).ids == ("a",)
 
 
 def test_open_dataset_selects_rows(photos: Path) -> None:
     jsonl(photos / "t.jsonl", four_rows())
     block = {"table": "t.jsonl", "text": "caption"}
-    assert open_dataset({**block, "ids": ["c", "a"]}, photos).ids == ("c", "a")
+    assert open_block({**block, "ids": ["c", "a"]}, photos).ids == ("c", "a")
     (photos / "ids.json").write_text('["d", "b"]')
-    assert open_dataset({**block, "ids": "ids.json"}, photos).ids == ("d", "b")
-    sampled = open_dataset({**block, "sample": {"n": 2, "seed": 5}}, photos)
+    assert open_block({**block, "ids": "ids.json"}, photos).ids == ("d", "b")
+    sampled = open_block({**block, "sample": {"n": 2, "seed": 5}}, photos)
     assert sampled.ids == Dataset.from_table(photos / "t.jsonl", text="caption").sample(2, 5).ids
-    both = open_dataset({**block, "ids": ["d", "c", "a"], "sample": {"n": 3}}, photos)
+    both = open_block({**block, "ids": ["d", "c", "a"], "sample": {"n": 3}}, photos)
     assert both.ids == ("d", "c", "a")
-    fails(lambda: open_dataset({**block, "ids": "no.txt"}, photos), "the ids in no.txt cannot be read")
+    fails(lambda: open_block({**block, "ids": "no.txt"}, photos), "the ids in no.txt cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -667,14 +674,17 @@ def test_open_dataset_selects_rows(photos: Path) -> None:
         ({"arrays": {"x": "x.txt"}, "row_ids": ["a"]}, ["the array x.txt cannot be read", ".npy"]),
     ],
 )
-def test_open_dataset_errors_name_the_field(tmp_path: Path, block: dict[str, Any], parts: list[str]) -> None:
-    fails(lambda: open_dataset(block, tmp_path), *parts)
+def test_errors_of_the_block_name_the_field(tmp_path: Path, block: dict[str, Any], parts: list[str]) -> None:
+    path = tmp_path / "s.yaml"
+    models = ["toy:vision-pixels", "toy:language-bag"]
+    path.write_text(yaml.safe_dump({"name": "s", "dataset": block, "models": models}, sort_keys=False))
+    fails(lambda: load_study(path).open_dataset(), *parts)
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
     fails(
-        lambda: open_dataset({"arrays": {"x": "x.npy"}, "row_ids": ["a"]}, tmp_path), "x.npy cannot be read"
+        lambda: open_block({"arrays": {"x": "x.npy"}, "row_ids": ["a"]}, tmp_path), "x.npy cannot be read"
     )
 
 

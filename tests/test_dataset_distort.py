@@ -17,14 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from repalign.dataset import DISTORTIONS, Dataset, open_dataset
-from repalign.dataset._distortions import Vocabulary, stream
+from repalign.dataset import DISTORTIONS, Dataset, DatasetConfig
+from repalign.dataset.distortions import Vocabulary, stream
 from repalign.errors import RepalignError
+from repalign.study import load_study
 
 KINDS = [(m, kind) for m, kinds in DISTORTIONS.items() for kind in kinds]
+
+
+def open_block(block: dict[str, Any], base: Path) -> Dataset:
+    """The dataset of a study file's `dataset:` block."""
+    return DatasetConfig.model_validate(block).open(base)
 
 
 def fails(call: Callable[[], Any], *parts: str) -> None:
@@ -482,13 +489,13 @@ def test_every_source_gives_the_same_stimuli(tmp_path: Path) -> None:
     columns = {"id": "id", "image": "image", "text": "text"}
     blocks: list[dict[str, Any]] = [{"table": f"t.{s}", **columns} for s in ("jsonl", "parquet", "csv", "tsv")]
     blocks += [{"folder": "photos"}, {"hub": "hub", **columns}]
-    opened = [open_dataset({**b, "distort": distort}, tmp_path) for b in blocks]
+    opened = [open_block({**b, "distort": distort}, tmp_path) for b in blocks]
     first = opened[0]
     for d in opened:
         assert d.fingerprint == first.fingerprint
         assert texts(d) == texts(first)
         assert read_all(d, "image", [0, 1, 2, 3]) == read_all(first, "image", [0, 1, 2, 3])
-    assert texts(first) != texts(open_dataset(blocks[0], tmp_path))
+    assert texts(first) != texts(open_block(blocks[0], tmp_path))
 
 
 # --- the block of a study file -------------------------------------------------------------------
@@ -497,12 +504,12 @@ def test_every_source_gives_the_same_stimuli(tmp_path: Path) -> None:
 def test_the_block_is_applied_to_what_was_selected() -> None:
     block = {"toy": {"n": 40}, "ids": [f"scene-{i:05}" for i in range(20)], "sample": {"n": 8, "seed": 2}}
     how = {"image": {"kind": "blur", "amount": 0.4}, "text": {"kind": "order", "amount": 1}, "seed": 5}
-    got = open_dataset({**block, "distort": how}, Path())
+    got = open_block({**block, "distort": how}, Path())
     whole = Dataset.toy(40).distort("image", "blur", 0.4, seed=5).distort("text", "order", 1, seed=5)
     assert got.fingerprint == whole.subset(block["ids"]).sample(8, 2).fingerprint
     nothing = {"image": {"kind": "noise", "amount": 0}}
-    assert open_dataset({**block, "distort": nothing}, Path()).fingerprint == open_dataset(block, Path()).fingerprint
-    assert open_dataset({**block, "distort": None}, Path()).fingerprint == open_dataset(block, Path()).fingerprint
+    assert open_block({**block, "distort": nothing}, Path()).fingerprint == open_block(block, Path()).fingerprint
+    assert open_block({**block, "distort": None}, Path()).fingerprint == open_block(block, Path()).fingerprint
 
 
 NOISE = {"kind": "noise", "amount": 0.5}
@@ -516,7 +523,7 @@ NOISE = {"kind": "noise", "amount": 0.5}
         ({"image": {"kind": "words", "amount": 0.5}}, ["'words' is no distortion of images but of captions"]),
         ({"text": {"kind": "blur", "amount": 0.5}}, ["distort.text.kind: 'blur' is no distortion of captions but of images"]),
         ({"image": {"kind": "noise", "amuont": 0.5}}, ["dataset.distort.image.amuont", "did you mean 'amount'"]),
-        ({"image": {"kind": "noise"}}, ["dataset.distort.image.amount", "Field required"]),
+        ({"image": {"kind": "noise"}}, ["dataset.distort.image.amount", "field required"]),
         ({"image": {"kind": "noise", "amount": 1.5}}, ["dataset.distort.image.amount", "or equal to 1", "got: 1.5"]),
         ({"image": {"kind": "noise", "amount": -0.1}}, ["dataset.distort.image.amount", "or equal to 0"]),
         ({"image": {"kind": "noise", "amount": float("nan")}}, ["dataset.distort.image.amount", "got: nan"]),
@@ -526,13 +533,14 @@ NOISE = {"kind": "noise", "amount": 0.5}
         ({"seed": 1}, ["dataset.distort: say what is distorted"]),
     ],
 )
-def test_errors_of_the_block_name_the_field(block: dict[str, Any], parts: list[str]) -> None:
-    fails(lambda: open_dataset({"toy": {"n": 3}, "distort": block}, Path()), *parts)
+def test_errors_of_the_block_name_the_field(tmp_path: Path, block: dict[str, Any], parts: list[str]) -> None:
+    path = tmp_path / "s.yaml"
+    study = {"name": "s", "dataset": {"toy": {"n": 3}, "distort": block}, "models": ["toy:vision-pixels", "toy:language-bag"]}
+    path.write_text(yaml.safe_dump(study))
+    fails(lambda: load_study(path), *parts)
 
 
 def test_a_study_file_names_the_line(tmp_path: Path) -> None:
-    from repalign.study import load_study
-
     path = tmp_path / "s.yaml"
     text = "name: s\ndataset:\n  toy: {n: 30}\n  distort:\n    image: {kind: %s, amount: 0.5}\n"
     text += "models: ['toy:vision-pixels', 'toy:language-bag']\n"

@@ -231,7 +231,7 @@ def test_what_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
     )
     assert "dataset org/tiny has no revision 'v3'" in revision
     assert "the hub has no dataset 'org/other'" in dataset and "hf auth login" in dataset
-    assert "org/tiny has no split 'test'" in split and "expected: one of train" in split
+    assert "org/tiny has no split 'test'" in split and "expected: train" in split
     assert "org/tiny has no column 'picture'" in column
     assert "dataset org/tiny at revision v1 cannot be loaded" in config and "'big' not found" in config
 

@@ -1,11 +1,12 @@
 """Datasets: ordered ids, one column of stimuli per modality, a revision, a fingerprint.
 
 `Dataset` and its five sources (`from_hub`, `from_table`, `from_folder`, `from_arrays`, `toy`);
-`open_dataset` and `DatasetConfig` read the `dataset:` block of a study file.
+`DatasetConfig` reads the `dataset:` block of a study file. `KINDS` says which kinds of stimuli there are, and what is
+done with each.
 """
 
-from repalign.dataset._config import DatasetConfig, open_dataset
-from repalign.dataset._core import Dataset, LeftOut
-from repalign.dataset._distortions import DISTORTIONS
+from repalign.dataset.columns import ARRAY, DISTORTIONS, IMAGE, KINDS, TEXT, Kind, LeftOut
+from repalign.dataset.config import DatasetConfig
+from repalign.dataset.dataset import Dataset
 
-__all__ = ["DISTORTIONS", "Dataset", "DatasetConfig", "LeftOut", "open_dataset"]
+__all__ = ["ARRAY", "DISTORTIONS", "IMAGE", "KINDS", "TEXT", "Dataset", "DatasetConfig", "Kind", "LeftOut"]

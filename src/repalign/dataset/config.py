@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from repalign.dataset._core import Dataset
-from repalign.dataset._distortions import unknown
-from repalign.errors import RepalignError, did_you_mean
+from repalign.dataset.columns import IMAGE, KINDS, TEXT, Kind
+from repalign.dataset.dataset import Dataset
+from repalign.errors import RepalignError
 from repalign.tables import id_lines
 from repalign.text import Progress, silent
 
@@ -38,15 +37,14 @@ class DistortionConfig(BaseModel):
     """What is done to the stimuli of one modality."""
 
     model_config = ConfigDict(extra="forbid")
-    of: ClassVar[str]  # the kind of the stimuli
+    of: ClassVar[Kind]  # of the stimuli
     kind: str
     amount: float = Field(ge=0, le=1, strict=True, allow_inf_nan=False)
 
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        wrong = unknown(kind, cls.of)
-        if wrong:
+        if wrong := cls.of.problem(kind):
             raise ValueError("; ".join(wrong))
         return kind
 
@@ -54,13 +52,13 @@ class DistortionConfig(BaseModel):
 class ImageDistortionConfig(DistortionConfig):
     """Of images: noise, blur, patches, grey, occlude."""
 
-    of: ClassVar[str] = "image"
+    of = IMAGE
 
 
 class TextDistortionConfig(DistortionConfig):
     """Of captions: words, order, drop."""
 
-    of: ClassVar[str] = "text"
+    of = TEXT
 
 
 class DistortConfig(BaseModel):
@@ -126,9 +124,7 @@ class DatasetConfig(BaseModel):
     def _one_source_and_its_options(self) -> DatasetConfig:
         named = [s for s in SOURCES if getattr(self, s) is not None]
         if len(named) != 1:
-            raise ValueError(
-                f"exactly one of {', '.join(SOURCES)} must be given, not {' and '.join(named) or 'none'}"
-            )
+            raise ValueError(f"exactly one of {', '.join(SOURCES)} must be given, not {' and '.join(named) or 'none'}")
         for field in sorted(self.model_fields_set - {*SOURCES, "ids", "sample", "distort"}):
             if field not in SOURCES[named[0]]:
                 possible = ", ".join(sorted(SOURCES[named[0]])) or "no options"
@@ -145,7 +141,7 @@ class DatasetConfig(BaseModel):
             dataset = dataset.subset(_read_ids(self.ids, base))
         if self.sample is not None:
             dataset = dataset.sample(self.sample.n, self.sample.seed)
-        for modality in ("image", "text"):
+        for modality in KINDS:
             how = getattr(self.distort, modality, None)
             if how is not None:
                 dataset = dataset.distort(modality, how.kind, how.amount, self.distort.seed)
@@ -182,42 +178,6 @@ SOURCES: dict[str, frozenset[str]] = {
     "arrays": _options(Dataset.from_arrays) | {"row_ids"},
     "toy": frozenset(),
 }
-
-
-BLOCKS: dict[tuple[int | str, ...], type[BaseModel]] = {
-    (): DatasetConfig,
-    ("toy",): ToyConfig,
-    ("sample",): SampleConfig,
-    ("distort",): DistortConfig,
-    ("distort", "image"): ImageDistortionConfig,
-    ("distort", "text"): TextDistortionConfig,
-}
-
-
-def open_dataset(config: Mapping[str, Any], base: Path, progress: Progress = silent) -> Dataset:
-    """The dataset of a study file's `dataset:` block; relative paths start from the folder `base`."""
-    try:
-        parsed = DatasetConfig.model_validate(dict(config))
-    except ValidationError as error:
-        raise _field_error(error) from error
-    return parsed.open(Path(base), progress)
-
-
-def _field_error(error: ValidationError) -> RepalignError:
-    """The first thing that is wrong in the block, with its field."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt field explains a missing one
-    path = ".".join(["dataset", *(str(part) for part in first["loc"])])
-    if first["type"] == "extra_forbidden":
-        field = str(first["loc"][-1])
-        fields = BLOCKS[first["loc"][:-1]].model_fields
-        return RepalignError(
-            f"{path}: there is no field {field!r}",
-            expected=f"one of {', '.join(fields)}",
-            got=f"{field}: {first['input']!r}",
-            remedy=did_you_mean(field, fields),
-        )
-    got = None if first["type"] == "value_error" else repr(first["input"])
-    return RepalignError(f"{path}: {first['msg'].removeprefix('Value error, ')}", got=got)
 
 
 def _read_ids(ids: str | list[str | int], base: Path) -> list[str | int]:

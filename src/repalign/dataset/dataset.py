@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ParamSpec
 
-from repalign.dataset._columns import Column, Texts
-from repalign.dataset._distorted import Distorted, distorted
-from repalign.dataset._distortions import Distortion, check
-from repalign.errors import RepalignError, did_you_mean
+from repalign.dataset.columns import Column, Distorted, LeftOut, Loaded, Texts, distorted
+from repalign.dataset.distortions import Distortion
+from repalign.dataset.from_files import from_folder, from_table
+from repalign.dataset.from_hub import from_hub
+from repalign.dataset.from_memory import from_arrays, toy
+from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.tables import bad_text
-from repalign.text import Progress, silent
+
+P = ParamSpec("P")
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A row that is in no modality of the dataset, and why. `row` counts from 0 in the source."""
+def _dataset_of(load: Callable[P, Loaded]) -> Callable[P, Dataset]:
+    """A source as a constructor: its signature and its docstring are those of the function that loads."""
 
-    id: str
-    row: int
-    reason: str
+    @wraps(load)
+    def make(*args: P.args, **options: P.kwargs) -> Dataset:
+        return Dataset(*load(*args, **options))
+
+    make.__signature__ = inspect.signature(load).replace(return_annotation="Dataset")  # type: ignore[attr-defined]
+    return make
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,17 +49,14 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
-        if bad_text("\n".join(self.ids)):  # of all at once: the one is looked for where there is one
+        if bad_text("\n".join(self.ids)):  # all at once, which is quick; the one is looked for if there is one
             row, problem = next((i, found) for i, id_ in enumerate(self.ids) if (found := bad_text(id_)))
             raise RepalignError(f"dataset {self.name!r}: row {row} has an id with {problem}", expected="an id that is text")
         for modality, column in self.columns.items():
             if len(column) != len(self.ids):
-                raise RepalignError(
-                    f"dataset {self.name!r}: modality {modality!r} does not have one row for each id",
-                    expected=f"{len(self.ids)} rows",
-                    got=f"{len(column)} rows",
-                    remedy="give one id for each row",
-                )
+                problem = f"dataset {self.name!r}: modality {modality!r} does not have one row for each id"
+                expected, got = f"{len(self.ids)} rows", f"{len(column)} rows"
+                raise RepalignError(problem, expected=expected, got=got, remedy="give one id for each row")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -114,20 +116,11 @@ class Dataset:
         column = self._column(modality)
         for row in rows:
             if not 0 <= row < self.n:
-                raise RepalignError(
-                    f"dataset {self.name!r}: no row {row}", expected=f"0 to {self.n - 1}", got=row
-                )
+                raise RepalignError(f"dataset {self.name!r}: no row {row}", expected=f"0 to {self.n - 1}", got=row)
         return [column.read(int(row)) for row in rows]
 
     def _column(self, modality: str) -> Column:
-        if modality not in self.columns:
-            raise RepalignError(
-                f"dataset {self.name!r} has no modality {modality!r}",
-                expected=f"one of {', '.join(self.modalities)}",
-                got=modality,
-                remedy=did_you_mean(modality, self.modalities),
-            )
-        return self.columns[modality]
+        return self.columns[choose("modality", modality, self.modalities, f"dataset {self.name!r} has no modality {modality!r}")]
 
     def subset(self, ids: Iterable[str]) -> Dataset:
         """The rows with these ids, in the given order. Errors for unknown, repeated or no ids."""
@@ -135,11 +128,12 @@ class Dataset:
         row_of = {id_: row for row, id_ in enumerate(self.ids)}
         for id_ in wanted:
             if id_ not in row_of:
+                hint = did_you_mean(str(id_), self.ids[:5000])  # which searches a few thousand in good time
                 raise RepalignError(
                     f"dataset {self.name!r} has no id {id_!r}",
                     expected=f"one of its {self.n} ids, such as {self.ids[0]!r}",
                     got=repr(id_),
-                    remedy=_closest_ids(str(id_), self.ids),
+                    remedy=hint if hint.startswith("did you mean") else "look at `Dataset.ids` for those that are there",
                 )
         if not wanted or len(set(wanted)) < len(wanted):
             twice = next((i for i in wanted if wanted.count(i) > 1), None)
@@ -184,24 +178,12 @@ class Dataset:
         Raises RepalignError for an unknown modality or kind, an amount outside [0, 1], arrays, and a modality that is
         distorted already.
         """
-        column, where = self._column(modality), f"dataset {self.name!r}, modality {modality!r}"
-        how = Distortion(kind, amount, seed)
-        check(how, column.kind, where)
-        if amount == 0:
+        how, where = Distortion(kind, amount, seed), f"dataset {self.name!r}, modality {modality!r}"
+        column = distorted(self._column(modality), how, modality, self.ids, where)
+        if column is self.columns[modality]:
             return self
-        if isinstance(column, Distorted):
-            raise RepalignError(
-                f"{where} is distorted already",
-                expected="stimuli as they were",
-                got=column.distortion,
-                remedy="distort the dataset that this one was made from",
-            )
-        how = replace(how, amount=float(amount))
-        return replace(
-            self,
-            columns={**self.columns, modality: distorted(column, how, modality, self.ids)},
-            source=f"{self.source}; {modality} distorted: {how}, seed {seed}",
-        )
+        source = f"{self.source}; {modality} distorted: {how}, seed {seed}"
+        return replace(self, columns={**self.columns, modality: column}, source=source)
 
     @property
     def distortions(self) -> dict[str, Distortion]:
@@ -235,115 +217,13 @@ class Dataset:
             "left_out": [asdict(row) for row in self.left_out],
         }
 
-    # --- sources; each is a module of its own, imported on use --------------------------------------
-
-    @classmethod
-    def from_hub(
-        cls,
-        path: str | Path,
-        *,
-        revision: str | None = None,
-        split: str = "train",
-        image: str | None = None,
-        text: str | Sequence[str] | None = None,
-        id: str | None = None,
-        config: str | None = None,
-        data_files: str | Sequence[str] | None = None,
-        on_missing: str = "error",
-        name: str | None = None,
-        progress: Progress = silent,
-    ) -> Dataset:
-        """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
-
-        `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,
-        which is what `Dataset.revision` records and the fingerprint covers. A `path` that exists is
-        local, may be a folder written by `save_to_disk`, a folder of data files or one such file,
-        and has no revision. `text` is a column of strings or of lists of strings, or several columns
-        of strings; of several captions the first counts. Without an `id` column the ids are row numbers.
-
-        Raises RepalignError without network and cache, and where the cache holds another commit.
-        """
-        from repalign.dataset._hub import from_hub
-
-        return from_hub(
-            path, revision, split, image, text, id, config, data_files, on_missing, name, progress
-        )
-
-    @classmethod
-    def from_table(
-        cls,
-        path: str | Path,
-        *,
-        id: str | None = "id",
-        image: str | None = None,
-        text: str | Sequence[str] | None = None,
-        root: str | Path | None = None,
-        on_missing: str = "error",
-        name: str | None = None,
-        progress: Progress = silent,
-    ) -> Dataset:
-        """A CSV, TSV, JSONL or Parquet table with a column of ids and columns named by the caller.
-
-        `image` is a column of paths, relative to the table's folder or to `root`; `text` a column
-        of strings or of lists of strings, or several columns of strings. Rows with the same id are
-        merged into several captions if each holds one caption and all name the same image.
-        With `id=None` the ids are row numbers. Equal content gives the same fingerprint in every format.
-        """
-        from repalign.dataset._table import from_table
-
-        return from_table(Path(path), id, image, text, root, on_missing, name, progress)
-
-    @classmethod
-    def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        on_missing: str = "error",
-        name: str | None = None,
-        progress: Progress = silent,
-    ) -> Dataset:
-        """A folder of images, subfolders included, in the order of their ids.
-
-        The id of an image is its path in the folder without the suffix. Captions are either in a file
-        `name.txt` beside `name.jpg`, one per line, or in one `captions.jsonl` or `captions.csv` at the
-        top with the columns `image` (path in the folder) and `caption` or `captions`. A folder
-        without any captions is a dataset of images alone.
-        """
-        from repalign.dataset._folder import from_folder
-
-        return from_folder(Path(path), on_missing, name, progress)
-
-    @classmethod
-    def from_arrays(
-        cls,
-        arrays: Mapping[str, Any],
-        ids: Sequence[str | int],
-        *,
-        name: str | None = None,
-        revision: str | None = None,
-    ) -> Dataset:
-        """Arrays of shape (n, ...), one per modality, whose row i is the thing that `ids[i]` names."""
-        from repalign.dataset._memory import from_arrays
-
-        return from_arrays(arrays, ids, name or "arrays", revision)
-
-    @classmethod
-    def toy(cls, n: int = 1024, seed: int = 0, detail: int = 10) -> Dataset:
-        """Scenes of the toy world: an image, a caption and the latents that made them.
-
-        `detail` is how many attributes the caption names, from 1 to 10. The modalities are `image`,
-        `text` and `latent` (palette, family, depth, layout).
-        """
-        from repalign.dataset._memory import toy
-
-        return toy(n, seed, detail)
+    # Every source is a function of its own; none imports its library before it is used.
+    from_hub = staticmethod(_dataset_of(from_hub))
+    from_table = staticmethod(_dataset_of(from_table))
+    from_folder = staticmethod(_dataset_of(from_folder))
+    from_arrays = staticmethod(_dataset_of(from_arrays))
+    toy = staticmethod(_dataset_of(toy))
 
 
 def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _closest_ids(wanted: str, ids: tuple[str, ...]) -> str:
-    """`did_you_mean`, which searches a few thousand ids in good time and lists no thousands of them."""
-    hint = did_you_mean(wanted, ids[:5000])
-    return hint if hint.startswith("did you mean") else "look at `Dataset.ids` for those that are there"

@@ -1,7 +1,8 @@
-"""What each kind of distortion does to one image or one caption, given its random numbers.
+"""Distortions of one image or one caption, given its random numbers.
 
-A kind is a function of a stimulus, an amount a in (0, 1] and the stimulus's own stream of random numbers. The stream does
-not depend on the kind or the amount: what is changed at a small amount is changed at every larger one, by the same draw.
+A kind of distortion is a function of a stimulus, an amount a in (0, 1] and the stimulus's own stream of random numbers. The
+stream does not depend on the kind or the amount: what is changed at a small amount is changed at every larger one, by the
+same draw.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import math
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
-
-from repalign.errors import RepalignError, did_you_mean
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
 PATCH = 16  # pixels along the edge of a patch
 GREY = 128
@@ -211,53 +211,32 @@ def _ring(n: int, amount: float, draw: Draw) -> list[tuple[int, int]]:
     return list(zip(chosen, chosen[-1:] + chosen[:-1], strict=True))
 
 
-# --- the kinds by name -----------------------------------------------------------------------------------
+# --- the kinds of distortion by name, and one stimulus ---------------------------------------------------
 
-IMAGE: dict[str, Callable[[np.ndarray, float, Draw], np.ndarray]] = {
+IMAGES: dict[str, Callable[[np.ndarray, float, Draw], np.ndarray]] = {
     "noise": _noise,
     "blur": _blur,
     "patches": _patches,
     "grey": _grey,
     "occlude": _occlude,
 }
-TEXT: dict[str, Callable[[Sequence[str], float, Draw, Vocabulary], list[str | None]]] = {
+CAPTIONS: dict[str, Callable[[Sequence[str], float, Draw, Vocabulary], list[str | None]]] = {
     "words": _words,
     "order": _order,
     "drop": _drop,
 }
-DISTORTIONS: Mapping[str, tuple[str, ...]] = {"image": tuple(IMAGE), "text": tuple(TEXT)}  # by the stimuli's kind
-_CALLED = {"image": "images", "text": "captions"}
 
 
-def unknown(kind: Any, of: str) -> tuple[str, str] | None:
-    """What is wrong with a kind for stimuli of kind `of`, and what to do; None if it is one of them."""
-    if kind in DISTORTIONS[of]:
-        return None
-    whose = next((name for name, kinds in DISTORTIONS.items() if kind in kinds), None)
-    problem = f"{kind!r} is no distortion of {_CALLED[of]}" + (f" but of {_CALLED[whose]}" if whose else "")
-    return problem, did_you_mean(str(kind), DISTORTIONS[of])
+def distort_image(image: Image, how: Distortion, vocabulary: Vocabulary | None, *key: str) -> Image:  # noqa: ARG001
+    """An image, at the size at which it is stored; `key` names the stimulus."""
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(IMAGES[how.kind](np.asarray(image), how.amount, stream(how.seed, *key)))
 
 
-def check(distortion: Distortion, of: str, where: str) -> None:
-    """Refuse a kind that stimuli of kind `of` cannot have, an amount outside [0, 1] and a seed that is none."""
-    if of not in DISTORTIONS:
-        raise RepalignError(
-            f"{where} cannot be distorted",
-            expected=f"stimuli of kind {' or '.join(DISTORTIONS)}",
-            got=f"kind {of}",
-            remedy="change the arrays before the dataset is made of them",
-        )
-    wrong = unknown(distortion.kind, of)
-    if wrong:
-        raise RepalignError(
-            f"{where}: {wrong[0]}", expected=", ".join(DISTORTIONS[of]), got=repr(distortion.kind), remedy=wrong[1]
-        )
-    amount, seed = distortion.amount, distortion.seed
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= 1:
-        raise RepalignError(
-            f"{where}: the amount of {distortion.kind} is out of range",
-            expected="a number from 0 (nothing) to 1",
-            got=repr(amount),
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise RepalignError(f"{where}: the seed is none", expected="a whole number, at least 0", got=repr(seed))
+def distort_captions(captions: Sequence[str], how: Distortion, vocabulary: Vocabulary, *key: str) -> tuple[str, ...]:
+    """The captions of a row, each with random numbers of its own; `vocabulary` is where replacements come from."""
+    draws = [stream(how.seed, *key, index) for index in range(len(captions))]
+    change = CAPTIONS[how.kind]
+    return tuple(rewrite(c, lambda w, d=d: change(w, how.amount, d, vocabulary)) for c, d in zip(captions, draws, strict=True))

@@ -14,21 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.dataset._columns import Blob
-from repalign.dataset._core import Dataset
-from repalign.dataset._rows import (
-    Row,
-    assemble,
-    cells_to_captions,
-    check_asked,
-    check_columns,
-    number_ids,
-    row_id,
-    text_columns,
-)
-from repalign.errors import RepalignError, did_you_mean
+from repalign.dataset.columns import Blob, Loaded, Row, assemble, captions_in, check_columns, named_columns, row_id
+from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.tables import iter_rows
-from repalign.text import Progress
+from repalign.text import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +46,31 @@ class HubBlob:
 
 def from_hub(
     path: str | Path,
-    revision: str | None,
-    split: str,
-    image: str | None,
-    text: str | Sequence[str] | None,
-    id: str | None,
-    config: str | None,
-    data_files: str | Sequence[str] | None,
-    on_missing: str,
-    name: str | None,
-    progress: Progress,
-) -> Dataset:
-    """See `Dataset.from_hub`."""
+    *,
+    revision: str | None = None,
+    split: str = "train",
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    id: str | None = None,
+    config: str | None = None,
+    data_files: str | Sequence[str] | None = None,
+    on_missing: str = "error",
+    name: str | None = None,
+    progress: Progress = silent,
+) -> Loaded:
+    """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
+
+    `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,
+    which is what `Dataset.revision` records and the fingerprint covers. A `path` that exists is
+    local, may be a folder written by `save_to_disk`, a folder of data files or one such file,
+    and has no revision. `text` is a column of strings or of lists of strings, or several columns
+    of strings; of several captions the first counts. Without an `id` column the ids are row numbers.
+
+    Raises RepalignError without network and cache, and if the cache holds another commit.
+    """
     local = Path(path).expanduser()
     where = local.name if local.exists() else str(path)
-    texts = text_columns(text)
-    check_asked(image, texts, where)
+    texts, named = named_columns(id, image, text, where)
     commit = None
     if local.exists():
         if revision is not None:
@@ -82,52 +80,28 @@ def from_hub(
                 got=f"revision {revision!r}",
                 remedy="leave the revision out; or, to load it from the hub, rename the local folder",
             )
-        data = load_local(local, split, config, data_files)
-        source = f"local {where}"
+        data, source = _load_local(local, split, config, data_files), f"local {where}"
     else:
-        commit, data = load_hub(str(path), revision, split, config, data_files)
+        commit, data = _load_hub(str(path), revision, split, config, data_files)
         source = f"hub {path}@{revision or 'default branch'}"
-    rows = _rows(data, id, image, texts, where)
-    named = [f"{k}={v}" for k, v in (("id", id), ("image", image), ("text", ",".join(texts))) if v]
-    return assemble(
-        rows,
-        name=name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1]),
-        where=where,
-        source=f"{source} ({', '.join([f'split={split}', *named])})",
-        revision=commit,
-        with_image=image is not None,
-        with_text=bool(texts),
-        on_missing=on_missing,
-        progress=progress,
-    )
-
-
-def _rows(data: Any, id: str | None, image: str | None, texts: list[str], where: str) -> list[Row]:
-    plain = [c for c in (id, *texts) if c is not None]
-    check_columns([*plain, *([] if image is None else [image])], data.column_names, where)
-    cells = {c: data.select_columns([c])[:][c] for c in plain}
-    numbers = number_ids(len(data))
-    ids = numbers if id is None else [row_id(v, i, where) for i, v in enumerate(cells[id])]
-    blobs = None if image is None else _blobs(data, image, ids, where)
-    return [
-        Row(
-            row=i,
-            id=ids[i],
-            image=None if blobs is None else blobs[i],
-            captions=cells_to_captions([cells[t][i] for t in texts], texts, i, where) if texts else (),
-        )
-        for i in range(len(data))
-    ]
+    check_columns([id, *texts, image], data.column_names, where)
+    cells = {c: data.select_columns([c])[:][c] for c in (id, *texts) if c is not None}
+    ids = [f"{i:05d}" if id is None else row_id(cells[id][i], i, where) for i in range(len(data))]
+    raw: list[dict[str, Any]] = [{} for _ in ids]
+    if image is not None:
+        raw = [{"image": blob} for blob in _blobs(data, image, ids, where)]
+    for i, row in enumerate(raw if texts else ()):
+        row["text"] = captions_in([cells[t][i] for t in texts], texts, i, where)
+    rows = [Row(i, id_, row) for i, (id_, row) in enumerate(zip(ids, raw, strict=True))]
+    name = name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1])
+    return assemble(rows, name, where, f"{source} (split={split}, {named})", commit, on_missing, progress)
 
 
 def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[Blob]:
     import datasets
 
     feature = data.features[column]
-    if not isinstance(feature, datasets.Image) and set(feature if isinstance(feature, dict) else ()) != {
-        "bytes",
-        "path",
-    }:
+    if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
         raise RepalignError(
             f"{where}: column {column!r} holds no images",
             expected="a column of the feature type Image",
@@ -141,7 +115,7 @@ def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[B
 # --- local ---------------------------------------------------------------------------------------
 
 
-def load_local(path: Path, split: str, config: str | None, data_files: Any) -> Any:
+def _load_local(path: Path, split: str, config: str | None, data_files: Any) -> Any:
     """A folder written by `save_to_disk`, a folder of data files, or one data file."""
     import datasets
 
@@ -196,25 +170,17 @@ def _prepared(builder: Any, split: str, where: str) -> Any:
 
 
 def _check_split(split: str, splits: Sequence[Any], where: str) -> None:
-    if split not in splits:
-        raise RepalignError(
-            f"{where} has no split {split!r}",
-            expected=f"one of {', '.join(splits)}",
-            got=split,
-            remedy=did_you_mean(split, [str(s) for s in splits]),
-        )
+    choose("split", split, list(map(str, splits)), f"{where} has no split {split!r}")
 
 
 # --- the hub -------------------------------------------------------------------------------------
 
 
-def load_hub(
-    path: str, revision: str | None, split: str, config: str | None, data_files: Any
-) -> tuple[str, Any]:
+def _load_hub(path: str, revision: str | None, split: str, config: str | None, data_files: Any) -> tuple[str, Any]:
     """The commit that a revision stands for, and the dataset at that commit."""
     import datasets
 
-    commit = resolve_commit(path, revision)
+    commit = _resolve_commit(path, revision)
     if revision is None:
         log.warning("dataset %s: no revision given, taking commit %s; pin it", path, commit)
     try:
@@ -235,7 +201,7 @@ def load_hub(
         raise _not_loaded(path, revision, error) from error
 
 
-def resolve_commit(path: str, revision: str | None) -> str:
+def _resolve_commit(path: str, revision: str | None) -> str:
     """The commit (40 hex digits) that a revision of a hub dataset stands for now.
 
     Asks the hub; without network a commit stands for itself and a name for what the hub client's
