@@ -11,7 +11,7 @@ import pytest
 from repalign.errors import RepalignError
 from repalign.sources import SOURCES, ModelEntry, parse_spec
 from repalign.sources import torch as torch_
-from repalign.sources.source import ABOUT
+from repalign.sources.model import ABOUT
 
 # --- the options ---------------------------------------------------------------------------------
 

@@ -17,8 +17,7 @@ import tiny_models as tiny
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.sources import SOURCES, Batch, Facts, Layer, LoadedModel, ModelEntry, Source, extract, loop
-from repalign.sources.standins import StandIn
+from repalign.sources import SOURCES, Batch, Facts, Layer, LoadedModel, ModelEntry, Source, StandIn, extract, loop
 from repalign.store import FeatureStore
 
 

@@ -17,9 +17,9 @@ from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, choose_device, extract, parse_spec
 from repalign.sources import hf as _placement
 from repalign.sources import hf as hub
-from repalign.sources.hidden import POSITIONS, nats
 from repalign.sources.hub import held
-from repalign.sources.source import Context, run_dtype, weights_digest
+from repalign.sources.model import Context, run_dtype, weights_digest
+from repalign.sources.passes import POSITIONS, nats
 from repalign.sources.tokenizer import PROBE
 
 GIB = 2**30
@@ -271,7 +271,7 @@ def test_the_digest_does_not_depend_on_the_pieces_it_is_read_in(folders, monkeyp
         largest = max(largest, self.nbytes)
         return to(self, *arguments, **options)
 
-    monkeypatch.setattr("repalign.sources.source.DIGEST_BYTES", 64)
+    monkeypatch.setattr("repalign.sources.model.DIGEST_BYTES", 64)
     monkeypatch.setattr(torch.Tensor, "to", watched)
     assert weights_digest(model) == whole
     assert 0 < largest <= 64

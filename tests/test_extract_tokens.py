@@ -19,8 +19,8 @@ from repalign.comparison.doctor import RULING_SHARE, RULING_TOKEN, examine
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
-from repalign.sources.hidden import norm_ratios, sees_only_back, without_first
-from repalign.sources.source import NO_BOS
+from repalign.sources.model import NO_BOS
+from repalign.sources.passes import norm_ratios, sees_only_back, without_first
 from repalign.store import FeatureStore
 from repalign.study import load_study
 from repalign.study.alignment import AlignmentStudy

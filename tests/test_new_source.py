@@ -19,8 +19,7 @@ LETTERS = '''
 import torch
 
 from repalign.models import ModelRecord
-from repalign.sources.source import KNOWN, Batch, Facts, Layer, LoadedModel, Source
-from repalign.sources.standins import StandIn
+from repalign.sources import Batch, Facts, Layer, LoadedModel, Source, StandIn
 
 
 class Letters(Source):
@@ -39,7 +38,7 @@ class Letters(Source):
         width = len(spec.path)
         return Facts(
             kind="text", parameters=width, widths=(width, width), names=("small", "large"), file_bytes=0, download_bytes=0,
-            parameters_from=KNOWN, layers_from=KNOWN, download_from=KNOWN,
+            parameters_from="known", layers_from="known", download_from="known",
         )
 
     def load(self, spec, entry, context):
@@ -81,12 +80,13 @@ def house(tmp_path_factory) -> Path:
     shutil.copytree(Path(repalign.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "sources" / "letters.py").write_text(LETTERS)
     table = package / "sources" / "source.py"
-    row = '        "toy": "repalign.sources.toy:Toys",\n'
+    row, own = '        "toy": "repalign.sources.toy:Toys",\n', '        "letters": "repalign.sources.letters:Letters",\n'
     assert table.read_text("utf-8").count(row) == 1
-    table.write_text(table.read_text("utf-8").replace(row, row + '        "letters": "repalign.sources.letters:Letters",\n'), "utf-8")
-    words = "a quick brown fox jumps over one lazy dog while seven small stones lie still at the river".split()
+    table.write_text(table.read_text("utf-8").replace(row, row + own), "utf-8")
+    words = "a quick brown fox jumps over one lazy dog while seven small stones lie still by the river".split()  # noqa: SIM905
     texts = [" ".join(words[(i * k) % len(words)] for k in range(1, 9)) for i in range(40)]
-    (home / "texts.csv").write_text("id,text\n" + "".join(f"t{i},{text.title() if i % 3 else text}\n" for i, text in enumerate(texts)))
+    lines = [f"t{i},{text.title() if i % 3 else text}" for i, text in enumerate(texts)]
+    (home / "texts.csv").write_text("\n".join(["id,text", *lines]) + "\n")
     (home / "study.yaml").write_text(STUDY)
     return home
 

@@ -219,7 +219,7 @@ figures: [{{trend: {{against: bits_per_byte, side: x}}}}]
 @pytest.mark.parametrize("family", sorted({str(k.family) for k in TEXT}))
 def test_ids_are_those_of_the_files_of_the_family(family, hub, offline, tokenizers):
     """sentencepiece's own where there is a sentencepiece file alone, else those of tokenizer.json, behind its BOS."""
-    from repalign.sources.source import Context
+    from repalign.sources import Context
     from repalign.sources.tokenizer import PROBES, load_tokenizer
 
     known = next(k for k in TEXT if k.family == family)

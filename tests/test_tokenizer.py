@@ -15,9 +15,8 @@ from tokenizers import pre_tokenizers as pre
 
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
-from repalign.sources import ModelEntry, extract, parse_spec
+from repalign.sources import Context, ModelEntry, extract, parse_spec
 from repalign.sources import tokenizer as _tokenizer
-from repalign.sources.source import Context
 from repalign.sources.tokenizer import PROBES, load_tokenizer
 
 TEXTS = [*PROBES, *tiny.CAPTIONS]

@@ -165,7 +165,7 @@ class _Walk:
             return
         self.say("module", module.__name__.rpartition(".")[2])
         if getattr(module, "__file__", None):
-            from repalign.sources.code import imported_code, source_digest
+            from repalign.sources.torch import imported_code, source_digest
 
             self.say(source_digest(module))
             self.each(part for item in imported_code(module).items() for part in item)

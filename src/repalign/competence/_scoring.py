@@ -13,8 +13,8 @@ from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
 from repalign.sources.hf import quiet
 from repalign.sources.hf_text import HFText
-from repalign.sources.hidden import costs
 from repalign.sources.hub import library_errors
+from repalign.sources.passes import costs
 from repalign.sources.tokenizer import PROBE
 
 LONGEST = 2048  # tokens of context where none is asked for

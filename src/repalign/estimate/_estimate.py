@@ -22,7 +22,8 @@ from repalign.estimate._stimuli import Stimuli
 from repalign.measures import is_group, parse_measure, parse_measures
 from repalign.measures.measure import Measure
 from repalign.sources import Facts, ModelEntry, choose_device, facts_of, parse_spec
-from repalign.sources.source import FILE, MEASURED, UNKNOWN, as_asked_today, run_dtype
+from repalign.sources.model import run_dtype
+from repalign.sources.source import FILE, MEASURED, UNKNOWN, as_asked_today
 from repalign.store import FeatureStore, StoredRepresentation
 from repalign.text import duration, named, size
 

@@ -9,7 +9,7 @@ import torch
 
 from repalign.estimate._rates import Rates
 from repalign.sources import Facts
-from repalign.sources.source import RUN_DTYPES, STORE_DTYPES
+from repalign.sources.model import RUN_DTYPES, STORE_DTYPES
 
 # Seconds of each block of each batch beside its products: measured on a model of 0.3 million parameters, whose passes are
 # little else.

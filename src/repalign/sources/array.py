@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,24 +20,8 @@ from repalign.features import Found, Reading, file_widths, join, names_of, read_
 from repalign.layers import Given, Pairwise
 from repalign.models import ModelRecord
 from repalign.sources.hub import file_digest
-from repalign.sources.source import (
-    FILE,
-    UNKNOWN,
-    Answer,
-    Batch,
-    Context,
-    Facts,
-    Layer,
-    LoadedModel,
-    ModelEntry,
-    Source,
-    Spec,
-    no_modality,
-    versions,
-)
-
-if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, no_modality, versions
+from repalign.sources.source import FILE, UNKNOWN, Answer, Asked, Facts, Source, Spec, StandIn
 
 # Which rule files are read by: what an earlier one took for features, such as an index, is not taken from a store again.
 RULE = "features 1"

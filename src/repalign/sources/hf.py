@@ -18,23 +18,10 @@ from torch import nn
 
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources.hub import HubSource, at, file_of, held, hub_errors
-from repalign.sources.source import (
-    FILE,
-    HUB,
-    NO_BOS,
-    Answer,
-    Context,
-    Facts,
-    LoadedModel,
-    ModelEntry,
-    Spec,
-    outdated,
-    refuse_prompt,
-    run_dtype,
-)
+from repalign.sources.model import NO_BOS, Context, LoadedModel, ModelEntry, run_dtype
+from repalign.sources.source import FILE, HUB, Answer, Asked, Facts, Spec, StandIn, outdated, refuse_prompt
 
 if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
     from repalign.store import StoredRepresentation
 
 SHARE = 0.8  # of the first GPU's free memory: more than this is spread over several, if there are several
@@ -77,7 +64,7 @@ class Transformers(HubSource):
         return standins.of_side(asked)
 
     def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:
-        from repalign.sources.hidden import images_shown
+        from repalign.sources.passes import images_shown
 
         return facts.get("tokens") != NO_BOS and images_shown(facts)
 

@@ -16,21 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import ModelRecord
+from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
-from repalign.sources.hidden import (
-    TOKEN_POOLINGS,
-    Trace,
-    has_sink,
-    nats,
-    norms,
-    per_row,
-    same_states,
-    sees_only_back,
-    traced,
-    without_first,
-)
-from repalign.sources.source import (
+from repalign.sources.model import (
     LEFT_OUT,
     NO_BOS,
     Batch,
@@ -38,14 +26,10 @@ from repalign.sources.source import (
     Layer,
     LoadedModel,
     ModelEntry,
-    Spec,
-    count_parameters,
     merged,
     refuse_infinite,
-    run_facts,
-    shown_dtype,
-    weights_digest,
 )
+from repalign.sources.source import Spec
 from repalign.sources.tokenizer import PROBE, context_length, load_tokenizer, pad_id
 
 POOLINGS = ("mean", "last", "cls")
@@ -99,14 +83,7 @@ class HFText(LoadedModel):
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.layers = self.choose_layers(every)
-        self.weights = weights_digest(self.model, missing)
-        self.record = ModelRecord(
-            str(spec), spec.source.name(spec, entry), "text", objective=_objective(causal and self.causal, config),
-            n_parameters=count_parameters(self.model),
-        )  # fmt: skip
-        self.facts = {
-            "source": "hf",
-            "architecture": type(self.model).__name__,
+        facts = {
             "pooling": self.pooling,
             **reading.facts,
             "tokens": self._which_tokens(),
@@ -117,15 +94,17 @@ class HFText(LoadedModel):
             "context": self.context,
             **self.text_facts(),
             "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
-            **run_facts(dtype, loaded.stored, "transformers", "tokenizers"),
         }
+        objective = _objective(causal and self.causal, config)
+        libraries, dtypes = ("transformers", "tokenizers"), (dtype, loaded.stored)
+        self.describe(spec, "text", self.model, dtypes, libraries, facts, missing=missing, objective=objective)
 
     @torch.inference_mode()
     def settle(self, prepared: Sequence[Tokens]) -> None:
         """Leave the first word out of the mean where it is a sink."""
         if self.skips_first or self.token_facts(self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
             return
-        self.skips_first = has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
+        self.skips_first = passes.has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
         about = self.token_facts(self.pooling, self.causal, self.skips_first)
         self.facts |= {**about, "tokens": self._which_tokens()}
 
@@ -202,11 +181,11 @@ class HFText(LoadedModel):
         tokens, mask = self._padded([p.ids for p in prepared])
         out = self._run(tokens, mask, self.own_positions)
         layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
-        counted = without_first(mask) if self.skips_first else mask
+        counted = passes.without_first(mask) if self.skips_first else mask
         pooled = {name: self._pool(h, mask, counted).to("cpu", torch.float32) for name, h in layers.items()}
-        extras = per_row(cut=[p.cut for p in prepared])
+        extras = passes.per_row(cut=[p.cut for p in prepared])
         if self.pooling == "mean":
-            extras |= norms(layers, mask, counted)
+            extras |= passes.norms(layers, mask, counted)
         if self.scored:
             extras |= self._bits(out.logits, tokens, mask, prepared)
         return Batch(pooled, extras)
@@ -252,7 +231,7 @@ class HFText(LoadedModel):
         if self.pooling == "last" and self.full is not None:
             return hidden[:, -1].to(torch.float32)
         pooling = "last" if self.pooling == "cls" and self.class_is_last else self.pooling
-        return TOKEN_POOLINGS[pooling](hidden, (counted if pooling == "mean" else mask).to(hidden.device))
+        return passes.TOKEN_POOLINGS[pooling](hidden, (counted if pooling == "mean" else mask).to(hidden.device))
 
     # --- bits per byte ---------------------------------------------------------------------------
 
@@ -264,13 +243,13 @@ class HFText(LoadedModel):
 
     def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
         """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""
-        extras = per_row(
+        extras = passes.per_row(
             tokens=[len(p.ids) - 1 for p in prepared],
             bytes=[p.n_bytes for p in prepared],
             chars=[p.n_chars for p in prepared],
             bos=[self._has_bos(p.ids) for p in prepared],
         )
-        extras["nats"] = nats(logits, tokens, mask)
+        extras["nats"] = passes.nats(logits, tokens, mask)
         whole = torch.tensor([not p.cut for p in prepared])
         return {name: x * whole for name, x in extras.items()}
 
@@ -292,7 +271,7 @@ class HFText(LoadedModel):
         self.masked, self.side = True, "right"
         ids = self._probe()
         tokens, mask = self._padded([ids[: max(1, len(ids) - 2)], ids])
-        with traced(self.model) as trace:
+        with passes.traced(self.model) as trace:
             out = self._run(tokens, mask, own_positions=True)
         states, pooled = (getattr(out, name, None) for name in ("last_hidden_state", "pooler_output"))
         if states is None or pooled is None or (not trace.takers(states[:, -1]) and not _equal(pooled, states[:, -1])):
@@ -318,15 +297,15 @@ class HFText(LoadedModel):
         return token is not None and token != ids[0] and token == ids[-1]
 
     @torch.inference_mode()
-    def _traced(self, dtype: torch.dtype) -> tuple[Trace, Sequence[Tensor]]:
+    def _traced(self, dtype: torch.dtype) -> tuple[passes.Trace, Sequence[Tensor]]:
         tokens, mask = self._padded([self._probe()])
-        with traced(self.model) as trace:
+        with passes.traced(self.model) as trace:
             hidden = self._run(tokens, mask, own_positions=True).hidden_states
         for i, h in enumerate(hidden):
-            refuse_infinite(h, f"model {self.entry.label}, layer {_name(i)}: {PROBE!r}", shown_dtype(dtype))
+            refuse_infinite(h, f"model {self.entry.label}, layer {_name(i)}: {PROBE!r}", dtype)
         return trace, hidden
 
-    def _describe(self, trace: Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
+    def _describe(self, trace: passes.Trace, hidden: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
         yield _name(0), trace.what(hidden[0], None)
         for i, h in enumerate(hidden[1:]):
             behind = "" if trace.block(h, i) else f", behind block {i}"
@@ -345,7 +324,7 @@ class HFText(LoadedModel):
         ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
         for own in dict.fromkeys(ways):
             beside = self._run(tokens, mask, own_positions=own).hidden_states
-            if same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
+            if passes.same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
                 return own
         raise RepalignError(
             f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
@@ -359,7 +338,7 @@ class HFText(LoadedModel):
         if self.full is not None:
             return False  # its last place sees the text, and padding is part of it
         tokens, mask = self._padded([self._probe()])
-        return sees_only_back(
+        return passes.sees_only_back(
             lambda ids: self._run(ids, mask, own_positions=True).hidden_states, tokens, tokens.shape[1] // 2, dtype
         )
 

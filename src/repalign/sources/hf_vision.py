@@ -16,33 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import Unavailable
-from repalign.models import ModelRecord
+from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
-from repalign.sources.hidden import (
-    Places,
-    Trace,
-    class_tokens,
-    map_mean,
-    masked_mean,
-    token_mean,
-    token_places,
-    traced,
-    unlike_images,
-)
 from repalign.sources.hub import at, first_line, hub_errors
-from repalign.sources.source import (
-    Batch,
-    Context,
-    Layer,
-    LoadedModel,
-    ModelEntry,
-    Spec,
-    count_parameters,
-    merged,
-    plain,
-    run_facts,
-    weights_digest,
-)
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, merged, plain
+from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
 OTHERWISE = "name its modules with a torch: spec"
@@ -72,20 +50,16 @@ class HFVision(LoadedModel):
         every = self._probe(missing)
         self.pooling = self.choose_pooling(self._poolings())
         self.layers = self.choose_layers(every)
-        self.weights = weights_digest(self.model, missing)
-        count = count_parameters(self.model)
-        self.record = ModelRecord(str(spec), spec.source.name(spec, entry), "image", n_parameters=count)
-        self.facts = {
-            "source": "hf",
-            "architecture": type(self.model).__name__,
+        facts = {
             "pooling": self.pooling,
             "tokens": self._tokens(),
             "class_token": any(p.cls is not None for p in self.places.values()),
             "last_layer": every[-1].what,
             "preprocessing": plain(self.processor.to_dict()),
             "input": self.input,
-            **run_facts(self.dtype, loaded.stored, "transformers", "torchvision", "pillow"),
         }
+        libraries, dtypes = ("transformers", "torchvision", "pillow"), (self.dtype, loaded.stored)
+        self.describe(spec, "image", self.model, dtypes, libraries, facts, missing=missing)
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[dict[str, Tensor]]:  # noqa: ARG002
         return [self._inputs(image) for image in stimuli]
@@ -109,11 +83,11 @@ class HFVision(LoadedModel):
     def _pool(self, name: str, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         places = self.places.get(name)
         if places is None:
-            return map_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
+            return passes.map_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
         if self.pooling == "cls":
             assert places.cls is not None
             return hidden[:, places.cls].to(torch.float32)
-        return masked_mean(hidden, inputs[self.mask]) if self.mask else token_mean(places.patches(hidden))
+        return passes.masked_mean(hidden, inputs[self.mask]) if self.mask else passes.token_mean(places.patches(hidden))
 
     def _poolings(self) -> tuple[str, ...]:
         if not self.places:
@@ -174,7 +148,7 @@ class HFVision(LoadedModel):
     @torch.inference_mode()
     def _probe(self, missing: Sequence[str]) -> list[Layer]:
         """Run two images: what the hidden states are, and where the patches stand in them."""
-        each = [self._inputs(image) for image in unlike_images()]
+        each = [self._inputs(image) for image in passes.unlike_images()]
         inputs = {name: torch.cat([x[name] for x in each]) for name in each[0]}
         pixels = each[0].get(str(self._known_as("pixel_values")))
         self.input = {name: list(x.shape[1:]) for name, x in each[0].items()}
@@ -204,11 +178,11 @@ class HFVision(LoadedModel):
         refuse_missing(self.entry.label, trace.needed(missing, hidden[-1]))
         return self._layers(trace, hidden, inputs)
 
-    def _trace(self, inputs: Mapping[str, Tensor]) -> tuple[Trace, list[Tensor]]:
-        with traced(self.model) as trace:
+    def _trace(self, inputs: Mapping[str, Tensor]) -> tuple[passes.Trace, list[Tensor]]:
+        with passes.traced(self.model) as trace:
             return trace, self._run(inputs)
 
-    def _layers(self, trace: Trace, hidden: list[Tensor], inputs: Mapping[str, Tensor]) -> list[Layer]:
+    def _layers(self, trace: passes.Trace, hidden: list[Tensor], inputs: Mapping[str, Tensor]) -> list[Layer]:
         first = 0 if len(hidden) == 1 or self._is_layer(trace, hidden) else 1
         states = hidden[first : -1 if trace.normalises(hidden[-2:]) else None]
         word = "stage" if all(h.ndim == 4 for h in states) else "block"
@@ -222,19 +196,19 @@ class HFVision(LoadedModel):
         self.places = self._places(trace, tokens, inputs)
         return every
 
-    def _places(self, trace: Trace, tokens: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Places]:
-        if self.mask or (self.packed and not class_tokens(self.model)):
-            return dict.fromkeys(tokens, Places())
+    def _places(self, trace: passes.Trace, tokens: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, passes.Places]:
+        if self.mask or (self.packed and not passes.class_tokens(self.model)):
+            return dict.fromkeys(tokens, passes.Places())
         if self.packed:
             raise self._refused(
                 "the class token cannot be told from the patches",
                 "images that go through it side by side",
                 "a row of the patches of all images, and a class token",
             )
-        found = token_places(trace, lambda: self._run(inputs), list(tokens.values()), self.entry.label)
+        found = passes.token_places(trace, lambda: self._run(inputs), list(tokens.values()), self.entry.label)
         return dict(zip(tokens, found, strict=True))
 
-    def _is_layer(self, trace: Trace, hidden: Sequence[Tensor]) -> bool:
+    def _is_layer(self, trace: passes.Trace, hidden: Sequence[Tensor]) -> bool:
         """Whether the first hidden state is the output of a block or stage, and not the embeddings."""
         layer = trace.precedes(hidden[0], hidden[1])
         if layer is None:
@@ -245,7 +219,7 @@ class HFVision(LoadedModel):
             )
         return layer
 
-    def _channels_last(self, trace: Trace, maps: Mapping[str, Tensor]) -> dict[str, bool]:
+    def _channels_last(self, trace: passes.Trace, maps: Mapping[str, Tensor]) -> dict[str, bool]:
         """Of each map whether it is (b, h, w, d); one that is as wide as it is deep is as the others are."""
         found = {name: trace.channels_last(x) for name, x in maps.items()}
         told = {last for last in found.values() if last is not None}

@@ -24,19 +24,8 @@ import torch
 
 from repalign.errors import RepalignError, Unavailable
 from repalign.models import KnownModel, known_models
-from repalign.sources.source import (
-    FILE,
-    HUB,
-    KNOWN,
-    Answer,
-    Facts,
-    ModelEntry,
-    Repository,
-    Source,
-    Spec,
-    is_local_path,
-    parse_spec,
-)
+from repalign.sources.model import ModelEntry
+from repalign.sources.source import FILE, HUB, KNOWN, Answer, Facts, Repository, Source, Spec, is_local_path, parse_spec
 
 log = logging.getLogger(__name__)
 

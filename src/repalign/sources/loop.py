@@ -20,9 +20,8 @@ import torch
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, choose
 from repalign.models import ModelRecord
-from repalign.sources.hidden import BATCH_SIZE, per_row, summary
 from repalign.sources.hub import first_line, library_errors, loading, out_of_memory
-from repalign.sources.source import (
+from repalign.sources.model import (
     SPREAD,
     STORE_DTYPES,
     Batch,
@@ -30,12 +29,11 @@ from repalign.sources.source import (
     LoadedModel,
     ModelEntry,
     Skipped,
-    Spec,
-    as_asked_today,
     merged,
-    parse_spec,
     refuse_infinite,
 )
+from repalign.sources.passes import BATCH_SIZE, per_row, summary
+from repalign.sources.source import Spec, as_asked_today, parse_spec
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
@@ -389,7 +387,8 @@ def _refuse_infinite(job: _Job, batch: Batch, rows: Sequence[int]) -> None:
     for name, x in batch.layers.items():
         if not bool(x.isfinite().all()):
             for i, row in enumerate(rows):
-                refuse_infinite(x[i], f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})", "float16")
+                where = f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})"
+                refuse_infinite(x[i], where, torch.float16)
 
 
 def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:

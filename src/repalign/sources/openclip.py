@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.models import ModelRecord
-from repalign.sources.hidden import (
-    TOKEN_POOLINGS,
-    map_mean,
-    norms,
-    sees_only_back,
-    token_mean,
-    token_places,
-    traced,
-    unlike_images,
-    without_first,
-)
+from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
-from repalign.sources.source import (
+from repalign.sources.model import (
     LEFT_OUT,
-    NAME,
-    Answer,
     Batch,
     Context,
-    Facts,
     Layer,
     LoadedModel,
     ModelEntry,
-    Source,
-    Spec,
     count_parameters,
     no_modality,
     run_dtype,
-    run_facts,
     versions,
-    weights_digest,
 )
-
-if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
+from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, StandIn
 
 EMBEDDING = "embedding"
 SIDES = "modality: image, or modality: text"
@@ -132,23 +112,20 @@ class OpenCLIPSide(LoadedModel):
         self.skips_first = about.get("first_token") == LEFT_OUT
         self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
-        self.weights = weights_digest(self.model)
-        seen = count_parameters(self.model.visual)
-        self.record = ModelRecord(
-            str(spec), spec.source.name(spec, entry), str(self.kind), objective="contrastive, image and text",
-            n_parameters=seen if self.kind == "image" else count_parameters(self.model) - seen,
-        )  # fmt: skip
-        self.facts = {
-            "source": "openclip",
-            "architecture": type(self.model).__name__,
+        facts = {
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": self._which_tokens(),
             **about,
             **({"class_token": self.cls is not None} if self.kind == "image" else {}),
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             **self.text_facts(),
-            **run_facts(self.dtype, None, "open_clip_torch", "torchvision", "pillow"),
         }
+        seen, libraries = count_parameters(self.model.visual), ("open_clip_torch", "torchvision", "pillow")
+        count = seen if self.kind == "image" else count_parameters(self.model) - seen
+        self.describe(
+            spec, self.kind, self.model, (self.dtype, None), libraries, facts, n_parameters=count,
+            objective="contrastive, image and text",
+        )  # fmt: skip
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:
         if self.kind == "text":
@@ -177,10 +154,10 @@ class OpenCLIPSide(LoadedModel):
         masks = [mask for _, mask in chosen.values() if mask is not None]  # of a text: the same for all layers
         if self.kind != "text" or self.pooling != "mean" or not masks:
             return {}
-        return norms({name: x for name, (x, _) in chosen.items()}, masks[0], self._counted(masks[0]))
+        return passes.norms({name: x for name, (x, _) in chosen.items()}, masks[0], self._counted(masks[0]))
 
     def _counted(self, mask: Tensor) -> Tensor:
-        return without_first(mask) if self.skips_first else mask
+        return passes.without_first(mask) if self.skips_first else mask
 
     def _which_tokens(self) -> str:
         if self.kind == "image":
@@ -191,11 +168,11 @@ class OpenCLIPSide(LoadedModel):
         """`beside` is the mask of a text, or the tokens before the patches of an image."""
         if self.kind == "text":
             assert beside is not None
-            return TOKEN_POOLINGS[self.pooling](hidden, self._counted(beside) if self.pooling == "mean" else beside)
+            return passes.TOKEN_POOLINGS[self.pooling](hidden, self._counted(beside) if self.pooling == "mean" else beside)
         if self.pooling == "cls":
             assert beside is not None and self.cls is not None
             return beside[:, self.cls].to(torch.float32)
-        return map_mean(hidden) if hidden.ndim == 4 else token_mean(hidden)
+        return passes.map_mean(hidden) if hidden.ndim == 4 else passes.token_mean(hidden)
 
     def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
         if self.kind == "text":
@@ -220,7 +197,7 @@ class OpenCLIPSide(LoadedModel):
         """Whether tokens do not see those behind them."""
         tokens = self.tokenizer([text]).to(self.device)
         states, _ = self._run_texts(tokens)
-        return bool(states) and sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
+        return bool(states) and passes.sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
 
     def _has_tokens(self) -> bool:
         trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
@@ -228,8 +205,8 @@ class OpenCLIPSide(LoadedModel):
 
     @torch.inference_mode()
     def _probe(self) -> list[Layer]:
-        examples = ["a brown dog"] if self.kind == "text" else unlike_images()
-        with traced(self.model) as trace:
+        examples = ["a brown dog"] if self.kind == "text" else passes.unlike_images()
+        with passes.traced(self.model) as trace:
             states, _ = self._run(examples)
         maps = any(x.ndim == 4 for x, _ in states)
         whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
@@ -240,7 +217,7 @@ class OpenCLIPSide(LoadedModel):
         elif maps:
             self.known = ("spatial_mean", "mean")
         else:
-            places = set(token_places(trace, lambda: self._run(examples), whole, self.entry.label))
+            places = set(passes.token_places(trace, lambda: self._run(examples), whole, self.entry.label))
             given = {0 if t is None else t.shape[1] for _, t in states}
             if {p.before for p in places} != given or any(p.after for p in places):
                 raise Unavailable(

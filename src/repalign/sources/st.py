@@ -6,46 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import ModelRecord
+from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
-from repalign.sources.hidden import (
-    TOKEN_POOLINGS,
-    has_sink,
-    norms,
-    per_row,
-    same_states,
-    sees_only_back,
-    traced,
-    without_first,
-)
 from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
-from repalign.sources.source import (
-    LEFT_OUT,
-    Answer,
-    Batch,
-    Context,
-    Facts,
-    Layer,
-    LoadedModel,
-    ModelEntry,
-    Repository,
-    Spec,
-    count_parameters,
-    merged,
-    run_dtype,
-    run_facts,
-    weights_digest,
-)
+from repalign.sources.model import LEFT_OUT, Batch, Context, Layer, LoadedModel, ModelEntry, merged, run_dtype
+from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
-
-if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
 
 EMBEDDING = "sentence_embedding"
 NO_LIMIT = 10**5  # tokens: more than that is how libraries say that there is none
@@ -117,13 +89,7 @@ class Sentence(LoadedModel):
         self.skips_first = False  # `settle` finds out
         self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
-        self.weights = weights_digest(self.model)
-        self.record = ModelRecord(
-            str(spec), spec.source.name(spec, entry), "text", objective="sentence embedding",
-            n_parameters=count_parameters(self.model),
-        )  # fmt: skip
-        self.facts = {
-            "source": "st",
+        facts = {
             "architecture": self._modules(),
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
             "truncate_dim": self.model.truncate_dim,
@@ -133,8 +99,9 @@ class Sentence(LoadedModel):
             "prompt": self.prompt,
             "context": self.limit,
             **self.text_facts(),
-            **run_facts(dtype, stored, "sentence-transformers", "transformers", "tokenizers"),
         }
+        libraries = ("sentence-transformers", "transformers", "tokenizers")
+        self.describe(spec, "text", self.model, (dtype, stored), libraries, facts, objective="sentence embedding")
 
     def _modules(self) -> str:
         return " > ".join(type(m).__name__ for m in self.model)
@@ -150,7 +117,7 @@ class Sentence(LoadedModel):
         alone = [self._features([p.text]) for p in prepared]
         bos = getattr(self.model.tokenizer, "bos_token_id", None)
         leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
-        self.skips_first = leads or has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
+        self.skips_first = leads or passes.has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
         self.facts |= {**self.token_facts(self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
@@ -185,14 +152,14 @@ class Sentence(LoadedModel):
         out = self._run([p.text for p in prepared])
         hidden = out.get("all_layer_embeddings", ())
         states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
-        extras = per_row(cut=[p.cut for p in prepared])
+        extras = passes.per_row(cut=[p.cut for p in prepared])
         pooled = {}
         if states:
             mask = out["attention_mask"]
-            counted = without_first(mask) if self.skips_first else mask
-            pooled = {name: TOKEN_POOLINGS[self.pooling](h, counted) for name, h in states.items()}
+            counted = passes.without_first(mask) if self.skips_first else mask
+            pooled = {name: passes.TOKEN_POOLINGS[self.pooling](h, counted) for name, h in states.items()}
             if self.pooling == "mean":
-                extras |= norms(states, mask, counted)
+                extras |= passes.norms(states, mask, counted)
         pooled[EMBEDDING] = out[EMBEDDING]
         return Batch({layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}, extras)
 
@@ -228,7 +195,7 @@ class Sentence(LoadedModel):
     def _refuse_padding(self, dtype: torch.dtype) -> None:
         """Refuse a model that gives a text another embedding beside a longer one, unless texts of one length share a pass."""
         beside, alone = self._run([PROBE, f"{PROBE} {PROBE}"]), self._run([PROBE])
-        if self.entry.padding != "none" and not same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
+        if self.entry.padding != "none" and not passes.same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
             raise RepalignError(
                 f"model {self.entry.label}: a text has another embedding beside longer ones, which it is padded for",
                 expected="modules that leave padding out", got=self._modules(),
@@ -237,7 +204,7 @@ class Sentence(LoadedModel):
 
     @torch.inference_mode()
     def _probe(self, dtype: torch.dtype) -> list[Layer]:
-        with traced(self.model) as trace:
+        with passes.traced(self.model) as trace:
             hidden = self._run([PROBE]).get("all_layer_embeddings", ())
         self.causal = bool(hidden) and self._check_causal(dtype)
         names = ["embeddings", *(f"block.{i}" for i in range(len(hidden) - 1))] if hidden else []
@@ -252,7 +219,7 @@ class Sentence(LoadedModel):
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             return False
         run = lambda i: self.model[0]({**features, "input_ids": i})["all_layer_embeddings"]  # noqa: E731
-        return sees_only_back(run, ids, ids.shape[1] // 2, dtype)
+        return passes.sees_only_back(run, ids, ids.shape[1] // 2, dtype)
 
 
 def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:

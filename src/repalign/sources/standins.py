@@ -13,7 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -30,7 +30,8 @@ from repalign.features import read_file
 from repalign.layers import RDM, Kernel
 from repalign.models import COMPETENCES, known_models
 from repalign.sources.array import reading_of
-from repalign.sources.source import ModelEntry, Spec, no_modality, parse_spec
+from repalign.sources.model import ModelEntry, no_modality
+from repalign.sources.source import Asked, StandIn, parse_spec
 from repalign.toyworld import captions as toy
 from repalign.toyworld import names, render, world
 
@@ -113,38 +114,11 @@ def shape_of(name: str, seed: int) -> Shape:
 # --- an entry with a stand-in --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """A stand-in: its spec, the layers that it has, poolings that it has other ones for, and what there is to say."""
-
-    spec: str
-    layers: tuple[str, ...]
-    poolings: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    n_parameters: int | None = None  # what the real file says of the model
-    scores: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a stand-in is made of; `ids` are those of the dataset's stimuli."""
-
-    entry: ModelEntry
-    spec: Spec
-    name: str
-    modality: str
-    folder: Path
-    ids: tuple[str, ...]
-    seed: int
-
-    @property
-    def shape(self) -> Shape:
-        return shape_of(self.name, self.seed)
-
-    def made(self, kind: str, write: Callable[[Path], object], **more: object) -> Path:
-        """The folder of a stand-in of some kind."""
-        arguments = {"spec": str(self.spec), "kind": kind, "shape": asdict(self.shape), **more}
-        return made_once(self.folder, self.name, arguments, write)
+def _made(asked: Asked, kind: str, write: Callable[[Path, Shape], object], **more: object) -> tuple[Path, Shape]:
+    """The folder of a stand-in of some kind, and its shape."""
+    shape = shape_of(asked.name, asked.seed)
+    arguments = {"spec": str(asked.spec), "kind": kind, "shape": asdict(shape), **more}
+    return made_once(asked.folder, asked.name, arguments, lambda to: write(to, shape)), shape
 
 
 def stand_in(
@@ -271,7 +245,8 @@ def of_side(asked: Asked, family: str | None = None) -> StandIn:
             got=asked.modality,
         )  # fmt: skip
     if asked.modality == "image":
-        return StandIn(f"hf:{asked.made('hf image', lambda to: _write_vision(to, asked.shape))}", asked.shape.blocks, ONE_VECTOR)
+        folder, shape = _made(asked, "hf image", _write_vision)
+        return StandIn(f"hf:{folder}", shape.blocks, ONE_VECTOR)
     if family is None:
         try:
             config = asked.spec.file / "config.json" if asked.spec.file else None
@@ -279,22 +254,22 @@ def of_side(asked: Asked, family: str | None = None) -> StandIn:
         except (OSError, ValueError, KeyError, TypeError):
             kind = ""
         family = family_of(f"{asked.spec.path} {kind}", asked.entry.pooling)
-    folder = asked.made(family, lambda to: _write_text(to, family, asked.shape))
-    return StandIn(f"hf:{folder}", ("embeddings", *asked.shape.blocks))
+    folder, shape = _made(asked, family, lambda to, shape: _write_text(to, family, shape))
+    return StandIn(f"hf:{folder}", ("embeddings", *shape.blocks))
 
 
 def sentence_model(asked: Asked) -> StandIn:
     """A BERT with mean pooling and normalisation, in the files that sentence-transformers reads."""
-    folder = asked.made("st", lambda to: _write_sentence(to, asked.shape))
-    return StandIn(f"st:{folder}", ("embeddings", *asked.shape.blocks, "sentence_embedding"))
+    folder, shape = _made(asked, "st", _write_sentence)
+    return StandIn(f"st:{folder}", ("embeddings", *shape.blocks, "sentence_embedding"))
 
 
 def timm_model(asked: Asked, notes: tuple[str, ...]) -> StandIn:
     """A vision transformer as timm itself saves it for the hub."""
-    folder = asked.made("timm", lambda to: _write_timm(to, asked.shape))
+    folder, shape = _made(asked, "timm", _write_timm)
     # Modules that are named by path may be pooled by their last token, which no block of timm's is.
     more = {"last": "mean"} if any(isinstance(w, str) for w in asked.entry.layers or ()) else {}
-    return StandIn(f"timm:{folder}", asked.shape.blocks, {**ONE_VECTOR, **more}, notes)
+    return StandIn(f"timm:{folder}", shape.blocks, {**ONE_VECTOR, **more}, notes)
 
 
 def _write_text(folder: Path, family: str, shape: Shape) -> None:
@@ -445,9 +420,12 @@ def as_vector(stimulus: Any) -> Tensor:
 
 def module(asked: Asked) -> StandIn:
     """A file `model.py` with a function `build`."""
-    shape = asked.shape
-    text = _FACTORY.format(inputs=INPUTS, modality=asked.modality, depth=shape.depth, width=shape.width, seed=shape.seed)
-    folder = asked.made("torch", lambda to: (to / "model.py").write_text(text, "utf-8"), reads=asked.modality)
+
+    def write(to: Path, shape: Shape) -> None:
+        said = {"modality": asked.modality, "depth": shape.depth, "width": shape.width, "seed": shape.seed}
+        (to / "model.py").write_text(_FACTORY.format(inputs=INPUTS, **said), "utf-8")
+
+    folder, shape = _made(asked, "torch", write, reads=asked.modality)
     return StandIn(f"torch:{folder / 'model.py'}:build", tuple(f"layers.{i}" for i in range(shape.depth)))
 
 
@@ -465,22 +443,25 @@ def array_file(asked: Asked) -> StandIn:
     except RepalignError as error:
         found, notes = None, (f"{str(error).splitlines()[0]}; the stand-in has 3 layers",)
     if found is None:
-        widths, told = dict.fromkeys(("layer.0", "layer.1", "layer.2"), asked.shape.width), {"modality": asked.modality}
+        width, told = shape_of(asked.name, asked.seed).width, {"modality": asked.modality}
+        widths = dict.fromkeys(("layer.0", "layer.1", "layer.2"), width)
     else:
         widths = {name: min(x.shape[1], WIDEST) for name, x in found.layers.items()}
         told = {fact: found.facts[fact] for fact in ("modality", "objective") if found.facts.get(fact) is not None}
         if asked.entry.modality is None and "modality" not in told:
             raise no_modality(asked.entry, "array")
     arguments = {"layers": list(widths.items()), "told": told, "by_pairs": reading.kind, "ids": asked.ids, "scenes": asked.seed}
-    folder = asked.made("array", lambda to: _write_features(to, widths, told, reading.kind, asked), **arguments)
+    folder, _ = _made(asked, "array", lambda to, shape: _write_features(to, widths, told, reading.kind, asked, shape), **arguments)
     said = {} if found is None else {"n_parameters": found.n_parameters, "scores": dict(found.scores)}
     return StandIn(f"array:{folder / 'features.safetensors'}", tuple(widths), notes=notes, **said)
 
 
-def _write_features(folder: Path, widths: Mapping[str, int], told: Mapping[str, str], kind: str | None, asked: Asked) -> None:
+def _write_features(
+    folder: Path, widths: Mapping[str, int], told: Mapping[str, str], kind: str | None, asked: Asked, shape: Shape
+) -> None:
     """A file `features.safetensors` with a row for every id; of dissimilarities or kernels (n, n) where `kind` says so."""
     seen = _seen(asked.ids, asked.seed)
-    rng = np.random.Generator(np.random.PCG64(asked.shape.seed))
+    rng = np.random.Generator(np.random.PCG64(shape.seed))
     layers = {}
     for share, (name, width) in zip(np.linspace(0, 1, len(widths)), widths.items(), strict=True):
         x = seen @ rng.standard_normal((seen.shape[1], width)) / seen.shape[1] ** 0.5

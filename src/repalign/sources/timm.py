@@ -8,7 +8,7 @@ network's stages; with `layers:` naming modules of the model instead, their outp
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,44 +18,34 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.models import ModelRecord, known_models
-from repalign.sources.hidden import (
-    Places,
-    Trace,
-    any_pool,
-    class_tokens,
-    map_mean,
-    outputs_of,
-    token_mean,
-    token_places,
-    traced,
-    unlike_images,
-)
+from repalign.models import known_models
+from repalign.sources import passes
 from repalign.sources.hub import HubSource, fetch, folder_revision, hub_errors, hub_revision, read_headers
+from repalign.sources.model import (
+    Batch,
+    Context,
+    Layer,
+    LoadedModel,
+    ModelEntry,
+    count_parameters,
+    plain,
+    run_dtype,
+    versions,
+)
 from repalign.sources.source import (
     COUNTED,
     NAME,
     Answer,
-    Batch,
-    Context,
+    Asked,
     Facts,
-    Layer,
-    LoadedModel,
-    ModelEntry,
     Repository,
     Spec,
-    count_parameters,
+    StandIn,
     is_local_path,
     outdated,
-    plain,
-    run_dtype,
-    run_facts,
-    versions,
-    weights_digest,
 )
 
 if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
     from repalign.store import StoredRepresentation
 
 
@@ -126,7 +116,7 @@ class Timm(HubSource):
         if pooling == "cls" and not by_path:
             with torch.device("meta"):
                 model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
-            wrong = None if class_tokens(model) else "a register in place of a class token"
+            wrong = None if passes.class_tokens(model) else "a register in place of a class token"
         if wrong is not None:
             raise outdated(entry, wrong, stored)
 
@@ -207,18 +197,13 @@ class TimmVision(LoadedModel):
             self.pooling = self.choose_pooling(self.known)
             self.layers = self.choose_layers(every)
         self.index = {layer.name: i for i, layer in enumerate(every)}
-        self.weights = weights_digest(self.model)
-        count = count_parameters(self.model)
-        self.record = ModelRecord(str(spec), spec.source.name(spec, entry), "image", n_parameters=count)
-        self.facts = {
-            "source": "timm",
-            "architecture": type(model).__name__,
+        facts = {
             "pooling": self.pooling or "maps: mean over positions; vectors as they are",
             "class_token": any(p.cls is not None for p in self.places.values()),
             "last_layer": self.layers[-1].what,
             "preprocessing": plain(config),
-            **run_facts(self.dtype, stored, "timm", "torchvision", "pillow"),
         }
+        self.describe(spec, "image", self.model, (self.dtype, stored), ("timm", "torchvision", "pillow"), facts)
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:  # noqa: ARG002
         return [self.transform(image) for image in stimuli]  # type: ignore[operator]
@@ -240,15 +225,15 @@ class TimmVision(LoadedModel):
             cls = self.places[name].cls
             assert prefix is not None and cls is not None
             return prefix[:, cls].to(torch.float32)
-        return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
+        return passes.map_mean(patches) if patches.ndim == 4 else passes.token_mean(patches)
 
     def _pool_output(self, name: str, x: Tensor) -> Tensor:
         """Of a module named by its path: as of other layers, no class token nor register is in a mean over tokens."""
         places = self.places.get(name)
         if places is None or self.pooling not in ("cls", "mean"):
-            return any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
+            return passes.any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
         if self.pooling == "mean":
-            return token_mean(places.patches(x))
+            return passes.token_mean(places.patches(x))
         if places.cls is None:
             raise RepalignError(
                 f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
@@ -260,7 +245,7 @@ class TimmVision(LoadedModel):
 
     def _outputs(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """What modules give; those of some models (Swin) give maps (b, h, w, d), and the model says so."""
-        with outputs_of(self.model, names, self.entry.label) as found:
+        with passes.outputs_of(self.model, names, self.entry.label) as found:
             self.model(pixels)
         last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         return {n: x.permute(0, 3, 1, 2) if last and x.ndim == 4 else x for n, x in found.items()}
@@ -278,53 +263,49 @@ class TimmVision(LoadedModel):
         return [s if isinstance(s, tuple) else (s, None) for s in states]
 
     def _probe_pixels(self) -> Tensor:
-        return torch.stack(self.prepare(unlike_images(), ())).to(self.device, self.dtype)
+        return torch.stack(self.prepare(passes.unlike_images(), ())).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def _intermediate_layers(self) -> list[Layer]:
         """The layers that timm gives, each with the module that makes it, as one run shows."""
         self.known: tuple[str, ...] = ()
-        self.places: dict[str, Places] = {}
+        self.places: dict[str, passes.Places] = {}
         if not hasattr(self.model, "forward_intermediates"):
             return []
         pixels = self._probe_pixels()
-        with traced(self.model) as trace:
+        with passes.traced(self.model) as trace:
             states = self._intermediates(pixels)
         whole = [p if t is None else torch.cat([t, p], dim=1) for p, t in states]
         maps = all(x.ndim == 4 for x in whole)
         word = "stage" if maps else "block"
         every = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
         tokens = {layer.name: x for layer, x in zip(every, whole, strict=True) if x.ndim == 3}
-        self.places = self._token_places(trace, lambda: self._intermediates(pixels), tokens)
+        found = passes.token_places(trace, lambda: self._intermediates(pixels), list(tokens.values()), self.entry.label)
+        self.places = dict(zip(tokens, found, strict=True))
         for layer, (_, prefix) in zip(every, states, strict=True):
-            self._check_prefix(layer.name, 0 if prefix is None else prefix.shape[1])
+            # What timm calls tokens before the patches has to be what the pass shows to be none of the image.
+            given = 0 if prefix is None else prefix.shape[1]
+            shown = self.places[layer.name].before if layer.name in self.places else given
+            if shown != given:
+                raise Unavailable(
+                    f"model {self.entry.label}, layer {layer.name}: the patches cannot be told from other tokens",
+                    expected=f"{given} tokens before them, as timm says", got=f"{shown} that are the same for all images",
+                    remedy="name its modules in `layers:`, or with a torch: spec",
+                )  # fmt: skip
         has_cls = all(layer.name in self.places and self.places[layer.name].cls is not None for layer in every)
         self.known = ("cls", "mean") if has_cls else (("spatial_mean", "mean") if maps else ("mean",))
         return every
-
-    def _token_places(self, trace: Trace, again: Callable[[], Any], tokens: Mapping[str, Tensor]) -> dict[str, Places]:
-        return dict(zip(tokens, token_places(trace, again, list(tokens.values()), self.entry.label), strict=True))
-
-    def _check_prefix(self, name: str, given: int) -> None:
-        """What timm calls tokens before the patches has to be what a pass shows to be none of the image."""
-        shown = self.places[name].before if name in self.places else given
-        if shown != given:
-            raise Unavailable(
-                f"model {self.entry.label}, layer {name}: the patches cannot be told from other tokens",
-                expected=f"{given} tokens before them, as timm says",
-                got=f"{shown} that are the same for all images",
-                remedy="name its modules in `layers:`, or with a torch: spec",
-            )
 
     @torch.inference_mode()
     def _named_layers(self, names: Sequence[str]) -> tuple[Layer, ...]:
         """Modules as layers: one run shows where the tokens stand in them."""
         pixels = self._probe_pixels()
-        with traced(self.model) as trace:
+        with passes.traced(self.model) as trace:
             found = self._outputs(pixels, names)
         tokens = {n: x for n, x in found.items() if x.ndim == 3}
         if self.pooling in ("cls", "mean"):
-            self.places = self._token_places(trace, lambda: self.model(pixels), tokens)
+            places = passes.token_places(trace, lambda: self.model(pixels), list(tokens.values()), self.entry.label)
+            self.places = dict(zip(tokens, places, strict=True))
         return tuple(Layer(n, f"output of {n} ({_kind(self.model, n)})") for n in names)
 
 

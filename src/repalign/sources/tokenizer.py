@@ -26,7 +26,8 @@ from typing import Any
 
 from repalign.errors import Unavailable
 from repalign.sources.hub import at, first_line, hub_errors
-from repalign.sources.source import Context, Spec
+from repalign.sources.model import Context
+from repalign.sources.source import Spec
 
 PROBE = "A brown dog runs across the wide green field."
 # Where tokenizers differ: spaces, lines, digits, contractions, compatibility and decomposed characters, other scripts.

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.sources.source import (
-    COUNTED,
-    KNOWN,
-    NAME,
-    Answer,
-    Batch,
-    Context,
-    Facts,
-    Layer,
-    LoadedModel,
-    ModelEntry,
-    Source,
-    Spec,
-    versions,
-)
-
-if TYPE_CHECKING:
-    from repalign.sources.standins import Asked, StandIn
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, versions
+from repalign.sources.source import COUNTED, KNOWN, NAME, Answer, Asked, Facts, Source, Spec, StandIn
 
 STATISTICS = "language-svd12-200"  # what stands in for models that are counted, not trained: it is made in no time
 
@@ -79,7 +63,6 @@ class Toys(Source):
 
     def stand_in(self, asked: Asked) -> StandIn:
         """Itself if it needs no training, else the untrained one of its kind and nearest width."""
-        from repalign.sources.standins import StandIn
         from repalign.toyworld import names, networks
 
         recipe, _ = names.find(asked.spec.path)  # RepalignError for an unknown name, with those that are like it

@@ -1,0 +1,381 @@
+"""What a user asks of a model (`ModelEntry`), where it is run (`Context`), and a model that is loaded (`LoadedModel`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from repalign.errors import RepalignError, Unavailable, choose, did_you_mean
+from repalign.layers import FEATURES, KINDS
+from repalign.models import ModelRecord
+from repalign.text import Progress, silent
+
+if TYPE_CHECKING:
+    from repalign.sources.source import Spec
+
+STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
+RUN_DTYPES = {**STORE_DTYPES, "bfloat16": torch.bfloat16}
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "sink": ("skip", "keep"),
+    "padding": ("right", "left", "none"),
+    "store_dtype": tuple(STORE_DTYPES),
+    "ids": (None, "rows"),
+    "kind": (None, FEATURES, *KINDS),
+}
+SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
+DIGEST_BYTES = 2**28
+LEFT_OUT = "left out"  # the fact of a first token that does not enter the mean
+CAPTION = "{caption}"  # where a prompt takes the text in
+NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
+
+
+# --- what a user asks ----------------------------------------------------------------------------
+
+# Whether a field of `ModelEntry` is part of an extraction's key. One that says nothing is, where it differs from its
+# default: so a new option never makes features pass for others, and extractions from before it keep their key.
+ALWAYS, ABOUT = "always", "about the model, not its features"
+
+
+def _option(default: Any, in_key: str | None = None) -> Any:
+    return field(default=default, metadata={"in_key": in_key})
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model and all that a user may ask of it.
+
+    * `spec`: the spec string; `name`: a short label.
+    * `modality`: the dataset's column to read, needed where the model does not say it (torch, array).
+    * `pooling`: how the tokens or positions of a layer become one vector, such as "mean", "last", "cls",
+      "spatial_mean"; None takes the source's default.
+    * `layers`: names or indices (negative ones count from the end); None takes all.
+    * `caption`: which of several captions, from 0.
+    * `sink`: "skip" leaves the first token of a text out of the mean of a causal model where it is a sink (a
+      beginning-of-sequence token always, a first word if the model uses it as one), "keep" counts it. Such a token has
+      little but a large norm, which then rules the mean: see docs/tokens.md. A text of one token keeps it.
+    * `padding`: the side on which texts are padded, or "none" for batches of texts of one length.
+    * `truncate`: cut what is longer than the model's context instead of refusing it.
+    * `store_dtype`: of the stored features, "float32", "float16" or "float64".
+    * `ids`: "rows" says that the rows of an array without ids are in the dataset's order; `rows`: true says so of one with ids.
+    * `id`, `features`, `vector`, `axes`: of an array's file, which column names the rows, which columns or which block are the
+      features, and which of three dimensions counts the layers (see `features.Reading`).
+    * `kind`: of an array's file, "rdm" or "kernel": its square arrays are dissimilarities or kernels, whose rows and columns are
+      joined to the dataset together; "features": a square symmetric array holds features after all.
+    * `prompt`: a text that every caption is put into, where `{caption}` stands in it; for text models of transformers and
+      sentence-transformers. With `pooling: last` the vector is that of the token that follows all of it. Bits per byte
+      of the captions are not computed then.
+    * `family`, `objective`, `n_parameters`, `scores`, `factors`: go into the record, over what the source finds.
+    """
+
+    spec: str = field(metadata={"in_key": ABOUT})  # it stands in the key by itself
+    name: str | None = _option(None, ABOUT)
+    modality: str | None = _option(None, ALWAYS)
+    pooling: str | None = _option(None, ALWAYS)
+    layers: tuple[int | str, ...] | None = _option(None, ALWAYS)
+    caption: int = _option(0, ALWAYS)
+    sink: str = _option("skip", ALWAYS)
+    padding: str = _option("right", ALWAYS)
+    truncate: bool = _option(False, ALWAYS)
+    store_dtype: str = _option("float32", ALWAYS)
+    ids: str | None = _option(None, ALWAYS)
+    rows: bool = False
+    id: str | None = None
+    features: str | tuple[str, ...] | None = None
+    vector: str | None = None
+    axes: str | None = None
+    kind: str | None = None
+    prompt: str | None = None
+    family: str | None = _option(None, ABOUT)
+    objective: str | None = _option(None, ABOUT)
+    n_parameters: int | None = _option(None, ABOUT)
+    scores: Mapping[str, float] = field(default_factory=dict, metadata={"in_key": ABOUT})
+    factors: Mapping[str, float | str] = field(default_factory=dict, metadata={"in_key": ABOUT})
+
+    def __post_init__(self) -> None:
+        label = f"model {self.label}"
+        for several in ("features", "layers"):
+            value = getattr(self, several)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, several, tuple(value))
+        for option, known in CHOICES.items():
+            value = getattr(self, option)
+            if value not in known:
+                choose(option, value, [k for k in known if k], f"{label}: unknown {option} {value!r}")
+        if self.layers == ():
+            raise RepalignError(f"{label}: an empty list of layers", remedy="name layers, or leave `layers` out for all of them")
+        if self.caption < 0:
+            raise RepalignError(f"{label}: caption is out of range", expected=">= 0", got=self.caption)
+        if self.prompt is not None and self.prompt.count(CAPTION) != 1:
+            raise RepalignError(
+                f"{label}: the prompt does not say where the caption goes", expected=f"a text with {CAPTION} in it, once",
+                got=f"{self.prompt!r}, with {self.prompt.count(CAPTION)}",
+            )  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        return self.name or self.spec
+
+    def prompted(self, caption: str) -> str:
+        """The text that the model reads for a caption. Braces in either are texts like any other."""
+        return caption if self.prompt is None else self.prompt.replace(CAPTION, caption)
+
+    def settings(self, dtype: str) -> dict[str, Any]:
+        """The requested options that determine the features; what the store's extraction hash covers.
+
+        They are read off the fields: a field that does not say that it is `ABOUT` the model is among them, those that
+        were there from the beginning `ALWAYS`, others where they are set. `sink` has the name `bos` of former versions
+        wherever that gave the same numbers (see `as_asked_today`).
+        """
+        said: dict[str, Any] = {}
+        for option in fields(self):
+            value, rule = getattr(self, option.name), option.metadata.get("in_key")
+            if rule == ALWAYS or (rule != ABOUT and value != option.default):
+                said[option.name] = list(value) if isinstance(value, tuple) else value
+        from repalign.sources.source import SOURCES
+
+        source = SOURCES.get(self.spec.partition(":")[0])
+        if self.sink == "keep" or source is None or not source.may_skip_sinks(self):
+            said["bos"] = said.pop("sink")
+        return {**said, "dtype": dtype}
+
+    def former_settings(self, dtype: str) -> dict[str, Any]:
+        """The settings under which former versions stored what may be the same features."""
+        return {k: v for k, v in self.settings(dtype).items() if k != "sink"} | {"bos": self.sink}
+
+    def complete(self, record: ModelRecord) -> ModelRecord:
+        """The record with what the user says of the model put over what the source found."""
+        said = {f: v for f in ("name", "family", "objective", "n_parameters") if (v := getattr(self, f)) is not None}
+        scores, factors = {**record.scores, **self.scores}, {**record.factors, **self.factors}
+        return replace(record, **said, scores=scores, factors=factors)
+
+
+# --- a loaded model ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A model that was left out because it is unavailable: see `errors.Unavailable`."""
+
+    spec: str
+    name: str
+    reason: str  # with what to do about it, in one line
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how models are run, and what a source may need besides."""
+
+    device: str
+    dtype: str  # "auto", "stored" or one of RUN_DTYPES
+    trust_remote_code: bool = False
+    dataset_ids: tuple[str, ...] = ()  # for sources that bring ids of their own
+    revision: str = ""  # what the spec was resolved to
+    progress: Progress = silent
+    spread: str = "never"  # over all GPUs: "never", "if needed" or "always"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its name, and in words what it is."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a forward pass gives: (b, d) per layer on the CPU, and numbers per stimulus in float64.
+
+    Layers are float32; a source that reads a file may give float64.
+    """
+
+    layers: dict[str, Tensor]
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class LoadedModel(ABC):
+    """A model in memory, or a file of features: stimuli in, one vector per stimulus and layer out."""
+
+    kind: str | None = None  # of the stimuli: "text", "image", "any"; None: it reads row numbers
+    sorts: ClassVar[bool] = False  # whether stimuli have lengths, and batches are to hold those of like length
+    entry: ModelEntry
+    record: ModelRecord
+    layers: tuple[Layer, ...]
+    facts: dict[str, Any]  # how the features come about; goes into every part
+    weights: str  # a digest of the loaded weights
+    placed: Mapping[str, str] = MappingProxyType({})  # `device` and `device_map` of a model on several devices
+
+    def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Any]:  # noqa: ARG002
+        """Each stimulus as `forward` takes it; `where` names each row for errors."""
+        return list(stimuli)
+
+    def settle(self, prepared: Sequence[Any]) -> None:  # noqa: B027
+        """Decide what can only be told from the stimuli: called once, before `forward`, with the first of the dataset."""
+
+    def length(self, prepared: Any) -> int:  # noqa: ARG002
+        """How long a prepared stimulus is."""
+        return 0
+
+    @abstractmethod
+    def forward(self, prepared: Sequence[Any]) -> Batch:
+        """One pass over a batch."""
+
+    # What sources share.
+
+    def describe(
+        self, spec: Spec, modality: str, model: nn.Module, dtypes: tuple[torch.dtype, torch.dtype | None], libraries: Sequence[str],
+        facts: Mapping[str, Any], *, missing: Sequence[str] = (), weights: str | None = None, **record: Any,
+    ) -> None:  # fmt: skip
+        """Say of a model that torch runs what it is, and how its features come about.
+
+        `dtypes` are the one that it runs in and the one that its weights are stored in, `libraries` are those that the features
+        depend on, `missing` are weights that its files lack, `record` are further fields of the model's record.
+        """
+        record = {"n_parameters": count_parameters(model), **record}
+        self.record = ModelRecord(str(spec), spec.source.name(spec, self.entry), modality, **record)
+        self.weights = weights_digest(model, missing) if weights is None else weights
+        runs_in, stored = (None if dtype is None else str(dtype).removeprefix("torch.") for dtype in dtypes)
+        self.facts = {
+            "source": spec.scheme, "architecture": type(model).__name__, **facts, "dtype": runs_in,
+            "stored_dtype": stored or "unknown", "pooled_in": "float32", "versions": versions(*libraries),
+        }  # fmt: skip
+
+    def choose_layers(self, every: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers that the entry asks for, in depth order; indices may be negative. RepalignError for what is not there."""
+        if self.entry.layers is None:
+            return tuple(every)
+        label, names, chosen = f"model {self.entry.label}", [layer.name for layer in every], set[str]()
+        for w in self.entry.layers:
+            if isinstance(w, int) and not isinstance(w, bool):
+                if not -len(names) <= w < len(names):
+                    raise RepalignError(
+                        f"{label}: no layer {w}", expected=f"an index from {-len(names)} to {len(names) - 1}", got=w,
+                        remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
+                    )  # fmt: skip
+                chosen.add(names[w])
+            elif w in names:
+                chosen.add(w)
+            else:
+                expected = f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, or an index"
+                raise RepalignError(f"{label}: no layer {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), names))
+        return tuple(layer for layer in every if layer.name in chosen)
+
+    def choose_pooling(self, known: Sequence[str]) -> str:
+        """The pooling to use, by default the first of those that the model has."""
+        asked = known[0] if self.entry.pooling is None else self.entry.pooling
+        return choose("pooling", asked, known, f"model {self.entry.label}: pooling {asked!r} does not apply")
+
+    def too_long(self, row: str, most: int, got: int) -> RepalignError:
+        return RepalignError(
+            f"model {self.entry.label}: {row} is longer than the model's context", expected=f"at most {most} tokens",
+            got=f"{got} tokens", remedy="set `truncate: true` on the model, or leave the row out of the dataset",
+        )  # fmt: skip
+
+    def token_facts(self, pooling: str, causal: bool, is_sink: bool) -> dict[str, Any]:
+        """Whether tokens see only those before them, and what a mean does with the first one of each text."""
+        if pooling != "mean":
+            return {"causal": causal}
+        left_out = causal and is_sink and self.entry.sink == "skip"
+        return {"causal": causal, "first_token": LEFT_OUT if left_out else "counts"}
+
+    def text_facts(self) -> dict[str, Any]:
+        """What becomes of texts that are too long, which caption is read, and the prompt, if any, that it stands in."""
+        prompt = {} if self.entry.prompt is None else {"captions_stand_in": self.entry.prompt}
+        return {"too_long": "cut" if self.entry.truncate else "refused", "caption": self.entry.caption, **prompt}
+
+
+def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of parameters and buffers in the order of names.
+
+    `without` leaves out those that were not in the model's file and are random. Weights on any devices come to the CPU
+    piece by piece, at most `DIGEST_BYTES` at once.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor) or name in without:
+            continue
+        sha.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+        flat = tensor.detach().contiguous().flatten()
+        if flat.numel():
+            for piece in flat.split(max(1, DIGEST_BYTES // flat.itemsize)):
+                sha.update(piece.to("cpu").view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters, tied ones counted once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of the libraries that the features depend on."""
+    out = {}
+    for package in ("repalign", "torch", *packages):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            out[package] = "not installed"
+    return out
+
+
+def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:
+    """The dtype to run in.
+
+    "auto" is the dtype that the weights are stored in on a GPU, and float32 on the CPU; "stored" is that of the weights
+    anywhere. Where it is not known what they are stored in, both are float32.
+    """
+    if asked in ("auto", "stored"):
+        own = asked == "stored" or device.startswith("cuda")
+        return stored if own and stored is not None else torch.float32
+    known = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
+    return RUN_DTYPES[choose("dtype", asked, known, f"model {label}: unknown dtype {asked!r}")]
+
+
+def refuse_infinite(x: Tensor, where: str, dtype: torch.dtype) -> None:
+    """Refuse hidden states that are not finite; `where` names model, layer and row."""
+    if bool(torch.isfinite(x).all()):
+        return
+    small, name = dtype == torch.float16, str(dtype).removeprefix("torch.")
+    raise (RepalignError if small else Unavailable)(
+        f"{where}: its hidden states are not finite in {name}",
+        expected="numbers up to 65,504, which is all that float16 holds" if small else "numbers",
+        got="infinity or NaN",
+        remedy="use `dtype: bfloat16`, or float32" if small else "check that the model's files are whole",
+    )
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them; what it does not is told as text."""
+    return json.loads(json.dumps(dict(settings), default=str, sort_keys=True))
+
+
+
+def merged(pieces: Iterable[tuple[Sequence[int], Batch]], n: int) -> Batch:
+    """Batches of some of n rows each as one, each row in its place."""
+    out = Batch({}, {})
+    for rows, batch in pieces:
+        for whole, part in ((out.layers, batch.layers), (out.extras, batch.extras)):
+            for name, x in part.items():
+                if name not in whole:
+                    whole[name] = x.new_empty((n, *x.shape[1:]))
+                whole[name][rows] = x
+    return out
+
+
+def no_modality(entry: ModelEntry, scheme: str, expected: str | None = None) -> RepalignError:
+    return RepalignError(
+        f"model {entry.label}: {scheme} models do not say which modality they read",
+        expected=expected or "the dataset's column, for instance text or image", got="none",
+        remedy="add `modality: image` (or text) to the model's entry",
+    )  # fmt: skip
+
+
