@@ -39,7 +39,7 @@ def small_measures(n: int) -> list[Measure]:
     """Every measure of pairs, as the common tests have it first, with a small neighbourhood."""
     first = {type(case.measure): case.measure for case in reversed(CASES) if case.measure.paired}
     small = {"k": 2, "components": 2, "perplexity": 2}
-    measures = [replace(m, **{f: v for f, v in small.items() if hasattr(m, f)}) for m in first.values()]
+    measures = [replace(m, **{f: v for f, v in small.items() if f in m.facts.parameters}) for m in first.values()]
     assert all(m.min_n <= n for m in measures)
     return measures
 

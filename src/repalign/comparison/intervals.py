@@ -329,7 +329,7 @@ def _interval(
         n_units=plan.n_units,
         n_replicates=len(sizes),
         df=plan.df,
-        bias=math.nan if hasattr(measure, "k") else bias,
+        bias=math.nan if measure.n_neighbors else bias,
     )
 
 

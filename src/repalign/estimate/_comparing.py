@@ -162,7 +162,7 @@ class _Shape:
         if measure.dense:
             gathered = sum(len(b) for _, b in self.pairs) * GATHER
             return operations + draws * n**2 * (gathered + 2 * self.layer_pairs)
-        return operations + draws * self.layer_pairs * LOOKED_UP * n * getattr(measure, "k", 10)
+        return operations + draws * self.layer_pairs * LOOKED_UP * n * (measure.n_neighbors or 10)
 
     def streamed(self) -> float:
         """Linear CKA in feature space, two models at a time."""

@@ -61,12 +61,17 @@ def as_components(name: str, value: Any) -> int | float:
 
 
 class _OfSubspaces(Measure):
-    """A measure of the spans of leading components; all of them where `components` is None."""
+    """A measure of the spans of layers."""
 
     family: ClassVar[str] = "subspace"
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     smallest_n: ClassVar[int] = 3
-    components: Components = None
+
+
+class _OfComponents(_OfSubspaces):
+    """A measure of the spans of leading components; all of them where `components` is None."""
+
+    components: Components
 
     @property
     def min_n(self) -> int:
@@ -75,7 +80,7 @@ class _OfSubspaces(Measure):
 
 
 @dataclass(frozen=True)
-class SVCCA(_OfSubspaces, Batched):
+class SVCCA(_OfComponents, Batched):
     """Singular-vector CCA: the mean canonical correlation of the leading principal components.
 
     s = mean of the singular values of U_X^T U_Y, with U the left singular vectors of the centred features to
@@ -131,7 +136,7 @@ class SVCCA(_OfSubspaces, Batched):
 
 
 @dataclass(frozen=True)
-class GrassmannDistance(_OfSubspaces):
+class GrassmannDistance(_OfComponents):
     """Distance on the Grassmannian: how far the leading subspaces of two layers are turned against each other.
 
     With theta_i the principal angles between the spans of the leading principal components, cos theta_i the singular
@@ -200,7 +205,7 @@ class GrassmannDistance(_OfSubspaces):
 
 
 @dataclass(frozen=True)
-class EigenspaceOverlap(_OfSubspaces, Bilinear):
+class EigenspaceOverlap(_OfComponents, Bilinear):
     """Eigenspace overlap: the shared part of the spans of two layers, over the larger of their dimensions.
 
     s = |U_X^T U_Y|_F^2 / max(r_X, r_Y), with U the left singular vectors, r_X and r_Y of them: the mean squared cosine

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_text
+from repalign.measures import Group, Measure
 from repalign.sources import parse_spec
 from repalign.study.base import STORE
 from repalign.study.config import CompetenceConfig, RunConfig
@@ -78,13 +79,12 @@ def _size(variants: Sequence[Variant]) -> int:
 
 def _fewer_neighbors(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """The variants with every k smaller in proportion, where some k is too large for the stimuli of a mock."""
-    most = max([getattr(m, "k", 0) for v in variants for m in v.measures], default=0)
+    most = max([m.n_neighbors for v in variants for m in v.measures if isinstance(m, Measure)], default=0)
     if most < SIZE:
         return tuple(variants)
 
-    def fewer(measure: Any) -> Any:
-        k = getattr(measure, "k", None)
-        return measure if k is None else replace(measure, k=max(1, round(k * SIZE / (2 * most))))
+    def fewer(wanted: Measure | Group) -> Measure | Group:
+        return wanted.with_neighbors(SIZE / (2 * most)) if isinstance(wanted, Measure) else wanted
 
     return tuple(replace(v, measures=tuple(dict.fromkeys(map(fewer, v.measures)))) for v in variants)
 
