@@ -27,7 +27,7 @@ from contestants import features, loop, spread, timed
 from layers import CONTESTS, Contest, direct, limit, ours
 
 from repalign.figures import palette
-from repalign.figures.static import INK, MUTED, PAPER, RULE, SCORE
+from repalign.figures.palette import INK, MUTED, PAPER, RULE, SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

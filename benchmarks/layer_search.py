@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repalign.figures.static import ACCENT, INK, MUTED, PAPER, RULE, SCORE
+from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 from repalign.measures import CKA, Bilinear, MutualKNN
 from repalign.null import Cyclic, calibrate, search_layers
 

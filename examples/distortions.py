@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from repalign.dataset import DISTORTIONS, Dataset
-from repalign.figures.static import INK, PAPER
+from repalign.figures.palette import INK, PAPER
 
 AMOUNTS = (0, 0.25, 0.5, 0.75, 1)
 

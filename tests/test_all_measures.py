@@ -65,12 +65,12 @@ def test_the_report_says_how_many_cells_the_draws_judged():
     """Also where the draws judged most of them: the law comes first, then where it was not used."""
     import pandas as pd
 
-    from repalign.report.compared import _null_of
+    from repalign.report.sections import null_of
 
     def table(by: list[str]) -> pd.DataFrame:
         cells = pd.DataFrame({"null": by, "scope": "cell"})
         search = pd.DataFrame({"null": ["cyclic"], "scope": ["max"]})
         return pd.concat([search, cells]).assign(measure="CKA()", seed=0, n_draws=1023, statistic=0.5, pvalue=0.1)
 
-    assert _null_of(table(["moments", "cyclic", "cyclic"]), "CKA()").endswith("law (2 of 3 by draws, where that law is poor)")
-    assert _null_of(table(["moments"] * 3), "CKA()").endswith("Pearson type III law")
+    assert null_of(table(["moments", "cyclic", "cyclic"])).endswith("law (2 of 3 by draws, where that law is poor)")
+    assert null_of(table(["moments"] * 3)).endswith("Pearson type III law")

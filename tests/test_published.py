@@ -259,13 +259,8 @@ def test_published_points_have_their_own_competence_or_ours(wide):
     assert published_points(trend(table, models, "other"), wide, ["resnet"]).empty
 
 
-@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
-def test_a_trend_with_published_points(wide, backend):
-    figure = figures.trend(ours(wide), "bits_per_byte", models=records(wide), published=wide, backend=backend)
-    if backend == "plotly":
-        (drawn,) = [t for t in figure.data if t.name == "published"]
-        assert len(drawn.x) == 4 and drawn.marker.symbol == "circle-open"
-        return
+def test_a_trend_with_published_points(wide):
+    figure = figures.trend(ours(wide), "bits_per_byte", models=records(wide), published=wide)
     (drawn,) = [line for line in figure.axes[0].lines if line.get_label() == "published"]
     assert len(drawn.get_xdata()) == 4 and drawn.get_markerfacecolor() == "none"
     other = ours(wide).assign(model_y="resnet").drop_duplicates(["model_x", "model_y"])

@@ -13,7 +13,6 @@ from scipy import stats
 
 from repalign import figures
 from repalign.errors import RepalignError
-from repalign.figures.factors import effects_frame
 from repalign.models import ModelRecord
 from repalign.relate import effects
 from repalign.relate.permutations import block_orders
@@ -343,22 +342,19 @@ def test_few_models_have_no_interval():
 def test_the_figure_shows_the_table():
     a, b, word, scores = made_up(18)
     found = effects(made_table(scores), made_records(12, a=a, b=b, word=word), ["b", "a", "word"], draws=99)
-    frame = effects_frame(found)
+    figure = figures.effects(found)
+    figure.savefig(io.BytesIO(), format="png")
+    (axes,) = figure.axes
     order = found.table.sort_values("share", ascending=False)["factor"].tolist()
-    shown = {"a": ["A, per sd"], "b": ["B, per sd"], "word": ["Word: red", "Word: green", "Word: blue"]}
-    assert frame.labels == [label for f in order for label in shown[f]]
+    labels = {"a": ["A, per sd"], "b": ["B, per sd"], "word": ["Word: red", "Word: green", "Word: blue"]}
+    assert [t.get_text() for t in axes.get_yticklabels()] == [label for f in order for label in labels[f]]
     by_factor = found.table.set_index("factor")
-    for k, f in enumerate(order):
-        here = frame.factors == k
-        rows = found.levels if f == "word" else by_factor.loc[[f]]
-        np.testing.assert_allclose(np.array([frame.effect, frame.low, frame.high])[:, here].T, rows[["effect", "low", "high"]])
-        assert [bool(frame.remarks[i]) for i in np.flatnonzero(here)] == [True, *[False] * (here.sum() - 1)]
-        assert f"share {100 * by_factor.loc[f, 'share']:.0f} %" in frame.remarks[int(np.flatnonzero(here)[0])]
-    static = figures.effects(found)
-    static.savefig(io.BytesIO(), format="png")
-    (axes,) = static.axes
-    assert [t.get_text() for t in axes.get_yticklabels()] == frame.labels
-    interactive = figures.effects(found, backend="plotly")
-    drawn = np.concatenate([trace.x for trace in interactive.data])
-    np.testing.assert_allclose(np.sort(drawn), np.sort(frame.effect))
-    assert list(interactive.layout.yaxis.ticktext) == frame.labels
+    rows = pd.concat([found.levels if f == "word" else by_factor.loc[[f]] for f in order])
+    bars, dots = axes.collections
+    np.testing.assert_allclose([path.vertices[:, 0] for path in bars.get_paths()], rows[["low", "high"]])
+    np.testing.assert_allclose(dots.get_offsets(), np.column_stack([rows["effect"], range(len(rows))]))
+    at = 0
+    for f, remark in zip(order, axes.texts, strict=True):  # beside the first row of each factor
+        assert f"share {100 * by_factor.loc[f, 'share']:.0f} %" in remark.get_text() and remark.xy[1] == at
+        assert len({tuple(color) for color in dots.get_facecolors()[at : at + len(labels[f])]}) == 1
+        at += len(labels[f])

@@ -21,14 +21,13 @@ import pytest
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import text as words
 from repalign.comparison import compare
-from repalign.comparison.alignment import Alignment
+from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
-from repalign.figures import quantities as views
+from repalign.figures import conventions as views
+from repalign.figures.canvas import tick_texts, ticks
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.report import notebook_html, payload, render, write_report
-from repalign.report.html import Html, data_script, el
-from repalign.report.svg import log_ticks, tick_texts, ticks
 from repalign.representation import MemoryRepresentation
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">@@data@@\u2028'
@@ -79,7 +78,7 @@ def embedded(page: str, identifier: str = "data") -> dict:
 
 def test_the_headline_answers_in_words(page, table):
     text = " ".join(Elements(page).text.split())
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     assert f"{best['model_x']} and {best['model_y']} align best" in text
     assert f"They score {words.number(best['statistic'])} on Mutual k-NN (k = 10, cosine)" in text
     assert (
@@ -87,7 +86,7 @@ def test_the_headline_answers_in_words(page, table):
         in text
     )
     assert "n = 1,024 stimuli of wit_1024" in text and "The search over 35 pairs of layers" in text
-    count = (views.rows_of(table, "max", KNN)["p_maxt"] <= 0.05).sum()
+    count = (rows_of(table, "max", KNN)["p_maxt"] <= 0.05).sum()
     rule = "step-down maxT (family-wise; all models of one side relabelled alike, which keeps the dependence between pairs)"
     assert f"Of 30 pairs of models, {count} are above chance at α = 0.05 by {rule}." in text
 
@@ -174,13 +173,13 @@ def test_without_joint_draws_another_rule_decides_and_is_named(n_draws, told):
 
 def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
     (card, _) = re.findall(r'<article class="card">.*?</article>', page, flags=re.S)
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", card))
     assert facts == {
         "Score": words.number(best["statistic"]), "Chance": words.number(best["null_mean"]),
         "p": "≤ .00098", "p (maxT)": "≤ .00098",
     }  # fmt: skip
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     maxt, holm, bh, by = ((pairs[c] <= 0.05).sum() for c in ("p_maxt", "p_holm", "p_bh", "p_by"))
     text = Elements(card).text
     assert f"{maxt} of 30 pairs above chance (maxT)by other rules: Holm {holm}, BH {bh}, BY {by}" in text
@@ -190,7 +189,7 @@ def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
 
 
 def test_ceilings_stand_beside_the_chance_level(table):
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     seeds = {"measure": KNN, "kind": "seed to seed", "model_x": best["model_y"], "model_y": "again"}
     halves = {"measure": KNN, "kind": "split half", "model_x": best["model_x"], "model_y": best["model_y"], "n": 512}
     other = {"measure": KNN, "kind": "split half", "model_x": "bloom-1b7", "model_y": "clip-large", "n": 512}
@@ -250,7 +249,7 @@ def test_without_ceilings_nothing_is_said_of_them(page):
 def test_an_interval_stands_beside_its_score(table):
     is_max = table["scope"] == "max"
     known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
-    best = views.best_pair(views.rows_of(known, "max", KNN))
+    best = views.best_pair(rows_of(known, "max", KNN))
     shown = words.interval(best["statistic"], best["low"], best["high"])
     assert "[" in shown and f"They score {shown} on Mutual" in Elements(render(known, make_run())).text
     assert shown in Elements(notebook_html(known, make_run())).text
@@ -275,7 +274,7 @@ def test_a_restricted_null_is_told_in_words(table, groups, told):
 def test_a_mean_over_layers_is_told_as_such(table):
     matched = table.assign(search=np.where(table["scope"] == "max", "studentised matching", None))
     text = Elements(render(matched, make_run() | {"search": "studentised matching"})).text
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     where = f"{best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
     assert f", the mean over the best one-to-one matching of layers, of which {where} are the best; n = 1,024" in text
     assert "search over layers: the mean over the best one-to-one matching of layers, by their height above" in text
@@ -326,18 +325,29 @@ def test_hostile_names_stay_text():
     assert "<script" not in notebook_html(table, run) and "<img" not in notebook_html(table, run)
 
 
-def test_elements_escape_and_markup_stays():
-    assert el("p", "<b>", el("b", "&"), None, title='"') == '<p title="&quot;">&lt;b&gt;<b>&amp;</b></p>'
-    assert el("td", 0, hidden=False, open=True, class_=None) == "<td open>0</td>"
-    assert el("p", Html("<i>x</i>")) == "<p><i>x</i></p>"
-    script = data_script("x", ["</script>\u2028"])
-    body = script[script.index(">") + 1 : script.rindex("<")]
-    assert "<" not in body and "\u2028" not in body and json.loads(body) == ["</script>\u2028"]
+def test_data_cannot_leave_their_script():
+    """In the scripts of data `<` never stands, so nothing in them ends a script; they are read back as they were."""
+    language = [(HOSTILE, "F", 1e8, 0.9), ("b", "F", 1e9, 0.8)]
+    shown = render(make_table(language, VISION[:2], (2, 2)), make_run(language, VISION[:2], (2, 2)) | {"name": HOSTILE})
+    bodies = re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', shown, flags=re.S)
+    assert len(bodies) == 3 and not any("<" in body for body in bodies)
+    assert embedded(shown)["name"] == HOSTILE and embedded(shown)["models"][0] == HOSTILE
 
 
-def test_data_without_a_json_number_is_refused():
+def test_data_without_a_json_number_are_refused(table, monkeypatch):
+    monkeypatch.setattr(payload, "data", lambda *_: {"data": {"x": math.nan}})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        data_script("x", [math.nan])
+        render(table, make_run())
+
+
+def decode(block: str, fields: list[dict], shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
+    """What a block holds, as the page's script reads it."""
+    raw = np.frombuffer(base64.b64decode(block), "<f8" if exact else "<u2").reshape(len(fields), *shape)
+    if exact:
+        return {f["name"]: raw[k].astype(float) for k, f in enumerate(fields)}
+    steps = np.where(raw == 65_535, np.nan, raw.astype(float))
+    values = {f["name"]: f["low"] + steps[k] * f["step"] for k, f in enumerate(fields)}
+    return {f["name"]: 10 ** values[f["name"]] if f["log"] else values[f["name"]] for f in fields}
 
 
 # --- the data ----------------------------------------------------------------------------------
@@ -362,7 +372,7 @@ def test_embedded_cells_are_those_of_the_table(table, monkeypatch, exact):
             ]
             lx, ly = shape = tuple(entry["maps"][k]["shape"])
             assert shape == (7, 5)
-            decoded = payload.decode(cells["blocks"][k], cells["fields"], shape, exact)
+            decoded = decode(cells["blocks"][k], cells["fields"], shape, exact)
             for name, values in decoded.items():
                 expected = rows[name].to_numpy().reshape(lx, ly)
                 span = np.nanmax(table.loc[(table["scope"] == "cell") & (table["measure"] == measure), name]) or 1.0
@@ -376,13 +386,13 @@ def test_embedded_cells_are_those_of_the_table(table, monkeypatch, exact):
 def test_embedded_pairs_are_those_of_the_table(page, table):
     data = embedded(page)
     for m, measure in enumerate((KNN, CKA)):
-        rows = views.rows_of(table, "max", measure).to_dict("records")
+        rows = rows_of(table, "max", measure).to_dict("records")
         for row, pair in zip(rows, data["measures"][m]["pairs"], strict=True):
             assert [data["models"][pair[0]], data["models"][pair[1]]] == [row["model_x"], row["model_y"]]
             for name, value in zip(data["pairColumns"], pair[5:], strict=True):
                 assert (value is None and math.isnan(row[name])) or value == pytest.approx(row[name], rel=1e-6)
         best = data["measures"][m]["best"]
-        top = views.best_pair(views.rows_of(table, "max", measure))
+        top = views.best_pair(rows_of(table, "max", measure))
         assert rows[best]["model_x"] == top["model_x"] and rows[best]["model_y"] == top["model_y"]
         assert data["measures"][m]["maps"][best]["best"] == [top["index_x"], top["index_y"]]
 
@@ -393,7 +403,7 @@ def test_beyond_a_limit_only_the_best_pairs_have_their_maps(table, monkeypatch):
     page = render(table, make_run())
     entry = embedded(page)["measures"][0]
     shapes = [tuple(m["shape"]) for m in entry["maps"]]
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     best = pairs.sort_values("calibrated", ascending=False).index[:3]
     assert [k for k, shape in enumerate(shapes) if shape == (7, 5)] == sorted(best)
     assert shapes.count((0, 0)) == 27 and "Only the layer maps of the best aligned pairs" in Elements(page).text
@@ -409,9 +419,9 @@ def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
     page = render(closed, make_run())
     entry, pack = embedded(page)["measures"][0], embedded(page, "cells-0")
     assert (entry["draws"], entry["cellDraws"]) == (1023, 0)
-    found = payload.decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["pvalue"]
+    found = decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["pvalue"]
     np.testing.assert_allclose(found.ravel(), closed.loc[cells, "pvalue"].to_numpy()[:35], rtol=5e-4)
-    stepdown = payload.decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["p_stepdown"] * 1024
+    stepdown = decode(pack["blocks"][0], pack["fields"], (7, 5), exact=False)["p_stepdown"] * 1024
     np.testing.assert_allclose(stepdown, np.rint(stepdown), atol=1e-9)  # still from draws: whole ranks
     at = embedded(page)["cellViews"].index("p_stepdown")
     assert entry["common"][at] == [0.05, 1 / 1024]
@@ -424,7 +434,8 @@ def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
 def test_a_quantity_that_is_constant_survives_packing():
     code = payload.Code.of("statistic", np.array([0.25, 0.25, np.nan]), 199, exact=False)
     block = base64.b64encode(code.encode(np.array([0.25, np.nan]))).decode()
-    values = payload.decode(block, [{"name": "statistic", **code.header()}], (1, 2), exact=False)["statistic"]
+    field = {"name": "statistic", "low": code.low, "step": code.step, "log": code.log}
+    values = decode(block, [field], (1, 2), exact=False)["statistic"]
     np.testing.assert_array_equal(values, [[0.25, np.nan]])
 
 
@@ -474,8 +485,8 @@ def test_static_figures_on_request(tmp_path):
 
     write_report(both.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "f", progress=progress)
     stems = {p.stem for p in (tmp_path / "f").iterdir()}
-    assert {p.suffix for p in (tmp_path / "f").iterdir()} == {".svg", ".png"}
-    assert {s.split("-Mutual")[0] for s in stems} == {
+    assert {p.suffix for p in (tmp_path / "f").iterdir()} == {".svg", ".png", ".csv", ".json"}
+    assert {s.split("-Mutual")[0] for s in stems - {"files"}} == {
         "matrix-statistic", "matrix-calibrated", "matrix-pvalue", "chance", "trend-x-n_parameters",
         "trend-x-bits_per_byte", "layers-bloom-560m-vit-tiny-in21k", "layers-bloom-1b7-vit-tiny-in21k",
         "layers-bloom-7b1-vit-tiny-in21k",
@@ -492,10 +503,10 @@ def test_a_notebook_shows_matrix_and_best_pairs(table):
     shown = notebook_html(table, make_run())
     text = Elements(shown).text
     assert "Mutual k-NN (k = 10, cosine)" in text and "n = 1,024" in text and "and 25 more pairs: .best()" in text
-    assert f"○ {words.number(views.rows_of(table, 'max', KNN).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
+    assert f"○ {words.number(rows_of(table, 'max', KNN).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
     assert "<script" not in shown and "class=" not in shown
-    best = views.best_pair(views.rows_of(table, "max", KNN))
-    rows = re.findall(r"<tr>(.*?)</tr>", shown)
+    best = views.best_pair(rows_of(table, "max", KNN))
+    rows = re.findall(r"<tr>(.*?)</tr>", shown, flags=re.S)
     first = next(r for r in rows if " × " in r)
     assert f"{best['model_x']} × {best['model_y']}" in html.unescape(first) and words.number(best["statistic"]) in first
     assert notebook_html(table, {}) and "without pairs" in notebook_html(table.head(0), {})
@@ -510,19 +521,10 @@ def test_one_pair_has_no_matrix(table):
 
 
 def test_ticks_are_round_and_inside():
-    assert ticks(0.011, 0.2, 5) == [0.05, 0.1, 0.15, 0.2] and tick_texts(ticks(0.011, 0.2, 5)) == [
-        "0.05",
-        "0.10",
-        "0.15",
-        "0.20",
-    ]
-    assert log_ticks(3e8, 2e10) == [5e8, 1e9, 2e9, 5e9, 1e10, 2e10] and log_ticks(1e6, 1e10) == [
-        1e6,
-        1e7,
-        1e8,
-        1e9,
-        1e10,
-    ]
+    assert ticks(0.011, 0.2, 5) == [0.05, 0.1, 0.15, 0.2] and tick_texts(ticks(0.011, 0.2, 5)) == ["0.05", "0.10", "0.15", "0.20"]
+    assert ticks(3e8, 2e10, log=True) == [5e8, 1e9, 2e9, 5e9, 1e10, 2e10]
+    assert ticks(1e6, 1e10, log=True) == [1e6, 1e7, 1e8, 1e9, 1e10]
+    assert ticks(1e9, 1.25e9, log=True) == [1e9, 1.05e9, 1.1e9, 1.15e9, 1.2e9, 1.25e9]  # less than a decade: plain steps
     assert ticks(1.0, 1.0) == [1.0] and tick_texts([-0.5, 0.0]) == ["−0.5", "0.0"]
 
 
@@ -648,7 +650,7 @@ def test_the_browser_reports_errors_at_all(page, tmp_path):
 
 @needs_chromium
 def test_matrix_readout_and_table_show_the_numbers_of_the_table(probed, table):
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     best = views.best_pair(pairs)
     for shown, (x, *_) in zip(probed["matrix"], LANGUAGE, strict=True):
         rows = [r for r in pairs.to_dict("records") if r["model_x"] == x]
@@ -667,7 +669,7 @@ def test_matrix_readout_and_table_show_the_numbers_of_the_table(probed, table):
 
 @needs_chromium
 def test_views_selection_and_keyboard(probed, table):
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     row = pairs[(pairs["model_x"] == LANGUAGE[1][0]) & (pairs["model_y"] == VISION[2][0])].to_dict("records")[0]
     assert probed["chosen"] == f"{row['model_x']} × {row['model_y']}"
     assert probed["maxt"][1][3] == "○ " + words.pvalue(row["p_maxt"], 1023)
@@ -697,7 +699,7 @@ def dotted(table, x, y) -> set[tuple[int, int]]:
 
 @needs_chromium
 def test_cells_above_chance_have_a_dot(probed, table):
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     expected = dotted(table, best["model_x"], best["model_y"])
     assert len(probed["chosen0"]) == len(expected)
     assert probed["note"] == (
@@ -710,7 +712,7 @@ def test_cells_above_chance_have_a_dot(probed, table):
 
 @needs_chromium
 def test_the_legend_has_chance_and_both_thresholds(probed, table):
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     assert probed["ticks"][-2] == "chance 0.00978 and below"
     single = table[(table["scope"] == "cell") & (table["measure"] == KNN)]["threshold"].median()
     told = {
@@ -750,7 +752,7 @@ def test_dots_survive_packing(table, tmp_path, monkeypatch):
 def test_an_interval_stands_in_the_table_and_the_readout(table, tmp_path):
     is_max = table["scope"] == "max"
     known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
-    best = views.best_pair(views.rows_of(known, "max", KNN))
+    best = views.best_pair(rows_of(known, "max", KNN))
     dom, console = browse(render(known, make_run()), tmp_path)
     shown = words.interval(best["statistic"], best["low"], best["high"])
     readout, rows = dom[dom.index('id="readout"') : dom.index('id="atlas-title"')], dom[dom.index('id="rows"') :]

@@ -96,6 +96,15 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "pair"), counted(1200, "model")
+    ('1 pair', '1,200 models')
+    """
+    return f"{count(n)} {noun}{'s' * (n != 1)}"
+
+
 def shorten(name: str, length: int) -> str:
     """A name cut in its middle: what tells names apart is often at their end.
 

@@ -78,8 +78,7 @@ def shown_number(x: float) -> str:
 
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score."""
-    from repalign.figures.conventions import ALPHA
-    from repalign.figures.quantities import VIEWS, adjustment
+    from repalign.figures.conventions import ALPHA, VIEWS, adjustment
 
     alpha = float(alignment.run.get("alpha") or ALPHA)
     if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:

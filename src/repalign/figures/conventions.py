@@ -1,13 +1,20 @@
-"""What a run says about how its numbers are read: the level, the rule over pairs of models, restrictions, ceilings."""
+"""How a result is read: at which level and by which rule, what of it can be shown, and on which colour scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from repalign import text as words
+from repalign.comparison.alignment import about_of
+from repalign.errors import RepalignError, choose
+from repalign.figures import palette
+from repalign.measures import MeasureFacts
 
 ALPHA = 0.05
 SEEDS, HALVES = "seed to seed", "split half"
@@ -40,10 +47,10 @@ class Ceiling:
     kind: str
     model_x: str
     model_y: str
-    statistic: float
     n: int
-    selected: float = math.nan
-    reliability: float = math.nan
+    statistic: float
+    selected: float
+    reliability: float
 
     @property
     def names(self) -> frozenset[str]:
@@ -54,89 +61,256 @@ class Ceiling:
         both = self.model_x if self.model_x == self.model_y else f"one model, {self.model_x} and {self.model_y}"
         return f"two trainings of {both}" + (f"; n = {words.count(self.n)}" if self.n != n else "")
 
-    def text(self, n: int) -> str:
-        """Number and source: "0.61 (two trainings of dinov2-small)"."""
-        return f"{words.number(self.statistic)} ({self.source(n)})"
-
-    def held_out(self) -> str:
-        """A split half as a sentence."""
-        own = f", {words.number(self.selected)} on their own" if math.isfinite(self.selected) else ""
-        score = words.number(self.statistic)
-        return f"Layers chosen on one half of the stimuli score {score} on the other{own} (n = {words.count(self.n)})."
-
 
 @dataclass(frozen=True)
-class Reading:
-    """How the numbers of one run are read; `Reading.of(run)`."""
+class Conventions:
+    """How the numbers of one run are read; of a bare table, the defaults."""
 
     alpha: float = ALPHA
     joint: str = ANY_JOINT  # how all pairs of models were relabelled together
     restricted: str = ""  # what may change places, where not every stimulus may
-    ceilings: tuple[Ceiling, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()  # the highest first
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Mapping[str, Any]) -> Reading:
+    def of(cls, run: Mapping[str, Any]) -> Conventions:
         """From the description of a run, whatever of it is there."""
-        null = run.get("null") or {}
-        return cls(
-            alpha=float(run.get("alpha") or ALPHA),
-            joint=JOINT.get(str(null.get("relabelled")), ANY_JOINT),
-            restricted=restriction(null.get("groups") or {}),
-            ceilings=tuple(_ceilings(run.get("ceilings") or ())),
-        )
+        null, ceilings, restricted = run.get("null") or {}, [], ""
+        if groups := null.get("groups"):
+            count = words.count(int(groups["n_groups"]))
+            within, whole = f"only within their {count} groups", f"{count} groups of stimuli change places as wholes"
+            restricted = f"stimuli change places {within}" if groups["shuffle"] == "within" else whole
+        for entry in run.get("ceilings") or ():
+            facts = {k: entry[k] for k in ("measure", "kind", "model_x", "model_y", "n")}
+            numbers = {k: entry.get(k) for k in ("statistic", "selected", "reliability")}
+            ceilings.append(Ceiling(**facts, **{k: math.nan if v is None else float(v) for k, v in numbers.items()}))
+        known = sorted((c for c in ceilings if math.isfinite(c.statistic)), key=lambda c: -c.statistic)
+        joint = JOINT.get(str(null.get("relabelled")), ANY_JOINT)
+        return cls(float(run.get("alpha") or ALPHA), joint, restricted, tuple(known), run)
+
+    def about(self, measure: str) -> MeasureFacts:
+        """What is known of a measure: its name for people, family, meaning and direction."""
+        return about_of(self.run, [measure])[measure]
 
     def rule(self, key: str) -> str:
         """What an adjustment holds and why it is valid, in half a sentence."""
         _, holds, why = RULES[key]
         return f"{holds}; {why.format(joint=self.joint)}"
 
-    def seeds(self, measure: str) -> list[Ceiling]:
-        """The scores of two trainings of one model under a measure, highest first."""
-        return [c for c in self.ceilings if c.measure == measure and c.kind == SEEDS]
-
-    def seeds_of(self, measure: str, model_x: str, model_y: str) -> list[Ceiling]:
-        """Those of the two models of a pair; the highest of any model if they have none."""
-        known = self.seeds(measure)
-        return [c for c in known if c.names & {model_x, model_y}][:2] or known[:1]
-
-    def halves(self, measure: str) -> list[Ceiling]:
-        """The split halves of all pairs of models under a measure."""
-        return [c for c in self.ceilings if c.measure == measure and c.kind == HALVES]
-
-    def halves_of(self, measure: str, model_x: str, model_y: str) -> Ceiling | None:
-        """The split half of one pair of models."""
-        return next((c for c in self.halves(measure) if c.names == {model_x, model_y}), None)
+    def ceilings_of(self, measure: str, kind: str) -> list[Ceiling]:
+        """The ceilings of one kind under a measure, the highest first."""
+        return [c for c in self.ceilings if c.measure == measure and c.kind == kind]
 
 
-PLAIN = Reading()  # of a bare table
+PLAIN = Conventions()
 
 
-def restriction(groups: Mapping[str, Any]) -> str:
-    """What may change places, from the groups of a null: "stimuli change places only within their 12 groups"."""
-    if not groups:
-        return ""
-    count = words.count(int(groups["n_groups"]))
-    if groups["shuffle"] == "within":
-        return f"stimuli change places only within their {count} groups"
-    return f"{count} groups of stimuli change places as wholes"
+# --- quantities and their scales -------------------------------------------------------------------
 
 
-def _ceilings(entries: Iterable[Mapping[str, Any]]) -> list[Ceiling]:
-    known = [
-        Ceiling(
-            measure=str(e["measure"]),
-            kind=str(e["kind"]),
-            model_x=str(e["model_x"]),
-            model_y=str(e["model_y"]),
-            statistic=_float(e.get("statistic")),
-            n=int(e["n"]),
-            selected=_float(e.get("selected")),
-            reliability=_float(e.get("reliability")),
-        )
-        for e in entries
-    ]
-    return sorted((c for c in known if math.isfinite(c.statistic)), key=lambda c: -c.statistic)
+@dataclass(frozen=True)
+class View:
+    """One quantity of the table: its column, its name and what it means in a sentence."""
+
+    key: str
+    label: str
+    meaning: str
+    only: str | None = None  # the scope of the rows that have it: "max", pairs of models, or "cell", pairs of layers
 
 
-def _float(value: Any) -> float:
-    return math.nan if value is None else float(value)
+VIEWS: dict[str, View] = {
+    v.key: v
+    for v in (
+        View("statistic", "Score", "The raw score. Colour starts at the chance level."),
+        View("gain", "Above chance", "Score minus its own chance level."),
+        View("null_mean", "Chance level", "The mean score when the pairing is broken."),
+        View("calibrated", "Calibrated",
+             "How far the score goes from the significance threshold (0) to the highest attainable score (1)."),
+        View("pvalue", "p", "How often broken pairings score as high, for one pair on its own."),
+        View("p_stepdown", "p (step-down)",
+             "Adjusted over all pairs of layers of these two models: the risk of any false finding among them.", "cell"),
+        View("p_maxt", "p (maxT)",
+             "Adjusted over all pairs of models by relabelling them jointly: the risk of any false finding.", "max"),
+        View("p_holm", "p (Holm)", "Adjusted over all pairs of models: the risk of any false finding.", "max"),
+        View("p_bh", "p (BH)", "Adjusted over all pairs of models: the expected share of false findings.", "max"),
+        View("p_by", "p (BY)",
+             "Adjusted over all pairs of models: the expected share of false findings, whatever their dependence.", "max"),
+    )
+}  # fmt: skip
+P_VIEWS = tuple(key for key in VIEWS if key.startswith("p"))
+FLOORED = ("pvalue", "p_stepdown", "p_maxt")  # shares of the draws: none is below 1 / (draws + 1)
+ADJUSTED = tuple(key for key in P_VIEWS if VIEWS[key].only == "max")
+VIEWS_OF = {scope: tuple(k for k, view in VIEWS.items() if view.only in (None, scope)) for scope in ("max", "cell")}
+
+# Closed-form p-values have no floor; below this they all have the strongest colour.
+SMALL_P = 1e-6
+CLOSE = 0.05  # of a colour bar: marks nearer than this share a place
+# An interval may make a picture this much taller, in ranges of its points: they always fill half of it.
+ROOM = 0.5
+MARGIN = 0.12  # above and below, in the same unit
+
+
+def view_for(scope: str, key: str) -> View:
+    """A view that rows of this scope have."""
+    view = VIEWS[choose("view", key, VIEWS)]
+    if view.only not in (None, scope):
+        over, wanted = ("pairs of models", "pairs of layers")[:: 1 if scope == "cell" else -1]
+        problem = f"{key!r} is adjusted over {over}"
+        raise RepalignError(problem, expected=f"a number of {wanted}", got=key, remedy="use pvalue")
+    return view
+
+
+def values_of(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The numbers of a view or of any column, one per row."""
+    if column == "gain":
+        return rows["statistic"].to_numpy(float) - rows["null_mean"].to_numpy(float)
+    return rows[column].to_numpy(float)
+
+
+def text_of(view: str, value: float, n_draws: int) -> str:
+    """A number of a view as it stands in a cell."""
+    if view in P_VIEWS:
+        return words.pvalue(value, n_draws if view in FLOORED else None)
+    return words.number(value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values to [0, 1]: `low` (chance, nothing) to `high`; by logarithm for p-values, where low > high."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def position(self, values: Any) -> np.ndarray:
+        """Clipped to [0, 1]; nan stays nan."""
+        v = np.asarray(values, float)
+        if self.high == self.low:
+            return np.where(np.isnan(v), np.nan, 0.0)
+        if self.log:
+            ratio = np.maximum(v, 1e-300) / self.low  # a closed form may underflow to 0
+            return np.clip(np.log(ratio) / math.log(self.high / self.low), 0, 1)
+        return np.clip((v - self.low) / (self.high - self.low), 0, 1)
+
+    def steps(self, values: Any) -> np.ndarray:
+        """The step of the palette for every value, -1 where undefined."""
+        place = self.position(values)
+        return np.where(np.isnan(place), -1, np.rint(np.nan_to_num(place) * (palette.STEPS - 1))).astype(int)
+
+
+def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, alpha: float) -> Scale:
+    """The chance-anchored colour scale of a view.
+
+    A score starts at the mean chance level, what is measured from chance or threshold at 0, p at alpha:
+    what is no more than chance has the colour of the paper. The chance level itself spans its own range.
+    """
+    values, chance = np.asarray(values, float), np.asarray(chance, float)
+    defined, level = values[np.isfinite(values)], chance[np.isfinite(chance)]
+    top = float(defined.max()) if defined.size else 0.0
+    if view in P_VIEWS:
+        floor = 1 / (n_draws + 1) if n_draws else max(float(defined.min(initial=1.0)), SMALL_P)
+        return Scale(alpha if floor < alpha else 1.0, floor, log=True)
+    if view == "null_mean":
+        return Scale(float(defined.min()), top) if defined.size else Scale(0.0, 0.0)
+    low = float(level.mean()) if view == "statistic" and level.size else 0.0
+    return Scale(low, max(top, low))
+
+
+def bar_marks(scale: Scale, view: str, inside: Iterable[tuple[float, str]] = ()) -> list[tuple[float, str]]:
+    """What stands beside a colour bar: places in [0, 1] from below, each with its words.
+
+    The two ends, and the values `inside` the scale; marks too close to be told apart share a place, the higher above.
+    """
+    if view in P_VIEWS:
+        ends = [(0.0, f"p = {words.pvalue(scale.low)}"), (1.0, f"p = {words.pvalue(scale.high)}")]
+    else:
+        low = f"chance {words.number(scale.low)}" if view == "statistic" else words.number(scale.low)
+        ends = [(0.0, low), (1.0, words.number(scale.high))][: 1 + (scale.high > scale.low)]
+    on = [(float(scale.position(v)), text) for v, text in inside]
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted([*ends, *on], key=lambda mark: mark[0]):
+        if kept and place - kept[-1][0] < CLOSE:
+            kept[-1] = (kept[-1][0], f"{text}\n{kept[-1][1]}")
+        else:
+            kept.append((place, text))
+    return kept
+
+
+def vertical_range(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """The range of an axis that shows some values: theirs with a margin, and of their intervals as much as leaves
+    the values half of the picture. Few models have intervals many times as wide as all their scores."""
+    values, ends = values[np.isfinite(values)], intervals[np.isfinite(intervals)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    spread, room = high - low, ROOM
+    if not spread:  # one value: its interval is all there is to see
+        spread, room = float(np.ptp(ends) if len(ends) else 0.0) or abs(low) or 1.0, 1.0
+    bottom, top = low - MARGIN * spread, high + MARGIN * spread
+    if len(ends):
+        bottom = min(bottom, max(float(ends.min()), low - room * spread))
+        top = max(top, min(float(ends.max()), high + room * spread))
+    return bottom, top
+
+
+# --- rows of the table -----------------------------------------------------------------------------
+
+
+def draws_of(rows: pd.DataFrame) -> int:
+    """The smallest number of draws of these rows; 0 if the null of any is a closed form."""
+    return min(rows["n_draws"].tolist(), default=0)
+
+
+def tests_of(pairs: pd.DataFrame) -> int:
+    """How many pairs of models have a p-value."""
+    return int(np.isfinite(pairs["pvalue"].to_numpy(float)).sum())
+
+
+def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
+    """The p that decides what counts as found over pairs of models.
+
+    "p_maxt" where every pair that has a p-value has it, for it uses how pairs depend on each other; else "p_holm", or
+    "p_bh" where Holm can reject nothing with so few draws.
+    """
+    tests, draws = tests_of(pairs), draws_of(pairs)
+    if tests and (pairs["p_maxt"].notna() | pairs["pvalue"].isna()).to_numpy().all():
+        return "p_maxt"
+    return "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
+
+
+def found(pairs: pd.DataFrame, alpha: float) -> np.ndarray:
+    """Which pairs of models are above chance after adjustment over all of them."""
+    return (pairs[adjustment(pairs, alpha)] <= alpha).to_numpy(bool)
+
+
+def best_pair(pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """The row of the best aligned pair: by calibrated score, then z, then score; None if none is defined."""
+    keys = ["calibrated", "z", "statistic"]
+    defined = pairs.loc[pairs["statistic"].notna()]
+    order = defined[keys].fillna(-math.inf).sort_values(keys, kind="stable").index
+    return defined.loc[order[-1:]].to_dict("records")[0] if len(order) else None
+
+
+def best_text(pairs: pd.DataFrame) -> str:
+    """The best aligned pair in a sentence."""
+    best = best_pair(pairs)
+    if best is None:
+        return "No pair of models has a defined score."
+    score, chance = words.number(best["statistic"]), words.number(best["null_mean"])
+    n, p = words.count(int(best["n"])), words.p_sentence(best["pvalue"], draws_of(pairs))
+    ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
+    return f"Best: {ends}, {score} (chance {chance}, n = {n}, {p})."
+
+
+def heading(rows: pd.DataFrame, conventions: Conventions) -> str:
+    """What must stand beside every score: the dataset, n, the number of draws and what they were restricted to."""
+    dataset, n, draws = (rows[column].iloc[0] for column in ("dataset", "n", "n_draws"))
+    restricted = f" ({conventions.restricted})" if conventions.restricted else ""
+    return f"{dataset}, n = {words.count(int(n))}, {words.count(int(draws))} draws of chance{restricted}"
+
+
+def found_note(pairs: pd.DataFrame, conventions: Conventions) -> str:
+    """In words, what marks a pair that is not above chance, and which rule says so."""
+    tests, key = tests_of(pairs), adjustment(pairs, conventions.alpha)
+    bare = f"○ not above chance at α = {conventions.alpha:g}"
+    return bare if tests < 2 else f"{bare} by {RULES[key][0]} over {tests} pairs ({conventions.rule(key)})"

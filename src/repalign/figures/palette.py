@@ -1,97 +1,75 @@
-"""Colours: one sequential ramp for light paper and its twin for dark, and a set for families.
+"""Every colour, for light paper and for dark: figures, page and script take theirs from here.
 
-Lightness is monotone along a ramp, so that it reads without colour and in print; its start is near the
-background, so that chance looks like nothing. Family colours are after Okabe & Ito, told apart by marker too.
+Lightness is monotone along a ramp, so that it reads without colour and in print; its start is near the background, so
+that chance looks like nothing. Family colours are after Okabe & Ito 2008, told apart by marker too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-STEPS = 32
+# Each ramp is linear in OKLab (Ottosson 2020), in which equal steps look equal, between eight stops.
+LIGHT = (
+    "#f6f3ea", "#f0f1e5", "#eaefdf", "#e4edda", "#dfebd4", "#d6e7d0", "#cae3cc", "#bfdec8",
+    "#b3d9c3", "#a7d4bf", "#98cdbb", "#8ac6b7", "#7abeb3", "#6bb7ae", "#5eafab", "#52a6a8",
+    "#469da5", "#3994a2", "#2e8b9f", "#2a839c", "#267a98", "#237194", "#1f6891", "#1f608b",
+    "#1e5885", "#1e507f", "#1d4879", "#1d3f72", "#1d3767", "#1c2f5d", "#1b2754", "#191f4a",
+)  # fmt: skip
+DARK = (
+    "#242a32", "#232d38", "#23303f", "#223446", "#21374c", "#203c53", "#20425a", "#1f4962",
+    "#1e4f69", "#1d5671", "#1e5d77", "#1f647c", "#1f6c82", "#207388", "#257b8c", "#2b838e",
+    "#328b90", "#389392", "#419b93", "#50a393", "#5dab94", "#6ab293", "#76ba93", "#86c195",
+    "#96c897", "#a5d099", "#b4d79b", "#c3dd9f", "#d0e2a5", "#dee8ab", "#ebedb2", "#f8f2b8",
+)  # fmt: skip
+STEPS = len(LIGHT)
+# Text on each step: black or white, whichever contrasts more (at least 4.5 to 1).
+LIGHT_INK = ("#000000",) * 20 + ("#ffffff",) * 12
+DARK_INK = ("#ffffff",) * 15 + ("#000000",) * 17
 
-_LIGHT = ("#f6f3ea", "#dcead2", "#a9d5c0", "#66b5ad", "#2f8ea0", "#1f6790", "#1d4376", "#191f4a")
-_DARK = ("#242a32", "#20384f", "#1d5570", "#20758a", "#3d9993", "#78bb93", "#bddb9c", "#f8f2b8")
-
-# Okabe & Ito 2008, in an order that keeps neighbours apart; the second set is lightened for dark paper.
+# In an order that keeps neighbours apart; the second set is lightened for dark paper.
 FAMILY_LIGHT = ("#0072b2", "#d55e00", "#007a5a", "#b0568c", "#a67c00", "#3d8fc4", "#4d4d4d", "#8a5a2b")
 FAMILY_DARK = ("#56b4e9", "#ff8f45", "#2fc799", "#e39ac4", "#e6c229", "#9ecbee", "#c4c4c4", "#cf9b66")
-MARKERS = ("circle", "square", "triangle", "diamond", "cross", "down", "plus", "star")
+MARKERS = ("o", "s", "^", "D", "X", "v", "P", "*")  # as matplotlib calls them
 
-Color = tuple[float, float, float]
+PAGE_LIGHT = {
+    "paper": "#fbfaf6", "card": "#ffffff", "ink": "#1c2127", "soft": "#5b626b", "faint": "#8a9099", "rule": "#e3dfd4",
+    "accent": "#0f5c7a", "wash": "#eef3f2", "best": "#c8324a", "warn": "#8a5200", "warn-wash": "#fbf1de", "void": "#e9e7e1",
+    "shadow": "0 1px 2px rgb(40 36 24 / 6%), 0 6px 24px rgb(40 36 24 / 5%)",
+}  # fmt: skip
+PAGE_DARK = {
+    "paper": "#14171b", "card": "#1b1f24", "ink": "#e8e5de", "soft": "#a7adb5", "faint": "#7d848d", "rule": "#30363d",
+    "accent": "#79c3d6", "wash": "#20272c", "best": "#ff7b8e", "warn": "#f0bd6b", "warn-wash": "#2c2618", "void": "#2b2f35",
+    "shadow": "none",
+}  # fmt: skip
 
-
-def _linear(u: float) -> float:
-    return u / 12.92 if u <= 0.04045 else ((u + 0.055) / 1.055) ** 2.4
-
-
-def _gamma(u: float) -> float:
-    u = min(max(u, 0.0), 1.0)
-    return 12.92 * u if u <= 0.0031308 else 1.055 * u ** (1 / 2.4) - 0.055
-
-
-def _root(u: float) -> float:
-    return u ** (1 / 3)
-
-
-def _rgb(color: str) -> Color:
-    r, g, b = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return r, g, b
+# Of figures on white paper: the page's own.
+PAPER, INK, MUTED, FAINT, RULE, VOID = (PAGE_LIGHT[k] for k in ("card", "ink", "soft", "faint", "rule", "void"))
+SCORE, ACCENT = PAGE_LIGHT["accent"], PAGE_LIGHT["best"]
 
 
-def _to_oklab(color: str) -> Color:
-    """OKLab (Ottosson 2020), in which equal steps look equal."""
-    r, g, b = (_linear(u) for u in _rgb(color))
-    l = _root(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b)  # noqa: E741
-    m = _root(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b)
-    s = _root(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b)
+def family(k: int) -> tuple[str, str]:
+    """Colour and marker of the k-th family: after eight, colours come round with other markers."""
+    return FAMILY_LIGHT[k % len(FAMILY_LIGHT)], MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
+
+
+def css() -> str:
+    """Custom properties per theme, and a class for every step of the ramp and every family."""
+    light = _properties(PAGE_LIGHT, LIGHT, LIGHT_INK, FAMILY_LIGHT, "light")
+    dark = _properties(PAGE_DARK, DARK, DARK_INK, FAMILY_DARK, "dark")
+    steps = "".join(f".q{i}{{--q:var(--q{i});--qi:var(--i{i})}}" for i in range(STEPS))
+    families = "".join(f".f{i}{{--f:var(--f{i})}}" for i in range(len(FAMILY_LIGHT)))
+    ramp = ",".join(f"var(--q{i})" for i in range(STEPS))
     return (
-        0.2104542553 * l + 0.7936177850 * m - 0.0040720468 * s,
-        1.9779984951 * l - 2.4285922050 * m + 0.4505937099 * s,
-        0.0259040371 * l + 0.7827717662 * m - 0.8086757660 * s,
+        f":root{{{light}}}"
+        f'@media (prefers-color-scheme:dark){{:root:not([data-theme="light"]){{{dark}}}}}'
+        f':root[data-theme="dark"]{{{dark}}}'
+        f"@media print{{:root:root:root{{{light}}}}}"
+        f"{steps}.qx{{--q:var(--void);--qi:var(--faint)}}{families}.ramp{{background:linear-gradient(90deg,{ramp})}}"
     )
 
 
-def _from_oklab(lab: Color) -> str:
-    light, a, b = lab
-    l = (light + 0.3963377774 * a + 0.2158037573 * b) ** 3  # noqa: E741
-    m = (light - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    s = (light - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    rgb = (
-        4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-        -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-        -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s,
-    )
-    return "#" + "".join(f"{round(255 * _gamma(u)):02x}" for u in rgb)
-
-
-def _ramp(stops: Sequence[str]) -> tuple[str, ...]:
-    """STEPS colours, linear in OKLab between evenly spaced stops."""
-    labs = [_to_oklab(c) for c in stops]
-    out = []
-    for step in range(STEPS):
-        at = step / (STEPS - 1) * (len(labs) - 1)
-        i = min(int(at), len(labs) - 2)
-        share = at - i
-        a, b = labs[i], labs[i + 1]
-        out.append(
-            _from_oklab((a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), a[2] + share * (b[2] - a[2])))
-        )
-    return tuple(out)
-
-
-LIGHT = _ramp(_LIGHT)
-DARK = _ramp(_DARK)
-
-
-def luminance(color: str) -> float:
-    """Relative luminance (WCAG 2.1), from 0 to 1."""
-    r, g, b = (_linear(u) for u in _rgb(color))
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def ink_on(color: str) -> str:
-    """Black or white, whichever contrasts more with a background: at least 4.5 to 1."""
-    y = luminance(color)
-    dark, light = "#000000", "#ffffff"
-    return dark if (y + 0.05) / (luminance(dark) + 0.05) >= 1.05 / (y + 0.05) else light
+def _properties(
+    page: Mapping[str, str], ramp: Sequence[str], inks: Sequence[str], families: Sequence[str], scheme: str
+) -> str:
+    named = page | {f"{key}{i}": c for key, some in (("q", ramp), ("i", inks), ("f", families)) for i, c in enumerate(some)}
+    return f"color-scheme:{scheme};" + "".join(f"--{key}:{value};" for key, value in named.items())

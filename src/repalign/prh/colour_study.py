@@ -79,9 +79,9 @@ class ColourStudy(Study):
         executor: Executor | None = None,  # noqa: ARG002
         on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
+        from repalign.figures import write_figures
         from repalign.prh.colour import draw, run_colour
         from repalign.report import write_study_page
-        from repalign.study.figures import write_drawn
 
         photos, extraction = self.config.dataset.open(self.base, progress), self.config.extract
         if on_plan is not None:
@@ -104,7 +104,7 @@ class ColourStudy(Study):
         )
         drawn = [Drawn(name, title, figure(result), table, "") for name, title, figure, table in shown]
         figures = self.folder / "figures"
-        pictures = write_drawn(drawn, figures, self.is_mock)
+        pictures = write_figures(drawn, figures, self.is_mock)
         page = write_study_page(
             self.report, self.name, self.config.description, drawn, pictures, {}, is_mock=self.is_mock
         )

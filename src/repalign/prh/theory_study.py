@@ -58,9 +58,9 @@ class TheoryStudy(Study):
         executor: Executor | None = None,  # noqa: ARG002
         on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
+        from repalign.figures import write_figures
         from repalign.prh.theory.figures import draw
         from repalign.report import write_study_page
-        from repalign.study.figures import write_drawn
 
         if on_plan is not None:
             on_plan(self.plan())
@@ -69,7 +69,7 @@ class TheoryStudy(Study):
             found = known[name](seed=self.config.seed, progress=progress)
             table = found.table.to_string(index=False, float_format="{:.3g}".format)
             drawn.append(Drawn(name, found.claim, draw(found), found.table, table))
-        pictures = write_drawn(drawn, self.results)
+        pictures = write_figures(drawn, self.results)
         page = write_study_page(self.report, self.name, self.config.description, drawn, pictures, {})
         return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", self.results), ("report", page)))
 

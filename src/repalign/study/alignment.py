@@ -160,14 +160,15 @@ class AlignmentStudy(Study):
     def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
         """The table of all variants, every figure with its own table, and the page that shows them."""
         from repalign.comparison.check import VARIANTS_FILE
+        from repalign.figures import write_figures
         from repalign.report import write_study_page
-        from repalign.study.figures import combined, write_drawn
+        from repalign.study.figures import combined
         from repalign.study.figures import write_combined as write
 
         if self.variants[0].name:
             table, of = combined(self.variants, outcome.alignments), map(self.results_of, self.variants)
             yield "table", write(table, self.results / VARIANTS_FILE, list(of))
-        pictures = write_drawn(drawn, self.folder / "figures", self.is_mock)
+        pictures = write_figures(drawn, self.folder / "figures", self.is_mock)
         if drawn:
             yield "figures", self.folder / "figures"
         reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from repalign.figures.kinds import Drawn
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -76,17 +77,6 @@ class Plan:
 
     lines: tuple[str, ...]
     table: pd.DataFrame | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One figure of a study: a file's name, a heading, the figure (matplotlib), what it shows as a table, and in words."""
-
-    name: str
-    title: str
-    figure: Any
-    table: pd.DataFrame
-    text: str
 
 
 @dataclass(frozen=True, eq=False)

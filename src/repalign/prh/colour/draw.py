@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repalign.figures.static import ACCENT, INK, MUTED, PAPER, RULE, plain
+from repalign.figures.canvas import plain
+from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 from repalign.prh.colour.run import ColourResult
 
 _SHUFFLES = {"none": "photos", "within": "pixels shuffled within each photo", "across": "pixels shuffled across photos"}
-_INKS = {"none": INK, "within": "#1f608b", "across": ACCENT}
+_INKS = {"none": INK, "within": SCORE, "across": ACCENT}
 
 
 def _titled(width: float, height: float, title: str) -> Figure:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repalign.errors import RepalignError
-from repalign.figures import palette
-from repalign.figures.static import ACCENT, INK, MARKERS, MUTED, PAPER, RULE, SCORE, plain
+from repalign.figures.canvas import plain, sheet
+from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE, family
 from repalign.prh.theory.experiments import Experiment
 
 FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a logarithmic axis
@@ -120,23 +120,17 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
 
 
 def _panels(n: int, title: str, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
-    panels = [figure.add_subplot(1, n, i + 1) for i in range(n)]
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
-    for axes in panels:
-        axes.tick_params(length=0, labelsize=7, colors=INK)
+    figure, grid = sheet(width, height, title, 1, [1] * n)
+    for axes in grid.flat:
+        axes.tick_params(labelsize=7)
         axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure, panels
+    return figure, list(grid.flat)
 
 
 def _dots(k: int) -> dict[str, object]:
-    return {
-        "linestyle": "none", "marker": MARKERS[palette.MARKERS[k % len(palette.MARKERS)]], "markersize": 5,
-        "markeredgecolor": PAPER, "markeredgewidth": 0.5, "color": palette.FAMILY_LIGHT[k % len(palette.FAMILY_LIGHT)],
-    }  # fmt: skip
+    color, marker = family(k)
+    look = {"markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+    return {"linestyle": "none", "marker": marker, "color": color, **look}
 
 
 def _words(axes: Axes, title: str, x: str, y: str) -> None:

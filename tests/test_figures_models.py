@@ -1,10 +1,9 @@
-"""Figures over models: the frames against the results, and what each backend draws against the frame."""
+"""Figures over models: what is drawn against the findings."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import math
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,8 @@ from model_tables import ANGLE, against, among, records, symmetric, three
 from repalign import figures
 from repalign import text as words
 from repalign.errors import RepalignError
-from repalign.figures import models as frames
-from repalign.figures.labels import PLACES, place_labels, steps_of
+from repalign.figures import map_chart
+from repalign.figures.canvas import place_labels
 from repalign.relate import agreement, bins, model_map
 
 
@@ -54,14 +53,29 @@ def saved(figure) -> bytes:
 # --- bins --------------------------------------------------------------------------------------
 
 
+def heading(figure) -> str:
+    return figure.axes[0].get_title(loc="left")
+
+
+def note(figure) -> str:
+    """What stands below a figure, in one line."""
+    return " ".join(figure.get_supxlabel().split())
+
+
+def bar(figure) -> list[tuple[float, str]]:
+    """The marks of a colour bar, the last axes of a figure."""
+    axes = figure.axes[-1]
+    return list(zip(axes.get_yticks().tolist(), [t.get_text() for t in axes.get_yticklabels()], strict=True))
+
+
 def test_the_bins_figure_shows_the_table(by_competence):
-    frame = frames.bins_frame(by_competence)
-    assert frame.ticks[0] == "0 to 20\n3 models\n3 pairs" and frame.ticks[3] == "60 to 80\n1 model\n0 pairs"
-    assert "Mutual k-NN (k = 10, cosine); 12 models; n = 500" in frame.subtitle
-    assert words.number(by_competence.difference) in frame.subtitle and "p = " in frame.subtitle
     figure = figures.bins(by_competence)
     assert len(saved(figure)) > 10_000
     left, right, _ = figure.axes
+    ticks = [t.get_text() for t in left.get_xticklabels()]
+    assert ticks[0] == "0 to 20\n3 models\n3 pairs" and ticks[3] == "60 to 80\n1 model\n0 pairs"
+    assert "Mutual k-NN (k = 10, cosine); 12 models; n = 500" in heading(figure)
+    assert words.number(by_competence.difference) in heading(figure) and "p = " in heading(figure)
     rows = by_competence.within
     (means,) = [line for line in left.lines if line.get_label() == "mean over pairs"]
     np.testing.assert_array_equal(means.get_ydata(), rows["alignment"])
@@ -76,75 +90,74 @@ def test_the_bins_figure_shows_the_table(by_competence):
     expected = by_competence.matrix().map(words.number).to_numpy()
     np.testing.assert_array_equal(cells, expected)
     assert cells[3, 3] == words.UNDEFINED
+    shown = np.ma.filled(right.images[0].get_array(), np.nan)
+    matrix = by_competence.matrix().to_numpy(float)
+    np.testing.assert_allclose(shown, (matrix - 0.02) / (np.nanmax(matrix) - 0.02), atol=1e-12)
 
 
 def test_one_side_has_no_matrix_of_bins():
     s = np.random.default_rng(2).random((6, 4))
     found = bins(against(s, KNN), records(range(6), "bits_per_byte"), "bits_per_byte", side="x", bins=2)
-    frame = frames.bins_frame(found)
-    assert frame.between is None and "with the other side" in frame.title and "lower is better" in frame.x_label
-    assert len(figures.bins(found).axes) == 1
-    assert {trace.type for trace in figures.bins(found, backend="plotly").data} == {"scatter"}
+    figure = figures.bins(found)
+    assert "with the other side" in figure.get_suptitle() and "lower is better" in figure.axes[0].get_xlabel()
+    assert len(figure.axes) == 1
 
 
 def test_bins_of_a_distance_turn_the_scale():
     s = 0.5 + 0.03 * symmetric(np.random.default_rng(3), 8)
-    frame = frames.bins_frame(bins(among(s, ANGLE, chance=1.5), records(range(8)), "vtab_solved", bins=2))
-    assert "lower is closer" in frame.y_label and frame.between is not None
-    scale = frame.between.scale
-    assert scale.low == 1.5 and scale.high == np.nanmin(frame.between.values) and scale.position(1.5) == 0
+    found = bins(among(s, ANGLE, chance=1.5), records(range(8)), "vtab_solved", bins=2)
+    figure = figures.bins(found)
+    assert "lower is closer" in figure.axes[0].get_ylabel()
+    closest = np.nanmin(found.matrix().to_numpy(float))
+    assert bar(figure) == [(0.0, "chance 1.50"), (1.0, words.number(closest))]
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_allclose(shown, (found.matrix().to_numpy(float) - 1.5) / (closest - 1.5))
 
 
 def test_bins_of_sizes_are_written_as_sizes():
     found = bins(make_table(layers=(1, 1)), make_run()["models"], "n_parameters", side="x", bins=[1e8, 1e9, 1e11])
-    assert [t.split("\n")[0] for t in frames.bins_frame(found).ticks] == ["100 M to 1.00 B", "1.00 B to 100 B"]
-
-
-def test_plotly_bins(by_competence):
-    figure = figures.bins(by_competence, backend="plotly")
-    by_name = {trace.name: trace for trace in figure.data if trace.name}
-    mean = by_name["mean over pairs, 95 % interval over models"]
-    np.testing.assert_array_equal(mean.y, by_competence.within["alignment"])
-    np.testing.assert_allclose(
-        np.array(mean.y) + np.array(mean.error_y.array), by_competence.within["high"], equal_nan=True
-    )
-    np.testing.assert_array_equal(by_name["chance"].y, by_competence.within["chance"])
-    (heat,) = [trace for trace in figure.data if trace.type == "heatmap"]
-    assert heat.xaxis == "x2" and "0 to 20 × 20 to 40: " in heat.customdata[0][1]
+    ticks = [t.get_text().split("\n")[0] for t in figures.bins(found).axes[0].get_xticklabels()]
+    assert ticks == ["100 M to 1.00 B", "1.00 B to 100 B"]
 
 
 # --- map ---------------------------------------------------------------------------------------
 
 
+def groups(figure) -> dict[str, PathCollection]:
+    """The points of a map by their label."""
+    return {c.get_label(): c for c in figure.axes[0].collections if isinstance(c, PathCollection)}
+
+
 def test_points_by_group(placed):
-    frame = frames.map_frame(placed, "family")
-    assert [g.label for g in frame.groups] == ["A", "B", "C", "no family"]
-    assert sorted(np.concatenate([g.rows for g in frame.groups])) == list(range(14))
-    assert len({(g.color, g.marker) for g in frame.groups}) == 4
-    assert "stress-1" in frame.subtitle and "n = 500" in frame.subtitle and "Mutual k-NN" in frame.title
-    axes = figures.model_map(placed, colour="family").axes[0]
-    drawn = {c.get_label(): c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)}
-    for group in frame.groups:
-        np.testing.assert_array_equal(drawn[group.label], placed.table[["x", "y"]].to_numpy()[group.rows])
+    figure = figures.model_map(placed, colour="family")
+    drawn = groups(figure)
+    assert list(drawn) == ["A", "B", "C", "no family"] and sum(len(c.get_offsets()) for c in drawn.values()) == 14
+    assert "stress-1" in heading(figure) and "n = 500" in heading(figure) and "Mutual k-NN" in figure.get_suptitle()
+    for label, points in drawn.items():
+        own = placed.table.loc[placed.table["family"] == ("" if label == "no family" else label), ["x", "y"]]
+        np.testing.assert_array_equal(points.get_offsets(), own)
+    assert len({(tuple(c.get_facecolor()[0]), str(c.get_paths()[0].vertices)) for c in drawn.values()}) == 4
 
 
-def test_many_groups_differ_in_colour_or_marker(placed):
-    table = pd.DataFrame({"family": [f"F{i}" for i in range(40)]})
-    groups = frames._by_group(table, "family")[0]
-    assert len({(g.color, g.marker) for g in groups}) == 40
+def test_many_groups_differ_in_colour_or_marker():
+    made = list(map_chart._by_kind(pd.Series([f"F{i}" for i in range(40)]), "family"))
+    assert len({(g.color, g.marker) for g in made}) == 40
 
 
 def test_points_by_number(placed):
-    frame = frames.map_frame(placed, "vtab_solved")
-    assert frame.bar == [(0.0, "0"), (1.0, "13.0")] and [len(g.rows) for g in frame.groups] == [13, 1]
-    turned = frames.map_frame(placed, "bits_per_byte")
-    assert turned.scale.low > turned.scale.high and "lower is better" in turned.color_label
-    sizes = frames.map_frame(placed, "n_parameters")
-    assert sizes.scale.log and sizes.scale.position(10**7.3) == pytest.approx(0.5, abs=1e-6)
     figure = figures.model_map(placed, colour="vtab_solved")
-    (dots,) = [c for c in figure.axes[0].collections if c.get_array() is not None]
-    np.testing.assert_allclose(dots.get_array(), frame.scale.position(frame.values[frame.groups[0].rows]))
+    assert bar(figure) == [(0.0, "0"), (1.0, "13.0")]
+    assert sorted(len(c.get_offsets()) for c in groups(figure).values()) == [1, 13]
+    (dots,) = [c for c in groups(figure).values() if c.get_array() is not None]
+    known = placed.table["vtab_solved"].dropna().to_numpy()
+    np.testing.assert_allclose(dots.get_array(), known / 13)
     assert figure.axes[1].get_ylabel() == "VTAB tasks solved" and len(saved(figure)) > 10_000
+    turned = figures.model_map(placed, colour="bits_per_byte")
+    assert [text for _, text in bar(turned)] == ["1.00", "0.740"] and "lower is better" in turned.axes[1].get_ylabel()
+    sizes = figures.model_map(placed, colour="n_parameters")
+    assert [text for _, text in bar(sizes)] == ["1.00 M", "398 M"]
+    (dots,) = [c for c in groups(sizes).values() if c.get_array() is not None]
+    np.testing.assert_allclose(dots.get_array(), np.arange(14) / 13, atol=1e-6)  # on a logarithmic scale
 
 
 def boxes(figure) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
@@ -179,22 +192,16 @@ def test_a_name_without_room_has_no_place():
     sizes = np.tile([60.0, 8.0], (3, 1))
     assert place_labels(points, sizes, 4, (0, 0, 120, 100)).count(None) == 0
     assert place_labels(points, sizes, 4, (45, 35, 55, 65)) == [None] * 3
-    assert len(steps_of(4.0)) == len(PLACES)
-    assert place_labels(np.array([[10.0, 50.0]]), np.array([[40.0, 8.0]]), 4, (0, 0, 100, 100)) == ["middle right"]
-    assert place_labels(np.array([[90.0, 50.0]]), np.array([[40.0, 8.0]]), 4, (0, 0, 100, 100)) == ["middle left"]
-
-
-def test_plotly_map(placed):
-    figure = figures.model_map(placed, backend="plotly")
-    points = {name: xy for trace in figure.data for name, *xy in zip(trace.text, trace.x, trace.y, strict=True) if name}
-    table = placed.table.set_index("model")
-    assert len(points) >= 7
-    for name, xy in points.items():
-        assert xy == table.loc[name, ["x", "y"]].tolist()
-    assert figure.layout.yaxis.scaleanchor == "x" and {t.name for t in figure.data} == {"contrast", "classification"}
-    assert "m00; modality: image; family: A; objective: contrast; n_parameters: 1,000,000" in figure.data[0].customdata[0]
-    by_size = figures.model_map(placed, colour="n_parameters", backend="plotly")
-    assert by_size.data[0].marker.colorbar.ticktext == ("1.00 M", "398 M")
+    one = np.array([[40.0, 8.0]])
+    (right,) = place_labels(np.array([[10.0, 50.0]]), one, 4, (0, 0, 100, 100))
+    (left,) = place_labels(np.array([[90.0, 50.0]]), one, 4, (0, 0, 100, 100))
+    assert 14 < right[0] < 16 and 44 < left[0] + 40 < 86 and right[1] == left[1] == 46
+    # With a longer reach it moves on, and it stays clear of what is taken.
+    wall = [(20.0, 46.0, 21.0, 54.0), (0.0, 54.0, 100.0, 55.0), (0.0, 45.0, 100.0, 46.0)]
+    assert place_labels(np.array([[10.0, 50.0]]), one, 4, (0, 0, 100, 100), taken=wall) == [None]
+    (far,) = place_labels(np.array([[10.0, 50.0]]), one, 4, (0, 0, 100, 100), taken=wall, reach=6)
+    box = (*far, far[0] + 40, far[1] + 8)
+    assert not [w for w in wall if box[0] < w[2] and w[0] < box[2] and box[1] < w[3] and w[1] < box[3]]
 
 
 def test_an_unknown_colour_is_refused(placed):
@@ -205,18 +212,23 @@ def test_an_unknown_colour_is_refused(placed):
 # --- agreement ---------------------------------------------------------------------------------
 
 
+def cells(figure, n: int) -> np.ndarray:
+    return np.array([t.get_text() for t in figure.axes[0].texts]).reshape(n, n)
+
+
 def test_the_agreement_figure_shows_the_matrix(agreed):
-    frame = frames.agreement_frame(agreed)
-    assert frame.names == ["Mutual k-NN (k = 10, cosine)", "CKA (linear, debiased)", "Angular CKA"]
-    assert "28 pairs of models of 8 models; n = 500" in frame.subtitle
-    assert "Sign turned, so that higher is closer: Angular CKA" in frame.note
     figure = figures.agreement(agreed)
-    cells = np.array([t.get_text() for t in figure.axes[0].texts]).reshape(3, 3)
+    labels = ["Mutual k-NN (k = 10, cosine)", "CKA (linear, debiased)", "Angular CKA"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == labels
+    assert "28 pairs of models of 8 models; n = 500" in " ".join(heading(figure).split())
+    assert "Sign turned, so that higher is closer: Angular CKA" in note(figure)
+    texts = cells(figure, 3)
     for (a, b), row in zip(itertools.combinations(range(3), 2), agreed.table.to_dict("records"), strict=True):
         text = f"{row['spearman']:.2f}".replace("-", "−")
         expected = f"○ {text}" if row["p_bh"] > 0.05 else text
-        assert cells[a, b] == cells[b, a] == expected
-    assert {"○" in c for c in cells.ravel()} == {True, False} and (np.diag(cells) == "1").all()
+        assert texts[a, b] == texts[b, a] == expected
+    assert {"○" in c for c in texts.ravel()} == {True, False} and (np.diag(texts) == "1").all()
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), np.clip(agreed.matrix().to_numpy(), 0, 1))
     assert len(saved(figure)) > 10_000
 
 
@@ -229,26 +241,12 @@ def test_adjusted_p_of_agreement_is_scipys(agreed):
 def test_labels_that_would_be_the_same_are_written_in_full():
     s = symmetric(np.random.default_rng(5), 5)
     table = pd.concat([among(s, m) for m in ("MutualKNN(k=10)", "MutualKNN(k=10, center=False)")])
-    assert frames.agreement_frame(agreement(table)).names == ["MutualKNN(k=10)", "MutualKNN(k=10, center=False)"]
+    shown = [t.get_text() for t in figures.agreement(agreement(table)).axes[0].get_yticklabels()]
+    assert shown == ["MutualKNN(k=10)", "MutualKNN(k=10, center=False)"]
 
 
 def test_undefined_agreement_is_a_dash_and_few_models_have_no_p():
     s = symmetric(np.random.default_rng(6), 3)
-    frame = frames.agreement_frame(agreement(pd.concat([among(s, KNN), among(np.ones((3, 3)), CKA)])))
-    assert frame.texts[0, 1] == words.UNDEFINED and math.isnan(frame.values[0, 1]) and frame.note.startswith("no p")
-
-
-def test_plotly_agreement(agreed):
-    figure = figures.agreement(agreed, backend="plotly")
-    (heat,) = figure.data
-    place = np.clip(agreed.matrix().to_numpy(), 0, 1)
-    np.testing.assert_allclose(heat.z, place)
-    row = agreed.table.iloc[0]
-    assert words.interval(row["spearman"], row["low"], row["high"]) in heat.customdata[0][1]
-    assert len(figure.layout.annotations) == 9
-
-
-@pytest.mark.parametrize("draw", [figures.bins, figures.model_map, figures.agreement])
-def test_an_unknown_backend_is_refused(draw):
-    with pytest.raises(RepalignError, match="no backend 'bokeh'"):
-        draw(None, backend="bokeh")
+    figure = figures.agreement(agreement(pd.concat([among(s, KNN), among(np.ones((3, 3)), CKA)])))
+    assert cells(figure, 2)[0, 1] == words.UNDEFINED and note(figure).startswith("no p")
+    assert np.ma.getmaskarray(np.ma.masked_invalid(figure.axes[0].images[0].get_array()))[0, 1]

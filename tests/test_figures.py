@@ -1,4 +1,4 @@
-"""Figures: the frames against plain loops over the table, and what each backend draws against the frame."""
+"""Figures of one result: what they show against plain loops over the table, and what is drawn against that."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import figures
 from repalign import text as words
-from repalign.comparison.alignment import Alignment
+from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
-from repalign.figures import frames, layers, palette
-from repalign.figures import quantities as views
-from repalign.figures.conventions import Reading
+from repalign.figures import conventions as views
+from repalign.figures import palette, trend_chart
+from repalign.figures.conventions import SEEDS, Conventions
+from repalign.figures.layer_map_chart import LayerMap
+from repalign.figures.matrix_chart import Matrix
+from repalign.figures.null_chart import NullChart
+from repalign.figures.trend_chart import TrendChart
 from repalign.relate import trend
-from repalign.report import svg
-from repalign.report.svg import trend_svg
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +97,52 @@ def test_labels_tell_measures_apart():
 # --- colours -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ramp", "way"), [(palette.LIGHT, -1), (palette.DARK, 1)])
-def test_ramps_are_monotone_in_lightness_and_readable(ramp, way):
-    light = np.array([palette.luminance(c) for c in ramp])
-    assert (way * np.diff(light) > 0).all()
-    for color, y in zip(ramp, light, strict=True):
-        a, b = sorted((y, palette.luminance(palette.ink_on(color))))
-        assert (b + 0.05) / (a + 0.05) >= 4.5  # WCAG AA
+def luminance(color: str) -> float:
+    """Relative luminance (WCAG 2.1), from 0 to 1."""
+    u = np.array(to_rgb(color))
+    return float(np.where(u <= 0.04045, u / 12.92, ((u + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
 
-def test_interpolation_keeps_the_ends():
-    assert palette.LIGHT[0] == palette._LIGHT[0] and palette.DARK[-1] == palette._DARK[-1]
+@pytest.mark.parametrize(
+    ("ramp", "inks", "way"), [(palette.LIGHT, palette.LIGHT_INK, -1), (palette.DARK, palette.DARK_INK, 1)]
+)
+def test_ramps_are_monotone_in_lightness_and_readable(ramp, inks, way):
+    light = np.array([luminance(c) for c in ramp])
+    assert len(ramp) == len(inks) == palette.STEPS == 32 and (way * np.diff(light) > 0).all()
+    for y, ink in zip(light, inks, strict=True):
+        contrast = {name: (max(y, luminance(name)) + 0.05) / (min(y, luminance(name)) + 0.05) for name in ("#000000", "#ffffff")}
+        assert contrast[ink] == max(contrast.values()) >= 4.5  # WCAG AA
+
+
+def oklab(color: str) -> np.ndarray:
+    """Ottosson 2020."""
+    u = np.array(to_rgb(color))
+    rgb = np.where(u <= 0.04045, u / 12.92, ((u + 0.055) / 1.055) ** 2.4)
+    lms = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+                    [0.0883024619, 0.2817188376, 0.6299787005]]) @ rgb  # fmt: skip
+    return np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+                     [0.0259040371, 0.7827717662, -0.8086757660]]) @ np.cbrt(lms)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ramp", "stops"),
+    [
+        (palette.LIGHT, ("#f6f3ea", "#dcead2", "#a9d5c0", "#66b5ad", "#2f8ea0", "#1f6790", "#1d4376", "#191f4a")),
+        (palette.DARK, ("#242a32", "#20384f", "#1d5570", "#20758a", "#3d9993", "#78bb93", "#bddb9c", "#f8f2b8")),
+    ],
+)
+def test_steps_of_a_ramp_look_equal_between_its_stops(ramp, stops):
+    """The ramps are written down; they are linear in OKLab between eight evenly spaced stops."""
+    at = np.linspace(0, len(stops) - 1, palette.STEPS)
+    known = np.array([oklab(c) for c in stops])
+    expected = np.stack([np.interp(at, range(len(stops)), known[:, k]) for k in range(3)], axis=1)
+    np.testing.assert_allclose([oklab(c) for c in ramp], expected, atol=0.003)
+    assert ramp[0] == stops[0] and ramp[-1] == stops[-1]
+
+
+def test_eight_families_differ_in_both_and_more_in_one():
+    looks = [palette.family(k) for k in range(64)]
+    assert len({c for c, _ in looks[:8]}) == len({m for _, m in looks[:8]}) == 8 and len(set(looks)) == 64
 
 
 # --- scales and marks --------------------------------------------------------------------------
@@ -143,18 +180,18 @@ def test_scores_below_chance_only_leave_a_blank_scale():
 
 def test_joint_draws_decide_then_holm_then_benjamini_hochberg(table):
     """30 pairs, 1,023 draws: 30 / 1024 < .05, so Holm can reject; with 199 draws it cannot."""
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     assert views.adjustment(pairs, 0.05) == "p_maxt"
     without = pairs.assign(p_maxt=np.nan)
     assert views.adjustment(without, 0.05) == "p_holm" and views.adjustment(without.assign(n_draws=199), 0.05) == "p_bh"
     part = pairs.assign(p_maxt=pairs["p_maxt"].where(pairs.index != 3))
     assert views.adjustment(part, 0.05) == "p_holm"  # one pair has a p-value and no maxT
-    constant = views.rows_of(table, "max", CKA)
+    constant = rows_of(table, "max", CKA)
     assert constant["p_maxt"].isna().sum() == 1 and views.adjustment(constant, 0.05) == "p_maxt"  # an undefined pair
 
 
 def test_what_is_found_follows_the_rule_that_decides(table):
-    pairs = views.rows_of(table, "max", KNN)
+    pairs = rows_of(table, "max", KNN)
     torn = pairs.assign(p_maxt=np.where(pairs.index % 2, 0.01, 0.9), p_holm=0.9, p_bh=0.9)
     np.testing.assert_array_equal(views.found(torn, 0.05), pairs.index % 2 == 1)
     np.testing.assert_array_equal(
@@ -166,7 +203,7 @@ def test_what_is_found_follows_the_rule_that_decides(table):
 @pytest.mark.parametrize(("draws", "rule"), [(19, "p_maxt"), (19, "p_bh"), (0, "p_holm")])
 def test_a_p_that_equals_alpha_is_found(table, draws, rule):
     """Slow measures of a group get 19 draws: their least p is 1/20, which is alpha itself."""
-    pairs = views.rows_of(table, "max", KNN).assign(n_draws=draws, p_maxt=np.nan, p_holm=0.9, p_bh=0.9)
+    pairs = rows_of(table, "max", KNN).assign(n_draws=draws, p_maxt=np.nan, p_holm=0.9, p_bh=0.9)
     pairs[rule] = np.where(pairs.index % 2, 1 / 20, np.nextafter(0.05, 1))
     assert views.adjustment(pairs, 0.05) == rule
     np.testing.assert_array_equal(views.found(pairs, 0.05), pairs.index % 2 == 1)
@@ -195,14 +232,14 @@ def test_a_p_that_equals_alpha_is_found(table, draws, rule):
     ],
 )
 def test_the_note_names_the_rule_and_why_it_is_valid(table, run, change, expected):
-    pairs = views.rows_of(table, "max", KNN).assign(**change)
-    assert expected in views.found_note(pairs, Reading.of(run))
-    assert expected in frames.matrix_frame(table.assign(**change), KNN, reading=Reading.of(run)).note
-    assert views.found_note(pairs.head(1), Reading.of(run)).count("over") == 0  # one pair needs no rule
+    pairs = rows_of(table, "max", KNN).assign(**change)
+    assert expected in views.found_note(pairs, Conventions.of(run))
+    assert expected in Matrix.of(table.assign(**change), KNN, conventions=Conventions.of(run)).note
+    assert views.found_note(pairs.head(1), Conventions.of(run)).count("over") == 0  # one pair needs no rule
 
 
 def test_the_best_pair_goes_by_calibrated_score(table):
-    best = views.best_pair(views.rows_of(table, "max", KNN))
+    best = views.best_pair(rows_of(table, "max", KNN))
     rows = [r for r in table.to_dict("records") if r["scope"] == "max" and r["measure"] == KNN]
     assert best is not None and best["calibrated"] == max(r["calibrated"] for r in rows)
     raw = pd.DataFrame({"calibrated": [0.0, 0.1], "z": [1.0, 5.0], "statistic": [0.9, 0.3]})
@@ -213,9 +250,9 @@ def test_the_best_pair_goes_by_calibrated_score(table):
 # --- matrix ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", views.views_of("max"))
+@pytest.mark.parametrize("value", views.VIEWS_OF["max"])
 def test_the_matrix_holds_the_numbers_of_the_table(table, value):
-    frame = frames.matrix_frame(table, CKA, value)
+    frame = Matrix.of(table, CKA, value)
     assert frame.rows == [m[0] for m in LANGUAGE] and frame.columns == [m[0] for m in VISION]
     for i, x in enumerate(frame.rows):
         for j, y in enumerate(frame.columns):
@@ -228,7 +265,7 @@ def test_the_matrix_holds_the_numbers_of_the_table(table, value):
 
 
 def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
-    frame = frames.matrix_frame(alignment.table, KNN)
+    frame = Matrix.of(alignment.table, KNN)
     figure = figures.matrix(alignment)
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
@@ -242,28 +279,28 @@ def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
 
 def test_text_is_readable_on_its_cell(alignment):
     axes = figures.matrix(alignment).axes[0]
-    frame = frames.matrix_frame(alignment.table, KNN)
+    frame = Matrix.of(alignment.table, KNN)
     steps = frame.scale.steps(frame.values)
     for text in axes.texts:
         j, i = (round(v) for v in text.get_position())
-        assert to_hex(text.get_color()) == palette.ink_on(palette.LIGHT[steps[i, j]])
+        assert to_hex(text.get_color()) == palette.LIGHT_INK[steps[i, j]]
 
 
 def test_all_against_all_is_mirrored(table):
-    pairs = views.rows_of(table, "max", KNN).head(3).copy()
+    pairs = rows_of(table, "max", KNN).head(3).copy()
     pairs["model_x"], pairs["model_y"] = ["a", "a", "b"], ["b", "c", "c"]
-    frame = frames.matrix_frame(pairs)
+    frame = Matrix.of(pairs)
     assert frame.rows == frame.columns == ["a", "b", "c"]
     np.testing.assert_array_equal(frame.values, frame.values.T)
     assert np.isnan(np.diag(frame.values)).all() and frame.texts[0, 0] == ""
-    assert frames.grid_of(pairs).mirrored.tolist() == [[False] * 3, [True, False, False], [True, True, False]]
+    assert frame.mirrored.tolist() == [[False] * 3, [True, False, False], [True, True, False]]
 
 
 # --- layer map ---------------------------------------------------------------------------------
 
 
 def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
-    frame = layers.layer_map_frame(table, "bloom-7b1", "clip-large", KNN)
+    frame = LayerMap.of(table, "bloom-7b1", "clip-large", KNN)
     for row in pair(table, KNN, "bloom-7b1", "clip-large", "cell").to_dict("records"):
         found = frame.values[row["index_x"], row["index_y"]]
         assert found == row["statistic"] or (math.isnan(found) and math.isnan(row["statistic"]))
@@ -273,25 +310,25 @@ def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
         == (top["index_x"], top["index_y"])
         == np.unravel_index(np.nanargmax(frame.values), frame.values.shape)
     )
-    assert frame.chance == pytest.approx(10 / 1023) and frame.threshold == top["threshold"]
-    assert frame.layers_x == [f"layer.{i}" for i in range(7)] and frame.layers_y == [f"layer.{i}" for i in range(5)]
+    assert frame.scale.low == pytest.approx(10 / 1023)
+    assert frame.rows == [f"layer.{i}" for i in range(7)] and frame.columns == [f"layer.{i}" for i in range(5)]
 
 
 def test_rows_in_any_order_give_the_same_map(table):
     shuffled = table.sample(frac=1, random_state=3)
-    a, b = (layers.layer_map_frame(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
+    a, b = (LayerMap.of(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
     np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_selected_layers_keep_their_order(table):
     """Of layers 1, 4 and 6 of a model the map has three rows, and the mark is in the right one."""
     kept = table[(table["scope"] == "max") | table["index_x"].isin([1, 4, 6])]
-    frame = layers.layer_map_frame(kept, "llama-13b", "clip-large", KNN)
-    assert frame.layers_x == ["layer.1", "layer.4", "layer.6"] and frame.best is not None and frame.best[0] == 2
+    frame = LayerMap.of(kept, "llama-13b", "clip-large", KNN)
+    assert frame.rows == ["layer.1", "layer.4", "layer.6"] and frame.best is not None and frame.best[0] == 2
 
 
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
-    frame = layers.layer_map_frame(alignment.table, "bloom-7b1", "clip-large", KNN)
+    frame = LayerMap.of(alignment.table, "bloom-7b1", "clip-large", KNN)
     axes = figures.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     bottom, top = axes.get_ylim()
@@ -301,16 +338,17 @@ def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
 
 
 def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
-    frame = layers.layer_map_frame(alignment.table, "bloom-560m", "vit-tiny-in21k", KNN)
+    frame = LayerMap.of(alignment.table, "bloom-560m", "vit-tiny-in21k", KNN)
     cells = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k", "cell")
     single = float(cells["threshold"].median())
-    assert frame.cell_threshold == single < frame.threshold < frame.scale.high
+    search = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k")["threshold"].iloc[0]
+    assert single < search < frame.scale.high
     bar = figures.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").axes[1]
     told = " ".join(t.get_text() for t in bar.get_yticklabels())
     for words_ in ("chance 0.00978", f"threshold {words.number(single)} (median)", "threshold 0.0137 (search)"):
         assert words_ in told
     drawn = [float(line.get_ydata()[0]) for line in bar.lines if len(line.get_ydata()) == 2]
-    expected = [(t - frame.chance) / (frame.scale.high - frame.chance) for t in (single, frame.threshold)]
+    expected = [(t - 10 / 1023) / (frame.scale.high - 10 / 1023) for t in (single, search)]
     np.testing.assert_allclose(sorted(drawn)[-2:], expected)
 
 
@@ -332,58 +370,42 @@ def significant(table, measure, x, y) -> set[tuple[int, int]]:
     return {(r["index_x"], r["index_y"]) for r in rows if r["p_stepdown"] <= 0.05}
 
 
-def test_cells_above_chance_are_dotted_in_both_backends(alignment):
+def test_cells_above_chance_are_dotted(alignment):
     expected = significant(alignment.table, KNN, *FEW)
     assert 3 < len(expected) < 30  # a map in which some are and some are not
-    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
+    frame = LayerMap.of(alignment.table, *FEW, KNN)
     assert {(int(i), int(j)) for i, j in np.argwhere(frame.marked)} == expected
     (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     assert {(int(i), int(j)) for j, i in dots.get_offsets()} == expected
-    drawn = figures.layer_map(alignment, *FEW, backend="plotly")
-    (scatter,) = [t for t in drawn.data if t.type == "scatter"]
-    assert set(zip(map(int, scatter.y), map(int, scatter.x), strict=True)) == expected
     told = f"family-wise over the pairs of layers, step-down ({len(expected)} of 34 at α = 0.05)."
     note = f"● marked: above chance, {told}"
-    assert frame.note == note and note in drawn.layout.xaxis.title.text
-    assert note in figures.layer_map(alignment, *FEW).get_supxlabel()
+    assert frame.note == note and note in figures.layer_map(alignment, *FEW).get_supxlabel()
 
 
 def test_dots_stand_out_from_their_cells(alignment):
-    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
+    frame = LayerMap.of(alignment.table, *FEW, KNN)
     (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     steps = frame.scale.steps(frame.values)
     for (j, i), color in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
-        assert to_hex(color) == palette.ink_on(palette.LIGHT[steps[int(i), int(j)]])
+        assert to_hex(color) == palette.LIGHT_INK[steps[int(i), int(j)]]
 
 
 def test_the_level_of_the_run_decides_what_is_marked(alignment):
-    strict = layers.layer_map_frame(alignment.table, *FEW, KNN, reading=Reading(alpha=1 / 1024))
-    assert 0 < strict.marked.sum() < layers.layer_map_frame(alignment.table, *FEW, KNN).marked.sum()
+    strict = LayerMap.of(alignment.table, *FEW, KNN, conventions=Conventions(alpha=1 / 1024))
+    assert 0 < strict.marked.sum() < LayerMap.of(alignment.table, *FEW, KNN).marked.sum()
 
 
 def test_without_stepdown_nothing_is_marked_and_the_legend_says_so(table):
     old = Alignment(table.assign(p_stepdown=np.nan), make_run())
     assert not figures.layer_map(old, *FEW).axes[0].collections
     assert figures.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
-    assert len(figures.layer_map(old, *FEW, backend="plotly").data) == 1
-    blind = layers.layer_map_frame(table, FEW[0], BLIND, CKA)
+    blind = LayerMap.of(table, FEW[0], BLIND, CKA)
     assert not blind.marked.any() and "(none of 35 at α = 0.05)" in blind.note
-
-
-def test_hover_tells_score_chance_and_both_pvalues(alignment):
-    frame = layers.layer_map_frame(alignment.table, *FEW, KNN)
-    (row,) = [
-        r for r in pair(alignment.table, KNN, *FEW, "cell").to_dict("records") if (r["index_x"], r["index_y"]) == (4, 2)
-    ]
-    shown = figures.layer_map(alignment, *FEW, backend="plotly").data[0].customdata[4][2]
-    assert shown == f"layer.4 × layer.2: {frame.hover[4, 2]}"
-    assert f"{words.number(row['statistic'])}, chance 0.00978, {words.p_sentence(row['pvalue'], 1023)}" in shown
-    assert f"step-down {words.p_sentence(row['p_stepdown'], 1023)}" in shown
 
 
 def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
     closed = table.assign(n_draws=np.where(table["scope"] == "cell", 0, table["n_draws"]))  # cells in closed form
-    frame = layers.layer_map_frame(closed, FEW[0], BLIND, KNN, "p_stepdown")
+    frame = LayerMap.of(closed, FEW[0], BLIND, KNN, "p_stepdown")
     assert (
         pair(table, KNN, FEW[0], BLIND, "cell")["p_stepdown"].min() > 0.01
     )  # the floor is of the draws, not of the map
@@ -391,15 +413,15 @@ def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
 
 
 def test_an_undefined_pair_has_a_map_without_a_mark(table):
-    frame = layers.layer_map_frame(table, *CONSTANT, CKA)
+    frame = LayerMap.of(table, *CONSTANT, CKA)
     assert frame.best is None and np.isnan(frame.values).all() and "no pair of layers" in frame.best_text
     axes = figures.layer_map(table, *CONSTANT, measure=CKA).axes[0]
     assert not axes.patches and not axes.collections and frame.note.startswith("Nothing is marked")
 
 
 def test_without_names_the_best_pair_is_drawn(table):
-    best = views.best_pair(views.rows_of(table, "max", KNN))
-    frame = layers.layer_map_frame(table)
+    best = views.best_pair(rows_of(table, "max", KNN))
+    frame = LayerMap.of(table)
     assert (frame.model_x, frame.model_y) == (best["model_x"], best["model_y"])
 
 
@@ -407,7 +429,7 @@ def test_without_names_the_best_pair_is_drawn(table):
 
 
 def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
-    frame = frames.null_frame(alignment.table, CKA)
+    frame = NullChart.of(alignment.table, CKA)
     assert len(frame.observed) == 29 and frame.n_undefined == 1 and (np.diff(frame.observed) <= 0).all()
     for k, (x, y) in enumerate(frame.pairs):
         (row,) = pair(alignment.table, CKA, x, y).to_dict("records")
@@ -418,7 +440,7 @@ def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
     np.testing.assert_array_equal(dots["score, above chance"], frame.observed[frame.found])
     np.testing.assert_array_equal(dots["score, not above chance"], frame.observed[~frame.found])
     np.testing.assert_array_equal(dots["threshold"], frame.threshold)
-    assert [t.get_text() for t in axes.get_yticklabels()] == frame.labels
+    assert [t.get_text() for t in axes.get_yticklabels()] == [f"{x} × {y}" for x, y in frame.pairs]
 
 
 def test_ceilings_at_the_same_n_are_lines(alignment):
@@ -428,23 +450,45 @@ def test_ceilings_at_the_same_n_are_lines(alignment):
         entry | {"statistic": 0.9, "kind": "split half"}, entry | {"statistic": float("nan")}, entry | {"statistic": None},
     ]  # fmt: skip
     both = Alignment(alignment.table, make_run() | {"ceilings": [entry, *others]})
-    assert frames.null_frame(both.table, KNN, Reading.of(both.run)).ceilings == [(0.61, "two trainings of a")]
+    assert NullChart.of(both.table, KNN, Conventions.of(both.run)).ceilings == [(0.61, "two trainings of a")]
 
     def lines(of: Alignment) -> list[float]:
         return [float(v.get_xdata()[0]) for v in figures.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
 
     assert lines(both) == [0.61] and lines(alignment) == []
-    shapes = [figures.null(of, backend="plotly").layout.shapes for of in (both, alignment)]
-    assert [[s.x0 for s in some] for some in shapes] == [[0.61], []]
+    tracks = [NullChart.of(of.table, KNN, Conventions.of(of.run)).tracks(9) for of in (both, alignment)]
+    assert [len(some["ceilings"]) for some in tracks] == [1, 0]
 
 
-def test_a_ceiling_of_the_pair_comes_before_any_other():
+def test_the_tracks_of_the_page_have_the_numbers_at_their_places(alignment):
+    """The report's chart: per cent of one scale, the order of the picture, and texts of the same numbers."""
+    frame = NullChart.of(alignment.table, CKA)
+    tracks = frame.tracks(10)
+    assert len(tracks["rows"]) == 10
+
+    def at(name: str) -> np.ndarray:
+        return np.array([float(row["at"][name].rstrip("%")) for row in tracks["rows"]])
+
+    mean, sd = frame.null_mean[:10], frame.null_std[:10]
+    given = {"score": frame.observed[:10], "mean": mean, "left": mean - sd, "right": mean + sd, "threshold": frame.threshold[:10]}
+    ticks = [(float(place.rstrip("%")), float(text)) for place, text in tracks["ticks"]]
+    (a, low), (b, high) = ticks[0], ticks[-1]
+    for name, values in given.items():
+        np.testing.assert_allclose(at(name), a + (values - low) / (high - low) * (b - a), atol=0.011)
+    np.testing.assert_allclose(at("reach"), np.minimum(at("threshold"), at("score")))
+    assert (at("end") >= np.maximum(at("score"), at("right"))).all() and (at("left") >= 0).all() and (at("score") < 100).all()
+    for k, row in enumerate(tracks["rows"]):
+        assert (row["x"], row["y"]) == frame.pairs[k] and row["score"] == words.number(frame.observed[k])
+        assert row["chance"] == f"{words.number(mean[k])} ± {words.number(sd[k])}" and row["found"] == frame.found[k]
+
+
+def test_ceilings_come_highest_first_with_their_source():
     entry = {"measure": KNN, "kind": "seed to seed", "model_y": "b2", "n": 64}
     run = {"ceilings": [entry | {"model_x": x, "statistic": v} for x, v in (("a", 0.4), ("b", 0.7), ("c", 0.5))]}
-    reading = Reading.of(run)
-    assert [c.statistic for c in reading.seeds_of(KNN, "a", "c")] == [0.5, 0.4]
-    assert [c.statistic for c in reading.seeds_of(KNN, "x", "y")] == [0.7] and reading.seeds_of(CKA, "a", "c") == []
-    assert reading.seeds(KNN)[0].text(128) == "0.700 (two trainings of one model, b and b2; n = 64)"
+    conventions = Conventions.of(run)
+    assert [c.statistic for c in conventions.ceilings_of(KNN, SEEDS)] == [0.7, 0.5, 0.4]
+    assert conventions.ceilings_of(CKA, SEEDS) == []
+    assert conventions.ceilings_of(KNN, SEEDS)[0].source(128) == "two trainings of one model, b and b2; n = 64"
 
 
 @pytest.mark.parametrize(
@@ -463,7 +507,7 @@ def test_a_restricted_null_is_told_on_the_figures(table, groups, expected):
 
 def test_the_trend_figure_shows_points_line_and_band(alignment):
     found = trend(alignment.table, alignment.run["models"], "n_parameters", "x", KNN)
-    frame = frames.trend_frame(found, 1024)
+    frame = TrendChart.of(found)
     axes = figures.trend(alignment).axes[0]
     by_label = {line.get_label(): line for line in axes.lines}
     for family in frame.families:
@@ -509,19 +553,18 @@ def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
     table["statistic"] = table["model_x"].map(dict(zip([m[0] for m in LANGUAGE], (0.02, 0.12, 0.03, 0.1, 0.0), strict=True)))
     table["statistic"] += 1e-3 * rng.standard_normal(len(table))
     found = trend(table, run["models"], "n_parameters", "x", KNN)
-    frame = frames.trend_frame(found, 1024)
+    frame = TrendChart.of(found)
     low, high = found.band(frame.curve_x)
     y = found.points["alignment"]
     assert high.max() - low.min() > 5 * np.ptp(y) and frame.is_cut
     bottom, top = frame.y_range
     assert np.ptp(y) >= 0.49 * (top - bottom) and frame.low.min() == bottom and frame.high.max() == top
     few = Alignment(table, run)
-    static, interactive = figures.trend(few), figures.trend(few, backend="plotly")
-    assert static.axes[0].get_ylim() == frame.y_range == tuple(interactive.layout.yaxis.range)
+    static = figures.trend(few)
+    assert static.axes[0].get_ylim() == frame.y_range
     assert any("cut at the edge" in text.get_text() for text in static.axes[0].get_legend().get_texts())
-    drawn = str(trend_svg(frame))
-    heights = [float(p.split(",")[1]) for p in drawn.split('class="band"')[0].rpartition('points="')[2].split('"')[0].split()]
-    assert min(heights) >= svg.TOP - 0.1 and max(heights) <= svg.HEIGHT - svg.BOTTOM + 0.1
+    heights = [y for _, y in frame.drawing()["band"]]
+    assert min(heights) >= trend_chart.TOP - 0.1 and max(heights) <= trend_chart.HEIGHT - trend_chart.BOTTOM + 0.1
 
 
 def test_three_models_have_a_line_and_no_band():
@@ -530,25 +573,34 @@ def test_three_models_have_a_line_and_no_band():
     assert len(axes.collections) == 0 and any(line.get_label().startswith("_") for line in axes.lines)
 
 
-# --- plotly and errors -------------------------------------------------------------------------
+def test_the_drawing_of_the_page_has_the_points_of_the_trend(alignment):
+    """Places in the SVG's own units: the same line through the ticks, downwards; reversed where lower is better."""
+    for against in ("n_parameters", "bits_per_byte"):
+        frame = TrendChart.of(trend(alignment.table, alignment.run["models"], against, "x", KNN))
+        made, points = frame.drawing(), frame.trend.points
+        scaled = np.log10 if frame.trend.log else np.asarray
+        (x1, x2), (t1, t2) = [made["x_ticks"][k][0] for k in (0, -1)], scaled([frame.x_ticks[k][0] for k in (0, -1)])
+        ticks = [(y, float(text)) for y, text in made["y_ticks"]]
+        (y1, s1), (y2, s2) = ticks[0], ticks[-1]
+        for row, found in zip(points.to_dict("records"), made["points"], strict=True):
+            expected = x1 + (scaled(row["x"]) - t1) / (t2 - t1) * (x2 - x1), y1 + (row["alignment"] - s1) / (s2 - s1) * (y2 - y1)
+            np.testing.assert_allclose(found["at"], expected, atol=0.01)
+            assert found["model"] == row["model"] and frame.families[found["family"]] == row["family"]
+        assert (x1 > x2) == (against == "bits_per_byte") and y1 > y2
+        assert [p["spot"] is not None for p in made["points"]] == [True] * 5
 
 
-def test_plotly_draws_the_same_frames(alignment):
-    matrix = figures.matrix(alignment, backend="plotly")
-    frame = frames.matrix_frame(alignment.table)
-    np.testing.assert_allclose(np.array(matrix.data[0].z, float), frame.scale.position(frame.values))
-    assert [a.text for a in matrix.layout.annotations] == frame.labels.ravel().tolist()
-    layer = layers.layer_map_frame(alignment.table)
-    drawn = figures.layer_map(alignment, backend="plotly")
-    np.testing.assert_allclose(np.array(drawn.data[0].z, float), layer.scale.position(layer.values))
-    assert list(drawn.data[0].colorbar.tickvals) == [place for place, _ in layer.bar]
-    (shape,) = drawn.layout.shapes
-    assert (shape.y0 + 0.5, shape.x0 + 0.5) == layer.best
-    null = figures.null(alignment, backend="plotly")
-    np.testing.assert_array_equal(null.data[2].x, frames.null_frame(alignment.table).observed)
-    scatter = figures.trend(alignment, "bits_per_byte", backend="plotly")
-    names = [t for trace in scatter.data for t in (trace.text if trace.text is not None else [])]
-    assert sorted(names) == sorted(m[0] for m in LANGUAGE) and scatter.layout.xaxis.autorange == "reversed"
+def test_markers_of_the_page_are_those_of_the_figures():
+    from matplotlib.path import Path
+
+    for k in range(8):
+        colour, corners = trend_chart.outline(k, 5.5)
+        assert colour == f"f{k}" and bool(corners) == (palette.MARKERS[k] != "o")
+        if corners:
+            assert Path([*corners, corners[0]], closed=True).contains_point((0, 0)) and 4.5 < np.abs(corners).max() < 8.5
+
+
+# --- hostile names and errors ------------------------------------------------------------------
 
 
 def test_names_are_neither_mathematics_nor_markup():
@@ -556,7 +608,6 @@ def test_names_are_neither_mathematics_nor_markup():
     both = Alignment(make_table(hostile, VISION[:2], (2, 2)), make_run(hostile, VISION[:2]))
     for draw, names in ((figures.matrix, ()), (figures.layer_map, ("$x^$<b>",)), (figures.null, ()), (figures.trend, ())):
         draw(both, *names).savefig(io.BytesIO(), format="svg")  # a lone $ would not parse
-        assert "$x^$&lt;b&gt;" in str(draw(both, *names, backend="plotly").to_dict())
     drawn = io.BytesIO()
     figures.matrix(both).savefig(drawn, format="svg", metadata={"Date": None})
     assert "$x^$&lt;b&gt;" in drawn.getvalue().decode()  # in the comment beside the glyphs
@@ -565,12 +616,11 @@ def test_names_are_neither_mathematics_nor_markup():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: figures.matrix(t, value="scores"), r"nothing to show is called 'scores'"),
-        (lambda t: figures.matrix(t, backend="ploty"), r"no backend 'ploty'(.|\n)*did you mean 'plotly'"),
+        (lambda t: figures.matrix(t, value="scores"), r"unknown view 'scores'(.|\n)*statistic"),
         (lambda t: figures.matrix(t, measure="X"), r"no measure 'X' in the result"),
-        (lambda t: figures.matrix(t[t["scope"] == "cell"]), r"no pairs of models"),
+        (lambda t: figures.matrix(t[t["scope"] == "cell"]), r"nothing to show(.|\n)*rows of scope 'max'"),
         (lambda t: figures.matrix(t.head(0)), r"nothing to show"),
-        (lambda t: figures.layer_map(t, "bloom-7b2"), r"no model_x 'bloom-7b2'(.|\n)*did you mean 'bloom-7b1'"),
+        (lambda t: figures.layer_map(t, "bloom-7b2"), r"unknown model_x 'bloom-7b2'(.|\n)*did you mean 'bloom-7b1'"),
         (lambda t: figures.layer_map(t, value="p_holm"), r"'p_holm' is adjusted over pairs of models(.|\n)*use pvalue"),
         (lambda t: figures.layer_map(t, value="p_maxt"), r"'p_maxt' is adjusted over pairs of models"),
         (lambda t: figures.matrix(t, value="p_stepdown"), r"'p_stepdown' is adjusted over pairs of layers(.|\n)*use pvalue"),

@@ -1,0 +1,41 @@
+"""Measures by measures: how far they rank pairs of models alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from repalign import text as words
+from repalign.figures import canvas
+from repalign.figures.conventions import ALPHA, Scale
+from repalign.measures import facts_of
+from repalign.relate import Agreement
+
+
+def draw(found: Agreement) -> Figure:
+    """Spearman's correlation in every cell, from `relate.agreement`; a circle marks those that chance gives."""
+    names = [facts_of(m).label for m in found.measures]
+    if len(set(names)) < len(names):
+        names = list(found.measures)
+    rho, p = found.matrix().to_numpy(float), found.matrix("p_bh").to_numpy(float)
+    texts = np.full(rho.shape, "1", object)
+    for i, j in np.argwhere(~np.eye(len(names), dtype=bool)):
+        bare = words.UNDEFINED if np.isnan(rho[i, j]) else f"{rho[i, j]:.2f}".replace("-", "−")
+        texts[i, j] = f"○ {bare}" if p[i, j] > ALPHA else bare
+    longest = max(map(len, names))
+    size = 0.5 * len(names) + 0.075 * longest
+    width = max(6.2, 1.3 + size)
+    figure, ((axes,),) = canvas.sheet(width, max(3.6, 1.2 + size), "Do measures agree?")
+    over, most = ("models", "layers")[found.over != "max"], int(np.nanmax(found.matrix("n_pairs").to_numpy(float)))
+    counted = f"{words.count(most)} pairs of {over} of {words.counted(found.n_models, 'model')}"
+    subtitle = f"Spearman’s correlation over {counted}; n = {words.count(found.n_stimuli)}"
+    canvas.head(axes, subtitle, width - 0.075 * longest)  # it begins where the cells do, after the names
+    note = "no p: too few reorderings of the models."
+    if np.isfinite(p).any():
+        note = f"○ not above chance at α = {ALPHA:g}: models change places (Mantel), false discovery rate over all cells."
+    if found.distances:
+        note += f" Sign turned, so that higher is closer: {', '.join(facts_of(m).label for m in found.distances)}."
+    canvas.note(figure, note)
+    bar = [(0.0, "≤ 0"), (0.5, "0.5"), (1.0, "1")]
+    canvas.draw_cells(figure, axes, canvas.Cells(names, names, rho, Scale(0.0, 1.0), bar), texts)
+    return figure

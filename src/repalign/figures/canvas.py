@@ -1,0 +1,246 @@
+"""What drawings have in common: a sheet with a heading, cells in colour, axes, names beside points, the mock stamp.
+
+Only matplotlib's object interface is used: no window, no global state.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from repalign import text as words
+from repalign.figures.conventions import Scale
+from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, LIGHT_INK, MUTED, PAPER, VOID
+
+CMAP = ListedColormap(list(LIGHT)).with_extremes(bad=VOID)
+DASHED = (0, (4, 2.5))
+TURNED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+NAME_SIZE = 7  # points
+# Where a name may stand, (x, y): -1 it ends before its point, 0 it is centred, 1 it begins after it. The best places first.
+PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+LEADER = 2.5  # names farther away than this many radii have a line to their point
+
+
+def sheet(width: float, height: float, title: str, rows: int = 1, widths: Sequence[float] = (1,)) -> tuple[Figure, Any]:
+    """A figure with a title above a grid of bare axes, which is returned as an array (rows, columns)."""
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    grid = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for axes in grid.flat:
+        axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
+        axes.set_axisbelow(True)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure, grid
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def wrapped(text: str, characters: float) -> str:
+    """Plain text broken into lines of so many characters."""
+    return plain("\n".join(textwrap.fill(line, max(30, int(characters))) for line in text.splitlines()))
+
+
+def head(axes: Axes, text: str, width: float) -> None:
+    """The lines above some axes of this width in inches."""
+    axes.set_title(wrapped(text, 14 * width), loc="left", fontsize=8, color=MUTED, pad=10)
+
+
+def labels(axes: Axes, x: str = "", y: str = "") -> None:
+    """What the axes show."""
+    axes.set_xlabel(plain(x), fontsize=8, color=INK)
+    axes.set_ylabel(plain(y), fontsize=8, color=INK)
+
+
+def note(figure: Figure, text: str) -> None:
+    """What the marks mean, below everything, as wide as the figure."""
+    figure.supxlabel(wrapped(text, 17 * figure.get_figwidth()), x=0.01, ha="left", fontsize=7, color=MUTED)
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """The legend below everything, in fewer columns where these would be wider than the figure."""
+    _, texts = figure.axes[0].get_legend_handles_labels()
+    room = max(1, int(16 * figure.get_figwidth() / (6 + max(map(len, texts), default=0))))
+    figure.legend(loc="outside lower left", fontsize=7, frameon=False, ncols=min(columns, room))
+
+
+def stamp(figure: Figure) -> Figure:
+    """Write across a figure that it is of a mock run; once, however often it is asked."""
+    if not any(text.get_gid() == "mock" for text in figure.texts):
+        look = {"ha": "center", "va": "center", "rotation": 25, "fontweight": "bold", "color": ACCENT, "alpha": 0.4}
+        width, height = figure.get_size_inches()
+        size = float(min(26, 3.0 * width, 6.0 * height))
+        figure.text(0.5, 0.5, words.MOCK_STAMP, gid="mock", fontsize=size, zorder=10, **look)
+    return figure
+
+
+# --- cells in colour -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A number for every row and column, with its colour and, where there is room, its text."""
+
+    rows: list[str]
+    columns: list[str]
+    values: np.ndarray  # nan where undefined
+    scale: Scale
+    bar: list[tuple[float, str]]  # marks of the colour bar: place in [0, 1], words
+
+    def inks(self, undefined: str) -> np.ndarray:
+        """The colour of the text of every cell on light paper."""
+        return np.array([*LIGHT_INK, undefined])[self.scale.steps(self.values)]  # -1 takes the last
+
+
+def draw_cells(figure: Figure, axes: Axes, cells: Cells, texts: np.ndarray) -> None:
+    """Cells with a text each, names at the left and below, and the colour bar."""
+    image = heat(axes, cells.values, cells.scale)
+    axes.set_xticks(range(len(cells.columns)), [plain(c) for c in cells.columns], **TURNED)
+    axes.set_yticks(range(len(cells.rows)), [plain(r) for r in cells.rows])
+    axes.set_xticks(np.arange(len(cells.columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(cells.rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=PAPER, linewidth=1.5)
+    inks = cells.inks(undefined=MUTED)
+    for (i, j), text in np.ndenumerate(texts):
+        axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=inks[i, j])
+    color_bar(figure, axes, image, cells.bar)
+
+
+def heat(axes: Axes, values: np.ndarray, scale: Scale) -> Any:
+    """Values as colours."""
+    return axes.imshow(scale.position(values), cmap=CMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+
+
+def color_bar(
+    figure: Figure, axes: Axes, image: Any, marks: Sequence[tuple[float, str]], lines: Sequence[float] = ()
+) -> Axes:
+    """A colour bar whose ticks are the marks, each a place in [0, 1] and its words, and lines across it."""
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_ticks([p for p, _ in marks], labels=[plain(t) for _, t in marks])
+    bar.ax.tick_params(labelsize=7, length=2, colors=INK)
+    for place in lines:
+        bar.ax.axhline(place, color=ACCENT, linewidth=1.2)
+    return bar.ax
+
+
+# --- ticks -----------------------------------------------------------------------------------------
+
+
+def ticks(low: float, high: float, count: int = 5, log: bool = False) -> list[float]:
+    """Round numbers within [low, high], about `count` of them.
+
+    On a logarithmic axis 1, 2 and 5 times powers of ten; powers alone over more than three decades, and plain round
+    numbers over less than one.
+    """
+    if not high > low:
+        return [low]
+    locator: Any = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+    if log and high / low > 5:
+        locator = LogLocator(subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0), numticks=99)
+    room = 1e-9 * (high - low)
+    return [float(f"{t:.12g}") for t in locator.tick_values(low, high) if low - room <= t <= high + room]
+
+
+def tick_texts(values: Sequence[float]) -> list[str]:
+    """Round numbers with as many decimals as they need, the same for all."""
+    shortest = [f"{v:.10g}" for v in values]
+    decimals = max((len(t.partition(".")[2]) for t in shortest if "e" not in t), default=0)
+    told = [f"{v:,.{decimals}f}" if "e" not in t else t for v, t in zip(values, shortest, strict=True)]
+    return [t.replace("-", "−") for t in told]
+
+
+# --- names beside points ---------------------------------------------------------------------------
+
+
+def place_labels(
+    points: np.ndarray,
+    sizes: np.ndarray,
+    radius: float,
+    area: Sequence[float],
+    *,
+    reach: int = 1,
+    taken: Iterable[Sequence[float]] = (),
+) -> list[tuple[float, float] | None]:
+    """Where each name goes, its lower left corner: the nearest place where it covers no point and no other name.
+
+    None where all places are taken; the name with the fewest places left chooses next.
+
+    points : (n, 2) in pixels, y upwards. sizes : (n, 2) width and height of the names. radius : of the points.
+    area : left, low, right and high, within which names must lie. reach : how many times farther than beside its point
+    a name may be. taken : boxes (left, low, right, high) that no name may cover.
+    """
+    away = np.array(PLACES, float)
+    # Beside the point by its radius; in a corner, by what reaches the circle.
+    near = np.where((away != 0).all(1)[:, None], 0.75, 1.15) * radius * away  # (8, 2)
+    steps = np.concatenate([near * (1 + k) for k in range(reach)])  # (8 * reach, 2), the nearest first
+    shift = np.tile((away - 1) / 2, (reach, 1))
+    low = points[:, None] + steps + shift * sizes[:, None]
+    boxes = np.concatenate([low, low + sizes[:, None]], axis=2)  # (n, 8 * reach, 4)
+    marks = np.concatenate([points - radius, points + radius], axis=1)
+    free = (low >= area[:2]).all(-1) & (boxes[..., 2:] <= area[2:]).all(-1)
+    for box in (*marks, *map(np.asarray, taken)):
+        free &= ~_overlap(box, boxes)
+    out: list[tuple[float, float] | None] = [None] * len(points)
+    left = set(range(len(points)))
+    while left:
+        i = min(left, key=lambda k: (free[k].sum(), k))
+        left.remove(i)
+        at = np.flatnonzero(free[i])
+        if len(at):
+            x, y = low[i, at[0]]
+            out[i] = float(x), float(y)
+            free &= ~_overlap(boxes[i, at[0]], boxes)
+    return out
+
+
+def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the others (..., 4) share an area with the box."""
+    return (others[..., :2] < box[2:]).all(-1) & (others[..., 2:] > box[:2]).all(-1)
+
+
+def name_points(
+    figure: Figure, axes: Axes, names: Sequence[str], points: np.ndarray, marker: float, *, reach: int = 1, lines: Any = ()
+) -> str:
+    """Put names beside their points and say how many have no room.
+
+    The layout must stand, for room is measured in pixels. marker : diameter of the points. lines : points (n, 2) of the
+    data that no name may cover. Names that are farther from their point than others have a line to it.
+    """
+    look = {"textcoords": "offset points", "fontsize": NAME_SIZE, "color": INK, "zorder": 5}
+    texts = [axes.annotate(plain(n), xy, xytext=(0, 0), **look) for n, xy in zip(names, points, strict=True)]
+    for text in texts:
+        text.set_in_layout(False)
+    figure.draw_without_rendering()
+    pixel = 72 / figure.dpi
+    radius = 0.62 * marker / pixel
+    at = axes.transData.transform(points)
+    # Hinting makes letters a little wider or narrower at another resolution.
+    sizes = 1.04 * np.array([text.get_window_extent().size for text in texts])
+    taken = [(x - 1, y - 1, x + 1, y + 1) for x, y in axes.transData.transform(lines)] if len(lines) else []
+    legend = axes.get_legend()
+    taken += [] if legend is None else [legend.get_window_extent().extents]
+    places = place_labels(at, sizes, radius, axes.get_window_extent().extents, reach=reach, taken=taken)
+    for text, place, size, (x, y) in zip(texts, places, sizes, at, strict=True):
+        if place is None:
+            text.remove()
+            continue
+        text.set_position(((place[0] - x) * pixel, (place[1] - y) * pixel))
+        gap = np.clip((x, y), place, place + size) - (x, y)
+        if math.hypot(*gap) > LEADER * radius:
+            ends = axes.transData.inverted().transform([(x, y), place + size / 2])
+            axes.plot(*ends.T, color=FAINT, linewidth=0.6, zorder=0.5, label="_")
+    unnamed = places.count(None)
+    return f" {unnamed} name{'s have' if unnamed > 1 else ' has'} no room here." if unnamed else ""

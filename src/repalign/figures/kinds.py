@@ -1,0 +1,313 @@
+"""Every kind of figure that a study file may ask for, and the one writer of their files.
+
+A new kind is one module, with a function that draws a finding, and one row of `FIGURES`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+from repalign import relate
+from repalign.comparison.alignment import Alignment, csv_text
+from repalign.errors import RepalignError, choose
+from repalign.figures import (
+    agreement_chart,
+    bins_chart,
+    canvas,
+    curve_chart,
+    effects_chart,
+    gallery_chart,
+    layer_map_chart,
+    map_chart,
+    matrix_chart,
+    null_chart,
+    pairs_chart,
+    trend_chart,
+)
+from repalign.files import FILES, file_sha256, replacing, seal_json, sweep, write_text
+from repalign.measures import facts_of, parse_measure
+from repalign.text import Progress, silent
+
+DPI = 200
+# What a figure's functions are given by name, if they take it; all their other arguments are options.
+GIVEN = ("alignment", "table", "models", "measure", "published", "representations")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One figure: a file's name, a heading, the figure (matplotlib), what it shows as a table, and in words."""
+
+    name: str
+    title: str
+    figure: Any
+    table: pd.DataFrame
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One kind of figure.
+
+    relate : gives what is shown, a finding with `table` and `text`. draw : draws a finding; it may have options of its own.
+    title, name : heading and file name, in which `{found}` and the options are filled in.
+    per : "measure", "result" or "study", how many are drawn: one for each measure of a result, one for a result, or one
+    for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
+    more : options that go through to another function. defaults : options that depend on the run. required : options that a
+    study file must give though the analysis has a default.
+    """
+
+    relate: Callable[..., Any]
+    draw: Callable[..., Any]
+    title: str
+    name: str
+    per: str = "measure"
+    each: str = ""
+    more: tuple[str, ...] = ()
+    defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def parameters(self) -> tuple[dict[str, inspect.Parameter], ...]:
+        """The arguments of `relate`, and those of `draw` after the finding."""
+        both = [dict(inspect.signature(f).parameters) for f in (self.relate, self.draw)]
+        both[1].pop(next(iter(both[1])))
+        return tuple({k: p for k, p in some.items() if p.kind is not p.VAR_KEYWORD} for some in both)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of a study file with their defaults; those without a default must be given."""
+        own = {k: p.default for some in self.parameters for k, p in some.items() if k not in GIVEN}
+        own |= dict.fromkeys(self.required, inspect.Parameter.empty)
+        of_all = ("variant", "title", *self.more, *["measure"] * (self.per != "result"), *["published"] * self.takes_published)
+        return own | dict.fromkeys(of_all)
+
+    @property
+    def takes_published(self) -> bool:
+        """Whether published values may lie over it."""
+        return "published" in self.parameters[1]
+
+    @property
+    def needs_published(self) -> bool:
+        """Whether there is no such figure without published values."""
+        return "published" in self.parameters[0]
+
+    def drawn(
+        self, given: Mapping[str, Any], options: Mapping[str, Any], run: Mapping[str, Any], variant: str = ""
+    ) -> Iterator[Drawn]:
+        """The figures of one result, or of the pairs of models of all."""
+        some = {k: make(run) for k, make in self.defaults.items()} | {k: v for k, v in options.items() if k != "published"}
+        shared = dict(given)
+        if self.takes_published and not options.get("published"):
+            shared.pop("published", None)
+        items = some.get(self.each)
+        for item in items if isinstance(items, (list, tuple)) else [items]:
+            chosen = some | ({self.each: item} if self.each and item is not None else {})
+            relating, drawing = ({k: v for k, v in (shared | chosen).items() if k in p} for p in self.parameters)
+            found = self.relate(**relating, **{k: chosen[k] for k in self.more if k in chosen})
+            filled = self.options | chosen
+            measure = getattr(found, "measure", given.get("measure"))
+            parts = [self.title.format(found=found, **filled), facts_of(measure).label if measure else "", variant]
+            title = options.get("title") or ", ".join(filter(None, parts))
+            figure = self.draw(found, **drawing)
+            yield Drawn(self.name.format(**filled), title, figure, found.table, _labelled(found))
+
+
+def _labelled(found: Any) -> str:
+    """What a finding says, its measures named as people name them."""
+    named = {getattr(found, "measure", None), *getattr(found, "measures", ())}
+    named |= set(found.lines) if getattr(found, "by", None) == "measure" else set()
+    text = found.text
+    for measure in sorted(filter(None, named), key=len, reverse=True):
+        text = text.replace(measure, facts_of(measure).label)
+    return text
+
+
+FIGURES = {
+    "matrix": Figure(matrix_chart.shown, matrix_chart.draw, "Every pair of models", "matrix"),
+    "layer_map": Figure(
+        layer_map_chart.shown, layer_map_chart.draw, "{found.model_x} and {found.model_y}, layer by layer", "layer_map"
+    ),
+    "null": Figure(null_chart.shown, null_chart.draw, "Scores and chance", "null"),
+    "trend": Figure(
+        relate.trend, trend_chart.draw, "Alignment against {found.label}", "trend_{against}", each="against",
+        required=("against",),
+    ),
+    "bins": Figure(
+        relate.bins, bins_chart.draw, "Alignment within bins of {found.label}", "bins",
+        defaults={"side": lambda run: relate.sides_of(run)[0]},
+    ),
+    "map": Figure(relate.model_map, map_chart.draw, "Map of models, by {colour}", "map_{colour}"),
+    "agreement": Figure(relate.agreement, agreement_chart.draw, "Agreement of measures", "agreement", per="result"),
+    "effects": Figure(relate.effects, effects_chart.draw, "What moves alignment, side {side}", "effects_{side}"),
+    "gallery": Figure(gallery_chart.shown, gallery_chart.draw, "Gallery size", "gallery", per="result"),
+    "curve": Figure(relate.curve, curve_chart.draw, "Alignment over {x}", "curve_{x}", per="study"),
+    "trend_curve": Figure(
+        relate.trend_curve, curve_chart.draw, "Trend against {against} over {x}", "trend_over_{x}", per="study",
+        more=("log", "lower_is_better", "label"), required=("against",),
+    ),
+    "contrast": Figure(relate.contrast, pairs_chart.contrast, "By {column}", "contrast", per="study"),
+    "beside": Figure(relate.beside, pairs_chart.beside, "Beside the published values", "beside"),
+}  # fmt: skip
+
+
+def check(item: Mapping[str, Any]) -> None:
+    """Refuse what is no figure of a study file: an unknown kind, an unknown option, or one that lacks."""
+    if len(item) != 1:
+        raise RepalignError("a figure is one kind with its options", expected="{kind: {option: value}}", got=dict(item))
+    ((kind, options),) = item.items()
+    known = FIGURES[choose("figure", kind, FIGURES, f"no figure is called {kind!r}")].options
+    for name in options or {}:
+        choose("option", name, known, f"figure {kind} has no option {name!r}")
+    for name, default in known.items():
+        if default is inspect.Parameter.empty and name not in (options or {}):
+            raise RepalignError(f"figure {kind} needs the option {name!r}", got="none")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What the figures of a study are drawn from: results by variant, and the pairs of models of all (`table`).
+
+    representations : by variant and model, for figures that go back to the features. published : a file of values.
+    """
+
+    alignments: Mapping[str, Alignment]
+    table: pd.DataFrame
+    representations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    published: Path | None = None
+
+    def draw(self, wanted: Sequence[Mapping[str, Any]], progress: Progress = silent) -> tuple[Drawn, ...]:
+        """All figures that are asked for; those of published values are left out if there are none.
+
+        The results are there by now: a figure that cannot be drawn, for instance for too few models, says so in its place.
+        """
+        out: list[Drawn] = []
+        for done, item in enumerate(wanted):
+            progress("figures", done, len(wanted))
+            ((kind, options),) = item.items()
+            figure = FIGURES[kind]
+            if self.published is None and figure.needs_published:
+                continue
+            try:
+                out += self._figures(figure, dict(options or {}))
+            except RepalignError as error:
+                title = kind.replace("_", " ").capitalize()
+                out.append(Drawn(kind, title, None, pd.DataFrame(), f"Not drawn: {error}"))
+        progress("figures", len(wanted), len(wanted))
+        return tuple(out)
+
+    def _figures(self, kind: Figure, options: dict[str, Any]) -> Iterator[Drawn]:
+        variant, measure = options.pop("variant", None), options.pop("measure", None)
+        given: dict[str, Any] = {}
+        if self.published is not None and (kind.needs_published or options.get("published")):
+            given["published"] = relate.read_published(self.published)
+        if kind.per == "study":
+            records = {m["name"]: m for a in self.alignments.values() for m in a.run["models"]}
+            given |= {"table": self._pairs(variant, measure, options.get("x")), "models": list(records.values())}
+            yield from kind.drawn(given, options, {})
+            return
+        names = list(self.alignments)
+        chosen = names[:1] if variant is None else names if variant == "all" else [choose("variant", variant, names)]
+        for name in chosen:
+            alignment = self.alignments[name]
+            given |= {"alignment": alignment, "table": alignment.table, "models": alignment.run["models"]}
+            given["representations"] = self.representations.get(name, {})
+            known: Sequence[str | None] = alignment.measures
+            if kind.per == "result":
+                known = [None]
+            elif measure != "all":
+                known = known[:1] if measure is None else [_measure(measure, alignment.measures)]
+            for one in known:
+                yield from kind.drawn(given | {"measure": one}, options, alignment.run, name)
+
+    def _pairs(self, variant: str | None, measure: str | None, x: str | None) -> pd.DataFrame:
+        """The pairs of models of some variants ("a*" for all that begin with a) and one measure, by default of all.
+
+        Where x is a parameter of some measures, the others have no place on a curve over it.
+        """
+        table = self.table
+        if variant is not None:
+            fits = table["variant"].map(lambda v: v.startswith(variant[:-1]) if variant.endswith("*") else v == variant)
+            table = table.loc[fits] if fits.any() else table.loc[table["variant"] == choose("variant", variant, self.alignments)]
+        if measure is not None:
+            table = table.loc[table["measure"] == _measure(measure, table["measure"].unique())]
+        if x is not None and x not in table.columns:
+            having = table["measure"].map({m: x in facts_of(m).parameters for m in table["measure"].unique()})
+            table = table.loc[having] if having.any() else table
+        return table.reset_index(drop=True)
+
+
+def _measure(asked: str, known: Iterable[str]) -> str:
+    """A measure as a file writes it, such as CKA(), as the table does, with all its parameters."""
+    known = list(known)
+    return choose("measure", asked if asked in known else repr(parse_measure(asked)), known)
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Drawn]:
+    """Every figure of one result, of all its measures, pairs of models, sides and competences."""
+    run, models = alignment.run, list(alignment.run.get("models") or [])
+    jobs: list[tuple[str, str, str, dict[str, Any]]] = []
+    for measure in alignment.measures:
+        pairs = alignment.rows("max", measure)
+        for value in ("statistic", "calibrated", "pvalue"):
+            jobs.append((measure, "matrix", f"matrix-{value}", {"value": value}))
+        jobs.append((measure, "null", "chance", {}))
+        defined = pairs.loc[pairs["statistic"].notna()]
+        for side in relate.sides_of(run):
+            names = [*defined["model_x"]] * (side != "y") + [*defined["model_y"]] * (side != "x")
+            for against in relate.yardsticks(models, names, at_least=relate.MIN_MODELS_LINE):
+                jobs.append((measure, "trend", f"trend-{side}-{against}", {"side": side, "against": against}))
+        for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
+            jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
+    for done, (measure, kind, name, options) in enumerate(jobs):
+        progress("figures", done, len(jobs))
+        given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}
+        for one in FIGURES[kind].drawn(given, options, run):
+            yield replace(one, name=f"{name}-{facts_of(measure).label}")
+    progress("figures", len(jobs), len(jobs))
+
+
+def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *, numbered: bool = True) -> list[Path | None]:
+    """Write every figure as PNG and SVG, and what it shows as CSV, by rename; the SVG files, None for what was not drawn.
+
+    Files have the names of the figures, behind their number if `numbered`, and are listed with their digests in files.json.
+    Text stays text, and the same figure gives the same files. Of a mock run every one of them says so.
+    """
+    sweep(folder)
+    out: list[Path | None] = []
+    files: dict[str, str] = {}
+    for k, one in enumerate(drawn, start=1):
+        if one.figure is None:
+            out.append(None)
+            continue
+        path = _free(folder, f"{k:02d}-{one.name}" if numbered else one.name, out)
+        out.append(path)
+        figure = canvas.stamp(one.figure) if is_mock else one.figure
+        with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}):
+            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                with replacing(path.with_suffix(f".{kind}")) as temporary:
+                    figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
+        write_text(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
+        files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
+    write_text(folder / "files.json", seal_json({FILES: files}))
+    return out
+
+
+def _free(folder: Path, name: str, taken: Sequence[Path | None]) -> Path:
+    """An SVG file of plain characters that no other figure has."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:120]
+    path, k = folder / f"{plain}.svg", 2
+    while path in taken:
+        path, k = folder / f"{plain}-{k}.svg", k + 1
+    return path

@@ -1,0 +1,121 @@
+"""Scores against chance: every pair of models beside what the same search gives when the pairing is broken.
+
+`null_chart.html` draws it in the report, where it fits any width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from repalign import text as words
+from repalign.comparison.alignment import Alignment, rows_of
+from repalign.figures import canvas
+from repalign.figures.conventions import (
+    PLAIN,
+    SEEDS,
+    Conventions,
+    best_text,
+    found,
+    found_note,
+    heading,
+)
+from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, RULE, SCORE
+
+COLUMNS = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]
+
+
+@dataclass(frozen=True, eq=False)
+class NullChart:
+    """Every pair of models: its score beside what chance gives to the same search; the highest score first."""
+
+    title: str
+    subtitle: str
+    pairs: list[tuple[str, str]]
+    observed: np.ndarray
+    null_mean: np.ndarray
+    null_std: np.ndarray
+    threshold: np.ndarray
+    found: np.ndarray
+    n_undefined: int
+    ceilings: list[tuple[float, str]]  # at the same n, with their source
+    note: str
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    text: str = ""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, measure: str | None = None, conventions: Conventions = PLAIN) -> NullChart:
+        """The scores of one measure, and the ceilings at their n."""
+        pairs = rows_of(table, "max", measure)
+        name, n = str(pairs["measure"].iloc[0]), int(pairs["n"].iloc[0])
+        rows = pairs.assign(found=found(pairs, conventions.alpha))
+        rows = rows.loc[rows["statistic"].notna()].sort_values("statistic", ascending=False, kind="stable")
+        columns = {c: rows[c].to_numpy(float) for c in ("null_mean", "null_std", "threshold")}
+        return cls(
+            title=f"{conventions.about(name).label}: score against chance",
+            subtitle=heading(pairs, conventions),
+            pairs=list(zip(rows["model_x"], rows["model_y"], strict=True)),
+            observed=rows["statistic"].to_numpy(float),
+            **columns,
+            found=rows["found"].to_numpy(bool),
+            n_undefined=len(pairs) - len(rows),
+            ceilings=[(c.statistic, c.source(n)) for c in conventions.ceilings_of(name, SEEDS) if c.n == n],
+            note=found_note(pairs, conventions),
+        )
+
+    def tracks(self, most: int) -> dict[str, object]:
+        """The report's chart: every place on it in per cent of its width, of the first `most` pairs."""
+        mean, sd = self.null_mean, self.null_std
+        ends = np.concatenate([self.observed, mean - sd, mean + sd, self.threshold, [v for v, _ in self.ceilings]])
+        low, high = float(ends.min()), float(ends.max())
+        margin = (high - low) or abs(low) or 1.0
+        low, high = low - 0.02 * margin, high + 0.12 * margin  # room for the number beside the last dot
+        marks = canvas.ticks(low, high, 6)
+        along = {
+            "score": self.observed, "mean": mean, "left": mean - sd, "right": mean + sd, "threshold": self.threshold,
+            "reach": np.minimum(self.threshold, self.observed), "end": np.max([self.observed, self.threshold, mean + sd], 0),
+            "ceilings": np.array([v for v, _ in self.ceilings]), "ticks": np.array(marks),
+        }  # fmt: skip
+        at = {k: [f"{100 * (v - low) / (high - low):.2f}%" for v in values] for k, values in along.items()}
+        numbers = zip(self.observed, mean, sd, self.threshold, strict=True)
+        rows = [
+            {"x": x, "y": y, "found": above, "at": {k: at[k][i] for k in along if k not in ("ceilings", "ticks")},
+             "score": words.number(score), "chance": f"{words.number(m)} ± {words.number(s)}", "threshold": words.number(t)}
+            for i, ((x, y), above, (score, m, s, t)) in enumerate(zip(self.pairs, self.found, numbers, strict=True))
+        ]  # fmt: skip
+        return {"rows": rows[:most], "ticks": list(zip(at["ticks"], canvas.tick_texts(marks), strict=True)),
+                "ceilings": at["ceilings"]}  # fmt: skip
+
+
+def shown(alignment: Alignment, measure: str | None = None) -> NullChart:
+    """The scores of a result, with their table and the best pair in words."""
+    measure = measure or alignment.measures[0]
+    made = NullChart.of(alignment.table, measure, Conventions.of(alignment.run))
+    text = best_text(rows_of(alignment.table, "max", measure))
+    return replace(made, table=alignment.best(measure)[COLUMNS], text=text)
+
+
+def draw(made: NullChart) -> Figure:
+    """One row per pair: its score, and the mean, one standard deviation and the threshold of chance."""
+    rows = np.arange(len(made.observed))
+    figure, ((axes,),) = canvas.sheet(7.5, 1.8 + 0.2 * len(rows), made.title)
+    canvas.head(axes, made.subtitle, 7.5)
+    ends = made.null_mean - made.null_std, made.null_mean + made.null_std
+    axes.hlines(rows, *ends, color=FAINT, linewidth=5, alpha=0.5)
+    axes.plot(made.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
+    axes.plot(made.threshold, rows, "|", color=ACCENT, markersize=9, markeredgewidth=1.6, label="threshold")
+    for k, (ceiling, _) in enumerate(made.ceilings):
+        axes.axvline(ceiling, color=INK, linewidth=1, linestyle="--", label="_" * (k > 0) + "ceiling: two trainings")
+    for there, label, fill in ((made.found, "above chance", SCORE), (~made.found, "not above chance", PAPER)):
+        look = {"color": SCORE, "markersize": 5, "markerfacecolor": fill, "label": f"score, {label}"}
+        axes.plot(made.observed[there], rows[there], "o", **look)
+    axes.set_yticks(rows, [canvas.plain(f"{x} {words.TIMES} {y}") for x, y in made.pairs], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    # Not below everything: the legend is there.
+    axes.set_xlabel(canvas.wrapped(made.note, 90), fontsize=7, color=MUTED, loc="left")
+    canvas.legend_below(figure, 5)
+    return figure

@@ -1,0 +1,176 @@
+"""Alignment of models against their size or competence: a point per model, the line and its interval.
+
+`trend_chart.html` draws it in the report, in the page's colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import NullLocator
+
+from repalign import text as words
+from repalign.figures import canvas
+from repalign.figures.conventions import vertical_range
+from repalign.figures.palette import FAINT, FAMILY_LIGHT, MUTED, PAPER, RULE, family
+from repalign.measures import facts_of
+from repalign.relate import PARAMETERS, Published, Trend, published_points
+
+GRID = 60  # places at which the line and its interval are drawn
+BESIDE = 0.12  # room left and right of the points, in ranges of the points
+# Of the report's drawing, in its own units: one is a pixel at full width.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 360, 68, 16, 14, 48
+CHARACTER, LINE, BELOW = 6.1, 13, 3  # mean width of a character at 11 px, height of a name, and of it below the line
+LONGEST = 20  # characters of a name beside a point
+
+
+@dataclass(frozen=True, eq=False)
+class TrendChart:
+    """What the scatter of a trend shows; a family's place is its colour and its marker."""
+
+    title: str
+    subtitle: str
+    x_label: str
+    y_label: str
+    trend: Trend
+    families: list[str]  # in order of appearance
+    curve_x: np.ndarray
+    curve: np.ndarray
+    low: np.ndarray  # of the interval, cut at the ends of y_range
+    high: np.ndarray
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_ticks: list[tuple[float, str]]
+    is_cut: bool  # whether the interval goes on beyond the picture
+    published: pd.DataFrame | None  # published points: point, x, alignment
+
+    @classmethod
+    def of(cls, trend: Trend, published: pd.DataFrame | None = None) -> TrendChart:
+        """What the scatter of a trend shows; `published` are published points."""
+        points, log = trend.points, trend.log
+        x, y = points["x"].to_numpy(float), points["alignment"].to_numpy(float)
+        grid = np.geomspace(x.min(), x.max(), GRID) if log else np.linspace(x.min(), x.max(), GRID)
+        low, high = trend.band(grid)
+        laid = np.empty((0, 2)) if published is None else published[["x", "alignment"]].to_numpy(float)
+        shown = np.concatenate([y, laid[:, 1], trend.predict(grid)])
+        bottom, top = vertical_range(shown, np.concatenate([low, high]))
+        u = np.concatenate([x, laid[:, 0]])
+        u = np.log10(u) if log else u
+        margin = BESIDE * float(np.ptp(u)) or 0.1 * abs(float(u[0])) or 1.0
+        left, right = (float(10**v if log else v) for v in (u.min() - margin, u.max() + margin))
+        marks = canvas.ticks(left, right, log=log)
+        told = canvas.tick_texts(marks)
+        if trend.against == PARAMETERS:
+            told = [words.parameters(t).replace(".00", "").replace(".0", "") for t in marks]
+        better = " (lower is better; axis reversed)" if trend.lower_is_better else ""
+        partners = max(points["n_partners"].tolist())
+        over = f"each the mean over {words.counted(partners, 'partner')}; n = {words.count(trend.n_stimuli)}"
+        return cls(
+            title=f"{trend.label} and alignment",
+            subtitle=f"{facts_of(trend.measure).label}; {words.counted(trend.n, 'model')}, {over}",
+            x_label=f"{trend.label}{', log scale' if log else ''}{better}",
+            y_label=f"Alignment (chance {words.number(float(points['chance'].to_numpy().mean()))})",
+            trend=trend,
+            families=list(dict.fromkeys(points["family"])),
+            curve_x=grid,
+            curve=trend.predict(grid),
+            low=np.clip(low, bottom, top),
+            high=np.clip(high, bottom, top),
+            x_range=(left, right),
+            y_range=(bottom, top),
+            x_ticks=list(zip(marks, told, strict=True)),
+            is_cut=bool((low < bottom).any() or (high > top).any()),
+            published=published,
+        )
+
+    def drawing(self) -> dict[str, Any]:
+        """The report's chart: everything in the drawing's own units, y downwards."""
+        low, high = np.log10(self.x_range) if self.trend.log else self.x_range
+        bottom, top = self.y_range
+
+        def place(x: Any, y: Any) -> np.ndarray:
+            u = np.log10(x) if self.trend.log else np.asarray(x, float)
+            share = (u - low) / (high - low)
+            share = 1 - share if self.trend.lower_is_better else share
+            across, down = LEFT + share * (WIDTH - LEFT - RIGHT), (np.asarray(y, float) - bottom) / (top - bottom)
+            return np.stack(np.broadcast_arrays(across, HEIGHT - BOTTOM - down * (HEIGHT - TOP - BOTTOM)), -1)
+
+        points = self.trend.points
+        at, names = place(points["x"].to_numpy(float), points["alignment"].to_numpy(float)), points["model"].tolist()
+        short = [words.shorten(name, LONGEST) for name in names]
+        sizes = np.array([[CHARACTER * len(name), LINE] for name in short])
+        area = (LEFT, BOTTOM - HEIGHT, WIDTH, 10 - TOP)
+        spots = canvas.place_labels(at * (1, -1), sizes, 6, area, reach=2)  # y upwards there
+        rows = zip(names, at, points["family"], points["alignment"], short, spots, strict=True)
+        marks = canvas.ticks(bottom, top)
+        line = np.linspace(0, GRID - 1, 2).astype(int)
+        return {
+            "x_ticks": [(place(t, bottom)[0], text) for t, text in self.x_ticks],
+            "y_ticks": list(zip(place(self.x_range[0], marks)[:, 1], canvas.tick_texts(marks), strict=True)),
+            "band": [*place(self.curve_x, self.high), *place(self.curve_x, self.low)[::-1]] if self.trend.has_band else [],
+            "line": place(self.curve_x[line], self.curve[line]) if self.trend.fit is not None else None,
+            "points": [
+                {"model": name, "family": self.families.index(f), "at": xy, "score": words.number(y), "name": label,
+                 "spot": None if spot is None else (spot[0], -spot[1] - BELOW)}
+                for name, xy, f, y, label, spot in rows
+            ],
+        }  # fmt: skip
+
+
+def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
+    """The class of a family's colour, and the corners of its marker around 0, y downwards; none for a circle."""
+    code = family(k)[1]
+    style = MarkerStyle(code)
+    (corners, *_) = style.get_path().transformed(style.get_transform()).to_polygons()
+    return f"f{k % len(FAMILY_LIGHT)}", [] if code == "o" else [(2 * size * x, -2 * size * y) for x, y in corners]
+
+
+def overlay(found: Trend, table: pd.DataFrame, published: Published) -> pd.DataFrame:
+    """Published points with the partners of ours."""
+    pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
+    columns = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[found.side]
+    return published_points(found, published, list(dict.fromkeys(name for c in columns for name in pairs[c])))
+
+
+def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None) -> Figure:
+    """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
+    made = TrendChart.of(found, None if published is None else overlay(found, table, published))
+    figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title)
+    canvas.head(axes, made.subtitle, 6.4)
+    axes.grid(color=RULE, linewidth=0.6)
+    if found.log:
+        axes.set_xscale("log")
+    if found.has_band:
+        label = "95 % interval of the line" + ", cut at the edge" * made.is_cut
+        axes.fill_between(made.curve_x, made.low, made.high, color=FAINT, alpha=0.25, linewidth=0, label=label)
+    if found.fit is not None:
+        axes.plot(made.curve_x, made.curve, color=MUTED, linewidth=1.3)
+    look: Mapping[str, Any] = {"linestyle": "none", "markersize": 7}
+    for k, name in enumerate(made.families):
+        rows, (color, marker) = found.points.loc[found.points["family"] == name], family(k)
+        at = rows["x"].to_numpy(), rows["alignment"].to_numpy()
+        label = canvas.plain(name or "no family")
+        axes.plot(*at, **look, marker=marker, color=color, markeredgecolor=PAPER, label=label)
+    if made.published is not None:
+        at = (made.published[c].to_numpy(float) for c in ("x", "alignment"))
+        label = "published" + " (none of these pairs)" * made.published.empty
+        axes.plot(*at, **look, marker="o", markerfacecolor="none", markeredgecolor=FAINT, label=label)
+    axes.set_xlim(made.x_range[:: -1 if found.lower_is_better else 1])
+    axes.set_ylim(made.y_range)
+    axes.set_xticks([t for t, _ in made.x_ticks], [text for _, text in made.x_ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    canvas.labels(axes, made.x_label, made.y_label)
+    axes.legend(fontsize=7, frameon=False, loc="best")
+    points = found.points[["x", "alignment"]].to_numpy(float)
+    drawn = [] if made.published is None else made.published[["x", "alignment"]].to_numpy(float).tolist()
+    lines = [*drawn, *np.column_stack([made.curve_x, made.curve]).tolist()] if found.fit is not None else drawn
+    unnamed = canvas.name_points(figure, axes, found.points["model"].tolist(), points, 7, reach=14, lines=lines)
+    if unnamed:
+        canvas.note(figure, unnamed.strip())
+    return figure
