@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from repalign import moments as room
+import graph_table
 from repalign.measures.measure import DenseRelation, GraphRelation, Relation
-from repalign.moments import central_moments, four_moments, in_place, moment_sums, sums_and_leverage
-from repalign.moments.graphs import shapes
-from repalign.moments.leverage import _heaviest
+from repalign.null import graph_sums as room
+from repalign.null.graph_sums import four_moments, heaviest, in_place, shapes, sums_and_leverage
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +30,14 @@ def test_graphs_of_many_edges_are_the_same_as_matrices(n, k, weighted, monkeypat
     some = GraphRelation(indices, values)
     lists = sums_and_leverage(some)
     monkeypatch.setattr(room, "SPARSE", 5)
-    assert isinstance(room._of_graph(some), room.DenseSums)
+    assert isinstance(room.as_stored(some)[0], room.Dense)
     for a, b in zip(lists, sums_and_leverage(some), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11 * np.abs(a).max())
-    assert isinstance(room._of_graph(GraphRelation(indices[:, :1])), room.SparseSums)
+    assert isinstance(room.as_stored(GraphRelation(indices[:, :1]))[0], room.Sparse)
+
+
+def moment_sums(relation: Relation) -> np.ndarray:
+    return sums_and_leverage(relation)[0]
 
 
 def relation(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +98,38 @@ def test_equal_enumeration_of_all_permutations(kind, n):
 @pytest.mark.parametrize("symmetric, counts", [(True, [2, 7, 23, 79]), (False, [2, 11, 52, 296])])
 def test_all_multigraphs_are_told_apart(symmetric, counts):
     """OEIS A007717 and A052171: multigraphs, and directed ones, with 1 to 4 edges, loops, and no vertex alone."""
-    assert [len(shapes(order, symmetric).graphs) for order in (1, 2, 3, 4)] == counts
+    assert [len(shapes(order, symmetric).vertices) for order in (1, 2, 3, 4)] == counts
+
+
+def test_the_table_of_graphs_follows_from_nothing():
+    with np.load(graph_table.PATH, allow_pickle=False) as kept:
+        derived = graph_table.table()
+        assert set(kept.files) == set(derived)
+        for name, values in derived.items():
+            assert np.array_equal(kept[name], values), name
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "directed", "graph", "weighted graph", "plain graph"])
+def test_sums_of_connected_graphs_equal_sums_over_all_indices(kind):
+    """Every one of them, by a product over its edges for all values of its vertices."""
+    n, rng = 5, np.random.default_rng(3)
+    symmetric, plain = kind == "symmetric", kind == "plain graph"
+    a = relation("graph" if plain else kind, n, rng)
+    if "graph" in kind:
+        a[2] = 0.0
+        a[2, [2, 4]] = 1.0 if kind != "weighted graph" else (0.7, -1.3)  # a loop
+        edges = graph(a)
+        stored = room.Sparse(GraphRelation(edges.indices, None) if plain else edges)
+        a = stored.power(room.FORTH).toarray()
+    else:
+        stored = room.Dense(torch.from_numpy(a), symmetric, torch.from_numpy(a.sum(axis=1)))
+    graphs, found = graph_table.connected_graphs(symmetric), room.connected_sums(stored)[0]
+    assert len(graphs) == len(found) == (95 if symmetric else 426)
+    for one, total in zip(graphs, found, strict=True):
+        number: dict[int, int] = {}
+        ends = [number.setdefault(v, len(number)) for edge in one for v in edge]
+        operands = [part for u, v in zip(ends[::2], ends[1::2], strict=True) for part in (a, [u, v])]
+        assert total == pytest.approx(np.einsum(*operands, []) if one else total, rel=1e-9, abs=1e-9), one
 
 
 @pytest.mark.parametrize("n", [60, 300])
@@ -233,7 +267,7 @@ def test_agree_with_200000_random_permutations(kind: str, n: int):
     for i in (0, 1):
         draws[i] /= states[i][0].norm * states[i][1].norm
     for t, s in zip(draws.numpy(), states, strict=True):
-        mean, sd, skew = (v[0, 0] for v in central_moments(*(moment_sums(q)[None] for q in s), n, s[0].symmetric))
+        mean, sd, skew = (v[0, 0] for v in four_moments(*(moment_sums(q)[None] for q in s), n, s[0].symmetric)[:3])
         z = (t - t.mean()) / t.std()
         assert mean == pytest.approx(t.mean(), abs=4 * sd / count**0.5)
         # Delta method: the influence of a draw on the sd and on the skewness.
@@ -252,7 +286,7 @@ def test_the_mean_with_one_stimulus_in_its_place_equals_enumeration(kind):
     stored = [graph(m) if "graph" in kind else dense(m, kind != "directed") for m in (a, b)]
     one, other = (sums_and_leverage(s)[1][None] for s in stored)
     found = in_place(one, other, np.array([[scores.std()]]), n)
-    which = np.concatenate([_heaviest(one)[0], _heaviest(other)[0]])
+    which = np.concatenate([heaviest(one)[0], heaviest(other)[0]])
     for k, shift in zip(which, found.shift[:, 0, 0], strict=True):
         expected = (scores[every[:, k] == k].mean() - scores.mean()) / scores.std()
         assert shift == pytest.approx(expected, abs=1e-10)
@@ -271,7 +305,7 @@ def test_the_spread_with_one_stimulus_in_its_place_is_that_of_relabellings(times
     sd = four_moments(*(moment_sums(dense(m, True))[None] for m in (a, b)), n, True).sd
     one, other = (sums_and_leverage(dense(m, True))[1][None] for m in (a, b))
     found = in_place(one, other, sd, n)
-    which = list(np.concatenate([_heaviest(one)[0], _heaviest(other)[0]]))
+    which = list(np.concatenate([heaviest(one)[0], heaviest(other)[0]]))
     true = np.std([(a * b[q][:, q]).sum() for q in p]) / sd[0, 0]
     if times > 1:
         assert 4 in which

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import GraphRelation, Measure, Relation, State
-from repalign.moments import Moments as ExactMoments
-from repalign.moments import four_moments, in_place, sums_and_leverage
+from repalign.measures.measure import GraphRelation, Measure, State
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
-from repalign.null.groups import Groups
+from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
 from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, must_be_bilinear
+from repalign.null.permutation import Permutations
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
 # fourth moment is not that of its law. Of clean data the rest is within -0.1 and 0.01 (n from 60); one outlier in both
@@ -26,11 +25,22 @@ MOMENTS_MAX_SKEWNESS = 1.0
 MOMENTS_REST = (-0.15, 0.02)
 
 
+class Law(NamedTuple):
+    """The law of the closeness of all pairs of layers over all relabellings, (la, lb) each."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    skewness: np.ndarray
+    kurtosis: np.ndarray
+    rest: np.ndarray  # what the kurtosis has beyond, or lacks of, both that of the gamma law and that of the spectra
+    kept: InPlace | None  # the laws where one stimulus stays in its place
+
+
 @dataclass(frozen=True)
 class Moments(Null):
     """Closed-form moments for every cell of a bilinear measure; `sampler` draws for the search over layers.
 
-    Mean, standard deviation, skewness and kurtosis over all n! relabellings are exact (`repalign.moments`); p-value and
+    Mean, standard deviation, skewness and kurtosis over all n! relabellings are exact (`null.graph_sums`); p-value and
     threshold follow from a gamma law (Pearson type III). A cell is judged by the sampler's draws instead, and the result
     says so, where that law is not known to be right: n < 20, |skewness| > 1, or a kurtosis that neither the skewness nor the
     spectra of the two relations explain. So it is where an outlier may meet an outlier: one relabelling in n leaves a
@@ -38,7 +48,8 @@ class Moments(Null):
     """
 
     name: ClassVar[str] = "moments"
-    sampler: Null
+    groups: ClassVar[None] = None  # type: ignore[misc]
+    sampler: Null = field(default_factory=Permutations)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.sampler.groups is not None:
@@ -53,17 +64,19 @@ class Moments(Null):
     def seed(self) -> int:  # type: ignore[override]
         return self.sampler.seed
 
-    @property
-    def groups(self) -> Groups | None:  # type: ignore[override]
-        return None
-
     def count(self, n: int) -> int:
         return self.sampler.count(n)
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")
         inner = self.sampler.prepare(measure, states)
-        sums, leverage = (np.stack(v) for v in zip(*_sums(states), strict=True))  # type: ignore[arg-type]
+        if isinstance(states[0], GraphRelation):
+            # Many small steps, which no threads within a step make faster: side by side they take a quarter of the time.
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                of_layers = list(pool.map(sums_and_leverage, states))  # type: ignore[arg-type]
+        else:
+            of_layers = [sums_and_leverage(s) for s in states]  # type: ignore[arg-type]
+        sums, leverage = (np.stack(v) for v in zip(*of_layers, strict=True))
         return Prepared(inner.states, (inner, sums, leverage), inner.extra_bytes + sums.nbytes + leverage.nbytes)
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
@@ -77,45 +90,34 @@ class Moments(Null):
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
         return self.sampler.joint(observed, draws, streams, n)
 
-    def law(self, measure: Measure, a: Prepared, b: Prepared) -> ExactMoments:
-        """The moments of the closeness of all pairs of layers."""
+    def law(self, measure: Measure, a: Prepared, b: Prepared) -> Law:
+        """The law of the closeness of all pairs of layers."""
         bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
-        found = self._inner(a, b)
-
-        def score(inner: np.ndarray) -> np.ndarray:
-            scores = bilinear.scale(torch.from_numpy(inner), a.states, b.states)  # type: ignore[arg-type]
-            return bilinear.closeness(scores).numpy()
-
-        mean = score(found.mean)
-        return found._replace(mean=mean, sd=score(found.mean + found.sd) - mean)
-
-    def _inner(self, a: Prepared, b: Prepared) -> ExactMoments:
-        """The moments of the inner products themselves."""
-        symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
-        return four_moments(a.extra[1], b.extra[1], a.n, symmetric)
+        (_, sums_a, out_a), (_, sums_b, out_b), n = a.extra, b.extra, a.n
+        inner = four_moments(sums_a, sums_b, n, all(s.symmetric for s in (*a.states, *b.states)))  # type: ignore[attr-defined]
+        ends = torch.from_numpy(np.stack([inner.mean, inner.mean + inner.sd]))
+        mean, above = bilinear.closeness(bilinear.scale(ends, a.states, b.states)).numpy()  # type: ignore[arg-type]
+        gamma, of_spectra = 1.5 * inner.skewness**2, inner.of_spectra * (1 + 5 / n)  # to leading order; clean data stay below
+        more = inner.kurtosis - np.maximum(gamma, of_spectra)
+        less = inner.kurtosis - np.minimum(gamma, of_spectra)
+        rest = np.maximum(more, 0.0) + np.minimum(less, 0.0)
+        kept = in_place(out_a, out_b, inner.sd, n) if n > 2 else None
+        return Law(mean, above - mean, inner.skewness, inner.kurtosis, rest, kept)
 
     def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, standard deviation and skewness of the closeness, each (la, lb)."""
         return self.law(measure, a, b)[:3]
 
     def cells(
-        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, law: ExactMoments, *, alpha: float = 0.05
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, law: Law, *, alpha: float = 0.05
     ) -> Calibration:
         """What the closed form says of every cell, trusted or not."""
+        bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         ends = torch.tensor([0.0, 1.0 if counts else 0.0], dtype=torch.float64)[:, None, None].expand(2, *observed.shape)
-        bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
         none, one = bilinear.closeness(bilinear.scale(ends, a.states, b.states)).numpy()  # type: ignore[arg-type]
-        return calibrate_by_moments(
-            observed,
-            *law[:3],
-            kurtosis=law.kurtosis,
-            rest=unexplained(law, a.n),
-            kept=in_place(a.extra[2], b.extra[2], self._inner(a, b).sd, a.n) if a.n > 2 else None,
-            step=one - none,
-            alpha=alpha,
-            s_max=measure.s_max,
-        )
+        more = {"kurtosis": law.kurtosis, "rest": law.rest, "kept": law.kept, "step": one - none}
+        return calibrate_by_moments(observed, *law[:3], **more, alpha=alpha, s_max=measure.s_max)
 
     def judge_cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float
@@ -125,34 +127,18 @@ class Moments(Null):
         poor = ~trusted(law, a.n)
         if poor.any():
             drawn = calibrate(observed[poor], draws[:, poor], alpha=alpha, s_max=measure.s_max)
-            for name in Calibration.__dataclass_fields__:
-                getattr(cells, name)[poor] = getattr(drawn, name)
+            for name, values in vars(drawn).items():
+                getattr(cells, name)[poor] = values
         return cells, np.where(poor, self.sampler.name, self.name)
 
 
-def _sums(states: Sequence[Relation]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`sums_and_leverage` of every layer; of graphs side by side, since they are many small steps that no threads within
-    a step make faster: at n = 1,024 and two threads they took four times as long one after another."""
-    if len(states) < 2 or not isinstance(states[0], GraphRelation):
-        return [sums_and_leverage(s) for s in states]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(sums_and_leverage, states))
-
-
-def unexplained(law: ExactMoments, n: int) -> np.ndarray:
-    """What the kurtosis has beyond, or lacks of, both that of the gamma law and that of the spectra."""
-    gamma, of_spectra = 1.5 * law.skewness**2, law.of_spectra * (1 + 5 / n)  # to leading order; clean data stay below
-    more, less = law.kurtosis - np.maximum(gamma, of_spectra), law.kurtosis - np.minimum(gamma, of_spectra)
-    return np.maximum(more, 0.0) + np.minimum(less, 0.0)
-
-
-def trusted(law: ExactMoments, n: int) -> np.ndarray:
+def trusted(law: Law, n: int) -> np.ndarray:
     """Which cells the closed form may judge."""
-    (low, high), rest = MOMENTS_REST, unexplained(law, n)
-    return (np.abs(law.skewness) <= MOMENTS_MAX_SKEWNESS) & (rest >= low) & (rest <= high) & (n >= MOMENTS_MIN_N)
+    low, high = MOMENTS_REST
+    return (np.abs(law.skewness) <= MOMENTS_MAX_SKEWNESS) & (law.rest >= low) & (law.rest <= high) & (n >= MOMENTS_MIN_N)
 
 
-def bound(law: ExactMoments, z: np.ndarray) -> np.ndarray:
+def bound(law: Law, z: np.ndarray) -> np.ndarray:
     """An upper bound of p that holds for every law with these moments: Cantelli's, or Markov's of the fourth."""
     above = np.where(z > 0, z, np.nan)
     least = np.minimum(1 / (1 + above**2), np.minimum(1.0, (law.kurtosis + 3) / above**4))

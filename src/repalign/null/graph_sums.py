@@ -1,0 +1,424 @@
+"""Exact moments of <A, P B P'> over all permutations P, without a single permutation.
+
+With T = sum_ij A_ij B_{pi(i) pi(j)} and r = 1, 2, 3, 4, expand T^r into 2r index slots. Which slots hold equal
+indices is a set partition s of the slots; under a uniform pi the indices of B in a pattern of v distinct values
+are uniform over all (n)_v = n (n - 1) ... (n - v + 1) choices, so that
+
+    E[T^r] = sum over partitions s of   D_A(s) D_B(s) / (n)_{|s|},
+
+where D_A(s) sums the product of r entries of A over indices that are equal within the blocks of s and distinct
+across them. D follows from unrestricted sums by Moebius inversion over coarser partitions, and an unrestricted sum
+is that of a small multigraph with r edges: the product of the sums of its connected parts (`connected_sums`). Which
+partitions are one multigraph, what its parts are and how D follows is in graphs.npz, which tests/graph_table.py
+derives and the tests derive anew. Everything is needed once per layer; a cell of a comparison is then an inner
+product of two short vectors. Nothing is assumed of A and B: symmetric or directed, centred or not.
+
+Two things keep it exact and cheap. A dense A is freed of its mean diagonal and mean off-diagonal entry first: what they
+contribute to T is the same under every permutation, and without it E[T] is 0, so nothing cancels in the higher moments
+even in float32. A graph of few edges stays sparse throughout.
+
+The idea is Mantel's (1967) and Friedman and Rafsky's (1983, Annals of Statistics 11:377); the third moment of
+symmetric centred matrices is in Kazi-Aoual et al. (1995, CSDA 20:643). The Pearson type III law for p-values is used by
+Zhan et al. (2017, Biometrics 73) for the kernel RV coefficient.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repalign.measures.measure import DenseRelation, GraphRelation, Relation
+from repalign.measures.numerics.precision import GRAM_BLOCK, full_precision
+
+ORDERS = (1, 2, 3, 4)
+
+# With more than one of this many pairs an edge, products of lists of edges cost more than those of whole matrices.
+SPARSE = 5
+# Cycles of a graph are counted in a table of a block of its rows, of about this many entries.
+CYCLE_ENTRIES = 2**20
+# So many of the heaviest stimuli of either relation are tried: one may be far out in both and the farthest in neither.
+HEAVIEST = 4
+
+# --- the sums of connected graphs of up to four edges ----------------------------------------------
+
+Edges = tuple[int, int]  # how many edges lead forth and back between two vertices: A_ij^forth A_ji^back
+FORTH, BACK, BOTH = (1, 0), (0, 1), (1, 1)
+
+# Triangles and cycles of four of a directed relation, by ways of two edges from a first to a third vertex. No way leads
+# through a vertex where both edges end: hubs would make it a product of many entries.
+ON, OUT = (FORTH, FORTH), (BACK, FORTH)
+TRIANGLES = ((ON, FORTH), (ON, BACK), (OUT, FORTH), (OUT, BACK))  # a way, and the edges that lead from first to third
+DOUBLED = (  # the same with one of their edges doubled
+    *((ON, (2, 0)), (ON, BOTH), (ON, (0, 2)), (OUT, (0, 2)), (OUT, BOTH)),
+    *(((BOTH, FORTH), FORTH), (((2, 0), FORTH), FORTH)),
+)
+SQUARES = ((ON, ON), (ON, OUT), (OUT, OUT), (ON, (BACK, BACK)))  # two ways
+WAYS = {*(way for way, _ in (*TRIANGLES, *DOUBLED)), *(way for ways in SQUARES for way in ways)}
+
+
+class Stored(ABC):
+    """A relation as `connected_sums` asks for it; all vectors are float64."""
+
+    symmetric: bool
+    powers: dict[Edges, Any]
+    sums: dict[Edges, np.ndarray]  # of the rows
+
+    def power(self, edges: Edges) -> Any:
+        """Entry by entry A^forth times (A')^back."""
+        forth, back = edges
+        if forth == 0:
+            return self.power((back, 0)).T
+        if edges not in self.powers:
+            one, other = ((forth, 0), (0, back)) if back else ((forth - 1, 0), FORTH)
+            self.powers[edges] = self.power(one) * self.power(other)
+        return self.powers[edges]
+
+    @abstractmethod
+    def diagonal(self) -> np.ndarray: ...
+
+    @abstractmethod
+    def rows(self, edges: Edges) -> np.ndarray:
+        """sum_j A_ij^forth A_ji^back."""
+
+    @abstractmethod
+    def times(self, edges: Edges, vectors: list[np.ndarray]) -> Iterable[np.ndarray]:
+        """sum_j A_ij^forth A_ji^back v_j of each; two edges at most."""
+
+    @abstractmethod
+    def cycles(self) -> tuple[list[np.ndarray], list[float]]:
+        """For every vertex the triangles that start there, one vector for each of TRIANGLES, and the numbers of DOUBLED and
+        SQUARES; of a symmetric relation the one kind of each."""
+
+
+def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of products of A along the edges of all connected graphs of up to four edges, over all values of the indices.
+
+    A tree of four edges, loops counted as leaves, has a vertex at which it falls into two halves of two edges at most: its
+    sum is an inner product of two of few vectors over that vertex. The exceptions have an edge of two, three or four
+    parallel ones in their midst, or a cycle. Also returned are the vectors that `leverage` needs.
+    """
+    one, two, three, four = (
+        [(r, 0)] if stored.symmetric else [(forth, r - forth) for forth in range(r + 1)] for r in (1, 2, 3, 4)
+    )
+    diagonal, ones = stored.diagonal(), np.ones(len(stored.diagonal()))
+    single, double = [stored.rows(e) for e in one], [stored.rows(e) for e in two]
+    ends = [*single, diagonal]  # what hangs on a vertex by one edge
+    halves = [x * y for x, y in combinations_with_replacement(ends, 2)]
+    halves += [*double, *(moved for e in one for moved in stored.times(e, ends))]
+    vectors = np.stack([ones, *ends, *halves])
+    corners, numbers = stored.cycles()
+    parts = [
+        np.ones(1),  # no graph: what is short of four parts is filled up with it
+        (vectors @ vectors.T).ravel(),
+        [x @ moved for e in two[:2] for moved in stored.times(e, ends) for x in ends],
+        [heavy @ x for e in three for heavy in [stored.rows(e)] for x in (ones, *ends)],
+        [stored.rows(e).sum() for e in four[:3]],
+        [corner @ x for corner in corners for x in (ones, *ends)],
+        numbers,
+    ]
+    return np.concatenate(parts), np.stack([diagonal, single[-1], single[0], double[-1], double[0]])
+
+
+class Dense(Stored):
+    """Matrices in the dtype of the relation, on its device."""
+
+    def __init__(self, matrix: Tensor, symmetric: bool, rows: Tensor) -> None:
+        self.symmetric = symmetric
+        self.powers = {FORTH: matrix}
+        self.sums = {FORTH: rows.cpu().numpy()}
+
+    def diagonal(self) -> np.ndarray:
+        return self.powers[FORTH].diagonal().to("cpu", torch.float64).numpy()
+
+    def rows(self, edges: Edges) -> np.ndarray:
+        if edges not in self.sums:
+            forth, back = edges
+            half = (forth + back) // 2  # no product of more than two is formed
+            some = min(forth, half)
+            if half:
+                found = _row_dots(self.power((some, half - some)), self.power((forth - some, back - half + some)))
+            else:
+                found = self.power(edges).sum(dim=1, dtype=torch.float64)
+            self.sums[edges] = found.cpu().numpy()
+        return self.sums[edges]
+
+    def times(self, edges: Edges, vectors: list[np.ndarray]) -> Iterable[np.ndarray]:
+        matrix = self.power(edges)
+        for v in vectors:
+            yield (matrix @ torch.from_numpy(v).to(matrix)).to("cpu", torch.float64).numpy() if v.any() else np.zeros_like(v)
+
+    def cycles(self) -> tuple[list[np.ndarray], list[float]]:
+        if self.symmetric:
+            return _symmetric_cycles(self.powers[FORTH])
+        with full_precision():
+            ways = {w: self.power(w[0]) @ self.power(w[1]) for w in WAYS}
+        found = [_row_dots(ways[way], self.power(base)).cpu().numpy() for way, base in (*TRIANGLES, *DOUBLED)]
+        found += [torch.linalg.vecdot(ways[way], ways[other]).to("cpu", torch.float64).numpy() for way, other in SQUARES]
+        return found[: len(TRIANGLES)], [v.sum() for v in found[len(TRIANGLES) :]]
+
+
+def _row_dots(one: Tensor, other: Tensor) -> Tensor:
+    if one is other:
+        return torch.linalg.vector_norm(one, dim=1).to(torch.float64).square_()
+    return torch.linalg.vecdot(one, other).to(torch.float64)
+
+
+def _symmetric_cycles(a: Tensor) -> tuple[list[np.ndarray], list[float]]:
+    """Of a symmetric A: triangles at every vertex, triangles with a doubled edge, cycles of four.
+
+    By blocks of rows, of A A below the diagonal only: nothing of A A is kept.
+    """
+    at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
+    for start in range(0, len(a), GRAM_BLOCK):
+        stop = min(start + GRAM_BLOCK, len(a))
+        with full_precision():
+            walks = a[start:stop] @ a[:, :stop]
+        for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
+            some, edges = walks[:, columns], a[start:stop, columns]
+            four += times * _row_dots(some, some).sum()
+            some *= edges
+            at_vertex[start:stop] += some.sum(dim=1)
+            if times == 2:
+                at_vertex[columns] += some.sum(dim=0)
+            doubled += times * _row_dots(some, edges).sum()
+    return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
+
+
+class Sparse(Stored):
+    """A graph of k edges per row, as lists: nothing of size n^2 is formed but in blocks of rows."""
+
+    symmetric = False
+
+    def __init__(self, relation: GraphRelation) -> None:
+        from scipy.sparse import csr_array
+
+        ends, order = relation.indices.cpu().sort(dim=1)
+        n, k = ends.shape
+        self.plain = relation.values is None  # all entries are 0 or 1: parallel edges are one
+        values = torch.ones(n, k) if relation.values is None else relation.values.cpu().gather(1, order)
+        parts = values.double().numpy().ravel(), ends.numpy().ravel(), np.arange(n + 1) * k
+        self.powers = {FORTH: csr_array(parts, shape=(n, n))}
+        self.sums = {}
+
+    def merged(self, edges: Edges) -> Edges:
+        return (min(edges[0], 1), min(edges[1], 1)) if self.plain else edges
+
+    def power(self, edges: Edges) -> Any:
+        edges = self.merged(edges)
+        if edges not in self.powers:
+            self.powers[edges] = super().power(edges).tocsr()
+        return self.powers[edges]
+
+    def diagonal(self) -> np.ndarray:
+        return self.powers[FORTH].diagonal()
+
+    def rows(self, edges: Edges) -> np.ndarray:
+        edges = self.merged(edges)
+        if edges not in self.sums:
+            self.sums[edges] = self.power(edges).sum(axis=1)
+        return self.sums[edges]
+
+    def times(self, edges: Edges, vectors: list[np.ndarray]) -> Iterable[np.ndarray]:
+        return np.ascontiguousarray((self.power(edges) @ np.stack(vectors, axis=1)).T)
+
+    def cycles(self) -> tuple[list[np.ndarray], list[float]]:
+        """By blocks of rows; products have n k^2 terms, hubs or not."""
+        triangles = [(tuple(map(self.merged, way)), self.merged(base)) for way, base in (*TRIANGLES, *DOUBLED)]
+        asked = (*triangles, *SQUARES)
+        bases, first_ways = {base for _, base in triangles}, {way for way, _ in asked}
+        all_ways = first_ways | {other for _, other in SQUARES}
+        n = self.power(FORTH).shape[0]
+        size = min(n, max(1, CYCLE_ENTRIES // n))
+        table, found = np.zeros(size * n), {pair: np.zeros(n) for pair in asked}
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            some = {e: self.power(e)[rows] if size < n else self.power(e) for e in {*bases, *(way[0] for way in all_ways)}}
+            edges = {base: _entries(some[base]) for base in bases}
+            ways = {way: _entries(some[way[0]] @ self.power(way[1])) for way in all_ways}
+            for way in first_ways:
+                _, place, value = ways[way]
+                table[place] = value
+                for base in {base for first, base in triangles if first == way}:
+                    row, at, weight = edges[base]
+                    found[way, base][rows] = np.bincount(row, table[at] * weight, rows.stop - start)
+                for other in (other for first, other in SQUARES if first == way):
+                    _, at, weight = ways[other]
+                    found[way, other][start] = value @ value if other == way else table[at] @ weight
+                table[place] = 0.0
+        return [found[pair] for pair in asked[: len(TRIANGLES)]], [found[pair].sum() for pair in asked[len(TRIANGLES) :]]
+
+
+def _entries(block: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, place in the flattened block, and value of every entry of a sparse matrix."""
+    row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    return row, row * block.shape[1] + block.indices, block.data
+
+
+# --- what one relation contributes -----------------------------------------------------------------
+
+
+class Shapes(NamedTuple):
+    """The classes of partitions of one order, and how their distinct-index sums follow from sums of connected graphs."""
+
+    vertices: np.ndarray  # (c,) number of blocks of each class
+    count: np.ndarray  # (c,) number of partitions in each class
+    factors: np.ndarray  # (c, order) which of `connected_sums` the unrestricted sum is the product of
+    inversion: np.ndarray  # (c, c) Moebius coefficients
+
+
+@cache
+def shapes(order: int, symmetric: bool) -> Shapes:
+    with resources.files("repalign.null").joinpath("graphs.npz").open("rb") as file, np.load(file, allow_pickle=False) as table:
+        return Shapes(*(table[f"{'symmetric' if symmetric else 'directed'} {order} {name}"] for name in Shapes._fields))
+
+
+def as_stored(relation: Relation) -> tuple[Stored, float, float]:
+    """A relation as its sums are found soonest, without the mean diagonal entry d and off-diagonal entry e; d and e.
+
+    A dense A becomes A - d I - e (J - I), whose diagonal and off-diagonal entries each sum to 0. A graph stays as it is.
+    """
+    if isinstance(relation, GraphRelation):
+        if SPARSE * relation.k <= relation.n and not relation.symmetric:
+            return Sparse(relation), 0.0, 0.0
+        matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
+        return Dense(matrix, relation.symmetric, matrix.sum(dim=1)), 0.0, 0.0
+    if not isinstance(relation, DenseRelation):
+        raise TypeError(f"no moments for {type(relation).__name__}")
+    n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)
+    trace, total = float(relation.matrix.diagonal().sum(dtype=torch.float64)), float(rows.sum())
+    diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
+    rest = relation.matrix - elsewhere
+    rest.diagonal().add_(elsewhere - diagonal)
+    return Dense(rest, relation.symmetric, rows - diagonal - (n - 1) * elsewhere), diagonal, elsewhere
+
+
+def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
+    """What one relation contributes to the moments: mean diagonal and off-diagonal entry that were taken off, two numbers
+    about the spectrum, then the distinct-index sums of the rest for orders 1 to 4; a short float64 vector.
+
+    Dense: O(n^2) but for one product, for symmetric relations of a triangle. Graph of k edges per row: O(n k^2).
+    Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
+    combined. The second array says how far every stimulus is out, (5, n): its diagonal entry, the sums of its row and
+    column elsewhere, each less the mean over stimuli, and the squares of row and column about their means.
+    """
+    stored, diagonal, elsewhere = as_stored(relation)
+    sums, vectors = connected_sums(stored)
+    spectrum = _spectrum(sums, relation.n) if isinstance(relation, DenseRelation) and relation.symmetric else (0.0, 0.0)
+    parts = [[diagonal, elsewhere, *spectrum]]
+    for order in ORDERS:
+        found = shapes(order, relation.symmetric)
+        parts.append(found.inversion @ sums[found.factors].prod(axis=1))
+    d, others = vectors[0], vectors[1:] - vectors[0] ** np.array([[1], [1], [2], [2]])  # rows, columns, and their squares
+    squares = np.maximum(others[2:] - others[:2] ** 2 / max(1, relation.n - 1), 0.0)
+    return np.concatenate(parts), np.stack([d - d.mean(), *(v - v.mean() for v in others[:2]), *squares])
+
+
+def _spectrum(sums: np.ndarray, n: int) -> tuple[float, float]:
+    """tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, a symmetric A without its row and column means; 1'A 1 = 0."""
+    gram = sums[1:82].reshape(9, 9)  # of 1, the row sums r, the diagonal, ..., the row sums of squares, A r, A diagonal
+    rows, squares, twice, fourth = gram[1, 1], gram[0, 6], gram[7, 7], sums[-1]
+    second = squares - 2 * rows / n
+    return ((fourth - 4 * twice / n + 2 * rows**2 / n**2) / second**2 - 2 / n, second) if second > 0 else (0.0, 0.0)
+
+
+# --- what two relations make of it ----------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    """Of <A, P B P'> over all P, for all pairs, (la, lb) each."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    skewness: np.ndarray
+    kurtosis: np.ndarray  # E[(T - mean)^4] / sd^4 - 3: 0 for a normal law, 1.5 skewness^2 for a Pearson type III
+    of_spectra: np.ndarray  # the kurtosis that would be if eigenvectors were in general position
+
+
+def four_moments(sums_a: np.ndarray, sums_b: np.ndarray, n: int, symmetric: bool) -> Moments:
+    """The moments of T for all pairs from the sums of both sides, (la, c) and (lb, c).
+
+    `of_spectra` has a random rotation R of the space without the mean in the place of P: for doubly centred A, B of trace 0
+    the fourth cumulant of <A, R B R'> is, to leading order, 12 c_A c_B var^2 with c = tr A^4 / (tr A^2)^2 - 2 / n. Row
+    means add to the variance of T and nothing to it. What the true kurtosis has beyond comes from single stimuli: an outlier
+    that meets an outlier.
+    """
+    raw, start = [], 4
+    for order in ORDERS:
+        found = shapes(order, symmetric)
+        stop = start + len(found.vertices)
+        falling = np.array([math.perm(n, int(v)) for v in found.vertices], dtype=float)
+        weight = np.where(falling > 0, found.count / np.where(falling > 0, falling, 1.0), 0.0)
+        raw.append((sums_a[:, start:stop] * weight) @ sums_b[:, start:stop].T)
+        start = stop
+    fixed = sums_a[:, :2] * [n, n * (n - 1)] @ sums_b[:, :2].T  # the same under every permutation
+    mean = raw[0]
+    variance = np.maximum(raw[1] - mean**2, 0.0)
+    third = raw[2] - 3 * mean * raw[1] + 2 * mean**3
+    fourth = raw[3] - 4 * mean * raw[2] + 6 * mean**2 * raw[1] - 3 * mean**4
+    # A variance that is rounding residue of E[T^2] or of the squares is none: the pairing does not matter.
+    varies = variance > 1e-12 * np.maximum(raw[1], mean**2)
+    sd = np.sqrt(np.where(varies, variance, 0.0))
+    unit = np.where(varies, sd, 1.0)
+    skewness, kurtosis = np.where(varies, third / unit**3, 0.0), np.where(varies, fourth / unit**4 - 3, 0.0)
+    rotated = 2 * np.outer(sums_a[:, 3], sums_b[:, 3]) / max(1, (n - 2) * (n + 1)) / unit**2  # share of the variance
+    of_spectra = 12 * np.outer(sums_a[:, 2], sums_b[:, 2]) * np.minimum(rotated, 1.0) ** 2
+    return Moments(fixed + mean, sd, skewness, kurtosis, of_spectra)
+
+
+class InPlace(NamedTuple):
+    """The law over the relabellings that leave one stimulus in its place, in units of the sd over all; (m, la, lb) each."""
+
+    shift: np.ndarray  # its mean, less the mean over all
+    spread: np.ndarray  # its sd
+
+
+def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPlace:
+    """For all pairs of relations from what `sums_and_leverage` says of both, (la, 5, n) and (lb, 5, n), and the sd of T.
+
+    With stimulus k in its place, d its diagonal entry, r and c the sums of its row and column elsewhere, all less their means,
+
+        E[T | k] - E[T] = n / (n - 1) d d' + (r r' + c c') / (n - 1) + (r + c) (r' + c') / ((n - 1) (n - 2)).
+
+    The variance is to leading order that of the relations without k, and that of the sum over its own row and column,
+    (|row| |row'| + |column| |column'|)^2 / (n - 2) with centred rows (at most that where a row is unlike its column).
+    """
+    one_heavy, other_heavy = heaviest(one), heaviest(other)
+    shift, spread = np.empty((2, one_heavy.shape[1] + other_heavy.shape[1], len(one), len(other)))
+    one_share, other_share = _shares(one), _shares(other)
+    right = np.arange(len(other))[:, None]
+    unit = np.where(sd > 0, sd, np.inf)
+    for i, (left, heavy) in enumerate(zip(one, one_heavy, strict=True)):
+        which = np.concatenate([np.broadcast_to(heavy, (len(other), len(heavy))), other_heavy], axis=1)  # (lb, m)
+        d, r, c, rows, columns = left[:, which]
+        d2, r2, c2, rows2, columns2 = (other[right, part, which] for part in range(5))
+        moved = d * d2 * n + r * r2 + c * c2 + (r + c) * (r2 + c2) / (n - 2)
+        shift[:, i] = (moved / (n - 1) / unit[i][:, None]).T
+        own = (np.sqrt(rows * rows2) + np.sqrt(columns * columns2)) ** 2 / (n - 2)
+        rest = (1 - one_share[i][which]) * (1 - other_share[right, which]) * (n / (n - 1)) ** 2  # of n - 1 stimuli
+        spread[:, i] = np.sqrt(rest + own / unit[i][:, None] ** 2).T
+    return InPlace(shift, spread)
+
+
+def _shares(leverage: np.ndarray) -> np.ndarray:
+    """The part of the squares of a relation that stands in the row and the column of every stimulus, (l, n)."""
+    squares = leverage[:, 3] + leverage[:, 4]
+    total = leverage[:, 3].sum(axis=1, keepdims=True)
+    return np.minimum(1.0, squares / np.where(total > 0, total, np.inf))
+
+
+def heaviest(leverage: np.ndarray) -> np.ndarray:
+    """The stimuli that are farthest out by their own entry and sums, or by their squares, (l, m)."""
+    moves = leverage[:, 0] ** 2 * leverage.shape[2] + leverage[:, 1] ** 2 + leverage[:, 2] ** 2
+    total = moves.sum(axis=1, keepdims=True)
+    weight = _shares(leverage) + moves / np.where(total > 0, total, np.inf)
+    some = min(HEAVIEST, weight.shape[1])
+    return np.argpartition(-weight, some - 1, axis=1)[:, :some]
