@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import re
 import sys
 
 import numpy as np
 import pytest
 
+import repalign
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import cli
-from repalign.cli import _scale
+from repalign import null as nulls
 from repalign.cli._options import size_in_bytes
 from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
@@ -531,25 +534,68 @@ def test_bad_curves(call, arrays, options, message):
     assert status == 1 and message in err, err
 
 
-def test_pair_at_scale_streams_and_tiles(call, arrays, monkeypatch):
-    monkeypatch.setattr(_scale, "LARGE", 239)
+@pytest.fixture
+def large(monkeypatch):
+    """Streams, closed forms or anchors from 240 rows on."""
+    from repalign.comparison import ways
+
+    def begin(*names):
+        for name in names:
+            monkeypatch.setitem(ways.ABOVE, name, 239)
+        monkeypatch.setattr(ways, "ANCHORS", 100)
+
+    return begin
+
+
+def test_pair_at_scale_streams_and_tiles(call, arrays, large):
+    large("streamed", "closed")
     x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
     np.savez(arrays / "layers.npz", noise=np.random.default_rng(9).standard_normal(x.shape), x=x)
     files = [arrays / "layers.npz", arrays / "y.npy"]
     status, out, err = call("pair", *files, "--memory", "1GiB")
     assert status == 0 and "one streaming pass" in out and "all n = 240 rows, exact cosine neighbours by tiles" in out
-    assert err.index("plan for MutualKNN(k=10") < err.index("plan for CKA(") < err.index("neighbours: 3 of 3")
-    assert re.search(r"exact tiles: 1.5e\+06 multiply-adds, at least \S+ s", err)  # 240^2 (10 + 10 + 6)
+    assert err.index("plan for MutualKNN(k=10") < err.index("plan for CKA(") < err.index("prepare layers: 3 of 3")
+    # 240^2 (10 + 10 + 6)
+    assert re.search(r"exact tiles: 1.5e\+06 multiply-adds, under a second at \S+ multiply-adds a second", err)
+    assert re.search(r"feature space: \S+ multiply-adds, \S+ kB beside the features, whatever n, under a second at", err)
     rows = json_of(call("pair", *files, "--json"))
-    assert [r["layer_x"] for r in rows] == ["x", "x"] and [r["n_cells"] for r in rows] == [2, 2]
+    assert [r["layer_x"] for r in rows] == ["x", "x"] and "tiles; p from exact moments" in rows[0]["how"][-2]
     assert [r["statistic"] for r in rows] == pytest.approx([MutualKNN(k=10)(x, y), CKA()(x, y)])
-    assert rows[0]["null_mean"] == pytest.approx(10 / 239) and rows[1]["null_mean"] == pytest.approx(0, abs=1e-9)
-    assert rows[0]["pvalue"] < 1e-9 and rows[1]["pvalue"] == pytest.approx(2 / (1 + rows[1]["z"] ** 2))
+    sd = math.sqrt(2 / (240 * 237))  # of the debiased score, whatever the data
+    assert rows[1]["null_mean"] == pytest.approx(sd) and rows[1]["null_std"] == pytest.approx(sd)  # the best of two
+    assert rows[0]["null_mean"] > 10 / 239 and rows[0]["pvalue"] < 1e-9
+    assert rows[1]["pvalue"] == pytest.approx(2 / (1 + (rows[1]["z"] + 1) ** 2))
 
 
-def test_pair_at_scale_by_anchors(call, arrays, monkeypatch):
-    for name, value in (("LARGE", 239), ("ANCHORED", 239), ("ANCHORS", 100)):
-        monkeypatch.setattr(_scale, name, value)
+WAYS_ASKED = {
+    "dense": [], "streamed and closed": ["streamed", "closed"], "anchored": ["streamed", "closed", "anchored"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", WAYS_ASKED.values(), ids=WAYS_ASKED)
+@pytest.mark.parametrize("options, asked", [
+    ([], {}), (["--draws", 19], {"null": nulls.Permutations(19)}), (["--search", "raw"], {"search": "raw"}),
+    (["--seed", 4], {"null": nulls.Auto(seed=4)}),
+])  # fmt: skip
+def test_pair_says_what_the_library_says_at_every_n(call, arrays, large, names, options, asked):
+    """The same columns, the same numbers, the same options honoured."""
+    large(*names)
+    x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
+    files = [arrays / f"{name}.npz" for name in ("several", "other")]
+    np.savez(files[0], noise=np.random.default_rng(9).standard_normal(x.shape), x=x)
+    np.savez(files[1], y=y, half=y[:, :3])
+    rows = json_of(call("pair", *files, *options, "--json"))
+    found = repalign.pair(*files, names=("several", "other"), **asked)
+    best = found.best()
+    assert set(rows[0]) - {"how", "low", "high"} == set(best.columns)
+    for row, expected in zip(rows, best.to_dict("records"), strict=True):
+        told = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in expected.items()}
+        assert {k: row[k] for k in told} == told
+        assert row["how"][: len(found.run["how"])] == found.run["how"]
+
+
+def test_pair_at_scale_by_anchors(call, arrays, large):
+    large("anchored")
     files, knn = [arrays / "x.npy", arrays / "y.npy"], ["-m", "MutualKNN(k=5)", "--seed", 3]
     (row,) = json_of(call("pair", *files, *knn, "--json"))
     x, y = map(np.load, files)
@@ -560,28 +606,34 @@ def test_pair_at_scale_by_anchors(call, arrays, monkeypatch):
     assert row["null_mean"] == pytest.approx(5 / 239)
     status, out, err = call("pair", *files, *knn)
     assert status == 0 and "100 anchors among n = 240 rows" in out and "100 anchors against all rows" in err
-    assert f"{expected.low:.3f} to {expected.high:.3f}" in out
+    assert f"95% interval of the estimate {expected.low:.3f} to {expected.high:.3f}" in out
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["-m", "CKNNA()"], "cannot be computed at this n\n  expected: linear CKA without epsilon, or MutualKNN"),
-        (["-m", "CKA(kernel='rbf')"], "cannot be computed at this n"),
-        (["--draws", 99, "--interval"], "--draws, --interval: not above 239 rows"),
-        (["--null", "auto", "--search", "raw"], "--null, --search: not above 239 rows"),
-    ],
-)
-def test_what_a_large_pair_refuses(call, arrays, monkeypatch, options, message):
-    monkeypatch.setattr(_scale, "LARGE", 239)
-    status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", *options)
-    assert status == 1 and message in err and not out, err
+def test_what_a_large_pair_refuses(call, arrays, large, monkeypatch):
+    large("streamed")
+    files = [arrays / "x.npy", arrays / "y.npy"]
+    status, out, err = call("pair", *files, "-m", "CKA()", "--search", "rows")
+    assert status == 1 and "the layer search studentised rows needs draws" in err and not out
+    for name in ("comparison.compare", "comparison.intervals"):
+        monkeypatch.setattr(importlib.import_module(f"repalign.{name}"), "default_memory", lambda: 1000)
+    status, out, err = call("pair", *files, "-m", "CKA(kernel='rbf')", "--memory", "4kB")
+    assert status == 1 and "at n = 240 does not fit the memory\n  expected: two n x n matrices within 0.0 GiB" in err and not out
+    status, _, err = call("pair", *files, "-m", "CKA()", "--memory", "1MB", "--interval")
+    assert status == 1 and "CKA(kernel='linear'" in err and "does not fit the memory" in err, err
+
+
+def test_intervals_at_scale_are_those_of_any_n(call, arrays, large):
+    asked = ["pair", arrays / "x.npy", arrays / "y.npy", "-m", "MutualKNN(k=5)", "--interval", "--json"]
+    (before,) = json_of(call(*asked))
+    large("closed")
+    (row,) = json_of(call(*asked))
+    assert row["n_draws"] == 0 and [row[c] for c in ("low", "high")] == [before[c] for c in ("low", "high")]
 
 
 def test_a_large_difference_needs_neighbour_lists(call, three, monkeypatch):
-    monkeypatch.setattr(_scale, "LARGE", 239)
+    monkeypatch.setattr(importlib.import_module("repalign.comparison.intervals"), "default_memory", lambda: 1000)
     status, _, err = call("difference", *three)
-    assert status == 1 and "keeps n x n numbers per layer" in err and "n = 240: 0.00023 GB for one layer" in err
+    assert status == 1 and "at n = 240 does not fit the memory" in err and "do: use MutualKNN, or fewer stimuli" in err
     assert json_of(call("difference", *three, "-m", "MutualKNN(k=5)", "--json"))[0]["pvalue"] < 0.01
 
 

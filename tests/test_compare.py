@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,14 @@ import torch
 
 from repalign import null as nulls
 from repalign.comparison import compare, pair
-from repalign.comparison import tiles as engine
 from repalign.comparison.alignment import COLUMNS, Alignment
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation
+
+engine = importlib.import_module("repalign.comparison.compare")  # the package has a function of this name
 
 N = 64
 IDS = tuple(f"s{i}" for i in range(N))
@@ -126,16 +128,16 @@ def test_closeness_is_the_score_with_the_sign_of_its_direction(name, sides):
 def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkeypatch):
     """Of 8 tiles the second fails: its error is raised, no tile begins after it, and the first is kept."""
     xs, ys = sides
-    begun, real = [], engine._compute_elsewhere
+    begun, real = [], engine.compute_tile
 
-    def fails(tile, budget):
+    def fails(tile, *rest):
         begun.append(tile.key)
         if len(begun) == 2:
             raise RepalignError("the worker's disk is full")
         time.sleep(0.4 * (len(begun) > 2))  # as long as a tile takes
-        return real(tile, budget)
+        return real(tile, *rest)
 
-    monkeypatch.setattr(engine, "_compute_elsewhere", fails)
+    monkeypatch.setattr(engine, "compute_tile", fails)
     with ThreadPoolExecutor(1) as pool, pytest.raises(RepalignError, match="disk is full"):
         compare(xs, ys, ["MutualKNN(k=5)", "CKA()"], nulls.Permutations(19), results=tmp_path, executor=pool)
     assert len(begun) <= 3  # one may be on its way when the error arrives
@@ -200,7 +202,7 @@ def test_resume_does_only_the_missing_tiles(sides, tmp_path, monkeypatch):
     (tmp_path / "results.parquet").unlink()
     done = []
     original = engine.compute_tile
-    monkeypatch.setattr(engine, "compute_tile", lambda tile, cache: done.append(tile) or original(tile, cache))
+    monkeypatch.setattr(engine, "compute_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
     compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     assert len(done) == 2
     assert (tmp_path / "results.parquet").read_bytes() == before
@@ -211,7 +213,7 @@ def test_adding_a_model_computes_only_its_tiles_and_another_seed_computes_all(si
     compare(xs[:1], ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     done = []
     original = engine.compute_tile
-    monkeypatch.setattr(engine, "compute_tile", lambda tile, cache: done.append(tile) or original(tile, cache))
+    monkeypatch.setattr(engine, "compute_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
     compare(xs, ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     assert {t.x.name for t in done} == {"lm-b"}
     done.clear()

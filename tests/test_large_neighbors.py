@@ -14,8 +14,7 @@ from repalign.comparison import (
     anchored_mutual_knn,
     gallery_curve,
 )
-from repalign.comparison.anchors import common, sample, wilson
-from repalign.comparison.queries import nearest_of
+from repalign.comparison.anchors import common, nearest_of, sample, wilson
 from repalign.errors import RepalignError
 from repalign.measures import MutualKNN
 from repalign.measures.numerics import search as _search

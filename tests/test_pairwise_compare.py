@@ -17,6 +17,7 @@ from repalign.comparison import Settings, Tile, compare, stream_cka_all
 from repalign.comparison.ceilings import split_half
 from repalign.comparison.doctor import examine
 from repalign.comparison.intervals import difference_interval, score_interval
+from repalign.comparison.ways import ABOVE
 from repalign.errors import RepalignError
 from repalign.measures import CKA, RSA, RTD, describe, parse_measure
 from repalign.measures.measure import as_layer
@@ -158,7 +159,7 @@ def test_what_is_prepared_from_features_alone_is_refused():
 
 
 def test_a_kernel_is_not_streamed_as_features_are(monkeypatch):
-    monkeypatch.setattr(nulls, "CYCLIC_MAX_N", 20)
+    monkeypatch.setitem(ABOVE, "streamed", 20)
     x, y = related(n=N)
     assert set(pair(x, y, "CKA()").table["null"]) == {"bound"}
     found = pair(Kernel(x @ x.T), y, "CKA()").table

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import repalign
-from repalign.comparison.preprocess import CONCATENATED, Preprocess
-from repalign.comparison.presets import PRESETS, Preset, preset
+from repalign.comparison.preprocess import CONCATENATED, PRESETS, Preprocess, Preset, preset
 from repalign.null import Permutations
 
 N, K = 60, 10

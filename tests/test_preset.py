@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.presets import PRESETS, preset
+from repalign.comparison.preprocess import PRESETS, Preprocess, preset
 from repalign.errors import RepalignError
 from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, MutualKNN
 

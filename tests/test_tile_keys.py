@@ -37,7 +37,7 @@ SETTINGS_CHANGES = {
     "alpha": [0.01],
     "preprocess": [Preprocess(normalize_rows=True), Preprocess(clip="exact", quantile=0.9)],
     "device": ["cuda"],
-    "streamed": [True],
+    "way": ["streamed", "closed"],
 }
 RECORD = replace(X.record, name="another name")
 CHANGES = {

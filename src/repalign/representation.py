@@ -7,6 +7,7 @@ is read from the representation behind when it is asked for.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,11 @@ class MeanRepresentation(Representation):
         for part in self.parts[1:]:
             total += cast(Tensor, part.load(layer))
         return (total / len(self.parts)).to(first.dtype if first.dtype == torch.float64 else torch.float32)
+
+
+def default_memory() -> int:
+    """How many bytes of layers and their states are held at once if nobody says: a quarter of the machine's memory."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
 
 
 def check_same_dataset(representations: Sequence[Representation]) -> None:

@@ -31,7 +31,6 @@ from repalign.cli._options import (
     read_files,
     readings,
 )
-from repalign.cli._scale import refuse_large
 from repalign.errors import RepalignError
 
 SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
@@ -67,32 +66,25 @@ def difference(
     from repalign.comparison.intervals import difference_interval
     from repalign.layers import kind_of
     from repalign.measures import parse_measure
-    from repalign.measures.measure import as_layer
 
     joined = read_files((ref, a, b), readings(3, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     files, ids = joined.layers, joined.ids
     names = layers or (None, None, None)
     reference, first, second = (one_layer(f, p, n) for f, p, n in zip(files, (ref, a, b), names, strict=True))
-    n = len(reference)
-    checked = [as_layer(x, str(p)) for x, p in zip((reference, first, second), (ref, a, b), strict=True)]
-    parsed = [parse_measure(m) for m in measure or default_measures(map(kind_of, checked))]
-    for m in parsed:
-        m.check_n(n)
-        refuse_large(m, n)
-        for x, p in zip(checked, (ref, a, b), strict=True):
-            m.check_takes(kind_of(x), str(p))
+    n, kinds = len(reference), {kind_of(x) for x in (reference, first, second)}
+    parsed = [parse_measure(m) for m in measure or default_measures(kinds)]
     units = None if groups is None else groups_of(groups, "within", ids_or_rows(ids, n))
     scored = []
     with bars() as progress:
         for m in parsed:
             found = difference_interval(
-                reference, first, second, m, groups=units and units.labels, seed=seed, progress=progress
-            )
-            states = [m.prepare(x) for x in checked]
-            scores = [m.compare(states[0], s) for s in states[1:]]
+                reference, first, second, m, groups=units and units.labels, seed=seed, names=(str(ref), str(a), str(b)),
+                progress=progress,
+            )  # fmt: skip
+            assert found.scores is not None
             scored.append(
                 {
-                    "measure": repr(m), "n": n, "score_a": scores[0], "score_b": scores[1],
+                    "measure": repr(m), "n": n, "score_a": found.scores[0], "score_b": found.scores[1],
                     "difference": found.statistic, "low": found.low, "high": found.high,
                     "pvalue": found.pvalue, "level": found.level, "method": found.method, "n_units": found.n_units,
                 }

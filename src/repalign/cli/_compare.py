@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import bars, out, print_json, show, shown_number, tell, wrote
+from repalign.cli._console import bars, estimate_interval, out, print_json, show, shown_number, tell, wrote
 from repalign.cli._options import (
     AsJson,
     AxesWord,
@@ -39,7 +39,6 @@ from repalign.cli._options import (
     readings,
     size_in_bytes,
 )
-from repalign.cli._scale import is_large, pair_at_scale, show_at_scale
 from repalign.errors import RepalignError
 
 if TYPE_CHECKING:
@@ -176,41 +175,18 @@ def pair(
 
     What is read, how rows are paired and what is left out is told; what could be meant otherwise is refused.
 
-    Above 20,000 rows no n x n matrix is formed, and the cost is told first:
-    linear CKA streams over the rows, mutual k-NN goes by exact tiles,
-    above 200,000 rows by 2,000 anchors.
+    At large n the cost is told first: linear CKA streams over the rows above 8,192 of them,
+    mutual k-NN goes by exact tiles without draws above 20,000, and by 2,000 anchors above 200,000.
     """
-    from repalign.comparison import DEFAULT_MEASURES, LIMIT, in_memory
+    from repalign.comparison import LIMIT, in_memory
     from repalign.comparison import compare as compare_all
-    from repalign.layers import FEATURES, kind_of
 
     budget = size_in_bytes(memory)
     found = read_files((x, y), readings(2, id, rows, features, vector, axes, kinds_said(rdm, kernel, kind)))
     (left, right), ids, n = found.layers, found.ids, found.n
-    how = list(found.how)
     names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
     if not as_json:
-        tell(how)
-    if is_large(n) and all(kind_of(layer) == FEATURES for side in (left, right) for layer in side.values()):
-        drawn = {"null": null, "draws": draws, "relabellings": relabellings, "groups": groups, "shuffle": shuffle}
-        refused = [f"--{option}" for option, value in {**drawn, "search": search}.items() if value is not None]
-        refused += ["--interval"] if interval else []
-        with bars() as progress:
-            scores = pair_at_scale(
-                left,
-                right,
-                names,
-                measure or DEFAULT_MEASURES,
-                refused=refused,
-                seed=seed or 0,
-                memory=budget,
-                progress=progress,
-            )
-        if as_json:
-            print_json([{**row, "how": how} for row in scores.to_dict("records")])
-        else:
-            show_at_scale(scores)
-        return
+        tell(found.how)
     labels = groups_of(groups, shuffle, ids_or_rows(ids, n))
     chance = chosen_null(null, draws, relabellings, labels, seed)
     with bars() as progress:
@@ -220,7 +196,7 @@ def pair(
             sides[1:],
             measure or None,
             chance,
-            describe={"how": how},
+            describe={"how": list(found.how)},
             search=search,
             memory=budget,
             limit=LIMIT if limit is None else limit,
@@ -228,36 +204,30 @@ def pair(
         )
         # Whole groups change places because their stimuli are not independent: they leave the sample together too.
         units = labels.labels if labels is not None and labels.shuffle == "whole" else None
-        around = _intervals(alignment, left, right, units, seed or 0, progress) if interval else None
+        around = None
+        if interval:
+            from repalign.comparison.intervals import best_intervals
+
+            around = best_intervals(alignment, left, right, groups=units, seed=seed or 0, progress=progress)
     if as_json:
-        best = alignment.best()
-        if around is not None:
-            best = best.assign(
-                interval_statistic=[i.statistic if i else None for i in around],
-                low=[i.low if i else None for i in around],
-                high=[i.high if i else None for i in around],
-            )
-        print_json([{**row, "how": how} for row in best.to_dict("records")])
+        print_json(_rows_of(alignment, around))
         return
     show(alignment)
     if around is not None:
         _show_intervals(alignment, around)
 
 
-def _intervals(
-    alignment: Alignment, left: Any, right: Any, units: Any, seed: int, progress: Any
-) -> list[Interval | None]:
-    """For every measure the interval at the best pair of layers; None where no score is defined."""
-    from repalign.comparison.intervals import score_interval
-
-    return [
-        None
-        if row["statistic"] != row["statistic"]
-        else score_interval(
-            left[row["layer_x"]], right[row["layer_y"]], row["measure"], groups=units, seed=seed, progress=progress
-        )
-        for row in alignment.best().to_dict("records")
-    ]
+def _rows_of(alignment: Alignment, around: list[Interval | None] | None) -> list[dict[str, Any]]:
+    """The best pairs of layers as the result has them, with intervals if there are any: over stimuli, or of an estimate."""
+    best, ways = alignment.best(), alignment.run["ways"]
+    how = [*alignment.run["how"], *(f"{measure}: {way['method']}" for measure, way in ways.items())]
+    if around is not None:
+        for name, field in (("interval_statistic", "statistic"), ("low", "low"), ("high", "high")):
+            best[name] = [None if i is None else getattr(i, field) for i in around]
+    elif any("intervals" in way for way in ways.values()):
+        ends = [estimate_interval(alignment, row) or {} for row in best.to_dict("records")]
+        best = best.assign(low=[e.get("low") for e in ends], high=[e.get("high") for e in ends])
+    return [{**row, "how": how} for row in best.to_dict("records")]
 
 
 def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from repalign.comparison.alignment import Alignment
 
 # A file or a pipe has no width: tables are laid out for a wide one.
@@ -101,11 +103,28 @@ def show(alignment: Alignment, limit: int = 40) -> None:
                 shown_p(row.pvalue), shown_p(getattr(row, adjusted)),
             )  # fmt: skip
         out.print(table)
-        floor = 1 / (int(best["n_draws"].iloc[0]) + 1)
-        out.print(f"[dim]p of the best pair of layers, the search counted in; the smallest possible is {floor:.2g}[/]")
+        out.print(f"[dim]p of the best pair of layers, the search counted in{escape(_how_judged(alignment, best))}[/]")
         if len(best) > limit:
             out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
     _show_remarks(alignment)
+
+
+def _how_judged(alignment: Alignment, best: pd.DataFrame) -> str:
+    """The smallest p that the draws can give, or how chance is known without draws."""
+    way = alignment.run.get("ways", {}).get(best["measure"].iloc[0])
+    if way is None:
+        draws = int(best["n_draws"].iloc[0])
+        return f"; the smallest possible is {1 / (draws + 1):.2g}" if draws else ""
+    ends = estimate_interval(alignment, best.iloc[0].to_dict())
+    between = f"{shown_number(ends['low'])} to {shown_number(ends['high'])}" if ends else ""
+    return f"; {way['method']}" + (f"; {ends['level']:.0%} interval of the estimate {between}" if ends else "")
+
+
+def estimate_interval(alignment: Alignment, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The interval of a score that is an estimate from anchors; None of any other."""
+    found = alignment.run.get("ways", {}).get(row["measure"], {}).get("intervals", ())
+    ends = ("model_x", "model_y", "layer_x", "layer_y")
+    return next((one for one in found if all(one[name] == row[name] for name in ends)), None)
 
 
 def _show_measures(alignment: Alignment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -79,7 +80,7 @@ MOCK_OF = "mock of "
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
-KEY = "repalign-tile"  # in a tile: what it depends on
+KEY, ABOUT = "repalign-tile", "repalign-about"  # in a tile: what it depends on, and what the run says of it
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
 
@@ -251,21 +252,22 @@ def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
     return pa.Table.from_arrays([column(f) for f in SCHEMA], schema=SCHEMA).to_pandas()
 
 
-def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str) -> None:
-    """The rows of one tile, with the draws of its layer search beside the first of them, and what it depends on."""
+def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
+    """The rows of one tile, with the draws of its layer search beside the first of them, what it depends on, and what was found
+    about it."""
     table = _as_arrow(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), TILE_SCHEMA)
-    write_bytes(path, seal_parquet(table, {KEY: key}))
+    write_bytes(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
 
 
-def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray]:
+def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
     """What `write_tile` wrote. Raises DamagedError where it is something else, or another tile."""
-    table, about, has_seal = read_parquet(path)
-    if not has_seal or about.get(KEY) != key:
-        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=about.get(KEY, "none"))
+    table, told, has_seal = read_parquet(path)
+    if not has_seal or told.get(KEY) != key:
+        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=told.get(KEY, "none"))
     frame = _as_frame(table, TILE_SCHEMA, path)
     if not len(frame) or frame[DRAWS.name].iloc[0] is None:
         raise DamagedError(path, "is not a tile: it has no rows")
-    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float)
+    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float), json.loads(told.get(ABOUT, "{}"))
 
 
 def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:

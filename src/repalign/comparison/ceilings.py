@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from repalign.comparison.preprocess import Preprocess
+from repalign.comparison.tiles import Scored, Tile, keep, kept
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import Bilinear, Measure, parse_measure
@@ -64,15 +66,16 @@ def split_half(
     """
     check_same_dataset([x, y])
     measure = parse_measure(measure) if isinstance(measure, str) else measure
+    preprocess = preprocess or Preprocess()
     if n_splits < 1:
         raise RepalignError("a ceiling without a split", expected="n_splits >= 1", got=n_splits)
     measure.check_n(x.n // 2, f"half of dataset {x.dataset_name!r}")
-    preprocess = preprocess or Preprocess()
     for r in (x, y):
         preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
         for layer in r.layers:
             measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
-    layers = [list(preprocess(_loaded(r)).values()) for r in (x, y)]
+    loaded = [{name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers} for r in (x, y)]
+    layers = [list(preprocess(side).values()) for side in loaded]
     chosen, held_out, correlations = [], [], []
     for done, halves in enumerate(_halves(x.n, n_splits, seed, groups)):
         progress("split halves", done, n_splits)
@@ -89,10 +92,6 @@ def split_half(
     stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
     means = (float(np.mean(v)) if v else math.nan for v in (held_out, chosen))
     return SplitHalf(*means, stepped_up, x.n // 2, n_splits)
-
-
-def _loaded(r: Representation) -> dict[str, Any]:
-    return {name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers}
 
 
 def _halves(n: int, n_splits: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -116,9 +115,8 @@ def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.
         return scores, closeness
     null = Moments(Permutations(1))
     mean, sd, _ = null.moments(measure, null.prepare(measure, a), null.prepare(measure, b))
-    return scores, np.where(
-        sd > 0, (closeness - mean) / np.where(sd > 0, sd, 1.0), np.where(np.isnan(scores), np.nan, 0.0)
-    )
+    height = np.where(sd > 0, (closeness - mean) / np.where(sd > 0, sd, 1.0), 0.0)
+    return scores, np.where(np.isnan(scores), np.nan, height)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -127,3 +125,41 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     if both.sum() < 2 or not a[both].std() * b[both].std() > 0:
         return math.nan
     return float(np.corrcoef(a[both], b[both])[0, 1])
+
+
+# --- beside the scores of a comparison -----------------------------------------------------------
+
+
+def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """The layer search between two trainings of one model: what two models that differ by chance alone reach."""
+    return [
+        _ceiling("seed to seed", tile, statistic=float(s.rows["statistic"].iloc[0]), n=tile.x.n)
+        for tile, s in zip(tiles, scored, strict=True)
+    ]
+
+
+def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, progress: Progress) -> list[dict[str, Any]]:
+    """Layers chosen on one half of the stimuli and scored on the other, kept beside the tiles."""
+    out = []
+    for done, tile in enumerate(tiles):
+        progress("ceilings", done, len(tiles))
+        key = "" if folder is None else f"{tile.key}-{n_splits}"
+        path = None if folder is None else folder / "ceilings" / f"{key}.json"
+        told = None if path is None else kept(path, key)
+        if told is None:
+            null, how = tile.settings.null, tile.settings.preprocess
+            groups = None if null.groups is None else null.groups.labels
+            found = split_half(tile.x, tile.y, tile.measure, n_splits=n_splits, seed=null.seed, groups=groups, preprocess=how)
+            numbers = {name: getattr(found, name) for name in ("statistic", "selected", "reliability")}
+            numbers = {name: None if np.isnan(value) else value for name, value in numbers.items()}
+            told = _ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **numbers)
+            if path is not None:
+                keep(path, key, told)
+        out.append(told)
+    if tiles:
+        progress("ceilings", len(tiles), len(tiles))
+    return out
+
+
+def _ceiling(kind: str, tile: Tile, **numbers: Any) -> dict[str, Any]:
+    return {"kind": kind, "measure": repr(tile.measure), "model_x": tile.x.name, "model_y": tile.y.name, **numbers}

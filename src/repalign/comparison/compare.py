@@ -1,52 +1,51 @@
-"""All layers of many models against all layers of many others, each against chance.
-
-Work is done once per layer (states, and whatever the null keeps beside them), held in a cache bounded in
-bytes; a tile is one measure on one pair of models, a pure function of two representations, and the unit of
-resume.
-"""
+"""All layers of many models against all layers of many others, each against chance."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
+
 from repalign import null as nulls
-from repalign.comparison._ceilings import seed_to_seed, split_halves
-from repalign.comparison.alignment import Alignment
-from repalign.comparison.applicable import LIMIT, choose
-from repalign.comparison.cache import Cache, Settings, default_memory
-from repalign.comparison.describe import Examination, across_pairs, describe_run, search_draws
+from repalign.comparison.alignment import Alignment, is_mock, write_tile
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.streamed import check_memory, is_streamed
-from repalign.comparison.tiles import Scored, Tile, compute_tile, pairs_of, run_tiles
+from repalign.comparison.tiles import (
+    STATES,
+    Cache,
+    Examination,
+    Scored,
+    Settings,
+    Tile,
+    in_blocks,
+    kept_tile,
+    pairs_of,
+    tile_path,
+    widths,
+)
+from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
 from repalign.files import sweep
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer
-from repalign.models import ModelRecord
-from repalign.representation import MemoryRepresentation, Representation, check_same_dataset
+from repalign.models import COMPETENCES, ModelRecord
+from repalign.representation import MemoryRepresentation, Representation, check_same_dataset, default_memory
 from repalign.text import Progress, silent
 
-__all__ = [
-    "DEFAULT_MEASURES",
-    "LIMIT",
-    "Cache",
-    "Scored",
-    "Settings",
-    "Tile",
-    "compare",
-    "compute_tile",
-    "default_measures",
-    "default_memory",
-    "pair",
-]
-
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
+LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
 
 def default_measures(kinds: Iterable[str]) -> list[str]:
@@ -107,73 +106,97 @@ def compare(
     RepalignError : datasets differ, names repeat, a measure is unknown or undefined at this n, or a layer
         holds NaN; the message names the model and the layer.
     """
-    x = list(x)
-    y = None if y is None else list(y)
-    everything = [*x, *(y or ()), *(r for both in replicates for r in both)]
+    x, y = list(x), None if y is None else list(y)
+    models = [*x, *(y or ()), *(r for both in replicates for r in both)]
     if not x or y == []:
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
-    check_same_dataset(everything)
-    _check_names(everything)
-    for r in everything:
-        (preprocess or Preprocess()).check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
+    check_same_dataset(models)
+    models = _by_key(models)
+    preprocess = None if preprocess is None or preprocess.is_identity else preprocess
+    if preprocess is not None:
+        for r in models:
+            preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
+    kinds = {kind for r in models for kind in r.kinds}
     null = nulls.make_null(null) if isinstance(null, str) else null
-    n = everything[0].n
-    kinds = {kind for r in everything for kind in r.kinds}
-    chosen = choose(default_measures(kinds) if measures is None else measures, x, y, null, limit, progress)
     how = _layer_search(search, null)
+    budget = default_memory() if memory is None else memory
+    chosen = applicable(
+        default_measures(kinds) if measures is None else measures, x, y, null, limit=limit, progress=progress, search=how,
+        plain=preprocess is None and kinds == {FEATURES}, memory=max(budget, 4 * default_memory()),
+    )  # fmt: skip
+    _check_texts(list(chosen.how))
+    settings = {m: Settings(used, how, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
+    tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
+    twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]
+    if not tiles:
+        raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
+
     folder = None if results is None else Path(results)
     for place in () if folder is None else (folder, *(folder / name for name in ("tiles", "findings", "ceilings"))):
         sweep(place)
-    examination = Examination(everything, folder)
+    examination = Examination(models, folder)
+    done = run_tiles([*tiles, *twins], folder, executor, budget, progress, examination)
+    scored, of_twins = done[: len(tiles)], done[len(tiles) :]
 
-    budget = default_memory() if memory is None else memory
-    plain = (preprocess is None or preprocess.is_identity) and kinds == {FEATURES}
-
-    def settings(measure: Measure) -> Settings:
-        streamed = is_streamed(measure, null, plain, n)
-        if not streamed:
-            check_memory(measure, n, max(budget, 4 * default_memory()))
-        return Settings(chosen.nulls[measure], how, alpha, preprocess or Preprocess(), device, streamed)
-
-    measures = list(chosen.nulls)
-    _check_measures(measures)
-    how_to = {m: settings(m) for m in measures}
-    tiles = [Tile(a, b, m, how_to[m], streams) for m in measures for a, b, streams in pairs_of(x, y, m)]
-    if not tiles:
-        raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
-    scored = run_tiles(tiles, folder, executor, budget, progress, examination.look)
     table = across_pairs(tiles, scored)
-    run = describe_run(x, y, tiles, null, examination.findings(progress), table, describe or {})
-    twins = [Tile(a, b, m, how_to[m]) for m in measures for a, b in replicates]
-    run["left_out"] = chosen.left_out
-    run["warnings"] = [*chosen.warnings, *run["warnings"]]
-    run["ceilings"] = [
-        *seed_to_seed(twins, run_tiles(twins, folder, executor, budget, progress, examination.look) if twins else []),
-        *split_halves(tiles if split_half else [], split_half, folder, progress),
-    ]
-    alignment = Alignment(table, run, search_draws(tiles, scored))
+    run = describe_run(x, y, tiles, null, table, describe or {})
+    run["ways"] = _ways(tiles, scored)
+    run["findings"] = examination.all(progress)
+    run["left_out"], run["ceilings"] = chosen.left_out, []
+    run["warnings"] = [*chosen.warnings(), *run["warnings"]]
+    if twins or split_half:
+        from repalign.comparison.ceilings import seed_to_seed, split_halves
+
+        halved = tiles if split_half else []
+        run["ceilings"] = [*seed_to_seed(twins, of_twins), *split_halves(halved, split_half, folder, progress)]
+    names = pd.DataFrame([(repr(t.measure), t.x.name, t.y.name) for t in tiles], columns=["measure", "model_x", "model_y"])
+    alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
     if folder is not None:
         alignment.save(folder)
     return alignment
 
 
+def _by_key(models: Sequence[Representation]) -> list[Representation]:
+    """Each model once. Raises RepalignError where two have one name."""
+    seen: dict[str, Representation] = {}
+    for r in models:
+        other = seen.setdefault(r.name, r)
+        if other is not r and other.key != r.key:
+            raise RepalignError(
+                f"two models are called {r.name!r}", expected="one name per model",
+                got=f"{other.record.spec} and {r.record.spec}", remedy="give one of them another `name`",
+            )  # fmt: skip
+    return list({r.key: r for r in models}.values())
+
+
+def _check_texts(measures: Sequence[Measure]) -> None:
+    """Refuse two measures of one text, which is how the table tells them apart."""
+    by_text: dict[str, Measure] = {}
+    for measure in measures:
+        other = by_text.setdefault(repr(measure), measure)
+        if other is not measure:
+            classes = (f"{type(m).__module__}.{type(m).__qualname__}" for m in (other, measure))
+            raise RepalignError(
+                f"two measures are called {measure!r}", expected="one name per measure: it is what the table says",
+                got=" and ".join(classes), remedy="rename one of the classes",
+            )  # fmt: skip
+
+
 def _layer_search(search: str | None, null: nulls.Null) -> str:
     """The search in full words: the studentised maximum, or the first that the null allows."""
-    allowed = null.searches
     if search is None:
-        return allowed[0] if allowed else str(nulls.Search())
+        return null.searches[0] if null.searches else str(nulls.Search())
     how = str(nulls.Search.parse(search))
-    if allowed and how not in allowed:
-        raise RepalignError(
-            f"null {null.name!r} has no layer search {how!r}", expected=" or ".join(allowed), got=search
-        )
+    if null.searches and how not in null.searches:
+        expected = " or ".join(null.searches)
+        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
     return how
 
 
 def pair(
     x: Any,
     y: Any,
-    measures: Sequence[Measure | Group | str] | Measure | str | None = None,
+    measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
     null: nulls.Null | str = "auto",
     *,
     names: tuple[str, str] = ("x", "y"),
@@ -200,7 +223,7 @@ def pair(
     >>> result.run["how"][0]
     'row i of one is paired with row i of the other: nothing names the rows'
     """
-    if isinstance(measures, (str, Measure)):
+    if isinstance(measures, (str, Measure, Group)):
         measures = [measures]
     found = join([read_features(source, Reading(ids, rows), name=name) for source, name in zip((x, y), names, strict=True)])
     both = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
@@ -219,31 +242,171 @@ def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -
     return MemoryRepresentation(record, given, arrays, "arrays", fingerprint, {"kinds": kinds} if kinds else {})
 
 
-def _check_measures(measures: Sequence[Measure]) -> None:
-    names = [repr(m) for m in measures]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        classes = [
-            f"{type(m).__module__}.{type(m).__qualname__}"
-            for m, name in zip(measures, names, strict=True)
-            if name == twice
-        ]
-        raise RepalignError(
-            f"two measures are called {twice}",
-            expected="one name per measure: it is what the table says",
-            got=" and ".join(classes),
-            remedy="rename one of the classes",
+# --- tiles, here or elsewhere --------------------------------------------------------------------
+
+
+def run_tiles(
+    tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress, examination: Examination
+) -> list[Scored]:
+    """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
+    done = {} if folder is None else {i: scored for i, t in enumerate(tiles) if (scored := kept_tile(folder, t)) is not None}
+    progress("compare", len(done), len(tiles), f"{len(done)} of {len(tiles)} tiles were there" if done else None)
+    at = [i for i in range(len(tiles)) if i not in done]
+    missing = [tiles[i] for i in at]
+    _tell_plans(missing, progress)
+    if executor is None:
+        jobs = {(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in missing if t.settings.way in STATES}
+        models = {r.key: r for t in missing if t.settings.way in STATES for r in (t.x, t.y)}
+        cache = Cache(budget, jobs.values(), examination, progress, sum(len(r.layers) for r in models.values()))
+        for i in in_blocks(missing, cache):
+            done[at[i]] = _computed(missing[i], cache, folder, progress)
+            progress("compare", len(done), len(tiles))
+        return [done[i] for i in range(len(tiles))]
+    # A job is a run of tiles that share models, with a cache of its own that ends with it; there are a few for every worker, so
+    # that none waits long for the last.
+    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    order = sorted(range(len(missing)), key=lambda i: (missing[i].x.key, missing[i].y.key))
+    length = max(1, len(missing) // (8 * workers))
+    parts = [order[start : start + length] for start in range(0, len(order), length)]
+    futures = {executor.submit(_compute_part, [missing[i] for i in part], budget // workers, folder): part for part in parts}
+    try:
+        for future in as_completed(futures):
+            scored, found = future.result()
+            for key, layers in found.items():
+                examination.add(key, layers)
+            for i, one in zip(futures[future], scored, strict=True):
+                done[at[i]] = one
+                if folder is not None and not tile_path(folder, missing[i]).is_file():  # a worker with a disk of its own
+                    write_tile(one.rows, one.draws, tile_path(folder, missing[i]), missing[i].key, one.about)
+            progress("compare", len(done), len(tiles))
+    finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
+        for future in futures:
+            future.cancel()
+    return [done[i] for i in range(len(tiles))]
+
+
+def _computed(tile: Tile, cache: Cache, folder: Path | None, progress: Progress = silent) -> Scored:
+    """One tile, kept in the folder."""
+    scored = compute_tile(tile, cache, progress)
+    if folder is not None:
+        write_tile(scored.rows, scored.draws, tile_path(folder, tile), tile.key, scored.about)
+    return scored
+
+
+def _compute_part(tiles: Sequence[Tile], budget: int, folder: Path | None) -> tuple[list[Scored], dict[str, Any]]:
+    """Some tiles in a worker, and the doctor's findings on their layers."""
+    jobs = {(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in tiles if t.settings.way in STATES}
+    cache = Cache(budget, jobs.values())
+    return [_computed(tile, cache, folder) for tile in tiles], cache.examination.found
+
+
+def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:
+    """What the ways that may take long will cost, before it is paid."""
+    if progress is silent or all(not t.settings.way for t in tiles):
+        return
+    rate = matmul_rate()
+    for measure in dict.fromkeys(t.measure for t in tiles if t.settings.way):
+        some = [t for t in tiles if t.measure is measure]
+        progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
+
+
+# --- what stands beside the scores ---------------------------------------------------------------
+
+
+def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
+    """The whole table, with p-values adjusted over the pairs of models of each measure."""
+    table = pd.concat([s.rows for s in scored], ignore_index=True)
+    is_max = table["scope"] == "max"  # one row per tile, in order
+    for measure in dict.fromkeys(t.measure for t in tiles):
+        which = [i for i, t in enumerate(tiles) if t.measure is measure]
+        at = table.index[is_max & (table["measure"] == repr(measure))]
+        p, observed = (table.loc[at, c].to_numpy() for c in ("pvalue", "statistic"))
+        null, streams, closeness = tiles[which[0]].settings.null, [tiles[i].streams for i in which], measure.closeness(observed)
+        if all(len(scored[i].draws) for i in which):
+            draws = null.joint(closeness, np.stack([scored[i].draws for i in which]), streams, tiles[which[0]].x.n)
+            table.loc[at, "p_maxt"] = nulls.max_t(closeness, draws)
+        for rule in ("holm", "bh", "by"):
+            table.loc[at, f"p_{rule}"] = nulls.adjusted(p, rule)
+    return table
+
+
+def describe_run(
+    x: Sequence[Representation], y: Sequence[Representation] | None, tiles: Sequence[Tile], null: nulls.Null,
+    table: pd.DataFrame, extra: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What was compared, how, on what machine: all that a figure or a report says beside the numbers."""
+    first, settings = x[0], tiles[0].settings
+    preprocess, groups = settings.preprocess, settings.null.groups
+    by_measure = {t.measure: t.settings for t in tiles}
+    dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
+    methods = {
+        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": 0 if s.way else s.null.count(first.n)}
+        for m, s in by_measure.items()
+    }
+    return {
+        "repalign": _version("repalign"),
+        "versions": {name: _version(name) for name in LIBRARIES},
+        # What the last digits of the scores depend on beside the versions.
+        "machine": {
+            "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
+            "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
+            "python": platform.python_version(),
+        },
+        "name": extra.get("name"), "mock": is_mock(table), "study": extra.get("study"),
+        **({"how": list(extra["how"])} if "how" in extra else {}),
+        "dataset": extra.get("dataset") or dataset,
+        "models": [
+            {
+                **r.record.to_dict(), "layers": list(r.layers) if preprocess is None else preprocess.layer_names(r.layers),
+                "widths": widths(r), "facts": dict(r.facts),
+            }
+            for r in {r.name: r for r in (*x, *(y or ()))}.values()
+        ],
+        "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
+        "measures": list(methods),
+        "about": {repr(m): m.facts.to_dict() for m in by_measure},
+        "null": {
+            "method": null.name, "seed": null.seed, "by_measure": methods,
+            "relabelled": "one side" if tiles[0].streams == nulls.ONE_SIDE else "every model",
+            "groups": None if null.groups is None else {
+                "shuffle": null.groups.shuffle, "n_groups": len(null.groups.members), "digest": null.groups.digest
+            },
+        },
+        "search": settings.search, "alpha": settings.alpha,
+        "preprocess": None if preprocess is None else asdict(preprocess),
+        "warnings": [*extra.get("warnings", ()), *_warnings(table, groups, settings.alpha)],
+        "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
+    }  # fmt: skip
+
+
+def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) -> Iterator[str]:
+    if groups is not None and groups.n_relabellings < 1 / alpha:
+        yield (
+            f"the groups allow {groups.n_relabellings:.0f} relabellings: p >= {1 / groups.n_relabellings:.2g}, so that nothing "
+            f"can be found at alpha = {alpha:g}; shuffle whole groups, or use more groups"
         )
+    for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
+        draws = int(pairs["n_draws"].iloc[0])
+        if draws and (sentence := nulls.multiplicity_warning(draws, len(pairs), alpha)):
+            yield f"{measure}: {sentence}"
+        if undefined := int(pairs["statistic"].isna().sum()):
+            yield f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)"
 
 
-def _check_names(representations: Sequence[Representation]) -> None:
-    seen: dict[str, Representation] = {}
-    for r in representations:
-        other = seen.setdefault(r.name, r)
-        if other.key != r.key:
-            raise RepalignError(
-                f"two models are called {r.name!r}",
-                expected="one name per model",
-                got=f"{other.record.spec} and {r.record.spec}",
-                remedy="give one of them another `name`",
-            )
+def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
+    """How measures were computed that are not dense: in a sentence, and the intervals of what is an estimate."""
+    out: dict[str, Any] = {}
+    for tile, one in zip(tiles, scored, strict=False):
+        if tile.settings.way:
+            told = out.setdefault(repr(tile.measure), {"way": tile.settings.way, "method": one.about.get("method")})
+            for row in one.about.get("intervals", ()):
+                told.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
+    return out
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -34,16 +34,31 @@ _IDLE = frozenset({
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _KNOWN = {*sys.stdlib_module_names, "repalign", "torch", "numpy", "scipy", "sklearn", "pandas"}
-# What is ours keeps the name under which it first stood in a tile, wherever it moves: an old tile stays as good as it was.
-_AS_BEFORE = {
-    "repalign.comparison.preprocess": "repalign.preprocess",
-    "repalign.measures.likelihood": "repalign.measures.closeness",
-    "repalign.measures.point_clouds": "repalign.measures.clouds",
-    "repalign.null.null": "repalign.null.base",
-    "repalign.null.null.Search": "repalign.null.search",
-    "repalign.null.null.Unpaired": "repalign.null.unpaired",
-    "repalign.null.permutation.Aristotelian": "repalign.null.aristotelian",
+# What is ours keeps the module under which it first stood in a tile, wherever it moves: an old tile stays as good as it was.
+_FIRST_IN = {
+    "repalign.preprocess": "Preprocess",
+    "repalign.null.base": "Null",
+    "repalign.null.aristotelian": "Aristotelian",
+    "repalign.null.search": "Search",
+    "repalign.null.unpaired": "Unpaired",
+    # What measures of somebody's own are made of.
+    "repalign.measures._base": "Measure Bilinear State Features Neighbors Relation DenseRelation GraphRelation as_layer",
+    "repalign.measures._arrays": "as_features check_paired",
+    "repalign.measures.own": "KernelAlignment NeighborOverlap",
+    "repalign.measures.neighbor_ranks": "JaccardKNN RankSimilarity JointRankJaccard MultiScaleKNN",
+    "repalign.measures.soft_neighbors": "SecondOrderCosine SoftKNN",
+    "repalign.measures.reference": "CKNNAPaper CKNNAReference",
+    "repalign.measures.distance_correlation": "SquaredDistanceCorrelation DistanceCorrelation SquaredDistanceCovariance",
+    "repalign.measures.topological_rsa": "TopologicalRSA SigmoidRSA",
+    "repalign.measures.canonical": "CCA SquaredCCA PWCCA",
+    "repalign.measures.procrustes": "Procrustes AngularProcrustes PermutationProcrustes HeldOutProcrustes",
+    "repalign.measures.retrieval": "RetrievalRecall",
+    "repalign.measures.clouds": "EnergyDistance BuresWasserstein SlicedWasserstein",
+    "repalign.measures.predictivity": "RidgePredictivity PLSPredictivity VERSA",
+    "repalign.measures.paired_cosine": "AlignedCosine RelativeRepresentation",
+    "repalign.measures.persistence": "PersistenceDistance TotalPersistenceDifference IMD",
 }
+_FIRST = {name: module for module, names in _FIRST_IN.items() for name in names.split()}
 _DEEPEST = 60  # levels of things within things; below it only types count
 
 
@@ -195,8 +210,9 @@ def _named(value: Any) -> list[object]:
     """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
     module = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None) or "builtins")
     name = getattr(value, "__qualname__", "")
-    before = _AS_BEFORE.get(f"{module}.{name}", _AS_BEFORE.get(module, module))
-    return ["named", before, name, None] if _is_ours(value) else ["named", module, name, _version(module)]
+    if not _is_ours(value):
+        return ["named", module, name, _version(module)]
+    return ["named", _FIRST.get(name, module), name, None]
 
 
 _UNWRAP: dict[type, Callable[[Any], list[object]]] = {

@@ -29,19 +29,21 @@ Wu 1990, Ann. Stat. 18:1438; Politis, Romano, Wolf 1999, Subsampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
-from repalign.layers import Given, kind_of
+from repalign.comparison.alignment import Alignment
+from repalign.comparison.streaming import paired_layers
+from repalign.comparison.ways import check_memory
+from repalign.errors import RepalignError, choose
+from repalign.layers import Given
 from repalign.measures import Measure, parse_measure
-from repalign.measures.measure import State, as_layer, check_paired
-from repalign.representation import Representation, check_same_dataset
+from repalign.representation import default_memory
 from repalign.text import Progress, silent
 
 N_GROUPS = 20
@@ -59,7 +61,7 @@ class Interval:
     n_replicates : how many subsets the measure was computed on.
     bias : estimate of E[s_n] - s_infinity, supposing it falls as 1/n; nan for a measure with a fixed number k of
         neighbours, whose score falls with n by construction. The interval is not moved by it.
-    pvalue : of a difference, two-sided, from t = statistic / std_error; None for a score.
+    scores : of a difference, the two scores. pvalue : of a difference, two-sided, from t = statistic / std_error; None for a score.
 
     All but the counts are nan where the measure is undefined on the data or on a replicate (a constant layer).
     """
@@ -76,6 +78,7 @@ class Interval:
     df: int
     bias: float
     pvalue: float | None = None
+    scores: tuple[float, float] | None = None
 
     @property
     def corrected(self) -> float:
@@ -125,9 +128,8 @@ def score_interval(
     (True, 20)
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
-    arrays = _layers({"x": x, "y": y}, measure)
-    plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
-    return _interval(arrays, measure, lambda s: measure.compare(s[0], s[1]), plan, level, progress)
+    arrays = paired_layers((x, y), "xy", measure)
+    return _interval(arrays, measure, _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
 
 
 def difference_interval(
@@ -142,14 +144,15 @@ def difference_interval(
     groups: Iterable[Hashable] | None = None,
     level: float = 0.95,
     seed: int = 0,
+    names: tuple[str, str, str] = ("reference", "first", "second"),
     progress: Progress = silent,
 ) -> Interval:
     """s(reference, first) - s(reference, second) with an interval and a p-value: is the reference closer to first?
 
     Both scores are computed on the same subsets, so what they share (the reference, the stimuli) cancels as it does in
     the difference itself; two separate intervals that overlap say nothing about it. Parameters, what is left out of
-    account and errors as in `score_interval`; `pvalue` is two-sided, for E[difference] = 0 at this n. Of a distance a
-    negative difference says that the reference is closer to first.
+    account and errors as in `score_interval`, which call the three by their `names`; `pvalue` is two-sided, for
+    E[difference] = 0 at this n. Of a distance a negative difference says that the reference is closer to first.
 
     A measure may favour one side for its width or its noise alone (biased CKA does; mutual k-NN and debiased CKA have
     the same chance level for both).
@@ -159,33 +162,24 @@ def difference_interval(
     True
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
-    arrays = _layers({"reference": reference, "first": first, "second": second}, measure)
-    plan = _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed)
-
-    def difference(s: list[State]) -> float:
-        return measure.compare(s[0], s[1]) - measure.compare(s[0], s[2])
-
-    found = _interval(arrays, measure, difference, plan, level, progress)
-    return replace(found, pvalue=_pvalue(found))
+    arrays = paired_layers((reference, first, second), names, measure)
+    return _interval(arrays, measure, _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
 
 
-# --- inputs ------------------------------------------------------------------------------------
+def best_intervals(
+    alignment: Alignment, x: Mapping[str, Any], y: Mapping[str, Any], *, groups: Iterable[Hashable] | None = None,
+    seed: int = 0, progress: Progress = silent,
+) -> list[Interval | None]:  # fmt: skip
+    """The interval at the best pair of layers for every measure of an alignment of two models; None where no score is defined."""
+    labels = None if groups is None else list(groups)
+    return [
+        None if row["statistic"] != row["statistic"] else
+        score_interval(x[row["layer_x"]], y[row["layer_y"]], row["measure"], groups=labels, seed=seed, progress=progress)
+        for row in alignment.best().to_dict("records")
+    ]  # fmt: skip
 
 
-def _layers(given: dict[str, Any], measure: Measure) -> list[Given]:
-    """Checked layers of one number of rows, of a form that the measure takes; representations of one dataset."""
-    pairs = {name: v for name, v in given.items() if isinstance(v, tuple) and v and isinstance(v[0], Representation)}
-    check_same_dataset([representation for representation, _ in pairs.values()])
-    arrays = {
-        name: as_layer(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if name in pairs else as_layer(v, name)
-        for name, v in given.items()
-    }
-    for name, layer in arrays.items():
-        measure.check_takes(kind_of(layer), name)
-    (first, x), *others = arrays.items()
-    for name, y in others:
-        check_paired(len(x), len(y), first, name)
-    return list(arrays.values())
+# --- which rows stay, and what the replicates say ------------------------------------------------
 
 
 def _units(n: int, groups: Iterable[Hashable] | None) -> np.ndarray:
@@ -208,14 +202,12 @@ def _count(name: str, value: int, least: int) -> int:
     return int(value)
 
 
-# --- which rows stay, and what the replicates say ------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Plan:
     """Subsets of rows, and how the scores on them become a variance and a bias."""
 
     method: str
+    level: float
     n_units: int
     df: int
     subsets: list[np.ndarray]
@@ -223,16 +215,9 @@ class _Plan:
 
 
 def _plan(
-    n: int,
-    method: str,
-    n_groups: int | None,
-    n_splits: int | None,
-    groups: Iterable[Hashable] | None,
-    level: float,
-    seed: int,
+    n: int, method: str, n_groups: int | None, n_splits: int | None, groups: Iterable[Hashable] | None, level: float, seed: int
 ) -> _Plan:
-    if method not in METHODS:
-        raise RepalignError(f"unknown method {method!r}", got=method, remedy=did_you_mean(method, METHODS))
+    choose("method", method, METHODS)
     if not 0 < level < 1:
         raise RepalignError("level is not a probability", expected="0 < level < 1, such as 0.95", got=repr(level))
     unused, value = ("n_splits", n_splits) if method == "jackknife" else ("n_groups", n_groups)
@@ -246,26 +231,17 @@ def _plan(
     rng = np.random.default_rng(seed)
     if method == "jackknife":
         blocks = min(_count("n_groups", N_GROUPS if n_groups is None else n_groups, 2), n_units)
-        return _Plan(method, n_units, blocks - 1, _leave_out(units, n_units, blocks, rng), jackknife)
+        # The rows that stay when each block of units is left out; blocks differ by one unit at most.
+        block = np.empty(n_units, dtype=np.int64)
+        block[rng.permutation(n_units)] = np.arange(n_units) % blocks
+        stay = [np.flatnonzero(block[units] != b) for b in range(blocks)]
+        return _Plan(method, level, n_units, blocks - 1, stay, jackknife)
     splits = _count("n_splits", N_SPLITS if n_splits is None else n_splits, 1)
-    return _Plan(method, n_units, min(splits, n_units - 1), _halves(units, n_units, splits, rng), halves)
-
-
-def _leave_out(units: np.ndarray, n_units: int, blocks: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The rows that stay when each block of units is left out; blocks differ by one unit at most."""
-    block = np.empty(n_units, dtype=np.int64)
-    block[rng.permutation(n_units)] = np.arange(n_units) % blocks
-    return [np.flatnonzero(block[units] != b) for b in range(blocks)]
-
-
-def _halves(units: np.ndarray, n_units: int, splits: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The rows of both halves of each split, one after the other."""
-    out = []
+    subsets = []  # both halves of each split, one after the other
     for _ in range(splits):
-        chosen = np.zeros(n_units, dtype=bool)
-        chosen[rng.permutation(n_units)[: n_units // 2]] = True
-        out += [np.flatnonzero(chosen[units]), np.flatnonzero(~chosen[units])]
-    return out
+        chosen = np.isin(units, rng.permutation(n_units)[: n_units // 2])
+        subsets += [np.flatnonzero(chosen), np.flatnonzero(~chosen)]
+    return _Plan(method, level, n_units, min(splits, n_units - 1), subsets, halves)
 
 
 def jackknife(statistic: float, replicates: np.ndarray, sizes: np.ndarray, n: int) -> tuple[float, float]:
@@ -293,60 +269,39 @@ def halves(statistic: float, replicates: np.ndarray, sizes: np.ndarray, n: int) 
 METHODS = ("jackknife", "subsample")
 
 
-def _interval(
-    arrays: list[Given],
-    measure: Measure,
-    score: Callable[[list[State]], float],
-    plan: _Plan,
-    level: float,
-    progress: Progress,
-) -> Interval:
-    """The statistic on all rows and on every subset, each layer prepared once per subset."""
-    from scipy.special import stdtrit
+def _interval(arrays: list[Given], measure: Measure, plan: _Plan, progress: Progress) -> Interval:
+    """The score of two layers, or the first of three with the second less that with the third, on all rows and on every subset."""
+    from scipy.special import stdtr, stdtrit
 
-    n = len(arrays[0])
+    n, sizes = len(arrays[0]), np.array([len(rows) for rows in plan.subsets])
     measure.check_n(n)
-    sizes = np.array([len(rows) for rows in plan.subsets])
-    _check_sizes(measure, int(sizes.min()), plan)
-    statistic = score([measure.prepare(x) for x in arrays])
-    replicates = np.empty(len(sizes))
-    for i, rows in enumerate(plan.subsets):
-        progress("interval", i, len(sizes))
-        kept = torch.from_numpy(rows)
-        replicates[i] = score([measure.prepare(x[kept.to(x.device)]) for x in arrays])
-    progress("interval", len(sizes), len(sizes))
-    variance, bias = plan.estimate(statistic, replicates, sizes, n)
-    error = math.sqrt(variance)
-    reach = float(stdtrit(plan.df, (1 + level) / 2)) * error
-    return Interval(
-        statistic=statistic,
-        low=statistic - reach,
-        high=statistic + reach,
-        std_error=error,
-        level=level,
-        method=plan.method,
-        n=n,
-        n_units=plan.n_units,
-        n_replicates=len(sizes),
-        df=plan.df,
-        bias=math.nan if measure.n_neighbors else bias,
-    )
-
-
-def _check_sizes(measure: Measure, smallest: int, plan: _Plan) -> None:
-    if smallest < measure.min_n:
+    check_memory(measure, n, 4 * default_memory(), "use MutualKNN, or fewer stimuli")
+    if sizes.min() < measure.min_n:
         raise RepalignError(
             f"a subset is too small for {measure!r}",
             expected=f"{measure.min_n} rows or more in each of {len(plan.subsets)} subsets",
-            got=f"{smallest} rows with method {plan.method!r}",
+            got=f"{sizes.min()} rows with method {plan.method!r}",
             remedy="use more stimuli, more groups with 'jackknife', or a smaller k where the measure has one",
         )
 
+    def scores(rows: Tensor | None) -> list[float]:
+        first, *others = (measure.prepare(x if rows is None else x[rows.to(x.device)]) for x in arrays)
+        return [measure.compare(first, other) for other in others]
 
-def _pvalue(found: Interval) -> float:
-    """Two-sided p of statistic / std_error; 1 where both are 0, nan where only the error is."""
-    from scipy.special import stdtr
-
-    if found.std_error == 0:
-        return 1.0 if found.statistic == 0 else math.nan
-    return float(2 * stdtr(found.df, -abs(found.statistic) / found.std_error))
+    on_all = scores(None)
+    statistic = on_all[0] - sum(on_all[1:])
+    replicates = np.empty(len(sizes))
+    for i, rows in enumerate(plan.subsets):
+        progress("interval", i, len(sizes))
+        one, *other = scores(torch.from_numpy(rows))
+        replicates[i] = one - sum(other)
+    progress("interval", len(sizes), len(sizes))
+    variance, bias = plan.estimate(statistic, replicates, sizes, n)
+    error = math.sqrt(variance)
+    reach = float(stdtrit(plan.df, (1 + plan.level) / 2)) * error
+    p = float(2 * stdtr(plan.df, -abs(statistic) / error)) if error else 1.0 if statistic == 0 else math.nan
+    return Interval(
+        statistic, statistic - reach, statistic + reach, error, plan.level, plan.method, n, plan.n_units, len(sizes), plan.df,
+        bias=math.nan if measure.n_neighbors else bias,
+        **({"pvalue": p, "scores": (on_all[0], on_all[1])} if len(on_all) == 2 else {}),
+    )  # fmt: skip

@@ -1,20 +1,23 @@
-"""What is done to all layers of one representation before measuring: clipping, concatenation, unit rows.
+"""Steps that all layers of one representation take before they are measured, and presets of steps and measures.
 
-This is the reference code's preparation, as options that are off by default. Order: clip, concatenate,
-normalise.
+Clipping, concatenation and unit rows are the reference code's preparation, in this order; here they are off by default. A preset
+makes numbers that compare with numbers of others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, kind_of, said
+from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, Measure, MutualKNN
 from repalign.measures.measure import SCRATCH_BYTES, check_flag
 from repalign.measures.numerics.precision import unit_rows
 
@@ -60,9 +63,7 @@ class Preprocess:
         check_flag("normalize_rows", self.normalize_rows)
         check_flag("concatenate", self.concatenate)
         if not isinstance(self.quantile, (int, float)) or not 0 < self.quantile <= 1:
-            raise RepalignError(
-                "quantile is out of range", expected="0 < quantile <= 1", got=repr(self.quantile)
-            )
+            raise RepalignError("quantile is out of range", expected="0 < quantile <= 1", got=repr(self.quantile))
 
     @property
     def is_identity(self) -> bool:
@@ -74,11 +75,8 @@ class Preprocess:
         if not self.concatenate:
             return list(names)
         if CONCATENATED in names:
-            raise RepalignError(
-                f"a layer is already called {CONCATENATED!r}",
-                got=", ".join(names),
-                remedy="rename it, or use concatenate=False",
-            )
+            problem = f"a layer is already called {CONCATENATED!r}"
+            raise RepalignError(problem, got=", ".join(names), remedy="rename it, or use concatenate=False")
         return [*names, CONCATENATED]
 
     def check(self, kinds: Mapping[str, str]) -> None:
@@ -88,11 +86,10 @@ class Preprocess:
             return
         steps = {"clip": self.clip is not None, "normalize_rows": self.normalize_rows, "concatenate": self.concatenate}
         raise RepalignError(
-            f"{name}: features alone can be prepared",
-            expected="no preprocessing of what is given by pairs",
+            f"{name}: features alone can be prepared", expected="no preprocessing of what is given by pairs",
             got=f"{' and '.join(s for s, asked in steps.items() if asked)} of what is given as {said(kinds[name])}",
             remedy="leave the preprocessing out, or apply it to the features before their RDM or kernel is made",
-        )
+        )  # fmt: skip
 
     def __call__(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Apply to all layers of one representation; the input is left as it is."""
@@ -143,3 +140,86 @@ def _array(x: Tensor) -> np.ndarray:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return x.detach().cpu().numpy()
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Measures, what is done to the layers before, and how the best pair of layers is found."""
+
+    name: str
+    measures: tuple[Measure, ...]
+    preprocess: Preprocess
+    search: str
+    summary: str
+
+    @staticmethod
+    def best(scores: ArrayLike) -> tuple[float, tuple[int, int] | None]:
+        """What the reference code returns for the scores of all pairs of layers, (layers of x, layers of y).
+
+        Its maximum starts at 0 without a place and moves to what is strictly larger: where no score is positive, or all
+        are undefined, the answer is (0.0, None). Results of `compare` have the true maximum and its layers instead.
+
+        >>> Preset.best([[-0.2, -0.1]]), Preset.best([[0.1, 0.3]])
+        ((0.0, None), (0.3, (0, 1)))
+        """
+        found = np.asarray(scores, float)
+        kept = np.where(found > 0, found, -math.inf)
+        at = int(kept.argmax()) if kept.size else 0
+        if not kept.size or not math.isfinite(kept.flat[at]):
+            return 0.0, None
+        i, j = divmod(at, found.shape[1])
+        return float(found[i, j]), (i, j)
+
+
+_REFERENCE = (
+    MutualKNN(k=10),
+    CycleKNN(k=10),
+    LCSKNN(k=10, normalized=False),
+    EditDistanceKNN(k=10),
+    CKA(estimator="biased", epsilon=1e-6),
+    CKA(estimator="debiased", epsilon=1e-6),
+    CKNNAReference(k=10),
+    SVCCA(components=10, standardize=True),
+)
+
+_STEPS = {  # summary, and how the layers are prepared
+    "platonic-rep": (
+        "the paper's numbers: clipped at the .95 quantile, unit rows, concatenated layers, raw maximum",
+        Preprocess(clip="mean", normalize_rows=True, concatenate=True),
+    ),
+    "platonic-rep-2024": (
+        "the library as released until July 2024: exact clipping, concatenated layers, raw maximum",
+        Preprocess(clip="exact", normalize_rows=True, concatenate=True),
+    ),
+    "platonic-rep-head": (
+        "the released code as it is now: exact clipping, no concatenation, raw maximum",
+        Preprocess(clip="exact", normalize_rows=True),
+    ),
+    "platonic-rep-head-list": (
+        "the same, given a list of layers (of several widths) and not one tensor: a threshold for every layer",
+        Preprocess(clip="exact", clip_scope="layer", normalize_rows=True),
+    ),
+}
+PRESETS: dict[str, Preset] = {name: Preset(name, _REFERENCE, steps, "raw", summary) for name, (summary, steps) in _STEPS.items()}
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    "platonic-rep" gives the paper's own numbers: clipping by the mean of the per-stimulus .95 quantiles over
+    all layers, rows of unit norm, all layers concatenated as one more candidate, and the maximum over layer
+    pairs of the score itself. SVCCA is the exact form of what the reference draws at random.
+
+    "platonic-rep-2024" is the library's entry point until commit 4dd084e (2024-07-29): one exact threshold. Its command
+    line has "platonic-rep" as its default. "platonic-rep-head" is the library's entry point after April 2025, where
+    concatenation was removed, and "platonic-rep-head-list" the same for a list of layers.
+
+    Not followed: the entry point casts features to bfloat16 before products and sorting, here everything is computed in
+    float32 or wider; and its maximum starts at 0 (`Preset.best`).
+
+    Raises RepalignError for an unknown name.
+    """
+    return PRESETS[choose("preset", name, PRESETS)]

@@ -15,22 +15,28 @@ a block are formed in the dtype of the features (halves in float32), and added u
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from repalign.comparison.cost import BLOCK, memory_limit, sums_bytes
-from repalign.comparison.feature_sums import About, Sums, moved, short
-from repalign.comparison.streams import Rows, as_rows
 from repalign.errors import RepalignError, choose
+from repalign.layers import FEATURES, Given, kind_of
 from repalign.measures.kernel import ESTIMATORS
-from repalign.measures.measure import check_paired
-from repalign.representation import Representation, check_same_dataset
-from repalign.text import Progress, silent
+from repalign.measures.measure import Measure, as_layer, check_paired
+from repalign.measures.numerics.precision import full_precision, power_of_two
+from repalign.representation import Representation, check_same_dataset, default_memory
+from repalign.store import StoredRepresentation
+from repalign.text import Progress, silent, size
 
+BLOCK = 4096  # rows of a block
+BLOCKS = 3  # of each layer in memory: one that waits, one that is used, and its centred copy
+COLUMNS = 192  # of a self-product, computed as a lower triangle of such strips
+NUMBERS = ("statistic", "null_mean", "null_std", "z", "pvalue_bound")
 # A difference that is below this many roundings of what was subtracted has vanished.
 _RESIDUE = 16
 
@@ -79,16 +85,8 @@ class StreamedCKAs:
 
     def cell(self, row: int, column: int) -> StreamedCKA:
         """One pair of layers."""
-        return StreamedCKA(
-            statistic=float(self.statistic[row, column]),
-            null_mean=float(self.null_mean[row, column]),
-            null_std=float(self.null_std[row, column]),
-            z=float(self.z[row, column]),
-            pvalue_bound=float(self.pvalue_bound[row, column]),
-            n=self.n,
-            widths=(self.widths_x[row], self.widths_y[column]),
-            method=self.method,
-        )
+        numbers = {name: float(getattr(self, name)[row, column]) for name in NUMBERS}
+        return StreamedCKA(**numbers, n=self.n, widths=(self.widths_x[row], self.widths_y[column]), method=self.method)
 
 
 def stream_cka(
@@ -136,9 +134,13 @@ def stream_cka_all(
     Raises RepalignError as `stream_cka` does, and if the sums of one layer of x do not fit.
     """
     choose("estimator", estimator, ESTIMATORS)
-    left, right = _layers(xs, "x"), _layers(ys, "y")
-    n = _common_n(left, right, xs, ys, block)
-    groups = _groups(left, right, memory_limit() if memory is None else memory)
+    left, right = paired_rows(xs, ys)
+    n = left[0].n
+    if n < 4:
+        raise RepalignError(f"{left[0].name}: too few stimuli for CKA and its null", expected="n >= 4", got=f"n = {n}")
+    if block < 1:
+        raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
+    groups = _groups(left, right, default_memory() if memory is None else memory)
     tables, done, dtype = [], 0, torch.float32
     progress("linear CKA", 0, n * len(groups))
     for group in groups:
@@ -146,52 +148,31 @@ def stream_cka_all(
         sums.run(block, lambda rows, past=done: progress("linear CKA", past + rows, n * len(groups)))
         tables.append(_scores(sums, estimator))
         done, dtype = done + n, sums.dtype
-    statistic, null_mean, null_std, z, bound = np.concatenate(tables, axis=1)
     passes = "one streaming pass" if len(groups) == 1 else f"{len(groups)} streaming passes"
     return StreamedCKAs(
-        statistic=statistic,
-        null_mean=null_mean,
-        null_std=null_std,
-        z=z,
-        pvalue_bound=bound,
-        n=n,
-        names_x=tuple(r.name for r in left),
-        names_y=tuple(r.name for r in right),
-        widths_x=tuple(r.width for r in left),
-        widths_y=tuple(r.width for r in right),
-        method=f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {short(dtype)} products and "
+        *np.concatenate(tables, axis=1), n,
+        *(tuple(r.name for r in side) for side in (left, right)), *(tuple(r.width for r in side) for side in (left, right)),
+        f"{estimator} linear CKA of n = {n:,} rows in feature space, {passes}, {short(dtype)} products and "
         "float64 sums; exact permutation mean and standard deviation, p-value bounded by Cantelli's inequality",
-    )
+    )  # fmt: skip
 
 
 # --- the border ----------------------------------------------------------------------------------
 
 
-def _layers(side: Representation | Sequence[Any], name: str) -> list[Rows]:
-    sources = [(side, layer) for layer in side.layers] if isinstance(side, Representation) else list(side)
-    rows = [
-        as_rows(*s) if isinstance(s, tuple) else as_rows(s, name=name if len(sources) == 1 else f"{name}[{i}]")
-        for i, s in enumerate(sources)
-    ]
-    if not rows:
-        raise RepalignError(f"{name}: there is no layer", expected="at least one layer", got="none")
-    return rows
-
-
-def _common_n(left: list[Rows], right: list[Rows], xs: Any, ys: Any, block: int) -> int:
-    """The number of rows, once all sides are known to describe the same stimuli."""
-    sources = [s for side in (xs, ys) for s in ([side] if isinstance(side, Representation) else side)]
-    check_same_dataset([r for s in sources if isinstance(r := s[0] if isinstance(s, tuple) else s, Representation)])
-    first = left[0]
+def paired_rows(xs: Representation | Sequence[Any], ys: Representation | Sequence[Any]) -> tuple[list[Rows], list[Rows]]:
+    """All layers of both sides as rows, once they are known to describe the same stimuli."""
+    sides: list[list[Any]] = [[(s, layer) for layer in s.layers] if isinstance(s, Representation) else list(s) for s in (xs, ys)]
+    check_same_dataset([r for side in sides for s in side if isinstance(r := s[0] if isinstance(s, tuple) else s, Representation)])
+    for side, name in zip(sides, "xy", strict=True):
+        if not side:
+            raise RepalignError(f"{name}: there is no layer", expected="at least one layer", got="none")
+        for i, s in enumerate(side):
+            side[i] = as_rows(*s) if isinstance(s, tuple) else as_rows(s, name=name if len(side) == 1 else f"{name}[{i}]")
+    left, right = sides
     for other in (*left[1:], *right):
-        check_paired(first.n, other.n, first.name, other.name)
-    if first.n < 4:
-        raise RepalignError(
-            f"{first.name}: too few stimuli for CKA and its null", expected="n >= 4", got=f"n = {first.n}"
-        )
-    if block < 1:
-        raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
-    return first.n
+        check_paired(left[0].n, other.n, left[0].name, other.name)
+    return left, right
 
 
 def _groups(left: list[Rows], right: list[Rows], memory: int) -> list[list[Rows]]:
@@ -205,11 +186,9 @@ def _groups(left: list[Rows], right: list[Rows], memory: int) -> list[list[Rows]
         needed = sums_bytes([r.width for r in groups[-1]], ys)
         if needed > memory:
             raise RepalignError(
-                f"{rows.name}: its sums with {len(right)} layers of the other side do not fit",
-                expected=f"at most {memory / 1e9:.3g} GB",
-                got=f"{needed / 1e9:.3g} GB",
-                remedy="raise `memory`, or compare fewer layers of y at a time",
-            )
+                f"{rows.name}: its sums with {len(right)} layers of the other side do not fit", expected=f"at most {size(memory)}",
+                got=size(needed), remedy="raise `memory`, or compare fewer layers of y at a time",
+            )  # fmt: skip
     return groups
 
 
@@ -282,3 +261,287 @@ def _cell(inner: float, x: _Self, y: _Self, n: int) -> tuple[float, float, float
     std = math.sqrt(variance)
     z = (score - mean) / std
     return score, mean, std, z, 1 / (1 + z * z) if z > 0 else 1.0
+
+
+# --- rows of a layer, wherever it is kept --------------------------------------------------------
+
+T = TypeVar("T")
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """One layer that is read in order, block by block; each call of `blocks` starts again at row 0."""
+
+    @property
+    def name(self) -> str: ...  # as errors call it
+    @property
+    def n(self) -> int: ...
+    @property
+    def width(self) -> int: ...  # the number of features
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """Tensors (size, d) of a floating dtype, the last one shorter, n rows in all."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """An array (n, d): a numpy array or memory map, of which only blocks are read, or a tensor."""
+
+    array: Any
+    name: str = "array"
+
+    def __post_init__(self) -> None:
+        array = self.array
+        if not isinstance(array, Tensor) and not (isinstance(array, np.ndarray) and array.dtype.kind in "fiub"):
+            expected = "a numpy array, a memory map or a tensor of shape (n, d)"
+            got = f"{type(array).__name__} {getattr(array, 'dtype', '')}".strip()
+            raise RepalignError(f"{self.name}: not an array of numbers", expected=expected, got=got)
+        if array.ndim != 2 or 0 in array.shape:
+            expected = "two dimensions (n, d): one row per stimulus, one column per feature"
+            raise RepalignError(f"{self.name}: wrong shape", expected=expected, got=f"shape {tuple(array.shape)}")
+
+    @property
+    def n(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.array.shape[1]
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        for start in range(0, self.n, size):
+            piece = self.array[start : start + size]
+            if isinstance(piece, np.ndarray):  # a copy: a memory map is read here, and may be read-only or byte-swapped
+                piece = torch.from_numpy(np.array(piece, dtype=piece.dtype.newbyteorder("="), order="C"))
+            yield piece.detach() if piece.dtype in FLOATS else piece.to(torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRows:
+    """A layer of a stored representation: one block and one part are in memory at a time."""
+
+    representation: StoredRepresentation
+    layer: str
+
+    def __post_init__(self) -> None:
+        self.representation.check_layer(self.layer)
+
+    @property
+    def name(self) -> str:
+        return f"{self.representation.name}, layer {self.layer!r}"
+
+    @property
+    def n(self) -> int:
+        return self.representation.n
+
+    @property
+    def width(self) -> int:
+        return self.representation.width(self.layer)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        for _, rows in self.representation.iter_rows(self.layer, size):
+            yield rows
+
+
+def as_rows(source: Any, layer: str | None = None, *, name: str = "array") -> Rows:
+    """Rows of an array, of a layer of a representation, or `source` itself if it is `Rows` already.
+
+    A stored representation is read in blocks; any other is asked for the whole layer (`load`), once.
+    Raises RepalignError for anything else, and if a representation comes without a layer.
+    """
+    if isinstance(source, Representation):
+        if layer is None:
+            raise RepalignError(
+                f"{source.name}: no layer is named", expected=f"(representation, layer), with one of {len(source.layers)} layers",
+                got="a representation alone", remedy=f"for instance the last one, {source.layers[-1]!r}" if source.layers else None,
+            )  # fmt: skip
+        if source.kind(layer) != FEATURES:
+            raise RepalignError(
+                f"{source.name}, layer {layer!r}: rows of features are read here", expected="a layer of features (n, d)",
+                got=f"a layer given as {source.kind(layer)}",
+                remedy="compare it with repalign.compare, which takes RDMs and kernels",
+            )  # fmt: skip
+        if isinstance(source, StoredRepresentation):
+            return StoredRows(source, layer)
+        return ArrayRows(source.load(layer), f"{source.name}, layer {layer!r}")
+    if not isinstance(source, Tensor | np.ndarray) and isinstance(source, Rows):
+        return source
+    return ArrayRows(source, name)
+
+
+def paired_layers(given: Sequence[Any], names: Sequence[str], measure: Measure) -> list[Given]:
+    """Whole layers, arrays or pairs (representation, layer), of one number of rows and of a form that the measure takes.
+
+    Errors call them by these names.
+    """
+    check_same_dataset([v[0] for v in given if isinstance(v, tuple) and v and isinstance(v[0], Representation)])
+    layers = []
+    for v, name in zip(given, names, strict=True):
+        stored = isinstance(v, tuple) and v and isinstance(v[0], Representation)
+        layers.append(as_layer(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if stored else as_layer(v, name))
+        measure.check_takes(kind_of(layers[-1]), name)
+    for layer, name in zip(layers[1:], names[1:], strict=True):
+        check_paired(len(layers[0]), len(layer), names[0], name)
+    return layers
+
+
+def in_step(rows: list[Rows], n: int, size: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """Blocks of several layers side by side: (first row, one tensor (rows, d) per layer).
+
+    Raises RepalignError, naming the layer, if one yields other shapes than it declares.
+    """
+    readers = [r.blocks(size) for r in rows]
+    for start in range(0, n, size):
+        blocks = [next(reader, None) for reader in readers]
+        for source, block in zip(rows, blocks, strict=True):
+            shape = (min(size, n - start), source.width)
+            got = None if block is None else tuple(block.shape)
+            if got != shape:
+                problem = f"{source.name}: its blocks are out of step at row {start:,}"
+                raise RepalignError(problem, expected=f"shape {shape}", got="no more rows" if got is None else f"shape {got}")
+        yield start, blocks  # type: ignore[misc]
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread reads the next one while this one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item
+
+
+# --- sums over the rows, about a provisional origin ----------------------------------------------
+
+
+def strips(width: int) -> list[tuple[int, int]]:
+    """(first, stop) of the strips of columns of which the lower triangle of a self-product is made."""
+    return [(a, min(a + COLUMNS, width)) for a in range(0, width, COLUMNS)]
+
+
+def sums_bytes(xs: Sequence[int], ys: Sequence[int], itemsize: int = 4) -> int:
+    """Float64 sums of layers of these widths, and one product on its way into them."""
+    held = sum(d * d for d in (*xs, *ys)) + sum(xs) * sum(ys)
+    held += sum(d * (2 + len(ys)) for d in xs) + sum(d * (2 + len(xs)) for d in ys)
+    return 8 * held + itemsize * max(xs) * max(ys)
+
+
+class Layer:
+    """One layer about a provisional origin and in a provisional unit (a power of two, which rounds nothing)."""
+
+    def __init__(self, rows: Rows, block: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.name, width = rows.name, rows.width
+        self.buffer = torch.empty(block, width, dtype=dtype, device=device)
+        self.origin: Tensor | None = None
+        self.unit = 0.0
+        home = "cpu" if device.type == "mps" else device  # no float64 there
+        self.square = torch.zeros(width, width, dtype=torch.float64, device=home)  # sum u u', lower strips
+
+    def centre(self, block: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """u (rows, d) = (block - origin) / unit, and |u_i|^2 in float64; rows start at row `first` of the layer."""
+        u = self.buffer[: len(block)]
+        u.copy_(block)
+        if self.origin is None:
+            self.origin = u[0] + (u - u[0]).mean(dim=0)  # exactly the constant, if all rows are one
+        u.sub_(self.origin)
+        if self.unit == 0:
+            largest = u.abs().max().to("cpu", torch.float64)
+            self.unit = float(power_of_two(largest)) if largest > 0 else 0.0
+        if self.unit not in (0.0, 1.0):
+            u.div_(self.unit)
+        squares = torch.linalg.vector_norm(u, dim=1).to(self.square.device, torch.float64).square_()
+        finite = torch.isfinite(squares)
+        if not bool(finite.all()):
+            row = first + int((~finite).nonzero()[0])
+            many = f"{int((~finite).sum())} such rows in rows {first:,} to {first + len(u) - 1:,}, the first is row {row:,}"
+            raise RepalignError(
+                f"{self.name}: NaN or infinite values, or values too large for {short(u.dtype)}", expected="every entry finite",
+                got=many, remedy="look for overflow in half precision, or leave these stimuli out of the dataset",
+            )  # fmt: skip
+        return u, squares
+
+    def add_square(self, u: Tensor) -> None:
+        for a, b in strips(u.shape[1]):
+            self.square[a:b, :b].add_((u[:, a:b].T @ u[:, :b]).to(self.square.device))
+
+
+class Sums:
+    """All sums of a pass. With a, b the squared norms of x and y rows about the origin, and 1 a column of ones:
+
+    cross[l][m] = sum x y' (d1, d2); for x_l, weighted = [1, a_l, b_1, ..., b_m]' X_l; for y_m with a and b exchanged;
+    products = [1, a, b]' [1, a, b] over the layers of both sides.
+    """
+
+    def __init__(self, left: list[Rows], right: list[Rows], n: int, device: torch.device) -> None:
+        self.left, self.right, self.n, self.device = left, right, n, device
+        self.dtype = torch.float32
+
+    def run(self, block: int, done: Callable[[int], None]) -> None:
+        """Read everything once; `done` is told the number of rows."""
+        steps = ahead(in_step([*self.left, *self.right], self.n, block))
+        with full_precision():
+            for first, blocks in steps:
+                if first == 0:
+                    self._open([*self.left, *self.right], blocks)
+                self._add(blocks, first)
+                done(first + len(blocks[0]))
+
+    def _open(self, rows: list[Rows], blocks: list[Tensor]) -> None:
+        wide = any(b.dtype == torch.float64 for b in blocks)
+        self.dtype = torch.float64 if wide else torch.float32
+        self.layers = [Layer(r, len(b), self.dtype, self.device) for r, b in zip(rows, blocks, strict=True)]
+        split, home = len(self.left), self.layers[0].square.device
+        self.xs, self.ys = self.layers[:split], self.layers[split:]
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=home)
+
+        self.cross = [[zeros(r.width, s.width) for s in self.right] for r in self.left]
+        self.weighted = [zeros(2 + len(self.right), r.width) for r in self.left]
+        self.weighted += [zeros(2 + len(self.left), s.width) for s in self.right]
+        self.products = zeros(1 + len(rows), 1 + len(rows))
+
+    def _add(self, blocks: list[Tensor], first: int) -> None:
+        centred = [layer.centre(b, first) for layer, b in zip(self.layers, blocks, strict=True)]
+        values, squares = [u for u, _ in centred], [s for _, s in centred]
+        ones = torch.ones_like(squares[0])
+        stacked = torch.stack([ones, *squares])
+        self.products.add_(stacked @ stacked.T)
+        split = len(self.xs)
+        for i, (layer, u) in enumerate(zip(self.layers, values, strict=True)):
+            others = squares[split:] if i < split else squares[:split]
+            weights = torch.stack([ones, squares[i], *others]).to(u.device, u.dtype)
+            self.weighted[i].add_((weights @ u).to(ones.device))
+            layer.add_square(u)
+        for row, u in zip(self.cross, values[:split], strict=True):
+            for total, v in zip(row, values[split:], strict=True):
+                total.add_((u.T @ v).to(total.device))
+
+
+@dataclass(frozen=True)
+class About:
+    """One layer about its origin: mean (d,), trace = sum a_i, weighted sums and where they stand."""
+
+    mean: Tensor
+    trace: float
+    weighted: Tensor  # (2 + others, d)
+
+
+def moved(cross: Tensor, x: About, y: About, ab: float, bx: Tensor, ay: Tensor, n: int) -> tuple[float, float]:
+    """|X'Y|^2 and sum a_i b_i of centred rows, from sums about the origin.
+
+    ab = sum a_i b_i, bx = sum b_i x_i, ay = sum a_i y_i. With means m and w, a centred a_i is a_i - 2 m.x_i + |m|^2.
+    """
+    m, w = x.mean, y.mean
+    mm, ww = float(m @ m), float(w @ w)
+    squared = float((cross - n * torch.outer(m, w)).square_().sum())
+    diagonal = ab - 2 * float(w @ ay) - 2 * float(m @ bx) + ww * x.trace + mm * y.trace
+    return squared, diagonal + 4 * float(m @ (cross @ w)) - 3 * n * mm * ww
+
+
+def short(dtype: torch.dtype) -> str:
+    """The name of a dtype as numpy has it."""
+    return str(dtype).removeprefix("torch.")

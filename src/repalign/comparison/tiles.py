@@ -1,6 +1,7 @@
 """A tile: one measure on one pair of models, a pure function of two representations, and the unit of resume.
 
-What a tile depends on is in its file's name and in the file, so that a tile is never taken for another.
+What a tile depends on is in its file's name and in the file, so that a tile is never taken for another. Work that tiles share is
+done once per layer: states, and whatever a null keeps beside them, in a cache that is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,24 @@ import pandas as pd
 import pyarrow as pa
 
 from repalign import null as nulls
-from repalign.comparison.alignment import TILE_SCHEMA, as_table, read_tile, write_tile
-from repalign.comparison.cache import Cache, Look, Settings, default_memory, in_blocks
-from repalign.comparison.streamed import METHOD as STREAMED
-from repalign.comparison.streamed import judge as judge_streamed
+from repalign.comparison.alignment import TILE_SCHEMA, as_table, read_tile
+from repalign.comparison.doctor import examine
+from repalign.comparison.identity import identity
+from repalign.comparison.preprocess import Preprocess
 from repalign.files import DamagedError, read_json, seal_json, write_text
-from repalign.measures import CKA
-from repalign.measures.measure import Measure
+from repalign.layers import Given
+from repalign.measures.measure import Measure, State, as_layer
+from repalign.measures.numerics.precision import sharing
 from repalign.representation import Representation
-from repalign.text import Progress
+from repalign.text import Progress, silent
 
 log = logging.getLogger(__name__)
 
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
 FORMULAS = 5
+STATES = frozenset({"", "closed"})  # the ways that take prepared states
+BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
 
 
 def schema_digest(schema: pa.Schema) -> str:
@@ -45,6 +49,24 @@ def schema_digest(schema: pa.Schema) -> str:
 
 
 SCHEMA_DIGEST = schema_digest(TILE_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the representations that a score depends on."""
+
+    null: nulls.Null
+    search: str
+    alpha: float
+    preprocess: Preprocess | None = None
+    device: str = "cpu"
+    way: str = ""  # of `ways.WAYS`; "" is that of prepared states
+
+    def identity(self, measure: Measure) -> str:
+        """What a measure under these settings computes, as a digest of values and code."""
+        # Tiles say False for "" and Preprocess() for None since before the two had these names.
+        told = (self.null, self.search, self.alpha, self.preprocess or Preprocess(), self.device, self.way or False)
+        return identity(repr(measure), measure, *told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +89,11 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a tile gives: its rows of the table, and the null draws of its layer search (K,)."""
+    """What a tile gives: its rows of the table, the null draws of its layer search (K,), and what the run says of its way."""
 
     rows: pd.DataFrame
     draws: np.ndarray
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def pairs_of(
@@ -86,100 +109,181 @@ def pairs_of(
         yield a, b, (i, j) if len(x) > 2 else nulls.ONE_SIDE
 
 
-def run_tiles(
-    tiles: Sequence[Tile],
-    folder: Path | None,
-    executor: Executor | None,
-    budget: int,
-    progress: Progress,
-    look: Look,
-) -> list[Scored]:
-    """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
-    done: dict[int, Scored] = {}
-    for i, tile in enumerate(tiles):
-        kept = None if folder is None else _read_tile(folder, tile)
-        if kept is not None:
-            done[i] = kept
-    missing = [i for i in range(len(tiles)) if i not in done]
-    progress("compare", len(done), len(tiles), None if not done else f"{len(done)} of {len(tiles)} tiles were there")
-
-    def keep(i: int, scored: Scored) -> None:
-        if folder is not None:
-            write_tile(scored.rows, scored.draws, _tile_path(folder, tiles[i]), tiles[i].key)
-        done[i] = scored
-        progress("compare", len(done), len(tiles))
-
-    if executor is None:
-        jobs = {
-            t.settings.identity(t.measure): (t.measure, t.settings)
-            for t in (tiles[i] for i in missing)
-            if not t.settings.streamed
-        }
-        cache = Cache(budget, list(jobs.values()), look)
-        for i in in_blocks([tiles[i] for i in missing], cache):
-            keep(missing[i], compute_tile(tiles[missing[i]], cache))
-    else:
-        futures = {executor.submit(_compute_elsewhere, tiles[i], budget): i for i in missing}
-        try:
-            for future in as_completed(futures):
-                keep(futures[future], future.result())
-        finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
-            for future in futures:
-                future.cancel()
-    return [done[i] for i in range(len(tiles))]
+def widths(r: Representation) -> list[int]:
+    """The widths of its layers, which a store knows without reading them."""
+    known = getattr(r, "widths", None)
+    return [int(w) for w in known or (r.load(layer).shape[1] for layer in r.layers)]
 
 
-def compute_tile(tile: Tile, cache: Cache | None = None) -> Scored:
-    """Scores, draws and what follows for one tile: a pure function of the two representations."""
-    measure, settings = tile.measure, tile.settings
-    if settings.streamed:
-        assert isinstance(measure, CKA)
-        judged = judge_streamed(tile.x, tile.y, measure, settings)
-        return Scored(_rows(tile, judged), judged.found.draws)
-    cache = Cache(default_memory()) if cache is None else cache
-    a, b = cache.get(tile.x, measure, settings), cache.get(tile.y, measure, settings)
-    judged = settings.null.judge(measure, a, b, how=settings.search, alpha=settings.alpha, streams=tile.streams)
-    return Scored(_rows(tile, judged), judged.found.draws)
+# --- states, once per layer ----------------------------------------------------------------------
 
 
-def _rows(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
+class Examination:
+    """The doctor's findings on every layer, which is looked at once: when it is read for the measures, or at the end.
+
+    found : findings by a representation's key and by layer; in a folder they are kept beside the tiles.
+    """
+
+    def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
+        self.models, self.folder = models, folder
+        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for r in models if folder is not None else ():
+            self.found[r.key] = kept(self._path(r.key), r.key) or {}
+
+    def look(self, r: Representation, layer: str, x: Given, stored: str) -> None:
+        """Examine one layer, x, stored in this dtype, unless that was done."""
+        if layer not in self.found.get(r.key, {}):
+            dtype = r.facts.get("store_dtype") or stored
+            self.add(r.key, {layer: [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=dtype, facts=r.facts)]})
+
+    def add(self, key: str, found: dict[str, list[dict[str, Any]]]) -> None:
+        """Findings on layers of one representation, kept when all its layers have been looked at."""
+        layers = self.found.setdefault(key, {})
+        layers.update(found)
+        model = next((r for r in self.models if r.key == key), None)
+        if self.folder is not None and model is not None and len(layers) == len(model.layers):
+            keep(self._path(key), key, layers)
+
+    def all(self, progress: Progress) -> list[dict[str, Any]]:
+        """All findings, model by model; what nobody has looked at is looked at now."""
+        unseen = [r for r in self.models if len(self.found.get(r.key, {})) < len(r.layers)]
+        for done, r in enumerate(unseen):
+            progress("examine", done, len(unseen))
+            for _ in read_layers(r, self):
+                pass
+        if unseen:
+            progress("examine", len(unseen), len(unseen))
+        return [{**f, "model": r.name} for r in self.models for layer in r.layers for f in self.found[r.key][layer]]
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "findings" / f"{key}.json"
+
+
+def read_layers(r: Representation, examination: Examination) -> Iterator[Given]:
+    """All layers, checked and looked at.
+
+    Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(r.load, r.layers[0])
+        for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
+            stored = waiting.result()
+            if following is not None:
+                waiting = reader.submit(r.load, following)
+            layer = as_layer(stored, f"{r.name}, layer {name}")
+            examination.look(r, name, layer, str(stored.dtype).removeprefix("torch."))
+            yield layer
+
+
+class Cache:
+    """Models prepared for all measures of a run at once; the least recently used are dropped to keep to `budget` bytes.
+
+    jobs : measures with their settings; a model is read once for all of them.
+    examination : looks at every layer that is read.
+    progress : called with the number of layers that are prepared, of `n_layers` in all.
+    """
+
+    def __init__(
+        self, budget: int, jobs: Iterable[tuple[Measure, Settings]] = (), examination: Examination | None = None,
+        progress: Progress = silent, n_layers: int = 0,
+    ) -> None:  # fmt: skip
+        self.budget, self.jobs = budget, list(jobs)
+        self.examination = examination or Examination()
+        self.progress, self.n_layers, self.done = progress, n_layers, 0
+        self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
+        self.per_layer = 0.0  # bytes, of the models seen so far
+
+    def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
+        entry, n_layers = self.entries.get(representation.key), len(representation.layers)
+        if entry is None:
+            # The partner of a model in its tile stays, whatever it weighs.
+            while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
+                self.entries.popitem(last=False)
+            entry = self.entries[representation.key] = {}
+        self.entries.move_to_end(representation.key)
+        job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), None)
+        if job is None:
+            job = len(self.jobs)
+            self.jobs.append((measure, settings))
+        if job not in entry:
+            alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
+            entry.update(self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry], settings))
+            self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, n_layers))
+        return entry[job]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for entry in self.entries.values() for p in entry.values())
+
+    def _prepare(self, r: Representation, jobs: Sequence[int], how: Settings) -> dict[int, nulls.Prepared]:
+        """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
+
+        What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
+        """
+        layers: Iterable[Any] = (x.to(how.device) for x in read_layers(r, self.examination))
+        if how.preprocess is not None:
+            layers = how.preprocess(dict(zip(r.layers, layers, strict=True))).values()
+        states: dict[int, list[State]] = {job: [] for job in jobs}
+        for x in layers:
+            self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
+            with sharing(x):
+                for job in jobs:
+                    states[job].append(self.jobs[job][0].prepare(x))
+            self.done += 1
+        self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
+        return {job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs}
+
+
+def in_blocks(tiles: Sequence[Tile], cache: Cache) -> Iterator[int]:
+    """Order tiles so that models are prepared as rarely as the memory allows.
+
+    As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
+    first side once per such block.
+    """
+    first = next((t for t in tiles if t.settings.way in STATES), None)
+    if first is not None:
+        cache.get(first.x, first.measure, first.settings)
+    weight = {r.key: cache.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+    room = cache.budget - max((weight[t.x.key] for t in tiles), default=0)
+    block_of: dict[str, int] = {}
+    block, held = 0, 0.0
+    for key in dict.fromkeys(t.y.key for t in tiles):
+        if held and held + weight[key] > room:
+            block, held = block + 1, 0.0
+        block_of[key] = block
+        held += weight[key]
+    rank = {key: i for i, key in enumerate(weight)}
+    yield from sorted(range(len(tiles)), key=lambda i: (block_of[tiles[i].y.key], rank[tiles[i].x.key], rank[tiles[i].y.key]))
+
+
+# --- the rows of the table -----------------------------------------------------------------------
+
+
+def rows_of_tile(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
     """The row of the layer search, then one row per cell."""
     found, preprocess = judged.found, tile.settings.preprocess
-    names_x, names_y = (np.array([*preprocess.layer_names(r.layers), None], dtype=object) for r in (tile.x, tile.y))
-    shape = judged.cells.statistic.shape
-    i, j = (
-        np.concatenate([[best], cells.ravel()])
-        for best, cells in zip((found.layer_x, found.layer_y), np.indices(shape), strict=True)
-    )
+    layers = [r.layers if preprocess is None else preprocess.layer_names(r.layers) for r in (tile.x, tile.y)]
+    names_x, names_y = (np.array([*names, None], dtype=object) for names in layers)
+    at = zip((found.layer_x, found.layer_y), np.indices(judged.cells.statistic.shape), strict=True)
+    i, j = (np.concatenate([[best], cells.ravel()]) for best, cells in at)
     by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
-    closed_form = np.isin(by, [nulls.Moments.name, STREAMED])
     is_max = np.arange(len(i)) == 0
-    numbers = {
-        f: np.concatenate([np.ravel(getattr(found.calibration, f)), getattr(judged.cells, f).ravel()])
-        for f in nulls.Calibration.__dataclass_fields__
-    }
-    return as_table(
-        {
-            "dataset": tile.x.dataset_name,
-            "dataset_fingerprint": tile.x.dataset_fingerprint,
-            "n": tile.x.n,
-            "model_x": tile.x.name,
-            "layer_x": names_x[i],  # -1, no layer, is the None at the end
-            "index_x": i,
-            "model_y": tile.y.name,
-            "layer_y": names_y[j],
-            "index_y": j,
-            "measure": repr(tile.measure),
-            "scope": np.where(is_max, "max", "cell"),
-            **numbers,
-            "p_stepdown": np.concatenate([[np.nan], found.stepdown.ravel()]),
-            "null": by,
-            "n_draws": np.where(closed_form, 0, judged.n_draws),
-            "seed": tile.settings.null.seed,
-            "search": np.where(is_max, np.array(str(judged.search), dtype=object), None),
-        },
-        len(i),
-    )
+    columns = {
+        "dataset": tile.x.dataset_name, "dataset_fingerprint": tile.x.dataset_fingerprint, "n": tile.x.n,
+        "model_x": tile.x.name, "layer_x": names_x[i],  # -1, no layer, is the None at the end
+        "index_x": i, "model_y": tile.y.name, "layer_y": names_y[j], "index_y": j,
+        "measure": repr(tile.measure), "scope": np.where(is_max, "max", "cell"),
+        "p_stepdown": np.concatenate([[np.nan], found.stepdown.ravel()]),
+        "null": by, "n_draws": np.where(np.isin(by, [nulls.Moments.name, BOUND]), 0, judged.n_draws),
+        "seed": tile.settings.null.seed, "search": np.where(is_max, np.array(str(judged.search), dtype=object), None),
+    }  # fmt: skip
+    for name in nulls.Calibration.__dataclass_fields__:
+        columns[name] = np.concatenate([np.ravel(getattr(found.calibration, name)), getattr(judged.cells, name).ravel()])
+    return as_table(columns, len(i))
+
+
+# --- what is kept in a folder --------------------------------------------------------------------
 
 
 def kept(path: Path, key: str) -> Any:
@@ -199,12 +303,13 @@ def keep(path: Path, key: str, value: Any) -> None:
     write_text(path, seal_json({"key": key, "value": value}, indent=None))
 
 
-def _tile_path(folder: Path, tile: Tile) -> Path:
+def tile_path(folder: Path, tile: Tile) -> Path:
     return folder / "tiles" / f"{tile.key}.parquet"
 
 
-def _read_tile(folder: Path, tile: Tile) -> Scored | None:
-    path = _tile_path(folder, tile)
+def kept_tile(folder: Path, tile: Tile) -> Scored | None:
+    """A finished tile of an earlier run; None, with a warning in the log if its file is damaged."""
+    path = tile_path(folder, tile)
     if not path.is_file():
         return None
     try:
@@ -212,12 +317,3 @@ def _read_tile(folder: Path, tile: Tile) -> Scored | None:
     except DamagedError as error:
         log.warning("%s %s; the tile is computed again", path, error.problem)
         return None
-
-
-_process_caches: dict[int, Cache] = {}
-
-
-def _compute_elsewhere(tile: Tile, budget: int) -> Scored:
-    """One tile in a worker, which keeps its own cache from tile to tile."""
-    cache = _process_caches.setdefault(os.getpid(), Cache(budget))
-    return compute_tile(tile, cache)

@@ -14,7 +14,7 @@ from repalign import null as nulls
 from repalign.comparison import default_memory
 from repalign.comparison import plan as plan_linear_cka
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.streamed import is_streamed
+from repalign.comparison.ways import way_of
 from repalign.measures.measure import Bilinear, Measure
 
 Cost = tuple[float, float]  # seconds of preparing a layer, of a pair of layers
@@ -90,11 +90,11 @@ def comparing(
         y = None if y is None else [(*w, sum(w)) for w in y]
     shape = _Shape(tuple(map(tuple, x)), None if y is None else tuple(map(tuple, y)), n)
     seconds, left_out = shape.reading() / rate, []
-    if any(isinstance(m, Bilinear) and not is_streamed(m, null, preprocess.is_identity, n) for m in measures):
+    if any(isinstance(m, Bilinear) and way_of(m, null, n, plain=preprocess.is_identity).name != "streamed" for m in measures):
         seconds += shape.grams() / rate
     for measure in measures:
         resolved = null.resolve(measure, n)
-        if is_streamed(measure, null, preprocess.is_identity, n):
+        if way_of(measure, null, n, plain=preprocess.is_identity).name == "streamed":
             taken = shape.streamed() / rate
         elif isinstance(measure, Bilinear):
             taken = shape.bilinear(measure, resolved) / rate
@@ -174,7 +174,7 @@ class _Shape:
         """What stays of all models within the budget (of two in any case), and what one model takes on its way there."""
         n, kept, passing = self.n, 0, 0
         for measure in measures:
-            if is_streamed(measure, null, preprocess.is_identity, n):
+            if way_of(measure, null, n, plain=preprocess.is_identity).name == "streamed":
                 continue
             sampler = null.resolve(measure, n)
             sampler = sampler.sampler if isinstance(sampler, nulls.Moments) else sampler
@@ -200,7 +200,7 @@ def try_measures(measures: Sequence[Measure], n: int, width: int, most: float) -
     """What measures that need more than a Gram matrix cost on two random layers; a trial takes about `most` seconds."""
     import torch
 
-    from repalign.comparison.applicable import _cost
+    from repalign.comparison.ways import trial
     from repalign.errors import RepalignError
 
     generator = torch.Generator().manual_seed(0)
@@ -210,7 +210,7 @@ def try_measures(measures: Sequence[Measure], n: int, width: int, most: float) -
         if isinstance(measure, Bilinear) and measure.cost.startswith(GRAM_ALONE):
             continue
         try:
-            cost = _cost(measure, x, y, most)
+            cost = trial(measure, x, y, most)
         except RepalignError:  # undefined at this n, or with a library that is not installed
             continue
         out[measure] = (cost.layer, cost.pair)

@@ -36,7 +36,7 @@ from repalign.null.calibration import (
 )
 from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
-from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments
+from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments, bound, trusted
 from repalign.null.null import (
     AGGREGATES,
     ONE_SIDE,
@@ -54,7 +54,6 @@ from repalign.null.permutation import Aristotelian, Permutations, permuted_score
 
 __all__ = [
     "AGGREGATES",
-    "CYCLIC_MAX_N",
     "CYCLIC_MIN_N",
     "MOMENTS_MAX_SKEWNESS",
     "MOMENTS_MIN_N",
@@ -80,6 +79,7 @@ __all__ = [
     "adjusted",
     "benjamini_hochberg",
     "benjamini_yekutieli",
+    "bound",
     "calibrate",
     "calibrate_by_moments",
     "holm",
@@ -93,22 +93,21 @@ __all__ = [
     "snap_ties",
     "step_down",
     "threshold",
+    "trusted",
 ]
 
 # Below this n a cyclic group has too few members for a useful p-value (the floor is 1/n).
 CYCLIC_MIN_N = 200
-# Above this n the spectra (2 n^2 bytes per layer or more) would fill the memory of a usual machine.
-CYCLIC_MAX_N = 8192
 
 
 @dataclass(frozen=True)
 class Auto(Null):
     """The best null for each measure at this n.
 
-    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (200 <= n <= 8192) or
-    random permutations; above that n only graphs of few edges have moments. Other measures: `n_draws` random permutations
-    for both. Unpaired summaries: none. With `groups`: the cyclic group over 200 whole groups of one size or more, else
-    random permutations.
+    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (n >= 200) or random
+    permutations. Where n is so large that no n x n spectrum is held (`comparison.ways`), the draws are random, and only graphs of
+    few edges have moments. Other measures: `n_draws` random permutations for both. Unpaired summaries: none. With `groups`: the
+    cyclic group over 200 whole groups of one size or more, else random permutations.
     """
 
     name: ClassVar[str] = "auto"
@@ -117,19 +116,19 @@ class Auto(Null):
     relabellings: int = 1
     groups: Groups | None = None
 
-    def resolve(self, measure: Measure, n: int) -> Null:
+    def resolve(self, measure: Measure, n: int, spectra: bool = True) -> Null:
         if not measure.paired:
             return Unpaired()
         groups, random = self.groups, Permutations(self.n_draws, self.seed, self.groups)
-        bilinear = isinstance(measure, Bilinear) and (n <= CYCLIC_MAX_N or not measure.dense)
+        bilinear = isinstance(measure, Bilinear) and (spectra or not measure.dense)
         if groups is not None:
             groups.check_n(n)
             size = groups.equal_size if groups.shuffle == "whole" else None
-            many = size is not None and n // size >= CYCLIC_MIN_N and n <= CYCLIC_MAX_N
+            many = size is not None and n // size >= CYCLIC_MIN_N and spectra
             return Cyclic(self.seed, groups=groups) if bilinear and many else random
         if not bilinear:
             return random
-        return Moments(Cyclic(self.seed, self.relabellings) if CYCLIC_MIN_N <= n <= CYCLIC_MAX_N else random)
+        return Moments(Cyclic(self.seed, self.relabellings) if spectra and n >= CYCLIC_MIN_N else random)
 
     def count(self, n: int) -> int:
         raise TypeError(f"how many draws there are at n = {n} depends on the measure: ask the null that `resolve` gives")

@@ -49,6 +49,22 @@ class Calibration:
         for name, values in vars(self).items():
             object.__setattr__(self, name, np.where(undefined, np.nan, np.asarray(values, float)))
 
+    @classmethod
+    def of(
+        cls, statistic: np.ndarray, null_mean: np.ndarray, null_std: np.ndarray, pvalue: np.ndarray, threshold: np.ndarray,
+        s_max: float,
+    ) -> Calibration:  # fmt: skip
+        """All of it, with z and the calibrated score, which follow from the rest; s_max is the largest score."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(null_std > 0, (statistic - null_mean) / null_std, np.nan)
+            room = s_max - threshold
+            gain = np.clip((statistic - threshold) / room, 0.0, 1.0)
+        # Nothing above the threshold is attainable when the threshold is the maximum itself.
+        # No scale of 0 to 1 without a largest score.
+        calibrated = np.where(statistic > threshold, np.where(room > 0, gain, 1.0), 0.0) if np.isfinite(s_max) else np.nan
+        given = {"null_mean": null_mean, "null_std": null_std, "pvalue": pvalue, "threshold": threshold}
+        return cls(statistic=statistic, z=z, calibrated=calibrated, **given)
+
     def told_by(self, measure: Measure) -> Calibration:
         """The same in the measure's own direction, from what chance says about its closeness."""
         turned = ("statistic", "null_mean", "threshold")
@@ -106,7 +122,7 @@ def calibrate(
     mean, std = (np.where(none, np.nan, moment(pool, axis=0)) for moment in (np.nanmean, np.nanstd))
     # Where all draws are the same up to rounding there is no spread to count in.
     std = np.where(std > TIE_TOLERANCE * _scale(observed, draws), std, 0.0 * std)
-    return _calibrated(observed, mean, std, pvalue(observed, draws), threshold(observed, draws, alpha), s_max)
+    return Calibration.of(observed, mean, std, pvalue(observed, draws), threshold(observed, draws, alpha), s_max)
 
 
 def calibrate_by_moments(
@@ -155,23 +171,7 @@ def calibrate_by_moments(
     # At the threshold itself rounding must not part the p-value from the gate.
     p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))
     p = np.where(np.isnan(observed), np.nan, np.where(spread, p, 1.0))
-    return _calibrated(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
-
-
-def _calibrated(
-    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, p: np.ndarray, tau: np.ndarray, s_max: float
-) -> Calibration:
-    """All of it, with z and the calibrated score, which follow from the rest."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(std > 0, (observed - mean) / std, np.nan)
-        room = s_max - tau
-        gain = np.clip((observed - tau) / room, 0.0, 1.0)
-    # Nothing above the threshold is attainable when the threshold is the maximum itself.
-    # No scale of 0 to 1 without a largest score.
-    calibrated = np.where(observed > tau, np.where(room > 0, gain, 1.0), 0.0) if np.isfinite(s_max) else np.nan
-    return Calibration(
-        statistic=observed, null_mean=mean, null_std=std, z=z, pvalue=p, threshold=tau, calibrated=calibrated
-    )
+    return Calibration.of(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
 
 
 # --- many scores at once -------------------------------------------------------------------------

@@ -235,8 +235,11 @@ class Null(ABC):
     seed: int
     groups: Groups | None
 
-    def resolve(self, measure: Measure, n: int) -> Null:  # noqa: ARG002
-        """The null that is really used for this measure at this n; it is what the result names."""
+    def resolve(self, measure: Measure, n: int, spectra: bool = True) -> Null:  # noqa: ARG002
+        """The null that is really used for this measure at this n; it is what the result names.
+
+        `spectra` : whether spectra of n x n numbers may be held for each layer.
+        """
         return self if measure.paired else Unpaired()
 
     @abstractmethod

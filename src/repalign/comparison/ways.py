@@ -1,0 +1,470 @@
+"""The ways of computing a measure: which is taken at how many stimuli, what it costs, and what it knows of chance.
+
+| way | of | above n | chance |
+| --- | --- | --- | --- |
+| dense | every measure | 0 | what the null says: its draws, or closed forms |
+| streamed | linear CKA without epsilon | 8,192 | exact mean and spread over all relabellings; p by Cantelli's inequality |
+| closed | `MutualKNN` | 20,000 | exact moments over all relabellings; p by their law, or by a bound where it is not known |
+| anchored | `MutualKNN` without center | 200,000 | exact mean over all relabellings; p by Markov's inequality |
+
+All but the first draw nothing, and are taken under `null="auto"` without groups. Streamed and anchored read features as they are,
+in blocks of rows. Closed and anchored need a layer search for a maximum, which a bound can judge; for others the null draws.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from repalign import null as nulls
+from repalign.comparison.anchors import anchored_all
+from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
+from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, widths
+from repalign.errors import RepalignError
+from repalign.layers import Given
+from repalign.measures import CKA, Group, MutualKNN, parse_wanted
+from repalign.measures.measure import Bilinear, Measure, as_layer
+from repalign.measures.numerics.precision import full_precision
+from repalign.representation import Representation, default_memory
+from repalign.text import Progress, duration, silent, size
+
+# Above 8,192 stimuli the spectra of the cyclic null (2 n^2 bytes a layer or more) fill the memory of a usual machine. Above
+# 20,000 draws take longer than the neighbours, above 200,000 the neighbours of all rows take days.
+ABOVE = {"streamed": 8_192, "closed": 20_000, "anchored": 200_000}
+ANCHORS = 2_000
+
+
+class Way:
+    """Dense: prepared states, which the null judges."""
+
+    name: ClassVar[str] = ""  # as tiles call it
+    by: ClassVar[str] = ""  # what judges, if not the null
+
+    def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
+        """Whether it computes this measure; `plain`: all layers are features, taken as they are."""
+        return True
+
+    def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:
+        """The null that is really used; it is what the result names."""
+        return asked.resolve(measure, n, spectra=n <= ABOVE["streamed"])
+
+    def check(self, measure: Measure, n: int, memory: int) -> None:
+        """Refuse what does not fit, before anything is read."""
+        check_memory(measure, n, memory)
+
+    def plan(self, tiles: Sequence[Tile], rate: float) -> str:  # noqa: ARG002
+        """What these tiles cost, for a person; nothing where it need not be said."""
+        return ""
+
+    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
+        """What chance says of a pair of models, and what the run says of how that was found."""
+        measure, how = tile.measure, tile.settings
+        a, b = (cache.get(r, measure, how) for r in (tile.x, tile.y))
+        return how.null.judge(measure, a, b, how=how.search, alpha=how.alpha, streams=tile.streams), {}
+
+
+class Streamed(Way):
+    """Linear CKA in feature space: one pass over the rows of both models."""
+
+    name, by = "streamed", BOUND
+
+    def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
+        return type(measure) is CKA and measure.kernel == "linear" and measure.epsilon == 0 and plain
+
+    def check(self, measure: Measure, n: int, memory: int) -> None: ...
+
+    def plan(self, tiles: Sequence[Tile], rate: float) -> str:
+        plans = [plan(t.x.n, widths(t.x), widths(t.y), memory=0) for t in tiles]
+        return _streamed(sum(p.flops for p in plans), max(p.memory_bytes for p in plans), rate)
+
+    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:
+        measure: Any = tile.measure
+        found = stream_cka_all(
+            tile.x, tile.y, estimator=measure.estimator, device=tile.settings.device, memory=cache.budget, progress=progress
+        )
+        score, mean, std, z = found.statistic, found.null_mean, found.null_std, found.z
+        p = np.where(np.isnan(z), np.nan, found.pvalue_bound)
+
+        def at(level: float) -> nulls.Calibration:
+            return nulls.Calibration.of(score, mean, std, p, mean + std * math.sqrt(1 / level - 1), measure.s_max)
+
+        # The largest of m scores of mean 0 and variance 1 has a mean of at most sqrt(m - 1), whatever their joint law.
+        by = np.full(score.shape, BOUND, dtype=object)
+        return _by_bounds(tile, at, lambda m: mean + std * math.sqrt(m - 1), by), {"method": found.method}
+
+
+class Closed(Way):
+    """Mutual k-NN from the exact neighbours of all rows, searched for tile by tile, with moments in the place of draws."""
+
+    name, by = "closed", nulls.Moments.name
+
+    def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
+        return type(measure) is MutualKNN and search.aggregate == "max"
+
+    def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:  # noqa: ARG002
+        return nulls.Moments(nulls.Permutations(1, asked.seed))  # its sampler is not asked
+
+    def plan(self, tiles: Sequence[Tile], rate: float) -> str:
+        models = {r.key: r for t in tiles for r in (t.x, t.y)}.values()
+        return f"exact tiles: {_products(float(tiles[0].x.n) ** 2 * sum(sum(widths(r)) for r in models), rate)}"
+
+    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
+        measure: Any = tile.measure
+        null: Any = tile.settings.null
+        a, b = (cache.get(r, measure, tile.settings) for r in (tile.x, tile.y))
+        observed, law = measure.closeness_all(a.states, b.states).numpy(), null.law(measure, a, b)
+        known = nulls.trusted(law, a.n)
+
+        def at(level: float) -> nulls.Calibration:
+            cells = null.cells(measure, a, b, observed, law, alpha=level)
+            reach = np.minimum(math.sqrt(1 / level - 1), ((law.kurtosis + 3) / level) ** 0.25)  # where `bound` is the level
+            p = np.where(known, cells.pvalue, nulls.bound(law, cells.z))
+            tau = np.where(known, cells.threshold, law.mean + law.sd * reach)
+            return nulls.Calibration.of(observed, cells.null_mean, cells.null_std, p, tau, measure.s_max)
+
+        def most(m: int) -> np.ndarray:
+            """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, as if streamed."""
+            levels = (np.arange(32) + 0.5) / 32 / m
+            upper = law.mean if m == 1 else np.mean([at(level).threshold for level in levels], axis=0)
+            return np.where(known, upper, law.mean + law.sd * math.sqrt(m - 1))
+
+        bounded = "" if known.all() else ", a bound where their law is a mixture"
+        method = f"mutual k-NN, all n = {a.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{bounded}"
+        return _by_bounds(tile, at, most, np.where(known, null.name, BOUND)), {"method": method}
+
+
+class Anchored(Way):
+    """Mutual k-NN estimated from a sample of rows, whose neighbours are searched for among all."""
+
+    name, by = "anchored", BOUND
+
+    def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:
+        return type(measure) is MutualKNN and not measure.center and plain and search.aggregate == "max"
+
+    def plan(self, tiles: Sequence[Tile], rate: float) -> str:
+        count = float(ANCHORS) * tiles[0].x.n * sum(sum(widths(r)) for t in tiles for r in (t.x, t.y))
+        return f"{ANCHORS:,} anchors against all rows: {_products(count, rate)}"
+
+    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
+        measure: Any = tile.measure
+        seed, device = tile.settings.null.seed, tile.settings.device
+        found = anchored_all(tile.x, tile.y, measure.k, measure.similarity, ANCHORS, seed, device=device, progress=progress)
+        score = np.array([[f.statistic for f in row] for row in found])
+        chance, unknown = np.full(score.shape, found[0][0].chance), np.full(score.shape, np.nan)
+        p = np.minimum(1.0, chance / np.where(score > 0, score, chance))
+
+        def at(level: float) -> nulls.Calibration:
+            return nulls.Calibration.of(score, chance, unknown, p, chance / level, measure.s_max)
+
+        ends = [
+            {"layer_x": a, "layer_y": b, "low": f.low, "high": f.high, "level": f.level}
+            for a, row in zip(tile.x.layers, found, strict=True)
+            for b, f in zip(tile.y.layers, row, strict=True)
+            if f.low == f.low
+        ]
+        by = np.full(score.shape, BOUND, dtype=object)
+        # No score is negative: the largest of m is at most their sum.
+        judged = _by_bounds(tile, at, lambda m: np.minimum(1.0, m * chance), by)
+        return judged, {"method": found[0][0].method, "intervals": ends}
+
+
+WAYS: dict[str, Way] = {way.name: way for way in (Anchored(), Closed(), Streamed(), Way())}
+
+
+def way_of(
+    measure: Measure, null: nulls.Null, n: int, *, plain: bool = True, search: nulls.Search | str = "studentised"
+) -> Way:
+    """How a measure is computed at n stimuli: the first of `WAYS` that begins below n and suits it.
+
+    null : the one that is asked for; `plain` : whether all layers are features that nothing is done to before.
+
+    >>> way_of(CKA(), nulls.Auto(), 10_000).name, way_of(CKA(), nulls.Permutations(), 10_000).name
+    ('streamed', '')
+    """
+    free = isinstance(null, nulls.Auto) and null.groups is None
+    for way in WAYS.values() if free else ():
+        if n > ABOVE.get(way.name, 0) and way.suits(measure, plain, nulls.Search.parse(search)):
+            return way
+    return WAYS[""]
+
+
+def check_memory(
+    measure: Measure, n: int, memory: int,
+    remedy: str = "use CKA() with null='auto' and no preprocessing, which is streamed, MutualKNN, or fewer stimuli",
+) -> None:  # fmt: skip
+    """Refuse n x n states of which two do not fit into so many bytes."""
+    needed = 2 * 4 * n * n
+    if isinstance(measure, Bilinear) and measure.dense and needed > memory:
+        raise RepalignError(
+            f"{measure!r} at n = {n:,} does not fit the memory",
+            expected=f"two n x n matrices within {memory / 2**30:.1f} GiB", got=f"{needed / 2**30:.1f} GiB", remedy=remedy,
+        )  # fmt: skip
+
+
+def _by_bounds(
+    tile: Tile, at: Callable[[float], nulls.Calibration], most: Callable[[int], np.ndarray], by: np.ndarray
+) -> nulls.Judgement:
+    """The cells of a tile and the search over them, where nothing is drawn.
+
+    at(level) : what chance says of every cell, with its threshold at this level.
+    most(m) : the most that the largest of m scores such as this cell's can be on average by chance.
+
+    p and threshold of the search over m cells are those of its best cell at level alpha / m, which hold whatever the dependence.
+    Its chance level is `most`: that of the search, as where there are draws, and not the lower one of the cell. z counts from
+    there in the spread of the cell.
+    """
+    search, alpha = nulls.Search.parse(tile.settings.search), tile.settings.alpha
+    if search.aggregate != "max":
+        raise RepalignError(f"the layer search {search} needs draws", expected="a maximum for streamed measures", got=str(search))
+    cells = at(alpha)
+    m, height = cells.statistic.size, cells.statistic if search.scale == "raw" or np.isnan(cells.z).all() else cells.z
+    i, j, whole = -1, -1, nulls.Calibration(statistic=np.asarray(np.nan))
+    if not np.isnan(height).all():
+        i, j = (int(v) for v in np.unravel_index(np.nanargmax(height), height.shape))
+        score, std, strict, mean = cells.statistic[i, j], cells.null_std[i, j], at(alpha / m), most(m)[i, j]
+        whole = nulls.Calibration(
+            statistic=score, null_mean=mean, null_std=std, z=(score - mean) / std if std > 0 else math.nan,
+            pvalue=np.minimum(1.0, m * cells.pvalue[i, j]), threshold=strict.threshold[i, j], calibrated=strict.calibrated[i, j],
+        )  # fmt: skip
+    found = nulls.Found(i, j, whole, np.empty(0), np.minimum(1.0, m * cells.pvalue))
+    return nulls.Judgement(cells, by, found, search, str(by[i, j]), 0)
+
+
+def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent) -> Scored:
+    """Scores, draws and what follows for one tile: a pure function of the two representations."""
+    judged, about = WAYS[tile.settings.way].judge(tile, Cache(default_memory()) if cache is None else cache, progress)
+    return Scored(rows_of_tile(tile, judged), judged.found.draws, about)
+
+
+# --- which measures apply ------------------------------------------------------------------------
+
+# Seconds that a measure of a group may take; a measure that is named alone takes what it takes.
+LIMIT = 30.0
+SMALLEST_TRIAL = 64  # stimuli
+FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The measures to compute, each with its way and null; those of groups that get few draws, with the seconds that all would
+    take; and those that are left out, with the reason.
+    """
+
+    limit: float
+    how: dict[Measure, tuple[Way, nulls.Null]] = field(default_factory=dict)
+    few: dict[Measure, float] = field(default_factory=dict)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        named = ", ".join(f"{type(m).__name__} ({duration(seconds)})" for m, seconds in self.few.items())
+        return [] if not self.few else [
+            f"{FEW_DRAWS} random permutations, so that p >= {1 / (FEW_DRAWS + 1):g}, for measures that would take longer than "
+            f"{duration(self.limit)} with all: {named}; name one alone, or raise the limit, for all draws"
+        ]  # fmt: skip
+
+
+def applicable(
+    wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
+    *, plain: bool, search: str, memory: int, limit: float, progress: Progress,
+) -> Chosen:  # fmt: skip
+    """Every measure that is named, and those of the groups that apply.
+
+    Raises RepalignError where a measure that is named alone does not apply.
+    """
+    others = x if y is None else y
+    models, n = (*x, *(y or ())), x[0].n
+    chosen = Chosen(limit)
+
+    def ways(measure: Measure, where: str) -> tuple[Way, nulls.Null]:
+        """How it is computed. Raises RepalignError where it does not take the models."""
+        measure.check_n(n, where)
+        for r in models:
+            for layer in r.layers:
+                measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+        way = way_of(measure, null, n, plain=plain, search=search)
+        way.check(measure, n, memory)
+        return way, way.null(null, measure, n)
+
+    asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
+    for measure in asked:
+        if isinstance(measure, Measure):
+            chosen.how[measure] = ways(measure, f"dataset {x[0].dataset_name!r}")
+    groups = list(dict.fromkeys(m for w in asked if isinstance(w, Group) for m in w.members if m not in chosen.how))
+    if not groups:
+        return chosen
+    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
+    first_pair = functools.cache(functools.partial(_first_pair, x, others))  # read once for all measures
+    for done, measure in enumerate(groups):
+        progress("try measures", done, len(groups))
+        try:
+            way, full = ways(measure, "x")
+            a, b = first_pair(measure.equal_widths)
+            measure.check_widths(a.shape[1], b.shape[1])
+            # A trial may take what one pair of layers may take at all, with few draws.
+            cost = trial(measure, a, b, max(0.1, limit / (1 + FEW_DRAWS)))
+        except RepalignError as error:
+            told = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
+            chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(told)})
+            continue
+
+        def seconds(of: nulls.Null, m: Measure = measure, cost: Cost = cost) -> float:
+            states = cost.layer * sum(len(r.layers) for r in models)
+            return states + cells * cost.pair * (1 if isinstance(m, Bilinear) else 1 + of.count(n))
+
+        few = nulls.Permutations(FEW_DRAWS, null.seed, null.groups)
+        if seconds(full) <= limit:
+            chosen.how[measure] = way, full
+        elif isinstance(null, nulls.Auto) and seconds(few) <= limit and not way.name:
+            chosen.how[measure], chosen.few[measure] = (way, few), seconds(full)
+        else:
+            reason = f"would take about {duration(seconds(full))} (limit {duration(limit)}); name it alone to compute it"
+            chosen.left_out.append({"measure": repr(measure), "reason": reason})
+    progress("try measures", len(groups), len(groups))
+    if not chosen.how:
+        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
+        raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
+    return chosen
+
+
+def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_widths: bool) -> tuple[Given, Given]:
+    """The last layers of the first and the last model, or a pair of one width where that is asked for and there is one."""
+    ends = [as_layer(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
+    if equal_widths and ends[0].shape[1] != ends[1].shape[1]:
+        for a in x:
+            of_width = dict(zip(widths(a), a.layers, strict=True))
+            for b in y:
+                for layer, width in zip(b.layers, widths(b), strict=True):
+                    if b is not a and width in of_width:
+                        return as_layer(a.load(of_width[width])), as_layer(b.load(layer))
+    return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of preparing one layer and of comparing one prepared pair."""
+
+    layer: float
+    pair: float
+
+    @property
+    def both(self) -> float:
+        return 2 * self.layer + self.pair
+
+
+def trial(measure: Measure, x: Given, y: Given, most: float) -> Cost:
+    """What a measure costs on these layers: tried on ever more of the stimuli, until the next trial would take longer than
+    `most` seconds; then what is known goes on growing as it grew.
+    """
+    n, size, before = len(x), max(SMALLEST_TRIAL, measure.min_n), None
+    while True:
+        size = min(size, n)
+        try:
+            # A first call may have to load a library.
+            cost = min((_timed(measure, x[:size], y[:size]) for _ in range(2 if before is None else 1)), key=lambda c: c.both)
+        except RepalignError:
+            if size == n:
+                raise
+            size = n  # defined with all stimuli, perhaps
+            continue
+        growth = 4.0 if before is None else min(max(cost.both / before.both, 2.0), 8.0)
+        if size == n:
+            return cost
+        if cost.both * growth > most:
+            factor = growth ** math.log2(n / size)
+            return Cost(cost.layer * factor, cost.pair * factor)
+        size, before = 2 * size, cost
+
+
+def _timed(measure: Measure, x: Given, y: Given) -> Cost:
+    start = time.perf_counter()
+    a, b = measure.prepare(x), measure.prepare(y)
+    prepared = time.perf_counter()
+    measure.closeness_all([a], [b])
+    return Cost((prepared - start) / 2, time.perf_counter() - prepared)
+
+
+# --- the cost of linear CKA, dense and streamed --------------------------------------------------
+
+DENSE, FEATURE_SPACE = "dense", "feature space"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How linear CKA of layers x layers is best computed, and its cost.
+
+    method : "dense" (n x n kernels; `repalign.measures.CKA`) or "feature space" (`stream_cka_all`).
+    flops : multiply-adds of that method.
+    memory_bytes : what it holds beside the features: the kernels, or the sums and three blocks of every layer.
+    sentence : all of this for a person.
+    """
+
+    method: str
+    flops: float
+    memory_bytes: int
+    sentence: str
+
+
+def plan(
+    n: int,
+    widths_x: int | Sequence[int],
+    widths_y: int | Sequence[int],
+    itemsize: int = 4,
+    *,
+    block: int = BLOCK,
+    rate: float | None = None,
+    memory: int | None = None,
+) -> Plan:
+    """Choose between n x n kernels and feature space by the number of multiply-adds.
+
+    Dense: n^2 (sum d / 2 + l m), for l and m layers, kernels by triangle. Feature space: n (about sum d^2 / 2 + sum
+    of d_x d_y over pairs). Dense is chosen if it is cheaper and its kernels fit into `memory` bytes, by default a
+    quarter of the machine's. `rate` in multiply-adds per second, as `matmul_rate` measures it, adds the time.
+    """
+    xs, ys = ([w] if isinstance(w, int) else list(w) for w in (widths_x, widths_y))
+    dense = float(n) ** 2 * (sum(xs + ys) / 2 + len(xs) * len(ys))
+    dense_bytes = n * n * itemsize * len(xs + ys)
+    stream = n * (sum((b - a) * b for d in xs + ys for a, b in strips(d)) + float(sum(xs)) * sum(ys))
+    stream_bytes = sums_bytes(xs, ys, itemsize) + BLOCKS * min(block, n) * sum(xs + ys) * itemsize
+    if dense < stream and dense_bytes <= (default_memory() if memory is None else memory):
+        return Plan(DENSE, dense, dense_bytes, f"{DENSE}: {_products(dense, rate, f'{size(dense_bytes)} of n x n kernels')}")
+    return Plan(FEATURE_SPACE, stream, stream_bytes, _streamed(stream, stream_bytes, rate))
+
+
+def _streamed(flops: float, held: int, rate: float | None) -> str:
+    return f"{FEATURE_SPACE}: {_products(flops, rate, f'{size(held)} beside the features, whatever n')}"
+
+
+def _products(count: float, rate: float | None, held: str = "") -> str:
+    """A number of multiply-adds, what is held in memory for them, and how long they take."""
+    times = "" if rate is None else f"{_about(count / rate)} at {rate:.2g} multiply-adds a second"
+    return ", ".join(filter(None, (f"{count:.2g} multiply-adds", held, times)))
+
+
+def _about(seconds: float) -> str:
+    return duration(seconds) if seconds < 1 else f"about {duration(seconds)}"
+
+
+def matmul_rate(
+    device: str | torch.device = "cpu",
+    *,
+    rows: int = BLOCK,
+    width: int = 768,
+    seconds: float = 0.3,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Multiply-adds per second of products (width, rows) @ (rows, width), the best of `seconds` of trying."""
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    best, stop = float("inf"), time.perf_counter() + seconds
+    with full_precision():
+        while time.perf_counter() < stop or best == float("inf"):
+            start = time.perf_counter()
+            float((x.T @ x)[0, 0])  # reading an entry waits for the device
+            best = min(best, time.perf_counter() - start)
+    return rows * width * width / best
