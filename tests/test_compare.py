@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -242,12 +243,13 @@ def test_saved_and_loaded_are_the_same(sides, tmp_path):
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_file(sides, tmp_path, monkeypatch):
-    def full(path, data):
-        with path.open("wb") as handle:
-            handle.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
+    class Full(io.FileIO):
+        def write(self, data):
+            super().write(data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode="r", *rest: Full(path, mode) if mode == "r+b" else real(path, mode, *rest))
     with pytest.raises(RepalignError, match=r"cannot be written: the disk is full\n  got: [\d,]+ bytes free in "):
         compare(*sides, ["CKA()"], nulls.Permutations(3), results=tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
