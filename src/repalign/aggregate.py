@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.measures import MutualKNN
 from repalign.measures.measure import GraphRelation, as_features
 from repalign.measures.numerics.precision import full_precision, unit_rows
@@ -23,14 +23,14 @@ MAP_FORMS = ("flatten", "mean", "max", "samples")
 PART_FORMS = ("mean", "pairs")
 
 
-class Rows(NamedTuple):
+class Pooled(NamedTuple):
     """Features (n, d), and the stimulus of each row, 0, 1, ..., where a stimulus has several."""
 
     features: Tensor
     groups: np.ndarray | None = None
 
 
-def feature_maps(x: np.ndarray | Tensor, form: str = "flatten") -> Rows:
+def feature_maps(x: np.ndarray | Tensor, form: str = "flatten") -> Pooled:
     """Feature maps (n, channels, height, width, ...) as rows.
 
     "flatten": channels and positions side by side, (n, channels x positions): position by position the same place of the
@@ -42,28 +42,27 @@ def feature_maps(x: np.ndarray | Tensor, form: str = "flatten") -> Rows:
     >>> feature_maps(np.zeros((5, 8, 3, 3)), "samples").features.shape
     torch.Size([45, 8])
     """
-    _check("form", form, MAP_FORMS)
+    choose("form", form, MAP_FORMS)
     maps = torch.as_tensor(x)
     if maps.ndim < 3 or 0 in maps.shape:
         raise RepalignError(
             "not feature maps",
-            expected="an array (n, channels, height, width): a row per stimulus, positions last",
-            got=f"shape {tuple(maps.shape)}",
+            expected="an array (n, channels, height, width): a row per stimulus, positions last", got=f"shape {tuple(maps.shape)}",
             remedy="features of shape (n, d) need no form; compare them as they are",
-        )
+        )  # fmt: skip
     by_position = maps.flatten(2)  # (n, c, p)
     if form == "flatten":
-        return Rows(as_features(by_position.flatten(1)))
+        return Pooled(as_features(by_position.flatten(1)))
     if form == "samples":
         n, _, p = by_position.shape
-        return Rows(as_features(by_position.swapaxes(1, 2).flatten(0, 1)), np.repeat(np.arange(n), p))
+        return Pooled(as_features(by_position.swapaxes(1, 2).flatten(0, 1)), np.repeat(np.arange(n), p))
     wide = by_position.to(torch.float64 if by_position.dtype == torch.float64 else torch.float32)
-    return Rows(as_features(wide.mean(dim=2) if form == "mean" else wide.amax(dim=2)))
+    return Pooled(as_features(wide.mean(dim=2) if form == "mean" else wide.amax(dim=2)))
 
 
 def parts(
     x: np.ndarray | Tensor, captions: np.ndarray | Tensor, owner: Sequence[int], form: str = "mean"
-) -> tuple[Rows, Rows]:
+) -> tuple[Pooled, Pooled]:
     """One row per stimulus on one side, several on the other, made comparable row by row.
 
     x (n, d1); captions (m, d2), of which row r belongs to stimulus `owner[r]` in 0 ... n - 1.
@@ -73,13 +72,13 @@ def parts(
 
     Raises RepalignError if a stimulus has no caption, or an owner is no stimulus.
     """
-    _check("form", form, PART_FORMS)
+    choose("form", form, PART_FORMS)
     images, texts, of = _owned(x, captions, owner)
     if form == "pairs":
-        return Rows(images[of], of.numpy()), Rows(texts, of.numpy())
+        return Pooled(images[of], of.numpy()), Pooled(texts, of.numpy())
     total = texts.new_zeros(len(images), texts.shape[1], dtype=torch.float64).index_add_(0, of, texts.to(torch.float64))
     mean = total / torch.bincount(of, minlength=len(images))[:, None]
-    return Rows(images), Rows(mean.to(texts.dtype))
+    return Pooled(images), Pooled(mean.to(texts.dtype))
 
 
 def sets_mutual_knn(
@@ -99,9 +98,8 @@ def sets_mutual_knn(
     images, texts, of = _owned(x, captions, owner)
     measure.check_n(len(images))
     if measure.similarity != "cosine" or measure.center:
-        raise RepalignError(
-            "sets are compared by cosine", expected="MutualKNN(k=...) with its other defaults", got=repr(measure)
-        )
+        expected = "MutualKNN(k=...) with its other defaults"
+        raise RepalignError("sets are compared by cosine", expected=expected, got=repr(measure))
     units, n = unit_rows(texts), len(images)
     nearest = torch.empty(n, measure.k, dtype=torch.int64)
     for i in range(n):
@@ -129,16 +127,7 @@ def _owned(
     bare = torch.nonzero(torch.bincount(of.to(torch.int64), minlength=n) == 0).flatten()
     if len(bare):
         raise RepalignError(
-            "stimuli without a caption",
-            expected="at least one caption of every stimulus",
-            got=f"{len(bare)} of {n} without, the first is stimulus {int(bare[0])}",
-            remedy="leave these stimuli out on both sides",
-        )
+            "stimuli without a caption", expected="at least one caption of every stimulus",
+            got=f"{len(bare)} of {n} without, the first is stimulus {int(bare[0])}", remedy="leave these stimuli out on both sides",
+        )  # fmt: skip
     return images, texts, of.to(torch.int64)
-
-
-def _check(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise RepalignError(
-            f"unknown {name} {value!r}", expected=", ".join(known), got=value, remedy=did_you_mean(value, known)
-        )

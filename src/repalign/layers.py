@@ -10,6 +10,7 @@ A measure says which it takes (`Measure.accepts`); all others refuse them by nam
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -35,15 +36,14 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
             raise RepalignError(f"{name}: {fault[0]}", expected="a dense array of real numbers", got=fault[1], remedy=fault[2])
         return x.detach()
     if hasattr(x, "tocsr") and hasattr(x, "nnz"):
-        raise _sparse(name, tuple(x.shape), ".toarray()")
+        problem, remedy = f"{name}: a sparse matrix {tuple(x.shape)}", _DENSE.format(".toarray()")
+        raise RepalignError(problem, expected="a dense array (n, d)", got="scipy.sparse", remedy=remedy)
     if np.ma.isMaskedArray(x):
         if np.ma.is_masked(x):
             raise RepalignError(
-                f"{name}: {int(np.ma.count_masked(x))} entries are masked",
-                expected="a number in every place",
-                got=f"a masked array of shape {x.shape}",
-                remedy="leave these stimuli out, or fill the places: x.filled(value)",
-            )
+                f"{name}: {int(np.ma.count_masked(x))} entries are masked", expected="a number in every place",
+                got=f"a masked array of shape {x.shape}", remedy="leave these stimuli out, or fill the places: x.filled(value)",
+            )  # fmt: skip
         x = x.data
     try:
         array = np.asarray(x)
@@ -56,11 +56,9 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
         raise RepalignError(f"{name}: complex numbers", expected=_REAL[0], got=f"dtype {array.dtype}", remedy=_REAL[1])
     if array.dtype.kind not in "fiub":
         raise RepalignError(
-            f"{name}: not an array of numbers",
-            expected="a real numeric array of shape (n, d)",
-            got=f"dtype {array.dtype}",
+            f"{name}: not an array of numbers", expected="a real numeric array of shape (n, d)", got=f"dtype {array.dtype}",
             remedy="convert it to float32 or float64 first",
-        )
+        )  # fmt: skip
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
@@ -83,12 +81,6 @@ def _tensor_fault(x: Tensor) -> tuple[str, str, str] | None:
     return None
 
 
-def _sparse(name: str, shape: tuple[int, ...], call: str) -> RepalignError:
-    return RepalignError(
-        f"{name}: a sparse matrix {shape}", expected="a dense array (n, d)", got="scipy.sparse", remedy=_DENSE.format(call)
-    )
-
-
 # --- layers given by pairs ----
 
 FEATURES = "features"
@@ -105,7 +97,7 @@ ON_THE_DIAGONAL = 1e-3
 BELOW_ZERO = 1e-5
 
 
-class Pairwise:
+class Pairwise(ABC):
     """Symmetric numbers for all pairs of stimuli: one layer (n, n), or a stack (m, n, n) of m layers of one model."""
 
     kind: ClassVar[str]
@@ -155,13 +147,14 @@ class Pairwise:
             )  # fmt: skip
         return self._of_its_kind((matrix + matrix.T) / 2, largest, where)
 
+    @abstractmethod
     def _of_its_kind(self, matrix: Tensor, largest: float, where: str) -> Tensor:
-        raise NotImplementedError
+        """The entries of one checked matrix, what rounding has done to them mended."""
 
     @property
+    @abstractmethod
     def is_constant(self) -> bool:
         """All stimuli alike."""
-        raise NotImplementedError
 
     # --- as a layer --------------------------------------------------------------------------------
 
@@ -261,8 +254,7 @@ class RDM(Pairwise):
             i, j = divmod(int(matrix.argmin()), len(matrix))
             raise RepalignError(
                 f"{where}: a dissimilarity is below zero",
-                expected="entries of 0 or more",
-                got=f"{smallest:.6g} in row {i}, column {j}",
+                expected="entries of 0 or more", got=f"{smallest:.6g} in row {i}, column {j}",
                 remedy="give similarities as repalign.Kernel(array); set estimates of squared distances that are below zero "
                 "(crossvalidated ones) to 0 yourself, or add a constant to all pairs",
             )  # fmt: skip
@@ -298,16 +290,14 @@ class Kernel(Pairwise):
         at = int(diagonal.argmin())
         if float(diagonal[at]) < -BELOW_ZERO * largest:
             raise RepalignError(
-                f"{where}: the product of a stimulus with itself is below zero",
-                expected="a diagonal of 0 or more",
+                f"{where}: the product of a stimulus with itself is below zero", expected="a diagonal of 0 or more",
                 got=f"{float(diagonal[at]):.6g} in row {at}, column {at}",
             )  # fmt: skip
         if largest > 0 and not bool(diagonal.any()) and bool((matrix >= 0).all()):
             raise RepalignError(
                 f"{where}: dissimilarities, not a kernel",
                 expected="products of stimuli, with those of each with itself on the diagonal",
-                got="a zero diagonal and nothing below zero",
-                remedy="give it as repalign.RDM(array)",
+                got="a zero diagonal and nothing below zero", remedy="give it as repalign.RDM(array)",
             )  # fmt: skip
         matrix.diagonal().clamp_(min=0)
         return matrix
@@ -409,9 +399,8 @@ def said(kind: str) -> str:
 
 def _numbers(array: Any, where: str) -> Tensor:
     if isinstance(array, Pairwise):
-        raise RepalignError(
-            f"{where}: given twice", expected="an array (n, n) or (m, n, n)", got=repr(array), remedy="give it as it is"
-        )
+        expected = "an array (n, n) or (m, n, n)"
+        raise RepalignError(f"{where}: given twice", expected=expected, got=repr(array), remedy="give it as it is")
     return _floating(as_tensor(array, where))
 
 

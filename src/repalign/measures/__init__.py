@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from repalign.measures.custom import KernelAlignment, NeighborOverlap
 from repalign.measures.distribution import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
-from repalign.measures.facts import MeasureFacts
 from repalign.measures.measure import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
 from repalign.measures.registry import (
     Group,
+    MeasureFacts,
     describe,
     facts_of,
     is_group,

@@ -65,23 +65,6 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def checked_bandwidth(kernel: str, bandwidth: float | str | None) -> float | str | None:
-    """None for a linear kernel; else a positive float or a rule, by default the first one of the kernel."""
-    rules = RULES[kernel]
-    if bandwidth is None:
-        return rules[0] if rules else None
-    if not rules:
-        raise RepalignError(
-            "a linear kernel has no bandwidth", expected="bandwidth=None with kernel='linear'", got=f"bandwidth={bandwidth!r}",
-            remedy="use kernel='rbf', or leave bandwidth out",
-        )  # fmt: skip
-    if isinstance(bandwidth, str):
-        return choose("bandwidth", bandwidth, rules)
-    expected = f"sigma > 0, or one of {', '.join(rules)}"
-    return as_number("bandwidth", bandwidth, lambda v: 0 < v < math.inf, "is not a positive number or a rule", expected)
-
-
-
 class Estimated(Bilinear):
     """A measure of U-centred kernels if its `estimator` is "debiased" or "unbiased", which may then be negative."""
 
@@ -112,7 +95,21 @@ class OfKernels(Measure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "bandwidth", checked_bandwidth(self.kernel, self.bandwidth))
+        rules, bandwidth = RULES[self.kernel], self.bandwidth
+        if bandwidth is None:
+            bandwidth = rules[0] if rules else None
+        elif not rules:
+            raise RepalignError(
+                "a linear kernel has no bandwidth", expected="bandwidth=None with kernel='linear'", got=f"bandwidth={bandwidth!r}",
+                remedy="use kernel='rbf', or leave bandwidth out",
+            )  # fmt: skip
+        elif isinstance(bandwidth, str):
+            choose("bandwidth", bandwidth, rules)
+        else:
+            expected = f"sigma > 0, or one of {', '.join(rules)}"
+            problem = "is not a positive number or a rule"
+            bandwidth = as_number("bandwidth", bandwidth, lambda v: 0 < v < math.inf, problem, expected)
+        object.__setattr__(self, "bandwidth", bandwidth)
 
     @property
     def accepts(self) -> frozenset[str]:

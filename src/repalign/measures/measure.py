@@ -426,7 +426,7 @@ class Measure(ABC):
         from repalign.measures.registry import MeasureFacts
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return MeasureFacts.of_class(type(self), type(self).__name__, given)
+        return MeasureFacts.of_class(type(self), given)
 
     def check_takes(self, kind: str, name: str = "x") -> None:
         """Refuse a layer that is given as this measure does not take it, naming the array."""

@@ -1,15 +1,17 @@
-"""Measures by name: which are known, what a text names, and what a listing says of them."""
+"""Measures by name: which are known, what a text names, and what listings, tables and reports say of them."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from repalign.errors import RepalignError, choose
-from repalign.measures.facts import MeasureFacts, label_of, read_call
 from repalign.measures.measure import Bilinear, Measure
 
 MeasureClass = type[Measure]
@@ -28,16 +30,15 @@ def register(cls: Class) -> Class:
 
     Raises RepalignError if the name, or one of the aliases, belongs to another measure.
     """
-    taken = _names((*_ours(), *_registered.values()))
+    taken = _names(_known())
     for name in _names([cls]):
         other = taken[name][0] if name in taken else cls
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise RepalignError(
                 f"the name {name!r} belongs to another measure",
-                expected="a name and aliases of its own",
-                got=f"{other.__module__}.{other.__qualname__}",
+                expected="a name and aliases of its own", got=f"{other.__module__}.{other.__qualname__}",
                 remedy="rename the class, or its alias",
-            )
+            )  # fmt: skip
     _registered[cls.__name__] = cls
     return cls
 
@@ -45,13 +46,13 @@ def register(cls: Class) -> Class:
 def known_measures() -> tuple[MeasureClass, ...]:
     """All measures: ours, those of installed packages, and those registered."""
     _load_announced()
-    return (*_ours(), *_registered.values())
+    return _known()
 
 
-def _ours() -> tuple[MeasureClass, ...]:
+def _known() -> tuple[MeasureClass, ...]:
     from repalign.measures import MEASURES  # which imports this module
 
-    return MEASURES
+    return (*MEASURES, *_registered.values())
 
 
 @functools.cache
@@ -64,10 +65,9 @@ def _load_announced() -> None:
         except Exception as error:
             raise RepalignError(
                 f"the measure {point.name!r} of another package cannot be loaded",
-                expected=f"a subclass of repalign.measures.Measure at {point.value}",
-                got=f"{type(error).__name__}: {error}",
+                expected=f"a subclass of repalign.measures.Measure at {point.value}", got=f"{type(error).__name__}: {error}",
                 remedy="mend or remove the package that announces it",
-            ) from error
+            ) from error  # fmt: skip
         register(cls)
 
 
@@ -81,6 +81,24 @@ def _names(classes: Sequence[MeasureClass]) -> dict[str, tuple[MeasureClass, Map
 
 
 # --- from text -----------------------------------------------------------------------------------
+
+
+def read_call(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the literals of ``Name`` or ``Name(key=literal, ...)``; nothing is evaluated."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            given = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+            if "None" not in given:  # no **mapping
+                return node.func.id, given
+    except (SyntaxError, ValueError):
+        pass
+    raise RepalignError(
+        f"not a measure: {text!r}", expected="a name, or a name with named parameters, such as MutualKNN(k=10)", got=repr(text),
+        remedy="name every parameter and give it a number, a quoted word, True, False or None",
+    )  # fmt: skip
 
 
 def parse_measure(text: str) -> Measure:
@@ -102,7 +120,7 @@ def parse_measure(text: str) -> Measure:
     return cls(**{**preset, **given})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Group:
     """All measures ("all"), or those of one family, with their defaults: `compare` takes those that apply."""
 
@@ -133,6 +151,69 @@ def is_group(text: Any) -> bool:
     return isinstance(text, str) and text in {"all", *(cls.family for cls in known_measures())}
 
 
+# --- facts ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeasureFacts:
+    """What a reader of results needs to know of a measure, without the measure itself.
+
+    name, parameters : its class, and the parameters by name.
+    label : its name for people, with the parameters that tell it apart.
+    family, meaning : its family, and the first line of its documentation; "" for a measure that is not known here.
+    closer_is_higher : False for a distance.
+
+    `Measure.facts` gives it; `facts_of` reads it from the text of a measure in old results.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    label: str
+    family: str = ""
+    meaning: str = ""
+    closer_is_higher: bool = True
+
+    @classmethod
+    def of_class(cls, measure: MeasureClass, parameters: dict[str, Any]) -> Self:
+        """The facts of a measure of this class with these parameters."""
+        name, meaning = measure.__name__, (measure.__doc__ or "").strip().partition("\n")[0]
+        if meaning.startswith(f"{name}("):  # the signature that a dataclass without a docstring gets
+            meaning = ""
+        return cls(name, parameters, label_of(name, parameters), measure.family, meaning, measure.closer_is_higher)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave, also through JSON, which has no tuples."""
+        parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["parameters"].items()}
+        return cls(**{**data, "parameters": parameters})
+
+
+def label_of(name: str, parameters: Mapping[str, Any]) -> str:
+    """A measure's name for people, with the parameters that tell it apart.
+
+    >>> label_of("MutualKNN", {"k": 10, "similarity": "cosine", "center": False})
+    'Mutual k-NN (k = 10, cosine)'
+    >>> label_of("CKA", {})
+    'CKA'
+    """
+    apart = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    words = re.sub(apart, " ", re.sub(r"KNN$", " k-NN", name)).split()
+    name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
+    shown = []
+    for key, value in parameters.items():
+        if isinstance(value, str):
+            shown.append(value)
+        elif value is True:
+            shown.append(key)
+        elif isinstance(value, (int, float)) and value:
+            shown.append(f"{key} = {value}")
+    return f"{name} ({', '.join(shown)})" if shown else name
+
+
 def facts_of(text: str) -> MeasureFacts:
     """The facts of a measure in the table of old results, which kept no more than its text.
 
@@ -153,7 +234,7 @@ def facts_of(text: str) -> MeasureFacts:
     except RepalignError:
         for cls in known_measures():
             if cls.__name__ == name:
-                return MeasureFacts.of_class(cls, name, parameters)
+                return MeasureFacts.of_class(cls, parameters)
         return MeasureFacts(name, parameters, label)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -73,10 +74,9 @@ def _own(x: Tensor) -> Tensor:
     return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True)
 
 
-def _scale_in_place(x: Tensor) -> float:
-    scale = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
-    x.div_(scale)
-    return scale
+def _unit_of(x: Tensor) -> float:
+    """The power of two just below the largest entry."""
+    return float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
 
 
 def scaled(x: Tensor) -> tuple[Tensor, float]:
@@ -84,8 +84,8 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
 
     Squares of the result can neither overflow nor vanish, whatever the unit of the features.
     """
-    x = _own(x)
-    return x, _scale_in_place(x)
+    unit = _unit_of(x)
+    return _own(x).div_(unit), unit
 
 
 # Rows are widened this many bytes at a time where a float64 copy of all of them is not needed.
@@ -108,7 +108,7 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
     of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a
     threshold.
     """
-    outer = float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
+    outer = _unit_of(x)
     wide = blocks(len(x), 8 * x.shape[1], _WIDE_BYTES)
     first = _own(x[:1]).div_(outer)
 
@@ -121,7 +121,8 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
     for b in wide:
         rows = shifted(b).sub_(mean)
         out[b], along[b] = rows, rows @ whole
-    inner = _scale_in_place(out)
+    inner = _unit_of(out)
+    out.div_(inner)
     whole = whole / inner
     return Centred(out, outer * inner, along / inner / inner, float(whole @ whole))
 
@@ -307,11 +308,11 @@ class Cosines(NamedTuple):
     resolution: Tensor
 
 
+@dataclass(eq=False)
 class Layer:
     """A layer x (n, d) and its products, in the precision of x, made when first asked for."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
+    x: Tensor
 
     @cached_property
     def centred(self) -> Centred:
