@@ -444,7 +444,7 @@ def test_a_table_must_be_what_it_says(photos: Path) -> None:
     )
     fails(lambda: open_text("t.jsonl", "[1]\n"), "row 0 (line 1) is no JSON object")
     fails(lambda: open_text("t.parquet", "no parquet"), "t.parquet is not a readable Parquet file")
-    fails(lambda: open_text("t.xlsx", ""), "a table of unknown format", "got: .xlsx")
+    fails(lambda: open_text("t.xlsx", ""), "a table of unknown format", "got: '.xlsx'")
     fails(lambda: open_text("t.json", ""), "a table of unknown format", "did you mean '.jsonl'")
     fails(
         lambda: Dataset.from_table(photos / "no.csv", text="x"), "there is no table", "nothing by that name"

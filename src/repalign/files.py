@@ -316,8 +316,7 @@ def cannot_write(target: object, error: OSError, size: int | None = None) -> Rep
         )
     folder = next(p for p in Path(str(target)).absolute().parents if p.exists())
     return RepalignError(
-        f"{target} cannot be written: the disk is full",
-        expected=None if size is None else f"room for {size:,} bytes",
+        f"{target} cannot be written: the disk is full", expected=None if size is None else f"room for {size:,} bytes",
         got=f"{shutil.disk_usage(folder).free:,} bytes free in {folder}",
         remedy="free some space and run again: what is finished is kept",
     )
@@ -409,8 +408,7 @@ class RemoteFiles:
             return fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             raise RepalignError(
-                f"{self.url} cannot be opened: {error}",
-                expected="a local path, or a URL that fsspec knows",
+                f"{self.url} cannot be opened: {error}", expected="a local path, or a URL that fsspec knows",
                 remedy="install the file system's own package (s3fs, gcsfs, adlfs, ...)",
             ) from error
 
@@ -419,8 +417,7 @@ class RemoteFiles:
         if re.search(r"(^|::)memory://", self.url):
             raise RepalignError(
                 f"{self.url} is in the memory of this process: no other process can read or write it",
-                expected="a folder or a URL that all workers reach",
-                got="workers in other processes",
+                expected="a folder or a URL that all workers reach", got="workers in other processes",
                 remedy="put the store into a folder; or use threads, or no executor",
             )
         return {"url": self.url}  # each process opens it for itself

@@ -65,9 +65,7 @@ class Representation(ABC):
         """RepalignError for a layer that is not there."""
         if layer not in self.layers:
             raise RepalignError(
-                f"{self.name}: no layer {layer!r}",
-                expected=f"one of {len(self.layers)} layers",
-                got=layer,
+                f"{self.name}: no layer {layer!r}", expected=f"one of {len(self.layers)} layers", got=layer,
                 remedy=did_you_mean(layer, self.layers),
             )
 
@@ -239,8 +237,7 @@ def refuse_mean(what: str, kind: str, count: int) -> None:
     """Refuse the mean over captions of what is given by pairs of stimuli: it is no mean of vectors."""
     if kind != FEATURES and count > 1:
         raise RepalignError(
-            f"{what}: a mean is over vectors of features",
-            expected="features for each caption",
+            f"{what}: a mean is over vectors of features", expected="features for each caption",
             got=f"what is given as {said(kind)}, and {count} captions",
             remedy="compare with one caption, or give the mean RDM or kernel itself",
         )

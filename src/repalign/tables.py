@@ -13,12 +13,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST = 1 << 30  # characters of a cell: a document is longer than the 131,072 that Python's reader takes by default
@@ -49,30 +49,17 @@ def read_table(path: Path, columns: Sequence[str] = (), what: str | None = None)
 
 def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a table one by one, and before them one with the names of the columns (none of JSONL)."""
-    readers: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        ".csv": lambda: _csv(path),
-        ".tsv": lambda: _tsv(path),
-        ".jsonl": lambda: _jsonl(path),
-        ".parquet": lambda: _parquet(path, columns),
-    }
-    if path.suffix.lower() not in readers:
-        raise RepalignError(
-            f"{path.name}: a table of unknown format",
-            expected=f"a file that ends in {', '.join(readers)}",
-            got=path.suffix or "no suffix",
-            remedy=did_you_mean(path.suffix.lower(), readers),
-        )
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    suffix = choose("format", path.suffix.lower(), readers, f"{path.name}: a table of unknown format")
     if not path.is_file():
         raise RepalignError(
-            f"there is no table {path}",
-            expected="a file",
-            got="a folder" if path.is_dir() else "nothing by that name",
+            f"there is no table {path}", expected="a file", got="a folder" if path.is_dir() else "nothing by that name",
             remedy="check the path; in a study file it starts from the study file's folder",
         )
     try:
-        yield from readers[path.suffix.lower()]()
+        yield from readers[suffix](path, columns)
     except UnicodeDecodeError as error:
-        raise _no_utf8(path, error) from error
+        raise _no_utf8(path) from error
     except OSError as error:
         raise RepalignError(f"{path.name} cannot be read", expected="a readable file", got=error) from error
 
@@ -103,10 +90,8 @@ def column_of(table: Table, name: str, where: str, what: str) -> list[str]:
         problem = f"{cell!r} ({type(cell).__name__})" if text is None else bad_text(text)
         if is_missing(cell) or problem:
             raise RepalignError(
-                f"{where}: row {row} has no {what} in column {name!r}",
-                expected="a text or an integer in every row",
-                got="nothing" if is_missing(cell) else problem,
-                remedy="fill it in, or take the row out of the table",
+                f"{where}: row {row} has no {what} in column {name!r}", expected="a text or an integer in every row",
+                got="nothing" if is_missing(cell) else problem, remedy="fill it in, or take the row out of the table",
             )
         assert text is not None
         out.append(text)
@@ -129,14 +114,14 @@ def id_lines(text: str, where: str) -> list[str]:
         raise RepalignError(
             f"{where}: line {empty + 1} is empty", expected="one id per line", got=f"{len(lines)} lines",
             remedy="write the id that is missing, or take the line out",
-        )  # fmt: skip
+        )
     return lines
 
 
 # --- the formats ---------------------------------------------------------------------------------
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv_rows(file, path.name)
 
@@ -151,12 +136,11 @@ def csv_rows(lines: Iterator[str], where: str, **how: Any) -> Iterator[dict[str,
     except csv.Error as error:
         raise RepalignError(
             f"{where}: line {reader.line_num} is not valid CSV",
-            expected="RFC 4180: a cell with a quotation mark stands in quotation marks, and the mark twice",
-            got=error,
+            expected="RFC 4180: a cell with a quotation mark stands in quotation marks, and the mark twice", got=error,
         ) from error
 
 
-def _tsv(path: Path) -> Iterator[dict[str, Any]]:
+def _tsv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     def cells() -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
@@ -176,9 +160,7 @@ def _tsv(path: Path) -> Iterator[dict[str, Any]]:
             if cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
                 raise RepalignError(
                     f"{path.name}: row {row}, column {column!r} is quoted as in CSV, which a TSV is not",
-                    expected="the text as it is",
-                    got=cell[:60],
-                    remedy=TSV,
+                    expected="the text as it is", got=cell[:60], remedy=TSV,
                 )
         yield found
 
@@ -193,45 +175,43 @@ def _fitted(rows: Iterator[tuple[int, list[str]]], where: str, remedy: str) -> I
     header = [name.strip() for name in first]
     if any("\0" in name for name in header):
         raise RepalignError(f"{where}: the header holds a NUL character", expected="text", remedy=TEXT)
-    if len(set(header)) < len(header):
-        twice = next(c for c in header if header.count(c) > 1)
-        raise RepalignError(f"{where}: the column {twice!r} is there twice", remedy="rename one of the two")
-    yield dict.fromkeys(header)
+    yield _columns(header, where)
     for number, (line, cells) in enumerate(rows):
         if len(cells) != len(header):
             raise RepalignError(
                 f"{where}: row {number} (line {line}) does not fit the header",
-                expected=f"{len(header)} cells: {', '.join(header)}",
-                got=f"{len(cells)} cells",
-                remedy=remedy,
+                expected=f"{len(header)} cells: {', '.join(header)}", got=f"{len(cells)} cells", remedy=remedy,
             )
         nul = next((name for name, cell in zip(header, cells, strict=True) if "\0" in cell), None)
         if nul is not None:
             raise RepalignError(
-                f"{where}: row {number} (line {line}), column {nul!r} holds a NUL character",
-                expected="text",
+                f"{where}: row {number} (line {line}), column {nul!r} holds a NUL character", expected="text",
                 remedy=TEXT,
             )
         yield dict(zip(header, cells, strict=True))
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def _columns(names: Sequence[str], where: str) -> dict[str, Any]:
+    """The row before the first, which names the columns; no name may be there twice."""
+    if len(set(names)) < len(names):
+        twice = next(c for c in names if names.count(c) > 1)
+        raise RepalignError(f"{where}: the column {twice!r} is there twice", remedy="rename one of the two")
+    return dict.fromkeys(names)
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     yield {}
-    number = -1
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line_number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            number += 1
-            where = f"{path.name}: row {number} (line {line_number})"
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for row, (number, line) in enumerate(lines):
+            where = f"{path.name}: row {row} (line {number})"
             try:
                 cells = json.loads(line, object_pairs_hook=_once)
             except (ValueError, RecursionError) as error:
                 raise RepalignError(f"{where} is not valid JSON", got=error) from error
             if not isinstance(cells, dict):
                 raise RepalignError(
-                    f"{where} is no JSON object",
-                    expected='one object per line, such as {"id": ..., "caption": ...}',
+                    f"{where} is no JSON object", expected='one object per line, such as {"id": ..., "caption": ...}',
                     got=line[:60],
                 )
             yield cells
@@ -252,10 +232,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             present = file.schema_arrow.names
-            if len(set(present)) < len(present):
-                twice = next(c for c in present if present.count(c) > 1)
-                raise RepalignError(f"{path.name}: the column {twice!r} is there twice", remedy="rename one of the two")
-            yield dict.fromkeys(present)
+            yield _columns(present, path.name)
             wanted = [c for c in columns if c in present] if columns else present
             start = 0
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
@@ -280,23 +257,18 @@ def _batch(batch: Any, start: int, path: Path) -> Iterator[dict[str, Any]]:
         raise
 
 
-def _no_utf8(path: Path, error: UnicodeDecodeError) -> RepalignError:
+def _no_utf8(path: Path) -> RepalignError:
     """The error for a file that is not in UTF-8, with the line where that begins."""
-    line = 1
-    with path.open("rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            return RepalignError(f"{path.name} is in UTF-16", expected="a file in UTF-8", remedy="save it as UTF-8")
-        file.seek(0)
-        for text in file:
-            try:
-                text.decode()
-            except UnicodeDecodeError as found:
-                error = found
-                break
-            line += 1
+    data, at = path.read_bytes(), 0
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return RepalignError(f"{path.name} is in UTF-16", expected="a file in UTF-8", remedy="save it as UTF-8")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        at = error.start
+    line = data.count(b"\n", 0, at) + 1
+    place = at - data.rfind(b"\n", 0, at) - 1
     return RepalignError(
-        f"{path.name} cannot be read: line {line} is not in UTF-8",
-        expected="a readable file in UTF-8",
-        got=f"byte {error.object[error.start]:#04x} at place {error.start} of the line",
-        remedy="save it as UTF-8 (it may be in Latin-1 or Windows-1252)",
+        f"{path.name} cannot be read: line {line} is not in UTF-8", expected="a readable file in UTF-8",
+        got=f"byte {data[at]:#04x} at place {place} of the line", remedy="save it as UTF-8 (it may be in Latin-1 or Windows-1252)",
     )

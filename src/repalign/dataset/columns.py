@@ -138,15 +138,13 @@ class EncodedImages(Column):
         except OSError as error:
             raise RepalignError(
                 f"image {blob.label!r} can no longer be read",
-                expected="the file that was there when the dataset was opened",
-                got=error,
+                expected="the file that was there when the dataset was opened", got=error,
                 remedy="put the file back, or open the dataset again",
             ) from error
         if (digest := _sha256(data)) != self.digests[row]:
             raise RepalignError(
                 f"image {blob.label!r} has changed since the dataset was opened",
-                expected=f"bytes with SHA-256 {self.digests[row][:12]}",
-                got=digest[:12],
+                expected=f"bytes with SHA-256 {self.digests[row][:12]}", got=digest[:12],
                 remedy="open the dataset again: its fingerprint is a new one",
             )
         return decode_rgb(data)
@@ -372,10 +370,8 @@ def distorted(column: Column, how: Distortion, modality: str, ids: tuple[str, ..
     kind = KINDS[column.kind]
     if kind.distort is None:
         raise RepalignError(
-            f"{where} cannot be distorted",
-            expected=f"stimuli of kind {' or '.join(DISTORTIONS)}",
-            got=f"kind {kind.name}",
-            remedy="change the arrays before the dataset is made of them",
+            f"{where} cannot be distorted", expected=f"stimuli of kind {' or '.join(DISTORTIONS)}",
+            got=f"kind {kind.name}", remedy="change the arrays before the dataset is made of them",
         )
     if wrong := kind.problem(how.kind):
         expected = ", ".join(kind.distortions)
@@ -389,9 +385,7 @@ def distorted(column: Column, how: Distortion, modality: str, ids: tuple[str, ..
         return column
     if isinstance(column, Distorted):
         raise RepalignError(
-            f"{where} is distorted already",
-            expected="stimuli as they were",
-            got=column.distortion,
+            f"{where} is distorted already", expected="stimuli as they were", got=column.distortion,
             remedy="distort the dataset that this one was made from",
         )
     vocabulary = column.vocabulary if isinstance(column, Texts) else None
@@ -473,17 +467,13 @@ def row_id(value: Any, row: int, where: str) -> str:
     """An id as a string. Integers are written in decimal; anything else is an error."""
     if value is not None and (not isinstance(value, str | int) or isinstance(value, bool)):
         raise RepalignError(
-            f"{where}: row {row} has an id that is no name",
-            expected="a string or an integer",
-            got=f"{value!r} ({type(value).__name__})",
-            remedy="name the column that holds the ids",
+            f"{where}: row {row} has an id that is no name", expected="a string or an integer",
+            got=f"{value!r} ({type(value).__name__})", remedy="name the column that holds the ids",
         )
     text = "" if value is None else str(value)
     if not text.strip():
         raise RepalignError(
-            f"{where}: row {row} has an empty id",
-            expected="an id in every row: pairing is by id",
-            got=repr(value),
+            f"{where}: row {row} has an empty id", expected="an id in every row: pairing is by id", got=repr(value),
             remedy="fill the id in, or take the row out of the source",
         )
     if problem := bad_text(text):
@@ -499,8 +489,7 @@ def check_unique(ids: Sequence[str], rows: Sequence[int], where: str) -> None:
         if id_ in seen:
             raise RepalignError(
                 f"{where}: rows {seen[id_]} and {row} have the same id {id_!r}",
-                expected="every id once: an id names one thing in every modality",
-                got=f"{id_!r} twice",
+                expected="every id once: an id names one thing in every modality", got=f"{id_!r} twice",
                 remedy="make the ids unique, or take one of the two rows out",
             )
         seen[id_] = row
@@ -511,9 +500,7 @@ def named_columns(id: str | None, image: str | None, text: str | Sequence[str] |
     texts = [] if text is None else [text] if isinstance(text, str) else list(text)
     if image is None and not texts:
         raise RepalignError(
-            f"{where}: no column of stimuli is named",
-            expected="image=, text= or both",
-            got="neither",
+            f"{where}: no column of stimuli is named", expected="image=, text= or both", got="neither",
             remedy="name the column that holds the image or the captions",
         )
     return texts, ", ".join(f"{k}={v}" for k, v in (("id", id), ("image", image), ("text", ",".join(texts))) if v)
@@ -524,9 +511,7 @@ def check_columns(asked: Sequence[str | None], present: Sequence[str], where: st
     for column in asked:
         if column is not None and column not in present:
             raise RepalignError(
-                f"{where} has no column {column!r}",
-                expected=f"one of its columns: {', '.join(present)}",
-                got=column,
+                f"{where} has no column {column!r}", expected=f"one of its columns: {', '.join(present)}", got=column,
                 remedy=did_you_mean(column, present),
             )
 
@@ -544,8 +529,7 @@ def captions_in(cells: Sequence[Any], names: Sequence[str], row: int, where: str
         if isinstance(cell, list):
             raise RepalignError(
                 f"{where}: row {row}, column {name!r} holds a list",
-                expected="one caption per column where several text columns are named",
-                got=f"a list of {len(cell)}",
+                expected="one caption per column where several text columns are named", got=f"a list of {len(cell)}",
                 remedy=f"name {name!r} alone",
             )
     return tuple(cells)

@@ -196,8 +196,7 @@ def _read_ids(ids: str | list[str | int], base: Path) -> list[str | int]:
     except (OSError, ValueError, TypeError) as error:
         raise RepalignError(
             f"the ids in {path.name} cannot be read",
-            expected="a file with one id per line, or a .json file with a list",
-            got=error,
+            expected="a file with one id per line, or a .json file with a list", got=error,
             remedy="check the path; it starts from the study file's folder",
         ) from error
 
@@ -211,6 +210,4 @@ def _read_array(path: Path) -> Any:
             raise ValueError(f"the file ends in {path.suffix or 'nothing'!r}")
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise RepalignError(
-            f"the array {path.name} cannot be read", expected="a .npy file", got=error
-        ) from error
+        raise RepalignError(f"the array {path.name} cannot be read", expected="a .npy file", got=error) from error

@@ -131,8 +131,7 @@ class Dataset:
                 hint = did_you_mean(str(id_), self.ids[:5000])  # which searches a few thousand in good time
                 raise RepalignError(
                     f"dataset {self.name!r} has no id {id_!r}",
-                    expected=f"one of its {self.n} ids, such as {self.ids[0]!r}",
-                    got=repr(id_),
+                    expected=f"one of its {self.n} ids, such as {self.ids[0]!r}", got=repr(id_),
                     remedy=hint if hint.startswith("did you mean") else "look at `Dataset.ids` for those that are there",
                 )
         if not wanted or len(set(wanted)) < len(wanted):
@@ -153,9 +152,7 @@ class Dataset:
 
         if not 1 <= n <= self.n:
             raise RepalignError(
-                f"dataset {self.name!r}: cannot draw a sample of {n}",
-                expected=f"1 to {self.n} rows",
-                got=n,
+                f"dataset {self.name!r}: cannot draw a sample of {n}", expected=f"1 to {self.n} rows", got=n,
                 remedy=f"choose n of at most {self.n}, or leave the sample out to use every row",
             )
         order = np.random.Generator(np.random.PCG64(seed)).permutation(self.n)

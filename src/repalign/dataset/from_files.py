@@ -71,10 +71,8 @@ def _image_file(cell: Any, folder: Path, row: int, where: str) -> FileBlob | Non
         return None
     if not isinstance(cell, str) or "://" in cell:
         raise RepalignError(
-            f"{where}: row {row} names no image file",
-            expected="a path, relative to the table's folder or to `root`",
-            got=repr(cell)[:80],
-            remedy="download the images first; a table that holds image bytes is read by `hub:`",
+            f"{where}: row {row} names no image file", expected="a path, relative to the table's folder or to `root`",
+            got=repr(cell)[:80], remedy="download the images first; a table that holds image bytes is read by `hub:`",
         )
     if problem := bad_text(cell):
         raise RepalignError(f"{where}: row {row} names an image by {problem}", expected="a path", remedy="mend the path")
@@ -93,9 +91,7 @@ def _merge_captions(rows: Sequence[Row], where: str) -> list[Row]:
             expected, got = ("no image" if blob is None else blob.label for blob in images)
             raise RepalignError(
                 f"{where}: rows {first.row} and {r.row} have the same id {r.id!r} but name different images",
-                expected=f"{expected}, as in row {first.row}",
-                got=got,
-                remedy="give different things different ids",
+                expected=f"{expected}, as in row {first.row}", got=got, remedy="give different things different ids",
             )
         # An empty cell keeps its place among the captions of an id.
         captions = (*(first.cells["text"] or (None,)), *(r.cells["text"] or (None,)))
@@ -116,8 +112,7 @@ def from_folder(
     folder = Path(path)
     if not folder.is_dir():
         raise RepalignError(
-            f"there is no folder {folder}",
-            expected="a folder of images",
+            f"there is no folder {folder}", expected="a folder of images",
             got="a file" if folder.exists() else "nothing by that name",
             remedy="check the path; in a study file it starts from the study file's folder",
         )
@@ -131,8 +126,7 @@ def from_folder(
         raise RepalignError(
             f"folder {where!r} has captions in more than one form",
             expected="one captions.jsonl, or one captions.csv, or a .txt file beside each image",
-            got=", ".join([*tables, *[str(n) for n in notes[:1]]]),
-            remedy="keep one of them in the folder",
+            got=", ".join([*tables, *[str(n) for n in notes[:1]]]), remedy="keep one of them in the folder",
         )
     if not images:
         expected, got = f"files that end in {', '.join(IMAGE_SUFFIXES)}", f"{len(files)} other files"

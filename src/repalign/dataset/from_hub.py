@@ -75,8 +75,7 @@ def from_hub(
     if local.exists():
         if revision is not None:
             raise RepalignError(
-                f"{path} is on this machine, where there are no revisions",
-                expected="no revision for a local dataset",
+                f"{path} is on this machine, where there are no revisions", expected="no revision for a local dataset",
                 got=f"revision {revision!r}",
                 remedy="leave the revision out; or, to load it from the hub, rename the local folder",
             )
@@ -103,10 +102,8 @@ def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[B
     feature = data.features[column]
     if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
         raise RepalignError(
-            f"{where}: column {column!r} holds no images",
-            expected="a column of the feature type Image",
-            got=str(feature),
-            remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
+            f"{where}: column {column!r} holds no images", expected="a column of the feature type Image",
+            got=str(feature), remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
         )
     table = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return [HubBlob(table, column, i, f"{column} of {id_}") for i, id_ in enumerate(ids)]
@@ -129,10 +126,8 @@ def _load_local(path: Path, split: str, config: str | None, data_files: Any) -> 
     if path.is_file():
         if path.suffix.lower() not in FILE_BUILDERS:
             raise RepalignError(
-                f"{path.name}: a file of unknown format",
-                expected=f"a file that ends in {', '.join(FILE_BUILDERS)}",
-                got=path.suffix or "no suffix",
-                remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
+                f"{path.name}: a file of unknown format", expected=f"a file that ends in {', '.join(FILE_BUILDERS)}",
+                got=path.suffix or "no suffix", remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
             )
         builder_name, data_files = FILE_BUILDERS[path.suffix.lower()], str(path)
         if builder_name == "csv":  # as repalign.tables reads one: no word means "nothing", and 007 is no number
@@ -164,8 +159,7 @@ def _prepared(builder: Any, split: str, where: str) -> Any:
     except ValueError as error:
         raise RepalignError(
             f"{where}: the split {split!r} cannot be read",
-            expected='a split such as "train" or a part of one such as "train[:100]"',
-            got=error,
+            expected='a split such as "train" or a part of one such as "train[:100]"', got=error,
         ) from error
 
 
@@ -215,22 +209,18 @@ def _resolve_commit(path: str, revision: str | None) -> str:
     except HFValidationError as error:
         raise RepalignError(
             f"{path!r} is neither a dataset of the hub nor on this machine",
-            expected="a name such as 'org/dataset', or a path that exists",
-            got=error,
+            expected="a name such as 'org/dataset', or a path that exists", got=error,
             remedy="check the path; in a study file it starts from the study file's folder",
         ) from error
     except RevisionNotFoundError as error:
         raise RepalignError(
-            f"dataset {path} has no revision {revision!r}",
-            expected="a branch, tag or commit of the dataset",
-            got=revision,
-            remedy="look at the branches on the dataset's page",
+            f"dataset {path} has no revision {revision!r}", expected="a branch, tag or commit of the dataset",
+            got=revision, remedy="look at the branches on the dataset's page",
         ) from error
     except RepositoryNotFoundError as error:
         raise RepalignError(
             f"the hub has no dataset {path!r} that may be read from here",
-            expected="a public dataset, or one that you are logged in for",
-            got=path,
+            expected="a public dataset, or one that you are logged in for", got=path,
             remedy="check the name, or run `hf auth login`",
         ) from error
     except Exception as error:  # no network: the client raises errors of three libraries
@@ -255,8 +245,7 @@ def _not_loaded(path: str, revision: str | None, error: BaseException) -> Repali
         cause = cause.__cause__
     return RepalignError(
         f"dataset {path} at revision {revision or 'default branch'} cannot be loaded",
-        expected="a dataset in a format that the `datasets` library reads",
-        got=f"{type(error).__name__}: {error}",
+        expected="a dataset in a format that the `datasets` library reads", got=f"{type(error).__name__}: {error}",
         remedy="look at the options config, data_files and split",
     )
 

@@ -26,17 +26,14 @@ def from_arrays(
         where = f"dataset {name!r}: modality {modality!r}"
         if array.dtype.kind not in "fiub" or array.ndim < 1:
             raise RepalignError(
-                f"{where} is no array of numbers",
-                expected="a real numeric array of shape (n, ...)",
+                f"{where} is no array of numbers", expected="a real numeric array of shape (n, ...)",
                 got=f"dtype {array.dtype}, shape {array.shape}",
                 remedy="convert it first; captions and images come from a table or a folder",
             )
         if len(array) != len(names):
             raise RepalignError(
-                f"{where} does not have one row for each id",
-                expected=f"{len(names)} rows, one for each id",
-                got=f"{len(array)} rows",
-                remedy="give one id for each row of every array",
+                f"{where} does not have one row for each id", expected=f"{len(names)} rows, one for each id",
+                got=f"{len(array)} rows", remedy="give one id for each row of every array",
             )
         array.flags.writeable = False
         columns[modality] = Arrays(array)

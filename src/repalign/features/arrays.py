@@ -84,8 +84,7 @@ def read_file(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa:
     except Exception as error:  # each library raises its own kinds for a broken file
         torch_too = ", nor are numpy arrays in a file of torch: make them tensors" if path.suffix.lower() in (".pt", ".pth") else ""
         raise RepalignError(
-            f"{path}: the file cannot be read",
-            expected=f"a whole {path.suffix} file of numbers",
+            f"{path}: the file cannot be read", expected=f"a whole {path.suffix} file of numbers",
             got=re.sub(r"\x1b\[\d*m", "", (str(error).splitlines() or [type(error).__name__])[0])[:200],
             remedy=f"write it again; object arrays and pickles are never loaded{torch_too}",
         ) from error
@@ -152,8 +151,7 @@ class Arrays(Table):
             how += " with --axes" if not plain and first.axes is None and len(first.shape) == 3 else ""
             raise RepalignError(
                 f"{self.what}: {first.label} is no layer, and may be meant as one",
-                expected="real float arrays of two dimensions (n, d), one vector per stimulus",
-                got=names_of(blocks),
+                expected="real float arrays of two dimensions (n, d), one vector per stimulus", got=names_of(blocks),
                 remedy=f"pool the tokens or positions of {first.name} to one vector first; or name what the features are, {how}"
                 + ("; or say --rdm or --kernel of a stack (m, n, n)" if first.shape[-1] == first.shape[-2] else ""),
             )
@@ -333,8 +331,7 @@ def _nested(name: str, x: Mapping[Any, Any], what: str) -> Block:
 
     def load() -> Any:
         raise RepalignError(
-            f"{what}: {name} is a mapping of its own",
-            expected="arrays (n, d) by name, in one flat mapping",
+            f"{what}: {name} is a mapping of its own", expected="arrays (n, d) by name, in one flat mapping",
             got=", ".join(b.label for b in inner[:8]),
             remedy=f"store what is in {name} alone, or its arrays under names of their own",
         )
@@ -411,8 +408,7 @@ def _npz(path: Path) -> Table:
                     blocks.append(Block(name, "closed", (), "no array", lambda: None, list))
     if {"indptr", "indices", "data", "shape", "format"} <= {b.name for b in blocks}:
         raise RepalignError(
-            f"{path}: a sparse matrix {tuple(get('shape').tolist())}",
-            expected="a dense array (n, d)",
+            f"{path}: a sparse matrix {tuple(get('shape').tolist())}", expected="a dense array (n, d)",
             got="a file of scipy.sparse.save_npz",
             remedy="np.save('dense.npy', scipy.sparse.load_npz(path).toarray()), where (n, d) fits in memory",
         )

@@ -48,8 +48,7 @@ class Columns(Table):
 
     def squares(self, kind: str) -> dict[str, list[Block]]:
         raise RepalignError(
-            f"{self.what}: a table of columns where {said(kind)} is meant",
-            expected="an array (n, n) or (m, n, n)",
+            f"{self.what}: a table of columns where {said(kind)} is meant", expected="an array (n, n) or (m, n, n)",
             got=listed([b.name for b in self.blocks]),
             remedy="give the numbers as an array, with the ids of its rows beside it: .npz with the arrays "
             f"{kind} and ids; in Python repalign.{KINDS[kind].__name__}(frame.to_numpy())",
@@ -66,8 +65,7 @@ class Columns(Table):
         if deep and not vectors:
             raise RepalignError(
                 f"{self.what}: {deep[0].label} holds no vectors of one length",
-                expected="a list of d numbers in every row",
-                got=names_of(deep),
+                expected="a list of d numbers in every row", got=names_of(deep),
                 remedy="pool tokens or positions to one vector per row, or name what the features are (--vector, --features)",
             )
         if vectors and (numbered or deep):
@@ -296,8 +294,7 @@ def _numbers(column: pa.ChunkedArray, n: int, name: str) -> Tensor:
         lengths = pc.call_function("list_value_length", [flat]).unique().to_pylist()
         if len(lengths) != 1 or lengths[0] is None:
             raise RepalignError(
-                f"column {name}: lists of different lengths",
-                expected="a list of d numbers in every row",
+                f"column {name}: lists of different lengths", expected="a list of d numbers in every row",
                 got=f"lengths {', '.join(map(str, lengths[:8]))}",
                 remedy="pool tokens or positions to one vector per row",
             )

@@ -29,8 +29,7 @@ def as_texts(values: Sequence[Any], what: str, name: str, dtype: str = "") -> tu
         if seen.setdefault(id_, row) != row:
             raise RepalignError(
                 f"{what}: rows {seen[id_]} and {row} have the same id {id_!r} in {name}: ids do not fit the rows",
-                expected=f"{len(out)} distinct ids",
-                got=f"{len(out)} ids, {len(set(out))} distinct",
+                expected=f"{len(out)} distinct ids", got=f"{len(out)} ids, {len(set(out))} distinct",
                 remedy="name another column that tells the rows apart (--id NAME, ids=), or make these distinct",
             )
     return out
@@ -47,17 +46,14 @@ def _text(value: Any, where: str, dtype: str) -> str:
     if _is_null(value) or (isinstance(value, str) and not value.strip()):
         raise RepalignError(
             where.format("no id"),
-            expected="an id in every row: a null names nothing, and is not joined with other nulls",
-            got="nothing",
+            expected="an id in every row: a null names nothing, and is not joined with other nulls", got="nothing",
             remedy=f"fill it in or leave the row out; or {_OTHER}",
         )
     if isinstance(value, str):
         if value != value.strip():
             raise RepalignError(
-                where.format("an id with blanks around it"),
-                expected="ids that other files can be joined on",
-                got=repr(value),
-                remedy="strip the ids: 'a ' and 'a' are two texts",
+                where.format("an id with blanks around it"), expected="ids that other files can be joined on",
+                got=repr(value), remedy="strip the ids: 'a ' and 'a' are two texts",
             )
         return str(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -69,8 +65,7 @@ def _text(value: Any, where: str, dtype: str) -> str:
         raise RepalignError(
             where.format("an id that is no whole number"),
             expected="a text or a whole number that is stored without rounding",
-            got=f"{value!r}" + (f" ({dtype})" if dtype else ""),
-            remedy=f"store ids as text or integers, or {_OTHER}",
+            got=f"{value!r}" + (f" ({dtype})" if dtype else ""), remedy=f"store ids as text or integers, or {_OTHER}",
         )
     if hasattr(value, "isoformat"):
         return iso(value)
@@ -141,8 +136,7 @@ def match(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[tuple[str, ...]
         if twins:
             raise RepalignError(
                 f"{sources[0][0]} and {what}: {len(twins)} ids differ only in how they are written",
-                expected="one way to write an id",
-                got=", ".join(f"{a!r} and {b!r}" for a, b in twins[:3]),
+                expected="one way to write an id", got=", ".join(f"{a!r} and {b!r}" for a, b in twins[:3]),
                 remedy="write them alike; or leave these rows out of one file, if they are not the same stimuli",
             )
     if not common:

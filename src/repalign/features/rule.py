@@ -118,8 +118,7 @@ class Table(ABC):
         if name not in known:
             raise RepalignError(
                 f"{self.what}: nothing in it is called {name!r}",
-                expected="the name of a column, an array or the index",
-                got=listed(known) or "no names",
+                expected="the name of a column, an array or the index", got=listed(known) or "no names",
                 remedy=did_you_mean(name, known),
             )
         return self.blocks[known.index(name)]
@@ -139,8 +138,7 @@ class Table(ABC):
         return RepalignError(
             f"{self.what}: no two-dimensional block of floats: no layer",
             expected="a float array (n, d), a column of float lists, or float columns",
-            got=names_of(self.blocks) or "nothing",
-            remedy=remedy,
+            got=names_of(self.blocks) or "nothing", remedy=remedy,
         )
 
 
@@ -180,8 +178,7 @@ class Reading:
         if self.by_pairs and (self.features is not None or self.axes is not None):
             raise RepalignError(
                 f"{'features' if self.axes is None else 'axes'} and kind {self.kind!r} do not go together",
-                expected="square arrays (n, n) or (m, n, n)",
-                got="both",
+                expected="square arrays (n, n) or (m, n, n)", got="both",
                 remedy="leave one out; vector names the array that is meant",
             )
 
@@ -274,8 +271,7 @@ def apply(table: Table, reading: Reading) -> Found:
     n = len(next(iter(layers.values())))
     if any(len(x) != n for x in layers.values()):
         raise RepalignError(
-            f"{table.what}: layers of different row counts",
-            expected="one n for all layers of a model",
+            f"{table.what}: layers of different row counts", expected="one n for all layers of a model",
             got=", ".join(f"{name}: {len(x)}" for name, x in list(layers.items())[:8]),
             remedy="leave out what is no layer, or name the one that is (--vector NAME, vector=)",
         )
@@ -327,8 +323,7 @@ def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
         block = table.find(reading.vector)
         if block.kind not in (*NUMBERS, "complex", "pairs") or len(block.shape) < 2:
             raise RepalignError(
-                f"{table.what}: {block.label} holds no vectors",
-                expected="a list column or an array (n, d)",
+                f"{table.what}: {block.label} holds no vectors", expected="a list column or an array (n, d)",
                 got=f"shape {shown_shape(block.shape)}",
                 remedy=f"for single columns {option('features', reading.vector)}",
             )
@@ -348,16 +343,14 @@ def _by_pattern(table: Table, reading: Reading) -> dict[str, list[Block]]:
     if missing or not found:
         raise RepalignError(
             f"{table.what}: no column is called {(missing or [asked])[0]!r}",
-            expected="a pattern of columns that hold numbers",
-            got=listed([b.name for b in columns]) or "no columns",
+            expected="a pattern of columns that hold numbers", got=listed([b.name for b in columns]) or "no columns",
             remedy=None if columns else "arrays are named with --vector (vector=)",
         )
     for b in found:
         if b.kind not in NUMBERS or len(b.shape) != 1:
             raise RepalignError(
                 f"{table.what}: {b.label} is no column of numbers, and {asked!r} names it",
-                expected="columns of one number per row",
-                got=b.label,
+                expected="columns of one number per row", got=b.label,
                 remedy="a narrower pattern; a column of lists is named with --vector (vector=)",
             )
     return {FEATURES: found}
@@ -388,8 +381,7 @@ def _choose_ids(table: Table, reading: Reading, chosen: Sequence[Block]) -> tupl
     read = [texts(b) for b in found]
     if any(r != read[0] for r in read):
         raise RepalignError(
-            f"{table.what}: several things could be its ids, and they differ",
-            expected="one that names the rows",
+            f"{table.what}: several things could be its ids, and they differ", expected="one that names the rows",
             got="; ".join(b.label for b in found),
             remedy=f"say which, for instance {option('id', found[0].name)}; or --rows (rows=True) for row by row",
         )
@@ -438,8 +430,7 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
             where = f"{table.what}, layer {name}"
             if x.ndim != 2 or 0 in x.shape:
                 raise RepalignError(
-                    f"{where}: not (n, d)",
-                    expected="two dimensions, one row per stimulus",
+                    f"{where}: not (n, d)", expected="two dimensions, one row per stimulus",
                     got=f"shape {tuple(x.shape)}",
                     remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
                 )
@@ -523,8 +514,7 @@ def _check_memory(table: Table, chosen: Sequence[Block]) -> None:
     there = available_bytes()
     if needed > there:
         raise RepalignError(
-            f"{table.what}: its arrays do not fit in memory",
-            expected=f"at most {there / 1e9:.3g} GB, which are free",
+            f"{table.what}: its arrays do not fit in memory", expected=f"at most {there / 1e9:.3g} GB, which are free",
             got=f"{needed / 1e9:.3g} GB by its header, {table.disk_bytes / 1e9:.3g} GB on disk",
             remedy="store fewer layers or stimuli in one file",
         )
@@ -599,7 +589,6 @@ def _check_nameless(sources: Sequence[Found]) -> None:
     remedy = remedy if columns is None else f"say {option('id', columns)}"
     raise RepalignError(
         f"{' and '.join(s.what for s in sources)}: which row belongs to which?",
-        expected="ids in all of them, or in none",
-        got="; ".join(got),
+        expected="ids in all of them, or in none", got="; ".join(got),
         remedy=f"{remedy}; or --rows (rows=True) if row i of all is the same stimulus",
     )

@@ -8,26 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import repalign.store.format as fmt
 from repalign.errors import RepalignError
 from repalign.files import TEMPORARY, Files
-from repalign.store.format import (
-    AGAIN,
-    IDENTITY,
-    MANIFEST,
-    MANIFEST_FORMAT,
-    PART,
-    BrokenError,
-    Head,
-    Manifest,
-    difference,
-    disagreement,
-    folder_of,
-    identity_of,
-    read_head,
-    read_manifest,
-    shown,
-    verify,
-)
 from repalign.store.store import MARKER, FeatureStore
 from repalign.text import Progress, silent
 
@@ -63,7 +46,7 @@ def check(url: str | os.PathLike[str], deep: bool = True, progress: Progress = s
     if files.size(MARKER) is None:
         raise RepalignError(f"there is no feature store at {store.url}", expected=f"a folder with a {MARKER} in it")
     folders = store.folders()
-    total = sum(1 for f in folders for name in files.listing(f) if PART.match(name))
+    total = sum(1 for f in folders for name in files.listing(f) if fmt.PART.match(name))
     done = count()
 
     def step() -> None:
@@ -92,27 +75,27 @@ class _Folder:
 
     def __init__(self, files: Files, folder: str, deep: bool, step: Callable[[], None]) -> None:
         self.files, self.folder, self.deep, self.step = files, folder, deep, step
-        self.heads: dict[str, Head] = {}
+        self.heads: dict[str, fmt.Head] = {}
         self.digests: dict[str, str] = {}
         self.broken: set[str] = set()
 
     def problems(self) -> list[Problem]:
         found: list[Problem] = []
         for name in self.files.listing(self.folder):
-            if PART.match(name):
+            if fmt.PART.match(name):
                 found += self._part(name)
                 self.step()
-            elif name != MANIFEST:
+            elif name != fmt.MANIFEST:
                 found += _stranger(self.files, f"{self.folder}/{name}")
         try:
-            manifest = read_manifest(self.files, self.folder)
+            manifest = fmt.read_manifest(self.files, self.folder)
         except RepalignError as error:
             why, *details = str(error).splitlines()
             if error.__cause__ is None:  # a newer format, with a remedy of its own
                 why, remedy = "is of another format", details[-1].removeprefix("  do: ")
             else:
-                why, remedy = f"is not a manifest: {error.__cause__}", AGAIN
-            return [*found, self._problem(MANIFEST, why, remedy)]
+                why, remedy = f"is not a manifest: {error.__cause__}", fmt.AGAIN
+            return [*found, self._problem(fmt.MANIFEST, why, remedy)]
         return found + (self._unfinished() if manifest is None else self._manifest(manifest))
 
     def _problem(self, name: str, problem: str, remedy: str) -> Problem:
@@ -122,19 +105,19 @@ class _Folder:
         full = f"{self.folder}/{name}"
         try:
             if self.deep:
-                verified = verify(self.files, full)
+                verified = fmt.verify(self.files, full)
                 self.heads[name], self.digests[name] = verified.head, verified.sha256
             else:
-                self.heads[name] = read_head(self.files, full)
-        except (BrokenError, RepalignError) as error:
+                self.heads[name] = fmt.read_head(self.files, full)
+        except (fmt.BrokenError, RepalignError) as error:
             self.broken.add(name)
             return [self._problem(name, str(error), f"delete it and {MISSING_AGAIN}")]
         return self._place(name, self.heads[name].header)
 
     def _place(self, name: str, file: Mapping[str, Any]) -> list[Problem]:
         """A file states what it is of, and that says where it belongs."""
-        stated = identity_of(file)
-        home = folder_of(*(stated[field] for field in IDENTITY[1:]))
+        stated = fmt.identity_of(file)
+        home = fmt.folder_of(*(stated[field] for field in fmt.IDENTITY[1:]))
         if home == self.folder:
             return []
         return [self._problem(name, f"is of another extraction: it belongs in {home}", FOREIGN)]
@@ -144,18 +127,18 @@ class _Folder:
         if heads:
             state = f"{sum(h['rows'][1] - h['rows'][0] for h in heads)} of {heads[0]['n']} rows are there"
         remedy = "run the extraction again: it resumes; or delete the folder"
-        return [self._problem("", f"is not complete: there is no {MANIFEST}, {state}", remedy)]
+        return [self._problem("", f"is not complete: there is no {fmt.MANIFEST}, {state}", remedy)]
 
-    def _manifest(self, manifest: Manifest) -> list[Problem]:
-        found = self._place(MANIFEST, manifest.data)
+    def _manifest(self, manifest: fmt.Manifest) -> list[Problem]:
+        found = self._place(fmt.MANIFEST, manifest.data)
         for part in manifest.data["parts"]:
             found += self._listed(manifest.data, part)
         names = [part["file"] for part in manifest.data["parts"]]
         found += [self._problem(name, "is not in the manifest", FOREIGN) for name in self.heads if name not in names]
         if manifest.flaw is not None:
-            found.append(self._problem(MANIFEST, str(manifest.flaw), AGAIN))
-        if not found and manifest.data["format"] != MANIFEST_FORMAT:
-            found.append(self._problem(MANIFEST, "has no seal: a repalign before it knew seals wrote it", SEAL_IT))
+            found.append(self._problem(fmt.MANIFEST, str(manifest.flaw), fmt.AGAIN))
+        if not found and manifest.data["format"] != fmt.MANIFEST_FORMAT:
+            found.append(self._problem(fmt.MANIFEST, "has no seal: a repalign before it knew seals wrote it", SEAL_IT))
         return found
 
     def _listed(self, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> list[Problem]:
@@ -165,11 +148,11 @@ class _Folder:
             return []
         if name not in self.heads:
             return [self._problem(name, "is missing, but the manifest lists it", MISSING_AGAIN)]
-        found = disagreement(manifest, part, self.heads[name])
+        found = fmt.disagreement(manifest, part, self.heads[name])
         if found is None and self.deep:
-            found = difference(part["sha256"], self.digests[name], "sha256")
+            found = fmt.difference(part["sha256"], self.digests[name], "sha256")
         if found is None:
             return []
         where, here, there = found
-        what = f"does not agree with {name}: {where} is {shown(here)} here and {shown(there)} in the part"
-        return [self._problem(MANIFEST, what, AGAIN)]
+        what = f"does not agree with {name}: {where} is {fmt.shown(here)} here and {fmt.shown(there)} in the part"
+        return [self._problem(fmt.MANIFEST, what, fmt.AGAIN)]

@@ -380,8 +380,7 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
         raise RepalignError(problem, remedy=AGAIN) from error
     if data["format"] not in (1, MANIFEST_FORMAT):
         raise NewerFormat(
-            f"{files.path(name)} is a manifest of another format",
-            expected=f"format 1 or {MANIFEST_FORMAT}",
+            f"{files.path(name)} is a manifest of another format", expected=f"format 1 or {MANIFEST_FORMAT}",
             got=f"format {data['format']}",
             remedy="install a repalign that knows this format (a newer one, if the number is higher)",
         )

@@ -10,24 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import repalign.store.format as fmt
 from repalign.errors import RepalignError, did_you_mean
 from repalign.files import Files
 from repalign.layers import FEATURES, KINDS, Given
 from repalign.models import ModelRecord
 from repalign.representation import Representation
-from repalign.store.format import (
-    EXTRA,
-    LAYER,
-    TORCH_DTYPES,
-    BrokenError,
-    Head,
-    Manifest,
-    disagreement,
-    read_head,
-    read_tensor,
-    refusal,
-    shown,
-)
 
 
 class StoredRepresentation(Representation):
@@ -46,7 +34,7 @@ class StoredRepresentation(Representation):
         self.extras: tuple[str, ...] = tuple(manifest["extras"])
         self.facts: Mapping[str, Any] = manifest["facts"]
         self._described = {layer["name"]: layer for layer in manifest["layers"]}
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, fmt.Head] = {}
 
     def __repr__(self) -> str:
         return f"StoredRepresentation({self.name!r}, n={self.n}, {len(self.layers)} layers, {self.path!r})"
@@ -77,7 +65,7 @@ class StoredRepresentation(Representation):
     def dtype(self, layer: str) -> torch.dtype:
         """The dtype in which a layer is stored."""
         self.check_layer(layer)
-        return TORCH_DTYPES[self._described[layer]["dtype"]]
+        return fmt.TORCH_DTYPES[self._described[layer]["dtype"]]
 
     def with_record(self, record: ModelRecord) -> StoredRepresentation:
         """The same features under a record with another name, family or scores; the store is not changed.
@@ -103,10 +91,10 @@ class StoredRepresentation(Representation):
         RepalignError if a part is missing or broken.
         """
         kind, form = self.kind(layer), self._described[layer]
-        out = torch.empty(self.n, form["width"], dtype=TORCH_DTYPES[form["dtype"]])
+        out = torch.empty(self.n, form["width"], dtype=fmt.TORCH_DTYPES[form["dtype"]])
         for part in self.manifest["parts"]:
             start, stop = part["rows"]
-            out[start:stop] = self._read(part, LAYER + layer)
+            out[start:stop] = self._read(part, fmt.LAYER + layer)
         return out if kind == FEATURES else KINDS[kind](out, where=f"{self.name}, layer {layer!r}")
 
     def extra(self, name: str) -> Tensor:
@@ -114,11 +102,10 @@ class StoredRepresentation(Representation):
         if name not in self.extras:
             raise RepalignError(
                 f"{self.name}: no extra {name!r} is stored",
-                expected=f"one of {', '.join(self.extras)}" if self.extras else "no extra at all",
-                got=name,
+                expected=f"one of {', '.join(self.extras)}" if self.extras else "no extra at all", got=name,
                 remedy=did_you_mean(name, self.extras),
             )
-        return torch.cat([self._read(part, EXTRA + name) for part in self.manifest["parts"]])
+        return torch.cat([self._read(part, fmt.EXTRA + name) for part in self.manifest["parts"]])
 
     def iter_rows(self, layer: str, block: int) -> Iterator[tuple[int, Tensor]]:
         """One layer in blocks of `block` rows (the last may be shorter): (first row, tensor (rows, d)).
@@ -130,7 +117,7 @@ class StoredRepresentation(Representation):
             raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
         first, waiting = 0, []
         for part in self.manifest["parts"]:
-            rows = self._read(part, LAYER + layer)
+            rows = self._read(part, fmt.LAYER + layer)
             while len(rows):
                 take = block - sum(map(len, waiting))
                 waiting.append(rows[:take])
@@ -146,26 +133,24 @@ class StoredRepresentation(Representation):
         try:
             if name not in self._heads:
                 self._heads[name] = self._head(name, part)
-            return read_tensor(self.files, name, self._heads[name], tensor)
-        except BrokenError as error:
+            return fmt.read_tensor(self.files, name, self._heads[name], tensor)
+        except fmt.BrokenError as error:
             raise RepalignError(
-                f"{self.name}: {self.files.path(name)} {error.problem}",
-                expected=error.expected,
-                got=error.got,
+                f"{self.name}: {self.files.path(name)} {error.problem}", expected=error.expected, got=error.got,
                 remedy=f"look at the whole store with `repalign check {self.files.path()}`, delete that part "
                 "and run the extraction again: only what is missing is computed",
             ) from error
 
-    def _head(self, name: str, part: Mapping[str, Any]) -> Head:
+    def _head(self, name: str, part: Mapping[str, Any]) -> fmt.Head:
         """The header of a part, held to the manifest."""
-        head = read_head(self.files, name)
+        head = fmt.read_head(self.files, name)
         if head.sha256 != part["header_sha256"]:
             seals = f"header sha256 {part['header_sha256']}", f"header sha256 {head.sha256}"
-            raise BrokenError("is not the part of which the manifest speaks", *seals)
-        if found := disagreement(self.manifest, part, head):
+            raise fmt.BrokenError("is not the part of which the manifest speaks", *seals)
+        if found := fmt.disagreement(self.manifest, part, head):
             field, here, there = found
-            values = f"{field} {shown(here)}", f"{field} {shown(there)}"
-            raise BrokenError(f"does not agree with the manifest: {field} differs", *values)
+            values = f"{field} {fmt.shown(here)}", f"{field} {fmt.shown(there)}"
+            raise fmt.BrokenError(f"does not agree with the manifest: {field} differs", *values)
         return head
 
 
@@ -176,7 +161,7 @@ class BrokenRepresentation(StoredRepresentation):
     parameters) is not passed on. Any use of it is a RepalignError that names the file and what differs.
     """
 
-    def __init__(self, files: Files, folder: str, manifest: Manifest) -> None:
+    def __init__(self, files: Files, folder: str, manifest: fmt.Manifest) -> None:
         self.files, self.folder = files, folder
         said = manifest.data["record"]
         self.record = ModelRecord(said["spec"], said["name"], said["modality"], said["revision"])
@@ -189,4 +174,4 @@ class BrokenRepresentation(StoredRepresentation):
         """Whatever a whole one would know: asked for only if it is not there."""
         if name == "_broken" or name.startswith("__"):
             raise AttributeError(name)
-        raise refusal(self.files, self.folder, self._broken)
+        raise fmt.refusal(self.files, self.folder, self._broken)

@@ -14,43 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import repalign.store.format as fmt
 from repalign.errors import RepalignError, did_you_mean
 from repalign.files import TEMPORARY, Files, open_files, seal_json
 from repalign.models import ModelRecord
-from repalign.store.format import (
-    DTYPES,
-    EXTRA,
-    FORMAT,
-    KIND,
-    MANIFEST,
-    MANIFEST_FORMAT,
-    PART,
-    BrokenError,
-    Head,
-    Verified,
-    canonical,
-    difference,
-    encode,
-    folder_of,
-    identity,
-    identity_of,
-    layout,
-    parse_json,
-    read_head,
-    read_manifest,
-    read_tensor,
-    readable,
-    refuse_other,
-    shown,
-    verify,
-)
 from repalign.store.reader import BrokenRepresentation, StoredRepresentation
 
 log = logging.getLogger(__name__)
 
 MARKER = "repalign-store.json"
 STORE_KIND = "repalign feature store"
-MARKER_TEXT = f'{{"format":{FORMAT},"kind":"{STORE_KIND}"}}\n'
+MARKER_TEXT = f'{{"format":{fmt.FORMAT},"kind":"{STORE_KIND}"}}\n'
 
 
 @dataclass(frozen=True)
@@ -87,8 +61,7 @@ class FeatureStore:
             raise RepalignError(
                 f"{self.url} is not a feature store: it holds other things and no {MARKER}",
                 expected="a store, or an empty or new folder",
-                got=f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}",
-                remedy="name another folder",
+                got=f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}", remedy="name another folder",
             )
 
     def __repr__(self) -> str:
@@ -121,8 +94,8 @@ class FeatureStore:
                 expected="at least one id, each once, all of them text",
                 got=f"{len(ids)} ids, {len(set(ids))} different",
             )
-        canonical(dict(dataset), f"the description of the dataset {name!r}")
-        folder = folder_of(fingerprint, record.spec, record.revision, settings)
+        fmt.canonical(dict(dataset), f"the description of the dataset {name!r}")
+        folder = fmt.folder_of(fingerprint, record.spec, record.revision, settings)
         if self.files.size(MARKER) is None:
             self.files.write(MARKER, MARKER_TEXT.encode())
         self.files.sweep()
@@ -138,16 +111,16 @@ class FeatureStore:
 
         Raises RepalignError if the manifest that lies there is of another extraction.
         """
-        folder = folder_of(dataset_fingerprint, record_spec, revision, settings)
-        manifest, why = readable(self.files, folder)
+        folder = fmt.folder_of(dataset_fingerprint, record_spec, revision, settings)
+        manifest, why = fmt.readable(self.files, folder)
         if why is not None:
             log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
         if manifest is None:
             return None
-        refuse_other(
-            self.files.path(f"{folder}/{MANIFEST}"),
-            identity(dataset_fingerprint, record_spec, revision, settings),
-            identity_of(manifest),
+        fmt.refuse_other(
+            self.files.path(f"{folder}/{fmt.MANIFEST}"),
+            fmt.identity(dataset_fingerprint, record_spec, revision, settings),
+            fmt.identity_of(manifest),
             remedy=f"move {self.files.path(folder)} away or delete it, and run the extraction again",
         )
         sizes = self.files.listing(folder)
@@ -168,7 +141,7 @@ class FeatureStore:
         """
         out = []
         for folder in self.folders():
-            manifest = read_manifest(self.files, folder)
+            manifest = fmt.read_manifest(self.files, folder)
             if manifest is None or dataset_fingerprint not in (None, manifest.data["dataset"]["fingerprint"]):
                 continue
             if manifest.flaw is None:
@@ -179,7 +152,7 @@ class FeatureStore:
 
     def whole(self, dataset_fingerprint: str) -> list[StoredRepresentation]:
         """As `representations`, without those whose manifest cannot be believed: for those who would make these anew."""
-        found = ((folder, readable(self.files, folder)[0]) for folder in self.folders())
+        found = ((folder, fmt.readable(self.files, folder)[0]) for folder in self.folders())
         return [
             StoredRepresentation(self.files, folder, manifest)
             for folder, manifest in found
@@ -195,20 +168,18 @@ class FeatureStore:
 
     def _check_marker(self) -> None:
         try:
-            marker = parse_json(bytes(self.files.read(MARKER)))
+            marker = fmt.parse_json(bytes(self.files.read(MARKER)))
             version = marker["format"]
-            if version == FORMAT and marker["kind"] != STORE_KIND:
+            if version == fmt.FORMAT and marker["kind"] != STORE_KIND:
                 raise ValueError(f"kind {marker['kind']!r}")
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepalignError(
-                f"{self.files.path(MARKER)} is not the marker of a feature store",
-                expected=MARKER_TEXT.strip(),
+                f"{self.files.path(MARKER)} is not the marker of a feature store", expected=MARKER_TEXT.strip(),
                 remedy="if the folder is a store, write the expected line into that file",
             ) from error
-        if version != FORMAT or isinstance(version, bool):
+        if version != fmt.FORMAT or isinstance(version, bool):
             raise RepalignError(
-                f"{self.url} is a feature store of another format",
-                expected=f"format {FORMAT}",
+                f"{self.url} is a feature store of another format", expected=f"format {fmt.FORMAT}",
                 got=f"format {version}",
                 remedy="install a repalign that knows this format (a newer one, if the number is higher)",
             )
@@ -229,7 +200,7 @@ class Writer:
     settings: Mapping[str, Any]
     ids: tuple[str, ...]
     rows_per_part: int
-    _checked: dict[int, Verified] = field(default_factory=dict, repr=False)
+    _checked: dict[int, fmt.Verified] = field(default_factory=dict, repr=False)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -240,7 +211,7 @@ class Writer:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The fields in which all files of the folder agree."""
-        return identity(self.dataset["fingerprint"], self.record.spec, self.record.revision, self.settings)
+        return fmt.identity(self.dataset["fingerprint"], self.record.spec, self.record.revision, self.settings)
 
     def missing(self) -> list[Part]:
         """The parts that are not there, or are there but cut short or corrupt, in order.
@@ -251,16 +222,15 @@ class Writer:
         model, revision, weights, settings or division into parts.
         """
         self.files.sweep(self.folder)
-        manifest, _ = readable(self.files, self.folder)
+        manifest, _ = fmt.readable(self.files, self.folder)
         if manifest is not None:
-            self._refuse_other(MANIFEST, self.identity, identity_of(manifest))
+            self._refuse_other(fmt.MANIFEST, self.identity, fmt.identity_of(manifest))
         expected = {part.file for part in self.parts}
         for file in self.files.listing(self.folder):
-            if PART.match(file) and file not in expected:
+            if fmt.PART.match(file) and file not in expected:
                 raise RepalignError(
                     f"{self._path(file)} is not one of the {len(expected)} parts",
-                    expected=f"parts of {self.rows_per_part} rows up to {self.parts[-1].file}",
-                    got=file,
+                    expected=f"parts of {self.rows_per_part} rows up to {self.parts[-1].file}", got=file,
                     remedy=f"use the rows per part that this store was begun with, or delete {self._path()}",
                 )
         return [part for part in self.parts if not self._is_whole(part)]
@@ -290,11 +260,10 @@ class Writer:
         if not isinstance(given.get("weights_fingerprint"), str):
             raise RepalignError(
                 f"{model}: the header of {part.file} has no weights_fingerprint",
-                expected="a digest of the loaded weights, as text",
-                got=given.get("weights_fingerprint"),
+                expected="a digest of the loaded weights, as text", got=given.get("weights_fingerprint"),
             )
         versions = given.pop("versions", {})
-        canonical(given, f"{model}: the header of {part.file}")
+        fmt.canonical(given, f"{model}: the header of {part.file}")
         head = {
             **self.identity,
             "extraction": given,
@@ -305,15 +274,15 @@ class Writer:
             "rows": [part.start, part.stop],
             "ids": list(self.ids[part.start : part.stop]),
         }
-        self._refuse_disagreement(part, head, [(name, x.shape[1], DTYPES[x.dtype]) for name, x in layers.items()])
-        chunks, written = encode(head, layers, extras)
+        self._refuse_disagreement(part, head, [(name, x.shape[1], fmt.DTYPES[x.dtype]) for name, x in layers.items()])
+        chunks, written = fmt.encode(head, layers, extras)
         # Other bytes for a part of a finished extraction: it is not complete until `finish`.
-        manifest, _ = readable(self.files, self.folder)
+        manifest, _ = fmt.readable(self.files, self.folder)
         stated = [] if manifest is None else manifest["parts"]
         if not any(p["file"] == part.file and p["sha256"] == written.sha256 for p in stated):
             if manifest is not None:
                 log.warning("%s: %s is written anew", self._path(), part.file)
-            self.files.remove(self._name(MANIFEST))
+            self.files.remove(self._name(fmt.MANIFEST))
         self.files.write(self._name(part.file), *chunks)
         self._checked[part.index] = written
 
@@ -325,27 +294,27 @@ class Writer:
 
         Raises RepalignError if a part is missing or if parts disagree.
         """
-        refuse_other(
+        fmt.refuse_other(
             f"the record of {record.name}",
             self.identity,
-            identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
+            fmt.identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
             remedy="finish with the record that the writer was opened with",
         )
         manifest = {
-            "format": MANIFEST_FORMAT,
-            "kind": KIND,
+            "format": fmt.MANIFEST_FORMAT,
+            "kind": fmt.KIND,
             "dataset": self.dataset,
             "record": record.to_dict(),
             "settings": self.settings,
             "facts": facts,
             "n": len(self.ids),
             "ids": list(self.ids),
-            **layout(self._all_parts()),
+            **fmt.layout(self._all_parts()),
         }
-        canonical(manifest, f"the manifest of {record.spec}")
+        fmt.canonical(manifest, f"the manifest of {record.spec}")
         text = seal_json(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False)
-        self.files.write(self._name(MANIFEST), text.encode())
-        written, _ = readable(self.files, self.folder)
+        self.files.write(self._name(fmt.MANIFEST), text.encode())
+        written, _ = fmt.readable(self.files, self.folder)
         assert written is not None
         return StoredRepresentation(self.files, self.folder, written)
 
@@ -358,7 +327,7 @@ class Writer:
         """
         heads = {self._name(file): part.head for file, part in self._all_parts().items()}
         names = next(iter(heads.values())).header["extras"]
-        read = {name: [read_tensor(self.files, file, head, EXTRA + name) for file, head in heads.items()] for name in names}
+        read = {name: [fmt.read_tensor(self.files, file, head, fmt.EXTRA + name) for file, head in heads.items()] for name in names}
         return {name: torch.cat(parts) for name, parts in read.items()}
 
     # ---- what is there already ------------------------------------------------------------------
@@ -369,7 +338,7 @@ class Writer:
     def _path(self, file: str = "") -> str:
         return self.files.path(self._name(file) if file else self.folder)
 
-    def _all_parts(self) -> dict[str, Verified]:
+    def _all_parts(self) -> dict[str, fmt.Verified]:
         """Every part by file name, in order, if all are whole and agree."""
         if missing := self.missing():
             raise RepalignError(
@@ -387,15 +356,15 @@ class Writer:
         name = self._name(part.file)
         try:
             known = self._checked.get(part.index)
-            head = read_head(self.files, name)
+            head = fmt.read_head(self.files, name)
             if known is None or known.head.sha256 != head.sha256:
-                known = verify(self.files, name)
-        except BrokenError as error:
+                known = fmt.verify(self.files, name)
+        except fmt.BrokenError as error:
             if error.problem != "is missing":
                 log.warning("%s %s: it will be written again", self.files.path(name), error)
             self._checked.pop(part.index, None)
             return False
-        self._refuse_other(part.file, self.identity, identity_of(known.head.header))
+        self._refuse_other(part.file, self.identity, fmt.identity_of(known.head.header))
         begun = f"use the rows per part that this store was begun with, or delete {self._path()}"
         wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
         for where, value in wanted.items():  # rows first: other rows have other ids
@@ -405,7 +374,7 @@ class Writer:
 
     def _refuse_other(self, file: str, expected: Mapping[str, Any], got: Mapping[str, Any], remedy: str | None = None) -> None:
         away = f"move {self._path()} away or delete it, and run the extraction again"
-        refuse_other(self._path(file), expected, got, remedy=remedy or away)
+        fmt.refuse_other(self._path(file), expected, got, remedy=remedy or away)
 
     # ---- what may be written --------------------------------------------------------------------
 
@@ -422,8 +391,8 @@ class Writer:
             raise RepalignError(
                 f"{where}: wrong number of rows for {part.file}", expected=expected, got=f"{x.shape[0]} rows"
             )
-        if x.dtype not in DTYPES:
-            known, got = (", ".join(str(d).removeprefix("torch.") for d in dtypes) for dtypes in (DTYPES, [x.dtype]))
+        if x.dtype not in fmt.DTYPES:
+            known, got = (", ".join(str(d).removeprefix("torch.") for d in dtypes) for dtypes in (fmt.DTYPES, [x.dtype]))
             raise RepalignError(f"{where}: this dtype is not stored", expected=known, got=got)
         good = torch.isfinite(x).all(dim=1)
         if not bool(good.all()):
@@ -431,8 +400,7 @@ class Writer:
             what = "NaN" if bool(x[row].isnan().any()) else "infinite"
             raise RepalignError(
                 f"{where}: the row of id {self.ids[part.start + row]!r} (row {part.start + row}) is {what}",
-                expected="finite numbers",
-                got=f"{int((~good).sum())} of {part.n} rows with NaN or infinity",
+                expected="finite numbers", got=f"{int((~good).sum())} of {part.n} rows with NaN or infinity",
                 remedy="run the model in float32, or bfloat16 in place of float16; then look at its input",
             )
 
@@ -468,9 +436,8 @@ class Writer:
             if missing or extra:
                 what = f"layer {missing[0]!r} is missing" if missing else f"layer {extra[0]!r} is not in the other parts"
             raise RepalignError(
-                f"{who}: {what}",
-                expected=f"{len(expected)} layers: {shown(expected)}",
-                got=f"{len(got)} layers: {shown(got)}",
+                f"{who}: {what}", expected=f"{len(expected)} layers: {fmt.shown(expected)}",
+                got=f"{len(got)} layers: {fmt.shown(got)}",
                 remedy=did_you_mean(missing[0], extra) if missing and extra else None,
             )
         for (name, width, dtype), (_, w, d) in zip(head.layers, layers, strict=True):
@@ -478,22 +445,22 @@ class Writer:
                 expects, gives = f"width {width}, {dtype}", f"width {w}, {d}"
                 raise RepalignError(f"{who}: layer {name!r} differs", expected=expects, got=gives)
         for where in ("extras", "extraction"):
-            ours = json.loads(canonical(header[where], "the header of a part"))
-            if found := difference(head.header[where], ours, where):
+            ours = json.loads(fmt.canonical(header[where], "the header of a part"))
+            if found := fmt.difference(head.header[where], ours, where):
                 name, a, b = found
                 again = f"delete {self._path()} and run the extraction again"
                 raise RepalignError(
-                    f"{who}: {name} differs", expected=f"{name} {shown(a)}", got=f"{name} {shown(b)}", remedy=again
+                    f"{who}: {name} differs", expected=f"{name} {fmt.shown(a)}", got=f"{name} {fmt.shown(b)}", remedy=again
                 )
 
-    def _first_part(self) -> tuple[Part, Head] | None:
+    def _first_part(self) -> tuple[Part, fmt.Head] | None:
         """The first part that is known here, or else on disk: what the others have to agree with."""
         for part in self.parts:
             if part.index in self._checked:
                 return part, self._checked[part.index].head
         for part in self.parts:
             try:
-                return part, read_head(self.files, self._name(part.file))
-            except BrokenError:
+                return part, fmt.read_head(self.files, self._name(part.file))
+            except fmt.BrokenError:
                 continue
         return None
