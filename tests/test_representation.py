@@ -71,7 +71,7 @@ def test_layers_by_name() -> None:
     assert x.n == 3 and x.name == "x" and x.layers == ("first", "second")
     assert torch.equal(x.load("first"), torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]))
     with message(
-        "x: no layer 'frist'\n  expected: one of 2 layers\n  got: frist\n  do: did you mean 'first'?"
+        "x: no layer 'frist'\n  expected: first, second\n  got: 'frist'\n  do: did you mean 'first'?"
     ):
         x.load("frist")
 

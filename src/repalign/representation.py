@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, Pairwise, kind_of, said
 from repalign.models import ModelRecord
 
@@ -63,11 +63,7 @@ class Representation(ABC):
 
     def check_layer(self, layer: str) -> None:
         """RepalignError for a layer that is not there."""
-        if layer not in self.layers:
-            raise RepalignError(
-                f"{self.name}: no layer {layer!r}", expected=f"one of {len(self.layers)} layers", got=layer,
-                remedy=did_you_mean(layer, self.layers),
-            )
+        choose("layer", layer, self.layers, f"{self.name}: no layer {layer!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +93,8 @@ class MemoryRepresentation(Representation):
         return digest.hexdigest()[:16]
 
     def load(self, layer: str) -> Given:
-        self.check_layer(layer)
+        if layer not in self.arrays:
+            self.check_layer(layer)
         return self.arrays[layer]
 
     def kind(self, layer: str) -> str:

@@ -20,14 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from repalign.dataset.distortions import (
-    CAPTIONS,
-    IMAGES,
-    Distortion,
-    Vocabulary,
-    distort_captions,
-    distort_image,
-)
+from repalign.dataset.distortions import CAPTIONS, IMAGES, Distortion, Vocabulary, distort_captions, distort_image
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.tables import bad_text
 from repalign.text import Progress
@@ -154,50 +147,37 @@ class EncodedImages(Column):
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels(Column):
-    """Images as one uint8 array of shape (n, height, width, 3). The digest is that of the pixels."""
-
-    kind: ClassVar[str] = "image"
-    array: np.ndarray
-
-    @cached_property
-    def digests(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(array_digest(a) for a in self.array)
-
-    def read(self, row: int) -> Image:
-        from PIL import Image
-
-        return Image.fromarray(self.array[row])
-
-    def take(self, rows: Sequence[int]) -> Pixels:
-        return Pixels(self.array[list(rows)])
-
-
-@dataclass(frozen=True, eq=False)
 class Arrays(Column):
-    """One array per row, cut from an array of shape (n, ...). The digest covers dtype, shape and values."""
+    """One array per row, cut from an array of shape (n, ...).
+
+    The digest is the SHA-256 of dtype and shape (as text) and of the values, little-endian, in C order.
+    """
 
     kind: ClassVar[str] = "array"
     array: np.ndarray
 
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(array_digest(a) for a in self.array)
+        little = self.array.astype(self.array.dtype.newbyteorder("<"), copy=False)
+        head = f"{little.dtype.str} {self.array.shape[1:]} ".encode()
+        return tuple(_sha256(head + x.tobytes()) for x in little)
 
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int) -> Any:
         return self.array[row]
 
     def take(self, rows: Sequence[int]) -> Arrays:
-        return Arrays(self.array[list(rows)])
+        return replace(self, array=self.array[list(rows)])
 
 
-def array_digest(array: Any) -> str:
-    """SHA-256 of dtype and shape (as text) and of the values, little-endian, in C order."""
-    import numpy as np
+class Pixels(Arrays):
+    """Images as one uint8 array of shape (n, height, width, 3). The digest is that of the pixels."""
 
-    x = np.asarray(array)
-    x = np.ascontiguousarray(x.astype(x.dtype.newbyteorder("<"), copy=False))
-    return _sha256(f"{x.dtype.str} {np.shape(array)} ".encode() + x.tobytes())
+    kind: ClassVar[str] = "image"
+
+    def read(self, row: int) -> Image:
+        from PIL import Image
+
+        return Image.fromarray(self.array[row])
 
 
 def decode_rgb(data: bytes) -> Image:
@@ -209,13 +189,14 @@ def decode_rgb(data: bytes) -> Image:
 
     Raises ValueError for a mode without a meaning in RGB, and what Pillow raises for broken files.
     """
+    import numpy as np
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):
-            return Image.fromarray(_eight_bits(image)).convert("RGB")
+            return Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)).convert("RGB")
         if image.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {image.mode!r} have no defined range")
         if image.has_transparency_data:
@@ -223,12 +204,6 @@ def decode_rgb(data: bytes) -> Image:
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")
         return image.convert("RGB")
-
-
-def _eight_bits(image: Image) -> np.ndarray:
-    import numpy as np
-
-    return np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
 
 
 def _check_images(blobs: Sequence[Blob | None], progress: Progress) -> list[Checked]:
@@ -318,16 +293,10 @@ class Kind:
         return problem, did_you_mean(str(distortion), self.distortions)
 
 
-def _images(checked: Sequence[tuple[Blob, str]]) -> Column:
-    return EncodedImages(tuple(blob for blob, _ in checked), tuple(digest for _, digest in checked))
-
-
-def _texts(checked: Sequence[tuple[str, ...]]) -> Column:
-    return Texts(tuple(checked))
-
-
-TEXT = Kind("text", "captions", _check_texts, _texts, tuple(CAPTIONS), distort_captions)
-IMAGE = Kind("image", "images", _check_images, _images, tuple(IMAGES), distort_image)
+TEXT = Kind("text", "captions", _check_texts, lambda kept: Texts(tuple(kept)), tuple(CAPTIONS), distort_captions)
+IMAGE = Kind(
+    "image", "images", _check_images, lambda kept: EncodedImages(*zip(*kept, strict=True)), tuple(IMAGES), distort_image
+)
 ARRAY = Kind("array", "arrays")
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (TEXT, IMAGE, ARRAY)}
 DISTORTIONS: Mapping[str, tuple[str, ...]] = {kind.name: kind.distortions for kind in (IMAGE, TEXT)}
@@ -509,11 +478,8 @@ def named_columns(id: str | None, image: str | None, text: str | Sequence[str] |
 def check_columns(asked: Sequence[str | None], present: Sequence[str], where: str) -> None:
     """Refuse a column that is not there."""
     for column in asked:
-        if column is not None and column not in present:
-            raise RepalignError(
-                f"{where} has no column {column!r}", expected=f"one of its columns: {', '.join(present)}", got=column,
-                remedy=did_you_mean(column, present),
-            )
+        if column is not None:
+            choose("column", column, present, f"{where} has no column {column!r}")
 
 
 def captions_of(value: Any) -> tuple[Any, ...]:

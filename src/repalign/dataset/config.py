@@ -16,27 +16,30 @@ from repalign.tables import id_lines
 from repalign.text import Progress, silent
 
 
-class SampleConfig(BaseModel):
-    """A seeded sample of the rows."""
+class Block(BaseModel):
+    """A mapping of the file: no field but those that it has."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class SampleConfig(Block):
+    """A seeded sample of the rows."""
+
     n: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
 
 
-class ToyConfig(BaseModel):
+class ToyConfig(Block):
     """Scenes of the toy world."""
 
-    model_config = ConfigDict(extra="forbid")
     n: int = Field(default=1024, ge=1)
     seed: int = Field(default=0, ge=0)
     detail: int = Field(default=10, ge=1, le=10)
 
 
-class DistortionConfig(BaseModel):
+class DistortionConfig(Block):
     """What is done to the stimuli of one modality."""
 
-    model_config = ConfigDict(extra="forbid")
     of: ClassVar[Kind]  # of the stimuli
     kind: str
     amount: float = Field(ge=0, le=1, strict=True, allow_inf_nan=False)
@@ -61,10 +64,9 @@ class TextDistortionConfig(DistortionConfig):
     of = TEXT
 
 
-class DistortConfig(BaseModel):
+class DistortConfig(Block):
     """Distorted stimuli, per modality (see `Dataset.distort`)."""
 
-    model_config = ConfigDict(extra="forbid")
     image: ImageDistortionConfig | None = None
     text: TextDistortionConfig | None = None
     seed: int = Field(default=0, ge=0)
@@ -76,7 +78,7 @@ class DistortConfig(BaseModel):
         return self
 
 
-class DatasetConfig(BaseModel):
+class DatasetConfig(Block):
     """Where the stimuli come from: exactly one source, its options, and a selection of rows.
 
     Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
@@ -85,8 +87,6 @@ class DatasetConfig(BaseModel):
     and a seed) distorts what was selected. The other fields are the options of `Dataset.from_hub`, `from_table`,
     `from_folder` and `from_arrays`.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     hub: str | None = None
     table: str | None = None

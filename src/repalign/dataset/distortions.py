@@ -213,18 +213,8 @@ def _ring(n: int, amount: float, draw: Draw) -> list[tuple[int, int]]:
 
 # --- the kinds of distortion by name, and one stimulus ---------------------------------------------------
 
-IMAGES: dict[str, Callable[[np.ndarray, float, Draw], np.ndarray]] = {
-    "noise": _noise,
-    "blur": _blur,
-    "patches": _patches,
-    "grey": _grey,
-    "occlude": _occlude,
-}
-CAPTIONS: dict[str, Callable[[Sequence[str], float, Draw, Vocabulary], list[str | None]]] = {
-    "words": _words,
-    "order": _order,
-    "drop": _drop,
-}
+IMAGES = {"noise": _noise, "blur": _blur, "patches": _patches, "grey": _grey, "occlude": _occlude}
+CAPTIONS = {"words": _words, "order": _order, "drop": _drop}
 
 
 def distort_image(image: Image, how: Distortion, vocabulary: Vocabulary | None, *key: str) -> Image:  # noqa: ARG001

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset.columns import Blob, Loaded, Row, assemble, captions_in, check_columns, named_columns, row_id
-from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
 
@@ -119,17 +119,12 @@ def _load_local(path: Path, split: str, config: str | None, data_files: Any) -> 
     if path.is_dir() and any((path / mark).is_file() for mark in SAVED_MARKS):
         data = datasets.load_from_disk(str(path))
         if isinstance(data, datasets.DatasetDict):
-            _check_split(split, list(data), path.name)
-            return data[split]
+            return data[choose("split", split, list(data), f"{path.name} has no split {split!r}")]
         return data
     builder_name, how = str(path), {}
     if path.is_file():
-        if path.suffix.lower() not in FILE_BUILDERS:
-            raise RepalignError(
-                f"{path.name}: a file of unknown format", expected=f"a file that ends in {', '.join(FILE_BUILDERS)}",
-                got=path.suffix or "no suffix", remedy=did_you_mean(path.suffix.lower(), FILE_BUILDERS),
-            )
-        builder_name, data_files = FILE_BUILDERS[path.suffix.lower()], str(path)
+        suffix = choose("format", path.suffix.lower(), FILE_BUILDERS, f"{path.name}: a file of unknown format")
+        builder_name, data_files = FILE_BUILDERS[suffix], str(path)
         if builder_name == "csv":  # as repalign.tables reads one: no word means "nothing", and 007 is no number
             texts = {name: datasets.Value("string") for name in next(iter_rows(path))}
             how = {"keep_default_na": False, "na_values": [""], "features": datasets.Features(texts)}
@@ -153,7 +148,7 @@ def _load_local(path: Path, split: str, config: str | None, data_files: Any) -> 
 def _prepared(builder: Any, split: str, where: str) -> Any:
     builder.download_and_prepare()
     if builder.info.splits and re.fullmatch(r"\w+", split):
-        _check_split(split, list(builder.info.splits), where)
+        choose("split", split, list(map(str, builder.info.splits)), f"{where} has no split {split!r}")
     try:
         return builder.as_dataset(split=split)
     except ValueError as error:
@@ -161,10 +156,6 @@ def _prepared(builder: Any, split: str, where: str) -> Any:
             f"{where}: the split {split!r} cannot be read",
             expected='a split such as "train" or a part of one such as "train[:100]"', got=error,
         ) from error
-
-
-def _check_split(split: str, splits: Sequence[Any], where: str) -> None:
-    choose("split", split, list(map(str, splits)), f"{where} has no split {split!r}")
 
 
 # --- the hub -------------------------------------------------------------------------------------

@@ -19,15 +19,4 @@ paired by position only if nothing on either side could be an id, or the caller 
 from repalign.features.arrays import file_widths, read_features, read_file, sidecars
 from repalign.features.rule import AXES, Found, Joined, Reading, join, names_of
 
-__all__ = [
-    "AXES",
-    "Found",
-    "Joined",
-    "Reading",
-    "file_widths",
-    "join",
-    "names_of",
-    "read_features",
-    "read_file",
-    "sidecars",
-]
+__all__ = ["AXES", "Found", "Joined", "Reading", "file_widths", "join", "names_of", "read_features", "read_file", "sidecars"]

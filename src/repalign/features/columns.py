@@ -60,7 +60,7 @@ class Columns(Table):
         columns = [b for b in columns if not (b.kind == "float" and b.id_tier is not None)]
         vectors = [b for b in columns if b.is_vectors]
         deep = [b for b in columns if b not in vectors and b.kind in ("float", "complex") and len(b.shape) >= 2]
-        scalars = [b for b in columns if b.kind == "float" and len(b.shape) == 1]
+        scalars = [b for b in columns if b.kind == "float" and b.is_scalars]
         numbered = families([b.name for b in scalars])
         if deep and not vectors:
             raise RepalignError(

@@ -72,8 +72,12 @@ class Block:
             return self.name
         if self.place == "index":
             return f"the index{'' if self.name == UNNAMED_INDEX else f' {self.name}'} ({self.dtype})"
-        shape = "" if self.place == "column" and len(self.shape) == 1 else f" {shown_shape(self.shape)}"
-        return f"{self.name} ({self.dtype}{shape})"
+        return f"{self.name} ({self.dtype}{'' if self.is_scalars else f' {shown_shape(self.shape)}'})"
+
+    @property
+    def is_scalars(self) -> bool:
+        """Whether it is a column of one value per row."""
+        return self.place == "column" and len(self.shape) == 1
 
     @property
     def is_vectors(self) -> bool:
@@ -158,7 +162,7 @@ class Reading:
 
     id: str | Sequence[Any] | None = None
     rows: bool = False
-    features: str | Sequence[str] | None = None
+    features: str | Sequence[str] | None = None  # kept as the patterns, none if nothing is said
     vector: str | None = None
     axes: str | None = None
     kind: str | None = None
@@ -175,23 +179,14 @@ class Reading:
             choose("axes", self.axes, AXES)
         if self.kind is not None:
             choose("kind", self.kind, (FEATURES, *KINDS))
-        if self.by_pairs and (self.features is not None or self.axes is not None):
+        if self.kind in KINDS and (self.features is not None or self.axes is not None):
             raise RepalignError(
                 f"{'features' if self.axes is None else 'axes'} and kind {self.kind!r} do not go together",
                 expected="square arrays (n, n) or (m, n, n)", got="both",
                 remedy="leave one out; vector names the array that is meant",
             )
-
-    @property
-    def by_pairs(self) -> bool:
-        """Whether it is said that the arrays are square ones, of pairs of stimuli."""
-        return self.kind in KINDS
-
-    @property
-    def patterns(self) -> list[str]:
-        """The globs of `features`."""
-        given = self.features.split(",") if isinstance(self.features, str) else list(self.features or ())
-        return [p.strip() for p in given if p.strip()]
+        globs = self.features.split(",") if isinstance(self.features, str) else self.features or ()
+        object.__setattr__(self, "features", tuple(filter(None, map(str.strip, globs))))
 
 
 @dataclass(frozen=True)
@@ -215,8 +210,7 @@ class Found:
 
 def shown_shape(shape: Sequence[int]) -> str:
     """A shape in a sentence: (5, ?)."""
-    inner = ", ".join("?" if s < 0 else str(s) for s in shape)
-    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+    return str(tuple(shape)).replace("-1", "?")
 
 
 def listed(names: Sequence[str], limit: int = 8) -> str:
@@ -265,7 +259,8 @@ def apply(table: Table, reading: Reading) -> Found:
     """Load the layers and ids that the rule finds in a table."""
     parts = _parts(table, reading)
     chosen = [b for part in parts.values() for b in part]
-    _check_memory(table, chosen)
+    if table.disk_bytes is not None:
+        _check_memory(table, chosen, table.disk_bytes)
     ids, named, of = _choose_ids(table, reading, chosen)
     layers, words = _load(table, parts, reading, reading.n if ids is None else len(ids))
     n = len(next(iter(layers.values())))
@@ -295,7 +290,7 @@ def widths(table: Table, reading: Reading) -> dict[str, int]:
     parts, out = _parts(table, reading), {}
     for name, part in parts.items():
         shape = part[0].shape
-        if reading.by_pairs:
+        if reading.kind in KINDS:
             called = str(reading.kind) if name == FEATURES else name
             inner = [str(v) for v in part[1].values()] if len(part) > 1 else None
             count = range(shape[0] if len(shape) == 3 else 0)
@@ -303,7 +298,7 @@ def widths(table: Table, reading: Reading) -> dict[str, int]:
             if inner is not None and count:
                 names = inner if len(parts) == 1 else [f"{called}.{i}" for i in inner]
             out |= dict.fromkeys(names, shape[-1])
-        elif _is_scalars(part):
+        elif part[0].is_scalars:
             out[name] = len(part)
         elif len(shape) == 3:
             axis = "nld".index("l") if _axes(table, part[0], reading, None) == "nld" else 0
@@ -328,17 +323,17 @@ def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
                 remedy=f"for single columns {option('features', reading.vector)}",
             )
         return {reading.vector: [block]}
-    if reading.by_pairs:
+    if reading.kind in KINDS:
         return table.squares(str(reading.kind))
-    return _by_pattern(table, reading) if reading.patterns else table.choose(reading)
+    return _by_pattern(table, reading) if reading.features else table.choose(reading)
 
 
 def _by_pattern(table: Table, reading: Reading) -> dict[str, list[Block]]:
     columns = [b for b in table.blocks if b.place == "column" and b.name != reading.id]
-    fitting = {p: [b for b in columns if b.name == p or fnmatchcase(b.name, p)] for p in reading.patterns}
-    asked = ", ".join(reading.patterns)
+    fitting = {p: [b for b in columns if b.name == p or fnmatchcase(b.name, p)] for p in reading.features or ()}
+    asked = ", ".join(fitting)
     found = [b for b in columns if any(b in named for named in fitting.values())]
-    found = [b for b in found if b.id_tier is None or b.name in reading.patterns]  # '*' means no ids
+    found = [b for b in found if b.id_tier is None or b.name in fitting]  # '*' means no ids
     missing = [p for p, named in fitting.items() if not named]
     if missing or not found:
         raise RepalignError(
@@ -397,14 +392,14 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
     words = []
     for name, part in parts.items():
         first = part[0]
-        if _is_scalars(part):
+        if first.is_scalars:
             layers[name] = torch.stack([_floating(b.load()) for b in part], dim=1)
             names = [b.name for b in part]
             ends = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
             words.append(f"features: {len(part)} columns {ends}")
             continue
         x = first.load()
-        if isinstance(x, Pairwise) or reading.by_pairs:
+        if isinstance(x, Pairwise) or reading.kind in KINDS:
             where = table.what if name == FEATURES else f"{table.what}, {name}"
             inner = _pairs(x, part, reading.kind, where, name, len(parts) == 1)
             layers |= inner
@@ -424,7 +419,7 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
     if not words:
         alone = chosen[0].label if table.form != "array" else f"{chosen[0].dtype} {shown_shape(chosen[0].shape)}"
         words.append(f"layers: {listed(list(layers))}" if len(layers) > 1 else f"features: {alone}")
-    sure = reading.vector is not None or reading.kind is not None or bool(reading.patterns)
+    sure = reading.vector is not None or reading.kind is not None or bool(reading.features)
     for name, x in layers.items():
         if isinstance(x, Tensor):
             where = f"{table.what}, layer {name}"
@@ -438,11 +433,6 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
                 block = chosen[0].name if len(chosen) == 1 else name
                 _refuse_unmarked(x, where if len(layers) > 1 else table.what, block)
     return layers, "; ".join(words)
-
-
-def _is_scalars(part: Sequence[Block]) -> bool:
-    """Whether a layer is made of columns of one number per row."""
-    return part[0].place == "column" and len(part[0].shape) == 1
 
 
 def _floating(x: Tensor) -> Tensor:
@@ -505,17 +495,15 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
     )
 
 
-def _check_memory(table: Table, chosen: Sequence[Block]) -> None:
+def _check_memory(table: Table, chosen: Sequence[Block], on_disk: int) -> None:
     """Refuse a file whose numbers do not fit in memory: a small archive may unpack to any size."""
-    if table.disk_bytes is None:
-        return
     named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
     needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *named})
     there = available_bytes()
     if needed > there:
         raise RepalignError(
             f"{table.what}: its arrays do not fit in memory", expected=f"at most {there / 1e9:.3g} GB, which are free",
-            got=f"{needed / 1e9:.3g} GB by its header, {table.disk_bytes / 1e9:.3g} GB on disk",
+            got=f"{needed / 1e9:.3g} GB by its header, {on_disk / 1e9:.3g} GB on disk",
             remedy="store fewer layers or stimuli in one file",
         )
 
@@ -559,7 +547,10 @@ def join(sources: Sequence[Found]) -> Joined:
             same = torch.equal(index, torch.arange(source.n))
             layers.append({name: x if same else x[index.to(x.device)] for name, x in source.layers.items()})
         return Joined(tuple(layers), ids, (how, *sentences))
-    _check_nameless(sources)
+    could, by_rows = [s.candidates for s in sources if s.candidates], [s.by_rows for s in sources]
+    agreed = len(could) == len(sources) and all(s.ids is None for s in sources) and agree(could)
+    if not all(by_rows) and not agreed and (could or any(s.ids is not None for s in sources)):
+        raise _which_row(sources)
     if len({s.n for s in sources}) > 1:
         raise RepalignError(
             f"{' and '.join(s.what for s in sources)} have different numbers of rows",
@@ -567,27 +558,20 @@ def join(sources: Sequence[Found]) -> Joined:
             got=", ".join(f"n = {s.n}" for s in sources),
             remedy="give every file ids, for instance a column id, an array ids, or FILE.ids.txt with one id per line",
         )
-    agreed = [s.candidates for s in sources if s.candidates]
-    why = f"{agreed[0][0].label} says the same in every row" if agreed else "nothing names the rows"
-    why = "as asked" if any(s.by_rows for s in sources) else why
-    how = f"row i of one is paired with row i of the other: {why}"
+    why = f"{could[0][0].label} says the same in every row" if could else "nothing names the rows"
+    how = f"row i of one is paired with row i of the other: {'as asked' if any(by_rows) else why}"
     return Joined(tuple(dict(s.layers) for s in sources), None, (how, *sentences))
 
 
-def _check_nameless(sources: Sequence[Found]) -> None:
-    """Refuse to pair by position what some source could name otherwise."""
-    named, without = [s for s in sources if s.ids is not None], [s for s in sources if s.ids is None]
-    could = [s.candidates for s in sources if s.candidates]
-    if all(s.by_rows for s in sources) or (not named and not could):
-        return
-    if not named and len(could) == len(sources) and agree(could):
-        return
+def _which_row(sources: Sequence[Found]) -> RepalignError:
+    """The error for rows that some source could name, and that would be paired by position."""
+    without = [s for s in sources if s.ids is None]
     columns = next((s.candidates[0].name for s in without if s.candidates), None)
-    got = [f"{s.what}: {len(s.ids or ())} ids ({shown_ids(s.ids or ())})" for s in named]
+    got = [f"{s.what}: {len(s.ids)} ids ({shown_ids(s.ids)})" for s in sources if s.ids is not None]
     got += [f"{s.what}: {f'which could be ids: {names_of(s.candidates)}' if s.candidates else 'no ids'}" for s in without]
     remedy = "give it ids: an array or column `id`, FILE.ids.txt with a line each, in Python {'x': array, 'ids': ids}"
     remedy = remedy if columns is None else f"say {option('id', columns)}"
-    raise RepalignError(
+    return RepalignError(
         f"{' and '.join(s.what for s in sources)}: which row belongs to which?",
         expected="ids in all of them, or in none", got="; ".join(got),
         remedy=f"{remedy}; or --rows (rows=True) if row i of all is the same stimulus",

@@ -76,7 +76,6 @@ class _Folder:
     def __init__(self, files: Files, folder: str, deep: bool, step: Callable[[], None]) -> None:
         self.files, self.folder, self.deep, self.step = files, folder, deep, step
         self.heads: dict[str, fmt.Head] = {}
-        self.digests: dict[str, str] = {}
         self.broken: set[str] = set()
 
     def problems(self) -> list[Problem]:
@@ -104,11 +103,7 @@ class _Folder:
     def _part(self, name: str) -> list[Problem]:
         full = f"{self.folder}/{name}"
         try:
-            if self.deep:
-                verified = fmt.verify(self.files, full)
-                self.heads[name], self.digests[name] = verified.head, verified.sha256
-            else:
-                self.heads[name] = fmt.read_head(self.files, full)
+            self.heads[name] = (fmt.verify if self.deep else fmt.read_head)(self.files, full)
         except (fmt.BrokenError, RepalignError) as error:
             self.broken.add(name)
             return [self._problem(name, str(error), f"delete it and {MISSING_AGAIN}")]
@@ -150,7 +145,7 @@ class _Folder:
             return [self._problem(name, "is missing, but the manifest lists it", MISSING_AGAIN)]
         found = fmt.disagreement(manifest, part, self.heads[name])
         if found is None and self.deep:
-            found = fmt.difference(part["sha256"], self.digests[name], "sha256")
+            found = fmt.difference(part["sha256"], self.heads[name].file_sha256, "sha256")
         if found is None:
             return []
         where, here, there = found

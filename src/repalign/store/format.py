@@ -15,7 +15,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -208,6 +208,7 @@ class Head:
     entries: dict[str, Entry]
     sha256: str
     size: int  # of the whole file
+    file_sha256: str = ""  # if every byte of the file has been checked
 
     @property
     def layers(self) -> list[tuple[str, int, str]]:
@@ -216,17 +217,9 @@ class Head:
         return [(name, e.shape[1], DTYPES[e.dtype]) for name, e in entries]
 
 
-@dataclass(frozen=True)
-class Verified:
-    """A part of which every byte has been checked."""
-
-    head: Head
-    sha256: str  # of the file
-
-
 def encode(
     header: Mapping[str, Any], layers: Mapping[str, Tensor], extras: Mapping[str, Tensor]
-) -> tuple[list[Chunk], Verified]:
+) -> tuple[list[Chunk], Head]:
     """The bytes of a part, in pieces: first the header, then each tensor; and the part that they are once written."""
     tensors = {EXTRA + k: v for k, v in extras.items()} | {LAYER + k: v for k, v in layers.items()}
     # Wide types first, so that every tensor starts at a multiple of its item size. The sort is stable.
@@ -248,7 +241,7 @@ def encode(
     whole = hashlib.sha256(head)
     for chunk in data.values():
         whole.update(chunk)
-    return [head, *data.values()], Verified(_parse_head(head, len(head) + start), whole.hexdigest())
+    return [head, *data.values()], replace(_parse_head(head, len(head) + start), file_sha256=whole.hexdigest())
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -335,7 +328,7 @@ def read_tensor(files: Files, name: str, head: Head, tensor: str) -> Tensor:
     return torch.frombuffer(data, dtype=entry.dtype).reshape(entry.shape)
 
 
-def verify(files: Files, name: str) -> Verified:
+def verify(files: Files, name: str) -> Head:
     """Read a whole part and check every byte of it, one tensor in memory at a time."""
     head = read_head(files, name)
     ordered = sorted(head.entries.items(), key=lambda item: item[1].start)
@@ -346,7 +339,7 @@ def verify(files: Files, name: str) -> Verified:
             raise BrokenError(f"is corrupt: {tensor} does not start where the tensor before it ends")
         whole.update(_bytes_of(read_tensor(files, name, head, tensor)))
         position = entry.stop
-    return Verified(head, whole.hexdigest())
+    return replace(head, file_sha256=whole.hexdigest())
 
 
 # --- the manifest --------------------------------------------------------------------------------
@@ -470,20 +463,19 @@ def disagreement(manifest: Mapping[str, Any], part: Mapping[str, Any], head: Hea
     return next(filter(None, (difference(says[field], shows.get(field), field) for field in says)), None)
 
 
-def layout(parts: Mapping[str, Verified]) -> dict[str, Any]:
-    """What a manifest says of parts (file name to checked part, in order) that are all there and agree."""
-    first, versions = next(iter(parts.values())).head, []
-    for part in parts.values():
-        if part.head.header["versions"] not in versions:
-            versions.append(part.head.header["versions"])
+def layout(parts: Mapping[str, Head]) -> dict[str, Any]:
+    """What a manifest says of parts (file name to verified part, in order) that are all there and agree."""
+    first, versions = next(iter(parts.values())), []
+    for head in parts.values():
+        if head.header["versions"] not in versions:
+            versions.append(head.header["versions"])
     return {
         "extraction": first.header["extraction"],
         "versions": versions,
         "layers": [{"name": n, "width": w, "dtype": d} for n, w, d in first.layers],
         "extras": first.header["extras"],
         "parts": [
-            {"file": name, "rows": p.head.header["rows"], "size": p.head.size, "sha256": p.sha256,
-             "header_sha256": p.head.sha256}
-            for name, p in parts.items()
+            {"file": name, "rows": h.header["rows"], "size": h.size, "sha256": h.file_sha256, "header_sha256": h.sha256}
+            for name, h in parts.items()
         ],
     }  # fmt: skip

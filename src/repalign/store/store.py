@@ -200,7 +200,7 @@ class Writer:
     settings: Mapping[str, Any]
     ids: tuple[str, ...]
     rows_per_part: int
-    _checked: dict[int, fmt.Verified] = field(default_factory=dict, repr=False)
+    _checked: dict[int, fmt.Head] = field(default_factory=dict, repr=False)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -279,7 +279,7 @@ class Writer:
         # Other bytes for a part of a finished extraction: it is not complete until `finish`.
         manifest, _ = fmt.readable(self.files, self.folder)
         stated = [] if manifest is None else manifest["parts"]
-        if not any(p["file"] == part.file and p["sha256"] == written.sha256 for p in stated):
+        if not any(p["file"] == part.file and p["sha256"] == written.file_sha256 for p in stated):
             if manifest is not None:
                 log.warning("%s: %s is written anew", self._path(), part.file)
             self.files.remove(self._name(fmt.MANIFEST))
@@ -325,7 +325,7 @@ class Writer:
 
         Raises RepalignError if a part is missing or if parts disagree.
         """
-        heads = {self._name(file): part.head for file, part in self._all_parts().items()}
+        heads = {self._name(file): head for file, head in self._all_parts().items()}
         names = next(iter(heads.values())).header["extras"]
         read = {name: [fmt.read_tensor(self.files, file, head, fmt.EXTRA + name) for file, head in heads.items()] for name in names}
         return {name: torch.cat(parts) for name, parts in read.items()}
@@ -338,7 +338,7 @@ class Writer:
     def _path(self, file: str = "") -> str:
         return self.files.path(self._name(file) if file else self.folder)
 
-    def _all_parts(self) -> dict[str, fmt.Verified]:
+    def _all_parts(self) -> dict[str, fmt.Head]:
         """Every part by file name, in order, if all are whole and agree."""
         if missing := self.missing():
             raise RepalignError(
@@ -347,7 +347,7 @@ class Writer:
                 remedy="write the missing parts, then finish",
             )
         for part in self.parts:
-            head = self._checked[part.index].head
+            head = self._checked[part.index]
             self._refuse_disagreement(part, head.header, head.layers)
         return {part.file: self._checked[part.index] for part in self.parts}
 
@@ -357,18 +357,18 @@ class Writer:
         try:
             known = self._checked.get(part.index)
             head = fmt.read_head(self.files, name)
-            if known is None or known.head.sha256 != head.sha256:
+            if known is None or known.sha256 != head.sha256:
                 known = fmt.verify(self.files, name)
         except fmt.BrokenError as error:
             if error.problem != "is missing":
                 log.warning("%s %s: it will be written again", self.files.path(name), error)
             self._checked.pop(part.index, None)
             return False
-        self._refuse_other(part.file, self.identity, fmt.identity_of(known.head.header))
+        self._refuse_other(part.file, self.identity, fmt.identity_of(known.header))
         begun = f"use the rows per part that this store was begun with, or delete {self._path()}"
         wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
         for where, value in wanted.items():  # rows first: other rows have other ids
-            self._refuse_other(part.file, {where: value}, {where: known.head.header[where]}, begun)
+            self._refuse_other(part.file, {where: value}, {where: known.header[where]}, begun)
         self._checked[part.index] = known
         return True
 
@@ -457,7 +457,7 @@ class Writer:
         """The first part that is known here, or else on disk: what the others have to agree with."""
         for part in self.parts:
             if part.index in self._checked:
-                return part, self._checked[part.index].head
+                return part, self._checked[part.index]
         for part in self.parts:
             try:
                 return part, fmt.read_head(self.files, self._name(part.file))
