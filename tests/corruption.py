@@ -34,7 +34,7 @@ from repalign.files import FILES, file_sha256, seal_json, write_text
 from repalign.sources import ModelEntry, extract
 from repalign.store import MARKER, FeatureStore
 from repalign.store.store import MARKER_TEXT
-from repalign.study.figures import write_combined
+from repalign.study.alignment import write_combined
 
 N = 24
 CORPUS = ["A dog runs.", "Snow falls on the old house.", "A boat on the lake at night."]

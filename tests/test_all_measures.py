@@ -65,7 +65,7 @@ def test_the_report_says_how_many_cells_the_draws_judged():
     """Also where the draws judged most of them: the law comes first, then where it was not used."""
     import pandas as pd
 
-    from repalign.report.sections import null_of
+    from repalign.report.page import null_of
 
     def table(by: list[str]) -> pd.DataFrame:
         cells = pd.DataFrame({"null": by, "scope": "cell"})

@@ -24,7 +24,7 @@ from repalign.comparison import compare
 from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
 from repalign.figures import conventions as views
-from repalign.figures.canvas import tick_texts, ticks
+from repalign.figures.canvas import ticks
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.report import notebook_html, payload, render, write_report
@@ -521,11 +521,14 @@ def test_one_pair_has_no_matrix(table):
 
 
 def test_ticks_are_round_and_inside():
-    assert ticks(0.011, 0.2, 5) == [0.05, 0.1, 0.15, 0.2] and tick_texts(ticks(0.011, 0.2, 5)) == ["0.05", "0.10", "0.15", "0.20"]
-    assert ticks(3e8, 2e10, log=True) == [5e8, 1e9, 2e9, 5e9, 1e10, 2e10]
-    assert ticks(1e6, 1e10, log=True) == [1e6, 1e7, 1e8, 1e9, 1e10]
-    assert ticks(1e9, 1.25e9, log=True) == [1e9, 1.05e9, 1.1e9, 1.15e9, 1.2e9, 1.25e9]  # less than a decade: plain steps
-    assert ticks(1.0, 1.0) == [1.0] and tick_texts([-0.5, 0.0]) == ["−0.5", "0.0"]
+    assert ticks(0.011, 0.2, 5) == [(0.05, "0.05"), (0.1, "0.10"), (0.15, "0.15"), (0.2, "0.20")]
+
+    def values(low: float, high: float) -> list[float]:
+        return [t for t, _ in ticks(low, high, log=True)]
+
+    assert values(3e8, 2e10) == [5e8, 1e9, 2e9, 5e9, 1e10, 2e10] and values(1e6, 1e10) == [1e6, 1e7, 1e8, 1e9, 1e10]
+    assert values(1e9, 1.25e9) == [1e9, 1.05e9, 1.1e9, 1.15e9, 1.2e9, 1.25e9]  # less than a decade: plain steps
+    assert ticks(1.0, 1.0) == [(1.0, "1")] and ticks(-0.5, 0.1, 1) == [(-0.5, "−0.5"), (0.0, "0.0")]
 
 
 # --- in a browser ------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def _means(axes: Axes, found: Bins, names: list[str], closer: bool) -> None:
     few = "; fewer than three models have no interval" if rows["low"].isna().any() else ""
     canvas.labels(axes, y=f"Mean score{'' if closer else ' (lower is closer)'}")
     about = f"{found.label}{better}: bins from the least to the most competent{few}"
-    axes.set_xlabel(canvas.wrapped(about, 100), fontsize=7, color=MUTED)
+    axes.set_xlabel(canvas.plain(about, 100), fontsize=7, color=MUTED)
 
 
 def _between(found: Bins, names: list[str], closer: bool) -> tuple[canvas.Cells, np.ndarray]:

@@ -43,19 +43,16 @@ def sheet(width: float, height: float, title: str, rows: int = 1, widths: Sequen
     return figure, grid
 
 
-def plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
+def plain(text: str, characters: float | None = None) -> str:
+    """Text that matplotlib does not take for mathematics, broken into lines of so many characters if they are given."""
+    lines = text.splitlines() if characters else []
+    text = "\n".join(textwrap.fill(line, max(30, int(characters or 0))) for line in lines) or text
     return text.replace("$", r"\$")
-
-
-def wrapped(text: str, characters: float) -> str:
-    """Plain text broken into lines of so many characters."""
-    return plain("\n".join(textwrap.fill(line, max(30, int(characters))) for line in text.splitlines()))
 
 
 def head(axes: Axes, text: str, width: float) -> None:
     """The lines above some axes of this width in inches."""
-    axes.set_title(wrapped(text, 14 * width), loc="left", fontsize=8, color=MUTED, pad=10)
+    axes.set_title(plain(text, 14 * width), loc="left", fontsize=8, color=MUTED, pad=10)
 
 
 def labels(axes: Axes, x: str = "", y: str = "") -> None:
@@ -66,7 +63,7 @@ def labels(axes: Axes, x: str = "", y: str = "") -> None:
 
 def note(figure: Figure, text: str) -> None:
     """What the marks mean, below everything, as wide as the figure."""
-    figure.supxlabel(wrapped(text, 17 * figure.get_figwidth()), x=0.01, ha="left", fontsize=7, color=MUTED)
+    figure.supxlabel(plain(text, 17 * figure.get_figwidth()), x=0.01, ha="left", fontsize=7, color=MUTED)
 
 
 def legend_below(figure: Figure, columns: int) -> None:
@@ -139,27 +136,22 @@ def color_bar(
 # --- ticks -----------------------------------------------------------------------------------------
 
 
-def ticks(low: float, high: float, count: int = 5, log: bool = False) -> list[float]:
-    """Round numbers within [low, high], about `count` of them.
+def ticks(low: float, high: float, count: int = 5, log: bool = False) -> list[tuple[float, str]]:
+    """Round numbers within [low, high], about `count` of them, with texts of as many decimals as they need.
 
     On a logarithmic axis 1, 2 and 5 times powers of ten; powers alone over more than three decades, and plain round
     numbers over less than one.
     """
-    if not high > low:
-        return [low]
     locator: Any = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
     if log and high / low > 5:
         locator = LogLocator(subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0), numticks=99)
     room = 1e-9 * (high - low)
-    return [float(f"{t:.12g}") for t in locator.tick_values(low, high) if low - room <= t <= high + room]
-
-
-def tick_texts(values: Sequence[float]) -> list[str]:
-    """Round numbers with as many decimals as they need, the same for all."""
+    found = [t for t in locator.tick_values(low, high) if low - room <= t <= high + room] if high > low else [low]
+    values = [float(f"{t:.12g}") for t in found]
     shortest = [f"{v:.10g}" for v in values]
     decimals = max((len(t.partition(".")[2]) for t in shortest if "e" not in t), default=0)
-    told = [f"{v:,.{decimals}f}" if "e" not in t else t for v, t in zip(values, shortest, strict=True)]
-    return [t.replace("-", "−") for t in told]
+    texts = [f"{v:,.{decimals}f}" if "e" not in t else t for v, t in zip(values, shortest, strict=True)]
+    return [(v, text.replace("-", "−")) for v, text in zip(values, texts, strict=True)]
 
 
 # --- names beside points ---------------------------------------------------------------------------

@@ -87,27 +87,17 @@ class Figure:
         """The options of a study file with their defaults; those without a default must be given."""
         own = {k: p.default for some in self.parameters for k, p in some.items() if k not in GIVEN}
         own |= dict.fromkeys(self.required, inspect.Parameter.empty)
-        of_all = ("variant", "title", *self.more, *["measure"] * (self.per != "result"), *["published"] * self.takes_published)
+        of_all = ["variant", "title", *self.more, *["measure"] * (self.per != "result")]
+        of_all += ["published"] * ("published" in self.parameters[1])
         return own | dict.fromkeys(of_all)
-
-    @property
-    def takes_published(self) -> bool:
-        """Whether published values may lie over it."""
-        return "published" in self.parameters[1]
-
-    @property
-    def needs_published(self) -> bool:
-        """Whether there is no such figure without published values."""
-        return "published" in self.parameters[0]
 
     def drawn(
         self, given: Mapping[str, Any], options: Mapping[str, Any], run: Mapping[str, Any], variant: str = ""
     ) -> Iterator[Drawn]:
         """The figures of one result, or of the pairs of models of all."""
         some = {k: make(run) for k, make in self.defaults.items()} | {k: v for k, v in options.items() if k != "published"}
-        shared = dict(given)
-        if self.takes_published and not options.get("published"):
-            shared.pop("published", None)
+        drop = "published" in self.parameters[1] and not options.get("published")
+        shared = {k: v for k, v in given.items() if not (drop and k == "published")}
         items = some.get(self.each)
         for item in items if isinstance(items, (list, tuple)) else [items]:
             chosen = some | ({self.each: item} if self.each and item is not None else {})
@@ -194,7 +184,7 @@ class Results:
             progress("figures", done, len(wanted))
             ((kind, options),) = item.items()
             figure = FIGURES[kind]
-            if self.published is None and figure.needs_published:
+            if self.published is None and "published" in figure.parameters[0]:  # nothing to draw without
                 continue
             try:
                 out += self._figures(figure, dict(options or {}))
@@ -207,7 +197,7 @@ class Results:
     def _figures(self, kind: Figure, options: dict[str, Any]) -> Iterator[Drawn]:
         variant, measure = options.pop("variant", None), options.pop("measure", None)
         given: dict[str, Any] = {}
-        if self.published is not None and (kind.needs_published or options.get("published")):
+        if self.published is not None and ("published" in kind.parameters[0] or options.get("published")):
             given["published"] = relate.read_published(self.published)
         if kind.per == "study":
             records = {m["name"]: m for a in self.alignments.values() for m in a.run["models"]}
@@ -291,7 +281,10 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
         if one.figure is None:
             out.append(None)
             continue
-        path = _free(folder, f"{k:02d}-{one.name}" if numbered else one.name, out)
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", f"{k:02d}-{one.name}" if numbered else one.name).strip("-")[:120]
+        path, again = folder / f"{name}.svg", 2
+        while path in out:
+            path, again = folder / f"{name}-{again}.svg", again + 1
         out.append(path)
         figure = canvas.stamp(one.figure) if is_mock else one.figure
         with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}):
@@ -302,12 +295,3 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
         files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
     write_text(folder / "files.json", seal_json({FILES: files}))
     return out
-
-
-def _free(folder: Path, name: str, taken: Sequence[Path | None]) -> Path:
-    """An SVG file of plain characters that no other figure has."""
-    plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:120]
-    path, k = folder / f"{plain}.svg", 2
-    while path in taken:
-        path, k = folder / f"{plain}-{k}.svg", k + 1
-    return path

@@ -39,17 +39,12 @@ class Matrix(canvas.Cells):
     index: np.ndarray  # which row of the pairs each cell shows, -1 for none
     mirrored: np.ndarray
     texts: np.ndarray  # the values; "" where not compared
+    labels: np.ndarray  # the same with a circle at pairs that are not above chance
     found: np.ndarray  # above chance after adjustment
     chance: tuple[float, float]  # lowest and highest chance level
     note: str
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     text: str = ""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The texts, with a circle at pairs that are not above chance."""
-        bare = self.found | np.isin(self.texts, ["", words.UNDEFINED])
-        return np.where(bare, self.texts, "○ " + self.texts)
 
     @classmethod
     def of(
@@ -62,7 +57,8 @@ class Matrix(canvas.Cells):
         rows, columns, index, mirrored = _placed(pairs)
         draws, there = draws_of(pairs), index >= 0
         flat, chance = values_of(pairs, value), pairs["null_mean"].to_numpy(float)
-        texts = np.array([text_of(value, v, draws) for v in flat], dtype=object)[index]
+        texts = np.where(there, np.array([text_of(value, v, draws) for v in flat], dtype=object)[index], "")
+        above = there & found(pairs, conventions.alpha)[index]
         level = chance[np.isfinite(chance)]
         scale = scale_of(value, flat, chance, draws, conventions.alpha)
         label = conventions.about(str(pairs["measure"].iloc[0])).label
@@ -76,8 +72,9 @@ class Matrix(canvas.Cells):
             subtitle=heading(pairs, conventions),
             index=index,
             mirrored=mirrored,
-            texts=np.where(there, texts, ""),
-            found=there & found(pairs, conventions.alpha)[index],
+            texts=texts,
+            labels=np.where(above | np.isin(texts, ["", words.UNDEFINED]), texts, "○ " + texts),
+            found=above,
             chance=(float(level.min()), float(level.max())) if level.size else (math.nan, math.nan),
             note=found_note(pairs, conventions),
         )

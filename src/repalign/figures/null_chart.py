@@ -77,7 +77,7 @@ class NullChart:
         along = {
             "score": self.observed, "mean": mean, "left": mean - sd, "right": mean + sd, "threshold": self.threshold,
             "reach": np.minimum(self.threshold, self.observed), "end": np.max([self.observed, self.threshold, mean + sd], 0),
-            "ceilings": np.array([v for v, _ in self.ceilings]), "ticks": np.array(marks),
+            "ceilings": np.array([v for v, _ in self.ceilings]), "ticks": np.array([t for t, _ in marks]),
         }  # fmt: skip
         at = {k: [f"{100 * (v - low) / (high - low):.2f}%" for v in values] for k, values in along.items()}
         numbers = zip(self.observed, mean, sd, self.threshold, strict=True)
@@ -86,7 +86,7 @@ class NullChart:
              "score": words.number(score), "chance": f"{words.number(m)} ± {words.number(s)}", "threshold": words.number(t)}
             for i, ((x, y), above, (score, m, s, t)) in enumerate(zip(self.pairs, self.found, numbers, strict=True))
         ]  # fmt: skip
-        return {"rows": rows[:most], "ticks": list(zip(at["ticks"], canvas.tick_texts(marks), strict=True)),
+        return {"rows": rows[:most], "ticks": list(zip(at["ticks"], (text for _, text in marks), strict=True)),
                 "ceilings": at["ceilings"]}  # fmt: skip
 
 
@@ -116,6 +116,6 @@ def draw(made: NullChart) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     # Not below everything: the legend is there.
-    axes.set_xlabel(canvas.wrapped(made.note, 90), fontsize=7, color=MUTED, loc="left")
+    axes.set_xlabel(canvas.plain(made.note, 90), fontsize=7, color=MUTED, loc="left")
     canvas.legend_below(figure, 5)
     return figure

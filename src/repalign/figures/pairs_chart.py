@@ -135,5 +135,5 @@ def _panel(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(panel.limits)
         axes.set_aspect("equal")
     canvas.labels(axes)
-    axes.set_xlabel(canvas.wrapped(panel.x_label, 40))
-    axes.set_ylabel(canvas.wrapped(panel.y_label, 40))
+    axes.set_xlabel(canvas.plain(panel.x_label, 40))
+    axes.set_ylabel(canvas.plain(panel.y_label, 40))

@@ -6,8 +6,6 @@ that chance looks like nothing. Family colours are after Okabe & Ito 2008, told 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 # Each ramp is linear in OKLab (Ottosson 2020), in which equal steps look equal, between eight stops.
 LIGHT = (
     "#f6f3ea", "#f0f1e5", "#eaefdf", "#e4edda", "#dfebd4", "#d6e7d0", "#cae3cc", "#bfdec8",
@@ -50,26 +48,3 @@ SCORE, ACCENT = PAGE_LIGHT["accent"], PAGE_LIGHT["best"]
 def family(k: int) -> tuple[str, str]:
     """Colour and marker of the k-th family: after eight, colours come round with other markers."""
     return FAMILY_LIGHT[k % len(FAMILY_LIGHT)], MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
-
-
-def css() -> str:
-    """Custom properties per theme, and a class for every step of the ramp and every family."""
-    light = _properties(PAGE_LIGHT, LIGHT, LIGHT_INK, FAMILY_LIGHT, "light")
-    dark = _properties(PAGE_DARK, DARK, DARK_INK, FAMILY_DARK, "dark")
-    steps = "".join(f".q{i}{{--q:var(--q{i});--qi:var(--i{i})}}" for i in range(STEPS))
-    families = "".join(f".f{i}{{--f:var(--f{i})}}" for i in range(len(FAMILY_LIGHT)))
-    ramp = ",".join(f"var(--q{i})" for i in range(STEPS))
-    return (
-        f":root{{{light}}}"
-        f'@media (prefers-color-scheme:dark){{:root:not([data-theme="light"]){{{dark}}}}}'
-        f':root[data-theme="dark"]{{{dark}}}'
-        f"@media print{{:root:root:root{{{light}}}}}"
-        f"{steps}.qx{{--q:var(--void);--qi:var(--faint)}}{families}.ramp{{background:linear-gradient(90deg,{ramp})}}"
-    )
-
-
-def _properties(
-    page: Mapping[str, str], ramp: Sequence[str], inks: Sequence[str], families: Sequence[str], scheme: str
-) -> str:
-    named = page | {f"{key}{i}": c for key, some in (("q", ramp), ("i", inks), ("f", families)) for i, c in enumerate(some)}
-    return f"color-scheme:{scheme};" + "".join(f"--{key}:{value};" for key, value in named.items())

@@ -65,9 +65,8 @@ class TrendChart:
         margin = BESIDE * float(np.ptp(u)) or 0.1 * abs(float(u[0])) or 1.0
         left, right = (float(10**v if log else v) for v in (u.min() - margin, u.max() + margin))
         marks = canvas.ticks(left, right, log=log)
-        told = canvas.tick_texts(marks)
         if trend.against == PARAMETERS:
-            told = [words.parameters(t).replace(".00", "").replace(".0", "") for t in marks]
+            marks = [(t, words.parameters(t).replace(".00", "").replace(".0", "")) for t, _ in marks]
         better = " (lower is better; axis reversed)" if trend.lower_is_better else ""
         partners = max(points["n_partners"].tolist())
         over = f"each the mean over {words.counted(partners, 'partner')}; n = {words.count(trend.n_stimuli)}"
@@ -84,7 +83,7 @@ class TrendChart:
             high=np.clip(high, bottom, top),
             x_range=(left, right),
             y_range=(bottom, top),
-            x_ticks=list(zip(marks, told, strict=True)),
+            x_ticks=marks,
             is_cut=bool((low < bottom).any() or (high > top).any()),
             published=published,
         )
@@ -112,7 +111,7 @@ class TrendChart:
         line = np.linspace(0, GRID - 1, 2).astype(int)
         return {
             "x_ticks": [(place(t, bottom)[0], text) for t, text in self.x_ticks],
-            "y_ticks": list(zip(place(self.x_range[0], marks)[:, 1], canvas.tick_texts(marks), strict=True)),
+            "y_ticks": [(place(self.x_range[0], t)[1], text) for t, text in marks],
             "band": [*place(self.curve_x, self.high), *place(self.curve_x, self.low)[::-1]] if self.trend.has_band else [],
             "line": place(self.curve_x[line], self.curve[line]) if self.trend.fit is not None else None,
             "points": [

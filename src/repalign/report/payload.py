@@ -38,6 +38,7 @@ from repalign.figures.matrix_chart import Matrix
 EXACT_CELLS = 20_000
 MOST_CELLS = 400_000  # beyond this only the best aligned pairs have their layer maps in the page
 PAIR_COLUMNS = ("statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", *ADJUSTED)
+MODELS = ("model_x", "model_y")
 INTERVAL = ("low", "high")  # of the score, where the result has it
 CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "p_stepdown", "threshold", "calibrated")
 PACKED_COLUMNS = tuple(c for c in CELL_COLUMNS if c != "null_std")
@@ -130,7 +131,7 @@ class _Pack:
             "label": self.conventions.about(self.measure).label,
             "draws": draws,
             "cellDraws": cell_draws,
-            "best": next((k for k, row in enumerate(rows) if best and _ends(row) == _ends(best)), 0),
+            "best": next((k for k, row in enumerate(rows) if best and all(row[m] == best[m] for m in MODELS)), 0),
             "rule": adjustment(pairs, alpha),
             "note": grid.note,
             "ceilings": [f"{words.number(c.statistic)} ({c.source(n)})" for c in seeds],
@@ -143,7 +144,7 @@ class _Pack:
             },
             # Models, layers of the best cell, whether above chance, and the numbers.
             "pairs": [
-                [*map(place, _ends(row)), *(row[f"layer_{s}"] if row[f"index_{s}"] >= 0 else None for s in "xy"), is_above,
+                [*(place(row[m]) for m in MODELS), *(row[f"layer_{s}"] if row[f"index_{s}"] >= 0 else None for s in "xy"), is_above,
                  *_finite(row[c] for c in self.shown["pairColumns"])]
                 for row, is_above in zip(rows, above, strict=True)
             ],
@@ -160,10 +161,6 @@ class _Pack:
         level, alpha = cells["null_mean"].to_numpy(float), self.conventions.alpha
         scales = (scale_of(v, values_of(cells, v), level, drawn[v], alpha) for v in self.shown["cellViews"])
         return [_finite([s.low, s.high]) for s in scales]
-
-
-def _ends(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["model_x"], row["model_y"]
 
 
 def _finite(values: Iterable[Any]) -> list[float | None]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+import pyarrow as pa
+
+from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
+from repalign.figures import kinds
+from repalign.files import FILES, file_sha256, seal_parquet, write_bytes
 from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig
 from repalign.study.load import Variant, read_variants
@@ -18,7 +26,6 @@ from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
-    from repalign.comparison.alignment import Alignment
     from repalign.dataset import Dataset
     from repalign.representation import Representation
     from repalign.sources import ModelEntry
@@ -38,12 +45,12 @@ class AlignmentStudy(Study):
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> AlignmentStudy:
-        from repalign.study.figures import check_figures
-
         data.pop("experiment", None)
         config = where.validate(AlignmentConfig, data)
         variants = tuple(read_variants(data, config, path.parent, where))
-        check_figures(config.figures, where)
+        for i, item in enumerate(config.figures):
+            with where.at("figures", i):
+                kinds.check(item)
         return cls(path, config, variants)
 
     @property
@@ -104,7 +111,6 @@ class AlignmentStudy(Study):
         on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
         from repalign.report import write_report
-        from repalign.study.figures import draw_figures
         from repalign.study.plan import plan
 
         config = self.config
@@ -125,7 +131,10 @@ class AlignmentStudy(Study):
         outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=tuple(wrote))
         if not config.figures and len(self.variants) == 1:
             return outcome
-        drawn = draw_figures(self, outcome, members, progress)
+        representations = {name: {r.name: r for r in found.everything} for name, found in members.items()}
+        published = None if config.published is None else self.base / config.published
+        results = kinds.Results(alignments, combined(self.variants, alignments), representations, published)
+        drawn = results.draw(config.figures, progress)
         return replace(outcome, drawn=drawn, wrote=(*wrote, *self._write(outcome, drawn)))
 
     def _compare(self, variant: Variant, found: Members, inputs: Inputs) -> Alignment:
@@ -160,15 +169,12 @@ class AlignmentStudy(Study):
     def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
         """The table of all variants, every figure with its own table, and the page that shows them."""
         from repalign.comparison.check import VARIANTS_FILE
-        from repalign.figures import write_figures
         from repalign.report import write_study_page
-        from repalign.study.figures import combined
-        from repalign.study.figures import write_combined as write
 
         if self.variants[0].name:
             table, of = combined(self.variants, outcome.alignments), map(self.results_of, self.variants)
-            yield "table", write(table, self.results / VARIANTS_FILE, list(of))
-        pictures = write_figures(drawn, self.folder / "figures", self.is_mock)
+            yield "table", write_combined(table, self.results / VARIANTS_FILE, list(of))
+        pictures = kinds.write_figures(drawn, self.folder / "figures", self.is_mock)
         if drawn:
             yield "figures", self.folder / "figures"
         reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}
@@ -181,6 +187,29 @@ class AlignmentStudy(Study):
         from repalign.study.mock import mock_study
 
         return mock_study(self, progress)
+
+
+def combined(variants: Sequence[Variant], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
+    """The pairs of models of all variants: the schema's columns, `variant`, and one column per swept field.
+
+    A swept field that is a column of the schema already (n) is not repeated.
+    """
+    frames = []
+    for variant in variants:
+        table = alignments[variant.name].table
+        rows = table.loc[table["scope"] == "max"]
+        extra = {k: v for k, v in variant.factors.items() if k not in SCHEMA.names}
+        frames.append(rows.assign(variant=variant.name, **extra))
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_combined(table: pd.DataFrame, path: Path, of: Sequence[Path]) -> Path:
+    """Write the table of all variants as a sealed Parquet file that states the digests of the results it is made `of`."""
+    files = [folder / TABLE_FILE for folder in of]
+    stated = {os.path.relpath(file, path.parent).replace(os.sep, "/"): file_sha256(file) for file in files}
+    about = {FILES: json.dumps(stated, sort_keys=True)}
+    write_bytes(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False), about))
+    return path
 
 
 def folder_name(variant: str) -> str:
