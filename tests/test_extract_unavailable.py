@@ -380,7 +380,7 @@ def test_bad_requests_are_told_before_anything_runs(gpt2, data, tmp_path):
     ):
         with pytest.raises(RepalignError, match=message):
             extract(data, models, tmp_path / "store", on_unavailable="skip")
-    with pytest.raises(RepalignError, match=r"unknown on_unavailable 'ignore'\n  expected: error or skip"):
+    with pytest.raises(RepalignError, match=r"unknown on_unavailable 'ignore'\n  expected: error, skip"):
         extract(data, [f"hf:{gpt2}"], tmp_path / "store", on_unavailable="ignore")
     assert not (tmp_path / "store").exists()
 

@@ -185,8 +185,8 @@ def test_timm_maps_with_channels_last(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("hf:vit", {"pooling": "last"}, r"pooling 'last' does not apply\n  expected: one of cls, mean"),
-        ("hf:resnet", {"pooling": "cls"}, r"pooling 'cls' does not apply\n  expected: one of spatial_mean, mean"),
+        ("hf:vit", {"pooling": "last"}, r"pooling 'last' does not apply\n  expected: cls, mean"),
+        ("hf:resnet", {"pooling": "cls"}, r"pooling 'cls' does not apply\n  expected: spatial_mean, mean"),
         ("hf:vit", {"layers": ["block.3"]}, r"no layer 'block\.3'\n.*from 'block\.0' to 'block\.2'"),
         ("timm:timm_cnn", {"pooling": "cls"}, "pooling 'cls' does not apply"),
         ("timm:timm_cnn", {"layers": ["layer2.7"]}, r"no layer 'layer2\.7'"),

@@ -174,8 +174,12 @@ def read_bytes(path: Path, remedy: str = AGAIN) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` gives it."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    """The SHA-256 of a file of any size, as `sha256sum` gives it. Raises DamagedError if it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DamagedError(path, "cannot be read", got=error.strerror or str(error)) from error
 
 
 def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:

@@ -13,7 +13,7 @@ from repalign.competence._windows import Window, Windows
 from repalign.errors import RepalignError, did_you_mean
 from repalign.sources.hf import quiet
 from repalign.sources.hf_text import HFText
-from repalign.sources.hub import library_errors
+from repalign.sources.model import library_errors
 from repalign.sources.passes import costs
 from repalign.sources.tokenizer import PROBE
 

@@ -22,8 +22,7 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.models import ModelRecord
 from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf_text import HFText
-from repalign.sources.hub import loading
-from repalign.sources.model import SPREAD, versions
+from repalign.sources.model import SPREAD, loading, versions
 from repalign.text import Progress, silent
 
 KIND = "bits per byte"  # of a corpus, as the file calls itself

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from repalign.sources.hub import facts_of
 from repalign.sources.loop import choose_device, extract
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, Skipped
-from repalign.sources.source import SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, parse_spec
+from repalign.sources.source import SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, facts_of, parse_spec
 
 __all__ = [
     "SOURCES", "Answer", "Asked", "Batch", "Context", "Facts", "Layer", "LoadedModel", "ModelEntry", "Skipped", "Source", "Spec",

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.features import Found, Reading, file_widths, join, names_of, read_file, sidecars
+from repalign.files import file_sha256
 from repalign.layers import Given, Pairwise
 from repalign.models import ModelRecord
-from repalign.sources.hub import file_digest
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, no_modality, versions
 from repalign.sources.source import FILE, UNKNOWN, Answer, Asked, Facts, Source, Spec, StandIn
 
@@ -46,8 +46,8 @@ class Arrays(Source):
                 f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing",
                 remedy="check the path; in a study file it starts from the file's folder",
             )  # fmt: skip
-        beside = [file_digest(p) for p in sidecars(path) if p.is_file()]
-        return "local-" + hashlib.sha256(":".join([RULE, file_digest(path), *beside]).encode()).hexdigest()[:16]
+        beside = [file_sha256(p) for p in sidecars(path) if p.is_file()]
+        return "local-" + hashlib.sha256(":".join([RULE, file_sha256(path), *beside]).encode()).hexdigest()[:16]
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
         """Widths of all layers without reading them; None where a form has no header that says them, or the file is broken."""
@@ -120,7 +120,7 @@ class ArrayFile(LoadedModel):
                     expected="finite numbers", got=f"{len(bad)} rows with NaN or infinity",
                     remedy="leave these stimuli out of the dataset, or repair the file",
                 )  # fmt: skip
-        self.weights = file_digest(path)
+        self.weights = file_sha256(path)
         self.record = ModelRecord(
             str(spec), spec.source.name(spec, entry), str(modality), objective=found.facts.get("objective"),
             n_parameters=found.n_parameters, scores=dict(found.scores),

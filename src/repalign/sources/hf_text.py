@@ -244,11 +244,9 @@ class HFText(LoadedModel):
     def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
         """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""
         extras = passes.per_row(
-            tokens=[len(p.ids) - 1 for p in prepared],
-            bytes=[p.n_bytes for p in prepared],
-            chars=[p.n_chars for p in prepared],
-            bos=[self._has_bos(p.ids) for p in prepared],
-        )
+            tokens=[len(p.ids) - 1 for p in prepared], bytes=[p.n_bytes for p in prepared],
+            chars=[p.n_chars for p in prepared], bos=[self._has_bos(p.ids) for p in prepared],
+        )  # fmt: skip
         extras["nats"] = passes.nats(logits, tokens, mask)
         whole = torch.tensor([not p.cut for p in prepared])
         return {name: x * whole for name, x in extras.items()}
@@ -389,10 +387,9 @@ def _text_side(model: Any, config: Any, label: str) -> nn.Module:
     if side is None:
         raise Unavailable(
             f"model {label}: {type(model).__name__} has no text side that is known",
-            expected="a module text_model or language_model",
-            got=", ".join(n for n, _ in model.named_children()),
+            expected="a module text_model or language_model", got=", ".join(n for n, _ in model.named_children()),
             remedy="name its modules with a torch: spec",
-        )
+        )  # fmt: skip
     return side
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from repalign.errors import Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
-from repalign.sources.hub import at, first_line, hub_errors
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, merged, plain
+from repalign.sources.hub import at, hub_errors
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, first_line, merged, plain
 from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
@@ -132,10 +132,9 @@ class HFVision(LoadedModel):
         """Refuse a mask that leaves parts of an image out of which the layers do not tell where they are."""
         if "mask" in name and not bool(mask.to(torch.bool).all()):
             raise self._refused(
-                "its processor pads images, and its layers do not say where",
-                "a mask of the layers' tokens, or no padding",
+                "its processor pads images, and its layers do not say where", "a mask of the layers' tokens, or no padding",
                 f"{name} of shape {tuple(mask.shape)}",
-            )
+            )  # fmt: skip
 
     def _run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -154,10 +153,9 @@ class HFVision(LoadedModel):
         self.input = {name: list(x.shape[1:]) for name, x in each[0].items()}
         if pixels is None or pixels.ndim > 4:
             raise self._refused(
-                "it does not read one image at a time",
-                "pixels (images, channels, height, width) from its processor",
+                "it does not read one image at a time", "pixels (images, channels, height, width) from its processor",
                 ", ".join(f"{n} {tuple(x.shape)}" for n, x in each[0].items()) + " of one image, as of frames or tiles",
-            )
+            )  # fmt: skip
         self.packed = pixels.ndim == 2 or len(pixels) != 1
         trace, hidden = self._trace(each[0] if self.packed else inputs)
         if not self.packed and hidden and all(h.ndim == 3 and len(h) == 1 for h in hidden):
@@ -166,15 +164,13 @@ class HFVision(LoadedModel):
         if not hidden or any(h.ndim not in (3, 4) for h in hidden):
             raise self._refused(
                 f"{type(self.model).__name__} returns hidden states of an unknown form",
-                "tokens (b, t, d) or maps (b, d, height, width)",
-                [tuple(h.shape) for h in hidden][:3],
-            )
+                "tokens (b, t, d) or maps (b, d, height, width)", [tuple(h.shape) for h in hidden][:3],
+            )  # fmt: skip
         if any(len(h) != (1 if self.packed else 2) for h in hidden):
             raise self._refused(
-                "it does not read one image at a time",
-                "one row of hidden states for each image",
+                "it does not read one image at a time", "one row of hidden states for each image",
                 f"{len(hidden[0])} rows for {1 if self.packed else 2}, as of frames or tiles",
-            )
+            )  # fmt: skip
         refuse_missing(self.entry.label, trace.needed(missing, hidden[-1]))
         return self._layers(trace, hidden, inputs)
 
@@ -201,10 +197,9 @@ class HFVision(LoadedModel):
             return dict.fromkeys(tokens, passes.Places())
         if self.packed:
             raise self._refused(
-                "the class token cannot be told from the patches",
-                "images that go through it side by side",
+                "the class token cannot be told from the patches", "images that go through it side by side",
                 "a row of the patches of all images, and a class token",
-            )
+            )  # fmt: skip
         found = passes.token_places(trace, lambda: self._run(inputs), list(tokens.values()), self.entry.label)
         return dict(zip(tokens, found, strict=True))
 
@@ -214,9 +209,8 @@ class HFVision(LoadedModel):
         if layer is None:
             raise self._refused(
                 "it cannot be told whether its first hidden state is that of the embeddings",
-                "the output of a module, or the input of its first block",
-                trace.what(hidden[0]),
-            )
+                "the output of a module, or the input of its first block", trace.what(hidden[0]),
+            )  # fmt: skip
         return layer
 
     def _channels_last(self, trace: passes.Trace, maps: Mapping[str, Tensor]) -> dict[str, bool]:
@@ -225,10 +219,9 @@ class HFVision(LoadedModel):
         told = {last for last in found.values() if last is not None}
         if maps and (not told or (None in found.values() and len(told) > 1)):
             raise self._refused(
-                "the channels of its maps cannot be told",
-                "maps that a convolution or a linear layer takes or makes",
+                "the channels of its maps cannot be told", "maps that a convolution or a linear layer takes or makes",
                 [tuple(x.shape) for x in maps.values()],
-            )
+            )  # fmt: skip
         return {name: next(iter(told)) if last is None else last for name, last in found.items()}
 
     def _refused(self, problem: str, expected: object, got: object) -> Unavailable:
@@ -253,9 +246,8 @@ def _vision_side(model: Any, config: Any, label: str) -> nn.Module:
         raise Unavailable(
             f"model {label}: {type(model).__name__} has no vision side that is known",
             expected=f"a module {', '.join(SIDES[:-1])} or {SIDES[-1]}, or one that has the vision_config",
-            got=", ".join(n for n, _ in model.named_children()),
-            remedy=OTHERWISE,
-        )
+            got=", ".join(n for n, _ in model.named_children()), remedy=OTHERWISE,
+        )  # fmt: skip
     return side
 
 
@@ -273,6 +265,5 @@ def _processor(spec: Spec, context: Context) -> Any:
             raise Unavailable(
                 f"model {spec}: its image processor cannot be loaded",
                 expected="preprocessor_config.json beside the model: it says size, mean and standard deviation",
-                got=first_line(error),
-                remedy="save it there with processor.save_pretrained(folder)",
-            ) from error
+                got=first_line(error), remedy="save it there with processor.save_pretrained(folder)",
+            ) from error  # fmt: skip

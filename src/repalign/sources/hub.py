@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.models import KnownModel, known_models
-from repalign.sources.model import ModelEntry
-from repalign.sources.source import FILE, HUB, KNOWN, Answer, Facts, Repository, Source, Spec, is_local_path, parse_spec
+from repalign.files import file_sha256
+from repalign.sources.model import ModelEntry, first_line, out_of_memory
+from repalign.sources.source import FILE, HUB, Answer, Repository, Source, Spec, is_local_path
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError
 # How safetensors names the floating dtypes that a model can be run in.
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 STORED = {2: torch.float16, 4: torch.float32}  # by bytes; which half precision it is does not matter to an estimate
-HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -88,12 +87,6 @@ class HubSource(Source):
 # --- revisions -----------------------------------------------------------------------------------
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def folder_revision(folder: Path, spec: Spec, nested: bool = False) -> str:
     """ "local-" and 16 digits over the names and bytes of a model's files; `nested` covers its subfolders too."""
     if not folder.is_dir():
@@ -105,7 +98,7 @@ def folder_revision(folder: Path, spec: Spec, nested: bool = False) -> str:
     sha = hashlib.sha256()
     for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
         if path.is_file() and path.suffix in MODEL_FILES:
-            sha.update(f"{path.relative_to(folder).as_posix()}:{file_digest(path)}\n".encode())
+            sha.update(f"{path.relative_to(folder).as_posix()}:{file_sha256(path)}\n".encode())
     return f"local-{sha.hexdigest()[:16]}"
 
 
@@ -257,50 +250,15 @@ def file_of(spec: Spec, name: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts]:
-    """What is known of every model before it is loaded.
-
-    Those of published studies are in a table; files on this machine are read; of the rest the hub is asked, all at once, and
-    what it does not answer within `patience` seconds is not known.
-    """
-    specs = [parse_spec(e.spec) for e in entries]
-    table = {k.spec: k for k in known_models()}
-    repositories = {s: s.source.repository(s) for s in specs if str(s) not in table}
-    answers = ask_hub([r for r in repositories.values() if r is not None and _is_missing(r)], patience)
-    out = []
-    for entry, spec in zip(entries, specs, strict=True):
-        known, repository = table.get(str(spec)), repositories.get(spec)
-        answer = None if repository is None else answers.get(repository)
-        facts = spec.source.facts(spec, entry, answer) if known is None else _known(spec, known)
-        if facts.parameters is None and entry.n_parameters is not None:
-            facts = replace(facts, parameters=entry.n_parameters, parameters_from=FILE)
-        out.append(facts.choose(entry.layers))
-    return out
-
-
-def _known(spec: Spec, known: KnownModel) -> Facts:
-    repository = spec.source.repository(spec)
-    size = known.parameters * known.bytes_per_parameter
-    there = repository is not None and cached_weights(repository) is not None
-    return Facts(
-        kind=known.modality, parameters=known.parameters, widths=(known.width,) * known.layers,
-        stored=STORED[known.bytes_per_parameter], file_bytes=size, download_bytes=0 if there else size,
-        tokens=known.image_tokens, parameters_from=KNOWN, layers_from=KNOWN, download_from=FILE if there else KNOWN,
-    )  # fmt: skip
-
-
-def _is_missing(repository: Repository) -> bool:
-    return cached_weights(repository) is None or cached_file(repository, "config.json") is None
-
-
 def ask_hub(repositories: Sequence[Repository], patience: float) -> dict[Repository, Answer]:
-    """What the hub says of each repository; those that have not been answered within `patience` seconds are not there.
+    """What the hub says of each repository that is not in the cache; what it does not answer within `patience` seconds is left out.
 
     All are asked at once, in threads that nobody waits for: a network that hangs cannot hang the caller.
     """
     from huggingface_hub import is_offline_mode
 
-    if not repositories or is_offline_mode():
+    missing = [r for r in dict.fromkeys(repositories) if cached_weights(r) is None or cached_file(r, "config.json") is None]
+    if is_offline_mode():
         return {}
     done: dict[Repository, Answer] = {}
 
@@ -310,7 +268,7 @@ def ask_hub(repositories: Sequence[Repository], patience: float) -> dict[Reposit
         except Exception as error:  # no network, no such model, no access: the plan says "unknown"
             log.info("%s: the hub does not say: %s", repository[0], error)
 
-    threads = [threading.Thread(target=work, args=(r,), daemon=True) for r in dict.fromkeys(repositories)]
+    threads = [threading.Thread(target=work, args=(r,), daemon=True) for r in missing]
     deadline = time.monotonic() + patience
     for thread in threads:
         thread.start()
@@ -337,61 +295,6 @@ def _answer(repository: Repository, patience: float) -> Answer:
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
-
-
-@contextmanager
-def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError) -> Iterator[None]:
-    """Tell what a library raises inside the block as one error of `kind`: the model, what was being done, what to do.
-
-    What this package raises passes as it is: its messages, and its own faults, which need their traceback. The innermost
-    frame says whose an error is. A memory that runs out passes too: the loop takes smaller batches then.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, RepalignError) or out_of_memory(error):
-            raise
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        file, line = ("", 0) if frame is None else (frame.tb_frame.f_code.co_filename, frame.tb_lineno)
-        if file.startswith(HOUSE):
-            raise
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        raise kind(
-            f"model {label}: {doing} failed in its library: {type(error).__name__}: {said}",
-            expected="a model that the installed libraries run as they are asked to",
-            got=f"{type(error).__name__} in {'/'.join(Path(file).parts[-3:])}, line {line}",
-            remedy="check that its files are whole and that the libraries know it, or upgrade them; modules of any model can be "
-            "read by a torch: spec, whose function builds it and feeds it",
-        ) from error
-
-
-@contextmanager
-def loading(label: str, kind: type[RepalignError]) -> Iterator[None]:
-    """`library_errors` around the loading of a model and its first pass, where a memory that runs out is the end."""
-    try:
-        with library_errors(label, "loading it, or its first pass,", kind):
-            yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise kind(
-            f"model {label}: the memory ran out while it was loaded", got=first_line(error),
-            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
-        ) from error  # fmt: skip
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device or of the machine ran out."""
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    by_name = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-    return by_name or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, short enough for a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager

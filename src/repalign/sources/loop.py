@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, choose
 from repalign.models import ModelRecord
-from repalign.sources.hub import first_line, library_errors, loading, out_of_memory
 from repalign.sources.model import (
     SPREAD,
     STORE_DTYPES,
@@ -29,16 +30,21 @@ from repalign.sources.model import (
     LoadedModel,
     ModelEntry,
     Skipped,
+    first_line,
+    library_errors,
+    loading,
     merged,
+    out_of_memory,
     refuse_infinite,
 )
-from repalign.sources.passes import BATCH_SIZE, per_row, summary
+from repalign.sources.passes import FIRST, LONGEST, per_row
 from repalign.sources.source import Spec, as_asked_today, parse_spec
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
 log = logging.getLogger(__name__)
 
+BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 SETTLE = 16  # texts that a model is shown before all others: enough to tell a sink, which is there in every text
 ON_UNAVAILABLE = ("error", "skip")
 
@@ -197,7 +203,8 @@ def _extract_one(job: _Job, executor: Executor | None, progress: Progress) -> St
 def _stored(job: _Job) -> StoredRepresentation | None:
     """The complete extraction that is asked for, of this version or of a former one."""
     dtype, source = job.context.dtype, job.spec.source
-    today, former = job.entry.settings(dtype), job.entry.former_settings(dtype)
+    today = job.entry.settings(dtype)
+    former = {k: v for k, v in today.items() if k != "sink"} | {"bos": job.entry.sink}  # where they may be the same features
     for settings in (today,) if former == today else (today, former):
         found = job.store.find(job.dataset.fingerprint, str(job.spec), job.context.revision, settings)
         if found is None or (settings is former and as_asked_today(str(job.spec), former, found.facts) != today):
@@ -236,14 +243,14 @@ class _Loaded:
 
 Told = tuple[ModelRecord, dict[str, Any]]  # what there is to say of a model once it is loaded: its record and its facts
 _models: dict[str, _Loaded] = {}
-_loading = threading.Lock()
+_loading = threading.RLock()
 
 
 def _loaded(job: _Job, rows: _Rows) -> _Loaded:
     with _loading:
         if job.key in _models:
             return _models[job.key]
-        _clear()  # first, so that two models are never in memory at once
+        _forget()  # first, so that two models are never in memory at once
         source, context = job.spec.source, replace(job.context, progress=rows.progress)
         with loading(job.entry.label, Unavailable if source.published else RepalignError):
             model = source.load(job.location, job.entry, context)
@@ -260,21 +267,17 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
 
 
 def _forget() -> None:
-    with _loading:
-        _clear()
-
-
-def _clear() -> None:
     """Release models. One that is spread over devices refers to itself: without collection it stays in their memory.
 
     A collection takes up to a second; where nothing but the main memory is held, Python's own turn comes soon enough.
     """
-    spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
-    _models.clear()
-    if any_held and (spread or torch.cuda.is_available()):
-        gc.collect()
-    if any_held and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    with _loading:
+        spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
+        _models.clear()
+        if any_held and (spread or torch.cuda.is_available()):
+            gc.collect()
+        if any_held and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str | None:
@@ -401,3 +404,59 @@ def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     rows.note(f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}")
+
+
+# --- what all rows say ---------------------------------------------------------------------------
+
+
+def summary(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The scores and facts that the extras of all rows give, whoever computed them."""
+    facts: dict[str, Any] = {}
+    if BATCH_SIZE in extras:
+        sizes, counts = extras[BATCH_SIZE].unique(return_counts=True)
+        facts["rows_by_batch_size"] = {str(int(s)): int(c) for s, c in zip(sizes, counts, strict=True)}
+    if "cut" in extras:
+        facts["texts_cut"] = int(extras["cut"].sum())
+    if "tokens_counted" in extras:
+        facts["texts_of_one_token"] = int((extras["tokens_valid"] == 1).sum())
+        layers = [name.removeprefix(FIRST) for name in extras if name.startswith(FIRST)]
+        facts["token_norms"] = {layer: _norms(extras, layer) for layer in layers}
+    if "nats" not in extras:
+        return {}, facts
+    scores, facts["bits_per_byte"] = _bits(extras, caption)
+    return scores, facts
+
+
+def _norms(extras: Mapping[str, Tensor], layer: str) -> dict[str, float]:
+    """Means over the texts that have another token to compare with.
+
+    One of c tokens that is r times as long as the mean of the others has the share r / (r + c - 1) of all their norms.
+    """
+    longest = extras[LONGEST + layer]
+    share = longest / (longest + extras["tokens_counted"] - 1)
+    told = {"first": extras[FIRST + layer], "longest": longest, "share": share}
+    return {name: float(x.nanmean()) for name, x in told.items() if not bool(x.isnan().all())}
+
+
+def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Bits per byte and per character and nats per token over all texts, and their definition."""
+    total = {name: float(extras[name].sum()) for name in ("nats", "tokens", "bytes", "chars")}
+    scored, n_bos = int((extras["bytes"] > 0).sum()), int(extras["bos"].sum())
+    if not scored or not total["tokens"]:
+        return {}, {"texts": 0}
+    bits = total["nats"] / math.log(2)
+    found = {
+        "bits_per_byte": bits / total["bytes"],
+        "bits_per_char": bits / total["chars"],
+        "nats_per_token": total["nats"] / total["tokens"],
+    }
+    definition = {
+        "formula": "nats of all tokens after the first given one, over all texts / ln 2 / UTF-8 bytes (or characters)",
+        "texts": scored,
+        "text": f"caption {caption} of each row; texts that were cut are left out",
+        "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",
+        "first_token": "scored after BOS" if n_bos == scored else "not scored",
+        "first_token_bytes": "count",
+        **total,
+    }
+    return found, definition

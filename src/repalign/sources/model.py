@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +35,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
 DIGEST_BYTES = 2**28
+HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
 LEFT_OUT = "left out"  # the fact of a first token that does not enter the mean
 CAPTION = "{caption}"  # where a prompt takes the text in
 NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
@@ -42,11 +45,8 @@ NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens 
 
 # Whether a field of `ModelEntry` is part of an extraction's key. One that says nothing is, where it differs from its
 # default: so a new option never makes features pass for others, and extractions from before it keep their key.
-ALWAYS, ABOUT = "always", "about the model, not its features"
-
-
-def _option(default: Any, in_key: str | None = None) -> Any:
-    return field(default=default, metadata={"in_key": in_key})
+IN_KEY = "in_key"
+ALWAYS, ABOUT = {IN_KEY: "always"}, {IN_KEY: "about the model, not its features"}
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class ModelEntry:
     * `family`, `objective`, `n_parameters`, `scores`, `factors`: go into the record, over what the source finds.
     """
 
-    spec: str = field(metadata={"in_key": ABOUT})  # it stands in the key by itself
-    name: str | None = _option(None, ABOUT)
-    modality: str | None = _option(None, ALWAYS)
-    pooling: str | None = _option(None, ALWAYS)
-    layers: tuple[int | str, ...] | None = _option(None, ALWAYS)
-    caption: int = _option(0, ALWAYS)
-    sink: str = _option("skip", ALWAYS)
-    padding: str = _option("right", ALWAYS)
-    truncate: bool = _option(False, ALWAYS)
-    store_dtype: str = _option("float32", ALWAYS)
-    ids: str | None = _option(None, ALWAYS)
+    spec: str = field(metadata=ABOUT)  # it stands in the key by itself
+    name: str | None = field(default=None, metadata=ABOUT)
+    modality: str | None = field(default=None, metadata=ALWAYS)
+    pooling: str | None = field(default=None, metadata=ALWAYS)
+    layers: tuple[int | str, ...] | None = field(default=None, metadata=ALWAYS)
+    caption: int = field(default=0, metadata=ALWAYS)
+    sink: str = field(default="skip", metadata=ALWAYS)
+    padding: str = field(default="right", metadata=ALWAYS)
+    truncate: bool = field(default=False, metadata=ALWAYS)
+    store_dtype: str = field(default="float32", metadata=ALWAYS)
+    ids: str | None = field(default=None, metadata=ALWAYS)
     rows: bool = False
     id: str | None = None
     features: str | tuple[str, ...] | None = None
@@ -94,11 +94,11 @@ class ModelEntry:
     axes: str | None = None
     kind: str | None = None
     prompt: str | None = None
-    family: str | None = _option(None, ABOUT)
-    objective: str | None = _option(None, ABOUT)
-    n_parameters: int | None = _option(None, ABOUT)
-    scores: Mapping[str, float] = field(default_factory=dict, metadata={"in_key": ABOUT})
-    factors: Mapping[str, float | str] = field(default_factory=dict, metadata={"in_key": ABOUT})
+    family: str | None = field(default=None, metadata=ABOUT)
+    objective: str | None = field(default=None, metadata=ABOUT)
+    n_parameters: int | None = field(default=None, metadata=ABOUT)
+    scores: Mapping[str, float] = field(default_factory=dict, metadata=ABOUT)
+    factors: Mapping[str, float | str] = field(default_factory=dict, metadata=ABOUT)
 
     def __post_init__(self) -> None:
         label = f"model {self.label}"
@@ -137,7 +137,7 @@ class ModelEntry:
         """
         said: dict[str, Any] = {}
         for option in fields(self):
-            value, rule = getattr(self, option.name), option.metadata.get("in_key")
+            value, rule = getattr(self, option.name), option.metadata
             if rule == ALWAYS or (rule != ABOUT and value != option.default):
                 said[option.name] = list(value) if isinstance(value, tuple) else value
         from repalign.sources.source import SOURCES
@@ -146,10 +146,6 @@ class ModelEntry:
         if self.sink == "keep" or source is None or not source.may_skip_sinks(self):
             said["bos"] = said.pop("sink")
         return {**said, "dtype": dtype}
-
-    def former_settings(self, dtype: str) -> dict[str, Any]:
-        """The settings under which former versions stored what may be the same features."""
-        return {k: v for k, v in self.settings(dtype).items() if k != "sink"} | {"bos": self.sink}
 
     def complete(self, record: ModelRecord) -> ModelRecord:
         """The record with what the user says of the model put over what the source found."""
@@ -379,3 +375,59 @@ def no_modality(entry: ModelEntry, scheme: str, expected: str | None = None) -> 
     )  # fmt: skip
 
 
+# --- what libraries raise ------------------------------------------------------------------------
+
+
+@contextmanager
+def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError) -> Iterator[None]:
+    """Tell what a library raises inside the block as one error of `kind`: the model, what was being done, what to do.
+
+    What this package raises passes as it is: its messages, and its own faults, which need their traceback. The innermost
+    frame says whose an error is. A memory that runs out passes too: the loop takes smaller batches then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RepalignError) or out_of_memory(error):
+            raise
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        file, line = ("", 0) if frame is None else (frame.tb_frame.f_code.co_filename, frame.tb_lineno)
+        if file.startswith(HOUSE):
+            raise
+        said = (str(error).strip().splitlines() or [""])[0][:300]
+        raise kind(
+            f"model {label}: {doing} failed in its library: {type(error).__name__}: {said}",
+            expected="a model that the installed libraries run as they are asked to",
+            got=f"{type(error).__name__} in {'/'.join(Path(file).parts[-3:])}, line {line}",
+            remedy="check that its files are whole and that the libraries know it, or upgrade them; modules of any model can be "
+            "read by a torch: spec, whose function builds it and feeds it",
+        ) from error
+
+
+@contextmanager
+def loading(label: str, kind: type[RepalignError]) -> Iterator[None]:
+    """`library_errors` around the loading of a model and its first pass, where a memory that runs out is the end."""
+    try:
+        with library_errors(label, "loading it, or its first pass,", kind):
+            yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise kind(
+            f"model {label}: the memory ran out while it was loaded", got=first_line(error),
+            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
+        ) from error  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or of the machine ran out."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    by_name = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    return by_name or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, short enough for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

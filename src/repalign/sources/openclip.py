@@ -222,10 +222,9 @@ class OpenCLIPSide(LoadedModel):
             if {p.before for p in places} != given or any(p.after for p in places):
                 raise Unavailable(
                     f"model {self.entry.label}: the patches cannot be told from other tokens",
-                    expected=f"{given} tokens before them, as OpenCLIP says",
-                    got=f"{places}, as two images show",
+                    expected=f"{given} tokens before them, as OpenCLIP says", got=f"{places}, as two images show",
                     remedy="name its modules with a torch: spec",
-                )
+                )  # fmt: skip
             self.cls = places.pop().cls if len(places) == 1 else None
             self.known = ("mean",) if self.cls is None else ("cls", "mean")
         word = "stage" if maps else "block"

@@ -23,7 +23,6 @@ SINK = 2.0  # times as long as the other tokens: from there on a first token is 
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries
-BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 FIRST, LONGEST = "first_norm:", "longest_norm:"  # and the layer
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embedding", "cls_emb")
 
@@ -498,56 +497,3 @@ def norms(states: Mapping[str, Tensor], mask: Tensor, counted: Tensor) -> dict[s
 def per_row(**columns: Sequence[float]) -> dict[str, Tensor]:
     """One number for each row, in float64."""
     return {name: torch.tensor([float(v) for v in values], dtype=torch.float64) for name, values in columns.items()}
-
-
-def summary(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """The scores and facts that the extras of all rows give, whoever computed them."""
-    facts: dict[str, Any] = {}
-    if BATCH_SIZE in extras:
-        sizes, counts = extras[BATCH_SIZE].unique(return_counts=True)
-        facts["rows_by_batch_size"] = {str(int(s)): int(c) for s, c in zip(sizes, counts, strict=True)}
-    if "cut" in extras:
-        facts["texts_cut"] = int(extras["cut"].sum())
-    if "tokens_counted" in extras:
-        facts["texts_of_one_token"] = int((extras["tokens_valid"] == 1).sum())
-        layers = [name.removeprefix(FIRST) for name in extras if name.startswith(FIRST)]
-        facts["token_norms"] = {layer: _norms(extras, layer) for layer in layers}
-    if "nats" not in extras:
-        return {}, facts
-    scores, facts["bits_per_byte"] = _bits(extras, caption)
-    return scores, facts
-
-
-def _norms(extras: Mapping[str, Tensor], layer: str) -> dict[str, float]:
-    """Means over the texts that have another token to compare with.
-
-    One of c tokens that is r times as long as the mean of the others has the share r / (r + c - 1) of all their norms.
-    """
-    longest = extras[LONGEST + layer]
-    share = longest / (longest + extras["tokens_counted"] - 1)
-    told = {"first": extras[FIRST + layer], "longest": longest, "share": share}
-    return {name: float(x.nanmean()) for name, x in told.items() if not bool(x.isnan().all())}
-
-
-def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Bits per byte and per character and nats per token over all texts, and their definition."""
-    total = {name: float(extras[name].sum()) for name in ("nats", "tokens", "bytes", "chars")}
-    scored, n_bos = int((extras["bytes"] > 0).sum()), int(extras["bos"].sum())
-    if not scored or not total["tokens"]:
-        return {}, {"texts": 0}
-    bits = total["nats"] / math.log(2)
-    found = {
-        "bits_per_byte": bits / total["bytes"],
-        "bits_per_char": bits / total["chars"],
-        "nats_per_token": total["nats"] / total["tokens"],
-    }
-    definition = {
-        "formula": "nats of all tokens after the first given one, over all texts / ln 2 / UTF-8 bytes (or characters)",
-        "texts": scored,
-        "text": f"caption {caption} of each row; texts that were cut are left out",
-        "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",
-        "first_token": "scored after BOS" if n_bos == scored else "not scored",
-        "first_token_bytes": "count",
-        **total,
-    }
-    return found, definition

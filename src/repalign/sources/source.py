@@ -17,7 +17,7 @@ import torch
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.layers import KINDS, said
-from repalign.models import known_models
+from repalign.models import KnownModel, known_models
 from repalign.sources.model import Context, LoadedModel, ModelEntry
 
 if TYPE_CHECKING:
@@ -350,3 +350,41 @@ SOURCES = Sources(
         "toy": "repalign.sources.toy:Toys",
     }  # type: ignore[dict-item]
 )
+
+
+def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts]:
+    """What is known of every model before it is loaded.
+
+    Those of published studies are in a table; files on this machine are read; of the rest the hub is asked, all at once, and
+    what it does not answer within `patience` seconds is not known.
+    """
+    specs = [parse_spec(e.spec) for e in entries]
+    table = {k.spec: k for k in known_models()}
+    repositories = {s: s.source.repository(s) for s in specs if str(s) not in table}
+    answers: dict[Repository, Answer] = {}
+    if any(repositories.values()):
+        from repalign.sources.hub import ask_hub
+
+        answers = ask_hub([r for r in repositories.values() if r is not None], patience)
+    out = []
+    for entry, spec in zip(entries, specs, strict=True):
+        known, repository = table.get(str(spec)), repositories.get(spec)
+        answer = None if repository is None else answers.get(repository)
+        facts = spec.source.facts(spec, entry, answer) if known is None else _known(spec, known)
+        if facts.parameters is None and entry.n_parameters is not None:
+            facts = replace(facts, parameters=entry.n_parameters, parameters_from=FILE)
+        out.append(facts.choose(entry.layers))
+    return out
+
+
+def _known(spec: Spec, known: KnownModel) -> Facts:
+    from repalign.sources.hub import cached_weights
+
+    repository = spec.source.repository(spec)
+    size = known.parameters * known.bytes_per_parameter
+    there = repository is not None and cached_weights(repository) is not None
+    return Facts(
+        kind=known.modality, parameters=known.parameters, widths=(known.width,) * known.layers, file_bytes=size,
+        stored={2: torch.float16, 4: torch.float32}[known.bytes_per_parameter], download_bytes=0 if there else size,
+        tokens=known.image_tokens, parameters_from=KNOWN, layers_from=KNOWN, download_from=FILE if there else KNOWN,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -293,21 +294,16 @@ def _write_text(folder: Path, family: str, shape: Shape) -> None:
 
 
 def _write_sentence(folder: Path, shape: Shape) -> None:
-    _write_text(folder, "sentence", shape)
-    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    listed = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(modules)
-    ]
-    pooling = {"word_embedding_dimension": shape.width, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
-    for name, value in (
-        ("modules.json", listed),
-        ("sentence_bert_config.json", {"max_seq_length": CONTEXT, "do_lower_case": False}),
-        ("1_Pooling/config.json", pooling),
-    ):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8", newline="\n")
-    (folder / "2_Normalize").mkdir()
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    from repalign.sources.hf import quiet
+
+    _write_text(folder / "plain", "sentence", shape)
+    with quiet():
+        transformer, pooling = Transformer(str(folder / "plain"), max_seq_length=CONTEXT), Pooling(shape.width, pooling_mode="mean")
+        SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(folder), create_model_card=False)
+    shutil.rmtree(folder / "plain")
 
 
 def _write_vision(folder: Path, shape: Shape) -> None:

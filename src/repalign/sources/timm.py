@@ -238,9 +238,8 @@ class TimmVision(LoadedModel):
             raise RepalignError(
                 f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
                 expected="a model with a class token among this layer's tokens",
-                got=f"{places.before} other tokens before the patches",
-                remedy="set `pooling: mean`",
-            )
+                got=f"{places.before} other tokens before the patches", remedy="set `pooling: mean`",
+            )  # fmt: skip
         return x[:, places.cls].to(torch.float32)
 
     def _outputs(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -319,11 +318,10 @@ def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtyp
     folder = Path(spec.path)
     if spec.is_local and not (folder / "model.safetensors").is_file():
         raise Unavailable(
-            f"model {spec}: there are no safetensors weights",
-            expected="config.json and model.safetensors in the folder",
+            f"model {spec}: there are no safetensors weights", expected="config.json and model.safetensors in the folder",
             got=", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "an empty folder",
             remedy="save it with timm.models.save_for_hf(model, folder, model_config, safe_serialization=True)",
-        )
+        )  # fmt: skip
     with hub_errors(spec):
         if spec.is_local:
             file: Path | None = folder / "model.safetensors"

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import Unavailable
-from repalign.sources.hub import at, first_line, hub_errors
-from repalign.sources.model import Context
+from repalign.sources.hub import at, hub_errors
+from repalign.sources.model import Context, first_line
 from repalign.sources.source import Spec
 
 PROBE = "A brown dog runs across the wide green field."
@@ -99,18 +99,15 @@ def _library(spec: Spec, context: Context, folder: str, there: dict[str, Path]) 
     missing = [name for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")) if not _has(module)]
     if pieces and missing:
         raise _no_tokenizer(
-            spec,
-            f"{' and '.join(missing)} not installed, which its sentencepiece file needs",
+            spec, f"{' and '.join(missing)} not installed, which its sentencepiece file needs",
             remedy=f"python -m pip install {' '.join(missing)}",
-        )
+        )  # fmt: skip
     with hub_errors(spec):
         try:
             return AutoTokenizer.from_pretrained(
-                spec.path,
-                trust_remote_code=context.trust_remote_code,
-                **({"subfolder": folder} if folder else {}),
+                spec.path, trust_remote_code=context.trust_remote_code, **({"subfolder": folder} if folder else {}),
                 **at(spec, context.revision),
-            )
+            )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:  # where files are lacking
             if FAST not in there:
                 raise _no_tokenizer(spec, first_line(error)) from error
@@ -217,10 +214,9 @@ def _of_pieces(spec: Spec, loaded: Any, processor: Any, name: str, kind: str) ->
     """sentencepiece's own pieces under the library's numbers; Unavailable where the library has none for them."""
     if getattr(loaded, "do_lower_case", False) or not getattr(loaded, "keep_accents", True):
         raise _no_tokenizer(
-            spec,
-            f"{kind} changes letters before {name} reads them, and there is no {FAST} that says how",
+            spec, f"{kind} changes letters before {name} reads them, and there is no {FAST} that says how",
             remedy=f"name a revision or a folder with a {FAST} (made by the library that the model was trained with)",
-        )
+        )  # fmt: skip
     known = loaded.get_vocab()
     numbers = [known.get(processor.id_to_piece(i)) for i in range(processor.get_piece_size())]
     unknown = known.get(processor.id_to_piece(processor.unk_id()), loaded.unk_token_id)
@@ -329,10 +325,9 @@ def _ids(tokenizer: Any, special: bool = True) -> list[list[int]]:
 def _no_tokenizer(spec: Spec, got: str, remedy: str | None = None) -> Unavailable:
     return Unavailable(
         f"model {spec}: its tokenizer cannot be loaded: {got}",
-        expected="tokenizer.json and tokenizer_config.json, or a sentencepiece file, beside the model",
-        got=got,
+        expected="tokenizer.json and tokenizer_config.json, or a sentencepiece file, beside the model", got=got,
         remedy=remedy or "save it there with tokenizer.save_pretrained(folder)",
-    )
+    )  # fmt: skip
 
 
 # --- what the tokenizer and the configuration say together ---------------------------------------

@@ -43,13 +43,14 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.sources.hub import file_digest, first_line
+from repalign.files import file_sha256
 from repalign.sources.model import (
     Batch,
     Context,
     Layer,
     LoadedModel,
     ModelEntry,
+    first_line,
     merged,
     no_modality,
     run_dtype,
@@ -321,7 +322,7 @@ def imported_code(module: ModuleType) -> dict[str, str]:
                 found[other] = _digest(sys.modules.get(other), said)
                 waiting.append((other, said))
         for path in _named_files(tree, file.parent):
-            found[_shown(path, file.parent)] = file_digest(path)
+            found[_shown(path, file.parent)] = file_sha256(path)
     return dict(sorted(found.items()))
 
 
@@ -418,14 +419,13 @@ def source_digest(module: ModuleType) -> str:
 
 
 def _digest(module: ModuleType | None, file: Path) -> str:
-    digest = file_digest(file)
+    digest = file_sha256(file)
     if module is not None and _loaded.setdefault(module, digest) != digest:
         raise RepalignError(
-            f"{file} has changed since this process imported it",
-            expected="the code that runs",
+            f"{file} has changed since this process imported it", expected="the code that runs",
             got="another file on disk: the old code would give features under the name of the new",
             remedy="start Python again",
-        )
+        )  # fmt: skip
     return digest
 
 
