@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 from alignment_table import CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.relate import Fit, sides_of, trend, yardsticks
+from repalign.relate import Finding, Fit, sentences, sides_of, trend, yardsticks
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,18 @@ def test_errors(table, models, options, message):
 def test_a_table_without_pairs_is_an_error(table, models):
     with pytest.raises(RepalignError, match="nothing to show(?s:.*)rows of scope 'max'"):
         trend(table[table["scope"] == "cell"], models)
+
+
+def test_every_kind_of_finding_has_its_sentences():
+    def kinds(cls: type) -> set[str]:
+        return {getattr(cls, "kind", None)} | {k for below in cls.__subclasses__() for k in kinds(below)}
+
+    assert kinds(Finding) - {None} == set(sentences.OF)
+
+
+def test_a_finding_is_a_frozen_value_with_its_table_and_text(table, models):
+    found = trend(table, models, "n_parameters", "x", KNN)
+    assert found.table is found.points and found.measure == KNN and found.n_stimuli == table["n"].iloc[0]
+    assert " ".join(sentences.trend(found)) == found.text
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.slope = 0.0

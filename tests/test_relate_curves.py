@@ -156,6 +156,12 @@ def test_measures_that_differ_in_k_alone_are_one_line(swept):
         assert said in found.text
 
 
+def test_a_measure_that_is_not_registered_has_its_parameters_too():
+    own = pd.concat([rows("NobodysMeasure(k=4, kind='a')", 1), rows("NobodysMeasure(k=2, kind='a')", 2)])
+    found = curve(own, "k")
+    assert found.table["x"].tolist() == [2, 4] and found.lines == ["NobodysMeasure(kind='a')"]
+
+
 def test_a_line_per_model_and_a_chosen_measure(swept):
     found = curve(swept, "k", by="model_y", measure="CKNNA(similarity='cosine')")
     assert found.lines == VISION and found.measure == "CKNNA(similarity='cosine')"

@@ -8,7 +8,7 @@ over pairs counts a model once for every partner. Here intervals leave out model
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,11 @@ import pandas as pd
 
 from repalign.errors import RepalignError, choose
 from repalign.measures import facts_of
-from repalign.models import ModelRecord
 from repalign.null import benjamini_hochberg
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, MIN_UNITS, Jackknife, ranks, units_of
 from repalign.relate.permutations import FEW_ORDERS, TIE, Orders, blocks_of
-from repalign.relate.scores import Crossed, Records, all_met, names_of, stimuli
+from repalign.relate.scores import Crossed, Models, Records, all_met, names_of, stimuli
 from repalign.relate.sentences import OVER
 
 ORDERS = ("table", "cluster")
@@ -56,24 +55,15 @@ class Agreement(Finding):
     def matrix(self, column: str = "spearman") -> pd.DataFrame:
         """Measures by measures of a column of the table; the diagonal is 1 for "spearman", else empty."""
         names = list(self.measures)
-        out = pd.DataFrame(math.nan, index=names, columns=names)
-        for a, b, value in zip(*(self.table[c] for c in ("measure_a", "measure_b", column)), strict=True):
-            out.loc[a, b] = out.loc[b, a] = value
-        for name in names if column == "spearman" else ():
-            out.loc[name, name] = 1.0
-        return out
+        half = self.table.pivot(index="measure_a", columns="measure_b", values=column).reindex(index=names, columns=names)
+        own = 1.0 if column == "spearman" else math.nan
+        return half.fillna(half.T).where(~np.eye(len(names), dtype=bool), own).rename_axis(index=None, columns=None)
 
 
 def agreement(
-    table: pd.DataFrame,
-    *,
-    over: str = "max",
-    order: str = "table",
-    models: Sequence[Mapping[str, object] | ModelRecord] = (),
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Agreement:
+    table: pd.DataFrame, *, over: str = "max", order: str = "table", models: Models = (),
+    level: float = LEVEL, draws: int = DRAWS, seed: int = 0,
+) -> Agreement:  # fmt: skip
     """Spearman's correlation of every two measures of an alignment over its pairs of models, or of layers.
 
     Parameters
@@ -102,7 +92,7 @@ def agreement(
     """
     choose("scope", over, OVER)
     choose("order", order, ORDERS)
-    rows = table[table["scope"] == over]
+    rows = table.loc[table["scope"] == over]
     measures = list(dict.fromkeys(rows["measure"]))
     if len(measures) < 2:
         raise RepalignError(
@@ -142,8 +132,8 @@ class _Grid:
     """
 
     scores: np.ndarray
-    models: tuple[list[str], list[str]]
-    owners: tuple[np.ndarray, np.ndarray]
+    models: tuple[list[str], ...]
+    owners: tuple[np.ndarray, ...]
     both: bool
 
     @classmethod
@@ -164,7 +154,7 @@ class _Grid:
         return cls(np.array(scores), models, owners, both)
 
     @property
-    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self) -> tuple[np.ndarray, ...]:
         """The places that stand for pairs: of models among themselves, every pair once."""
         first, second = self.owners[0][:, None], self.owners[1][None]
         return np.nonzero(first < second if self.both else np.ones(self.scores.shape[1:], bool))

@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord
 from repalign.relate.finding import Against
 from repalign.relate.jackknife import LEVEL, MIN_UNITS, Jackknife, Units, units_of
 from repalign.relate.permutations import DRAWS, TIE, Orders
-from repalign.relate.scores import Crossed, Records, all_met, described, names_of, other_side, searched, stimuli
+from repalign.relate.scores import Crossed, Models, Records, all_met, described, names_of, other_side, searched, stimuli
 
 ALL_PARTNERS = -1
 
@@ -38,7 +37,7 @@ class Bins(Against):
     models : model, family, x (the competence) and bin of every model.
     edges : ascending; bin i of `labels` holds [edge, next edge), the last edge included.
     difference : alignment within the most competent bin minus that within the least competent, of the bins that have a
-        pair (`ends`, their numbers); with its interval, and p for models whose competences change places.
+        pair (`ends`, their numbers; None unless two have); with its interval, and p for models whose competences change places.
     left_out : models without this competence, or outside the edges. n_stimuli : n of every score.
     """
 
@@ -46,6 +45,7 @@ class Bins(Against):
     edges: tuple[float, ...]
     labels: tuple[str, ...]
     models: pd.DataFrame
+    ends: tuple[int, int] | None
     difference: float
     difference_interval: tuple[float, float]
     pvalue: float
@@ -58,12 +58,8 @@ class Bins(Against):
     @property
     def within(self) -> pd.DataFrame:
         """One row per bin: the alignment within it, or with all partners."""
-        return _within(self.table)
-
-    @property
-    def ends(self) -> tuple[int, int] | None:
-        """The least and the most competent bin that have a score; None unless they are two."""
-        return _ends(self.table)
+        own = (self.table["bin_y"] == ALL_PARTNERS) | (self.table["bin_x"] == self.table["bin_y"])
+        return self.table.loc[own].reset_index(drop=True)
 
     def matrix(self, column: str = "alignment") -> pd.DataFrame:
         """Bins by bins (or bins by "all partners") of a column of the table."""
@@ -75,30 +71,11 @@ class Bins(Against):
         return wide.where(wide.notna(), wide.T)
 
 
-def _within(table: pd.DataFrame) -> pd.DataFrame:
-    return table.loc[(table["bin_y"] == ALL_PARTNERS) | (table["bin_x"] == table["bin_y"])].reset_index(drop=True)
-
-
-def _ends(table: pd.DataFrame) -> tuple[int, int] | None:
-    own = _within(table)
-    full = own.loc[own["n_pairs"] > 0, "bin_x"].tolist()
-    return (full[0], full[-1]) if len(full) > 1 else None
-
-
 def bins(
-    table: pd.DataFrame,
-    models: Sequence[Mapping[str, Any] | ModelRecord],
-    against: str,
-    *,
-    side: str = "both",
-    measure: str | None = None,
-    bins: int | Sequence[float] = 5,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-    label: str | None = None,
-    lower_is_better: bool | None = None,
-) -> Bins:
+    table: pd.DataFrame, models: Models, against: str, *, side: str = "both", measure: str | None = None,
+    bins: int | Sequence[float] = 5, level: float = LEVEL, draws: int = DRAWS, seed: int = 0,
+    label: str | None = None, lower_is_better: bool | None = None,
+) -> Bins:  # fmt: skip
     """Mean alignment of models within bins of a competence, and between bins.
 
     Parameters
@@ -143,16 +120,16 @@ def bins(
     families, labels = records.families, _labels(edges, lower)
     data = _Data.of(pairs, side, list(place), families, level)
     inside = [np.flatnonzero([b == i for b in place.values()]) for i in range(len(labels))]
-    found = _table(data, inside, labels)
-    ends = _ends(found)
+    full = [i for i, own in enumerate(inside) if not math.isnan(data.mean(own, data.partners(own)))]
+    ends = (full[0], full[-1]) if len(full) > 1 else None
     difference, low, high = _difference(data, [inside[e] for e in ends]) if ends else (math.nan,) * 3
     members = [(n, families.get(n, ""), x[n], b) for n, b in place.items()]
     left_out = [f"{name} (no {against})" for name in names if name not in x]
     left_out += [f"{name} (outside the edges)" for name in x if name not in place]
     return Bins(
-        measure=measure, table=found, left_out=tuple(left_out), level=level, draws=draws, seed=seed, against=against,
-        label=label, side=side, lower_is_better=lower, n_stimuli=stimuli(pairs),
-        edges=tuple(map(float, edges)), labels=labels, difference=difference, difference_interval=(low, high),
+        measure=measure, table=_table(data, inside, labels), left_out=tuple(left_out), level=level, draws=draws, seed=seed,
+        against=against, label=label, side=side, lower_is_better=lower, n_stimuli=stimuli(pairs),
+        edges=tuple(map(float, edges)), labels=labels, ends=ends, difference=difference, difference_interval=(low, high),
         models=pd.DataFrame(members, columns=["model", "family", "x", "bin"]),
         pvalue=_pvalue(data, [len(inside[e]) for e in ends], difference, draws, seed) if ends else math.nan,
     )  # fmt: skip
@@ -306,6 +283,7 @@ def _pvalue(data: _Data, sizes: Sequence[int], difference: float, draws: int, se
     total, count = np.where(there, data.scores, 0.0), there.astype(float)
     if not data.both:
         total, count = total.sum(1), count.sum(1)
+    # Never all orders: most of them only exchange models within a bin, and change nothing.
     orders = Orders.of([[np.arange(len(data.rows))]], draws, seed, most=0)
     means = []
     for some in (orders.each[0][:, : sizes[0]], orders.each[0][:, sizes[0] : sum(sizes)]):

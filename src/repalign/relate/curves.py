@@ -16,11 +16,11 @@ import pandas as pd
 
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.measures import MeasureFacts, facts_of
-from repalign.models import COMPETENCES, ModelRecord
+from repalign.models import COMPETENCES
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, mean_of_pairs, pearson, spearman
 from repalign.relate.permutations import DRAWS
-from repalign.relate.scores import PAIR, PARAMETERS, Records, names_of, other_side, pairs_of, searched, stimuli
+from repalign.relate.scores import PAIR, PARAMETERS, Models, Records, names_of, other_side, pairs_of, searched, stimuli
 from repalign.relate.sentences import QUANTITIES, noun
 from repalign.relate.trends import NOTHING, Trend, trend
 
@@ -76,18 +76,9 @@ class TrendCurve(Curve):
 
 
 def curve(
-    table: pd.DataFrame,
-    x: str,
-    *,
-    by: str | None = "measure",
-    value: str = "statistic",
-    models: Sequence[Mapping[str, Any] | ModelRecord] = (),
-    side: str = "x",
-    measure: str | None = None,
-    over: Sequence[str] = (),
-    relative: str | None = None,
-    level: float = LEVEL,
-) -> Curve:
+    table: pd.DataFrame, x: str, *, by: str | None = "measure", value: str = "statistic", models: Models = (),
+    side: str = "x", measure: str | None = None, over: Sequence[str] = (), relative: str | None = None, level: float = LEVEL,
+) -> Curve:  # fmt: skip
     """Mean alignment over pairs of models as a function of `x`, one line for every value of `by`.
 
     Parameters
@@ -146,19 +137,10 @@ def curve(
 
 
 def trend_curve(
-    table: pd.DataFrame,
-    x: str,
-    models: Sequence[Mapping[str, Any] | ModelRecord],
-    against: str = PARAMETERS,
-    side: str = "x",
-    *,
-    by: str | None = "measure",
-    statistic: str = "spearman",
-    measure: str | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    **options: Any,
-) -> TrendCurve:
+    table: pd.DataFrame, x: str, models: Models, against: str = PARAMETERS, side: str = "x", *,
+    by: str | None = "measure", statistic: str = "spearman", measure: str | None = None,
+    draws: int = DRAWS, seed: int = 0, **options: Any,
+) -> TrendCurve:  # fmt: skip
     """The trend of alignment with a competence of the models of one side, as a function of `x`.
 
     Parameters
@@ -206,8 +188,7 @@ def _trend_point(found: Trend, statistic: str) -> dict[str, Any]:
     out = {**dict(zip(("value", "low", "high", "pvalue"), numbers[statistic], strict=True)), "chance": 0.0}
     for name, own in numbers.items():
         out |= zip((name, f"{name}_low", f"{name}_high", f"{name}_pvalue"), own, strict=True)
-    undefined = int(found.points["n_undefined"].sum())
-    return {**out, "n_models": found.n, "n_undefined": undefined}
+    return {**out, "n_models": found.n, "n_undefined": sum(found.points["n_undefined"].tolist())}
 
 
 def _label(name: str) -> str:
@@ -416,14 +397,9 @@ class Contrast(Finding):
 
 
 def contrast(
-    table: pd.DataFrame,
-    *,
-    column: str = "variant",
-    value: str | tuple[str, str] = "statistic",
-    measure: str | None = None,
-    models: Sequence[Mapping[str, Any] | ModelRecord] = (),
-    level: float = LEVEL,
-) -> Contrast:
+    table: pd.DataFrame, *, column: str = "variant", value: str | tuple[str, str] = "statistic",
+    measure: str | None = None, models: Models = (), level: float = LEVEL,
+) -> Contrast:  # fmt: skip
     """Hold the same pairs of models under different variants against one another.
 
     Parameters
@@ -441,7 +417,7 @@ def contrast(
     ------
     RepalignError : unknown names; fewer than two variants; a pair that stands twice under a variant; no pair in common.
     """
-    quantities = (value,) if isinstance(value, str) else tuple(value)
+    quantities = [value] if isinstance(value, str) else list(value)
     for name in quantities:
         choose("value", name, QUANTITIES, f"no value {name!r} of a pair")
     several = len(quantities) > 1
@@ -455,24 +431,24 @@ def contrast(
     else:
         choose("column", column, map(str, pairs.columns), f"no column {column!r} tells runs apart")
         long = _long(pairs, [str(v) for v in pairs[column]], quantities[0])
-    variants = tuple(long["variant"].unique())
+    variants = list(dict.fromkeys(long["variant"]))
     if len(variants) < 2:
         raise RepalignError(
             f"there is one {column} only", expected="two or more, to hold them against one another", got=", ".join(variants),
             remedy="give the rows of several runs, or two values such as value=('statistic', 'calibrated')",
         )  # fmt: skip
-    refuse_twice(long, "variant", column, "choose one run's rows" if several else "choose the rows of one measure and one setting")
+    one = "choose one run's rows" if several else "choose the rows of one measure and one setting"
+    refuse_twice(long, one, ["variant"], column)
     families = Records.of(models).families
     found = {name: _difference(long, variants[0], name, families, level) for name in variants[1:]}
     differences = pd.DataFrame([{"variant": name, **row} for name, (row, _) in found.items()])
-    if not differences["n_pairs"].any():
+    if not any(differences["n_pairs"].tolist()):
         raise RepalignError(
             f"no pair of models has a score under two values of {column!r}",
-            expected=f"the same models under {variants[0]} and another one",
-            got="; ".join(f"{v}: {', '.join(_first_pairs(long, v))}" for v in variants[:2]),
-        )
+            expected=f"the same models under {variants[0]} and another one", got="; ".join(_first_pairs(long, variants[:2])),
+        )  # fmt: skip
     return Contrast(
-        measure=measure, table=long, level=level, column=column, quantities=quantities, variants=variants,
+        measure=measure, table=long, level=level, column=column, quantities=tuple(quantities), variants=tuple(variants),
         differences=differences, missing={name: lacking for name, (_, lacking) in found.items()},
     )  # fmt: skip
 
@@ -482,15 +458,15 @@ def _long(pairs: pd.DataFrame, variant: Any, value: str) -> pd.DataFrame:
     return pairs[PAIR].assign(variant=variant, value=found["_value"], chance=found["_chance"], n=pairs["n"].to_numpy())
 
 
-def refuse_twice(pairs: pd.DataFrame, by: str | None, where: str, remedy: str) -> None:
-    """Refuse a pair of models that stands more than once, in all or under one value of the column `by`."""
-    twice = pairs.loc[pairs.duplicated([*PAIR, by] if by else PAIR)]
+def refuse_twice(pairs: pd.DataFrame, remedy: str, by: Sequence[str] = (), named: str = "") -> None:
+    """Refuse a pair of models that stands more than once, in all or under one value of the columns `by`."""
+    twice = pairs.loc[pairs.duplicated([*PAIR, *by])]
     if not twice.empty:
-        first = twice.iloc[0]
+        x, y, *value = twice[[*PAIR, *by]].iloc[0]
+        where = " ".join(["under", named, *value]) if by else "in the table"
         raise RepalignError(
-            f"{first['model_x']} and {first['model_y']} stand more than once "
-            + (f"under {where} {first[by]}" if by else f"in {where}"),
-            expected=f"one row per pair of models{' and variant' * bool(by)}", got=f"{len(twice)} rows too many", remedy=remedy,
+            f"{x} and {y} stand more than once {where}", expected=f"one row per pair of models{' and variant' * bool(by)}",
+            got=f"{len(twice)} rows too many", remedy=remedy,
         )  # fmt: skip
 
 
@@ -518,6 +494,7 @@ def _difference(
     }, lacking  # fmt: skip
 
 
-def _first_pairs(long: pd.DataFrame, variant: str) -> list[str]:
-    rows = long.loc[(long["variant"] == variant) & long["value"].notna()].head(2)
-    return [f"{x} and {y}" for x, y in rows[PAIR].to_numpy()] or ["none defined"]
+def _first_pairs(long: pd.DataFrame, variants: Sequence[str]) -> Iterator[str]:
+    for variant in variants:
+        rows = long.loc[(long["variant"] == variant) & long["value"].notna()].head(2)
+        yield f"{variant}: {', '.join(f'{x} and {y}' for x, y in rows[PAIR].to_numpy()) or 'none defined'}"

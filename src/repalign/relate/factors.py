@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Jackknife, labels_of, units_of
 from repalign.relate.permutations import DRAWS, TIE, block_orders
-from repalign.relate.scores import LOGGED, WORDS, Crossed, Records, names_of, searched, stimuli, yardstick_label
+from repalign.relate.scores import LOGGED, WORDS, Crossed, Models, Records, names_of, searched, stimuli, yardstick_label
 
 # Shares take a regression for every set of factors.
 MOST_FACTORS = 12
 # Of an effect that varies this many times as much as it would alone, the text warns.
 HIGH_VIF = 5.0
+LEVELS = ["factor", "level", "n_models", "effect", "low", "high"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,19 +75,10 @@ class Effects(Finding):
 
 
 def effects(
-    table: pd.DataFrame,
-    models: Sequence[Mapping[str, Any] | ModelRecord],
-    factors: Sequence[str],
-    side: str = "x",
-    measure: str | None = None,
-    *,
-    log: Collection[str] = LOGGED,
-    categories: Collection[str] = (),
-    unit: str = "run",
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Effects:
+    table: pd.DataFrame, models: Models, factors: Sequence[str], side: str = "x", measure: str | None = None, *,
+    log: Collection[str] = LOGGED, categories: Collection[str] = (), unit: str = "run",
+    level: float = LEVEL, draws: int = DRAWS, seed: int = 0,
+) -> Effects:  # fmt: skip
     """Which of several factors moves alignment, each with the others held.
 
     y = mean + sum over factors of X_f b_f + rest, by least squares over models; y is a model's mean over its partners.
@@ -119,6 +111,8 @@ def effects(
     ------
     RepalignError : unknown side, measure or factor; one that does not vary; factors that say the same; too few models.
     """
+    from scipy.linalg import block_diag
+
     pairs, measure = searched(table, measure, side)
     records = Records.of(models)
     values, names, left_out = _values(records, names_of(pairs, side), factors, categories, log)
@@ -130,22 +124,24 @@ def effects(
     _refuse_confounded(made)
     runs = {name: label for name in records if (label := records.word(name, unit))}
     y, design = scores.means(), _design(made)
-    (n, p), fit = design.shape, _Fit.of(design, y)
+    (n, p), (coefficients, rest, r2) = design.shape, _least_squares(design, y)
     units = units_of(runs, scores.rows, scores.columns, least=(MIN_MODELS_LINE, 0))
     sides = [side for side in units if side is not None] if units[0] else []
-    low, high = _intervals(made, design, scores, sides, level)
+    contrasts = np.asarray(block_diag(np.empty((0, 1)), *(f.contrasts for f in made)))  # (effects, columns of the design)
+    low, high, _ = Jackknife.over(sides, partial(_without, design, contrasts, scores)).interval(np.asarray, level)
     labels = labels_of(scores.rows, runs)
     grouped = len(np.unique(labels)) < n
-    told, levels = _rows(made, fit.coefficients, low, high)
+    spreads = [float((design[:, own] @ coefficients[own]).std()) for own in _own(made)]
+    found, levels = _rows(made, spreads, np.column_stack([contrasts @ coefficients, low, high]))
     orders, signs = block_orders(labels, draws, seed)
     tests = np.array([_tested(design, y, own, orders, signs) for own in _own(made)])
     points = {"model": scores.rows, "unit": [runs.get(m, m) for m in scores.rows], "alignment": y}
-    points |= {"fitted": design @ fit.coefficients, **{f.name: f.values for f in made}}
+    points |= {"fitted": design @ coefficients, **{f.name: f.values for f in made}}
     return Effects(
         measure=measure, left_out=tuple(left_out), level=level, draws=draws, seed=seed, side=side,
-        table=told.assign(pvalue=tests[:, 0], partial_r2=tests[:, 1], share=_shares(made, y), vif=_inflation(made)),
+        table=found.assign(pvalue=tests[:, 0], partial_r2=tests[:, 1], share=_shares(made, y), vif=_inflation(made)),
         levels=levels, points=pd.DataFrame(points), n_partners=len(scores.columns), n_stimuli=stimuli(pairs),
-        r2=fit.r2, adjusted_r2=1 - (1 - fit.r2) * (n - 1) / (n - p), residual_sd=math.sqrt(fit.rest / (n - p)),
+        r2=r2, adjusted_r2=1 - (1 - r2) * (n - 1) / (n - p), residual_sd=math.sqrt(rest / (n - p)),
         unit=unit if grouped else "model", n_units=len(sides[0]) if sides else 0,
         n_partner_units=len(sides[1]) if len(sides) > 1 else 0, grouped=grouped,
     )  # fmt: skip
@@ -221,11 +217,9 @@ def _values(
     found = {f: {name: _value(records, name, f, f in categories) for name in names} for f in factors}
     for f, given in found.items():
         if all(v is None for v in given.values()):
-            keys = [*records.known(names, "factors", "scores"), *WORDS]
-            has = [k for k in keys if any(_value(records, name, k, False) is not None for name in names)]
             raise RepalignError(
                 f"no model of this side has a factor {f!r}", expected="a number or a word of at least two models", got=f,
-                remedy=did_you_mean(f, has),
+                remedy=did_you_mean(f, [*records.known(names, "factors", "scores"), *WORDS]),
             )  # fmt: skip
         if f in log:
             given |= {name: None for name, v in given.items() if isinstance(v, float) and v <= 0}
@@ -271,56 +265,41 @@ def _inflation(factors: Sequence[Factor]) -> list[float]:
 
     Source: J. Fox and G. Monette, Journal of the American Statistical Association 87 (1992), 178-183.
     """
-
-    def logdet(some: Sequence[Factor]) -> float:
-        if not some:
-            return 0.0
-        together = np.atleast_2d(np.corrcoef(np.hstack([f.columns for f in some]), rowvar=False))
-        return float(np.linalg.slogdet(together)[1])
-
-    whole = logdet(factors)
-    rest = [logdet([g for g in factors if g is not f]) for f in factors]
-    return [math.exp((logdet([f]) + r - whole) / f.n_columns) for f, r in zip(factors, rest, strict=True)]
+    # det(R_rest) / det(R) is the determinant of the factor's block of the inverse of R (Jacobi).
+    r = np.atleast_2d(np.corrcoef(_design(factors)[:, 1:], rowvar=False))
+    inverse, blocks = np.linalg.inv(r), [np.ix_(own - 1, own - 1) for own in _own(factors)]
+    together = [float(np.linalg.det(r[block]) * np.linalg.det(inverse[block])) for block in blocks]
+    return [det ** (1 / f.n_columns) for det, f in zip(together, factors, strict=True)]
 
 
-def _rows(
-    factors: Sequence[Factor], coefficients: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row for every factor, and one for every level of those that have levels; the ends are one per contrast."""
-    rows, levels, at = [], [], 0
-    for f, own in zip(factors, _own(factors), strict=True):
-        told, here = f.contrasts @ coefficients[own], slice(at, at + len(f.contrasts))
-        at = here.stop
-        ends, per_unit = (told[0], low[here][0], high[here][0]), told[0] / f.sd
+def _rows(factors: Sequence[Factor], spreads: Sequence[float], ends: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for every factor, and one for every level of those that have levels.
+
+    `ends` are effect, low and high of all contrasts, (contrasts, 3).
+    """
+    rows, levels = [], []
+    for f, spread in zip(factors, spreads, strict=True):
+        here, ends = np.split(ends, [len(f.contrasts)])
+        shown = (*here[0], here[0, 0] / f.sd)
         if f.levels:
             counts = [sum(str(v) == one for v in f.values) for one in f.levels]
-            levels += zip([f.name] * len(told), f.levels, counts, told, low[here], high[here], strict=True)
-            ends, per_unit = (math.nan,) * 3, math.nan
-        kind, spread = "category" if f.levels else "number", float((f.columns @ coefficients[own]).std())
-        rows.append((f.name, yardstick_label(f.name), kind, f.log, f.n_columns, *ends, per_unit, spread))
+            levels += [(f.name, one, count, *row) for one, count, row in zip(f.levels, counts, here, strict=True)]
+            shown = (math.nan,) * 4
+        kind = "category" if f.levels else "number"
+        rows.append((f.name, yardstick_label(f.name), kind, f.log, f.n_columns, *shown, spread))
     columns = ["factor", "label", "kind", "log", "df", "effect", "low", "high", "per_unit", "spread"]
-    return pd.DataFrame(rows, columns=columns), pd.DataFrame(
-        levels, columns=["factor", "level", "n_models", "effect", "low", "high"]
-    )
+    return pd.DataFrame(rows, columns=columns), pd.DataFrame(levels, columns=LEVELS)
 
 
 # --- least squares -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Least squares of y on a design; `rest` is the residual sum of squares. r2 is nan if y is constant."""
-
-    coefficients: np.ndarray
-    rest: float
-    r2: float
-
-    @classmethod
-    def of(cls, design: np.ndarray, y: np.ndarray) -> _Fit:
-        coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
-        rest, total = float(((y - design @ coefficients) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
-        flat = total <= 1e-24 * max(float(y @ y), 1e-300)
-        return cls(coefficients, rest, math.nan if flat else 1 - rest / total)
+def _least_squares(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Coefficients, the residual sum of squares, and R^2, nan if y is constant."""
+    coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
+    rest, total = float(((y - design @ coefficients) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    flat = total <= 1e-24 * max(float(y @ y), 1e-300)
+    return coefficients, rest, math.nan if flat else 1 - rest / total
 
 
 def _design(factors: Sequence[Factor], n: int | None = None) -> np.ndarray:
@@ -341,7 +320,7 @@ def _shares(factors: Sequence[Factor], y: np.ndarray) -> list[float]:
     """
     k = len(factors)
     sets = [some for size in range(k + 1) for some in itertools.combinations(range(k), size)]
-    r2 = {some: _Fit.of(_design([factors[i] for i in some]), y).r2 if some else 0.0 for some in sets}
+    r2 = {some: _least_squares(_design([factors[i] for i in some]), y)[2] if some else 0.0 for some in sets}
     shares = [0.0] * k
     for some in sets:
         for i in set(range(k)) - set(some):
@@ -353,25 +332,13 @@ def _shares(factors: Sequence[Factor], y: np.ndarray) -> list[float]:
 # --- what is inferred ----------------------------------------------------------------------------
 
 
-def _intervals(
-    factors: Sequence[Factor], design: np.ndarray, scores: Crossed, sides: Sequence[Any], level: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval of every effect that is told, in the order of the factors and their contrasts."""
-    contrasts = [np.zeros((len(f.contrasts), design.shape[1])) for f in factors]
-    for padded, f, own in zip(contrasts, factors, _own(factors), strict=True):
-        padded[:, own] = f.contrasts
-    told = np.vstack(contrasts)  # (effects, columns of the design)
-
-    def without(unit: frozenset[str]) -> np.ndarray:
-        """The effects without one unit; nan for those that cannot be told then."""
-        means = scores.means(unit)
-        kept = np.isfinite(means)
-        inverse = np.linalg.pinv(design[kept], rcond=1e-10)
-        possible = np.abs(told @ (inverse @ design[kept]) - told).max(1) < 1e-6
-        return np.where(possible, told @ (inverse @ means[kept]), math.nan)
-
-    low, high, _ = Jackknife.over(sides, without).interval(np.asarray, level)
-    return low, high
+def _without(design: np.ndarray, contrasts: np.ndarray, scores: Crossed, unit: frozenset[str]) -> np.ndarray:
+    """The effects without one unit; nan for those that cannot be told then."""
+    means = scores.means(unit)
+    kept = np.isfinite(means)
+    inverse = np.linalg.pinv(design[kept], rcond=1e-10)
+    possible = np.abs(contrasts @ (inverse @ design[kept]) - contrasts).max(1) < 1e-6
+    return np.where(possible, contrasts @ (inverse @ means[kept]), math.nan)
 
 
 def _tested(

@@ -90,9 +90,7 @@ class Units:
         return len(self.members)
 
 
-def units_of(
-    families: Mapping[str, str], *groups: Sequence[str], least: Sequence[int]
-) -> tuple[Units | None, ...]:
+def units_of(families: Mapping[str, str], *groups: Sequence[str], least: Sequence[int]) -> tuple[Units | None, ...]:
     """The units of some groups of models that can be left out one at a time, one entry per group.
 
     If a model or a family stands in several groups, its members are one unit in all of them, and there is one entry.
@@ -158,16 +156,15 @@ class Jackknife:
         """The estimate, which is told the models to leave out, without each unit of every side that has units."""
         return cls(estimate(frozenset()), tuple(tuple(map(estimate, side.members)) for side in sides if side))
 
-    def interval(
-        self, value: Callable[[Any], ArrayLike], level: float = LEVEL, sides: int | None = None
-    ) -> tuple[Any, Any, Any]:
+    def interval(self, value: Callable[[Any], ArrayLike], level: float = LEVEL, sides: int | None = None) -> tuple[Any, Any, Any]:
         """value(estimate) -+ t * sqrt(V), and the degrees of freedom; nan if an estimate or its value is missing."""
         from scipy.stats import t
 
         centre = np.asarray(value(self.full), float)
         parts = [(self._variance(value, refits, centre), len(refits) - 1) for refits in self.refits[:sides]]
         if not parts:
-            return (np.full(centre.shape, math.nan)[()],) * 3
+            nothing = np.full(centre.shape, math.nan)[()]
+            return nothing, nothing, nothing
         total = np.sum([v for v, _ in parts], axis=0)
         shares = np.sum([v**2 / df for v, df in parts], axis=0)
         least = float(min(df for _, df in parts))

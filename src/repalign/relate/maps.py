@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,10 @@ import pandas as pd
 
 from repalign.errors import RepalignError, choose
 from repalign.measures import facts_of
-from repalign.models import ModelRecord
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import spearman
 from repalign.relate.permutations import TIE
-from repalign.relate.scores import PARAMETERS, Crossed, Records, all_met, names_of, searched, stimuli
+from repalign.relate.scores import PARAMETERS, Crossed, Models, Records, all_met, names_of, searched, stimuli
 from repalign.relate.sentences import DISTANCES
 
 # Three points with a metric fit the plane always.
@@ -75,15 +73,9 @@ class ModelMap(Finding):
 
 
 def model_map(
-    table: pd.DataFrame,
-    models: Sequence[Mapping[str, Any] | ModelRecord],
-    *,
-    measure: str | None = None,
-    method: str = "mds",
-    distance: str | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> ModelMap:
+    table: pd.DataFrame, models: Models, *, measure: str | None = None, method: str = "mds",
+    distance: str | None = None, draws: int = DRAWS, seed: int = 0,
+) -> ModelMap:  # fmt: skip
     """Place models in a plane by how well they align with one another.
 
     Parameters
@@ -211,11 +203,12 @@ def _mds(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
     from sklearn.manifold import smacof
 
     # The measure of fit is computed here, once for all releases: it was not returned for metric MDS before 1.7.
-    plane, _ = smacof(given, n_components=2, n_init=starts, n_jobs=1, max_iter=300, eps=1e-6, random_state=seed)
-    return plane
+    return np.asarray(smacof(given, n_components=2, n_init=starts, n_jobs=1, max_iter=300, eps=1e-6, random_state=seed)[0])
 
 
 def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
+    import torch
+
     with warnings.catch_warnings():
         # On import: that a neural variant lacks its library. On fitting: that new points cannot be added.
         warnings.filterwarnings("ignore", category=ImportWarning)
@@ -228,22 +221,15 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
                 remedy="pip install 'repalign[map]', or use method=\"mds\"",
             ) from error  # fmt: skip
         # UMAP's own start needs more points than some maps have.
-        start, n_neighbors = _mds(given, seed, starts).astype(np.float32), min(NEIGHBOURS, len(given) - 1)
-        fit = UMAP(metric="precomputed", n_neighbors=n_neighbors, init=start, random_state=seed, n_jobs=1)
-        with _same_threads():
+        start: Any = _mds(given, seed, starts).astype(np.float32)
+        neighbors = min(NEIGHBOURS, len(given) - 1)
+        fit = UMAP(metric="precomputed", n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
+        # numba, which UMAP runs on, gives the whole process another number of OpenMP threads, torch's among them.
+        threads = torch.get_num_threads()
+        try:
             return np.asarray(fit.fit_transform(given), float)
-
-
-@contextmanager
-def _same_threads() -> Iterator[None]:
-    """numba, which UMAP runs on, gives the whole process another number of OpenMP threads, torch's among them."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        finally:
+            torch.set_num_threads(threads)
 
 
 Embed = Callable[[np.ndarray, int, int], np.ndarray]

@@ -108,7 +108,7 @@ class FamilyOrders:
         """All orders of the means and the deviations, or random ones."""
         blocks = blocks_of(labels)
         places = np.arange(len(blocks))
-        return cls(labels, Orders.of([[places] if over else places[:, None], blocks], draws, seed))
+        return cls(labels, Orders.of([[places] if over else list(places[:, None]), blocks], draws, seed))
 
     def pvalue(self, x: np.ndarray, y: np.ndarray) -> float:
         """Two-sided p of Pearson's r of x and y, both (n,), when x is reordered; nan if x or y is constant.

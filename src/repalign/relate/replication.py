@@ -247,7 +247,7 @@ def beside(table: pd.DataFrame, published: Published, measure: str | None = None
     Raises RepalignError if no pair is in both, with the closest names; for an unknown measure; if a pair stands twice.
     """
     pairs, measure = searched(table, measure)
-    refuse_twice(pairs, None, "the table", "take the rows of one variant")
+    refuse_twice(pairs, "take the rows of one variant")
     names, labels = ([*dict.fromkeys([*t["model_x"], *t["model_y"]])] for t in (pairs, published.table))
     ours_of = {label: _our_name(label, names) for label in labels}
     rows, missing = _joined(pairs, published.table, ours_of)

@@ -20,6 +20,7 @@ SIDES = ("x", "y", "both")
 PAIR = ["model_x", "model_y"]
 PARAMETERS = "n_parameters"
 WORDS = ("family", "objective", "modality")  # of a record
+Models = Iterable[Mapping[str, Any] | ModelRecord]
 # Numbers that span orders of magnitude; on log10 unless said otherwise.
 LOGGED = (PARAMETERS, "width", "training_steps")
 
@@ -31,7 +32,7 @@ class Records(dict[str, dict[str, Any]]):
     """Records of models as mappings, by name, and what alignment can be related to: numbers and words."""
 
     @classmethod
-    def of(cls, models: Iterable[Mapping[str, Any] | ModelRecord]) -> Records:
+    def of(cls, models: Models) -> Records:
         """Records of a run, or of one's own."""
         plain = (m.to_dict() if isinstance(m, ModelRecord) else dict(m) for m in models)
         return cls((str(m["name"]), m) for m in plain)
@@ -64,9 +65,7 @@ class Records(dict[str, dict[str, Any]]):
         return {name: str(record.get("family") or "") for name, record in self.items()}
 
 
-def yardsticks(
-    models: Iterable[Mapping[str, Any] | ModelRecord], names: Sequence[str] | None = None, at_least: int = 2, factors: bool = False
-) -> list[str]:
+def yardsticks(models: Models, names: Sequence[str] | None = None, at_least: int = 2, factors: bool = False) -> list[str]:
     """What the named models can be related to: parameters and scores that enough of them have, and numbers of `factors`."""
     records = Records.of(models)
     chosen = [name for name in records if names is None or name in names]
@@ -162,13 +161,9 @@ class Crossed:
 
     @classmethod
     def of(
-        cls,
-        pairs: pd.DataFrame,
-        side: str,
-        rows: Sequence[Hashable] | None = None,
-        columns: Sequence[Hashable] | None = None,
-        value: str = "statistic",
-    ) -> Crossed:
+        cls, pairs: pd.DataFrame, side: str, rows: Sequence[Hashable] | None = None,
+        columns: Sequence[Hashable] | None = None, value: str = "statistic",
+    ) -> Crossed:  # fmt: skip
         """The pairs table (columns model_x, model_y, and the value's) seen from one side, "x", "y" or "both".
 
         `rows` and `columns` keep these models only, in this order; by default all of the side, and all their partners.
@@ -186,6 +181,7 @@ class Crossed:
         i, j = (np.array([at.get(n, -1) for n in seen], int) for at, seen in ((at_row, first), (at_column, second)))
         there = (i >= 0) & (j >= 0) & np.isfinite(scores)
         total, count = np.zeros((2, len(names), len(at_column)))
+        # Both directions of an asymmetric measure, and repetitions, add up at one place.
         np.add.at(total, (i[there], j[there]), scores[there])
         np.add.at(count, (i[there], j[there]), 1)
         return cls(names, tuple(at_column), total, count)

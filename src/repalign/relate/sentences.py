@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit
 from repalign.relate.permutations import FEW_ORDERS
@@ -35,11 +34,7 @@ QUANTITIES = {
     "calibrated": ("Calibrated score", "threshold"),
 }
 OVER = {"max": "pairs of models", "cell": "pairs of layers"}
-DISTANCES = {
-    "-log": "−log(alignment)",
-    "one-minus": "1 − alignment",
-    "score": "the measure itself, a distance",
-}
+DISTANCES = {"-log": "−log(alignment)", "one-minus": "1 − alignment", "score": "the measure itself, a distance"}
 
 
 # --- numbers and counts --------------------------------------------------------------------------
@@ -62,7 +57,7 @@ def p_words(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share of 1 in per cent."""
-    return f"{100 * share:.0f} %".replace("-", "−")
+    return "undefined" if math.isnan(share) else f"{100 * share:.0f} %".replace("-", "−")
 
 
 def bracket(value: float, low: float, high: float) -> str:
@@ -150,12 +145,11 @@ def _line(found: Trend, fit: Fit, inference: TrendInference, models: str) -> str
 
 def _families(inference: TrendInference, unit: str, families: Sequence[str]) -> Sentences:
     """The slope within and between families, and a warning if families are too few to be units."""
-    for one, where in ((inference.within, "Within families"), (inference.between, "Between the means of")):
-        if one is not None:
-            many = counted(one.n_families, "family")
-            more = f" ({one.n_models} models of {many})" if one is inference.within else ""
-            where = where if one is inference.within else f"{where} {one.n_families} families"
-            yield f"{where}: {signed(one.slope)} {unit}, {p_words(one.pvalue)}{more}."
+    if one := inference.within:
+        models = f"{one.n_models} models of {counted(one.n_families, 'family')}"
+        yield f"Within families: {signed(one.slope)} {unit}, {p_words(one.pvalue)} ({models})."
+    if one := inference.between:
+        yield f"Between the means of {one.n_families} families: {signed(one.slope)} {unit}, {p_words(one.pvalue)}."
     named = [family for family in families if family]
     if inference.unit == "model" and len(set(named)) < len(named) and len(set(families)) > 1:
         why = "Families are too few, or one is too large, for families to be the units"
@@ -176,10 +170,8 @@ def method(found: TrendInference) -> str:
         units += f" and {counted(found.n_partner_units, f'partner {found.partner_unit}')}"
     else:
         units += ", with these partners only"
-    return (
-        f"The units are {units}, not pairs: the interval leaves out one at a time "
-        f"(t with {found.df:.1f} degrees of freedom), {tested}."
-    )
+    left = f"the interval leaves out one at a time (t with {found.df:.1f} degrees of freedom)"
+    return f"The units are {units}, not pairs: {left}, {tested}."
 
 
 # --- several factors -----------------------------------------------------------------------------
@@ -188,15 +180,12 @@ def method(found: TrendInference) -> str:
 def effects(found: Effects) -> Sentences:
     """The factors by their share, how they were tested, and what limits them."""
     explained = "nothing, as all models align alike" if math.isnan(found.r2) else f"{percent(found.r2)} of its variance"
-    yield (
-        f"Alignment of {found.n} models, each the mean over {found.n_partners} partners, on "
-        f"{counted(len(found.factors), 'factor')} at once, which account for {explained}."
-    )
+    models = f"{found.n} models, each the mean over {found.n_partners} partners"
+    yield f"Alignment of {models}, on {counted(len(found.factors), 'factor')} at once, which account for {explained}."
     for row in found.table.sort_values("share", ascending=False, kind="stable").to_dict("records"):
         tested = f"{p_words(row['pvalue'])}, share {percent(row['share'])}"
         if row["kind"] == "number":
-            low, high = row["low"], row["high"]
-            ends = "no interval" if math.isnan(low) else f"{percent(found.level)} interval {signed(low)} to {signed(high)}"
+            ends = interval(found.level, row["low"], row["high"]) or "no interval"
             each = f"{signed(row['per_unit'])} {'tenfold' if row['log'] else 'per unit'}"
             yield f"{row['label']}: {signed(row['effect'])} per standard deviation ({ends}; {each}; {tested})."
         else:
@@ -208,10 +197,8 @@ def effects(found: Effects) -> Sentences:
         units += f" and {found.n_partner_units} of the partners"
     left = f"intervals leave out one of {units} at a time" if found.n_units else "too few units for intervals"
     moved = f"orders and signs of whole {found.unit}s" if found.grouped else "orders"
-    yield (
-        f"Units are {found.unit}s, not pairs: {left}; p compares with {found.draws:,} random {moved} of what the other "
-        f"factors leave over."
-    )
+    tested = f"p compares with {found.draws:,} random {moved} of what the other factors leave over"
+    yield f"Units are {found.unit}s, not pairs: {left}; {tested}."
     yield from found.warnings
     yield from _few_models(found.n)
     yield "An effect is a difference between these models with the other named factors held; what was not named is not."
@@ -225,25 +212,19 @@ def bins(found: Bins) -> Sentences:
     """The two ends and their difference, or the only bin that has pairs."""
     partners = "" if found.side == "both" else ", all partners"
     alignment, label = f"alignment ({found.measure}, n = {found.n_stimuli:,}{partners})", noun(found.label)
-    rows = found.within.set_index("bin_x")
-    if found.ends is None:
-        only = rows.loc[rows["n_pairs"] > 0]
+    rows = [row for row in found.within.to_dict("records") if row["n_pairs"]]
+    if len(rows) < 2:
         what = "no bin has a pair with a score"
-        if len(only):
-            row = only.iloc[0]
+        for row in rows:
             what = f"only the bin {row['label_x']} has pairs, and its {alignment} is {_bin(found, row)}"
         yield f"Of {counted(found.n, 'model')} by {label}, {what}."
     else:
-        least, most = (rows.loc[end] for end in found.ends)
+        least, most = rows[0], rows[-1]
         ends = interval(found.level, *found.difference_interval) or "no interval"
-        yield (
-            f"By {label}, {alignment} of the most competent bin ({most['label_x']}) is {_bin(found, most)}; of the least "
-            f"({least['label_x']}) it is {_bin(found, least)}."
-        )
-        yield (
-            f"Difference {signed(found.difference)} ({ends}; {p_words(found.pvalue)} from {found.draws:,} reorderings of "
-            f"the {found.n} models over the bins)."
-        )
+        best = f"{alignment} of the most competent bin ({most['label_x']}) is {_bin(found, most)}"
+        yield f"By {label}, {best}; of the least ({least['label_x']}) it is {_bin(found, least)}."
+        orders = f"{found.draws:,} reorderings of the {found.n} models over the bins"
+        yield f"Difference {signed(found.difference)} ({ends}; {p_words(found.pvalue)} from {orders})."
     units = sorted(set(found.table["unit"]) - {""})
     if units:
         yield f"Intervals leave out one {' or '.join(units)} at a time, not one pair."
@@ -253,9 +234,9 @@ def bins(found: Bins) -> Sentences:
     yield from _left_out(found.left_out)
 
 
-def _bin(found: Bins, row: Mapping[str, Any] | pd.Series) -> str:
+def _bin(found: Bins, row: Mapping[Any, Any]) -> str:
     """ "0.31 (95 % interval 0.28 to 0.34, chance 0.01; 12 models, 66 pairs)"."""
-    size = f"{counted(int(row['n_models_x']), 'model')}, {counted(int(row['n_pairs']), 'pair')}"
+    size = f"{counted(row['n_models_x'], 'model')}, {counted(row['n_pairs'], 'pair')}"
     ends = interval(found.level, row["low"], row["high"], plain) or "no interval"
     return f"{plain(row['alignment'])} ({ends}, chance {plain(row['chance'])}; {size})"
 
@@ -280,14 +261,15 @@ def model_map(found: ModelMap) -> Sentences:
 
 def agreement(found: Agreement) -> Sentences:
     """The most and the least alike measures, how that was inferred, and what was left out."""
-    known = found.table.loc[found.table["spearman"].notna()].sort_values("spearman", kind="stable").to_dict("records")
-    pairs, over = int(found.table["n_pairs"].max()), OVER[found.over]
-    start = f"{len(found.measures)} measures over {pairs:,} {over} of {found.n_models} models, n = {found.n_stimuli:,}"
+    rows = found.table.sort_values("spearman", kind="stable").to_dict("records")
+    known = [row for row in rows if not math.isnan(row["spearman"])]
+    over = f"{max(row['n_pairs'] for row in rows):,} {OVER[found.over]} of {found.n_models} models"
+    start = f"{len(found.measures)} measures over {over}, n = {found.n_stimuli:,}"
     if not known:
         yield f"{start}: no two measures have a correlation."
         return
     least, most = (_two_measures(found, known[end]) for end in (0, -1))
-    middle = signed(float(found.table["spearman"].median()))
+    middle = signed(statistics.median(row["spearman"] for row in known))
     many = f"median Spearman {middle}; most alike {most}; least {least}"
     yield f"{start}: {f'Spearman of {most}' if len(known) == 1 else many}."
     units = " or ".join(plural(kind) for kind in found.unit.split(" or "))
@@ -299,10 +281,10 @@ def agreement(found: Agreement) -> Sentences:
         yield f"{left}; p moves models, not pairs (Mantel, {orders} reorderings)."
     if found.distances:
         yield f"Distances with their sign turned: {', '.join(found.distances)}."
-    lost = found.table["n_left_out"]
-    if lost.any():
-        cells = f"for {int((lost > 0).sum())} of {len(found.table)} pairs of measures"
-        yield f"Pairs without both scores are left out: up to {int(lost.max()):,}, {cells}."
+    lost = [row["n_left_out"] for row in rows if row["n_left_out"]]
+    if lost:
+        cells = f"for {len(lost)} of {len(rows)} pairs of measures"
+        yield f"Pairs without both scores are left out: up to {max(lost):,}, {cells}."
 
 
 def _two_measures(found: Agreement, row: Mapping[Any, Any]) -> str:
@@ -366,7 +348,7 @@ def _caveats(found: Curve) -> Sentences:
     sizes = sorted(set(found.table["n"]))
     if len(sizes) > 1 and found.x != "n":
         yield f"Points differ in n ({', '.join(f'{n:,}' for n in sizes)}), and so in their chance level."
-    undefined = int(found.table["n_undefined"].sum())
+    undefined = sum(found.table["n_undefined"].tolist())
     if undefined:
         yield f"{counted(undefined, 'undefined score')} left out of the means."
     yield from _left_out(found.left_out)
@@ -401,13 +383,9 @@ def beside(found: Beside) -> Sentences:
     table = found.table
     defined = table.loc[table["ours"].notna()]
     ours, chance, theirs = (plain(float(defined[c].mean())) for c in ("ours", "chance", "published"))
-    yield (
-        f"{found.measure} beside {found.source}: {len(defined)} pairs of models, ours at n = {found.n_stimuli:,} stimuli."
-    )
-    yield (
-        f"Ours minus published: mean {bracket(found.mean_difference, *found.interval)}, root mean square "
-        f"{plain(found.rmse)}; our mean {ours} (chance {chance}), published {theirs}."
-    )
+    yield f"{found.measure} beside {found.source}: {len(defined)} pairs of models, ours at n = {found.n_stimuli:,} stimuli."
+    mean = f"mean {bracket(found.mean_difference, *found.interval)}, root mean square {plain(found.rmse)}"
+    yield f"Ours minus published: {mean}; our mean {ours} (chance {chance}), published {theirs}."
     if found.fit is None:
         yield f"Fewer than {MIN_MODELS_LINE} pairs, or all published alike: no slope."
     else:
@@ -431,13 +409,6 @@ def beside(found: Beside) -> Sentences:
 
 
 OF: dict[str, Callable[[Any], Sentences]] = {
-    "trend": trend,
-    "effects": effects,
-    "bins": bins,
-    "map": model_map,
-    "agreement": agreement,
-    "curve": curve,
-    "trend_curve": trend_curve,
-    "contrast": contrast,
-    "beside": beside,
-}
+    "trend": trend, "effects": effects, "bins": bins, "map": model_map, "agreement": agreement, "curve": curve,
+    "trend_curve": trend_curve, "contrast": contrast, "beside": beside,
+}  # fmt: skip

@@ -8,22 +8,20 @@ models, or families of models, as its units, on both sides of a pair, and never 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.models import ModelRecord
 from repalign.relate import sentences
 from repalign.relate.finding import Against, Fitted
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, units_of
 from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family_means
-from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Records, described, partners_of, searched, yardsticks
+from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
 
 NOTHING = (math.nan, math.nan)
 
@@ -100,6 +98,7 @@ def infer(
             got=f"shape {covariate.shape}, {int((~np.isfinite(covariate)).sum())} not finite",
         )  # fmt: skip
     covariate, scores = covariate[scores.count.sum(1) > 0], scores.defined()
+    # A line needs three models without any one unit; partners are only averaged over.
     units = units_of(families, scores.rows, scores.columns, least=(MIN_MODELS_LINE, 0))
     rows, partners = units[0], units[1] if units[0] and len(units) > 1 else None
     lines = Jackknife.over((rows, partners), partial(_refit, scores, covariate))
@@ -107,6 +106,7 @@ def infer(
     if fit is None:
         return None
     means, kin = scores.means(), labels_of(scores.rows, families)
+    # One set of orders for both p-values: the slope's and the rank correlation's differ in nothing but the ranks.
     orders = FamilyOrders.of(kin if rows and rows.kind == "family" else np.arange(len(means)), draws, seed)
     low, high, df = lines.interval(lambda one: one.slope)
     return TrendInference(
@@ -217,18 +217,10 @@ def scaled(x: ArrayLike, log: bool) -> np.ndarray:
 
 
 def trend(
-    table: pd.DataFrame,
-    models: Sequence[Mapping[str, Any] | ModelRecord],
-    against: str = PARAMETERS,
-    side: str = "x",
-    measure: str | None = None,
-    *,
-    log: bool | None = None,
-    lower_is_better: bool | None = None,
-    label: str | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Trend:
+    table: pd.DataFrame, models: Models, against: str = PARAMETERS, side: str = "x", measure: str | None = None, *,
+    log: bool | None = None, lower_is_better: bool | None = None, label: str | None = None,
+    draws: int = DRAWS, seed: int = 0,
+) -> Trend:  # fmt: skip
     """Relate the alignment of the models of one side to their parameters or one of their scores.
 
     Parameters
@@ -251,7 +243,7 @@ def trend(
     log = against in LOGGED if log is None else log
     points, left_out = _points(pairs, records, against, side, log)
     if points.empty:
-        known = yardsticks(models, list(partners_of(pairs, side)), factors=True)
+        known = records.known(partners_of(pairs, side), "scores", "factors")
         raise RepalignError(
             f"no model of side {side} has {'a positive' if log else 'a'} {against!r}",
             expected="n_parameters or a score of at least one model", got=against, remedy=did_you_mean(against, known),
