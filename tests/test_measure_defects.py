@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures import CKA, CKNNA, MEASURES, SVCCA, CKNNAPaper, CKNNAReference, MutualKNN
+from repalign.measures import CKA, CKNNA, SVCCA, CKNNAPaper, CKNNAReference, MutualKNN
 from repalign.measures.measure import as_features
 
-# The arrays here are paired and of two widths; the laws hold all other measures to the same.
-ALL = [cls() for cls in MEASURES if cls.paired and not cls.equal_widths]
 KERNELS = [
     CKA(),
     CKA(estimator="biased"),
@@ -98,13 +96,6 @@ def test_unbiased_cka_of_anisotropic_features_is_right_in_both_precisions(mean_c
         assert CKA(epsilon=1e-6)(x, y) < 0.1 * true
 
 
-@pytest.mark.parametrize("measure", ALL, ids=repr)
-def test_float32_and_float64_agree_at_a_mean_cosine_of_97_percent(measure):
-    n = 64 if measure.family == "topology" else 512  # persistent homology takes minutes at 512
-    x, y = (a.astype(np.float32) for a in anisotropic(0.97, n))
-    assert measure(x, y) == pytest.approx(measure(x.astype(np.float64), y.astype(np.float64)), abs=1e-4)
-
-
 @pytest.mark.parametrize("measure", [*KERNELS[:4], SVCCA(components=4)], ids=repr)
 def test_a_common_offset_costs_no_digits(measure):
     """x + 1e8: code that forms a Gram matrix of raw features returns .0014 for .59."""
@@ -113,7 +104,7 @@ def test_a_common_offset_costs_no_digits(measure):
     assert measure(x + 1e8, y) == pytest.approx(measure(x, y), abs=1e-7)
 
 
-@pytest.mark.parametrize("scale", [1e160, 1e-160, 1e300, 1e-300])
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
 @pytest.mark.parametrize(
     "measure",
     [*KERNELS[:4], CKNNA(), CKNNAPaper(), CKNNAReference(), SVCCA(), SVCCA(standardize=True)],
@@ -344,34 +335,3 @@ def test_layers_of_different_rank_in_one_comparison():
         for j, y in enumerate(layers):
             assert float(found[i, j]) == pytest.approx(measure(x, y), abs=1e-12)
     assert torch.isnan(found[3]).all() and torch.isnan(found[:, 3]).all()
-
-
-# --- the border, for every measure -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("measure", ALL, ids=repr)
-def test_the_border(measure):
-    x, y = related(40)
-    with pytest.raises(
-        RepalignError, match=r"x and y have different numbers of rows(.|\n)*n = 40 and n = 39"
-    ):
-        measure(x, y[:-1])
-    broken = y.copy()
-    broken[7, 2] = np.nan
-    with pytest.raises(RepalignError, match=r"y: NaN or infinite values(.|\n)*1 of 40 rows(.|\n)*row 7"):
-        measure(x, broken)
-
-
-@pytest.mark.parametrize("measure", ALL, ids=repr)
-def test_bfloat16_is_widened_first(measure):
-    x, y = (torch.from_numpy(a + 3).to(torch.bfloat16) for a in related())
-    assert measure(x, y) == measure(x.to(torch.float32), y.to(torch.float32))
-
-
-def test_the_second_pair_is_not_answered_with_the_first():
-    """No measure keeps anything between calls."""
-    pairs = [related(seed=s) for s in range(3)]
-    for measure in ALL:
-        scores = [measure(*p) for p in pairs]
-        assert len(set(scores)) == 3
-        assert [measure(*p) for p in reversed(pairs)] == scores[::-1]
