@@ -80,20 +80,6 @@ def test_an_interval_has_the_decimals_of_its_number(numbers, expected):
     assert words.interval(*numbers) == expected
 
 
-def test_labels_tell_measures_apart():
-    assert (
-        words.measure_label("MutualKNN(k=10, similarity='cosine', center=True)")
-        == "Mutual k-NN (k = 10, cosine, center)"
-    )
-    assert words.measure_label("EditDistanceKNN(k=5)") == "Edit distance k-NN (k = 5)"
-    assert (
-        words.measure_label("CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)")
-        == "CKA (linear, debiased)"
-    )
-    assert words.measure_label("CKNNAPaper()") == "CKNNA paper"
-    assert words.measure_label("My(thing") == "My(thing"
-
-
 # --- colours -----------------------------------------------------------------------------------
 
 

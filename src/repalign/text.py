@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 UNDEFINED = "–"
@@ -129,40 +127,6 @@ def parameters(value: float | None) -> str:
         if value >= size:
             return f"{number(value / size)}{unit}"
     return number(value)
-
-
-def parse_repr(measure: str) -> tuple[str, Mapping[str, object]]:
-    """The class and the parameters of a measure's repr; ({} where it cannot be parsed)."""
-    name, _, rest = measure.partition("(")
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        keywords = call.keywords if isinstance(call, ast.Call) else []
-        return name, {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
-    except (SyntaxError, ValueError):
-        return measure, {}
-
-
-def measure_label(measure: str) -> str:
-    """A measure's repr for people: its name and the parameters that tell it apart.
-
-    >>> measure_label("MutualKNN(k=10, similarity='cosine', center=False)")
-    'Mutual k-NN (k = 10, cosine)'
-    >>> measure_label("CKA()")
-    'CKA'
-    """
-    name, parameters = parse_repr(measure)
-    apart = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
-    words = re.sub(apart, " ", re.sub(r"KNN$", " k-NN", name)).split()
-    name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
-    told = []
-    for key, value in parameters.items():
-        if isinstance(value, str):
-            told.append(value)
-        elif value is True:
-            told.append(key)
-        elif isinstance(value, (int, float)) and value:
-            told.append(f"{key} = {value}")
-    return f"{name} ({', '.join(told)})" if told else name
 
 
 # --- sizes, times, lists ---

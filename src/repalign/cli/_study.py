@@ -47,7 +47,7 @@ def run(
 
 def _show(outcome: Outcome) -> None:
     """The result of a study without variants; of others, and of many measures, a line for each; what each figure says."""
-    from repalign.text import measure_label
+    from repalign.measures import facts_of
 
     if list(outcome.alignments) == [""] and (len(outcome.alignment.measures) <= MANY_MEASURES or not outcome.drawn):
         show(outcome.alignment)
@@ -59,7 +59,7 @@ def _show(outcome: Outcome) -> None:
             for measure in alignment.measures:
                 rows = alignment.best(measure)
                 score, chance = (shown_number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
-                table.add_row(escape(name), measure_label(measure), str(len(rows)), str(rows["n"].iloc[0]), score, chance)
+                table.add_row(escape(name), facts_of(measure).label, str(len(rows)), str(rows["n"].iloc[0]), score, chance)
         out.print(table)
     for one in outcome.drawn:
         out.print(f"[bold]{escape(one.title)}[/]\n{escape(one.text)}")

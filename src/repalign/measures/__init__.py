@@ -9,9 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from repalign.layers import as_features, as_layer, check_paired
 from repalign.measures.custom import KernelAlignment, NeighborOverlap
 from repalign.measures.distribution import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
-from repalign.measures.measure import Bilinear, Features, Measure, Neighbors, Relation, State, as_features
+from repalign.measures.measure import (
+    Batched,
+    Bilinear,
+    DenseRelation,
+    Features,
+    GraphRelation,
+    Local,
+    Measure,
+    Neighbors,
+    Relation,
+    State,
+    Summary,
+    as_count,
+    check_flag,
+    parameter,
+)
 from repalign.measures.registry import (
     Group,
     MeasureFacts,
@@ -57,10 +73,11 @@ MEASURES: tuple[type[Measure], ...] = tuple(
 globals().update({cls.__name__: cls for cls in MEASURES})
 
 __all__ = [
-    "MEASURES", "Bilinear", "Features", "Group", "KernelAlignment", "Measure", "MeasureFacts", "NeighborOverlap",
-    "Neighbors", "Relation", "State", "accuracy_difference", "as_features", "concentricity", "cone_effect",
-    "describe", "embedding_svd_distance", "facts_of", "is_group", "known_measures",
-    "log_likelihood_variance_distance", "magnitude", "parse_measure", "parse_measures", "parse_wanted",
+    "Batched", "Bilinear", "DenseRelation", "Features", "GraphRelation", "Group", "KernelAlignment", "Local",
+    "MEASURES", "Measure", "MeasureFacts", "NeighborOverlap", "Neighbors", "Relation", "State", "Summary",
+    "accuracy_difference", "as_count", "as_features", "as_layer", "check_flag", "check_paired", "concentricity",
+    "cone_effect", "describe", "embedding_svd_distance", "facts_of", "is_group", "known_measures",
+    "log_likelihood_variance_distance", "magnitude", "parameter", "parse_measure", "parse_measures", "parse_wanted",
     "participation_ratio", "register", "relative_to_null", "shift_curve", "two_nn_dimension", "uniformity",
     *(cls.__name__ for cls in MEASURES),
 ]

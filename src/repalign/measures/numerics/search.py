@@ -1,7 +1,7 @@
 """Exact neighbour lists, the only place where they are made.
 
 The first pass is one matrix product in the precision of the features: of the centred rows, which other measures may
-share (`_layer`), or one per tile of the upper triangle, of which a tile serves its rows and its columns. Of each row
+share (`precision.layer_of`), or one per tile of the upper triangle, of which a tile serves its rows and its columns. Of each row
 only the best few are kept (`Best`). Entries closer than rounding can tell apart are computed again in float64: alone,
 if the entries kept are sure to hold the k nearest, else with all rows. There entries closer than float64 can tell
 apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64 arithmetic,
@@ -295,11 +295,9 @@ def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
     n = embedded.n
     if k > n - (not include_self):
         raise RepalignError(
-            f"k = {k} neighbours among n = {n} stimuli",
-            expected=f"k <= {n - (not include_self)}",
-            got=f"k = {k}",
+            f"k = {k} neighbours among n = {n} stimuli", expected=f"k <= {n - (not include_self)}", got=f"k = {k}",
             remedy="use a smaller k or more stimuli",
-        )
+        )  # fmt: skip
     if isinstance(embedded, Tabulated):
         return _nearest_of_all(embedded, torch.arange(n, device=embedded.values.device), k, include_self)
     best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
