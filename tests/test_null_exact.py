@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from oracles import CASES
 from repalign import null as nulls
+from repalign.cli._options import NullName
 from repalign.errors import RepalignError
 from repalign.measures import parse_measure
 from repalign.measures.measure import Bilinear, Measure, as_features
@@ -84,6 +88,69 @@ def test_every_measure_is_exact_at_six(measure: Measure):
         i = int(np.argmax(cell))
         assert nulls.pvalue(cell[i], np.delete(cell, i)) == pytest.approx(p[i])
         assert_super_uniform(p)
+
+
+def assert_exact(name: str, n: int = 5, seeds: int = 6) -> None:
+    """Every draw is one relabelling of all layers; over all relabellings of the data, P(p <= alpha) <= alpha.
+
+    That holds for each seed of a group, on average over many seeds of random draws.
+    """
+    measure = parse_measure("CKA()")
+    xs, ys = ([measure.prepare(as_features(x)) for x in layers(n, seed)] for seed in (1, 2))
+    every = torch.tensor(list(itertools.permutations(range(n))))
+    scores = nulls.permuted_scores(measure, xs, ys, every.numpy())
+    few = {"n_draws": 39} if "n_draws" in nulls.NULLS[name].__dataclass_fields__ else {}
+    rates = []
+    for seed in range(seeds):
+        null = nulls.make_null(name, seed=seed, **few)
+        a, cells = null.prepare(measure, xs), []
+        for p in every:
+            b = null.prepare(measure, [y.permute(p) for y in ys])
+            judged = null.judge(measure, a, b, how=(null.searches or ["studentised max"])[0])
+            cells.append([*judged.cells.pvalue.ravel(), judged.found.calibration.pvalue, np.nanmin(judged.found.stepdown)])
+            assert np.min(cells[-1]) >= 1 / (judged.n_draws + 1) - 1e-7
+        draws = null.draws(measure, a, null.prepare(measure, ys))
+        assert (np.abs(draws[:, None] - scores).max(axis=(2, 3)).min(axis=1) < 1e-9).all()
+        rates.append([(np.array(cells) <= alpha + 1e-7).mean(axis=0) for alpha in ALPHAS])
+    mean = np.mean(rates, axis=0)
+    # One set of K random relabellings is no group: its rate is as uncertain as a share of K draws.
+    se = np.sqrt(ALPHAS * (1 - ALPHAS) / len(draws) / seeds) if few else np.zeros(len(ALPHAS))
+    assert (mean <= (ALPHAS + 4 * se + 1e-7)[:, None]).all()
+    assert mean[4].min() > 0  # the test could have failed: p <= .25 does come
+
+
+@pytest.mark.parametrize("name", nulls.NULLS)
+def test_every_null_is_exact(name: str):
+    assert_exact(name)
+
+
+@pytest.mark.parametrize("fault", ["each layer its own relabelling", "too low", "without the observed score"])
+def test_a_null_that_is_not_exact_is_found(fault: str, monkeypatch):
+    @dataclass(frozen=True)
+    class Faulty(nulls.Permutations):
+        def draws(self, measure: Measure, a: nulls.Prepared, b: nulls.Prepared, streams=nulls.ONE_SIDE) -> np.ndarray:
+            found = super().draws(measure, a, b, streams)
+            if fault == "each layer its own relabelling":
+                found[:, 1:] = np.roll(found[:, 1:], 1, axis=0)
+            return np.sort(found, axis=0)[::-1][20:] if fault == "too low" else found
+
+        def judge_cells(self, *given) -> tuple[nulls.Calibration, np.ndarray]:
+            cells, by = super().judge_cells(*given)
+            cells.pvalue[:] -= (fault == "without the observed score") / 40
+            return cells, by
+
+    monkeypatch.setitem(nulls.NULLS, "faulty", Faulty)
+    with pytest.raises(AssertionError):
+        assert_exact("faulty")
+
+
+def test_every_null_is_told_of():
+    """In the help of the commands that take one, in the manual, and in the report."""
+    manual = (Path(__file__).parents[1] / "docs/calibration.md").read_text("utf-8")
+    (option,) = (a for a in get_args(NullName)[1:] if hasattr(a, "help"))
+    for name, null in nulls.NULLS.items():
+        assert re.search(rf"\b{name}\b", option.help) and f"| `{name}` | {null.help} |" in manual, name
+        assert null.help and nulls.MEANINGS[name] == null.meaning
 
 
 @pytest.mark.parametrize(

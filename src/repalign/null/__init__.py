@@ -36,7 +36,7 @@ from repalign.null.calibration import (
 )
 from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
-from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Moments, bound, trusted
+from repalign.null.moments import MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Law, Moments, bound, trusted
 from repalign.null.null import (
     AGGREGATES,
     ONE_SIDE,
@@ -53,48 +53,12 @@ from repalign.null.null import (
 from repalign.null.permutation import Aristotelian, Permutations, permuted_scores, published
 
 __all__ = [
-    "AGGREGATES",
-    "CYCLIC_MIN_N",
-    "MOMENTS_MAX_SKEWNESS",
-    "MOMENTS_MIN_N",
-    "NULLS",
-    "ONE_SIDE",
-    "SCALES",
-    "SHUFFLES",
-    "TIE_TOLERANCE",
-    "Aristotelian",
-    "Auto",
-    "Calibration",
-    "Cyclic",
-    "Found",
-    "Groups",
-    "Judgement",
-    "Moments",
-    "Null",
-    "Permutations",
-    "Prepared",
-    "Search",
-    "Streams",
-    "Unpaired",
-    "adjusted",
-    "benjamini_hochberg",
-    "benjamini_yekutieli",
-    "bound",
-    "calibrate",
-    "calibrate_by_moments",
-    "holm",
-    "make_null",
-    "max_t",
-    "multiplicity_warning",
-    "permuted_scores",
-    "published",
-    "pvalue",
-    "search_layers",
-    "snap_ties",
-    "step_down",
-    "threshold",
-    "trusted",
-]
+    "AGGREGATES", "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "ONE_SIDE",
+    "SCALES", "SHUFFLES", "TIE_TOLERANCE", "Aristotelian", "Auto", "Calibration", "Cyclic", "Found", "Groups", "Judgement", "Law",
+    "Moments", "Null", "Permutations", "Prepared", "Search", "Streams", "Unpaired", "adjusted", "benjamini_hochberg",
+    "benjamini_yekutieli", "bound", "calibrate", "calibrate_by_moments", "holm", "make_null", "max_t", "multiplicity_warning",
+    "permuted_scores", "published", "pvalue", "search_layers", "snap_ties", "step_down", "threshold", "trusted",
+]  # fmt: skip
 
 # Below this n a cyclic group has too few members for a useful p-value (the floor is 1/n).
 CYCLIC_MIN_N = 200
@@ -111,6 +75,8 @@ class Auto(Null):
     """
 
     name: ClassVar[str] = "auto"
+    help: ClassVar[str] = "the best of the others for each measure and number of stimuli"
+    meaning: ClassVar[str] = help
     n_draws: int = 199
     seed: int = 0
     relabellings: int = 1
@@ -136,14 +102,22 @@ class Auto(Null):
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         return self.resolve(measure, states[0].n).prepare(measure, states)
 
+    def scored(
+        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.resolve(measure, a.n).scored(measure, a, b, streams)
+
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
-        return self.resolve(measure, a.n).draws(measure, a, b, streams)
+        return self.scored(measure, a, b, streams)[1]
 
     def judge(self, measure: Measure, a: Prepared, b: Prepared, **how: Any) -> Judgement:
         return self.resolve(measure, a.n).judge(measure, a, b, **how)
 
 
+# The nulls that are chosen by name. A new one is a class and its place here; help, report and tests follow.
 NULLS: dict[str, type[Null]] = {cls.name: cls for cls in (Auto, Permutations, Cyclic, Aristotelian)}
+# What the report says of each, and of those that are chosen by `Auto` alone.
+MEANINGS = {cls.name: cls.meaning for cls in (*NULLS.values(), Moments, Unpaired)}
 
 
 def make_null(name: str = "auto", **parameters: Any) -> Null:

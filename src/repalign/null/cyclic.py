@@ -34,6 +34,8 @@ class Cyclic(Null):
     """
 
     name: ClassVar[str] = "cyclic"
+    help: ClassVar[str] = "all cyclic shifts after a random order, an exact group, for measures that are inner products"
+    meaning: ClassVar[str] = "all cyclic shifts of the pairing after one random relabelling, an exact group"
     seed: int = 0
     relabellings: int = 1
     groups: Groups | None = None

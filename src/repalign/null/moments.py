@@ -48,6 +48,7 @@ class Moments(Null):
     """
 
     name: ClassVar[str] = "moments"
+    meaning: ClassVar[str] = "exact mean, spread and skewness over all permutations, and the Pearson type III law"
     groups: ClassVar[None] = None  # type: ignore[misc]
     sampler: Null = field(default_factory=Permutations)  # type: ignore[assignment]
 

@@ -230,6 +230,8 @@ class Null(ABC):
     """A way to break the pairing. A value: its repr is stored with every result."""
 
     name: ClassVar[str]
+    help: ClassVar[str] = ""  # for those who choose it by name
+    meaning: ClassVar[str]  # what the report says of its draws
     searches: ClassVar[tuple[str, ...] | None] = None  # the only layer searches it allows; None for all
     sampler: Null | None = None  # whose draws judge the search over layers, where not its own
     seed: int
@@ -318,6 +320,7 @@ class Unpaired(Null):
     """
 
     name: ClassVar[str] = "none"
+    meaning: ClassVar[str] = "no chance level, because no relabelling changes them: they do not know which stimulus is which"
     seed: int = 0
     groups: Groups | None = None
 

@@ -30,6 +30,8 @@ class Permutations(Null):
     """
 
     name: ClassVar[str] = "permutation"
+    help: ClassVar[str] = "random permutations, for every measure"
+    meaning: ClassVar[str] = "random permutations of the pairing, one for all layers of a pair of models"
     n_draws: int = 199
     seed: int = 0
     groups: Groups | None = None
@@ -84,6 +86,8 @@ class Aristotelian(Permutations):
     """
 
     name: ClassVar[str] = "aristotelian"
+    help: ClassVar[str] = "the calibration of Groeger, Wen and Brbić 2026, as published"
+    meaning: ClassVar[str] = "the published calibration: random permutations, compared in float32 without a tolerance"
     searches: ClassVar[tuple[str, ...] | None] = ("raw max", "raw mean")
     n_draws: int = 200
     seed: int = TORCH_DEFAULT_SEED

@@ -45,7 +45,7 @@ from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
 from repalign.files import seal_html, write_text
 from repalign.measures import MeasureFacts
-from repalign.null import Unpaired
+from repalign.null import MEANINGS, Unpaired
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardstick_label, yardsticks
 from repalign.report import payload
 from repalign.text import Progress, silent
@@ -207,11 +207,8 @@ def asset(name: str, package: str = "repalign.report") -> str:
 # --- what the report says ----------------------------------------------------------------------------
 
 NULLS = {
-    "permutation": "random permutations of the pairing, one for all layers of a pair of models",
-    "cyclic": "all cyclic shifts of the pairing after one random relabelling, an exact group",
+    **MEANINGS,
     "bound": "the exact mean and spread over all permutations, and Cantelli's bound, which holds for every law",
-    "aristotelian": "the published calibration: random permutations, compared in float32 without a tolerance",
-    "moments": "exact mean, spread and skewness over all permutations, and the Pearson type III law",
 }
 SCALES = {
     "studentised": "height above its own chance level, in units of its spread",
@@ -304,7 +301,7 @@ def null_of(rows: pd.DataFrame) -> str:
     pairs, cells = rows.loc[rows["scope"] == "max"], rows.loc[rows["scope"] == "cell"]
     draws, seed, method = draws_of(pairs), int(pairs["seed"].iloc[0]), str(pairs["null"].iloc[0])
     if method == Unpaired.name:
-        return "no chance level, because no relabelling changes them: they do not know which stimulus is which"
+        return Unpaired.meaning
     floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
     told = f"{words.count(draws)} draws ({NULLS.get(method, method)}), seed {seed}{floor}"
     kinds = cells["null"].value_counts(sort=False).to_dict()
