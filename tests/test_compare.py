@@ -250,7 +250,8 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(sides, tmp_path, monkeypatc
 
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda p, mode="r", *a, **k: Full(p, mode) if mode == "r+b" else real(p, mode, *a, **k))
-    with pytest.raises(RepalignError, match=r"cannot be written: the disk is full\n  got: [\d,]+ bytes free in "):
+    message = r"cannot be written: the disk is full\n  expected: room for \d+ bytes\n  got: [\d,]+ bytes free"
+    with pytest.raises(RepalignError, match=message):
         compare(*sides, ["CKA()"], nulls.Permutations(3), results=tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
