@@ -1,4 +1,4 @@
-"""A look at each layer before it is compared: what about it can mislead a measure, in words to act on.
+"""A look at each layer before it is compared: what about it can mislead a measure, and what to do.
 
 Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresholds are named here with their reason.
 """
@@ -6,7 +6,7 @@ Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.layers import RDM, Given, Kernel, Pairwise
+from repalign.layers import RDM, Given, Pairwise
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -46,7 +46,7 @@ RULING_TOKEN, RULING_SHARE = 2.0, 0.15
 
 SEVERITIES = ("note", "warning", "serious")
 
-Say = Callable[[str, str, str], None]
+Told = Iterator[tuple[str, str, str]]  # code, severity and message of each finding
 
 
 @dataclass(frozen=True)
@@ -70,34 +70,55 @@ def examine(
     `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
     duplicates are held against. `facts` are those of the extraction: they tell which tokens a mean over tokens is made of.
     """
-    found: list[Finding] = []
-
-    def say(code: str, severity: str, message: str) -> None:
-        found.append(Finding(model, layer, code, severity, message))
-
     if isinstance(x, Pairwise):
-        _pairs(x, k, say)
-        return found
-    bad = _non_finite(x)
+        told = _pairs(x, k)
+    else:
+        told = _features(x, getattr(torch, stored_dtype or "", x.dtype), k, layer, facts or {})
+    return [Finding(model, layer, *one) for one in told]
+
+
+def summarise(findings: Sequence[Finding]) -> list[str]:
+    """One sentence for each kind of finding of each model, over the layers that show it, the gravest first."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in findings:
+        groups.setdefault((f.model, f.code), []).append(f)
+    out = []
+    for group in sorted(groups.values(), key=lambda g: -max(SEVERITIES.index(f.severity) for f in g)):
+        worst = max(group, key=lambda f: SEVERITIES.index(f.severity))
+        layers = list(dict.fromkeys(f.layer for f in group))
+        several = f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
+        out.append(f"{worst.model}, {layers[0] if len(layers) == 1 else several}: {worst.message}")
+    return out
+
+
+# --- layers of features --------------------------------------------------------------------------
+
+
+def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[str, Any]) -> Told:
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # NaN and infinity both survive a sum; a sum that overflows is looked at entry by entry.
+    lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in _blocks(x)])
+    bad = lost[~torch.isfinite(x[lost]).all(dim=1)]
     if len(bad):
-        say(
-            "non-finite", "serious",
+        yield "non-finite", "serious", (
             f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
-            "run the model in float32 or leave these stimuli out",
-        )  # fmt: skip
-        return found
-    dtype = getattr(torch, stored_dtype or "", x.dtype)
-    seen = _facts(x)
-    _dtype(x, seen.largest, dtype, say)
-    _tokens(facts or {}, layer, say)
+            "run the model in float32 or leave these stimuli out"
+        )
+        return
+    seen = _facts(x, work)
+    yield from _digits(x, seen.largest, dtype)
+    yield from _tokens(facts.get("token_norms", {}).get(layer, {}), facts)
     if seen.constant:
-        say("constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)")
-        return found
-    _rows(x, seen, k, say)
-    _columns(seen, say)
-    _mean_direction(seen, say)
-    _dimensions(seen, say)
-    return found
+        yield "constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)"
+        return
+    yield from _rows(x, seen, k)
+    yield from _space(seen)
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Blocks of rows that stay in the processor's cache from one operation to the next."""
+    rows = max(1, BLOCK_BYTES // (4 * x.shape[1]))
+    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,31 +130,23 @@ class _Facts:
     largest: float
     norms: Tensor  # (n,) of the rows
     spread: Tensor  # (n,) squared distances of the rows from their mean
+    total: float  # sum of these
     by_feature: Tensor  # (d,) sums of squares about the mean
     directions: Tensor  # (d,) sum of the rows at unit length
     squares: float  # tr(K^2) of the centred rows' Gram matrix K, from a sample of its rows
     constant: bool
 
-    @property
-    def total(self) -> float:
-        return float(self.spread.sum())
 
-
-def _facts(x: Tensor) -> _Facts:
+def _facts(x: Tensor, work: torch.dtype) -> _Facts:
     n, d = x.shape
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
     largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in _blocks(x))
     unit = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
-
-    def rows(b: slice) -> Tensor:
-        return x[b].to(work) / unit
-
     # Differences to the first row, so that the mean of a constant column is exact and large offsets cost nothing.
-    first = rows(slice(0, 1))
+    first = x[:1].to(work) / unit
     mean, directions = (torch.zeros(d, dtype=work, device=x.device) for _ in range(2))
     norms = []
     for b in _blocks(x):
-        wide = rows(b)
+        wide = x[b].to(work) / unit
         norm = torch.linalg.vector_norm(wide, dim=1)
         directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
         mean += wide.sub_(first).sum(dim=0)
@@ -143,233 +156,157 @@ def _facts(x: Tensor) -> _Facts:
     probes = (x[few].to(work) / unit).sub_(first).sub_(centre)
     spread, by_feature, squares = [], torch.zeros_like(centre), 0.0
     for b in _blocks(x):
-        wide = rows(b).sub_(first).sub_(centre)
+        wide = (x[b].to(work) / unit).sub_(first).sub_(centre)
         squares += float((wide @ probes.T).square_().sum(dtype=torch.float64))
         squared = wide.square_()
         spread.append(squared.sum(dim=1, dtype=torch.float64))
         by_feature += squared.sum(dim=0)
     spreads = torch.cat(spread)
-    constant = float(spreads.sum()) <= (1e-14 * n * d) ** 2
-    return _Facts(
-        n, d, largest, torch.cat(norms), spreads, by_feature.double(), directions.double(), squares * n / len(few), constant
-    )
+    total = float(spreads.sum())
+    means = by_feature.double(), directions.double(), squares * n / len(few)
+    return _Facts(n, d, largest, torch.cat(norms), spreads, total, *means, constant=total <= (1e-14 * n * d) ** 2)
 
 
-def _non_finite(x: Tensor) -> Tensor:
-    """The rows that hold NaN or infinity. Both survive a sum; a sum that overflows is looked at entry by entry."""
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    lost = [b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in _blocks(x)]
-    suspects = torch.cat(lost)
-    return suspects[~torch.isfinite(x[suspects]).all(dim=1)]
-
-
-def _blocks(x: Tensor) -> list[slice]:
-    """Blocks of rows that stay in the processor's cache from one operation to the next."""
-    rows = max(1, BLOCK_BYTES // (4 * x.shape[1]))
-    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
-
-
-def summarise(findings: Sequence[Finding]) -> list[str]:
-    """One sentence for each kind of finding of each model, over the layers that show it, the gravest first."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for f in findings:
-        groups.setdefault((f.model, f.code), []).append(f)
-    ordered = sorted(groups.values(), key=lambda g: -max(SEVERITIES.index(f.severity) for f in g))
-    out = []
-    for group in ordered:
-        worst = max(group, key=lambda f: SEVERITIES.index(f.severity))
-        layers = list(dict.fromkeys(f.layer for f in group))
-        where = (
-            layers[0]
-            if len(layers) == 1
-            else f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
-        )
-        out.append(f"{worst.model}, {where}: {worst.message}")
-    return out
-
-
-# --- of what is given by pairs ------------------------------------------------------------------------
-
-
-def _pairs(x: Pairwise, k: int, say: Say) -> None:
-    if x.is_constant:
-        say("constant", "serious", f"all {len(x)} stimuli are alike: every score with this layer is undefined (nan)")
-    elif isinstance(x, RDM):
-        _dissimilarities(x, k, say)
-    elif isinstance(x, Kernel):
-        _indefinite(x, say)
-
-
-def _dissimilarities(x: RDM, k: int, say: Say) -> None:
-    alike = (x.matrix == 0).sum(dim=1) - 1
-    repeated, most = int((alike > 0).sum()), int(alike.max()) + 1
-    if repeated:
-        say(
-            "duplicates", "warning" if most > k or repeated > len(x) / 10 else "note",
-            f"{repeated} of {len(x)} stimuli have another at dissimilarity 0 (up to {most} alike): they are each other's "
-            "nearest neighbours, ties by lower index; look for repeated stimuli, or permute whole groups",
-        )  # fmt: skip
-    upper = x.matrix.cpu().numpy()[np.triu_indices(len(x), 1)]
-    counts = np.unique(upper, return_counts=True)[1]
-    tied = int(counts[counts > 1].sum()) / max(1, len(upper))
-    if tied > TIED_PAIRS:
-        say(
-            "tied-pairs", "note",
-            f"{tied:.0%} of the {len(upper):,} dissimilarities are tied with another ({len(counts):,} different): a model RDM of "
-            'few values; RSA(comparison="rho_a") or RSAKendall do not favour ties, and neighbours are a matter of order here',
-        )  # fmt: skip
-
-
-def _indefinite(x: Kernel, say: Say) -> None:
-    if len(x) > SPECTRUM_MAX_N:
-        return
-    values = torch.linalg.eigvalsh(x.matrix.cpu().double())
-    low, high = float(values[0]), float(values[-1])
-    if low < -INDEFINITE * high:
-        say(
-            "indefinite", "warning",
-            f"the kernel has eigenvalues down to {low / high:.2g} of the largest: it is not a matrix of products of any vectors, "
-            "so that scores need not keep to their range and Euclidean neighbours mean little; look at how it was made",
-        )  # fmt: skip
-
-
-# --- checks --------------------------------------------------------------------------------------
-
-
-def _dtype(x: Tensor, largest: float, dtype: torch.dtype, say: Say) -> None:
+def _digits(x: Tensor, largest: float, dtype: torch.dtype) -> Told:
+    """What half precision cut off or lost."""
     if dtype not in (torch.float16, torch.bfloat16):
         return
-    limits = torch.finfo(dtype)
-    name = str(dtype).removeprefix("torch.")
+    limits, name = torch.finfo(dtype), str(dtype).removeprefix("torch.")
     if largest > NEAR_MAXIMUM * limits.max:
-        say(
-            "near-overflow", "warning",
+        yield "near-overflow", "warning", (
             f"values up to {largest:.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
-            "been cut off; extract in bfloat16 or float32",
-        )  # fmt: skip
+            "been cut off; extract in bfloat16 or float32"
+        )
     tiny = 0.0
     for b in _blocks(x):
         size = x[b].abs()
         tiny += int(torch.count_nonzero(size) - torch.count_nonzero(size >= limits.smallest_normal)) / x.numel()
     if tiny > SUBNORMAL_SHARE:
-        say(
-            "subnormal", "warning",
+        yield "subnormal", "warning", (
             f"{tiny:.0%} of the entries are below the smallest normal {name} number ({limits.smallest_normal:.2g}) and have "
-            "lost digits; extract in float32",
-        )  # fmt: skip
+            "lost digits; extract in float32"
+        )
 
 
-def _tokens(facts: Mapping[str, Any], layer: str, say: Say) -> None:
-    """Whether the mean over tokens is that of one token: the first, or another."""
-    norms = facts.get("token_norms", {}).get(layer, {})
+def _tokens(norms: Mapping[str, float], facts: Mapping[str, Any]) -> Told:
+    """Whether one token rules the mean over tokens: the first, or another."""
     first, longest, share = (norms.get(name, 0.0) for name in ("first", "longest", "share"))
-    counts = facts.get("first_token") == "counts"
-    weighs = longest > RULING_TOKEN and share > RULING_SHARE
-    if weighs and counts and first > RULING_TOKEN:
-        remedy = "extract with `sink: skip`" if facts.get("causal") else "compare with `pooling: cls` or `last`"
-        say(
-            "sink", "warning",
-            f"the first token of a text is {first:.3g} times as long as its others and has {share:.0%} of their norms, on average: "
-            f"the mean is ruled by it; {remedy}",
-        )  # fmt: skip
+    counts, weighs = facts.get("first_token") == "counts", longest > RULING_TOKEN and share > RULING_SHARE
     single = int(facts.get("texts_of_one_token", 0))
+    by_first = counts and first > RULING_TOKEN
+    if weighs and by_first:
+        remedy = "extract with `sink: skip`" if facts.get("causal") else "compare with `pooling: cls` or `last`"
+        yield "sink", "warning", (
+            f"the first token of a text is {first:.3g} times as long as its others and has {share:.0%} of their norms, on average: "
+            f"the mean is ruled by it; {remedy}"
+        )
     if not counts and first > RULING_TOKEN and single:
-        say(
-            "sink-alone", "warning",
+        yield "sink-alone", "warning", (
             f"{single} texts are one token, the first, which is {first:.3g} times as long as others: these rows are not like the "
-            "rest; put the texts into a prompt (`prompt: \"A photo of {caption}\"`)",
-        )  # fmt: skip
-    if weighs and not (counts and first > RULING_TOKEN):
-        say(
-            "ruling-token", "warning",
+            "rest; put the texts into a prompt (`prompt: \"A photo of {caption}\"`)"
+        )
+    if weighs and not by_first:
+        yield "ruling-token", "warning", (
             f"one token of a text is {longest:.3g} times as long as the others in its mean and has {share:.0%} of their norms, on "
-            "average: the mean is ruled by it; compare with other layers, or with `pooling: last`",
-        )  # fmt: skip
+            "average: the mean is ruled by it; compare with other layers, or with `pooling: last`"
+        )
 
 
-def _rows(x: Tensor, facts: _Facts, k: int, say: Say) -> None:
+def _rows(x: Tensor, facts: _Facts, k: int) -> Told:
     n, norms, spread, total = facts.n, facts.norms, facts.spread, facts.total
     # Copies have one norm: few other rows share theirs.
     _, same, among = torch.unique(norms, return_inverse=True, return_counts=True)
     candidates = x[among[same] > 1].to(torch.float64)
     counts = torch.unique(candidates, dim=0, return_counts=True)[1] if len(candidates) else norms.new_empty(0)
     repeated = int(counts[counts > 1].sum())
-    distinct = n - repeated + int((counts > 1).sum())
     if repeated:
-        most = int(counts.max())
-        severity = "warning" if most > k or repeated > n / 10 else "note"
-        say(
-            "duplicates", severity,
+        distinct, most = n - repeated + int((counts > 1).sum()), int(counts.max())
+        yield "duplicates", "warning" if most > k or repeated > n / 10 else "note", (
             f"{repeated} of {n} rows are exact copies of others ({distinct} distinct, up to {most} alike): they are each "
             f"other's nearest neighbours{f' and fill whole lists of k = {k}' if most > k else ''}; look for repeated "
-            "stimuli, or permute whole groups",
-        )  # fmt: skip
-    zero = int((norms == 0).sum())
-    if zero:
-        say(
-            "zero-rows", "warning",
+            "stimuli, or permute whole groups"
+        )
+    if zero := int((norms == 0).sum()):
+        yield "zero-rows", "warning", (
             f"{zero} of {n} rows are all zero: they have no direction, so cosine neighbours of them are ties that go to the "
-            "lower index; leave these stimuli out",
-        )  # fmt: skip
+            "lower index; leave these stimuli out"
+        )
     heavy = torch.nonzero((spread > LEVERAGE_SHARE * total) & (spread > LEVERAGE_TIMES_MEAN * total / n)).flatten()
     if len(heavy):
-        share = float(spread[heavy].sum()) / total
-        say(
-            "outlying-rows", "warning",
-            f"row {int(heavy[0])}{f' and {len(heavy) - 1} more' if len(heavy) > 1 else ''} of {n} hold {share:.0%} of the "
+        share, more = float(spread[heavy].sum()) / total, f" and {len(heavy) - 1} more" if len(heavy) > 1 else ""
+        yield "outlying-rows", "warning", (
+            f"row {int(heavy[0])}{more} of {n} hold {share:.0%} of the "
             "variance: CKA and SVCCA are decided by them, and their cells by draws where the other layer has them too; compare "
-            "with mutual k-NN, or without these stimuli",
-        )  # fmt: skip
+            "with mutual k-NN, or without these stimuli"
+        )
 
 
-def _columns(facts: _Facts, say: Say) -> None:
+def _space(facts: _Facts) -> Told:
+    """Features, the mean direction, and the number of dimensions."""
     n, d, by_feature = facts.n, facts.d, facts.by_feature
-    constant = int((by_feature == 0).sum())
-    if constant:
-        say("constant-columns", "note", f"{constant} of {d} features are constant: they add nothing to any measure")
+    if constant := int((by_feature == 0).sum()):
+        yield "constant-columns", "note", f"{constant} of {d} features are constant: they add nothing to any measure"
     if n < d:
-        say(
-            "n-below-d", "note",
+        yield "n-below-d", "note", (
             f"n = {n} stimuli for d = {d} features: biased CKA, CCA and regression are high for unrelated models; read "
-            "scores beside their chance level, or use debiased CKA and mutual k-NN",
-        )  # fmt: skip
+            "scores beside their chance level, or use debiased CKA and mutual k-NN"
+        )
     share = float(by_feature.max()) / facts.total
     if d > 2 and share > ROGUE_SHARE:
-        at = int(by_feature.argmax())
-        say(
-            "rogue-dimension", "warning",
-            f"feature {at} of {d} holds {share:.0%} of the variance: distances and CKA see little else; try rank-based "
-            "measures, or clip outliers (preprocess: clip)",
-        )  # fmt: skip
-
-
-def _mean_direction(facts: _Facts, say: Say) -> None:
-    """Mean cosine of all pairs from the sum of unit rows: (|sum|^2 - n) / (n (n - 1))."""
-    n = int((facts.norms > 0).sum())
-    if n < 2:
-        return
-    cosine = (float((facts.directions**2).sum()) - n) / (n * (n - 1))
+        yield "rogue-dimension", "warning", (
+            f"feature {int(by_feature.argmax())} of {d} holds {share:.0%} of the variance: distances and CKA see little else; try "
+            "rank-based measures, or clip outliers (preprocess: clip)"
+        )
+    # The mean cosine of all pairs from the sum of unit rows: (|sum|^2 - m) / (m (m - 1)).
+    m = int((facts.norms > 0).sum())
+    cosine = (float((facts.directions**2).sum()) - m) / (m * (m - 1)) if m > 1 else 0.0
     if cosine > MEAN_COSINE:
-        say(
-            "common-mean", "warning",
+        yield "common-mean", "warning", (
             f"the mean cosine of two rows is {cosine:.3f} (above {MEAN_COSINE}): a common direction dominates, and cosine "
-            "neighbours hang on the last digits; compare with center=True as well, and never in half precision",
-        )  # fmt: skip
-
-
-def _dimensions(facts: _Facts, say: Say) -> None:
-    """Participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows."""
-    n, d = facts.n, facts.d
+            "neighbours hang on the last digits; compare with center=True as well, and never in half precision"
+        )
+    # The participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows.
     effective = facts.total**2 / facts.squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:
-        say(
-            "low-rank", "warning",
+        yield "low-rank", "warning", (
             f"the effective number of dimensions is about {effective:.1f} of {min(n - 1, d)}: CKA and RSA compare little more than "
-            "one direction; mutual k-NN with center=True sees the rest",
-        )  # fmt: skip
+            "one direction; mutual k-NN with center=True sees the rest"
+        )
     elif effective > n / 2:
-        say(
-            "full-rank", "note",
+        yield "full-rank", "note", (
             f"the effective number of dimensions is about {effective:.0f} at n = {n}: nearly every direction is taken, so biased "
-            "CKA, CCA and SVCCA are high for unrelated models",
-        )  # fmt: skip
+            "CKA, CCA and SVCCA are high for unrelated models"
+        )
+
+
+# --- layers given by pairs -----------------------------------------------------------------------
+
+
+def _pairs(x: Pairwise, k: int) -> Told:
+    n = len(x)
+    if x.is_constant:
+        yield "constant", "serious", f"all {n} stimuli are alike: every score with this layer is undefined (nan)"
+    elif isinstance(x, RDM):
+        alike = (x.matrix == 0).sum(dim=1) - 1
+        repeated, most = int((alike > 0).sum()), int(alike.max()) + 1
+        if repeated:
+            yield "duplicates", "warning" if most > k or repeated > n / 10 else "note", (
+                f"{repeated} of {n} stimuli have another at dissimilarity 0 (up to {most} alike): they are each other's "
+                "nearest neighbours, ties by lower index; look for repeated stimuli, or permute whole groups"
+            )
+        upper = x.matrix.cpu().numpy()[np.triu_indices(n, 1)]
+        counts = np.unique(upper, return_counts=True)[1]
+        tied = int(counts[counts > 1].sum()) / max(1, len(upper))
+        if tied > TIED_PAIRS:
+            yield "tied-pairs", "note", (
+                f"{tied:.0%} of the {len(upper):,} dissimilarities are tied with another ({len(counts):,} different): a model RDM "
+                'of few values; RSA(comparison="rho_a") or RSAKendall do not favour ties, and neighbours are a matter of order here'
+            )
+    elif n <= SPECTRUM_MAX_N:  # a kernel
+        values = torch.linalg.eigvalsh(x.matrix.cpu().double())
+        low, high = float(values[0]), float(values[-1])
+        if low < -INDEFINITE * high:
+            yield "indefinite", "warning", (
+                f"the kernel has eigenvalues down to {low / high:.2g} of the largest: it is not a matrix of products of any "
+                "vectors, so that scores need not keep to their range and Euclidean neighbours mean little; look at how it was made"
+            )
