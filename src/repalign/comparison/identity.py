@@ -8,6 +8,7 @@ repalign itself computes has one version, `comparison.tiles.FORMULAS`. What is r
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import enum
 import functools
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,11 @@ class _Walk:
         for value in values:
             self.add(value)
 
+    def by_name(self, held: Mapping[str, object]) -> None:
+        for name in sorted(held):
+            self.say(name)
+            self.add(held[name])
+
     def add(self, value: object) -> None:
         if isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
             self.say(type(value).__name__, repr(value))
@@ -134,7 +140,10 @@ class _Walk:
         elif isinstance(value, re.Pattern):
             self.say("pattern", value.pattern, value.flags)
         elif isinstance(value, CodeType):
-            self._code(value)
+            self.say("code", value.co_code, value.co_exceptiontable, value.co_flags)
+            self.say(value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
+            self.say(*value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars)
+            self.each(value.co_consts)
         elif isinstance(value, ModuleType):
             self._module(value)
         elif (found := _unwrapped(value)) is not None:
@@ -144,38 +153,28 @@ class _Walk:
             self._class(value)
         elif inspect.isroutine(value):  # written in C
             self.say(*_named(value))
-        else:
-            self._object(value)
+        else:  # its class, and what it holds but what it has only remembered
+            self.add(kind)
+            slots = {s: getattr(value, s) for c in kind.__mro__ for s in _slots(c) if hasattr(value, s)}
+            held = {**getattr(value, "__dict__", {}), **slots}
+            remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
+            self.by_name({name: held[name] for name in held if name not in remembered})
 
     def _apart(self, value: object) -> str:
         walk = _Walk(self.depth)
         walk.add(value)
         return walk.digest.hexdigest()
 
-    def _object(self, value: Any) -> None:
-        """Its class, and what it holds but what it has only remembered."""
-        cls = type(value)
-        self.add(cls)
-        slots = [s for c in cls.__mro__ for s in _slots(c) if hasattr(value, s)]
-        held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
-        for name in sorted(held):
-            if isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
-                continue
-            self.say(name)
-            self.add(held[name])
-
     def _class(self, cls: type) -> None:
-        if _is_ours(cls) or _is_library(cls):
+        if _has_version(cls):
             self.say(*_named(cls))
             return
         self.say("class", cls.__qualname__)
         self.each(base for base in cls.__mro__[1:] if base is not object)
-        for name in sorted(set(vars(cls)) - _IDLE):
-            self.say(name)
-            self.add(vars(cls)[name])
+        self.by_name({name: value for name, value in vars(cls).items() if name not in _IDLE})
 
     def _module(self, module: ModuleType) -> None:
-        if _is_ours(module) or _is_library(module):
+        if _has_version(module):
             self.say("module", *_named(module))
             return
         self.say("module", module.__name__.rpartition(".")[2])
@@ -184,35 +183,25 @@ class _Walk:
 
             self.say(source_digest(module))
             self.each(part for item in imported_code(module).items() for part in item)
-            return
-        held = {k: v for k, v in vars(module).items() if not k.startswith("__")}  # made by hand, or in a notebook
-        for name in sorted(held):
-            self.say(name)
-            self.add(held[name])
-
-    def _code(self, code: CodeType) -> None:
-        self.say("code", code.co_code, code.co_exceptiontable, code.co_flags)
-        self.say(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-        self.say(*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
-        self.each(code.co_consts)
-
-
-def _function_parts(f: FunctionType) -> list[object]:
-    """The code of a function, its defaults, what it holds of the scopes around it, and the globals that it names."""
-    if _is_ours(f) or _is_library(f):
-        return _named(f)
-    known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
-    cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
-    return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
+        else:  # made by hand, or in a notebook
+            self.by_name({name: value for name, value in vars(module).items() if not name.startswith("__")})
 
 
 def _named(value: Any) -> list[object]:
     """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
-    module = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None) or "builtins")
-    name = getattr(value, "__qualname__", "")
+    module, name = _module_name(value) or "builtins", getattr(value, "__qualname__", "")
     if not _is_ours(value):
         return ["named", module, name, _version(module)]
     return ["named", _FIRST.get(name, module), name, None]
+
+
+def _function_parts(f: FunctionType) -> list[object]:
+    """The code of a function, its defaults, what it holds of the scopes around it, and the globals that it names."""
+    if _has_version(f):
+        return _named(f)
+    known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
+    cells = [held for cell in f.__closure__ or () for held in _contents(cell)]
+    return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
 
 
 _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
@@ -223,7 +212,7 @@ _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
     functools.cached_property: lambda p: [p.func],
     functools.partial: lambda p: [p.func, p.args, p.keywords],
     functools.partialmethod: lambda p: [p.func, p.args, p.keywords],
-    type(_function_parts.__get__(0)): lambda m: [m.__func__, m.__self__],  # a bound method
+    MethodType: lambda m: [m.__func__, m.__self__],
 }
 
 
@@ -232,23 +221,19 @@ def _unwrapped(value: Any) -> list[object] | None:
     for kind, parts in _UNWRAP.items():
         if isinstance(value, kind):
             return parts(value)
-    inner = (
-        inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
-    )
+    inner = inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
     return None if inner is None else [inner]  # functools.cache and its like
 
 
 def _names(code: CodeType) -> set[str]:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
-def _is_filled(cell: Any) -> bool:
+def _contents(cell: Any) -> list[object]:
     try:
-        cell.cell_contents  # noqa: B018
+        return [cell.cell_contents]
     except ValueError:  # a name that is not bound yet
-        return False
-    return True
+        return []
 
 
 def _slots(cls: type) -> Iterable[str]:
@@ -258,27 +243,28 @@ def _slots(cls: type) -> Iterable[str]:
 
 def _imported_within(f: FunctionType) -> list[ModuleType]:
     """The modules of one's own that a function imports when it runs."""
-    out = []
-    codes = [f.__code__]
+    out, codes = [], [f.__code__]
     while codes:
         code = codes.pop()
         codes += [c for c in code.co_consts if isinstance(c, CodeType)]
         steps = list(dis.get_instructions(code))
         for level, _, step in zip(steps, steps[1:], steps[2:], strict=False):  # the level and the names come first
-            if step.opname != "IMPORT_NAME" or step.argval.split(".")[0] in _KNOWN:
-                continue
-            name = "." * (level.argval or 0) + step.argval
-            try:
-                out.append(importlib.import_module(name, f.__globals__.get("__package__")))
-            except ImportError:  # it may be allowed to be missing; if it is not, the function says so
-                continue
+            if step.opname == "IMPORT_NAME" and step.argval.split(".")[0] not in _KNOWN:
+                name = "." * (level.argval or 0) + step.argval
+                with contextlib.suppress(ImportError):  # it may be missing; if it may not, the function says so
+                    out.append(importlib.import_module(name, f.__globals__.get("__package__")))
     return out
+
+
+def _module_name(value: Any) -> str | None:
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return name if isinstance(name, str) else None
 
 
 def _is_ours(value: Any) -> bool:
     """Whether it is a module of repalign, or was defined in one: a name alone can be given to anything."""
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    if not isinstance(name, str) or name.split(".")[0] != "repalign" or name not in sys.modules:
+    name = _module_name(value) or ""
+    if name.split(".")[0] != "repalign" or name not in sys.modules:
         return False
     module = sys.modules[name]
     if isinstance(value, FunctionType):
@@ -288,11 +274,11 @@ def _is_ours(value: Any) -> bool:
     return True
 
 
-def _is_library(value: Any) -> bool:
-    """Whether it comes from the standard library or an installed package, which have versions."""
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    if not isinstance(name, str) or name.split(".")[0] == "repalign":  # what only says that it is ours (`_is_ours`)
-        return False
+def _has_version(value: Any) -> bool:
+    """Whether it is ours, or comes from the standard library or an installed package."""
+    name = _module_name(value) or ""
+    if name.split(".")[0] in ("repalign", ""):  # also what only says that it is ours
+        return _is_ours(value)
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return name.split(".")[0] in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts)
 
