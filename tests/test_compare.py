@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
+import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.comparison import compare, pair
+from repalign.comparison import compare, pair, tiles
 from repalign.comparison.alignment import COLUMNS, Alignment
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
@@ -131,12 +134,12 @@ def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkey
     xs, ys = sides
     begun, real = [], engine.compute_tile
 
-    def fails(tile, *rest):
+    def fails(tile, *rest, **named):
         begun.append(tile.key)
         if len(begun) == 2:
             raise RepalignError("the worker's disk is full")
         time.sleep(0.4 * (len(begun) > 2))  # as long as a tile takes
-        return real(tile, *rest)
+        return real(tile, *rest, **named)
 
     monkeypatch.setattr(engine, "compute_tile", fails)
     with ThreadPoolExecutor(1) as pool, pytest.raises(RepalignError, match="disk is full"):
@@ -188,6 +191,29 @@ def test_an_executor_changes_nothing(sides):
     with ThreadPoolExecutor(1) as pool:
         elsewhere = compare(*sides, ["CKA()", "LCSKNN(k=3)"], nulls.Permutations(9), executor=pool)
     pd.testing.assert_frame_equal(full.table, elsewhere.table, check_exact=True)
+    assert elsewhere.run["findings"] == full.run["findings"]
+
+
+def test_workers_share_the_memory_keep_none_of_it_and_examine_what_they_read(sides, monkeypatch):
+    """Each job has a cache of its own, within its share of this call's memory; no layer is read again for the doctor."""
+    caches, budgets, where, real = [], [], [], tiles.examine
+
+    class Watched(engine.Cache):
+        def __init__(self, budget, *rest):
+            super().__init__(budget, *rest)
+            caches.append(weakref.ref(self))
+            budgets.append(budget)
+
+    monkeypatch.setattr(engine, "Cache", Watched)
+    monkeypatch.setattr(tiles, "examine", lambda *a, **k: where.append(threading.current_thread()) or real(*a, **k))
+    with ThreadPoolExecutor(2) as pool:
+        for memory in (10**8, 10**6):
+            budgets.clear()
+            compare(*sides, ["CKA()"], nulls.Permutations(3), executor=pool, memory=memory)
+            assert set(budgets) == {memory // 2}
+            gc.collect()
+            assert not any(cache() for cache in caches)
+    assert where and threading.main_thread() not in where
 
 
 # --- resume ------------------------------------------------------------------------------------
@@ -196,10 +222,10 @@ def test_an_executor_changes_nothing(sides):
 def test_resume_does_only_the_missing_tiles(sides, tmp_path, monkeypatch):
     compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     before = (tmp_path / "results.parquet").read_bytes()
-    tiles = sorted((tmp_path / "tiles").iterdir())
-    assert len(tiles) == 4
-    tiles[2].unlink()
-    tiles[3].write_bytes(tiles[3].read_bytes()[:50])  # cut short by a crash
+    files = sorted((tmp_path / "tiles").iterdir())
+    assert len(files) == 4
+    files[2].unlink()
+    files[3].write_bytes(files[3].read_bytes()[:50])  # cut short by a crash
     (tmp_path / "results.parquet").unlink()
     done = []
     original = engine.compute_tile

@@ -294,6 +294,6 @@ def test_bfloat16_is_not_followed():
 def test_the_modes_of_this_page_are_all_there_are():
     assert set(MODES) == set(PRESETS)
     for name, (rule, scope, concatenated) in MODES.items():
-        found = PRESETS[name].preprocess
+        found = preset(name).preprocess
         assert (found.clip, found.clip_scope == "layer", found.concatenate) == (rule, scope == "layer", concatenated)
-        assert found.normalize_rows and found.quantile == 0.95 and PRESETS[name].search == "raw"
+        assert found.normalize_rows and found.quantile == 0.95 and preset(name).search == "raw"

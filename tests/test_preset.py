@@ -102,7 +102,7 @@ def test_a_stack_of_layers_is_prepared_as_published():
 def test_both_presets_say_what_they_are():
     assert preset("platonic-rep").preprocess == Preprocess(clip="mean", normalize_rows=True, concatenate=True)
     assert preset("platonic-rep-head").preprocess == Preprocess(clip="exact", normalize_rows=True)
-    assert all(p.search == "raw" and p.summary for p in PRESETS.values())
+    assert all(p.search == "raw" and p.summary for p in map(preset, PRESETS))
 
 
 def test_unknown_preset_is_corrected():

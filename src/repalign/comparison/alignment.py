@@ -36,38 +36,17 @@ log = logging.getLogger(__name__)
 
 # One row per pair of layers (scope "cell") and one per pair of models (scope "max": the layer search).
 # p_stepdown is over the pairs of layers of one pair of models (family-wise) and stands in "cell" rows; p_maxt, p_holm
-# (family-wise), p_bh and p_by (false discovery rate) are over the pairs of models of one measure, in "max" rows.
-SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("dataset_fingerprint", pa.string()),
-        ("n", pa.int64()),
-        ("model_x", pa.string()),
-        ("layer_x", pa.string()),
-        ("index_x", pa.int64()),
-        ("model_y", pa.string()),
-        ("layer_y", pa.string()),
-        ("index_y", pa.int64()),
-        ("measure", pa.string()),
-        ("scope", pa.string()),
-        ("statistic", pa.float64()),
-        ("null_mean", pa.float64()),
-        ("null_std", pa.float64()),
-        ("z", pa.float64()),
-        ("pvalue", pa.float64()),
-        ("threshold", pa.float64()),
-        ("calibrated", pa.float64()),
-        ("p_stepdown", pa.float64()),
-        ("p_maxt", pa.float64()),
-        ("p_holm", pa.float64()),
-        ("p_bh", pa.float64()),
-        ("p_by", pa.float64()),
-        ("null", pa.string()),
-        ("n_draws", pa.int64()),
-        ("seed", pa.int64()),
-        ("search", pa.string()),
-    ]
-)
+# (family-wise), p_bh and p_by (false discovery rate) are over the pairs of models of one measure, in "max" rows. Chance in a
+# "max" row (null_mean and what follows) is that of the search, also where it is told by a bound: `ways`.
+_TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
+SCHEMA = pa.schema([
+    ("dataset", _TEXT), ("dataset_fingerprint", _TEXT), ("n", _WHOLE),
+    ("model_x", _TEXT), ("layer_x", _TEXT), ("index_x", _WHOLE), ("model_y", _TEXT), ("layer_y", _TEXT), ("index_y", _WHOLE),
+    ("measure", _TEXT), ("scope", _TEXT), ("statistic", _NUMBER), ("null_mean", _NUMBER), ("null_std", _NUMBER), ("z", _NUMBER),
+    ("pvalue", _NUMBER), ("threshold", _NUMBER), ("calibrated", _NUMBER), ("p_stepdown", _NUMBER), ("p_maxt", _NUMBER),
+    ("p_holm", _NUMBER), ("p_bh", _NUMBER), ("p_by", _NUMBER),
+    ("null", _TEXT), ("n_draws", _WHOLE), ("seed", _WHOLE), ("search", _TEXT),
+])  # fmt: skip
 COLUMNS = tuple(SCHEMA.names)
 
 DRAWS = pa.field("draws", pa.list_(pa.float64()))
@@ -242,14 +221,13 @@ def is_mock(table: pd.DataFrame) -> bool:
 
 def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
     """A frame of the schema's columns and types from arrays and constants; columns that are not given are null."""
-
-    def column(field: pa.Field) -> pa.Array:
-        value = columns.get(field.name)
-        if value is None or isinstance(value, (str, int, float)):
-            return pa.repeat(pa.scalar(value, type=field.type), length)
-        return pa.array(value, type=field.type)
-
-    return pa.Table.from_arrays([column(f) for f in SCHEMA], schema=SCHEMA).to_pandas()
+    arrays = [
+        pa.repeat(pa.scalar(value, type=column.type), length)
+        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
+        else pa.array(value, type=column.type)
+        for column in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas()
 
 
 def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
@@ -302,7 +280,7 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
 # --- tables as text ------------------------------------------------------------------------------
 
 _RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_DIGITS = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -321,10 +299,10 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _csv_cell(value: object) -> object:
-    is_formula = isinstance(value, str) and _RUNS.match(value) and not _NUMBER.fullmatch(value)
+    is_formula = isinstance(value, str) and _RUNS.match(value) and not _DIGITS.fullmatch(value)
     return f"'{value}" if is_formula else value
 
 
 def from_csv_cell(text: str) -> str:
     """A text as it was before `csv_text`."""
-    return text[1:] if text.startswith("'") and _RUNS.match(text[1:]) and not _NUMBER.fullmatch(text[1:]) else text
+    return text[1:] if text.startswith("'") and _RUNS.match(text[1:]) and not _DIGITS.fullmatch(text[1:]) else text

@@ -21,13 +21,11 @@ from repalign import null as nulls
 from repalign.comparison.alignment import Alignment, is_mock, write_tile
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import (
-    STATES,
     Cache,
     Examination,
     Scored,
     Settings,
     Tile,
-    in_blocks,
     kept_tile,
     pairs_of,
     tile_path,
@@ -113,9 +111,8 @@ def compare(
     check_same_dataset(models)
     models = _by_key(models)
     preprocess = None if preprocess is None or preprocess.is_identity else preprocess
-    if preprocess is not None:
-        for r in models:
-            preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
+    for r in () if preprocess is None else models:
+        preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
     kinds = {kind for r in models for kind in r.kinds}
     null = nulls.make_null(null) if isinstance(null, str) else null
     how = _layer_search(search, null)
@@ -124,7 +121,6 @@ def compare(
         default_measures(kinds) if measures is None else measures, x, y, null, limit=limit, progress=progress, search=how,
         plain=preprocess is None and kinds == {FEATURES}, memory=max(budget, 4 * default_memory()),
     )  # fmt: skip
-    _check_texts(list(chosen.how))
     settings = {m: Settings(used, how, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
     tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
     twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]
@@ -140,10 +136,9 @@ def compare(
 
     table = across_pairs(tiles, scored)
     run = describe_run(x, y, tiles, null, table, describe or {})
-    run["ways"] = _ways(tiles, scored)
-    run["findings"] = examination.all(progress)
-    run["left_out"], run["ceilings"] = chosen.left_out, []
-    run["warnings"] = [*chosen.warnings(), *run["warnings"]]
+    run |= {"findings": examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
+    run["warnings"] = [*chosen.warnings, *run["warnings"]]
+    run["ways"] = _ways(tiles, scored) if any(s.way for s in settings.values()) else {}
     if twins or split_half:
         from repalign.comparison.ceilings import seed_to_seed, split_halves
 
@@ -167,19 +162,6 @@ def _by_key(models: Sequence[Representation]) -> list[Representation]:
                 got=f"{other.record.spec} and {r.record.spec}", remedy="give one of them another `name`",
             )  # fmt: skip
     return list({r.key: r for r in models}.values())
-
-
-def _check_texts(measures: Sequence[Measure]) -> None:
-    """Refuse two measures of one text, which is how the table tells them apart."""
-    by_text: dict[str, Measure] = {}
-    for measure in measures:
-        other = by_text.setdefault(repr(measure), measure)
-        if other is not measure:
-            classes = (f"{type(m).__module__}.{type(m).__qualname__}" for m in (other, measure))
-            raise RepalignError(
-                f"two measures are called {measure!r}", expected="one name per measure: it is what the table says",
-                got=" and ".join(classes), remedy="rename one of the classes",
-            )  # fmt: skip
 
 
 def _layer_search(search: str | None, null: nulls.Null) -> str:
@@ -253,19 +235,18 @@ def run_tiles(
     progress("compare", len(done), len(tiles), f"{len(done)} of {len(tiles)} tiles were there" if done else None)
     at = [i for i in range(len(tiles)) if i not in done]
     missing = [tiles[i] for i in at]
-    _tell_plans(missing, progress)
+    if any(t.settings.way for t in missing) and progress is not silent:
+        _tell_plans(missing, progress)
     if executor is None:
-        jobs = {(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in missing if t.settings.way in STATES}
-        models = {r.key: r for t in missing if t.settings.way in STATES for r in (t.x, t.y)}
-        cache = Cache(budget, jobs.values(), examination, progress, sum(len(r.layers) for r in models.values()))
-        for i in in_blocks(missing, cache):
-            done[at[i]] = _computed(missing[i], cache, folder, progress)
+        cache = Cache(budget, missing, examination, progress)
+        for i in cache.order(missing) if len(missing) > 1 else range(len(missing)):
+            done[at[i]] = compute_tile(missing[i], cache, progress, folder)
             progress("compare", len(done), len(tiles))
         return [done[i] for i in range(len(tiles))]
     # A job is a run of tiles that share models, with a cache of its own that ends with it; there are a few for every worker, so
     # that none waits long for the last.
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    order = sorted(range(len(missing)), key=lambda i: (missing[i].x.key, missing[i].y.key))
+    order = sorted(range(len(missing)), key=lambda i: (missing[i].x.name, missing[i].y.name))
     length = max(1, len(missing) // (8 * workers))
     parts = [order[start : start + length] for start in range(0, len(order), length)]
     futures = {executor.submit(_compute_part, [missing[i] for i in part], budget // workers, folder): part for part in parts}
@@ -285,25 +266,14 @@ def run_tiles(
     return [done[i] for i in range(len(tiles))]
 
 
-def _computed(tile: Tile, cache: Cache, folder: Path | None, progress: Progress = silent) -> Scored:
-    """One tile, kept in the folder."""
-    scored = compute_tile(tile, cache, progress)
-    if folder is not None:
-        write_tile(scored.rows, scored.draws, tile_path(folder, tile), tile.key, scored.about)
-    return scored
-
-
 def _compute_part(tiles: Sequence[Tile], budget: int, folder: Path | None) -> tuple[list[Scored], dict[str, Any]]:
     """Some tiles in a worker, and the doctor's findings on their layers."""
-    jobs = {(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in tiles if t.settings.way in STATES}
-    cache = Cache(budget, jobs.values())
-    return [_computed(tile, cache, folder) for tile in tiles], cache.examination.found
+    cache = Cache(budget, tiles)
+    return [compute_tile(tile, cache, folder=folder) for tile in tiles], cache.examination.found
 
 
 def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:
     """What the ways that may take long will cost, before it is paid."""
-    if progress is silent or all(not t.settings.way for t in tiles):
-        return
     rate = matmul_rate()
     for measure in dict.fromkeys(t.measure for t in tiles if t.settings.way):
         some = [t for t in tiles if t.measure is measure]

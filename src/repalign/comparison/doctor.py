@@ -106,8 +106,10 @@ def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[
         )
         return
     seen = _facts(x, work)
-    yield from _digits(x, seen.largest, dtype)
-    yield from _tokens(facts.get("token_norms", {}).get(layer, {}), facts)
+    if dtype in (torch.float16, torch.bfloat16):
+        yield from _digits(x, seen.largest, dtype)
+    if "token_norms" in facts:
+        yield from _tokens(facts["token_norms"].get(layer, {}), facts)
     if seen.constant:
         yield "constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)"
         return
@@ -169,8 +171,6 @@ def _facts(x: Tensor, work: torch.dtype) -> _Facts:
 
 def _digits(x: Tensor, largest: float, dtype: torch.dtype) -> Told:
     """What half precision cut off or lost."""
-    if dtype not in (torch.float16, torch.bfloat16):
-        return
     limits, name = torch.finfo(dtype), str(dtype).removeprefix("torch.")
     if largest > NEAR_MAXIMUM * limits.max:
         yield "near-overflow", "warning", (

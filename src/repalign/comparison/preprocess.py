@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,36 +175,21 @@ class Preset:
         return float(found[i, j]), (i, j)
 
 
-_REFERENCE = (
-    MutualKNN(k=10),
-    CycleKNN(k=10),
-    LCSKNN(k=10, normalized=False),
-    EditDistanceKNN(k=10),
-    CKA(estimator="biased", epsilon=1e-6),
-    CKA(estimator="debiased", epsilon=1e-6),
-    CKNNAReference(k=10),
-    SVCCA(components=10, standardize=True),
-)
-
-_STEPS = {  # summary, and how the layers are prepared
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # summary, and how the layers are prepared
     "platonic-rep": (
         "the paper's numbers: clipped at the .95 quantile, unit rows, concatenated layers, raw maximum",
-        Preprocess(clip="mean", normalize_rows=True, concatenate=True),
+        {"clip": "mean", "concatenate": True},
     ),
     "platonic-rep-2024": (
         "the library as released until July 2024: exact clipping, concatenated layers, raw maximum",
-        Preprocess(clip="exact", normalize_rows=True, concatenate=True),
+        {"clip": "exact", "concatenate": True},
     ),
-    "platonic-rep-head": (
-        "the released code as it is now: exact clipping, no concatenation, raw maximum",
-        Preprocess(clip="exact", normalize_rows=True),
-    ),
+    "platonic-rep-head": ("the released code as it is now: exact clipping, no concatenation, raw maximum", {"clip": "exact"}),
     "platonic-rep-head-list": (
         "the same, given a list of layers (of several widths) and not one tensor: a threshold for every layer",
-        Preprocess(clip="exact", clip_scope="layer", normalize_rows=True),
+        {"clip": "exact", "clip_scope": "layer"},
     ),
 }
-PRESETS: dict[str, Preset] = {name: Preset(name, _REFERENCE, steps, "raw", summary) for name, (summary, steps) in _STEPS.items()}
 
 
 def preset(name: str) -> Preset:
@@ -222,4 +208,10 @@ def preset(name: str) -> Preset:
 
     Raises RepalignError for an unknown name.
     """
-    return PRESETS[choose("preset", name, PRESETS)]
+    summary, steps = PRESETS[choose("preset", name, PRESETS)]
+    measures = (
+        MutualKNN(k=10), CycleKNN(k=10), LCSKNN(k=10, normalized=False), EditDistanceKNN(k=10),
+        CKA(estimator="biased", epsilon=1e-6), CKA(estimator="debiased", epsilon=1e-6), CKNNAReference(k=10),
+        SVCCA(components=10, standardize=True),
+    )  # fmt: skip
+    return Preset(name, measures, Preprocess(**steps, normalize_rows=True), "raw", summary)

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from repalign import null as nulls
 from repalign.comparison.alignment import TILE_SCHEMA, as_table, read_tile
@@ -41,14 +40,6 @@ log = logging.getLogger(__name__)
 FORMULAS = 5
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
 BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
-
-
-def schema_digest(schema: pa.Schema) -> str:
-    """What follows from the names and types of a table's columns."""
-    return hashlib.sha256(str(schema).encode()).hexdigest()
-
-
-SCHEMA_DIGEST = schema_digest(TILE_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,8 @@ class Tile:
     def key(self) -> str:
         """A digest of all that the rows hold or follow from."""
         sides = [(r.key, r.name, r.layers, r.dataset_name, r.dataset_fingerprint, r.n) for r in (self.x, self.y)]
-        facts = [FORMULAS, SCHEMA_DIGEST, sides, self.settings.identity(self.measure), self.streams]
+        columns = hashlib.sha256(str(TILE_SCHEMA).encode()).hexdigest()
+        facts = [FORMULAS, columns, sides, self.settings.identity(self.measure), self.streams]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
@@ -125,46 +117,38 @@ class Examination:
     """
 
     def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
-        self.models, self.folder = models, folder
-        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for r in models if folder is not None else ():
-            self.found[r.key] = kept(self._path(r.key), r.key) or {}
-
-    def look(self, r: Representation, layer: str, x: Given, stored: str) -> None:
-        """Examine one layer, x, stored in this dtype, unless that was done."""
-        if layer not in self.found.get(r.key, {}):
-            dtype = r.facts.get("store_dtype") or stored
-            self.add(r.key, {layer: [asdict(f) for f in examine(x, model=r.name, layer=layer, stored_dtype=dtype, facts=r.facts)]})
+        self.models = {r.key: r for r in models}
+        self.paths = {} if folder is None else {key: folder / "findings" / f"{key}.json" for key in self.models}
+        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
+            key: kept(path, key) or {} for key, path in self.paths.items()
+        }
 
     def add(self, key: str, found: dict[str, list[dict[str, Any]]]) -> None:
         """Findings on layers of one representation, kept when all its layers have been looked at."""
         layers = self.found.setdefault(key, {})
         layers.update(found)
-        model = next((r for r in self.models if r.key == key), None)
-        if self.folder is not None and model is not None and len(layers) == len(model.layers):
-            keep(self._path(key), key, layers)
+        if key in self.paths and len(layers) == len(self.models[key].layers):
+            keep(self.paths[key], key, layers)
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""
-        unseen = [r for r in self.models if len(self.found.get(r.key, {})) < len(r.layers)]
+        unseen = [r for key, r in self.models.items() if len(self.found.get(key, {})) < len(r.layers)]
         for done, r in enumerate(unseen):
             progress("examine", done, len(unseen))
             for _ in read_layers(r, self):
                 pass
         if unseen:
             progress("examine", len(unseen), len(unseen))
-        return [{**f, "model": r.name} for r in self.models for layer in r.layers for f in self.found[r.key][layer]]
-
-    def _path(self, key: str) -> Path:
-        assert self.folder is not None
-        return self.folder / "findings" / f"{key}.json"
+        return [{**f, "model": r.name} for key, r in self.models.items() for layer in r.layers for f in self.found[key][layer]]
 
 
 def read_layers(r: Representation, examination: Examination) -> Iterator[Given]:
-    """All layers, checked and looked at.
+    """All layers, checked and, unless that was done, examined.
 
     Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
     """
+    key = r.key
+    known = examination.found.get(key, {})
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(r.load, r.layers[0])
         for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
@@ -172,43 +156,46 @@ def read_layers(r: Representation, examination: Examination) -> Iterator[Given]:
             if following is not None:
                 waiting = reader.submit(r.load, following)
             layer = as_layer(stored, f"{r.name}, layer {name}")
-            examination.look(r, name, layer, str(stored.dtype).removeprefix("torch."))
+            if name not in known:
+                dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
+                found = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
+                examination.add(key, {name: [asdict(f) for f in found]})
             yield layer
 
 
 class Cache:
-    """Models prepared for all measures of a run at once; the least recently used are dropped to keep to `budget` bytes.
+    """Models prepared for all measures of some tiles at once; the least recently used are dropped to keep to `budget` bytes.
 
-    jobs : measures with their settings; a model is read once for all of them.
     examination : looks at every layer that is read.
-    progress : called with the number of layers that are prepared, of `n_layers` in all.
+    progress : told how many layers of all models are prepared.
     """
 
     def __init__(
-        self, budget: int, jobs: Iterable[tuple[Measure, Settings]] = (), examination: Examination | None = None,
-        progress: Progress = silent, n_layers: int = 0,
-    ) -> None:  # fmt: skip
-        self.budget, self.jobs = budget, list(jobs)
-        self.examination = examination or Examination()
-        self.progress, self.n_layers, self.done = progress, n_layers, 0
+        self, budget: int, tiles: Sequence[Tile] = (), examination: Examination | None = None, progress: Progress = silent
+    ) -> None:
+        prepared = [t for t in tiles if t.settings.way in STATES]
+        self.budget, self.progress, self.examination = budget, progress, examination or Examination()
+        self.jobs = list({(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in prepared}.values())
+        self.n_layers = sum(len(r.layers) for r in {id(r): r for t in prepared for r in (t.x, t.y)}.values())
+        self.done = 0
         self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
         self.per_layer = 0.0  # bytes, of the models seen so far
 
     def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
-        entry, n_layers = self.entries.get(representation.key), len(representation.layers)
-        if entry is None:
+        """The states of all layers of a model, and what the null keeps of them."""
+        key, n_layers = representation.key, len(representation.layers)
+        if key not in self.entries:
             # The partner of a model in its tile stays, whatever it weighs.
             while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
                 self.entries.popitem(last=False)
-            entry = self.entries[representation.key] = {}
-        self.entries.move_to_end(representation.key)
-        job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), None)
-        if job is None:
-            job = len(self.jobs)
+        entry = self.entries.setdefault(key, {})
+        self.entries.move_to_end(key)
+        job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), len(self.jobs))
+        if job == len(self.jobs):
             self.jobs.append((measure, settings))
         if job not in entry:
             alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
-            entry.update(self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry], settings))
+            self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry], entry)
             self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, n_layers))
         return entry[job]
 
@@ -216,11 +203,12 @@ class Cache:
     def nbytes(self) -> int:
         return sum(p.nbytes for entry in self.entries.values() for p in entry.values())
 
-    def _prepare(self, r: Representation, jobs: Sequence[int], how: Settings) -> dict[int, nulls.Prepared]:
+    def _prepare(self, r: Representation, jobs: Sequence[int], entry: dict[int, nulls.Prepared]) -> None:
         """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
 
         What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
         """
+        how = self.jobs[jobs[0]][1]
         layers: Iterable[Any] = (x.to(how.device) for x in read_layers(r, self.examination))
         if how.preprocess is not None:
             layers = how.preprocess(dict(zip(r.layers, layers, strict=True))).values()
@@ -232,29 +220,30 @@ class Cache:
                     states[job].append(self.jobs[job][0].prepare(x))
             self.done += 1
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
-        return {job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs}
+        entry.update({job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs})
 
+    def order(self, tiles: Sequence[Tile]) -> list[int]:
+        """Which tile after which, so that models are prepared as rarely as the memory allows.
 
-def in_blocks(tiles: Sequence[Tile], cache: Cache) -> Iterator[int]:
-    """Order tiles so that models are prepared as rarely as the memory allows.
-
-    As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
-    first side once per such block.
-    """
-    first = next((t for t in tiles if t.settings.way in STATES), None)
-    if first is not None:
-        cache.get(first.x, first.measure, first.settings)
-    weight = {r.key: cache.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
-    room = cache.budget - max((weight[t.x.key] for t in tiles), default=0)
-    block_of: dict[str, int] = {}
-    block, held = 0, 0.0
-    for key in dict.fromkeys(t.y.key for t in tiles):
-        if held and held + weight[key] > room:
-            block, held = block + 1, 0.0
-        block_of[key] = block
-        held += weight[key]
-    rank = {key: i for i, key in enumerate(weight)}
-    yield from sorted(range(len(tiles)), key=lambda i: (block_of[tiles[i].y.key], rank[tiles[i].x.key], rank[tiles[i].y.key]))
+        As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
+        first side once per such block.
+        """
+        first = next((t for t in tiles if t.settings.way in STATES), None)
+        if first is not None:
+            self.get(first.x, first.measure, first.settings)  # what a layer weighs
+        keys = {id(r): r.key for t in tiles for r in (t.x, t.y)}
+        weight = {keys[id(r)]: self.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+        room = self.budget - max((weight[keys[id(t.x)]] for t in tiles), default=0)
+        block_of: dict[str, int] = {}
+        block, held = 0, 0.0
+        for key in dict.fromkeys(keys[id(t.y)] for t in tiles):
+            if held and held + weight[key] > room:
+                block, held = block + 1, 0.0
+            block_of[key] = block
+            held += weight[key]
+        rank = {key: i for i, key in enumerate(weight)}
+        ends = [(keys[id(t.x)], keys[id(t.y)]) for t in tiles]
+        return sorted(range(len(tiles)), key=lambda i: (block_of[ends[i][1]], rank[ends[i][0]], rank[ends[i][1]]))
 
 
 # --- the rows of the table -----------------------------------------------------------------------

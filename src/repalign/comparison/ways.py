@@ -18,15 +18,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from repalign import null as nulls
+from repalign.comparison.alignment import write_tile
 from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
-from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, widths
+from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, tile_path, widths
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import CKA, Group, MutualKNN, parse_wanted
@@ -46,6 +48,7 @@ class Way:
 
     name: ClassVar[str] = ""  # as tiles call it
     by: ClassVar[str] = ""  # what judges, if not the null
+    states: ClassVar[bool] = True  # whether it prepares states
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
         """Whether it computes this measure; `plain`: all layers are features, taken as they are."""
@@ -54,10 +57,6 @@ class Way:
     def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:
         """The null that is really used; it is what the result names."""
         return asked.resolve(measure, n, spectra=n <= ABOVE["streamed"])
-
-    def check(self, measure: Measure, n: int, memory: int) -> None:
-        """Refuse what does not fit, before anything is read."""
-        check_memory(measure, n, memory)
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:  # noqa: ARG002
         """What these tiles cost, for a person; nothing where it need not be said."""
@@ -73,12 +72,10 @@ class Way:
 class Streamed(Way):
     """Linear CKA in feature space: one pass over the rows of both models."""
 
-    name, by = "streamed", BOUND
+    name, by, states = "streamed", BOUND, False
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
         return type(measure) is CKA and measure.kernel == "linear" and measure.epsilon == 0 and plain
-
-    def check(self, measure: Measure, n: int, memory: int) -> None: ...
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
         plans = [plan(t.x.n, widths(t.x), widths(t.y), memory=0) for t in tiles]
@@ -143,7 +140,7 @@ class Closed(Way):
 class Anchored(Way):
     """Mutual k-NN estimated from a sample of rows, whose neighbours are searched for among all."""
 
-    name, by = "anchored", BOUND
+    name, by, states = "anchored", BOUND, False
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:
         return type(measure) is MutualKNN and not measure.center and plain and search.aggregate == "max"
@@ -175,7 +172,8 @@ class Anchored(Way):
         return judged, {"method": found[0][0].method, "intervals": ends}
 
 
-WAYS: dict[str, Way] = {way.name: way for way in (Anchored(), Closed(), Streamed(), Way())}
+DENSE = Way()
+WAYS: dict[str, Way] = {way.name: way for way in (Anchored(), Closed(), Streamed(), DENSE)}
 
 
 def way_of(
@@ -189,10 +187,8 @@ def way_of(
     ('streamed', '')
     """
     free = isinstance(null, nulls.Auto) and null.groups is None
-    for way in WAYS.values() if free else ():
-        if n > ABOVE.get(way.name, 0) and way.suits(measure, plain, nulls.Search.parse(search)):
-            return way
-    return WAYS[""]
+    open_ = [name for name, above in reversed(ABOVE.items()) if n > above] if free else []
+    return next((WAYS[name] for name in open_ if WAYS[name].suits(measure, plain, nulls.Search.parse(search))), DENSE)
 
 
 def check_memory(
@@ -237,10 +233,13 @@ def _by_bounds(
     return nulls.Judgement(cells, by, found, search, str(by[i, j]), 0)
 
 
-def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent) -> Scored:
-    """Scores, draws and what follows for one tile: a pure function of the two representations."""
+def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent, folder: Path | None = None) -> Scored:
+    """Scores, draws and what follows for one tile, a pure function of the two representations; kept in the folder, if any."""
     judged, about = WAYS[tile.settings.way].judge(tile, Cache(default_memory()) if cache is None else cache, progress)
-    return Scored(rows_of_tile(tile, judged), judged.found.draws, about)
+    scored = Scored(rows_of_tile(tile, judged), judged.found.draws, about)
+    if folder is not None:
+        write_tile(scored.rows, scored.draws, tile_path(folder, tile), tile.key, about)
+    return scored
 
 
 # --- which measures apply ------------------------------------------------------------------------
@@ -253,21 +252,11 @@ FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
 
 @dataclass(frozen=True)
 class Chosen:
-    """The measures to compute, each with its way and null; those of groups that get few draws, with the seconds that all would
-    take; and those that are left out, with the reason.
-    """
+    """The measures to compute, each with its way and null, those that are left out, with the reason, and what to warn of."""
 
-    limit: float
     how: dict[Measure, tuple[Way, nulls.Null]] = field(default_factory=dict)
-    few: dict[Measure, float] = field(default_factory=dict)
     left_out: list[dict[str, str]] = field(default_factory=list)
-
-    def warnings(self) -> list[str]:
-        named = ", ".join(f"{type(m).__name__} ({duration(seconds)})" for m, seconds in self.few.items())
-        return [] if not self.few else [
-            f"{FEW_DRAWS} random permutations, so that p >= {1 / (FEW_DRAWS + 1):g}, for measures that would take longer than "
-            f"{duration(self.limit)} with all: {named}; name one alone, or raise the limit, for all draws"
-        ]  # fmt: skip
+    warnings: list[str] = field(default_factory=list)
 
 
 def applicable(
@@ -278,18 +267,25 @@ def applicable(
 
     Raises RepalignError where a measure that is named alone does not apply.
     """
-    others = x if y is None else y
     models, n = (*x, *(y or ())), x[0].n
-    chosen = Chosen(limit)
+    chosen = Chosen()
 
-    def ways(measure: Measure, where: str) -> tuple[Way, nulls.Null]:
+    def ways(measure: Measure, where: str = "x") -> tuple[Way, nulls.Null]:
         """How it is computed. Raises RepalignError where it does not take the models."""
         measure.check_n(n, where)
         for r in models:
             for layer in r.layers:
                 measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+        same = next((m for m in chosen.how if repr(m) == repr(measure) and m != measure), None)
+        if same is not None:
+            raise RepalignError(
+                f"two measures are called {measure!r}", expected="one name per measure: it is what the table says",
+                got=" and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same, measure)),
+                remedy="rename one of the classes",
+            )  # fmt: skip
         way = way_of(measure, null, n, plain=plain, search=search)
-        way.check(measure, n, memory)
+        if way.states:
+            check_memory(measure, n, memory)
         return way, way.null(null, measure, n)
 
     asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
@@ -297,14 +293,27 @@ def applicable(
         if isinstance(measure, Measure):
             chosen.how[measure] = ways(measure, f"dataset {x[0].dataset_name!r}")
     groups = list(dict.fromkeys(m for w in asked if isinstance(w, Group) for m in w.members if m not in chosen.how))
-    if not groups:
-        return chosen
-    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in others) // (1 if y is not None else 2)
-    first_pair = functools.cache(functools.partial(_first_pair, x, others))  # read once for all measures
-    for done, measure in enumerate(groups):
-        progress("try measures", done, len(groups))
+    if groups:
+        _try(groups, chosen, x, x if y is None else y, null, ways, limit, progress)
+    if not chosen.how:
+        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
+        raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
+    return chosen
+
+
+def _try(
+    measures: Sequence[Measure], chosen: Chosen, x: Sequence[Representation], y: Sequence[Representation], null: nulls.Null,
+    ways: Callable[[Measure], tuple[Way, nulls.Null]], limit: float, progress: Progress,
+) -> None:  # fmt: skip
+    """Those of groups that apply and do not take longer than `limit`, by trial; with few draws if all would take longer."""
+    layers = sum(len(r.layers) for r in (*x, *y)) // (2 if y is x else 1)
+    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in y) // (2 if y is x else 1)
+    first_pair = functools.cache(functools.partial(_first_pair, x, y))  # read once for all measures
+    few, slow = nulls.Permutations(FEW_DRAWS, null.seed, null.groups), []
+    for done, measure in enumerate(measures):
+        progress("try measures", done, len(measures))
         try:
-            way, full = ways(measure, "x")
+            way, full = ways(measure)
             a, b = first_pair(measure.equal_widths)
             measure.check_widths(a.shape[1], b.shape[1])
             # A trial may take what one pair of layers may take at all, with few draws.
@@ -313,24 +322,22 @@ def applicable(
             told = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
             chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(told)})
             continue
-
-        def seconds(of: nulls.Null, m: Measure = measure, cost: Cost = cost) -> float:
-            states = cost.layer * sum(len(r.layers) for r in models)
-            return states + cells * cost.pair * (1 if isinstance(m, Bilinear) else 1 + of.count(n))
-
-        few = nulls.Permutations(FEW_DRAWS, null.seed, null.groups)
-        if seconds(full) <= limit:
+        draws = 0 if isinstance(measure, Bilinear) else 1  # of an inner product they cost next to nothing
+        seconds, with_few = (layers * cost.layer + cells * cost.pair * (1 + draws * of.count(x[0].n)) for of in (full, few))
+        if seconds <= limit:
             chosen.how[measure] = way, full
-        elif isinstance(null, nulls.Auto) and seconds(few) <= limit and not way.name:
-            chosen.how[measure], chosen.few[measure] = (way, few), seconds(full)
+        elif isinstance(null, nulls.Auto) and with_few <= limit and not way.name:
+            chosen.how[measure] = way, few
+            slow.append(f"{type(measure).__name__} ({duration(seconds)})")
         else:
-            reason = f"would take about {duration(seconds(full))} (limit {duration(limit)}); name it alone to compute it"
+            reason = f"would take about {duration(seconds)} (limit {duration(limit)}); name it alone to compute it"
             chosen.left_out.append({"measure": repr(measure), "reason": reason})
-    progress("try measures", len(groups), len(groups))
-    if not chosen.how:
-        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
-        raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
-    return chosen
+    progress("try measures", len(measures), len(measures))
+    if slow:
+        chosen.warnings.append(
+            f"{FEW_DRAWS} random permutations, so that p >= {1 / (FEW_DRAWS + 1):g}, for measures that would take longer than "
+            f"{duration(limit)} with all: {', '.join(slow)}; name one alone, or raise the limit, for all draws"
+        )
 
 
 def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_widths: bool) -> tuple[Given, Given]:
@@ -392,7 +399,7 @@ def _timed(measure: Measure, x: Given, y: Given) -> Cost:
 
 # --- the cost of linear CKA, dense and streamed --------------------------------------------------
 
-DENSE, FEATURE_SPACE = "dense", "feature space"
+KERNELS, FEATURE_SPACE = "dense", "feature space"
 
 
 @dataclass(frozen=True)
@@ -433,7 +440,7 @@ def plan(
     stream = n * (sum((b - a) * b for d in xs + ys for a, b in strips(d)) + float(sum(xs)) * sum(ys))
     stream_bytes = sums_bytes(xs, ys, itemsize) + BLOCKS * min(block, n) * sum(xs + ys) * itemsize
     if dense < stream and dense_bytes <= (default_memory() if memory is None else memory):
-        return Plan(DENSE, dense, dense_bytes, f"{DENSE}: {_products(dense, rate, f'{size(dense_bytes)} of n x n kernels')}")
+        return Plan(KERNELS, dense, dense_bytes, f"{KERNELS}: {_products(dense, rate, f'{size(dense_bytes)} of n x n kernels')}")
     return Plan(FEATURE_SPACE, stream, stream_bytes, _streamed(stream, stream_bytes, rate))
 
 
