@@ -20,6 +20,7 @@ from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN
+from repalign.text import number, pvalue
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def arrays(tmp_path):
 def test_pair_prints_score_chance_p_and_n(call, arrays):
     status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", "--measure", "CKA()")
     assert status == 0
-    assert "n = 240" in out and "0.0042" in out
+    assert "n = 240" in out and "≤ .0042" in out
     assert re.search(r"score +chance +calibrated +p +p \(maxT\)\s*\n", out) and "Holm" not in out
     assert "row i of one is paired with row i of the other" in err
 
@@ -78,9 +79,22 @@ def test_the_table_has_the_adjusted_p_that_decides(monkeypatch, capsys, change, 
     lines = capsys.readouterr().out.splitlines()
     head = next(line for line in lines if "calibrated" in line)
     assert head.rstrip().endswith(header) and sum(head.count(name) for name in ("maxT", "Holm", "BH", "BY")) == 1
-    rows = [line.split() for line in lines if "[layer." in line]
+    rows = [line.replace("≤ ", "≤").split() for line in lines if "[layer." in line]
     best = Alignment(table, {}).best()
-    assert [r[-1] for r in rows] == [f"{p:.2g}" for p in best[shown]]
+    draws = {c: int(best["n_draws"].iloc[0]) for c in ("pvalue", "p_maxt")}  # Holm's and BH's p have no floor
+    expected = [[pvalue(p, draws.get(c)).replace("≤ ", "≤") for p in best[c]] for c in ("pvalue", shown)]
+    assert [[r[-2] for r in rows], [r[-1] for r in rows]] == expected
+    numbers = best[["statistic", "null_mean", "calibrated"]].to_numpy()
+    assert [r[-5:-2] for r in rows] == [[number(v) for v in row] for row in numbers]
+
+
+def test_a_small_score_is_not_shown_as_nothing(capsys):
+    """The terminal rounds as figures and report do: a score of 1e-7 was 0.0000, and 1234.5 was 1234.500."""
+    table = make_table(LANGUAGE[:1], VISION[:2], (2, 2))
+    table["statistic"] = np.where(table["model_y"] == VISION[0][0], 1e-7, 1234.5)
+    cli.show(Alignment(table[table["measure"] == KNN], make_run()))
+    shown = capsys.readouterr().out
+    assert "1.00e−7" in shown and "1,234" in shown and "0.0000" not in shown
 
 
 def test_pair_as_json(call, arrays):
@@ -158,7 +172,7 @@ def test_the_flow_from_study_to_check(call, study):
     part.unlink()
     assert call("run", study)[0] == 0
     status, out, _ = call("check", study.parent / "runs")
-    assert status == 0 and "whole: 2 models, 2 layers; 3 folders of results" in out
+    assert status == 0 and "whole: 2 models, 2 layers; 4 folders of results" in out  # that of the figures too
 
 
 def test_what_is_made_again_or_has_no_seal_is_told(call, study):
@@ -515,7 +529,7 @@ def test_the_curve_over_gallery_sizes(call, arrays):
     assert found["n"].tolist() == [32, 64, 128] * 2 and found["k"].tolist() == [3, 3, 3, 3, 6, 13]
     assert found["chance"].tolist() == pytest.approx([k / (n - 1) for n, k in zip(found["n"], found["k"], strict=True)])
     fixed = found[found["mode"] == "fixed"]["statistic"]
-    assert fixed.is_monotonic_decreasing and f"{fixed.iloc[0]:.3f}" in out
+    assert fixed.is_monotonic_decreasing and f"{number(fixed.iloc[0])}" in out
     corrected = (found["statistic"] - found["chance"]) / (1 - found["chance"])
     assert found["corrected"].tolist() == pytest.approx(corrected.tolist())
 
@@ -606,7 +620,7 @@ def test_pair_at_scale_by_anchors(call, arrays, large):
     assert row["null_mean"] == pytest.approx(5 / 239)
     status, out, err = call("pair", *files, *knn)
     assert status == 0 and "100 anchors among n = 240 rows" in out and "100 anchors against all rows" in err
-    assert f"95% interval of the estimate {expected.low:.3f} to {expected.high:.3f}" in out
+    assert f"95% interval of the estimate {number(expected.low)} to {number(expected.high)}" in out
 
 
 def test_what_a_large_pair_refuses(call, arrays, large, monkeypatch):

@@ -17,6 +17,7 @@ from repalign.comparison.alignment import Alignment
 from repalign.competence import BitsProtocol, LinearProbe, Split, best_layer, bits_per_byte, probe
 from repalign.dataset import Dataset
 from repalign.sources import ModelEntry, extract
+from repalign.text import number
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_probe(call, tmp_path):
     arguments = ("probe", tmp_path / "store", tmp_path / "labels.csv", "--label", "kind", "--seed", 1, "--test", 0.25)
     status, out, _ = call(*arguments, "--csv", tmp_path / "probes.csv")
     best = best_layer(expected)
-    assert status == 0 and "mine" in out and f"{best.accuracy:.3f}" in out and "within the training stimuli" in out
+    assert status == 0 and "mine" in out and number(best.accuracy) in out and "within the training stimuli" in out
     rows = pd.read_csv(tmp_path / "probes.csv")
     assert rows["accuracy"].tolist() == [r.accuracy for r in expected] and rows["layer"].tolist() == ["l0", "l1"]
     rows = json.loads(call(*arguments, "--probe", "few-shot", "-m", 2, "--json")[1])

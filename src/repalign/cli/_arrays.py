@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.cli._console import bars, out, print_json, shown_number, shown_p, tell, wrote
+from repalign.cli._console import bars, out, print_json, tell, wrote
 from repalign.cli._options import (
     AsJson,
     AxesWord,
@@ -32,6 +32,7 @@ from repalign.cli._options import (
     readings,
 )
 from repalign.errors import RepalignError
+from repalign.text import number, pvalue
 
 SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
 
@@ -105,10 +106,10 @@ def _show_differences(rows: list[dict[str, Any]], ref: Path, a: Path, b: Path) -
     for column in ("with A", "with B", "difference", "95 % interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        ends = f"{shown_number(row['low'])} to {shown_number(row['high'])}"
-        numbers = (shown_number(row[c]) for c in ("score_a", "score_b", "difference"))
+        ends = f"{number(row['low'])} to {number(row['high'])}"
+        numbers = (number(row[c]) for c in ("score_a", "score_b", "difference"))
         mark = "" if parse_measure(row["measure"]).closer_is_higher else " [dim](distance)[/]"
-        table.add_row(escape(row["measure"]) + mark, *numbers, ends, shown_p(row["pvalue"]))
+        table.add_row(escape(row["measure"]) + mark, *numbers, ends, pvalue(row["pvalue"]))
     out.print(table)
     out.print("[dim]interval over stimuli (jackknife), p two-sided; layers are taken as fixed[/]")
 
@@ -169,6 +170,6 @@ def _show_curve(found: Any, title: str) -> None:
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows.itertuples():
             numbers = (row.statistic, row.std, row.chance, row.corrected)
-            table.add_row(f"{row.n:,}", str(row.k), *map(shown_number, numbers))
+            table.add_row(f"{row.n:,}", str(row.k), *map(number, numbers))
         out.print(table)
     out.print("[dim]corrected = (score - chance) / (1 - chance), chance = k / (n - 1)[/]")

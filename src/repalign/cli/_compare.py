@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import bars, estimate_interval, out, print_json, show, shown_number, tell, wrote
+from repalign.cli._console import bars, estimate_interval, out, print_json, show, tell, wrote
 from repalign.cli._options import (
     AsJson,
     AxesWord,
@@ -40,6 +40,7 @@ from repalign.cli._options import (
     size_in_bytes,
 )
 from repalign.errors import RepalignError
+from repalign.text import number
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
@@ -236,7 +237,7 @@ def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None
             out.print(f"{escape(row['measure'])}: no interval, the score is undefined")
             continue
         where = escape(f"{row['model_x']} [{row['layer_x']}], {row['model_y']} [{row['layer_y']}]")
-        ends = f"{shown_number(found.low)} to {shown_number(found.high)}"
-        out.print(f"{escape(row['measure'])}, {where}: {shown_number(found.statistic)}, n = {found.n}")
+        ends = f"{number(found.low)} to {number(found.high)}"
+        out.print(f"{escape(row['measure'])}, {where}: {number(found.statistic)}, n = {found.n}")
         out.print(f"  95 % interval over stimuli: {ends} ({found.method}, {found.n_replicates} blocks)")
     out.print(f"[dim]{FIXED}[/]")

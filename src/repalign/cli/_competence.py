@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from repalign.cli._compare import OneDataset, stored
-from repalign.cli._console import bars, out, print_json, shown_number, wrote
+from repalign.cli._console import bars, out, print_json, wrote
 from repalign.cli._options import AsJson
 from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.text import number
 
 if TYPE_CHECKING:
     from repalign.competence import Corpus
@@ -170,7 +171,7 @@ def probe(
         table.add_column(name, overflow="fold", justify="left" if name in ("model", "layer") else "right")
     for records, best in zip(found, chosen, strict=True):
         for r in [best] if best is not None else records:
-            table.add_row(escape(r.model), escape(r.layer), shown_number(r.accuracy), shown_number(r.chance), str(r.n_test))
+            table.add_row(escape(r.model), escape(r.layer), number(r.accuracy), number(r.chance), str(r.n_test))
     out.print(table)
     if any(chosen):
         out.print("[dim]the layer that is best within the training stimuli; --csv or --json for all layers[/]")

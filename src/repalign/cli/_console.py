@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from repalign.text import number, pvalue
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -70,17 +72,9 @@ def _ends(row: Any) -> list[tuple[str, str]]:
     return [(escape(row.model_x), str(row.layer_x)), (escape(row.model_y), str(row.layer_y))]
 
 
-def shown_p(p: float) -> str:
-    return "-" if p != p else f"{p:.2g}"
-
-
-def shown_number(x: float) -> str:
-    return "-" if x != x else f"{x:.3f}" if abs(x) >= 0.1 else f"{x:.4f}"
-
-
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score."""
-    from repalign.figures.conventions import ALPHA, VIEWS, adjustment
+    from repalign.figures.conventions import ALPHA, VIEWS, adjustment, draws_of, text_of
 
     alpha = float(alignment.run.get("alpha") or ALPHA)
     if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:
@@ -89,7 +83,7 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         return
     for measure in alignment.measures:
         best = alignment.best(measure)
-        adjusted = adjustment(best, alpha)  # the p that decides over pairs of models
+        adjusted, draws = adjustment(best, alpha), draws_of(best)  # the p that decides over pairs of models
         n = int(best["n"].iloc[0])
         table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
         table.add_column("x [layer]", overflow="fold")
@@ -99,8 +93,8 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         for row in best.head(limit).itertuples():
             x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
             table.add_row(
-                x, y, shown_number(row.statistic), shown_number(row.null_mean), shown_number(row.calibrated),
-                shown_p(row.pvalue), shown_p(getattr(row, adjusted)),
+                x, y, number(row.statistic), number(row.null_mean), number(row.calibrated),
+                text_of("pvalue", row.pvalue, draws), text_of(adjusted, getattr(row, adjusted), draws),
             )  # fmt: skip
         out.print(table)
         out.print(f"[dim]p of the best pair of layers, the search counted in{escape(_how_judged(alignment, best))}[/]")
@@ -114,9 +108,9 @@ def _how_judged(alignment: Alignment, best: pd.DataFrame) -> str:
     way = alignment.run.get("ways", {}).get(best["measure"].iloc[0])
     if way is None:
         draws = int(best["n_draws"].iloc[0])
-        return f"; the smallest possible is {1 / (draws + 1):.2g}" if draws else ""
+        return f"; the smallest possible is {pvalue(1 / (draws + 1))}" if draws else ""
     ends = estimate_interval(alignment, best.iloc[0].to_dict())
-    between = f"{shown_number(ends['low'])} to {shown_number(ends['high'])}" if ends else ""
+    between = f"{number(ends['low'])} to {number(ends['high'])}" if ends else ""
     return f"; {way['method']}" + (f"; {ends['level']:.0%} interval of the estimate {between}" if ends else "")
 
 
@@ -147,8 +141,8 @@ def _show_measures(alignment: Alignment) -> None:
             table.add_row(f"[bold]{family}[/]")
         name = type(measure).__name__ + ("" if measure.closer_is_higher else " [dim](distance)[/]")
         ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
-        numbers = (shown_number(row[c]) for c in ("statistic", "null_mean", "z"))
-        table.add_row(f"  {name}", *ends, *numbers, shown_p(row["pvalue"]))
+        numbers = (number(row[c]) for c in ("statistic", "null_mean", "z"))
+        table.add_row(f"  {name}", *ends, *numbers, pvalue(row["pvalue"], int(row["n_draws"])))
     out.print(table)
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")
 

@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.cli._console import MANY_MEASURES, bars, err, out, show, shown_number, told, wrote
+from repalign.cli._console import MANY_MEASURES, bars, err, out, show, told, wrote
+from repalign.text import number
 
 if TYPE_CHECKING:
     from repalign.study import Outcome
@@ -58,7 +59,7 @@ def _show(outcome: Outcome) -> None:
         for name, alignment in outcome.alignments.items():
             for measure in alignment.measures:
                 rows = alignment.best(measure)
-                score, chance = (shown_number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
+                score, chance = (number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
                 table.add_row(escape(name), facts_of(measure).label, str(len(rows)), str(rows["n"].iloc[0]), score, chance)
         out.print(table)
     for one in outcome.drawn:
