@@ -9,37 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repalign.layers import as_features, as_layer, check_paired
 from repalign.measures.custom import KernelAlignment, NeighborOverlap
 from repalign.measures.distribution import accuracy_difference, embedding_svd_distance, log_likelihood_variance_distance
-from repalign.measures.measure import (
-    Batched,
-    Bilinear,
-    DenseRelation,
-    Features,
-    GraphRelation,
-    Local,
-    Measure,
-    Neighbors,
-    Relation,
-    State,
-    Summary,
-    as_count,
-    check_flag,
-    parameter,
-)
-from repalign.measures.registry import (
-    Group,
-    MeasureFacts,
-    describe,
-    facts_of,
-    is_group,
-    known_measures,
-    parse_measure,
-    parse_measures,
-    parse_wanted,
-    register,
-)
+from repalign.measures.measure import *  # noqa: F403  (what a measure of one's own is made of)
+from repalign.measures.measure import Measure
+from repalign.measures.measure import __all__ as _interface
+from repalign.measures.registry import *  # noqa: F403  (measures by name)
+from repalign.measures.registry import __all__ as _by_name
 from repalign.measures.shared_space import cone_effect, shift_curve
 from repalign.measures.statistics import concentricity, magnitude, participation_ratio, two_nn_dimension, uniformity
 from repalign.measures.topology import relative_to_null
@@ -73,11 +49,10 @@ MEASURES: tuple[type[Measure], ...] = tuple(
 globals().update({cls.__name__: cls for cls in MEASURES})
 
 __all__ = [
-    "Batched", "Bilinear", "DenseRelation", "Features", "GraphRelation", "Group", "KernelAlignment", "Local",
-    "MEASURES", "Measure", "MeasureFacts", "NeighborOverlap", "Neighbors", "Relation", "State", "Summary",
-    "accuracy_difference", "as_count", "as_features", "as_layer", "check_flag", "check_paired", "concentricity",
-    "cone_effect", "describe", "embedding_svd_distance", "facts_of", "is_group", "known_measures",
-    "log_likelihood_variance_distance", "magnitude", "parameter", "parse_measure", "parse_measures", "parse_wanted",
-    "participation_ratio", "register", "relative_to_null", "shift_curve", "two_nn_dimension", "uniformity",
+    "KernelAlignment", "MEASURES", "NeighborOverlap", "accuracy_difference", "concentricity", "cone_effect",
+    "embedding_svd_distance", "log_likelihood_variance_distance", "magnitude", "participation_ratio",
+    "relative_to_null", "shift_curve", "two_nn_dimension", "uniformity",
+    *_interface,
+    *_by_name,
     *(cls.__name__ for cls in MEASURES),
 ]

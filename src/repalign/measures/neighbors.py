@@ -334,7 +334,7 @@ class MultiScaleKNN(_CommonNeighbors):
     {2: 0.33, 10: 0.514}
     """
 
-    k: int | tuple[int, ...] = parameter((5, 10, 20), as_counts)  # type: ignore[assignment]
+    k: Any = parameter((5, 10, 20), as_counts)  # noqa: RUF009  (whole numbers in a tuple, or one)
 
     aliases: ClassVar[tuple[str, ...]] = ("multi_scale_knn", "multiscale_knn")
 

@@ -14,6 +14,11 @@ from typing import Any, Self, TypeVar
 from repalign.errors import RepalignError, choose
 from repalign.measures.measure import Bilinear, Measure
 
+__all__ = [
+    "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "parse_measure", "parse_measures",
+    "parse_wanted", "register",
+]  # fmt: skip
+
 MeasureClass = type[Measure]
 Class = TypeVar("Class", bound=MeasureClass)
 

@@ -208,7 +208,7 @@ class RTD(_Divergence):
         """Distances of all rows, or, where sets of rows have to be drawn first, the layer."""
         return Whole(x) if len(x) > self.rows else Distances(distances(x), len(x))
 
-    def _both(self, a: State, b: State) -> tuple[float, float]:
+    def _both(self, a: Distances | Whole, b: Distances | Whole) -> tuple[float, float]:
         found = []
         for first, second in zip(self._batches(a), self._batches(b), strict=True):
             if first is None or second is None:
@@ -217,7 +217,7 @@ class RTD(_Divergence):
         forward, backward = np.mean(found, axis=0)
         return float(forward), float(backward)
 
-    def _batches(self, state: State) -> Iterator[np.ndarray | None]:
+    def _batches(self, state: Distances | Whole) -> Iterator[np.ndarray | None]:
         """Distances of every set of rows."""
         if isinstance(state, Distances):
             yield state.numpy()
