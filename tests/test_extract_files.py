@@ -190,7 +190,7 @@ def test_bad_files_are_told(data, tmp_path):
     broken = X.copy()
     broken[3, 1] = np.nan
     np.savez(tmp_path / "nan.npz", late=broken, ids=np.array(IDS))
-    refuse("nan.npz", r"layer late: row of id 's03' is not finite\n.*\n  got: 1 rows")
+    refuse("nan.npz", r"nan\.npz, layer 'late': the row of id 's03' \(row 3\) is NaN\n.*\n  got: 1 of 4 rows(.|\n)*leave the stim")
     with pytest.raises(RepalignError, match=r"array models do not say which modality they read"):
         extract(data, [f"array:{_npz(tmp_path)}"], tmp_path / "store")
 

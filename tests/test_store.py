@@ -500,13 +500,15 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         {"ok": torch.ones(2, 3), "a": _nan(float("nan"))},
         "name, layer 'a': the row of id 'owl' (row 3) is NaN\n  expected: finite numbers\n"
         "  got: 1 of 2 rows with NaN or infinity\n"
-        "  do: run the model in float32, or bfloat16 in place of float16; then look at its input",
+        "  do: run the model in float32, or in bfloat16 in place of float16, which ends at 65,504; then look at its input. "
+        "In a file of features mend the row, or leave the stimulus out of the dataset",
     ),
     "infinite": (
         {"a": _nan(float("-inf")).half()},
         "name, layer 'a': the row of id 'owl' (row 3) is infinite\n  expected: finite numbers\n"
         "  got: 1 of 2 rows with NaN or infinity\n"
-        "  do: run the model in float32, or bfloat16 in place of float16; then look at its input",
+        "  do: run the model in float32, or in bfloat16 in place of float16, which ends at 65,504; then look at its input. "
+        "In a file of features mend the row, or leave the stimulus out of the dataset",
     ),
     "no layer": ({}, "name: part-00001.safetensors has no layer\n  expected: at least one layer"),
     "no name": ({"": torch.ones(2, 3)}, "name: '' is not a name\n  expected: text that is not empty"),

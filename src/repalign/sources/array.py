@@ -112,14 +112,6 @@ class ArrayFile(LoadedModel):
                 self.by_pairs[name] = _wide(x[self.rows].matrix)
             else:
                 self.arrays[name] = _wide(x)
-        for name, x in self.arrays.items():
-            bad = torch.nonzero(~torch.isfinite(x[self.rows]).all(dim=1)).flatten()
-            if len(bad):
-                raise RepalignError(
-                    f"model {entry.label}, layer {name}: row of id {context.dataset_ids[int(bad[0])]!r} is not finite",
-                    expected="finite numbers", got=f"{len(bad)} rows with NaN or infinity",
-                    remedy="leave these stimuli out of the dataset, or repair the file",
-                )  # fmt: skip
         self.weights = file_sha256(path)
         self.record = ModelRecord(
             str(spec), spec.source.name(spec, entry), str(modality), objective=found.facts.get("objective"),

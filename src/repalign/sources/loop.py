@@ -35,7 +35,6 @@ from repalign.sources.model import (
     loading,
     merged,
     out_of_memory,
-    refuse_infinite,
 )
 from repalign.sources.passes import FIRST, LONGEST, per_row
 from repalign.sources.source import Spec, as_asked_today, parse_spec
@@ -351,8 +350,6 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
         if batch is None:
             _halve(loaded, len(now), problem, rows)
             continue
-        if model.facts.get("dtype") == "float16":  # the store refuses what is not finite in others
-            _refuse_infinite(job, batch, [part.start + i for i in now])
         if loaded.column is not None:
             batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
         yield now, batch
@@ -383,15 +380,6 @@ def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
         got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
         remedy="choose another caption, or leave such rows out of the dataset",
     )
-
-
-def _refuse_infinite(job: _Job, batch: Batch, rows: Sequence[int]) -> None:
-    """Refuse features that float16 was too small for, with model, layer and row."""
-    for name, x in batch.layers.items():
-        if not bool(x.isfinite().all()):
-            for i, row in enumerate(rows):
-                where = f"model {job.entry.label}, layer {name}, row {row} (id {job.dataset.ids[row]!r})"
-                refuse_infinite(x[i], where, torch.float16)
 
 
 def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
