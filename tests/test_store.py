@@ -336,7 +336,7 @@ def test_unknown_layers_and_extras(tmp_path: Path) -> None:
     ):
         rep.load("blok.0")
     with message(
-        "name: no extra 'nl' is stored\n  expected: one of nll\n  got: nl\n  do: did you mean 'nll'?"
+        "name: no extra 'nl' is stored\n  expected: nll\n  got: 'nl'\n  do: did you mean 'nll'?"
     ):
         rep.extra("nl")
     with message("a block has at least one row\n  expected: block >= 1\n  got: 0"):

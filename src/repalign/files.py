@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 Chunk = bytes | bytearray | memoryview
 TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?:\d+-)?[0-9a-f]{8}$")
-STALE_AFTER = 3600.0  # seconds; only where a lock cannot tell
+STALE_AFTER = 3600.0  # seconds; for folders, and file systems without locks
 
 SEAL = "repalign-seal"
-FILES = "files"  # in a sealed JSON file: the SHA-256 of the files beside it of which it speaks
+FILES = "files"  # in a sealed JSON file: the SHA-256 of the files that it speaks of
 _RULE = (f"{SEAL}-rule", f"{SEAL} is the SHA-256 of this file, with its own 64 digits read as zeros")
 _ZEROS = "0" * 64
 # In JSON a value follows its key after a colon; in a Parquet footer (Thrift) after its type and its length, 64.
@@ -87,7 +87,7 @@ def seal_html(page: str) -> str:
 def parse_json(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
     """The mapping of a JSON file, and whether it has a seal. `path` names the file.
 
-    Raises DamagedError where the seal is broken, or the text is no JSON mapping.
+    Raises DamagedError if the seal is broken, or the text is no JSON mapping.
     """
     has_seal = check_seal(data, path, remedy)
     try:
@@ -100,7 +100,7 @@ def parse_json(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tu
 
 
 def read_json(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
-    """`parse_json` of a file. Raises DamagedError, also where it cannot be read."""
+    """`parse_json` of a file. Raises DamagedError, also if it cannot be read."""
     return parse_json(read_bytes(path, remedy), path, remedy)
 
 
@@ -183,7 +183,7 @@ def file_sha256(path: Path) -> str:
 
 
 def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:
-    """Hold files to the digests that a sealed file beside them states. Raises DamagedError for the first that differs."""
+    """Hold files to the digests that a sealed file in their folder states. Raises DamagedError for the first that differs."""
     for name, digest in stated.items():
         data = read_bytes(folder / name, remedy)
         got = hashlib.sha256(data).hexdigest()
@@ -207,7 +207,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
-    """A temporary path beside `path`, which it replaces on success; on any failure it is removed.
+    """A temporary path in the folder of `path`, which it replaces on success; on any failure it is removed.
 
     Raises RepalignError for what the system refuses at any step; it names `size`, the bytes to be written, if the disk is full.
     """
@@ -312,7 +312,7 @@ def lock(handle: IO[bytes]) -> bool | None:
 
 
 def cannot_write(target: object, error: OSError, size: int | None = None) -> RepalignError:
-    """What the system said when a file was written, and what to do about it."""
+    """The error for a file that the system did not let us write, with a remedy."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return RepalignError(
             f"{target} cannot be written: {error.strerror or error}",

@@ -53,12 +53,12 @@ class Representation(ABC):
         """One layer as an (n, d) tensor in its stored dtype, or as the `RDM` or `Kernel` that it is."""
 
     def kind(self, layer: str) -> str:  # noqa: ARG002
-        """What a layer is given as, without reading it: "features", "rdm" or "kernel"."""
+        """The kind of a layer, without reading it: "features", "rdm" or "kernel"."""
         return FEATURES
 
     @property
     def kinds(self) -> set[str]:
-        """What the layers are given as."""
+        """The kinds of all layers."""
         return {self.kind(layer) for layer in self.layers}
 
     def check_layer(self, layer: str) -> None:

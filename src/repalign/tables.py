@@ -1,8 +1,8 @@
 """Tables that people have, read by one rule: CSV, TSV, JSONL and Parquet.
 
-* A cell is the text that stands there. Nothing stands in an empty cell, in null, and in NaN of a column of numbers; no word
+* A cell is its text as it is. An empty cell, null, and NaN in a column of numbers hold nothing; no word
   means nothing: NA, None, null and nan are names like others (of Namibia, of "no object").
-* CSV is that of RFC 4180: a cell that holds a comma, a quotation mark or a line end stands in quotation marks, and each mark
+* CSV follows RFC 4180: a cell that holds a comma, a quotation mark or a line end stands in quotation marks, and each mark
   in it twice. TSV has no quoting: a row is a line, a cell is what stands between tabs, and a quotation mark is itself.
 * A file is UTF-8, with or without a byte order mark; lines end in LF or CR LF; blank lines are none.
 * Every row has as many cells as the header, no two columns have one name, and blanks around a name do not count.
@@ -65,7 +65,7 @@ def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether nothing stands in a cell: it is absent or blank, or no number in a column of numbers."""
+    """Whether a cell holds nothing: it is absent or blank, or no number in a column of numbers."""
     return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and math.isnan(cell))
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from repalign.dataset.distortions import CAPTIONS, IMAGES, Distortion, Vocabulary, distort_captions, distort_image
 from repalign.errors import RepalignError, choose, did_you_mean
@@ -53,7 +53,7 @@ class Column(ABC):
 
 @dataclass(frozen=True)
 class Texts(Column):
-    """All captions of each row. The digest of a row is that of its captions as a JSON list in UTF-8.
+    """All captions of each row. The digest covers the captions of a row as a JSON list in UTF-8.
 
     `whole` is the column that this one was taken from, so that all subsets of a dataset have one vocabulary.
     """
@@ -68,7 +68,7 @@ class Texts(Column):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The words of all captions, those of rows that were not taken included."""
+        """The words of all captions, also of rows that were not taken."""
         if self.whole is not None:
             return self.whole.vocabulary
         return Vocabulary.of(c for captions in self.captions for c in captions)
@@ -94,20 +94,9 @@ def _as_json(captions: tuple[str, ...], row: int) -> bytes:
         raise RepalignError(f"row {row} has a caption with {problem}", expected="text", remedy="mend the caption") from error
 
 
-class Blob(Protocol):
-    """Where the bytes of one image file are."""
-
-    @property
-    def label(self) -> str:
-        """What to call the image in an error."""
-        ...
-
-    def read(self) -> bytes: ...
-
-
 @dataclass(frozen=True)
-class FileBlob:
-    """An image file. `label` is its path as the user's table or folder names it."""
+class Blob:
+    """The bytes of one image file. `label` is its path as the user's table or folder names it."""
 
     path: str
     label: str
@@ -118,7 +107,7 @@ class FileBlob:
 
 @dataclass(frozen=True)
 class EncodedImages(Column):
-    """Images as files. The digest of a row is that of the file's bytes; pixels are decoded on reading."""
+    """Images as files. The digest covers the bytes of the file; pixels are decoded on reading."""
 
     kind: ClassVar[str] = "image"
     blobs: tuple[Blob, ...]
@@ -170,7 +159,7 @@ class Arrays(Column):
 
 
 class Pixels(Arrays):
-    """Images as one uint8 array of shape (n, height, width, 3). The digest is that of the pixels."""
+    """Images as one uint8 array of shape (n, height, width, 3). The digest covers the pixels."""
 
     kind: ClassVar[str] = "image"
 
@@ -285,7 +274,7 @@ class Kind:
     distort: Callable[..., Any] | None = None
 
     def problem(self, distortion: Any) -> tuple[str, str] | None:
-        """What is wrong with a name of a distortion, and what to do; None if it is one of this kind."""
+        """The problem with a name of a distortion, and the remedy; None if it is a distortion of this kind."""
         if distortion in self.distortions:
             return None
         whose = next((kind.plural for kind in KINDS.values() if distortion in kind.distortions), None)
@@ -368,7 +357,7 @@ SHOWN = 5  # rows that an error names before it only counts
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a source: where it is there, and its raw cells by kind, unchecked."""
+    """One row of a source: its number there, and its raw cells by kind, unchecked."""
 
     row: int
     id: str
@@ -385,7 +374,7 @@ class LeftOut:
 
 
 class Loaded(NamedTuple):
-    """What a source gives: the fields of a `Dataset`."""
+    """The fields of a `Dataset`, as a source gives them."""
 
     name: str
     ids: tuple[str, ...]

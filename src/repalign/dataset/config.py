@@ -38,7 +38,7 @@ class ToyConfig(Block):
 
 
 class DistortionConfig(Block):
-    """What is done to the stimuli of one modality."""
+    """A distortion of the stimuli of one modality."""
 
     of: ClassVar[Kind]  # of the stimuli
     kind: str
@@ -53,13 +53,13 @@ class DistortionConfig(Block):
 
 
 class ImageDistortionConfig(DistortionConfig):
-    """Of images: noise, blur, patches, grey, occlude."""
+    """A distortion of images: noise, blur, patches, grey, occlude."""
 
     of = IMAGE
 
 
 class TextDistortionConfig(DistortionConfig):
-    """Of captions: words, order, drop."""
+    """A distortion of captions: words, order, drop."""
 
     of = TEXT
 
@@ -79,7 +79,7 @@ class DistortConfig(Block):
 
 
 class DatasetConfig(Block):
-    """Where the stimuli come from: exactly one source, its options, and a selection of rows.
+    """The source of the stimuli: exactly one, with its options and a selection of rows.
 
     Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
     path, with `row_ids`), `toy` (n, seed, detail). Selection, for every source: `ids` (a list, or the
@@ -171,13 +171,9 @@ def _options(constructor: Any) -> frozenset[str]:
     return frozenset(keywords - {"progress"})
 
 
-SOURCES: dict[str, frozenset[str]] = {
-    "hub": _options(Dataset.from_hub),
-    "table": _options(Dataset.from_table),
-    "folder": _options(Dataset.from_folder),
-    "arrays": _options(Dataset.from_arrays) | {"row_ids"},
-    "toy": frozenset(),
-}
+SOURCES = {name: _options(getattr(Dataset, f"from_{name}")) for name in ("hub", "table", "folder", "arrays")}
+SOURCES["arrays"] |= {"row_ids"}
+SOURCES["toy"] = frozenset()
 
 
 def _read_ids(ids: str | list[str | int], base: Path) -> list[str | int]:

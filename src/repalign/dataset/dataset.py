@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 
 def _dataset_of(load: Callable[P, Loaded]) -> Callable[P, Dataset]:
-    """A source as a constructor: its signature and its docstring are those of the function that loads."""
+    """A source as a constructor, with the signature and the docstring of the function that loads."""
 
     @wraps(load)
     def make(*args: P.args, **options: P.kwargs) -> Dataset:
@@ -82,12 +82,12 @@ class Dataset:
         SHA-256 over lines of compact JSON in UTF-8, each ended by a newline. The first line is
         ``["repalign-dataset-1", revision, [[modality, kind], ...]]`` with the modalities in
         alphabetical order, then comes one line ``[id, digest, ...]`` per row with the digest of
-        each modality in that order. The digest of an image is that of the file's bytes, of captions
-        that of their JSON list, of an array that of dtype, shape and values. Name, path and format
+        each modality in that order. The digest of an image covers the file's bytes, of captions
+        their JSON list, of an array dtype, shape and values. Name, path and format
         of the source do not enter.
 
         The digest of a distorted stimulus is the SHA-256 of compact JSON
-        ``["repalign-distort-1", digest, kind, amount, seed]``, where `digest` is that of the stimulus as it
+        ``["repalign-distort-1", digest, kind, amount, seed]``, where `digest` is the one of the stimulus as it
         was; kind "words" adds the digest of the vocabulary, SHA-256 of ``[words, counts]`` as JSON. So every
         amount above 0 changes the fingerprint, also where it changes no word, and amount 0 does not.
         """
@@ -100,7 +100,7 @@ class Dataset:
         return sha.hexdigest()
 
     def kind(self, modality: str) -> str:
-        """What the stimuli of a modality are: "text", "image" or "array"."""
+        """The kind of the stimuli of a modality, a name of `KINDS`: "text", "image" or "array"."""
         return self._column(modality).kind
 
     def stimuli(self, modality: str, rows: Sequence[int]) -> list[Any]:
@@ -184,7 +184,7 @@ class Dataset:
 
     @property
     def distortions(self) -> dict[str, Distortion]:
-        """What is done to the stimuli of each modality; nothing for most datasets."""
+        """The distortions by modality; none for most datasets."""
         return {m: c.distortion for m, c in self.columns.items() if isinstance(c, Distorted)}
 
     def _take(self, rows: list[int], how: str) -> Dataset:
@@ -196,7 +196,7 @@ class Dataset:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the dataset and what was left out of it, ready for JSON."""
+        """The identity of the dataset and the rows that were left out, ready for JSON."""
         clean = [c.base if isinstance(c, Distorted) else c for c in self.columns.values()]
         texts = [c for c in clean if isinstance(c, Texts)]  # no distortion changes how many captions there are
         counts = [sum(bool(t) for t in captions) for c in texts for captions in c.captions]

@@ -32,7 +32,7 @@ Draw = Callable[[int], "np.ndarray"]
 
 @dataclass(frozen=True)
 class Distortion:
-    """What is done to a modality: the kind, its amount from 0 (nothing) to 1, and the seed of its random numbers."""
+    """A distortion of a modality: the kind, its amount from 0 (nothing) to 1, and the seed of its random numbers."""
 
     kind: str
     amount: float
@@ -164,7 +164,7 @@ def rewrite(caption: str, change: Callable[[Sequence[str]], Sequence[str | None]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All words of some captions with how often they stand there, in alphabetical order."""
+    """All words of some captions in alphabetical order, with their counts."""
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
@@ -202,9 +202,9 @@ def _first(n: int, m: int, draw: Draw) -> list[int]:
 
 
 def _ring(n: int, amount: float, draw: Draw) -> list[tuple[int, int]]:
-    """Which place takes whose item: a share of n items moved on by one in a random ring, so that each of them moves.
+    """Pairs (place, whose item it takes): a share of n items moves on by one in a random ring, so that each of them moves.
 
-    One item alone cannot change places: where the share comes to one, two do.
+    One item alone cannot change places: if the share comes to one, two do.
     """
     m = _share(n, amount)
     chosen = _first(n, max(m, 2), draw) if m and n > 1 else []

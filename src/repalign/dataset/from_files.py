@@ -1,4 +1,4 @@
-"""Datasets of files: a table (CSV, TSV, JSONL, Parquet), or a folder of images with captions beside them."""
+"""Datasets of files: a table (CSV, TSV, JSONL, Parquet), or a folder of images with their captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset.columns import (
-    FileBlob,
+    Blob,
     Loaded,
     Row,
     assemble,
@@ -65,7 +65,7 @@ def from_table(
     return assemble(rows, name or path.stem, where, f"table {where} ({named})", None, on_missing, progress)
 
 
-def _image_file(cell: Any, folder: Path, row: int, where: str) -> FileBlob | None:
+def _image_file(cell: Any, folder: Path, row: int, where: str) -> Blob | None:
     """The image that a cell names, relative to a folder; None for an empty cell."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return None
@@ -76,7 +76,7 @@ def _image_file(cell: Any, folder: Path, row: int, where: str) -> FileBlob | Non
         )
     if problem := bad_text(cell):
         raise RepalignError(f"{where}: row {row} names an image by {problem}", expected="a path", remedy="mend the path")
-    return FileBlob(path=str((folder / cell).absolute()), label=cell)
+    return Blob(path=str((folder / cell).absolute()), label=cell)
 
 
 def _merge_captions(rows: Sequence[Row], where: str) -> list[Row]:
@@ -132,7 +132,7 @@ def from_folder(
         expected, got = f"files that end in {', '.join(IMAGE_SUFFIXES)}", f"{len(files)} other files"
         raise RepalignError(f"folder {where!r} holds no images", expected=expected, got=got)
     check_unique([_stem(p) for p in images], range(len(images)), f"folder {where!r} (images by name)")
-    blobs = {_stem(p): FileBlob(str((folder / p).absolute()), p.as_posix()) for p in images}
+    blobs = {_stem(p): Blob(str((folder / p).absolute()), p.as_posix()) for p in images}
     captions = _captions_of_table(folder, tables[0]) if tables else {_stem(p): _captions_of_note(folder / p, where) for p in notes}
     rows = []
     for i, id_ in enumerate(sorted({*blobs, *captions})):

@@ -27,16 +27,14 @@ SAVED_MARKS = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves 
 
 
 @dataclass(frozen=True)
-class HubBlob:
-    """One image of a `datasets.Dataset`, whose rows stay on disk (memory-mapped) until they are read."""
+class HubBlob(Blob):
+    """One image of a `datasets.Dataset`, whose rows stay on disk (memory-mapped) until they are read; `path` is its column."""
 
     table: Any  # datasets.Dataset with the image column alone, undecoded
-    column: str
     row: int
-    label: str
 
     def read(self) -> bytes:
-        cell = self.table[self.row][self.column]
+        cell = self.table[self.row][self.path]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the cell is empty")
         if cell["bytes"] is not None:
@@ -106,7 +104,7 @@ def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[B
             got=str(feature), remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
         )
     table = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return [HubBlob(table, column, i, f"{column} of {id_}") for i, id_ in enumerate(ids)]
+    return [HubBlob(column, f"{column} of {id_}", table, i) for i, id_ in enumerate(ids)]
 
 
 # --- local ---------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def file_widths(path: str | Path, reading: Reading = Reading()) -> dict[str, int
 
 
 def sidecars(path: Path) -> tuple[Path, Path]:
-    """Where the ids of a file that holds none may lie."""
+    """The files with the ids of a file that holds none: `FILE.ids.txt` and `FILE.ids.json`."""
     return path.with_name(path.name + ".ids.txt"), path.with_name(path.name + ".ids.json")
 
 
@@ -105,7 +105,7 @@ def sidecars(path: Path) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Array(Table):
-    """One array, and ids beside it if any."""
+    """One array, with ids from elsewhere if any."""
 
     form: ClassVar[str] = "array"
 
@@ -293,7 +293,7 @@ def _tensor(name: str, x: Tensor, where: str) -> Block:
 
 
 def _ids(name: str, values: Sequence[str]) -> Block:
-    """Ids that are no array: in metadata, in a file beside, of frames."""
+    """Ids that are no array: of metadata, a sidecar file or frames."""
     return Block(name, "text", (len(values),), "text", lambda: None, lambda: values, "beside", says_rows=True)
 
 
@@ -344,7 +344,7 @@ def _nested(name: str, x: Mapping[Any, Any], what: str) -> Block:
 
 
 def _table_of_file(path: Path, headers: bool = False) -> Table:
-    """The blocks of a file and the ids beside it; `headers` reads nothing that a header does not say."""
+    """The blocks of a file and of its sidecar; `headers` reads nothing that a header does not say."""
     suffix = path.suffix.lower()
     choose("suffix", suffix, SUFFIXES, f"{path}: not a file of features that can be read")
     if not path.is_file():

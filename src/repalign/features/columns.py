@@ -170,7 +170,7 @@ def from_frame(frame: pd.DataFrame, what: str) -> Table:
 
 
 def _index_name(level: int) -> str:
-    """What a level of an index without a name is called."""
+    """The name of a level of an index that has none."""
     return f"{UNNAMED_INDEX}.{level}" if level else UNNAMED_INDEX
 
 

@@ -102,7 +102,7 @@ def tells_apart(values: Callable[[], Sequence[Any]], kind: str, shape: Sequence[
 
 
 def distinct(values: Sequence[Any]) -> bool:
-    """Whether there is a value in every row, and no two are the same."""
+    """Whether every row has a value, and no two are the same."""
     try:
         return all(v is not None for v in values) and len(set(values)) == len(values)
     except TypeError:  # what cannot be hashed is no id
@@ -157,8 +157,3 @@ def _loose(id_: str) -> str:
     text = id_.strip().casefold()
     number = re.fullmatch(r"([+-]?)0*(\d+)(?:\.0*)?", text)
     return f"{number[1].replace('+', '')}{number[2]}" if number else text
-
-
-def shown_ids(ids: Sequence[str], limit: int = 3) -> str:
-    """Some ids in a sentence."""
-    return ", ".join(map(repr, ids[:limit])) + (" ..." if len(ids) > limit else "")

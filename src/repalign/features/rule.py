@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.features.ids import agree, as_texts, distinct, match, shown_ids, tells_apart
+from repalign.errors import RepalignError, choose
+from repalign.features.ids import agree, as_texts, distinct, match, tells_apart
 from repalign.layers import FEATURES, KINDS, Given, Pairwise, kind_of, said
 
 # "pairs": an RDM or a kernel; "closed": bytes and pickles, which are not looked into.
@@ -119,12 +119,7 @@ class Table(ABC):
     def find(self, name: str) -> Block:
         """The block of that name; the index of a frame may be called "index"."""
         known = [b.name for b in self.blocks]
-        if name not in known:
-            raise RepalignError(
-                f"{self.what}: nothing in it is called {name!r}",
-                expected="the name of a column, an array or the index", got=listed(known) or "no names",
-                remedy=did_you_mean(name, known),
-            )
+        choose("name", name, known, f"{self.what}: nothing in it is called {name!r}")
         return self.blocks[known.index(name)]
 
     def no_features(self, others: Sequence[Block], how: str, ndim: int) -> RepalignError:
@@ -148,7 +143,7 @@ class Table(ABC):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a caller says of one source; for the rest the rule decides, or asks.
+    """A caller's words about one source; for the rest the rule decides, or asks.
 
     * `id`: the name of the column, array or index that names the rows, or the ids themselves, one per row.
     * `rows`: pair by position, whatever ids there are.
@@ -191,7 +186,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Found:
-    """What was read of one source."""
+    """The layers and ids of one source, as they were read."""
 
     layers: dict[str, Given]  # each (n, d) in its own dtype, or an RDM or a Kernel
     ids: tuple[str, ...] | None
@@ -226,7 +221,7 @@ def names_of(blocks: Sequence[Block]) -> str:
 
 
 def option(name: str, value: str) -> str:
-    """How a user says something about a source, in the three places where it can be said."""
+    """An option as a user gives it: on the command line, in Python, in a study file."""
     python = f"ids={value!r}" if name == "id" else f"repalign.read_features(x, {name}={value!r})"
     quoted = shlex.quote(value)
     return f"--{name} {quoted} (in Python {python}, in a study `{name}: {quoted}`)"
@@ -309,7 +304,7 @@ def widths(table: Table, reading: Reading) -> dict[str, int]:
 
 
 def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
-    """Which blocks are the layers, by the caller's word or by the rule: one block each, or all columns of one layer."""
+    """The layers before they are loaded, by the caller's word or by the rule: one block each, or all columns of one layer."""
     names = [b.name for b in table.blocks if b.place in ("array", "column")]
     if len(set(names)) < len(names):
         twice = next(n for i, n in enumerate(names) if n in names[:i])
@@ -352,7 +347,7 @@ def _by_pattern(table: Table, reading: Reading) -> dict[str, list[Block]]:
 
 
 def _choose_ids(table: Table, reading: Reading, chosen: Sequence[Block]) -> tuple[tuple[str, ...] | None, str, list[Block]]:
-    """The ids, where they come from in words, and the blocks that they are; None if nothing is called so."""
+    """The ids, their origin in words, and the blocks that hold them; None if nothing is called an id."""
 
     def texts(block: Block) -> tuple[str, ...]:
         if len(block.shape) != 1:
@@ -443,7 +438,7 @@ def _floating(x: Tensor) -> Tensor:
 
 
 def _pairs(x: Any, part: Sequence[Block], kind: str | None, where: str, name: str, alone: bool) -> dict[str, Pairwise]:
-    """The layers of a block that is by pairs of stimuli, called by its name, if any, and by those of its matrices.
+    """The layers of a block of RDMs or kernels, named after the block, if it has a name, and after its matrices.
 
     `alone`: no other block is a layer, so that names of matrices need no more.
     """
@@ -474,7 +469,7 @@ def _refuse_unmarked(x: Tensor, where: str, name: str) -> None:
 
 
 def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> str:
-    """Which axis of three counts the stimuli: what the form or the caller says, else what the number of ids leaves."""
+    """The meaning of three axes: as the form or the caller says, else as the number of ids leaves it."""
     axes = block.axes or ("nld" if table.form == "arrays" and block.name == PLATONIC else reading.axes)
     if axes is not None:
         return axes
@@ -487,7 +482,7 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
         return possible[0]
     raise RepalignError(
         f"{table.what}: {block.label} can be read in two ways",
-        expected="(n, d); or three dimensions of which it is said which one counts the stimuli",
+        expected="(n, d); or three dimensions, and a word on which one counts the stimuli",
         got=f"{first} stimuli of {second} layers, or {second} stimuli of {first} layers",
         remedy="say --axes nld for (n, layers, d) or --axes lnd for (layers, n, d) (in Python a mapping from layer name to "
         "(n, d) arrays, in a study `axes: nld`), or give as many ids as there are stimuli; pool tokens to one vector first"
@@ -564,10 +559,11 @@ def join(sources: Sequence[Found]) -> Joined:
 
 
 def _which_row(sources: Sequence[Found]) -> RepalignError:
-    """The error for rows that some source could name, and that would be paired by position."""
+    """The error for rows that would be paired by position although a source may name them."""
     without = [s for s in sources if s.ids is None]
     columns = next((s.candidates[0].name for s in without if s.candidates), None)
-    got = [f"{s.what}: {len(s.ids)} ids ({shown_ids(s.ids)})" for s in sources if s.ids is not None]
+    named = [(s.what, s.ids) for s in sources if s.ids is not None]
+    got = [f"{what}: {len(ids)} ids ({', '.join(map(repr, ids[:3]))}{' ...' * (len(ids) > 3)})" for what, ids in named]
     got += [f"{s.what}: {f'which could be ids: {names_of(s.candidates)}' if s.candidates else 'no ids'}" for s in without]
     remedy = "give it ids: an array or column `id`, FILE.ids.txt with a line each, in Python {'x': array, 'ids': ids}"
     remedy = remedy if columns is None else f"say {option('id', columns)}"

@@ -110,7 +110,7 @@ class _Folder:
         return self._place(name, self.heads[name].header)
 
     def _place(self, name: str, file: Mapping[str, Any]) -> list[Problem]:
-        """A file states what it is of, and that says where it belongs."""
+        """A file states its extraction, and so its folder."""
         stated = fmt.identity_of(file)
         home = fmt.folder_of(*(stated[field] for field in fmt.IDENTITY[1:]))
         if home == self.folder:

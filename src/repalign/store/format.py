@@ -191,7 +191,7 @@ def refuse_other(path: str, expected: Mapping[str, Any], got: Mapping[str, Any],
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies in the file, and the digest of its bytes."""
+    """The place of a tensor in the file, and the digest of its bytes."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -351,7 +351,7 @@ class NewerFormat(RepalignError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says, every field of its type; and what forbids to believe it, in words that follow its name."""
+    """The fields of a manifest, each of its type; and the flaw, if any, for which it is not believed."""
 
     data: dict[str, Any]
     flaw: BrokenError | None
@@ -388,7 +388,7 @@ def _check_manifest(data: Any) -> None:
     record = data["record"]
     ModelRecord.from_dict(record)
     check_types(record["scores"], dict.fromkeys(record["scores"], (int, float)), "record.scores")
-    factors = record.get("factors", {})  # stand there only if there are any
+    factors = record.get("factors", {})  # written only if there are any
     check_types(factors, dict.fromkeys(factors, (int, float, str)) if isinstance(factors, dict) else {}, "record.factors")
     for i, layer in enumerate(data["layers"]):
         if layer["dtype"] not in TORCH_DTYPES or layer["width"] < 1:
@@ -399,7 +399,7 @@ def _check_manifest(data: Any) -> None:
 
 
 def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
-    """What is wrong with a manifest as a whole: it is not what was written, or its parts leave rows out."""
+    """The flaw of a manifest as a whole: it is not what was written, or its parts leave rows out."""
     n, ids, rows = data["n"], data["ids"], [part["rows"] for part in data["parts"]]
     covered = [0, *(stop for _, stop in rows)] == [*(start for start, _ in rows), n]
     if not covered or n != len(ids) or len(set(ids)) != n or any(start >= stop for start, stop in rows):
@@ -414,7 +414,7 @@ def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
 
 
 def readable(files: Files, folder: str) -> tuple[dict[str, Any] | None, str | None]:
-    """What the manifest of a folder says, or None; and why not, if there is one that cannot be believed.
+    """The fields of the manifest of a folder, or None; and why not, if there is one that cannot be believed.
 
     For those who write one anew. RepalignError for a manifest of a newer format.
     """
@@ -464,7 +464,7 @@ def disagreement(manifest: Mapping[str, Any], part: Mapping[str, Any], head: Hea
 
 
 def layout(parts: Mapping[str, Head]) -> dict[str, Any]:
-    """What a manifest says of parts (file name to verified part, in order) that are all there and agree."""
+    """The fields of a manifest about its parts (file name to verified part, in order), which are all there and agree."""
     first, versions = next(iter(parts.values())), []
     for head in parts.values():
         if head.header["versions"] not in versions:

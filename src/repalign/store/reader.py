@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import repalign.store.format as fmt
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.files import Files
 from repalign.layers import FEATURES, KINDS, Given
 from repalign.models import ModelRecord
@@ -99,12 +99,7 @@ class StoredRepresentation(Representation):
 
     def extra(self, name: str) -> Tensor:
         """One number per row, (n,) in float64, that was stored with the layers."""
-        if name not in self.extras:
-            raise RepalignError(
-                f"{self.name}: no extra {name!r} is stored",
-                expected=f"one of {', '.join(self.extras)}" if self.extras else "no extra at all", got=name,
-                remedy=did_you_mean(name, self.extras),
-            )
+        choose("extra", name, self.extras, f"{self.name}: no extra {name!r} is stored")
         return torch.cat([self._read(part, fmt.EXTRA + name) for part in self.manifest["parts"]])
 
     def iter_rows(self, layer: str, block: int) -> Iterator[tuple[int, Tensor]]:
@@ -171,7 +166,7 @@ class BrokenRepresentation(StoredRepresentation):
         return f"BrokenRepresentation({self.name!r}, {self.path!r})"
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever a whole one would know: asked for only if it is not there."""
+        """Any attribute that only a whole one has."""
         if name == "_broken" or name.startswith("__"):
             raise AttributeError(name)
         raise fmt.refusal(self.files, self.folder, self._broken)

@@ -401,8 +401,8 @@ class Writer:
             raise RepalignError(
                 f"{where}: the row of id {self.ids[part.start + row]!r} (row {part.start + row}) is {what}",
                 expected="finite numbers", got=f"{int((~good).sum())} of {part.n} rows with NaN or infinity",
-                remedy="run the model in float32, or in bfloat16 in place of float16, which ends at 65,504; then look at its input. "
-                "In a file of features mend the row, or leave the stimulus out of the dataset",
+                remedy="run the model in float32, or in bfloat16 in place of float16, which ends at 65,504; then look at its "
+                "input. In a file of features mend the row, or leave the stimulus out of the dataset",
             )
 
     def _checked_extra(self, part: Part, name: str, x: Tensor) -> Tensor:
