@@ -106,13 +106,13 @@ def split_lines(text: str) -> list[str]:
 
 def id_lines(text: str, where: str) -> list[str]:
     """The ids of a file: one id per line; lines end at a line feed only, and none but the last may be empty."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = split_lines(text)
     while lines and not lines[-1].strip():
         lines.pop()
-    empty = next((i for i, line in enumerate(lines) if not line.strip()), None)
+    empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
     if empty is not None:
         raise RepalignError(
-            f"{where}: line {empty + 1} is empty", expected="one id per line", got=f"{len(lines)} lines",
+            f"{where}: line {empty} is empty", expected="one id per line", got=f"{len(lines)} lines",
             remedy="write the id that is missing, or take the line out",
         )
     return lines

@@ -228,10 +228,6 @@ def _check_image(blob: Blob | None) -> Checked:
     return (blob, _sha256(data)), None
 
 
-def _check_texts(cells: Sequence[Sequence[Any]], progress: Progress) -> list[Checked]:  # noqa: ARG001
-    return [_check_captions(captions) for captions in cells]
-
-
 def _check_captions(captions: Sequence[Any]) -> Checked:
     """The captions of a row as strings.
 
@@ -282,7 +278,10 @@ class Kind:
         return problem, did_you_mean(str(distortion), self.distortions)
 
 
-TEXT = Kind("text", "captions", _check_texts, lambda kept: Texts(tuple(kept)), tuple(CAPTIONS), distort_captions)
+TEXT = Kind(
+    "text", "captions", lambda cells, _: list(map(_check_captions, cells)), lambda kept: Texts(tuple(kept)),
+    tuple(CAPTIONS), distort_captions,
+)  # fmt: skip
 IMAGE = Kind(
     "image", "images", _check_images, lambda kept: EncodedImages(*zip(*kept, strict=True)), tuple(IMAGES), distort_image
 )

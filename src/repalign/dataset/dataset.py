@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, wraps
+from itertools import chain
 from typing import Any, ParamSpec
 
 from repalign.dataset.columns import Column, Distorted, LeftOut, Loaded, Texts, distorted
@@ -93,10 +94,10 @@ class Dataset:
         """
         names = sorted(self.columns)
         digests = [self.columns[m].digests for m in names]
+        head = ["repalign-dataset-1", self.revision, [[m, self.columns[m].kind] for m in names]]
         sha = hashlib.sha256()
-        sha.update(_line(["repalign-dataset-1", self.revision, [[m, self.columns[m].kind] for m in names]]))
-        for i, id_ in enumerate(self.ids):
-            sha.update(_line([id_, *(d[i] for d in digests)]))
+        for line in chain([head], zip(self.ids, *digests, strict=True)):
+            sha.update(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
         return sha.hexdigest()
 
     def kind(self, modality: str) -> str:
@@ -189,9 +190,7 @@ class Dataset:
 
     def _take(self, rows: list[int], how: str) -> Dataset:
         return replace(
-            self,
-            ids=tuple(self.ids[r] for r in rows),
-            columns={m: c.take(rows) for m, c in self.columns.items()},
+            self, ids=tuple(self.ids[r] for r in rows), columns={m: c.take(rows) for m, c in self.columns.items()},
             source=f"{self.source}; {how}",
         )
 
@@ -201,11 +200,7 @@ class Dataset:
         texts = [c for c in clean if isinstance(c, Texts)]  # no distortion changes how many captions there are
         counts = [sum(bool(t) for t in captions) for c in texts for captions in c.captions]
         return {
-            "name": self.name,
-            "source": self.source,
-            "revision": self.revision,
-            "n": self.n,
-            "fingerprint": self.fingerprint,
+            **{field: getattr(self, field) for field in ("name", "source", "revision", "n", "fingerprint")},
             "modalities": list(self.modalities),
             "kinds": {m: c.kind for m, c in self.columns.items()},
             "distort": {m: asdict(how) for m, how in self.distortions.items()},
@@ -220,7 +215,3 @@ class Dataset:
     from_folder = staticmethod(_dataset_of(from_folder))
     from_arrays = staticmethod(_dataset_of(from_arrays))
     toy = staticmethod(_dataset_of(toy))
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -227,11 +227,11 @@ def _resolve_commit(path: str, revision: str | None) -> str:
 
 def _not_loaded(path: str, revision: str | None, error: BaseException) -> RepalignError:
     """The error for a dataset that does not load: for want of a network, or for what the libraries say."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionError) or re.search("Connect|Timeout|Offline", type(cause).__name__):
-            return _unreachable(path, revision, error)
-        cause = cause.__cause__
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    if any(isinstance(e, ConnectionError) or re.search("Connect|Timeout|Offline", type(e).__name__) for e in chain):
+        return _unreachable(path, revision, error)
     return RepalignError(
         f"dataset {path} at revision {revision or 'default branch'} cannot be loaded",
         expected="a dataset in a format that the `datasets` library reads", got=f"{type(error).__name__}: {error}",

@@ -39,8 +39,8 @@ from repalign.tables import id_lines
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".pt", ".pth")
 KNOWN_FACTS = ("model", "objective", "modality", "pooling", "source", "published_imagenet_top1")
 NAMES = "names"  # an array that names the matrices of a stack
-_KINDS: dict[str, Kind] = {"f": "float", "i": "integer", "u": "integer", "b": "boolean", "c": "complex"}
-_KINDS |= {"U": "text", "S": "text", "M": "time"}
+_OF_NUMPY = ("float", "integer", "integer", "boolean", "complex", "text", "text", "time")
+_KINDS: dict[str, Kind] = dict(zip("fiubcUSM", _OF_NUMPY, strict=True))
 
 
 def read_features(source: Any, reading: Reading | None = None, *, name: str = "x", **said: Any) -> Found:

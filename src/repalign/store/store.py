@@ -119,8 +119,7 @@ class FeatureStore:
             return None
         fmt.refuse_other(
             self.files.path(f"{folder}/{fmt.MANIFEST}"),
-            fmt.identity(dataset_fingerprint, record_spec, revision, settings),
-            fmt.identity_of(manifest),
+            fmt.identity(dataset_fingerprint, record_spec, revision, settings), fmt.identity_of(manifest),
             remedy=f"move {self.files.path(folder)} away or delete it, and run the extraction again",
         )
         sizes = self.files.listing(folder)
@@ -295,8 +294,7 @@ class Writer:
         Raises RepalignError if a part is missing or if parts disagree.
         """
         fmt.refuse_other(
-            f"the record of {record.name}",
-            self.identity,
+            f"the record of {record.name}", self.identity,
             fmt.identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
             remedy="finish with the record that the writer was opened with",
         )
