@@ -12,7 +12,7 @@ import torch
 
 import tiny_models
 from repalign.competence import BitsProtocol, Corpus, bits_per_byte
-from repalign.competence._windows import Windows
+from repalign.competence.bits import Windows
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry

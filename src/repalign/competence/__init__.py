@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repalign.competence.bits import Bits, BitsProtocol, bits_per_byte
-from repalign.competence.corpus import Corpus
+from repalign.competence.corpus import Corpus, named_corpus
 from repalign.competence.imports import (
     Joined,
     Score,
@@ -13,34 +13,24 @@ from repalign.competence.imports import (
     read_lm_eval,
     read_scores,
     read_timm,
-)
-from repalign.competence.labels import Split, read_labels
-from repalign.competence.probes import FewShotProbe, KNNProbe, LinearProbe, ProbeRecord, best_layer, probe, with_score
-from repalign.competence.vtab import Task, solved, vtab_tasks
+)  # fmt: skip
+from repalign.competence.probes import (
+    FewShotProbe,
+    KNNProbe,
+    LinearProbe,
+    ProbeRecord,
+    Split,
+    Task,
+    best_layer,
+    probe,
+    read_labels,
+    solved,
+    vtab_tasks,
+    with_score,
+)  # fmt: skip
 
 __all__ = [
-    "Bits",
-    "BitsProtocol",
-    "Corpus",
-    "FewShotProbe",
-    "Joined",
-    "KNNProbe",
-    "LinearProbe",
-    "ProbeRecord",
-    "Score",
-    "Split",
-    "Task",
-    "add_scores",
-    "best_layer",
-    "bits_per_byte",
-    "img_size_of",
-    "join_scores",
-    "probe",
-    "read_labels",
-    "read_lm_eval",
-    "read_scores",
-    "read_timm",
-    "solved",
-    "vtab_tasks",
-    "with_score",
-]
+    "Bits", "BitsProtocol", "Corpus", "FewShotProbe", "Joined", "KNNProbe", "LinearProbe", "ProbeRecord", "Score", "Split", "Task",
+    "add_scores", "best_layer", "bits_per_byte", "img_size_of", "join_scores", "named_corpus", "probe", "read_labels",
+    "read_lm_eval", "read_scores", "read_timm", "solved", "vtab_tasks", "with_score",
+]  # fmt: skip

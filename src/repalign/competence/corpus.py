@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.files import file_sha256
 from repalign.tables import FORMATS, bad_text, iter_rows
 
@@ -68,8 +68,7 @@ class Corpus:
         if not documents:
             raise RepalignError(
                 f"{path}: how are its documents told apart?",
-                expected=f'"{WHOLE}", "{LINES}", or the text between two of them',
-                got="an empty text",
+                expected=f'"{WHOLE}", "{LINES}", or the text between two of them', got="an empty text"
             )
 
         def read() -> Iterator[str]:
@@ -93,16 +92,11 @@ class Corpus:
             )
 
         def read() -> Iterator[str]:
-            for row, value in enumerate(_cells(path, column)):
-                problem = f"{value!r:.60}" if not isinstance(value, str) else bad_text(value)
-                if problem:
-                    raise RepalignError(
-                        f"{path}: row {row} has no text in column {column!r}",
-                        expected="a string",
-                        got=problem,
-                        remedy="leave such rows out of the file",
-                    )
-                yield value
+            rows = iter_rows(path, (column,))
+            if header := next(rows):
+                _cell(header, column, path, 0)
+            for number, row in enumerate(rows):
+                yield _text(row, column, path, number)
 
         return cls(f"{path.name}, column {column}", read, sha256=lambda: file_sha256(path))
 
@@ -111,9 +105,8 @@ class Corpus:
         """The texts of a dataset, a document per row; of several captions the one of that number."""
         if dataset.kind(modality) != "text":
             raise RepalignError(
-                f"dataset {dataset.name!r}: modality {modality!r} is no text",
-                expected="text",
-                got=dataset.kind(modality),
+                f"dataset {dataset.name!r}: modality {modality!r} is no text", expected="text",
+                got=dataset.kind(modality)
             )
 
         def read() -> Iterator[str]:
@@ -122,8 +115,7 @@ class Corpus:
                 if caption >= len(texts):
                     raise RepalignError(
                         f"dataset {dataset.name!r}: row {id_!r} has no caption {caption}",
-                        expected=f"caption from 0 to {len(texts) - 1}",
-                        got=caption,
+                        expected=f"caption from 0 to {len(texts) - 1}", got=caption
                     )
                 yield texts[caption]
 
@@ -146,11 +138,7 @@ class Corpus:
             from datasets import load_dataset
 
             rows = load_dataset(path, config, split=split, revision=revision, data_files=data_files, streaming=True)
-            for number, row in enumerate(rows):
-                value = _field(row, column, path, number)
-                if not isinstance(value, str):
-                    raise RepalignError(f"{path}: row {number} has no text in column {column!r}", got=repr(value)[:60])
-                yield value
+            yield from (_text(row, column, path, number) for number, row in enumerate(rows))
 
         said = ", ".join(x for x in (path, config, split, revision and f"revision {revision}") if x)
         return cls(f"{said}, column {column}", read)
@@ -203,9 +191,7 @@ def _decoding(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:  # of decoding
         raise RepalignError(
-            f"{path} cannot be read",
-            expected="text in UTF-8",
-            got=str(error).splitlines()[0][:200],
+            f"{path} cannot be read", expected="text in UTF-8", got=str(error).splitlines()[0][:200]
         ) from error
 
 
@@ -219,21 +205,18 @@ def _separated(handle: Any, separator: str, size: int = 1 << 20) -> Iterator[str
         yield rest
 
 
-def _cells(path: Path, column: str) -> Iterator[Any]:
-    rows = iter_rows(path, (column,))
-    header = next(rows)
-    if header:
-        _field(header, column, path, 0)
-    yield from (_field(row, column, path, number) for number, row in enumerate(rows))
-
-
-def _field(row: Any, column: str, where: object, number: int) -> Any:
-    if not isinstance(row, dict) or column not in row:
-        names = [str(k) for k in row] if isinstance(row, dict) else []
-        raise RepalignError(
-            f"{where}: row {number} has no column {column!r}",
-            expected="a column of documents",
-            got=", ".join(names) or type(row).__name__,
-            remedy=did_you_mean(column, names),
-        )
+def _cell(row: Any, column: str, where: object, number: int) -> Any:
+    names = [str(k) for k in row] if isinstance(row, dict) else []
+    choose("column", column, names, f"{where}: row {number} has no column {column!r}")
     return row[column]
+
+
+def _text(row: Any, column: str, where: object, number: int) -> str:
+    value = _cell(row, column, where, number)
+    problem = bad_text(value) if isinstance(value, str) else f"{value!r:.60}"
+    if problem:
+        raise RepalignError(
+            f"{where}: row {number} has no text in column {column!r}",
+            expected="a string", got=problem, remedy="leave such rows out of the file",
+        )  # fmt: skip
+    return value

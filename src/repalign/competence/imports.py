@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.comparison.alignment import Alignment, from_csv_cell
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.models import ModelRecord, known_models
 from repalign.sources import parse_spec
 from repalign.tables import is_missing, read_table
@@ -71,10 +71,8 @@ def _lm_eval_file(path: Path, chosen: Mapping[str, str], partial: bool) -> list[
     limit = config.get("limit")
     if limit is not None and not partial:
         raise RepalignError(
-            f"{path}: the run was on a part of the stimuli",
-            expected="limit: null",
-            got=f"limit: {limit}",
-            remedy="say partial=True to take the scores all the same",
+            f"{path}: the run was on a part of the stimuli", expected="limit: null", got=f"limit: {limit}",
+            remedy="say partial=True to take the scores all the same"
         )
     model, out = _lm_eval_model(path, held, config), []
     for task, metrics in results.items():
@@ -96,12 +94,7 @@ def _chosen(task: str, known: Mapping[str, Any], chosen: Mapping[str, str], path
     """The metric that the task's name stands for."""
     if task not in chosen:
         return next((m for m in CHOSEN.get(task, ()) if m in known), None)
-    if chosen[task] not in known:
-        raise RepalignError(
-            f"{path}: task {task} has no metric {chosen[task]!r}", got=", ".join(known),
-            remedy=did_you_mean(chosen[task], known),
-        )  # fmt: skip
-    return chosen[task]
+    return choose("metric", chosen[task], known, f"{path}: task {task} has no metric {chosen[task]!r}")
 
 
 def _lm_eval_model(path: Path, held: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -144,10 +137,7 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
     inputs = [c for c in INPUTS if c in names and c not in (columns or ())]
     wanted = {c: c for c in names if c not in (model, *inputs)} if columns is None else dict(columns)
     for column in (model, *wanted):
-        if column not in names:
-            raise RepalignError(
-                f"{path}: no column {column!r}", got=", ".join(names) or "nothing", remedy=did_you_mean(column, names)
-            )
+        choose("column", column, names, f"{path}: no column {column!r}")
     out, seen = [], set()
     for number, row in enumerate(rows, 2):
         row[model] = from_csv_cell(row[model] or "")
@@ -221,8 +211,7 @@ def join_scores(
     Raises RepalignError: a record without a score, unless `missing` is "skip"; a score that fits two records; two values of
     one score, in the files or, unless `overwrite`, in the record.
     """
-    if missing not in ("error", "skip"):
-        raise RepalignError(f"unknown missing {missing!r}", expected="'error' or 'skip'", got=missing)
+    choose("missing", missing, ("error", "skip"))
     owners: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         for name in _names(record):
@@ -235,10 +224,9 @@ def join_scores(
         mine = owners.get(score.model, [])
         if len(mine) > 1:
             raise RepalignError(
-                f"{score.source}: {score.model!r} is more than one model",
-                expected="one record of that name or spec",
+                f"{score.source}: {score.model!r} is more than one model", expected="one record of that name or spec",
                 got=", ".join(f"{records[i].name} ({records[i].spec})" for i in mine),
-                remedy="write the record's own name, or its whole spec, into the file",
+                remedy="write the record's own name, or its whole spec, into the file"
             )
         if not mine:
             unused.append(score.model)

@@ -2,21 +2,114 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from repalign.competence.labels import Rows, Split, split_rows
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.layers import Pairwise
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.representation import Representation
+from repalign.tables import Table, column_of, is_missing, read_table
 from repalign.text import Progress, silent
+
+# --- labels, and which of them are held out ---------------------------------------------------------
+
+
+def read_labels(path: str | Path, ids: Sequence[str], label: str = "label", id: str = "id") -> list[str]:
+    """One label per id, in the order of `ids`, from a table (.csv, .tsv, .jsonl, .parquet); rows are found by id.
+
+    No word means "no label": None, NA and null are labels like others; only an empty cell is none.
+
+    Raises RepalignError for a missing column, an id twice, and an id without a label.
+    """
+    path = Path(path)
+    table = read_table(path, (id, label), "labels")
+    for column in (id, label):
+        choose("column", column, table.columns, f"{path}: no column {column!r}")
+    rows = Table(table.columns, [row for row in table.rows if not is_missing(row.get(label))])
+    named = column_of(rows, id, str(path), "id")
+    found = dict(zip(named, (str(row[label]) for row in rows.rows), strict=True))
+    without = [i for i in ids if i not in found]
+    if without or len(found) != len(named):
+        got = f"{len(without)} ids without one, the first is {without[0]!r}" if without else "an id twice"
+        raise RepalignError(f"{path}: labels do not fit the stimuli", expected="one row for every id", got=got)
+    return [found[i] for i in ids]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are trained on and which are held out: by classes, drawn with a seed.
+
+    scikit-learn's `train_test_split(rows, test_size=test, stratify=labels, random_state=seed)`; where one side is larger
+    than `max_train` or `max_test`, as many are drawn from it in the same way (the paper: 10,000 each).
+    """
+
+    test: float = 0.2
+    seed: int = 0
+    max_train: int | None = None
+    max_test: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test < 1:
+            raise RepalignError("the share of held-out rows is out of range", expected="0 < test < 1", got=self.test)
+
+    def rows(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training and held-out rows, each in ascending order."""
+        from sklearn.model_selection import train_test_split
+
+        sides = train_test_split(np.arange(len(labels)), test_size=self.test, stratify=labels, random_state=self.seed)
+        out = []
+        for rows, most in zip(sides, (self.max_train, self.max_test), strict=True):
+            if most is not None and len(rows) > most:
+                rows = train_test_split(rows, train_size=most, stratify=labels[rows], random_state=self.seed)[0]
+            out.append(np.sort(rows))
+        return out[0], out[1]
+
+
+Rows = tuple[Sequence[int], Sequence[int]]
+
+
+def split_rows(labels: Sequence[object], split: Split | Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out rows of a split, or those that are given, checked."""
+    y = np.asarray([str(v) for v in labels])
+    if isinstance(split, Split):
+        counts = Counter(y.tolist())
+        rare = min(counts, key=lambda c: counts[c])
+        if len(counts) < 2 or counts[rare] < 2:
+            raise RepalignError(
+                "these labels cannot be split by class", expected="two classes or more, each of two stimuli or more",
+                got=f"{len(counts)} classes, {rare!r} with {counts[rare]} stimuli", remedy="leave rare classes out"
+            )
+        try:
+            return split.rows(y)
+        except ValueError as error:
+            raise RepalignError(
+                "these labels cannot be split by class", expected="a place for every class on both sides", got=error
+            ) from error
+    train, test = (np.asarray(rows, dtype=int) for rows in split)
+    every = np.concatenate([train, test])
+    in_range = len(train) and len(test) and every.min() >= 0 and every.max() < len(y)
+    if not in_range or len(set(every.tolist())) < len(every):
+        raise RepalignError(
+            "these rows are no split", expected=f"training and held-out rows from 0 to {len(y) - 1}, each row once",
+            got=f"{len(train)} and {len(test)} rows"
+        )
+    return train, test
+
+
+# --- probes -----------------------------------------------------------------------------------------
+
 
 GRID = tuple(float(10.0**e) for e in range(-4, 5))  # inverse strengths of the penalty
 SELECTIONS = ("cv", "validation")
@@ -92,13 +185,7 @@ class LinearProbe(Probe):
         object.__setattr__(self, "grid", tuple(sorted(float(c) for c in grid)))
         if not self.grid or self.grid[0] <= 0:
             raise RepalignError("the grid of C is out of range", expected="numbers above 0", got=self.grid)
-        if self.selection not in SELECTIONS:
-            raise RepalignError(
-                f"unknown selection {self.selection!r}",
-                expected=" or ".join(map(repr, SELECTIONS)),
-                got=self.selection,
-                remedy=did_you_mean(self.selection, SELECTIONS),
-            )
+        choose("selection", self.selection, SELECTIONS)
         if self.folds < 2 or not 0 < self.validation < 1:
             raise RepalignError(
                 "folds or validation out of range", expected="folds >= 2, 0 < validation < 1",
@@ -110,10 +197,8 @@ class LinearProbe(Probe):
         needed = self.folds if self.selection == "cv" else 2
         if len(self.grid) > 1 and least < needed:
             raise RepalignError(
-                "a class has too few training stimuli to choose C",
-                expected=f"at least {needed} of every class",
-                got=f"{least} of one class",
-                remedy="use fewer folds, a single C, or leave rare classes out",
+                "a class has too few training stimuli to choose C", expected=f"at least {needed} of every class",
+                got=f"{least} of one class", remedy="use fewer folds, a single C, or leave rare classes out"
             )
 
     def fit(self, x: np.ndarray, y: np.ndarray, xt: np.ndarray, yt: np.ndarray, seed: int) -> dict[str, Any]:
@@ -170,10 +255,8 @@ class FewShotProbe(Probe):
         if counts.min() < self.m:
             rare = classes[counts.argmin()]
             raise RepalignError(
-                f"class {str(rare)!r} has too few training stimuli",
-                expected=f"at least m = {self.m}",
-                got=int(counts.min()),
-                remedy="use a smaller m, or leave rare classes out",
+                f"class {str(rare)!r} has too few training stimuli", expected=f"at least m = {self.m}",
+                got=int(counts.min()), remedy="use a smaller m, or leave rare classes out"
             )
 
     def fit(self, x: np.ndarray, y: np.ndarray, xt: np.ndarray, yt: np.ndarray, seed: int) -> dict[str, Any]:
@@ -280,11 +363,8 @@ def probe(
         found = kind.fit(x[train], y[train], x[test], y[test], seed)
         details = {"seed": seed, **found.get("details", {})}
         validation, spread = found.get("validation", NAN), found.get("spread", NAN)
-        out.append(
-            ProbeRecord(
-                model, layer, repr(kind), float(found["accuracy"]), chance, validation, spread, *sizes, details=details
-            )
-        )
+        accuracy = float(found["accuracy"])
+        out.append(ProbeRecord(model, layer, repr(kind), accuracy, chance, validation, spread, *sizes, details=details))
         note = None if details.get("converged", True) else f"{layer}: a fit has not converged in max_iter steps"
         progress("probe", len(out), len(arrays), note)
     return out
@@ -297,8 +377,7 @@ def best_layer(records: Sequence[ProbeRecord]) -> ProbeRecord:
         raise RepalignError(
             "the best layer cannot be chosen: a probe has no accuracy on validation stimuli",
             expected="records of LinearProbe with several C, or of KNNProbe",
-            got=records[0].probe if records else "no record",
-            remedy="name the layer",
+            got=records[0].probe if records else "no record", remedy="name the layer"
         )
     return max(known, key=lambda r: r.validation)
 
@@ -315,12 +394,10 @@ def _arrays(given: Any, layers: Sequence[str] | None, name: str) -> tuple[dict[s
     names = tuple(given.layers if isinstance(given, Representation) else given)
     model = given.name if isinstance(given, Representation) else name
     for layer in layers or ():
-        if layer not in names:
-            raise RepalignError(f"{model}: no layer {layer!r}", got=layer, remedy=did_you_mean(layer, names))
+        choose("layer", layer, names, f"{model}: no layer {layer!r}")
     chosen = names if layers is None else [n for n in names if n in layers]
-    if isinstance(given, Representation):
-        return {n: (lambda n=n: given.load(n)) for n in chosen}, model
-    return {n: (lambda n=n: given[n]) for n in chosen}, model
+    load = given.load if isinstance(given, Representation) else given.__getitem__
+    return {n: partial(load, n) for n in chosen}, model
 
 
 def _features(x: Any, n: int, model: str, layer: str) -> np.ndarray:
@@ -356,3 +433,48 @@ def _fit(estimator: Any, x: np.ndarray, y: np.ndarray) -> tuple[Any, bool]:
         if not issubclass(warning.category, ConvergenceWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return fitted, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+
+# --- the 19 tasks of VTAB ---------------------------------------------------------------------------
+
+
+SOLVED = 0.8  # share of the best accuracy
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its name in tables, its group ("natural", "specialized" or "structured") and its label."""
+
+    name: str
+    group: str
+    label: str
+
+
+@cache
+def vtab_tasks() -> tuple[Task, ...]:
+    """The 19 tasks, in the order natural (7), specialized (4), structured (8)."""
+    text = resources.files("repalign.competence").joinpath("vtab.csv").read_text(encoding="utf-8")
+    return tuple(Task(row["task"], row["group"], row["label"]) for row in csv.DictReader(text.splitlines()))
+
+
+def solved(accuracies: Mapping[str, Mapping[str, float]], share: float = SOLVED) -> dict[str, tuple[str, ...]]:
+    """Which tasks each model has solved: those where its accuracy >= share * the best accuracy of all these models.
+
+    `accuracies` are by model and task. The rule is relative: another set of models gives another answer, so all models of
+    a study go in together. RepalignError where a model lacks a task, or an accuracy is outside of [0, 1].
+    """
+    if not 0 < share <= 1:
+        raise RepalignError("the share of the best accuracy is out of range", expected="0 < share <= 1", got=share)
+    tasks = list(dict.fromkeys(task for found in accuracies.values() for task in found))
+    for model, found in accuracies.items():
+        for task in tasks:
+            value: Any = found.get(task)
+            if value is None or not 0 <= value <= 1:
+                raise RepalignError(
+                    f"model {model}: accuracy of task {task}", expected="a share in [0, 1]",
+                    got="none" if value is None else value,
+                    remedy="probe every model on every task, or leave the task out for all"
+                )
+    # In floats 0.8 * 0.8 is above 0.64: an accuracy that is exactly the share counts as solved.
+    least = {task: share * (1 - 1e-12) * max(found[task] for found in accuracies.values()) for task in tasks}
+    return {m: tuple(t for t in tasks if found[t] >= least[t]) for m, found in accuracies.items()}
