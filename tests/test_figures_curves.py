@@ -10,6 +10,7 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from repalign import figures
+from repalign.errors import RepalignError
 from repalign.relate import beside, contrast, curve, read_published, trend_curve
 from test_relate_curves import MODELS, N, knn, rows
 
@@ -62,6 +63,8 @@ def test_a_curve_has_the_points_of_the_finding(swept):
     assert axes.get_title(loc="left") == "20 pairs of models at each point; n = 500"
     assert "chance of each line" in by_label(axes)
     assert figures.curve(found, log=False).axes[0].get_xscale() == "linear"
+    with pytest.raises(RepalignError, match="a logarithmic axis has positive numbers only"):
+        figures.curve(curve(swept.assign(share=np.repeat([0.0, 1.0], len(swept) // 2)), "share", over=["measure"]), log=True)
 
 
 def test_one_chance_level_of_all_lines_is_one_line(swept):

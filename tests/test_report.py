@@ -113,6 +113,14 @@ def test_the_page_says(page, expected):
     assert expected in " ".join(Elements(page).text.split())
 
 
+def test_own_measures_have_a_line_of_meaning_too(table):
+    """A measure that is registered, or that was when the result was made: its run says what it is."""
+    about = {"name": "Mine", "parameters": {}, "label": "My CKA", "family": "kernel", "meaning": "What I mean by it."}
+    about |= {"closer_is_higher": True}
+    text = " ".join(Elements(render(table.replace({CKA: "Mine()"}), make_run() | {"about": {"Mine()": about}})).text.split())
+    assert "My CKA. What I mean by it. Mine()" in text and "the share of neighbours that two spaces have in common" in text
+
+
 def test_a_finding_stands_directly_below_its_model(page):
     rows = re.findall(r"<tr[ >].*?</tr>", page[page.index('class="plain models"') :], flags=re.S)
     at = next(k for k, row in enumerate(rows) if "hf:example/llama-13b" in row)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from repalign import text as words
+from repalign.errors import RepalignError
 from repalign.figures import canvas
 from repalign.figures.conventions import vertical_range
 from repalign.figures.palette import MUTED, PAPER, RULE, family
@@ -36,6 +37,8 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     places = sorted(places) if found.numbers else places
     if log is None or not found.numbers:
         log = bool(found.numbers and places[0] > 0 and places[-1] >= WIDE * places[0])
+    if log and places[0] <= 0:
+        raise RepalignError("a logarithmic axis has positive numbers only", got=places[0], remedy="leave log out")
     at = {p: float(p) if found.numbers else float(i) for i, p in enumerate(places)}
     names = [facts_of(name).label if found.by == "measure" else name for name in found.lines]
     names = [words.shorten(name, LABEL) for name in names]

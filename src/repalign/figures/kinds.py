@@ -61,8 +61,8 @@ class Figure:
     title, name : heading and file name, in which `{found}` and the options are filled in.
     per : "measure", "result" or "study", how many are drawn: one for each measure of a result, one for a result, or one
     for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
-    more : options that go through to another function. defaults : options that depend on the run. required : options that a
-    study file must give though the analysis has a default.
+    more : options that go through to another function, and not to `draw`. defaults : options that depend on the run.
+    required : options that a study file must give though the analysis has a default.
     """
 
     relate: Callable[..., Any]
@@ -92,9 +92,14 @@ class Figure:
         return own | dict.fromkeys(of_all)
 
     def drawn(
-        self, given: Mapping[str, Any], options: Mapping[str, Any], run: Mapping[str, Any], variant: str = ""
+        self,
+        given: Mapping[str, Any],
+        options: Mapping[str, Any],
+        run: Mapping[str, Any],
+        measure: str | None,
+        variant: str = "",
     ) -> Iterator[Drawn]:
-        """The figures of one result, or of the pairs of models of all."""
+        """The figures of one result, or of the pairs of models of all; the title names `measure` and `variant`."""
         some = {k: make(run) for k, make in self.defaults.items()} | {k: v for k, v in options.items() if k != "published"}
         drop = "published" in self.parameters[1] and not options.get("published")
         shared = {k: v for k, v in given.items() if not (drop and k == "published")}
@@ -104,10 +109,10 @@ class Figure:
             relating, drawing = ({k: v for k, v in (shared | chosen).items() if k in p} for p in self.parameters)
             found = self.relate(**relating, **{k: chosen[k] for k in self.more if k in chosen})
             filled = self.options | chosen
-            measure = getattr(found, "measure", given.get("measure"))
-            parts = [self.title.format(found=found, **filled), facts_of(measure).label if measure else "", variant]
+            of = getattr(found, "measure", None) or measure
+            parts = [self.title.format(found=found, **filled), facts_of(of).label if of else "", variant]
             title = options.get("title") or ", ".join(filter(None, parts))
-            figure = self.draw(found, **drawing)
+            figure = self.draw(found, **{k: v for k, v in drawing.items() if k not in self.more})
             yield Drawn(self.name.format(**filled), title, figure, found.table, _labelled(found))
 
 
@@ -201,8 +206,9 @@ class Results:
             given["published"] = relate.read_published(self.published)
         if kind.per == "study":
             records = {m["name"]: m for a in self.alignments.values() for m in a.run["models"]}
-            given |= {"table": self._pairs(variant, measure, options.get("x")), "models": list(records.values())}
-            yield from kind.drawn(given, options, {})
+            table = self._pairs(variant, measure, options.get("x"))
+            given |= {"table": table, "models": list(records.values())}
+            yield from kind.drawn(given, options, {}, table["measure"].iloc[0] if measure else None)
             return
         names = list(self.alignments)
         chosen = names[:1] if variant is None else names if variant == "all" else [choose("variant", variant, names)]
@@ -216,7 +222,7 @@ class Results:
             elif measure != "all":
                 known = known[:1] if measure is None else [_measure(measure, alignment.measures)]
             for one in known:
-                yield from kind.drawn(given | {"measure": one}, options, alignment.run, name)
+                yield from kind.drawn(given | {"measure": one}, options, alignment.run, one, name)
 
     def _pairs(self, variant: str | None, measure: str | None, x: str | None) -> pd.DataFrame:
         """The pairs of models of some variants ("a*" for all that begin with a) and one measure, by default of all.
@@ -263,7 +269,7 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
     for done, (measure, kind, name, options) in enumerate(jobs):
         progress("figures", done, len(jobs))
         given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}
-        for one in FIGURES[kind].drawn(given, options, run):
+        for one in FIGURES[kind].drawn(given, options, run, measure):
             yield replace(one, name=f"{name}-{facts_of(measure).label}")
     progress("figures", len(jobs), len(jobs))
 

@@ -1,0 +1,257 @@
+"""Every kind of figure of a study file, from the registry: drawn, with a table and a text; written once for all."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import repalign
+from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
+from repalign.comparison.alignment import Alignment, csv_text
+from repalign.errors import RepalignError
+from repalign.figures import FIGURES, kinds
+from repalign.figures.kinds import Results, of_result, write_figures
+from repalign.models import ModelRecord
+from repalign.report import write_report
+from repalign.representation import MemoryRepresentation
+
+NAMES = [m[0] for m in LANGUAGE]
+
+
+def among() -> Alignment:
+    """Models of one kind compared among themselves."""
+    rows = [make_table([a], [(b[0], *b[1:])], (2, 2), seed=i) for i, a in enumerate(LANGUAGE) for b in LANGUAGE[i + 1 :]]
+    table = pd.concat(rows, ignore_index=True)
+    return Alignment(table, make_run(LANGUAGE, (), (2, 2)) | {"sides": {"x": NAMES, "y": NAMES}})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """Two variants of two sides, one of models among themselves; features of the best pair; a published file."""
+    path = tmp_path_factory.mktemp("published") / "values.csv"
+    path.write_text("model_x,model_y,statistic\n" + "".join(f"{a},{b[0]},0.1\n" for a in NAMES for b in VISION))
+    both = {name: Alignment(make_table(layers=(2, 2), seed=i), make_run(layers=(2, 2))) for i, name in enumerate(("a", "ab"))}
+    both["among"] = among()
+    table = pd.concat([a.table[a.table["scope"] == "max"].assign(variant=name) for name, a in both.items()], ignore_index=True)
+    table["share"] = table["variant"].map({"a": 0.0, "ab": 0.5, "among": 1.0})
+    rng = np.random.default_rng(0)
+    features = {}
+    for name in (m[0] for m in (*LANGUAGE, *VISION)):
+        layers = {f"layer.{i}": torch.tensor(rng.standard_normal((64, 4))) for i in range(2)}
+        features[name] = MemoryRepresentation(ModelRecord(f"array:{name}", name, "array"), tuple(map(str, range(64))), layers)
+    return Results(both, table, {"a": features}, path)
+
+
+# A kind without a row here fails the test below: options of a study file, and the names of the figures.
+CASES = {
+    "matrix": ({"value": "calibrated", "measure": "all"}, ["matrix", "matrix"]),
+    "layer_map": ({"model_x": "llama-13b", "variant": "ab"}, ["layer_map"]),
+    "null": ({"variant": "all"}, ["null"] * 3),
+    "trend": ({"against": ["n_parameters", "bits_per_byte"], "published": True}, ["trend_n_parameters", "trend_bits_per_byte"]),
+    "bins": ({"against": "bits_per_byte", "bins": 2, "variant": "among", "draws": 19}, ["bins"]),
+    "map": ({"colour": "family", "variant": "among", "draws": 0}, ["map_family"]),
+    "agreement": ({"draws": 19}, ["agreement"]),
+    "effects": ({"factors": ["n_parameters"], "draws": 19}, ["effects_x"]),
+    "gallery": ({"k": 3, "sizes": [16, 64], "repeats": 1}, ["gallery"]),
+    "curve": ({"x": "share", "variant": "a*", "measure": KNN}, ["curve_share"]),
+    "trend_curve": ({"x": "share", "against": "n_parameters", "measure": KNN, "draws": 19, "log": True}, ["trend_over_share"]),
+    "contrast": ({"measure": KNN, "variant": "a*"}, ["contrast"]),
+    "beside": ({}, ["beside"]),
+}
+
+
+def test_every_kind_has_a_case():
+    assert set(CASES) == set(FIGURES)
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_a_kind_is_drawn_with_a_table_and_a_text(results, kind):
+    options, names = CASES[kind]
+    kinds.check({kind: options})
+    drawn = results.draw([{kind: options}])
+    assert [one.name for one in drawn] == names, [one.text for one in drawn]
+    for one in drawn:
+        assert one.figure.axes and not one.table.empty and one.title
+        assert "MutualKNN(" not in one.text + one.title and "CKA(k" not in one.text + one.title  # measures have their labels
+        assert (one.text == "") == (kind == "layer_map")
+
+
+def test_options_are_those_of_the_analysis_and_of_the_drawing():
+    from repalign import relate
+
+    for kind, figure in FIGURES.items():
+        known = inspect.signature(figure.relate).parameters
+        assert {"variant", "title"} <= set(figure.options)
+        own = {k for k, p in known.items() if k not in kinds.GIVEN and p.kind is not p.VAR_KEYWORD}
+        assert own <= set(figure.options), kind
+    assert inspect.signature(relate.model_map).parameters.keys() - {"table", "models", "measure"} < FIGURES["map"].options.keys()
+    assert "colour" in FIGURES["map"].options and "published" in FIGURES["trend"].options
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"curv": {}}, r"no figure is called 'curv'(.|\n)*did you mean 'curve'"),
+        ({"bins": {"against": "x", "bin": 3}}, r"figure bins has no option 'bin'(.|\n)*did you mean 'bins'"),
+        ({"map": {"color": "family"}}, r"figure map has no option 'color'(.|\n)*'colour'"),
+        ({"effects": None}, "figure effects needs the option 'factors'"),
+        ({"trend_curve": {"x": "k"}}, "figure trend_curve needs the option 'against'"),
+        ({"agreement": {"measure": "CKA()"}}, "figure agreement has no option 'measure'"),
+        ({"matrix": {}, "null": {}}, "a figure is one kind with its options"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_runs(item, message):
+    with pytest.raises(RepalignError, match=message):
+        kinds.check(item)
+
+
+def test_what_cannot_be_drawn_says_so_and_published_values_may_be_absent(results):
+    without = Results(results.alignments, results.table)
+    drawn = without.draw([{"beside": {}}, {"trend": {"against": "width"}}, {"matrix": {"variant": "b"}}, {"trend": {
+        "against": "n_parameters", "published": True}}])  # fmt: skip
+    assert [one.name for one in drawn] == ["trend", "matrix", "trend_n_parameters"]
+    assert drawn[0].figure is None and drawn[0].text.startswith("Not drawn: no model of side x has a positive 'width'")
+    assert drawn[1].figure is None and "unknown variant 'b'" in drawn[1].text
+    assert not [line for line in drawn[2].figure.axes[0].lines if "published" in str(line.get_label())]
+
+
+def test_titles_name_what_is_shown(results):
+    titles = [one.title for one in results.draw([
+        {"matrix": {}}, {"trend": {"against": "bits_per_byte", "variant": "ab"}}, {"curve": {"x": "share", "measure": KNN}},
+        {"contrast": {"measure": KNN, "title": "My own"}}, {"agreement": {"draws": 19}},
+    ])]  # fmt: skip
+    assert titles == [
+        "Every pair of models, Mutual k-NN (k = 10, cosine), a",
+        "Alignment against Bits per byte, Mutual k-NN (k = 10, cosine), ab",
+        "Alignment over share, Mutual k-NN (k = 10, cosine)", "My own", "Agreement of measures, a",
+    ]  # fmt: skip
+
+
+def test_a_parameter_of_some_measures_leaves_the_others_out():
+    measures = ["MutualKNN(k=5)", "MutualKNN(k=10)", "CKA()"]
+    one = make_table(LANGUAGE[:3], VISION[:3], (1, 1))
+    parts = [one[(one["measure"] == KNN) & (one["scope"] == "max")].assign(measure=m) for m in measures]
+    table = pd.concat(parts, ignore_index=True).assign(variant="")
+    results = Results({"": Alignment(table, make_run(LANGUAGE[:3], VISION[:3], (1, 1)))}, table)
+    (drawn,) = results.draw([{"curve": {"x": "k"}}])
+    assert set(drawn.table["x"]) == {5, 10} and "Left out" not in drawn.text
+
+
+# --- the writer ----------------------------------------------------------------------------------
+
+
+def test_a_study_and_the_report_write_the_same_picture(tmp_path):
+    """Study figures were of 110 dots an inch with letters as outlines, those of `report --static` of 200 with text."""
+    language, vision = LANGUAGE[:3], VISION[:2]
+    table = make_table(language, vision, (2, 2))
+    alignment = Alignment(table[table["measure"] == KNN], make_run(language, vision, (2, 2)))
+    results = Results({"": alignment}, table.assign(variant=""))
+    write_report(alignment.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "static")
+    write_figures(results.draw([{"matrix": {}}]), tmp_path / "study")
+    study, static = tmp_path / "study/01-matrix.svg", tmp_path / "static/matrix-statistic-Mutual-k-NN-k-10-cosine.svg"
+    assert study.read_text("utf-8").count("<text") == static.read_text("utf-8").count("<text") > 15
+    with Image.open(study.with_suffix(".png")) as one, Image.open(static.with_suffix(".png")) as other:
+        assert one.size == other.size and min(one.size) > 400
+    assert study.with_suffix(".csv").read_bytes() == static.with_suffix(".csv").read_bytes()
+    assert csv_text(alignment.matrix().reset_index()) == study.with_suffix(".csv").read_text("utf-8")
+    for folder in (study.parent, static.parent):
+        listed = json.loads((folder / "files.json").read_text("utf-8"))["files"]
+        assert set(listed) == {p.name for p in folder.iterdir()} - {"files.json"}
+    first = study.read_bytes(), study.with_suffix(".png").read_bytes()
+    write_figures(results.draw([{"matrix": {}}]), tmp_path / "study")
+    assert (study.read_bytes(), study.with_suffix(".png").read_bytes()) == first
+
+
+def test_names_of_files_are_plain_and_apart(results, tmp_path):
+    (one,) = results.draw([{"null": {}}])
+    twins = [kinds.replace(one, name=name) for name in ("a b/c", "a b c", "../x")]
+    written = write_figures(twins, tmp_path, numbered=False)
+    assert [p.name for p in written if p] == ["a-b-c.svg", "a-b-c-2.svg", "x.svg"]
+
+
+def test_all_figures_of_a_result_have_names_of_their_own(results):
+    names = [one.name for one in of_result(results.alignments["among"])]
+    assert len(set(names)) == len(names) and {"chance-Mutual k-NN (k = 10, cosine)"} < set(names)
+    assert [n for n in names if n.startswith("trend-both-n_parameters")] and not [n for n in names if n.startswith("trend-x")]
+
+
+# --- a kind that a stranger adds -----------------------------------------------------------------
+
+CHART = '''
+"""How scores are spread over pairs of models."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from repalign.figures import canvas
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    table: pd.DataFrame
+    text: str
+
+
+def shown(alignment, measure=None, *, steps: int = 4):
+    scores = alignment.rows("max", measure)["statistic"]
+    table = pd.cut(scores, steps).value_counts(sort=False).rename_axis("score").reset_index(name="pairs")
+    return Spread(table.astype({"score": str}), f"{len(scores)} pairs of models.")
+
+
+def draw(found, *, color: str = "grey"):
+    figure, ((axes,),) = canvas.sheet(5, 3, "Scores")
+    axes.bar(found.table["score"], found.table["pairs"], color=color)
+    return figure
+'''
+STUDY = """
+name: own
+dataset: {arrays: {thing: thing.npy}, row_ids: rows}
+models: {x: ["array:x.npy", "array:thing.npy"], y: ["array:y.npy"]}
+measures: ["CKA()"]
+null: {method: permutation, draws: 19}
+figures: [{spread: {steps: 2, color: red}}]
+"""
+
+
+def test_a_new_kind_is_one_file_and_one_row(tmp_path):
+    """As docs/architecture.md says: a module that draws, a row of FIGURES, and a study file may ask for it."""
+    package = tmp_path / "src" / "repalign"
+    shutil.copytree(Path(repalign.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "figures/spread_chart.py").write_text(CHART)
+    file = package / "figures/kinds.py"
+    text = file.read_text("utf-8")
+    row = 'FIGURES = {\n    "spread": Figure(spread_chart.shown, spread_chart.draw, "Spread of scores", "spread"),\n'
+    text = text.replace("FIGURES = {\n", row, 1).replace("    pairs_chart,\n", "    pairs_chart,\n    spread_chart,\n", 1)
+    file.write_text(text, "utf-8")
+    rng = np.random.default_rng(0)
+    for name in ("x", "y", "thing"):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((40, 3)))
+    (tmp_path / "study.yaml").write_text(STUDY.replace("row_ids: rows", "row_ids: ids.txt"))
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, range(40))))
+    models = STUDY  # rows of the arrays are the stimuli
+    for name in ("x", "thing", "y"):
+        models = models.replace(f'"array:{name}.npy"', f'{{spec: "array:{name}.npy", name: {name}, modality: thing, ids: rows}}')
+    (tmp_path / "study.yaml").write_text(models.replace("row_ids: rows", "row_ids: ids.txt"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "repalign", "run", "study.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/own/figures"
+    assert sorted(p.name for p in folder.glob("01*")) == ["01-spread.csv", "01-spread.png", "01-spread.svg"]
+    assert pd.read_csv(folder / "01-spread.csv")["pairs"].sum() == 2 and "2 pairs of models." in done.stdout
+    assert "Spread of scores, CKA" in (tmp_path / "runs/own/figures.html").read_text("utf-8")
+    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("steps:", "step:"))
+    wrong = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert wrong.returncode == 1 and "figure spread has no option 'step'" in wrong.stderr
