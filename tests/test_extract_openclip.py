@@ -10,7 +10,6 @@ import torch
 import tiny_models as tiny
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
-from repalign.sources import openclip as source
 
 open_clip = pytest.importorskip("open_clip", reason="the extra repalign[openclip] is not installed")
 
@@ -41,7 +40,7 @@ def models(tmp_path, monkeypatch):
         return original(architecture, pretrained=None)
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
-    monkeypatch.setattr(source, "_tags", lambda _open_clip, _architecture: ["random"])
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _architecture: ["random"])
     return create
 
 

@@ -19,12 +19,10 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
 from repalign.sources.model import (
-    LEFT_OUT,
     NO_BOS,
     Batch,
     Context,
     Layer,
-    LoadedModel,
     ModelEntry,
     merged,
     refuse_infinite,
@@ -45,11 +43,8 @@ class Tokens:
     cut: bool  # whether the text is longer than this
 
 
-class HFText(LoadedModel):
+class HFText(passes.TextModel):
     """Tokens in, pooled hidden states out."""
-
-    kind = "text"
-    sorts = True
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
         self.entry = entry
@@ -78,8 +73,7 @@ class HFText(LoadedModel):
         self.pooling = self.choose_pooling(POOLINGS[:2] if self.causal else POOLINGS)
         self.class_is_last = self._class_is_last()
         # A BOS is the sink wherever there is one; of a first word `settle` finds out.
-        about = self.token_facts(self.pooling, self.causal, self._has_bos(self.tokenizer(PROBE)["input_ids"]))
-        self.skips_first = about.get("first_token") == LEFT_OUT
+        self.skips_first = self.may_skip and self._has_bos(self.tokenizer(PROBE)["input_ids"])
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.layers = self.choose_layers(every)
@@ -87,7 +81,7 @@ class HFText(LoadedModel):
             "pooling": self.pooling,
             **reading.facts,
             "tokens": self._which_tokens(),
-            **about,
+            **self.token_facts,
             "padding": self._how_padded(),
             "pad_token_id": self.pad,
             "last_layer": every[-1].what,
@@ -102,11 +96,10 @@ class HFText(LoadedModel):
     @torch.inference_mode()
     def settle(self, prepared: Sequence[Tokens]) -> None:
         """Leave the first word out of the mean where it is a sink."""
-        if self.skips_first or self.token_facts(self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
-            return
-        self.skips_first = passes.has_sink(self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
-        about = self.token_facts(self.pooling, self.causal, self.skips_first)
-        self.facts |= {**about, "tokens": self._which_tokens()}
+        if self.may_skip and not self.skips_first:
+            alone = (self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
+            self.skips_first = passes.has_sink(alone)
+            self.facts |= {**self.token_facts, "tokens": self._which_tokens()}
 
     # --- tokens ----------------------------------------------------------------------------------
 
@@ -181,14 +174,11 @@ class HFText(LoadedModel):
         tokens, mask = self._padded([p.ids for p in prepared])
         out = self._run(tokens, mask, self.own_positions)
         layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
-        counted = passes.without_first(mask) if self.skips_first else mask
-        pooled = {name: self._pool(h, mask, counted).to("cpu", torch.float32) for name, h in layers.items()}
-        extras = passes.per_row(cut=[p.cut for p in prepared])
-        if self.pooling == "mean":
-            extras |= passes.norms(layers, mask, counted)
-        if self.scored:
-            extras |= self._bits(out.logits, tokens, mask, prepared)
-        return Batch(pooled, extras)
+        # Of a model that pools the last place, padding or not, every place counts.
+        places = torch.ones_like(mask) if self.pooling == "last" and self.full is not None else mask
+        batch = self.pooled(layers, places, "last" if self.pooling == "cls" and self.class_is_last else None)
+        bits = self._bits(out.logits, tokens, mask, prepared) if self.scored else {}
+        return Batch(batch.layers, {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras, **bits})
 
     def _padded(self, ids: Sequence[Sequence[int]], side: str | None = None) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of valid ones, each (b, t)."""
@@ -225,13 +215,6 @@ class HFText(LoadedModel):
                 got=", ".join(str(tuple(h.shape)) for h in list(hidden or ())[:3]) or "none",
                 remedy="read modules of it with a torch: spec, whose function builds the model and pools what they give",
             )
-
-    def _pool(self, hidden: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
-        """On the device of the hidden states, which need not be that of the inputs."""
-        if self.pooling == "last" and self.full is not None:
-            return hidden[:, -1].to(torch.float32)
-        pooling = "last" if self.pooling == "cls" and self.class_is_last else self.pooling
-        return passes.TOKEN_POOLINGS[pooling](hidden, (counted if pooling == "mean" else mask).to(hidden.device))
 
     # --- bits per byte ---------------------------------------------------------------------------
 

@@ -36,7 +36,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
 DIGEST_BYTES = 2**28
 HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
-LEFT_OUT = "left out"  # the fact of a first token that does not enter the mean
 CAPTION = "{caption}"  # where a prompt takes the text in
 NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
 
@@ -275,13 +274,6 @@ class LoadedModel(ABC):
             f"model {self.entry.label}: {row} is longer than the model's context", expected=f"at most {most} tokens",
             got=f"{got} tokens", remedy="set `truncate: true` on the model, or leave the row out of the dataset",
         )  # fmt: skip
-
-    def token_facts(self, pooling: str, causal: bool, is_sink: bool) -> dict[str, Any]:
-        """Whether tokens see only those before them, and what a mean does with the first one of each text."""
-        if pooling != "mean":
-            return {"causal": causal}
-        left_out = causal and is_sink and self.entry.sink == "skip"
-        return {"causal": causal, "first_token": LEFT_OUT if left_out else "counts"}
 
     def text_facts(self) -> dict[str, Any]:
         """What becomes of texts that are too long, which caption is read, and the prompt, if any, that it stands in."""

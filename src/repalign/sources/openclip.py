@@ -12,7 +12,6 @@ from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
 from repalign.sources.model import (
-    LEFT_OUT,
     Batch,
     Context,
     Layer,
@@ -83,8 +82,10 @@ def _import(entry: ModelEntry) -> Any:
     return open_clip
 
 
-class OpenCLIPSide(LoadedModel):
+class OpenCLIPSide(passes.TextModel):
     """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
+
+    sorts = False
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         open_clip = _import(entry)
@@ -108,15 +109,13 @@ class OpenCLIPSide(LoadedModel):
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()
         self.pooling = self.choose_pooling(self.known)
-        about = self.token_facts(self.pooling, self.causal, True) if self.kind == "text" else {}
-        self.skips_first = about.get("first_token") == LEFT_OUT
+        self.skips_first = self.kind == "text" and self.may_skip  # each text begins with a token that is a sink
         self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         facts = {
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": self._which_tokens(),
-            **about,
-            **({"class_token": self.cls is not None} if self.kind == "image" else {}),
+            **({"class_token": self.cls is not None} if self.kind == "image" else self.token_facts),
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             **self.text_facts(),
         }
@@ -146,33 +145,25 @@ class OpenCLIPSide(LoadedModel):
     def forward(self, prepared: Sequence[Any]) -> Batch:
         states, embedding = self._run(list(prepared))
         chosen = {layer.name: states[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
-        pooled = {name: self._pool(*state) for name, state in chosen.items()} | {EMBEDDING: embedding}
-        layers = {layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}
-        return Batch(layers, self._norms(chosen))
-
-    def _norms(self, chosen: dict[str, tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
         masks = [mask for _, mask in chosen.values() if mask is not None]  # of a text: the same for all layers
-        if self.kind != "text" or self.pooling != "mean" or not masks:
-            return {}
-        return passes.norms({name: x for name, (x, _) in chosen.items()}, masks[0], self._counted(masks[0]))
-
-    def _counted(self, mask: Tensor) -> Tensor:
-        return passes.without_first(mask) if self.skips_first else mask
+        if self.kind == "text":
+            batch = self.pooled({name: x for name, (x, _) in chosen.items()}, masks[0]) if masks else Batch({})
+        else:
+            batch = Batch({name: self._pool(*state).to("cpu", torch.float32) for name, state in chosen.items()})
+        batch.layers[EMBEDDING] = embedding.to("cpu", torch.float32)
+        return Batch({layer.name: batch.layers[layer.name] for layer in self.layers}, batch.extras)
 
     def _which_tokens(self) -> str:
         if self.kind == "image":
             return "the mean is over patches"
         return f"from {'behind ' if self.skips_first else ''}the start to the end of text"
 
-    def _pool(self, hidden: Tensor, beside: Tensor | None) -> Tensor:
-        """`beside` is the mask of a text, or the tokens before the patches of an image."""
-        if self.kind == "text":
-            assert beside is not None
-            return passes.TOKEN_POOLINGS[self.pooling](hidden, self._counted(beside) if self.pooling == "mean" else beside)
+    def _pool(self, patches: Tensor, before: Tensor | None) -> Tensor:
+        """The vector of an image from its patches, or from the tokens before them."""
         if self.pooling == "cls":
-            assert beside is not None and self.cls is not None
-            return beside[:, self.cls].to(torch.float32)
-        return passes.map_mean(hidden) if hidden.ndim == 4 else passes.token_mean(hidden)
+            assert before is not None and self.cls is not None
+            return before[:, self.cls].to(torch.float32)
+        return passes.map_mean(patches) if patches.ndim == 4 else passes.token_mean(patches)
 
     def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
         if self.kind == "text":

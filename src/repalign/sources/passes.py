@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repalign.errors import RepalignError, Unavailable
+from repalign.sources.model import Batch, LoadedModel
 
 SINK = 2.0  # times as long as the other tokens: from there on a first token is a sink (the doctor remarks on such a one)
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
@@ -365,6 +366,33 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 TOKEN_POOLINGS = {"mean": masked_mean, "last": last_token, "cls": first_token}
+
+
+class TextModel(LoadedModel):
+    """A text model: the hidden states of its tokens become vectors, with or without the first one, which may be a sink."""
+
+    kind: str | None = "text"
+    sorts = True
+    pooling: str
+    causal: bool  # whether tokens see only those before them
+    skips_first: bool = False  # whether the first token of each text is left out of the mean
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a first token that is a sink is to be left out."""
+        return self.pooling == "mean" and self.causal and self.entry.sink == "skip"
+
+    @property
+    def token_facts(self) -> dict[str, Any]:
+        first = {"first_token": "left out" if self.skips_first else "counts"} if self.pooling == "mean" else {}
+        return {"causal": self.causal, **first}
+
+    def pooled(self, states: Mapping[str, Tensor], mask: Tensor, pooling: str | None = None) -> Batch:
+        """Hidden states (b, t, d) by layer as vectors, and how long their tokens are; the mask (b, t) may lie on another device."""
+        counted = without_first(mask) if self.skips_first else mask
+        pool = TOKEN_POOLINGS[pooling or self.pooling]
+        layers = {name: pool(h, counted.to(h.device)).to("cpu", torch.float32) for name, h in states.items()}
+        return Batch(layers, norms(states, mask, counted) if states and self.pooling == "mean" else {})
 
 
 def map_mean(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
 from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
-from repalign.sources.model import LEFT_OUT, Batch, Context, Layer, LoadedModel, ModelEntry, merged, run_dtype
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, merged, run_dtype
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
 
@@ -61,11 +61,8 @@ class Text:
     cut: bool
 
 
-class Sentence(LoadedModel):
+class Sentence(passes.TextModel):
     """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
-
-    kind = "text"
-    sorts = True
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         self.entry, self.device = entry, context.device
@@ -85,8 +82,6 @@ class Sentence(LoadedModel):
         self._refuse_another()
         self._refuse_padding(dtype)
         self.pooling = self.choose_pooling(POOLINGS)
-        about = self.token_facts(self.pooling, self.causal, False)
-        self.skips_first = False  # `settle` finds out
         self.layers = self.choose_layers(every)
         self.places = {layer.name: i for i, layer in enumerate(every)}
         facts = {
@@ -95,7 +90,7 @@ class Sentence(LoadedModel):
             "truncate_dim": self.model.truncate_dim,
             **({} if reading is None else reading),
             "tokens": self._which_tokens(),
-            **about,
+            **self.token_facts,  # `settle` finds out whether the first is a sink
             "prompt": self.prompt,
             "context": self.limit,
             **self.text_facts(),
@@ -112,13 +107,12 @@ class Sentence(LoadedModel):
     @torch.inference_mode()
     def settle(self, prepared: Sequence[Text]) -> None:
         """Leave the first token of a causal model out of the mean where it is BOS, or a word that is a sink."""
-        if self.token_facts(self.pooling, self.causal, True).get("first_token") != LEFT_OUT:
-            return
-        alone = [self._features([p.text]) for p in prepared]
-        bos = getattr(self.model.tokenizer, "bos_token_id", None)
-        leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
-        self.skips_first = leads or passes.has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
-        self.facts |= {**self.token_facts(self.pooling, self.causal, self.skips_first), "tokens": self._which_tokens()}
+        if self.may_skip:
+            alone = [self._features([p.text]) for p in prepared]
+            bos = getattr(self.model.tokenizer, "bos_token_id", None)
+            leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
+            self.skips_first = leads or passes.has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
+            self.facts |= {**self.token_facts, "tokens": self._which_tokens()}
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
         if self.limit is None:
@@ -152,16 +146,10 @@ class Sentence(LoadedModel):
         out = self._run([p.text for p in prepared])
         hidden = out.get("all_layer_embeddings", ())
         states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
-        extras = passes.per_row(cut=[p.cut for p in prepared])
-        pooled = {}
-        if states:
-            mask = out["attention_mask"]
-            counted = passes.without_first(mask) if self.skips_first else mask
-            pooled = {name: passes.TOKEN_POOLINGS[self.pooling](h, counted) for name, h in states.items()}
-            if self.pooling == "mean":
-                extras |= passes.norms(states, mask, counted)
-        pooled[EMBEDDING] = out[EMBEDDING]
-        return Batch({layer.name: pooled[layer.name].to("cpu", torch.float32) for layer in self.layers}, extras)
+        batch = self.pooled(states, out["attention_mask"]) if states else Batch({})
+        batch.layers[EMBEDDING] = out[EMBEDDING].to("cpu", torch.float32)
+        extras = {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras}
+        return Batch({layer.name: batch.layers[layer.name] for layer in self.layers}, extras)
 
     def _run(self, texts: list[str]) -> dict[str, Any]:
         out = self.model(self._features(texts))
