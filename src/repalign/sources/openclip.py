@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.errors import RepalignError, did_you_mean
 from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
 from repalign.sources.model import (
@@ -115,7 +115,7 @@ class OpenCLIPSide(passes.TextModel):
         facts = {
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": self._which_tokens(),
-            **({"class_token": self.cls is not None} if self.kind == "image" else self.token_facts),
+            **({"class_token": any(p.cls is not None for p in self.tokens.values())} if self.kind == "image" else self.token_facts),
             "preprocessing": str(self.transform) if self.kind == "image" else None,
             **self.text_facts(),
         }
@@ -149,7 +149,8 @@ class OpenCLIPSide(passes.TextModel):
         if self.kind == "text":
             batch = self.pooled({name: x for name, (x, _) in chosen.items()}, masks[0]) if masks else Batch({})
         else:
-            batch = Batch({name: self._pool(*state).to("cpu", torch.float32) for name, state in chosen.items()})
+            images = {n: passes.pool_image(state, self.tokens.get(n), self.pooling) for n, state in chosen.items()}
+            batch = Batch({name: x.to("cpu", torch.float32) for name, x in images.items()})
         batch.layers[EMBEDDING] = embedding.to("cpu", torch.float32)
         return Batch({layer.name: batch.layers[layer.name] for layer in self.layers}, batch.extras)
 
@@ -157,13 +158,6 @@ class OpenCLIPSide(passes.TextModel):
         if self.kind == "image":
             return "the mean is over patches"
         return f"from {'behind ' if self.skips_first else ''}the start to the end of text"
-
-    def _pool(self, patches: Tensor, before: Tensor | None) -> Tensor:
-        """The vector of an image from its patches, or from the tokens before them."""
-        if self.pooling == "cls":
-            assert before is not None and self.cls is not None
-            return before[:, self.cls].to(torch.float32)
-        return passes.map_mean(patches) if patches.ndim == 4 else passes.token_mean(patches)
 
     def _run(self, stimuli: list[Any]) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
         if self.kind == "text":
@@ -199,25 +193,12 @@ class OpenCLIPSide(passes.TextModel):
         examples = ["a brown dog"] if self.kind == "text" else passes.unlike_images()
         with passes.traced(self.model) as trace:
             states, _ = self._run(examples)
-        maps = any(x.ndim == 4 for x, _ in states)
-        whole = [x if self.kind == "text" or t is None else torch.cat([t, x], dim=1) for x, t in states]
-        self.cls: int | None = None
+        self.tokens: dict[str, passes.Places] = {}
         if self.kind == "text":
             self.known: tuple[str, ...] = ("mean", "last")
             self.causal = self._check_causal(examples[0])
-        elif maps:
-            self.known = ("spatial_mean", "mean")
+            blocks = [Layer(f"block.{i}", trace.what(x, i)) for i, (x, _) in enumerate(states)]
         else:
-            places = set(passes.token_places(trace, lambda: self._run(examples), whole, self.entry.label))
-            given = {0 if t is None else t.shape[1] for _, t in states}
-            if {p.before for p in places} != given or any(p.after for p in places):
-                raise Unavailable(
-                    f"model {self.entry.label}: the patches cannot be told from other tokens",
-                    expected=f"{given} tokens before them, as OpenCLIP says", got=f"{places}, as two images show",
-                    remedy="name its modules with a torch: spec",
-                )  # fmt: skip
-            self.cls = places.pop().cls if len(places) == 1 else None
-            self.known = ("mean",) if self.cls is None else ("cls", "mean")
-        word = "stage" if maps else "block"
-        blocks = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+            again = lambda: self._run(examples)  # noqa: E731
+            blocks, self.tokens, self.known = passes.image_layers(trace, again, states, self.entry.label, "OpenCLIP")
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.sources.model import Batch, LoadedModel
+from repalign.sources.model import Batch, Layer, LoadedModel
 
 SINK = 2.0  # times as long as the other tokens: from there on a first token is a sink (the doctor remarks on such a one)
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
@@ -259,6 +259,44 @@ def token_places(trace: Trace, again: Callable[[], Any], states: Sequence[Tensor
         if shape not in known:
             known[shape] = _places(_first(trace, shape), [_first(t, shape) for t in moved], label)
     return [known[tuple(x.shape)] for x in states]
+
+
+# A layer of an image model: its patches (b, t, d), or a map (b, d, h, w), and the tokens before the patches.
+State = tuple[Tensor, Tensor | None]
+
+
+def image_layers(
+    trace: Trace, again: Callable[[], Any], states: Sequence[State], label: str, library: str
+) -> tuple[list[Layer], dict[str, Places], tuple[str, ...]]:
+    """The layers that a library gives for images, where the tokens stand in them, and the poolings that all of them have.
+
+    What the library calls tokens before the patches has to be what the pass shows to be none of the image.
+    """
+    whole = [patches if before is None else torch.cat([before, patches], dim=1) for patches, before in states]
+    maps = all(x.ndim == 4 for x in whole)
+    layers = [Layer(f"{'stage' if maps else 'block'}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
+    tokens = {layer.name: x for layer, x in zip(layers, whole, strict=True) if x.ndim == 3}
+    places = dict(zip(tokens, token_places(trace, again, list(tokens.values()), label), strict=True))
+    for layer, (_, before) in zip(layers, states, strict=True):
+        given, shown = 0 if before is None else before.shape[1], places.get(layer.name)
+        if shown is not None and (shown.before != given or shown.after):
+            raise Unavailable(
+                f"model {label}, layer {layer.name}: the patches cannot be told from other tokens",
+                expected=f"{given} tokens before them, as {library} says",
+                got=f"{shown.before} before and {shown.after} behind that are the same for all images",
+                remedy="name its modules in `layers:` if it is one of timm, or with a torch: spec",
+            )  # fmt: skip
+    has_class = all(layer.name in places and places[layer.name].cls is not None for layer in layers)
+    return layers, places, ("cls", "mean") if has_class else ("spatial_mean", "mean") if maps else ("mean",)
+
+
+def pool_image(state: State, places: Places | None, pooling: str | None) -> Tensor:
+    """The vector of each image: its class token, or the mean over its patches or positions."""
+    patches, before = state
+    if pooling == "cls":
+        assert before is not None and places is not None and places.cls is not None
+        return before[:, places.cls].to(torch.float32)
+    return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
 
 
 def _first(trace: Trace, shape: tuple[int, ...]) -> Tensor | None:

@@ -216,16 +216,8 @@ class TimmVision(LoadedModel):
             layers = {n: self._pool_output(n, found[n]) for n in names}
         else:
             states = self._intermediates(pixels)
-            layers = {n: self._pool(n, states[self.index[n]]) for n in names}
+            layers = {n: passes.pool_image(states[self.index[n]], self.places.get(n), self.pooling) for n in names}
         return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
-
-    def _pool(self, name: str, state: tuple[Tensor, Tensor | None]) -> Tensor:
-        patches, prefix = state
-        if self.pooling == "cls":
-            cls = self.places[name].cls
-            assert prefix is not None and cls is not None
-            return prefix[:, cls].to(torch.float32)
-        return passes.map_mean(patches) if patches.ndim == 4 else passes.token_mean(patches)
 
     def _pool_output(self, name: str, x: Tensor) -> Tensor:
         """Of a module named by its path: as of other layers, no class token nor register is in a mean over tokens."""
@@ -274,25 +266,8 @@ class TimmVision(LoadedModel):
         pixels = self._probe_pixels()
         with passes.traced(self.model) as trace:
             states = self._intermediates(pixels)
-        whole = [p if t is None else torch.cat([t, p], dim=1) for p, t in states]
-        maps = all(x.ndim == 4 for x in whole)
-        word = "stage" if maps else "block"
-        every = [Layer(f"{word}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
-        tokens = {layer.name: x for layer, x in zip(every, whole, strict=True) if x.ndim == 3}
-        found = passes.token_places(trace, lambda: self._intermediates(pixels), list(tokens.values()), self.entry.label)
-        self.places = dict(zip(tokens, found, strict=True))
-        for layer, (_, prefix) in zip(every, states, strict=True):
-            # What timm calls tokens before the patches has to be what the pass shows to be none of the image.
-            given = 0 if prefix is None else prefix.shape[1]
-            shown = self.places[layer.name].before if layer.name in self.places else given
-            if shown != given:
-                raise Unavailable(
-                    f"model {self.entry.label}, layer {layer.name}: the patches cannot be told from other tokens",
-                    expected=f"{given} tokens before them, as timm says", got=f"{shown} that are the same for all images",
-                    remedy="name its modules in `layers:`, or with a torch: spec",
-                )  # fmt: skip
-        has_cls = all(layer.name in self.places and self.places[layer.name].cls is not None for layer in every)
-        self.known = ("cls", "mean") if has_cls else (("spatial_mean", "mean") if maps else ("mean",))
+        again = lambda: self._intermediates(pixels)  # noqa: E731
+        every, self.places, self.known = passes.image_layers(trace, again, states, self.entry.label, "timm")
         return every
 
     @torch.inference_mode()
