@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,17 @@ def test_every_measure_has_an_oracle():
     assert {type(c.measure) for c in CASES if c.oracle is not None} == set(MEASURES)
 
 
+TYPE_ONE = "independent_spaces_are_found_as_rarely_as_the_level_says"
+FIRST = list({type(c.measure): c for c in reversed(CASES)}.values())
+
+
 @every
 @pytest.mark.parametrize("law", LAWS)
 def test_law(case: Case, law: str):
-    LAWS[law](case)
+    """Exchangeable scores obey the level whatever the parameters are, and relabelling is held to its own law, exactly:
+    a quarter of the trials is enough where another case of the class has them all.
+    """
+    LAWS[law](case if law != TYPE_ONE or any(case is c for c in FIRST) else replace(case, trials=case.trials // 4))
 
 
 @every

@@ -65,7 +65,7 @@ def parts(
 ) -> tuple[Pooled, Pooled]:
     """One row per stimulus on one side, several on the other, made comparable row by row.
 
-    x (n, d1); captions (m, d2), of which row r belongs to stimulus `owner[r]` in 0 ... n - 1.
+    x (n, d1); captions (m, d2): row r belongs to stimulus `owner[r]` in 0 ... n - 1.
     "mean": every stimulus has the mean of its captions, n rows. "pairs": every caption with its image, m rows on both
     sides, with their stimuli as groups; an image stands there once per caption, and is its own nearest neighbour.
     (`sets_mutual_knn` is the third way: two stimuli are as near as their nearest captions.)

@@ -1,4 +1,4 @@
-"""What a layer may be given as: features (n, d), or its pairs of stimuli, dissimilarities (`RDM`) or kernels (`Kernel`).
+"""The forms of a layer: features (n, d), or pairs of stimuli, as dissimilarities (`RDM`) or kernels (`Kernel`).
 
     pair(RDM(brain), RDM(model), "RSA()")                    # (n, n): one layer each
     pair({"it": features, "judged": RDM(d)}, RDM(stack, names=subjects), "RSA()")      # (m, n, n): m layers
@@ -66,7 +66,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
 
 
 def _tensor_fault(x: Tensor) -> tuple[str, str, str] | None:
-    """What keeps a tensor from being dense real numbers: the fault, what there is, what to do."""
+    """The fault of a tensor that is not dense real numbers: what is wrong, what it is, what to do."""
     shape = f"a tensor of dtype {x.dtype}"
     if x.is_nested:
         return "a nested tensor", shape, "give every stimulus a vector of the same length"
@@ -85,7 +85,7 @@ def _tensor_fault(x: Tensor) -> tuple[str, str, str] | None:
 
 FEATURES = "features"
 
-# What a measure may say that it takes, beside features alone.
+# The forms that a measure may say it takes, in addition to features alone.
 FEATURES_OR_RDM = frozenset({FEATURES, "rdm"})
 FEATURES_OR_KERNEL = frozenset({FEATURES, "kernel"})
 ANY_FORM = FEATURES_OR_RDM | FEATURES_OR_KERNEL

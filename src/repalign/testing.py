@@ -64,7 +64,7 @@ class Case:
     insensitive : transformations that are no invariance, but need not change the score.
     constant : "nan" where a constant representation has no score; "defined" where it has one.
     noise : "nan" where a space of unrelated columns may have no score; "defined" where it has one.
-    tolerance : of the comparison with the oracle, in units of max(1, |score|), with its reason beside the case.
+    tolerance : of the comparison with the oracle, in units of max(1, |score|), with its reason next to the case.
     data : the pair that the laws look at, as `pair`.
     trials : trials of the Type-I law.
     """

@@ -300,7 +300,7 @@ class DistanceCorrelation(Batched):
     ----------
     exponent : power of the distances, in (0, 2].
 
-    Shapes (n, d1) and (n, d2). Range [0, 1]; it grows with d / n, and unrelated wide features score near 1: read it beside
+    Shapes (n, d1) and (n, d2). Range [0, 1]; it grows with d / n, and unrelated wide features score near 1: read it with
     its chance level, or use the debiased `SquaredDistanceCorrelation`, which gives the same p-values faster. Invariant
     to orthogonal maps, isotropic scale, translations and column order. nan for a constant representation.
     Raises RepalignError if n < 2.

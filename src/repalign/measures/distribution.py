@@ -251,7 +251,7 @@ def embedding_svd_distance(f: Any, g: Any, f2: Any, g2: Any, *, pivot: int, left
     For labels y_1 ... y_d and the pivot y0, with L the columns g(y_j) - g(y0): 1 - the mean singular value of the
     cross-covariance of the z-scored L^T f and L'^T f2; the largest over all sets of d labels, without `left_out`.
 
-    f and f2 (n, d), g and g2 (c, d), of one width. Raises RepalignError for fewer than d labels beside the pivot.
+    f and f2 (n, d), g and g2 (c, d), of one width. Raises RepalignError for fewer than d labels besides the pivot.
     Source: Nielsen et al. 2025 (arXiv 2506.03784), d_SVD; theorem 4.7 bounds it by 2 d times the log-likelihood variance
     distance at the same pivot and left-out label.
 
@@ -267,7 +267,7 @@ def embedding_svd_distance(f: Any, g: Any, f2: Any, g2: Any, *, pivot: int, left
         raise RepalignError("embeddings of different widths", expected="f and f2 of one width", got=got)
     others = [y for y in range(len(g)) if y not in (pivot, left_out)]
     if len(others) < width:
-        expected = f"at least {width} beside the pivot"
+        expected = f"at least {width} besides the pivot"
         raise RepalignError("too few labels for the SVD distance", expected=expected, got=str(len(others)))
     worst = 0.0
     for chosen in itertools.combinations(others, width):

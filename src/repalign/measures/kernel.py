@@ -296,7 +296,7 @@ class CKNNAReference(_OfMaskedKernels):
     a self term is not positive.
     Raises RepalignError unless n >= k and n >= 4.
 
-    Source: the code beside Huh et al. 2024 (arXiv 2405.07987); Song et al. 2012, equation 5.
+    Source: the code released with Huh et al. 2024 (arXiv 2405.07987); Song et al. 2012, equation 5.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((50, 8))

@@ -225,7 +225,7 @@ class _Predictivity(HeldOut, Batched):
 
     @abstractmethod
     def _target(self, y: Rows) -> Tensor:
-        """What is to be predicted."""
+        """The rows to be predicted."""
 
     def _fit(self, train: Tensor, test: Tensor) -> Predictor:
         return ridge(train, test)

@@ -1,4 +1,4 @@
-"""What a measure is: prepare once per layer, compare many, permute the prepared.
+"""The interface of a measure: prepare once per layer, compare many, permute the prepared.
 
 The law, tested for every row of MEASURES on data without ties::
 
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class State(ABC):
-    """What a measure prepares once from one layer. Immutable."""
+    """The result of preparing one layer, once. Immutable."""
 
     @property
     @abstractmethod
@@ -398,12 +398,12 @@ class Measure(ABC):
 
     @property
     def invariances(self) -> frozenset[str]:
-        """What may be done to one of the arrays without changing the score, for this very measure."""
+        """Changes of one of the arrays that do not change the score of this very measure."""
         return self.unchanged_by
 
     @property
     def accepts(self) -> frozenset[str]:
-        """What a layer may be given as for this very measure; parameters may narrow what its class takes."""
+        """The forms of a layer that this very measure takes; parameters may narrow those of its class."""
         return self.takes
 
     @property
@@ -422,7 +422,7 @@ class Measure(ABC):
 
     @property
     def facts(self) -> MeasureFacts:
-        """What goes with its scores: names, parameters, direction."""
+        """Names, parameters and direction, which go with its scores."""
         from repalign.measures.registry import MeasureFacts
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

@@ -132,7 +132,7 @@ class SlicedWasserstein(_Cloud):
     seed : of the directions, the same for both clouds and for every pair of one width.
 
     Shapes (n, d) and (m, d): which row belongs to which does not matter. Range [0, inf), in the unit of the features; about
-    1 / sqrt(d) of the distance of which it is a mean over directions.
+    1 / sqrt(d) of the distance in all directions.
 
     Source: Bonneel et al. 2015; with a seed, the number of POT's `sliced_wasserstein_distance`.
 

@@ -142,7 +142,7 @@ def parse_wanted(text: str) -> Measure | Group:
 
 
 def parse_measures(texts: Sequence[str]) -> list[Measure]:
-    """Measures from texts, of which "all" and the name of a family stand for all of their kind with defaults.
+    """Measures from texts; "all" and the name of a family stand for all of their kind, with defaults.
 
     >>> [type(m).__name__ for m in parse_measures(["CKA()", "neighbors"])][:2]
     ['CKA', 'MutualKNN']
@@ -161,7 +161,7 @@ def is_group(text: Any) -> bool:
 
 @dataclass(frozen=True)
 class MeasureFacts:
-    """What a reader of results needs to know of a measure, without the measure itself.
+    """The facts of a measure that a reader of results needs, without the measure itself.
 
     name, parameters : its class, and the parameters by name.
     label : its name for people, with the parameters that tell it apart.
@@ -192,7 +192,7 @@ class MeasureFacts:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave, also through JSON, which has no tuples."""
+        """The facts that `to_dict` gave, also through JSON, which has no tuples."""
         parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["parameters"].items()}
         return cls(**{**data, "parameters": parameters})
 
@@ -252,7 +252,7 @@ def parameters(cls: MeasureClass) -> dict[str, Any]:
 
 
 def describe(cls: MeasureClass) -> dict[str, Any]:
-    """What a listing says of a measure class; all values are plain data."""
+    """The facts of a measure class for a listing, as plain data."""
     measure = cls()
     return {
         "name": cls.__name__,
@@ -280,6 +280,6 @@ def _null(cls: MeasureClass) -> str:
 
 
 def _needs(cls: MeasureClass) -> str:
-    """What two arrays must have in common."""
+    """The rows and widths that two arrays must have in common."""
     rows = "the same stimuli, row by row" if cls.paired else "no common rows"
     return f"{rows}, in one space (equal widths)" if cls.equal_widths else rows

@@ -368,7 +368,7 @@ def shift_curve(x: Any, y: Any, deltas: Sequence[float], temperature: float = 0.
     deltas : how far; 0 leaves the gap as it is, -1 to 1 is usual.
     temperature : above 0; trained models have 0.01, and there the loss is least near the gap that they have.
 
-    Raises RepalignError for unpaired or different widths, and where there is no gap to move along.
+    Raises RepalignError for unpaired or different widths, and if there is no gap to move along.
     Source: Liang et al. 2022, "Mind the gap" (arXiv 2203.02053), section 4.2.
 
     >>> x, y = np.random.default_rng(0).standard_normal((2, 50, 8)) + 1.0

@@ -266,7 +266,7 @@ def shared_dimensions(inner: Tensor, a: Sequence[Relation], b: Sequence[Relation
 
 
 def span_invariances(components: Components) -> frozenset[str]:
-    """What leaves the span of the leading components alone; the span of all of them survives more."""
+    """Changes that keep the span of the leading components; the span of all components survives more."""
     common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
     return common | {"column_scale", "invertible"} if components is None else common
 

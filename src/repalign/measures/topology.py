@@ -155,7 +155,7 @@ class _Divergence(_Topological):
     """Mean of two directions."""
 
     def directions(self, x: Any, y: Any) -> tuple[float, float]:
-        """The divergence from x to y, and from y to x, of which the score is the mean."""
+        """The divergence from x to y, and from y to x; the score is their mean."""
         x, y = self.checked(x, y)
         return self._both(self.prepare(x), self.prepare(y))
 
@@ -438,7 +438,7 @@ class PersistenceDistance(_Unpaired):
     aliases: ClassVar[tuple[str, ...]] = ("persistence_distance", "sliced_wasserstein_persistence")
 
     def prepare(self, x: Given) -> Summary:
-        """The bars (k, 2); one that is nan where there is no diagram."""
+        """The bars (k, 2); one that is nan if there is no diagram."""
         check_size(self, len(x))
         matrix = distances(x)
         found = np.full((1, 2), np.nan) if matrix is None else bars(matrix.cpu().numpy(), self.homology)

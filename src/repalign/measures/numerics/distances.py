@@ -120,7 +120,7 @@ class Dissimilarities(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SquareState(State):
-    """A square matrix (n, n) that belongs to no bilinear score; `norm` is a number beside it, 0 where there is no score."""
+    """A square matrix (n, n) that belongs to no bilinear score; `norm` is a number that goes with it, 0 if there is no score."""
 
     matrix: Tensor
     norm: float = 1.0

@@ -1,4 +1,4 @@
-"""What measures take from a layer without losing digits: centred rows, products, cosines, spectra, centred kernels.
+"""Centred rows, products, cosines, spectra and centred kernels of a layer, without loss of digits.
 
 Several measures want the same of one layer: every one asks `layer_of(x)`, and within `sharing(x)` all of them get one
 object, and so the same products.
@@ -52,7 +52,7 @@ def full_precision() -> Iterator[None]:
 
 
 def blocks(n: int, row_bytes: int, whole: int | None = None) -> list[slice]:
-    """Blocks of rows of which each takes about `whole` bytes (`SCRATCH_BYTES`), at `row_bytes` a row."""
+    """Blocks of rows of about `whole` bytes each (`SCRATCH_BYTES`), at `row_bytes` a row."""
     size = max(1, min(n, (SCRATCH_BYTES if whole is None else whole) // max(1, row_bytes)))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 

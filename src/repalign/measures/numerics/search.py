@@ -1,12 +1,12 @@
 """Exact neighbour lists, the only place where they are made.
 
 The first pass is one matrix product in the precision of the features: of the centred rows, which other measures may
-share (`precision.layer_of`), or one per tile of the upper triangle, of which a tile serves its rows and its columns. Of each row
-only the best few are kept (`Best`). Entries closer than rounding can tell apart are computed again in float64: alone,
-if the entries kept are sure to hold the k nearest, else with all rows. There entries closer than float64 can tell
-apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64 arithmetic,
-they do not depend on the device or the matrix library, and duplicate rows, collinear rows and zero rows have one
-well-defined order.
+share (`precision.layer_of`), or one per tile of the upper triangle, which serves its rows and its columns. Only the
+best few of each row are kept (`Best`). Entries closer than rounding can tell apart are computed again in float64:
+alone, if the entries kept are sure to hold the k nearest, else with all rows. There entries closer than float64 can
+tell apart count as tied, and ties go to the lower index. So the lists of float32 features are those of float64
+arithmetic, they do not depend on the device or the matrix library, and duplicate rows, collinear rows and zero rows
+have one well-defined order.
 
 Of a layer that is given by pairs, an RDM or a Kernel, the similarities are there: they are sorted in float64.
 """
@@ -61,7 +61,7 @@ class Searching(Measure):
 
     @property
     def invariances(self) -> frozenset[str]:
-        """What does not change the order of neighbours."""
+        """Changes that keep the order of neighbours."""
         common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
         if self.center or self.similarity == "euclidean":
             return common | {"translation"}
@@ -195,7 +195,7 @@ _TOLD_APART = 64 * torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True, eq=False)
 class Tabulated:
-    """What `Embedded` is to features, for a layer that is given by pairs: the similarities, in float64.
+    """The similarities of a layer that is given by pairs, in float64; `Embedded` does the same for features.
 
     RDM: minus the dissimilarities (cosine), or minus half their squares (euclidean), in which they are distances.
     Kernel: the products of rows that are not there: divided by both lengths (cosine), as they are (dot), or
@@ -466,7 +466,7 @@ class Best:
         self._merge(row + which, chunks[which[:, None], :, chosen], column + chosen, maxima.shape[1])
 
     def _merge(self, rows: Tensor, values: Tensor, columns: Tensor, step: int) -> None:
-        """Candidates (h, most, width), of which entry (i, j, w) stands in column columns[i, j] + w step."""
+        """Merge candidates (h, most, width): entry (i, j, w) stands in column columns[i, j] + w step."""
         m = self.values.shape[1]
         held = self.indices[rows]
         top = torch.cat([self.values[rows], values.flatten(1)], dim=1).topk(m, dim=1)
