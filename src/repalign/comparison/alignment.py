@@ -111,12 +111,9 @@ class Alignment:
         return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
 
     def layer_map(
-        self,
-        model_x: str | None = None,
-        model_y: str | None = None,
-        measure: str | None = None,
+        self, model_x: str | None = None, model_y: str | None = None, measure: str | None = None,
         value: str = "statistic",
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame:  # fmt: skip
         """Layers by layers of one pair of models (the only or first one by default)."""
         cells = self.rows("cell", measure)
         for side, model in (("model_x", model_x), ("model_y", model_y)):
@@ -164,11 +161,9 @@ class Alignment:
         for file in (TABLE_FILE, RUN_FILE):
             if not (folder / file).is_file():
                 raise RepalignError(
-                    f"{folder}: not a finished result",
-                    expected=f"files {TABLE_FILE} and {RUN_FILE}",
-                    got=f"no {file}",
+                    f"{folder}: not a finished result", expected=f"files {TABLE_FILE} and {RUN_FILE}", got=f"no {file}",
                     remedy="name the results folder of a finished run, or run the study again: it resumes",
-                )
+                )  # fmt: skip
         run, has_seal = read_json(folder / RUN_FILE, REMEDY)
         stated = run.pop(FILES, None)
         if has_seal and not isinstance(stated, dict):

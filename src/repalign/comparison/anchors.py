@@ -67,18 +67,9 @@ def corrected(statistic: float, chance: float) -> float:
 
 
 def anchored_mutual_knn(
-    x: Any,
-    y: Any,
-    k: int = 10,
-    similarity: str = "cosine",
-    n_anchors: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-    *,
-    block: int = BLOCK,
-    device: str | torch.device = "cpu",
-    progress: Progress = silent,
-) -> Anchored:
+    x: Any, y: Any, k: int = 10, similarity: str = "cosine", n_anchors: int = 2000, seed: int = 0, level: float = 0.95,
+    *, block: int = BLOCK, device: str | torch.device = "cpu", progress: Progress = silent,
+) -> Anchored:  # fmt: skip
     """Mutual k-NN of two layers at any n: n_anchors rows, drawn without replacement, searched against all n.
 
     x, y : `Rows`, arrays (n, d1) and (n, d2) (numpy, memory maps, tensors), or pairs (representation, layer). They are
@@ -170,15 +161,9 @@ class Found:
 
 
 def nearest_of(
-    rows: Rows,
-    which: Tensor,
-    k: int,
-    similarity: str,
-    *,
-    block: int = BLOCK,
-    device: str | torch.device = "cpu",
+    rows: Rows, which: Tensor, k: int, similarity: str, *, block: int = BLOCK, device: str | torch.device = "cpu",
     progress: Progress = silent,
-) -> Found:
+) -> Found:  # fmt: skip
     """The k nearest (as a set, ties by lower index) of the rows `which` (a,) among all n rows, themselves left out.
 
     One pass with products in float32 (float64 for float64 features) keeps the best k + 1 of each. Rows whose k-th and
@@ -331,17 +316,9 @@ FIXED, SHARE = "fixed", "share"
 
 
 def gallery_curve(
-    x: Any,
-    y: Any,
-    k: int = 10,
-    share: float | None = None,
-    sizes: Sequence[int] | None = None,
-    repeats: int = 5,
-    seed: int = 0,
-    similarity: str = "cosine",
-    *,
-    progress: Progress = silent,
-) -> pd.DataFrame:
+    x: Any, y: Any, k: int = 10, share: float | None = None, sizes: Sequence[int] | None = None, repeats: int = 5,
+    seed: int = 0, similarity: str = "cosine", *, progress: Progress = silent,
+) -> pd.DataFrame:  # fmt: skip
     """Mutual k-NN at gallery sizes n_j, once with k fixed and once with k a share of n_j.
 
     x, y : arrays (n, d1) and (n, d2), an `RDM` or a `Kernel`, or pairs (representation, layer).

@@ -47,16 +47,9 @@ class SplitHalf:
 
 
 def split_half(
-    x: Representation,
-    y: Representation,
-    measure: Measure | str,
-    *,
-    n_splits: int = 10,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-    preprocess: Preprocess | None = None,
-    progress: Progress = silent,
-) -> SplitHalf:
+    x: Representation, y: Representation, measure: Measure | str, *, n_splits: int = 10, seed: int = 0,
+    groups: Sequence[Hashable] | None = None, preprocess: Preprocess | None = None, progress: Progress = silent,
+) -> SplitHalf:  # fmt: skip
     """Choose the layers on one half of the stimuli, score them on the other.
 
     The best pair is by z, score above chance in units of its spread, for a bilinear measure, else by the score itself.

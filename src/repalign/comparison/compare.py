@@ -176,16 +176,10 @@ def _layer_search(search: str | None, null: nulls.Null) -> str:
 
 
 def pair(
-    x: Any,
-    y: Any,
-    measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
-    null: nulls.Null | str = "auto",
-    *,
-    names: tuple[str, str] = ("x", "y"),
-    ids: Sequence[Any] | str | None = None,
-    rows: bool = False,
-    **options: Any,
-) -> Alignment:
+    x: Any, y: Any, measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
+    null: nulls.Null | str = "auto", *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None,
+    rows: bool = False, **options: Any,
+) -> Alignment:  # fmt: skip
     """Compare two models given as arrays, frames or files; the rule for all of them is that of `repalign.features`.
 
     `x` and `y` are (n, d) arrays (numpy or torch), frames, mappings from layer name to these, lists of them, paths of files, or

@@ -87,18 +87,10 @@ class Interval:
 
 
 def score_interval(
-    x: Any,
-    y: Any,
-    measure: Measure | str,
-    *,
-    method: str = "jackknife",
-    n_groups: int | None = None,
-    n_splits: int | None = None,
-    groups: Iterable[Hashable] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
+    x: Any, y: Any, measure: Measure | str, *, method: str = "jackknife", n_groups: int | None = None,
+    n_splits: int | None = None, groups: Iterable[Hashable] | None = None, level: float = 0.95, seed: int = 0,
     progress: Progress = silent,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """The score of two paired layers with a confidence interval over stimuli.
 
     Parameters
@@ -133,20 +125,11 @@ def score_interval(
 
 
 def difference_interval(
-    reference: Any,
-    first: Any,
-    second: Any,
-    measure: Measure | str,
-    *,
-    method: str = "jackknife",
-    n_groups: int | None = None,
-    n_splits: int | None = None,
-    groups: Iterable[Hashable] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    names: tuple[str, str, str] = ("reference", "first", "second"),
+    reference: Any, first: Any, second: Any, measure: Measure | str, *, method: str = "jackknife",
+    n_groups: int | None = None, n_splits: int | None = None, groups: Iterable[Hashable] | None = None,
+    level: float = 0.95, seed: int = 0, names: tuple[str, str, str] = ("reference", "first", "second"),
     progress: Progress = silent,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """s(reference, first) - s(reference, second) with an interval and a p-value: is the reference closer to first?
 
     Both scores are computed on the same subsets, so what they share (the reference, the stimuli) cancels as it does in

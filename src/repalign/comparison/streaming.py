@@ -90,14 +90,9 @@ class StreamedCKAs:
 
 
 def stream_cka(
-    x: Any,
-    y: Any,
-    *,
-    estimator: str = "debiased",
-    block: int = BLOCK,
-    device: str | torch.device = "cpu",
+    x: Any, y: Any, *, estimator: str = "debiased", block: int = BLOCK, device: str | torch.device = "cpu",
     progress: Progress = silent,
-) -> StreamedCKA:
+) -> StreamedCKA:  # fmt: skip
     """Linear CKA of two layers in one pass over their rows, with the exact mean and spread of its null.
 
     x, y : `Rows`, arrays (n, d1) and (n, d2) (numpy, memory maps, tensors), or pairs (representation, layer).
@@ -115,15 +110,9 @@ def stream_cka(
 
 
 def stream_cka_all(
-    xs: Representation | Sequence[Any],
-    ys: Representation | Sequence[Any],
-    *,
-    estimator: str = "debiased",
-    block: int = BLOCK,
-    device: str | torch.device = "cpu",
-    memory: int | None = None,
-    progress: Progress = silent,
-) -> StreamedCKAs:
+    xs: Representation | Sequence[Any], ys: Representation | Sequence[Any], *, estimator: str = "debiased",
+    block: int = BLOCK, device: str | torch.device = "cpu", memory: int | None = None, progress: Progress = silent,
+) -> StreamedCKAs:  # fmt: skip
     """Linear CKA of all layers of x against all layers of y, every block of every layer read once.
 
     xs, ys : lists of what `stream_cka` takes, or representations, which stand for all their layers.

@@ -419,15 +419,9 @@ class Plan:
 
 
 def plan(
-    n: int,
-    widths_x: int | Sequence[int],
-    widths_y: int | Sequence[int],
-    itemsize: int = 4,
-    *,
-    block: int = BLOCK,
-    rate: float | None = None,
-    memory: int | None = None,
-) -> Plan:
+    n: int, widths_x: int | Sequence[int], widths_y: int | Sequence[int], itemsize: int = 4, *, block: int = BLOCK,
+    rate: float | None = None, memory: int | None = None,
+) -> Plan:  # fmt: skip
     """Choose between n x n kernels and feature space by the number of multiply-adds.
 
     Dense: n^2 (sum d / 2 + l m), for l and m layers, kernels by triangle. Feature space: n (about sum d^2 / 2 + sum
@@ -459,13 +453,9 @@ def _about(seconds: float) -> str:
 
 
 def matmul_rate(
-    device: str | torch.device = "cpu",
-    *,
-    rows: int = BLOCK,
-    width: int = 768,
-    seconds: float = 0.3,
+    device: str | torch.device = "cpu", *, rows: int = BLOCK, width: int = 768, seconds: float = 0.3,
     dtype: torch.dtype = torch.float32,
-) -> float:
+) -> float:  # fmt: skip
     """Multiply-adds per second of products (width, rows) @ (rows, width), the best of `seconds` of trying."""
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     best, stop = float("inf"), time.perf_counter() + seconds
