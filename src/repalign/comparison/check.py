@@ -54,10 +54,8 @@ def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress 
             expected=f"a folder with a {MARKER}, a {RUN_FILE}, or finished tiles in it",
             got="nothing of that kind" if path.is_dir() else "no such folder",
             remedy="name the folder that `repalign run` printed",
-        )
-    problems: list[Problem] = []
-    for store in stores:
-        problems += _guarded(store, lambda at=store: check_store(at, deep, progress))
+        )  # fmt: skip
+    problems = [one for store in stores for one in _guarded(store, lambda at=store: check_store(at, deep, progress))]
     for done, place in enumerate(results):
         progress("checking results", done, len(results))
         problems += _guarded(place, lambda at=place: list(_result(at)))
@@ -70,18 +68,17 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
     """The feature stores under a folder, and the folders that hold something of results."""
     stores, results = [], []
     for place, inside, names in os.walk(folder):
-        here = Path(place)
+        here, kept = Path(place), (TILES, *KEPT)
         if MARKER in names or any(here.glob("*/*/*/part-*.safetensors")):
             stores.append(here)
             inside.clear()
             continue
         inside.sort()
+        written = [here / name for name in names if name.endswith((".json", ".html"))]
         if {TABLE_FILE, DRAWS_FILE, RUN_FILE, VARIANTS_FILE, FIGURES_FILE} & set(names) or TILES in inside:
             results.append(here)
-            inside[:] = [name for name in inside if name not in (TILES, *KEPT)]
-            continue
-        told = [here / name for name in names if name.endswith((".json", ".html"))]
-        if (here.name == BITS and told) or any(map(_is_sealed, told)):
+            inside[:] = [name for name in inside if name not in kept]
+        elif (here.name == BITS and written) or any(map(_is_sealed, written)):
             results.append(here)
     return stores, results
 
@@ -109,19 +106,26 @@ def _guarded(path: Path, look: Callable[[], list[Problem]]) -> list[Problem]:
 
 def _result(folder: Path) -> Iterator[Problem]:
     """A results folder, a folder of figures, or one of bits per byte."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_file())
-    for name in names:
-        path = folder / name
-        if TEMPORARY.match(name):
-            if is_abandoned(path):
-                yield Problem(str(path), "is a half-written file of a run that was cut off", "run again, or delete it")
-        elif name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet", ".html"):
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    for path in files:
+        if TEMPORARY.match(path.name):
+            yield from _cut_off(path)
+        elif path.name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet", ".html"):
             yield from _guarded(path, lambda at=path: _file(at))
-    if {TABLE_FILE, RUN_FILE} & set(names):
+    if {TABLE_FILE, RUN_FILE} & {path.name for path in files}:
         yield from _guarded(folder, lambda: _tables(folder))
     elif (folder / TILES).is_dir():
         yield Problem(str(folder), "is not finished: there is no table", "run the same command again: it goes on")
-    yield from _kept(folder)
+    for name in (TILES, *KEPT):  # each under the name that it states; those from before seals no run reads
+        look = _tile if name == TILES else _file
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            found = _cut_off(path) if TEMPORARY.match(path.name) else _guarded(path, lambda at=path, look=look: look(at))
+            yield from (problem for problem in found if problem.problem != OLD)
+
+
+def _cut_off(path: Path) -> list[Problem]:
+    told = "is a half-written file of a run that was cut off"
+    return [Problem(str(path), told, "run again, or delete it")] if is_abandoned(path) else []
 
 
 def _tables(folder: Path) -> list[Problem]:
@@ -132,20 +136,6 @@ def _tables(folder: Path) -> list[Problem]:
     elif has_seal:
         check_files(folder, run[FILES])
     return [] if has_seal else [Problem(str(folder / RUN_FILE), OLD, SEAL_IT)]
-
-
-def _kept(folder: Path) -> Iterator[Problem]:
-    """Tiles and what lies beside them, each under the name that it states. Those from before seals no run reads."""
-    for name in (TILES, *KEPT):
-        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            if TEMPORARY.match(path.name):
-                if is_abandoned(path):
-                    yield Problem(
-                        str(path), "is a half-written file of a run that was cut off", "run again, or delete it"
-                    )
-                continue
-            found = _guarded(path, lambda at=path, tile=name == TILES: _tile(at) if tile else _file(at))
-            yield from (problem for problem in found if problem.problem != OLD)
 
 
 def _tile(path: Path) -> list[Problem]:
@@ -170,8 +160,7 @@ def _file(path: Path) -> list[Problem]:
         value, has_seal = read_json(path)
         if path.parent.name in KEPT and has_seal and value.get("key") != path.stem:
             raise DamagedError(path, f"is not the file of this name: it is {value.get('key')!r}")
-        expected = {FIGURES_FILE: FILES, BITS: "kind"}
-        entry = expected.get(path.name) or expected.get(path.parent.name)
+        entry = FILES if path.name == FIGURES_FILE else "kind" if path.parent.name == BITS else None
         if has_seal and entry is not None and entry not in value:
             raise DamagedError(path, f"is another file: it has no entry {entry!r}")
         if has_seal and isinstance(value.get(FILES), dict):
