@@ -208,7 +208,7 @@ def asset(name: str, package: str = "repalign.report") -> str:
 
 NULLS = {
     **MEANINGS,
-    "bound": "the exact mean and spread over all permutations, and Cantelli's bound, which holds for every law",
+    "bound": "what is exact of the mean and spread over all permutations, and a bound that holds for every law",
 }
 SCALES = {
     "studentised": "height above its own chance level, in units of its spread",
