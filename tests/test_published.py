@@ -104,7 +104,7 @@ def test_a_column_is_a_model_by_name_by_prefix_or_by_word(tmp_path):
         ("m,clip_h\na,x1\n", r"statistic of a is not a number(.|\n)*got: x1"),
         ("m,clip_h\na,inf\n", r"statistic of a is not a number"),
         ("m,clip_h,gsm8k\na,0.1,high\n", r"gsm8k of a is not a number(.|\n)*got: high"),
-        ("m,clip_h\na,0.1\na,0.2\n", r"a and clip_h stand twice"),
+        ("m,clip_h\na,0.1\na,0.2\n", r"a and clip_h are given twice"),
         ("m,gsm8k\na,0.1\n", r"no column is a model(.|\n)*got: gsm8k"),
         ("m\na\n", r"no column is a model(.|\n)*one column only"),
         ("m,clip_h\na,\n", r"no score(.|\n)*1 blanks"),

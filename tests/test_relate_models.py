@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from alignment_table import CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
@@ -292,12 +293,22 @@ def test_equal_distances_have_no_rank():
     assert math.isnan(found.faithfulness) and math.isnan(found.pvalue) and "undefined" in found.text
 
 
+@pytest.fixture
+def one_thread():
+    """torch on one thread: numba, which UMAP runs on, would give the whole process as many as there are cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_umap_keeps_clusters_apart():
+def test_umap_keeps_clusters_apart_and_leaves_torch_its_threads(one_thread):
     rng = np.random.default_rng(6)
     z = np.concatenate([rng.normal(c, 0.05, (10, 3)) for c in (0.0, 1.0, 2.0)])
     apart = np.linalg.norm(z[:, None] - z[None], axis=-1)
     found = model_map(among(np.exp(-apart)), records(range(30)), method="umap", draws=19)
+    assert torch.get_num_threads() == 1
     points = found.table[["x", "y"]].to_numpy()
     spread = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e9 * np.eye(30)
     assert (spread.argmin(1) // 10 == np.arange(30) // 10).all()
@@ -492,21 +503,3 @@ def test_the_constant_pair_is_said():
     found = agreement(make_table())
     assert found.table.loc[0, "n_left_out"] == 1 and CONSTANT[0] in {m[0] for m in LANGUAGE}
     assert "left out: up to 1, for 1 of 1 pairs of measures" in found.text
-
-
-def test_umap_leaves_torch_its_threads():
-    """numba sets the number of OpenMP threads of the whole process; other threads mean other last digits."""
-    import subprocess
-    import sys
-
-    program = (
-        "import os; os.environ['OMP_NUM_THREADS'] = '1'\n"
-        "import numpy as np, torch\n"
-        "from repalign.relate.maps import _umap\n"
-        "points = np.random.default_rng(0).standard_normal((12, 3))\n"
-        "_umap(np.linalg.norm(points[:, None] - points, axis=-1), 0, 1)\n"
-        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
-    )
-    pytest.importorskip("umap")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ class Agreement(Finding):
     table : one row per two measures: measure_a, measure_b, spearman; low, high, df, the interval over models of `level`;
         pvalue, two-sided, models changing places (Mantel), and p_bh, adjusted over the rows (Benjamini and Hochberg, false
         discovery rate); n_pairs with both scores, n_left_out with one or none.
-    measures : in the order of the figure. distances : those of them whose sign was turned.
+    measures : in the order of the figure. distances : the measures whose sign was turned.
     n_models : models compared. unit, n_units : what the interval leaves out one at a time ("model", "family", or
         "family or model" if sides differ); "" and 0 if there are too few.
     n_orders : possible reorderings of the models, all of which were visited if `exact`, else `draws` of `seed`; below 20

@@ -219,9 +219,9 @@ class _Data:
     def interval(
         self, bins: Sequence[np.ndarray], least: int, estimate: Callable[[frozenset[str]], float]
     ) -> tuple[float, float, float, tuple[Units, ...]]:
-        """The jackknife of an estimate about some bins, its degrees of freedom and its units.
+        """The jackknife of an estimate about some bins, its degrees of freedom, and the units; nan and () for too few units.
 
-        The units are those of the bins, and of the partners if these are others and three; nan and () if they are too few.
+        Units are of the bins, and of the partners if these are other models and at least three.
         """
         groups = [[self.rows[i] for i in b] for b in bins]
         if not self.both and len(self.columns) >= MIN_UNITS:

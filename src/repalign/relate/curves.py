@@ -152,8 +152,8 @@ def trend_curve(
 
     Returns
     -------
-    TrendCurve : intervals and p are those of `trend` at each point; 0, no trend, stands as chance. With a competence of
-        which lower is better (bits per byte), alignment that rises with competence is a negative trend.
+    TrendCurve : intervals and p are those of `trend` at each point; 0, no trend, stands as chance. If the lower end of
+        a competence is the better one (bits per byte), alignment that rises with competence is a negative trend.
 
     Raises
     ------
@@ -415,7 +415,7 @@ def contrast(
 
     Raises
     ------
-    RepalignError : unknown names; fewer than two variants; a pair that stands twice under a variant; no pair in common.
+    RepalignError : unknown names; fewer than two variants; a pair that is given twice under a variant; no pair in common.
     """
     quantities = [value] if isinstance(value, str) else list(value)
     for name in quantities:

@@ -70,8 +70,8 @@ class Effects(Finding):
         """What makes effects hard to tell apart."""
         tied = self.table.loc[self.table["vif"] > HIGH_VIF]
         named = ", ".join(f"{label} {vif:.1f}" for label, vif in zip(tied["label"], tied["vif"], strict=True))
-        told = f"Factors go together (variance inflation: {named}): which of them it is can hardly be told."
-        return (told,) if named else ()
+        warning = f"Factors go together (variance inflation: {named}): which of them it is can hardly be told."
+        return (warning,) if named else ()
 
 
 def effects(
@@ -156,7 +156,7 @@ class Factor:
 
     A number x has one column, (x - mean) / sd over the models, x on log10 if `log`. Words of L levels have L - 1 columns:
     1 at the level, -1 at the last one, so that the effects of the L levels sum to 0. `contrasts` (effects, columns) turn
-    the coefficients of the columns into the effects that are told: of one sd, or of every level.
+    the coefficients of the columns into effects: of one sd, or of every level.
     """
 
     name: str
@@ -333,7 +333,7 @@ def _shares(factors: Sequence[Factor], y: np.ndarray) -> list[float]:
 
 
 def _without(design: np.ndarray, contrasts: np.ndarray, scores: Crossed, unit: frozenset[str]) -> np.ndarray:
-    """The effects without one unit; nan for those that cannot be told then."""
+    """The effects without one unit; nan for effects that cannot be told then."""
     means = scores.means(unit)
     kept = np.isfinite(means)
     inverse = np.linalg.pinv(design[kept], rcond=1e-10)

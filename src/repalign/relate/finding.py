@@ -16,7 +16,7 @@ from repalign.relate.jackknife import LEVEL, Fit
 class Finding:
     """What an analysis found. Each kind is a subclass that adds its own numbers.
 
-    kind : names the analysis. measure : that of all scores; None if the table holds several.
+    kind : names the analysis. measure : of all scores; None if the table holds several.
     table : all that a figure of it shows. left_out : what was left out, each with its reason.
     level : of the intervals. draws, seed : random reorderings of the p-values.
     """

@@ -153,7 +153,7 @@ class Jackknife:
 
     @classmethod
     def over(cls, sides: Sequence[Units | None], estimate: Callable[[frozenset[str]], Any]) -> Jackknife:
-        """The estimate, which is told the models to leave out, without each unit of every side that has units."""
+        """`estimate`, which gets the models to leave out, for none of them and for each unit of every side."""
         return cls(estimate(frozenset()), tuple(tuple(map(estimate, side.members)) for side in sides if side))
 
     def interval(self, value: Callable[[Any], ArrayLike], level: float = LEVEL, sides: int | None = None) -> tuple[Any, Any, Any]:
@@ -210,6 +210,6 @@ def mean_of_pairs(
     mean = Jackknife.over(sides, scores.mean)
     low, high, _ = mean.interval(lambda one: math.nan if one is None else one, level)
     where = [" on both sides"] if len(sides) == 1 else [" of side x", " of side y"]
-    told = [f"{len(u)} {'families' if u.kind == 'family' else 'models'}{w}" for u, w in zip(sides, where, strict=False) if u]
+    units = [f"{len(u)} {'families' if u.kind == 'family' else 'models'}{w}" for u, w in zip(sides, where, strict=False) if u]
     full = math.nan if mean.full is None else mean.full
-    return PairMean(full, float(low), float(high), n_pairs, len(numbers) - n_pairs, " and ".join(told))
+    return PairMean(full, float(low), float(high), n_pairs, len(numbers) - n_pairs, " and ".join(units))

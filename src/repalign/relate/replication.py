@@ -94,7 +94,7 @@ def read_published(path: str | Path, *, models: Sequence[str] = ()) -> Published
     that stands for two.
 
     Raises RepalignError for a file that is not there, has no rows or no scores, a value that is not a number, or a pair of
-    models that stands twice.
+    models that is given twice.
     """
     path = Path(path)
     notes, frame = _read(path)
@@ -128,7 +128,7 @@ def read_published(path: str | Path, *, models: Sequence[str] = ()) -> Published
     twice = table.loc[table.duplicated(PAIR)]
     if not twice.empty:
         x, y = twice.iloc[0][PAIR]
-        raise RepalignError(f"{path.name}: {x} and {y} stand twice", expected="one score per pair of models", got="two")
+        raise RepalignError(f"{path.name}: {x} and {y} are given twice", expected="one score per pair of models", got="two")
     return Published(path.name, table, _scores(path, frame, competences), notes, _text(path, table, competences, blanks))
 
 
@@ -215,8 +215,8 @@ class Beside(Fitted):
     """Pairs of models with our score and the published one; `text` says how far they agree.
 
     `table`: model_x, model_y (our names), published_x, published_y (the labels), point, family, ours, chance (ours),
-    published, difference (ours minus published). `rmse` is the root of the mean squared difference; `interval` that of the
-    mean difference over models like these, which leaves out `units` in turn; `fit` is ours on theirs (None below three
+    published, difference (ours minus published). `rmse` is the root of the mean squared difference; `interval` is of the
+    mean difference over models like these, and leaves out `units` in turn; `fit` is ours on theirs (None below three
     pairs), with Pearson and Spearman. `unmatched_published` and `unmatched_ours` are names without a counterpart,
     `missing` pairs of matched models that have one of the two scores only.
     """
@@ -244,7 +244,7 @@ def beside(table: pd.DataFrame, published: Published, measure: str | None = None
     A published label is our model of the same name, or else the known model that figures label so. The sides need not be
     the same: a pair is looked up both ways round.
 
-    Raises RepalignError if no pair is in both, with the closest names; for an unknown measure; if a pair stands twice.
+    Raises RepalignError if no pair is in both, with the closest names; for an unknown measure; if a pair is given twice.
     """
     pairs, measure = searched(table, measure)
     refuse_twice(pairs, "take the rows of one variant")
@@ -308,8 +308,8 @@ def _near(label: str, names: Sequence[str]) -> str:
 def published_points(found: Trend, published: Published, partners: Sequence[str]) -> pd.DataFrame:
     """What was published of a trend's models, or of others, with these partners: point, x, alignment, n_partners.
 
-    alignment is the mean over the partners of ours that have a published score; x the published competence, else that of
-    our model of this name. Points without x are left out; there may be none.
+    alignment is the mean over the partners of ours that have a published score; x the published competence, else our
+    model's of this name. Points without x are left out; there may be none.
     """
     own = dict(zip(found.points["model"], found.points["x"], strict=True))
     given = published.competence(found.against)
