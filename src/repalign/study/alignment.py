@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -16,19 +17,22 @@ import pandas as pd
 import pyarrow as pa
 
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
+from repalign.errors import RepalignError
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_bytes
 from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig
 from repalign.study.load import Variant, read_variants
-from repalign.study.members import Competence, Inputs, Members
+from repalign.study.members import Competence, Inputs, Members, captioned
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
+    from repalign.null import Null
     from repalign.representation import Representation
     from repalign.sources import ModelEntry
+    from repalign.study.needs import Needs
 
 
 LONGEST = 80  # characters of a folder's name, without a digest
@@ -94,9 +98,7 @@ class AlignmentStudy(Study):
         return self.variants[0].config.dataset.open(self.base, progress)
 
     def plan(self, progress: Progress = silent) -> Plan:
-        from repalign.study.plan import plan
-
-        return plan(self, Inputs(self.base, self.store, progress, is_mock=self.is_mock))
+        return _plan(self, Inputs(self.base, self.store, progress, is_mock=self.is_mock))
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
@@ -111,13 +113,12 @@ class AlignmentStudy(Study):
         on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
         from repalign.report import write_report
-        from repalign.study.plan import plan
 
         config = self.config
         competence = Competence(config.competence, self.base, self.folder / "competence", config.extract, progress)
         inputs = Inputs(self.base, self.store, progress, executor, self.is_mock, competence)
         if on_plan is not None:
-            on_plan(plan(self, inputs))
+            on_plan(_plan(self, inputs))
         for variant in self.variants:  # before a model is run for hours
             inputs.check(variant)
         members, alignments, wrote, skipped = {}, {}, [], {}
@@ -187,6 +188,95 @@ class AlignmentStudy(Study):
         from repalign.study.mock import mock_study
 
         return mock_study(self, progress)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+FEW = 8  # measures, and variants, that the plan names one by one
+ASSUMED = 1024  # stimuli of a dataset that cannot be opened yet: the paper's number
+
+
+def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
+    """The dataset, the comparisons, and an estimate of downloads, disk, memory and time."""
+    from repalign.dataset import Dataset
+
+    is_known = True
+    try:
+        datasets = [inputs.dataset(variant) for variant in study.variants]
+        lost = f", {len(datasets[0].left_out)} rows left out" if datasets[0].left_out else ""
+        lines = [f"dataset {datasets[0].name}: n = {datasets[0].n}, {', '.join(datasets[0].modalities)}{lost}"]
+    except RepalignError as error:
+        is_known, datasets = False, [Dataset.toy(ASSUMED)] * len(study.variants)
+        lines = [
+            f"the dataset cannot be opened yet ({str(error).splitlines()[0]}); below it is taken for {ASSUMED:,} captioned "
+            "images, and its own download is not counted"
+        ]
+    runs = []
+    for variant, dataset in zip(study.variants, datasets, strict=True):
+        sample = variant.config.rows or (None if is_known else variant.config.dataset.sample)
+        n = dataset.n if sample is None else sample.n
+        if len(runs) < FEW:
+            lines += _compared(variant, n, variant.null_of(dataset.ids[:n], study.base) if is_known else variant.null)
+        runs.append((variant, dataset, n))
+    if len(runs) > FEW:
+        lines.append(f"and {len(runs) - FEW} more variants")
+    given = study.config.competence
+    for path in [*given.lm_eval, *given.timm, *given.csv]:
+        if not (study.base / path).exists():
+            lines.append(f"warning: {path} is not there yet; the run needs it for the scores of models")
+    needs = _needs(study.store, runs)
+    return Plan((*lines, *needs.lines(), f"features in {study.store}"), needs.table)
+
+
+def _compared(variant: Variant, n: int, null: Null) -> list[str]:
+    """What one run compares, and the draws behind each measure's chance level."""
+    from repalign.comparison.ways import way_of
+
+    nx, ny, measures = len(variant.x), len(variant.y or ()), variant.every_measure
+    pairs = nx * ny if variant.y is not None else nx * (nx - 1) // 2
+    counts = f"{nx + ny} models, {pairs} pairs of models, {len(measures)} measures"
+    if variant.name:
+        return [f"variant {variant.name}: n = {n}, {counts}"]
+    drawn = {}
+    for measure in measures:
+        way = way_of(measure, null, n, plain=variant.preprocess.is_identity, search=variant.search or "studentised")
+        judge = way.null(null, measure, n)
+        drawn[measure] = f"{type(judge).__name__.lower()} null, {0 if way.by else judge.count(n)} draws"
+    if len(drawn) <= FEW:
+        return [counts, *(f"{m!r}: {how}" for m, how in drawn.items())]
+    return [counts, *(f"{count} measures: {how}" for how, count in Counter(drawn.values()).items())]
+
+
+def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
+    """What all runs need: every model is run once for each dataset, every variant compared once."""
+    from repalign.comparison import LIMIT
+    from repalign.store import FeatureStore
+    from repalign.study.needs import estimate
+
+    parts, compared, kept = {}, [], FeatureStore(store)
+    for variant, dataset, n in runs:
+        config = variant.config
+        x = captioned(variant.x, config.captions.x)
+        y = None if variant.y is None else captioned(variant.y, config.captions.y)
+        options = {
+            **config.extract.model_dump(include={"device", "dtype", "batch_size"}), "preprocess": variant.preprocess,
+            "n_compared": n, "limit": LIMIT if config.limit is None else config.limit,
+        }  # fmt: skip
+        key = repr((dataset.fingerprint, x, y, variant.measures, variant.null, options))
+        if key not in parts:
+            found = estimate(dataset, x, y, variant.measures, variant.null, store=kept, **options)
+            entries = [f"{dataset.fingerprint} {e!r}" for e in (*x, *(y or ()))]
+            parts[key] = replace(found, table=found.table.assign(entry=entries))
+        compared += parts[key].comparing
+    last, every = next(reversed(parts.values())), pd.concat([part.table for part in parts.values()])
+    table = every.drop_duplicates("entry").drop(columns="entry").reset_index(drop=True)
+    fetched = table["model"].duplicated()  # weights are downloaded once, however often a model is run
+    table.loc[fetched & table["download_bytes"].notna(), "download_bytes"] = 0
+    warnings = {w.partition(" about ")[0]: w for part in parts.values() for w in part.warnings}  # one for each need
+    return replace(last, table=table, comparing=tuple(compared), warnings=tuple(warnings.values()))
+
+
+# --- files and folders ---------------------------------------------------------------------------
 
 
 def combined(variants: Sequence[Variant], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
