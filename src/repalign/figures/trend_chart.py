@@ -105,8 +105,10 @@ class TrendChart:
         short = [words.shorten(name, LONGEST) for name in names]
         sizes = np.array([[CHARACTER * len(name), LINE] for name in short])
         area = (LEFT, BOTTOM - HEIGHT, WIDTH, 10 - TOP)
-        spots = canvas.place_labels(at * (1, -1), sizes, 6, area, reach=2)  # y upwards there
-        rows = zip(names, at, points["family"], points["alignment"], short, spots, strict=True)
+        along = place(self.curve_x, self.curve) * (1, -1) if self.trend.fit is not None else []  # y upwards for the names
+        taken = [(x - 1, y - 1, x + 1, y + 1) for x, y in along]
+        spots = canvas.place_labels(at * (1, -1), sizes, 7, area, reach=3, taken=taken)
+        rows = zip(names, at, points["family"], points["alignment"], short, spots, sizes[:, 0], strict=True)
         marks = canvas.ticks(bottom, top)
         line = np.linspace(0, GRID - 1, 2).astype(int)
         return {
@@ -116,10 +118,18 @@ class TrendChart:
             "line": place(self.curve_x[line], self.curve[line]) if self.trend.fit is not None else None,
             "points": [
                 {"model": name, "family": self.families.index(f), "at": xy, "score": words.number(y), "name": label,
-                 "spot": None if spot is None else (spot[0], -spot[1] - BELOW)}
-                for name, xy, f, y, label, spot in rows
+                 "spot": None if spot is None else _anchored(spot, wide, xy[0])}
+                for name, xy, f, y, label, spot, wide in rows
             ],
         }  # fmt: skip
+
+
+def _anchored(spot: tuple[float, float], wide: float, x: float) -> tuple[float, float, str]:
+    """Where a name stands, held at the side of its point at x: no browser's letters are as wide as was reckoned."""
+    left, low = spot
+    if left > x:
+        return left, -low - BELOW, "start"
+    return (left + wide, -low - BELOW, "end") if left + wide < x else (left + wide / 2, -low - BELOW, "middle")
 
 
 def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
