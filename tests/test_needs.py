@@ -199,14 +199,14 @@ def test_a_model_of_timm_that_is_not_in_the_table_is_counted():
 
 
 def test_toy_models_cost_their_recipe_until_they_are_trained(monkeypatch):
-    from repalign.toyworld import names
+    from repalign.toyworld import recipes
 
     name = "language-conv8-next"
     monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: False)
     state = torch.random.get_rng_state()
     facts = facts_of([ModelEntry(f"toy:{name}")], 0)[0]
     assert torch.equal(state, torch.random.get_rng_state())  # a plan draws no number from the caller's generator
-    assert facts.work == names.find(name)[0].cost
+    assert facts.work == recipes.find(name)[0].cost
     assert facts.widths == (8, 8, 8, 8)
     monkeypatch.setattr("repalign.toyworld.models.is_cached", lambda _: True)
     assert facts_of([ModelEntry(f"toy:{name}")], 0)[0].work == 0.0

@@ -18,7 +18,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestNeighbors
 
 from repalign.errors import RepalignError
-from repalign.toyworld import captions, models, names, networks, objectives, render, roster, train, world
+from repalign.toyworld import captions, models, networks, recipes, render, training, world
 
 TURN = 2 * np.pi
 TINY = "language-conv8-next"
@@ -32,10 +32,10 @@ def scenes() -> world.Scenes:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A name whose training takes six steps, with a checkpoint after three."""
-    recipe = replace(names.RECIPES[TINY], steps=6, checkpoints=(3,))
-    monkeypatch.setitem(names.RECIPES, TINY, recipe)
+    recipe = replace(recipes.RECIPES[TINY], steps=6, checkpoints=(3,))
+    monkeypatch.setitem(recipes.RECIPES, TINY, recipe)
     for name in recipe.names:
-        monkeypatch.setitem(names.NAMES, name, recipe)
+        monkeypatch.setitem(recipes.NAMES, name, recipe)
     return TINY
 
 
@@ -254,7 +254,7 @@ def test_training_captions_are_full_in_seven_of_ten():
     named = captions.some_named(20000, np.random.default_rng(0)).reshape(20000, -1).sum(1)
     assert np.mean(named == 10) == pytest.approx(0.7, abs=0.01)
     assert np.allclose([np.mean(named == k) for k in range(1, 10)], 0.3 / 9, atol=0.005)
-    tokens = objectives.training_captions(500, seed=1)
+    tokens = training.training_captions(500, seed=1)
     assert "thing" in " ".join(captions.decode(tokens))
     assert (np.diff((tokens == captions.PAD).astype(int), axis=1) >= 0).all()  # padding is at the end
 
@@ -289,9 +289,9 @@ def test_captions_of_another_world_are_refused(text, message):
 
 
 def small(family: str, objective: str = "next", width: int = 8) -> torch.nn.Module:
-    modality = names.VISION if family == "cnn" else names.LANGUAGE
+    modality = recipes.VISION if family == "cnn" else recipes.LANGUAGE
     torch.manual_seed(0)
-    return networks.build(names.Recipe("small", modality, family, width, objective))
+    return networks.build(recipes.Recipe("small", modality, family, width, objective))
 
 
 @pytest.mark.parametrize("family", ["conv", "transformer", "gru"])
@@ -331,36 +331,36 @@ def test_the_vector_of_a_caption_does_not_depend_on_its_batch(family, objective)
 
 
 def test_the_bag_of_words_counts_words():
-    bag = models.ToyModel("bag", names.RECIPES["language-bag"], 0, small("bag", "none"), {}, "")
+    bag = models.ToyModel("bag", recipes.RECIPES["language-bag"], 0, small("bag", "none"), {}, "")
     found = bag.forward(["a red circle left and a red box right ."])["words"][0] * 10
     counts = {captions.VOCABULARY[int(i)]: round(float(found[i])) for i in found.nonzero()}
     assert counts == {"a": 2, "red": 2, "circle": 1, "left": 1, "and": 1, "box": 1, "right": 1, ".": 1}
     assert bag.n_parameters == 0
 
 
-@pytest.mark.parametrize("objective", list(objectives.OBJECTIVES))
+@pytest.mark.parametrize("objective", list(training.OBJECTIVES))
 def test_every_objective_learns(objective):
-    recipe = next(r for r in names.RECIPES.values() if r.objective == objective)
+    recipe = next(r for r in recipes.RECIPES.values() if r.objective == objective)
     steps = 60
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = networks.build(replace(recipe, width=16 if recipe.family == "transformer" else 8))
-        trained = objectives.OBJECTIVES[objective](network)
-        losses = [loss for _, loss in train.fit(trained, "test", steps, recipe.rate)]
+        trained = training.OBJECTIVES[objective](network)
+        losses = [loss for _, loss in training.fit(trained, "test", steps, recipe.rate)]
     assert len(losses) == steps
     assert np.mean(losses[-5:]) < (0.98 if objective == "augmentation" else 0.9) * np.mean(losses[:3])
 
 
 def test_no_two_runs_share_a_scene():
-    block = objectives.NextWord(small("conv"))
+    block = training.NextWord(small("conv"))
     one, two = next(block.batches("one", 1))[0], next(block.batches("two", 1))[0]
     assert not torch.equal(one, two)
-    seeds = {names.seed(r, "training", start) for r in names.RECIPES for start in range(0, 3000, 1024)}
-    assert len(seeds) == 3 * len(names.RECIPES) and min(seeds) >= 1 << 63  # nor with a seed of a user
+    seeds = {recipes.seed(r, "training", start) for r in recipes.RECIPES for start in range(0, 3000, 1024)}
+    assert len(seeds) == 3 * len(recipes.RECIPES) and min(seeds) >= 1 << 63  # nor with a seed of a user
 
 
 def test_batches_are_those_asked_for_and_fresh():
-    batches = list(objectives.Supervised(small("cnn")).batches("run", 20))
+    batches = list(training.Supervised(small("cnn")).batches("run", 20))
     assert [len(b[0]) for b in batches] == [128] * 20
     assert len(torch.unique(torch.cat([b[0].flatten(1).double().mean(1) for b in batches]))) > 2400
 
@@ -370,7 +370,7 @@ def test_the_probe_is_the_discriminant_of_scikit_learn():
     y = rng.integers(0, 4, 300)
     x, new = rng.normal(size=(300, 6)) + 0.8 * np.eye(4, 6)[y], rng.normal(size=(200, 6))
     oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.01).fit(x, y)
-    found = train.discriminate(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(new))
+    found = training.discriminate(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(new))
     assert np.array_equal(found.numpy(), oracle.predict(new))
 
 
@@ -378,16 +378,16 @@ def test_bits_of_a_model_that_knows_nothing_are_those_of_a_uniform_guess():
     network = small("gru")
     torch.nn.init.zeros_(network.head.weight)
     torch.nn.init.zeros_(network.head.bias)
-    scores = train.caption_bits(network)
-    texts = world.sample(1024, names.seed("held out", "score")).captions
+    scores = training.caption_bits(network)
+    texts = world.sample(1024, recipes.seed("held out", "score")).captions
     words, size = sum(len(t.split()) for t in texts), sum(len(t) for t in texts)
     assert scores["bits_per_word"] == pytest.approx(math.log2(len(captions.VOCABULARY)), rel=1e-5)
     assert scores["bits_per_byte"] == pytest.approx(scores["bits_per_word"] * words / size, rel=1e-9)
 
 
 def test_counted_word_vectors_are_the_truncated_decomposition_of_mutual_information():
-    recipe = names.RECIPES["language-svd12-200"]
-    texts = captions.decode(objectives.training_captions(200, names.seed(recipe.name, "training", 0)))
+    recipe = recipes.RECIPES["language-svd12-200"]
+    texts = captions.decode(training.training_captions(200, recipes.seed(recipe.name, "training", 0)))
     words = captions.VOCABULARY[3:]
     pairs = np.ones((len(words), len(words)))
     for text in texts:
@@ -397,7 +397,7 @@ def test_counted_word_vectors_are_the_truncated_decomposition_of_mutual_informat
                 pairs[u, v] += u != v
     p = pairs.sum(0) / pairs.sum()
     u, s, _ = np.linalg.svd(np.log(pairs / pairs.sum()) - np.log(p)[:, None] - np.log(p))
-    table = train.cooccurrence_vectors(recipe).double().numpy()
+    table = training.cooccurrence_vectors(recipe).double().numpy()
     assert (table[:3] == 0).all()
     assert np.allclose(table[3:] @ table[3:].T, (u[:, :12] * s[:12]) @ u[:, :12].T, atol=1e-5)
 
@@ -413,10 +413,10 @@ def test_every_name_is_a_model_and_every_wrong_name_an_error(tmp_path):
     with pytest.raises(RepalignError, match="language-conv24-next-step100"):
         models.revision("language-conv24-next-step99")
     assert list(tmp_path.iterdir()) == []
-    for name, recipe in names.NAMES.items():
+    for name, recipe in recipes.NAMES.items():
         assert re.fullmatch(r"(vision|language)-[a-z]+\d*(-[a-z0-9.+]+)*", name)
         assert (recipe.modality == "image") == name.startswith("vision-")
-        assert names.find(name) == (
+        assert recipes.find(name) == (
             recipe,
             int(name.rpartition("-step")[2]) if "-step" in name else recipe.steps,
         )
@@ -426,7 +426,7 @@ def test_one_run_gives_the_model_and_its_checkpoint_and_is_not_run_again(tmp_pat
     told = []
     final = models.load(tiny, tmp_path, lambda task, done, total, note=None: told.append((task, done, total)))
     assert told[0][:2] == (f"training {tiny}", 0) and told[-1][1] == told[-1][2]
-    monkeypatch.setattr(train, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "run", lambda *_: pytest.fail("trained again"))
     again, early = models.load(tiny, tmp_path), models.load(f"{tiny}-step3", tmp_path)
     assert (final.step, early.step) == (6, 3)
     assert final.weights == again.weights != early.weights
@@ -470,8 +470,8 @@ def test_a_broken_file_is_trained_again(tmp_path, tiny, monkeypatch, broken):
         sidecar.unlink()
     else:
         sidecar.write_text("[]" if "list" in broken else sidecar.read_text()[:-30])
-    runs, run = [], train.run
-    monkeypatch.setattr(train, "run", lambda *a: runs.append(a[0].name) or run(*a))
+    runs, run = [], training.run
+    monkeypatch.setattr(training, "run", lambda *a: runs.append(a[0].name) or run(*a))
     assert models.load(tiny, tmp_path).weights == whole.weights
     assert runs == [tiny] and weights.read_bytes() == data
     assert json.loads(sidecar.read_text())["weights_sha256"] == whole.weights
@@ -479,7 +479,7 @@ def test_a_broken_file_is_trained_again(tmp_path, tiny, monkeypatch, broken):
 
 def test_a_model_of_other_code_is_not_taken(tmp_path, tiny, monkeypatch):
     models.load(tiny, tmp_path)
-    monkeypatch.setattr(names, "revision", lambda: "0" * 12)
+    monkeypatch.setattr(recipes, "revision", lambda: "0" * 12)
     assert not models.is_cached(tiny, tmp_path) and models.revision(tiny) == "0" * 12
 
 
@@ -530,37 +530,37 @@ def test_pixels_are_the_pixels(tmp_path):
 
 
 def test_the_demo_has_six_models_a_side_with_checkpoints_and_controls():
-    for side in roster.DEMO.values():
+    for side in models.DEMO.values():
         assert len(side["trained"]) == len(side["checkpoints"]) == 6
         for name in side["trained"]:
-            recipe = names.RECIPES[name]
+            recipe = recipes.RECIPES[name]
             assert set(recipe.names[1:]) <= set(side["checkpoints"]) and len(recipe.checkpoints) == 1
-            twin = names.RECIPES[f"{name.rpartition('-')[0]}-untrained"]
+            twin = recipes.RECIPES[f"{name.rpartition('-')[0]}-untrained"]
             assert twin.name in side["untrained"]
             assert (twin.family, twin.width, twin.modality) == (recipe.family, recipe.width, recipe.modality)
-    assert len(set(roster.DEMO_NAMES)) == len(roster.DEMO_NAMES) and set(roster.DEMO_NAMES) <= set(
-        names.NAMES
+    assert len(set(models.DEMO_NAMES)) == len(models.DEMO_NAMES) and set(models.DEMO_NAMES) <= set(
+        recipes.NAMES
     )
-    runs = {names.NAMES[n].name for n in roster.DEMO_NAMES}
-    assert sum(names.RECIPES[r].cost for r in runs) < 170  # core-seconds
+    runs = {recipes.NAMES[n].name for n in models.DEMO_NAMES}
+    assert sum(recipes.RECIPES[r].cost for r in runs) < 170  # core-seconds
 
 
 def test_a_roster_is_trained_once_with_progress_that_only_rises(tmp_path, tiny):
     told = []
     wanted = [f"{tiny}-step3", "language-bag", tiny]
-    runs = roster.train_roster(wanted, tmp_path, workers=1, progress=lambda *a: told.append(a[:3]) or None)
+    runs = models.train_roster(wanted, tmp_path, workers=1, progress=lambda *a: told.append(a[:3]) or None)
     assert runs == [tiny, "language-bag"]
     assert {t[0] for t in told} == {"training toy models"}
     assert (
         [t[1] for t in told] == sorted(t[1] for t in told) and told[0][1] == 0 and told[-1][1] == told[-1][2]
     )
-    assert roster.train_roster(wanted, tmp_path, workers=1) == []
+    assert models.train_roster(wanted, tmp_path, workers=1) == []
 
 
 def test_processes_train_what_one_process_trains(tmp_path):
     wanted = ["language-conv8-untrained", "language-svd12-200"]
     told = []
-    runs = roster.train_roster(wanted, tmp_path / "two", workers=2, progress=lambda *a: told.append(a[:3]))
+    runs = models.train_roster(wanted, tmp_path / "two", workers=2, progress=lambda *a: told.append(a[:3]))
     assert sorted(runs) == sorted(wanted) and told[-1][1] == told[-1][2]
     for name in wanted:
         assert models.is_cached(name, tmp_path / "two")
@@ -570,7 +570,7 @@ def test_processes_train_what_one_process_trains(tmp_path):
 def test_an_error_in_a_worker_is_the_callers(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RepalignError, match="cannot be written"):
-        roster.train_roster(["language-conv8-untrained", "language-bag"], tmp_path / "file", workers=2)
+        models.train_roster(["language-conv8-untrained", "language-bag"], tmp_path / "file", workers=2)
 
 
 # --- what it is for ----------------------------------------------------------------------------
@@ -593,11 +593,11 @@ def test_a_trained_pair_aligns_above_chance_and_above_its_untrained_twins():
     found = {}
     for what in ("untrained", "trained"):
         for name, layer in (("vision-cnn8-supervised", "dense"), ("language-conv24-next", "embedding")):
-            recipe = names.RECIPES[name]
+            recipe = recipes.RECIPES[name]
             steps = {"image": 100, "text": 300}[recipe.modality] if what == "trained" else 0
             recipe = replace(recipe, steps=steps, checkpoints=())
             network = networks.build(recipe)
-            network.load_state_dict(train.run(recipe)[-1].weights)
+            network.load_state_dict(training.run(recipe)[-1].weights)
             view = networks.image_vectors if recipe.modality == "image" else networks.caption_vectors
             found[what, recipe.modality] = view(network, images if recipe.modality == "image" else tokens)[
                 layer

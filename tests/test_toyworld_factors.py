@@ -15,10 +15,10 @@ from repalign.dataset import Dataset
 from repalign.models import ModelRecord
 from repalign.sources import extract
 from repalign.store import FeatureStore
-from repalign.toyworld import captions, factors, models, names, networks, objectives, train, world
-from repalign.toyworld.recipe import LANGUAGE, VISION, Recipe, name_of
+from repalign.toyworld import captions, models, networks, recipes, training, world
+from repalign.toyworld.recipes import LANGUAGE, VISION, Recipe, name_of
 
-RUNS = {r.name: r for r in factors.RUNS}
+RUNS = {r.name: r for r in recipes.RUNS}
 # What 6 steps of runs that were there before these factors give: last loss, and the sum of the sizes of all weights.
 BEFORE = {
     "vision-cnn3-supervised": (1.7800970077514648, 234.25119917944357),
@@ -36,65 +36,65 @@ BEFORE = {
 @pytest.fixture
 def unscored(monkeypatch):
     """Training without the probe, which takes longer than a few steps."""
-    monkeypatch.setattr(train, "competence", lambda *_: {})
+    monkeypatch.setattr(training, "competence", lambda *_: {})
 
 
 def few_steps(name: str, steps: int = 6, **changes) -> Recipe:
-    return replace(names.RECIPES[name], steps=steps, checkpoints=(), **changes)
+    return replace(recipes.RECIPES[name], steps=steps, checkpoints=(), **changes)
 
 
 def weights_of(recipe: Recipe) -> dict[str, torch.Tensor]:
-    return train.run(recipe)[-1].weights
+    return training.run(recipe)[-1].weights
 
 
 # --- names and rows ------------------------------------------------------------------------------
 
 
 def test_names_say_what_differs_and_nothing_else():
-    for recipe in factors.RUNS:
+    for recipe in recipes.RUNS:
         seed = int(m[1]) if (m := re.search(r"-seed(\d+)$", recipe.name)) else 0
         changes = {"tasks": recipe.tasks, "detail": recipe.detail, "decay": recipe.decay, "noise": recipe.noise}
         told = name_of(recipe.modality, recipe.family, recipe.width, recipe.objective, seed=seed, **changes)
-        assert recipe.name == told and names.RECIPES[recipe.name] is recipe
-    assert len(RUNS) == len(factors.RUNS) and set(RUNS) < set(names.RECIPES)
+        assert recipe.name == told and recipes.RECIPES[recipe.name] is recipe
+    assert len(RUNS) == len(recipes.RUNS) and set(RUNS) < set(recipes.RECIPES)
     assert name_of(VISION, "cnn", 8, "supervised", tasks=("hue", "side")) == "vision-cnn8-supervised-hue+side"
     assert name_of(LANGUAGE, "conv", 24, "next", detail=3, seed=2) == "language-conv24-next-detail3-seed2"
     assert name_of(LANGUAGE, "conv", 24, "next", decay=0.0, noise=0.3) == "language-conv24-next-decay0-noise0.3"
 
 
 def test_seeds_of_all_runs_differ():
-    seeds = {names.seed(r, part) for r in names.RECIPES for part in ("weights", "training")}
-    assert len(seeds) == 2 * len(names.RECIPES)
+    seeds = {recipes.seed(r, part) for r in recipes.RECIPES for part in ("weights", "training")}
+    assert len(seeds) == 2 * len(recipes.RECIPES)
 
 
 def test_every_variant_has_its_base_and_differs_from_it_in_one_thing():
-    for recipe in factors.RUNS:
-        base = names.RECIPES[name_of(recipe.modality, recipe.family, recipe.width, recipe.objective)]
+    for recipe in recipes.RUNS:
+        base = recipes.RECIPES[name_of(recipe.modality, recipe.family, recipe.width, recipe.objective)]
         assert (recipe.steps, recipe.rate, recipe.modality) == (base.steps, base.rate, base.modality)
         changed = [f for f in ("tasks", "detail", "decay", "noise") if getattr(recipe, f) != getattr(base, f)]
         assert len(changed) <= 1
 
 
 def test_every_attribute_is_a_task_equally_often():
-    for count in factors.TASKS:
-        chosen = [r.tasks for r in factors.RUNS if len(r.tasks) == count]
+    for count in recipes.TASKS:
+        chosen = [r.tasks for r in recipes.RUNS if len(r.tasks) == count]
         assert len(chosen) == 5 and set(Counter(k for tasks in chosen for k in tasks).values()) == {count}
         assert all(set(tasks) <= set(captions.KINDS) for tasks in chosen)
 
 
 def test_checkpoints_are_of_one_run_and_its_last_step_is_not_among_them():
-    several = [r for r in factors.RUNS if r.checkpoints]
+    several = [r for r in recipes.RUNS if r.checkpoints]
     assert {r.modality for r in several} == {VISION, LANGUAGE}
     for recipe in several:
         assert len(recipe.names) == 5 and recipe.checkpoints == tuple(sorted(recipe.checkpoints))
         assert recipe.checkpoints[-1] < recipe.steps
-        found = [names.find(n) for n in recipe.names]
+        found = [recipes.find(n) for n in recipe.names]
         assert [step for _, step in found] == [recipe.steps, *recipe.checkpoints]
         assert {one.name for one, _ in found} == {recipe.name}
 
 
 def test_factors_are_facts_of_the_recipe():
-    assert names.RECIPES["vision-cnn8-supervised"].factors(400) == {
+    assert recipes.RECIPES["vision-cnn8-supervised"].factors(400) == {
         "run": "vision-cnn8-supervised", "width": 8.0, "training_steps": 400.0, "weight_decay": 0.01, "weight_noise": 0.0,
         "tasks": 5.0,
     }  # fmt: skip
@@ -103,12 +103,12 @@ def test_factors_are_facts_of_the_recipe():
     assert RUNS["vision-cnn8-supervised-noise0.3"].factors(400)["weight_noise"] == 0.3
     assert RUNS["language-conv24-next-decay0"].factors(1000)["weight_decay"] == 0.0
     assert RUNS["language-conv24-next-detail3"].factors(1000)["caption_detail"] == 3.0
-    assert names.RECIPES["language-conv24-next"].factors(1000)["caption_detail"] == 8.5
+    assert recipes.RECIPES["language-conv24-next"].factors(1000)["caption_detail"] == 8.5
     assert "tasks" not in RUNS["vision-cnn8-temporal"].factors(400)
-    assert names.RECIPES["vision-cnn8-untrained"].factors(0) == {
+    assert recipes.RECIPES["vision-cnn8-untrained"].factors(0) == {
         "run": "vision-cnn8-untrained", "width": 8.0, "training_steps": 0.0
     }  # fmt: skip
-    assert names.RECIPES["vision-pixels"].factors(0) == {"run": "vision-pixels"}
+    assert recipes.RECIPES["vision-pixels"].factors(0) == {"run": "vision-pixels"}
 
 
 # --- what was there is as it was -------------------------------------------------------------------
@@ -116,15 +116,15 @@ def test_factors_are_facts_of_the_recipe():
 
 @pytest.mark.parametrize("name", list(BEFORE))
 def test_a_run_that_was_there_before_gives_what_it_gave(name, unscored):
-    last = train.run(few_steps(name))[-1]
+    last = training.run(few_steps(name))[-1]
     total = sum(float(w.double().abs().sum()) for w in last.weights.values())
     assert (last.loss, total) == pytest.approx(BEFORE[name], rel=1e-5)  # processors round differently
 
 
 def test_a_checkpoint_changes_nothing_after_it(monkeypatch):
-    monkeypatch.setattr(train, "competence", lambda *_: {"score": torch.rand(1).item()})  # scoring that draws
+    monkeypatch.setattr(training, "competence", lambda *_: {"score": torch.rand(1).item()})  # scoring that draws
     recipe = few_steps("vision-cnn8-augmentation")  # whose views are drawn
-    whole, halves = train.run(recipe), train.run(replace(recipe, checkpoints=(2, 3)))
+    whole, halves = training.run(recipe), training.run(replace(recipe, checkpoints=(2, 3)))
     assert [t.step for t in halves] == [2, 3, 6]
     for name, w in whole[-1].weights.items():
         assert torch.equal(w, halves[-1].weights[name])
@@ -142,7 +142,7 @@ def test_a_checkpoint_changes_nothing_after_it(monkeypatch):
 )  # fmt: skip
 def test_a_few_steps_of_each_kind_learn_and_are_no_other_run(name, unscored):
     recipe = few_steps(name, 30)
-    trained = train.run(recipe)[-1]
+    trained = training.run(recipe)[-1]
     assert np.isfinite(trained.loss) and all(torch.isfinite(w).all() for w in trained.weights.values())
     start = weights_of(replace(recipe, steps=0))
     moved = [k for k, w in trained.weights.items() if not torch.equal(w, start[k])]
@@ -155,20 +155,20 @@ def test_a_few_steps_of_each_kind_learn_and_are_no_other_run(name, unscored):
 
 def test_only_the_tasks_are_asked_for():
     network = networks.ConvNet(4)
-    arrays = [torch.from_numpy(a) for a in objectives.Supervised(network).make(64, 5)]
+    arrays = [torch.from_numpy(a) for a in training.Supervised(network).make(64, 5)]
     images, values, shapes = arrays
 
-    def loss(tasks: tuple[str, ...], values=values, shapes=shapes) -> tuple[float, objectives.Supervised]:
+    def loss(tasks: tuple[str, ...], values=values, shapes=shapes) -> tuple[float, training.Supervised]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            objective = objectives.Supervised(network, tasks)
+            objective = training.Supervised(network, tasks)
         out = objective.loss(images, values, shapes)
         out.backward()
         return out.item(), objective
 
     every = loss(captions.KINDS)[0]
     assert sum(loss((kind,))[0] for kind in captions.KINDS) == pytest.approx(every, rel=1e-6)  # each with its own weight
-    for kind, columns in objectives.VALUES.items():
+    for kind, columns in training.VALUES.items():
         others = values.clone()
         others[:, [c for c in range(10) if c not in columns]] += 1
         assert loss((kind,), others, (shapes + 1) % 8)[0] == loss((kind,))[0]
@@ -180,16 +180,16 @@ def test_only_the_tasks_are_asked_for():
 
 def test_values_are_the_attributes_they_stand_for():
     a = world.content(50, 3)[1]
-    values = objectives.Supervised(networks.ConvNet(3)).make(50, 3)[1]
+    values = training.Supervised(networks.ConvNet(3)).make(50, 3)[1]
     expected = {"side": 3.4 * (a.x - 0.5), "height": 3.4 * (a.y - 0.5), "size": 3.4 * (a.size - 0.5)}
     expected["hue"] = np.concatenate([np.cos(a.hue), np.sin(a.hue)], axis=1)
-    for kind, columns in objectives.VALUES.items():
+    for kind, columns in training.VALUES.items():
         np.testing.assert_allclose(values[:, columns], expected[kind], atol=1e-6)
 
 
-@pytest.mark.parametrize("detail", factors.DETAILS)
+@pytest.mark.parametrize("detail", recipes.DETAILS)
 def test_training_captions_name_as_many_attributes_as_asked(detail):
-    tokens = objectives.training_captions(400, 9, detail)
+    tokens = training.training_captions(400, 9, detail)
     kinds = {names_[i]: kind for kind, classes in captions.WORDS.items() for names_ in classes for i in (0, 1)}
     named = [[kinds[w] for w in text.split() if w in kinds] for text in captions.decode(tokens)]
     assert {len(k) for k in named} == {detail}
@@ -215,7 +215,7 @@ def test_noise_shakes_the_weights_only_while_gradients_are_taken():
     network = networks.ConvNet(4)
     before = {k: w.clone() for k, w in network.state_dict().items()}
     torch.manual_seed(0)
-    with train._shaken(network, 0.5):
+    with training._shaken(network, 0.5):
         for k, w in network.state_dict().items():
             shift = (w - before[k]).flatten()
             rms = float(before[k].square().mean().sqrt())
@@ -224,10 +224,10 @@ def test_noise_shakes_the_weights_only_while_gradients_are_taken():
             assert float(shift.abs().max()) > 0
     assert all(torch.equal(w, before[k]) for k, w in network.state_dict().items())
     state = torch.get_rng_state()
-    with train._shaken(network, 0.0):
+    with training._shaken(network, 0.0):
         assert all(torch.equal(w, before[k]) for k, w in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(KeyError), train._shaken(network, 0.5):
+    with pytest.raises(KeyError), training._shaken(network, 0.5):
         raise KeyError
     assert all(torch.equal(w, before[k]) for k, w in network.state_dict().items())
 

@@ -50,7 +50,7 @@ def run_demo(
     """
     from repalign.sources import parse_spec
     from repalign.study import load_study
-    from repalign.toyworld.roster import train_roster
+    from repalign.toyworld.models import train_roster
 
     folder = Path(folder)
     path = folder / "study.yaml"

@@ -34,7 +34,7 @@ from repalign.sources.array import reading_of
 from repalign.sources.model import ModelEntry, no_modality
 from repalign.sources.source import Asked, StandIn, parse_spec
 from repalign.toyworld import captions as toy
-from repalign.toyworld import names, render, world
+from repalign.toyworld import recipes, render, world
 
 HEADS = 4
 DEPTHS = (2, 5)
@@ -62,7 +62,7 @@ def made_once(parent: Path, name: str, arguments: Mapping[str, Any], write: Call
 @cache
 def _code() -> str:
     """A digest of the code that makes stand-ins: what other code made does not pass for what today's would."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + names.revision()
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + recipes.revision()
 
 
 def seed_of(*parts: str | int) -> int:

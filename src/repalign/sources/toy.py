@@ -26,9 +26,9 @@ class Toys(Source):
         return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:  # noqa: ARG002
-        from repalign.toyworld import names
+        from repalign.toyworld import recipes
 
-        return names.find(spec.path)[0].modality
+        return recipes.find(spec.path)[0].modality
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         from repalign.toyworld import models
@@ -37,10 +37,10 @@ class Toys(Source):
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
         """The network built and run on one stimulus; what training takes is in its recipe."""
-        from repalign.toyworld import captions, models, names, networks, render
+        from repalign.toyworld import captions, models, networks, recipes, render
 
         try:
-            recipe, _ = names.find(spec.path)
+            recipe, _ = recipes.find(spec.path)
         except RepalignError:
             return Facts()
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
@@ -53,7 +53,7 @@ class Toys(Source):
         return Facts(
             kind=recipe.modality, parameters=count, widths=tuple(x.shape[1] for x in layers.values()), names=tuple(layers),
             stored=torch.float32, file_bytes=4 * count, download_bytes=0,
-            flops=2.0 * count * (render.SIDE**2 if recipe.modality == names.VISION else captions.LENGTH),
+            flops=2.0 * count * (render.SIDE**2 if recipe.modality == recipes.VISION else captions.LENGTH),
             work=0.0 if models.is_cached(spec.path) else recipe.cost,
             parameters_from=COUNTED, layers_from=COUNTED, download_from=KNOWN,
         )  # fmt: skip
@@ -63,12 +63,12 @@ class Toys(Source):
 
     def stand_in(self, asked: Asked) -> StandIn:
         """Itself if it needs no training, else the untrained one of its kind and nearest width."""
-        from repalign.toyworld import names, networks
+        from repalign.toyworld import networks, recipes
 
-        recipe, _ = names.find(asked.spec.path)  # RepalignError for an unknown name, with those that are like it
-        like = [r for r in names.RECIPES.values() if r.family == recipe.family and r.objective == names.UNTRAINED]
+        recipe, _ = recipes.find(asked.spec.path)  # RepalignError for an unknown name, with those that are like it
+        like = [r for r in recipes.RECIPES.values() if r.family == recipe.family and r.objective == recipes.UNTRAINED]
         if recipe.family == "svd":
-            recipe = names.RECIPES[STATISTICS]
+            recipe = recipes.RECIPES[STATISTICS]
         elif recipe.steps:
             recipe = min(like, key=lambda r: (abs(r.width - recipe.width), r.width))
         with torch.random.fork_rng(devices=[]):

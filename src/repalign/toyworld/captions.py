@@ -141,9 +141,8 @@ def encode(texts: Sequence[str]) -> np.ndarray:
         if len(words) > LENGTH:
             raise RepalignError(
                 f"toy model: caption {i} of the batch, {text[:80]!r}, is longer than any of the toy world",
-                expected=f"at most {LENGTH} words",
-                got=f"{len(words)} words",
-                remedy="toy models read the captions of the toy world only",
+                expected=f"at most {LENGTH} words", got=f"{len(words)} words",
+                remedy="toy models read the captions of the toy world only"
             )
         unknown = next((w for w in words if w not in INDEX or INDEX[w] <= MASK), None)
         if unknown is not None or not words:

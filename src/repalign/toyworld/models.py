@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,9 @@ from torch import Tensor, nn
 from repalign.errors import RepalignError
 from repalign.files import write_bytes, write_text
 from repalign.text import Progress, silent
-from repalign.toyworld import captions, names, render, train
-from repalign.toyworld.names import Recipe
+from repalign.toyworld import captions, recipes, render, training
 from repalign.toyworld.networks import Words, build, caption_vectors, image_vectors
+from repalign.toyworld.recipes import RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ToyModel:
 
     `layers` are the names of its layers in depth order; `weights` is the SHA-256 of its weights file;
     `scores` is its competence: probe_accuracy of a vision model, bits_per_word and bits_per_byte of a
-    language model that predicts the next word (see `train.probe_accuracy` and `train.caption_bits`).
+    language model that predicts the next word (see `training.probe_accuracy` and `training.caption_bits`).
     """
 
     name: str
@@ -60,7 +62,7 @@ class ToyModel:
 
     @property
     def factors(self) -> dict[str, float | str]:
-        """What was done to it (see `recipe.Recipe.factors`)."""
+        """What was done to it (see `recipes.Recipe.factors`)."""
         return self.recipe.factors(self.step)
 
     @property
@@ -89,21 +91,21 @@ def load(name: str, cache: Path | None = None, progress: Progress = silent) -> T
     Training a model gives its checkpoints too, and all go into the cache. Raises RepalignError for an
     unknown name, with names that are like it, and for a cache that cannot be written.
     """
-    recipe, step = names.find(name)
+    recipe, step = recipes.find(name)
     folder = cache_folder() if cache is None else Path(cache)
     return _read(folder, name, recipe, step) or _train(folder, recipe, progress)[name]
 
 
 def is_cached(name: str, cache: Path | None = None) -> bool:
     """Whether `load` would find the model without training it."""
-    recipe, step = names.find(name)
+    recipe, step = recipes.find(name)
     return _read(cache_folder() if cache is None else Path(cache), name, recipe, step) is not None
 
 
 def revision(name: str) -> str:
-    """What a name resolves to: a digest of the code that its weights follow from; see `names.revision`."""
-    names.find(name)
-    return names.revision()
+    """What a name resolves to: a digest of the code that its weights follow from; see `recipes.revision`."""
+    recipes.find(name)
+    return recipes.revision()
 
 
 def cache_folder() -> Path:
@@ -114,12 +116,12 @@ def cache_folder() -> Path:
 def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyModel]:
     """Train a recipe and keep all that comes out."""
     out = {}
-    for trained in train.run(recipe, progress):
+    for trained in training.run(recipe, progress):
         name = recipe.name if trained.step == recipe.steps else f"{recipe.name}-step{trained.step}"
         data = save_tensors(trained.weights) if trained.weights else b""
         facts = {
             "name": name,
-            "revision": names.revision(),
+            "revision": recipes.revision(),
             "weights_sha256": hashlib.sha256(data).hexdigest(),
             "scores": trained.scores,
             "last_loss": trained.loss,
@@ -131,9 +133,8 @@ def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyMod
             write_text(sidecar, json.dumps(facts, indent=1, sort_keys=True))
         except RepalignError as error:
             raise RepalignError(
-                f"toy model {name}: the cache {folder} cannot be written",
-                got=str(error).splitlines()[0],
-                remedy="name another folder, or set XDG_CACHE_HOME to one that can be written",
+                f"toy model {name}: the cache {folder} cannot be written", got=str(error).splitlines()[0],
+                remedy="name another folder, or set XDG_CACHE_HOME to one that can be written"
             ) from error
         out[name] = _model(name, recipe, trained.step, data, facts)
     return out
@@ -161,7 +162,7 @@ def _model(name: str, recipe: Recipe, step: int, data: bytes, facts: dict[str, A
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:
-    stem = f"{name}.{names.revision()}"
+    stem = f"{name}.{recipes.revision()}"
     return folder / f"{stem}.safetensors", folder / f"{stem}.json"
 
 
@@ -185,3 +186,142 @@ def _pictures(stimuli: Any, name: str) -> np.ndarray:
 def _stack(pictures: Sequence[Any]) -> np.ndarray | None:
     arrays = [np.asarray(p) for p in pictures]
     return np.stack(arrays) if len({a.shape for a in arrays}) == 1 else None
+
+
+# --- many models at once ----------------------------------------------------------------------------
+
+
+VISION = (
+    "vision-cnn3-supervised",
+    "vision-cnn16-supervised",
+    "vision-cnn4-temporal",
+    "vision-cnn16-temporal",
+    "vision-cnn8-autoencoder",
+    "vision-cnn8-augmentation",
+)
+LANGUAGE = (
+    "language-conv8-next",
+    "language-conv24-next",
+    "language-conv64-next",
+    "language-transformer16-next",
+    "language-transformer48-next",
+    "language-gru32-next",
+)
+
+
+def _untrained(trained: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{name.rpartition('-')[0]}-untrained" for name in trained))
+
+
+def _with_checkpoints(trained: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for final in trained for name in RECIPES[final].names)
+
+
+# Names by what they are for; the untrained networks are the twins of the trained ones in all but weights.
+DEMO: dict[str, dict[str, tuple[str, ...]]] = {
+    "image": {
+        "trained": VISION,
+        "checkpoints": tuple(n for n in _with_checkpoints(VISION) if n not in VISION),
+        "untrained": _untrained(VISION),
+        "controls": ("vision-pixels",),
+    },
+    "text": {
+        "trained": LANGUAGE,
+        "checkpoints": tuple(n for n in _with_checkpoints(LANGUAGE) if n not in LANGUAGE),
+        "untrained": _untrained(LANGUAGE),
+        "controls": ("language-bag",),
+    },
+}
+DEMO_NAMES: tuple[str, ...] = tuple(n for side in DEMO.values() for group in side.values() for n in group)
+
+
+def train_roster(
+    wanted: Iterable[str] = DEMO_NAMES,
+    cache: Path | None = None,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> list[str]:
+    """Train the models that the cache does not hold, in that many processes; the names of the runs trained.
+
+    The progress task is "training toy models"; its units are tenths of a core-second, as the recipes estimate them.
+    With one worker nothing but the calling process runs.
+    """
+    missing = {recipes.find(n)[0].name for n in wanted if not is_cached(n, cache)}
+    runs = sorted((RECIPES[n] for n in missing), key=lambda r: (-r.cost, r.name))
+    board = _Board(runs, progress)
+    if workers <= 1 or len(runs) <= 1:
+        for recipe in runs:
+            load(recipe.name, cache, board.follow(recipe.name))
+            board.finish(recipe.name)
+    else:
+        _in_processes(runs, cache, min(workers, len(runs)), board)
+    return [r.name for r in runs]
+
+
+class _Board:
+    """What is done of all runs, by their estimated cost."""
+
+    def __init__(self, runs: list[Recipe], progress: Progress) -> None:
+        self.cost = {r.name: round(10 * r.cost) for r in runs}
+        self.share = dict.fromkeys(self.cost, 0.0)
+        self.progress = progress
+        self.tell()
+
+    def tell(self, note: str | None = None) -> None:
+        done = sum(int(self.cost[n] * share) for n, share in self.share.items())
+        if self.cost:
+            self.progress("training toy models", done, sum(self.cost.values()), note)
+
+    def advance(self, run: str, share: float) -> None:
+        self.share[run] = min(share, 0.99)
+        self.tell()
+
+    def finish(self, run: str) -> None:
+        self.share[run] = 1.0
+        self.tell(f"trained {run}" if RECIPES[run].steps else None)
+
+    def follow(self, run: str) -> Progress:
+        def report(task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG001
+            self.advance(run, done / total)
+
+        return report
+
+
+def _in_processes(runs: list[Recipe], cache: Path | None, workers: int, board: _Board) -> None:
+    context = multiprocessing.get_context("spawn")
+    channel = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(channel,))
+    try:
+        waiting: dict[Future[None], str] = {pool.submit(_work, r.name, cache): r.name for r in runs}
+        while waiting:
+            finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not channel.empty():
+                board.advance(*channel.get())
+            for future in finished:
+                run = waiting.pop(future)
+                future.result()
+                board.finish(run)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        channel.close()
+
+
+_channel: Any = None  # in a worker: where it reports to
+
+
+def _begin(channel: Any) -> None:
+    global _channel
+    _channel = channel
+
+
+def _work(run: str, cache: Path | None) -> None:
+    """Train one run in a worker, reporting every twentieth of it."""
+    told = 0.0
+
+    def report(task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG001
+        nonlocal told
+        if done / total >= told + 0.05:
+            told = done / total
+            _channel.put((run, told))
+
+    load(run, cache, report)

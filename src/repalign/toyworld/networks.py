@@ -17,7 +17,7 @@ from repalign.toyworld.captions import LENGTH, PAD, START, VOCABULARY
 from repalign.toyworld.render import SIDE
 
 if TYPE_CHECKING:
-    from repalign.toyworld.names import Recipe
+    from repalign.toyworld.recipes import Recipe
 
 N_WORDS = len(VOCABULARY)
 CONTEXT = LENGTH + 1  # a full caption behind its start

@@ -82,8 +82,7 @@ def sample(n: int, seed: int, detail: int = captions.FULL) -> Scenes:
     if isinstance(detail, bool) or detail not in range(1, captions.FULL + 1):
         raise RepalignError(
             "toy world: the detail of captions is out of range",
-            expected=f"a whole number from 1 to {captions.FULL}, how many attributes a caption names",
-            got=detail,
+            expected=f"a whole number from 1 to {captions.FULL}, how many attributes a caption names", got=detail
         )
     latents, attributes = content(n, seed)
     named = np.broadcast_to(captions.first_named(detail), (n, 2, len(captions.KINDS)))
@@ -139,9 +138,7 @@ def _check_count(n: int, seed: int) -> None:
     for what, value, least in (("number of scenes", n, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise RepalignError(
-                f"toy world: the {what} is out of range",
-                expected=f"a whole number, at least {least}",
-                got=value,
+                f"toy world: the {what} is out of range", expected=f"a whole number, at least {least}", got=value
             )
 
 
