@@ -15,7 +15,7 @@ from repalign.errors import RepalignError
 from repalign.measures import RSA, MutualKNN
 from repalign.prh import colour
 from repalign.prh.colour import ColourOptions
-from repalign.prh.colour.pairs import offsets
+from repalign.prh.colour.colours import offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -45,8 +45,7 @@ class ColourStudy(Study):
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> ColourStudy:
-        from repalign.prh.colour import WORDS, single_words
-        from repalign.prh.colour.cielab import named_colours
+        from repalign.prh.colour import WORDS, named_colours, single_words
 
         config = where.validate(ColourConfig, data)
         with where.at("options"):

@@ -9,21 +9,40 @@ Source: Huh et al. 2024 (arXiv 2405.07987), figure 8 and appendix D, which print
 
 from __future__ import annotations
 
-from repalign.prh.colour.cielab import BASIC, WORDS, cielab, named_colours, single_words
-from repalign.prh.colour.layout import Layout, align, mds
-from repalign.prh.colour.options import ColourOptions
-from repalign.prh.colour.pairs import Palette, count_pairs, grid_palette, read_photos, shuffled, word_palette
-from repalign.prh.colour.pmi import dissimilarity, frequent, negative_share, pmi_kernel
+from repalign.prh.colour.colours import (
+    BASIC,
+    WORDS,
+    ColourOptions,
+    Palette,
+    cielab,
+    count_pairs,
+    dissimilarity,
+    frequent,
+    grid_palette,
+    named_colours,
+    negative_share,
+    pmi_kernel,
+    read_photos,
+    shuffled,
+    single_words,
+    word_palette,
+)  # fmt: skip
 from repalign.prh.colour.run import CONTROLS, ColourResult, run_colour
-from repalign.prh.colour.scores import neighbor_state, rsa_state, score, score_layout
 from repalign.prh.colour.spaces import (
     ColourSpace,
+    Layout,
+    align,
+    mds,
+    neighbor_state,
     perceptual_space,
     pixel_space,
+    rsa_state,
+    score,
+    score_layout,
     spelling_space,
     vector_space,
     word_space,
-)
+)  # fmt: skip
 
 __all__ = [
     "BASIC", "CONTROLS", "WORDS", "ColourOptions", "ColourResult", "ColourSpace", "Layout", "Palette", "align", "cielab",

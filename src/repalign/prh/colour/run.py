@@ -16,12 +16,18 @@ from repalign.comparison.alignment import csv_text, from_csv_cell
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import FILES, check_files, file_sha256, read_json, seal_json, write_text
-from repalign.prh.colour.cielab import WORDS, named_colours
-from repalign.prh.colour.layout import align, mds
-from repalign.prh.colour.options import ColourOptions
-from repalign.prh.colour.pairs import read_photos
-from repalign.prh.colour.scores import score, score_layout
-from repalign.prh.colour.spaces import ColourSpace, perceptual_space, pixel_space, spelling_space, word_space
+from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
+from repalign.prh.colour.spaces import (
+    ColourSpace,
+    align,
+    mds,
+    perceptual_space,
+    pixel_space,
+    score,
+    score_layout,
+    spelling_space,
+    word_space,
+)  # fmt: skip
 from repalign.sources import ModelEntry
 from repalign.text import Progress, silent
 

@@ -9,14 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import write_text
-from repalign.prh.colour.cielab import cielab, named_colours
-from repalign.prh.colour.options import ColourOptions
-from repalign.prh.colour.pairs import count_pairs, grid_palette, shuffled, word_palette
-from repalign.prh.colour.pmi import dissimilarity, kernel_of, negative_share
+from repalign.measures import RSA, Measure, MutualKNN, Procrustes
+from repalign.measures.measure import DenseRelation, GraphRelation, State, as_features
+from repalign.measures.rdm import COMPARISONS
+from repalign.null import Permutations
+from repalign.prh.colour.colours import (
+    ColourOptions,
+    cielab,
+    count_pairs,
+    dissimilarity,
+    grid_palette,
+    kernel_of,
+    named_colours,
+    negative_share,
+    shuffled,
+    word_palette,
+)  # fmt: skip
 from repalign.sources import ModelEntry, extract
 from repalign.text import Progress, silent
 
@@ -153,3 +166,161 @@ def perceptual_space(like: ColourSpace) -> ColourSpace:
     """CIELAB (Delta E*ab), and plain RGB as the layer to beat, for the colours of another space."""
     both = {"cielab": like.lab, "rgb": like.rgb}
     return replace(vector_space("perception", like.ids, like.rgb, both), layout_layer="cielab")
+
+
+# --- layouts ----------------------------------------------------------------------------------------
+
+
+_AT_ONCE = 25  # fits between two reports of progress
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """`points` (n, c); `stress`, Kruskal's stress-1 of the points against the distances (for "nonmetric" as SMACOF
+    reports it, against the fitted disparities); `fits`, of how many the best was kept.
+    """
+
+    points: np.ndarray
+    stress: float
+    fits: int
+
+
+def mds(distances: np.ndarray, options: ColourOptions, *, progress: Progress = silent) -> Layout:
+    """Multidimensional scaling of distances (n, n): the best of `n_fits` random starts of SMACOF, or classical scaling.
+
+    SMACOF is scikit-learn's (de Leeuw 1977; nonmetric: Kruskal 1964, which takes a distance of 0 as missing). Classical
+    scaling (Torgerson 1952) is the leading eigenvectors of -H D^2 H / 2, those of negative eigenvalues left out as zeros;
+    it needs one fit.
+    """
+    d = np.asarray(distances, float)
+    c = options.n_components
+    if d.ndim != 2 or d.shape[0] != d.shape[1] or len(d) <= c or not np.isfinite(d).all():
+        raise RepalignError("distances that MDS cannot take", expected=f"finite (n, n) with n > {c}", got=f"shape {d.shape}")
+    if options.mds == "classical":
+        points = _classical(d, c)
+        return Layout(points, _stress(points, d), 1)
+    from sklearn.manifold import smacof
+
+    seeds = np.random.SeedSequence([options.seed, 3]).generate_state(-(-options.n_fits // _AT_ONCE))
+    best, least = np.zeros((len(d), c)), np.inf
+    progress("mds", 0, options.n_fits)
+    for i, seed in enumerate(seeds):
+        count = min(_AT_ONCE, options.n_fits - i * _AT_ONCE)
+        found: Any = smacof(
+            d, metric=options.mds == "metric", n_components=c, n_init=count, max_iter=options.max_iter,
+            random_state=int(seed) % 2**31,
+        )  # fmt: skip
+        if found[1] < least:
+            best, least = found[0], float(found[1])
+        progress("mds", min((i + 1) * _AT_ONCE, options.n_fits), options.n_fits)
+    return Layout(best, _stress(best, d) if options.mds == "metric" else least, options.n_fits)
+
+
+def _classical(d: np.ndarray, c: int) -> np.ndarray:
+    squared = d**2
+    gram = -(squared - squared.mean(axis=0) - squared.mean(axis=1)[:, None] + squared.mean()) / 2
+    values, vectors = np.linalg.eigh(gram)
+    return vectors[:, ::-1][:, :c] * np.sqrt(np.maximum(values[::-1][:c], 0))
+
+
+def _stress(points: np.ndarray, d: np.ndarray) -> float:
+    from scipy.spatial.distance import pdist, squareform
+
+    fitted, given = pdist(points), squareform(d, checks=False)
+    return float(np.sqrt(((fitted - given) ** 2).sum() / (fitted**2).sum()))
+
+
+def align(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points moved onto a target by the best translation, scale, rotation and reflection; and the disparity that is left.
+
+    min over s, R, t of |s X R + t - Y|_F, R orthogonal (Kabsch 1976, Umeyama 1991). A reflection is allowed, as the paper
+    does by fitting z and -z: in three dimensions that is the same. Disparity = |s X R + t - Y|^2 / |Y - mean Y|^2, in
+    [0, 1], that of `scipy.spatial.procrustes`. Points of fewer dimensions than the target are padded with zeros.
+    """
+    from scipy.linalg import orthogonal_procrustes
+
+    x, y = np.asarray(points, float), np.asarray(target, float)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise RepalignError("layouts that do not fit", expected="one row per colour", got=f"{x.shape} and {y.shape}")
+    width = max(x.shape[1], y.shape[1])
+    x, y = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (x, y))
+    centre = y.mean(axis=0)
+    x, y = x - x.mean(axis=0), y - centre
+    size_x, size_y = (x**2).sum(), (y**2).sum()
+    if size_x == 0 or size_y == 0:
+        raise RepalignError("a layout whose points are all one", expected="points that differ", got="no spread")
+    fitted: Any = orthogonal_procrustes(x, y)
+    rotation, traced = fitted
+    moved = x @ rotation * (traced / size_x)
+    return (moved + centre)[:, : target.shape[1]], float(1 - traced**2 / (size_x * size_y))
+
+
+# --- scores -----------------------------------------------------------------------------------------
+
+
+COLUMNS = (
+    "space_x", "layer_x", "space_y", "layer_y", "n", "measure", "statistic", "null_mean", "null_std", "z", "pvalue",
+    "pvalue_layers", "threshold", "null", "n_draws", "seed",
+)  # fmt: skip
+
+_NUMBERS = ("statistic", "null_mean", "null_std", "z", "pvalue", "threshold")
+
+
+def rsa_state(distances: np.ndarray) -> DenseRelation:
+    """The state of `RSA(comparison="spearman")` whose dissimilarities (n, n) are given."""
+    return COMPARISONS["spearman"](torch.from_numpy(np.array(distances, float)))
+
+
+def neighbor_state(distances: np.ndarray, k: int) -> GraphRelation:
+    """The state of `MutualKNN(k)` whose distances (n, n) are given; ties go to the lower index, as everywhere."""
+    d = np.array(distances, float)
+    np.fill_diagonal(d, np.inf)
+    return GraphRelation(torch.from_numpy(np.argsort(d, axis=1, kind="stable")[:, :k].copy()))
+
+
+def score(x: ColourSpace, y: ColourSpace, options: ColourOptions, k: int) -> list[dict[str, Any]]:
+    """Every layer of one space against every layer of another, on the colours that both have.
+
+    Two measures: "RSA", Spearman's correlation of the two spaces' distances over all pairs of colours, and "MutualKNN",
+    the share of k nearest neighbours in common (chance k / (n - 1)). Each against `n_draws` permutations of the colours:
+    one row per pair of layers, with its p-value, and in `pvalue_layers` the family-wise p-value over all of these pairs.
+    """
+    common = [i for i in x.ids if i in set(y.ids)]
+    if len(common) <= max(3, k):
+        raise RepalignError(
+            f"{x.name} and {y.name} share too few colours", expected=f"more than {max(3, k)}", got=len(common),
+            remedy="use a smaller min_count or k, or the palette 'words' on both sides",
+        )  # fmt: skip
+    x, y = x.subset(common), y.subset(common)
+    rsa, knn = RSA(dissimilarity="euclidean"), MutualKNN(k=k, similarity="euclidean")
+    rows = []
+    for label, measure, state in (("RSA", rsa, rsa_state), (f"MutualKNN(k={k})", knn, lambda d: neighbor_state(d, k))):
+        a, b = ([state(d) for d in s.distances.values()] for s in (x, y))
+        rows += _judged(label, measure, a, b, x, y, (tuple(x.distances), tuple(y.distances)), options)
+    return rows
+
+
+def score_layout(points: np.ndarray, x: ColourSpace, y: ColourSpace, options: ColourOptions) -> list[dict[str, Any]]:
+    """`Procrustes` distance, in [0, sqrt 2] and 0 at best, of a layout of x from CIELAB, against permutations."""
+    measure = Procrustes()
+    a, b = ([measure.prepare(as_features(p))] for p in (points, x.lab))
+    return _judged("Procrustes", measure, a, b, x, y, ((f"layout of {x.layout_layer}",), ("cielab",)), options)
+
+
+def _judged(
+    label: str, measure: Measure, a: Sequence[State], b: Sequence[State], x: ColourSpace, y: ColourSpace,
+    layers: tuple[tuple[str, ...], tuple[str, ...]], options: ColourOptions,
+) -> list[dict[str, Any]]:  # fmt: skip
+    null = Permutations(n_draws=options.n_draws, seed=options.seed)
+    judged = null.judge(measure, null.prepare(measure, a), null.prepare(measure, b))
+    cells, rows = judged.cells, []
+    for i, layer_x in enumerate(layers[0]):
+        for j, layer_y in enumerate(layers[1]):
+            numbers = {name: float(getattr(cells, name)[i, j]) for name in _NUMBERS}
+            row = {
+                "space_x": x.name, "layer_x": layer_x, "space_y": y.name, "layer_y": layer_y, "n": x.n, "measure": label,
+                **numbers, "pvalue_layers": float(judged.found.stepdown[i, j]), "null": null.name,
+                "n_draws": judged.n_draws, "seed": options.seed,
+            }  # fmt: skip
+            rows.append({c: row[c] for c in COLUMNS})
+    return rows

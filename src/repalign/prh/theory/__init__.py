@@ -14,8 +14,18 @@ modality sees it through a view, one to one or lossy; a contrastive learner of t
 from __future__ import annotations
 
 from repalign.prh.theory.learn import CRITICS, BinaryNCE, InfoNCE, Learned, learn
-from repalign.prh.theory.representability import Representability, embedding, proposition_f1, representability
-from repalign.prh.theory.world import World, circle, cooccurrence, mixed, ring, torus
+from repalign.prh.theory.worlds import (
+    Representability,
+    World,
+    circle,
+    cooccurrence,
+    embedding,
+    mixed,
+    proposition_f1,
+    representability,
+    ring,
+    torus,
+)  # fmt: skip
 
 __all__ = [
     "CRITICS",

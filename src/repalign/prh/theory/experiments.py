@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from repalign.prh.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
-from repalign.prh.theory.representability import representability
-from repalign.prh.theory.world import World, circle, ring, torus
+from repalign.prh.theory.worlds import World, circle, representability, ring, torus
 from repalign.text import Progress, silent
 
 K = 10  # neighbours: whole shells of the torus, so that no tie stands at the border of a neighbourhood

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.prh.theory.world import Array, World
+from repalign.prh.theory.worlds import Array, World
 
 Critic = Literal["tied", "towers", "free"]
 POLISHED = 400  # parameters up to which the gradient's zero is looked for: the cost grows with their cube
