@@ -45,6 +45,7 @@ from repalign.null.null import (
     Judgement,
     Null,
     Prepared,
+    Scored,
     Search,
     Streams,
     Unpaired,
@@ -85,16 +86,17 @@ class Auto(Null):
     def resolve(self, measure: Measure, n: int, spectra: bool = True) -> Null:
         if not measure.paired:
             return Unpaired()
-        groups, random = self.groups, Permutations(self.n_draws, self.seed, self.groups)
         bilinear = isinstance(measure, Bilinear) and (spectra or not measure.dense)
-        if groups is not None:
-            groups.check_n(n)
-            size = groups.equal_size if groups.shuffle == "whole" else None
-            many = size is not None and n // size >= CYCLIC_MIN_N and spectra
-            return Cyclic(self.seed, groups=groups) if bilinear and many else random
-        if not bilinear:
-            return random
-        return Moments(Cyclic(self.seed, self.relabellings) if spectra and n >= CYCLIC_MIN_N else random)
+        units = n  # how many things of one size change places
+        if self.groups is not None:
+            self.groups.check_n(n)
+            size = self.groups.equal_size if self.groups.shuffle == "whole" else None
+            units = n // size if size else 0
+        if bilinear and spectra and units >= CYCLIC_MIN_N:
+            draws: Null = Cyclic(self.seed, 1 if self.groups else self.relabellings, self.groups)
+        else:
+            draws = Permutations(self.n_draws, self.seed, self.groups)
+        return Moments(draws) if bilinear and self.groups is None else draws
 
     def count(self, n: int) -> int:
         raise TypeError(f"how many draws there are at n = {n} depends on the measure: ask the null that `resolve` gives")
@@ -102,9 +104,7 @@ class Auto(Null):
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         return self.resolve(measure, states[0].n).prepare(measure, states)
 
-    def scored(
-        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
         return self.resolve(measure, a.n).scored(measure, a, b, streams)
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:

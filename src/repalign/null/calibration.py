@@ -27,7 +27,7 @@ _NOTHING: Any = np.nan
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What chance says about scores of any shape: float64 arrays, all of the shape of the statistic.
+    """Scores held against chance: float64 arrays, all of the shape of the statistic.
 
     `statistic` observed score; `null_mean`, `null_std` of the draws; `z` = (statistic - mean) / std;
     `pvalue` = (1 + #{draw >= observed}) / (K + 1); `threshold` = the ceil((1 - alpha)(K + 1))-th smallest of
@@ -66,7 +66,7 @@ class Calibration:
         return cls(statistic=statistic, z=z, calibrated=calibrated, **given)
 
     def told_by(self, measure: Measure) -> Calibration:
-        """The same in the measure's own direction, from what chance says about its closeness."""
+        """The calibration of a closeness, in the measure's own direction."""
         turned = ("statistic", "null_mean", "threshold")
         return replace(self, **{name: measure.closeness(getattr(self, name)) for name in turned})
 
@@ -76,12 +76,8 @@ def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
     Where relabelling leaves a score mathematically unchanged, rounding must not decide the p-value.
     """
-    return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * _scale(observed, draws), observed, draws)
-
-
-def _scale(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """The largest size of each score and its draws; undefined draws (nan or infinite) have none."""
-    return np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=np.isfinite(draws)))
+    scale = np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=np.isfinite(draws)))
+    return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
 
 
 
@@ -121,7 +117,8 @@ def calibrate(
     pool = np.where(none, 0.0, np.where(known, draws, np.nan))
     mean, std = (np.where(none, np.nan, moment(pool, axis=0)) for moment in (np.nanmean, np.nanstd))
     # Where all draws are the same up to rounding there is no spread to count in.
-    std = np.where(std > TIE_TOLERANCE * _scale(observed, draws), std, 0.0 * std)
+    scale = np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=known))
+    std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
     return Calibration.of(observed, mean, std, pvalue(observed, draws), threshold(observed, draws, alpha), s_max)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures.measure import GraphRelation, Measure, Relation, State
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, device_of, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, device_of, must_be_bilinear
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,16 @@ class Cyclic(Null):
         if self.relabellings < 1:
             raise RepalignError("a null without draws", expected="relabellings >= 1", got=self.relabellings)
         if self.groups is not None and (self.groups.shuffle != "whole" or self.groups.equal_size is None):
+            got = f"shuffle={self.groups.shuffle!r}, sizes {sorted({len(m) for m in self.groups.members})}"
             raise RepalignError(
-                "the cyclic null cannot honour these groups",
-                expected="whole groups of one size",
-                got=f"shuffle={self.groups.shuffle!r}, sizes {sorted({len(m) for m in self.groups.members})}",
+                "the cyclic null cannot honour these groups", expected="whole groups of one size", got=got,
                 remedy="use null='permutation' with these groups",
-            )
+            )  # fmt: skip
         if self.groups is not None and self.relabellings > 1:
             raise RepalignError(
-                "several relabellings and groups do not go together",
-                expected="relabellings=1 with groups",
-                got=f"relabellings={self.relabellings}",
-                remedy="use null='permutation' with these groups for more draws",
-            )
+                "several relabellings and groups do not go together", expected="relabellings=1 with groups",
+                got=f"relabellings={self.relabellings}", remedy="use null='permutation' with these groups for more draws",
+            )  # fmt: skip
 
     @property
     def step(self) -> int:
@@ -75,7 +72,7 @@ class Cyclic(Null):
         return np.concatenate([self.groups.members[g] for g in generator.permutation(len(self.groups.members))])
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
-        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are let go."""
+        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are released."""
         must_be_bilinear(measure, "the cyclic null does not apply")
         n = states[0].n
         sigma = self.order(n)
@@ -88,13 +85,7 @@ class Cyclic(Null):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.scored(measure, a, b, streams)[1]
 
-    def scored(
-        self,
-        measure: Measure,
-        a: Prepared,
-        b: Prepared,
-        streams: Streams = ONE_SIDE,  # noqa: ARG002
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:  # noqa: ARG002
         """The observed scores are those of the shift by 0."""
         bilinear = must_be_bilinear(measure, "the cyclic null does not apply")
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))

@@ -71,6 +71,7 @@ class Stored(ABC):
     symmetric: bool
     powers: dict[Edges, Any]
     sums: dict[Edges, np.ndarray]  # of the rows
+    diagonal: np.ndarray
 
     def power(self, edges: Edges) -> Any:
         """Entry by entry A^forth times (A')^back."""
@@ -81,9 +82,6 @@ class Stored(ABC):
             one, other = ((forth, 0), (0, back)) if back else ((forth - 1, 0), FORTH)
             self.powers[edges] = self.power(one) * self.power(other)
         return self.powers[edges]
-
-    @abstractmethod
-    def diagonal(self) -> np.ndarray: ...
 
     @abstractmethod
     def rows(self, edges: Edges) -> np.ndarray:
@@ -109,7 +107,7 @@ def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
     one, two, three, four = (
         [(r, 0)] if stored.symmetric else [(forth, r - forth) for forth in range(r + 1)] for r in (1, 2, 3, 4)
     )
-    diagonal, ones = stored.diagonal(), np.ones(len(stored.diagonal()))
+    diagonal, ones = stored.diagonal, np.ones(len(stored.diagonal))
     single, double = [stored.rows(e) for e in one], [stored.rows(e) for e in two]
     ends = [*single, diagonal]  # what hangs on a vertex by one edge
     halves = [x * y for x, y in combinations_with_replacement(ends, 2)]
@@ -131,13 +129,12 @@ def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
 class Dense(Stored):
     """Matrices in the dtype of the relation, on its device."""
 
-    def __init__(self, matrix: Tensor, symmetric: bool, rows: Tensor) -> None:
-        self.symmetric = symmetric
+    symmetric = False
+
+    def __init__(self, matrix: Tensor, rows: Tensor) -> None:
         self.powers = {FORTH: matrix}
         self.sums = {FORTH: rows.cpu().numpy()}
-
-    def diagonal(self) -> np.ndarray:
-        return self.powers[FORTH].diagonal().to("cpu", torch.float64).numpy()
+        self.diagonal = matrix.diagonal().to("cpu", torch.float64).numpy()
 
     def rows(self, edges: Edges) -> np.ndarray:
         if edges not in self.sums:
@@ -157,8 +154,6 @@ class Dense(Stored):
             yield (matrix @ torch.from_numpy(v).to(matrix)).to("cpu", torch.float64).numpy() if v.any() else np.zeros_like(v)
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
-        if self.symmetric:
-            return _symmetric_cycles(self.powers[FORTH])
         with full_precision():
             ways = {w: self.power(w[0]) @ self.power(w[1]) for w in WAYS}
         found = [_row_dots(ways[way], self.power(base)).cpu().numpy() for way, base in (*TRIANGLES, *DOUBLED)]
@@ -172,25 +167,28 @@ def _row_dots(one: Tensor, other: Tensor) -> Tensor:
     return torch.linalg.vecdot(one, other).to(torch.float64)
 
 
-def _symmetric_cycles(a: Tensor) -> tuple[list[np.ndarray], list[float]]:
-    """Of a symmetric A: triangles at every vertex, triangles with a doubled edge, cycles of four.
+class Symmetric(Dense):
+    """A dense relation that is its own transpose."""
 
-    By blocks of rows, of A A below the diagonal only: nothing of A A is kept.
-    """
-    at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
-    for start in range(0, len(a), GRAM_BLOCK):
-        stop = min(start + GRAM_BLOCK, len(a))
-        with full_precision():
-            walks = a[start:stop] @ a[:, :stop]
-        for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
-            some, edges = walks[:, columns], a[start:stop, columns]
-            four += times * _row_dots(some, some).sum()
-            some *= edges
-            at_vertex[start:stop] += some.sum(dim=1)
-            if times == 2:
-                at_vertex[columns] += some.sum(dim=0)
-            doubled += times * _row_dots(some, edges).sum()
-    return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
+    symmetric = True
+
+    def cycles(self) -> tuple[list[np.ndarray], list[float]]:
+        """By blocks of rows, of A A below the diagonal only: nothing of A A is kept."""
+        a = self.powers[FORTH]
+        at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
+        for start in range(0, len(a), GRAM_BLOCK):
+            stop = min(start + GRAM_BLOCK, len(a))
+            with full_precision():
+                walks = a[start:stop] @ a[:, :stop]
+            for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
+                some, edges = walks[:, columns], a[start:stop, columns]
+                four += times * _row_dots(some, some).sum()
+                some *= edges
+                at_vertex[start:stop] += some.sum(dim=1)
+                if times == 2:
+                    at_vertex[columns] += some.sum(dim=0)
+                doubled += times * _row_dots(some, edges).sum()
+        return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
 
 
 class Sparse(Stored):
@@ -207,7 +205,7 @@ class Sparse(Stored):
         values = torch.ones(n, k) if relation.values is None else relation.values.cpu().gather(1, order)
         parts = values.double().numpy().ravel(), ends.numpy().ravel(), np.arange(n + 1) * k
         self.powers = {FORTH: csr_array(parts, shape=(n, n))}
-        self.sums = {}
+        self.sums, self.diagonal = {}, self.powers[FORTH].diagonal()
 
     def merged(self, edges: Edges) -> Edges:
         return (min(edges[0], 1), min(edges[1], 1)) if self.plain else edges
@@ -217,9 +215,6 @@ class Sparse(Stored):
         if edges not in self.powers:
             self.powers[edges] = super().power(edges).tocsr()
         return self.powers[edges]
-
-    def diagonal(self) -> np.ndarray:
-        return self.powers[FORTH].diagonal()
 
     def rows(self, edges: Edges) -> np.ndarray:
         edges = self.merged(edges)
@@ -286,11 +281,12 @@ def as_stored(relation: Relation) -> tuple[Stored, float, float]:
 
     A dense A becomes A - d I - e (J - I), whose diagonal and off-diagonal entries each sum to 0. A graph stays as it is.
     """
+    kind = Symmetric if relation.symmetric else Dense
     if isinstance(relation, GraphRelation):
         if SPARSE * relation.k <= relation.n and not relation.symmetric:
             return Sparse(relation), 0.0, 0.0
         matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
-        return Dense(matrix, relation.symmetric, matrix.sum(dim=1)), 0.0, 0.0
+        return kind(matrix, matrix.sum(dim=1)), 0.0, 0.0
     if not isinstance(relation, DenseRelation):
         raise TypeError(f"no moments for {type(relation).__name__}")
     n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)
@@ -298,43 +294,43 @@ def as_stored(relation: Relation) -> tuple[Stored, float, float]:
     diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
     rest = relation.matrix - elsewhere
     rest.diagonal().add_(elsewhere - diagonal)
-    return Dense(rest, relation.symmetric, rows - diagonal - (n - 1) * elsewhere), diagonal, elsewhere
+    return kind(rest, rows - diagonal - (n - 1) * elsewhere), diagonal, elsewhere
 
 
 def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
-    """What one relation contributes to the moments: mean diagonal and off-diagonal entry that were taken off, two numbers
-    about the spectrum, then the distinct-index sums of the rest for orders 1 to 4; a short float64 vector.
+    """The share of one relation in the moments, and how far out each of its stimuli is.
+
+    First a short float64 vector: the mean diagonal and off-diagonal entry that were taken off, two numbers about the spectrum,
+    then the distinct-index sums of the rest for orders 1 to 4. Second an array (5, n): of every stimulus its diagonal entry, the
+    sums of its row and column elsewhere, each less the mean over stimuli, and the squares of row and column about their means.
 
     Dense: O(n^2) but for one product, for symmetric relations of a triangle. Graph of k edges per row: O(n k^2).
     Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
-    combined. The second array says how far every stimulus is out, (5, n): its diagonal entry, the sums of its row and
-    column elsewhere, each less the mean over stimuli, and the squares of row and column about their means.
+    combined.
     """
     stored, diagonal, elsewhere = as_stored(relation)
     sums, vectors = connected_sums(stored)
-    spectrum = _spectrum(sums, relation.n) if isinstance(relation, DenseRelation) and relation.symmetric else (0.0, 0.0)
-    parts = [[diagonal, elsewhere, *spectrum]]
+    n, shape, second = relation.n, 0.0, 0.0
+    if isinstance(relation, DenseRelation) and relation.symmetric:
+        # tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, which is A without its row and column means; 1'A 1 = 0.
+        gram = sums[1:82].reshape(9, 9)  # of 1, the row sums r, the diagonal, ..., the row sums of squares, A r, A diagonal
+        rows, squared, twice, fourth = gram[1, 1], gram[0, 6], gram[7, 7], sums[-1]
+        second = max(squared - 2 * rows / n, 0.0)
+        shape = (fourth - 4 * twice / n + 2 * rows**2 / n**2) / second**2 - 2 / n if second > 0 else 0.0
+    parts = [[diagonal, elsewhere, shape, second]]
     for order in ORDERS:
         found = shapes(order, relation.symmetric)
         parts.append(found.inversion @ sums[found.factors].prod(axis=1))
     d, others = vectors[0], vectors[1:] - vectors[0] ** np.array([[1], [1], [2], [2]])  # rows, columns, and their squares
-    squares = np.maximum(others[2:] - others[:2] ** 2 / max(1, relation.n - 1), 0.0)
+    squares = np.maximum(others[2:] - others[:2] ** 2 / max(1, n - 1), 0.0)
     return np.concatenate(parts), np.stack([d - d.mean(), *(v - v.mean() for v in others[:2]), *squares])
-
-
-def _spectrum(sums: np.ndarray, n: int) -> tuple[float, float]:
-    """tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, a symmetric A without its row and column means; 1'A 1 = 0."""
-    gram = sums[1:82].reshape(9, 9)  # of 1, the row sums r, the diagonal, ..., the row sums of squares, A r, A diagonal
-    rows, squares, twice, fourth = gram[1, 1], gram[0, 6], gram[7, 7], sums[-1]
-    second = squares - 2 * rows / n
-    return ((fourth - 4 * twice / n + 2 * rows**2 / n**2) / second**2 - 2 / n, second) if second > 0 else (0.0, 0.0)
 
 
 # --- what two relations make of it ----------------------------------------------------------------
 
 
 class Moments(NamedTuple):
-    """Of <A, P B P'> over all P, for all pairs, (la, lb) each."""
+    """The moments of <A, P B P'> over all P, for all pairs of relations; (la, lb) each."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -391,9 +387,8 @@ def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPl
     The variance is to leading order that of the relations without k, and that of the sum over its own row and column,
     (|row| |row'| + |column| |column'|)^2 / (n - 2) with centred rows (at most that where a row is unlike its column).
     """
-    one_heavy, other_heavy = heaviest(one), heaviest(other)
+    (one_heavy, one_share), (other_heavy, other_share) = heaviest(one), heaviest(other)
     shift, spread = np.empty((2, one_heavy.shape[1] + other_heavy.shape[1], len(one), len(other)))
-    one_share, other_share = _shares(one), _shares(other)
     right = np.arange(len(other))[:, None]
     unit = np.where(sd > 0, sd, np.inf)
     for i, (left, heavy) in enumerate(zip(one, one_heavy, strict=True)):
@@ -408,17 +403,14 @@ def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPl
     return InPlace(shift, spread)
 
 
-def _shares(leverage: np.ndarray) -> np.ndarray:
-    """The part of the squares of a relation that stands in the row and the column of every stimulus, (l, n)."""
+def heaviest(leverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The stimuli that are farthest out by their own entry and sums, or by their squares, (l, m); and of every stimulus the
+    part of the squares of the relation that stands in its row and column, (l, n)."""
     squares = leverage[:, 3] + leverage[:, 4]
     total = leverage[:, 3].sum(axis=1, keepdims=True)
-    return np.minimum(1.0, squares / np.where(total > 0, total, np.inf))
-
-
-def heaviest(leverage: np.ndarray) -> np.ndarray:
-    """The stimuli that are farthest out by their own entry and sums, or by their squares, (l, m)."""
+    shares = np.minimum(1.0, squares / np.where(total > 0, total, np.inf))
     moves = leverage[:, 0] ** 2 * leverage.shape[2] + leverage[:, 1] ** 2 + leverage[:, 2] ** 2
     total = moves.sum(axis=1, keepdims=True)
-    weight = _shares(leverage) + moves / np.where(total > 0, total, np.inf)
+    weight = shares + moves / np.where(total > 0, total, np.inf)
     some = min(HEAVIEST, weight.shape[1])
-    return np.argpartition(-weight, some - 1, axis=1)[:, :some]
+    return np.argpartition(-weight, some - 1, axis=1)[:, :some], shares

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.tables import column_of, is_missing, read_table
 
 SHUFFLES = ("within", "whole")
@@ -43,30 +43,23 @@ class Groups:
     @classmethod
     def of(cls, labels: Sequence[Hashable] | np.ndarray, shuffle: str = "within") -> Groups:
         """From any labels, one per stimulus in order."""
-        if shuffle not in SHUFFLES:
-            raise RepalignError(
-                f"unknown shuffle {shuffle!r}",
-                expected="within or whole",
-                got=shuffle,
-                remedy=did_you_mean(shuffle, SHUFFLES),
-            )
+        choose("shuffle", shuffle, SHUFFLES)
         labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
         missing = next((i for i, v in enumerate(labels) if v is None or v != v), None)
         if missing is not None:
-            raise RepalignError(
-                "a stimulus has no group", expected="a label for every stimulus", got=f"nothing in row {missing}"
-            )
+            got = f"nothing in row {missing}"
+            raise RepalignError("a stimulus has no group", expected="a label for every stimulus", got=got)
         first: dict[Hashable, int] = {}
         codes = tuple(first.setdefault(label, len(first)) for label in labels)
         groups = cls(codes, shuffle, hashlib.sha256(repr(codes).encode()).hexdigest()[:16])
         if groups.n_relabellings <= 1:
             sizes = f"{len(groups.members)} groups of sizes {sorted(Counter(map(len, groups.members)).items())}"
+            wanted = "a group of two stimuli or more" if shuffle == "within" else "two groups of one size"
             raise RepalignError(
-                f"shuffle={shuffle!r} leaves everything in place",
-                expected="a group of two stimuli or more" if shuffle == "within" else "two groups of one size",
+                f"shuffle={shuffle!r} leaves everything in place", expected=wanted,
                 got=f"{len(codes)} stimuli in {sizes} as (size, count)",
                 remedy="use the other kind of shuffle, other labels, or no groups",
-            )
+            )  # fmt: skip
         return groups
 
     @classmethod
@@ -78,11 +71,8 @@ class Groups:
         path = Path(path)
         table = read_table(path, ("id", "group"), "groups")
         if not {"id", "group"} <= set(table.columns):
-            raise RepalignError(
-                f"{path}: not a table of groups",
-                expected="the columns id and group",
-                got=", ".join(map(str, table.columns)),
-            )
+            got = ", ".join(map(str, table.columns))
+            raise RepalignError(f"{path}: not a table of groups", expected="the columns id and group", got=got)
         named = column_of(table, "id", str(path), "id")
         labels = dict(zip(named, (None if is_missing(row.get("group")) else row["group"] for row in table.rows), strict=True))
         without = [i for i in ids if i not in labels]

@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.measures.measure import GraphRelation, Measure, State
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
-from repalign.null.null import ONE_SIDE, Null, Prepared, Streams, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, must_be_bilinear
 from repalign.null.permutation import Permutations
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
@@ -55,11 +55,9 @@ class Moments(Null):
     def __post_init__(self) -> None:
         if self.sampler.groups is not None:
             raise RepalignError(
-                "closed-form moments are over all relabellings",
-                expected="a null without groups",
-                got=repr(self.sampler.groups),
+                "closed-form moments are over all relabellings", expected="a null without groups", got=repr(self.sampler.groups),
                 remedy="use null='permutation' with these groups",
-            )
+            )  # fmt: skip
 
     @property
     def seed(self) -> int:  # type: ignore[override]
@@ -83,9 +81,7 @@ class Moments(Null):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.sampler.draws(measure, a.extra[0], b.extra[0], streams)
 
-    def scored(
-        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
         return self.sampler.scored(measure, a.extra[0], b.extra[0], streams)
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
@@ -112,7 +108,7 @@ class Moments(Null):
     def cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, law: Law, *, alpha: float = 0.05
     ) -> Calibration:
-        """What the closed form says of every cell, trusted or not."""
+        """Hold every cell against the closed form, trusted or not."""
         bilinear = must_be_bilinear(measure, "closed-form moments do not apply")
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         ends = torch.tensor([0.0, 1.0 if counts else 0.0], dtype=torch.float64)[:, None, None].expand(2, *observed.shape)

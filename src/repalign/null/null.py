@@ -1,5 +1,4 @@
-"""What a null is: a way to break the pairing. What its draws say of a pair of models: of all pairs of layers, and of the
-search over them.
+"""A null breaks the pairing of stimuli; its draws judge all pairs of layers of two models, and the search over them.
 
 Layers differ in their chance level, so the largest raw score is mostly that of the pair of layers with the highest
 chance level, in the data and in every draw. Studentised, all cells speak in units of their own null.
@@ -107,7 +106,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search found, and what chance gives to the same search.
+    """The result of a search, and what chance gives to the same search.
 
     `layer_x`, `layer_y` index the best of the chosen cells (-1 where no score is defined). `calibration` is of the
     search as a whole: its statistic is the mean raw score over the chosen cells (for "max" the score at the best cell),
@@ -192,6 +191,7 @@ def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[
 # their dependence is kept; where all models meet all others, each has its own, and a draw is one relabelling of them all.
 Streams = tuple[int, int]
 ONE_SIDE: Streams = (0, 1)
+Scored = tuple[np.ndarray, np.ndarray]  # closeness of all cells (la, lb), and its draws (K, la, lb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What chance says of a pair of models: of every pair of layers, and of the search over them.
+    """A pair of models held against chance: every pair of layers, and the search over them.
 
     Scores are in the measure's own direction; in the draws of the search larger is closer.
     """
@@ -256,9 +256,7 @@ class Null(ABC):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         """Scores under the null, (K, la, lb) float64; draw k is one relabelling for all layers."""
 
-    def scored(
-        self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
         """The observed scores (la, lb) and the draws (K, la, lb), larger always closer."""
         return measure.closeness_all(a.states, b.states).numpy(), self.draws(measure, a, b, streams)
 
@@ -282,31 +280,19 @@ class Null(ABC):
         return Judgement(cells.told_by(measure), cells_by, found, search, by.name, len(draws))
 
     def judge_cells(
-        self,
-        measure: Measure,
-        a: Prepared,  # noqa: ARG002
-        b: Prepared,  # noqa: ARG002
-        observed: np.ndarray,
-        draws: np.ndarray,
-        alpha: float,
+        self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002
     ) -> tuple[Calibration, np.ndarray]:
-        """What chance says of the closeness of every cell, and the name of the null that says it."""
+        """Hold the closeness of every cell against the draws; also the name of the null that judges each cell."""
         by = np.full(observed.shape, self.name, dtype=object)
         return calibrate(observed, draws, alpha=alpha, s_max=measure.s_max), by
 
     def judge_search(
         self, measure: Measure, observed: np.ndarray, draws: np.ndarray, search: Search, alpha: float
     ) -> Found:
-        """What chance says of the search over the closeness of all cells."""
+        """Hold the search over the closeness of all cells against the same search in every draw."""
         return search_layers(observed, draws, how=search, alpha=alpha, s_max=measure.s_max)
 
-    def joint(
-        self,
-        observed: np.ndarray,  # noqa: ARG002
-        draws: np.ndarray,
-        streams: Sequence[Streams],  # noqa: ARG002
-        n: int,  # noqa: ARG002
-    ) -> np.ndarray:
+    def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:  # noqa: ARG002
         """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models."""
         return draws
 
@@ -350,17 +336,12 @@ def must_be_bilinear(measure: Measure, what: str) -> Bilinear:
     if isinstance(measure, Bilinear):
         return measure
     raise RepalignError(
-        f"{what} to {measure!r}",
-        expected="a bilinear measure (its states are relations)",
-        got=type(measure).__name__,
+        f"{what} to {measure!r}", expected="a bilinear measure (its states are relations)", got=type(measure).__name__,
         remedy="use null='permutation' for this measure, or null='auto' to choose per measure",
-    )
+    )  # fmt: skip
 
 
 def device_of(state: State) -> torch.device:
     """Where the tensors of a state are."""
-    for field in ("matrix", "indices", "values"):
-        tensor = getattr(state, field, None)
-        if isinstance(tensor, Tensor):
-            return tensor.device
-    return torch.device("cpu")
+    tensors = (getattr(state, field, None) for field in ("matrix", "indices", "values"))
+    return next((t.device for t in tensors if isinstance(t, Tensor)), torch.device("cpu"))

@@ -96,11 +96,9 @@ class Aristotelian(Permutations):
         super().__post_init__()
         if self.groups is not None:
             raise RepalignError(
-                "the published null is over all permutations",
-                expected="no groups",
-                got=repr(self.groups),
+                "the published null is over all permutations", expected="no groups", got=repr(self.groups),
                 remedy="use null='permutation' with these groups",
-            )
+            )  # fmt: skip
 
     def permutations(self, n: int, stream: int = 1) -> np.ndarray:
         if stream == 0:
