@@ -107,36 +107,27 @@ class Cyclic(Null):
         """Draws aligned across pairs.
 
         Where one side alone is relabelled, draw k is the same relabelling for all its models. Where all models meet all
-        others, K random elements of the product group are taken, one of the group's maps per model: the pair (x, y)
-        then sees the map of y after the inverse of that of x, whose score is there already.
+        others, K random elements of the product group are taken, one of the group's maps i -> h i + b per model: the pair
+        (x, y) then sees the map of y after the inverse of that of x, whose score is there already.
         """
         if all(x == 0 for x, _ in streams):
             return draws
-        return joint_draws(observed, draws, streams, n // self.step, units(n, self.relabellings), self.seed)
-
-
-def joint_draws(
-    observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int, multipliers: Sequence[int], seed: int
-) -> np.ndarray:
-    """K random relabellings of all models at once, looked up in the draws of a group of maps i -> h i + b mod n.
-
-    observed (P,), draws (P, K) with K = n |H| - 1, in the order of `Cyclic.draws`: by h, then by the shift b / h.
-    """
-    scores = np.concatenate([observed[:, None], draws], axis=1)
-    size = scores.shape[1]
-    h_of, position = np.asarray(multipliers), {h: i for i, h in enumerate(multipliers)}
-    inverse = np.array([pow(h, -1, n) if n > 1 else 0 for h in multipliers])
-    generator = np.random.Generator(np.random.PCG64([seed, 1]))
-    names = sorted({s for pair in streams for s in pair})
-    h = {s: generator.integers(len(multipliers), size=size - 1) for s in names}
-    b = {s: generator.integers(n, size=size - 1) for s in names}
-    out = np.empty((len(streams), size - 1))
-    for p, (x, y) in enumerate(streams):
-        ratio = h_of[h[y]] * inverse[h[x]] % n  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
-        index = np.array([position[int(r)] for r in ratio])
-        shift = (b[y] - ratio * b[x]) * inverse[index] % n
-        out[p] = scores[p, index * n + shift]
-    return out
+        n, multipliers = n // self.step, np.array(units(n, self.relabellings))
+        scores = np.concatenate([observed[:, None], draws], axis=1)  # by h, then by the shift b / h, as in `scored`
+        size = scores.shape[1]
+        position = {h: i for i, h in enumerate(multipliers.tolist())}
+        inverse = np.array([pow(h, -1, n) if n > 1 else 0 for h in position])
+        generator = np.random.Generator(np.random.PCG64([self.seed, 1]))
+        names = sorted({s for pair in streams for s in pair})
+        h = {s: generator.integers(len(multipliers), size=size - 1) for s in names}
+        b = {s: generator.integers(n, size=size - 1) for s in names}
+        out = np.empty((len(streams), size - 1))
+        for p, (x, y) in enumerate(streams):
+            ratio = multipliers[h[y]] * inverse[h[x]] % n  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
+            index = np.array([position[r] for r in ratio.tolist()])
+            shift = (b[y] - ratio * b[x]) * inverse[index] % n
+            out[p] = scores[p, index * n + shift]
+        return out
 
 
 def units(n: int, at_least: int) -> list[int]:
