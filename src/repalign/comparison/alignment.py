@@ -97,11 +97,9 @@ class Alignment:
         """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
         found = self.table[self.table["scope"] == "max"] if measure is None else self.rows("max", measure)
         order = {m: i for i, m in enumerate(self.measures)}
-        return found.sort_values(
-            ["measure", "calibrated", "z", "statistic"],
-            ascending=[True, False, False, False],
-            key=lambda c: c.map(order) if c.name == "measure" else c,
-        ).reset_index(drop=True)
+        by, up = ["measure", "calibrated", "z", "statistic"], [True, False, False, False]
+        found = found.sort_values(by, ascending=up, key=lambda c: c.map(order) if c.name == "measure" else c)
+        return found.reset_index(drop=True)
 
     def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:
         """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
@@ -130,9 +128,9 @@ class Alignment:
         """
         folder = Path(folder)
         sweep(folder)
-        files = {TABLE_FILE: seal_parquet(_as_arrow(self.table, SCHEMA))}
+        files = {TABLE_FILE: seal_parquet(pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False))}
         if self.draws is not None:
-            files[DRAWS_FILE] = seal_parquet(_as_arrow(self.draws, DRAWS_SCHEMA))
+            files[DRAWS_FILE] = seal_parquet(pa.Table.from_pandas(self.draws, DRAWS_SCHEMA, preserve_index=False))
         for name, data in files.items():
             write_bytes(folder / name, data)
         self._save_run(folder, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
@@ -167,26 +165,20 @@ class Alignment:
         run, has_seal = read_json(folder / RUN_FILE, REMEDY)
         stated = run.pop(FILES, None)
         if has_seal and not isinstance(stated, dict):
-            raise DamagedError(
-                folder / RUN_FILE, "describes no alignment", expected=f"an entry {FILES!r}", remedy=REMEDY
-            )
+            raise DamagedError(folder / RUN_FILE, "describes no alignment", expected=f"an entry {FILES!r}", remedy=REMEDY)
         if stated is None:
-            log.warning(
-                "%s: this result was written before results had seals: nothing shows whether it is whole", folder
-            )
+            log.warning("%s: this result was written before results had seals: nothing shows whether it is whole", folder)
             stated = {name: None for name in (TABLE_FILE, DRAWS_FILE) if (folder / name).is_file()}
         table = _read_table(folder / TABLE_FILE, SCHEMA, stated.get(TABLE_FILE))
         draws = _read_table(folder / DRAWS_FILE, DRAWS_SCHEMA, stated[DRAWS_FILE]) if DRAWS_FILE in stated else None
         return cls(table, run, draws)
 
     def __repr__(self) -> str:
-        lines = []
-        for row in self.best().itertuples():
-            lines.append(
-                f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {row.measure}: {row.statistic:.4g} "
-                f"(chance {row.null_mean:.4g}, n = {row.n}, p = {row.pvalue:.3g})"
-            )
-        return "\n".join(lines)
+        return "\n".join(
+            f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {row.measure}: {row.statistic:.4g} "
+            f"(chance {row.null_mean:.4g}, n = {row.n}, p = {row.pvalue:.3g})"
+            for row in self.best().itertuples()
+        )
 
     def _repr_html_(self) -> str:
         from repalign.report import notebook_html
@@ -228,7 +220,8 @@ def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
 def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
     """The rows of one tile, with the draws of its layer search beside the first of them, what it depends on, and what was found
     about it."""
-    table = _as_arrow(rows.assign(draws=[draws, *[None] * (len(rows) - 1)]), TILE_SCHEMA)
+    rows = rows.assign(draws=[draws, *[None] * (len(rows) - 1)])
+    table = pa.Table.from_pandas(rows, TILE_SCHEMA, preserve_index=False)
     write_bytes(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
 
 
@@ -253,10 +246,6 @@ def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFra
     return _as_frame(table, schema, path)
 
 
-def _as_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-
-
 def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
     """The table as a frame of this schema. Raises DamagedError where it has other columns."""
     missing = [name for name in schema.names if name not in table.column_names]
@@ -267,9 +256,7 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
     try:
         return table.select(schema.names).cast(schema).to_pandas()
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise DamagedError(
-            path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY
-        ) from error
+        raise DamagedError(path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY) from error
 
 
 # --- tables as text ------------------------------------------------------------------------------

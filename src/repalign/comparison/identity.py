@@ -152,11 +152,11 @@ class _Walk:
         elif isinstance(value, type):
             self._class(value)
         elif inspect.isroutine(value):  # written in C
-            self.say(*_named(value))
+            self.say(*(_named(value) or ("named", "builtins", value.__qualname__, _version("builtins"))))
         else:  # its class, and what it holds but what it has only remembered
             self.add(kind)
-            slots = {s: getattr(value, s) for c in kind.__mro__ for s in _slots(c) if hasattr(value, s)}
-            held = {**getattr(value, "__dict__", {}), **slots}
+            slots = {s for c in kind.__mro__ for s in _slots(c) if s not in ("__dict__", "__weakref__") and hasattr(value, s)}
+            held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots}}
             remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
             self.by_name({name: held[name] for name in held if name not in remembered})
 
@@ -166,16 +166,16 @@ class _Walk:
         return walk.digest.hexdigest()
 
     def _class(self, cls: type) -> None:
-        if _has_version(cls):
-            self.say(*_named(cls))
+        if (named := _named(cls)) is not None:
+            self.say(*named)
             return
         self.say("class", cls.__qualname__)
         self.each(base for base in cls.__mro__[1:] if base is not object)
         self.by_name({name: value for name, value in vars(cls).items() if name not in _IDLE})
 
     def _module(self, module: ModuleType) -> None:
-        if _has_version(module):
-            self.say("module", *_named(module))
+        if (named := _named(module)) is not None:
+            self.say("module", *named)
             return
         self.say("module", module.__name__.rpartition(".")[2])
         if getattr(module, "__file__", None):
@@ -187,18 +187,28 @@ class _Walk:
             self.by_name({name: value for name, value in vars(module).items() if not name.startswith("__")})
 
 
-def _named(value: Any) -> list[object]:
-    """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version."""
-    module, name = _module_name(value) or "builtins", getattr(value, "__qualname__", "")
-    if not _is_ours(value):
+def _named(value: Any) -> list[object] | None:
+    """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version.
+
+    None for what has no version.
+    """
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    name = getattr(value, "__qualname__", "")
+    if not isinstance(module, str):
+        return None
+    top = module.split(".")[0]
+    if top == "repalign":  # or what only says that it is ours
+        return ["named", _FIRST.get(name, module), name, None] if _is_ours(value, module) else None
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    if top in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts):
         return ["named", module, name, _version(module)]
-    return ["named", _FIRST.get(name, module), name, None]
+    return None
 
 
 def _function_parts(f: FunctionType) -> list[object]:
     """The code of a function, its defaults, what it holds of the scopes around it, and the globals that it names."""
-    if _has_version(f):
-        return _named(f)
+    if (named := _named(f)) is not None:
+        return named
     known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
     cells = [held for cell in f.__closure__ or () for held in _contents(cell)]
     return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
@@ -238,7 +248,7 @@ def _contents(cell: Any) -> list[object]:
 
 def _slots(cls: type) -> Iterable[str]:
     slots = vars(cls).get("__slots__", ())
-    return [slots] if isinstance(slots, str) else [s for s in slots if s not in ("__dict__", "__weakref__")]
+    return [slots] if isinstance(slots, str) else slots
 
 
 def _imported_within(f: FunctionType) -> list[ModuleType]:
@@ -256,31 +266,16 @@ def _imported_within(f: FunctionType) -> list[ModuleType]:
     return out
 
 
-def _module_name(value: Any) -> str | None:
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return name if isinstance(name, str) else None
-
-
-def _is_ours(value: Any) -> bool:
-    """Whether it is a module of repalign, or was defined in one: a name alone can be given to anything."""
-    name = _module_name(value) or ""
-    if name.split(".")[0] != "repalign" or name not in sys.modules:
-        return False
-    module = sys.modules[name]
+def _is_ours(value: Any, module: str) -> bool:
+    """Whether it is this module, or was defined in it: a name alone can be given to anything."""
+    there = sys.modules.get(module)
+    if there is None or isinstance(value, ModuleType):
+        return there is not None
     if isinstance(value, FunctionType):
-        return value.__globals__ is vars(module)
+        return value.__globals__ is vars(there)
     if isinstance(value, type) and "<locals>" not in value.__qualname__:
-        return functools.reduce(lambda at, part: getattr(at, part, None), value.__qualname__.split("."), module) is value
+        return functools.reduce(lambda at, part: getattr(at, part, None), value.__qualname__.split("."), there) is value
     return True
-
-
-def _has_version(value: Any) -> bool:
-    """Whether it is ours, or comes from the standard library or an installed package."""
-    name = _module_name(value) or ""
-    if name.split(".")[0] in ("repalign", ""):  # also what only says that it is ours
-        return _is_ours(value)
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return name.split(".")[0] in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts)
 
 
 @functools.cache
