@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 # One row per pair of layers (scope "cell") and one per pair of models (scope "max": the layer search).
 # p_stepdown is over the pairs of layers of one pair of models (family-wise) and stands in "cell" rows; p_maxt, p_holm
 # (family-wise), p_bh and p_by (false discovery rate) are over the pairs of models of one measure, in "max" rows. Chance in a
-# "max" row (null_mean and what follows) is that of the search, also where it is told by a bound: `ways`.
+# "max" row (null_mean, null_std, z, ...) is the chance of the search, also where a bound gives it: `ways`.
 _TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 SCHEMA = pa.schema([
     ("dataset", _TEXT), ("dataset_fingerprint", _TEXT), ("n", _WHOLE),
@@ -82,7 +82,7 @@ class Alignment:
 
     @property
     def about(self) -> dict[str, MeasureFacts]:
-        """Of every measure of the table, by its text: its name for people, family, meaning and direction."""
+        """Facts of every measure by its text: its name for people, family, meaning and direction."""
         return about_of(self.run, self.measures)
 
     def cells(self, measure: str | None = None) -> pd.DataFrame:
@@ -139,7 +139,7 @@ class Alignment:
         return folder
 
     def save_run(self, folder: str | Path) -> Path:
-        """Write run.json anew beside the tables of a folder that this was loaded from."""
+        """Write run.json anew into the folder that this was loaded from; its tables stay."""
         folder = Path(folder)
         Alignment.load(folder)
         names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
@@ -196,9 +196,9 @@ def rows_of(table: pd.DataFrame, scope: str = "max", measure: str | None = None)
 
 
 def about_of(run: Mapping[str, Any], measures: Iterable[str]) -> dict[str, MeasureFacts]:
-    """What a run says of these measures; of those of which it says nothing, as runs of before, what their text tells."""
-    told = run.get("about") or {}
-    return {m: MeasureFacts.from_dict(told[m]) if m in told else facts_of(m) for m in measures}
+    """Facts of these measures, from the run, or from their text if it is an older run."""
+    known = run.get("about") or {}
+    return {m: MeasureFacts.from_dict(known[m]) if m in known else facts_of(m) for m in measures}
 
 
 def is_mock(table: pd.DataFrame) -> bool:
@@ -218,22 +218,21 @@ def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
 
 
 def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
-    """The rows of one tile, with the draws of its layer search beside the first of them, what it depends on, and what was found
-    about it."""
+    """Write the rows of one tile, the draws of its layer search (in the first row), its key, and what was found about it."""
     rows = rows.assign(draws=[draws, *[None] * (len(rows) - 1)])
     table = pa.Table.from_pandas(rows, TILE_SCHEMA, preserve_index=False)
     write_bytes(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
 
 
 def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
-    """What `write_tile` wrote. Raises DamagedError where it is something else, or another tile."""
-    table, told, has_seal = read_parquet(path)
-    if not has_seal or told.get(KEY) != key:
-        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=told.get(KEY, "none"))
+    """Read what `write_tile` wrote. Raises DamagedError if it is something else, or another tile."""
+    table, notes, has_seal = read_parquet(path)
+    if not has_seal or notes.get(KEY) != key:
+        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=notes.get(KEY, "none"))
     frame = _as_frame(table, TILE_SCHEMA, path)
     if not len(frame) or frame[DRAWS.name].iloc[0] is None:
         raise DamagedError(path, "is not a tile: it has no rows")
-    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float), json.loads(told.get(ABOUT, "{}"))
+    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float), json.loads(notes.get(ABOUT, "{}"))
 
 
 def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:

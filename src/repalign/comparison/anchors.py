@@ -1,8 +1,8 @@
 """Mutual k-NN at any n from a sample of anchor rows, and as n grows.
 
 The score is a mean over rows, s = (1 / n) sum_i |N_X(i) & N_Y(i)| / k. A simple random sample of rows whose neighbours
-are taken among all n therefore estimates it without bias, at the gallery size n; a sample of the gallery would not: its score
-is that of another n (`gallery_curve`).
+are taken among all n therefore estimates it without bias, at the gallery size n; a sample of the gallery would not,
+because scores change with n (`gallery_curve`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def anchored_mutual_knn(
 
     x, y : `Rows`, arrays (n, d1) and (n, d2) (numpy, memory maps, tensors), or pairs (representation, layer). They are
     read in blocks, once per side, and once more where near ties need float64. With n_anchors >= n every row is an
-    anchor and the result is that of `MutualKNN(k, similarity)`.
+    anchor and the result equals `MutualKNN(k, similarity)`.
 
     The interval is Wilson's, with the sample's variance in the place of a proportion's: all s with
     |m - s| <= t sqrt(f v s (1 - s) / a), a anchors of mean m and variance V, v = min(1, V / (m (1 - m))) (1 if m is 0
@@ -389,5 +389,5 @@ def _score(k: int, similarity: str, states: list[GraphRelation]) -> float:
 def _row(n: int, k: int, mode: str, scores: list[float]) -> dict[str, Any]:
     mean, chance = float(np.mean(scores)), k / (n - 1)
     std = float(np.std(scores, ddof=1)) if len(scores) > 1 else float("nan")
-    told = {"n": n, "k": k, "mode": mode, "statistic": mean, "std": std, "chance": chance}
-    return {**told, "corrected": corrected(mean, chance), "n_repeats": len(scores)}
+    row = {"n": n, "k": k, "mode": mode, "statistic": mean, "std": std, "chance": chance}
+    return {**row, "corrected": corrected(mean, chance), "n_repeats": len(scores)}

@@ -1,4 +1,4 @@
-"""What could be reached at best: the other end of the scale on which a score stands above its chance level.
+"""The highest scores to be expected: the upper end of the scale whose lower end is chance.
 
 Two ceilings. Seed to seed: the alignment of two trainings of one model; what two models that differ in nothing but
 chance reach. Split half: the layers are chosen on one half of the stimuli and scored on the other; what is left of a
@@ -36,7 +36,7 @@ class SplitHalf:
     selected : score of that pair on the half that chose it: what the choice adds is selected - statistic.
     reliability : Pearson's correlation of the two halves' maps of layers, stepped up to the whole by Spearman and Brown,
         2 r / (1 + r): the highest that any other map can be expected to correlate with this one is its square root. nan
-        where there is one pair of layers, or no spread.
+        for one pair of layers, or without spread.
     """
 
     statistic: float
@@ -120,7 +120,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a[both], b[both])[0, 1])
 
 
-# --- beside the scores of a comparison -----------------------------------------------------------
+# --- ceilings of a comparison --------------------------------------------------------------------
 
 
 def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -132,23 +132,23 @@ def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[s
 
 
 def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, progress: Progress) -> list[dict[str, Any]]:
-    """Layers chosen on one half of the stimuli and scored on the other, kept beside the tiles."""
+    """Choose layers on one half of the stimuli and score them on the other; kept in the folder of the tiles."""
     out = []
     for done, tile in enumerate(tiles):
         progress("ceilings", done, len(tiles))
         key = "" if folder is None else f"{tile.key}-{n_splits}"
         path = None if folder is None else folder / "ceilings" / f"{key}.json"
-        told = None if path is None else kept(path, key)
-        if told is None:
+        ceiling = None if path is None else kept(path, key)
+        if ceiling is None:
             null, how = tile.settings.null, tile.settings.preprocess
             groups = None if null.groups is None else null.groups.labels
             found = split_half(tile.x, tile.y, tile.measure, n_splits=n_splits, seed=null.seed, groups=groups, preprocess=how)
             numbers = {name: getattr(found, name) for name in ("statistic", "selected", "reliability")}
             numbers = {name: None if np.isnan(value) else value for name, value in numbers.items()}
-            told = _ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **numbers)
+            ceiling = _ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **numbers)
             if path is not None:
-                keep(path, key, told)
-        out.append(told)
+                keep(path, key, ceiling)
+        out.append(ceiling)
     if tiles:
         progress("ceilings", len(tiles), len(tiles))
     return out

@@ -1,6 +1,6 @@
-"""What is whole in a folder: feature stores, results, or a study's folder that holds both.
+"""Check feature stores, results, or a study's folder that holds both, for damaged and unfinished files.
 
-Every sealed file is held to its seal, every table to the description beside it, every tile to its name. Nothing here
+Every sealed file is held to its seal, every table to its description in run.json, every tile to its name. Nothing here
 trusts a byte that it reads: whatever lies in a folder ends as a line about it, never as an exception.
 """
 
@@ -87,11 +87,11 @@ def _is_sealed(path: Path) -> bool:
     try:
         return check_seal(read_bytes(path), path)
     except DamagedError:
-        return True  # let it be told
+        return True  # `check` reports it
 
 
 def _guarded(path: Path, look: Callable[[], list[Problem]]) -> list[Problem]:
-    """What a look finds; if it fails in a way that nobody foresaw, that is the finding."""
+    """Problems found by `look`; if it fails in an unforeseen way, that is the problem."""
     try:
         return look()
     except DamagedError as error:
@@ -124,8 +124,8 @@ def _result(folder: Path) -> Iterator[Problem]:
 
 
 def _cut_off(path: Path) -> list[Problem]:
-    told = "is a half-written file of a run that was cut off"
-    return [Problem(str(path), told, "run again, or delete it")] if is_abandoned(path) else []
+    problem = "is a half-written file of a run that was cut off"
+    return [Problem(str(path), problem, "run again, or delete it")] if is_abandoned(path) else []
 
 
 def _tables(folder: Path) -> list[Problem]:

@@ -47,7 +47,7 @@ LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transf
 
 
 def default_measures(kinds: Iterable[str]) -> list[str]:
-    """What layers of these kinds are compared by where no measure is named: `DEFAULT_MEASURES`, of RDMs RSA for CKA."""
+    """Measures for layers of these kinds if none is named: `DEFAULT_MEASURES`, with RSA in place of CKA for RDMs."""
     kinds = set(kinds)
     taking = [m for m in (*DEFAULT_MEASURES, "RSA()") if kinds <= parse_measure(m).accepts]
     return taking[: len(DEFAULT_MEASURES)]
@@ -180,7 +180,7 @@ def pair(
     null: nulls.Null | str = "auto", *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None,
     rows: bool = False, **options: Any,
 ) -> Alignment:  # fmt: skip
-    """Compare two models given as arrays, frames or files; the rule for all of them is that of `repalign.features`.
+    """Compare two models given as arrays, frames or files; `repalign.features` states the one rule for all of them.
 
     `x` and `y` are (n, d) arrays (numpy or torch), frames, mappings from layer name to these, lists of them, paths of files, or
     what `read_features` gives. In the place of any array may stand dissimilarities or a kernel as such: `RDM(array)` or
@@ -267,14 +267,14 @@ def _compute_part(tiles: Sequence[Tile], budget: int, folder: Path | None) -> tu
 
 
 def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:
-    """What the ways that may take long will cost, before it is paid."""
+    """Say what the ways that may take long will cost, before it is paid."""
     rate = matmul_rate()
     for measure in dict.fromkeys(t.measure for t in tiles if t.settings.way):
         some = [t for t in tiles if t.measure is measure]
         progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
 
 
-# --- what stands beside the scores ---------------------------------------------------------------
+# --- the table and the description of the run -----------------------------------------------------
 
 
 def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
@@ -298,7 +298,7 @@ def describe_run(
     x: Sequence[Representation], y: Sequence[Representation] | None, tiles: Sequence[Tile], null: nulls.Null,
     table: pd.DataFrame, extra: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """What was compared, how, on what machine: all that a figure or a report says beside the numbers."""
+    """The run: models, dataset, measures, null, versions and machine, as run.json holds it."""
     first, settings = x[0], tiles[0].settings
     preprocess, groups = settings.preprocess, settings.null.groups
     by_measure = {t.measure: t.settings for t in tiles}
@@ -310,7 +310,7 @@ def describe_run(
     return {
         "repalign": _version("repalign"),
         "versions": {name: _version(name) for name in LIBRARIES},
-        # What the last digits of the scores depend on beside the versions.
+        # Besides the versions, the last digits of the scores depend on this.
         "machine": {
             "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
             "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
@@ -362,9 +362,9 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for tile, one in zip(tiles, scored, strict=False):
         if tile.settings.way:
-            told = out.setdefault(repr(tile.measure), {"way": tile.settings.way, "method": one.about.get("method")})
+            way = out.setdefault(repr(tile.measure), {"way": tile.settings.way, "method": one.about.get("method")})
             for row in one.about.get("intervals", ()):
-                told.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
+                way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
 
 

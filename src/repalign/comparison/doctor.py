@@ -39,7 +39,7 @@ TIED_PAIRS = 0.5
 # Of a kernel: eigenvalues below minus this share of the largest are no rounding. They are looked for up to this n (n^3).
 INDEFINITE = 1e-4
 SPECTRUM_MAX_N = 2000
-# A token that is so many times as long as the mean of the others, and has this share of all norms of its text, rules the mean
+# A token that is RULING_TOKEN times as long as the mean of the others and has RULING_SHARE of all norms of its text rules the mean
 # over tokens. Debiased CKA with a vision model, without that token and with it (docs/tokens.md): up to 1.6 times and a share
 # of .14 they differ by 30 % at most, at 2.3 times and .07 by 7 %, from 2.2 times and .17 on by a factor of two or more.
 RULING_TOKEN, RULING_SHARE = 2.0, 0.15
@@ -71,10 +71,10 @@ def examine(
     duplicates are held against. `facts` are those of the extraction: they tell which tokens a mean over tokens is made of.
     """
     if isinstance(x, Pairwise):
-        told = _pairs(x, k)
+        found = _pairs(x, k)
     else:
-        told = _features(x, getattr(torch, stored_dtype or "", x.dtype), k, layer, facts or {})
-    return [Finding(model, layer, *one) for one in told]
+        found = _features(x, getattr(torch, stored_dtype or "", x.dtype), k, layer, facts or {})
+    return [Finding(model, layer, *one) for one in found]
 
 
 def summarise(findings: Sequence[Finding]) -> list[str]:
@@ -125,7 +125,7 @@ def _blocks(x: Tensor) -> list[slice]:
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """What the checks look at, collected in two passes over blocks of rows; all but `largest` in a unit near it."""
+    """Quantities for the checks, collected in two passes over blocks of rows; all but `largest` in a unit near it."""
 
     n: int
     d: int
@@ -170,7 +170,7 @@ def _facts(x: Tensor, work: torch.dtype) -> _Facts:
 
 
 def _digits(x: Tensor, largest: float, dtype: torch.dtype) -> Told:
-    """What half precision cut off or lost."""
+    """Values that half precision cut off or lost."""
     limits, name = torch.finfo(dtype), str(dtype).removeprefix("torch.")
     if largest > NEAR_MAXIMUM * limits.max:
         yield "near-overflow", "warning", (

@@ -1,7 +1,7 @@
-"""What a value is, in values and in code: two of one digest compute the same.
+"""Digest a value with its code: two values of one digest compute the same.
 
 A measure, a null or a function that somebody else wrote has no version that we could raise. So its code is part of what
-it is: the bytecode and constants of its class and of what these name (functions, values and modules beside it, what a
+it is: the bytecode and constants of its class and of what these name (functions, values and modules next to it, what a
 closure holds), down to the standard library and installed packages, which stand there with their versions. What
 repalign itself computes has one version, `comparison.tiles.FORMULAS`. What is read from files at run time is not seen.
 """
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def _named(value: Any) -> list[object] | None:
-    """What stands for a thing of ours, whose code has one version, or of a library: its name, and the library's version.
+    """The name of a thing of ours, whose code has one version, or of a library, with the library's version.
 
     None for what has no version.
     """
@@ -227,7 +227,7 @@ _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
 
 
 def _unwrapped(value: Any) -> list[object] | None:
-    """What stands within a callable or a descriptor; None for anything else."""
+    """The parts of a callable or a descriptor; None for anything else."""
     for kind, parts in _UNWRAP.items():
         if isinstance(value, kind):
             return parts(value)

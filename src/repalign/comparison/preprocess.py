@@ -158,7 +158,7 @@ class Preset:
 
     @staticmethod
     def best(scores: ArrayLike) -> tuple[float, tuple[int, int] | None]:
-        """What the reference code returns for the scores of all pairs of layers, (layers of x, layers of y).
+        """The answer of the reference code for the scores of all pairs of layers, (layers of x, layers of y).
 
         Its maximum starts at 0 without a place and moves to what is strictly larger: where no score is positive, or all
         are undefined, the answer is (0.0, None). Results of `compare` have the true maximum and its layers instead.

@@ -116,7 +116,7 @@ def stream_cka_all(
     """Linear CKA of all layers of x against all layers of y, every block of every layer read once.
 
     xs, ys : lists of what `stream_cka` takes, or representations, which stand for all their layers.
-    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes, beside three blocks of each layer. If the
+    The sums over l and m layers of width d take 8 (l + m + l m) d^2 bytes, plus three blocks of each layer. If the
     sums take more than `memory` bytes, by default a quarter of the machine's, the layers of x are taken in groups, and
     y is read once per group; the method says so.
 
@@ -469,7 +469,7 @@ class Sums:
         self.dtype = torch.float32
 
     def run(self, block: int, done: Callable[[int], None]) -> None:
-        """Read everything once; `done` is told the number of rows."""
+        """Read everything once; `done` is called with the number of rows."""
         steps = ahead(in_step([*self.left, *self.right], self.n, block))
         with full_precision():
             for first, blocks in steps:

@@ -1,7 +1,7 @@
 """A tile: one measure on one pair of models, a pure function of two representations, and the unit of resume.
 
 What a tile depends on is in its file's name and in the file, so that a tile is never taken for another. Work that tiles share is
-done once per layer: states, and whatever a null keeps beside them, in a cache that is bounded in bytes.
+done once per layer: states, and whatever a null keeps with them, in a cache that is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Settings:
     alpha: float
     preprocess: Preprocess | None = None
     device: str = "cpu"
-    way: str = ""  # of `ways.WAYS`; "" is that of prepared states
+    way: str = ""  # a name of `ways.WAYS`; "": by prepared states
 
     def identity(self, measure: Measure) -> str:
-        """What a measure under these settings computes, as a digest of values and code."""
+        """A digest, of values and code, of what a measure computes under these settings."""
         # Tiles say False for "" and Preprocess() for None since before the two had these names.
-        told = (self.null, self.search, self.alpha, self.preprocess or Preprocess(), self.device, self.way or False)
-        return identity(repr(measure), measure, *told)
+        parts = (self.null, self.search, self.alpha, self.preprocess or Preprocess(), self.device, self.way or False)
+        return identity(repr(measure), measure, *parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a tile gives: its rows of the table, the null draws of its layer search (K,), and what the run says of its way."""
+    """The result of a tile: its rows of the table, the null draws of its layer search (K,), and what the run says of its way."""
 
     rows: pd.DataFrame
     draws: np.ndarray
@@ -113,7 +113,7 @@ def widths(r: Representation) -> list[int]:
 class Examination:
     """The doctor's findings on every layer, which is looked at once: when it is read for the measures, or at the end.
 
-    found : findings by a representation's key and by layer; in a folder they are kept beside the tiles.
+    found : findings by a representation's key and by layer; kept in the folder of the tiles, if there is one.
     """
 
     def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
@@ -167,7 +167,7 @@ class Cache:
     """Models prepared for all measures of some tiles at once; the least recently used are dropped to keep to `budget` bytes.
 
     examination : looks at every layer that is read.
-    progress : told how many layers of all models are prepared.
+    progress : called with the number of layers prepared so far.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Cache:
     def order(self, tiles: Sequence[Tile]) -> list[int]:
         """Which tile after which, so that models are prepared as rarely as the memory allows.
 
-        As many models of the second side as fit stay, beside one of the first: they are prepared once, and those of the
+        As many models of the second side as fit stay, together with one of the first: they are prepared once, and those of the
         first side once per such block.
         """
         first = next((t for t in tiles if t.settings.way in STATES), None)
@@ -276,19 +276,19 @@ def rows_of_tile(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
 
 
 def kept(path: Path, key: str) -> Any:
-    """What `keep` wrote under this key; None, with a warning in the log, where it is not that any more."""
+    """Read what `keep` wrote under this key; None, with a warning in the log, if the file is damaged."""
     if not path.is_file():
         return None
     try:
-        told, has_seal = read_json(path)
+        entry, has_seal = read_json(path)
     except DamagedError as error:
         log.warning("%s %s; it is made again", path, error.problem)
         return None
-    return told.get("value") if has_seal and told.get("key") == key else None
+    return entry.get("value") if has_seal and entry.get("key") == key else None
 
 
 def keep(path: Path, key: str, value: Any) -> None:
-    """Write what was made for a run beside its tiles, sealed, with what it depends on."""
+    """Write a sealed value next to the tiles of a run, with its key."""
     write_text(path, seal_json({"key": key, "value": value}, indent=None))
 
 

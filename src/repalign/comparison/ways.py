@@ -59,11 +59,11 @@ class Way:
         return asked.resolve(measure, n, spectra=n <= ABOVE["streamed"])
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:  # noqa: ARG002
-        """What these tiles cost, for a person; nothing where it need not be said."""
+        """The cost of these tiles in a sentence; empty if it is usual."""
         return ""
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
-        """What chance says of a pair of models, and what the run says of how that was found."""
+        """Judge a pair of models; with it, entries for the run about how that was done."""
         measure, how = tile.measure, tile.settings
         a, b = (cache.get(r, measure, how) for r in (tile.x, tile.y))
         return how.null.judge(measure, a, b, how=how.search, alpha=how.alpha, streams=tile.streams), {}
@@ -195,7 +195,7 @@ def check_memory(
     measure: Measure, n: int, memory: int,
     remedy: str = "use CKA() with null='auto' and no preprocessing, which is streamed, MutualKNN, or fewer stimuli",
 ) -> None:  # fmt: skip
-    """Refuse n x n states of which two do not fit into so many bytes."""
+    """Refuse n x n states if two of them do not fit into `memory` bytes."""
     needed = 2 * 4 * n * n
     if isinstance(measure, Bilinear) and measure.dense and needed > memory:
         raise RepalignError(
@@ -212,8 +212,8 @@ def _by_bounds(
     at(level) : what chance says of every cell, with its threshold at this level.
     most(m) : the most that the largest of m scores such as this cell's can be on average by chance.
 
-    p and threshold of the search over m cells are those of its best cell at level alpha / m, which hold whatever the dependence.
-    Its chance level is `most`: that of the search, as where there are draws, and not the lower one of the cell. z counts from
+    p and threshold of the search over m cells come from its best cell at level alpha / m, which holds whatever the dependence.
+    Its chance level is `most`, the chance level of the search as with draws, and not the lower one of the cell. z counts from
     there in the spread of the cell.
     """
     search, alpha = nulls.Search.parse(tile.settings.search), tile.settings.alpha
@@ -263,7 +263,7 @@ def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
     *, plain: bool, search: str, memory: int, limit: float, progress: Progress,
 ) -> Chosen:  # fmt: skip
-    """Every measure that is named, and those of the groups that apply.
+    """Choose every measure that is named, and those measures of groups that apply.
 
     Raises RepalignError where a measure that is named alone does not apply.
     """
@@ -319,8 +319,8 @@ def _try(
             # A trial may take what one pair of layers may take at all, with few draws.
             cost = trial(measure, a, b, max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
-            told = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
-            chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(told)})
+            lines = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
+            chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(lines)})
             continue
         draws = 0 if isinstance(measure, Bilinear) else 1  # of an inner product they cost next to nothing
         seconds, with_few = (layers * cost.layer + cells * cost.pair * (1 + draws * of.count(x[0].n)) for of in (full, few))
@@ -366,7 +366,7 @@ class Cost:
 
 
 def trial(measure: Measure, x: Given, y: Given, most: float) -> Cost:
-    """What a measure costs on these layers: tried on ever more of the stimuli, until the next trial would take longer than
+    """Cost of a measure on these layers: tried on ever more of the stimuli, until the next trial would take longer than
     `most` seconds; then what is known goes on growing as it grew.
     """
     n, size, before = len(x), max(SMALLEST_TRIAL, measure.min_n), None
@@ -408,7 +408,7 @@ class Plan:
 
     method : "dense" (n x n kernels; `repalign.measures.CKA`) or "feature space" (`stream_cka_all`).
     flops : multiply-adds of that method.
-    memory_bytes : what it holds beside the features: the kernels, or the sums and three blocks of every layer.
+    memory_bytes : what it holds in addition to the features: the kernels, or the sums and three blocks of every layer.
     sentence : all of this for a person.
     """
 
