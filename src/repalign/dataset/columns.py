@@ -64,7 +64,13 @@ class Texts(Column):
 
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(_sha256(_as_json(c, row)) for row, c in enumerate(self.captions))
+        try:
+            return tuple(_sha256(json.dumps(list(c), ensure_ascii=False).encode()) for c in self.captions)
+        except UnicodeEncodeError as error:  # of captions that came without a table
+            bad = ((row, problem) for row, c in enumerate(self.captions) for problem in map(bad_text, c) if problem)
+            row, problem = next(bad)
+            text = f"row {row} has a caption with {problem}"
+            raise RepalignError(text, expected="text", remedy="mend the caption") from error
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -84,14 +90,6 @@ class Texts(Column):
         if self.whole is None:
             return self.__dict__
         return {**self.__dict__, "vocabulary": self.vocabulary, "whole": None}
-
-
-def _as_json(captions: tuple[str, ...], row: int) -> bytes:
-    try:
-        return json.dumps(list(captions), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # of captions that came without a table
-        problem = next(filter(None, map(bad_text, captions)), error)
-        raise RepalignError(f"row {row} has a caption with {problem}", expected="text", remedy="mend the caption") from error
 
 
 @dataclass(frozen=True)

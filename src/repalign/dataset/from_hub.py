@@ -181,7 +181,16 @@ def _load_hub(path: str, revision: str | None, split: str, config: str | None, d
     except RepalignError:
         raise
     except Exception as error:  # of four libraries: the hub client, its HTTP client, datasets, pyarrow
-        raise _not_loaded(path, revision, error) from error
+        chain: list[BaseException] = [error]
+        while (cause := chain[-1].__cause__) is not None:
+            chain.append(cause)
+        if any(isinstance(e, ConnectionError) or re.search("Connect|Timeout|Offline", type(e).__name__) for e in chain):
+            raise _unreachable(path, revision, error) from error
+        raise RepalignError(
+            f"dataset {path} at revision {revision or 'default branch'} cannot be loaded",
+            expected="a dataset in a format that the `datasets` library reads", got=f"{type(error).__name__}: {error}",
+            remedy="look at the options config, data_files and split",
+        ) from error
 
 
 def _resolve_commit(path: str, revision: str | None) -> str:
@@ -225,25 +234,10 @@ def _resolve_commit(path: str, revision: str | None) -> str:
     return sha
 
 
-def _not_loaded(path: str, revision: str | None, error: BaseException) -> RepalignError:
-    """The error for a dataset that does not load: for want of a network, or for what the libraries say."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    if any(isinstance(e, ConnectionError) or re.search("Connect|Timeout|Offline", type(e).__name__) for e in chain):
-        return _unreachable(path, revision, error)
-    return RepalignError(
-        f"dataset {path} at revision {revision or 'default branch'} cannot be loaded",
-        expected="a dataset in a format that the `datasets` library reads", got=f"{type(error).__name__}: {error}",
-        remedy="look at the options config, data_files and split",
-    )
-
-
 def _unreachable(path: str, revision: str | None, error: BaseException) -> RepalignError:
     reason = str(error).strip().splitlines()
     return RepalignError(
-        f"dataset {path} at revision {revision or 'default branch'}: no network or hub not reachable, "
-        "and not in the cache",
+        f"dataset {path} at revision {revision or 'default branch'}: no network or hub not reachable, and not in the cache",
         expected="a connection to the Hugging Face hub, or an earlier download",
         got=f"{type(error).__name__}: {reason[0] if reason else ''}",
         remedy="go online once, or copy the dataset here (save_to_disk) and give its path instead",

@@ -243,15 +243,12 @@ def _block(
 def _kind(type_: pa.DataType) -> Kind:
     import pyarrow.types as t
 
-    tests: list[tuple[Kind, Sequence[Callable[[Any], bool]]]] = [
-        ("float", (t.is_floating,)),
-        ("integer", (t.is_integer,)),
-        ("boolean", (t.is_boolean,)),
-        ("text", (t.is_string, t.is_large_string, t.is_string_view, lambda type_: "uuid" in str(type_))),
-        ("closed", (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)),
-        ("time", (t.is_timestamp, t.is_date)),
-    ]
-    return next((kind for kind, any_of in tests if any(test(type_) for test in any_of)), "other")
+    tests: dict[Kind, tuple[Callable[[Any], bool], ...]] = {
+        "float": (t.is_floating,), "integer": (t.is_integer,), "boolean": (t.is_boolean,), "time": (t.is_timestamp, t.is_date),
+        "text": (t.is_string, t.is_large_string, t.is_string_view, lambda type_: "uuid" in str(type_)),
+        "closed": (t.is_binary, t.is_large_binary, t.is_fixed_size_binary),
+    }  # fmt: skip
+    return next((kind for kind, any_of in tests.items() if any(test(type_) for test in any_of)), "other")
 
 
 def _is_list(type_: pa.DataType) -> bool:

@@ -43,14 +43,14 @@ _LONGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 # The fields in which all files of one folder agree, and what each file must hold: no later use meets another type.
 IDENTITY = ("format", "dataset_fingerprint", "spec", "revision", "settings")
-_TEXT, _COUNT = (str, NoneType), (int, NoneType)
+_TEXT = (str, NoneType)
 _HEADER = {
     "spec": str, "dataset_fingerprint": str, "revision": _TEXT, "settings": dict, "extraction": dict, "versions": dict,
     "layers": [str], "extras": [str], "n": int, "rows": [int], "ids": [str], "sha256": dict,
 }  # fmt: skip
 _RECORD = {
     "spec": str, "name": str, "modality": str, "revision": _TEXT, "family": _TEXT, "objective": _TEXT,
-    "n_parameters": _COUNT, "scores": dict,
+    "n_parameters": (int, NoneType), "scores": dict,
 }  # fmt: skip
 _MANIFEST = {
     "dataset": {"fingerprint": str}, "record": _RECORD, "settings": dict, "facts": dict, "extraction": dict, "versions": list,

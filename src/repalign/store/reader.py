@@ -81,7 +81,8 @@ class StoredRepresentation(Representation):
 
     def kind(self, layer: str) -> str:
         """As the extraction was asked for, of all its layers."""
-        self.check_layer(layer)
+        if layer not in self._described:
+            self.check_layer(layer)
         asked = self.manifest["settings"].get("kind")
         return asked if asked in KINDS else FEATURES
 

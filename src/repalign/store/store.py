@@ -423,10 +423,14 @@ class Writer:
 
     def _refuse_disagreement(self, part: Part, header: Mapping[str, Any], layers: Sequence[tuple[str, int, str]]) -> None:
         """Refuse a part whose layers, extras or weights are not those of the first part that is there."""
-        reference = self._first_part()
-        if reference is None:
+        for first in [p for p in self.parts if p.index in self._checked] or self.parts:  # known here, or else on disk
+            try:
+                head = self._checked.get(first.index) or fmt.read_head(self.files, self._name(first.file))
+                break
+            except fmt.BrokenError:
+                continue
+        else:
             return
-        first, head = reference
         who = f"{self.record.name}: {part.file} does not agree with {self._path(first.file)}"
         expected, got = [name for name, _, _ in head.layers], [name for name, _, _ in layers]
         if got != expected:
@@ -451,15 +455,3 @@ class Writer:
                 raise RepalignError(
                     f"{who}: {name} differs", expected=f"{name} {fmt.shown(a)}", got=f"{name} {fmt.shown(b)}", remedy=again
                 )
-
-    def _first_part(self) -> tuple[Part, fmt.Head] | None:
-        """The first part that is known here, or else on disk: what the others have to agree with."""
-        for part in self.parts:
-            if part.index in self._checked:
-                return part, self._checked[part.index]
-        for part in self.parts:
-            try:
-                return part, fmt.read_head(self.files, self._name(part.file))
-            except fmt.BrokenError:
-                continue
-        return None
