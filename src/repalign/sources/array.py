@@ -109,9 +109,9 @@ class ArrayFile(LoadedModel):
         self.by_pairs: dict[str, Tensor] = {}
         for name, x in ((layer.name, found.layers[layer.name]) for layer in self.layers):
             if isinstance(x, Pairwise):
-                self.by_pairs[name] = _wide(x[self.rows].matrix)
+                self.by_pairs[name] = x[self.rows].matrix
             else:
-                self.arrays[name] = _wide(x)
+                self.arrays[name] = x
         self.weights = file_sha256(path)
         self.record = ModelRecord(
             str(spec), spec.source.name(spec, entry), str(modality), objective=found.facts.get("objective"),
@@ -159,8 +159,3 @@ class ArrayFile(LoadedModel):
         stimuli = torch.tensor(list(prepared))
         layers = {name: x[self.rows[stimuli]] for name, x in self.arrays.items()}
         return Batch({**layers, **{name: x[stimuli] for name, x in self.by_pairs.items()}})
-
-
-def _wide(x: Tensor) -> Tensor:
-    """float64 as it is, all else (half precision, whole numbers) as float32."""
-    return x if x.dtype == torch.float64 else x.to(torch.float32)

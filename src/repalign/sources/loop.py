@@ -153,12 +153,6 @@ class _Job:
     batch_size: int
     rows_per_part: int
 
-    @property
-    def key(self) -> str:
-        """Equal keys mean that one loaded model serves both jobs."""
-        context = self.context
-        return repr((self.entry, context.revision, context.device, context.dtype, self.dataset.fingerprint))
-
     def writer(self) -> Writer:
         modality = self.entry.modality or "unknown"  # the loaded model says it, in the manifest
         return self.store.writer(
@@ -179,6 +173,7 @@ def _extract_one(job: _Job, executor: Executor | None, progress: Progress) -> St
     writer = job.writer()
     missing = writer.missing()
     rows = _Rows(progress, task, n - sum(p.n for p in missing), n)
+    rows.advance(0)
     told = []
     if executor is None:
         told = [_make_part(job, part, writer, rows) for part in missing]
@@ -246,18 +241,20 @@ _loading = threading.RLock()
 
 
 def _loaded(job: _Job, rows: _Rows) -> _Loaded:
+    at = job.context
+    key = repr((job.entry, at.revision, at.device, at.dtype, job.dataset.fingerprint))  # equal keys: one model serves both jobs
     with _loading:
-        if job.key in _models:
-            return _models[job.key]
+        if key in _models:
+            return _models[key]
         _forget()  # first, so that two models are never in memory at once
-        source, context = job.spec.source, replace(job.context, progress=rows.progress)
+        source, context = job.spec.source, replace(at, progress=rows.progress)
         with loading(job.entry.label, Unavailable if source.published else RepalignError):
             model = source.load(job.location, job.entry, context)
         made = _Loaded(model, _column(job.dataset, model, job.entry), job.batch_size, threading.Lock())
         if model.kind == "text":
             with library_errors(job.entry.label, "a forward pass over the first texts"):
                 model.settle(_prepared(job, made, range(min(SETTLE, job.dataset.n))))
-        _models[job.key] = made
+        _models[key] = made
         if "read" in model.facts:  # of a file of features: what was taken of it, and what was left out
             rows.note(model.facts["read"])
         where = model.placed.get("device", context.device)
@@ -300,12 +297,14 @@ def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str | No
 # --- one part ------------------------------------------------------------------------------------
 
 
+@dataclass
 class _Rows:
     """Tells how many rows of a model are done."""
 
-    def __init__(self, progress: Progress, task: str, done: int, n: int) -> None:
-        self.progress, self.task, self.done, self.n = progress, task, done, n
-        progress(task, done, n)
+    progress: Progress
+    task: str
+    done: int
+    n: int
 
     def advance(self, rows: int) -> None:
         self.done += rows

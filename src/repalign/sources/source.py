@@ -146,9 +146,9 @@ class Facts:
     layers_from: str = UNKNOWN
     download_from: str = UNKNOWN
 
-    def choose(self, wanted: Sequence[int | str] | None) -> Facts:
+    def choose(self, wanted: Sequence[int | str]) -> Facts:
         """Only the layers that the entry asks for; None where it cannot be told how wide they are."""
-        if wanted is None or self.widths is None:
+        if self.widths is None:
             return self
         count, names = len(self.widths), self.names or ()
         place: dict[int | str, int] = {**{i: i % count for i in range(-count, count)}, **{name: i for i, name in enumerate(names)}}
@@ -360,7 +360,7 @@ def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts
     """
     specs = [parse_spec(e.spec) for e in entries]
     table = {k.spec: k for k in known_models()}
-    repositories = {s: s.source.repository(s) for s in specs if str(s) not in table}
+    repositories = {s: s.source.repository(s) for s in specs if str(s) not in table and s.source.published}
     answers: dict[Repository, Answer] = {}
     if any(repositories.values()):
         from repalign.sources.hub import ask_hub
@@ -373,7 +373,7 @@ def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts
         facts = spec.source.facts(spec, entry, answer) if known is None else _known(spec, known)
         if facts.parameters is None and entry.n_parameters is not None:
             facts = replace(facts, parameters=entry.n_parameters, parameters_from=FILE)
-        out.append(facts.choose(entry.layers))
+        out.append(facts if entry.layers is None else facts.choose(entry.layers))
     return out
 
 
