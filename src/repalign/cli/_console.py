@@ -90,6 +90,7 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         table.add_column("y [layer]", overflow="fold")
         for column in ("score", "chance", "calibrated", "p", VIEWS[adjusted].label):
             table.add_column(column, justify="right", no_wrap=True)
+        row: Any
         for row in best.head(limit).itertuples():
             x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
             table.add_row(

@@ -59,7 +59,7 @@ def _show(outcome: Outcome) -> None:
         for name, alignment in outcome.alignments.items():
             for measure in alignment.measures:
                 rows = alignment.best(measure)
-                score, chance = (number(float(rows[c].mean())) for c in ("statistic", "null_mean"))
+                score, chance = (number(float(rows[c].to_numpy(float).mean())) for c in ("statistic", "null_mean"))
                 table.add_row(escape(name), facts_of(measure).label, str(len(rows)), str(rows["n"].iloc[0]), score, chance)
         out.print(table)
     for one in outcome.drawn:

@@ -68,7 +68,7 @@ def _means(axes: Axes, found: Bins, names: list[str], closer: bool) -> None:
     axes.set_xlim(-0.6, len(x) - 0.4)
     axes.set_ylim(bottom, top)
     better = ", lower is better" if found.lower_is_better else ""
-    few = "; fewer than three models have no interval" if rows["low"].isna().any() else ""
+    few = "; fewer than three models have no interval" if rows["low"].isna().to_numpy().any() else ""
     canvas.labels(axes, y=f"Mean score{'' if closer else ' (lower is closer)'}")
     about = f"{found.label}{better}: bins from the least to the most competent{few}"
     axes.set_xlabel(canvas.plain(about, 100), fontsize=7, color=MUTED)

@@ -182,7 +182,7 @@ def place_labels(
     low = points[:, None] + steps + shift * sizes[:, None]
     boxes = np.concatenate([low, low + sizes[:, None]], axis=2)  # (n, 8 * reach, 4)
     marks = np.concatenate([points - radius, points + radius], axis=1)
-    free = (low >= area[:2]).all(-1) & (boxes[..., 2:] <= area[2:]).all(-1)
+    free = np.asarray((low >= area[:2]).all(-1) & (boxes[..., 2:] <= area[2:]).all(-1))
     for box in (*marks, *map(np.asarray, taken)):
         free &= ~_overlap(box, boxes)
     out: list[tuple[float, float] | None] = [None] * len(points)
@@ -200,7 +200,7 @@ def place_labels(
 
 def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which of the others (..., 4) share an area with the box."""
-    return (others[..., :2] < box[2:]).all(-1) & (others[..., 2:] > box[:2]).all(-1)
+    return np.asarray(((others[..., :2] < box[2:]) & (others[..., 2:] > box[:2])).all(-1))
 
 
 def name_points(

@@ -81,9 +81,10 @@ class Conventions:
             within, whole = f"only within their {count} groups", f"{count} groups of stimuli change places as wholes"
             restricted = f"stimuli change places {within}" if groups["shuffle"] == "within" else whole
         for entry in run.get("ceilings") or ():
-            facts = {k: entry[k] for k in ("measure", "kind", "model_x", "model_y", "n")}
+            facts: dict[str, Any] = {k: entry[k] for k in ("measure", "kind", "model_x", "model_y", "n")}
             numbers = {k: entry.get(k) for k in ("statistic", "selected", "reliability")}
-            ceilings.append(Ceiling(**facts, **{k: math.nan if v is None else float(v) for k, v in numbers.items()}))
+            facts |= {k: math.nan if v is None else float(v) for k, v in numbers.items()}
+            ceilings.append(Ceiling(**facts))
         known = sorted((c for c in ceilings if math.isfinite(c.statistic)), key=lambda c: -c.statistic)
         joint = JOINT.get(str(null.get("relabelled")), ANY_JOINT)
         return cls(float(run.get("alpha") or ALPHA), joint, restricted, tuple(known), run)

@@ -51,11 +51,12 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     canvas.head(axes, _subtitle(found), 6.4)
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_xscale("log" if log else "linear")
-    levels = found.table.groupby("x")["chance"].agg(["min", "max"]).reindex(places)
+    by_place = found.table.groupby("x")["chance"]
+    lowest, highest = (pd.Series(some, dtype=float).reindex(places) for some in (by_place.min(), by_place.max()))
     shows = found.relative is None
-    alike = bool(np.allclose(levels["min"], levels["max"], rtol=1e-6, atol=1e-12, equal_nan=True))
+    alike = bool(np.allclose(lowest, highest, rtol=1e-6, atol=1e-12, equal_nan=True))
     if shows and alike:
-        _chance(axes, found, at, levels["min"].dropna())
+        _chance(axes, found, at, lowest.dropna())
     bands = found.numbers and len(names) <= MOST_BANDS
     for k, name in enumerate(found.lines):
         aside = 0.0 if bands else (k - (len(names) - 1) / 2) / max(len(names) - 1, 1)
@@ -66,7 +67,7 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
         axes.plot([], [], color=MUTED, linewidth=1.1, linestyle=canvas.DASHED, label=label)
     ends = found.table[["low", "high"]].to_numpy(float).ravel()
     values = found.table["value"].to_numpy(float)
-    values = np.concatenate([values, levels["min"].to_numpy(float)]) if shows else values
+    values = np.concatenate([values, lowest.to_numpy(float)]) if shows else values
     bottom, top = vertical_range(values, ends)
     axes.set_ylim(bottom, top)
     _ticks(axes, found, at, log)

@@ -37,7 +37,8 @@ def shown(
     """The curve of the best aligned layers of a result."""
     best = alignment.best(alignment.measures[0]).iloc[0]
     ends = [(best[f"model_{side}"], best[f"layer_{side}"]) for side in "xy"]
-    curve = gallery_curve(*((representations[model], layer) for model, layer in ends), k, share, sizes, repeats, seed)
+    x, y = ((representations[model], layer) for model, layer in ends)
+    curve = gallery_curve(x, y, k, share, sizes, repeats, seed)
     fixed, shared = (curve.loc[curve["mode"] == mode] for mode in ("fixed", "share"))
 
     def span(rows: pd.DataFrame, column: str) -> str:

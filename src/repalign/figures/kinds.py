@@ -232,12 +232,14 @@ class Results:
         table = self.table
         if variant is not None:
             fits = table["variant"].map(lambda v: v.startswith(variant[:-1]) if variant.endswith("*") else v == variant)
-            table = table.loc[fits] if fits.any() else table.loc[table["variant"] == choose("variant", variant, self.alignments)]
+            if not fits.to_numpy().any():
+                choose("variant", variant, self.alignments)
+            table = table.loc[fits]
         if measure is not None:
             table = table.loc[table["measure"] == _measure(measure, table["measure"].unique())]
         if x is not None and x not in table.columns:
-            having = table["measure"].map({m: x in facts_of(m).parameters for m in table["measure"].unique()})
-            table = table.loc[having] if having.any() else table
+            known = {m for m in table["measure"].unique() if x in facts_of(m).parameters}
+            table = table.loc[table["measure"].isin(list(known))] if known else table
         return table.reset_index(drop=True)
 
 

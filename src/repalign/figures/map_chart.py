@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
     `colour` is a column of its table: a kind, a size or a score.
     """
     known = [c for c in found.table.columns if c not in ("model", "x", "y")]
-    values = found.table[choose("colour", colour, known, f"the models have no {colour!r}")]
+    values: Any = found.table[choose("colour", colour, known, f"the models have no {colour!r}")]
     groups = list((_by_number if pd.api.types.is_numeric_dtype(values) else _by_kind)(values, colour))
     crowd = float(np.clip(found.n / 30, 1, 2.2)) ** 0.5
     title = f"Map of {words.counted(found.n, 'model')} by {facts_of(found.measure).label}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def _contrasts(found: Contrast) -> Iterator[Panel]:
             found.variants[0] + quantity,
             name + quantity,
             _groups(rows, "value_first", "value_second", column),
-            (_level(rows["chance_first"]), _level(rows["chance_second"])),
+            (_level(rows["chance_first"].to_numpy(float)), _level(rows["chance_second"].to_numpy(float))),
             _limits(values) if quantity and values.size else None,
         )
 
@@ -71,18 +72,19 @@ def beside(found: Beside) -> Figure:
         "published",
         "ours",
         _groups(rows, "published", "ours", "family" if all(rows["family"].tolist()) else _grouping(rows)),
-        (np.nan, _level(rows["chance"])),
+        (math.nan, _level(rows["chance"].to_numpy(float))),
         _limits(rows[["published", "ours", "chance"]].to_numpy(float)) if len(rows) else None,
     )
-    subtitle = f"{facts_of(found.measure).label}\n{len(rows)} pairs of models, ours at n = {words.count(found.n_stimuli)}"
+    subtitle = f"{facts_of(str(found.measure)).label}\n{len(rows)} pairs of models, ours at n = {words.count(found.n_stimuli)}"
     note = f"Published: {found.source}. Dashed: our mean chance level; line: equal."
     return _draw("Ours beside the published values", subtitle, [panel], note)
 
 
 def _grouping(rows: pd.DataFrame) -> str | None:
     """The side whose models are colours: that of fewer models, if colours are enough."""
-    side = min(("model_y", "model_x"), key=lambda c: rows[c].nunique())
-    return side if rows[side].nunique() <= len(FAMILY_LIGHT) else None
+    sizes = {c: len(set(rows[c].tolist())) for c in ("model_y", "model_x")}
+    side = min(sizes, key=lambda c: sizes[c])
+    return side if sizes[side] <= len(FAMILY_LIGHT) else None
 
 
 def _groups(rows: pd.DataFrame, x: str, y: str, column: str | None) -> dict[str, np.ndarray]:
@@ -98,8 +100,9 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _level(chance: pd.Series) -> float:
-    return float(chance[np.isfinite(chance)].mean())
+def _level(chance: np.ndarray) -> float:
+    defined = chance[np.isfinite(chance)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def _draw(title: str, subtitle: str, panels: list[Panel], note: str) -> Figure:

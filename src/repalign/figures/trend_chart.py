@@ -136,7 +136,7 @@ def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
     """The class of a family's colour, and the corners of its marker around 0, y downwards; none for a circle."""
     code = family(k)[1]
     style = MarkerStyle(code)
-    (corners, *_) = style.get_path().transformed(style.get_transform()).to_polygons()
+    corners = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0])
     return f"f{k % len(FAMILY_LIGHT)}", [] if code == "o" else [(2 * size * x, -2 * size * y) for x, y in corners]
 
 

@@ -103,9 +103,9 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
         charts=[NullChart.of(pairs, m, conventions) for m in texts],
         trends=[list(_trends(pairs, run, m)) for m in texts],
         draws=draws_of(pairs),
-        packed=(n_cells := int((table["scope"] == "cell").sum())) > payload.EXACT_CELLS,
+        packed=(n_cells := int((table["scope"] == "cell").to_numpy().sum())) > payload.EXACT_CELLS,
         only_best=n_cells > payload.MOST_CELLS,
-        undefined=int(table["statistic"].isna().sum()),
+        undefined=int(table["statistic"].isna().to_numpy().sum()),
         where=where,
         data=payload.data(table, run, conventions),
         script=Markup(script),
@@ -124,7 +124,7 @@ def _trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> Iterat
         who = f"{kinds.pop()} models" if len(kinds) == 1 else f"models of side {side}"
         for against in yardsticks(models, names):
             facts = (run.get("competences") or {}).get(against) or {}
-            known = {key: facts.get(key) for key in ("label", "lower_is_better")}
+            known: dict[str, Any] = {key: facts.get(key) for key in ("label", "lower_is_better")}
             one = trend(rows, models, against, side, measure, **known)
             chart = TrendChart.of(one) if one.n >= MIN_MODELS_LINE else None
             yield one, "all models" if side == "both" else who, chart

@@ -49,9 +49,9 @@ LOG_RANGE = 20  # a closed-form p below 1e-20 is written as 1e-20: no page tells
 def data(table: pd.DataFrame, run: Mapping[str, Any], conventions: Conventions) -> dict[str, Any]:
     """By the name of its script: what is read at once, and the cells of each measure, read when looked at."""
     names = list(dict.fromkeys([*table["model_x"], *table["model_y"]]))
-    count = int((table["scope"] == "cell").sum())
+    count = int((table["scope"] == "cell").to_numpy().sum())
     # Adjustments and intervals that are undefined everywhere, as in the results of older versions, are left out.
-    there = {c for c in (*ADJUSTED, "p_stepdown", *INTERVAL) if c in table and table[c].notna().any()}
+    there = {c for c in (*ADJUSTED, "p_stepdown", *INTERVAL) if c in table and table[c].notna().to_numpy().any()}
     absent = {*ADJUSTED, "p_stepdown"} - there
     shown = {
         "exact": count <= EXACT_CELLS,
