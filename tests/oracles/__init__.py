@@ -4,35 +4,11 @@ One module per family, each with its `CASES`, the instances that the laws of `re
 the list without a case here fails the tests.
 """
 
-from oracles import (
-    covariance,
-    distribution,
-    kernel,
-    mapping,
-    matching,
-    neighbor_ranks,
-    neighbors,
-    rdm,
-    shape,
-    shared_space,
-    statistics,
-    subspace,
-    topology,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from repalign.testing import Case
 
-CASES: tuple[Case, ...] = (
-    *neighbors.CASES,
-    *neighbor_ranks.CASES,
-    *kernel.CASES,
-    *rdm.CASES,
-    *subspace.CASES,
-    *shape.CASES,
-    *covariance.CASES,
-    *shared_space.CASES,
-    *distribution.CASES,
-    *statistics.CASES,
-    *mapping.CASES,
-    *matching.CASES,
-    *topology.CASES,
+CASES: tuple[Case, ...] = tuple(
+    case for module in iter_modules(__path__) if module.name != "_tools" for case in import_module(f"oracles.{module.name}").CASES
 )
