@@ -55,8 +55,8 @@ from repalign.null.permutation import Aristotelian, Permutations, permuted_score
 
 __all__ = [
     "AGGREGATES", "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "ONE_SIDE",
-    "SCALES", "SHUFFLES", "TIE_TOLERANCE", "Aristotelian", "Auto", "Calibration", "Cyclic", "Found", "Groups", "Judgement", "Law",
-    "Moments", "Null", "Permutations", "Prepared", "Search", "Streams", "Unpaired", "adjusted", "benjamini_hochberg",
+    "SCALES", "SHUFFLES", "TIE_TOLERANCE", "Calibration", "Found", "Groups", "Judgement", "Law",
+    "Moments", "Null", "Prepared", "Search", "Streams", "Unpaired", "adjusted", "benjamini_hochberg",
     "benjamini_yekutieli", "bound", "calibrate", "calibrate_by_moments", "holm", "make_null", "max_t", "multiplicity_warning",
     "permuted_scores", "published", "pvalue", "search_layers", "snap_ties", "step_down", "threshold", "trusted",
 ]  # fmt: skip
@@ -118,6 +118,9 @@ class Auto(Null):
 NULLS: dict[str, type[Null]] = {cls.name: cls for cls in (Auto, Permutations, Cyclic, Aristotelian)}
 # What the report says of each, and of those that are chosen by `Auto` alone.
 MEANINGS = {cls.name: cls.meaning for cls in (*NULLS.values(), Moments, Unpaired)}
+
+
+__all__ += sorted(cls.__name__ for cls in NULLS.values())
 
 
 def make_null(name: str = "auto", **parameters: Any) -> Null:
