@@ -56,7 +56,7 @@ def make_table(
     for _, p in cells.groupby(["measure", "model_x", "model_y"])["pvalue"]:
         defined = p.dropna().sort_values()
         table.loc[defined.index, "p_stepdown"] = _joint(defined, n_draws)
-    return table[list(COLUMNS)]
+    return table.reindex(columns=list(COLUMNS))
 
 
 def _joint(p: pd.Series, n_draws: int) -> np.ndarray:

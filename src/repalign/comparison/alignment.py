@@ -48,6 +48,7 @@ SCHEMA = pa.schema([
     ("null", _TEXT), ("n_draws", _WHOLE), ("seed", _WHOLE), ("search", _TEXT),
 ])  # fmt: skip
 COLUMNS = tuple(SCHEMA.names)
+ADDED: frozenset[str] = frozenset()  # columns that results of before lack: null where they are read
 
 DRAWS = pa.field("draws", pa.list_(pa.float64()))
 TILE_SCHEMA = SCHEMA.append(DRAWS)
@@ -247,6 +248,8 @@ def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFra
 
 def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
     """The table as a frame of this schema. Raises DamagedError where it has other columns."""
+    for name in ADDED.intersection(schema.names).difference(table.column_names):
+        table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     missing = [name for name in schema.names if name not in table.column_names]
     extra = [name for name in table.column_names if name not in schema.names]
     if missing or extra:
