@@ -77,6 +77,32 @@ def test_the_experiments_of_the_paper_use_public_names_only():
                 assert not [name for name in names if name.startswith("_")], f"{path.name}: {ast.unparse(node)}"
 
 
+def test_no_room_imports_private_names_of_another():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign."):
+                room, *names = [*str(node.module).split(".")[1:], *(alias.name for alias in node.names)]
+                assert room == module(path) or not [n for n in names if n.startswith("_")], f"{path.name}: {ast.unparse(node)}"
+
+
+def test_no_file_needs_itself_to_be_imported():
+    """Of what is imported as a file is loaded; what only a function or the type checker needs is not."""
+    needs: dict[str, set[str]] = {}
+    for path in FILES:
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+        needs[name] = set()
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign"):
+                needs[name] |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    needs = {name: {n for n in some if n in needs and n != name} for name, some in needs.items()}
+    # A file of a package may take another file from the package by name: that is no circle through the package.
+    needs = {name: {n for n in some if not name.startswith(f"{n}.")} for name, some in needs.items()}
+    while leaves := [name for name, some in needs.items() if not some & needs.keys()]:
+        for name in leaves:
+            del needs[name]
+    assert not needs, "these need each other"
+
+
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
