@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import repalign
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign.comparison.alignment import Alignment, csv_text
 from repalign.errors import RepalignError
@@ -184,74 +178,3 @@ def test_all_figures_of_a_result_have_names_of_their_own(results):
     names = [one.name for one in of_result(results.alignments["among"])]
     assert len(set(names)) == len(names) and {"chance-Mutual k-NN (k = 10, cosine)"} < set(names)
     assert [n for n in names if n.startswith("trend-both-n_parameters")] and not [n for n in names if n.startswith("trend-x")]
-
-
-# --- a kind that a stranger adds -----------------------------------------------------------------
-
-CHART = '''
-"""How scores are spread over pairs of models."""
-
-from dataclasses import dataclass
-
-import pandas as pd
-
-from repalign.figures import canvas
-
-
-@dataclass(frozen=True, eq=False)
-class Spread:
-    table: pd.DataFrame
-    text: str
-
-
-def shown(alignment, measure=None, *, steps: int = 4):
-    scores = alignment.rows("max", measure)["statistic"]
-    table = pd.cut(scores, steps).value_counts(sort=False).rename_axis("score").reset_index(name="pairs")
-    return Spread(table.astype({"score": str}), f"{len(scores)} pairs of models.")
-
-
-def draw(found, *, color: str = "grey"):
-    figure, ((axes,),) = canvas.sheet(5, 3, "Scores")
-    axes.bar(found.table["score"], found.table["pairs"], color=color)
-    return figure
-'''
-STUDY = """
-name: own
-dataset: {arrays: {thing: thing.npy}, row_ids: rows}
-models: {x: ["array:x.npy", "array:thing.npy"], y: ["array:y.npy"]}
-measures: ["CKA()"]
-null: {method: permutation, draws: 19}
-figures: [{spread: {steps: 2, color: red}}]
-"""
-
-
-def test_a_new_kind_is_one_file_and_one_row(tmp_path):
-    """As docs/architecture.md says: a module that draws, a row of FIGURES, and a study file may ask for it."""
-    package = tmp_path / "src" / "repalign"
-    shutil.copytree(Path(repalign.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "figures/spread_chart.py").write_text(CHART)
-    file = package / "figures/kinds.py"
-    text = file.read_text("utf-8")
-    row = 'FIGURES = {\n    "spread": Figure(spread_chart.shown, spread_chart.draw, "Spread of scores", "spread"),\n'
-    text = text.replace("FIGURES = {\n", row, 1).replace("    pairs_chart,\n", "    pairs_chart,\n    spread_chart,\n", 1)
-    file.write_text(text, "utf-8")
-    rng = np.random.default_rng(0)
-    for name in ("x", "y", "thing"):
-        np.save(tmp_path / f"{name}.npy", rng.standard_normal((40, 3)))
-    (tmp_path / "study.yaml").write_text(STUDY.replace("row_ids: rows", "row_ids: ids.txt"))
-    (tmp_path / "ids.txt").write_text("\n".join(map(str, range(40))))
-    models = STUDY  # rows of the arrays are the stimuli
-    for name in ("x", "thing", "y"):
-        models = models.replace(f'"array:{name}.npy"', f'{{spec: "array:{name}.npy", name: {name}, modality: thing, ids: rows}}')
-    (tmp_path / "study.yaml").write_text(models.replace("row_ids: rows", "row_ids: ids.txt"))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "repalign", "run", "study.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs/own/figures"
-    assert sorted(p.name for p in folder.glob("01*")) == ["01-spread.csv", "01-spread.png", "01-spread.svg"]
-    assert pd.read_csv(folder / "01-spread.csv")["pairs"].sum() == 2 and "2 pairs of models." in done.stdout
-    assert "Spread of scores, CKA" in (tmp_path / "runs/own/figures.html").read_text("utf-8")
-    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("steps:", "step:"))
-    wrong = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert wrong.returncode == 1 and "figure spread has no option 'step'" in wrong.stderr
