@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class RepalignError(Exception):
@@ -44,6 +45,27 @@ class Unavailable(RepalignError):  # noqa: N818  (a state of a model, not a faul
         problem, *details = str(self).splitlines()
         remedy = next((d.removeprefix("  do: ") for d in details if d.startswith("  do: ")), None)
         return problem if remedy is None else f"{problem}; {remedy}"
+
+
+def require(what: str, extra: str, *packages: str, otherwise: str = "") -> None:
+    """Refuse to begin where packages of an extra are not installed. Raises Unavailable, with the command that installs them.
+
+    `otherwise` is a second way out, which begins with a comma.
+    """
+    missing = [package for package in packages if not _is_installed(package)]
+    if missing:
+        raise Unavailable(
+            f"{what}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            expected=f"the packages of repalign[{extra}]", got=f"no {', no '.join(missing)}",
+            remedy=f"python -m pip install 'repalign[{extra}]'{otherwise}",
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # a parent that is missing, or a package that is half loaded
+        return False
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -380,6 +380,7 @@ def bits_per_byte(
     spec = parse_spec(entry.spec)
     if not spec.source.measures_bits:
         raise _no_causal(entry, f"a {spec.scheme}: model")
+    spec.source.require(entry)
     spread = SPREAD.get(device, "never")
     device, revision = choose_device(device), spec.source.revision(spec, entry)
     run = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, choose
+from repalign.errors import RepalignError, choose, require
 from repalign.files import file_sha256
 from repalign.tables import FORMATS, bad_text, iter_rows
 
@@ -135,6 +135,7 @@ class Corpus:
         """A column of a dataset of the Hugging Face hub, or of a local folder of data files, read as a stream."""
 
         def read() -> Iterator[str]:
+            require(f"corpus {path}", "models", "datasets")
             from datasets import load_dataset
 
             rows = load_dataset(path, config, split=split, revision=revision, data_files=data_files, streaming=True)

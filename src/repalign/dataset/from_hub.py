@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset.columns import Blob, Loaded, Row, assemble, captions_in, check_columns, named_columns, row_id
-from repalign.errors import RepalignError, choose
+from repalign.errors import RepalignError, choose, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
 
@@ -69,6 +69,7 @@ def from_hub(
     local = Path(path).expanduser()
     where = local.name if local.exists() else str(path)
     texts, named = named_columns(id, image, text, where)
+    require(f"dataset {where}", "models", "datasets")
     commit = None
     if local.exists():
         if revision is not None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, choose
+from repalign.errors import choose, require
 from repalign.measures.measure import (
     Features,
     Measure,
@@ -224,14 +224,10 @@ def _transported(closeness: Tensor) -> float:
     """The largest mean under a coupling with uniform marginals."""
     import numpy as np
 
-    try:
-        import ot
-    except ImportError as error:
-        raise RepalignError(
-            "transport between unequal widths needs the package POT",
-            expected="POT installed, or two layers of one width", got=f"widths {closeness.shape[0]} and {closeness.shape[1]}",
-            remedy="pip install 'repalign[transport]', or use SoftUnitMatching(form='best')",
-        ) from error  # fmt: skip
+    widths = f"transport between layers of widths {closeness.shape[0]} and {closeness.shape[1]}"
+    require(widths, "transport", "ot", otherwise=", or use SoftUnitMatching(form='best')")
+    import ot
+
     cost = 1 - closeness.cpu().numpy()
     mine, theirs = (np.full(size, 1 / size) for size in cost.shape)
     least: Any = ot.emd2(mine, theirs, cost, numItermax=10**7)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, choose
+from repalign.errors import RepalignError, choose, require
 from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
 from repalign.measures.measure import (
     ISOMETRIES_AND_SCALE,
@@ -126,13 +126,8 @@ def needs(package: str) -> Any:
     """A package of the topology extra, or an error that says how to get it."""
     import importlib
 
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise RepalignError(
-            f"topological measures need the package {package}", expected="ripser and persim installed", got=str(error),
-            remedy="pip install 'repalign[topology]'",
-        ) from error  # fmt: skip
+    require("topological measures", "topology", package)
+    return importlib.import_module(package)
 
 
 # Distances below this share of their mean count as 0, as in the reference code.

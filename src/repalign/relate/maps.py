@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repalign.errors import RepalignError, choose
+from repalign.errors import RepalignError, choose, require
 from repalign.measures import facts_of
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import spearman
@@ -213,13 +213,9 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
         # On import: that a neural variant lacks its library. On fitting: that new points cannot be added.
         warnings.filterwarnings("ignore", category=ImportWarning)
         warnings.filterwarnings("ignore", message="using precomputed metric", category=UserWarning)
-        try:
-            from umap import UMAP
-        except ImportError as error:
-            raise RepalignError(
-                'method "umap" needs the package umap-learn', expected="umap-learn", got="not installed",
-                remedy="pip install 'repalign[map]', or use method=\"mds\"",
-            ) from error  # fmt: skip
+        require('method "umap"', "map", "umap", otherwise=', or use method="mds"')
+        from umap import UMAP
+
         # UMAP's own start needs more points than some maps have.
         start: Any = _mds(given, seed, starts).astype(np.float32)
         neighbors = min(NEIGHBOURS, len(given) - 1)

@@ -31,6 +31,7 @@ USABLE = 0.9  # of the free memory of GPUs that share a model: the rest is for w
 class Transformers(HubSource):
     """`hf:` models: the hidden states of text models, the blocks or stages of vision models."""
 
+    packages = ("transformers", "accelerate")
     scheme, form, example = "hf", "hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main"
     takes_prompts = True
     measures_bits = True

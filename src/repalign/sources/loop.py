@@ -119,6 +119,7 @@ def extract(
     try:
         for entry, spec in zip(entries, specs, strict=True):
             try:
+                spec.source.require(entry)
                 with library_errors(entry.label, "finding its revision"):
                     at = replace(context, revision=spec.source.revision(spec, entry))
                 # A worker may have another working folder.

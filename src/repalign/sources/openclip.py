@@ -31,6 +31,8 @@ SIDES = "modality: image, or modality: text"
 class OpenCLIP(Source):
     """`openclip:` models, one side at a time."""
 
+    extra = "openclip"
+    packages = ("open_clip",)
     scheme, form, example = "openclip", "openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"
     published = True
 
@@ -47,10 +49,12 @@ class OpenCLIP(Source):
         side = f"-{entry.modality}" if entry.modality else ""
         return entry.name or spec.path.partition("/")[0] + side
 
-    def revision(self, spec: Spec, entry: ModelEntry) -> str:
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
         architecture, _, pretrained = spec.path.partition("/")
-        hub = _import(entry).get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
+        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
+
+        hub = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
         if len(hub) < 2:
             return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
         return hub_revision(Spec("hf", "/".join(hub[:2])))
@@ -72,23 +76,14 @@ class OpenCLIP(Source):
         return entry.modality != "image"
 
 
-def _import(entry: ModelEntry) -> Any:
-    try:
-        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
-    except ImportError as error:
-        raise RepalignError(
-            f"model {entry.label}: OpenCLIP is not installed", remedy="python -m pip install 'repalign[openclip]'"
-        ) from error
-    return open_clip
-
-
 class OpenCLIPSide(passes.TextModel):
     """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
 
     sorts = False
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        open_clip = _import(entry)
+        import open_clip  # pyright: ignore[reportMissingImports]
+
         if entry.modality not in ("image", "text"):
             raise no_modality(entry, "openclip", SIDES)
         self.entry, self.device = entry, context.device

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, did_you_mean, require
 from repalign.layers import KINDS, said
 from repalign.models import KnownModel, known_models
 from repalign.sources.model import Context, LoadedModel, ModelEntry
@@ -218,6 +218,8 @@ class Source(ABC):
     published: ClassVar[bool] = False  # others made the models: one that does not load is `Unavailable`, not a user's mistake
     takes_prompts: ClassVar[bool] = False  # whether its text models read captions in a prompt
     measures_bits: ClassVar[bool] = False  # whether its causal models give bits per byte of a corpus: see `competence`
+    extra: ClassVar[str] = "models"  # the extra of repalign that installs `packages`, which its models are run by
+    packages: ClassVar[tuple[str, ...]] = ()
     is_file: ClassVar[bool] = False  # whether a model is a file of features, which has ids, columns and a kind
 
     # Specs.
@@ -261,6 +263,10 @@ class Source(ABC):
             refuse_prompt(entry, what)
         if not self.is_file:
             refuse_options_of_files(entry, what)
+
+    def require(self, entry: ModelEntry) -> None:
+        """Refuse a model whose packages are not installed."""
+        require(f"model {entry.label}", self.extra, *self.packages)
 
     @abstractmethod
     def revision(self, spec: Spec, entry: ModelEntry) -> str:
@@ -370,7 +376,10 @@ def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts
     for entry, spec in zip(entries, specs, strict=True):
         known, repository = table.get(str(spec)), repositories.get(spec)
         answer = None if repository is None else answers.get(repository)
-        facts = spec.source.facts(spec, entry, answer) if known is None else _known(spec, known)
+        try:
+            facts = spec.source.facts(spec, entry, answer) if known is None else _known(spec, known)
+        except ImportError:  # the run will name the extra that is missing; until then nothing is known
+            facts = Facts()
         if facts.parameters is None and entry.n_parameters is not None:
             facts = replace(facts, parameters=entry.n_parameters, parameters_from=FILE)
         out.append(facts if entry.layers is None else facts.choose(entry.layers))

@@ -27,6 +27,7 @@ POOLINGS = ("mean", "cls", "last")
 class SentenceTransformers(HubSource):
     """`st:` models."""
 
+    packages = ("sentence_transformers",)
     scheme, form = "st", "st:name[@revision], or st:./folder"
     example = "st:sentence-transformers/all-MiniLM-L6-v2"
     takes_prompts = True

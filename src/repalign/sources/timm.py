@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 class Timm(HubSource):
     """`timm:` models."""
 
+    packages = ("timm",)
     scheme, form, example = "timm", "timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"
     has_revisions = False
 
