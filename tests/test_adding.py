@@ -66,7 +66,7 @@ GUARDS = (
     "test_null_exact.py::test_every_null_is_exact[shifts]",
     "test_null_exact.py::test_every_null_is_told_of",
     "test_models.py::test_every_scheme_and_every_example_is_parsed",
-    "test_figure_kinds.py::test_every_kind_has_a_case",
+    "test_figure_kinds.py::test_every_kind_has_a_case_and_is_told_of",
     "test_figure_kinds.py::test_a_kind_is_drawn_with_a_table_and_a_text[spread]",
     "test_adding.py::test_every_field_of_a_study_is_read_and_told",
     "test_adding.py::test_every_column_of_the_result_is_filled",

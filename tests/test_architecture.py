@@ -56,6 +56,21 @@ def test_imports_run_one_way(path: Path):
     assert not later, f"{part} imports {later}, which come after it"
 
 
+def test_rooms_import_what_the_picture_says():
+    page, rooms = (ROOT / "docs/architecture.md").read_text("utf-8"), order()
+    picture = next(b for b in re.findall(r"```text\n(.*?)```", page, flags=re.S) if b.startswith("errors  "))
+    assert [line.split()[0] for line in picture.splitlines()] == rooms
+    for line in picture.splitlines():
+        room, _, rest = re.split(r"\s{2,}", f"{line}  ", maxsplit=2)
+        named = {name for name in rooms if re.search(rf"\b{name}\b", rest)} | {"errors", "text", room}
+        if between := re.search(r"(\w+) to (\w+)", rest):
+            named |= set(rooms[rooms.index(between[1]) : rooms.index(between[2]) + 1])
+        used = {name for path in FILES if module(path) == room for name in imports(path) if name in rooms}
+        if room == "comparison":
+            used.discard("report")  # of a notebook, as above
+        assert used <= named, f"{room} imports {used - named}"
+
+
 @pytest.mark.parametrize("path", sorted((SOURCE / "measures").rglob("*.py")), ids=lambda p: p.name)
 def test_measures_stand_alone(path: Path):
     assert imports(path) <= {"measures", "errors", "layers"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -65,8 +67,10 @@ CASES = {
 }
 
 
-def test_every_kind_has_a_case():
+def test_every_kind_has_a_case_and_is_told_of():
     assert set(CASES) == set(FIGURES)
+    example = (Path(__file__).parents[1] / "studies/example.yaml").read_text("utf-8")
+    assert [kind for kind in FIGURES if not re.search(rf"\b{kind}\b", example)] == []
 
 
 @pytest.mark.parametrize("kind", FIGURES)
