@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -44,23 +47,36 @@ def test_round_trip(measure):
 
 
 def test_no_measure_is_forgotten():
-    """A class that its module does not list, or that the package does not name, is told by name."""
+    """A class that the package does not name is told by name."""
+    for path in Path(measures.__file__).parent.glob("[!_]*.py"):
+        import_module(f"repalign.measures.{path.stem}")
 
     def below(cls: type) -> set[type]:
         return {cls}.union(*map(below, cls.__subclasses__()))
 
     ours = {c for c in below(measures.Measure) if c.__module__.startswith("repalign.measures.")}
     final = {c for c in ours if not c.__name__.startswith("_") and not inspect.isabstract(c)}
-    assert {c.__name__ for c in final - set(MEASURES)} == set(), "not in the MEASURES of their module"
+    assert {c.__name__ for c in final - set(MEASURES)} == set(), "not in FAMILIES"
     assert len(set(MEASURES)) == len(MEASURES)  # the README says how many
-    there = {p.stem for p in Path(measures.__file__).parent.glob("*.py") if re.search(r"^MEASURES = ", p.read_text("utf-8"), re.M)}
-    assert there == set(measures.FAMILIES), "modules with measures that FAMILIES does not name, or the other way round"
+    assert [cls.__name__ for cls in MEASURES] == [name for names in measures.FAMILIES.values() for name in names]
+    for family, names in measures.FAMILIES.items():
+        assert all(getattr(measures, name).__module__ == f"repalign.measures.{family}" for name in names)
     imported = re.findall(r"^    from repalign\.measures\.(\w+) import \*", Path(measures.__file__).read_text("utf-8"), re.M)
-    assert set(imported) == there, "modules that the type checker does not see, or the other way round"
+    assert set(imported) == {"custom", *measures.FAMILIES}, "modules that the type checker does not see, or the other way round"
     for cls in MEASURES:
         assert getattr(measures, cls.__name__) is cls and cls.__name__ in measures.__all__
     for name in measures.__all__:
         assert hasattr(measures, name), name
+
+
+def test_a_measure_by_name_imports_its_own_family_alone():
+    code = (
+        "import sys, numpy as np, repalign; x = np.random.default_rng(0).standard_normal((30, 4));"
+        "repalign.pair(x, x, ['CKA()']); repalign.pair(x, x, repalign.CKA());"
+        "print(*(m.rpartition('.')[2] for m in sys.modules if m.startswith('repalign.measures.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & set(measures.FAMILIES) == {"kernel"}
 
 
 FACTS = [*EVERY, parse_measure("multi_scale_knn")]

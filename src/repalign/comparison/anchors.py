@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,14 @@ from torch import Tensor
 
 from repalign.comparison.streaming import BLOCK, ArrayRows, Rows, ahead, paired_layers, paired_rows
 from repalign.errors import RepalignError, choose
-from repalign.measures import MutualKNN
 from repalign.measures.measure import GraphRelation, as_count
 from repalign.measures.numerics.precision import full_precision, power_of_two, unit_resolution, unit_rows
 from repalign.measures.numerics.search import SIMILARITIES, Best, first_with_ties
 from repalign.representation import Representation
 from repalign.text import Progress, silent
+
+if TYPE_CHECKING:
+    from repalign.measures.neighbors import MutualKNN
 
 # Rows of smaller norm may hold numbers so small that single precision has lost some of their digits.
 _TINY = 1e-30
@@ -336,6 +338,8 @@ def gallery_curve(
 
     Raises RepalignError for sizes that do not lie above k and up to n, a share not in (0, 1), or unpaired rows.
     """
+    from repalign.measures.neighbors import MutualKNN
+
     k, repeats = as_count("k", k), as_count("repeats", repeats)
     first, second = paired_layers((x, y), "xy", MutualKNN(k=k, similarity=similarity))
     n = len(first)
@@ -349,8 +353,8 @@ def gallery_curve(
             if size < n or repeat == 0:
                 measure = MutualKNN(k=max(k, many), similarity=similarity)
                 states = [measure.prepare(f[order[:size]]) for f in (first, second)]
-                scores.setdefault((size, FIXED), []).append(_score(k, similarity, states))
-                scores.setdefault((size, SHARE), []).append(_score(many, similarity, states))
+                scores.setdefault((size, FIXED), []).append(_score(measure, k, states))
+                scores.setdefault((size, SHARE), []).append(_score(measure, many, states))
             progress("gallery sizes", repeat * len(sizes) + j + 1, repeats * len(sizes))
     rows = [
         _row(size, used, mode, scores[size, mode])
@@ -380,10 +384,10 @@ def _shares(sizes: list[int], k: int, share: float | None) -> list[int]:
     return [min(size - 1, max(1, round(share * size))) for size in sizes]
 
 
-def _score(k: int, similarity: str, states: list[GraphRelation]) -> float:
+def _score(measure: MutualKNN, k: int, states: list[GraphRelation]) -> float:
     """The k nearest are the first k of more."""
     a, b = (replace(s, indices=s.indices[:, :k].contiguous()) for s in states)
-    return MutualKNN(k=k, similarity=similarity).compare(a, b)
+    return replace(measure, k=k).compare(a, b)
 
 
 def _row(n: int, k: int, mode: str, scores: list[float]) -> dict[str, Any]:

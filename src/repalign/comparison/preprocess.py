@@ -18,8 +18,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, kind_of, said
-from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, Measure, MutualKNN
-from repalign.measures.measure import SCRATCH_BYTES, check_flag
+from repalign.measures.measure import SCRATCH_BYTES, Measure, check_flag
 from repalign.measures.numerics.precision import unit_rows
 
 CLIPS = ("exact", "mean")
@@ -208,6 +207,8 @@ def preset(name: str) -> Preset:
 
     Raises RepalignError for an unknown name.
     """
+    from repalign.measures import CKA, LCSKNN, SVCCA, CKNNAReference, CycleKNN, EditDistanceKNN, MutualKNN
+
     summary, steps = PRESETS[choose("preset", name, PRESETS)]
     measures = (
         MutualKNN(k=10), CycleKNN(k=10), LCSKNN(k=10, normalized=False), EditDistanceKNN(k=10),

@@ -31,7 +31,7 @@ from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips,
 from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, tile_path, widths
 from repalign.errors import RepalignError
 from repalign.layers import Given
-from repalign.measures import CKA, Group, MutualKNN, parse_wanted
+from repalign.measures import Group, parse_wanted
 from repalign.measures.measure import Bilinear, Measure, as_layer
 from repalign.measures.numerics.precision import full_precision
 from repalign.representation import Representation, default_memory
@@ -75,6 +75,8 @@ class Streamed(Way):
     name, by, states = "streamed", BOUND, False
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
+        from repalign.measures.kernel import CKA  # no family is imported before one of its measures is asked for
+
         return type(measure) is CKA and measure.kernel == "linear" and measure.epsilon == 0 and plain
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
@@ -103,6 +105,8 @@ class Closed(Way):
     name, by = "closed", nulls.Moments.name
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
+        from repalign.measures.neighbors import MutualKNN
+
         return type(measure) is MutualKNN and search.aggregate == "max"
 
     def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:  # noqa: ARG002
@@ -143,6 +147,8 @@ class Anchored(Way):
     name, by, states = "anchored", BOUND, False
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:
+        from repalign.measures.neighbors import MutualKNN
+
         return type(measure) is MutualKNN and not measure.center and plain and search.aggregate == "max"
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
@@ -183,6 +189,7 @@ def way_of(
 
     null : the one that is asked for; `plain` : whether all layers are features that nothing is done to before.
 
+    >>> from repalign.measures import CKA
     >>> way_of(CKA(), nulls.Auto(), 10_000).name, way_of(CKA(), nulls.Permutations(), 10_000).name
     ('streamed', '')
     """

@@ -179,6 +179,3 @@ class RiemannianDistance(Measure):
         ratio = torch.linalg.solve_triangular(root, second, upper=False)
         ratio = torch.linalg.solve_triangular(root, ratio.T, upper=False)
         return float(torch.linalg.vector_norm(torch.linalg.eigvalsh((ratio + ratio.T) / 2).log()))
-
-
-MEASURES = (GULP, ENSD, RiemannianDistance)

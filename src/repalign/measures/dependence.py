@@ -359,6 +359,3 @@ class SquaredDistanceCovariance(_OfCentredDistances):
         n = a[0].n
         divisor = n * (n - 3) if self.is_debiased else n * n
         return super().scale(inner, a, b) * (norm_products(a, b) / divisor)
-
-
-MEASURES = (HSIC, RV, AngularCKA, DependentColumnsCKA, SquaredDistanceCorrelation, DistanceCorrelation, SquaredDistanceCovariance)

@@ -360,6 +360,3 @@ def _z_scored(x: Array) -> Array:
     x = x - x.mean(axis=0)
     deviation = x.std(axis=0)
     return x / np.where(deviation > 0, deviation, 1.0)
-
-
-MEASURES = (KLDivergence, JensenShannon, Disagreement, LogitDistance)

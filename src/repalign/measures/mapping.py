@@ -417,6 +417,3 @@ def _row_correlations(rows: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(centre, dim=1, keepdim=True)
     centre = centre / torch.where(norms > 0, norms, 1.0)
     return centre @ centre.T
-
-
-MEASURES = (LinearRegression, RidgePredictivity, PLSPredictivity, VERSA, DirectStitching)

@@ -232,6 +232,3 @@ def _transported(closeness: Tensor) -> float:
     mine, theirs = (np.full(size, 1 / size) for size in cost.shape)
     least: Any = ot.emd2(mine, theirs, cost, numItermax=10**7)
     return float(1 - least)
-
-
-MEASURES = (MeanCorrelationCoefficient, HardUnitMatching, SoftUnitMatching, PairwiseMatching)

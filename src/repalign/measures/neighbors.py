@@ -412,6 +412,3 @@ def _align(a: Tensor, b: Tensor, gap: int) -> Tensor:
         for j in range(k):
             torch.maximum(row[j + 1], row[j], out=row[j + 1])
     return row[k]
-
-
-MEASURES = (MutualKNN, CycleKNN, LCSKNN, EditDistanceKNN, JaccardKNN, RankSimilarity, JointRankJaccard, MultiScaleKNN)

@@ -167,6 +167,3 @@ class RelativeRepresentation(Batched):
             rows, fixed = unit_rows(rows - mean), unit_rows(fixed - mean)
         with full_precision():
             return unit_rows(rows @ fixed.T)
-
-
-MEASURES = (AlignedCosine, RelativeRepresentation)

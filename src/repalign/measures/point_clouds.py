@@ -177,6 +177,3 @@ class Projected(Summary):
     @property
     def width(self) -> int:
         return self.columns
-
-
-MEASURES = (EnergyDistance, BuresWasserstein, SlicedWasserstein)

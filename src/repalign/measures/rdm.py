@@ -410,6 +410,3 @@ class SigmoidRSA(_TransformedRSA):
         ranks = average_ranks(values)
         low, high = ranks.min(), ranks.max()
         return expit(self.alpha * ((ranks - low) / (high - low) - self.beta)) if high > low else np.zeros(len(ranks))
-
-
-MEASURES = (RSA, RSAKendall, RSMNormDifference, TopologicalRSA, SigmoidRSA)

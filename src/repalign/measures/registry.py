@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Self, TypeVar
 
 from repalign.errors import RepalignError, choose
@@ -18,6 +19,39 @@ __all__ = [
     "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "parse_measure", "parse_measures",
     "parse_wanted", "register",
 ]  # fmt: skip
+
+# Our measures by the module of their family, in the order of listings. A module is imported when one of its names is first used.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "neighbors": (
+        "MutualKNN", "CycleKNN", "LCSKNN", "EditDistanceKNN", "JaccardKNN", "RankSimilarity", "JointRankJaccard",
+        "MultiScaleKNN",
+    ),
+    "soft_neighbors": ("SecondOrderCosine", "SoftKNN"),
+    "kernel": ("CKA", "CKNNA", "CKNNAPaper", "CKNNAReference"),
+    "dependence": (
+        "HSIC", "RV", "AngularCKA", "DependentColumnsCKA", "SquaredDistanceCorrelation", "DistanceCorrelation",
+        "SquaredDistanceCovariance",
+    ),
+    "rdm": ("RSA", "RSAKendall", "RSMNormDifference", "TopologicalRSA", "SigmoidRSA"),
+    "subspace": ("SVCCA", "CCA", "SquaredCCA", "PWCCA", "GrassmannDistance", "EigenspaceOverlap"),
+    "shape": (
+        "Procrustes", "AngularProcrustes", "ShapeMetric", "PermutationProcrustes", "HeldOutProcrustes",
+        "NormalisedBures", "BuresDistance", "PLSCovariance",
+    ),
+    "covariance": ("GULP", "ENSD", "RiemannianDistance"),
+    "shared_space": ("RetrievalRecall", "PairedCosine", "ModalityGap", "ModalitySeparability", "ConeEffect"),
+    "distribution": ("KLDivergence", "JensenShannon", "Disagreement", "LogitDistance"),
+    "statistics": (
+        "MagnitudeDifference", "ConcentricityDifference", "UniformityDifference", "ParticipationRatioDifference",
+        "IntrinsicDimensionDifference",
+    ),
+    "point_clouds": ("EnergyDistance", "BuresWasserstein", "SlicedWasserstein"),
+    "mapping": ("LinearRegression", "RidgePredictivity", "PLSPredictivity", "VERSA", "DirectStitching"),
+    "paired_cosine": ("AlignedCosine", "RelativeRepresentation"),
+    "matching": ("MeanCorrelationCoefficient", "HardUnitMatching", "SoftUnitMatching", "PairwiseMatching"),
+    "topology": ("RTD", "RTDLite", "MTopDiv", "PersistenceDistance", "TotalPersistenceDifference", "IMD"),
+}
+HOMES = {name: f"repalign.measures.{family}" for family, names in FAMILIES.items() for name in names}
 
 MeasureClass = type[Measure]
 Class = TypeVar("Class", bound=MeasureClass)
@@ -116,10 +150,13 @@ def parse_measure(text: str) -> Measure:
     MutualKNN(k=5, similarity='cosine', center=False)
     """
     name, given = read_call(text)
-    names = _names(known_measures())
-    if name not in names:  # what is spelt as a class is told the classes alone
-        choose("measure", name, names if name.islower() else [cls.__name__ for cls in known_measures()])
-    cls, preset = names[name]
+    if name in HOMES:  # no other family is imported
+        cls, preset = getattr(import_module(HOMES[name]), name), {}
+    else:
+        names = _names(known_measures())
+        if name not in names:  # what is spelt as a class is told the classes alone
+            choose("measure", name, names if name.islower() else [cls.__name__ for cls in known_measures()])
+        cls, preset = names[name]
     for parameter in given:
         choose("parameter", parameter, parameters(cls), problem=f"{cls.__name__} has no parameter {parameter!r}")
     return cls(**{**preset, **given})
@@ -138,7 +175,8 @@ class Group:
 
 def parse_wanted(text: str) -> Measure | Group:
     """The measure, or the group of measures, that a text names."""
-    return Group(text) if is_group(text) else parse_measure(text)
+    is_ours = text.strip().partition("(")[0] in HOMES  # then no other family is imported
+    return parse_measure(text) if is_ours or not is_group(text) else Group(text)
 
 
 def parse_measures(texts: Sequence[str]) -> list[Measure]:

@@ -421,9 +421,3 @@ def _held_out_angle(x: Tensor, x_out: Tensor, y: Tensor, y_out: Tensor) -> float
     p, q = x_out / frobenius(x_out), y_out / frobenius(y_out)
     rest = (frobenius(p - (p @ u) @ u.T), frobenius(q - (q @ v) @ v.T))
     return angle(math.hypot(frobenius(p @ u - q @ v), *rest))
-
-
-MEASURES = (
-    Procrustes, AngularProcrustes, ShapeMetric, PermutationProcrustes, HeldOutProcrustes, NormalisedBures, BuresDistance,
-    PLSCovariance,
-)

@@ -401,6 +401,3 @@ def _clip_loss(x: Tensor, y: Tensor, temperature: float) -> float:
         logits = x @ y.T / temperature
     own = logits.diagonal()
     return float(((logits.logsumexp(dim=1) + logits.logsumexp(dim=0)) / 2 - own).mean())
-
-
-MEASURES = (RetrievalRecall, PairedCosine, ModalityGap, ModalitySeparability, ConeEffect)

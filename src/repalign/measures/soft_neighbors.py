@@ -214,6 +214,3 @@ def entropic_affinities(similarity: Tensor, perplexity: float, slack: Tensor) ->
     else:
         out[which] = p  # as near as float64 comes
     return out
-
-
-MEASURES = (SecondOrderCosine, SoftKNN)

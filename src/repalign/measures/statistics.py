@@ -334,9 +334,3 @@ def _distinct(x: Given) -> Given:
         return torch.unique(x, dim=0)
     alike = (x.matrix == 0).to(torch.int8)
     return x[alike.argmax(dim=1) == torch.arange(len(x), device=x.device)]  # the first of each
-
-
-MEASURES = (
-    MagnitudeDifference, ConcentricityDifference, UniformityDifference, ParticipationRatioDifference,
-    IntrinsicDimensionDifference,
-)

@@ -456,6 +456,3 @@ def whitened(x: Tensor, ridge: float) -> Tensor:
     found = layer_of(x).spectrum
     values = found.values * found.unit  # s; every direction counts sqrt(s^2 / (s^2 + ridge))
     return found.vectors * (values / torch.hypot(values, torch.full_like(values, math.sqrt(ridge * (len(x) - 1)))))
-
-
-MEASURES = (SVCCA, CCA, SquaredCCA, PWCCA, GrassmannDistance, EigenspaceOverlap)

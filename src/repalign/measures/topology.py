@@ -550,6 +550,3 @@ class IMD(_Unpaired, Local):
 
     def compare(self, a: Summary, b: Summary) -> float:
         return float((1e6 * torch.exp(-2 * (_TIMES + 1 / _TIMES)) * (a.values - b.values).abs()).max())
-
-
-MEASURES = (RTD, RTDLite, MTopDiv, PersistenceDistance, TotalPersistenceDifference, IMD)
