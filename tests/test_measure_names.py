@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_no_measure_is_forgotten():
         assert hasattr(measures, name), name
 
 
+@pytest.mark.parametrize("cls", MEASURES)
+def test_a_default_is_in_its_one_form(cls):
+    """A measure checks what it is given in the place of a default, and a default as such is not checked."""
+    for f in fields(cls):
+        if "check" in f.metadata:
+            checked = f.metadata["check"](f.name, f.default)
+            assert (checked, type(checked)) == (f.default, type(f.default)), f.name
+
+
 def test_a_measure_by_name_imports_its_own_family_alone():
     code = (
         "import sys, numpy as np, repalign; x = np.random.default_rng(0).standard_normal((30, 4));"
@@ -86,7 +96,7 @@ FACTS = [*EVERY, parse_measure("multi_scale_knn")]
 def test_facts_outlive_the_measure(measure):
     """As plain data, through JSON, and from its text alone."""
     facts = measure.facts
-    assert MeasureFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts == facts_of(repr(measure))
+    assert MeasureFacts.from_dict(json.loads(json.dumps(asdict(facts)))) == facts == facts_of(repr(measure))
     assert type(measure)(**facts.parameters) == measure
     assert (facts.name, facts.family) == (type(measure).__name__, measure.family)
     assert facts.closer_is_higher == measure.closer_is_higher

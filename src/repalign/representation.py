@@ -56,11 +56,6 @@ class Representation(ABC):
         """The kind of a layer, without reading it: "features", "rdm" or "kernel"."""
         return FEATURES
 
-    @property
-    def kinds(self) -> set[str]:
-        """The kinds of all layers."""
-        return {self.kind(layer) for layer in self.layers}
-
     def check_layer(self, layer: str) -> None:
         """RepalignError for a layer that is not there."""
         choose("layer", layer, self.layers, f"{self.name}: no layer {layer!r}")

@@ -207,17 +207,6 @@ def is_mock(table: pd.DataFrame) -> bool:
     return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
 
 
-def as_table(columns: Mapping[str, Any], length: int) -> pd.DataFrame:
-    """A frame of the schema's columns and types from arrays and constants; columns that are not given are null."""
-    arrays = [
-        pa.repeat(pa.scalar(value, type=column.type), length)
-        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
-        else pa.array(value, type=column.type)
-        for column in SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas()
-
-
 def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
     """Write the rows of one tile, the draws of its layer search (in the first row), its key, and what was found about it."""
     rows = rows.assign(draws=[draws, *[None] * (len(rows) - 1)])

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from repalign import null as nulls
-from repalign.comparison.alignment import Alignment, is_mock, write_tile
+from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import (
     Cache,
@@ -113,13 +113,13 @@ def compare(
     preprocess = None if preprocess is None or preprocess.is_identity else preprocess
     for r in () if preprocess is None else models:
         preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
-    kinds = {kind for r in models for kind in r.kinds}
+    kinds = {r.kind(layer): f"{r.name}, layer {layer}" for r in reversed(models) for layer in reversed(r.layers)}
     null = nulls.make_null(null) if isinstance(null, str) else null
     how = _layer_search(search, null)
     budget = default_memory() if memory is None else memory
     chosen = applicable(
-        default_measures(kinds) if measures is None else measures, x, y, null, limit=limit, progress=progress, search=how,
-        plain=preprocess is None and kinds == {FEATURES}, memory=max(budget, 4 * default_memory()),
+        default_measures(kinds) if measures is None else measures, x, y, null, kinds, limit=limit, progress=progress, search=how,
+        plain=preprocess is None and set(kinds) == {FEATURES}, memory=max(budget, 4 * default_memory()),
     )  # fmt: skip
     settings = {m: Settings(used, how, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
     tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
@@ -316,19 +316,19 @@ def describe_run(
             "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
             "python": platform.python_version(),
         },
-        "name": extra.get("name"), "mock": is_mock(table), "study": extra.get("study"),
+        "name": extra.get("name"), "mock": any(r.dataset_name.startswith(MOCK_OF) for r in x), "study": extra.get("study"),
         **({"how": list(extra["how"])} if "how" in extra else {}),
         "dataset": extra.get("dataset") or dataset,
         "models": [
             {
-                **r.record.to_dict(), "layers": list(r.layers) if preprocess is None else preprocess.layer_names(r.layers),
+                **asdict(r.record), "layers": list(r.layers) if preprocess is None else preprocess.layer_names(r.layers),
                 "widths": widths(r), "facts": dict(r.facts),
             }
             for r in {r.name: r for r in (*x, *(y or ()))}.values()
         ],
         "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
         "measures": list(methods),
-        "about": {repr(m): m.facts.to_dict() for m in by_measure},
+        "about": {repr(m): asdict(m.facts) for m in by_measure},
         "null": {
             "method": null.name, "seed": null.seed, "by_measure": methods,
             "relabelled": "one side" if tiles[0].streams == nulls.ONE_SIDE else "every model",

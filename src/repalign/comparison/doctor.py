@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repalign.layers import RDM, Given, Pairwise
+from repalign.measures.numerics.precision import blocks
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -29,7 +30,7 @@ ROGUE_SHARE = 0.5
 LOW_RANK = 3.0
 # Rows of the Gram matrix from which the effective dimension is estimated.
 PROBES = 64
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 4 * 2**20  # of rows: they stay in the processor's cache from one operation to the next
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05
@@ -70,10 +71,8 @@ def examine(
     `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
     duplicates are held against. `facts` are those of the extraction: they tell which tokens a mean over tokens is made of.
     """
-    if isinstance(x, Pairwise):
-        found = _pairs(x, k)
-    else:
-        found = _features(x, getattr(torch, stored_dtype or "", x.dtype), k, layer, facts or {})
+    dtype = getattr(torch, stored_dtype or "", x.dtype)
+    found = _pairs(x, k) if isinstance(x, Pairwise) else _features(x, dtype, k, layer, facts or {})
     return [Finding(model, layer, *one) for one in found]
 
 
@@ -97,7 +96,8 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
 def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[str, Any]) -> Told:
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     # NaN and infinity both survive a sum; a sum that overflows is looked at entry by entry.
-    lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in _blocks(x)])
+    rows = blocks(len(x), 4 * x.shape[1], BLOCK_BYTES)
+    lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in rows])
     bad = lost[~torch.isfinite(x[lost]).all(dim=1)]
     if len(bad):
         yield "non-finite", "serious", (
@@ -105,9 +105,9 @@ def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[
             "run the model in float32 or leave these stimuli out"
         )
         return
-    seen = _facts(x, work)
+    seen = _facts(x, work, rows)
     if dtype in (torch.float16, torch.bfloat16):
-        yield from _digits(x, seen.largest, dtype)
+        yield from _digits(x, seen.largest, dtype, rows)
     if "token_norms" in facts:
         yield from _tokens(facts["token_norms"].get(layer, {}), facts)
     if seen.constant:
@@ -115,12 +115,6 @@ def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[
         return
     yield from _rows(x, seen, k)
     yield from _space(seen)
-
-
-def _blocks(x: Tensor) -> list[slice]:
-    """Blocks of rows that stay in the processor's cache from one operation to the next."""
-    rows = max(1, BLOCK_BYTES // (4 * x.shape[1]))
-    return [slice(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +133,15 @@ class _Facts:
     constant: bool
 
 
-def _facts(x: Tensor, work: torch.dtype) -> _Facts:
+def _facts(x: Tensor, work: torch.dtype, rows: Sequence[slice]) -> _Facts:
     n, d = x.shape
-    largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in _blocks(x))
+    largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in rows)
     unit = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
     # Differences to the first row, so that the mean of a constant column is exact and large offsets cost nothing.
     first = x[:1].to(work) / unit
     mean, directions = (torch.zeros(d, dtype=work, device=x.device) for _ in range(2))
     norms = []
-    for b in _blocks(x):
+    for b in rows:
         wide = x[b].to(work) / unit
         norm = torch.linalg.vector_norm(wide, dim=1)
         directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
@@ -157,7 +151,7 @@ def _facts(x: Tensor, work: torch.dtype) -> _Facts:
     few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values.to(x.device)
     probes = (x[few].to(work) / unit).sub_(first).sub_(centre)
     spread, by_feature, squares = [], torch.zeros_like(centre), 0.0
-    for b in _blocks(x):
+    for b in rows:
         wide = (x[b].to(work) / unit).sub_(first).sub_(centre)
         squares += float((wide @ probes.T).square_().sum(dtype=torch.float64))
         squared = wide.square_()
@@ -169,7 +163,7 @@ def _facts(x: Tensor, work: torch.dtype) -> _Facts:
     return _Facts(n, d, largest, torch.cat(norms), spreads, total, *means, constant=total <= (1e-14 * n * d) ** 2)
 
 
-def _digits(x: Tensor, largest: float, dtype: torch.dtype) -> Told:
+def _digits(x: Tensor, largest: float, dtype: torch.dtype, rows: Sequence[slice]) -> Told:
     """Values that half precision cut off or lost."""
     limits, name = torch.finfo(dtype), str(dtype).removeprefix("torch.")
     if largest > NEAR_MAXIMUM * limits.max:
@@ -178,7 +172,7 @@ def _digits(x: Tensor, largest: float, dtype: torch.dtype) -> Told:
             "been cut off; extract in bfloat16 or float32"
         )
     tiny = 0.0
-    for b in _blocks(x):
+    for b in rows:
         size = x[b].abs()
         tiny += int(torch.count_nonzero(size) - torch.count_nonzero(size >= limits.smallest_normal)) / x.numel()
     if tiny > SUBNORMAL_SHARE:

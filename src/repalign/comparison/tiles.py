@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from repalign import null as nulls
-from repalign.comparison.alignment import TILE_SCHEMA, as_table, read_tile
+from repalign.comparison.alignment import SCHEMA, TILE_SCHEMA, read_tile
 from repalign.comparison.doctor import examine
 from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
@@ -258,7 +259,7 @@ def rows_of_tile(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
     i, j = (np.concatenate([[best], cells.ravel()]) for best, cells in at)
     by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
     is_max = np.arange(len(i)) == 0
-    columns = {
+    columns: dict[str, Any] = {
         "dataset": tile.x.dataset_name, "dataset_fingerprint": tile.x.dataset_fingerprint, "n": tile.x.n,
         "model_x": tile.x.name, "layer_x": names_x[i],  # -1, no layer, is the None at the end
         "index_x": i, "model_y": tile.y.name, "layer_y": names_y[j], "index_y": j,
@@ -269,7 +270,14 @@ def rows_of_tile(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
     }  # fmt: skip
     for name in nulls.Calibration.__dataclass_fields__:
         columns[name] = np.concatenate([np.ravel(getattr(found.calibration, name)), getattr(judged.cells, name).ravel()])
-    return as_table(columns, len(i))
+    # In the columns and types of the schema; columns that are not given are null.
+    arrays = [
+        pa.repeat(pa.scalar(value, type=column.type), len(i))
+        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
+        else pa.array(value, type=column.type)
+        for column in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas()
 
 
 # --- what is kept in a folder --------------------------------------------------------------------

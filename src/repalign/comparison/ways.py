@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -268,21 +268,20 @@ class Chosen:
 
 def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
-    *, plain: bool, search: str, memory: int, limit: float, progress: Progress,
+    kinds: Mapping[str, str], *, plain: bool, search: str, memory: int, limit: float, progress: Progress,
 ) -> Chosen:  # fmt: skip
     """Choose every measure that is named, and those measures of groups that apply.
 
+    kinds : the kinds of layers that there are, each with a layer that is one.
     Raises RepalignError where a measure that is named alone does not apply.
     """
-    models, n = (*x, *(y or ())), x[0].n
-    chosen = Chosen()
+    n, chosen = x[0].n, Chosen()
 
     def ways(measure: Measure, where: str = "x") -> tuple[Way, nulls.Null]:
         """How it is computed. Raises RepalignError where it does not take the models."""
         measure.check_n(n, where)
-        for r in models:
-            for layer in r.layers:
-                measure.check_takes(r.kind(layer), f"{r.name}, layer {layer}")
+        for kind, layer in kinds.items():
+            measure.check_takes(kind, layer)
         same = next((m for m in chosen.how if repr(m) == repr(measure) and m != measure), None)
         if same is not None:
             raise RepalignError(

@@ -376,8 +376,9 @@ class Measure(ABC):
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            if "check" in f.metadata:
-                object.__setattr__(self, f.name, f.metadata["check"](f.name, getattr(self, f.name)))
+            value = getattr(self, f.name)
+            if "check" in f.metadata and value is not f.default:
+                object.__setattr__(self, f.name, f.metadata["check"](f.name, value))
 
     @property
     def s_max(self) -> float:

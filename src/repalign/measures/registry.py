@@ -224,13 +224,9 @@ class MeasureFacts:
             meaning = ""
         return cls(name, parameters, label_of(name, parameters), measure.family, meaning, measure.closer_is_higher)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The facts that `to_dict` gave, also through JSON, which has no tuples."""
+        """The facts that `dataclasses.asdict` gave, also through JSON, which has no tuples."""
         parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["parameters"].items()}
         return cls(**{**data, "parameters": parameters})
 

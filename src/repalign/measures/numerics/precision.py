@@ -111,15 +111,11 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
     outer = _unit_of(x)
     wide = blocks(len(x), 8 * x.shape[1], _WIDE_BYTES)
     first = _own(x[:1]).div_(outer)
-
-    def shifted(block: slice) -> Tensor:
-        return _own(x[block]).div_(outer).sub_(first)
-
-    mean = sum(shifted(b).sum(dim=0) for b in wide) / len(x)
+    mean = sum(_own(x[b]).div_(outer).sub_(first).sum(dim=0) for b in wide) / len(x)
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
     whole, along = first[0] + mean, torch.empty(len(x), dtype=torch.float64, device=first.device)
     for b in wide:
-        rows = shifted(b).sub_(mean)
+        rows = _own(x[b]).div_(outer).sub_(first).sub_(mean)
         out[b], along[b] = rows, rows @ whole
     inner = _unit_of(out)
     out.div_(inner)
