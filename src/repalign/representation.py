@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -55,6 +56,11 @@ class Representation(ABC):
     def kind(self, layer: str) -> str:  # noqa: ARG002
         """The kind of a layer, without reading it: "features", "rdm" or "kernel"."""
         return FEATURES
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """d of each layer, in order."""
+        return tuple(int(self.load(layer).shape[1]) for layer in self.layers)
 
     def check_layer(self, layer: str) -> None:
         """RepalignError for a layer that is not there."""
@@ -214,15 +220,17 @@ def mean_of(parts: Sequence[Representation]) -> Representation:
 
     RepalignError unless they are of one model and one dataset, with the same layers, all of features.
     """
-    check_same_dataset(parts)
     first = parts[0]
+    if len(parts) == 1:
+        return first
+    check_same_dataset(parts)
     for layer in first.layers:
         refuse_mean(f"{first.name}, layer {layer}", first.kind(layer), len(parts))
     for other in parts[1:]:
         if (other.record.spec, other.layers) != (first.record.spec, first.layers):
             expected, got = (f"{r.record.spec} with {len(r.layers)} layers" for r in (first, other))
             raise RepalignError("a mean is over representations of one model", expected=expected, got=got)
-    return first if len(parts) == 1 else MeanRepresentation(parts)
+    return MeanRepresentation(parts)
 
 
 def refuse_mean(what: str, kind: str, count: int) -> None:

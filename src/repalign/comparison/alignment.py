@@ -96,7 +96,7 @@ class Alignment:
 
     def best(self, measure: str | None = None) -> pd.DataFrame:
         """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
-        found = self.table[self.table["scope"] == "max"] if measure is None else self.rows("max", measure)
+        found = self.table[self.table["scope"] == "max"] if measure is None else rows_of(self.table, "max", measure)
         order = {m: i for i, m in enumerate(self.measures)}
         by, up = ["measure", "calibrated", "z", "statistic"], [True, False, False, False]
         found = found.sort_values(by, ascending=up, key=lambda c: c.map(order) if c.name == "measure" else c)
@@ -105,7 +105,7 @@ class Alignment:
     def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:
         """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
         choose("column", value, COLUMNS, f"the result has no column {value!r}")
-        found = self.rows("max", measure)
+        found = rows_of(self.table, "max", measure)
         rows, columns = list(dict.fromkeys(found["model_x"])), list(dict.fromkeys(found["model_y"]))
         return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
 
@@ -114,7 +114,7 @@ class Alignment:
         value: str = "statistic",
     ) -> pd.DataFrame:  # fmt: skip
         """Layers by layers of one pair of models (the only or first one by default)."""
-        cells = self.rows("cell", measure)
+        cells = rows_of(self.table, "cell", measure)
         for side, model in (("model_x", model_x), ("model_y", model_y)):
             known = list(dict.fromkeys(cells[side]))
             chosen = known[0] if model is None else model
@@ -134,7 +134,8 @@ class Alignment:
             files[DRAWS_FILE] = seal_parquet(pa.Table.from_pandas(self.draws, DRAWS_SCHEMA, preserve_index=False))
         for name, data in files.items():
             write_bytes(folder / name, data)
-        self._save_run(folder, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         if self.draws is None:
             (folder / DRAWS_FILE).unlink(missing_ok=True)  # of an earlier run
         return folder
@@ -144,11 +145,9 @@ class Alignment:
         folder = Path(folder)
         Alignment.load(folder)
         names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
-        self._save_run(folder, {name: file_sha256(folder / name) for name in names})
+        digests = {name: file_sha256(folder / name) for name in names}
+        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         return folder
-
-    def _save_run(self, folder: Path, files: Mapping[str, str]) -> None:
-        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: files}, sort_keys=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> Alignment:

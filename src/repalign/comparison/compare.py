@@ -29,7 +29,6 @@ from repalign.comparison.tiles import (
     kept_tile,
     pairs_of,
     tile_path,
-    widths,
 )
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
@@ -322,7 +321,7 @@ def describe_run(
         "models": [
             {
                 **asdict(r.record), "layers": list(r.layers) if preprocess is None else preprocess.layer_names(r.layers),
-                "widths": widths(r), "facts": dict(r.facts),
+                "widths": list(r.widths), "facts": dict(r.facts),
             }
             for r in {r.name: r for r in (*x, *(y or ()))}.values()
         ],

@@ -17,7 +17,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -75,15 +76,15 @@ def identity(*values: object) -> str:
     (True, False)
     """
     walk = _Walk()
-    walk.each(values)
+    walk.add(*values)
     return walk.digest.hexdigest()[:32]
 
 
+@dataclass
 class _Walk:
-    def __init__(self, depth: int = 0) -> None:
-        self.digest = hashlib.sha256()
-        self.seen: dict[int, tuple[int, object]] = {}  # with the object, so that its id stays its own
-        self.depth = depth
+    depth: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    seen: dict[int, tuple[int, object]] = field(default_factory=dict)  # with the object, so that its id stays its own
 
     def say(self, *words: object) -> None:
         for word in words:
@@ -91,47 +92,44 @@ class _Walk:
             self.digest.update(f"{len(data)}:".encode())  # so that no two texts run together alike
             self.digest.update(data)
 
-    def each(self, values: Iterable[object]) -> None:
-        for value in values:
-            self.add(value)
-
     def by_name(self, held: Mapping[str, object]) -> None:
         for name in sorted(held):
             self.say(name)
             self.add(held[name])
 
-    def add(self, value: object) -> None:
-        if isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
-            self.say(type(value).__name__, repr(value))
-            return
-        # Equal constants of code may be one object or several, as Python pleases: they count by content.
-        if not isinstance(value, (tuple, frozenset, CodeType)):
-            if id(value) in self.seen:
+    def add(self, *values: object) -> None:
+        for value in values:
+            # Equal constants of code may be one object or several, as Python pleases: they count by content.
+            by_content = isinstance(value, (tuple, frozenset, CodeType))
+            if isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
+                self.say(type(value).__name__, repr(value))
+            elif not by_content and id(value) in self.seen:
                 self.say("as before", self.seen[id(value)][0])
-                return
-            self.seen[id(value)] = len(self.seen), value
-        if self.depth > _DEEPEST:
-            self.say("deeper", type(value).__qualname__)
-            return
-        self.depth += 1
-        self._add(value)
-        self.depth -= 1
+            else:
+                if not by_content:
+                    self.seen[id(value)] = len(self.seen), value
+                if self.depth > _DEEPEST:
+                    self.say("deeper", type(value).__qualname__)
+                    continue
+                self.depth += 1
+                self._add(value)
+                self.depth -= 1
 
     def _add(self, value: Any) -> None:
         kind = type(value)
         if kind in (list, tuple):
             self.say(kind.__name__, len(value))
-            self.each(value)
+            self.add(*value)
         elif isinstance(value, (set, frozenset)):  # their order changes from process to process
             self.say("set", *sorted(self._apart(v) for v in value))
         elif isinstance(value, Mapping):
             self.say("mapping", len(value))
-            self.each(part for item in value.items() for part in item)
+            self.add(*(part for item in value.items() for part in item))
         elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
             self.say("array", value.dtype, value.shape, np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         elif isinstance(value, np.ndarray):
             self.say("array", value.shape)
-            self.each(value.ravel().tolist())
+            self.add(*value.ravel().tolist())
         elif isinstance(value, torch.Tensor):
             flat = value.detach().cpu().contiguous().flatten()
             self.say("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().data)
@@ -143,20 +141,26 @@ class _Walk:
             self.say("code", value.co_code, value.co_exceptiontable, value.co_flags)
             self.say(value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
             self.say(*value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars)
-            self.each(value.co_consts)
+            self.add(*value.co_consts)
         elif isinstance(value, ModuleType):
             self._module(value)
         elif (found := _unwrapped(value)) is not None:
             self.say(kind.__qualname__)
-            self.each(found)
+            self.add(*found)
         elif isinstance(value, type):
-            self._class(value)
+            if (named := _named(value)) is not None:
+                self.say(*named)
+            else:
+                self.say("class", value.__qualname__)
+                self.add(*(base for base in value.__mro__[1:] if base is not object))
+                self.by_name({name: held for name, held in vars(value).items() if name not in _IDLE})
         elif inspect.isroutine(value):  # written in C
             self.say(*(_named(value) or ("named", "builtins", value.__qualname__, _version("builtins"))))
         else:  # its class, and what it holds but what it has only remembered
             self.add(kind)
-            slots = {s for c in kind.__mro__ for s in _slots(c) if s not in ("__dict__", "__weakref__") and hasattr(value, s)}
-            held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots}}
+            declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
+            slots = {s for own in declared for s in ([own] if isinstance(own, str) else own)} - {"__dict__", "__weakref__"}
+            held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
             remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
             self.by_name({name: held[name] for name in held if name not in remembered})
 
@@ -164,14 +168,6 @@ class _Walk:
         walk = _Walk(self.depth)
         walk.add(value)
         return walk.digest.hexdigest()
-
-    def _class(self, cls: type) -> None:
-        if (named := _named(cls)) is not None:
-            self.say(*named)
-            return
-        self.say("class", cls.__qualname__)
-        self.each(base for base in cls.__mro__[1:] if base is not object)
-        self.by_name({name: value for name, value in vars(cls).items() if name not in _IDLE})
 
     def _module(self, module: ModuleType) -> None:
         if (named := _named(module)) is not None:
@@ -182,7 +178,7 @@ class _Walk:
             from repalign.sources.torch import imported_code, source_digest
 
             self.say(source_digest(module))
-            self.each(part for item in imported_code(module).items() for part in item)
+            self.add(*(part for item in imported_code(module).items() for part in item))
         else:  # made by hand, or in a notebook
             self.by_name({name: value for name, value in vars(module).items() if not name.startswith("__")})
 
@@ -244,11 +240,6 @@ def _contents(cell: Any) -> list[object]:
         return [cell.cell_contents]
     except ValueError:  # a name that is not bound yet
         return []
-
-
-def _slots(cls: type) -> Iterable[str]:
-    slots = vars(cls).get("__slots__", ())
-    return [slots] if isinstance(slots, str) else slots
 
 
 def _imported_within(f: FunctionType) -> list[ModuleType]:

@@ -102,12 +102,6 @@ def pairs_of(
         yield a, b, (i, j) if len(x) > 2 else nulls.ONE_SIDE
 
 
-def widths(r: Representation) -> list[int]:
-    """The widths of its layers, which a store knows without reading them."""
-    known = getattr(r, "widths", None)
-    return [int(w) for w in known or (r.load(layer).shape[1] for layer in r.layers)]
-
-
 # --- states, once per layer ----------------------------------------------------------------------
 
 

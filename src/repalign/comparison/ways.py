@@ -28,7 +28,7 @@ from repalign import null as nulls
 from repalign.comparison.alignment import write_tile
 from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
-from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, tile_path, widths
+from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, tile_path
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import Group, parse_wanted
@@ -80,7 +80,7 @@ class Streamed(Way):
         return type(measure) is CKA and measure.kernel == "linear" and measure.epsilon == 0 and plain
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
-        plans = [plan(t.x.n, widths(t.x), widths(t.y), memory=0) for t in tiles]
+        plans = [plan(t.x.n, t.x.widths, t.y.widths, memory=0) for t in tiles]
         return _streamed(sum(p.flops for p in plans), max(p.memory_bytes for p in plans), rate)
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:
@@ -114,7 +114,7 @@ class Closed(Way):
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
         models = {r.key: r for t in tiles for r in (t.x, t.y)}.values()
-        return f"exact tiles: {_products(float(tiles[0].x.n) ** 2 * sum(sum(widths(r)) for r in models), rate)}"
+        return f"exact tiles: {_products(float(tiles[0].x.n) ** 2 * sum(sum(r.widths) for r in models), rate)}"
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
         measure: Any = tile.measure
@@ -152,7 +152,7 @@ class Anchored(Way):
         return type(measure) is MutualKNN and not measure.center and plain and search.aggregate == "max"
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
-        count = float(ANCHORS) * tiles[0].x.n * sum(sum(widths(r)) for t in tiles for r in (t.x, t.y))
+        count = float(ANCHORS) * tiles[0].x.n * sum(sum(r.widths) for t in tiles for r in (t.x, t.y))
         return f"{ANCHORS:,} anchors against all rows: {_products(count, rate)}"
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
@@ -351,9 +351,9 @@ def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_
     ends = [as_layer(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
     if equal_widths and ends[0].shape[1] != ends[1].shape[1]:
         for a in x:
-            of_width = dict(zip(widths(a), a.layers, strict=True))
+            of_width = dict(zip(a.widths, a.layers, strict=True))
             for b in y:
-                for layer, width in zip(b.layers, widths(b), strict=True):
+                for layer, width in zip(b.layers, b.widths, strict=True):
                     if b is not a and width in of_width:
                         return as_layer(a.load(of_width[width])), as_layer(b.load(layer))
     return ends[0], ends[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -58,21 +59,28 @@ MAX_SIDE, MAX_ROWS = 30, 5  # of a notebook's matrix and of its best pairs
 
 
 def write_report(
-    results: str | Path, out: str | Path, *, static: str | Path | None = None, progress: Progress = silent
+    results: str | Path,
+    out: str | Path,
+    *,
+    alignment: Alignment | None = None,
+    static: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Read a results folder and write the report, one self-contained HTML file, by rename.
 
-    `out` is a file, or a folder in which `report.html` is written. With `static`, a folder, all figures are
-    also written there as SVG and PNG, with what they show as CSV.
+    `alignment` is what was saved in the folder, if it is at hand: then the folder is not read. `out` is a file, or a
+    folder in which `report.html` is written. With `static`, a folder, all figures are also written there as SVG and
+    PNG, with what they show as CSV.
 
     Raises RepalignError if the folder holds no finished result, or the file cannot be written.
     """
-    alignment, out = Alignment.load(results), Path(out)
+    alignment, out = alignment or Alignment.load(results), Path(out)
     path = out / "report.html" if out.is_dir() else out
     progress("report", 0, 1)
     # As seen from the report's folder, so that both can be moved together.
     where = os.path.relpath((Path(results) / TABLE_FILE).resolve(), path.parent.resolve())
-    write_text(path, seal_html(render(alignment.table, alignment.run, where)))
+    run = json.loads(json.dumps(alignment.run, sort_keys=True))  # in the order of run.json, read or not
+    write_text(path, seal_html(render(alignment.table, run, where)))
     progress("report", 1, 1)
     if static is not None:
         write_figures(of_result(alignment, progress), Path(static), is_mock(alignment.table), numbered=False)

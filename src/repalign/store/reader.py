@@ -31,6 +31,7 @@ class StoredRepresentation(Representation):
         self.dataset_fingerprint = manifest["dataset"]["fingerprint"]
         self.ids = tuple(manifest["ids"])
         self.layers = tuple(layer["name"] for layer in manifest["layers"])
+        self.widths = tuple(layer["width"] for layer in manifest["layers"])  # without reading any
         self.extras: tuple[str, ...] = tuple(manifest["extras"])
         self.facts: Mapping[str, Any] = manifest["facts"]
         self._described = {layer["name"]: layer for layer in manifest["layers"]}
@@ -51,11 +52,6 @@ class StoredRepresentation(Representation):
     @property
     def path(self) -> str:
         return self.files.path(self.folder)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """d of each layer, in order."""
-        return tuple(layer["width"] for layer in self.manifest["layers"])
 
     def width(self, layer: str) -> int:
         """d of one layer."""

@@ -125,8 +125,8 @@ class AlignmentStudy(Study):
         for variant in self.variants:
             found = members[variant.name] = inputs.members(variant)
             skipped |= found.skipped
-            alignments[variant.name] = self._compare(variant, found, inputs)
-            report = write_report(self.results_of(variant), self.report_of(variant))
+            made = alignments[variant.name] = self._compare(variant, found, inputs)
+            report = write_report(self.results_of(variant), self.report_of(variant), alignment=made)
             if not variant.name:
                 wrote += [("table", self.results / "results.parquet"), ("report", report)]
         outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=tuple(wrote))
