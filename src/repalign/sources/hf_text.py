@@ -18,15 +18,7 @@ from torch import Tensor, nn
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
-from repalign.sources.model import (
-    NO_BOS,
-    Batch,
-    Context,
-    Layer,
-    ModelEntry,
-    merged,
-    refuse_infinite,
-)
+from repalign.sources.model import NO_BOS, Batch, Context, Layer, ModelEntry, refuse_infinite
 from repalign.sources.source import Spec
 from repalign.sources.tokenizer import PROBE, context_length, load_tokenizer, pad_id
 
@@ -164,11 +156,7 @@ class HFText(passes.TextModel):
 
     def forward(self, prepared: Sequence[Tokens]) -> Batch:
         """All rows in one pass, or without padding those of one length in each."""
-        groups: dict[int, list[int]] = {}
-        for i, tokens in enumerate(prepared):
-            groups.setdefault(len(tokens.ids) if self.entry.padding == "none" else 0, []).append(i)
-        passes = ((groups[length], self._pass([prepared[i] for i in groups[length]])) for length in sorted(groups))
-        return merged(passes, len(prepared))
+        return self.in_passes(prepared, [len(p.ids) if self.entry.padding == "none" else 0 for p in prepared], self._pass)
 
     def _pass(self, prepared: Sequence[Tokens]) -> Batch:
         tokens, mask = self._padded([p.ids for p in prepared])

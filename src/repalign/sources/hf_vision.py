@@ -19,7 +19,7 @@ from repalign.errors import Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
 from repalign.sources.hub import at, hub_errors
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, first_line, merged, plain
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, first_line, plain
 from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
@@ -66,10 +66,8 @@ class HFVision(LoadedModel):
 
     def forward(self, prepared: Sequence[dict[str, Tensor]]) -> Batch:
         """Rows of one size go into one pass, or each alone where the model takes patches of all in a row."""
-        groups: dict[Any, list[int]] = {}
-        for i, inputs in enumerate(prepared):
-            groups.setdefault(i if self.packed else tuple(x.shape for x in inputs.values()), []).append(i)
-        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups.values()), len(prepared))
+        shapes = [tuple(x.shape for x in inputs.values()) for inputs in prepared]
+        return self.in_passes(prepared, range(len(prepared)) if self.packed else shapes, self._pass)
 
     def _pass(self, prepared: Sequence[dict[str, Tensor]]) -> Batch:
         inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -225,6 +225,16 @@ class LoadedModel(ABC):
         """One pass over a batch."""
 
     # What sources share.
+
+    def run_dtype(self, context: Context, stored: torch.dtype | None) -> torch.dtype:
+        return run_dtype(context.dtype, stored, context.device, self.entry.label)
+
+    def in_passes(self, prepared: Sequence[Any], alike: Sequence[Any], run: Callable[[list[Any]], Batch]) -> Batch:
+        """One batch of all, run in passes of those whose entry of `alike` is the same."""
+        groups: dict[Any, list[int]] = {}
+        for i, key in enumerate(alike):
+            groups.setdefault(key, []).append(i)
+        return merged(((rows, run([prepared[i] for i in rows])) for rows in groups.values()), len(prepared))
 
     def describe(
         self, spec: Spec, modality: str, model: nn.Module, dtypes: tuple[torch.dtype, torch.dtype | None], libraries: Sequence[str],

@@ -19,7 +19,6 @@ from repalign.sources.model import (
     ModelEntry,
     count_parameters,
     no_modality,
-    run_dtype,
     versions,
 )
 from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, StandIn
@@ -99,7 +98,7 @@ class OpenCLIPSide(passes.TextModel):
         with hub_errors(spec):
             model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
         loaded = next(model.parameters()).dtype  # float32: OpenCLIP does not say what its weights are stored in
-        self.dtype = run_dtype(context.dtype, loaded, context.device, entry.label)
+        self.dtype = self.run_dtype(context, loaded)
         self.model: Any = model.eval().to(context.device, self.dtype)
         self.tokenizer = open_clip.get_tokenizer(architecture)
         every = self._probe()

@@ -15,7 +15,7 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
 from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, merged, run_dtype
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
 
@@ -70,7 +70,7 @@ class Sentence(passes.TextModel):
         model = _load(spec, context)
         reading = _own_tokenizer(model, spec, context)
         stored = next((p.dtype for p in model.parameters()), None)  # of the transformer, which is loaded as it is stored
-        dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        dtype = self.run_dtype(context, stored)
         self.model: Any = model.eval().to(dtype)
         self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
         for module in self.model.modules():  # of a Router there may be one on each route
@@ -140,8 +140,7 @@ class Sentence(passes.TextModel):
         if self.entry.padding != "none":
             return self._pass(prepared)
         lengths = self._counts([self.prompt + p.text for p in prepared])
-        groups = [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
-        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups), len(prepared))
+        return self.in_passes(prepared, lengths, self._pass)
 
     def _pass(self, prepared: Sequence[Text]) -> Batch:
         out = self._run([p.text for p in prepared])

@@ -21,29 +21,8 @@ from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.models import known_models
 from repalign.sources import passes
 from repalign.sources.hub import HubSource, fetch, folder_revision, hub_errors, hub_revision, read_headers
-from repalign.sources.model import (
-    Batch,
-    Context,
-    Layer,
-    LoadedModel,
-    ModelEntry,
-    count_parameters,
-    plain,
-    run_dtype,
-    versions,
-)
-from repalign.sources.source import (
-    COUNTED,
-    NAME,
-    Answer,
-    Asked,
-    Facts,
-    Repository,
-    Spec,
-    StandIn,
-    is_local_path,
-    outdated,
-)
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, count_parameters, plain, versions
+from repalign.sources.source import COUNTED, NAME, Answer, Asked, Facts, Repository, Spec, StandIn, outdated
 
 if TYPE_CHECKING:
     from repalign.store import StoredRepresentation
@@ -59,7 +38,7 @@ class Timm(HubSource):
     def problem(self, path: str) -> tuple[str, str] | None:
         if not path:
             return "nothing after the colon", "name the model"
-        if is_local_path(path) or NAME.fullmatch(path):
+        if self.local_part(path) or NAME.fullmatch(path):
             return None
         return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
 
@@ -184,7 +163,7 @@ class TimmVision(LoadedModel):
 
         self.entry, self.device = entry, context.device
         model, stored = _load(spec, entry, context.revision)
-        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.dtype = self.run_dtype(context, stored)
         self.model: Any = model.eval().to(context.device, self.dtype)
         config = resolve_model_data_config(self.model)
         self.transform = create_transform(**config, is_training=False)

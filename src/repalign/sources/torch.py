@@ -51,9 +51,7 @@ from repalign.sources.model import (
     LoadedModel,
     ModelEntry,
     first_line,
-    merged,
     no_modality,
-    run_dtype,
     weights_digest,
 )
 from repalign.sources.passes import any_pool, outputs_of
@@ -190,7 +188,7 @@ class TorchModule(LoadedModel):
             raise no_modality(entry, "torch")
         self.entry, self.device, self.preprocess = entry, context.device, made.preprocess
         stored = next((p.dtype for p in made.module.parameters()), None)
-        self.dtype = run_dtype(context.dtype, stored, context.device, entry.label)
+        self.dtype = self.run_dtype(context, stored)
         self.model = made.module.to(context.device, self.dtype)
         self.layers = tuple(_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
         read = getattr(self.preprocess, "__qualname__", type(self.preprocess).__name__)
@@ -215,10 +213,7 @@ class TorchModule(LoadedModel):
 
     def forward(self, prepared: Sequence[Tensor]) -> Batch:
         """Stimuli of one shape go into one pass."""
-        groups: dict[torch.Size, list[int]] = {}
-        for i, x in enumerate(prepared):
-            groups.setdefault(x.shape, []).append(i)
-        return merged(((rows, self._pass([prepared[i] for i in rows])) for rows in groups.values()), len(prepared))
+        return self.in_passes(prepared, [x.shape for x in prepared], self._pass)
 
     def _pass(self, stimuli: Sequence[Tensor]) -> Batch:
         inputs, out = torch.stack(list(stimuli)).to(self.device), {}
