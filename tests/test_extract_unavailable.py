@@ -281,7 +281,7 @@ def test_what_fails_for_a_reason_of_its_own_is_left_out(what, where, hub, gpt2, 
     assert "  do: " in str(caught.value)
 
 
-@pytest.mark.parametrize("at", ["HFText.__init__", "HFText._padded", "HFText._pool", "load_tokenizer"])
+@pytest.mark.parametrize("at", ["HFText.__init__", "HFText._padded", "HFText._pass", "load_tokenizer"])
 def test_our_own_faults_are_not_left_out(at, gpt2, data, tmp_path, monkeypatch):
     """What this package does wrong keeps its traceback, whether models are left out or not."""
 
