@@ -56,7 +56,7 @@ def compare(
     x: Sequence[Representation],
     y: Sequence[Representation] | None = None,
     measures: Sequence[Measure | Group | str] | None = None,
-    null: nulls.Null | str = "auto",
+    null: nulls.Null | str = nulls.Auto(),  # noqa: B008  (frozen)
     *,
     search: str | None = None,
     alpha: float = 0.05,
@@ -176,8 +176,8 @@ def _layer_search(search: str | None, null: nulls.Null) -> str:
 
 def pair(
     x: Any, y: Any, measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
-    null: nulls.Null | str = "auto", *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None,
-    rows: bool = False, **options: Any,
+    null: nulls.Null | str = nulls.Auto(),  # noqa: B008  (frozen)
+    *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None, rows: bool = False, **options: Any,
 ) -> Alignment:  # fmt: skip
     """Compare two models given as arrays, frames or files; `repalign.features` states the one rule for all of them.
 

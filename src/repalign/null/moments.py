@@ -1,20 +1,22 @@
-"""Closed-form moments for every cell, a sampler for the search over layers."""
+"""Closed-form moments for every cell, a sampler for the search over layers; and `Auto`, which takes them where it can."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import GraphRelation, Measure, State
+from repalign.measures.measure import Bilinear, GraphRelation, Measure, State
 from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
+from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
-from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, must_be_bilinear
+from repalign.null.groups import Groups
+from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Scored, Streams, Unpaired, must_be_bilinear
 from repalign.null.permutation import Permutations
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
@@ -140,3 +142,58 @@ def bound(law: Law, z: np.ndarray) -> np.ndarray:
     above = np.where(z > 0, z, np.nan)
     least = np.minimum(1 / (1 + above**2), np.minimum(1.0, (law.kurtosis + 3) / above**4))
     return np.where(z > 0, least, np.where(np.isnan(z), np.nan, 1.0))
+
+
+# --- the choice for each measure -------------------------------------------------------------------
+
+# Below this n a cyclic group has too few members for a useful p-value (the floor is 1/n).
+CYCLIC_MIN_N = 200
+
+
+@dataclass(frozen=True)
+class Auto(Null):
+    """The best null for each measure at this n.
+
+    Bilinear: closed-form moments for every cell, and for the search over layers the cyclic group (n >= 200) or random
+    permutations. Where n is so large that no n x n spectrum is held (`comparison.ways`), the draws are random, and only graphs of
+    few edges have moments. Other measures: `n_draws` random permutations for both. Unpaired summaries: none. With `groups`: the
+    cyclic group over 200 whole groups of one size or more, else random permutations.
+    """
+
+    name: ClassVar[str] = "auto"
+    help: ClassVar[str] = "the best of the others for each measure and number of stimuli"
+    meaning: ClassVar[str] = help
+    n_draws: int = 199
+    seed: int = 0
+    relabellings: int = 1
+    groups: Groups | None = None
+
+    def resolve(self, measure: Measure, n: int, spectra: bool = True) -> Null:
+        if not measure.paired:
+            return Unpaired()
+        bilinear = isinstance(measure, Bilinear) and (spectra or not measure.dense)
+        units = n  # how many things of one size change places
+        if self.groups is not None:
+            self.groups.check_n(n)
+            size = self.groups.equal_size if self.groups.shuffle == "whole" else None
+            units = n // size if size else 0
+        if bilinear and spectra and units >= CYCLIC_MIN_N:
+            draws: Null = Cyclic(self.seed, 1 if self.groups else self.relabellings, self.groups)
+        else:
+            draws = Permutations(self.n_draws, self.seed, self.groups)
+        return Moments(draws) if bilinear and self.groups is None else draws
+
+    def count(self, n: int) -> int:
+        raise TypeError(f"how many draws there are at n = {n} depends on the measure: ask the null that `resolve` gives")
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        return self.resolve(measure, states[0].n).prepare(measure, states)
+
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
+        return self.resolve(measure, a.n).scored(measure, a, b, streams)
+
+    def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
+        return self.scored(measure, a, b, streams)[1]
+
+    def judge(self, measure: Measure, a: Prepared, b: Prepared, **how: Any) -> Judgement:
+        return self.resolve(measure, a.n).judge(measure, a, b, **how)
