@@ -5,17 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from repalign import demo
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.study import load_study
+from repalign.study import demo, load_study
 
 
 def test_the_demo_is_a_study(tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(demo.study_text(demo.LANGUAGE, demo.VISION))
+    path.write_text(demo.STUDY.read_text("utf-8"))
     study = load_study(path)
-    assert [e.spec for e in study.x] == [f"toy:{n}" for n in demo.LANGUAGE]
+    assert len(study.x) == len(study.y) == 10 and all(e.spec.startswith("toy:") for e in (*study.x, *study.y))
     assert study.results == tmp_path / "results" and study.report == tmp_path / "report.html"
 
 
@@ -23,13 +22,16 @@ def test_the_demo_is_a_study(tmp_path):
 def test_a_small_demo_end_to_end_and_again(tmp_path, monkeypatch):
     """Two models a side, really trained; the second run trains, extracts and compares nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo, "LANGUAGE", ("language-conv8-next", "language-bag"))
-    monkeypatch.setattr(demo, "VISION", ("vision-cnn3-supervised", "vision-pixels"))
+    kept = ("language-conv8-next", "language-bag", "vision-cnn3-supervised", "vision-pixels")
+    lines = demo.STUDY.read_text("utf-8").splitlines()
+    small = tmp_path / "small.yaml"
+    small.write_text("\n".join(line for line in lines if '"toy:' not in line or line.split(":")[-1].strip('"') in kept))
+    monkeypatch.setattr(demo, "STUDY", small)
     out = tmp_path / "out"
     first, told = demo.run_demo(out)
     best = first.best(first.measures[0]).set_index(["model_x", "model_y"])
     trained = best.loc[("language-conv8-next", "vision-cnn3-supervised")]
-    assert trained.pvalue == pytest.approx(1 / demo.STIMULI) and trained.statistic > 2 * trained.null_mean
+    assert trained.pvalue == pytest.approx(1 / 1024) and trained.statistic > 2 * trained.null_mean
     assert (out / "report.html").is_file() and any("best pair" in line for line in told)
     notes = []
     second, _ = demo.run_demo(out, progress=lambda task, done, total, note=None: notes.append(f"{task}: {note}"))

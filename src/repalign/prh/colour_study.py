@@ -122,7 +122,7 @@ class ColourStudy(Study):
         return replace(
             self,
             config=self.config.model_copy(update=changes),
-            models=tuple(made.of(e, "text", data.ids) for e in self.models),
+            models=tuple(made.of(e, data, "text") for e in self.models),
             options=replace(self.options, n_pairs=20_000, n_fits=4, n_draws=19, min_count=10, k=3),
             is_mock=True,
         )

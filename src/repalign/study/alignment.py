@@ -21,7 +21,7 @@ from repalign.errors import RepalignError
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_bytes
 from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
-from repalign.study.config import AlignmentConfig
+from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members, captioned
 from repalign.study.yaml_lines import Where
@@ -115,8 +115,10 @@ class AlignmentStudy(Study):
         from repalign.report import write_report
 
         config = self.config
-        competence = Competence(config.competence, self.base, self.folder / "competence", config.extract, progress)
-        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock, competence)
+        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock)
+        if config.competence != CompetenceConfig():
+            kept = self.folder / "competence"
+            inputs.competence = Competence(config.competence, self.base, kept, config.extract, progress)
         if on_plan is not None:
             on_plan(_plan(self, inputs))
         for variant in self.variants:  # before a model is run for hours

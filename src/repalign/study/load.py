@@ -14,7 +14,7 @@ from repalign.errors import RepalignError, choose
 from repalign.models import KnownModel, find_model, known_models, model_set
 from repalign.sources import parse_spec
 from repalign.study.base import Study
-from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, NullConfig, RunConfig, SidesConfig
+from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, RunConfig, SidesConfig
 from repalign.study.yaml_lines import Where, read
 
 if TYPE_CHECKING:
@@ -47,22 +47,18 @@ def load_study(path: str | Path) -> Study:
     """
     path = Path(path).absolute()
     data, where = _extended(path)
-    with where.at("experiment"):
-        experiment = _experiment(str(data.get("experiment", ALIGNMENT.name)))
-    return experiment.load(path, data, where)
-
-
-def _experiment(name: str) -> type[Study]:
-    """The kind of study that a name stands for: ours, or one that an installed package announces."""
+    name = str(data.get("experiment", ALIGNMENT.name))
     points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), ALIGNMENT)}
-    point = points[choose("experiment", name, points)]
-    try:
-        return point.load()
-    except Exception as error:  # another package's code
-        raise RepalignError(
-            f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {point.value}",
-            got=f"{type(error).__name__}: {error}", remedy="mend or remove the package that announces it",
-        ) from error  # fmt: skip
+    with where.at("experiment"):
+        point = points[choose("experiment", name, points)]
+        try:
+            experiment: type[Study] = point.load()
+        except Exception as error:  # another package's code
+            raise RepalignError(
+                f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {point.value}",
+                got=f"{type(error).__name__}: {error}", remedy="mend or remove the package that announces it",
+            ) from error  # fmt: skip
+    return experiment.load(path, data, where)
 
 
 # --- files that extend others --------------------------------------------------------------------
@@ -183,7 +179,8 @@ class Variant:
 def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, where: Where) -> Iterator[Variant]:
     """The study's runs: every named variant under every combination of swept values; itself if there are none."""
     swept = [_values(field, values) for field, values in config.sweep.items()]
-    _check_number(config, where)
+    if config.variants or swept:
+        _check_number(config, where)
     seen: set[str] = set()
     for name, changes in (config.variants or {"": {}}).items():
         for combination in itertools.product(*swept):
@@ -261,8 +258,12 @@ def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Pat
         preprocess = Preprocess() if chosen is None else chosen.preprocess
         if config.preprocess is not None:
             preprocess = Preprocess(**config.preprocess.model_dump())
+    said = {"n_draws": config.null.draws, "relabellings": config.null.relabellings, "seed": config.null.seed}
+    parameters: dict[str, Any] = {k: v for k, v in said.items() if v is not None}
+    if config.null.groups is not None:  # they need the dataset's ids: see `Variant.null_of`
+        parameters["groups"] = None
     with where.at("null", "method"):
-        null = make_null(config.null.method, **_null_parameters(config.null))
+        null = make_null(config.null.method, **parameters)
     with where.at("search"):
         search = config.search or (chosen.search if chosen else None)
         search = None if search is None else str(Search.parse(search))
@@ -284,12 +285,6 @@ def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Pat
             for one in both:
                 choose("model", one, names, f"the study has no model {one!r}")
     return Variant(name, factors, config, x, y, tuple(measures), preprocess, null, search)
-
-
-def _null_parameters(config: NullConfig) -> dict[str, Any]:
-    """Of a null with groups, None in their place: they need the dataset's ids (see `Variant.null_of`)."""
-    given = {"n_draws": config.draws, "relabellings": config.relabellings, "seed": config.seed}
-    return {k: v for k, v in given.items() if v is not None} | ({} if config.groups is None else {"groups": None})
 
 
 def entries(

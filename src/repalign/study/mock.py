@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_text
-from repalign.measures import Group, Measure
+from repalign.measures import Measure
 from repalign.sources import parse_spec
 from repalign.study.base import STORE
 from repalign.study.config import CompetenceConfig, RunConfig
@@ -39,54 +39,41 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     """The study with stand-ins, in a folder of its own beside the real one's."""
     folder = study.runs / f"{study.name}-mock"
     study = replace(study, variants=_fewer_neighbors(study.variants))
-    n = _size(study.variants)
+    n = max([SIZE, *(m.min_n for v in study.variants for m in v.every_measure)])
     table = generated_table(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
-    scale = n / max([_asked(v) for v in study.variants if _asked(v)], default=n)
+    samples = [v.config.rows or v.config.dataset.sample for v in study.variants]
+    smaller = _Smaller(table, folder, n, n / max((s.n for s in samples if s is not None), default=n))
     opened: dict[str, Dataset] = {}
     variants, models = [], StandIns(folder / "models", progress)
     for variant in study.variants:
-        dataset = _same_form(variant.config.dataset, table, n, scale)
+        dataset = smaller.dataset(variant.config.dataset)
         key = dataset.model_dump_json()
-        if key not in opened:
-            opened[key] = dataset.open(study.base)
-        data = opened[key]
-        x, y = (
-            None if side is None else tuple(models.of(e, _modality(e, data), data.ids) for e in few(side))
-            for side in (variant.x, variant.y)
-        )
-        assert x is not None
-        names = {e.label for e in (*x, *(y or ()))}
-        config = variant.config.model_copy(update=_changed(variant.config, dataset, data.ids, names, folder, n, scale))
-        variants.append(replace(variant, config=config, x=x, y=y))
-    competence = _competence(study, folder, sorted({e.label for v in variants for e in (*v.x, *(v.y or ()))}), table)
-    whole = study.config.model_copy(
+        data = opened[key] = opened.get(key) or dataset.open(study.base)
+        x, *y = (tuple(models.of(entry, data) for entry in few(side)) for side in variant.sides)
+        config = smaller.run(variant.config, dataset, data.ids, {e.label for side in (x, *y) for e in side})
+        variants.append(replace(variant, config=config, x=x, y=y[0] if y else None))
+    names = sorted({e.label for v in variants for side in v.sides for e in side})
+    config = study.config.model_copy(
         update={
-            "name": f"{study.name}-mock", "competence": competence, "published": None, "results": None,
+            "name": f"{study.name}-mock", "competence": _competence(study, folder, names, table), "published": None,
             "store": str(folder / STORE),  # not among the features of real models
-            "report": None, "figures": [_figure(item) for item in study.config.figures],
+            "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
-    return replace(study, config=whole, variants=tuple(variants), is_mock=True)
+    return replace(study, config=config, variants=tuple(variants), is_mock=True)
 
 
 # --- the dataset ---------------------------------------------------------------------------------
 
 
-def _size(variants: Sequence[Variant]) -> int:
-    """The smallest number of stimuli that every measure of every variant allows."""
-    return max([SIZE, *(m.min_n for v in variants for m in v.every_measure)])
-
-
 def _fewer_neighbors(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """The variants with every k smaller in proportion, where some k is too large for the stimuli of a mock."""
-    most = max([m.n_neighbors for v in variants for m in v.measures if isinstance(m, Measure)], default=0)
+    most = max([m.n_neighbors for v in variants for m in v.named], default=0)
     if most < SIZE:
         return tuple(variants)
-
-    def fewer(wanted: Measure | Group) -> Measure | Group:
-        return wanted.with_neighbors(SIZE / (2 * most)) if isinstance(wanted, Measure) else wanted
-
-    return tuple(replace(v, measures=tuple(dict.fromkeys(map(fewer, v.measures)))) for v in variants)
+    share = SIZE / (2 * most)
+    fewer = [[m.with_neighbors(share) if isinstance(m, Measure) else m for m in v.measures] for v in variants]
+    return tuple(replace(v, measures=tuple(dict.fromkeys(some))) for v, some in zip(variants, fewer, strict=True))
 
 
 def _figure(item: dict[str, Any]) -> dict[str, Any]:
@@ -94,84 +81,72 @@ def _figure(item: dict[str, Any]) -> dict[str, Any]:
     return {kind: {k: v for k, v in (options or {}).items() if (kind, k) != ("gallery", "sizes")} for kind, options in item.items()}
 
 
-def _asked(variant: Variant) -> int:
-    """How many stimuli a variant is on, as far as its file says; 0 if it does not."""
-    rows, sample = variant.config.rows, variant.config.dataset.sample
-    return rows.n if rows is not None else sample.n if sample is not None else 0
-
-
 def _captions(study: AlignmentStudy) -> int:
     """How many captions of a stimulus a column has: one where several columns are the captions."""
     if any(isinstance(v.config.dataset.text, list) for v in study.variants):
         return 1
-    several = [max(v.config.captions.x, v.config.captions.y) for v in study.variants]
-    later = [e.caption for v in study.variants for e in (*v.x, *(v.y or ()))]
-    return max([*several, *(c + max(several) for c in later)])
+    several = max(count for v in study.variants for count in (v.config.captions.x, v.config.captions.y))
+    return several + max(e.caption for v in study.variants for side in v.sides for e in side)
 
 
 def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
     """A table with every column that some variant reads."""
     from repalign.sources.standins import write_dataset
 
-    columns: dict[str, str] = {}
-    for config in configs:
-        columns |= dict.fromkeys(_image_columns(config), "image") | dict.fromkeys(_text_columns(config), "text")
+    columns = {column: kind for config in configs for kind, some in _columns(config).items() for column in some}
     return write_dataset(folder, columns, n, captions=captions)
 
 
-def _image_columns(config: DatasetConfig) -> list[str]:
+def _columns(config: DatasetConfig) -> dict[str, list[str]]:
+    """The columns of a dataset by the kind of their stimuli."""
     if config.kind in ("toy", "arrays"):
-        return []
-    return [config.image] if config.image else ["image"] if config.kind == "folder" else []
-
-
-def _text_columns(config: DatasetConfig) -> list[str]:
-    if config.kind in ("toy", "arrays"):
-        return []
+        return {"image": [], "text": []}
     text = [config.text] if isinstance(config.text, str) else list(config.text or ())
-    return text or (["text"] if config.kind == "folder" else [])
+    default = config.kind == "folder"
+    return {"image": [config.image] if config.image else ["image"] * default, "text": text or ["text"] * default}
 
 
-def _same_form(config: DatasetConfig, table: Path, n: int, scale: float) -> DatasetConfig:
-    """The block of a variant's dataset, reading the generated table; samples are smaller in proportion."""
-    data: dict[str, Any] = {o: getattr(config, o) for o in OPTIONS if o in config.model_fields_set}
-    if config.sample is not None:
-        data["sample"] = {"n": _scaled(config.sample.n, n, scale), "seed": config.sample.seed}
-    if config.kind == "toy":
-        return DatasetConfig.model_validate({**data, "toy": {**config.toy.model_dump(), "n": n}})  # type: ignore[union-attr]
-    if config.kind == "arrays":
-        raise RepalignError(
-            "a dataset of arrays has no stand-in", expected="a dataset of images or texts", got=sorted(config.arrays or {}),
-            remedy="run the study itself: arrays need no download",
-        )  # fmt: skip
-    columns = {"image": next(iter(_image_columns(config)), None), "text": config.text or next(iter(_text_columns(config)), None)}
-    return DatasetConfig.model_validate({**data, "table": str(table), "id": "id", **{k: v for k, v in columns.items() if v}})
+@dataclass(frozen=True)
+class _Smaller:
+    """What a variant asks, for a generated table of n stimuli; samples are smaller by `scale`."""
 
+    table: Path
+    folder: Path
+    n: int
+    scale: float
 
-def _scaled(asked: int, n: int, scale: float) -> int:
-    return min(n, max(LEAST, round(asked * scale)))
+    def _scaled(self, asked: int) -> int:
+        return min(self.n, max(LEAST, round(asked * self.scale)))
 
+    def dataset(self, config: DatasetConfig) -> DatasetConfig:
+        """The block of a dataset of the same form."""
+        data: dict[str, Any] = {o: getattr(config, o) for o in OPTIONS if o in config.model_fields_set}
+        if config.sample is not None:
+            data["sample"] = {"n": self._scaled(config.sample.n), "seed": config.sample.seed}
+        if config.toy is not None:
+            return DatasetConfig.model_validate({**data, "toy": {**config.toy.model_dump(), "n": self.n}})
+        if config.arrays is not None:
+            raise RepalignError(
+                "a dataset of arrays has no stand-in", expected="a dataset of images or texts", got=sorted(config.arrays),
+                remedy="run the study itself: arrays need no download",
+            )  # fmt: skip
+        columns = {kind: some[0] for kind, some in _columns(config).items() if some}
+        if config.text:
+            columns["text"] = config.text
+        return DatasetConfig.model_validate({**data, **columns, "table": str(self.table), "id": "id"})
 
-def _changed(
-    config: RunConfig,
-    dataset: DatasetConfig,
-    ids: Sequence[str],
-    names: Collection[str],
-    folder: Path,
-    n: int,
-    scale: float,
-) -> dict[str, Any]:
-    """What else of a variant has to fit the smaller dataset, and the models that are run."""
-    replicates = [both for both in config.ceilings.replicates if set(both) <= set(names)]
-    ceilings = config.ceilings.model_copy(update={"replicates": replicates})
-    out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT, "ceilings": ceilings}
-    if config.rows is not None:
-        out["rows"] = config.rows.model_copy(update={"n": _scaled(config.rows.n, n, scale)})
-    if config.null.groups is not None:
-        groups = folder / "groups.csv"
-        write_text(groups, "id,group\n" + "".join(f"{id_},{i % 4}\n" for i, id_ in enumerate(ids)))
-        out["null"] = config.null.model_copy(update={"groups": str(groups)})
-    return out
+    def run(self, config: RunConfig, dataset: DatasetConfig, ids: Sequence[str], names: Collection[str]) -> RunConfig:
+        """The block of a variant on this dataset, with the models of these names."""
+        replicates = [both for both in config.ceilings.replicates if set(both) <= set(names)]
+        ceilings = config.ceilings.model_copy(update={"replicates": replicates})
+        out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT, "ceilings": ceilings}
+        if config.rows is not None:
+            out["rows"] = config.rows.model_copy(update={"n": self._scaled(config.rows.n)})
+        if config.null.groups is not None:
+            groups = self.folder / "groups.csv"
+            write_text(groups, "id,group\n" + "".join(f"{id_},{i % 4}\n" for i, id_ in enumerate(ids)))
+            out["null"] = config.null.model_copy(update={"groups": str(groups)})
+        return config.model_copy(update=out)
 
 
 # --- models and what is known of them ------------------------------------------------------------
@@ -192,26 +167,22 @@ class StandIns:
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
-        self.made: dict[str, ModelEntry] = {}
-        self.told: set[tuple[str, str]] = set()
+        self.made: dict[tuple[str, tuple[str, ...]], ModelEntry] = {}
+        self.notes: set[str] = set()
 
-    def of(self, entry: ModelEntry, modality: str, ids: Sequence[str]) -> ModelEntry:
+    def of(self, entry: ModelEntry, data: Dataset, modality: str | None = None) -> ModelEntry:
+        """What stands in for a model on this dataset; without `modality` it reads what its source says, or the first column."""
         from repalign.sources.standins import stand_in
 
-        key = f"{entry!r} {modality} {hash(tuple(ids))}"
+        key, spec = (repr(entry), data.ids), parse_spec(entry.spec)
         if key not in self.made:
-            self.made[key], notes = stand_in(entry, modality, self.folder, ids=ids)
-            for note in notes:
-                if (entry.label, note) not in self.told:
-                    self.told.add((entry.label, note))
-                    self.progress("stand-ins", len(self.made), 0, f"{entry.label}: {note}")
+            modality = modality or spec.source.modality(spec, entry) or data.modalities[0]
+            self.made[key], notes = stand_in(entry, modality, self.folder, ids=data.ids)
+            for note in [f"{entry.label}: {note}" for note in notes]:
+                if note not in self.notes:
+                    self.notes.add(note)
+                    self.progress("stand-ins", len(self.made), 0, note)
         return self.made[key]
-
-
-def _modality(entry: ModelEntry, data: Dataset) -> str:
-    """What a model reads, as far as its entry, its source or its name says it."""
-    spec = parse_spec(entry.spec)
-    return spec.source.modality(spec, entry) or data.modalities[0]
 
 
 def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table: Path) -> CompetenceConfig:
@@ -229,7 +200,7 @@ def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table
         write_text(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
         out["csv"] = [str(path)]
     if given.bits_per_byte is not None:
-        column = next((c for v in study.variants for c in _text_columns(v.config.dataset)), "text")
+        column = next((c for v in study.variants for c in _columns(v.config.dataset)["text"]), "text")
         corpus = given.bits_per_byte.model_copy(
             update={"corpus": str(table), "column": column, "split": None, "revision": None, "documents": None,
                     "max_tokens": TOKENS, "context": None, "stride": None}

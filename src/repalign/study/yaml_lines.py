@@ -24,7 +24,10 @@ FORMER = {"bos": "write `sink` in its place: skip or keep the first token of a t
 
 
 def read(path: Path) -> tuple[dict[str, Any], Where]:
-    """The data of a study file, and where in it each field stands."""
+    """The data of a study file, and where in it each field stands. Refuses a field that stands twice, which YAML would not.
+
+    The file is bounded before anything is made of it: anchors can multiply a page of text to more than fits a memory.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
             raise RepalignError(
@@ -36,7 +39,30 @@ def read(path: Path) -> tuple[dict[str, Any], Where]:
         raise RepalignError(
             f"{path}: the study cannot be read", got=str(error), remedy="check the path; a study is a YAML file"
         ) from error
-    data, lines = _parse(text, path)
+    lines: dict[Location, int] = {}
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _walk(node, (), lines, path)
+        data = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RepalignError(
+            f"{path.name}{line}: this is not YAML", got=str(getattr(error, "problem", None) or error).splitlines()[0],
+            remedy="look at indentation, colons and quotes; a spec or a measure is safest in quotation marks",
+        ) from error  # fmt: skip
+    except RecursionError as error:
+        raise _too_deep(path, 1) from error
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # of a value with a tag or a form
+        raise RepalignError(
+            f"{path.name}: a value that YAML cannot read",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}",
+            remedy="put dates, large numbers and the like in quotation marks, and leave tags (!!...) out",
+        ) from error
+    if not isinstance(data, dict) or node is None:
+        raise RepalignError(f"{path.name}: a study is a mapping of fields", got=type(data).__name__)
     return data, Where(path, lines)
 
 
@@ -114,38 +140,6 @@ def dotted(location: Sequence[str | int]) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).removeprefix(".") or "the file"
 
 
-def _parse(text: str, path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The file's data, and the line of every field. Refuses a field that stands twice, which YAML would not.
-
-    The file is bounded before anything is made of it: anchors can multiply a page of text to more than fits a memory.
-    """
-    lines: dict[Location, int] = {}
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            _walk(node, (), lines, path)
-        data = None if node is None else loader.construct_document(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise RepalignError(
-            f"{path.name}{line}: this is not YAML", got=str(getattr(error, "problem", None) or error).splitlines()[0],
-            remedy="look at indentation, colons and quotes; a spec or a measure is safest in quotation marks",
-        ) from error  # fmt: skip
-    except RecursionError as error:
-        raise _too_deep(path, 1) from error
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # of a value with a tag or a form
-        raise RepalignError(
-            f"{path.name}: a value that YAML cannot read",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}",
-            remedy="put dates, large numbers and the like in quotation marks, and leave tags (!!...) out",
-        ) from error
-    if not isinstance(data, dict) or node is None:
-        raise RepalignError(f"{path.name}: a study is a mapping of fields", got=type(data).__name__)
-    return data, lines
-
-
 def _too_deep(path: Path, line: int) -> RepalignError:
     return RepalignError(
         f"{path.name}, line {line}: the file is nested too deeply", expected=f"{DEEPEST} levels at most",
@@ -172,7 +166,7 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
                 )  # fmt: skip
             if key.value == "null":
                 key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
-            _check_text(key, location, path)
+            _walk(key, location, lines, path)
             inner = (*location, key.value)
             if inner in lines:
                 raise RepalignError(
@@ -184,15 +178,9 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             _walk(value, (*location, i), lines, path)
-    elif isinstance(node, yaml.ScalarNode):
-        _check_text(node, location, path)
-
-
-def _check_text(node: yaml.ScalarNode, location: Location, path: Path) -> None:
-    """Refuse what is no text of any name, path or caption: NUL, and half a surrogate pair."""
-    odd = next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
-    if odd is not None:
+    # No name, path or caption holds NUL or half a surrogate pair.
+    elif odd := next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
         raise RepalignError(
-            f"{path.name}, line {node.start_mark.line + 1}, {dotted(location)}: a character that no text has",
+            f"{path.name}, line {line}, {dotted(location)}: a character that no text has",
             got=f"{odd!r} in {node.value[:60]!r}", remedy="remove it",
         )  # fmt: skip

@@ -1,55 +1,33 @@
-"""The demo: a study of the toy world, with models that are trained on the spot, and an honest word on what came out."""
+"""The demo: a study of the toy world (demo.yaml), with models that are trained on the spot, and words on what came out."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
+from repalign.study.base import Plan
+from repalign.study.load import load_study
 from repalign.text import Progress, silent
 
-STIMULI = 1024
-SEED = 0
-
-# Six trained models a side, two of them on the way too, the untrained twin of one, and the raw input as a control.
-LANGUAGE = (
-    "language-conv8-next",
-    "language-conv24-next",
-    "language-conv64-next-step100",
-    "language-conv64-next",
-    "language-transformer16-next",
-    "language-transformer48-next-step100",
-    "language-transformer48-next",
-    "language-gru32-next",
-    "language-conv64-untrained",
-    "language-bag",
-)
-VISION = (
-    "vision-cnn3-supervised",
-    "vision-cnn16-supervised-step50",
-    "vision-cnn16-supervised",
-    "vision-cnn4-temporal",
-    "vision-cnn16-temporal-step50",
-    "vision-cnn16-temporal",
-    "vision-cnn8-autoencoder",
-    "vision-cnn8-augmentation",
-    "vision-cnn16-untrained",
-    "vision-pixels",
-)
+STUDY = Path(__file__).with_name("demo.yaml")
 
 
 def run_demo(
-    folder: str | Path, *, progress: Progress = silent, on_plan: Callable[[Any], None] | None = None
+    folder: str | Path, *, progress: Progress = silent, on_plan: Callable[[Plan], None] | None = None
 ) -> tuple[Alignment, list[str]]:
-    """Train the roster, run the study that is written into `folder`, and say in words what came out.
+    """Train the models, run the study that is written into `folder`, and say in words what came out.
 
     The folder then holds study.yaml (to be edited and run again), the store, the results and report.html. What is there
     already is kept and used again.
     """
     from repalign.sources import parse_spec
-    from repalign.study import load_study
     from repalign.toyworld.models import train_roster
 
     folder = Path(folder)
@@ -61,39 +39,12 @@ def run_demo(
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text(study_text(LANGUAGE, VISION), "utf-8")
-    study = load_study(path)
+        shutil.copyfile(STUDY, path)
+    study: Any = load_study(path)
     specs = [parse_spec(entry.spec) for entry in (*study.x, *(study.y or ()))]
     train_roster([spec.path for spec in specs if spec.scheme == "toy"], progress=progress)
     alignment = study.run(progress=progress, on_plan=on_plan).alignment
     return alignment, findings(alignment)
-
-
-def study_text(language: tuple[str, ...], vision: tuple[str, ...]) -> str:
-    """The demo as a study file."""
-
-    def entries(names: tuple[str, ...]) -> str:
-        return "\n".join(f'    - "toy:{name}"' for name in names)
-
-    return f"""\
-# The toy world: images and captions are two partial views of scenes with known latents.
-# Edit this file and run it again with: repalign run study.yaml
-name: toy-world
-description: Small vision and language models, each trained alone on scenes that no other model sees.
-dataset:
-  toy: {{n: {STIMULI}, seed: {SEED}}}
-models:
-  x:
-{entries(language)}
-  y:
-{entries(vision)}
-extract: {{device: cpu, dtype: float32, batch_size: 256}}
-measures: ["MutualKNN(k=10)", "CKA()"]
-null: {{method: auto, seed: 0}}
-store: store
-results: results
-report: report.html
-"""
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -101,34 +52,28 @@ report: report.html
 
 def findings(alignment: Alignment) -> list[str]:
     """Sentences about this very result, whatever it says."""
-    measure = alignment.measures[0]
-    table = alignment.matrix(measure)
-    models = {m["name"]: m for m in alignment.run["models"]}
-    n = int(alignment.table["n"].iloc[0])
-    trained_x = [m for m in table.index if _trained(models[m])]
-    trained_y = [m for m in table.columns if _trained(models[m])]
-    plain_x = [m for m in table.index if m not in trained_x]
-    plain_y = [m for m in table.columns if m not in trained_y]
-    best = alignment.best(measure).iloc[0]
-    out = [
+    measure, models = alignment.measures[0], {m["name"]: m for m in alignment.run["models"]}
+    table, best = alignment.matrix(measure), alignment.best(measure).iloc[0]
+    trained_x, trained_y = ([m for m in names if _trained(models[m])] for names in (table.index, table.columns))
+    plain = table.drop(index=trained_x, columns=trained_y)
+    return [
         "",
-        f"What came out ({measure}, n = {n}; the best pair of layers of two models; whatever it says):",
-        f"* trained with trained models, checkpoints among them: mean {_mean(table, trained_x, trained_y):.3f}; "
-        f"untrained twins and controls with each other: {_mean(table, plain_x, plain_y):.3f}; "
+        f"What came out ({measure}, n = {best.n}; the best pair of layers of two models; whatever it says):",
+        f"* trained with trained models, checkpoints among them: mean {_mean(table.loc[trained_x, trained_y]):.3f}; "
+        f"untrained twins and controls with each other: {_mean(plain):.3f}; "
         f"chance, search over layers counted in: {best.null_mean:.3f}.",
         f"* the best pair is {best.model_x} and {best.model_y}: {best.statistic:.3f}, p = {best.pvalue:.2g}.",
+        *_language(alignment, measure),
+        *_vision(table, models, trained_x),
     ]
-    out += _language(alignment, measure)
-    out += _vision(table, models, trained_x)
-    return out
 
 
 def _trained(record: dict[str, Any]) -> bool:
     return record["objective"] not in (None, "none", "untrained")
 
 
-def _mean(table: Any, rows: list[str], columns: list[str]) -> float:
-    return float(table.loc[rows, columns].to_numpy().mean()) if rows and columns else float("nan")
+def _mean(scores: pd.DataFrame) -> float:
+    return float(scores.to_numpy().mean()) if scores.size else math.nan
 
 
 def _language(alignment: Alignment, measure: str) -> list[str]:
@@ -165,7 +110,7 @@ def _vision(table: Any, models: dict[str, Any], trained_x: list[str]) -> list[st
     twins = [m for m in table.columns if "untrained" in m]
     if not by_objective or not twins:
         return []
-    level = _mean(table, trained_x, twins)
+    level = _mean(table.loc[trained_x, twins])
     means = {k: sum(v) / len(v) for k, v in by_objective.items()}
     said = ", ".join(f"{k} {mean:.3f}" for k, mean in sorted(means.items(), key=lambda i: -i[1]))
     below = sorted(k for k, mean in means.items() if mean <= level)
