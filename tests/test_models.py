@@ -170,7 +170,7 @@ def test_a_known_model_is_found_by_name_and_by_spec() -> None:
         family="BLOOMZ",
         objective="next word",
     )
-    assert ModelRecord.from_dict(record.to_dict()) == record
+    assert ModelRecord(**record.to_dict()) == record
 
 
 def test_unknown_names_get_the_closest_known_ones() -> None:

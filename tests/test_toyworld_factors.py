@@ -252,6 +252,6 @@ def test_a_record_carries_the_factors_and_a_store_without_them_is_read(tmp_path,
 
 def test_a_record_without_factors_is_written_as_before():
     record = ModelRecord("toy:a", "a", "text", scores={"bits_per_word": 2.0})
-    assert "factors" not in record.to_dict() and ModelRecord.from_dict(record.to_dict()) == record
+    assert "factors" not in record.to_dict() and ModelRecord(**record.to_dict()) == record
     made = replace(record, factors={"width": 8.0, "run": "a"})
-    assert ModelRecord.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert ModelRecord(**json.loads(json.dumps(made.to_dict()))) == made

@@ -41,10 +41,6 @@ class ModelRecord:
         data = asdict(self)
         return data if self.factors else {k: v for k, v in data.items() if k != "factors"}
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelRecord:
-        return cls(**data)
-
 
 # --- known models and competences: data ----------------------------------------------------------
 

@@ -491,7 +491,7 @@ def _told(found: dict[str, Any], entry: ModelEntry) -> Bits:
     facts.setdefault("device", found["device"])  # that which was asked for, where the model was on one
     counts = {k: totals[k] for k in ("nats", "n_tokens", "n_bytes", "n_chars", "n_documents")}
     bits = Bits(
-        entry.complete(ModelRecord.from_dict(found["record"])), **counts, protocol=found["protocol"], facts=facts
+        entry.complete(ModelRecord(**found["record"])), **counts, protocol=found["protocol"], facts=facts
     )
     return replace(bits, record=replace(bits.record, scores={**bits.record.scores, **bits.scores}))
 

@@ -39,9 +39,6 @@ class Column(ABC):
     kind: str  # of `KINDS`: what `read` returns
     digests: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.digests)
-
     @abstractmethod
     def read(self, row: int) -> Any:
         """The stimulus of one row."""
@@ -65,7 +62,7 @@ class Texts(Column):
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
         try:
-            return tuple(_sha256(json.dumps(list(c), ensure_ascii=False).encode()) for c in self.captions)
+            return tuple(hashlib.sha256(json.dumps(list(c), ensure_ascii=False).encode()).hexdigest() for c in self.captions)
         except UnicodeEncodeError as error:  # of captions that came without a table
             bad = ((row, problem) for row, c in enumerate(self.captions) for problem in map(bad_text, c) if problem)
             row, problem = next(bad)
@@ -121,7 +118,7 @@ class EncodedImages(Column):
                 expected="the file that was there when the dataset was opened", got=error,
                 remedy="put the file back, or open the dataset again",
             ) from error
-        if (digest := _sha256(data)) != self.digests[row]:
+        if (digest := hashlib.sha256(data).hexdigest()) != self.digests[row]:
             raise RepalignError(
                 f"image {blob.label!r} has changed since the dataset was opened",
                 expected=f"bytes with SHA-256 {self.digests[row][:12]}", got=digest[:12],
@@ -147,7 +144,7 @@ class Arrays(Column):
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
         little = self.array.astype(self.array.dtype.newbyteorder("<"), copy=False)
         head = f"{little.dtype.str} {self.array.shape[1:]} ".encode()
-        return tuple(_sha256(head + x.tobytes()) for x in little)
+        return tuple(hashlib.sha256(head + x.tobytes()).hexdigest() for x in little)
 
     def read(self, row: int) -> Any:
         return self.array[row]
@@ -223,7 +220,7 @@ def _check_image(blob: Blob | None) -> Checked:
         # the message of an unidentified file holds the address of a buffer, which is of no use to anybody
         why = "not an image format that Pillow knows" if "identify" in str(error) else str(error)
         return None, f"image cannot be decoded: {blob.label!r} ({why})"
-    return (blob, _sha256(data)), None
+    return (blob, hashlib.sha256(data).hexdigest()), None
 
 
 def _check_captions(captions: Sequence[Any]) -> Checked:
@@ -243,10 +240,6 @@ def _check_captions(captions: Sequence[Any]) -> Checked:
     if not kept or not kept[0]:
         return (), f"caption missing: {captions[0] if captions else None!r}"
     return tuple(kept), None
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 # --- the kinds -----------------------------------------------------------------------------------
@@ -309,7 +302,7 @@ class Distorted(Column):
             assert self.vocabulary is not None
             how.append(self.vocabulary.digest)
         given = (json.dumps(["repalign-distort-1", d, *how], separators=(",", ":")) for d in self.base.digests)
-        return tuple(_sha256(g.encode()) for g in given)
+        return tuple(hashlib.sha256(g.encode()).hexdigest() for g in given)
 
     def read(self, row: int) -> Any:
         distort = KINDS[self.kind].distort
@@ -468,15 +461,11 @@ def check_columns(asked: Sequence[str | None], present: Sequence[str], where: st
             choose("column", column, present, f"{where} has no column {column!r}")
 
 
-def captions_of(value: Any) -> tuple[Any, ...]:
-    """The captions of one cell: a string is one, a list is several, None is none."""
-    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
 def captions_in(cells: Sequence[Any], names: Sequence[str], row: int, where: str) -> tuple[Any, ...]:
-    """The captions of one row: of one column a string or a list, of several columns a string each."""
+    """The captions of one row: of one column a string or a list (None is none), of several columns a string each."""
     if len(cells) == 1:
-        return captions_of(cells[0])
+        (cell,) = cells
+        return () if cell is None else tuple(cell) if isinstance(cell, list | tuple) else (cell,)
     for cell, name in zip(cells, names, strict=True):
         if isinstance(cell, list):
             raise RepalignError(

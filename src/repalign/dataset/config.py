@@ -136,7 +136,21 @@ class DatasetConfig(Block):
     def open(self, base: Path, progress: Progress = silent) -> Dataset:
         """The dataset. Relative paths start from `base`, the folder of the study file."""
         options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[self.kind]}
-        dataset = self._open_source(base, options, progress)
+        if self.toy is not None:
+            dataset = Dataset.toy(**self.toy.model_dump())
+        elif self.hub is not None:
+            local = base / Path(self.hub).expanduser()
+            dataset = Dataset.from_hub(local if local.exists() else self.hub, progress=progress, **options)
+        elif self.table is not None:
+            if "root" in options:
+                options["root"] = base / Path(options["root"]).expanduser()
+            dataset = Dataset.from_table(base / Path(self.table).expanduser(), progress=progress, **options)
+        elif self.folder is not None:
+            dataset = Dataset.from_folder(base / Path(self.folder).expanduser(), progress=progress, **options)
+        else:
+            ids = _read_ids(options.pop("row_ids"), base)
+            arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in (self.arrays or {}).items()}
+            dataset = Dataset.from_arrays(arrays, ids, **options)
         if self.ids is not None:
             dataset = dataset.subset(_read_ids(self.ids, base))
         if self.sample is not None:
@@ -147,31 +161,15 @@ class DatasetConfig(Block):
                 dataset = dataset.distort(modality, how.kind, how.amount, self.distort.seed)
         return dataset
 
-    def _open_source(self, base: Path, options: dict[str, Any], progress: Progress) -> Dataset:
-        if self.toy is not None:
-            return Dataset.toy(**self.toy.model_dump())
-        if self.hub is not None:
-            local = base / Path(self.hub).expanduser()
-            return Dataset.from_hub(local if local.exists() else self.hub, progress=progress, **options)
-        if self.table is not None:
-            if "root" in options:
-                options["root"] = base / Path(options["root"]).expanduser()
-            return Dataset.from_table(base / Path(self.table).expanduser(), progress=progress, **options)
-        if self.folder is not None:
-            return Dataset.from_folder(base / Path(self.folder).expanduser(), progress=progress, **options)
-        ids = _read_ids(options.pop("row_ids"), base)
-        arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in (self.arrays or {}).items()}
-        return Dataset.from_arrays(arrays, ids, **options)
 
-
-def _options(constructor: Any) -> frozenset[str]:
-    """The keyword arguments of a constructor, which are the options of its source."""
-    parameters = inspect.signature(constructor).parameters.values()
-    keywords = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    return frozenset(keywords - {"progress"})
-
-
-SOURCES = {name: _options(getattr(Dataset, f"from_{name}")) for name in ("hub", "table", "folder", "arrays")}
+# The options of a source are the keyword arguments of its constructor.
+SOURCES = {
+    name: frozenset(
+        p.name for p in inspect.signature(getattr(Dataset, f"from_{name}")).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "progress"
+    )
+    for name in ("hub", "table", "folder", "arrays")
+}  # fmt: skip
 SOURCES["arrays"] |= {"row_ids"}
 SOURCES["toy"] = frozenset()
 

@@ -54,9 +54,9 @@ class Dataset:
             row, problem = next((i, found) for i, id_ in enumerate(self.ids) if (found := bad_text(id_)))
             raise RepalignError(f"dataset {self.name!r}: row {row} has an id with {problem}", expected="an id that is text")
         for modality, column in self.columns.items():
-            if len(column) != len(self.ids):
+            if len(column.digests) != len(self.ids):
                 problem = f"dataset {self.name!r}: modality {modality!r} does not have one row for each id"
-                expected, got = f"{len(self.ids)} rows", f"{len(column)} rows"
+                expected, got = f"{len(self.ids)} rows", f"{len(column.digests)} rows"
                 raise RepalignError(problem, expected=expected, got=got, remedy="give one id for each row")
 
     @property

@@ -12,7 +12,6 @@ from repalign.dataset.columns import (
     Row,
     assemble,
     captions_in,
-    captions_of,
     check_columns,
     check_unique,
     named_columns,
@@ -164,5 +163,5 @@ def _captions_of_table(folder: Path, name: str) -> dict[str, tuple]:
         if not isinstance(image, str) or not image.strip():
             raise RepalignError(f"{name}: row {i} names no image", expected="a path in the folder", got=repr(image))
         id_ = _stem(Path(image))
-        captions[id_] = (*captions.get(id_, ()), *(captions_of(cells.get(column)) or (None,)))
+        captions[id_] = (*captions.get(id_, ()), *(captions_in([cells.get(column)], [column], i, name) or (None,)))
     return captions

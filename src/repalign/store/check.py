@@ -111,8 +111,7 @@ class _Folder:
 
     def _place(self, name: str, file: Mapping[str, Any]) -> list[Problem]:
         """A file states its extraction, and so its folder."""
-        stated = fmt.identity_of(file)
-        home = fmt.folder_of(*(stated[field] for field in fmt.IDENTITY[1:]))
+        home = fmt.folder_of(fmt.identity_of(file))
         if home == self.folder:
             return []
         return [self._problem(name, f"is of another extraction: it belongs in {home}", FOREIGN)]

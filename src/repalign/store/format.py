@@ -59,12 +59,13 @@ _MANIFEST = {
 }  # fmt: skip
 
 
+@dataclass(eq=False)
 class BrokenError(Exception):
     """A file that cannot be used: what is wrong with it, in words that follow its name."""
 
-    def __init__(self, problem: str, expected: str | None = None, got: str | None = None) -> None:
-        super().__init__(problem)
-        self.problem, self.expected, self.got = problem, expected, got
+    problem: str
+    expected: str | None = None
+    got: str | None = None
 
     def __str__(self) -> str:
         details = [f"{k} {v}" for k, v in (("expected", self.expected), ("got", self.got)) if v]
@@ -136,17 +137,19 @@ def extraction_hash(dataset_fingerprint: str, spec: str, revision: str | None, s
     as JSON with sorted keys, no spaces and ASCII only. Name, family, scores and the rest of the record
     do not enter: they say what the model is, not what its features are.
     """
-    named = {"dataset_fingerprint": dataset_fingerprint, "spec": spec, "revision": revision, "settings": settings}
-    return hashlib.sha256(canonical(named, f"the settings of {spec}").encode()).hexdigest()[:16]
+    return folder_of(identity(dataset_fingerprint, spec, revision, settings)).rpartition("/")[2]
 
 
-def folder_of(dataset_fingerprint: str, spec: str, revision: str | None, settings: Mapping[str, Any]) -> str:
+def folder_of(identity: Mapping[str, Any]) -> str:
     """`<dataset fingerprint[:16]>/<model slug>/<extraction hash>`.
 
     The slug is for people: what is not a letter, digit, dot, _ or - becomes one hyphen.
     """
+    fingerprint, spec = identity["dataset_fingerprint"], identity["spec"]
+    named = {field: identity[field] for field in IDENTITY if field != "format"}
+    digest = hashlib.sha256(canonical(named, f"the settings of {spec}").encode()).hexdigest()[:16]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", spec).strip("-.")[:80] or "model"
-    return f"{dataset_fingerprint[:16]}/{slug}/{extraction_hash(dataset_fingerprint, spec, revision, settings)}"
+    return f"{fingerprint[:16]}/{slug}/{digest}"
 
 
 def identity(dataset_fingerprint: str, spec: str, revision: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,15 +209,10 @@ class Head:
 
     header: dict[str, Any]
     entries: dict[str, Entry]
+    layers: list[tuple[str, int, str]]  # (name, width, dtype) of each, in order
     sha256: str
     size: int  # of the whole file
     file_sha256: str = ""  # if every byte of the file has been checked
-
-    @property
-    def layers(self) -> list[tuple[str, int, str]]:
-        """(name, width, dtype) of each layer, in order."""
-        entries = [(name, self.entries[LAYER + name]) for name in self.header["layers"]]
-        return [(name, e.shape[1], DTYPES[e.dtype]) for name, e in entries]
 
 
 def encode(
@@ -282,28 +280,23 @@ def _parse_head(head: bytes, size: int) -> Head:
             )
             for tensor, item in index.items()
         }  # fmt: skip
-        _check_entries(header, entries)
+        rows = header["rows"][1] - header["rows"][0]
+        names = [LAYER + name for name in header["layers"]] + [EXTRA + name for name in header["extras"]]
+        if rows < 1 or len(header["rows"]) != 2 or len(header["ids"]) != rows or sorted(names) != sorted(entries):
+            raise ValueError("rows, ids and tensors")
+        for name, entry in entries.items():
+            if entry.shape != (rows, *entry.shape[1:]) or len(entry.shape) != (2 if name.startswith(LAYER) else 1):
+                raise ValueError(name)
+            if entry.start < 0 or entry.stop - entry.start != math.prod(entry.shape) * entry.dtype.itemsize:
+                raise ValueError(name)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BrokenError("has a header that is not repalign's") from error
     expected = max((e.stop for e in entries.values()), default=len(head))
     if size != expected:
         what = "is cut short" if size < expected else "has bytes after its end"
         raise BrokenError(what, f"{expected:,} bytes", f"{size:,} bytes")
-    return Head(header, entries, stated, size)
-
-
-def _check_entries(header: Mapping[str, Any], entries: Mapping[str, Entry]) -> None:
-    """ValueError or TypeError unless a header describes the tensors that are there."""
-    first, last = header["rows"]
-    rows = last - first
-    names = [LAYER + name for name in header["layers"]] + [EXTRA + name for name in header["extras"]]
-    if rows < 1 or len(header["ids"]) != rows or sorted(names) != sorted(entries):
-        raise ValueError("rows, ids and tensors")
-    for name, entry in entries.items():
-        if entry.shape != (rows, *entry.shape[1:]) or len(entry.shape) != (2 if name.startswith(LAYER) else 1):
-            raise ValueError(name)
-        if entry.start < 0 or entry.stop - entry.start != math.prod(entry.shape) * entry.dtype.itemsize:
-            raise ValueError(name)
+    described = [(name, entries[LAYER + name]) for name in header["layers"]]
+    return Head(header, entries, [(name, e.shape[1], DTYPES[e.dtype]) for name, e in described], stated, size)
 
 
 def _read(files: Files, name: str, start: int, stop: int) -> bytearray:
@@ -367,7 +360,20 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
         data = parse_json(raw)
         check_types(data, {"format": int})
         if data["format"] in (1, MANIFEST_FORMAT):  # else told below, with a remedy of its own
-            _check_manifest(data)
+            check_types(data, _MANIFEST)
+            if data.get("kind", KIND) != KIND:
+                raise ValueError(f"kind is {shown(data['kind'])}, not {KIND}")
+            record = data["record"]
+            ModelRecord(**record)
+            check_types(record["scores"], dict.fromkeys(record["scores"], (int, float)), "record.scores")
+            factors = record.get("factors", {})  # written only if there are any
+            check_types(factors, dict.fromkeys(factors, (int, float, str)) if isinstance(factors, dict) else {}, "record.factors")
+            for i, layer in enumerate(data["layers"]):
+                if layer["dtype"] not in TORCH_DTYPES or layer["width"] < 1:
+                    raise ValueError(f"layers[{i}] is {shown(layer)}")
+            for i, part in enumerate(data["parts"]):
+                if not PART.match(part["file"]) or len(part["rows"]) != 2:
+                    raise ValueError(f"parts[{i}] is {shown(part)}")
     except (ValueError, TypeError, OSError) as error:
         problem = f"{files.path(name)} is not a manifest of a feature store: {type(error).__name__}: {error}"
         raise RepalignError(problem, remedy=AGAIN) from error
@@ -378,24 +384,6 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
             remedy="install a repalign that knows this format (a newer one, if the number is higher)",
         )
     return Manifest(data, _flaw(raw, data))
-
-
-def _check_manifest(data: Any) -> None:
-    """ValueError that names the field which is missing or does not fit."""
-    check_types(data, _MANIFEST)
-    if data.get("kind", KIND) != KIND:
-        raise ValueError(f"kind is {shown(data['kind'])}, not {KIND}")
-    record = data["record"]
-    ModelRecord.from_dict(record)
-    check_types(record["scores"], dict.fromkeys(record["scores"], (int, float)), "record.scores")
-    factors = record.get("factors", {})  # written only if there are any
-    check_types(factors, dict.fromkeys(factors, (int, float, str)) if isinstance(factors, dict) else {}, "record.factors")
-    for i, layer in enumerate(data["layers"]):
-        if layer["dtype"] not in TORCH_DTYPES or layer["width"] < 1:
-            raise ValueError(f"layers[{i}] is {shown(layer)}")
-    for i, part in enumerate(data["parts"]):
-        if not PART.match(part["file"]) or len(part["rows"]) != 2:
-            raise ValueError(f"parts[{i}] is {shown(part)}")
 
 
 def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:

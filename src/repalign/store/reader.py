@@ -26,7 +26,7 @@ class StoredRepresentation(Representation):
 
     def __init__(self, files: Files, folder: str, manifest: dict[str, Any]) -> None:
         self.files, self.folder, self.manifest = files, folder, manifest
-        self.record = ModelRecord.from_dict(manifest["record"])
+        self.record = ModelRecord(**manifest["record"])
         self.dataset_name = str(manifest["dataset"].get("name", ""))
         self.dataset_fingerprint = manifest["dataset"]["fingerprint"]
         self.ids = tuple(manifest["ids"])
@@ -123,8 +123,16 @@ class StoredRepresentation(Representation):
     def _read(self, part: Mapping[str, Any], tensor: str) -> Tensor:
         name = f"{self.folder}/{part['file']}"
         try:
-            if name not in self._heads:
-                self._heads[name] = self._head(name, part)
+            if name not in self._heads:  # held to the manifest when it is first read
+                head = fmt.read_head(self.files, name)
+                if head.sha256 != part["header_sha256"]:
+                    seals = f"header sha256 {part['header_sha256']}", f"header sha256 {head.sha256}"
+                    raise fmt.BrokenError("is not the part of which the manifest speaks", *seals)
+                if found := fmt.disagreement(self.manifest, part, head):
+                    field, here, there = found
+                    values = f"{field} {fmt.shown(here)}", f"{field} {fmt.shown(there)}"
+                    raise fmt.BrokenError(f"does not agree with the manifest: {field} differs", *values)
+                self._heads[name] = head
             return fmt.read_tensor(self.files, name, self._heads[name], tensor)
         except fmt.BrokenError as error:
             raise RepalignError(
@@ -132,18 +140,6 @@ class StoredRepresentation(Representation):
                 remedy=f"look at the whole store with `repalign check {self.files.path()}`, delete that part "
                 "and run the extraction again: only what is missing is computed",
             ) from error
-
-    def _head(self, name: str, part: Mapping[str, Any]) -> fmt.Head:
-        """The header of a part, held to the manifest."""
-        head = fmt.read_head(self.files, name)
-        if head.sha256 != part["header_sha256"]:
-            seals = f"header sha256 {part['header_sha256']}", f"header sha256 {head.sha256}"
-            raise fmt.BrokenError("is not the part of which the manifest speaks", *seals)
-        if found := fmt.disagreement(self.manifest, part, head):
-            field, here, there = found
-            values = f"{field} {fmt.shown(here)}", f"{field} {fmt.shown(there)}"
-            raise fmt.BrokenError(f"does not agree with the manifest: {field} differs", *values)
-        return head
 
 
 class BrokenRepresentation(StoredRepresentation):

@@ -95,11 +95,12 @@ class FeatureStore:
                 got=f"{len(ids)} ids, {len(set(ids))} different",
             )
         fmt.canonical(dict(dataset), f"the description of the dataset {name!r}")
-        folder = fmt.folder_of(fingerprint, record.spec, record.revision, settings)
+        identity = fmt.identity(fingerprint, record.spec, record.revision, settings)
         if self.files.size(MARKER) is None:
             self.files.write(MARKER, MARKER_TEXT.encode())
         self.files.sweep()
-        return Writer(self.files, folder, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
+        folder = fmt.folder_of(identity)
+        return Writer(self.files, folder, identity, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
 
     def find(
         self, dataset_fingerprint: str, record_spec: str, revision: str | None, settings: Mapping[str, Any]
@@ -111,15 +112,15 @@ class FeatureStore:
 
         Raises RepalignError if the manifest that lies there is of another extraction.
         """
-        folder = fmt.folder_of(dataset_fingerprint, record_spec, revision, settings)
+        identity = fmt.identity(dataset_fingerprint, record_spec, revision, settings)
+        folder = fmt.folder_of(identity)
         manifest, why = fmt.readable(self.files, folder)
         if why is not None:
             log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
         if manifest is None:
             return None
         fmt.refuse_other(
-            self.files.path(f"{folder}/{fmt.MANIFEST}"),
-            fmt.identity(dataset_fingerprint, record_spec, revision, settings), fmt.identity_of(manifest),
+            self.files.path(f"{folder}/{fmt.MANIFEST}"), identity, fmt.identity_of(manifest),
             remedy=f"move {self.files.path(folder)} away or delete it, and run the extraction again",
         )
         sizes = self.files.listing(folder)
@@ -194,6 +195,7 @@ class Writer:
 
     files: Files
     folder: str
+    identity: dict[str, Any]  # the fields in which all files of the folder agree
     dataset: Mapping[str, Any]
     record: ModelRecord
     settings: Mapping[str, Any]
@@ -206,11 +208,6 @@ class Writer:
         """All parts, in order. Every part but the last has `rows_per_part` rows."""
         starts = range(0, len(self.ids), self.rows_per_part)
         return [Part(i, s, min(s + self.rows_per_part, len(self.ids))) for i, s in enumerate(starts)]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """The fields in which all files of the folder agree."""
-        return fmt.identity(self.dataset["fingerprint"], self.record.spec, self.record.revision, self.settings)
 
     def missing(self) -> list[Part]:
         """The parts that are not there, or are there but cut short or corrupt, in order.
@@ -294,8 +291,7 @@ class Writer:
         Raises RepalignError if a part is missing or if parts disagree.
         """
         fmt.refuse_other(
-            f"the record of {record.name}", self.identity,
-            fmt.identity(self.dataset["fingerprint"], record.spec, record.revision, self.settings),
+            f"the record of {record.name}", self.identity, {**self.identity, "spec": record.spec, "revision": record.revision},
             remedy="finish with the record that the writer was opened with",
         )
         manifest = {
