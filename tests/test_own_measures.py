@@ -221,7 +221,7 @@ def test_too_slow_for_a_group_is_left_out_with_the_time_it_would_take():
 
 
 def test_the_terminal_groups_what_was_left_out_by_its_reason():
-    from repalign.cli._console import _by_reason
+    from repalign.cli._console import by_reason
 
     left_out = [
         {"measure": "ModalityGap()", "reason": "ModalityGap compares arrays of one space; got: widths 6 and 9"},
@@ -229,7 +229,7 @@ def test_the_terminal_groups_what_was_left_out_by_its_reason():
         {"measure": "RTD(form='min')", "reason": "would take about 3 min (limit 30 s); name it alone to compute it"},
         {"measure": "VERSA()", "reason": "would take about 5 min (limit 30 s); name it alone to compute it"},
     ]
-    assert _by_reason(left_out) == {
+    assert by_reason(left_out) == {
         "it compares arrays of one space; got: widths 6 and 9": ["ModalityGap", "PairedCosine"],
         "longer than 30 s; name it alone to compute it": ["RTD (3 min)", "VERSA (5 min)"],
     }

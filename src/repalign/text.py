@@ -49,6 +49,15 @@ def interval(value: float, low: float | None, high: float | None) -> str:
     return f"{text} [{', '.join(ends)}]"
 
 
+def between(low: float, high: float) -> str:
+    """Two ends of an interval.
+
+    >>> between(-0.051349, 0.2)
+    '−0.0513 to 0.200'
+    """
+    return f"{number(low)} to {number(high)}"
+
+
 def pvalue(p: float | None, n_draws: int | None = None) -> str:
     """A p-value without its leading zero; at the floor of the draws it says that it is one.
 

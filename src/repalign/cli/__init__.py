@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import sys
 import tempfile
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from repalign.cli._arrays import curve, difference
-from repalign.cli._compare import compare, pair
-from repalign.cli._competence import app as competence
+from repalign.cli._competence import bits, import_, probe
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
-from repalign.cli._lists import check, measures, models
-from repalign.cli._study import demo, extract, report, run
+from repalign.cli._files import curve, difference, pair
+from repalign.cli._studies import check, compare, demo, extract, measures, models, report, run
 from repalign.errors import RepalignError
 
 __all__ = ["app", "err", "main", "out", "show"]
@@ -32,7 +34,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# The commands in the order of the help, each with its example.
+competence = typer.Typer(
+    name="competence",
+    help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+# The commands in the order of the help, each with an example.
 COMMANDS = (
     (run, "repalign run studies/example.yaml"),
     (extract, "repalign extract studies/example.yaml"),
@@ -46,8 +55,42 @@ COMMANDS = (
     (check, "repalign check runs"),
     (demo, "repalign demo --out my-demo"),
 )
-for _command, _example in COMMANDS:
-    app.command(epilog=f"Example: {_example}")(_command)
+OF_COMPETENCE = (
+    (bits, "repalign competence bits hf:bigscience/bloomz-560m corpus.jsonl --context 1024 --out bits.json"),
+    (probe, "repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv"),
+    (import_, "repalign competence import runs/photos/results results-imagenet.csv --column top1=imagenet_top1"),
+)
+
+
+def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None:
+    """Add a command. A parameter that is a class of options becomes an option for each of its fields.
+
+    Typer reads options off a signature, so the command is wrapped in a function that has all of them in its own.
+    """
+    add = group.command(command.__name__.strip("_"), epilog=f"Example: {example}")
+    signature = inspect.signature(command, eval_str=True)
+    classes: dict[str, Any] = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
+    if not classes:
+        add(command)
+        return
+    parameters = []
+    for p in signature.parameters.values():
+        own = inspect.signature(classes[p.name], eval_str=True).parameters.values() if p.name in classes else [p]
+        parameters += [one.replace(kind=one.KEYWORD_ONLY) for one in own]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        for name, cls in classes.items():
+            given[name] = cls(**{f.name: given.pop(f.name) for f in fields(cls)})
+        command(**given)
+
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    add(called)
+
+
+for _group, _commands in ((app, COMMANDS), (competence, OF_COMPETENCE)):
+    for _command, _example in _commands:
+        _add(_group, _command, _example)
 app.add_typer(competence)
 
 
@@ -74,30 +117,25 @@ def main() -> None:
 
 
 class _Told(logging.Handler):
-    """What the user should know of repalign's own log: a line on the error stream. Other libraries keep to errors."""
+    """Prints a warning of repalign's own log as a line on the error stream. Other libraries keep to errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         err.print(f"[yellow]note:[/] {escape(record.getMessage())}")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    if version:
         from repalign import __version__
 
         out.print(__version__)
         raise typer.Exit
-
-
-Version = Annotated[
-    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
-]
-
-
-@app.callback()
-def _options(
-    version: Version = False,  # noqa: ARG001
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
-) -> None:
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     ours = logging.getLogger("repalign")
     ours.handlers = [] if verbose else [_Told(logging.WARNING)]

@@ -3,55 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
-from repalign.cli._compare import OneDataset, stored
-from repalign.cli._console import bars, out, print_json, wrote
-from repalign.cli._options import AsJson
-from repalign.errors import RepalignError, Unavailable, did_you_mean
-from repalign.text import number
+from repalign.cli._console import bars, out, print_json, show_table, write_csv, wrote
+from repalign.cli._options import AsJson, OneDataset
+from repalign.cli._studies import picked, stored
+from repalign.errors import RepalignError, Unavailable, choose
+from repalign.text import counted, number
 
 if TYPE_CHECKING:
     from repalign.competence import Corpus
+    from repalign.competence.bits import Bits
 
-PROBES = ("linear", "few-shot", "knn")
-
-app = typer.Typer(
-    name="competence",
-    help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-)
-
-
-@app.command(epilog="Example: repalign competence bits hf:bigscience/bloomz-560m corpus.jsonl --context 1024 --out bits.json")
 def bits(
-    model: Annotated[str, typer.Argument(help="A causal language model, hf:org/name or hf:./folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A causal language model, hf:org/name or hf:./folder.")],
     corpus: Annotated[
         str,
-        typer.Argument(
-            help="Text: a table (.jsonl .csv .tsv .parquet), any other file in UTF-8, or hub:org/dataset.", show_default=False
-        ),
+        typer.Argument(help="Text: a table (.jsonl .csv .tsv .parquet), any other file in UTF-8, or hub:org/dataset."),
     ],
-    column: Annotated[str | None, typer.Option(help="The column of a table or hub dataset; text without.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of a table or hub dataset; text by default.")] = None,
     documents: Annotated[
         str | None,
         typer.Option(help="Documents of a text file: whole (the default), lines, or the text between, such as '<|endoftext|>'."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="The split of a hub dataset; train without.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens seen at once; the model's limit, at most 2048, without.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Tokens by which the window moves on; half the context without.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split of a hub dataset; train by default.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens seen at once; the model's limit, at most 2048, by default.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens by which the window moves on; half the context by default.")] = None,
     bos: Annotated[str, typer.Option(help="BOS before a document: tokenizer, always or never.")] = "tokenizer",
     bos_in: Annotated[str, typer.Option(help="BOS in the first window of a document, or in every.")] = "first",
     joined: Annotated[bool, typer.Option("--joined", help="Let context run across documents.")] = False,
     first_token_bytes: Annotated[str, typer.Option(help="Bytes of a first token without BOS: count or leave_out.")] = "count",
     max_tokens: Annotated[int | None, typer.Option(help="Stop after the document that reaches so many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows run together.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Windows that run together.")] = 8,
     dtype: Annotated[str, typer.Option(help="auto, stored (as the weights are), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ..., or sharded (over all GPUs).")] = "auto",
     on_unavailable: Annotated[
@@ -65,20 +51,14 @@ def bits(
     from repalign.sources import ModelEntry
     from repalign.sources.loop import ON_UNAVAILABLE, left_out
 
-    how = "joined" if joined else "separate"
-    protocol = BitsProtocol(context, stride, bos, bos_in, how, first_token_bytes, max_tokens)
+    across = "joined" if joined else "separate"
+    protocol = BitsProtocol(context, stride, bos, bos_in, across, first_token_bytes, max_tokens)
     opened = _corpus(corpus, column, documents, split)
-    if on_unavailable not in ON_UNAVAILABLE:
-        raise RepalignError(
-            f"unknown --on-unavailable {on_unavailable!r}",
-            expected=" or ".join(ON_UNAVAILABLE),
-            remedy=did_you_mean(on_unavailable, ON_UNAVAILABLE),
-        )
+    choose("--on-unavailable", on_unavailable, ON_UNAVAILABLE)
     with bars() as progress:
         try:
-            found = bits_per_byte(
-                model, opened, protocol, state=to, batch_size=batch_size, dtype=dtype, device=device, progress=progress
-            )
+            how = {"batch_size": batch_size, "dtype": dtype, "device": device, "progress": progress}
+            found = bits_per_byte(model, opened, protocol, state=to, **how)
         except Unavailable as error:
             if on_unavailable == "error":
                 raise
@@ -86,23 +66,23 @@ def bits(
             if as_json:
                 print_json([])
             return
-    row: dict[str, Any] = {
-        "model": found.record.spec, "revision": found.record.revision, **found.scores, "n_documents": found.n_documents,
-        "n_tokens": found.n_tokens, "n_bytes": found.n_bytes, "protocol": found.protocol,
-    }  # fmt: skip
     if as_json:
-        print_json([row])
+        row = {"model": found.record.spec, "revision": found.record.revision, **found.scores}
+        print_json([row | {c: getattr(found, c) for c in ("n_documents", "n_tokens", "n_bytes", "protocol")}])
         return
-    out.print(f"[bold]{escape(found.record.name)}[/]: {found.bits_per_byte:.6f} bits per byte")
-    out.print(f"{found.bits_per_char:.6f} bits per character, {found.nats_per_token:.6f} nats per token")
-    out.print(f"{found.n_tokens:,} tokens scored, {found.n_bytes:,} bytes, {found.n_documents:,} documents")
-    p = found.protocol
-    out.print(
-        f"[dim]context {p['context']}, stride {p['stride']}, documents {p['documents']}, first token {p['first_token']}, "
-        f"{found.facts['dtype']}[/]"
-    )
+    _show_bits(found)
     if to is not None:
         wrote("result", to)
+
+
+def _show_bits(found: Bits) -> None:
+    out.print(f"[bold]{escape(found.record.name)}[/]: {found.bits_per_byte:.6f} bits per byte")
+    out.print(f"{found.bits_per_char:.6f} bits per character, {found.nats_per_token:.6f} nats per token")
+    sizes = counted(found.n_bytes, "byte"), counted(found.n_documents, "document")
+    out.print(f"{counted(found.n_tokens, 'token')} scored, {', '.join(sizes)}")
+    context, stride, documents, first = (found.protocol[c] for c in ("context", "stride", "documents", "first_token"))
+    how = f"context {context}, stride {stride}, documents {documents}, first token {first}, {found.facts['dtype']}"
+    out.print(f"[dim]{how}[/]")
 
 
 def _corpus(given: str, column: str | None, documents: str | None, split: str | None) -> Corpus:
@@ -118,13 +98,12 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
     return named_corpus(given, column, documents=documents, split=split)
 
 
-@app.command(epilog="Example: repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv")
 def probe(
-    store: Annotated[str, typer.Argument(help="A feature store.", show_default=False)],
-    labels: Annotated[Path, typer.Argument(help="A table with the columns id and label.", show_default=False)],
-    models: Annotated[list[str] | None, typer.Option("--model", help="A model of the store; may be repeated; all without.")] = None,
-    layers: Annotated[list[str] | None, typer.Option("--layer", help="A layer; may be repeated; all without.")] = None,
-    kind: Annotated[str, typer.Option("--probe", help=f"{', '.join(PROBES)}.")] = "linear",
+    store: Annotated[str, typer.Argument(help="A feature store.")],
+    labels: Annotated[Path, typer.Argument(help="A table with the columns id and label.")],
+    models: Annotated[list[str] | None, typer.Option("--model", help="A model; may be repeated; all by default.")] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layer", help="A layer; may be repeated; all by default.")] = None,
+    kind: Annotated[str, typer.Option("--probe", help="linear, few-shot or knn.")] = "linear",
     label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
     k: Annotated[int, typer.Option(help="Neighbours of knn.")] = 20,
     m: Annotated[int, typer.Option("-m", "--per-class", help="Training stimuli per class of few-shot.")] = 5,
@@ -135,65 +114,42 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Probe every layer: how well labels are read off on held-out stimuli, beside the commonest class."""
-    import pandas as pd
-
     from repalign.competence import FewShotProbe, KNNProbe, LinearProbe, Split, best_layer, read_labels
     from repalign.competence import probe as run
 
     made = {"linear": LinearProbe, "few-shot": lambda: FewShotProbe(m=m), "knn": lambda: KNNProbe(k=k)}
-    if kind not in made:
-        raise RepalignError(f"unknown --probe {kind!r}", got=kind, remedy=did_you_mean(kind, PROBES))
+    choose("--probe", kind, made)
     if "://" not in store and not Path(store).exists():
         raise RepalignError(f"there is no store {store}", remedy="name the folder that `repalign run` printed")
-    held = stored(store, dataset)
-    known = [r.name for r in held]
-    for name in models or ():
-        if name not in known:
-            raise RepalignError(f"{store}: no model {name!r}", got=name, remedy=did_you_mean(name, known))
-    found = []
+    probed, split, found = picked(stored(store, dataset), models, store), Split(test, seed), []
     with bars() as progress:
-        for r in held:
-            if not models or r.name in models:
-                y = read_labels(labels, r.ids, label)
-                found.append(run(r, y, made[kind](), split=Split(test, seed), layers=layers, seed=seed, progress=progress))
+        for r in probed:
+            y = read_labels(labels, r.ids, label)
+            found.append(run(r, y, made[kind](), split=split, layers=layers, seed=seed, progress=progress))
     rows = [record.to_dict() for records in found for record in records]
     if csv is not None:
-        from repalign.comparison.alignment import csv_text
-        from repalign.files import write_text
-
-        write_text(csv, csv_text(pd.DataFrame(rows)))
+        write_csv(csv, rows)
     if as_json:
         print_json(rows)
         return
-    chosen = [best_layer(records) if kind != "few-shot" and len(records) > 1 else None for records in found]
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
-    for name in ("model", "layer", "accuracy", "chance", "n held out"):
-        table.add_column(name, overflow="fold", justify="left" if name in ("model", "layer") else "right")
-    for records, best in zip(found, chosen, strict=True):
-        for r in [best] if best is not None else records:
-            table.add_row(escape(r.model), escape(r.layer), number(r.accuracy), number(r.chance), str(r.n_test))
-    out.print(table)
-    if any(chosen):
+    # The few-shot probe has no validation within the training stimuli: all of its layers are shown.
+    shown = [r for records in found for r in (records if kind == "few-shot" or len(records) == 1 else [best_layer(records)])]
+    cells = [(escape(r.model), escape(r.layer), number(r.accuracy), number(r.chance), str(r.n_test)) for r in shown]
+    show_table(("model", "layer", "accuracy", "chance", "n held out"), cells, words=2)
+    if len(shown) < len(rows):
         out.print("[dim]the layer that is best within the training stimuli; --csv or --json for all layers[/]")
     if csv is not None:
         wrote("table", csv)
 
 
-@app.command(
-    "import",
-    epilog="Example: repalign competence import runs/photos/results results-imagenet.csv --column top1=imagenet_top1",
-)
 def import_(
-    results: Annotated[Path, typer.Argument(help="A results folder.", show_default=False)],
+    results: Annotated[Path, typer.Argument(help="A results folder.")],
     file: Annotated[
-        Path,
-        typer.Argument(
-            help="Results of lm-evaluation-harness (.json or a folder), or a CSV with a column model.", show_default=False
-        ),
+        Path, typer.Argument(help="Results of lm-evaluation-harness (.json or a folder), or a CSV with a column model.")
     ],
     columns: Annotated[
         list[str] | None,
-        typer.Option("--column", help="A column of the CSV, COLUMN or COLUMN=SCORE; may be repeated; all without."),
+        typer.Option("--column", help="A column of the CSV, COLUMN or COLUMN=SCORE; may be repeated; all by default."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores that the models have.")] = False,
 ) -> None:
@@ -210,8 +166,6 @@ def import_(
     changed.save_run(results)
     names = dict.fromkeys(s.name for s in scores)
     out.print(f"{len(joined.records) - len(joined.without)} of {len(joined.records)} models: {escape(', '.join(names))}")
-    for line in joined.sizes:
+    for line in (*joined.sizes, *([f"without: {', '.join(joined.without)}"] if joined.without else ())):
         out.print(f"[dim]{escape(line)}[/]")
-    if joined.without:
-        out.print(f"[dim]without: {escape(', '.join(joined.without))}[/]")
     wrote("run", results / RUN_FILE, f"repalign report {results}")

@@ -6,24 +6,26 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from repalign.text import number, pvalue
+from repalign.text import between, number, pvalue
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
     from repalign.comparison.alignment import Alignment
+    from repalign.measures import Measure
 
 # A file or a pipe has no width: tables are laid out for a wide one.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
@@ -34,13 +36,13 @@ REMARKS = 6  # of the doctor, printed; the report has all
 MANY_MEASURES = 4  # of one pair of models: more stand in one table
 
 
+@dataclass
 class Reporter:
     """Shows progress as bars with a time estimate on a terminal, as plain lines elsewhere."""
 
-    def __init__(self, bars: Bars | None) -> None:
-        self.bars = bars
-        self.tasks: dict[str, TaskID] = {}
-        self.shown: dict[str, int] = {}
+    bars: Bars | None
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+    shown: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, task: str, done: int, total: int, note: str | None = None) -> None:
         if note:
@@ -61,61 +63,101 @@ def bars() -> Iterator[Reporter]:
     if not err.is_terminal:
         yield Reporter(None)
         return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bars(*columns, console=err, transient=False) as bars:
+    from rich import progress  # here: no help text needs it, and it takes a while
+
+    counts, times = progress.MofNCompleteColumn(), (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+    columns = progress.TextColumn("{task.description}"), progress.BarColumn(), counts, *times
+    with progress.Progress(*columns, console=err, transient=False) as bars:
         yield Reporter(bars)
 
 
-def _ends(row: Any) -> list[tuple[str, str]]:
-    return [(escape(row.model_x), str(row.layer_x)), (escape(row.model_y), str(row.layer_y))]
+# --- tables, rows, sentences ---
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", words: int = 1) -> None:
+    """Print rows of text with markup. The first columns hold `words`, which may be folded; the others hold numbers."""
+    table = Table(title=escape(title) or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns[:words]:
+        table.add_column(column, overflow="fold")
+    for column in columns[words:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def marked(name: str, measure: Measure) -> str:
+    """The name of a measure; one that is lower for closer spaces is marked as a distance."""
+    return escape(name) + ("" if measure.closer_is_higher else " [dim](distance)[/]")
+
+
+def print_json(rows: list[dict[str, Any]]) -> None:
+    """Rows as JSON, all digits kept; what is undefined is null."""
+    told = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    out.print_json(json.dumps(told, allow_nan=False))
+
+
+def write_csv(path: Path, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    from repalign.comparison.alignment import csv_text
+    from repalign.files import write_text
+
+    write_text(path, csv_text(pd.DataFrame(rows)))
+
+
+def wrote(what: str, path: Path | str, then: str | None = None) -> None:
+    out.print(f"{what}: [bold]{escape(str(path))}[/]")
+    if then:
+        out.print(f"next: {escape(then)}")
+
+
+def tell(sentences: Iterable[str]) -> None:
+    """What was read or is planned, beside the result: a dim line each."""
+    for sentence in sentences:
+        err.print(f"[dim]{escape(sentence)}[/]")
+
+
+# --- an alignment ---
 
 
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score."""
     from repalign.figures.conventions import ALPHA, VIEWS, adjustment, draws_of, text_of
 
-    alpha = float(alignment.run.get("alpha") or ALPHA)
     if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:
         _show_measures(alignment)
         _show_remarks(alignment)
         return
     for measure in alignment.measures:
         best = alignment.best(measure)
-        adjusted, draws = adjustment(best, alpha), draws_of(best)  # the p that decides over pairs of models
-        n = int(best["n"].iloc[0])
-        table = Table(title=f"{measure}, n = {n}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-        table.add_column("x [layer]", overflow="fold")
-        table.add_column("y [layer]", overflow="fold")
-        for column in ("score", "chance", "calibrated", "p", VIEWS[adjusted].label):
-            table.add_column(column, justify="right", no_wrap=True)
-        row: Any
-        for row in best.head(limit).itertuples():
-            x, y = (f"{m} [dim]{escape(f'[{layer}]')}[/]" for m, layer in _ends(row))
-            table.add_row(
-                x, y, number(row.statistic), number(row.null_mean), number(row.calibrated),
-                text_of("pvalue", row.pvalue, draws), text_of(adjusted, getattr(row, adjusted), draws),
-            )  # fmt: skip
-        out.print(table)
-        out.print(f"[dim]p of the best pair of layers, the search counted in{escape(_how_judged(alignment, best))}[/]")
+        adjusted = adjustment(best, float(alignment.run.get("alpha") or ALPHA))  # the p that decides over pairs of models
+        draws, rows = draws_of(best), []
+        for row in best.head(limit).to_dict("records"):
+            ends = (f"{escape(row[f'model_{s}'])} [dim]{escape('[' + str(row[f'layer_{s}']) + ']')}[/]" for s in "xy")
+            numbers = (number(row[c]) for c in ("statistic", "null_mean", "calibrated"))
+            rows.append((*ends, *numbers, *(text_of(c, row[c], draws) for c in ("pvalue", adjusted))))
+        columns = ("x [layer]", "y [layer]", "score", "chance", "calibrated", "p", VIEWS[adjusted].label)
+        show_table(columns, rows, f"{measure}, n = {int(best['n'].iloc[0])}", words=2)
+        n_draws, how = int(best["n_draws"].iloc[0]), ""
+        if measure in alignment.run.get("ways", {}):
+            how = _way(alignment, best.iloc[0].to_dict())
+        elif n_draws:
+            how = f"; the smallest possible is {pvalue(1 / (n_draws + 1))}"
+        out.print(f"[dim]p of the best pair of layers, the search counted in{escape(how)}[/]")
         if len(best) > limit:
             out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
     _show_remarks(alignment)
 
 
-def _how_judged(alignment: Alignment, best: pd.DataFrame) -> str:
-    """The smallest p that the draws can give, or how chance is known without draws."""
-    way = alignment.run.get("ways", {}).get(best["measure"].iloc[0])
-    if way is None:
-        draws = int(best["n_draws"].iloc[0])
-        return f"; the smallest possible is {pvalue(1 / (draws + 1))}" if draws else ""
-    ends = estimate_interval(alignment, best.iloc[0].to_dict())
-    between = f"{number(ends['low'])} to {number(ends['high'])}" if ends else ""
-    return f"; {way['method']}" + (f"; {ends['level']:.0%} interval of the estimate {between}" if ends else "")
+def _way(alignment: Alignment, row: Mapping[str, Any]) -> str:
+    """How a score at large n was computed, and its chance known without draws."""
+    method, found = alignment.run["ways"][row["measure"]]["method"], estimate_of(alignment, row)
+    ends = f"; {found['level']:.0%} interval of the estimate {between(found['low'], found['high'])}" if found else ""
+    return f"; {method}{ends}"
 
 
-def estimate_interval(alignment: Alignment, row: Mapping[str, Any]) -> dict[str, Any] | None:
+def estimate_of(alignment: Alignment, row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The interval of a score that is an estimate from anchors; None of any other."""
     found = alignment.run.get("ways", {}).get(row["measure"], {}).get("intervals", ())
     ends = ("model_x", "model_y", "layer_x", "layer_y")
@@ -126,37 +168,18 @@ def _show_measures(alignment: Alignment) -> None:
     """One pair of models under many measures: a row each, by family."""
     from repalign.measures import parse_measure
 
-    best = alignment.best()
-    first = best.iloc[0]
-    title = f"{first['model_x']} and {first['model_y']}, n = {int(first['n'])}"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for column in ("measure", "x layer", "y layer"):
-        table.add_column(column, overflow="fold")
-    for column in ("score", "chance", "z", "p"):
-        table.add_column(column, justify="right", no_wrap=True)
-    family = None
-    for row in best.to_dict("records"):
+    best, rows, family = alignment.best().to_dict("records"), [], None
+    for row in best:
         measure = parse_measure(row["measure"])
         if measure.family != family:
             family = measure.family
-            table.add_row(f"[bold]{family}[/]")
-        name = type(measure).__name__ + ("" if measure.closer_is_higher else " [dim](distance)[/]")
+            rows.append([f"[bold]{family}[/]"])
         ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
         numbers = (number(row[c]) for c in ("statistic", "null_mean", "z"))
-        table.add_row(f"  {name}", *ends, *numbers, pvalue(row["pvalue"], int(row["n_draws"])))
-    out.print(table)
+        rows.append([f"  {marked(type(measure).__name__, measure)}", *ends, *numbers, pvalue(row["pvalue"], int(row["n_draws"]))])
+    title = f"{best[0]['model_x']} and {best[0]['model_y']}, n = {int(best[0]['n'])}"
+    show_table(("measure", "x layer", "y layer", "score", "chance", "z", "p"), rows, title, words=3)
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")
-
-
-def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Names of measures that were left out for one reason; times stand behind the names."""
-    out: dict[str, list[str]] = {}
-    for entry in left_out:
-        name = entry["measure"].partition("(")[0]
-        slow = re.fullmatch(r"would take about (.+?) \(limit (.+?)\)(.*)", entry["reason"])
-        reason = f"longer than {slow[2]}{slow[3]}" if slow else entry["reason"].replace(name, "it")
-        out.setdefault(reason, []).append(f"{name} ({slow[1]})" if slow else name)
-    return out
 
 
 def _show_remarks(alignment: Alignment) -> None:
@@ -170,28 +193,17 @@ def _show_remarks(alignment: Alignment) -> None:
         out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
     for sentence in alignment.run.get("warnings", []):
         out.print(f"[yellow]note:[/] {escape(sentence)}")
-    for reason, names in _by_reason(alignment.run.get("left_out", [])).items():
-        out.print(f"[yellow]left out:[/] {escape(', '.join(names))}: {escape(reason)}")
+    if left_out := alignment.run.get("left_out"):
+        for reason, names in by_reason(left_out).items():
+            out.print(f"[yellow]left out:[/] {escape(', '.join(names))}: {escape(reason)}")
 
 
-def print_json(rows: list[dict[str, Any]]) -> None:
-    """Rows as JSON, all digits kept; what is undefined is null."""
-    told = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
-    out.print_json(json.dumps(told, allow_nan=False))
-
-
-def wrote(what: str, path: Path | str, then: str | None = None) -> None:
-    out.print(f"{what}: [bold]{escape(str(path))}[/]")
-    if then:
-        out.print(f"next: {escape(then)}")
-
-
-def tell(sentences: Iterable[str]) -> None:
-    """What was read, beside the result: a dim line each."""
-    for sentence in sentences:
-        err.print(f"[dim]{escape(sentence)}[/]")
-
-
-def told(plan: Any) -> None:
-    for line in plan.lines:
-        err.print(f"[dim]{escape(line)}[/]")
+def by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Names of measures that were left out for one reason; times stand behind the names."""
+    out: dict[str, list[str]] = {}
+    for entry in left_out:
+        name = entry["measure"].partition("(")[0]
+        slow = re.fullmatch(r"would take about (.+?) \(limit (.+?)\)(.*)", entry["reason"])
+        reason = f"longer than {slow[2]}{slow[3]}" if slow else entry["reason"].replace(name, "it")
+        out.setdefault(reason, []).append(f"{name} ({slow[1]})" if slow else name)
+    return out

@@ -1,0 +1,186 @@
+"""What two or three files of features are asked: how close, which is closer, and how the score moves with n."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from repalign.cli._console import bars, estimate_of, marked, out, print_json, show, show_table, tell, write_csv, wrote
+from repalign.cli._options import AsJson, Comparing, FeatureFile, GroupsFile, MeasureNames, OtherFile, Reader
+from repalign.text import between, count, number, pvalue
+
+if TYPE_CHECKING:
+    from repalign.comparison.alignment import Alignment
+    from repalign.comparison.intervals import Interval
+
+SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
+FIXED = "layers are taken as fixed: after a search for the best pair of layers an interval is centred too high"
+
+
+def pair(
+    x: FeatureFile,
+    y: OtherFile,
+    measure: MeasureNames = None,
+    *,
+    how: Comparing,
+    interval: Annotated[
+        bool, typer.Option("--interval", help="Also the 95 % interval over stimuli at the best pair of layers.")
+    ] = False,
+    reader: Reader,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
+
+    Dissimilarities and kernels are marked as such: --rdm, --kernel, or --kind once for each file.
+
+    The command says what it reads, how it pairs rows and what it leaves out; what could be meant otherwise is refused.
+
+    At large n the cost is told first: linear CKA streams over the rows above 8,192 of them,
+    mutual k-NN goes by exact tiles without draws above 20,000, and by 2,000 anchors above 200,000.
+    """
+    from repalign.comparison import in_memory
+
+    found = reader.read(x, y)
+    names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
+    if not as_json:
+        tell(found.how)
+    sides = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
+    groups = how.grouped(sides[0].ids)
+    around = None
+    with bars() as progress:
+        told = {"how": list(found.how)}
+        alignment = how.compare(sides[:1], sides[1:], measure, groups, describe=told, progress=progress)
+        if interval:
+            from repalign.comparison.intervals import best_intervals
+
+            # Whole groups change places because their stimuli are not independent: they leave the sample together too.
+            units = groups.labels if groups is not None and groups.shuffle == "whole" else None
+            around = best_intervals(alignment, *found.layers, groups=units, seed=how.seed or 0, progress=progress)
+    if as_json:
+        print_json(_rows_of(alignment, around))
+        return
+    show(alignment)
+    if around is not None:
+        _show_intervals(alignment, around)
+
+
+def _rows_of(alignment: Alignment, around: list[Interval | None] | None) -> list[dict[str, Any]]:
+    """The best pairs of layers as the result has them, with intervals if there are any: over stimuli, or of an estimate."""
+    best, ways = alignment.best(), alignment.run["ways"]
+    how = [*alignment.run["how"], *(f"{measure}: {way['method']}" for measure, way in ways.items())]
+    if around is not None:
+        for name, field in (("interval_statistic", "statistic"), ("low", "low"), ("high", "high")):
+            best[name] = [None if i is None else getattr(i, field) for i in around]
+    elif any("intervals" in way for way in ways.values()):
+        ends = [estimate_of(alignment, row) or {} for row in best.to_dict("records")]
+        best = best.assign(low=[e.get("low") for e in ends], high=[e.get("high") for e in ends])
+    return [{**row, "how": how} for row in best.to_dict("records")]
+
+
+def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None:
+    for row, found in zip(alignment.best().to_dict("records"), around, strict=True):
+        if found is None:
+            out.print(f"{escape(row['measure'])}: no interval, the score is undefined")
+            continue
+        where = escape(f"{row['model_x']} [{row['layer_x']}], {row['model_y']} [{row['layer_y']}]")
+        out.print(f"{escape(row['measure'])}, {where}: {number(found.statistic)}, n = {found.n}")
+        ends = between(found.low, found.high)
+        out.print(f"  95 % interval over stimuli: {ends} ({found.method}, {found.n_replicates} blocks)")
+    out.print(f"[dim]{FIXED}[/]")
+
+
+def difference(
+    ref: Annotated[Path, typer.Argument(help="Features of the model that is asked about.")],
+    a: Annotated[Path, typer.Argument(help="Features of one candidate.")],
+    b: OtherFile,
+    measure: MeasureNames = None,
+    layers: Annotated[
+        tuple[str, str, str] | None, typer.Option(help="A layer of each file, such as --layers layer.7 layer.11 features.")
+    ] = None,
+    groups: GroupsFile = None,
+    seed: SeedNumber = 0,
+    *,
+    reader: Reader,
+    as_json: AsJson = False,
+) -> None:
+    """Is REF closer to A than to B? Both scores, their difference, its 95 % interval over stimuli and its p.
+
+    Rows are joined on ids; without any in the three files, by row.
+    With --groups, stimuli of one group leave the sample together.
+    """
+    from repalign.comparison import default_measures
+    from repalign.comparison.intervals import difference_interval
+    from repalign.layers import kind_of
+    from repalign.measures import parse_measure
+
+    (x, y, other), joined = reader.read_layers((ref, a, b), layers)
+    measures = [parse_measure(m) for m in measure or default_measures({kind_of(layer) for layer in (x, y, other)})]
+    units = Comparing(groups=groups).grouped(joined.ids or tuple(map(str, range(joined.n))))
+    labels, names = units and units.labels, (str(ref), str(a), str(b))
+    with bars() as progress:
+        found = [
+            difference_interval(x, y, other, m, groups=labels, seed=seed, names=names, progress=progress)
+            for m in measures
+        ]
+    scored = [
+        {
+            "measure": repr(m), "n": joined.n, "score_a": i.scores[0], "score_b": i.scores[1], "difference": i.statistic,
+            "low": i.low, "high": i.high, "pvalue": i.pvalue, "level": i.level, "method": i.method, "n_units": i.n_units,
+            "how": list(joined.how),
+        }
+        for m, i in zip(measures, found, strict=True) if i.scores is not None
+    ]  # fmt: skip
+    if as_json:
+        print_json(scored)
+        return
+    tell(joined.how)
+    rows = []
+    for m, row in zip(measures, scored, strict=True):
+        numbers = (number(row[c]) for c in ("score_a", "score_b", "difference"))
+        rows.append((marked(row["measure"], m), *numbers, between(row["low"], row["high"]), pvalue(row["pvalue"])))
+    title = f"{ref.name} with A = {a.name} and with B = {b.name}, n = {joined.n}"
+    show_table(("measure", "with A", "with B", "difference", "95 % interval", "p"), rows, title)
+    out.print("[dim]interval over stimuli (jackknife), p two-sided; layers are taken as fixed[/]")
+
+
+def curve(
+    x: FeatureFile,
+    y: OtherFile,
+    k: Annotated[int, typer.Option("--k", help="Neighbours in the first mode, for instance 10.")] = 10,
+    share: Annotated[
+        float | None, typer.Option(help="k / n in the second mode, for instance 0.01; by default as at the smallest n.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Random orders of the stimuli, for instance 5.")] = 5,
+    layers: Annotated[
+        tuple[str, str] | None, typer.Option(help="A layer of each file, for instance --layers layer.7 features.")
+    ] = None,
+    seed: SeedNumber = 0,
+    csv: Annotated[Path | None, typer.Option(help="Also write the table here, for instance curve.csv.")] = None,
+    *,
+    reader: Reader,
+) -> None:
+    """Mutual k-NN as the number of stimuli grows (n = 2^j), with k fixed and with k a share of n.
+
+    With k fixed the score of the very same two spaces falls as n grows:
+    scores at different n do not compare.
+    """
+    from repalign.comparison import gallery_curve
+
+    (left, right), joined = reader.read_layers((x, y), layers)
+    with bars() as progress:
+        found = gallery_curve(left, right, k, share, repeats=repeats, seed=seed, progress=progress)
+    tell(joined.how)
+    for mode, said in (("fixed", "k fixed"), ("share", "k a share of n")):
+        rows = [
+            (count(row["n"]), str(row["k"]), *(number(row[c]) for c in ("statistic", "std", "chance", "corrected")))
+            for row in found.to_dict("records") if row["mode"] == mode
+        ]
+        columns = ("n", "k", "score", "sd over repeats", "chance", "corrected")
+        show_table(columns, rows, f"{x.name}, {y.name}: mutual k-NN (cosine), {said}", words=0)
+    out.print("[dim]corrected = (score - chance) / (1 - chance), chance = k / (n - 1)[/]")
+    if csv is not None:
+        write_csv(csv, found)
+        wrote("table", csv)

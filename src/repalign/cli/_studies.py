@@ -1,0 +1,282 @@
+"""Studies, stores and results: run, extract, compare, report, check, the demo; and what measures and models there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from repalign.cli._console import FAILED, MANY_MEASURES, bars, err, out, show, show_table, tell, wrote
+from repalign.cli._options import Comparing, MeasureNames, OneDataset
+from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.text import MOCK, counted, number, parameters
+
+if TYPE_CHECKING:
+    from repalign.comparison.alignment import Alignment
+    from repalign.measures import Measure
+
+StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
+
+
+# --- studies ---
+
+
+def run(
+    study: StudyFile,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done and what it needs.")] = False,
+    mock: Annotated[
+        bool, typer.Option("--mock", help="Try it out: tiny stand-ins for the models and a generated dataset; no download.")
+    ] = False,
+) -> None:
+    """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped."""
+    from repalign.study import load_study
+
+    loaded = load_study(study)
+    with bars() as progress:
+        if mock:
+            loaded = loaded.mock(progress)
+            err.print(f"[bold yellow]{MOCK}[/] All of it is in {escape(str(loaded.folder))}")
+        if plan:
+            out.print(escape("\n".join(loaded.plan(progress).lines)))
+            return
+        outcome = loaded.run(progress=progress, on_plan=lambda plan: tell(plan.lines))
+    if list(outcome.alignments) == [""] and (len(outcome.alignment.measures) <= MANY_MEASURES or not outcome.drawn):
+        show(outcome.alignment)
+    elif outcome.alignments:
+        _show_variants(outcome.alignments)
+    for figure in outcome.drawn:
+        out.print(f"[bold]{escape(figure.title)}[/]\n{escape(figure.text)}")
+    for model, reason in outcome.skipped:
+        err.print(f"[bold yellow]left out:[/] {escape(model)}: {escape(reason)}")
+    for what, path in outcome.wrote:
+        wrote(what, path, f"open {path}" if path.suffix == ".html" else None)
+    if loaded.is_mock:
+        out.print(f"[bold yellow]{MOCK}[/]")
+
+
+def _show_variants(alignments: Mapping[str, Alignment]) -> None:
+    """A line for each variant and measure."""
+    from repalign.measures import facts_of
+
+    rows = []
+    for name, alignment in alignments.items():
+        for measure in alignment.measures:
+            best = alignment.best(measure)
+            means = (number(float(best[c].to_numpy(float).mean())) for c in ("statistic", "null_mean"))
+            rows.append((escape(name), escape(facts_of(measure).label), str(len(best)), str(best["n"].iloc[0]), *means))
+    columns = ("variant", "measure", "pairs", "n", "score", "chance")
+    show_table(columns, rows, "mean over pairs of models", words=2)
+
+
+def extract(study: StudyFile) -> None:
+    """Extract all models of a study into its store, and compare nothing yet."""
+    from repalign.study import load_study
+    from repalign.study.alignment import AlignmentStudy
+
+    loaded = load_study(study)
+    if not isinstance(loaded, AlignmentStudy):
+        raise RepalignError(f"{study}: this study has no models to extract by themselves", remedy=f"repalign run {study}")
+    with bars() as progress:
+        found = loaded.extract(progress=progress)
+    rows = []
+    for r in found:
+        widths = sorted({r.load(layer).shape[1] for layer in r.layers})
+        shown = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+        rows.append((escape(r.name), str(len(r.layers)), shown, parameters(r.record.n_parameters)))
+    show_table(("model", "layers", "widths", "parameters"), rows, f"n = {found[0].n}")
+    wrote("features", loaded.store, f"repalign run {study}")
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="A results folder.")],
+    to: Annotated[Path | None, typer.Option("--out", help="The HTML file; by default beside the table.")] = None,
+    static: Annotated[Path | None, typer.Option(help="Also write each figure as SVG and PNG into this folder.")] = None,
+) -> None:
+    """Write the report of finished results: one HTML file that needs no network."""
+    from repalign.report import write_report
+
+    path = write_report(results, to or results / "report.html", static=static)
+    wrote("report", path, f"open {path}")
+    if static is not None:
+        wrote("figures", static)
+
+
+def demo(
+    to: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path("repalign-demo"),
+) -> None:
+    """See it work: train small models on a toy world, compare them, write the report. No network, three minutes."""
+    from repalign.demo import run_demo
+
+    with bars() as progress:
+        alignment, findings = run_demo(to, progress=progress, on_plan=lambda plan: tell(plan.lines))
+    show(alignment, limit=12)
+    out.print(escape("\n".join(findings)))
+    wrote("study", to / "study.yaml", f"edit it, then: repalign run {to / 'study.yaml'}")
+    wrote("report", (to / "report.html").absolute(), f"open {to / 'report.html'}")
+
+
+# --- stores ---
+
+
+def compare(
+    store: Annotated[str, typer.Argument(help="A feature store.")],
+    x: Annotated[list[str] | None, typer.Option(help="Models of one side, by name; all by default.")] = None,
+    y: Annotated[list[str] | None, typer.Option(help="Models of the other side.")] = None,
+    measure: MeasureNames = None,
+    *,
+    how: Comparing,
+    dataset: OneDataset = None,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
+) -> None:
+    """Compare what is in a store: two sides, or all models with each other."""
+    from repalign.report import write_report
+
+    models = stored(store, dataset)
+    left, right = picked(models, x, store), picked(models, y, store) if y else None
+    groups = how.grouped(models[0].ids)
+    with bars() as progress:
+        alignment = how.compare(left, right, measure, groups, results=results, progress=progress)
+    write_report(results, results / "report.html")
+    show(alignment)
+    wrote("table", results / "results.parquet")
+    wrote("report", results / "report.html", f"open {results / 'report.html'}")
+
+
+def stored(store: str, dataset: str | None) -> list[Any]:
+    """What a store holds of one dataset: the only one, or the one of this fingerprint. Equal names are told apart."""
+    from repalign.store import FeatureStore
+
+    found = FeatureStore(store).representations()
+    prints = {r.dataset_fingerprint: r.dataset_name for r in found}
+    chosen = [f for f in prints if f.startswith(dataset or "")]
+    if len(chosen) == 1:
+        return _told_apart([r for r in found if r.dataset_fingerprint == chosen[0]])
+    if dataset is not None:
+        remedy = did_you_mean(dataset, prints)
+        raise RepalignError(f"{store}: no single dataset {dataset!r}", got=f"{len(chosen)} match", remedy=remedy)
+    raise RepalignError(
+        f"{store}: which dataset?", expected="one finished dataset, or --dataset with its fingerprint",
+        got=", ".join(f"{f[:12]} ({name})" for f, name in prints.items()) or "none",
+        remedy="say --dataset FINGERPRINT" if prints else "extract first: repalign extract STUDY",
+    )  # fmt: skip
+
+
+def _told_apart(found: list[Any]) -> list[Any]:
+    """Representations under names that differ: one model that was read in several ways is named with what differs."""
+    out = []
+    for r in found:
+        others = [o for o in found if o.name == r.name and o is not r]
+        settings = r.manifest["settings"]
+        said = [f"{k} {v}" for k, v in settings.items() if any(o.manifest["settings"].get(k) != v for o in others)]
+        name = f"{r.name} ({', '.join(said) or r.key[:8]})"
+        out.append(r.with_record(replace(r.record, name=name)) if others else r)
+    twice = {r.name for r in out if [o.name for o in out].count(r.name) > 1}  # another revision, read in the same way
+    return [r.with_record(replace(r.record, name=f"{r.name} {r.key[:8]}")) if r.name in twice else r for r in out]
+
+
+def picked(models: list[Any], names: list[str] | None, store: str) -> list[Any]:
+    """The models of a store that are called so; all of them if no name is given."""
+    known = {r.name: r for r in models}
+    return [known[choose("model", name, known, f"{store}: no model {name!r}")] for name in names or known]
+
+
+def check(
+    folder: Annotated[str, typer.Argument(help="A feature store, a results folder, or a folder with these, such as runs.")],
+    shallow: Annotated[bool, typer.Option("--shallow", help="Of a store sizes and headers only, not every byte.")] = False,
+) -> None:
+    """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure."""
+    from repalign.comparison.check import check as check_folder
+    from repalign.comparison.check import find
+    from repalign.comparison.doctor import examine, summarise
+    from repalign.store import FeatureStore
+
+    with bars() as progress:
+        problems = check_folder(folder, deep=not shallow, progress=progress)
+    for problem in problems:
+        told = f"{problem.path}: {problem.problem}\n  do: {problem.remedy}"
+        out.print(f"[bold red]broken:[/] {escape(told)}")
+    if problems:
+        err.print(counted(len(problems), "problem"))
+        raise typer.Exit(FAILED)
+    stores, results = ([folder], []) if "://" in folder else find(Path(folder))
+    found, findings = [r for store in stores for r in FeatureStore(store).representations()], []
+    with bars() as progress:
+        for done, r in enumerate(found):
+            progress("examine", done, len(found))
+            for layer in r.layers:
+                x = r.load(layer)
+                dtype = str(x.dtype).removeprefix("torch.")
+                findings += examine(x, model=r.name, layer=layer, stored_dtype=dtype, facts=r.facts)
+        progress("examine", len(found), len(found))
+    for sentence in summarise(findings):
+        out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    layers = sum(len(r.layers) for r in found)
+    whole = [f"{counted(len(found), 'model')}, {counted(layers, 'layer')}"] if stores else []
+    whole += [f"{counted(len(results), 'folder')} of results"] if results else []
+    out.print(f"[green]whole:[/] {'; '.join(whole) or folder}")
+
+
+# --- what there is ---
+
+
+def measures(name: Annotated[str | None, typer.Argument(help="A measure to explain, or a family.")] = None) -> None:
+    """List the measures, all or of one family, or explain one."""
+    from repalign.measures import describe, is_group, known_measures, parse_measure
+
+    if name is not None and not is_group(name):
+        measure = parse_measure(name)
+        d = describe(type(measure))
+        out.print(f"[bold]{d['name']}[/]  ({d['family']})", d["doc"], sep="\n", markup=True)
+        facts = {"names": ", ".join(d["aliases"]), "needs": d["needs"], "takes": _takes(measure)}
+        out.print(*(f"{fact}: {said}" for fact, said in facts.items()), *_facts(d), sep="\n")
+        return
+    known = [describe(cls) for cls in known_measures()]
+    for family in dict.fromkeys(d["family"] for d in known if name in (None, "all", d["family"])):
+        out.print(f"[bold]{family}[/]")
+        for d in (d for d in known if d["family"] == family):
+            out.print(f"  [cyan]{d['name']}[/]  {escape(d['summary'])}")
+            for line in _facts(d):
+                out.print(f"      [dim]{line}[/]")
+    out.print("next: repalign measures NAME explains one, repalign pair X Y -m FAMILY uses all of a family")
+
+
+def _takes(measure: Measure) -> str:
+    """What a layer may be given as."""
+    words = {"features": "features", "rdm": "dissimilarities as such (RDM, --rdm)", "kernel": "a kernel as such (Kernel, --kernel)"}
+    here, elsewhere = ([w for k, w in words.items() if k in ks] for ks in (measure.accepts, measure.takes - measure.accepts))
+    return ", or ".join(here) + (f"; with other parameters {' or '.join(elsewhere)}" if elsewhere else "")
+
+
+def _facts(d: dict[str, Any]) -> list[str]:
+    """Range, symmetry and null; what changes nothing; cost."""
+    low, high = d["range"]
+    symmetric = "symmetric" if d["symmetric"] else "asymmetric"
+    kind = "bilinear: " if d["bilinear"] else ""
+    return [
+        f"{low:g} to {high:g}, {d['direction']}; {symmetric}; {kind}{d['null']}",
+        f"unchanged by {', '.join(d['invariances']) or 'nothing'}; cost {d['cost']}",
+    ]
+
+
+def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:
+    """List the known models and sets; any other model is named by its spec, such as hf:org/name."""
+    from repalign.models import find_model, known_models, model_set
+    from repalign.sources import SOURCES
+
+    known = known_models()
+    sets = {k.model_set for k in known}
+    if name is not None:
+        names = {*sets, *(k.name for k in known), *(k.spec for k in known)}
+        choose("model", name, names, f"no known model or set is called {name!r}")
+    chosen = known if name is None else model_set(name) if name in sets else [find_model(name)]
+    rows = [(k.name, k.spec, k.modality, k.family, k.objective, k.model_set, "yes" if k.gated else "") for k in chosen]
+    columns = ("name", "spec", "modality", "family", "objective", "set", "gated")
+    show_table(columns, [tuple(map(escape, row)) for row in rows], words=len(columns))
+    if name is None:
+        out.print("any model is named by a spec:")
+        for source in SOURCES.values():
+            out.print(f"  {escape(source.form)}   [dim]for example {escape(source.example)}[/]")
