@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +100,6 @@ class Timm(HubSource):
             raise outdated(entry, wrong, stored)
 
 
-@cache
 def _configured(name: str) -> Any:
     """What timm knows of a name; None of an architecture that it knows, with a tag that it does not."""
     import timm
