@@ -109,7 +109,7 @@ def demo(
     to: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path("repalign-demo"),
 ) -> None:
     """See it work: train small models on a toy world, compare them, write the report. No network, three minutes."""
-    from repalign.demo import run_demo
+    from repalign.study.demo import run_demo
 
     with bars() as progress:
         alignment, findings = run_demo(to, progress=progress, on_plan=lambda plan: tell(plan.lines))
