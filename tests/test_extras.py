@@ -17,6 +17,7 @@ EXTRAS = (
 WITHOUT = f"""
 import json
 import sys
+from pathlib import Path
 
 class Nothing:
     def find_spec(self, name, path=None, target=None):
@@ -28,7 +29,7 @@ import numpy as np
 import repalign
 """
 
-JOBS = """
+JOBS = '''
 x = np.random.default_rng(0).standard_normal((60, 8))
 folder, toy = sys.argv[1], repalign.Dataset.toy(40)
 
@@ -37,6 +38,20 @@ def core():
     assert repalign.write_report(folder + "/results", folder + "/report.html").is_file()
     stored = repalign.extract(toy, ["toy:vision-pixels", "toy:language-bag"], folder + "/store")
     return len(repalign.compare(stored[:1], stored[1:], ["CKA()"]).table)
+
+STUDY = """
+name: core
+dataset: {toy: {n: 60, seed: 0}}
+models: {x: ["toy:language-bag"], y: ["toy:vision-pixels"]}
+measures: ["CKA()"]
+figures: [{matrix: {}}]
+"""
+
+def study():
+    path = Path(folder, "core.yaml")
+    path.write_text(STUDY)
+    study = repalign.load_study(path)
+    return [len(study.plan().lines) > 3, sorted(kind for kind, _ in study.run().wrote)]
 
 def skipped():
     found = repalign.extract(toy, ["hf:gpt2", "toy:language-bag"], folder + "/store", on_unavailable="skip")
@@ -47,6 +62,7 @@ def model(spec):
 
 jobs = {
     "core": core,
+    "study": study,
     "skipped": skipped,
     "transformers": model("hf:gpt2"),
     "timm": model("timm:vit_tiny_patch16_224"),
@@ -61,7 +77,7 @@ for name, job in jobs.items():
     except repalign.RepalignError as error:
         told = [type(error).__name__, *str(error).splitlines()]
     print(json.dumps([name, told]))
-"""
+'''
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +91,10 @@ def told(tmp_path_factory) -> dict[str, object]:
 
 def test_the_core_pairs_compares_stores_and_reports(told):
     assert told["core"] == 2
+
+
+def test_the_core_plans_and_runs_a_study(told):
+    assert told["study"] == [True, ["figures", "report", "report", "table"]]
 
 
 def test_a_model_whose_packages_are_missing_may_be_skipped(told):

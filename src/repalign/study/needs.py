@@ -410,7 +410,8 @@ def _shortages(needs: Needs, store: str | None) -> Iterator[str]:
             "use fewer stimuli, or measures that are streamed (CKA() and MutualKNN at large n)"
         )
     places = {} if store is None or "://" in store else {"feature_bytes": Path(store)}
-    places["download_bytes"] = hub_cache()
+    if running["download_bytes"].any():
+        places["download_bytes"] = hub_cache()
     disks = {column: disk_of(path) for column, path in places.items()}
     for device, free in dict(disks.values()).items():  # downloads and features may have to share one
         here = [column for column, (other, _) in disks.items() if other == device]
