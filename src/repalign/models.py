@@ -81,7 +81,12 @@ class KnownModel:
 
 
 @cache
-def _known() -> tuple[KnownModel, ...]:
+def known_models() -> tuple[KnownModel, ...]:
+    """The models of The Platonic Representation Hypothesis: sets "prh-val" and "prh-test".
+
+    Names from the paper's code (`tasks.py`); families and objectives from its Figures 2 and 3. OpenLLaMA's main branches hold
+    pickled weights alone: their revisions are those that add the same weights as safetensors.
+    """
     text = resources.files("repalign").joinpath("known_models.csv").read_text(encoding="utf-8")
     whole = ("nominal_parameters", "parameters", "layers", "width", "image_tokens", "bytes_per_parameter")
     out = []
@@ -92,21 +97,12 @@ def _known() -> tuple[KnownModel, ...]:
     return tuple(out)
 
 
-def known_models() -> list[KnownModel]:
-    """The models of The Platonic Representation Hypothesis: sets "prh-val" and "prh-test".
-
-    Names from the paper's code (`tasks.py`); families and objectives from its Figures 2 and 3. OpenLLaMA's main branches hold
-    pickled weights alone: their revisions are those that add the same weights as safetensors.
-    """
-    return list(_known())
-
-
 def find_model(name_or_spec: str) -> KnownModel:
     """A known model by its name or its spec."""
-    for known in _known():
+    for known in known_models():
         if name_or_spec in (known.name, known.spec):
             return known
-    names = [k.spec if ":" in name_or_spec else k.name for k in _known()]
+    names = [k.spec if ":" in name_or_spec else k.name for k in known_models()]
     raise RepalignError(
         f"no known model is called {name_or_spec!r}", expected="a name or spec that `repalign models` lists", got=name_or_spec,
         remedy=did_you_mean(name_or_spec, names) + " Any other model is named by its spec, such as hf:org/name.",
@@ -124,7 +120,7 @@ def published_model(label: str) -> KnownModel | None:
 
 @cache
 def _published() -> dict[str, KnownModel]:
-    return {_plain(label): known for known in _known() for label in (known.name, known.spec, *known.published_as)}
+    return {_plain(label): known for known in known_models() for label in (known.name, known.spec, *known.published_as)}
 
 
 def _plain(label: str) -> str:
@@ -133,8 +129,8 @@ def _plain(label: str) -> str:
 
 def model_set(name: str, modality: str | None = None) -> list[KnownModel]:
     """The models of a set ("prh-val": 12 language and 17 vision models; "prh-test": 8 language models)."""
-    choose("model set", name, sorted({k.model_set for k in _known()}), f"there is no model set {name!r}")
-    return [k for k in _known() if k.model_set == name and modality in (None, k.modality)]
+    choose("model set", name, sorted({k.model_set for k in known_models()}), f"there is no model set {name!r}")
+    return [k for k in known_models() if k.model_set == name and modality in (None, k.modality)]
 
 
 @dataclass(frozen=True)

@@ -113,17 +113,12 @@ class Figure:
             parts = [self.title.format(found=found, **filled), facts_of(of).label if of else "", variant]
             title = options.get("title") or ", ".join(filter(None, parts))
             figure = self.draw(found, **{k: v for k, v in drawing.items() if k not in self.more})
-            yield Drawn(self.name.format(**filled), title, figure, found.table, _labelled(found))
-
-
-def _labelled(found: Any) -> str:
-    """What a finding says, its measures named as people name them."""
-    named = {getattr(found, "measure", None), *getattr(found, "measures", ())}
-    named |= set(found.lines) if getattr(found, "by", None) == "measure" else set()
-    text = found.text
-    for measure in sorted(filter(None, named), key=len, reverse=True):
-        text = text.replace(measure, facts_of(measure).label)
-    return text
+            text = found.text  # with its measures as people name them
+            named = {getattr(found, "measure", None), *getattr(found, "measures", ())}
+            named |= set(found.lines) if getattr(found, "by", None) == "measure" else set()
+            for one in sorted(filter(None, named), key=len, reverse=True):
+                text = text.replace(one, facts_of(one).label)
+            yield Drawn(self.name.format(**filled), title, figure, found.table, text)
 
 
 FIGURES = {

@@ -181,8 +181,11 @@ def difference(expected: object, got: object, field: str = "") -> tuple[str, obj
     return None
 
 
-def refuse_other(path: str, expected: Mapping[str, Any], got: Mapping[str, Any], *, remedy: str) -> None:
-    """RepalignError, naming the file and the field, if the file is of another extraction."""
+def refuse_other(
+    path: str, expected: Mapping[str, Any], got: Mapping[str, Any], *, folder: str = "", remedy: str | None = None
+) -> None:
+    """RepalignError, naming the file and the field, if the file is of another extraction than others of its folder."""
+    remedy = remedy or f"move {folder} away or delete it, and run the extraction again"
     if found := difference(dict(expected), dict(got)):
         field, a, b = found
         problem = f"{path} is of another extraction: the field {field!r} differs"
@@ -222,7 +225,8 @@ def encode(
     tensors = {EXTRA + k: v for k, v in extras.items()} | {LAYER + k: v for k, v in layers.items()}
     # Wide types first, so that every tensor starts at a multiple of its item size. The sort is stable.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
-    data = {name: _bytes_of(x) for name, x in tensors.items()}
+    flat = {name: x.detach().cpu().contiguous().flatten() for name, x in tensors.items()}
+    data = {name: x.view(torch.uint8).numpy().data for name, x in flat.items()}
     index: dict[str, Any] = {}
     start = 0
     for name, x in tensors.items():
@@ -240,10 +244,6 @@ def encode(
     for chunk in data.values():
         whole.update(chunk)
     return [head, *data.values()], replace(_parse_head(head, len(head) + start), file_sha256=whole.hexdigest())
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def read_head(files: Files, name: str) -> Head:
@@ -330,7 +330,7 @@ def verify(files: Files, name: str) -> Head:
     for tensor, entry in ordered:
         if entry.start != position:
             raise BrokenError(f"is corrupt: {tensor} does not start where the tensor before it ends")
-        whole.update(_bytes_of(read_tensor(files, name, head, tensor)))
+        whole.update(read_tensor(files, name, head, tensor).flatten().view(torch.uint8).numpy().data)
         position = entry.stop
     return replace(head, file_sha256=whole.hexdigest())
 
@@ -449,21 +449,3 @@ def disagreement(manifest: Mapping[str, Any], part: Mapping[str, Any], head: Hea
     shows = {**head.header, "layers": [list(layer) for layer in head.layers], "size": head.size, "header_sha256": head.sha256}
     # In this order: the first difference is the one that explains the others.
     return next(filter(None, (difference(says[field], shows.get(field), field) for field in says)), None)
-
-
-def layout(parts: Mapping[str, Head]) -> dict[str, Any]:
-    """The fields of a manifest about its parts (file name to verified part, in order), which are all there and agree."""
-    first, versions = next(iter(parts.values())), []
-    for head in parts.values():
-        if head.header["versions"] not in versions:
-            versions.append(head.header["versions"])
-    return {
-        "extraction": first.header["extraction"],
-        "versions": versions,
-        "layers": [{"name": n, "width": w, "dtype": d} for n, w, d in first.layers],
-        "extras": first.header["extras"],
-        "parts": [
-            {"file": name, "rows": h.header["rows"], "size": h.size, "sha256": h.file_sha256, "header_sha256": h.sha256}
-            for name, h in parts.items()
-        ],
-    }  # fmt: skip

@@ -121,7 +121,7 @@ class FeatureStore:
             return None
         fmt.refuse_other(
             self.files.path(f"{folder}/{fmt.MANIFEST}"), identity, fmt.identity_of(manifest),
-            remedy=f"move {self.files.path(folder)} away or delete it, and run the extraction again",
+            folder=self.files.path(folder),
         )
         sizes = self.files.listing(folder)
         for part in manifest["parts"]:
@@ -220,7 +220,8 @@ class Writer:
         self.files.sweep(self.folder)
         manifest, _ = fmt.readable(self.files, self.folder)
         if manifest is not None:
-            self._refuse_other(fmt.MANIFEST, self.identity, fmt.identity_of(manifest))
+            stated = fmt.identity_of(manifest)
+            fmt.refuse_other(self._path(fmt.MANIFEST), self.identity, stated, folder=self._path())
         expected = {part.file for part in self.parts}
         for file in self.files.listing(self.folder):
             if fmt.PART.match(file) and file not in expected:
@@ -278,8 +279,8 @@ class Writer:
         if not any(p["file"] == part.file and p["sha256"] == written.file_sha256 for p in stated):
             if manifest is not None:
                 log.warning("%s: %s is written anew", self._path(), part.file)
-            self.files.remove(self._name(fmt.MANIFEST))
-        self.files.write(self._name(part.file), *chunks)
+            self.files.remove(f"{self.folder}/{fmt.MANIFEST}")
+        self.files.write(f"{self.folder}/{part.file}", *chunks)
         self._checked[part.index] = written
 
     def finish(self, record: ModelRecord, facts: Mapping[str, Any]) -> StoredRepresentation:
@@ -294,6 +295,11 @@ class Writer:
             f"the record of {record.name}", self.identity, {**self.identity, "spec": record.spec, "revision": record.revision},
             remedy="finish with the record that the writer was opened with",
         )
+        parts = self._all_parts()
+        first, versions = next(iter(parts.values())), []
+        for head in parts.values():
+            if head.header["versions"] not in versions:
+                versions.append(head.header["versions"])
         manifest = {
             "format": fmt.MANIFEST_FORMAT,
             "kind": fmt.KIND,
@@ -303,11 +309,18 @@ class Writer:
             "facts": facts,
             "n": len(self.ids),
             "ids": list(self.ids),
-            **fmt.layout(self._all_parts()),
-        }
+            "extraction": first.header["extraction"],
+            "versions": versions,
+            "layers": [{"name": n, "width": w, "dtype": d} for n, w, d in first.layers],
+            "extras": first.header["extras"],
+            "parts": [
+                {"file": name, "rows": h.header["rows"], "size": h.size, "sha256": h.file_sha256, "header_sha256": h.sha256}
+                for name, h in parts.items()
+            ],
+        }  # fmt: skip
         fmt.canonical(manifest, f"the manifest of {record.spec}")
         text = seal_json(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False)
-        self.files.write(self._name(fmt.MANIFEST), text.encode())
+        self.files.write(f"{self.folder}/{fmt.MANIFEST}", text.encode())
         written, _ = fmt.readable(self.files, self.folder)
         assert written is not None
         return StoredRepresentation(self.files, self.folder, written)
@@ -319,18 +332,15 @@ class Writer:
 
         Raises RepalignError if a part is missing or if parts disagree.
         """
-        heads = {self._name(file): head for file, head in self._all_parts().items()}
+        heads = {f"{self.folder}/{file}": head for file, head in self._all_parts().items()}
         names = next(iter(heads.values())).header["extras"]
         read = {name: [fmt.read_tensor(self.files, file, head, fmt.EXTRA + name) for file, head in heads.items()] for name in names}
         return {name: torch.cat(parts) for name, parts in read.items()}
 
     # ---- what is there already ------------------------------------------------------------------
 
-    def _name(self, file: str) -> str:
-        return f"{self.folder}/{file}"
-
     def _path(self, file: str = "") -> str:
-        return self.files.path(self._name(file) if file else self.folder)
+        return self.files.path(f"{self.folder}/{file}" if file else self.folder)
 
     def _all_parts(self) -> dict[str, fmt.Head]:
         """Every part by file name, in order, if all are whole and agree."""
@@ -347,7 +357,7 @@ class Writer:
 
     def _is_whole(self, part: Part) -> bool:
         """Whether a part is there, whole and ours; else it has to be written."""
-        name = self._name(part.file)
+        name = f"{self.folder}/{part.file}"
         try:
             known = self._checked.get(part.index)
             head = fmt.read_head(self.files, name)
@@ -358,17 +368,14 @@ class Writer:
                 log.warning("%s %s: it will be written again", self.files.path(name), error)
             self._checked.pop(part.index, None)
             return False
-        self._refuse_other(part.file, self.identity, fmt.identity_of(known.header))
+        path = self._path(part.file)
+        fmt.refuse_other(path, self.identity, fmt.identity_of(known.header), folder=self._path())
         begun = f"use the rows per part that this store was begun with, or delete {self._path()}"
         wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
         for where, value in wanted.items():  # rows first: other rows have other ids
-            self._refuse_other(part.file, {where: value}, {where: known.header[where]}, begun)
+            fmt.refuse_other(path, {where: value}, {where: known.header[where]}, remedy=begun)
         self._checked[part.index] = known
         return True
-
-    def _refuse_other(self, file: str, expected: Mapping[str, Any], got: Mapping[str, Any], remedy: str | None = None) -> None:
-        away = f"move {self._path()} away or delete it, and run the extraction again"
-        fmt.refuse_other(self._path(file), expected, got, remedy=remedy or away)
 
     # ---- what may be written --------------------------------------------------------------------
 
@@ -421,7 +428,7 @@ class Writer:
         """Refuse a part whose layers, extras or weights are not those of the first part that is there."""
         for first in [p for p in self.parts if p.index in self._checked] or self.parts:  # known here, or else on disk
             try:
-                head = self._checked.get(first.index) or fmt.read_head(self.files, self._name(first.file))
+                head = self._checked.get(first.index) or fmt.read_head(self.files, f"{self.folder}/{first.file}")
                 break
             except fmt.BrokenError:
                 continue
