@@ -32,7 +32,8 @@ MeasureNames = Annotated[
 NullName = Annotated[
     str | None,
     typer.Option(
-        help="What chance is: auto (the default), permutation, cyclic or aristotelian (as published), for instance --null cyclic."
+        help="What chance is: auto (the default), permutation, cyclic or aristotelian (as published), "
+        "for instance --null cyclic."
     ),
 ]
 GroupsFile = Annotated[
