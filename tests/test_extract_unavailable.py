@@ -432,4 +432,4 @@ def test_bits_of_a_gated_model(hub, gpt2, tmp_path, capsys, monkeypatch):
     assert (code, out, err.count("\n")) == (0, "", 1)
     assert "bits per byte: left out: model hf:org/it: access is gated; accept the licence" in err
     code, _, err = call("--on-unavailable", "never")
-    assert code == 1 and "expected: error or skip" in err
+    assert code == 1 and "expected: error, skip" in err

@@ -174,7 +174,8 @@ def test_too_many_rows_are_refused_not_sampled(measure):
 def test_a_missing_package_is_named_with_the_remedy(package: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, package, None)
     x, y = pair(11)
-    with pytest.raises(RepalignError, match=rf"need the package {package}(.|\n)*pip install 'repalign\[topology\]'"):
+    told = rf"topological measures: {package} is not installed(.|\n)*pip install 'repalign\[topology\]'"
+    with pytest.raises(RepalignError, match=told):
         PersistenceDistance()(x, y)
     assert RTDLite()(x, y) > 0 and TotalPersistenceDifference()(x, y) > 0
 

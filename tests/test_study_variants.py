@@ -283,4 +283,4 @@ def test_replicates_are_named_by_name_or_by_spec(folder):
 def test_factors_of_a_model_join_its_record(folder):
     text = BASE.replace("name: mine,", "name: mine, factors: {width: 6, how: fast},")
     models = {m["name"]: m for m in load_study(write(folder, text)).run().alignment.run["models"]}
-    assert models["mine"]["factors"] == {"width": 6, "how": "fast"} and "factors" not in models["theirs"]
+    assert models["mine"]["factors"] == {"width": 6, "how": "fast"} and not models["theirs"]["factors"]

@@ -303,6 +303,6 @@ def test_the_package_that_is_missing_is_named(package, trained, tmp_path, monkey
         read(folder)
 
 
-def test_the_install_brings_what_the_files_need():
+def test_the_extra_for_models_brings_what_the_files_need():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-    assert {"sentencepiece", "protobuf"} <= {line.partition(">")[0] for line in project["dependencies"]}
+    assert {"sentencepiece", "protobuf"} <= {line.partition(">")[0] for line in project["optional-dependencies"]["models"]}

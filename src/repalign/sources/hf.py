@@ -62,6 +62,7 @@ class Transformers(HubSource):
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
 
+        self.require(asked.entry)
         return standins.of_side(asked)
 
     def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:

@@ -50,6 +50,7 @@ class SentenceTransformers(HubSource):
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
 
+        self.require(asked.entry)
         return standins.sentence_model(asked)
 
 

@@ -140,7 +140,6 @@ def stand_in(
     names that timm or the toy world do not have, a modality that has to be said.
     """
     spec = parse_spec(entry.spec)
-    spec.source.require(entry)
     name = spec.source.name(spec, entry)
     found = spec.source.stand_in(Asked(entry, spec, name, modality, Path(folder), tuple(ids), seed))
     layers, notes = _fitting(entry.layers, found.layers)

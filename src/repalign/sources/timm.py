@@ -72,6 +72,7 @@ class Timm(HubSource):
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
 
+        self.require(asked.entry)
         notes: tuple[str, ...] = ()
         if not asked.spec.is_local:
             try:
