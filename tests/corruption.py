@@ -30,7 +30,7 @@ from repalign.comparison.check import check
 from repalign.competence import bits_per_byte
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.files import FILES, file_sha256, seal_json, write_text
+from repalign.files import FILES, file_sha256, seal_json, write_file
 from repalign.sources import ModelEntry, extract
 from repalign.store import MARKER, FeatureStore
 from repalign.store.store import MARKER_TEXT
@@ -63,9 +63,9 @@ def run(folder: Path, inputs: Inputs, seed: int = 0) -> None:
     null = nulls.Permutations(9, seed=seed)
     alignment = compare(found[:1], found[1:], ["CKA()", "MutualKNN(k=3)"], null, results=results, split_half=2)
     write_combined(alignment.table, results / "variants.parquet", [results])
-    write_text(folder / "small/figures/01.csv", csv_text(alignment.table))
+    write_file(folder / "small/figures/01.csv", csv_text(alignment.table))
     digests = {"01.csv": file_sha256(folder / "small/figures/01.csv")}
-    write_text(folder / "small/figures/files.json", seal_json({FILES: digests}))
+    write_file(folder / "small/figures/files.json", seal_json({FILES: digests}))
     state = folder / "small/competence/tiny.json"
     bits_per_byte(f"hf:{inputs.model}", CORPUS[: 2 + seed % 2], state=state, batch_size=2)
 

@@ -371,7 +371,7 @@ def test_what_is_complete_in_the_store_costs_nothing(pairs, tmp_path):
     assert after.lines()[0] == "1 of 1 models are complete in the store and cost nothing"
     other = estimate(pairs, [ModelEntry(spec, caption=1)], store=store, device="cpu")
     assert not other.running.empty  # another extraction
-    Path(store.files.path(f"{made.folder}/{made.manifest['parts'][0]['file']}")).unlink()
+    Path(made.path, made.manifest['parts'][0]['file']).unlink()
     assert not row(estimate(pairs, [spec], store=store, device="cpu"), "llama")["complete"]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from repalign import files as sealed
 from repalign.errors import RepalignError
-from repalign.files import DamagedError, parse_json, read_json, read_parquet, seal_json, seal_parquet, write_bytes
+from repalign.files import DamagedError, parse_json, read_json, read_parquet, seal_json, seal_parquet, write_file
 
 TABLE = pa.table({"name": ["a", "β", None], "value": [1.0, float("nan"), -3e300], "n": [1, 2, None]})
 VALUES = {
@@ -108,12 +108,12 @@ def test_a_refused_step_is_told_and_leaves_nothing(step, tmp_path, monkeypatch):
         write = refuse
 
     opened = Path.open
-    write_bytes(tmp_path / "a/b.json", b"before")
+    write_file(tmp_path / "a/b.json", b"before")
     if step == "write":
         step, refuse = "open", lambda path, mode: Refusing(path, "r+") if mode == "r+b" else opened(path, mode)
     monkeypatch.setattr(sealed.os if step == "fsync" else Path, step, refuse)
     with pytest.raises(RepalignError, match=r"b\.json cannot be written: Input/output error\n  do: "):
-        write_bytes(tmp_path / "a/b.json", b"after")
+        write_file(tmp_path / "a/b.json", b"after")
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
     assert (tmp_path / "a/b.json").read_bytes() == b"before"
@@ -144,7 +144,7 @@ def test_only_what_nobody_writes_is_swept(tmp_path):
         path.touch()
     with sealed.replacing(tmp_path / "b") as live:
         live.write_bytes(b"half")
-        sealed.sweep(tmp_path)
+        sealed.LocalFiles(tmp_path).sweep()
         assert live.exists() and other.exists() and not left.exists() and not old.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.tmp-x", "b"]
-    sealed.sweep(tmp_path / "nowhere")
+    sealed.LocalFiles(tmp_path / "nowhere").sweep()

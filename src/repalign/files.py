@@ -193,16 +193,12 @@ def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json"
             raise DamagedError(folder / name, problem, expected=f"SHA-256 {digest}", got=got, remedy=remedy)
 
 
-def write_bytes(path: Path, *chunks: Chunk) -> None:
-    """Make or replace a file, and its folder if there is none. RepalignError if it cannot be written."""
-    with replacing(path, sum(map(len, chunks))) as temporary, temporary.open("r+b") as handle:
-        for chunk in chunks:
+def write_file(path: Path, *chunks: Chunk | str) -> None:
+    """Make or replace a file, and its folder if there is none; text in UTF-8. RepalignError if it cannot be written."""
+    data = [chunk.encode("utf-8") if isinstance(chunk, str) else chunk for chunk in chunks]
+    with replacing(path, sum(map(len, data))) as temporary, temporary.open("r+b") as handle:
+        for chunk in data:
             handle.write(chunk)
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text, in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
 
 
 @contextmanager
@@ -252,7 +248,7 @@ def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
     try:
         if folder.is_dir():
             return folder
-        sweep(folder.parent)
+        LocalFiles(folder.parent).sweep()
         unfinished.mkdir(parents=True)
         write(unfinished)
         try:
@@ -271,31 +267,6 @@ def temporary_name(name: str) -> str:
     """`a/part` -> `a/.part.tmp-<pid>-<8 random hex digits>`."""
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}.{last}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders that killed writers left in a folder."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if TEMPORARY.match(path.name) and is_abandoned(path, remove=True):
-            log.info("removed %s, left by a run that was cut off", path)
-
-
-def is_abandoned(path: Path, *, remove: bool = False) -> bool:
-    """Whether nobody is writing this temporary file any more; `remove` takes it away while no writer can begin."""
-    try:
-        if path.is_dir():  # which cannot be locked
-            abandoned = time.time() - path.stat().st_mtime > STALE_AFTER
-            if abandoned and remove:
-                shutil.rmtree(path, ignore_errors=True)
-            return abandoned
-        with path.open("r+b") as handle:
-            locked = lock(handle)
-            abandoned = time.time() - path.stat().st_mtime > STALE_AFTER if locked is None else locked
-            if abandoned and remove:
-                path.unlink()
-            return abandoned
-    except OSError:  # gone in the meantime, or not ours
-        return False
 
 
 def lock(handle: IO[bytes]) -> bool | None:
@@ -349,10 +320,6 @@ class LocalFiles:
 
     root: Path
 
-    def path(self, name: str = "") -> str:
-        """The name of a file for people."""
-        return str(self.root / name)
-
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is no such file."""
         try:
@@ -371,7 +338,7 @@ class LocalFiles:
 
     def write(self, name: str, *chunks: Chunk) -> None:
         """Make or replace a file, whole or not at all. RepalignError if that cannot be done."""
-        write_bytes(self.root / name, *chunks)
+        write_file(self.root / name, *chunks)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is not there."""
@@ -390,41 +357,58 @@ class LocalFiles:
         return found
 
     def sweep(self, folder: str = "") -> None:
-        """Remove the temporary files that killed writers left in a folder."""
-        sweep(self.root / folder)
+        """Remove the temporary files and folders that killed writers left in a folder."""
+        place = self.root / folder
+        for path in place.iterdir() if place.is_dir() else ():
+            if TEMPORARY.match(path.name) and self.is_abandoned(f"{folder}/{path.name}" if folder else path.name, remove=True):
+                log.info("removed %s, left by a run that was cut off", path)
 
-    def is_abandoned(self, name: str) -> bool:
-        """Whether nobody is writing this temporary file any more."""
-        return is_abandoned(self.root / name)
+    def is_abandoned(self, name: str, *, remove: bool = False) -> bool:
+        """Whether nobody is writing this temporary file any more; `remove` takes it away while no writer can begin."""
+        path = self.root / name
+        try:
+            if path.is_dir():  # which cannot be locked
+                abandoned = time.time() - path.stat().st_mtime > STALE_AFTER
+                if abandoned and remove:
+                    shutil.rmtree(path, ignore_errors=True)
+                return abandoned
+            with path.open("r+b") as handle:
+                locked = lock(handle)
+                abandoned = time.time() - path.stat().st_mtime > STALE_AFTER if locked is None else locked
+                if abandoned and remove:
+                    path.unlink()
+                return abandoned
+        except OSError:  # gone in the meantime, or not ours
+            return False
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
     """As `LocalFiles`, behind an fsspec URL."""
 
-    url: str
+    root: str
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         import fsspec
 
         try:
-            return fsspec.core.url_to_fs(self.url)
+            return fsspec.core.url_to_fs(self.root)
         except (ImportError, ValueError) as error:
             raise RepalignError(
-                f"{self.url} cannot be opened: {error}", expected="a local path, or a URL that fsspec knows",
+                f"{self.root} cannot be opened: {error}", expected="a local path, or a URL that fsspec knows",
                 remedy="install the file system's own package (s3fs, gcsfs, adlfs, ...)",
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to another process: refused for the memory of this one, where nothing that is written comes back."""
-        if re.search(r"(^|::)memory://", self.url):
+        if re.search(r"(^|::)memory://", self.root):
             raise RepalignError(
-                f"{self.url} is in the memory of this process: no other process can read or write it",
+                f"{self.root} is in the memory of this process: no other process can read or write it",
                 expected="a folder or a URL that all workers reach", got="workers in other processes",
                 remedy="put the store into a folder; or use threads, or no executor",
             )
-        return {"url": self.url}  # each process opens it for itself
+        return {"root": self.root}  # each process opens it for itself
 
     def _at(self, name: str, *, fresh: bool = False) -> tuple[Any, str]:
         """The file system, and the full path of a name; `fresh` forgets what the system remembers of folders."""
@@ -432,9 +416,6 @@ class RemoteFiles:
         if fresh:
             fs.invalidate_cache()
         return fs, f"{root.rstrip('/')}/{name}" if name else root
-
-    def path(self, name: str = "") -> str:
-        return f"{self.url}/{name}" if name else self.url
 
     def size(self, name: str) -> int | None:
         fs, path = self._at(name, fresh=True)
@@ -456,7 +437,7 @@ class RemoteFiles:
             fs.mv(temporary, path)
         except OSError as error:
             raise RepalignError(
-                f"{self.path(name)} cannot be written: {error}",
+                f"{self.root}/{name} cannot be written: {error}",
                 remedy="mend the cause and run again: the parts that are finished are kept",
             ) from error
 
@@ -478,7 +459,7 @@ class RemoteFiles:
         for name in self.listing(folder):
             full = f"{folder}/{name}" if folder else name
             if TEMPORARY.match(name) and self.is_abandoned(full):
-                log.info("removing %s, left by a run that was cut off", self.path(full))
+                log.info("removing %s, left by a run that was cut off", f"{self.root}/{full}")
                 self.remove(full)
 
     def is_abandoned(self, name: str) -> bool:

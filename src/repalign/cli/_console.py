@@ -101,9 +101,9 @@ def write_csv(path: Path, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
     import pandas as pd
 
     from repalign.comparison.alignment import csv_text
-    from repalign.files import write_text
+    from repalign.files import write_file
 
-    write_text(path, csv_text(pd.DataFrame(rows)))
+    write_file(path, csv_text(pd.DataFrame(rows)))
 
 
 def wrote(what: str, path: Path | str, then: str | None = None) -> None:

@@ -20,15 +20,14 @@ from repalign.errors import RepalignError, choose
 from repalign.files import (
     FILES,
     DamagedError,
+    LocalFiles,
     check_files,
     file_sha256,
     read_json,
     read_parquet,
     seal_json,
     seal_parquet,
-    sweep,
-    write_bytes,
-    write_text,
+    write_file,
 )
 from repalign.measures import MeasureFacts, facts_of
 
@@ -128,14 +127,14 @@ class Alignment:
         run.json comes last and holds the SHA-256 of the tables: until it is there, the folder has no result that loads.
         """
         folder = Path(folder)
-        sweep(folder)
+        LocalFiles(folder).sweep()
         files = {TABLE_FILE: seal_parquet(pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False))}
         if self.draws is not None:
             files[DRAWS_FILE] = seal_parquet(pa.Table.from_pandas(self.draws, DRAWS_SCHEMA, preserve_index=False))
         for name, data in files.items():
-            write_bytes(folder / name, data)
+            write_file(folder / name, data)
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
+        write_file(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         if self.draws is None:
             (folder / DRAWS_FILE).unlink(missing_ok=True)  # of an earlier run
         return folder
@@ -146,7 +145,7 @@ class Alignment:
         Alignment.load(folder)
         names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
         digests = {name: file_sha256(folder / name) for name in names}
-        write_text(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
+        write_file(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         return folder
 
     @classmethod
@@ -210,7 +209,7 @@ def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, abou
     """Write the rows of one tile, the draws of its layer search (in the first row), its key, and what was found about it."""
     rows = rows.assign(draws=[draws, *[None] * (len(rows) - 1)])
     table = pa.Table.from_pandas(rows, TILE_SCHEMA, preserve_index=False)
-    write_bytes(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
+    write_file(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
 
 
 def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:

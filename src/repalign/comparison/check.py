@@ -17,9 +17,9 @@ from repalign.files import (
     FILES,
     TEMPORARY,
     DamagedError,
+    LocalFiles,
     check_files,
     check_seal,
-    is_abandoned,
     read_bytes,
     read_json,
     read_parquet,
@@ -125,7 +125,7 @@ def _result(folder: Path) -> Iterator[Problem]:
 
 def _cut_off(path: Path) -> list[Problem]:
     problem = "is a half-written file of a run that was cut off"
-    return [Problem(str(path), problem, "run again, or delete it")] if is_abandoned(path) else []
+    return [Problem(str(path), problem, "run again, or delete it")] if LocalFiles(path.parent).is_abandoned(path.name) else []
 
 
 def _tables(folder: Path) -> list[Problem]:

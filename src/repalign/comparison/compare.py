@@ -33,7 +33,7 @@ from repalign.comparison.tiles import (
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
-from repalign.files import sweep
+from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer
@@ -128,7 +128,7 @@ def compare(
 
     folder = None if results is None else Path(results)
     for place in () if folder is None else (folder, *(folder / name for name in ("tiles", "findings", "ceilings"))):
-        sweep(place)
+        LocalFiles(place).sweep()
     examination = Examination(models, folder)
     done = run_tiles([*tiles, *twins], folder, executor, budget, progress, examination)
     scored, of_twins = done[: len(tiles)], done[len(tiles) :]

@@ -27,7 +27,7 @@ from repalign.comparison.alignment import SCHEMA, TILE_SCHEMA, read_tile
 from repalign.comparison.doctor import examine
 from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
-from repalign.files import DamagedError, read_json, seal_json, write_text
+from repalign.files import DamagedError, read_json, seal_json, write_file
 from repalign.layers import Given
 from repalign.measures.measure import Measure, State, as_layer
 from repalign.measures.numerics.precision import sharing
@@ -291,7 +291,7 @@ def kept(path: Path, key: str) -> Any:
 
 def keep(path: Path, key: str, value: Any) -> None:
     """Write a sealed value next to the tiles of a run, with its key."""
-    write_text(path, seal_json({"key": key, "value": value}, indent=None))
+    write_file(path, seal_json({"key": key, "value": value}, indent=None))
 
 
 def tile_path(folder: Path, tile: Tile) -> Path:

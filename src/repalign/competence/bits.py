@@ -20,7 +20,7 @@ import torch
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, choose
-from repalign.files import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_text
+from repalign.files import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_file
 from repalign.models import ModelRecord
 from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf import quiet
@@ -427,7 +427,7 @@ def bits_per_byte(
         totals.nats += reader.nats(block)
         found |= {"complete": False, "totals": asdict(totals), "windows": reader.windows.state()}
         if path is not None:
-            write_text(path, seal_json(found, allow_nan=False))
+            write_file(path, seal_json(found, allow_nan=False))
         _report(progress, totals, texts, protocol)
     totals.nats += reader.nats([reader.windows.end()])
     found |= {"complete": True, "totals": asdict(totals), "windows": reader.windows.state()}
@@ -441,7 +441,7 @@ def bits_per_byte(
             got=totals.nats, remedy='run it with dtype="bfloat16" or "float32"'
         )
     if path is not None:
-        write_text(path, seal_json(found, allow_nan=False))
+        write_file(path, seal_json(found, allow_nan=False))
     progress("bits per byte", totals.n_documents, totals.n_documents)
     return _told(found, entry)
 

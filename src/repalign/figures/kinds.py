@@ -33,7 +33,7 @@ from repalign.figures import (
     pairs_chart,
     trend_chart,
 )
-from repalign.files import FILES, file_sha256, replacing, seal_json, sweep, write_text
+from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
 from repalign.measures import facts_of, parse_measure
 from repalign.text import Progress, silent
 
@@ -277,7 +277,7 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
     Files have the names of the figures, behind their number if `numbered`, and are listed with their digests in files.json.
     Text stays text, and the same figure gives the same files. Of a mock run every one of them says so.
     """
-    sweep(folder)
+    LocalFiles(folder).sweep()
     out: list[Path | None] = []
     files: dict[str, str] = {}
     for k, one in enumerate(drawn, start=1):
@@ -294,7 +294,7 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 with replacing(path.with_suffix(f".{kind}")) as temporary:
                     figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
-        write_text(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
+        write_file(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
         files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
-    write_text(folder / "files.json", seal_json({FILES: files}))
+    write_file(folder / "files.json", seal_json({FILES: files}))
     return out

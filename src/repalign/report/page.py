@@ -44,7 +44,7 @@ from repalign.figures.kinds import Drawn, of_result, write_figures
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
-from repalign.files import seal_html, write_text
+from repalign.files import seal_html, write_file
 from repalign.measures import MeasureFacts
 from repalign.null import MEANINGS, Unpaired
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardstick_label, yardsticks
@@ -80,7 +80,7 @@ def write_report(
     # As seen from the report's folder, so that both can be moved together.
     where = os.path.relpath((Path(results) / TABLE_FILE).resolve(), path.parent.resolve())
     run = json.loads(json.dumps(alignment.run, sort_keys=True))  # in the order of run.json, read or not
-    write_text(path, seal_html(render(alignment.table, run, where)))
+    write_file(path, seal_html(render(alignment.table, run, where)))
     progress("report", 1, 1)
     if static is not None:
         write_figures(of_result(alignment, progress), Path(static), is_mock(alignment.table), numbered=False)
@@ -165,7 +165,7 @@ def write_study_page(
         reports={label: Path(os.path.relpath(file, path.parent)).as_posix() for label, file in reports.items()},
         skipped=skipped,
     )
-    write_text(path, seal_html(page))
+    write_file(path, seal_html(page))
     return path
 
 

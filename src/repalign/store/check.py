@@ -64,10 +64,10 @@ def check(url: str | os.PathLike[str], deep: bool = True, progress: Progress = s
 def _stranger(files: Files, name: str) -> list[Problem]:
     """A file that does not belong in a store, unless somebody is writing it now."""
     if not TEMPORARY.match(name.rpartition("/")[2]):
-        return [Problem(files.path(name), "does not belong in a feature store", FOREIGN)]
+        return [Problem(f"{files.root}/{name}", "does not belong in a feature store", FOREIGN)]
     if not files.is_abandoned(name):
         return []
-    return [Problem(files.path(name), "is a half-written file of a run that was cut off", "delete it")]
+    return [Problem(f"{files.root}/{name}", "is a half-written file of a run that was cut off", "delete it")]
 
 
 class _Folder:
@@ -98,7 +98,7 @@ class _Folder:
         return found + (self._unfinished() if manifest is None else self._manifest(manifest))
 
     def _problem(self, name: str, problem: str, remedy: str) -> Problem:
-        return Problem(self.files.path(f"{self.folder}/{name}" if name else self.folder), problem, remedy)
+        return Problem(f"{self.files.root}/{self.folder}/{name}".rstrip("/"), problem, remedy)
 
     def _part(self, name: str) -> list[Problem]:
         full = f"{self.folder}/{name}"

@@ -305,7 +305,7 @@ def _read(files: Files, name: str, start: int, stop: int) -> bytearray:
     except FileNotFoundError as error:
         raise BrokenError("is missing") from error
     except OSError as error:
-        raise RepalignError(f"{files.path(name)} cannot be read: {error.strerror or error}") from error
+        raise RepalignError(f"{files.root}/{name} cannot be read: {error.strerror or error}") from error
     if len(data) != stop - start:
         raise BrokenError("is cut short", f"{stop - start:,} bytes from {start:,} on", f"{len(data):,} bytes")
     return data
@@ -375,11 +375,11 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
                 if not PART.match(part["file"]) or len(part["rows"]) != 2:
                     raise ValueError(f"parts[{i}] is {shown(part)}")
     except (ValueError, TypeError, OSError) as error:
-        problem = f"{files.path(name)} is not a manifest of a feature store: {type(error).__name__}: {error}"
+        problem = f"{files.root}/{name} is not a manifest of a feature store: {type(error).__name__}: {error}"
         raise RepalignError(problem, remedy=AGAIN) from error
     if data["format"] not in (1, MANIFEST_FORMAT):
         raise NewerFormat(
-            f"{files.path(name)} is a manifest of another format", expected=f"format 1 or {MANIFEST_FORMAT}",
+            f"{files.root}/{name} is a manifest of another format", expected=f"format 1 or {MANIFEST_FORMAT}",
             got=f"format {data['format']}",
             remedy="install a repalign that knows this format (a newer one, if the number is higher)",
         )
@@ -429,7 +429,7 @@ def refusal(files: Files, folder: str, manifest: Manifest) -> RepalignError:
             field, here, there = found
             where = f"{field}, which is {shown(here)} here and {shown(there)} in {part['file']}"
             break
-    return RepalignError(f"{files.path(f'{folder}/{MANIFEST}')} {manifest.flaw}; the field: {where}", remedy=AGAIN)
+    return RepalignError(f"{files.root}/{folder}/{MANIFEST} {manifest.flaw}; the field: {where}", remedy=AGAIN)
 
 
 def disagreement(manifest: Mapping[str, Any], part: Mapping[str, Any], head: Head) -> tuple[str, object, object] | None:

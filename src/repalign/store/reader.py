@@ -51,7 +51,7 @@ class StoredRepresentation(Representation):
 
     @property
     def path(self) -> str:
-        return self.files.path(self.folder)
+        return f"{self.files.root}/{self.folder}"
 
     def width(self, layer: str) -> int:
         """d of one layer."""
@@ -136,8 +136,8 @@ class StoredRepresentation(Representation):
             return fmt.read_tensor(self.files, name, self._heads[name], tensor)
         except fmt.BrokenError as error:
             raise RepalignError(
-                f"{self.name}: {self.files.path(name)} {error.problem}", expected=error.expected, got=error.got,
-                remedy=f"look at the whole store with `repalign check {self.files.path()}`, delete that part "
+                f"{self.name}: {self.files.root}/{name} {error.problem}", expected=error.expected, got=error.got,
+                remedy=f"look at the whole store with `repalign check {self.files.root}`, delete that part "
                 "and run the extraction again: only what is missing is computed",
             ) from error
 

@@ -54,7 +54,7 @@ class FeatureStore:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.files = open_files(url)
-        self.url = self.files.path()
+        self.url = str(self.files.root)
         if self.files.size(MARKER) is not None:
             self._check_marker()
         elif others := [name for name in self.files.listing() if not TEMPORARY.match(name)]:
@@ -100,7 +100,8 @@ class FeatureStore:
             self.files.write(MARKER, MARKER_TEXT.encode())
         self.files.sweep()
         folder = fmt.folder_of(identity)
-        return Writer(self.files, folder, identity, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
+        place = f"{self.url}/{folder}"
+        return Writer(self.files, folder, place, identity, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
 
     def find(
         self, dataset_fingerprint: str, record_spec: str, revision: str | None, settings: Mapping[str, Any]
@@ -120,15 +121,13 @@ class FeatureStore:
         if manifest is None:
             return None
         fmt.refuse_other(
-            self.files.path(f"{folder}/{fmt.MANIFEST}"), identity, fmt.identity_of(manifest),
-            folder=self.files.path(folder),
+            f"{self.url}/{folder}/{fmt.MANIFEST}", identity, fmt.identity_of(manifest), folder=f"{self.url}/{folder}"
         )
         sizes = self.files.listing(folder)
         for part in manifest["parts"]:
             if sizes.get(part["file"]) != part["size"]:
                 what = "has another size than the manifest says" if part["file"] in sizes else "is missing"
-                path = self.files.path(f"{folder}/{part['file']}")
-                log.warning("%s %s: the extraction is not complete", path, what)
+                log.warning("%s/%s/%s %s: the extraction is not complete", self.url, folder, part["file"], what)
                 return None
         return StoredRepresentation(self.files, folder, manifest)
 
@@ -174,7 +173,7 @@ class FeatureStore:
                 raise ValueError(f"kind {marker['kind']!r}")
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RepalignError(
-                f"{self.files.path(MARKER)} is not the marker of a feature store", expected=MARKER_TEXT.strip(),
+                f"{self.url}/{MARKER} is not the marker of a feature store", expected=MARKER_TEXT.strip(),
                 remedy="if the folder is a store, write the expected line into that file",
             ) from error
         if version != fmt.FORMAT or isinstance(version, bool):
@@ -195,6 +194,7 @@ class Writer:
 
     files: Files
     folder: str
+    place: str  # the folder, for people
     identity: dict[str, Any]  # the fields in which all files of the folder agree
     dataset: Mapping[str, Any]
     record: ModelRecord
@@ -221,14 +221,14 @@ class Writer:
         manifest, _ = fmt.readable(self.files, self.folder)
         if manifest is not None:
             stated = fmt.identity_of(manifest)
-            fmt.refuse_other(self._path(fmt.MANIFEST), self.identity, stated, folder=self._path())
+            fmt.refuse_other(f"{self.place}/{fmt.MANIFEST}", self.identity, stated, folder=self.place)
         expected = {part.file for part in self.parts}
         for file in self.files.listing(self.folder):
             if fmt.PART.match(file) and file not in expected:
                 raise RepalignError(
-                    f"{self._path(file)} is not one of the {len(expected)} parts",
+                    f"{self.place}/{file} is not one of the {len(expected)} parts",
                     expected=f"parts of {self.rows_per_part} rows up to {self.parts[-1].file}", got=file,
-                    remedy=f"use the rows per part that this store was begun with, or delete {self._path()}",
+                    remedy=f"use the rows per part that this store was begun with, or delete {self.place}",
                 )
         return [part for part in self.parts if not self._is_whole(part)]
 
@@ -278,7 +278,7 @@ class Writer:
         stated = [] if manifest is None else manifest["parts"]
         if not any(p["file"] == part.file and p["sha256"] == written.file_sha256 for p in stated):
             if manifest is not None:
-                log.warning("%s: %s is written anew", self._path(), part.file)
+                log.warning("%s: %s is written anew", self.place, part.file)
             self.files.remove(f"{self.folder}/{fmt.MANIFEST}")
         self.files.write(f"{self.folder}/{part.file}", *chunks)
         self._checked[part.index] = written
@@ -339,14 +339,11 @@ class Writer:
 
     # ---- what is there already ------------------------------------------------------------------
 
-    def _path(self, file: str = "") -> str:
-        return self.files.path(f"{self.folder}/{file}" if file else self.folder)
-
     def _all_parts(self) -> dict[str, fmt.Head]:
         """Every part by file name, in order, if all are whole and agree."""
         if missing := self.missing():
             raise RepalignError(
-                f"{self.record.name}: {len(missing)} of {len(self.parts)} parts are missing in {self._path()}",
+                f"{self.record.name}: {len(missing)} of {len(self.parts)} parts are missing in {self.place}",
                 got=f"no {', '.join(part.file for part in missing[:5])}{' ...' if len(missing) > 5 else ''}",
                 remedy="write the missing parts, then finish",
             )
@@ -365,12 +362,12 @@ class Writer:
                 known = fmt.verify(self.files, name)
         except fmt.BrokenError as error:
             if error.problem != "is missing":
-                log.warning("%s %s: it will be written again", self.files.path(name), error)
+                log.warning("%s/%s %s: it will be written again", self.files.root, name, error)
             self._checked.pop(part.index, None)
             return False
-        path = self._path(part.file)
-        fmt.refuse_other(path, self.identity, fmt.identity_of(known.header), folder=self._path())
-        begun = f"use the rows per part that this store was begun with, or delete {self._path()}"
+        path = f"{self.place}/{part.file}"
+        fmt.refuse_other(path, self.identity, fmt.identity_of(known.header), folder=self.place)
+        begun = f"use the rows per part that this store was begun with, or delete {self.place}"
         wanted = {"rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop])}
         for where, value in wanted.items():  # rows first: other rows have other ids
             fmt.refuse_other(path, {where: value}, {where: known.header[where]}, remedy=begun)
@@ -434,7 +431,7 @@ class Writer:
                 continue
         else:
             return
-        who = f"{self.record.name}: {part.file} does not agree with {self._path(first.file)}"
+        who = f"{self.record.name}: {part.file} does not agree with {self.place}/{first.file}"
         expected, got = [name for name, _, _ in head.layers], [name for name, _, _ in layers]
         if got != expected:
             missing, extra = [n for n in expected if n not in got], [n for n in got if n not in expected]
@@ -454,7 +451,7 @@ class Writer:
             ours = json.loads(fmt.canonical(header[where], "the header of a part"))
             if found := fmt.difference(head.header[where], ours, where):
                 name, a, b = found
-                again = f"delete {self._path()} and run the extraction again"
+                again = f"delete {self.place} and run the extraction again"
                 raise RepalignError(
                     f"{who}: {name} differs", expected=f"{name} {fmt.shown(a)}", got=f"{name} {fmt.shown(b)}", remedy=again
                 )

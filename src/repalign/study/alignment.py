@@ -19,7 +19,7 @@ import pyarrow as pa
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
 from repalign.errors import RepalignError
 from repalign.figures import kinds
-from repalign.files import FILES, file_sha256, seal_parquet, write_bytes
+from repalign.files import FILES, file_sha256, seal_parquet, write_file
 from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
@@ -300,7 +300,7 @@ def write_combined(table: pd.DataFrame, path: Path, of: Sequence[Path]) -> Path:
     files = [folder / TABLE_FILE for folder in of]
     stated = {os.path.relpath(file, path.parent).replace(os.sep, "/"): file_sha256(file) for file in files}
     about = {FILES: json.dumps(stated, sort_keys=True)}
-    write_bytes(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False), about))
+    write_file(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False), about))
     return path
 
 

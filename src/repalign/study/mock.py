@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
-from repalign.files import write_text
+from repalign.files import write_file
 from repalign.measures import Measure
 from repalign.sources import parse_spec
 from repalign.study.base import STORE
@@ -144,7 +144,7 @@ class _Smaller:
             out["rows"] = config.rows.model_copy(update={"n": self._scaled(config.rows.n)})
         if config.null.groups is not None:
             groups = self.folder / "groups.csv"
-            write_text(groups, "id,group\n" + "".join(f"{id_},{i % 4}\n" for i, id_ in enumerate(ids)))
+            write_file(groups, "id,group\n" + "".join(f"{id_},{i % 4}\n" for i, id_ in enumerate(ids)))
             out["null"] = config.null.model_copy(update={"groups": str(groups)})
         return config.model_copy(update=out)
 
@@ -197,7 +197,7 @@ def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table
         path = folder / "scores.csv"
         scores = stand_in_scores(wanted, names, seed=0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
+        write_file(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
         out["csv"] = [str(path)]
     if given.bits_per_byte is not None:
         column = next((c for v in study.variants for c in _columns(v.config.dataset)["text"]), "text")

@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError
-from repalign.files import write_bytes, write_text
+from repalign.files import write_file
 from repalign.text import Progress, silent
 from repalign.toyworld import captions, recipes, render, training
 from repalign.toyworld.networks import Words, build, caption_vectors, image_vectors
@@ -129,8 +129,8 @@ def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyMod
         }
         weights, sidecar = _files(folder, name)
         try:
-            write_bytes(weights, data)
-            write_text(sidecar, json.dumps(facts, indent=1, sort_keys=True))
+            write_file(weights, data)
+            write_file(sidecar, json.dumps(facts, indent=1, sort_keys=True))
         except RepalignError as error:
             raise RepalignError(
                 f"toy model {name}: the cache {folder} cannot be written", got=str(error).splitlines()[0],

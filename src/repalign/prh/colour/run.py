@@ -15,7 +15,7 @@ import numpy as np
 from repalign.comparison.alignment import csv_text, from_csv_cell
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.files import FILES, check_files, file_sha256, read_json, seal_json, write_text
+from repalign.files import FILES, check_files, file_sha256, read_json, seal_json, write_file
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
 from repalign.prh.colour.spaces import (
     ColourSpace,
@@ -60,9 +60,9 @@ class ColourResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in _TABLES:
-            write_text(folder / f"{name}.csv", csv_text(getattr(self, name)))
+            write_file(folder / f"{name}.csv", csv_text(getattr(self, name)))
         files = {f"{name}.csv": file_sha256(folder / f"{name}.csv") for name in _TABLES}
-        write_text(folder / "run.json", seal_json({**self.run, FILES: files}))
+        write_file(folder / "run.json", seal_json({**self.run, FILES: files}))
         return folder
 
     @classmethod

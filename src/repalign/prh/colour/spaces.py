@@ -13,7 +13,7 @@ import torch
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.files import write_text
+from repalign.files import write_file
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
 from repalign.measures.measure import DenseRelation, GraphRelation, State, as_features
 from repalign.measures.rdm import COMPARISONS
@@ -112,7 +112,7 @@ def word_space(
     folder.mkdir(parents=True, exist_ok=True)
     rgb = named_colours(words)
     lines = [json.dumps({"id": w, "sentences": [t.format(w) for t in options.templates]}) for w in words]
-    write_text(folder / "colour_words.jsonl", "\n".join(lines) + "\n")
+    write_file(folder / "colour_words.jsonl", "\n".join(lines) + "\n")
     dataset = Dataset.from_table(folder / "colour_words.jsonl", id="id", text="sentences", name="colour words")
     entries = [replace(entry, caption=i) for i in range(len(options.templates))]
     found = extract(dataset, entries, str(folder / "store"), progress=progress, **extraction)
