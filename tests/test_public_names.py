@@ -33,3 +33,13 @@ def test_a_module_that_is_imported_first_does_not_take_the_name():
     program = "from repalign.comparison import pair; import repalign; assert callable(repalign.compare)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_result_shows_itself_without_anyone_asking_for_the_report():
+    program = (
+        "import sys; from repalign.comparison.alignment import COLUMNS, Alignment; import pandas as pd\n"
+        "assert 'repalign.report' not in sys.modules\n"
+        "assert 'without pairs' in Alignment(pd.DataFrame(columns=list(COLUMNS)))._repr_html_()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

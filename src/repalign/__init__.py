@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from repalign import text as _text
+
 try:
     __version__ = version("repalign")
 except PackageNotFoundError:  # a source tree that is not installed
@@ -53,3 +55,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _html_of(alignment: Any) -> str:
+    return import_module("repalign.report").notebook_html(alignment.table, alignment.run)
+
+
+_text.html_of = _html_of

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 UNDEFINED = "–"
 TIMES = "×"
@@ -175,6 +175,12 @@ def named(names: Sequence[str], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+# --- notebooks ---
+
+# A result as HTML. `repalign` sets this as it is imported, and loads the room that makes HTML when a notebook shows a result.
+html_of: Callable[[Any], str]
 
 
 # --- progress ---

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from repalign import text as words
 from repalign.errors import RepalignError, choose
 from repalign.files import (
     FILES,
@@ -180,9 +181,7 @@ class Alignment:
         )
 
     def _repr_html_(self) -> str:
-        from repalign.report import notebook_html
-
-        return notebook_html(self.table, self.run)
+        return words.html_of(self)
 
 
 def rows_of(table: pd.DataFrame, scope: str = "max", measure: str | None = None) -> pd.DataFrame:
