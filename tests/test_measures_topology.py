@@ -56,7 +56,7 @@ def loops(matrix: np.ndarray) -> float:
 def test_bars_of_the_published_matrix_by_hand(seed: int, form: str):
     """The whole 2n x 2n matrix, no triangle of it left out."""
     x, y = pair(seed, n=9)
-    v, w = (distances(torch.from_numpy(a)).numpy() for a in (x, y))
+    v, w = (distances(torch.from_numpy(a)).matrix.numpy() for a in (x, y))
     found = []
     for a, b in ((v, w), (w, v)):
         cross, own = (a, np.minimum(a, b)) if form == "min" else (np.maximum(a, b), b)
@@ -67,7 +67,7 @@ def test_bars_of_the_published_matrix_by_hand(seed: int, form: str):
 
 def test_persistence_of_a_cloud_by_hand():
     x, _ = pair(4, n=16, dx=2)
-    matrix = distances(torch.from_numpy(x)).numpy()
+    matrix = distances(torch.from_numpy(x)).matrix.numpy()
     assert length(bars(matrix)) == pytest.approx(loops(matrix), rel=1e-5) and loops(matrix) > 0.01
 
 
@@ -99,13 +99,13 @@ def test_a_tree_keeps_edges_of_length_zero():
 def test_duplicates_are_at_distance_zero_in_float32():
     x = np.random.default_rng(1).standard_normal((50, 30)).astype(np.float32) + 100
     x[7] = x[3]
-    matrix = distances(torch.from_numpy(x)).numpy()
+    matrix = distances(torch.from_numpy(x)).matrix.numpy()
     assert matrix[3, 7] == 0 and np.count_nonzero(matrix == 0) == 52
 
 
 def test_the_quantile_is_over_all_entries_with_the_diagonal():
     x, _ = pair(6)
-    assert np.quantile(distances(torch.from_numpy(x)).numpy(), 0.9) == pytest.approx(1)
+    assert np.quantile(distances(torch.from_numpy(x)).matrix.numpy(), 0.9) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_homology_is_checked():
 
 def test_total_persistence_of_components_is_the_weight_of_the_tree():
     x, y = pair(12)
-    trees = [length(bars(distances(torch.from_numpy(a)).numpy(), 0)) for a in (x, y)]
+    trees = [length(bars(distances(torch.from_numpy(a)).matrix.numpy(), 0)) for a in (x, y)]
     assert TotalPersistenceDifference()(x, y) == pytest.approx(abs(trees[0] - trees[1]), rel=1e-5)
 
 

@@ -77,7 +77,7 @@ class GULP(Bilinear):
         return DenseRelation.of(gram(upper).to(x.dtype))
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        p, q = norms(a)[:, None], norms(b)[None, :]
+        p, q = norms(a, b)
         return p * p + q * q - 2 * p * q * super().scale(inner, a, b)
 
 

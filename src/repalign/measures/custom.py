@@ -27,14 +27,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.measures.kernel import ESTIMATORS, Estimated
-from repalign.measures.measure import (
-    Bilinear,
-    DenseRelation,
-    GraphRelation,
-    Local,
-    Relation,
-    parameter,
-)
+from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
 from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
 
 _ASYMMETRY = 1e-5  # of the largest entry

@@ -15,14 +15,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
-from repalign.measures.kernel import (
-    ESTIMATORS,
-    KERNELS,
-    Estimated,
-    OfKernels,
-    kernel_relation,
-    norm_products,
-)
+from repalign.measures.kernel import ESTIMATORS, KERNELS, Estimated, OfKernels, kernel_relation, norm_products
 from repalign.measures.measure import (
     ISOMETRIES,
     ISOMETRIES_AND_SCALE,

@@ -22,13 +22,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import as_features, check_paired
-from repalign.measures.measure import (
-    Features,
-    Measure,
-    State,
-    check_flag,
-    parameter,
-)
+from repalign.measures.measure import Features, Measure, State, check_flag, parameter
 from repalign.measures.numerics.precision import widen
 
 

@@ -461,4 +461,5 @@ def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> _Scale
 
 def norm_products(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
     """|A_l| |B_m| in the unit of the features, (la, lb)."""
-    return norms(a)[:, None] * norms(b)
+    p, q = norms(a, b)
+    return p * q

@@ -38,10 +38,6 @@ class Spanned(Features):
 
     basis: Tensor = None  # type: ignore[assignment]
 
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.basis.nbytes
-
     def permute(self, p: Tensor) -> Self:
         return replace(self, values=self.values[p], basis=self.basis[p])
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCRATCH_BYTES", "Batched", "Bilinear", "DenseRelation", "Features", "GraphRelation", "Local", "Measure",
-    "Neighbors", "Relation", "State", "Summary", "as_count", "as_features", "as_layer", "as_number", "check_flag",
+    "Neighbors", "Relation", "SquareState", "State", "Summary", "as_count", "as_features", "as_layer", "as_number", "check_flag",
     "check_paired", "parameter",
 ]  # fmt: skip
 
@@ -42,17 +42,17 @@ __all__ = [
 
 
 class State(ABC):
-    """The result of preparing one layer, once. Immutable."""
+    """The result of preparing one layer, once. Immutable; a dataclass whose first field has an entry for every stimulus."""
 
     @property
-    @abstractmethod
     def n(self) -> int:
         """The number of stimuli."""
+        return len(next(iter(vars(self).values())))
 
     @property
-    @abstractmethod
     def nbytes(self) -> int:
         """Memory held, for a cache that is bounded."""
+        return sum(getattr(value, "nbytes", 0) for value in vars(self).values())
 
     @property
     def width(self) -> int:
@@ -75,16 +75,8 @@ class Features(State):
     norm: float = 1.0
 
     @property
-    def n(self) -> int:
-        return self.values.shape[0]
-
-    @property
     def width(self) -> int:
         return self.values.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
 
     def permute(self, p: Tensor) -> Self:
         return replace(self, values=self.values[p])
@@ -100,10 +92,6 @@ class Summary(State):
     @property
     def n(self) -> int:
         return self.size
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
 
     @property
     def width(self) -> int:
@@ -122,22 +110,25 @@ class Neighbors(State):
     norm: float = 1.0
 
     @property
-    def n(self) -> int:
-        return self.indices.shape[0]
-
-    @property
     def k(self) -> int:
         return self.indices.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return self.indices.nbytes + (0 if self.values is None else self.values.nbytes)
 
     def permute(self, p: Tensor) -> Self:
         inverse = torch.empty_like(p)
         inverse[p] = torch.arange(len(p), device=p.device)
         values = None if self.values is None else self.values[p]
         return replace(self, indices=inverse[self.indices[p]], values=values)
+
+
+@dataclass(frozen=True, eq=False)
+class SquareState(State):
+    """A square matrix (n, n); `norm` is a number that goes with it, 0 if there is no score."""
+
+    matrix: Tensor
+    norm: float = 1.0
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))  # six times faster than [p][:, p]
 
 
 class Relation(State):
@@ -150,10 +141,6 @@ class Relation(State):
     def dense(self) -> Tensor:
         """A as an (n, n) tensor."""
 
-    def facts(self) -> Relation:
-        """Itself without what takes memory; enough for `Bilinear.scale`."""
-        return self
-
     @staticmethod
     def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
@@ -165,14 +152,12 @@ class Relation(State):
 
 
 @dataclass(frozen=True, eq=False)
-class DenseRelation(Relation):
+class DenseRelation(SquareState, Relation):
     """A dense relation, kept at unit Frobenius norm so that float32 products stay well scaled.
 
     `norm` is the Frobenius norm that was divided out (0 if A vanishes: the score is then undefined).
     """
 
-    matrix: Tensor  # (n, n)
-    norm: float
     symmetric: bool = True
 
     @classmethod
@@ -183,22 +168,8 @@ class DenseRelation(Relation):
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
         return cls(matrix / norm, norm, symmetric)
 
-    @property
-    def n(self) -> int:
-        return self.matrix.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes
-
     def dense(self) -> Tensor:
         return self.matrix
-
-    def permute(self, p: Tensor) -> Self:
-        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))  # six times faster than [p][:, p]
-
-    def facts(self) -> Relation:
-        return replace(self, matrix=self.matrix.new_empty(self.n, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -520,6 +491,11 @@ class Batched(Measure):
     @abstractmethod
     def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor: ...
 
+    def scale(self, inner: Tensor, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
+        """Scores (..., la, lb) from what was summed over stimuli: as it is, nan where the norm of either state is 0."""
+        p, q = norms(a, b)
+        return torch.where((p > 0) & (q > 0), inner, math.nan)
+
 
 @dataclass(frozen=True)
 class Local(Measure):
@@ -540,7 +516,7 @@ class Local(Measure):
 
 
 class Bilinear(Batched):
-    """A measure whose states are relations; the score is `scale(<A, B>)`.
+    """A measure whose states are relations; the score is `scale(<A, B>)`, which is affine, the rest fixed per cell.
 
     `dense`: its relations are n x n matrices, and not graphs of few edges.
     """
@@ -550,22 +526,11 @@ class Bilinear(Batched):
     @abstractmethod
     def prepare(self, x: Any) -> Relation: ...
 
-    def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
-        """Turn inner products (..., la, lb) into scores; affine in `inner`, the rest fixed per cell.
-
-        The default suits relations of unit norm: the inner product is the score, nan if either vanishes.
-        """
-        return where_defined(inner, a, b)
-
     def compare_all(self, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         return self.scale(Relation.inner_all(a, b), a, b)
 
 
-def where_defined(scores: Tensor, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
-    """Scores (..., la, lb), nan where the norm of either state is 0."""
-    return torch.where((norms(a) > 0)[:, None] & (norms(b) > 0), scores, math.nan)
-
-
-def norms(states: Sequence[Any]) -> Tensor:
-    """The norms of states (l,), in float64."""
-    return torch.tensor([s.norm for s in states], dtype=torch.float64)
+def norms(a: Sequence[Any], b: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The norms of both sides' states in float64, (la, 1) and (lb,)."""
+    p, q = (torch.tensor([s.norm for s in side], dtype=torch.float64) for side in (a, b))
+    return p[:, None], q

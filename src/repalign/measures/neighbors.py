@@ -32,15 +32,9 @@ from repalign.measures.measure import (
     as_count,
     check_flag,
     parameter,
-    where_defined,
 )
 from repalign.measures.numerics.precision import blocks
-from repalign.measures.numerics.search import (
-    SIMILARITIES,
-    Searching,
-    embed,
-    nearest,
-)
+from repalign.measures.numerics.search import SIMILARITIES, Searching, embed, nearest
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ class CycleKNN(_NeighborLists, Batched):
             for i, s in enumerate(a):
                 returned = (s.indices[step] == home).flatten(2).any(dim=2)  # (lb, r)
                 hits[i] += returned.sum(dim=1).cpu()
-        return where_defined(hits.to(torch.float64) / n, a, b)
+        return self.scale(hits.to(torch.float64) / n, a, b)
 
 
 @dataclass(frozen=True)
@@ -169,7 +163,7 @@ class LCSKNN(_NeighborLists, Batched):
     def compare_all(self, a: Sequence[Neighbors], b: Sequence[Neighbors]) -> Tensor:
         lengths = common_subsequence([s.indices for s in a], [t.indices for t in b])
         per_row = lengths.to(torch.float64) / (a[0].n * (self.k if self.normalized else 1))
-        return where_defined(per_row, a, b)
+        return self.scale(per_row, a, b)
 
 
 @dataclass(frozen=True)
@@ -196,7 +190,7 @@ class EditDistanceKNN(_NeighborLists, Batched):
 
     def compare_all(self, a: Sequence[Neighbors], b: Sequence[Neighbors]) -> Tensor:
         distances = edit_distance([s.indices for s in a], [t.indices for t in b])
-        return where_defined(1 - distances.to(torch.float64) / (a[0].n * self.k), a, b)
+        return self.scale(1 - distances.to(torch.float64) / (a[0].n * self.k), a, b)
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ class _CommonNeighbors(_NeighborLists, Batched):
             ordered = t.indices.sort(dim=1)
             for i, s in enumerate(a):
                 scores[i, j] = self._rows(_places(s.indices, *ordered)).mean()
-        return where_defined(scores, a, b)
+        return self.scale(scores, a, b)
 
 
 @dataclass(frozen=True)

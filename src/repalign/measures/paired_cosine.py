@@ -13,16 +13,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import choose
-from repalign.measures.measure import (
-    Batched,
-    Features,
-    Measure,
-    as_count,
-    as_seed,
-    check_flag,
-    parameter,
-    where_defined,
-)
+from repalign.measures.measure import Batched, Features, Measure, as_count, as_seed, check_flag, parameter
 from repalign.measures.numerics.precision import centred, full_precision, scaled, unit_rows
 
 
@@ -150,7 +141,7 @@ class RelativeRepresentation(Batched):
                 for i, rows in enumerate(left):
                     cosines = (rows * right).sum(dim=1)[rows.any(dim=1) & right.any(dim=1)]
                     out[i, j] += float(cosines.mean().clamp(-1, 1)) / self.draws  # the mean of no rows is nan
-        return where_defined(out, a, b)
+        return self.scale(out, a, b)
 
     def _drawn(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions of the anchors, and of the other rows, for every draw."""

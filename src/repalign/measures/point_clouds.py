@@ -10,14 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import (
-    Features,
-    Measure,
-    Summary,
-    as_count,
-    as_seed,
-    parameter,
-)
+from repalign.measures.measure import Features, Measure, Summary, as_count, as_seed, parameter
 from repalign.measures.numerics.precision import blocks, centred, full_precision, widen
 
 # Squared distances below this share of their terms have lost digits to cancellation and are computed again.

@@ -16,18 +16,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import as_features, check_paired
-from repalign.measures.measure import (
-    Batched,
-    Features,
-    Local,
-    Measure,
-    State,
-    Summary,
-    as_count,
-    as_folds,
-    as_seed,
-    parameter,
-)
+from repalign.measures.measure import Batched, Features, Local, Measure, Summary, as_count, as_folds, as_seed, parameter
 from repalign.measures.numerics.precision import (
     blocks,
     full_precision,
@@ -57,24 +46,10 @@ class _Separation(_SharedSpace):
 
 
 @dataclass(frozen=True, eq=False)
-class Relabelled(State):
-    """Unit rows that stay where they are, and the order in which they are read."""
+class Relabelled(Features):
+    """Unit rows that stay where they are, and the order in which they are read; `norm` is 0 where all are alike."""
 
-    values: Tensor  # (n, d)
-    order: Tensor  # (n,): row i is values[order[i]]
-    constant: bool
-
-    @property
-    def n(self) -> int:
-        return len(self.order)
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.order.nbytes
-
-    @property
-    def width(self) -> int:
-        return self.values.shape[1]
+    order: Tensor = None  # type: ignore[assignment]  # (n,): row i is values[order[i]]
 
     def permute(self, p: Tensor) -> Self:
         return replace(self, order=self.order[p])
@@ -117,21 +92,20 @@ class RetrievalRecall(_SharedSpace, Local, Batched):
 
     def prepare(self, x: Tensor) -> Relabelled:
         embedded = Embedded(x, "cosine")
-        return Relabelled(embedded.rows, torch.arange(len(x), device=embedded.rows.device), embedded.is_constant)
+        norm = 0.0 if embedded.is_constant else 1.0
+        return Relabelled(embedded.rows, norm, torch.arange(len(x), device=embedded.rows.device))
 
     def compare_all(self, a: Sequence[Relabelled], b: Sequence[Relabelled]) -> Tensor:
-        scores = torch.full((len(a), len(b)), math.nan, dtype=torch.float64)
+        scores = torch.empty(len(a), len(b), dtype=torch.float64)
         # Relabellings of one layer share its rows, and so all chances of a hit: one product for all of them.
         for i, s in enumerate(a):
             by_rows: dict[int, list[int]] = {}
             for j, t in enumerate(b):
                 by_rows.setdefault(id(t.values), []).append(j)
             for together in by_rows.values():
-                if s.constant or b[together[0]].constant:
-                    continue
                 orders = torch.stack([b[j].order for j in together])
                 scores[i, together] = self._recall(s, b[together[0]].values, orders).cpu()
-        return scores
+        return self.scale(scores, a, b)
 
     def _recall(self, s: Relabelled, gallery: Tensor, orders: Tensor) -> Tensor:
         """Scores of one layer with relabellings (m, n) of another."""
@@ -308,8 +282,6 @@ class ModalitySeparability(_Separation):
 
     def prepare(self, x: Tensor) -> Summary:
         """Unit rows in the order of their values, so that folds do not depend on the order of the stimuli."""
-        import numpy as np
-
         rows = widen(unit_rows(x)).cpu()
         order = np.lexsort(rows.numpy().T[::-1])
         return Summary(len(x), rows[torch.from_numpy(order.copy())])

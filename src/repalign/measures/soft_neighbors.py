@@ -12,40 +12,18 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import Given
-from repalign.measures.measure import (
-    Bilinear,
-    DenseRelation,
-    Local,
-    Neighbors,
-    State,
-    as_number,
-    check_flag,
-    parameter,
-)
+from repalign.measures.measure import Bilinear, DenseRelation, Local, Neighbors, State, as_number, check_flag, parameter
 from repalign.measures.numerics.precision import blocks
-from repalign.measures.numerics.search import (
-    SIMILARITIES,
-    Searching,
-    embed,
-    nearest,
-)
+from repalign.measures.numerics.search import SIMILARITIES, Searching, embed, nearest
 
 
 @dataclass(frozen=True, eq=False)
 class DistantNeighbors(State):
     """Neighbour lists, and all cosine distances: the lists of one space ask for distances in the other."""
 
-    lists: Neighbors
     matrix: Tensor  # (n, n)
+    lists: Neighbors
     order: Tensor | None = None  # row i here is row order[i] of `matrix`
-
-    @property
-    def n(self) -> int:
-        return self.lists.n
-
-    @property
-    def nbytes(self) -> int:
-        return self.lists.nbytes + self.matrix.nbytes
 
     def permute(self, p: Tensor) -> Self:
         order = p if self.order is None else self.order[p]
@@ -93,7 +71,7 @@ class SecondOrderCosine(Searching, Local):
     def prepare(self, x: Given) -> DistantNeighbors:
         embedded = embed(x, "cosine", self.center)
         lists = Neighbors(nearest(embedded, self.k), norm=0.0 if embedded.is_constant else 1.0)
-        return DistantNeighbors(lists, embedded.cosine_distances())
+        return DistantNeighbors(embedded.cosine_distances(), lists)
 
     def compare(self, a: DistantNeighbors, b: DistantNeighbors) -> float:
         if a.lists.norm == 0 or b.lists.norm == 0:

@@ -16,14 +16,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_RDM, RDM, Given, as_features
-from repalign.measures.measure import (
-    ISOMETRIES_AND_SCALE,
-    Measure,
-    Summary,
-    as_number,
-    check_flag,
-    parameter,
-)
+from repalign.measures.measure import ISOMETRIES_AND_SCALE, Measure, Summary, as_number, check_flag, parameter
 from repalign.measures.numerics.precision import (
     blocks,
     centred,

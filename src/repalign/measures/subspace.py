@@ -387,10 +387,6 @@ class Coordinates(Features):
 
     features: Tensor | None = None  # (r, d)
 
-    @property
-    def nbytes(self) -> int:
-        return super().nbytes + (0 if self.features is None else self.features.nbytes)
-
 
 @dataclass(frozen=True)
 class PWCCA(_OfSubspaces):

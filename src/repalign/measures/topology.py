@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from repalign.measures.measure import (
     Features,
     Local,
     Measure,
+    SquareState,
     State,
     Summary,
     as_count,
@@ -37,61 +38,15 @@ from repalign.measures.numerics.search import embed, nearest
 QUANTILE = 0.9  # of all distances, their unit
 
 
-@dataclass(frozen=True, eq=False)
-class Whole(State):
-    """A layer as it is given, where sets of its stimuli have to be drawn first."""
+def distances(x: Given) -> SquareState:
+    """Euclidean distances (n, n) of the rows, or the dissimilarities of an RDM, over their 0.9 quantile; duplicates are at 0.
 
-    layer: Given
-
-    @property
-    def n(self) -> int:
-        return len(self.layer)
-
-    @property
-    def nbytes(self) -> int:
-        return self.layer.nbytes
-
-    def permute(self, p: Tensor) -> Self:
-        return replace(self, layer=self.layer[p])
-
-
-@dataclass(frozen=True, eq=False)
-class Distances(State):
-    """Euclidean distances (n, n) in the unit of their 0.9 quantile, and the weight of their spanning tree.
-
-    The quantile is over all n^2 entries with the zeros of the diagonal. `matrix` is None where it is 0: most rows are
-    then alike, and there is no unit.
-    """
-
-    matrix: Tensor | None
-    size: int
-    tree: float = 0.0
-
-    @property
-    def n(self) -> int:
-        return self.size
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.matrix is None else self.matrix.nbytes
-
-    def permute(self, p: Tensor) -> Self:
-        if self.matrix is None:
-            return self
-        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))
-
-    def numpy(self) -> np.ndarray | None:
-        return None if self.matrix is None else self.matrix.cpu().numpy()
-
-
-def distances(x: Given) -> Tensor | None:
-    """Euclidean distances (n, n) of the rows, or the dissimilarities of an RDM, over their 0.9 quantile; None where that is 0.
-
-    Duplicates are at 0.
+    The quantile is over all n^2 entries with the zeros of the diagonal. The norm is 0 where it is: most rows are then
+    alike, and there is no unit.
     """
     out = between_rows(x)[0].sqrt_()
     unit = float(np.quantile(out.cpu().numpy(), QUANTILE))
-    return out.div_(unit) if unit > 0 else None
+    return SquareState(out.div_(unit)) if unit > 0 else SquareState(out, 0.0)
 
 
 def spanning_tree(matrix: np.ndarray) -> float:
@@ -199,29 +154,29 @@ class RTD(_Divergence):
     cost: ClassVar[str] = "n^2 d per layer; trials times some seconds per pair at 500 rows, about rows^3"
     aliases: ClassVar[tuple[str, ...]] = ("rtd",)
 
-    def prepare(self, x: Given) -> Distances | Whole:
+    def prepare(self, x: Given) -> SquareState | Features:
         """Distances of all rows, or, where sets of rows have to be drawn first, the layer."""
-        return Whole(x) if len(x) > self.rows else Distances(distances(x), len(x))
+        return Features(x) if len(x) > self.rows else distances(x)  # type: ignore[arg-type]
 
-    def _both(self, a: Distances | Whole, b: Distances | Whole) -> tuple[float, float]:
+    def _both(self, a: SquareState | Features, b: SquareState | Features) -> tuple[float, float]:
         found = []
-        for first, second in zip(self._batches(a), self._batches(b), strict=True):
-            if first is None or second is None:
+        for p, q in zip(self._batches(a), self._batches(b), strict=True):
+            if p.norm == 0 or q.norm == 0:
                 return math.nan, math.nan
+            first, second = p.matrix.cpu().numpy(), q.matrix.cpu().numpy()
             found.append([length(cross_barcode(*pair, self.form)) for pair in ((first, second), (second, first))])
         forward, backward = np.mean(found, axis=0)
         return float(forward), float(backward)
 
-    def _batches(self, state: Distances | Whole) -> Iterator[np.ndarray | None]:
+    def _batches(self, state: SquareState | Features) -> Iterator[SquareState]:
         """Distances of every set of rows."""
-        if isinstance(state, Distances):
-            yield state.numpy()
+        if isinstance(state, SquareState):
+            yield state
             return
         generator = np.random.Generator(np.random.PCG64(self.seed))
         for _ in range(self.trials):
             chosen = torch.from_numpy(generator.choice(state.n, self.rows, replace=False))
-            found = distances(state.layer[chosen])
-            yield None if found is None else found.cpu().numpy()
+            yield distances(state.values[chosen])
 
 
 def cross_barcode(first: np.ndarray, second: np.ndarray, form: str = "min") -> np.ndarray:
@@ -266,17 +221,17 @@ class RTDLite(_Divergence):
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rtd_lite",)
 
-    def prepare(self, x: Given) -> Distances:
-        matrix = distances(x)
-        return Distances(matrix, len(x), 0.0 if matrix is None else spanning_tree(matrix.cpu().numpy()))
+    def prepare(self, x: Given) -> SquareState:
+        """Distances, and the weight of their spanning tree as the norm."""
+        found = distances(x)
+        return replace(found, norm=spanning_tree(found.matrix.cpu().numpy())) if found.norm else found
 
-    def _both(self, a: Distances, b: Distances) -> tuple[float, float]:
-        wx, wy = a.numpy(), b.numpy()
-        if wx is None or wy is None:
+    def _both(self, a: SquareState, b: SquareState) -> tuple[float, float]:
+        if a.norm == 0 or b.norm == 0:
             return math.nan, math.nan
-        together = spanning_tree(np.minimum(wx, wy))
+        together = spanning_tree(torch.minimum(a.matrix, b.matrix).cpu().numpy())
         # The tree of the minimum is never heavier; below 0 is rounding.
-        return max(a.tree - together, 0.0), max(b.tree - together, 0.0)
+        return max(a.norm - together, 0.0), max(b.norm - together, 0.0)
 
 
 @dataclass(frozen=True)
@@ -435,9 +390,9 @@ class PersistenceDistance(_Unpaired):
     def prepare(self, x: Given) -> Summary:
         """The bars (k, 2); one that is nan if there is no diagram."""
         check_size(self, len(x))
-        matrix = distances(x)
-        found = np.full((1, 2), np.nan) if matrix is None else bars(matrix.cpu().numpy(), self.homology)
-        return Summary(len(x), torch.from_numpy(found))
+        found = distances(x)
+        diagram = bars(found.matrix.cpu().numpy(), self.homology) if found.norm else np.full((1, 2), np.nan)
+        return Summary(len(x), torch.from_numpy(diagram))
 
     def compare(self, a: Summary, b: Summary) -> float:
         first, second = (s.values.numpy() for s in (a, b))
@@ -492,8 +447,8 @@ class TotalPersistenceDifference(_Unpaired):
         if self.homology == 1:
             check_size(self, len(x))
         found, total = distances(x), math.nan
-        if found is not None:
-            matrix = found.cpu().numpy()
+        if found.norm:
+            matrix = found.matrix.cpu().numpy()
             total = spanning_tree(matrix) if self.homology == 0 else length(bars(matrix))
         return Summary(len(x), torch.tensor([total], dtype=torch.float64))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import GraphRelation, Measure, Relation, State
+from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, device_of, must_be_bilinear
 
@@ -80,7 +80,8 @@ class Cyclic(Null):
             _spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n]))  # type: ignore[arg-type]
             for h in units(n, self.relabellings)
         ]
-        return Prepared(tuple(s.facts() for s in states), spectra, sum(s.nbytes for s in spectra))  # type: ignore[attr-defined]
+        small = (replace(s, matrix=s.matrix.new_empty(n, 0)) if isinstance(s, DenseRelation) else s for s in states)
+        return Prepared(tuple(small), spectra, sum(s.nbytes for s in spectra))
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.scored(measure, a, b, streams)[1]

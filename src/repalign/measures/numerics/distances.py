@@ -6,19 +6,15 @@ Representational dissimilarity matrices of one layer: which there are, what leav
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repalign.layers import RDM, Given
-from repalign.measures.measure import (
-    ISOMETRIES,
-    DenseRelation,
-    State,
-)
+from repalign.measures.measure import ISOMETRIES, DenseRelation
 from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred, gram, scaled, unit_rows
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
@@ -116,25 +112,6 @@ class Dissimilarities(NamedTuple):
 
     matrix: Tensor
     unit: float
-
-
-@dataclass(frozen=True, eq=False)
-class SquareState(State):
-    """A square matrix (n, n) that belongs to no bilinear score; `norm` is a number that goes with it, 0 if there is no score."""
-
-    matrix: Tensor
-    norm: float = 1.0
-
-    @property
-    def n(self) -> int:
-        return self.matrix.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes
-
-    def permute(self, p: Tensor) -> Self:
-        return replace(self, matrix=self.matrix.index_select(0, p).index_select(1, p))
 
 
 def _sqeuclidean(x: Tensor) -> Dissimilarities:
