@@ -38,7 +38,7 @@ IDS = [f"s{i:02d}" for i in range(N)]
 
 def kinds(r):
     """The kinds of all layers of a representation."""
-    return {r.kind(layer) for layer in r.layers}
+    return set(r.kinds.values())
 
 
 def rsa(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,23 +26,19 @@ from repalign.models import ModelRecord
 class Representation(ABC):
     """Layers in order, each an (n, d) array whose row i belongs to `ids[i]`.
 
-    A layer may be an RDM or a kernel (n, n) instead, whose row i and column i belong to `ids[i]`: see `kind`.
+    A layer may be an RDM or a kernel (n, n) instead, whose row i and column i belong to `ids[i]`: see `kinds`.
     """
 
     record: ModelRecord
+    name: str  # of the record
     dataset_name: str
     dataset_fingerprint: str
     ids: tuple[str, ...]
+    n: int
     layers: tuple[str, ...]
+    widths: tuple[int, ...]  # d of each layer, in order, known without reading it
+    kinds: Mapping[str, str]  # of each layer: "features", "rdm" or "kernel"
     facts: Mapping[str, Any]  # how it was extracted: pooling, dtype, what counts as a layer, versions
-
-    @property
-    def n(self) -> int:
-        return len(self.ids)
-
-    @property
-    def name(self) -> str:
-        return self.record.name
 
     @property
     @abstractmethod
@@ -53,21 +49,12 @@ class Representation(ABC):
     def load(self, layer: str) -> Given:
         """One layer as an (n, d) tensor in its stored dtype, or as the `RDM` or `Kernel` that it is."""
 
-    def kind(self, layer: str) -> str:  # noqa: ARG002
-        """The kind of a layer, without reading it: "features", "rdm" or "kernel"."""
-        return FEATURES
-
-    @cached_property
-    def widths(self) -> tuple[int, ...]:
-        """d of each layer, in order."""
-        return tuple(int(self.load(layer).shape[1]) for layer in self.layers)
-
     def check_layer(self, layer: str) -> None:
         """RepalignError for a layer that is not there."""
         choose("layer", layer, self.layers, f"{self.name}: no layer {layer!r}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MemoryRepresentation(Representation):
     """Arrays that are already in memory."""
 
@@ -78,11 +65,12 @@ class MemoryRepresentation(Representation):
     dataset_fingerprint: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(self.arrays)
+    def __post_init__(self) -> None:
+        self.name, self.n, self.layers = self.record.name, len(self.ids), tuple(self.arrays)
+        self.widths = tuple(x.shape[1] for x in self.arrays.values())
+        self.kinds = {name: kind_of(x) for name, x in self.arrays.items()}
 
-    @property
+    @cached_property
     def key(self) -> str:
         digest = hashlib.sha256()
         for name, array in self.arrays.items():
@@ -98,9 +86,6 @@ class MemoryRepresentation(Representation):
             self.check_layer(layer)
         return self.arrays[layer]
 
-    def kind(self, layer: str) -> str:
-        return kind_of(self.load(layer))
-
 
 class RowsRepresentation(Representation):
     """Row i of every layer is row `order[i]` of another representation; of an RDM or a kernel its columns too."""
@@ -109,8 +94,9 @@ class RowsRepresentation(Representation):
         self, base: Representation, order: Sequence[int], ids: tuple[str, ...], dataset_name: str, dataset_fingerprint: str
     ) -> None:
         self.base, self.order = base, tuple(order)
-        self.record, self.layers, self.facts = base.record, base.layers, base.facts
-        self.ids, self.dataset_name, self.dataset_fingerprint = ids, dataset_name, dataset_fingerprint
+        self.record, self.name, self.facts = base.record, base.name, base.facts
+        self.layers, self.widths, self.kinds = base.layers, base.widths, base.kinds
+        self.ids, self.n, self.dataset_name, self.dataset_fingerprint = ids, len(ids), dataset_name, dataset_fingerprint
 
     @property
     def key(self) -> str:
@@ -119,9 +105,6 @@ class RowsRepresentation(Representation):
     def load(self, layer: str) -> Given:
         return self.base.load(layer)[torch.tensor(self.order)]
 
-    def kind(self, layer: str) -> str:
-        return self.base.kind(layer)
-
 
 class MeanRepresentation(Representation):
     """Every layer is the mean of that layer over several representations of one model, in float32 or wider."""
@@ -129,7 +112,8 @@ class MeanRepresentation(Representation):
     def __init__(self, parts: Sequence[Representation]) -> None:
         first = parts[0]
         self.parts, self.facts = tuple(parts), {**first.facts, "mean_of": len(parts)}
-        self.record, self.layers, self.ids = first.record, first.layers, first.ids
+        self.record, self.name, self.ids, self.n = first.record, first.name, first.ids, first.n
+        self.layers, self.widths, self.kinds = first.layers, first.widths, first.kinds
         self.dataset_name, self.dataset_fingerprint = first.dataset_name, first.dataset_fingerprint
 
     @property
@@ -225,7 +209,7 @@ def mean_of(parts: Sequence[Representation]) -> Representation:
         return first
     check_same_dataset(parts)
     for layer in first.layers:
-        refuse_mean(f"{first.name}, layer {layer}", first.kind(layer), len(parts))
+        refuse_mean(f"{first.name}, layer {layer}", first.kinds[layer], len(parts))
     for other in parts[1:]:
         if (other.record.spec, other.layers) != (first.record.spec, first.layers):
             expected, got = (f"{r.record.spec} with {len(r.layers)} layers" for r in (first, other))

@@ -111,8 +111,8 @@ def compare(
     models = _by_key(models)
     preprocess = None if preprocess is None or preprocess.is_identity else preprocess
     for r in () if preprocess is None else models:
-        preprocess.check({f"{r.name}, layer {layer}": r.kind(layer) for layer in r.layers})
-    kinds = {r.kind(layer): f"{r.name}, layer {layer}" for r in reversed(models) for layer in reversed(r.layers)}
+        preprocess.check({f"{r.name}, layer {layer}": kind for layer, kind in r.kinds.items()})
+    kinds = {r.kinds[layer]: f"{r.name}, layer {layer}" for r in reversed(models) for layer in reversed(r.layers)}
     null = nulls.make_null(null) if isinstance(null, str) else null
     how = _layer_search(search, null)
     budget = default_memory() if memory is None else memory

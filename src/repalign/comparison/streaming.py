@@ -347,10 +347,11 @@ def as_rows(source: Any, layer: str | None = None, *, name: str = "array") -> Ro
                 f"{source.name}: no layer is named", expected=f"(representation, layer), with one of {len(source.layers)} layers",
                 got="a representation alone", remedy=f"for instance the last one, {source.layers[-1]!r}" if source.layers else None,
             )  # fmt: skip
-        if source.kind(layer) != FEATURES:
+        source.check_layer(layer)
+        if source.kinds[layer] != FEATURES:
             raise RepalignError(
                 f"{source.name}, layer {layer!r}: rows of features are read here", expected="a layer of features (n, d)",
-                got=f"a layer given as {source.kind(layer)}",
+                got=f"a layer given as {source.kinds[layer]}",
                 remedy="compare it with repalign.compare, which takes RDMs and kernels",
             )  # fmt: skip
         if isinstance(source, StoredRepresentation):

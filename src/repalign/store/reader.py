@@ -27,11 +27,14 @@ class StoredRepresentation(Representation):
     def __init__(self, files: Files, folder: str, manifest: dict[str, Any]) -> None:
         self.files, self.folder, self.manifest = files, folder, manifest
         self.record = ModelRecord(**manifest["record"])
+        self.name = self.record.name
         self.dataset_name = str(manifest["dataset"].get("name", ""))
         self.dataset_fingerprint = manifest["dataset"]["fingerprint"]
-        self.ids = tuple(manifest["ids"])
+        self.ids, self.n = tuple(manifest["ids"]), len(manifest["ids"])
         self.layers = tuple(layer["name"] for layer in manifest["layers"])
-        self.widths = tuple(layer["width"] for layer in manifest["layers"])  # without reading any
+        self.widths = tuple(layer["width"] for layer in manifest["layers"])
+        asked = manifest["settings"].get("kind")
+        self.kinds = dict.fromkeys(self.layers, asked if asked in KINDS else FEATURES)
         self.extras: tuple[str, ...] = tuple(manifest["extras"])
         self.facts: Mapping[str, Any] = manifest["facts"]
         self._described = {layer["name"]: layer for layer in manifest["layers"]}
@@ -75,19 +78,14 @@ class StoredRepresentation(Representation):
                 raise RepalignError(problem, expected=f"{field} {ours}", got=f"{field} {other}")
         return StoredRepresentation(self.files, self.folder, {**self.manifest, "record": record.to_dict()})
 
-    def kind(self, layer: str) -> str:
-        """As the extraction was asked for, of all its layers."""
-        if layer not in self._described:
-            self.check_layer(layer)
-        asked = self.manifest["settings"].get("kind")
-        return asked if asked in KINDS else FEATURES
-
     def load(self, layer: str) -> Given:
         """One layer as an (n, d) tensor in its stored dtype, or as the RDM or Kernel that it is.
 
         RepalignError if a part is missing or broken.
         """
-        kind, form = self.kind(layer), self._described[layer]
+        if layer not in self._described:
+            self.check_layer(layer)
+        kind, form = self.kinds[layer], self._described[layer]
         out = torch.empty(self.n, form["width"], dtype=fmt.TORCH_DTYPES[form["dtype"]])
         for part in self.manifest["parts"]:
             start, stop = part["rows"]
@@ -153,6 +151,7 @@ class BrokenRepresentation(StoredRepresentation):
         self.files, self.folder = files, folder
         said = manifest.data["record"]
         self.record = ModelRecord(said["spec"], said["name"], said["modality"], said["revision"])
+        self.name = self.record.name
         self._broken = manifest
 
     def __repr__(self) -> str:
