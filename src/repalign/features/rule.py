@@ -43,14 +43,16 @@ _ENDS = re.compile(r"(.*[\W_])?(ids?|uids?|uuids?|guids?)|.*[a-z](Ids?|IDs?)", r
 # --- a source, and what is said of it ------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Block:
     """One named thing of a file or an object.
 
-    `shape` is its whole shape; -1 stands for lengths that differ from row to row. `load` gives the numbers as a tensor,
-    `values` a list of the values of its rows (None for a row without one). `place` is "index" for the index of a frame and
-    "beside" for ids that are no array or column: metadata, a sidecar file, an argument. `says_rows`: it is there to
-    say which row is which. `counts`: an index that only numbers the rows from 0.
+    `shape` is its whole shape; -1 stands for lengths that differ from row to row, and is "?" in `shown`. `load` gives the
+    numbers as a tensor, `values` a list of the values of its rows (None for a row without one). `place` is "index" for the
+    index of a frame and "beside" for ids that are no array or column: metadata, a sidecar file, an argument. `says_rows`: it
+    is there to say which row is which. `counts`: an index that only numbers the rows from 0. `label` is its name in errors
+    and sentences, with what it is. `id_tier` says how surely it is called an id: 0 for ids that are declared or called just
+    so, 1 for names that end in it.
     """
 
     name: str
@@ -65,34 +67,20 @@ class Block:
     says_rows: bool = False
     counts: bool = False
 
-    @property
-    def label(self) -> str:
-        """The block in an error or in a sentence: its name and what it is."""
-        if self.place == "beside":
-            return self.name
+    def __post_init__(self) -> None:
+        name, flat = self.name, len(self.shape) == 1
+        self.shown = str(tuple(self.shape)).replace("-1", "?")
+        self.is_scalars = self.place == "column" and flat  # one value per row
+        self.is_vectors = self.kind == "float" and len(self.shape) == 2 and -1 not in self.shape  # all of one length
+        self.label = name if self.place == "beside" else f"{name} ({self.dtype}{'' if self.is_scalars else f' {self.shown}'})"
         if self.place == "index":
-            return f"the index{'' if self.name == UNNAMED_INDEX else f' {self.name}'} ({self.dtype})"
-        return f"{self.name} ({self.dtype}{'' if self.is_scalars else f' {shown_shape(self.shape)}'})"
-
-    @property
-    def is_scalars(self) -> bool:
-        """Whether it is a column of one value per row."""
-        return self.place == "column" and len(self.shape) == 1
-
-    @property
-    def is_vectors(self) -> bool:
-        """Whether it holds a vector of floats in every row, all of one length."""
-        return self.kind == "float" and len(self.shape) == 2 and -1 not in self.shape
-
-    @property
-    def id_tier(self) -> int | None:
-        """How surely it is called an id: 0 for ids that are declared or called just so, 1 for names that end in it."""
-        if len(self.shape) != 1 or self.kind in ("boolean", "complex"):
-            return None
-        if self.says_rows or _EXACT.fullmatch(self.name):
-            return 0
-        ends = self.place != "index" and (_ENDS.fullmatch(self.name) or _ENDS.fullmatch(self.name.lower()))
-        return 1 if ends else None
+            self.label = f"the index{'' if name == UNNAMED_INDEX else f' {name}'} ({self.dtype})"
+        self.id_tier: int | None = None
+        if flat and self.kind not in ("boolean", "complex"):
+            if self.says_rows or _EXACT.fullmatch(name):
+                self.id_tier = 0
+            elif self.place != "index" and (_ENDS.fullmatch(name) or _ENDS.fullmatch(name.lower())):
+                self.id_tier = 1
 
 
 @dataclass(frozen=True)
@@ -189,6 +177,7 @@ class Found:
     """The layers and ids of one source, as they were read."""
 
     layers: dict[str, Given]  # each (n, d) in its own dtype, or an RDM or a Kernel
+    n: int
     ids: tuple[str, ...] | None
     how: str = ""  # one sentence: what the features are, what names the rows, what was left out
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -197,15 +186,6 @@ class Found:
     what: str = "x"
     candidates: tuple[Block, ...] = ()  # what is not called an id and could be one; none if the caller said `rows`
     by_rows: bool = False
-
-    @property
-    def n(self) -> int:
-        return len(next(iter(self.layers.values())))
-
-
-def shown_shape(shape: Sequence[int]) -> str:
-    """A shape in a sentence: (5, ?)."""
-    return str(tuple(shape)).replace("-1", "?")
 
 
 def listed(names: Sequence[str], limit: int = 8) -> str:
@@ -254,8 +234,15 @@ def apply(table: Table, reading: Reading) -> Found:
     """Load the layers and ids that the rule finds in a table."""
     parts = _parts(table, reading)
     chosen = [b for part in parts.values() for b in part]
-    if table.disk_bytes is not None:
-        _check_memory(table, chosen, table.disk_bytes)
+    if table.disk_bytes is not None:  # a small archive may unpack to any size
+        named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
+        needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *named})
+        if needed > (there := available_bytes()):
+            raise RepalignError(
+                f"{table.what}: its arrays do not fit in memory", expected=f"at most {there / 1e9:.3g} GB, which are free",
+                got=f"{needed / 1e9:.3g} GB by its header, {table.disk_bytes / 1e9:.3g} GB on disk",
+                remedy="store fewer layers or stimuli in one file",
+            )
     ids, named, of = _choose_ids(table, reading, chosen)
     layers, words = _load(table, parts, reading, reading.n if ids is None else len(ids))
     n = len(next(iter(layers.values())))
@@ -277,7 +264,7 @@ def apply(table: Table, reading: Reading) -> Found:
     sentences = [words, named, f"left out: {names_of(left)}" if left else ""]
     how = f"{table.what}: " + "; ".join(s for s in sentences if s)
     about = (table.facts, table.n_parameters, table.scores, table.what)
-    return Found(layers, ids, how, *about, tuple(candidates), reading.rows)
+    return Found(layers, n, ids, how, *about, tuple(candidates), reading.rows)
 
 
 def widths(table: Table, reading: Reading) -> dict[str, int]:
@@ -314,7 +301,7 @@ def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
         if block.kind not in (*NUMBERS, "complex", "pairs") or len(block.shape) < 2:
             raise RepalignError(
                 f"{table.what}: {block.label} holds no vectors", expected="a list column or an array (n, d)",
-                got=f"shape {shown_shape(block.shape)}",
+                got=f"shape {block.shown}",
                 remedy=f"for single columns {option('features', reading.vector)}",
             )
         return {reading.vector: [block]}
@@ -398,7 +385,7 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
             where = table.what if name == FEATURES else f"{table.what}, {name}"
             inner = _pairs(x, part, reading.kind, where, name, len(parts) == 1)
             layers |= inner
-            alone = shown_shape(first.shape) if name == FEATURES else first.label
+            alone = first.shown if name == FEATURES else first.label
             more = f", {len(inner)} layers" if len(inner) > 1 else ""
             words.append(f"{said(kind_of(next(iter(inner.values()))))}: {alone}{more}")
         elif isinstance(x, list):
@@ -412,7 +399,7 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
             layers[name] = _floating(x)
     chosen = [b for part in parts.values() for b in part]
     if not words:
-        alone = chosen[0].label if table.form != "array" else f"{chosen[0].dtype} {shown_shape(chosen[0].shape)}"
+        alone = chosen[0].label if table.form != "array" else f"{chosen[0].dtype} {chosen[0].shown}"
         words.append(f"layers: {listed(list(layers))}" if len(layers) > 1 else f"features: {alone}")
     sure = reading.vector is not None or reading.kind is not None or bool(reading.features)
     for name, x in layers.items():
@@ -488,19 +475,6 @@ def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> st
         "(n, d) arrays, in a study `axes: nld`), or give as many ids as there are stimuli; pool tokens to one vector first"
         + ("; or say --rdm or --kernel of a stack (m, n, n)" if second == third else ""),
     )
-
-
-def _check_memory(table: Table, chosen: Sequence[Block], on_disk: int) -> None:
-    """Refuse a file whose numbers do not fit in memory: a small archive may unpack to any size."""
-    named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
-    needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *named})
-    there = available_bytes()
-    if needed > there:
-        raise RepalignError(
-            f"{table.what}: its arrays do not fit in memory", expected=f"at most {there / 1e9:.3g} GB, which are free",
-            got=f"{needed / 1e9:.3g} GB by its header, {on_disk / 1e9:.3g} GB on disk",
-            remedy="store fewer layers or stimuli in one file",
-        )
 
 
 def available_bytes() -> int:
