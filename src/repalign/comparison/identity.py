@@ -17,7 +17,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -80,107 +80,109 @@ def identity(*values: object) -> str:
     return walk.digest.hexdigest()[:32]
 
 
+class _Word(str):
+    """Text that is said as it is among the parts of a value."""
+
+
 @dataclass
 class _Walk:
     depth: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     seen: dict[int, tuple[int, object]] = field(default_factory=dict)  # with the object, so that its id stays its own
 
-    def say(self, *words: object) -> None:
-        for word in words:
-            data = word if isinstance(word, (bytes, memoryview)) else str(word).encode("utf-8", "surrogatepass")
-            self.digest.update(f"{len(data)}:".encode())  # so that no two texts run together alike
-            self.digest.update(data)
-
-    def by_name(self, held: Mapping[str, object]) -> None:
-        for name in sorted(held):
-            self.say(name)
-            self.add(held[name])
-
     def add(self, *values: object) -> None:
         for value in values:
             # Equal constants of code may be one object or several, as Python pleases: they count by content.
             by_content = isinstance(value, (tuple, frozenset, CodeType))
-            if isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
-                self.say(type(value).__name__, repr(value))
+            words: Iterable[object]
+            words, parts = (), ()
+            if isinstance(value, _Word):
+                words = (value,)
+            elif isinstance(value, _SIMPLE) and type(value) in _SIMPLE:
+                words = type(value).__name__, repr(value)
             elif not by_content and id(value) in self.seen:
-                self.say("as before", self.seen[id(value)][0])
+                words = "as before", self.seen[id(value)][0]
             else:
                 if not by_content:
                     self.seen[id(value)] = len(self.seen), value
                 if self.depth > _DEEPEST:
-                    self.say("deeper", type(value).__qualname__)
-                    continue
-                self.depth += 1
-                self._add(value)
-                self.depth -= 1
+                    words = "deeper", type(value).__qualname__
+                else:
+                    words, parts = _parts(value, self.depth + 1)
+            for word in words:
+                data = word if isinstance(word, (bytes, memoryview)) else str(word).encode("utf-8", "surrogatepass")
+                self.digest.update(f"{len(data)}:".encode())  # so that no two texts run together alike
+                self.digest.update(data)
+            self.depth += 1
+            self.add(*parts)
+            self.depth -= 1
 
-    def _add(self, value: Any) -> None:
-        kind = type(value)
-        if kind in (list, tuple):
-            self.say(kind.__name__, len(value))
-            self.add(*value)
-        elif isinstance(value, (set, frozenset)):  # their order changes from process to process
-            self.say("set", *sorted(self._apart(v) for v in value))
-        elif isinstance(value, Mapping):
-            self.say("mapping", len(value))
-            self.add(*(part for item in value.items() for part in item))
-        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            self.say("array", value.dtype, value.shape, np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        elif isinstance(value, np.ndarray):
-            self.say("array", value.shape)
-            self.add(*value.ravel().tolist())
-        elif isinstance(value, torch.Tensor):
-            flat = value.detach().cpu().contiguous().flatten()
-            self.say("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().data)
-        elif isinstance(value, (np.generic, torch.dtype, torch.device, Path, enum.Enum)):
-            self.say(kind.__qualname__, value)
-        elif isinstance(value, re.Pattern):
-            self.say("pattern", value.pattern, value.flags)
-        elif isinstance(value, CodeType):
-            self.say("code", value.co_code, value.co_exceptiontable, value.co_flags)
-            self.say(value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
-            self.say(*value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars)
-            self.add(*value.co_consts)
-        elif isinstance(value, ModuleType):
-            self._module(value)
-        elif (found := _unwrapped(value)) is not None:
-            self.say(kind.__qualname__)
-            self.add(*found)
-        elif isinstance(value, type):
-            if (named := _named(value)) is not None:
-                self.say(*named)
-            else:
-                self.say("class", value.__qualname__)
-                self.add(*(base for base in value.__mro__[1:] if base is not object))
-                self.by_name({name: held for name, held in vars(value).items() if name not in _IDLE})
-        elif inspect.isroutine(value):  # written in C
-            self.say(*(_named(value) or ("named", "builtins", value.__qualname__, _version("builtins"))))
-        else:  # its class, and what it holds but what it has only remembered
-            self.add(kind)
-            declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
-            slots = {s for own in declared for s in ([own] if isinstance(own, str) else own)} - {"__dict__", "__weakref__"}
-            held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
-            remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
-            self.by_name({name: held[name] for name in held if name not in remembered})
 
-    def _apart(self, value: object) -> str:
-        walk = _Walk(self.depth)
-        walk.add(value)
-        return walk.digest.hexdigest()
+def _parts(value: Any, depth: int) -> tuple[Iterable[object], Iterable[object]]:
+    """What is said of a value, and what it is made of."""
+    kind = type(value)
+    words: list[object] = [kind.__qualname__]
+    parts: Iterable[object] = ()
+    held: Mapping[str, object] = {}  # parts with names, which are said too
+    unwrap = next((how for type_, how in _UNWRAP.items() if isinstance(value, type_)), None)
+    wrapped = inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
+    if kind in (list, tuple):
+        words, parts = [kind.__name__, len(value)], value
+    elif isinstance(value, (set, frozenset)):  # their order changes from process to process
+        apart = [_Walk(depth) for _ in value]
+        for walk, one in zip(apart, value, strict=True):
+            walk.add(one)
+        words = ["set", *sorted(walk.digest.hexdigest() for walk in apart)]
+    elif isinstance(value, Mapping):
+        words, parts = ["mapping", len(value)], [part for item in value.items() for part in item]
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        words = ["array", value.dtype, value.shape, np.ascontiguousarray(value).reshape(-1).view(np.uint8).data]
+    elif isinstance(value, np.ndarray):
+        words, parts = ["array", value.shape], value.ravel().tolist()
+    elif isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().flatten()
+        words = ["tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().data]
+    elif isinstance(value, (np.generic, torch.dtype, torch.device, Path, enum.Enum)):
+        words.append(value)
+    elif isinstance(value, re.Pattern):
+        words = ["pattern", value.pattern, value.flags]
+    elif isinstance(value, CodeType):
+        words = ["code", value.co_code, value.co_exceptiontable, value.co_flags]
+        words += [value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount]
+        words += [*value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars]
+        parts = value.co_consts
+    elif isinstance(value, ModuleType):
+        words, parts, held = _module_parts(value)
+    elif unwrap is not None:
+        parts = unwrap(value)
+    elif wrapped is not None:  # functools.cache and its like
+        parts = [wrapped]
+    elif isinstance(value, type) and (named := _named(value)) is not None:
+        words = named
+    elif isinstance(value, type):
+        words, parts = ["class", value.__qualname__], [base for base in value.__mro__[1:] if base is not object]
+        held = {name: inner for name, inner in vars(value).items() if name not in _IDLE}
+    elif inspect.isroutine(value):  # written in C
+        words = _named(value) or ["named", "builtins", value.__qualname__, _version("builtins")]
+    else:  # its class, and what it holds but what it has only remembered
+        words, parts = [], [kind]
+        declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
+        slots = {s for own in declared for s in ([own] if isinstance(own, str) else own)} - {"__dict__", "__weakref__"}
+        held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
+        remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
+        held = {name: held[name] for name in held if name not in remembered}
+    return words, [*parts, *(part for name in sorted(held) for part in (_Word(name), held[name]))]
 
-    def _module(self, module: ModuleType) -> None:
-        if (named := _named(module)) is not None:
-            self.say("module", *named)
-            return
-        self.say("module", module.__name__.rpartition(".")[2])
-        if getattr(module, "__file__", None):
-            from repalign.sources.torch import imported_code, source_digest
 
-            self.say(source_digest(module))
-            self.add(*(part for item in imported_code(module).items() for part in item))
-        else:  # made by hand, or in a notebook
-            self.by_name({name: value for name, value in vars(module).items() if not name.startswith("__")})
+def _module_parts(module: ModuleType) -> tuple[list[object], Iterable[object], Mapping[str, object]]:
+    if (named := _named(module)) is not None:
+        return ["module", *named], (), {}
+    words: list[object] = ["module", module.__name__.rpartition(".")[2]]
+    if not getattr(module, "__file__", None):  # made by hand, or in a notebook
+        return words, (), {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    from repalign.sources.torch import imported_code, source_digest
+
+    return [*words, source_digest(module)], [part for item in imported_code(module).items() for part in item], {}
 
 
 def _named(value: Any) -> list[object] | None:
@@ -192,11 +194,15 @@ def _named(value: Any) -> list[object] | None:
     name = getattr(value, "__qualname__", "")
     if not isinstance(module, str):
         return None
-    top = module.split(".")[0]
-    if top == "repalign":  # or what only says that it is ours
-        return ["named", _FIRST.get(name, module), name, None] if _is_ours(value, module) else None
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    if top in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(file).parts):
+    top, there = module.split(".")[0], sys.modules.get(module)
+    if top == "repalign":  # it was defined there: a name alone can be given to anything
+        is_ours = there is not None
+        if isinstance(value, FunctionType):
+            is_ours = is_ours and value.__globals__ is vars(there)
+        elif isinstance(value, type) and "<locals>" not in name:
+            is_ours = is_ours and functools.reduce(lambda at, part: getattr(at, part, None), name.split("."), there) is value
+        return ["named", _FIRST.get(name, module), name, None] if is_ours else None
+    if top in sys.stdlib_module_names or not _INSTALLED.isdisjoint(Path(getattr(there, "__file__", None) or "").parts):
         return ["named", module, name, _version(module)]
     return None
 
@@ -220,15 +226,6 @@ _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
     functools.partialmethod: lambda p: [p.func, p.args, p.keywords],
     MethodType: lambda m: [m.__func__, m.__self__],
 }
-
-
-def _unwrapped(value: Any) -> list[object] | None:
-    """The parts of a callable or a descriptor; None for anything else."""
-    for kind, parts in _UNWRAP.items():
-        if isinstance(value, kind):
-            return parts(value)
-    inner = inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
-    return None if inner is None else [inner]  # functools.cache and its like
 
 
 def _names(code: CodeType) -> set[str]:
@@ -255,18 +252,6 @@ def _imported_within(f: FunctionType) -> list[ModuleType]:
                 with contextlib.suppress(ImportError):  # it may be missing; if it may not, the function says so
                     out.append(importlib.import_module(name, f.__globals__.get("__package__")))
     return out
-
-
-def _is_ours(value: Any, module: str) -> bool:
-    """Whether it is this module, or was defined in it: a name alone can be given to anything."""
-    there = sys.modules.get(module)
-    if there is None or isinstance(value, ModuleType):
-        return there is not None
-    if isinstance(value, FunctionType):
-        return value.__globals__ is vars(there)
-    if isinstance(value, type) and "<locals>" not in value.__qualname__:
-        return functools.reduce(lambda at, part: getattr(at, part, None), value.__qualname__.split("."), there) is value
-    return True
 
 
 @functools.cache
