@@ -249,8 +249,8 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
 
 # --- tables as text ------------------------------------------------------------------------------
 
-_RUNS = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet takes for a formula
-_DIGITS = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# The beginning of what a spreadsheet takes for a formula, but for a number.
+_FORMULA = re.compile(r"\A(?![+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z)(?='*[=+\-@\t\r])")
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -258,21 +258,16 @@ def csv_text(frame: pd.DataFrame) -> str:
 
     Numbers stay as they are, also those in text. `from_csv_cell` takes the apostrophe away.
     """
-    safe, quoting = frame.rename(columns=_csv_cell), csv.QUOTE_MINIMAL
+    safe, quoting = frame.set_axis([_FORMULA.sub("'", str(name)) for name in frame.columns], axis=1), csv.QUOTE_MINIMAL
     for i, kind in enumerate(safe.dtypes):
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
-            cells = [_csv_cell(value) for value in safe.iloc[:, i]]
+            cells = [_FORMULA.sub("'", value) if isinstance(value, str) else value for value in safe.iloc[:, i]]
             safe.isetitem(i, pd.Series(cells, safe.index, dtype=object))
             if any(isinstance(cell, str) and "\r" in cell for cell in cells):
                 quoting = csv.QUOTE_NONNUMERIC  # alone it is not quoted, and ends a row for many readers
     return safe.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
-def _csv_cell(value: object) -> object:
-    is_formula = isinstance(value, str) and _RUNS.match(value) and not _DIGITS.fullmatch(value)
-    return f"'{value}" if is_formula else value
-
-
 def from_csv_cell(text: str) -> str:
     """A text as it was before `csv_text`."""
-    return text[1:] if text.startswith("'") and _RUNS.match(text[1:]) and not _DIGITS.fullmatch(text[1:]) else text
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
