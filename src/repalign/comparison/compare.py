@@ -108,19 +108,24 @@ def compare(
     if not x or y == []:
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
     check_same_dataset(models)
-    models = _by_key(models)
+    by_name: dict[str, Representation] = {}
+    for r in models:
+        other = by_name.setdefault(r.name, r)
+        if other is not r and other.key != r.key:
+            specs = f"{other.record.spec} and {r.record.spec}"
+            remedy = "give one of them another `name`"
+            raise RepalignError(f"two models are called {r.name!r}", expected="one name per model", got=specs, remedy=remedy)
     preprocess = None if preprocess is None or preprocess.is_identity else preprocess
     for r in () if preprocess is None else models:
         preprocess.check({f"{r.name}, layer {layer}": kind for layer, kind in r.kinds.items()})
     kinds = {r.kinds[layer]: f"{r.name}, layer {layer}" for r in reversed(models) for layer in reversed(r.layers)}
     null = nulls.make_null(null) if isinstance(null, str) else null
-    how = _layer_search(search, null)
     budget = default_memory() if memory is None else memory
     chosen = applicable(
-        default_measures(kinds) if measures is None else measures, x, y, null, kinds, limit=limit, progress=progress, search=how,
+        default_measures(kinds) if measures is None else measures, x, y, null, kinds, limit=limit, progress=progress, search=search,
         plain=preprocess is None and set(kinds) == {FEATURES}, memory=max(budget, 4 * default_memory()),
     )  # fmt: skip
-    settings = {m: Settings(used, how, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
+    settings = {m: Settings(used, chosen.search, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
     tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
     twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]
     if not tiles:
@@ -148,30 +153,6 @@ def compare(
     if folder is not None:
         alignment.save(folder)
     return alignment
-
-
-def _by_key(models: Sequence[Representation]) -> list[Representation]:
-    """Each model once. Raises RepalignError where two have one name."""
-    seen: dict[str, Representation] = {}
-    for r in models:
-        other = seen.setdefault(r.name, r)
-        if other is not r and other.key != r.key:
-            raise RepalignError(
-                f"two models are called {r.name!r}", expected="one name per model",
-                got=f"{other.record.spec} and {r.record.spec}", remedy="give one of them another `name`",
-            )  # fmt: skip
-    return list({r.key: r for r in models}.values())
-
-
-def _layer_search(search: str | None, null: nulls.Null) -> str:
-    """The search in full words: the studentised maximum, or the first that the null allows."""
-    if search is None:
-        return null.searches[0] if null.searches else str(nulls.Search())
-    how = str(nulls.Search.parse(search))
-    if null.searches and how not in null.searches:
-        expected = " or ".join(null.searches)
-        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
-    return how
 
 
 def pair(

@@ -6,7 +6,7 @@ Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +71,31 @@ def examine(
     `stored_dtype` is the dtype that the values went through ("float16", "bfloat16", ...), `k` the neighbourhood that
     duplicates are held against. `facts` are those of the extraction: they tell which tokens a mean over tokens is made of.
     """
-    dtype = getattr(torch, stored_dtype or "", x.dtype)
-    found = _pairs(x, k) if isinstance(x, Pairwise) else _features(x, dtype, k, layer, facts or {})
-    return [Finding(model, layer, *one) for one in found]
+    told: list[Iterable[tuple[str, str, str]]] = []
+    if isinstance(x, Pairwise):
+        told.append(_pairs(x, k))
+    else:
+        work, facts = torch.float64 if x.dtype == torch.float64 else torch.float32, facts or {}
+        # NaN and infinity both survive a sum; a sum that overflows is looked at entry by entry.
+        rows = blocks(len(x), 4 * x.shape[1], BLOCK_BYTES)
+        lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in rows])
+        bad = lost[~torch.isfinite(x[lost]).all(dim=1)]
+        if len(bad):
+            return [Finding(model, layer, "non-finite", "serious", (
+                f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
+                "run the model in float32 or leave these stimuli out"
+            ))]  # fmt: skip
+        seen, dtype = _facts(x, work, rows), getattr(torch, stored_dtype or "", x.dtype)
+        if dtype in (torch.float16, torch.bfloat16):
+            told.append(_digits(x, seen.largest, dtype, rows))
+        if "token_norms" in facts:
+            told.append(_tokens(facts["token_norms"].get(layer, {}), facts))
+        if seen.constant:
+            message = f"all {len(x)} rows are the same: every score with this layer is undefined (nan)"
+            told.append([("constant", "serious", message)])
+        else:
+            told += [_rows(x, seen, k), _space(seen)]
+    return [Finding(model, layer, *one) for some in told for one in some]
 
 
 def summarise(findings: Sequence[Finding]) -> list[str]:
@@ -91,30 +113,6 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
 
 
 # --- layers of features --------------------------------------------------------------------------
-
-
-def _features(x: Tensor, dtype: torch.dtype, k: int, layer: str, facts: Mapping[str, Any]) -> Told:
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    # NaN and infinity both survive a sum; a sum that overflows is looked at entry by entry.
-    rows = blocks(len(x), 4 * x.shape[1], BLOCK_BYTES)
-    lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in rows])
-    bad = lost[~torch.isfinite(x[lost]).all(dim=1)]
-    if len(bad):
-        yield "non-finite", "serious", (
-            f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
-            "run the model in float32 or leave these stimuli out"
-        )
-        return
-    seen = _facts(x, work, rows)
-    if dtype in (torch.float16, torch.bfloat16):
-        yield from _digits(x, seen.largest, dtype, rows)
-    if "token_norms" in facts:
-        yield from _tokens(facts["token_norms"].get(layer, {}), facts)
-    if seen.constant:
-        yield "constant", "serious", f"all {len(x)} rows are the same: every score with this layer is undefined (nan)"
-        return
-    yield from _rows(x, seen, k)
-    yield from _space(seen)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,14 +49,11 @@ class Way:
     name: ClassVar[str] = ""  # as tiles call it
     by: ClassVar[str] = ""  # what judges, if not the null
     states: ClassVar[bool] = True  # whether it prepares states
+    closed: ClassVar[bool] = False  # whether closed forms alone judge, whatever null is asked for
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
         """Whether it computes this measure; `plain`: all layers are features, taken as they are."""
         return True
-
-    def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:
-        """The null that is really used; it is what the result names."""
-        return asked.resolve(measure, n, spectra=n <= ABOVE["streamed"])
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:  # noqa: ARG002
         """The cost of these tiles in a sentence; empty if it is usual."""
@@ -102,15 +99,12 @@ class Streamed(Way):
 class Closed(Way):
     """Mutual k-NN from the exact neighbours of all rows, searched for tile by tile, with moments in the place of draws."""
 
-    name, by = "closed", nulls.Moments.name
+    name, by, closed = "closed", nulls.Moments.name, True
 
     def suits(self, measure: Measure, plain: bool, search: nulls.Search) -> bool:  # noqa: ARG002
         from repalign.measures.neighbors import MutualKNN
 
         return type(measure) is MutualKNN and search.aggregate == "max"
-
-    def null(self, asked: nulls.Null, measure: Measure, n: int) -> nulls.Null:  # noqa: ARG002
-        return nulls.Moments(nulls.Permutations(1, asked.seed))  # its sampler is not asked
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
         models = {r.key: r for t in tiles for r in (t.x, t.y)}.values()
@@ -184,18 +178,21 @@ WAYS: dict[str, Way] = {way.name: way for way in (Anchored(), Closed(), Streamed
 
 def way_of(
     measure: Measure, null: nulls.Null, n: int, *, plain: bool = True, search: nulls.Search | str = "studentised"
-) -> Way:
-    """How a measure is computed at n stimuli: the first of `WAYS` that begins below n and suits it.
+) -> tuple[Way, nulls.Null]:
+    """How a measure is computed at n stimuli, the first of `WAYS` that begins below n and suits it; and by which null.
 
     null : the one that is asked for; `plain` : whether all layers are features that nothing is done to before.
 
     >>> from repalign.measures import CKA
-    >>> way_of(CKA(), nulls.Auto(), 10_000).name, way_of(CKA(), nulls.Permutations(), 10_000).name
+    >>> way_of(CKA(), nulls.Auto(), 10_000)[0].name, way_of(CKA(), nulls.Permutations(), 10_000)[0].name
     ('streamed', '')
     """
     free = isinstance(null, nulls.Auto) and null.groups is None
     open_ = [name for name, above in reversed(ABOVE.items()) if n > above] if free else []
-    return next((WAYS[name] for name in open_ if WAYS[name].suits(measure, plain, nulls.Search.parse(search))), DENSE)
+    way = next((WAYS[name] for name in open_ if WAYS[name].suits(measure, plain, nulls.Search.parse(search))), DENSE)
+    if way.closed:
+        return way, nulls.Moments(nulls.Permutations(1, null.seed))  # its sampler is not asked
+    return way, null.resolve(measure, n, spectra=n <= ABOVE["streamed"])
 
 
 def check_memory(
@@ -259,8 +256,9 @@ FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
 
 @dataclass(frozen=True)
 class Chosen:
-    """The measures to compute, each with its way and null, those that are left out, with the reason, and what to warn of."""
+    """The search over layers, the measures to compute, each with its way and null, what is left out and why, and warnings."""
 
+    search: str  # in full words
     how: dict[Measure, tuple[Way, nulls.Null]] = field(default_factory=dict)
     left_out: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -268,14 +266,19 @@ class Chosen:
 
 def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
-    kinds: Mapping[str, str], *, plain: bool, search: str, memory: int, limit: float, progress: Progress,
+    kinds: Mapping[str, str], *, plain: bool, search: str | None, memory: int, limit: float, progress: Progress,
 ) -> Chosen:  # fmt: skip
     """Choose every measure that is named, and those measures of groups that apply.
 
     kinds : the kinds of layers that there are, each with a layer that is one.
+    search : without, the studentised maximum, or the first that the null allows.
     Raises RepalignError where a measure that is named alone does not apply.
     """
-    n, chosen = x[0].n, Chosen()
+    how = str(nulls.Search.parse(search or (null.searches or ("studentised",))[0]))
+    if null.searches and how not in null.searches:
+        expected = " or ".join(null.searches)
+        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
+    n, chosen = x[0].n, Chosen(how)
 
     def ways(measure: Measure, where: str = "x") -> tuple[Way, nulls.Null]:
         """How it is computed. Raises RepalignError where it does not take the models."""
@@ -289,10 +292,10 @@ def applicable(
                 got=" and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same, measure)),
                 remedy="rename one of the classes",
             )  # fmt: skip
-        way = way_of(measure, null, n, plain=plain, search=search)
+        way, used = way_of(measure, null, n, plain=plain, search=chosen.search)
         if way.states:
             check_memory(measure, n, memory)
-        return way, way.null(null, measure, n)
+        return way, used
 
     asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
     for measure in asked:

@@ -241,8 +241,7 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
         return [f"variant {variant.name}: n = {n}, {counts}"]
     drawn = {}
     for measure in measures:
-        way = way_of(measure, null, n, plain=variant.preprocess.is_identity, search=variant.search or "studentised")
-        judge = way.null(null, measure, n)
+        way, judge = way_of(measure, null, n, plain=variant.preprocess.is_identity, search=variant.search or "studentised")
         drawn[measure] = f"{type(judge).__name__.lower()} null, {0 if way.by else judge.count(n)} draws"
     if len(drawn) <= FEW:
         return [counts, *(f"{m!r}: {how}" for m, how in drawn.items())]

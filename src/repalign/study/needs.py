@@ -309,8 +309,8 @@ def comparing(
     jobs: dict[str, dict[Measure, Settings]] = {}  # of bilinear measures, by way: they share one Gram matrix of every layer
     for measure in every:
         if isinstance(measure, Bilinear) and n >= measure.min_n:
-            way = way_of(measure, null, n, plain=preprocess.is_identity)
-            used, alone = way.null(null, measure, n), None if preprocess.is_identity else replace(preprocess, concatenate=False)
+            way, used = way_of(measure, null, n, plain=preprocess.is_identity)
+            alone = None if preprocess.is_identity else replace(preprocess, concatenate=False)
             jobs.setdefault(way.name, {})[measure] = Settings(used, "studentised", 0.05, alone, way=way.name)
     layer, cell, pair, held = sum((_trial(some, n, width) for some in jobs.values()), np.zeros(4))
     seconds = ENTRY_SECONDS * n * sum(map(sum, models)) + layers * layer + cells * cell + len(pairs) * pair
