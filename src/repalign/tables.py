@@ -20,7 +20,6 @@ from typing import Any
 
 from repalign.errors import RepalignError, choose
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST = 1 << 30  # characters of a cell: a document is longer than the 131,072 that Python's reader takes by default
 
 
@@ -49,15 +48,19 @@ def read_table(path: Path, columns: Sequence[str] = (), what: str | None = None)
 
 def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a table one by one, and before them one with the names of the columns (none of JSONL)."""
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
-    suffix = choose("format", path.suffix.lower(), readers, f"{path.name}: a table of unknown format")
+    suffix = choose("format", path.suffix.lower(), FORMATS, f"{path.name}: a table of unknown format")
     if not path.is_file():
         raise RepalignError(
             f"there is no table {path}", expected="a file", got="a folder" if path.is_dir() else "nothing by that name",
             remedy="check the path; in a study file it starts from the study file's folder",
         )
     try:
-        yield from readers[suffix](path, columns)
+        if suffix == ".parquet":
+            yield from _parquet(path, columns)
+        else:
+            read, ends = TEXTS[suffix]
+            with path.open(encoding="utf-8-sig", newline=ends) as file:
+                yield from read(file, path.name)
     except UnicodeDecodeError as error:
         raise _no_utf8(path) from error
     except OSError as error:
@@ -121,11 +124,6 @@ def id_lines(text: str, where: str) -> list[str]:
 # --- the formats ---------------------------------------------------------------------------------
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv_rows(file, path.name)
-
-
 def csv_rows(lines: Iterator[str], where: str, **how: Any) -> Iterator[dict[str, Any]]:
     """The rows of CSV text, the names of the columns first; `how` goes to `csv.reader`."""
     csv.field_size_limit(LONGEST)
@@ -140,26 +138,23 @@ def csv_rows(lines: Iterator[str], where: str, **how: Any) -> Iterator[dict[str,
         ) from error
 
 
-def _tsv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+def _tsv(lines: Iterator[str], where: str) -> Iterator[dict[str, Any]]:
     def cells() -> Iterator[tuple[int, list[str]]]:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.removesuffix("\n").removesuffix("\r")
-                if "\r" in text:
-                    raise RepalignError(
-                        f"{path.name}: line {number} has a line break in a cell", expected="a row on each line", remedy=TSV
-                    )
-                if text.strip("\t "):
-                    yield number, text.split("\t")
+        for number, line in enumerate(lines, start=1):
+            text = line.removesuffix("\n").removesuffix("\r")
+            if "\r" in text:
+                raise RepalignError(f"{where}: line {number} has a line break in a cell", expected="a row on each line", remedy=TSV)
+            if text.strip("\t "):
+                yield number, text.split("\t")
 
-    rows = _fitted(cells(), path.name, TSV)
+    rows = _fitted(cells(), where, TSV)
     yield next(rows)
     for row, found in enumerate(rows):
         for column, cell in found.items():
             inner = cell[1:-1]  # of a cell as CSV writes one with quotation marks: each of them twice, within two more
             if cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
                 raise RepalignError(
-                    f"{path.name}: row {row}, column {column!r} is quoted as in CSV, which a TSV is not",
+                    f"{where}: row {row}, column {column!r} is quoted as in CSV, which a TSV is not",
                     expected="the text as it is", got=cell[:60], remedy=TSV,
                 )
         yield found
@@ -184,10 +179,8 @@ def _fitted(rows: Iterator[tuple[int, list[str]]], where: str, remedy: str) -> I
             )
         nul = next((name for name, cell in zip(header, cells, strict=True) if "\0" in cell), None)
         if nul is not None:
-            raise RepalignError(
-                f"{where}: row {number} (line {line}), column {nul!r} holds a NUL character", expected="text",
-                remedy=TEXT,
-            )
+            at = f"{where}: row {number} (line {line}), column {nul!r}"
+            raise RepalignError(f"{at} holds a NUL character", expected="text", remedy=TEXT)
         yield dict(zip(header, cells, strict=True))
 
 
@@ -199,22 +192,19 @@ def _columns(names: Sequence[str], where: str) -> dict[str, Any]:
     return dict.fromkeys(names)
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+def _jsonl(lines: Iterator[str], where: str) -> Iterator[dict[str, Any]]:
     yield {}
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        for row, (number, line) in enumerate(lines):
-            where = f"{path.name}: row {row} (line {number})"
-            try:
-                cells = json.loads(line, object_pairs_hook=_once)
-            except (ValueError, RecursionError) as error:
-                raise RepalignError(f"{where} is not valid JSON", got=error) from error
-            if not isinstance(cells, dict):
-                raise RepalignError(
-                    f"{where} is no JSON object", expected='one object per line, such as {"id": ..., "caption": ...}',
-                    got=line[:60],
-                )
-            yield cells
+    filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    for row, (number, line) in enumerate(filled):
+        at = f"{where}: row {row} (line {number})"
+        try:
+            cells = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise RepalignError(f"{at} is not valid JSON", got=error) from error
+        if not isinstance(cells, dict):
+            form = 'one object per line, such as {"id": ..., "caption": ...}'
+            raise RepalignError(f"{at} is no JSON object", expected=form, got=line[:60])
+        yield cells
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
@@ -251,9 +241,8 @@ def _batch(batch: Any, start: int, path: Path) -> Iterator[dict[str, Any]]:
                 try:
                     cell.as_py()
                 except UnicodeDecodeError:
-                    raise RepalignError(
-                        f"{path.name}: row {start + i}, column {name!r} is no text in UTF-8", got=error
-                    ) from error
+                    at = f"{path.name}: row {start + i}, column {name!r}"
+                    raise RepalignError(f"{at} is no text in UTF-8", got=error) from error
         raise
 
 
@@ -272,3 +261,7 @@ def _no_utf8(path: Path) -> RepalignError:
         f"{path.name} cannot be read: line {line} is not in UTF-8", expected="a readable file in UTF-8",
         got=f"byte {data[at]:#04x} at place {place} of the line", remedy="save it as UTF-8 (it may be in Latin-1 or Windows-1252)",
     )
+
+
+TEXTS = {".csv": (csv_rows, ""), ".tsv": (_tsv, "\n"), ".jsonl": (_jsonl, "\n")}  # what reads it, and what ends its lines
+FORMATS = (*TEXTS, ".parquet")
