@@ -604,7 +604,9 @@ def test_half_precision_takes_half_the_memory(pairs):
     entry = ModelEntry("hf:org/model")
     half, whole = (needs._costs(entry, facts, pairs, 32, dtype, "cpu")[1] for dtype in ("bfloat16", "float32"))
     assert whole == 2 * half == 4 * 10**9 + 32 * 8 * 4
-    assert needs._feature_bytes(facts, 100, "float16") == 100 * 8 * 2
+    stored = [ModelEntry("hf:bigscience/bloomz-560m", store_dtype=dtype) for dtype in ("float32", "float16")]
+    whole, half = estimate(pairs, stored, device="cpu").table["feature_bytes"]
+    assert whole == 2 * half == 4 * pairs.n * sum(facts_of(stored[:1])[0].widths)
 
 
 # --- words -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,11 @@ import pandas as pd
 import pyarrow as pa
 
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
+from repalign.comparison.check import VARIANTS_FILE
 from repalign.errors import RepalignError
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_file
-from repalign.study.base import STORE, Drawn, Outcome, Plan, Study
+from repalign.study.base import STORE, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members, captioned
@@ -90,9 +91,6 @@ class AlignmentStudy(Study):
             return before
         return folder
 
-    def report_of(self, variant: Variant) -> Path:
-        return self.results_of(variant) / "report.html" if variant.name else self.report
-
     def open_dataset(self, progress: Progress = silent) -> Dataset:
         """The dataset of the first variant."""
         return self.variants[0].config.dataset.open(self.base, progress)
@@ -123,22 +121,29 @@ class AlignmentStudy(Study):
             on_plan(_plan(self, inputs))
         for variant in self.variants:  # before a model is run for hours
             inputs.check(variant)
-        members, alignments, wrote, skipped = {}, {}, [], {}
+        members, alignments, reports, skipped = {}, {}, {}, {}
         for variant in self.variants:
             found = members[variant.name] = inputs.members(variant)
             skipped |= found.skipped
+            folder = self.results_of(variant)
             made = alignments[variant.name] = self._compare(variant, found, inputs)
-            report = write_report(self.results_of(variant), self.report_of(variant), alignment=made)
-            if not variant.name:
-                wrote += [("table", self.results / "results.parquet"), ("report", report)]
-        outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=tuple(wrote))
+            reports[variant.name] = folder / "report.html" if variant.name else self.report
+            write_report(folder, reports[variant.name], alignment=made)
+        is_one = not self.variants[0].name
+        wrote = (("table", self.results / "results.parquet"), ("report", self.report)) if is_one else ()
+        outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=wrote)
         if not config.figures and len(self.variants) == 1:
             return outcome
+        table = combined(self.variants, alignments)
         representations = {name: {r.name: r for r in found.everything} for name, found in members.items()}
         published = None if config.published is None else self.base / config.published
-        results = kinds.Results(alignments, combined(self.variants, alignments), representations, published)
-        drawn = results.draw(config.figures, progress)
-        return replace(outcome, drawn=drawn, wrote=(*wrote, *self._write(outcome, drawn)))
+        drawn = kinds.Results(alignments, table, representations, published).draw(config.figures, progress)
+        if is_one:
+            page, reports = self.report.with_name("figures.html"), {"all layers, all models": self.report}
+        else:
+            page, folders = self.report, [self.results_of(variant) for variant in self.variants]
+            outcome = replace(outcome, wrote=(("table", write_combined(table, self.results / VARIANTS_FILE, folders)),))
+        return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
     def _compare(self, variant: Variant, found: Members, inputs: Inputs) -> Alignment:
         from repalign.comparison import LIMIT, compare
@@ -167,23 +172,6 @@ class AlignmentStudy(Study):
                 "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
                 "warnings": found.warnings,
             },
-        )
-
-    def _write(self, outcome: Outcome, drawn: Sequence[Drawn]) -> Iterator[tuple[str, Path]]:
-        """The table of all variants, every figure with its own table, and the page that shows them."""
-        from repalign.comparison.check import VARIANTS_FILE
-        from repalign.report import write_study_page
-
-        if self.variants[0].name:
-            table, of = combined(self.variants, outcome.alignments), map(self.results_of, self.variants)
-            yield "table", write_combined(table, self.results / VARIANTS_FILE, list(of))
-        pictures = kinds.write_figures(drawn, self.folder / "figures", self.is_mock)
-        if drawn:
-            yield "figures", self.folder / "figures"
-        reports = {v.name or "all layers, all models": self.report_of(v) for v in self.variants}
-        page = self.report if self.variants[0].name else self.report.with_name("figures.html")
-        yield "report", write_study_page(
-            page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped, is_mock=self.is_mock
         )
 
     def mock(self, progress: Progress = silent) -> AlignmentStudy:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from repalign.figures.kinds import Drawn
+from repalign.figures.kinds import Drawn, write_figures
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -101,37 +101,37 @@ class Study(ABC):
     path: Path
     config: Any  # a StudyBlock
     is_mock: bool = field(default=False, kw_only=True)
+    name: str = field(init=False)
+    base: Path = field(init=False)  # where relative paths start
+    runs: Path = field(init=False)  # of all studies of files in one folder, and the features that they share
+    folder: Path = field(init=False)  # of everything of this study that the file does not place elsewhere
+    results: Path = field(init=False)
+    report: Path = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.config.name
-
-    @property
-    def base(self) -> Path:
-        """The folder that relative paths start from."""
-        return self.path.parent
-
-    @property
-    def folder(self) -> Path:
-        """Where everything of this study is kept that the file does not place elsewhere."""
-        return self.runs / self.name
-
-    @property
-    def runs(self) -> Path:
-        """The folder of all studies of files in one folder, and of the features that they share."""
-        return (self.base / "runs").absolute()
-
-    @property
-    def results(self) -> Path:
-        return self.place(self.config.results, "results")
-
-    @property
-    def report(self) -> Path:
-        return self.place(self.config.report, "report.html")
+    def __post_init__(self) -> None:
+        base, config = self.path.parent, self.config
+        runs = (base / "runs").absolute()
+        vars(self).update(name=config.name, base=base, runs=runs, folder=runs / config.name)
+        vars(self).update(results=self.place(config.results, "results"), report=self.place(config.report, "report.html"))
 
     def place(self, given: str | None, default: str) -> Path:
         """A path of the file, or the default inside the study's folder."""
         return self.folder / default if given is None else (self.base / Path(given).expanduser()).absolute()
+
+    def show(
+        self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path], page: Path, reports: Mapping[str, Path]
+    ) -> Outcome:
+        """Write every figure with its table, and the page that shows them; what is written is added to the outcome.
+
+        `figures` are the folder of the figures and what to call it, `reports` the full reports to which the page leads.
+        """
+        from repalign.report import write_study_page
+
+        pictures = write_figures(drawn, figures[1], self.is_mock)
+        about = (page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
+        write_study_page(*about, is_mock=self.is_mock)
+        wrote = (*outcome.wrote, *([figures] if drawn else ()), ("report", page))
+        return replace(outcome, drawn=tuple(drawn), wrote=wrote)
 
     @classmethod
     @abstractmethod

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError, choose
-from repalign.models import KnownModel, find_model, known_models, model_set
+from repalign.models import find_model, known_models, model_set
 from repalign.sources import parse_spec
 from repalign.study.base import Study
 from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, RunConfig, SidesConfig
@@ -148,9 +148,16 @@ class Variant:
     null: Null
     search: str | None
 
-    @property
-    def sides(self) -> tuple[tuple[ModelEntry, ...], ...]:
-        return (self.x,) if self.y is None else (self.x, self.y)
+    sides: tuple[tuple[ModelEntry, ...], ...] = field(init=False)
+    named: list[Measure] = field(init=False)  # the measures that are named one by one
+    every_measure: list[Measure] = field(init=False)  # with those of groups
+
+    def __post_init__(self) -> None:
+        from repalign.measures import Measure
+
+        every = dict.fromkeys(m for w in self.measures for m in ([w] if isinstance(w, Measure) else w.members))
+        named = [m for m in self.measures if isinstance(m, Measure)]
+        vars(self).update(sides=(self.x,) if self.y is None else (self.x, self.y), named=named, every_measure=list(every))
 
     def null_of(self, ids: Sequence[str], base: Path) -> Null:
         """The null with the groups of these stimuli, whose file's path starts from `base`."""
@@ -161,24 +168,12 @@ class Variant:
             return self.null
         return replace(self.null, groups=Groups.from_file(base / config.groups, ids, config.shuffle))  # type: ignore[type-var]
 
-    @property
-    def named(self) -> list[Measure]:
-        """The measures that are named one by one."""
-        from repalign.measures import Measure
-
-        return [m for m in self.measures if isinstance(m, Measure)]
-
-    @property
-    def every_measure(self) -> list[Measure]:
-        """The measures with those of its groups."""
-        from repalign.measures import Measure
-
-        return list(dict.fromkeys(m for w in self.measures for m in ([w] if isinstance(w, Measure) else w.members)))
-
 
 def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, where: Where) -> Iterator[Variant]:
     """The study's runs: every named variant under every combination of swept values; itself if there are none."""
-    swept = [_values(field, values) for field, values in config.sweep.items()]
+    # The values of a swept field with their labels: a mapping says them, a list is labelled by its values.
+    pairs = {f: v.items() if isinstance(v, Mapping) else [(one, one) for one in v] for f, v in config.sweep.items()}
+    swept = [[(f, label, value) for label, value in some] for f, some in pairs.items()]
     if config.variants or swept:
         _check_number(config, where)
     seen: set[str] = set()
@@ -198,13 +193,12 @@ def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, 
 
 
 def _check_number(config: AlignmentConfig, where: Where) -> None:
-    counts = {f"values of {field}": len(values) for field, values in config.sweep.items()}
-    for field, values in config.sweep.items():
+    counts = {"variants": len(config.variants)} if config.variants else {}
+    for swept, values in config.sweep.items():
+        counts[f"values of {swept}"] = len(values)
         if not values:
             with where.at("sweep"):
-                raise RepalignError(f"{field} is swept over no value", expected="a list of values", got="an empty one")
-    if config.variants:
-        counts = {"variants": len(config.variants), **counts}
+                raise RepalignError(f"{swept} is swept over no value", expected="a list of values", got="an empty one")
     number = math.prod(counts.values())
     if number > MOST_VARIANTS:
         with where.at("sweep" if config.sweep else "variants"):
@@ -213,12 +207,6 @@ def _check_number(config: AlignmentConfig, where: Where) -> None:
                 got=" x ".join(f"{count} {what}" for what, count in counts.items()),
                 remedy="sweep fewer fields or values in one file, and extend it by others",
             )  # fmt: skip
-
-
-def _values(field: str, given: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any, Any]]:
-    """The values of a swept field with their labels: a mapping says them, a list is labelled by its values."""
-    pairs = given.items() if isinstance(given, Mapping) else [(v, v) for v in given]
-    return [(field, label, value) for label, value in pairs]
 
 
 def _with(run: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
@@ -295,11 +283,21 @@ def entries(
     options: ModelOptions | None = None,
 ) -> tuple[ModelEntry, ...]:
     """A list of models as entries of the extraction; `options` are those of the whole side."""
+    from repalign.sources import ModelEntry
+
     shared = {} if options is None else options.model_dump(exclude_unset=True)
     out: list[ModelEntry] = []
     for i, item in enumerate(given):
+        config = ModelConfig(spec=item) if isinstance(item, str) else item
+        about = {**shared, **config.model_dump(exclude={"spec", "set"}, exclude_unset=True)}
         with where.at(*at, i):
-            out += _expand(item, base, shared)
+            if (config.spec is None) == (config.set is None):
+                said = config.model_dump_json()
+                raise RepalignError("a model is named by `spec` or by `set`", expected="one of them", got=said)
+            if config.spec is not None and ":" in config.spec:
+                out.append(ModelEntry(**{**about, "spec": str(parse_spec(config.spec).resolve(base))}))
+            else:
+                out += _known_entries(config, about)
     names: dict[str, str] = {}
     for i, entry in enumerate(out):
         if names.setdefault(entry.name or entry.spec, entry.spec) != entry.spec:
@@ -308,23 +306,16 @@ def entries(
     return tuple(out)
 
 
-def _expand(item: str | ModelConfig, base: Path, shared: Mapping[str, Any]) -> list[ModelEntry]:
-    """An item of a model list as entries: a spec, the name of a known model, or a set of them."""
+def _known_entries(config: ModelConfig, about: dict[str, Any]) -> list[ModelEntry]:
+    """A known model by its name, or a set of them, as entries; what the file says `about` them counts more."""
     from repalign.sources import ModelEntry
 
-    config = ModelConfig(spec=item) if isinstance(item, str) else item
-    if (config.spec is None) == (config.set is None):
-        raise RepalignError("a model is named by `spec` or by `set`", expected="one of them", got=config.model_dump_json())
-    options = {**shared, **config.model_dump(exclude={"spec", "set"}, exclude_unset=True)}
-    if config.spec is not None and ":" in config.spec:
-        return [ModelEntry(**{**options, "spec": str(parse_spec(config.spec).resolve(base))})]
-    known: Sequence[KnownModel]
     if config.set is not None:
         known = model_set(config.set, config.modality)
-        options.pop("modality", None)
+        about = {k: v for k, v in about.items() if k != "modality"}
     elif config.spec in {k.model_set for k in known_models()}:
         known = model_set(config.spec)
     else:
-        known = [find_model(str(config.spec))]
-    said = [{"name": k.name, "family": k.family, "objective": k.objective} for k in known]
-    return [ModelEntry(**{**about, **options, "spec": k.spec}) for k, about in zip(known, said, strict=True)]
+        known = (find_model(str(config.spec)),)
+    own = [{"name": k.name, "family": k.family, "objective": k.objective} for k in known]
+    return [ModelEntry(**{**said, **about, "spec": k.spec}) for k, said in zip(known, own, strict=True)]

@@ -33,12 +33,9 @@ class Members:
 
     x: list[Representation]
     y: list[Representation] | None
+    everything: list[Representation]  # of both sides
     skipped: dict[str, str]
     warnings: list[str]
-
-    @property
-    def everything(self) -> list[Representation]:
-        return [*self.x, *(self.y or ())]
 
 
 def captioned(side: Sequence[ModelEntry], captions: int) -> list[ModelEntry]:
@@ -108,39 +105,31 @@ class Inputs:
         if config.broken_pairs is not None and config.broken_pairs.share:
             x = break_pairs(x, config.broken_pairs.share, config.broken_pairs.seed)
             warnings.append(f"{config.broken_pairs.share:.4g} of the pairs are broken on purpose")
-        return Members(x, y, skipped, warnings)
+        return Members(x, y, [*x, *(y or ())], skipped, warnings)
 
     def _side(
         self, variant: Variant, side: Sequence[ModelEntry], captions: int, skipped: dict[str, str]
     ) -> list[Representation]:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
-        from repalign.sources import Skipped
+        from repalign.sources import Skipped, extract
 
-        found = iter(self._extract(variant, captioned(side, captions)))
+        dataset, options = self.dataset(variant), variant.config.extract
+        entries, how = captioned(side, captions), options.model_dump(exclude_unset=True)
+        keys = [f"{dataset.fingerprint} {options.model_dump_json()} {entry!r}" for entry in entries]
+        new = {key: entry for key, entry in zip(keys, entries, strict=True) if key not in self._found}
+        found = extract(dataset, list(new.values()), self.store, executor=self.executor, progress=self.progress, **how)
+        for (key, entry), one in zip(new.items(), found, strict=True):
+            is_scored = self.competence is not None and not isinstance(one, Skipped)
+            self._found[key] = self.competence.scored(entry, one) if is_scored else one
         out = []
-        for entry in side:
-            parts = [next(found) for _ in range(captions)]
+        for i, entry in enumerate(side):
+            parts = [self._found[key] for key in keys[i * captions : (i + 1) * captions]]
             missing = next((p for p in parts if isinstance(p, Skipped)), None)
             if missing is None:
                 out.append(mean_of(parts))
             else:
                 skipped[entry.label] = missing.reason
         return out
-
-    def _extract(self, variant: Variant, entries: Sequence[ModelEntry]) -> list[Any]:
-        from repalign.sources import Skipped, extract
-
-        dataset, options = self.dataset(variant), variant.config.extract
-        keys = [f"{dataset.fingerprint} {options.model_dump_json()} {entry!r}" for entry in entries]
-        missing = {key: entry for key, entry in zip(keys, entries, strict=True) if key not in self._found}
-        given = options.model_dump(exclude_unset=True)
-        found = extract(
-            dataset, list(missing.values()), self.store, executor=self.executor, progress=self.progress, **given
-        )
-        for (key, entry), one in zip(missing.items(), found, strict=True):
-            is_scored = self.competence is not None and not isinstance(one, Skipped)
-            self._found[key] = self.competence.scored(entry, one) if is_scored else one
-        return [self._found[key] for key in keys]
 
 
 class Competence:

@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,35 +82,33 @@ class Needs:
     device: str
     warnings: tuple[str, ...] = ()
 
-    @property
-    def running(self) -> Any:
-        """The rows of models that are to be run."""
-        return self.table[~self.table["complete"]]
+    running: pd.DataFrame = field(init=False)  # the rows of models that are to be run
+    seconds: float = field(init=False)  # in all, without the time of downloads
+    compare_bytes: int = field(init=False)  # the memory of comparing: runs follow one another
 
-    @property
-    def seconds(self) -> float:
-        """In all, without the time of downloads."""
-        return START_SECONDS + float(self.running["seconds"].sum()) + sum(c.seconds for c in self.comparing)
-
-    @property
-    def compare_bytes(self) -> int:
-        """The memory of comparing: runs follow one another."""
-        return max(c.memory_bytes for c in self.comparing)
+    def __post_init__(self) -> None:
+        running = self.table[~self.table["complete"]]
+        seconds = START_SECONDS + float(running["seconds"].sum()) + sum(c.seconds for c in self.comparing)
+        vars(self).update(running=running, seconds=seconds, compare_bytes=max(c.memory_bytes for c in self.comparing))
 
     def lines(self) -> list[str]:
         """All of it in sentences, for the terminal."""
         running, left_out = self.running, dict.fromkeys(name for c in self.comparing for name in c.left_out)
-        download = int(running["download_bytes"].sum())
+        download, memory = int(running["download_bytes"].sum()), running["memory_bytes"].fillna(0)
         out, there = [], len(self.table) - len(running)
         if there:
             out.append(f"{there} of {len(self.table)} models are complete in the store and cost nothing")
         if len(running):
-            memory = running["memory_bytes"].fillna(0)
             largest = f"{size(int(memory.max()))}, for {running.loc[memory.idxmax(), 'model']}"
-            out.append(self._said("downloads", "download_bytes", size(download)))
-            out.append(self._said("features on disk", "feature_bytes", size(int(running["feature_bytes"].sum()))))
-            out.append(self._said(f"memory on {self.device} while models run", "memory_bytes", largest))
-            out.append(self._said("running models", "seconds", duration(float(running["seconds"].sum()))))
+            for what, column, much in (
+                ("downloads", "download_bytes", size(download)),
+                ("features on disk", "feature_bytes", size(int(running["feature_bytes"].sum()))),
+                (f"memory on {self.device} while models run", "memory_bytes", largest),
+                ("running models", "seconds", duration(float(running["seconds"].sum()))),
+            ):
+                unknown = running.loc[running[column].isna(), "model"].tolist()
+                lost = f"; not known and not counted: {named(unknown)}" if unknown else ""
+                out.append(f"{what}: " + (f"about {much}{lost}" if len(unknown) < len(running) else "not known"))
         lost = self.table.loc[self.table["layers"].isna(), "model"].tolist()
         out.append(
             f"comparing {sum(c.layer_pairs for c in self.comparing):,} pairs of layers: "
@@ -121,12 +119,6 @@ class Needs:
             out.append(f"not known and not counted: the time of {named(list(left_out))}")
         out.append(f"in all about {duration(self.seconds)}" + (" and the downloads" if download else ""))
         return [*out, *(f"warning: {w}" for w in self.warnings)]
-
-    def _said(self, what: str, column: str, text: str) -> str:
-        unknown = self.running.loc[self.running[column].isna(), "model"].tolist()
-        if len(unknown) == len(self.running):
-            return f"{what}: not known"
-        return f"{what}: about {text}" + (f"; not known and not counted: {named(unknown)}" if unknown else "")
 
 
 def estimate(
@@ -157,8 +149,9 @@ def estimate(
     there.
     """
     models = [(side, ModelEntry(m) if isinstance(m, str) else m) for side, some in (("x", x), ("y", y or ())) for m in some]
-    place, keys = choose_device(device), [_identity(e, dtype) for _, e in models]
-    done = {} if store is None else _complete(store, dataset.fingerprint)
+    # What an extraction depends on, but for the revision, which only the hub or the files' bytes could tell.
+    keys = [json.dumps([str(parse_spec(e.spec)), e.settings(dtype)], sort_keys=True) for _, e in models]
+    place, done = choose_device(device), {} if store is None else _complete(store, dataset.fingerprint)
     found = iter(facts_of([e for (_, e), key in zip(models, keys, strict=True) if key not in done]))
     facts = [done.get(key) or next(found) for key in keys]
     rows, seen = [], set[str]()
@@ -172,7 +165,8 @@ def estimate(
             "model": spec.source.name(spec, entry), "side": side, "parameters": fact.parameters,
             "layers": None if layers is None else len(layers), "width": max(layers) if layers else None,
             "download_bytes": download, "memory_bytes": memory,
-            "feature_bytes": _feature_bytes(fact, dataset.n, entry.store_dtype), "seconds": seconds, "complete": complete,
+            "feature_bytes": None if layers is None else dataset.n * sum(layers) * STORE_DTYPES[entry.store_dtype].itemsize,
+            "seconds": seconds, "complete": complete,
             **{f"{what}_from": getattr(fact, f"{what}_from") for what in ("parameters", "layers", "download")},
         })  # fmt: skip
     sides = [[f.widths for (at, _), f in zip(models, facts, strict=True) if at == side and f.widths] for side in "xy"]
@@ -189,11 +183,6 @@ def estimate(
 
 # --- running models ------------------------------------------------------------------------------
 
-def _identity(entry: ModelEntry, dtype: str) -> str:
-    """What an extraction depends on, but for the revision, which only the hub or the files' bytes could tell."""
-    return json.dumps([str(parse_spec(entry.spec)), entry.settings(dtype)], sort_keys=True)
-
-
 def _complete(store: FeatureStore, fingerprint: str) -> dict[str, Facts]:
     """The facts of all extractions of a dataset that are whole, by their identity."""
     out = {}
@@ -207,11 +196,6 @@ def _complete(store: FeatureStore, fingerprint: str) -> dict[str, Facts]:
     return out
 
 
-def _feature_bytes(facts: Facts, n: int, store_dtype: str) -> int | None:
-    """n vectors of every layer, as they are stored."""
-    return None if facts.widths is None else n * sum(facts.widths) * STORE_DTYPES[store_dtype].itemsize
-
-
 def _costs(
     entry: ModelEntry, facts: Facts, dataset: Dataset, batch_size: int, dtype: str, place: str
 ) -> tuple[int | None, int | None, float | None]:
@@ -221,7 +205,7 @@ def _costs(
     every layer. Memory is for the weights in the dtype of the run and for the hidden states of a batch.
     """
     run, widths = run_dtype(dtype, facts.stored, place, entry.label), facts.widths or ()
-    written = (_feature_bytes(facts, dataset.n, "float32") or 0) / FILE_BYTES
+    written = dataset.n * sum(widths) * STORE_DTYPES["float32"].itemsize / FILE_BYTES
     if facts.reads_array:
         held = facts.file_bytes
         return facts.download_bytes, held, None if held is None else held / FILE_BYTES + written
@@ -352,19 +336,16 @@ def _trial(jobs: Mapping[Measure, Settings], n: int, width: int) -> np.ndarray:
         size, before = min(2 * size, n), now
 
 
+@dataclass(frozen=True, eq=False)
 class _Random(MemoryRepresentation):
-    @property
-    def key(self) -> str:  # and no digest of its numbers, whose time would be measured
-        return self.record.name
+    key: str = ""  # given, and no digest of its numbers, whose time would be measured
 
 
 def _timed(jobs: Mapping[Measure, Settings], n: int, width: int, layers: int) -> tuple[float, float, int]:
     """Seconds of preparing two models, seconds of comparing them, and the bytes that are held of them."""
     random, ids = torch.Generator().manual_seed(0), tuple(map(str, range(n)))
-    x, y = (
-        _Random(ModelRecord("array:", name, "array"), ids, {str(i): torch.randn(n, width, generator=random) for i in range(layers)})
-        for name in "xy"
-    )
+    arrays = [{str(i): torch.randn(n, width, generator=random) for i in range(layers)} for _ in "xy"]
+    x, y = (_Random(ModelRecord("array:", key, "array"), ids, a, key=key) for key, a in zip("xy", arrays, strict=True))
     tiles = [comparison.Tile(x, y, measure, how) for measure, how in jobs.items()]
     first, then = [], []
     for _ in range(2):  # the shorter of two: one interruption would be taken for work
