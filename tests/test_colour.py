@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -285,13 +286,21 @@ def test_layout_score_is_a_distance():
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"palette": "hsv"}, {"levels": 1}, {"radius": 0}, {"templates": ("The color.",)}, {"amount": 0}, {"n_pairs": 0}, {"mds": ""}],
+    ("bad", "expected"),
+    [
+        ({"palette": "hsv"}, "'grid' or 'words'"), ({"levels": 1}, "equal to 2"), ({"radius": 0}, "equal to 1"),
+        ({"templates": ["The color."]}, "has one {} for the colour word, and 'The color.' has not"),
+        ({"templates": []}, "at least 1"), ({"amount": 0}, "above 0 and below 1"), ({"amount": 1}, "above 0 and below 1"),
+        ({"n_pairs": 0}, "greater than 0"),
+        ({"mds": ""}, "'metric', 'nonmetric' or 'classical'"), ({"smoothing": "add", "amount": 0}, "an amount above 0"),
+    ],
     ids=str,
-)
-def test_options_are_checked(bad):
-    with pytest.raises(RepalignError, match=f"colour option {next(iter(bad))!r} is out of range"):
+)  # fmt: skip
+def test_options_are_checked(bad, expected, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(expected)):
         ColourOptions(**bad)
+    with pytest.raises(RepalignError, match=rf"line 5, options\.{[*bad][-1]}.*{re.escape(expected)}"):
+        write_study(tmp_path, options=json.dumps(bad))
 
 
 # --- photos and models ---------------------------------------------------------------------------
@@ -390,12 +399,12 @@ def test_spelling():
 
 
 def test_a_study_says_what_is_wrong(tmp_path):
-    with pytest.raises(RepalignError, match=r"line 5, options: no colour option 'raduis'(.|\n)*'radius'"):
+    with pytest.raises(RepalignError, match=r"line 5, options\.raduis: there is no field 'raduis'(.|\n)*'radius'"):
         write_study(tmp_path, options="{raduis: 3}")
     with pytest.raises(RepalignError, match=r"line 6, words: (.|\n)*'reddd'"):
         write_study(tmp_path, more="words: [red, reddd]")
     found = write_study(tmp_path, options="{radius: inf, n_pairs: null, mds: classical}", more="words: [red, green, blue]")
-    assert found.options == ColourOptions(radius=math.inf, n_pairs=None, mds="classical")
+    assert found.config.options == ColourOptions(radius=math.inf, n_pairs=None, mds="classical")
     assert found.words == ("red", "green", "blue") and len(write_study(tmp_path, more="words: all").words) > 200
 
 
@@ -409,5 +418,5 @@ def test_figures_of_the_page_exist_and_are_small():
 def test_the_page_states_the_defaults():
     """Every option that the page names is one."""
     page = (ROOT / "docs/studies/colour.md").read_text("utf-8")
-    known = set(ColourOptions.__dataclass_fields__)
+    known = set(ColourOptions.model_fields)
     assert set(re.findall(r"`(\w+)=", page)) <= known

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import choose
 from repalign.study import Drawn, Outcome, Plan, Study, StudyBlock, Where
 from repalign.text import Progress, silent
 
@@ -34,9 +34,8 @@ class TheoryStudy(Study):
         config = where.validate(TheoryConfig, data)
         known = _experiments()
         for i, name in enumerate(config.only or ()):
-            if name not in known:
-                with where.at("only", i):
-                    raise RepalignError(f"no experiment is called {name!r}", got=name, remedy=did_you_mean(name, known))
+            with where.at("only", i):
+                choose("experiment", name, known, f"no experiment is called {name!r}")
         return cls(path, config)
 
     @property
@@ -58,9 +57,7 @@ class TheoryStudy(Study):
         executor: Executor | None = None,  # noqa: ARG002
         on_plan: Callable[[Plan], None] | None = None,
     ) -> Outcome:
-        from repalign.figures import write_figures
         from repalign.prh.theory.figures import draw
-        from repalign.report import write_study_page
 
         if on_plan is not None:
             on_plan(self.plan())
@@ -69,9 +66,7 @@ class TheoryStudy(Study):
             found = known[name](seed=self.config.seed, progress=progress)
             table = found.table.to_string(index=False, float_format="{:.3g}".format)
             drawn.append(Drawn(name, found.claim, draw(found), found.table, table))
-        pictures = write_figures(drawn, self.results)
-        page = write_study_page(self.report, self.name, self.config.description, drawn, pictures, {})
-        return Outcome(drawn=tuple(drawn), wrote=(("tables and figures", self.results), ("report", page)))
+        return self.show(drawn, Outcome(), ("tables and figures", self.results), self.report, {})
 
     def mock(self, progress: Progress = silent) -> TheoryStudy:  # noqa: ARG002
         """The quickest experiment alone: nothing here is downloaded or large."""

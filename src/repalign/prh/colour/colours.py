@@ -5,30 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
+from repalign.study import Block
 from repalign.text import Progress, silent
 
 # --- what can be chosen -----------------------------------------------------------------------------
 
 
 TEMPLATES = ("The color {}.", "This color is {}.", "The color of this thing is {}.")
-CHOICES = {
-    "palette": ("grid", "words"),
-    "bin_colour": ("mean", "centre"),
-    "disc": ("euclidean", "chebyshev"),
-    "shuffle": ("none", "within", "across"),
-    "smoothing": ("independence", "add", "floor"),
-    "largest": ("all", "off_diagonal"),
-    "mds": ("metric", "nonmetric", "classical"),
-}
 
 
-@dataclass(frozen=True)
-class ColourOptions:
+class ColourOptions(Block):
     """The choices of the colour experiment.
 
     Stated by the paper (appendix D); the defaults are its values:
@@ -57,47 +50,44 @@ class ColourOptions:
     * `k` neighbours on the grid, `k_words` among words; `n_draws` permutations of the colours; `seed` of everything.
     """
 
-    n_pairs: int | None = 300_000
-    radius: float = 4.0
-    templates: tuple[str, ...] = TEMPLATES
-    last: int = 4
-    n_components: int = 3
-    n_fits: int = 1000
-    size: int | None = 32
-    palette: str = "grid"
-    levels: int = 8
-    bin_colour: str = "mean"
-    disc: str = "euclidean"
-    min_count: int = 100
-    smoothing: str = "independence"
+    n_pairs: PositiveInt | None = 300_000
+    radius: float = Field(default=4.0, ge=1)
+    templates: tuple[str, ...] = Field(default=TEMPLATES, min_length=1)
+    last: PositiveInt = 4
+    n_components: PositiveInt = 3
+    n_fits: PositiveInt = 1000
+    size: int | None = Field(default=32, ge=2)
+    palette: Literal["grid", "words"] = "grid"
+    levels: int = Field(default=8, ge=2, le=16)
+    bin_colour: Literal["mean", "centre"] = "mean"
+    disc: Literal["euclidean", "chebyshev"] = "euclidean"
+    min_count: PositiveInt = 100
+    smoothing: Literal["independence", "add", "floor"] = "independence"
     amount: float = 0.01
     positive: bool = False
-    largest: str = "all"
-    mds: str = "metric"
-    max_iter: int = 300
-    shuffle: str = "none"
-    k: int = 10
-    k_words: int = 5
-    n_draws: int = 999
+    largest: Literal["all", "off_diagonal"] = "all"
+    mds: Literal["metric", "nonmetric", "classical"] = "metric"
+    max_iter: PositiveInt = 300
+    shuffle: Literal["none", "within", "across"] = "none"
+    k: PositiveInt = 10
+    k_words: PositiveInt = 5
+    n_draws: PositiveInt = 999
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "templates", tuple(self.templates))
-        for name, known in CHOICES.items():
-            self._check(name, getattr(self, name) in known, " or ".join(map(repr, known)))
-        self._check("templates", self.templates and all(t.count("{}") == 1 for t in self.templates), "one {} in each")
-        self._check("levels", 2 <= self.levels <= 16, "2 to 16")
-        self._check("radius", self.radius >= 1, "at least 1 pixel; inf for the whole photo")
-        self._check("n_pairs", self.n_pairs is None or self.n_pairs >= 1, "at least 1, or None for all pairs")
-        self._check("size", self.size is None or self.size >= 2, "at least 2, or None")
-        self._check("amount", self.smoothing == "floor" or self.amount > 0, "above 0")
-        self._check("amount", self.smoothing != "independence" or self.amount < 1, "below 1")
-        for name in ("last", "n_components", "n_fits", "max_iter", "min_count", "k", "k_words", "n_draws"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+    @field_validator("templates")
+    @classmethod
+    def _one_word_in_each(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [t for t in templates if t.count("{}") != 1]:
+            raise ValueError(f"each template has one {{}} for the colour word, and {wrong[0]!r} has not")
+        return templates
 
-    def _check(self, name: str, right: object, expected: str) -> None:
-        if not right:
-            raise RepalignError(f"colour option {name!r} is out of range", expected=expected, got=getattr(self, name))
+    @field_validator("amount")
+    @classmethod
+    def _amount_fits(cls, amount: float, info: ValidationInfo) -> float:
+        most = {"independence": 1, "add": math.inf}.get(info.data.get("smoothing", "floor"))
+        if most is not None and not 0 < amount < most:
+            raise ValueError(f"smoothing by {info.data['smoothing']} takes an amount above 0" + " and below 1" * (most == 1))
+        return amount
 
     @property
     def everywhere(self) -> bool:
@@ -149,8 +139,7 @@ def named_colours(words: Sequence[str] = WORDS) -> np.ndarray:
     """
     known = _survey()
     for word in words:
-        if word not in known:
-            raise RepalignError(f"unknown colour word {word!r}", got=word, remedy=did_you_mean(word, known))
+        choose("colour word", word, known)
     if len(set(words)) != len(words):
         raise RepalignError("a colour word stands twice", expected="distinct words", got=sorted(words))
     return np.array([[int(known[w][i : i + 2], 16) / 255 for i in (1, 3, 5)] for w in words])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -120,8 +120,8 @@ def run_colour(
     folder = Path(folder)
     named_colours(words)  # an unknown word is told before any work
     photos = read_photos(dataset, options.size, column, progress=progress)
-    pixels = pixel_space(photos, replace(options, palette="grid"), progress=progress)
-    by_word = pixel_space(photos, replace(options, palette="words"), words, name="pixels by word", progress=progress)
+    pixels = pixel_space(photos, options.model_copy(update={"palette": "grid"}), progress=progress)
+    by_word = pixel_space(photos, options.model_copy(update={"palette": "words"}), words, name="pixels by word", progress=progress)
     speaking = [word_space(m, words, options, folder, progress=progress, **extraction) for m in models]
     speaking.append(spelling_space(words))
 
@@ -138,7 +138,7 @@ def run_colour(
     controlled = _controls(photos, options, controls, progress)
     run = {
         "what": "colour experiment",
-        "options": {k: "inf" if v == math.inf else v for k, v in asdict(options).items()},
+        "options": {k: "inf" if v == math.inf else v for k, v in options.model_dump().items()},
         "words": list(words),
         "dataset": dataset.describe(),
         "spaces": {s.name: {"n": s.n, **s.facts, "layout": fitted[s.name]} for s in (pixels, by_word, *speaking)},
@@ -175,7 +175,7 @@ def _controls(
     rows = []
     for done, (radius, shuffle) in enumerate(controls):
         progress("controls", done, len(controls))
-        changed = replace(options, palette="grid", radius=radius, shuffle=shuffle)
+        changed = options.model_copy(update={"palette": "grid", "radius": radius, "shuffle": shuffle})
         space = pixel_space(photos, changed)
         judged = score(space, perceptual_space(space), changed, changed.k)
         facts = {k: space.facts[k] for k in ("share_of_pairs_never_seen", "negative_share")}
