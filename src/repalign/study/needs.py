@@ -336,16 +336,12 @@ def _trial(jobs: Mapping[Measure, Settings], n: int, width: int) -> np.ndarray:
         size, before = min(2 * size, n), now
 
 
-@dataclass(frozen=True, eq=False)
-class _Random(MemoryRepresentation):
-    key: str = ""  # given, and no digest of its numbers, whose time would be measured
-
-
 def _timed(jobs: Mapping[Measure, Settings], n: int, width: int, layers: int) -> tuple[float, float, int]:
     """Seconds of preparing two models, seconds of comparing them, and the bytes that are held of them."""
     random, ids = torch.Generator().manual_seed(0), tuple(map(str, range(n)))
     arrays = [{str(i): torch.randn(n, width, generator=random) for i in range(layers)} for _ in "xy"]
-    x, y = (_Random(ModelRecord("array:", key, "array"), ids, a, key=key) for key, a in zip("xy", arrays, strict=True))
+    x, y = (MemoryRepresentation(ModelRecord("array:", name, "array"), ids, a) for name, a in zip("xy", arrays, strict=True))
+    x.key, y.key = "xy"  # else the time of a digest of all numbers would be measured
     tiles = [comparison.Tile(x, y, measure, how) for measure, how in jobs.items()]
     first, then = [], []
     for _ in range(2):  # the shorter of two: one interruption would be taken for work
