@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import wave
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,7 +30,10 @@ from repalign.study.base import Block
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
-ADDITIONS = ("A measure", "A source of models", "A null", "A figure", "A field of study files", "A column of the result")
+ADDITIONS = (
+    "A measure", "A source of models", "A kind of stimulus", "A null", "A figure", "A field of study files",
+    "A column of the result",
+)  # fmt: skip
 BLOCK = re.compile(r"^(New file|In) `([^`]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", flags=re.M | re.S)
 STEPS = [step.groups() for step in BLOCK.finditer(PAGE)]
 
@@ -66,6 +70,9 @@ GUARDS = (
     "test_null_exact.py::test_every_null_is_exact[shifts]",
     "test_null_exact.py::test_every_null_is_told_of",
     "test_models.py::test_every_scheme_and_every_example_is_parsed",
+    "test_dataset.py::test_every_kind_is_made_up_read_named_and_distorted[audio]",
+    "test_dataset.py::test_every_kind_of_files_is_checked_and_read_from_folders_and_the_hub[audio]",
+    "test_dataset_distort.py::test_the_page_tells_kinds_and_captions_as_they_are",
     "test_figure_kinds.py::test_every_kind_has_a_case_and_is_told_of",
     "test_figure_kinds.py::test_a_kind_is_drawn_with_a_table_and_a_text[spread]",
     "test_adding.py::test_every_field_of_a_study_is_read_and_told",
@@ -82,11 +89,31 @@ models: ["letters:aeiou", {spec: "letters:rstln", name: consonants}, {spec: "let
 measures: ["CKA()"]
 figures: [{spread: {steps: 2, color: red}}]
 """
+# A model of sounds: how loud they are in eight parts of time.
+EARS = """
+from types import SimpleNamespace
+import torch
+
+def parts(samples):
+    return torch.from_numpy(samples[:800].reshape(8, 100)).square().mean(1).sqrt()
+
+def build():
+    torch.manual_seed(0)
+    return SimpleNamespace(module=torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Tanh()), preprocess=parts, modality="audio")
+"""
+SOUNDS = """
+name: sounds
+store: sounds-store
+dataset: {table: sounds.csv, id: id, audio: clip, text: text, distort: {audio: {kind: hiss, amount: 0.01}}}
+models: {x: ["torch:./ears.py:build"], y: ["letters:aeiou", "letters:rstln"]}
+measures: ["CKA()"]
+"""
 # What is wrong with it, and what is said.
 WRONG = {
     "a1": ("letters:aeiou", "letters:a1", "is not of the form letters:alphabet"),
     "prompt": ('"letters:aeiou"', '{spec: "letters:aeiou", prompt: "so: {caption}"}', "a prompt does not go with letters: models"),
     "option": ("steps:", "step:", "figure spread has no option 'step'"),
+    "kind": ("text: text}", "txt: text}", "line 3, dataset.txt: there is no field 'txt'[^!]*did you mean 'text'"),
     "field": ("measures:", "leave_out: [consonant]\nmeasures:", r"line 5, leave_out\[0\]: the study has no model 'consonant'"),
 }
 
@@ -119,6 +146,18 @@ def house(tmp_path_factory) -> Path:
     lines = [f"t{i},{text.title() if i % 3 else text}" for i, text in enumerate(texts)]
     (home / "texts.csv").write_text("\n".join(["id,text", *lines]) + "\n")
     studies = {"letters": LETTERS, **{name: LETTERS.replace(old, new) for name, (old, new, _) in WRONG.items()}}
+    (home / "ears.py").write_text(EARS)
+    (home / "clips").mkdir()
+    for i, text in enumerate(texts):
+        samples = np.sin(np.outer(1 + np.arange(8), np.arange(800) / 9)).T @ [text.count(c) for c in "aeiourst"]
+        with wave.open(str(home / f"clips/t{i}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes((samples * 500).astype("<i2").tobytes())
+        (home / f"clips/t{i}.txt").write_text(text)
+    (home / "sounds.csv").write_text("id,clip,text\n" + "".join(f"t{i},clips/t{i}.wav,{text}\n" for i, text in enumerate(texts)))
+    studies["sounds"] = SOUNDS
+    of_folder = SOUNDS.replace("table: sounds.csv, id: id, audio: clip, text: text", "folder: clips")
+    studies["folder"] = of_folder.replace("sounds", "folder")
     studies["without"] = LETTERS.replace("name: letters", "name: without\nleave_out: [consonants]")
     for name, text in studies.items():
         (home / f"{name}.yaml").write_text(text)
@@ -147,6 +186,8 @@ def told(house) -> dict[str, tuple[int, str, str]]:
         "plan": ["run", "letters.yaml", "--plan"],
         "mock": ["run", "letters.yaml", "--mock"],
         "run": ["run", "letters.yaml"],
+        **{f"{name} {how}": ["run", f"{name}.yaml", *([f"--{how}"] if how else [])] for name in ("sounds", "folder")
+           for how in ("plan", "mock", "")},
         "shifts": ["pair", "x.npy", "y.npy", "-m", "CKA()", "--null", "shifts", "--draws", "59", "--json"],
         "shift": ["pair", "x.npy", "y.npy", "--null", "shift"],
         "without": ["run", "without.yaml"],
@@ -196,12 +237,26 @@ def test_the_source_is_planned_tried_out_and_run(house, told):
     assert "letters:alphabet" in told["models"][1]
     assert [told[name][0] for name in ("plan", "mock", "run")] == [0, 0, 0], told["mock"][2] + told["run"][2]
     assert "3 models" in told["plan"][1] and "not known" not in told["plan"][1]  # each fact of the new source is used
-    manifests = [json.loads(p.read_text()) for p in house.rglob("manifest.json") if "mock" not in str(p)]
+    manifests = [json.loads(p.read_text()) for p in (house / "runs/store").rglob("manifest.json")]
     found = {m["record"]["name"]: m for m in manifests}
     assert set(found) == {"aeiou", "consonants", "etaoin"}
     assert {m["facts"]["source"] for m in manifests} == {"letters"} and list(found["etaoin"]["facts"]["layers"]) == ["large"]
-    mocked = [json.loads(p.read_text()) for p in house.rglob("manifest.json") if "mock" in str(p)]
+    mocked = [json.loads(p.read_text()) for p in (house / "runs/letters-mock").rglob("manifest.json")]
     assert mocked and all(m["record"]["spec"] == "letters:ae" for m in mocked)
+
+
+@pytest.mark.parametrize("name", ["sounds", "folder"])
+def test_a_study_of_the_new_kind_is_planned_tried_out_and_run(house, told, name):
+    """Of a table and of a folder; the mock run makes sounds up, in the columns that the study names."""
+    for how in ("plan", "mock", ""):
+        assert told[f"{name} {how}"][0] == 0, told[f"{name} {how}"][2]
+    assert "2 pairs of models" in told[f"{name} plan"][1]
+    real, mocked = (pd.read_parquet(house / f"runs/{n}/results/results.parquet") for n in (name, f"{name}-mock"))
+    assert {*real["model_x"]} == {*mocked["model_x"]} == {"build"} and real["statistic"].nunique() > 1
+    for store in (f"{name}-store", f"runs/{name}-mock"):
+        manifests = [json.loads(p.read_text()) for p in (house / store).rglob("manifest.json")]
+        assert {m["record"]["modality"]: m["facts"]["column"] for m in manifests} == {"audio": "audio", "text": "text"}
+    assert len([*(house / f"runs/{name}-mock/data").rglob("*.wav")]) == 208
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -22,9 +22,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from repalign.dataset import Dataset, DatasetConfig, LeftOut
-from repalign.dataset.columns import decode_rgb
+from repalign.dataset import DISTORTIONS, IN_CELLS, Dataset, DatasetConfig, LeftOut
+from repalign.dataset.columns import Files
+from repalign.dataset.images import decode_rgb
 from repalign.errors import RepalignError
+from repalign.sources.standins import write_dataset
 from repalign.study import load_study
 from repalign.toyworld import world
 
@@ -415,7 +417,7 @@ def test_one_modality_and_row_numbers(photos: Path) -> None:
     d = Dataset.from_table(path, image="image", id=None)
     assert (d.modalities, d.ids) == (("image",), ("00000", "00001", "00002", "00003"))
     assert d.describe()["captions_per_image"] is None
-    fails(lambda: Dataset.from_table(path), "no column of stimuli is named", "image=, text= or both")
+    fails(lambda: Dataset.from_table(path), "no column of stimuli is named", "image=, text= or several")
 
 
 def test_a_table_must_be_what_it_says(photos: Path) -> None:
@@ -705,3 +707,48 @@ def test_importing_datasets_is_light() -> None:
     heavy = {"torch", "numpy", "pandas", "pyarrow", "PIL", "datasets", "huggingface_hub", "scipy"}
     assert "repalign.dataset" in loaded
     assert not heavy & loaded
+
+
+# --- every kind of stimuli -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", IN_CELLS)
+def test_every_kind_is_made_up_read_named_and_distorted(tmp_path: Path, kind: str) -> None:
+    path = write_dataset(tmp_path, {"stimulus": kind}, 12)
+    study = DatasetConfig.model_validate({"table": str(path), kind: "stimulus", "sample": {"n": 8}})
+    assert study.columns == {kind: ["stimulus"]}
+    d = Dataset.from_table(path, **{kind: "stimulus"})
+    assert (d.modalities, d.kind(kind), d.n) == ((kind,), kind, 12) and study.open(tmp_path).ids == d.sample(8).ids
+    shown = [repr(np.asarray(x).tolist()) for x in d.stimuli(kind, range(12))]
+    assert len(set(shown)) >= 11 and len(set(d.columns[kind].digests)) >= 11, "a scene looks as another does"
+    sent = pickle.loads(pickle.dumps(d.subset(d.ids[3:5])))
+    assert [repr(np.asarray(x).tolist()) for x in sent.stimuli(kind, [0, 1])] == shown[3:5]
+    assert sent.columns[kind].digests == d.columns[kind].digests[3:5]
+    assert Dataset.from_table(path, **{kind: "stimulus"}).fingerprint == d.fingerprint
+    for name in DISTORTIONS.get(kind, ()):
+        changed = study.model_validate({**study.model_dump(exclude_unset=True), "distort": {kind: {"kind": name, "amount": 0.9}}})
+        other = changed.open(tmp_path)
+        assert other.fingerprint != d.sample(8).fingerprint and other.distortions[kind].kind == name
+        assert [repr(np.asarray(x).tolist()) for x in other.stimuli(kind, [0])] != [shown[d.ids.index(other.ids[0])]]
+    fails(lambda: d.distort(kind, "nonsense", 0.5), f"modality '{kind}'")
+    fails(lambda: Dataset.from_table(path, **{kind + "x": "stimulus"}), f"no kind of stimuli '{kind}x'", f"did you mean '{kind}'")
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in IN_CELLS.items() if issubclass(kind, Files)])
+def test_every_kind_of_files_is_checked_and_read_from_folders_and_the_hub(tmp_path: Path, kind: str) -> None:
+    path = write_dataset(tmp_path, {"stimulus": kind}, 6)
+    d = Dataset.from_table(path, **{kind: "stimulus"})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for row in rows:
+        file = path.parent / row["stimulus"]
+        shutil.copy(file, folder / f"{row['id']}{file.suffix}")
+    assert Dataset.from_folder(folder).fingerprint == d.fingerprint
+    cells = [{"bytes": (path.parent / row["stimulus"]).read_bytes(), "path": None} for row in rows]
+    pq.write_table(pa.table({"id": [row["id"] for row in rows], "stimulus": cells}), tmp_path / "t.parquet")
+    assert Dataset.from_hub(tmp_path / "t.parquet", id="id", **{kind: "stimulus"}).fingerprint == d.fingerprint
+    first = path.parent / rows[0]["stimulus"]
+    first.write_bytes(first.read_bytes()[:20])
+    fails(lambda: d.stimuli(kind, [0]), f"{kind} '{rows[0]['stimulus']}' has changed since the dataset was opened")
+    fails(lambda: Dataset.from_table(path, **{kind: "stimulus"}), f"row 0 (id 'mock-00000'): {kind} cannot be decoded")

@@ -19,22 +19,13 @@ from scipy.stats import spearmanr
 
 from repalign import files
 from repalign.dataset import Dataset
+from repalign.dataset.texts import distinct, words_of, write_captions
 from repalign.errors import RepalignError
 from repalign.measures import CKA
 from repalign.models import COMPETENCES, model_set
 from repalign.sources import ModelEntry, extract
 from repalign.sources import standins as folders
-from repalign.sources.standins import (
-    DEPTHS,
-    distinct,
-    level_of,
-    shape_of,
-    stand_in,
-    stand_in_scores,
-    words_of,
-    write_captions,
-    write_dataset,
-)
+from repalign.sources.standins import DEPTHS, level_of, shape_of, stand_in, stand_in_scores, write_dataset
 from repalign.toyworld import world
 
 N = 24
@@ -465,10 +456,11 @@ def test_making_one_leaves_the_random_state_alone(tmp_path):
 _KILLED = """
 import sys, time
 import repalign.sources.standins as d
+from repalign.dataset.texts import Texts
 def stop(*a):
     print("half way", flush=True)
     time.sleep(60)
-d._captions = stop
+Texts.made_up = stop
 d.write_dataset(sys.argv[1], {"image": "image", "text": "text"}, 8)
 """
 

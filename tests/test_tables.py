@@ -15,7 +15,7 @@ import pytest
 from repalign.competence import read_labels, read_scores
 from repalign.competence.corpus import Corpus
 from repalign.dataset import Dataset
-from repalign.dataset.columns import Texts
+from repalign.dataset.texts import Texts
 from repalign.errors import RepalignError
 from repalign.null import Groups
 from repalign.tables import read_table

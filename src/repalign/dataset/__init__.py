@@ -5,8 +5,8 @@
 done with each.
 """
 
-from repalign.dataset.columns import ARRAY, DISTORTIONS, IMAGE, KINDS, TEXT, Kind, LeftOut
 from repalign.dataset.config import DatasetConfig
 from repalign.dataset.dataset import Dataset
+from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, LeftOut
 
-__all__ = ["ARRAY", "DISTORTIONS", "IMAGE", "KINDS", "TEXT", "Dataset", "DatasetConfig", "Kind", "LeftOut"]
+__all__ = ["DISTORTIONS", "IN_CELLS", "KINDS", "Dataset", "DatasetConfig", "LeftOut"]

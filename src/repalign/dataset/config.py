@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from repalign.dataset.columns import IMAGE, KINDS, TEXT, Kind
 from repalign.dataset.dataset import Dataset
+from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, wrong_distortion
 from repalign.errors import RepalignError
 from repalign.tables import id_lines
 from repalign.text import Progress, silent
@@ -40,45 +41,36 @@ class ToyConfig(Block):
 class DistortionConfig(Block):
     """A distortion of the stimuli of one modality."""
 
-    of: ClassVar[Kind]  # of the stimuli
+    of: ClassVar[str]  # the kind of the stimuli
     kind: str
     amount: float = Field(ge=0, le=1, strict=True, allow_inf_nan=False)
 
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if wrong := cls.of.problem(kind):
+        if wrong := wrong_distortion(cls.of, kind):
             raise ValueError("; ".join(wrong))
         return kind
 
 
-class ImageDistortionConfig(DistortionConfig):
-    """A distortion of images: noise, blur, patches, grey, occlude."""
-
-    of = IMAGE
-
-
-class TextDistortionConfig(DistortionConfig):
-    """A distortion of captions: words, order, drop."""
-
-    of = TEXT
+def _of_kinds(name: str, field: Callable[[str], Any], kinds: Iterable[str]) -> type[Block]:
+    """A block with a field for each kind of stimuli, that may be left out."""
+    return create_model(name, __base__=Block, **{kind: (field(kind) | None, None) for kind in kinds})  # type: ignore[call-overload]
 
 
-class DistortConfig(Block):
+class DistortConfig(_of_kinds("Distortions", lambda kind: type("Distortion", (DistortionConfig,), {"of": kind}), DISTORTIONS)):
     """Distorted stimuli, per modality (see `Dataset.distort`)."""
 
-    image: ImageDistortionConfig | None = None
-    text: TextDistortionConfig | None = None
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _of_something(self) -> DistortConfig:
-        if self.image is None and self.text is None:
-            raise ValueError("say what is distorted: image, text or both, as {kind: noise, amount: 0.5}")
+        if all(getattr(self, kind) is None for kind in DISTORTIONS):
+            raise ValueError(f"say what is distorted: {' or '.join(DISTORTIONS)}, as {{kind: noise, amount: 0.5}}")
         return self
 
 
-class DatasetConfig(Block):
+class DatasetConfig(_of_kinds("Stimuli", lambda kind: str | list[str] if IN_CELLS[kind].several else str, IN_CELLS)):
     """The source of the stimuli: exactly one, with its options and a selection of rows.
 
     Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
@@ -99,8 +91,6 @@ class DatasetConfig(Block):
     config: str | None = None
     data_files: str | list[str] | None = None
     id: str | None = None
-    image: str | None = None
-    text: str | list[str] | None = None
     root: str | None = None
     row_ids: str | list[str | int] | None = None
     on_missing: str | None = None
@@ -114,6 +104,12 @@ class DatasetConfig(Block):
     def kind(self) -> str:
         """The source that is named: "hub", "table", "folder", "arrays" or "toy"."""
         return next(s for s in SOURCES if getattr(self, s) is not None)
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The columns that are named, by the kind of their stimuli."""
+        named = {kind: getattr(self, kind) for kind in IN_CELLS}
+        return {kind: [said] if isinstance(said, str) else said for kind, said in named.items() if said}
 
     @field_validator("toy", mode="before")
     @classmethod
@@ -170,7 +166,7 @@ SOURCES = {
     )
     for name in ("hub", "table", "folder", "arrays")
 }  # fmt: skip
-SOURCES["arrays"] |= {"row_ids"}
+SOURCES |= {name: SOURCES[name] | IN_CELLS.keys() for name in ("hub", "table")} | {"arrays": SOURCES["arrays"] | {"row_ids"}}
 SOURCES["toy"] = frozenset()
 
 

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, wraps
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import chain
-from typing import Any, ParamSpec
+from typing import Any
 
-from repalign.dataset.columns import Column, Distorted, LeftOut, Loaded, Texts, distorted
+from repalign.dataset.columns import Column
 from repalign.dataset.distortions import Distortion
-from repalign.dataset.from_files import from_folder, from_table
-from repalign.dataset.from_hub import from_hub
-from repalign.dataset.from_memory import from_arrays, toy
+from repalign.dataset.from_files import FromFiles
+from repalign.dataset.from_hub import FromHub
+from repalign.dataset.from_memory import FromMemory
+from repalign.dataset.kinds import Distorted, LeftOut, distorted
+from repalign.dataset.texts import Texts
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.tables import bad_text
 
-P = ParamSpec("P")
-
-
-def _dataset_of(load: Callable[P, Loaded]) -> Callable[P, Dataset]:
-    """A source as a constructor, with the signature and the docstring of the function that loads."""
-
-    @wraps(load)
-    def make(*args: P.args, **options: P.kwargs) -> Dataset:
-        return Dataset(*load(*args, **options))
-
-    make.__signature__ = inspect.signature(load).replace(return_annotation="Dataset")  # type: ignore[attr-defined]
-    return make
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(FromHub, FromFiles, FromMemory):
     """Ordered ids and one column of stimuli per modality; immutable.
 
     Pairing is by id: row i of every modality is the thing that `ids[i]` names. Images are read when
@@ -48,8 +36,14 @@ class Dataset:
     source: str
     revision: str | None = None
     left_out: tuple[LeftOut, ...] = ()
+    n: int = field(init=False)
+    modalities: tuple[str, ...] = field(init=False)
+    distortions: dict[str, Distortion] = field(init=False)  # by modality; none for most datasets
 
     def __post_init__(self) -> None:
+        changed = {m: c.distortion for m, c in self.columns.items() if isinstance(c, Distorted)}
+        for name, value in {"n": len(self.ids), "modalities": tuple(self.columns), "distortions": changed}.items():
+            object.__setattr__(self, name, value)
         if bad_text("\n".join(self.ids)):  # all at once, which is quick; the one is looked for if there is one
             row, problem = next((i, found) for i, id_ in enumerate(self.ids) if (found := bad_text(id_)))
             raise RepalignError(f"dataset {self.name!r}: row {row} has an id with {problem}", expected="an id that is text")
@@ -58,14 +52,6 @@ class Dataset:
                 problem = f"dataset {self.name!r}: modality {modality!r} does not have one row for each id"
                 expected, got = f"{len(self.ids)} rows", f"{len(column.digests)} rows"
                 raise RepalignError(problem, expected=expected, got=got, remedy="give one id for each row")
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.columns)
-
-    @property
-    def n(self) -> int:
-        return len(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -183,11 +169,6 @@ class Dataset:
         source = f"{self.source}; {modality} distorted: {how}, seed {seed}"
         return replace(self, columns={**self.columns, modality: column}, source=source)
 
-    @property
-    def distortions(self) -> dict[str, Distortion]:
-        """The distortions by modality; none for most datasets."""
-        return {m: c.distortion for m, c in self.columns.items() if isinstance(c, Distorted)}
-
     def _take(self, rows: list[int], how: str) -> Dataset:
         return replace(
             self, ids=tuple(self.ids[r] for r in rows), columns={m: c.take(rows) for m, c in self.columns.items()},
@@ -208,10 +189,3 @@ class Dataset:
             "n_left_out": len(self.left_out),
             "left_out": [asdict(row) for row in self.left_out],
         }
-
-    # Every source is a function of its own; none imports its library before it is used.
-    from_hub = staticmethod(_dataset_of(from_hub))
-    from_table = staticmethod(_dataset_of(from_table))
-    from_folder = staticmethod(_dataset_of(from_folder))
-    from_arrays = staticmethod(_dataset_of(from_arrays))
-    toy = staticmethod(_dataset_of(toy))

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from repalign.dataset.columns import Blob, Loaded, Row, assemble, captions_in, check_columns, named_columns, row_id
+from repalign.dataset.kinds import IN_CELLS, assemble, check_columns, named_columns, row_ids
 from repalign.errors import RepalignError, choose, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
@@ -26,86 +26,56 @@ FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".js
 SAVED_MARKS = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
 
 
-@dataclass(frozen=True)
-class HubBlob(Blob):
-    """One image of a `datasets.Dataset`, whose rows stay on disk (memory-mapped) until they are read; `path` is its column."""
+class FromHub:
+    """How a `Dataset` is made of one of the hub, or of what the `datasets` library reads."""
 
-    table: Any  # datasets.Dataset with the image column alone, undecoded
-    row: int
+    @classmethod
+    def from_hub(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        split: str = "train",
+        id: str | None = None,
+        config: str | None = None,
+        data_files: str | Sequence[str] | None = None,
+        on_missing: str = "error",
+        name: str | None = None,
+        progress: Progress = silent,
+        **columns: str | Sequence[str] | None,
+    ) -> Self:
+        """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
 
-    def read(self) -> bytes:
-        cell = self.table[self.row][self.path]
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
-            raise OSError("the cell is empty")
-        if cell["bytes"] is not None:
-            return cell["bytes"]
-        return Path(cell["path"]).read_bytes()
+        `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,
+        which is what `Dataset.revision` records and the fingerprint covers. A `path` that exists is
+        local, may be a folder written by `save_to_disk`, a folder of data files or one such file,
+        and has no revision. `image` is a column of images; `text` a column of strings or of lists of strings, or several
+        columns of strings; of several captions the first counts. Without an `id` column the ids are row numbers.
 
-
-def from_hub(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    split: str = "train",
-    image: str | None = None,
-    text: str | Sequence[str] | None = None,
-    id: str | None = None,
-    config: str | None = None,
-    data_files: str | Sequence[str] | None = None,
-    on_missing: str = "error",
-    name: str | None = None,
-    progress: Progress = silent,
-) -> Loaded:
-    """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
-
-    `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,
-    which is what `Dataset.revision` records and the fingerprint covers. A `path` that exists is
-    local, may be a folder written by `save_to_disk`, a folder of data files or one such file,
-    and has no revision. `text` is a column of strings or of lists of strings, or several columns
-    of strings; of several captions the first counts. Without an `id` column the ids are row numbers.
-
-    Raises RepalignError without network and cache, and if the cache holds another commit.
-    """
-    local = Path(path).expanduser()
-    where = local.name if local.exists() else str(path)
-    texts, named = named_columns(id, image, text, where)
-    require(f"dataset {where}", "models", "datasets")
-    commit = None
-    if local.exists():
-        if revision is not None:
-            raise RepalignError(
-                f"{path} is on this machine, where there are no revisions", expected="no revision for a local dataset",
-                got=f"revision {revision!r}",
-                remedy="leave the revision out; or, to load it from the hub, rename the local folder",
-            )
-        data, source = _load_local(local, split, config, data_files), f"local {where}"
-    else:
-        commit, data = _load_hub(str(path), revision, split, config, data_files)
-        source = f"hub {path}@{revision or 'default branch'}"
-    check_columns([id, *texts, image], data.column_names, where)
-    cells = {c: data.select_columns([c])[:][c] for c in (id, *texts) if c is not None}
-    ids = [f"{i:05d}" if id is None else row_id(cells[id][i], i, where) for i in range(len(data))]
-    raw: list[dict[str, Any]] = [{} for _ in ids]
-    if image is not None:
-        raw = [{"image": blob} for blob in _blobs(data, image, ids, where)]
-    for i, row in enumerate(raw if texts else ()):
-        row["text"] = captions_in([cells[t][i] for t in texts], texts, i, where)
-    rows = [Row(i, id_, row) for i, (id_, row) in enumerate(zip(ids, raw, strict=True))]
-    name = name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1])
-    return assemble(rows, name, where, f"{source} (split={split}, {named})", commit, on_missing, progress)
-
-
-def _blobs(data: Any, column: str, ids: Sequence[str], where: str) -> Sequence[Blob]:
-    import datasets
-
-    feature = data.features[column]
-    if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
-        raise RepalignError(
-            f"{where}: column {column!r} holds no images", expected="a column of the feature type Image",
-            got=str(feature), remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
-        )
-    table = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return [HubBlob(column, f"{column} of {id_}", table, i) for i, id_ in enumerate(ids)]
+        Raises RepalignError without network and cache, and if the cache holds another commit.
+        """
+        local = Path(path).expanduser()
+        where = local.name if local.exists() else str(path)
+        named, told = named_columns(id, columns, where)
+        require(f"dataset {where}", "models", "datasets")
+        commit = None
+        if local.exists():
+            if revision is not None:
+                raise RepalignError(
+                    f"{path} is on this machine, where there are no revisions", expected="no revision for a local dataset",
+                    got=f"revision {revision!r}",
+                    remedy="leave the revision out; or, to load it from the hub, rename the local folder",
+                )
+            data, source = _load_local(local, split, config, data_files), f"local {where}"
+        else:
+            commit, data = _load_hub(str(path), revision, split, config, data_files)
+            source = f"hub {path}@{revision or 'default branch'}"
+        check_columns([*([] if id is None else [id]), *chain(*named.values())], data.column_names, where)
+        ids = row_ids([f"{i:05d}" for i in range(len(data))] if id is None else data.select_columns([id])[:][id], where)
+        cells = {kind: IN_CELLS[kind].hub_cells(data, names, ids, where) for kind, names in named.items()}
+        name = name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1])
+        source = f"{source} (split={split}, {told})"
+        return cls(*assemble(name, ids, cells, where, source, on_missing, progress, revision=commit))  # type: ignore[call-arg]
 
 
 # --- local ---------------------------------------------------------------------------------------

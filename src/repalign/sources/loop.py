@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.dataset import Dataset
+from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, Unavailable, choose
 from repalign.models import ModelRecord
 from repalign.sources.model import (
@@ -44,7 +44,6 @@ from repalign.text import Progress, silent
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
-SETTLE = 16  # texts that a model is shown before all others: enough to tell a sink, which is there in every text
 ON_UNAVAILABLE = ("error", "skip")
 
 
@@ -252,9 +251,9 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
         with loading(job.entry.label, Unavailable if source.published else RepalignError):
             model = source.load(job.location, job.entry, context)
         made = _Loaded(model, _column(job.dataset, model, job.entry), job.batch_size, threading.Lock())
-        if model.kind == "text":
+        if model.shown_first:
             with library_errors(job.entry.label, "a forward pass over the first texts"):
-                model.settle(_prepared(job, made, range(min(SETTLE, job.dataset.n))))
+                model.settle(_prepared(job, made, range(min(model.shown_first, job.dataset.n))))
         _models[key] = made
         if "read" in model.facts:  # of a file of features: what was taken of it, and what was left out
             rows.note(model.facts["read"])
@@ -364,7 +363,7 @@ def _prepared(job: _Job, loaded: _Loaded, absolute: Sequence[int]) -> list[Any]:
         return loaded.model.prepare(absolute, where)
     told = f"preparing {where[0]}" + (f" to {where[-1]}" if len(where) > 1 else "")
     stimuli = job.dataset.stimuli(loaded.column, absolute)
-    if job.dataset.kind(loaded.column) == "text":
+    if KINDS[job.dataset.kind(loaded.column)].several:
         stimuli = [job.entry.prompted(_caption(s, job.entry, w)) for s, w in zip(stimuli, where, strict=True)]
     with library_errors(job.entry.label, told):
         return loaded.model.prepare(stimuli, where)

@@ -201,6 +201,7 @@ class LoadedModel(ABC):
     """A model in memory, or a file of features: stimuli in, one vector per stimulus and layer out."""
 
     kind: str | None = None  # of the stimuli: "text", "image", "any"; None: it reads row numbers
+    shown_first: ClassVar[int] = 0  # stimuli that `settle` is shown before all others are run
     sorts: ClassVar[bool] = False  # whether stimuli have lengths, and batches are to hold those of like length
     entry: ModelEntry
     record: ModelRecord

@@ -78,7 +78,7 @@ class OpenCLIP(Source):
 class OpenCLIPSide(passes.TextModel):
     """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
 
-    sorts = False
+    sorts, shown_first = False, 0
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
         import open_clip  # pyright: ignore[reportMissingImports]

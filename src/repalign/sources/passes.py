@@ -411,6 +411,7 @@ class TextModel(LoadedModel):
 
     kind: str | None = "text"
     sorts = True
+    shown_first = 16  # enough to tell a sink, which is there in every text
     pooling: str
     causal: bool  # whether tokens see only those before them
     skips_first: bool = False  # whether the first token of each text is left out of the mean

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from repalign import files
+from repalign.dataset import IN_CELLS, kinds
+from repalign.dataset.columns import Wanted
+from repalign.dataset.texts import MORE
 from repalign.errors import RepalignError, choose
 from repalign.features import read_file
 from repalign.layers import RDM, Kernel
@@ -33,8 +35,7 @@ from repalign.models import COMPETENCES, known_models
 from repalign.sources.array import reading_of
 from repalign.sources.model import ModelEntry, no_modality
 from repalign.sources.source import Asked, StandIn, parse_spec
-from repalign.toyworld import captions as toy
-from repalign.toyworld import recipes, render, world
+from repalign.toyworld import recipes, world
 
 HEADS = 4
 DEPTHS = (2, 5)
@@ -62,7 +63,8 @@ def made_once(parent: Path, name: str, arguments: Mapping[str, Any], write: Call
 @cache
 def _code() -> str:
     """A digest of the code that makes stand-ins: what other code made does not pass for what today's would."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + recipes.revision()
+    ours = [Path(__file__), *sorted(Path(kinds.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in ours)).hexdigest() + recipes.revision()
 
 
 def seed_of(*parts: str | int) -> int:
@@ -220,11 +222,6 @@ FAMILIES = (
     ("bert", re.compile(r"bert|electra|mpnet|minilm|nomic-embed|(?<![a-z])(e5|bge|gte|t5)(?![a-z])|flan", re.I)),
     ("bloom", re.compile(r"bloom", re.I)),
     ("llama", re.compile(r"llama|mistral|mixtral|gemma|vicuna|alpaca|(?<![a-z])opt(?![a-z])", re.I)),
-)
-# What a caption goes on with when the scene has no more to say than the words that are asked for.
-MORE = (
-    "as somebody who stood near the place saw it on a quiet day and told it to a friend "
-    "who wrote it down word by word and kept the page"
 )
 
 
@@ -492,8 +489,6 @@ def _seen(ids: Sequence[str], seed: int) -> np.ndarray:
 # --- the dataset ---------------------------------------------------------------------------------
 
 TABLE = "pairs.jsonl"
-GREY = 4  # the row whose images have no colour
-LARGEST = 2.0  # of images of unequal sizes, in sides of the toy world's
 
 
 def write_dataset(
@@ -508,10 +503,10 @@ def write_dataset(
 ) -> Path:
     """A JSONL table of n rows and its image files; the path of the table, for `Dataset.from_table`.
 
-    `columns` maps names of columns to "image" or "text". All of a row show one scene, the row's number gives which. A
-    cell of text is a string, or with `captions` above 1 a list of so many different strings; a number in the column's
-    name is the number of words ("caption_20"). Images are PNG and, every third, JPEG, 32 x 32 pixels or with `unequal` of
-    16 to 64 to a side.
+    `columns` maps names of columns to kinds of stimuli, such as "image" and "text". All of a row show one scene, the row's
+    number gives which. A cell of text is a string, or with `captions` above 1 a list of so many different strings; a number
+    in the column's name is the number of words ("caption_20"). Images are PNG and, every third, JPEG, 32 x 32 pixels or
+    with `unequal` of 16 to 64 to a side.
 
     Some rows are awkward: 1 has quotation marks, 2 letters beyond ASCII, 3 a first caption of two words, 4 an image
     without colour, 5 the captions of row 0.
@@ -520,7 +515,7 @@ def write_dataset(
     RepalignError for arguments out of range and for a folder that cannot be written.
     """
     for column, kind in columns.items():
-        choose("kind", kind, ("image", "text"), f"stand-in dataset: column {column!r} is of no known kind")
+        choose("kind", kind, IN_CELLS, f"stand-in dataset: column {column!r} is of no known kind")
     if id in columns:
         raise RepalignError("stand-in dataset: the column of ids is one of the stimuli too", got=repr(id))
     for what, value, least in (("n", n, 1), ("captions", captions, 1), ("seed", seed, 0)):
@@ -532,97 +527,13 @@ def write_dataset(
         rows: list[dict[str, object]] = [{id: f"mock-{i:05d}"} for i in range(n)]
         _, scenes = world.content(n, seed)
         for column, kind in columns.items():
-            cells = _images(to, column, scenes, unequal, seed) if kind == "image" else _captions(column, scenes, captions, seed)
+            cells = IN_CELLS[kind].made_up(Wanted(to, column, scenes, seed, captions, unequal))
             for row, cell in zip(rows, cells, strict=True):
                 row[column] = cell
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (to / TABLE).write_text("".join(lines), encoding="utf-8", newline="\n")
 
     return made_once(Path(folder), f"dataset-{n}", arguments, write) / TABLE
-
-
-def _images(folder: Path, column: str, scenes: world.Attributes, unequal: bool, seed: int) -> list[str]:
-    """Image files of a column, by their names in the folder."""
-    from PIL import Image
-
-    picture, noise = (world.stream(seed, f"stand-in {what} {column}") for what in ("picture", "pixels"))
-    pixels = render.draw(scenes, picture, noise)
-    sizes = np.full((len(pixels), 2), render.SIDE)
-    if unequal:
-        rng = world.stream(seed, f"stand-in sizes {column}")
-        sizes = rng.integers(render.SIDE // 2, round(LARGEST * render.SIDE) + 1, sizes.shape)
-    name = f"images-{len(list(folder.iterdir()))}"  # a column's own name need not be one that a folder can have
-    (folder / name).mkdir()
-    out = []
-    for i, (array, (width, height)) in enumerate(zip(pixels, sizes.tolist(), strict=True)):
-        image = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
-        image = image.convert("L") if i == GREY else image
-        out.append(f"{name}/{i:05d}.{'jpg' if i % 3 == 2 else 'png'}")
-        image.save(folder / out[-1], quality=95)
-    return out
-
-
-def _captions(column: str, scenes: world.Attributes, count: int, seed: int) -> list[str] | list[list[str]]:
-    """A string of each row, or `count` different ones; awkward ones in some rows."""
-    written = zip(*(write_captions(scenes, seed, column, number) for number in range(count)), strict=True)
-    rows = [list(row) for row in written]
-    short = lambda caption: f"{' '.join(caption.split(' ')[:2]).rstrip('.')}."  # noqa: E731
-    for number, change in ((1, _quoted), (2, _foreign), (3, short if words_of(column) is None else str)):
-        if number < len(rows):
-            rows[number][0] = change(rows[number][0])
-    if len(rows) > 5:
-        rows[5] = list(rows[0])
-    rows = [distinct(row) for row in rows]
-    return rows if count > 1 else [row[0] for row in rows]
-
-
-def words_of(column: str) -> int | None:
-    """How many words the captions of a column have: the number in its name, None if there is none.
-
-    >>> words_of("caption_20"), words_of("text")
-    (20, None)
-    """
-    found = re.search(r"\d+", column)
-    return int(found[0]) or None if found else None
-
-
-def write_captions(attributes: world.Attributes, seed: int, column: str, number: int) -> list[str]:
-    """Caption `number` of a column for every scene, of the length that the column's name asks for."""
-    n, length = len(attributes.hue), words_of(column)
-    rng = world.stream(seed, f"stand-in {column} {number}")
-    named = toy.some_named(n, rng) if number else None  # later captions leave some of the attributes out
-    if named is None or length is not None:
-        # The most attributes that a caption of so many words can name: d of them take 1 + d words for d <= 5, else d + 3.
-        detail = min(toy.FULL, max(1, (length - 3 if length >= 9 else min(length - 1, 5)))) if length else toy.FULL
-        named = toy.first_named(detail)[None].repeat(n, axis=0)
-    out = []
-    for text in toy.decode(toy.write(attributes, named, rng)):
-        words = [w for w in text.split() if w != "."]  # the full stop is no word
-        if length is not None:
-            words = [*words, *islice(cycle(MORE.split()), max(0, length - len(words)))][:length]
-        sentence = " ".join(words)
-        out.append(f"{sentence[0].upper()}{sentence[1:]}.")
-    return out
-
-
-def distinct(captions: Sequence[str]) -> list[str]:
-    """The captions of one row; one that says the same as an earlier one says it again, in other words."""
-    out: list[str] = []
-    for caption in captions:
-        while caption in out:
-            caption = f"Again, {caption[0].lower()}{caption[1:]}"
-        out.append(caption)
-    return out
-
-
-def _quoted(caption: str) -> str:
-    first, *rest = caption.split(" ")
-    return " ".join([f'"{first}"', *rest[:-1], *(f"'{w}'" for w in rest[-1:])])
-
-
-def _foreign(caption: str) -> str:
-    first, *rest = caption.split(" ")
-    return " ".join([first, *(["naïve-Ωmega-世界"] if rest else []), *rest[1:]])
 
 
 # --- scores --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.dataset import DatasetConfig
+from repalign.dataset import IN_CELLS, DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
@@ -32,6 +32,7 @@ LEAST = 12  # stimuli of a sample
 MODELS = 6  # of a side that are run
 LIMIT = 5.0  # seconds for a measure of a group
 TOKENS = 2000  # of the corpus that bits per byte are measured on
+TEXT = "text"  # what bits per byte are measured on
 OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated one takes as well
 
 
@@ -83,7 +84,7 @@ def _figure(item: dict[str, Any]) -> dict[str, Any]:
 
 def _captions(study: AlignmentStudy) -> int:
     """How many captions of a stimulus a column has: one where several columns are the captions."""
-    if any(isinstance(v.config.dataset.text, list) for v in study.variants):
+    if any(len(names) > 1 for v in study.variants for names in v.config.dataset.columns.values()):
         return 1
     several = max(count for v in study.variants for count in (v.config.captions.x, v.config.captions.y))
     return several + max(e.caption for v in study.variants for side in v.sides for e in side)
@@ -98,12 +99,8 @@ def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, capt
 
 
 def _columns(config: DatasetConfig) -> dict[str, list[str]]:
-    """The columns of a dataset by the kind of their stimuli."""
-    if config.kind in ("toy", "arrays"):
-        return {"image": [], "text": []}
-    text = [config.text] if isinstance(config.text, str) else list(config.text or ())
-    default = config.kind == "folder"
-    return {"image": [config.image] if config.image else ["image"] * default, "text": text or ["text"] * default}
+    """The columns of a dataset by the kind of their stimuli; of a folder, which names none, one of each kind."""
+    return {kind: [kind] for kind in IN_CELLS} if config.kind == "folder" else config.columns
 
 
 @dataclass(frozen=True)
@@ -127,12 +124,11 @@ class _Smaller:
             return DatasetConfig.model_validate({**data, "toy": {**config.toy.model_dump(), "n": self.n}})
         if config.arrays is not None:
             raise RepalignError(
-                "a dataset of arrays has no stand-in", expected="a dataset of images or texts", got=sorted(config.arrays),
+                "a dataset of arrays has no stand-in", got=sorted(config.arrays),
+                expected=f"a dataset of {' or '.join(kind.plural for kind in IN_CELLS.values())}",
                 remedy="run the study itself: arrays need no download",
             )  # fmt: skip
-        columns = {kind: some[0] for kind, some in _columns(config).items() if some}
-        if config.text:
-            columns["text"] = config.text
+        columns = {kind: some if len(some) > 1 else some[0] for kind, some in _columns(config).items()}
         return DatasetConfig.model_validate({**data, **columns, "table": str(self.table), "id": "id"})
 
     def run(self, config: RunConfig, dataset: DatasetConfig, ids: Sequence[str], names: Collection[str]) -> RunConfig:
@@ -200,7 +196,7 @@ def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table
         write_file(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
         out["csv"] = [str(path)]
     if given.bits_per_byte is not None:
-        column = next((c for v in study.variants for c in _columns(v.config.dataset)["text"]), "text")
+        column = next((c for v in study.variants for c in _columns(v.config.dataset).get(TEXT, ())), TEXT)
         corpus = given.bits_per_byte.model_copy(
             update={"corpus": str(table), "column": column, "split": None, "revision": None, "documents": None,
                     "max_tokens": TOKENS, "context": None, "stride": None}
