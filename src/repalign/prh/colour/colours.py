@@ -15,6 +15,11 @@ from repalign.errors import RepalignError, choose
 from repalign.study import Block
 from repalign.text import Progress, silent
 
+__all__ = [
+    "BASIC", "WORDS", "ColourOptions", "Palette", "cielab", "count_pairs", "dissimilarity", "frequent", "grid_palette",
+    "named_colours", "negative_share", "pmi_kernel", "read_photos", "shuffled", "single_words", "word_palette",
+]  # fmt: skip
+
 # --- what can be chosen -----------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,8 @@ from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["CONTROLS", "ColourResult", "run_colour"]
 
 # Radius in pixels and shuffle: near to far, the pixels of each photo in other places, the pixels of all photos mixed.
 CONTROLS = (
@@ -79,18 +80,18 @@ class ColourResult:
             )  # fmt: skip
 
         def table(name: str) -> pd.DataFrame:
-            told = StringIO((folder / f"{name}.csv").read_text("utf-8"))
-            frame = pd.read_csv(told, dtype=str, keep_default_na=False)
-            for column in frame.columns.difference(_TEXT):  # by Python's float, which gives back every digit
-                kind = int if column in _COUNTS else float
-                frame[column] = [kind(v) if v else math.nan for v in frame[column]]
-            for column in frame.columns.intersection(_TEXT):
-                frame[column] = frame[column].map(from_csv_cell)
+            frame = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+            for column, cells in frame.items():
+                if column in _TEXT:
+                    frame[column] = cells.map(from_csv_cell)
+                else:  # by Python's float, which gives back every digit
+                    kind = int if column in _COUNTS else float
+                    frame[column] = [kind(v) if v else math.nan for v in cells]
             return frame
 
         run, _ = read_json(folder / "run.json")
         check_files(folder, run.pop(FILES, {}))
-        return cls(*(table(n) for n in _TABLES), run)
+        return cls(*map(table, _TABLES), run)
 
 
 def run_colour(

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import write_file
+from repalign.layers import RDM, as_features
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
-from repalign.measures.measure import DenseRelation, GraphRelation, State, as_features
-from repalign.measures.rdm import COMPARISONS
 from repalign.null import Permutations
 from repalign.prh.colour.colours import (
     ColourOptions,
@@ -32,6 +30,11 @@ from repalign.prh.colour.colours import (
 )  # fmt: skip
 from repalign.sources import ModelEntry, extract
 from repalign.text import Progress, silent
+
+__all__ = [
+    "ColourSpace", "Layout", "align", "mds", "perceptual_space", "pixel_space", "score", "score_layout", "spelling_space",
+    "vector_space", "word_space",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,45 +240,19 @@ def align(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
     does by fitting z and -z: in three dimensions that is the same. Disparity = |s X R + t - Y|^2 / |Y - mean Y|^2, in
     [0, 1], that of `scipy.spatial.procrustes`. Points of fewer dimensions than the target are padded with zeros.
     """
-    from scipy.linalg import orthogonal_procrustes
+    from scipy.spatial import procrustes
 
     x, y = np.asarray(points, float), np.asarray(target, float)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise RepalignError("layouts that do not fit", expected="one row per colour", got=f"{x.shape} and {y.shape}")
-    width = max(x.shape[1], y.shape[1])
-    x, y = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (x, y))
-    centre = y.mean(axis=0)
-    x, y = x - x.mean(axis=0), y - centre
-    size_x, size_y = (x**2).sum(), (y**2).sum()
-    if size_x == 0 or size_y == 0:
+    if not np.ptp(x, axis=0).any() or not np.ptp(y, axis=0).any():
         raise RepalignError("a layout whose points are all one", expected="points that differ", got="no spread")
-    fitted: Any = orthogonal_procrustes(x, y)
-    rotation, traced = fitted
-    moved = x @ rotation * (traced / size_x)
-    return (moved + centre)[:, : target.shape[1]], float(1 - traced**2 / (size_x * size_y))
+    width, centre = max(x.shape[1], y.shape[1]), y.mean(axis=0)
+    _, moved, disparity = procrustes(*(np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (y, x)))
+    return moved[:, : y.shape[1]] * np.linalg.norm(y - centre) + centre, float(disparity)
 
 
 # --- scores -----------------------------------------------------------------------------------------
-
-
-COLUMNS = (
-    "space_x", "layer_x", "space_y", "layer_y", "n", "measure", "statistic", "null_mean", "null_std", "z", "pvalue",
-    "pvalue_layers", "threshold", "null", "n_draws", "seed",
-)  # fmt: skip
-
-_NUMBERS = ("statistic", "null_mean", "null_std", "z", "pvalue", "threshold")
-
-
-def rsa_state(distances: np.ndarray) -> DenseRelation:
-    """The state of `RSA(comparison="spearman")` whose dissimilarities (n, n) are given."""
-    return COMPARISONS["spearman"](torch.from_numpy(np.array(distances, float)))
-
-
-def neighbor_state(distances: np.ndarray, k: int) -> GraphRelation:
-    """The state of `MutualKNN(k)` whose distances (n, n) are given; ties go to the lower index, as everywhere."""
-    d = np.array(distances, float)
-    np.fill_diagonal(d, np.inf)
-    return GraphRelation(torch.from_numpy(np.argsort(d, axis=1, kind="stable")[:, :k].copy()))
 
 
 def score(x: ColourSpace, y: ColourSpace, options: ColourOptions, k: int) -> list[dict[str, Any]]:
@@ -292,35 +269,31 @@ def score(x: ColourSpace, y: ColourSpace, options: ColourOptions, k: int) -> lis
             remedy="use a smaller min_count or k, or the palette 'words' on both sides",
         )  # fmt: skip
     x, y = x.subset(common), y.subset(common)
+    given = [{layer: RDM(d) for layer, d in s.distances.items()} for s in (x, y)]
     rsa, knn = RSA(dissimilarity="euclidean"), MutualKNN(k=k, similarity="euclidean")
-    rows = []
-    for label, measure, state in (("RSA", rsa, rsa_state), (f"MutualKNN(k={k})", knn, lambda d: neighbor_state(d, k))):
-        a, b = ([state(d) for d in s.distances.values()] for s in (x, y))
-        rows += _judged(label, measure, a, b, x, y, (tuple(x.distances), tuple(y.distances)), options)
-    return rows
+    return _judged("RSA", rsa, x, y, *given, options) + _judged(f"MutualKNN(k={k})", knn, x, y, *given, options)
 
 
 def score_layout(points: np.ndarray, x: ColourSpace, y: ColourSpace, options: ColourOptions) -> list[dict[str, Any]]:
     """`Procrustes` distance, in [0, sqrt 2] and 0 at best, of a layout of x from CIELAB, against permutations."""
-    measure = Procrustes()
-    a, b = ([measure.prepare(as_features(p))] for p in (points, x.lab))
-    return _judged("Procrustes", measure, a, b, x, y, ((f"layout of {x.layout_layer}",), ("cielab",)), options)
+    laid, target = {f"layout of {x.layout_layer}": as_features(points)}, {"cielab": as_features(x.lab)}
+    return _judged("Procrustes", Procrustes(), x, y, laid, target, options)
 
 
 def _judged(
-    label: str, measure: Measure, a: Sequence[State], b: Sequence[State], x: ColourSpace, y: ColourSpace,
-    layers: tuple[tuple[str, ...], tuple[str, ...]], options: ColourOptions,
+    label: str, measure: Measure, x: ColourSpace, y: ColourSpace, of_x: Mapping[str, Any], of_y: Mapping[str, Any],
+    options: ColourOptions,
 ) -> list[dict[str, Any]]:  # fmt: skip
     null = Permutations(n_draws=options.n_draws, seed=options.seed)
+    a, b = ([measure.prepare(layer) for layer in layers.values()] for layers in (of_x, of_y))
     judged = null.judge(measure, null.prepare(measure, a), null.prepare(measure, b))
-    cells, rows = judged.cells, []
-    for i, layer_x in enumerate(layers[0]):
-        for j, layer_y in enumerate(layers[1]):
-            numbers = {name: float(getattr(cells, name)[i, j]) for name in _NUMBERS}
-            row = {
-                "space_x": x.name, "layer_x": layer_x, "space_y": y.name, "layer_y": layer_y, "n": x.n, "measure": label,
-                **numbers, "pvalue_layers": float(judged.found.stepdown[i, j]), "null": null.name,
-                "n_draws": judged.n_draws, "seed": options.seed,
-            }  # fmt: skip
-            rows.append({c: row[c] for c in COLUMNS})
-    return rows
+    cells = {name: getattr(judged.cells, name) for name in ("statistic", "null_mean", "null_std", "z", "pvalue")}
+    numbers = {**cells, "pvalue_layers": judged.found.stepdown, "threshold": judged.cells.threshold}
+    return [
+        {
+            "space_x": x.name, "layer_x": layer_x, "space_y": y.name, "layer_y": layer_y, "n": x.n, "measure": label,
+            **{name: float(values[i, j]) for name, values in numbers.items()},
+            "null": null.name, "n_draws": judged.n_draws, "seed": options.seed,
+        }
+        for i, layer_x in enumerate(of_x) for j, layer_y in enumerate(of_y)
+    ]  # fmt: skip

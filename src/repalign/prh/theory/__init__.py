@@ -13,34 +13,5 @@ modality sees it through a view, one to one or lossy; a contrastive learner of t
 
 from __future__ import annotations
 
-from repalign.prh.theory.learn import CRITICS, BinaryNCE, InfoNCE, Learned, learn
-from repalign.prh.theory.worlds import (
-    Representability,
-    World,
-    circle,
-    cooccurrence,
-    embedding,
-    mixed,
-    proposition_f1,
-    representability,
-    ring,
-    torus,
-)  # fmt: skip
-
-__all__ = [
-    "CRITICS",
-    "BinaryNCE",
-    "InfoNCE",
-    "Learned",
-    "Representability",
-    "World",
-    "circle",
-    "cooccurrence",
-    "embedding",
-    "learn",
-    "mixed",
-    "proposition_f1",
-    "representability",
-    "ring",
-    "torus",
-]
+from repalign.prh.theory.learn import *  # noqa: F403
+from repalign.prh.theory.worlds import *  # noqa: F403

@@ -7,35 +7,38 @@ Source: Huh et al. 2024, section 4.2 and appendix F.1 (eqs. 20-30).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import factorial
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, choose
 from repalign.prh.theory.worlds import Array, World
+
+__all__ = ["CRITICS", "BinaryNCE", "InfoNCE", "Learned", "learn"]
 
 Critic = Literal["tied", "towers", "free"]
 POLISHED = 400  # parameters up to which the gradient's zero is looked for: the cost grows with their cube
 CRITICS: tuple[Critic, ...] = ("tied", "towers", "free")
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """A loss over the critic's table g, shape (N, N)."""
 
+    @abstractmethod
     def loss(self, g: Array, world: World) -> tuple[float, Array]:
         """The expected loss in nats, and its gradient (N, N)."""
-        ...
 
+    @abstractmethod
     def optimum(self, world: World) -> Array:
         """A table that minimises it over all tables."""
-        ...
 
 
 @dataclass(frozen=True)
-class BinaryNCE:
+class BinaryNCE(Objective):
     """Is the pair a positive or a negative? A share p_pos of what the learner sees is positive.
 
     L = p_pos E_P[-log s(g)] + (1 - p_pos) E_PxP[-log s(-g)], s the logistic function; its only optimum is
@@ -64,7 +67,7 @@ class BinaryNCE:
 
 
 @dataclass(frozen=True)
-class InfoNCE:
+class InfoNCE(Objective):
     """Which of K + 1 candidates co-occurs with a? One does, K are drawn from P; the scores are g / temperature.
 
     L = E[log(1 + sum_k exp((g(a, b_k) - g(a, b)) / temperature))]; every optimum is
@@ -185,8 +188,7 @@ def learn(
     """
     from scipy.optimize import least_squares, minimize
 
-    if critic not in CRITICS:
-        raise RepalignError(f"unknown critic {critic!r}", got=critic, remedy=did_you_mean(critic, CRITICS))
+    choose("critic", critic, CRITICS)
     if d < 1 or starts < 1:
         raise RepalignError("a learner", expected="d >= 1 and starts >= 1", got=f"d={d}, starts={starts}")
     n = world.n_events

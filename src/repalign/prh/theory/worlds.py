@@ -14,6 +14,11 @@ import numpy as np
 
 from repalign.errors import RepalignError
 
+__all__ = [
+    "Representability", "World", "circle", "cooccurrence", "embedding", "mixed", "proposition_f1", "representability", "ring",
+    "torus",
+]  # fmt: skip
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
