@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, choose
-from repalign.measures.kernel import ESTIMATORS, Estimated
+from repalign.measures.kernel import ESTIMATORS, UNBIASED, Estimated
 from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
 from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
 
@@ -54,7 +54,7 @@ class KernelAlignment(Estimated):
     def prepare(self, x: Tensor) -> DenseRelation:
         kernel = _square(self, self.kernel(x), len(x)).to(torch.float64, copy=True)
         floor = RESIDUE * torch.finfo(x.dtype).eps * float(torch.linalg.vector_norm(kernel))
-        (u_centre if self.is_debiased else double_centre)(kernel)
+        (u_centre if self.estimator in UNBIASED else double_centre)(kernel)
         return DenseRelation.of(kernel.to(x.dtype), floor=floor)
 
 

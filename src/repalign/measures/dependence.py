@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
-from repalign.measures.kernel import ESTIMATORS, KERNELS, Estimated, OfKernels, kernel_relation, norm_products
+from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, norm_products
 from repalign.measures.measure import (
     ISOMETRIES,
     ISOMETRIES_AND_SCALE,
@@ -69,9 +69,6 @@ class HSIC(OfKernels, Estimated):
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES_AND_SCALE if isinstance(self.bandwidth, str) else ISOMETRIES
 
-    def prepare(self, x: Given) -> DenseRelation:
-        return kernel_relation(x, self.kernel, self.bandwidth, self.is_debiased)
-
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n = a[0].n
         divisor = {"unbiased": n * (n - 3), "biased": (n - 1) ** 2, "trace": 1}[self.estimator]
@@ -117,7 +114,7 @@ class RV(Bilinear):
         return 3 if self.modified else 2
 
     def prepare(self, x: Given) -> DenseRelation:
-        relation = kernel_relation(x, "linear", None, debiased=False)
+        relation = CKA(estimator="biased").prepare(x)
         if not self.modified or relation.norm == 0:
             return relation
         matrix = relation.matrix.fill_diagonal_(0)
@@ -147,14 +144,12 @@ class AngularCKA(OfKernels):
     kernel: str = parameter("linear", choose, KERNELS)
     bandwidth: float | str | None = None
 
+    estimator: ClassVar[str] = "biased"
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("angular_cka",)
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.pi / 2)
-
-    def prepare(self, x: Given) -> DenseRelation:
-        return kernel_relation(x, self.kernel, self.bandwidth, debiased=False)
 
     def compare(self, a: DenseRelation, b: DenseRelation) -> float:
         if a.norm == 0 or b.norm == 0:
@@ -234,9 +229,8 @@ def distance_relation(x: Given, exponent: float, debiased: bool) -> DenseRelatio
     matrix = squared.pow_(exponent / 2)
     floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
     (u_centre if debiased else double_centre)(matrix)
-    relation = DenseRelation.of(matrix, floor=floor)
-    norm = in_range(relation.norm * float(torch.tensor(unit, dtype=torch.float64) ** exponent))
-    return replace(relation, matrix=relation.matrix.to(x.dtype), norm=norm if relation.norm > 0 else 0.0)
+    relation = DenseRelation.of(matrix, floor=floor, unit=float(torch.tensor(unit, dtype=torch.float64) ** exponent))
+    return replace(relation, matrix=relation.matrix.to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -249,7 +243,7 @@ class _OfCentredDistances(Estimated):
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def prepare(self, x: Given) -> DenseRelation:
-        return distance_relation(x, self.exponent, self.is_debiased)
+        return distance_relation(x, self.exponent, self.estimator in UNBIASED)
 
 
 @dataclass(frozen=True)
@@ -350,5 +344,5 @@ class SquaredDistanceCovariance(_OfCentredDistances):
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n = a[0].n
-        divisor = n * (n - 3) if self.is_debiased else n * n
+        divisor = n * (n - 3) if self.estimator in UNBIASED else n * n
         return super().scale(inner, a, b) * (norm_products(a, b) / divisor)

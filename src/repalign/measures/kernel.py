@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ from repalign.measures.numerics.precision import (
 from repalign.measures.numerics.search import embed, nearest
 
 ESTIMATORS = ("debiased", "biased")
+UNBIASED = ("debiased", "unbiased")
 KERNEL_SIMILARITIES = ("cosine", "dot")
 KERNELS = ("linear", "rbf", "laplacian", "quadratic", "cubic")
 
@@ -66,7 +67,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 
 class Estimated(Bilinear):
-    """A measure of U-centred kernels if its `estimator` is "debiased" or "unbiased", which may then be negative."""
+    """A measure of U-centred kernels if its `estimator` is `UNBIASED`, which may then be negative."""
 
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
@@ -74,23 +75,20 @@ class Estimated(Bilinear):
     estimator: str
 
     @property
-    def is_debiased(self) -> bool:
-        return self.estimator in ("debiased", "unbiased")
-
-    @property
     def range(self) -> tuple[float, float]:
-        return self.bounds if self.is_debiased else (0.0, self.bounds[1])
+        return self.bounds if self.estimator in UNBIASED else (0.0, self.bounds[1])
 
     @property
     def min_n(self) -> int:
-        return 4 if self.is_debiased else 2
+        return 4 if self.estimator in UNBIASED else 2
 
 
 class OfKernels(Measure):
-    """A measure with a choice of kernels, each with its own rules for a bandwidth."""
+    """A measure of centred kernels, with a choice of kernels, each with its own rules for a bandwidth."""
 
     takes: ClassVar[frozenset[str]] = ANY_FORM
     kernel: str
+    estimator: str
     bandwidth: float | str | None
 
     def __post_init__(self) -> None:
@@ -99,15 +97,12 @@ class OfKernels(Measure):
         if bandwidth is None:
             bandwidth = rules[0] if rules else None
         elif not rules:
-            raise RepalignError(
-                "a linear kernel has no bandwidth", expected="bandwidth=None with kernel='linear'", got=f"bandwidth={bandwidth!r}",
-                remedy="use kernel='rbf', or leave bandwidth out",
-            )  # fmt: skip
+            expected, remedy = "bandwidth=None with kernel='linear'", "use kernel='rbf', or leave bandwidth out"
+            raise RepalignError("a linear kernel has no bandwidth", expected=expected, got=f"{bandwidth=}", remedy=remedy)
         elif isinstance(bandwidth, str):
             choose("bandwidth", bandwidth, rules)
         else:
-            expected = f"sigma > 0, or one of {', '.join(rules)}"
-            problem = "is not a positive number or a rule"
+            problem, expected = "is not a positive number or a rule", f"sigma > 0, or one of {', '.join(rules)}"
             bandwidth = as_number("bandwidth", bandwidth, lambda v: 0 < v < math.inf, problem, expected)
         object.__setattr__(self, "bandwidth", bandwidth)
 
@@ -120,6 +115,26 @@ class OfKernels(Measure):
     @property
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES if isinstance(self.bandwidth, float) else ISOMETRIES_AND_SCALE
+
+    def prepare(self, x: Given) -> DenseRelation:
+        """The centred kernel (n, n) at unit norm: double centred, or U-centred with zero diagonal.
+
+        `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
+        """
+        if self.kernel == "linear" and isinstance(x, Tensor):
+            layer = layer_of(x)
+            matrix, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
+            size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
+        else:  # before it is centred, up to a constant
+            of_features = _of_products if self.kernel in _POLYNOMIALS else _of_distances
+            matrix, unit = scaled(x.matrix) if isinstance(x, Kernel) else of_features(x, self.kernel, self.bandwidth)
+            size = float(torch.linalg.vector_norm(matrix))
+        floor = RESIDUE * torch.finfo(matrix.dtype).eps * size
+        if self.estimator in UNBIASED:
+            u_centre(matrix)
+        elif self.kernel != "linear" or isinstance(x, Kernel):  # the Gram matrix of centred rows is so already
+            double_centre(matrix)
+        return DenseRelation.of(matrix.to(x.dtype), floor=floor, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -179,14 +194,11 @@ class CKA(OfKernels, Estimated):
     def invariances(self) -> frozenset[str]:
         return super().invariances if self.epsilon == 0 else ISOMETRIES
 
-    def prepare(self, x: Given) -> DenseRelation:
-        return kernel_relation(x, self.kernel, self.bandwidth, self.is_debiased)
-
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n, scores = a[0].n, super().scale(inner, a, b)
         if self.epsilon == 0:
             return scores
-        per_hsic = n * (n - 3) if self.is_debiased else 1  # <K', L'> = per_hsic * HSIC
+        per_hsic = n * (n - 3) if self.estimator in UNBIASED else 1  # <K', L'> = per_hsic * HSIC
         return scores / (1 + self.epsilon * per_hsic / norm_products(a, b))
 
 
@@ -382,43 +394,8 @@ def _find(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return place, codes[place] == wanted
 
 
-def kernel_relation(x: Given, kernel: str, bandwidth: float | str | None, debiased: bool) -> DenseRelation:
-    """The centred kernel of a layer (n, d) at unit norm: double centred, or U-centred with zero diagonal (debiased).
-
-    `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
-    """
-    if kernel == "linear" and isinstance(x, Tensor):
-        layer = layer_of(x)
-        matrix, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
-        size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
-    else:
-        matrix, unit = _kernel(x, kernel, bandwidth)
-        size = float(torch.linalg.vector_norm(matrix))
-    floor = RESIDUE * torch.finfo(matrix.dtype).eps * size
-    if debiased:
-        u_centre(matrix)
-    elif kernel != "linear" or isinstance(x, Kernel):  # the Gram matrix of centred rows is so already
-        double_centre(matrix)
-    relation = DenseRelation.of(matrix.to(x.dtype), floor=floor)
-    return relation if relation.norm == 0 else replace(relation, norm=in_range(relation.norm * unit))
-
-
-class _Scaled(NamedTuple):
-    """A matrix in float64, and the unit that was divided out."""
-
-    matrix: Tensor
-    unit: float
-
-
-def _kernel(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
-    """The kernel (n, n) before it is centred, up to a constant."""
-    if isinstance(x, Kernel):
-        return _Scaled(*scaled(x.matrix))
-    return _of_products(x, kernel, bandwidth) if kernel in _POLYNOMIALS else _of_distances(x, kernel, bandwidth)
-
-
-def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
-    """k(D / sigma) - 1 (n, n); all zero if sigma is.
+def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> tuple[Tensor, float]:
+    """k(D / sigma) - 1 (n, n) in float64, and the unit that was divided out; all zero if sigma is.
 
     The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
     """
@@ -426,18 +403,18 @@ def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> _Scal
     rule = BANDWIDTHS.get(str(bandwidth))
     sigma = math.sqrt(rule(squared.cpu().numpy())) if rule else float(bandwidth or 0) / unit
     if sigma == 0:
-        return _Scaled(torch.zeros_like(squared), 1.0)
+        return torch.zeros_like(squared), 1.0
     distances = squared.sqrt_().div_(sigma)
     exponents = distances.neg_() if kernel == "laplacian" else distances.square_().div_(-2)
-    return _Scaled(*scaled(exponents.expm1_()))
+    return scaled(exponents.expm1_())
 
 
 # (1 + t)^p - 1 = t (a + b t + c t^2), by name.
 _POLYNOMIALS = {"quadratic": (2.0, 1.0, 0.0), "cubic": (3.0, 3.0, 1.0)}
 
 
-def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> _Scaled:
-    """(1 + c_i . c_j / sigma^2)^p - 1 (n, n) for the centred rows c; all zero if sigma is.
+def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> tuple[Tensor, float]:
+    """(1 + c_i . c_j / sigma^2)^p - 1 (n, n) for the centred rows c, and the unit; all zero if sigma is.
 
     With g = 1 / sigma^2 in the unit of the rows, g or g^p is divided out, so that no scale overflows or vanishes.
     """
@@ -452,11 +429,11 @@ def _of_products(x: Given, kernel: str, bandwidth: float | str | None) -> _Scale
         g = ratio * ratio
     a, b, c = _POLYNOMIALS[kernel]
     if g <= 1:
-        return _Scaled(matrix * ((c * g * g * matrix + b * g) * matrix + a), g)
+        return matrix * ((c * g * g * matrix + b * g) * matrix + a), g
     h = 1 / g
     if kernel == "quadratic":
-        return _Scaled(matrix * (b * matrix + a * h), g * g)
-    return _Scaled(matrix * ((c * matrix + b * h) * matrix + a * h * h), g * g * g)
+        return matrix * (b * matrix + a * h), g * g
+    return matrix * ((c * matrix + b * h) * matrix + a * h * h), g * g * g
 
 
 def norm_products(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:

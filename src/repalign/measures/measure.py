@@ -27,7 +27,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
-from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, full_precision
+from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, full_precision, in_range
 
 if TYPE_CHECKING:
     from repalign.measures.registry import MeasureFacts
@@ -161,12 +161,15 @@ class DenseRelation(SquareState, Relation):
     symmetric: bool = True
 
     @classmethod
-    def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0) -> DenseRelation:
-        """Divide `matrix` by its Frobenius norm; a norm <= `floor` counts as zero (rounding residue)."""
+    def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0, unit: float = 1.0) -> DenseRelation:
+        """Divide `matrix` by its Frobenius norm; a norm <= `floor` counts as zero (rounding residue).
+
+        The norm is told in the unit of the features, in which the matrix is `unit` times as large.
+        """
         norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
         if not norm > floor:
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
-        return cls(matrix / norm, norm, symmetric)
+        return cls(matrix / norm, in_range(norm * unit), symmetric)
 
     def dense(self) -> Tensor:
         return self.matrix
@@ -429,7 +432,7 @@ class Measure(ABC):
         """Everything that needs one layer only; called once per layer with a checked (n, d) tensor, n >= `min_n`.
 
         Where `accepts` says so, also with an `RDM` or a `Kernel`, which `between_rows` and `dissimilarities` (of
-        `numerics.distances`), `numerics.search.embed` and `kernel.kernel_relation` take as they take features.
+        `numerics.distances`), `numerics.search.embed` and the `prepare` of `CKA` take as they take features.
         """
 
     @abstractmethod
