@@ -31,9 +31,9 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     naming `name`, for what holds no real number in every place: sparse, masked, complex, quantised or ragged arrays, texts.
     """
     if isinstance(x, Tensor):
-        fault = _tensor_fault(x)
-        if fault is not None:
-            raise RepalignError(f"{name}: {fault[0]}", expected="a dense array of real numbers", got=fault[1], remedy=fault[2])
+        if x.is_nested or x.layout is not torch.strided or x.is_complex() or x.is_quantized or x.is_meta:
+            problem, got, remedy = _tensor_fault(x)
+            raise RepalignError(f"{name}: {problem}", expected="a dense array of real numbers", got=got, remedy=remedy)
         return x.detach()
     if hasattr(x, "tocsr") and hasattr(x, "nnz"):
         problem, remedy = f"{name}: a sparse matrix {tuple(x.shape)}", _DENSE.format(".toarray()")
@@ -65,7 +65,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
 
 
-def _tensor_fault(x: Tensor) -> tuple[str, str, str] | None:
+def _tensor_fault(x: Tensor) -> tuple[str, str, str]:
     """The fault of a tensor that is not dense real numbers: what is wrong, what it is, what to do."""
     shape = f"a tensor of dtype {x.dtype}"
     if x.is_nested:
@@ -76,9 +76,7 @@ def _tensor_fault(x: Tensor) -> tuple[str, str, str] | None:
         return "complex numbers", shape, _REAL[1].replace("np.concatenate", "torch.cat")
     if x.is_quantized:
         return "quantised numbers", shape, "convert them with .dequantize()"
-    if x.is_meta:
-        return "a tensor without data", "device meta", "load the numbers first"
-    return None
+    return "a tensor without data", "device meta", "load the numbers first"
 
 
 # --- layers given by pairs ----

@@ -225,7 +225,7 @@ def _by_bounds(
         raise RepalignError(f"the layer search {search} needs draws", expected="a maximum for streamed measures", got=str(search))
     cells = at(alpha)
     m, height = cells.statistic.size, cells.statistic if search.scale == "raw" or np.isnan(cells.z).all() else cells.z
-    i, j, whole = -1, -1, nulls.Calibration(statistic=np.asarray(np.nan))
+    i, j, whole = -1, -1, nulls.Calibration.of(np.nan)
     if not np.isnan(height).all():
         i, j = (int(v) for v in np.unravel_index(np.nanargmax(height), height.shape))
         score, std, strict, mean = cells.statistic[i, j], cells.null_std[i, j], at(alpha / m), most(m)[i, j]

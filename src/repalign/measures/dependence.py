@@ -223,16 +223,6 @@ def as_exponent(name: str, value: Any) -> float:
     return as_number(name, value, lambda v: 0 < v <= 2, "is out of range", expected)
 
 
-def distance_relation(x: Given, exponent: float, debiased: bool) -> DenseRelation:
-    """Centred distances D^exponent of a layer at unit norm, U-centred if debiased; `norm` in the unit of the features."""
-    squared, unit = between_rows(x)
-    matrix = squared.pow_(exponent / 2)
-    floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
-    (u_centre if debiased else double_centre)(matrix)
-    relation = DenseRelation.of(matrix, floor=floor, unit=float(torch.tensor(unit, dtype=torch.float64) ** exponent))
-    return replace(relation, matrix=relation.matrix.to(x.dtype))
-
-
 @dataclass(frozen=True)
 class _OfCentredDistances(Estimated):
     """The centred matrices of distances to a power, and their inner product."""
@@ -243,7 +233,14 @@ class _OfCentredDistances(Estimated):
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
 
     def prepare(self, x: Given) -> DenseRelation:
-        return distance_relation(x, self.exponent, self.estimator in UNBIASED)
+        """Centred distances D^exponent of a layer at unit norm; `norm` in the unit of the features."""
+        squared, unit = between_rows(x)
+        matrix = squared.pow_(self.exponent / 2)
+        floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
+        (u_centre if self.estimator in UNBIASED else double_centre)(matrix)
+        unit = float(torch.tensor(unit, dtype=torch.float64) ** self.exponent)
+        relation = DenseRelation.of(matrix, floor=floor, unit=unit)
+        return replace(relation, matrix=relation.matrix.to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -310,7 +307,7 @@ class DistanceCorrelation(Batched):
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Given) -> DenseRelation:
-        return distance_relation(x, self.exponent, debiased=False)
+        return SquaredDistanceCorrelation("biased", self.exponent).prepare(x)
 
     def compare_all(self, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         squared = SquaredDistanceCorrelation("biased", self.exponent).compare_all(a, b)

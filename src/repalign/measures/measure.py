@@ -398,10 +398,13 @@ class Measure(ABC):
     @property
     def facts(self) -> MeasureFacts:
         """Names, parameters and direction, which go with its scores."""
-        from repalign.measures.registry import MeasureFacts
+        from repalign.measures.registry import MeasureFacts, label_of
 
+        name, meaning = type(self).__name__, (type(self).__doc__ or "").strip().partition("\n")[0]
+        if meaning.startswith(f"{name}("):  # the signature that a dataclass without a docstring gets
+            meaning = ""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return MeasureFacts.of_class(type(self), given)
+        return MeasureFacts(name, given, label_of(name, given), self.family, meaning, self.closer_is_higher)
 
     def check_takes(self, kind: str, name: str = "x") -> None:
         """Refuse a layer that is given as this measure does not take it, naming the array."""

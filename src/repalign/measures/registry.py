@@ -217,14 +217,6 @@ class MeasureFacts:
     closer_is_higher: bool = True
 
     @classmethod
-    def of_class(cls, measure: MeasureClass, parameters: dict[str, Any]) -> Self:
-        """The facts of a measure of this class with these parameters."""
-        name, meaning = measure.__name__, (measure.__doc__ or "").strip().partition("\n")[0]
-        if meaning.startswith(f"{name}("):  # the signature that a dataclass without a docstring gets
-            meaning = ""
-        return cls(name, parameters, label_of(name, parameters), measure.family, meaning, measure.closer_is_higher)
-
-    @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The facts that `dataclasses.asdict` gave, also through JSON, which has no tuples."""
         parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["parameters"].items()}
@@ -271,10 +263,8 @@ def facts_of(text: str) -> MeasureFacts:
     try:
         return dataclasses.replace(parse_measure(text).facts, label=label)
     except RepalignError:
-        for cls in known_measures():
-            if cls.__name__ == name:
-                return MeasureFacts.of_class(cls, parameters)
-        return MeasureFacts(name, parameters, label)
+        known = next((cls().facts for cls in known_measures() if cls.__name__ == name), MeasureFacts(name, {}, label))
+        return dataclasses.replace(known, parameters=parameters, label=label)
 
 
 # --- listings ------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from repalign.measures.measure import Measure
 TIE_TOLERANCE = 1e-6
 # A smaller p in closed form must not be owed to one stimulus in its place.
 SMALL_P = 0.01
-_NOTHING: Any = np.nan
+Array = np.ndarray | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +36,17 @@ class Calibration:
     """
 
     statistic: np.ndarray
-    null_mean: np.ndarray = _NOTHING
-    null_std: np.ndarray = _NOTHING
-    z: np.ndarray = _NOTHING
-    pvalue: np.ndarray = _NOTHING
-    threshold: np.ndarray = _NOTHING
-    calibrated: np.ndarray = _NOTHING
-
-    def __post_init__(self) -> None:
-        undefined = np.isnan(self.statistic)
-        for name, values in vars(self).items():
-            object.__setattr__(self, name, np.where(undefined, np.nan, np.asarray(values, float)))
+    null_mean: np.ndarray
+    null_std: np.ndarray
+    z: np.ndarray
+    pvalue: np.ndarray
+    threshold: np.ndarray
+    calibrated: np.ndarray
 
     @classmethod
     def of(
-        cls, statistic: np.ndarray, null_mean: np.ndarray, null_std: np.ndarray, pvalue: np.ndarray, threshold: np.ndarray,
-        s_max: float,
+        cls, statistic: Array, null_mean: Array = np.nan, null_std: Array = np.nan, pvalue: Array = np.nan,
+        threshold: Array = np.nan, s_max: float = np.inf,
     ) -> Calibration:  # fmt: skip
         """All of it, with z and the calibrated score, which follow from the rest; s_max is the largest score."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -62,8 +56,9 @@ class Calibration:
         # Nothing above the threshold is attainable when the threshold is the maximum itself.
         # No scale of 0 to 1 without a largest score.
         calibrated = np.where(statistic > threshold, np.where(room > 0, gain, 1.0), 0.0) if np.isfinite(s_max) else np.nan
-        given = {"null_mean": null_mean, "null_std": null_std, "pvalue": pvalue, "threshold": threshold}
-        return cls(statistic=statistic, z=z, calibrated=calibrated, **given)
+        found = {"null_mean": null_mean, "null_std": null_std, "z": z, "pvalue": pvalue, "threshold": threshold}
+        undefined, found = np.isnan(statistic), {"statistic": statistic, **found, "calibrated": calibrated}
+        return cls(**{name: np.where(undefined, np.nan, np.asarray(v, float)) for name, v in found.items()})
 
     def told_by(self, measure: Measure) -> Calibration:
         """The calibration of a closeness, in the measure's own direction."""
@@ -80,31 +75,20 @@ def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return np.where(np.abs(draws - observed) <= TIE_TOLERANCE * scale, observed, draws)
 
 
-
-def pvalue(observed: np.ndarray | float, draws: np.ndarray) -> np.ndarray:
+def pvalue(observed: Array, draws: np.ndarray) -> np.ndarray:
     """Right-tailed add-one p-value, (1 + #{draw >= observed}) / (K + 1), draws along axis 0.
 
     Ties are decided with a scale-aware tolerance and count as exceedances; so do undefined draws.
     """
-    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
-    exceed = ~(snap_ties(observed, draws) < observed)
-    p = (1 + exceed.sum(axis=0)) / (len(draws) + 1)
-    return np.where(np.isnan(observed), np.nan, p)
+    return calibrate(observed, draws).pvalue
 
 
-def threshold(observed: np.ndarray | float, draws: np.ndarray, alpha: float) -> np.ndarray:
+def threshold(observed: Array, draws: np.ndarray, alpha: float) -> np.ndarray:
     """The order statistic of rank ceil((1 - alpha)(K + 1)) among the draws and the observed score."""
-    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
-    pool = np.concatenate([snap_ties(observed, draws), observed[None]])
-    pool = np.where(np.isnan(pool), np.inf, pool)  # undefined draws count as exceedances here too
-    rank = math.ceil((1 - alpha) * len(pool))
-    tau = np.partition(pool, rank - 1, axis=0)[rank - 1]
-    return np.where(np.isnan(observed), np.nan, tau)
+    return calibrate(observed, draws, alpha=alpha).threshold
 
 
-def calibrate(
-    observed: np.ndarray | float, draws: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0
-) -> Calibration:
+def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max: float = 1.0) -> Calibration:
     """Everything that draws say about observed scores; draws has one more, leading, axis."""
     observed, draws = np.asarray(observed, float), np.asarray(draws, float)
     if not 0 < alpha < 1:
@@ -119,7 +103,12 @@ def calibrate(
     # Where all draws are the same up to rounding there is no spread to count in.
     scale = np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=known))
     std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
-    return Calibration.of(observed, mean, std, pvalue(observed, draws), threshold(observed, draws, alpha), s_max)
+    snapped = snap_ties(observed, draws)
+    p = (1 + (~(snapped < observed)).sum(axis=0)) / (len(draws) + 1)  # undefined draws count as exceedances
+    pool = np.concatenate([snapped, observed[None]])
+    pool = np.where(np.isnan(pool), np.inf, pool)  # here too
+    rank = math.ceil((1 - alpha) * len(pool))
+    return Calibration.of(observed, mean, std, p, np.partition(pool, rank - 1, axis=0)[rank - 1], s_max)
 
 
 def calibrate_by_moments(

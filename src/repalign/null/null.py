@@ -319,7 +319,7 @@ class Unpaired(Null):
     def judge_cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002
     ) -> tuple[Calibration, np.ndarray]:
-        return Calibration(statistic=observed), np.full(observed.shape, self.name, dtype=object)
+        return Calibration.of(observed), np.full(observed.shape, self.name, dtype=object)
 
     def judge_search(
         self, measure: Measure, observed: np.ndarray, draws: np.ndarray, search: Search, alpha: float  # noqa: ARG002
@@ -328,7 +328,7 @@ class Unpaired(Null):
         if not np.isnan(observed).all():
             i, j = (int(v) for v in np.unravel_index(np.nanargmax(observed), observed.shape))
             top = observed[i, j]
-        return Found(i, j, Calibration(statistic=top), draws.reshape(0), np.full_like(observed, np.nan))
+        return Found(i, j, Calibration.of(top), draws.reshape(0), np.full_like(observed, np.nan))
 
 
 def must_be_bilinear(measure: Measure, what: str) -> Bilinear:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -132,8 +132,7 @@ def published(observed: np.ndarray | float, draws: np.ndarray, alpha: float, s_m
     room = np.maximum(np.float32(s_max) - tau, _SMALLEST_ROOM)
     calibrated = np.clip((score - tau) / room, np.float32(0), np.float32(1))
     mean, std = null.mean(axis=0, dtype=np.float64), null.std(axis=0, dtype=np.float64)
+    found = Calibration.of(np.asarray(observed, float), mean, std, p, tau)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(std > 0, (score - mean) / std, np.nan)
-    return Calibration(
-        statistic=np.asarray(observed, float), null_mean=mean, null_std=std, z=z, pvalue=p, threshold=tau, calibrated=calibrated
-    )
+        z = np.where(std > 0, (score - mean) / std, np.nan)  # nan, as the calibrated score, where the score is
+    return replace(found, z=z, calibrated=calibrated.astype(float))

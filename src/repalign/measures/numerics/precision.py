@@ -75,8 +75,9 @@ def _own(x: Tensor) -> Tensor:
 
 
 def _unit_of(x: Tensor) -> float:
-    """The power of two just below the largest entry."""
-    return float(power_of_two(torch.stack(torch.aminmax(x)).to("cpu", torch.float64).abs().amax()))
+    """The power of two just below the largest entry; 1 if all are 0."""
+    largest = float(torch.stack(torch.aminmax(x)).abs().amax())
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
 
 
 def scaled(x: Tensor) -> tuple[Tensor, float]:
