@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.layers import ANY_FORM, RDM, Given, Kernel, Pairwise
+from repalign.layers import ANY_FORM, RDM, Given, Pairwise
 from repalign.measures.measure import Measure
 from repalign.measures.numerics.precision import (
     RESIDUE,
@@ -80,7 +80,6 @@ SPARE = 8
 PICKED = 100
 
 
-@dataclass(frozen=True, eq=False)
 class Embedded:
     """Rows f and a bias b such that f_i . f_j + b_j orders the neighbours j of every i, nearest first.
 
@@ -89,57 +88,27 @@ class Embedded:
     out of it and costs digits, so the features are centred first.
     """
 
-    features: Tensor  # (n, d)
-    similarity: str
-    center: bool = False
+    bias: Tensor | None = None  # b (n,) in float64, if there is one
+    unit = 1.0  # f times this is in the unit of the features
 
-    @property
-    def n(self) -> int:
-        return self.features.shape[0]
-
-    @property
-    def d(self) -> int:
-        return self.features.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the features, and of the first pass."""
-        return self.features.dtype
-
-    @property
-    def is_unit(self) -> bool:
-        """Rows of norm 1, where they are not 0."""
-        return self.similarity == "cosine"
+    def __init__(self, features: Tensor, similarity: str, center: bool = False) -> None:
+        self.features, self.center = features, center
+        (self.n, self.d), self.dtype = features.shape, features.dtype  # dtype: of the first pass, too
+        self.is_unit = similarity == "cosine"  # rows of norm 1, where they are not 0
+        if not self.is_unit:
+            of_rows = centred if center or similarity == "euclidean" else scaled
+            self.rows, self.unit = of_rows(features)[:2]
+        if similarity == "euclidean":
+            self.bias = -0.5 * (self.rows * self.rows).sum(dim=1)
 
     @cached_property
-    def _rows_and_unit(self) -> tuple[Tensor, float]:
-        if self.similarity == "dot" and not self.center:
-            return scaled(self.features)
-        if self.center or self.similarity == "euclidean":
-            rows, unit, *_ = centred(self.features)
-            return (unit_rows(rows), 1.0) if self.is_unit else (rows, unit)
-        return unit_rows(self.features), 1.0
-
-    @property
     def rows(self) -> Tensor:
-        """f (n, d) in float64."""
-        return self._rows_and_unit[0]
-
-    @property
-    def unit(self) -> float:
-        """f times this is in the unit of the features."""
-        return self._rows_and_unit[1]
-
-    @cached_property
-    def bias(self) -> Tensor | None:
-        """b (n,) in float64, if there is one."""
-        return -0.5 * (self.rows * self.rows).sum(dim=1) if self.similarity == "euclidean" else None
+        """f (n, d) in float64; unit rows are made when all of them are asked for."""
+        return unit_rows(centred(self.features).rows if self.center else self.features)
 
     def some(self, which: Tensor | slice) -> Tensor:
         """Some of the rows, without computing all of them where that can be helped."""
-        if self.is_unit and not self.center and "_rows_and_unit" not in self.__dict__:
-            return unit_rows(self.features[which])
-        return self.rows[which]
+        return self.rows[which] if self.center or "rows" in self.__dict__ else unit_rows(self.features[which])
 
     @cached_property
     def is_constant(self) -> bool:
@@ -193,7 +162,6 @@ CENTRES = ("nothing", "rows", "rows and columns")
 _TOLD_APART = 64 * torch.finfo(torch.float64).eps
 
 
-@dataclass(frozen=True, eq=False)
 class Tabulated:
     """The similarities of a layer that is given by pairs, in float64; `Embedded` does the same for features.
 
@@ -202,56 +170,31 @@ class Tabulated:
     K_ij - K_jj / 2 (euclidean); with `center` of the rows without their mean.
     """
 
-    layer: Pairwise
-    similarity: str
-    center: bool = False
+    bias: Tensor | None = None  # b (n,), if there is one, and the unit of f: see `Embedded`
+    unit = 1.0
 
-    @property
-    def n(self) -> int:
-        return len(self.layer)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.layer.dtype
-
-    @cached_property
-    def _values_and_unit(self) -> tuple[Tensor, float]:
-        matrix, unit = scaled(self.layer.matrix)
-        if isinstance(self.layer, RDM):
-            return (matrix.square_().div_(-2) if self.similarity == "euclidean" else matrix.neg_()), unit
-        if self.center:
+    def __init__(self, layer: Pairwise, similarity: str, center: bool = False) -> None:
+        self.is_rdm, self.n, self.dtype = isinstance(layer, RDM), len(layer), layer.dtype
+        matrix, unit = scaled(layer.matrix)
+        self.values = matrix  # products f_i . f_j (n, n), or minus the dissimilarities
+        if self.is_rdm:
+            self.is_constant = layer.is_constant
+            self.values = matrix.square_().div_(-2) if similarity == "euclidean" else matrix.neg_()
+            return
+        if center:
             floor = RESIDUE * torch.finfo(matrix.dtype).eps * float(torch.linalg.vector_norm(matrix))
             double_centre(matrix)
-            matrix = matrix if float(torch.linalg.vector_norm(matrix)) > floor else torch.zeros_like(matrix)
-        if self.similarity == "cosine":
+            if not float(torch.linalg.vector_norm(matrix)) > floor:
+                matrix.zero_()
+        if similarity == "cosine":
             length = matrix.diagonal().clamp(min=0).sqrt()
             inverse = torch.where(length > 0, 1 / torch.where(length > 0, length, 1.0), 0.0)
-            return matrix.mul_(inverse[:, None]).mul_(inverse), 1.0
-        return matrix, math.sqrt(unit)
-
-    @property
-    def values(self) -> Tensor:
-        """Products f_i . f_j (n, n), or minus the dissimilarities."""
-        return self._values_and_unit[0]
-
-    @property
-    def unit(self) -> float:
-        """f times this is in the unit of the features."""
-        return self._values_and_unit[1]
-
-    @cached_property
-    def bias(self) -> Tensor | None:
-        """b (n,), if there is one: see `Embedded`."""
-        by_kernel = isinstance(self.layer, Kernel) and self.similarity == "euclidean"
-        return -0.5 * self.values.diagonal() if by_kernel else None
-
-    @cached_property
-    def is_constant(self) -> bool:
-        """All stimuli alike."""
-        if isinstance(self.layer, RDM):
-            return self.layer.is_constant
-        own = self.values.diagonal()
-        return bool((own + own[0] - 2 * self.values[0]).max() <= _TOLD_APART * self.values.abs().max())
+            matrix.mul_(inverse[:, None]).mul_(inverse)
+        else:
+            self.unit = math.sqrt(unit)
+        own = matrix.diagonal()
+        self.bias = -0.5 * own if similarity == "euclidean" else None
+        self.is_constant = bool((own + own[0] - 2 * matrix[0]).max() <= _TOLD_APART * matrix.abs().max())
 
     def similarity_of(self, which: Tensor, include_self: bool) -> Tensor:
         similarity = self.values[which]
@@ -273,7 +216,7 @@ class Tabulated:
 
     def cosine_distances(self) -> Tensor:
         """Dissimilarities as they are given, or 1 - cos of a kernel."""
-        distances = -self.values if isinstance(self.layer, RDM) else 1 - self.values
+        distances = -self.values if self.is_rdm else 1 - self.values
         return distances.masked_fill_(distances <= _TOLD_APART * distances.abs().max(), 0.0).to(self.dtype)
 
 
@@ -448,8 +391,9 @@ class Best:
         A chunk is a set of columns. Of a row only the chunks with the m largest maxima can hold one of its m largest
         entries, and only if these exceed the least value held. So sorting touches a few entries per row.
         """
-        m = self.values.shape[1]
-        width = _chunk_width(tile.shape[1], m)
+        m, columns = self.values.shape[1], tile.shape[1]
+        # A power of two near sqrt(columns / m): as many maxima to look through as entries of the chosen chunks.
+        width = 2 ** max(0, round(math.log2(columns / m) / 2)) if columns > m else 1
         rest = tile.shape[1] % width
         if rest:
             self.offer(row, tile[:, :-rest], column)
@@ -463,23 +407,13 @@ class Best:
             return
         which = torch.nonzero(hot).flatten()
         chosen = maxima[which].topk(most, dim=1).indices  # (h, most)
-        self._merge(row + which, chunks[which[:, None], :, chosen], column + chosen, maxima.shape[1])
-
-    def _merge(self, rows: Tensor, values: Tensor, columns: Tensor, step: int) -> None:
-        """Merge candidates (h, most, width): entry (i, j, w) stands in column columns[i, j] + w step."""
-        m = self.values.shape[1]
-        held = self.indices[rows]
-        top = torch.cat([self.values[rows], values.flatten(1)], dim=1).topk(m, dim=1)
+        # Candidates (h, most, width): entry (i, j, w) stands in column chosen[i, j] + w count of the tile.
+        candidates, rows = chunks[which[:, None], :, chosen], row + which
+        top = torch.cat([self.values[rows], candidates.flatten(1)], dim=1).topk(m, dim=1)
         place = (top.indices - m).clamp_(min=0)
-        width = values.shape[2]
-        new = columns.gather(1, place // width) + place % width * step
-        self.values[rows] = top.values
-        self.indices[rows] = torch.where(top.indices < m, held.gather(1, top.indices.clamp(max=m - 1)), new)
-
-
-def _chunk_width(columns: int, m: int) -> int:
-    """A power of two near sqrt(columns / m): as many maxima to look through as entries of the chosen chunks."""
-    return 2 ** max(0, round(math.log2(columns / m) / 2)) if columns > m else 1
+        new = (column + chosen).gather(1, place // width) + place % width * maxima.shape[1]
+        held = self.indices[rows].gather(1, top.indices.clamp(max=m - 1))
+        self.values[rows], self.indices[rows] = top.values, torch.where(top.indices < m, held, new)
 
 
 def _tiles(n: int, itemsize: int) -> list[slice]:
