@@ -67,10 +67,9 @@ def test_the_report_says_how_many_cells_the_draws_judged():
 
     from repalign.report.page import null_of
 
-    def table(by: list[str]) -> pd.DataFrame:
-        cells = pd.DataFrame({"null": by, "scope": "cell"})
-        search = pd.DataFrame({"null": ["cyclic"], "scope": ["max"]})
-        return pd.concat([search, cells]).assign(measure="CKA()", seed=0, n_draws=1023, statistic=0.5, pvalue=0.1)
+    def told(by: list[str]) -> str:
+        cells = pd.DataFrame({"null": by})
+        return null_of(pd.DataFrame({"null": ["cyclic"], "seed": 0, "n_draws": 1023}), cells)
 
-    assert null_of(table(["moments", "cyclic", "cyclic"])).endswith("law (2 of 3 by draws, where that law is poor)")
-    assert null_of(table(["moments"] * 3)).endswith("Pearson type III law")
+    assert told(["moments", "cyclic", "cyclic"]).endswith("law (2 of 3 by draws, where that law is poor)")
+    assert told(["moments"] * 3).endswith("Pearson type III law")

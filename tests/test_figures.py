@@ -15,9 +15,9 @@ from repalign import figures
 from repalign import text as words
 from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
+from repalign.figures import canvas, palette, trend_chart
 from repalign.figures import conventions as views
-from repalign.figures import palette, trend_chart
-from repalign.figures.conventions import SEEDS, Conventions
+from repalign.figures.conventions import Conventions, Pairs
 from repalign.figures.layer_map_chart import LayerMap
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
@@ -151,7 +151,7 @@ def test_closed_form_pvalues_have_no_floor():
     assert (scale.low, scale.high) == (0.05, views.SMALL_P)
     assert scale.position([0.0, 1e-90, 1e-6, 0.05]).tolist() == [1, 1, 1, 0]
     mild = views.scale_of("pvalue", np.array([0.004, 0.2]), np.array([0.1]), 0, 0.05)
-    assert mild.high == 0.004 and not words.at_floor(1e-90, 0) and words.p_sentence(0.0) == "p < 1e−10"
+    assert mild.high == 0.004 and words.pvalue(1e-90, 0) == "< 1e−10" and words.p_sentence(0.0) == "p < 1e−10"
 
 
 def test_too_few_draws_for_alpha_still_give_a_scale():
@@ -164,35 +164,38 @@ def test_scores_below_chance_only_leave_a_blank_scale():
     assert scale.position([0.1, 0.3]).tolist() == [0, 0]
 
 
+def with_pairs(table: pd.DataFrame, measure: str, run: dict | None = None, **changed) -> Pairs:
+    """The pairs of a measure with changed columns."""
+    return Pairs.of(rows_of(table, "max", measure).assign(**changed), conventions=Conventions.of(run or {}))
+
+
 def test_joint_draws_decide_then_holm_then_benjamini_hochberg(table):
     """30 pairs, 1,023 draws: 30 / 1024 < .05, so Holm can reject; with 199 draws it cannot."""
     pairs = rows_of(table, "max", KNN)
-    assert views.adjustment(pairs, 0.05) == "p_maxt"
-    without = pairs.assign(p_maxt=np.nan)
-    assert views.adjustment(without, 0.05) == "p_holm" and views.adjustment(without.assign(n_draws=199), 0.05) == "p_bh"
-    part = pairs.assign(p_maxt=pairs["p_maxt"].where(pairs.index != 3))
-    assert views.adjustment(part, 0.05) == "p_holm"  # one pair has a p-value and no maxT
-    constant = rows_of(table, "max", CKA)
-    assert constant["p_maxt"].isna().sum() == 1 and views.adjustment(constant, 0.05) == "p_maxt"  # an undefined pair
+    assert with_pairs(table, KNN).rule == "p_maxt" and with_pairs(table, KNN, p_maxt=np.nan).rule == "p_holm"
+    assert with_pairs(table, KNN, p_maxt=np.nan, n_draws=199).rule == "p_bh"
+    # One pair has a p-value and no maxT.
+    assert with_pairs(table, KNN, p_maxt=pairs["p_maxt"].where(pairs.index != 3)).rule == "p_holm"
+    constant = with_pairs(table, CKA)  # an undefined pair
+    assert constant.rows["p_maxt"].isna().sum() == 1 and constant.rule == "p_maxt" and constant.tests == 29
 
 
 def test_what_is_found_follows_the_rule_that_decides(table):
     pairs = rows_of(table, "max", KNN)
-    torn = pairs.assign(p_maxt=np.where(pairs.index % 2, 0.01, 0.9), p_holm=0.9, p_bh=0.9)
-    np.testing.assert_array_equal(views.found(torn, 0.05), pairs.index % 2 == 1)
-    np.testing.assert_array_equal(
-        views.found(torn.assign(p_maxt=np.nan, p_holm=pairs["p_maxt"]), 0.05), pairs["p_maxt"] <= 0.05
-    )
-
+    torn = {"p_maxt": np.where(pairs.index % 2, 0.01, 0.9), "p_holm": 0.9, "p_bh": 0.9}
+    np.testing.assert_array_equal(with_pairs(table, KNN, **torn).found, pairs.index % 2 == 1)
+    holm = with_pairs(table, KNN, **torn | {"p_maxt": np.nan, "p_holm": pairs["p_maxt"]})
+    np.testing.assert_array_equal(holm.found, pairs["p_maxt"] <= 0.05)
 
 
 @pytest.mark.parametrize(("draws", "rule"), [(19, "p_maxt"), (19, "p_bh"), (0, "p_holm")])
 def test_a_p_that_equals_alpha_is_found(table, draws, rule):
     """Slow measures of a group get 19 draws: their least p is 1/20, which is alpha itself."""
-    pairs = rows_of(table, "max", KNN).assign(n_draws=draws, p_maxt=np.nan, p_holm=0.9, p_bh=0.9)
-    pairs[rule] = np.where(pairs.index % 2, 1 / 20, np.nextafter(0.05, 1))
-    assert views.adjustment(pairs, 0.05) == rule
-    np.testing.assert_array_equal(views.found(pairs, 0.05), pairs.index % 2 == 1)
+    odd = rows_of(table, "max", KNN).index % 2 == 1
+    changed = {"n_draws": draws, "p_maxt": np.nan, "p_holm": 0.9, "p_bh": 0.9}
+    pairs = with_pairs(table, KNN, **changed | {rule: np.where(odd, 1 / 20, np.nextafter(0.05, 1))})
+    assert pairs.rule == rule
+    np.testing.assert_array_equal(pairs.found, odd)
 
 
 @pytest.mark.parametrize(
@@ -218,19 +221,21 @@ def test_a_p_that_equals_alpha_is_found(table, draws, rule):
     ],
 )
 def test_the_note_names_the_rule_and_why_it_is_valid(table, run, change, expected):
-    pairs = rows_of(table, "max", KNN).assign(**change)
-    assert expected in views.found_note(pairs, Conventions.of(run))
-    assert expected in Matrix.of(table.assign(**change), KNN, conventions=Conventions.of(run)).note
-    assert views.found_note(pairs.head(1), Conventions.of(run)).count("over") == 0  # one pair needs no rule
+    assert expected in with_pairs(table, KNN, run, **change).note
+    drawn = figures.matrix(Alignment(rows_of(table, "max", KNN).assign(**change), run))
+    assert expected in " ".join(drawn.get_supxlabel().split())
+    one = Pairs.of(rows_of(table, "max", KNN).head(1), conventions=Conventions.of(run))
+    assert one.note.count("over") == 0  # one pair needs no rule
 
 
 def test_the_best_pair_goes_by_calibrated_score(table):
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     rows = [r for r in table.to_dict("records") if r["scope"] == "max" and r["measure"] == KNN]
     assert best is not None and best["calibrated"] == max(r["calibrated"] for r in rows)
-    raw = pd.DataFrame({"calibrated": [0.0, 0.1], "z": [1.0, 5.0], "statistic": [0.9, 0.3]})
-    assert views.best_pair(raw)["statistic"] == 0.3  # a high score at a high chance level does not win
-    assert views.best_pair(raw.assign(statistic=np.nan)) is None
+    assert Pairs.of(table, KNN).text.startswith(f"Best: {best['model_x']} [{best['layer_x']}] and {best['model_y']} [")
+    raw = rows_of(table, "max", KNN).head(2).assign(calibrated=[0.0, 0.1], z=[1.0, 5.0], statistic=[0.9, 0.3])
+    assert Pairs.of(raw).best["statistic"] == 0.3  # a high score at a high chance level does not win
+    assert Pairs.of(raw.assign(statistic=np.nan)).best is None
 
 
 # --- matrix ------------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ def test_the_best_pair_goes_by_calibrated_score(table):
 
 @pytest.mark.parametrize("value", views.VIEWS_OF["max"])
 def test_the_matrix_holds_the_numbers_of_the_table(table, value):
-    frame = Matrix.of(table, CKA, value)
+    frame = Matrix.of(Pairs.of(table, CKA), value)
     assert frame.rows == [m[0] for m in LANGUAGE] and frame.columns == [m[0] for m in VISION]
     for i, x in enumerate(frame.rows):
         for j, y in enumerate(frame.columns):
@@ -251,7 +256,7 @@ def test_the_matrix_holds_the_numbers_of_the_table(table, value):
 
 
 def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
-    frame = Matrix.of(alignment.table, KNN)
+    frame = Matrix.of(Pairs.of(alignment.table, KNN))
     figure = figures.matrix(alignment)
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
@@ -265,7 +270,7 @@ def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
 
 def test_text_is_readable_on_its_cell(alignment):
     axes = figures.matrix(alignment).axes[0]
-    frame = Matrix.of(alignment.table, KNN)
+    frame = Matrix.of(Pairs.of(alignment.table, KNN))
     steps = frame.scale.steps(frame.values)
     for text in axes.texts:
         j, i = (round(v) for v in text.get_position())
@@ -275,7 +280,7 @@ def test_text_is_readable_on_its_cell(alignment):
 def test_all_against_all_is_mirrored(table):
     pairs = rows_of(table, "max", KNN).head(3).copy()
     pairs["model_x"], pairs["model_y"] = ["a", "a", "b"], ["b", "c", "c"]
-    frame = Matrix.of(pairs)
+    frame = Matrix.of(Pairs.of(pairs))
     assert frame.rows == frame.columns == ["a", "b", "c"]
     np.testing.assert_array_equal(frame.values, frame.values.T)
     assert np.isnan(np.diag(frame.values)).all() and frame.texts[0, 0] == ""
@@ -339,10 +344,11 @@ def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
 
 
 def test_marks_that_are_close_share_a_place_and_others_do_not():
-    scale = views.Scale(0.0, 1.0)
-    assert views.bar_marks(scale, "gain", [(0.02, "a"), (0.5, "b"), (0.53, "c")]) == [
-        (0.0, "a\n0"), (0.5, "c\nb"), (1.0, "1.00"),
-    ]  # fmt: skip
+    figure, ((axes,),) = canvas.sheet(4, 3, "marks")
+    marks = [(0.0, "0"), (1.0, "1.00"), (0.02, "a"), (0.5, "b"), (0.53, "c")]
+    bar = canvas.color_bar(figure, axes, axes.imshow([[0.0, 1.0]]), marks)
+    shown = [(float(place), t.get_text()) for place, t in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)]
+    assert shown == [(0.0, "a\n0"), (0.5, "c\nb"), (1.0, "1.00")]
 
 
 # --- marks of the layer map --------------------------------------------------------------------
@@ -406,7 +412,7 @@ def test_an_undefined_pair_has_a_map_without_a_mark(table):
 
 
 def test_without_names_the_best_pair_is_drawn(table):
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     frame = LayerMap.of(table)
     assert (frame.model_x, frame.model_y) == (best["model_x"], best["model_y"])
 
@@ -415,7 +421,7 @@ def test_without_names_the_best_pair_is_drawn(table):
 
 
 def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
-    frame = NullChart.of(alignment.table, CKA)
+    frame = NullChart.of(Pairs.of(alignment.table, CKA))
     assert len(frame.observed) == 29 and frame.n_undefined == 1 and (np.diff(frame.observed) <= 0).all()
     for k, (x, y) in enumerate(frame.pairs):
         (row,) = pair(alignment.table, CKA, x, y).to_dict("records")
@@ -436,19 +442,19 @@ def test_ceilings_at_the_same_n_are_lines(alignment):
         entry | {"statistic": 0.9, "kind": "split half"}, entry | {"statistic": float("nan")}, entry | {"statistic": None},
     ]  # fmt: skip
     both = Alignment(alignment.table, make_run() | {"ceilings": [entry, *others]})
-    assert NullChart.of(both.table, KNN, Conventions.of(both.run)).ceilings == [(0.61, "two trainings of a")]
+    assert NullChart.of(Pairs.of(both.table, KNN, Conventions.of(both.run))).ceilings == [(0.61, "two trainings of a")]
 
     def lines(of: Alignment) -> list[float]:
         return [float(v.get_xdata()[0]) for v in figures.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
 
     assert lines(both) == [0.61] and lines(alignment) == []
-    tracks = [NullChart.of(of.table, KNN, Conventions.of(of.run)).tracks(9) for of in (both, alignment)]
+    tracks = [NullChart.of(Pairs.of(of.table, KNN, Conventions.of(of.run))).tracks(9) for of in (both, alignment)]
     assert [len(some["ceilings"]) for some in tracks] == [1, 0]
 
 
 def test_the_tracks_of_the_page_have_the_numbers_at_their_places(alignment):
     """The report's chart: per cent of one scale, the order of the picture, and texts of the same numbers."""
-    frame = NullChart.of(alignment.table, CKA)
+    frame = NullChart.of(Pairs.of(alignment.table, CKA))
     tracks = frame.tracks(10)
     assert len(tracks["rows"]) == 10
 
@@ -471,10 +477,11 @@ def test_the_tracks_of_the_page_have_the_numbers_at_their_places(alignment):
 def test_ceilings_come_highest_first_with_their_source():
     entry = {"measure": KNN, "kind": "seed to seed", "model_y": "b2", "n": 64}
     run = {"ceilings": [entry | {"model_x": x, "statistic": v} for x, v in (("a", 0.4), ("b", 0.7), ("c", 0.5))]}
-    conventions = Conventions.of(run)
-    assert [c.statistic for c in conventions.ceilings_of(KNN, SEEDS)] == [0.7, 0.5, 0.4]
-    assert conventions.ceilings_of(CKA, SEEDS) == []
-    assert conventions.ceilings_of(KNN, SEEDS)[0].source(128) == "two trainings of one model, b and b2; n = 64"
+    table, conventions = make_table(LANGUAGE[:1], VISION[:1], (1, 1)), Conventions.of(run)
+    seeds = Pairs.of(table, KNN, conventions).seeds
+    assert [c.statistic for c in seeds] == [0.7, 0.5, 0.4]
+    assert Pairs.of(table, CKA, conventions).seeds == []
+    assert seeds[0].source(128) == "two trainings of one model, b and b2; n = 64"
 
 
 @pytest.mark.parametrize(

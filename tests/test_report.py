@@ -25,6 +25,7 @@ from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
 from repalign.figures import conventions as views
 from repalign.figures.canvas import ticks
+from repalign.figures.conventions import Pairs
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.report import notebook_html, payload, render, write_report
@@ -78,7 +79,7 @@ def embedded(page: str, identifier: str = "data") -> dict:
 
 def test_the_headline_answers_in_words(page, table):
     text = " ".join(Elements(page).text.split())
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     assert f"{best['model_x']} and {best['model_y']} align best" in text
     assert f"They score {words.number(best['statistic'])} on Mutual k-NN (k = 10, cosine)" in text
     assert (
@@ -181,7 +182,7 @@ def test_without_joint_draws_another_rule_decides_and_is_named(n_draws, told):
 
 def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
     (card, _) = re.findall(r'<article class="card">.*?</article>', page, flags=re.S)
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", card))
     assert facts == {
         "Score": words.number(best["statistic"]), "Chance": words.number(best["null_mean"]),
@@ -197,7 +198,7 @@ def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
 
 
 def test_ceilings_stand_beside_the_chance_level(table):
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     seeds = {"measure": KNN, "kind": "seed to seed", "model_x": best["model_y"], "model_y": "again"}
     halves = {"measure": KNN, "kind": "split half", "model_x": best["model_x"], "model_y": best["model_y"], "n": 512}
     other = {"measure": KNN, "kind": "split half", "model_x": "bloom-1b7", "model_y": "clip-large", "n": 512}
@@ -257,7 +258,7 @@ def test_without_ceilings_nothing_is_said_of_them(page):
 def test_an_interval_stands_beside_its_score(table):
     is_max = table["scope"] == "max"
     known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
-    best = views.best_pair(rows_of(known, "max", KNN))
+    best = Pairs.of(known, KNN).best
     shown = words.interval(best["statistic"], best["low"], best["high"])
     assert "[" in shown and f"They score {shown} on Mutual" in Elements(render(known, make_run())).text
     assert shown in Elements(notebook_html(known, make_run())).text
@@ -282,7 +283,7 @@ def test_a_restricted_null_is_told_in_words(table, groups, told):
 def test_a_mean_over_layers_is_told_as_such(table):
     matched = table.assign(search=np.where(table["scope"] == "max", "studentised matching", None))
     text = Elements(render(matched, make_run() | {"search": "studentised matching"})).text
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     where = f"{best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
     assert f", the mean over the best one-to-one matching of layers, of which {where} are the best; n = 1,024" in text
     assert "search over layers: the mean over the best one-to-one matching of layers, by their height above" in text
@@ -400,7 +401,7 @@ def test_embedded_pairs_are_those_of_the_table(page, table):
             for name, value in zip(data["pairColumns"], pair[5:], strict=True):
                 assert (value is None and math.isnan(row[name])) or value == pytest.approx(row[name], rel=1e-6)
         best = data["measures"][m]["best"]
-        top = views.best_pair(rows_of(table, "max", measure))
+        top = Pairs.of(table, measure).best
         assert rows[best]["model_x"] == top["model_x"] and rows[best]["model_y"] == top["model_y"]
         assert data["measures"][m]["maps"][best]["best"] == [top["index_x"], top["index_y"]]
 
@@ -440,9 +441,8 @@ def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
 
 
 def test_a_quantity_that_is_constant_survives_packing():
-    code = payload.Code.of("statistic", np.array([0.25, 0.25, np.nan]), 199, exact=False)
-    block = base64.b64encode(code.encode(np.array([0.25, np.nan]))).decode()
-    field = {"name": "statistic", "low": code.low, "step": code.step, "log": code.log}
+    field, steps = payload.coded("statistic", np.array([0.25, 0.25, np.nan]), 199, exact=False)
+    block = base64.b64encode(np.nan_to_num(steps[1:], nan=payload.UNDEFINED).astype("<u2").tobytes()).decode()
     values = decode(block, [field], (1, 2), exact=False)["statistic"]
     np.testing.assert_array_equal(values, [[0.25, np.nan]])
 
@@ -513,7 +513,7 @@ def test_a_notebook_shows_matrix_and_best_pairs(table):
     assert "Mutual k-NN (k = 10, cosine)" in text and "n = 1,024" in text and "and 25 more pairs: .best()" in text
     assert f"○ {words.number(rows_of(table, 'max', KNN).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
     assert "<script" not in shown and "class=" not in shown
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     rows = re.findall(r"<tr>(.*?)</tr>", shown, flags=re.S)
     first = next(r for r in rows if " × " in r)
     assert f"{best['model_x']} × {best['model_y']}" in html.unescape(first) and words.number(best["statistic"]) in first
@@ -662,7 +662,7 @@ def test_the_browser_reports_errors_at_all(page, tmp_path):
 @needs_chromium
 def test_matrix_readout_and_table_show_the_numbers_of_the_table(probed, table):
     pairs = rows_of(table, "max", KNN)
-    best = views.best_pair(pairs)
+    best = Pairs.of(table, KNN).best
     for shown, (x, *_) in zip(probed["matrix"], LANGUAGE, strict=True):
         rows = [r for r in pairs.to_dict("records") if r["model_x"] == x]
         marks = ["" if r["p_maxt"] <= 0.05 else "○ " for r in rows]
@@ -710,7 +710,7 @@ def dotted(table, x, y) -> set[tuple[int, int]]:
 
 @needs_chromium
 def test_cells_above_chance_have_a_dot(probed, table):
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     expected = dotted(table, best["model_x"], best["model_y"])
     assert len(probed["chosen0"]) == len(expected)
     assert probed["note"] == (
@@ -723,7 +723,7 @@ def test_cells_above_chance_have_a_dot(probed, table):
 
 @needs_chromium
 def test_the_legend_has_chance_and_both_thresholds(probed, table):
-    best = views.best_pair(rows_of(table, "max", KNN))
+    best = Pairs.of(table, KNN).best
     assert probed["ticks"][-2] == "chance 0.00978 and below"
     single = table[(table["scope"] == "cell") & (table["measure"] == KNN)]["threshold"].median()
     told = {
@@ -763,7 +763,7 @@ def test_dots_survive_packing(table, tmp_path, monkeypatch):
 def test_an_interval_stands_in_the_table_and_the_readout(table, tmp_path):
     is_max = table["scope"] == "max"
     known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
-    best = views.best_pair(rows_of(known, "max", KNN))
+    best = Pairs.of(known, KNN).best
     dom, console = browse(render(known, make_run()), tmp_path)
     shown = words.interval(best["statistic"], best["low"], best["high"])
     readout, rows = dom[dom.index('id="readout"') : dom.index('id="atlas-title"')], dom[dom.index('id="rows"') :]

@@ -23,7 +23,7 @@ from repalign.errors import RepalignError
 from repalign.files import SEAL, read_json, read_parquet
 from repalign.measures import parse_measure
 from repalign.prh.colour import ColourResult
-from repalign.report.page import asset
+from repalign.report.page import FILES as REPORT
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 5))
@@ -248,7 +248,7 @@ def test_text_that_begins_like_a_formula_does_not_run_and_comes_back():
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script")
 def test_the_page_writes_cells_as_we_do():
-    script = asset("app.js")
+    script = REPORT.joinpath("app.js").read_text("utf-8")
     start = script.index("const isFormula")
     line = script[start : script.index("const lines", start)]
     code = f"{line}; console.log(JSON.stringify({json.dumps(list(CELLS))}.map(quoted)));"

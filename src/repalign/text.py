@@ -78,12 +78,8 @@ def pvalue(p: float | None, n_draws: int | None = None) -> str:
     else:
         places = 1 - math.floor(math.log10(float(f"{p:.1e}"))) if p < 0.1 else 3
         text = f"{p:.{places}f}".rstrip("0").removeprefix("0")
-    return f"≤ {text}" if at_floor(p, n_draws) else text
-
-
-def at_floor(p: float, n_draws: int | None) -> bool:
-    """Whether p is the smallest that this many draws can give, 1 / (n_draws + 1)."""
-    return bool(n_draws) and p * (n_draws + 1) < 1.5
+    at_floor = n_draws and p * (n_draws + 1) < 1.5  # the smallest that so many draws can give is 1 / (n_draws + 1)
+    return f"≤ {text}" if at_floor else text
 
 
 def p_sentence(p: float, n_draws: int | None = None) -> str:
@@ -98,18 +94,27 @@ def p_sentence(p: float, n_draws: int | None = None) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def count(value: int) -> str:
-    """A whole number with commas."""
-    return f"{value:,}"
+def plural(noun: str) -> str:
+    """ "models", "families"."""
+    return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
 
 
 def counted(n: int, noun: str) -> str:
     """A number of things.
 
-    >>> counted(1, "pair"), counted(1200, "model")
-    ('1 pair', '1,200 models')
+    >>> counted(1, "pair"), counted(1200, "model"), counted(2, "family")
+    ('1 pair', '1,200 models', '2 families')
     """
-    return f"{count(n)} {noun}{'s' * (n != 1)}"
+    return f"{n:,} {noun if n == 1 else plural(noun)}"
+
+
+def span(values: Sequence[float]) -> str:
+    """The ends of some whole numbers.
+
+    >>> span([1024, 1024]), span([512, 1024, 256])
+    ('1,024', '256 to 1,024')
+    """
+    return " to ".join(f"{int(end):,}" for end in dict.fromkeys((min(values), max(values))))
 
 
 def shorten(name: str, length: int) -> str:

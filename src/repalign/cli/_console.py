@@ -122,22 +122,21 @@ def tell(sentences: Iterable[str]) -> None:
 
 
 def show(alignment: Alignment, limit: int = 40) -> None:
-    """The best pair of layers of every pair of models, with n and the chance level beside each score."""
-    from repalign.figures.conventions import ALPHA, VIEWS, adjustment, draws_of, text_of
+    """The best pair of layers of every pair of models, with n and the chance level beside each score; then the remarks."""
+    from repalign.comparison.doctor import Finding, summarise
+    from repalign.figures.conventions import VIEWS, Conventions, Pairs, text_of
 
-    if len(alignment.measures) > MANY_MEASURES and len(alignment.best(alignment.measures[0])) == 1:
+    conventions, measures = Conventions.of(alignment.run), alignment.measures
+    if len(measures) > MANY_MEASURES and len(alignment.best(measures[0])) == 1:
         _show_measures(alignment)
-        _show_remarks(alignment)
-        return
-    for measure in alignment.measures:
-        best = alignment.best(measure)
-        adjusted = adjustment(best, float(alignment.run.get("alpha") or ALPHA))  # the p that decides over pairs of models
-        draws, rows = draws_of(best), []
+        measures = ()
+    for measure in measures:
+        best, pairs, rows = alignment.best(measure), Pairs.of(alignment.table, measure, conventions), []
         for row in best.head(limit).to_dict("records"):
             ends = (f"{escape(row[f'model_{s}'])} [dim]{escape('[' + str(row[f'layer_{s}']) + ']')}[/]" for s in "xy")
             numbers = (number(row[c]) for c in ("statistic", "null_mean", "calibrated"))
-            rows.append((*ends, *numbers, *(text_of(c, row[c], draws) for c in ("pvalue", adjusted))))
-        columns = ("x [layer]", "y [layer]", "score", "chance", "calibrated", "p", VIEWS[adjusted].label)
+            rows.append((*ends, *numbers, *(text_of(c, row[c], pairs.draws) for c in ("pvalue", pairs.rule))))
+        columns = ("x [layer]", "y [layer]", "score", "chance", "calibrated", "p", VIEWS[pairs.rule].label)
         show_table(columns, rows, f"{measure}, n = {int(best['n'].iloc[0])}", words=2)
         n_draws, how = int(best["n_draws"].iloc[0]), ""
         if measure in alignment.run.get("ways", {}):
@@ -147,7 +146,17 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         out.print(f"[dim]p of the best pair of layers, the search counted in{escape(how)}[/]")
         if len(best) > limit:
             out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
-    _show_remarks(alignment)
+    findings = [Finding(**f) for f in alignment.run.get("findings", [])]
+    told = summarise([f for f in findings if f.severity != "note"])
+    for sentence in told[:REMARKS]:
+        out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    if len(told) > REMARKS:
+        out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
+    for sentence in alignment.run.get("warnings", []):
+        out.print(f"[yellow]note:[/] {escape(sentence)}")
+    if left_out := alignment.run.get("left_out"):
+        for reason, names in by_reason(left_out).items():
+            out.print(f"[yellow]left out:[/] {escape(', '.join(names))}: {escape(reason)}")
 
 
 def _way(alignment: Alignment, row: Mapping[str, Any]) -> str:
@@ -180,22 +189,6 @@ def _show_measures(alignment: Alignment) -> None:
     title = f"{best[0]['model_x']} and {best[0]['model_y']}, n = {int(best[0]['n'])}"
     show_table(("measure", "x layer", "y layer", "score", "chance", "z", "p"), rows, title, words=3)
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")
-
-
-def _show_remarks(alignment: Alignment) -> None:
-    from repalign.comparison.doctor import Finding, summarise
-
-    findings = [Finding(**f) for f in alignment.run.get("findings", [])]
-    told = summarise([f for f in findings if f.severity != "note"])
-    for sentence in told[:REMARKS]:
-        out.print(f"[yellow]look at:[/] {escape(sentence)}")
-    if len(told) > REMARKS:
-        out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
-    for sentence in alignment.run.get("warnings", []):
-        out.print(f"[yellow]note:[/] {escape(sentence)}")
-    if left_out := alignment.run.get("left_out"):
-        for reason, names in by_reason(left_out).items():
-            out.print(f"[yellow]left out:[/] {escape(', '.join(names))}: {escape(reason)}")
 
 
 def by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from repalign.cli._console import bars, estimate_of, marked, out, print_json, show, show_table, tell, write_csv, wrote
 from repalign.cli._options import AsJson, Comparing, FeatureFile, GroupsFile, MeasureNames, OtherFile, Reader
-from repalign.text import between, count, number, pvalue
+from repalign.text import between, number, pvalue
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
@@ -175,7 +175,7 @@ def curve(
     tell(joined.how)
     for mode, said in (("fixed", "k fixed"), ("share", "k a share of n")):
         rows = [
-            (count(row["n"]), str(row["k"]), *(number(row[c]) for c in ("statistic", "std", "chance", "corrected")))
+            (f"{row['n']:,}", str(row["k"]), *(number(row[c]) for c in ("statistic", "std", "chance", "corrected")))
             for row in found.to_dict("records") if row["mode"] == mode
         ]
         columns = ("n", "k", "score", "sd over repeats", "chance", "corrected")

@@ -25,17 +25,16 @@ def draw(found: Agreement) -> Figure:
     longest = max(map(len, names))
     size = 0.5 * len(names) + 0.075 * longest
     width = max(6.2, 1.3 + size)
-    figure, ((axes,),) = canvas.sheet(width, max(3.6, 1.2 + size), "Do measures agree?")
     over, most = ("models", "layers")[found.over != "max"], int(np.nanmax(found.matrix("n_pairs").to_numpy(float)))
-    counted = f"{words.count(most)} pairs of {over} of {words.counted(found.n_models, 'model')}"
-    subtitle = f"Spearman’s correlation over {counted}; n = {words.count(found.n_stimuli)}"
-    canvas.head(axes, subtitle, width - 0.075 * longest)  # it begins where the cells do, after the names
+    counted = f"{most:,} pairs of {over} of {words.counted(found.n_models, 'model')}"
+    subtitle = f"Spearman’s correlation over {counted}; n = {found.n_stimuli:,}"
     note = "no p: too few reorderings of the models."
     if np.isfinite(p).any():
         note = f"○ not above chance at α = {ALPHA:g}: models change places (Mantel), false discovery rate over all cells."
     if found.distances:
         note += f" Sign turned, so that higher is closer: {', '.join(facts_of(m).label for m in found.distances)}."
-    canvas.note(figure, note)
-    bar = [(0.0, "≤ 0"), (0.5, "0.5"), (1.0, "1")]
-    canvas.draw_cells(figure, axes, canvas.Cells(names, names, rho, Scale(0.0, 1.0), bar), texts)
+    about = {"above": subtitle, "room": width - 0.075 * longest, "below": note}  # above, it begins after the names
+    figure, ((axes,),) = canvas.sheet(width, max(3.6, 1.2 + size), "Do measures agree?", **about)
+    scale = Scale(0.0, 1.0, marks=[(0.0, "≤ 0"), (0.5, "0.5"), (1.0, "1")])
+    canvas.draw_cells(figure, axes, canvas.Cells(names, names, rho, scale), texts)
     return figure

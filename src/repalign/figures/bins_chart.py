@@ -27,13 +27,13 @@ def draw(found: Bins) -> Figure:
     wide = of_all and len(names) > 1
     if wide:
         widths = [own, 1.8 + 0.62 * len(names)]
-    figure, ((axes, *right),) = canvas.sheet(own + wide * (2.6 + 0.62 * len(names)), 4.4, title, 1, widths)
-    subtitle = f"{measure.label}; {words.counted(found.n, 'model')}; n = {words.count(found.n_stimuli)}"
+    subtitle = f"{measure.label}; {words.counted(found.n, 'model')}; n = {found.n_stimuli:,}"
     if found.ends is not None:
         gap = words.interval(found.difference, *found.difference_interval)
         p = words.p_sentence(found.pvalue, found.draws)
         subtitle += f"\nmost minus least competent: {gap}, {p}"
-    canvas.head(axes, subtitle, own)
+    width = own + wide * (2.6 + 0.62 * len(names))
+    figure, ((axes, *right),) = canvas.sheet(width, 4.4, title, 1, widths, above=subtitle, room=own)
     _means(axes, found, names, closer)
     for matrix in right:
         canvas.draw_cells(figure, matrix, *_between(found, names, closer))
@@ -81,7 +81,7 @@ def _between(found: Bins, names: list[str], closer: bool) -> tuple[canvas.Cells,
     defined = values[np.isfinite(values)]
     top = float((defined.max() if closer else defined.min()) if defined.size else level)
     start = level if math.isfinite(level) else top
-    scale = Scale(start, max(top, start) if closer else min(top, start))
-    bar = [(0.0, f"chance {words.number(scale.low)}"), (1.0, words.number(scale.high))]
+    end = max(top, start) if closer else min(top, start)
+    scale = Scale(start, end, marks=[(0.0, f"chance {words.number(start)}"), (1.0, words.number(end))])
     texts = np.array([[words.number(v) for v in row] for row in values], dtype=object)
-    return canvas.Cells(names, names, values, scale, bar), texts
+    return canvas.Cells(names, names, values, scale), texts

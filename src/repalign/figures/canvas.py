@@ -21,17 +21,27 @@ from repalign import text as words
 from repalign.figures.conventions import Scale
 from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, LIGHT_INK, MUTED, PAPER, VOID
 
-CMAP = ListedColormap(list(LIGHT)).with_extremes(bad=VOID)
+# How places on a scale, from 0 to 1, are coloured.
+COLOURED: dict[str, Any] = {"cmap": ListedColormap(list(LIGHT)).with_extremes(bad=VOID), "vmin": 0, "vmax": 1}
+CLOSE = 0.05  # of a colour bar: marks nearer than this share a place
 DASHED = (0, (4, 2.5))
 TURNED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+NOTE: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 7, "color": MUTED}
 NAME_SIZE = 7  # points
 # Where a name may stand, (x, y): -1 it ends before its point, 0 it is centred, 1 it begins after it. The best places first.
 PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 LEADER = 2.5  # names farther away than this many radii have a line to their point
 
 
-def sheet(width: float, height: float, title: str, rows: int = 1, widths: Sequence[float] = (1,)) -> tuple[Figure, Any]:
-    """A figure with a title above a grid of bare axes, which is returned as an array (rows, columns)."""
+def sheet(
+    width: float, height: float, title: str, rows: int = 1, widths: Sequence[float] = (1,), *,
+    above: str | Sequence[str] = (), room: float = 0, below: str = "",
+) -> tuple[Figure, Any]:  # fmt: skip
+    """A figure with a title above a grid of bare axes, which is returned as an array (rows, columns).
+
+    above : what stands above the first axes, or above several, `room` inches wide, by default as wide as the figure.
+    below : what the marks mean.
+    """
     figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     grid = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
@@ -40,6 +50,10 @@ def sheet(width: float, height: float, title: str, rows: int = 1, widths: Sequen
         axes.set_axisbelow(True)
         for spine in axes.spines.values():
             spine.set_visible(False)
+    for axes, text in zip(grid.flat, [above] if isinstance(above, str) else above, strict=False):
+        axes.set_title(plain(text, 14 * (room or width)), loc="left", fontsize=8, color=MUTED, pad=10)
+    if below:
+        figure.supxlabel(plain(below, 17 * width), **NOTE)
     return figure, grid
 
 
@@ -50,20 +64,10 @@ def plain(text: str, characters: float | None = None) -> str:
     return text.replace("$", r"\$")
 
 
-def head(axes: Axes, text: str, width: float) -> None:
-    """The lines above some axes of this width in inches."""
-    axes.set_title(plain(text, 14 * width), loc="left", fontsize=8, color=MUTED, pad=10)
-
-
 def labels(axes: Axes, x: str = "", y: str = "") -> None:
     """What the axes show."""
     axes.set_xlabel(plain(x), fontsize=8, color=INK)
     axes.set_ylabel(plain(y), fontsize=8, color=INK)
-
-
-def note(figure: Figure, text: str) -> None:
-    """What the marks mean, below everything, as wide as the figure."""
-    figure.supxlabel(plain(text, 17 * figure.get_figwidth()), x=0.01, ha="left", fontsize=7, color=MUTED)
 
 
 def legend_below(figure: Figure, columns: int) -> None:
@@ -88,45 +92,44 @@ def stamp(figure: Figure) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A number for every row and column, with its colour and, where there is room, its text."""
+    """A number for every row and column, and its colours."""
 
     rows: list[str]
     columns: list[str]
     values: np.ndarray  # nan where undefined
     scale: Scale
-    bar: list[tuple[float, str]]  # marks of the colour bar: place in [0, 1], words
-
-    def inks(self, undefined: str) -> np.ndarray:
-        """The colour of the text of every cell on light paper."""
-        return np.array([*LIGHT_INK, undefined])[self.scale.steps(self.values)]  # -1 takes the last
 
 
 def draw_cells(figure: Figure, axes: Axes, cells: Cells, texts: np.ndarray) -> None:
     """Cells with a text each, names at the left and below, and the colour bar."""
-    image = heat(axes, cells.values, cells.scale)
+    image = axes.imshow(cells.scale.position(cells.values), **COLOURED, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(cells.columns)), [plain(c) for c in cells.columns], **TURNED)
     axes.set_yticks(range(len(cells.rows)), [plain(r) for r in cells.rows])
     axes.set_xticks(np.arange(len(cells.columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(cells.rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=PAPER, linewidth=1.5)
-    inks = cells.inks(undefined=MUTED)
+    inks = np.array([*LIGHT_INK, MUTED])[cells.scale.steps(cells.values)]  # -1, undefined, takes the last
     for (i, j), text in np.ndenumerate(texts):
         axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=inks[i, j])
-    color_bar(figure, axes, image, cells.bar)
-
-
-def heat(axes: Axes, values: np.ndarray, scale: Scale) -> Any:
-    """Values as colours."""
-    return axes.imshow(scale.position(values), cmap=CMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    color_bar(figure, axes, image, cells.scale.marks)
 
 
 def color_bar(
     figure: Figure, axes: Axes, image: Any, marks: Sequence[tuple[float, str]], lines: Sequence[float] = ()
 ) -> Axes:
-    """A colour bar whose ticks are the marks, each a place in [0, 1] and its words, and lines across it."""
+    """A colour bar whose ticks are the marks, each a place in [0, 1] and its words, and lines across it.
+
+    Marks too close to be told apart share a place, the higher above.
+    """
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted(marks, key=lambda mark: mark[0]):
+        if kept and place - kept[-1][0] < CLOSE:
+            kept[-1] = (kept[-1][0], f"{text}\n{kept[-1][1]}")
+        else:
+            kept.append((place, text))
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.set_ticks([p for p, _ in marks], labels=[plain(t) for _, t in marks])
+    bar.set_ticks([p for p, _ in kept], labels=[plain(t) for _, t in kept])
     bar.ax.tick_params(labelsize=7, length=2, colors=INK)
     for place in lines:
         bar.ax.axhline(place, color=ACCENT, linewidth=1.2)
@@ -204,9 +207,10 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def name_points(
-    figure: Figure, axes: Axes, names: Sequence[str], points: np.ndarray, marker: float, *, reach: int = 1, lines: Any = ()
-) -> str:
-    """Put names beside their points and say how many have no room.
+    figure: Figure, axes: Axes, names: Sequence[str], points: np.ndarray, marker: float, *,
+    reach: int = 1, lines: Any = (), note: str = "",
+) -> None:  # fmt: skip
+    """Put names beside their points, and say below everything, after the `note`, how many have no room.
 
     The layout must stand, for room is measured in pixels. marker : diameter of the points. lines : points (n, 2) of the
     data that no name may cover. Names that are farther from their point than others have a line to it.
@@ -234,5 +238,6 @@ def name_points(
         if math.hypot(*gap) > LEADER * radius:
             ends = axes.transData.inverted().transform([(x, y), place + size / 2])
             axes.plot(*ends.T, color=FAINT, linewidth=0.6, zorder=0.5, label="_")
-    unnamed = places.count(None)
-    return f" {unnamed} name{'s have' if unnamed > 1 else ' has'} no room here." if unnamed else ""
+    if unnamed := places.count(None):
+        note = f"{note} {unnamed} name{'s have' if unnamed > 1 else ' has'} no room here.".lstrip()
+        figure.supxlabel(plain(note, 17 * figure.get_figwidth()), **NOTE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from repalign import text as words
-from repalign.comparison.alignment import about_of
+from repalign.comparison.alignment import about_of, rows_of
 from repalign.errors import RepalignError, choose
 from repalign.figures import palette
 from repalign.measures import MeasureFacts
@@ -59,7 +59,7 @@ class Ceiling:
     def source(self, n: int) -> str:
         """Which two trainings, and their own number of stimuli if that is not n."""
         both = self.model_x if self.model_x == self.model_y else f"one model, {self.model_x} and {self.model_y}"
-        return f"two trainings of {both}" + (f"; n = {words.count(self.n)}" if self.n != n else "")
+        return f"two trainings of {both}" + (f"; n = {self.n:,}" if self.n != n else "")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Conventions:
         """From the description of a run, whatever of it is there."""
         null, ceilings, restricted = run.get("null") or {}, [], ""
         if groups := null.get("groups"):
-            count = words.count(int(groups["n_groups"]))
+            count = f"{int(groups['n_groups']):,}"
             within, whole = f"only within their {count} groups", f"{count} groups of stimuli change places as wholes"
             restricted = f"stimuli change places {within}" if groups["shuffle"] == "within" else whole
         for entry in run.get("ceilings") or ():
@@ -89,21 +89,72 @@ class Conventions:
         joint = JOINT.get(str(null.get("relabelled")), ANY_JOINT)
         return cls(float(run.get("alpha") or ALPHA), joint, restricted, tuple(known), run)
 
-    def about(self, measure: str) -> MeasureFacts:
-        """What is known of a measure: its name for people, family, meaning and direction."""
-        return about_of(self.run, [measure])[measure]
-
-    def rule(self, key: str) -> str:
-        """What an adjustment holds and why it is valid, in half a sentence."""
-        _, holds, why = RULES[key]
-        return f"{holds}; {why.format(joint=self.joint)}"
-
-    def ceilings_of(self, measure: str, kind: str) -> list[Ceiling]:
-        """The ceilings of one kind under a measure, the highest first."""
-        return [c for c in self.ceilings if c.measure == measure and c.kind == kind]
-
 
 PLAIN = Conventions()
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The pairs of models under one measure, and what is said of all of them together.
+
+    rows : of scope "max", with the view "gain". best : the row of the best aligned pair, by calibrated score, then z, then
+        score; None if no score is defined. `text` names it in a sentence.
+    draws : the smallest number behind a p-value; 0 if the null of any is a closed form. tests : how many have a p-value.
+    rule : the p that decides what counts as found over all pairs. "p_maxt" where every pair that has a p-value has it, for it
+        uses how pairs depend on each other; else "p_holm", or "p_bh" where Holm can reject nothing with so few draws.
+        `holds` says what it holds and why it is valid, in half a sentence. found : which pairs are above chance by it.
+    heading : what must stand beside every score: the dataset, n, the number of draws and what they were restricted to.
+    note : what marks a pair that is not above chance, and which rule says so.
+    seeds, halves : the ceilings of this measure by kind, the highest first.
+    """
+
+    rows: pd.DataFrame
+    about: MeasureFacts
+    alpha: float
+    n: int
+    draws: int
+    tests: int
+    rule: str
+    holds: str
+    found: np.ndarray
+    best: dict[str, Any] | None
+    text: str
+    heading: str
+    note: str
+    seeds: list[Ceiling]
+    halves: list[Ceiling]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, measure: str | None = None, conventions: Conventions = PLAIN) -> Pairs:
+        """The pairs of one measure of a table, by default the first."""
+        rows, alpha = rows_of(table, "max", measure), conventions.alpha
+        rows = rows.assign(gain=rows["statistic"] - rows["null_mean"])
+        first, draws = rows.iloc[0].to_dict(), int(rows["n_draws"].min())
+        tests = int(np.isfinite(rows["pvalue"].to_numpy(float)).sum())
+        rule = "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
+        if tests and (rows["p_maxt"].notna() | rows["pvalue"].isna()).to_numpy().all():
+            rule = "p_maxt"
+        name, holds, why = RULES[rule]
+        holds = f"{holds}; {why.format(joint=conventions.joint)}"
+        keys = ["calibrated", "z", "statistic"]
+        defined = rows.loc[rows["statistic"].notna()]
+        order = defined[keys].fillna(-math.inf).sort_values(keys, kind="stable").index
+        best, text = None, "No pair of models has a defined score."
+        if len(order):
+            (best,) = defined.loc[order[-1:]].to_dict("records")
+            score, chance, p = words.number(best["statistic"]), words.number(best["null_mean"]), best["pvalue"]
+            ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
+            text = f"Best: {ends}, {score} (chance {chance}, n = {int(best['n']):,}, {words.p_sentence(p, draws)})."
+        restricted = f" ({conventions.restricted})" if conventions.restricted else ""
+        heading = f"{first['dataset']}, n = {int(first['n']):,}, {int(first['n_draws']):,} draws of chance{restricted}"
+        by = f" by {name} over {tests} pairs ({holds})" if tests > 1 else ""
+        seeds, halves = ([c for c in conventions.ceilings if (c.measure, c.kind) == (first["measure"], kind)]
+                         for kind in (SEEDS, HALVES))  # fmt: skip
+        return cls(
+            rows, about_of(conventions.run, [first["measure"]])[first["measure"]], alpha, int(first["n"]), draws, tests, rule,
+            holds, (rows[rule] <= alpha).to_numpy(bool), best, text, heading,
+            f"○ not above chance at α = {alpha:g}{by}", seeds, halves,
+        )  # fmt: skip
 
 
 # --- quantities and their scales -------------------------------------------------------------------
@@ -145,7 +196,6 @@ VIEWS_OF = {scope: tuple(k for k, view in VIEWS.items() if view.only in (None, s
 
 # Closed-form p-values have no floor; below this they all have the strongest colour.
 SMALL_P = 1e-6
-CLOSE = 0.05  # of a colour bar: marks nearer than this share a place
 # An interval may make a picture this much taller, in ranges of its points: they always fill half of it.
 ROOM = 0.5
 MARGIN = 0.12  # above and below, in the same unit
@@ -159,13 +209,6 @@ def view_for(scope: str, key: str) -> View:
         problem = f"{key!r} is adjusted over {over}"
         raise RepalignError(problem, expected=f"a number of {wanted}", got=key, remedy="use pvalue")
     return view
-
-
-def values_of(rows: pd.DataFrame, column: str) -> np.ndarray:
-    """The numbers of a view or of any column, one per row."""
-    if column == "gain":
-        return rows["statistic"].to_numpy(float) - rows["null_mean"].to_numpy(float)
-    return rows[column].to_numpy(float)
 
 
 def text_of(view: str, value: float, n_draws: int) -> str:
@@ -182,6 +225,7 @@ class Scale:
     low: float
     high: float
     log: bool = False
+    marks: Sequence[tuple[float, str]] = ()  # beside a colour bar: places in [0, 1], each with its words
 
     def position(self, values: Any) -> np.ndarray:
         """Clipped to [0, 1]; nan stays nan."""
@@ -210,31 +254,15 @@ def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, al
     top = float(defined.max()) if defined.size else 0.0
     if view in P_VIEWS:
         floor = 1 / (n_draws + 1) if n_draws else max(float(defined.min(initial=1.0)), SMALL_P)
-        return Scale(alpha if floor < alpha else 1.0, floor, log=True)
+        low = alpha if floor < alpha else 1.0
+        return Scale(low, floor, True, [(0.0, f"p = {words.pvalue(low)}"), (1.0, f"p = {words.pvalue(floor)}")])
     if view == "null_mean":
-        return Scale(float(defined.min()), top) if defined.size else Scale(0.0, 0.0)
-    low = float(level.mean()) if view == "statistic" and level.size else 0.0
-    return Scale(low, max(top, low))
-
-
-def bar_marks(scale: Scale, view: str, inside: Iterable[tuple[float, str]] = ()) -> list[tuple[float, str]]:
-    """What stands beside a colour bar: places in [0, 1] from below, each with its words.
-
-    The two ends, and the values `inside` the scale; marks too close to be told apart share a place, the higher above.
-    """
-    if view in P_VIEWS:
-        ends = [(0.0, f"p = {words.pvalue(scale.low)}"), (1.0, f"p = {words.pvalue(scale.high)}")]
+        low, high = (float(defined.min()), top) if defined.size else (0.0, 0.0)
     else:
-        low = f"chance {words.number(scale.low)}" if view == "statistic" else words.number(scale.low)
-        ends = [(0.0, low), (1.0, words.number(scale.high))][: 1 + (scale.high > scale.low)]
-    on = [(float(scale.position(v)), text) for v, text in inside]
-    kept: list[tuple[float, str]] = []
-    for place, text in sorted([*ends, *on], key=lambda mark: mark[0]):
-        if kept and place - kept[-1][0] < CLOSE:
-            kept[-1] = (kept[-1][0], f"{text}\n{kept[-1][1]}")
-        else:
-            kept.append((place, text))
-    return kept
+        low = float(level.mean()) if view == "statistic" and level.size else 0.0
+        high = max(top, low)
+    start = f"chance {words.number(low)}" if view == "statistic" else words.number(low)
+    return Scale(low, high, marks=[(0.0, start), (1.0, words.number(high))][: 1 + (high > low)])
 
 
 def vertical_range(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
@@ -252,66 +280,3 @@ def vertical_range(values: np.ndarray, intervals: np.ndarray) -> tuple[float, fl
         bottom = min(bottom, max(float(ends.min()), low - room * spread))
         top = max(top, min(float(ends.max()), high + room * spread))
     return bottom, top
-
-
-# --- rows of the table -----------------------------------------------------------------------------
-
-
-def draws_of(rows: pd.DataFrame) -> int:
-    """The smallest number of draws of these rows; 0 if the null of any is a closed form."""
-    return min(rows["n_draws"].tolist(), default=0)
-
-
-def tests_of(pairs: pd.DataFrame) -> int:
-    """How many pairs of models have a p-value."""
-    return int(np.isfinite(pairs["pvalue"].to_numpy(float)).sum())
-
-
-def adjustment(pairs: pd.DataFrame, alpha: float) -> str:
-    """The p that decides what counts as found over pairs of models.
-
-    "p_maxt" where every pair that has a p-value has it, for it uses how pairs depend on each other; else "p_holm", or
-    "p_bh" where Holm can reject nothing with so few draws.
-    """
-    tests, draws = tests_of(pairs), draws_of(pairs)
-    if tests and (pairs["p_maxt"].notna() | pairs["pvalue"].isna()).to_numpy().all():
-        return "p_maxt"
-    return "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
-
-
-def found(pairs: pd.DataFrame, alpha: float) -> np.ndarray:
-    """Which pairs of models are above chance after adjustment over all of them."""
-    return (pairs[adjustment(pairs, alpha)] <= alpha).to_numpy(bool)
-
-
-def best_pair(pairs: pd.DataFrame) -> dict[str, Any] | None:
-    """The row of the best aligned pair: by calibrated score, then z, then score; None if none is defined."""
-    keys = ["calibrated", "z", "statistic"]
-    defined = pairs.loc[pairs["statistic"].notna()]
-    order = defined[keys].fillna(-math.inf).sort_values(keys, kind="stable").index
-    return defined.loc[order[-1:]].to_dict("records")[0] if len(order) else None
-
-
-def best_text(pairs: pd.DataFrame) -> str:
-    """The best aligned pair in a sentence."""
-    best = best_pair(pairs)
-    if best is None:
-        return "No pair of models has a defined score."
-    score, chance = words.number(best["statistic"]), words.number(best["null_mean"])
-    n, p = words.count(int(best["n"])), words.p_sentence(best["pvalue"], draws_of(pairs))
-    ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
-    return f"Best: {ends}, {score} (chance {chance}, n = {n}, {p})."
-
-
-def heading(rows: pd.DataFrame, conventions: Conventions) -> str:
-    """What must stand beside every score: the dataset, n, the number of draws and what they were restricted to."""
-    dataset, n, draws = (rows[column].iloc[0] for column in ("dataset", "n", "n_draws"))
-    restricted = f" ({conventions.restricted})" if conventions.restricted else ""
-    return f"{dataset}, n = {words.count(int(n))}, {words.count(int(draws))} draws of chance{restricted}"
-
-
-def found_note(pairs: pd.DataFrame, conventions: Conventions) -> str:
-    """In words, what marks a pair that is not above chance, and which rule says so."""
-    tests, key = tests_of(pairs), adjustment(pairs, conventions.alpha)
-    bare = f"○ not above chance at α = {conventions.alpha:g}"
-    return bare if tests < 2 else f"{bare} by {RULES[key][0]} over {tests} pairs ({conventions.rule(key)})"

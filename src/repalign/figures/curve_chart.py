@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,8 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     known = COMPETENCES.get(found.x)
     quantity = f"{found.quantity[:1].lower()}{found.quantity[1:]}"
     title = f"{found.x_label} and {quantity}" if known else f"{found.quantity} by {found.x_label}"
-    figure, ((axes,),) = canvas.sheet(6.4, 4.2 + 0.16 * np.ceil(entries / columns), title)
-    canvas.head(axes, _subtitle(found), 6.4)
+    height = 4.2 + 0.16 * np.ceil(entries / columns)
+    figure, ((axes,),) = canvas.sheet(6.4, height, title, above=_subtitle(found))
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_xscale("log" if log else "linear")
     by_place = found.table.groupby("x")["chance"]
@@ -87,13 +87,9 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
 def _subtitle(found: Curve) -> str:
     measure = [facts_of(found.measure).label] if found.measure else []
     noun, counted = ("model", "n_models") if "n_models" in found.table else ("pair of models", "n_pairs")
-    count, n = (_span(found.table[column].tolist()) for column in (counted, "n"))
+    count, n = (words.span(found.table[column]) for column in (counted, "n"))
     noun = noun if count == "1" else noun.replace("pair", "pairs") if " " in noun else f"{noun}s"
     return "; ".join([*measure, f"{count} {noun} at each point", f"n = {n}"])
-
-
-def _span(values: Sequence[float]) -> str:
-    return " to ".join(words.count(v) for v in dict.fromkeys((int(min(values)), int(max(values)))))
 
 
 def _moved(at: Mapping[Any, float], aside: float, numbers: bool, log: bool) -> dict[Any, float]:

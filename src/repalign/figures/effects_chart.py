@@ -29,9 +29,14 @@ def draw(found: Effects) -> Figure:
         p = words.pvalue(row["pvalue"], found.draws)
         remarks.append(f"share {100 * row['share']:.0f} %, p {p if p[:1] in '≤<–' else f'= {p}'}")
     rows, (effect, low, high) = np.arange(len(labels)), np.array(ends, float).T
-    figure, ((axes,),) = canvas.sheet(7.2, 1.7 + 0.24 * len(rows), "What moves alignment")
     over = f"{words.counted(found.n, 'model')}, each the mean over {words.counted(found.n_partners, 'partner')}"
-    canvas.head(axes, f"{facts_of(found.measure).label}; n = {words.count(found.n_stimuli)}; {over}", 7.2)
+    units = words.plural(found.unit)
+    bars = f"Bars: {100 * found.level:g} % intervals over {units}." if found.n_units else f"Too few {units} for intervals."
+    figure, ((axes,),) = canvas.sheet(
+        7.2, 1.7 + 0.24 * len(rows), "What moves alignment",
+        above=f"{facts_of(found.measure).label}; n = {found.n_stimuli:,}; {over}",
+        below=" ".join([f"{bars} Shares sum to R² = {100 * found.r2:.0f} %.", *found.warnings]),
+    )  # fmt: skip
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvline(0, color=MUTED, linewidth=1)
     colors = [family(k)[0] for k in factors]
@@ -46,7 +51,4 @@ def draw(found: Effects) -> Figure:
     axes.set_yticks(rows, [canvas.plain(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     canvas.labels(axes, "Change of alignment, the other factors held")
-    units = found.unit.removesuffix("y") + "ies" if found.unit.endswith("y") else f"{found.unit}s"
-    bars = f"Bars: {100 * found.level:g} % intervals over {units}." if found.n_units else f"Too few {units} for intervals."
-    canvas.note(figure, f"{bars} Shares sum to R² = {100 * found.r2:.0f} %." + "".join(f" {w}" for w in found.warnings))
     return figure

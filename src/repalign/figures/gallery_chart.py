@@ -62,7 +62,7 @@ def draw(found: Gallery) -> Figure:
     axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="chance")
     axes.set_xscale("log", base=2)
     sizes = sorted(set(curve["n"]))
-    axes.set_xticks(sizes, [words.count(n) for n in sizes])
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     canvas.labels(axes, "stimuli, n", "mutual k-NN")

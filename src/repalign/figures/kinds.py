@@ -5,7 +5,6 @@ A new kind is one module, with a function that draws a finding, and one row of `
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,7 +52,7 @@ class Drawn:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Figure:
     """One kind of figure.
 
@@ -63,6 +62,8 @@ class Figure:
     for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
     more : options that go through to another function, and not to `draw`. defaults : options that depend on the run.
     required : options that a study file must give though the analysis has a default.
+    parameters : the arguments of `relate`, and those of `draw` after the finding. options : those of a study file with
+    their defaults; those without a default must be given.
     """
 
     relate: Callable[..., Any]
@@ -74,22 +75,18 @@ class Figure:
     more: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    parameters: list[dict[str, inspect.Parameter]] = field(init=False)
+    options: dict[str, Any] = field(init=False)
 
-    @functools.cached_property
-    def parameters(self) -> tuple[dict[str, inspect.Parameter], ...]:
-        """The arguments of `relate`, and those of `draw` after the finding."""
+    def __post_init__(self) -> None:
         both = [dict(inspect.signature(f).parameters) for f in (self.relate, self.draw)]
         both[1].pop(next(iter(both[1])))
-        return tuple({k: p for k, p in some.items() if p.kind is not p.VAR_KEYWORD} for some in both)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of a study file with their defaults; those without a default must be given."""
-        own = {k: p.default for some in self.parameters for k, p in some.items() if k not in GIVEN}
-        own |= dict.fromkeys(self.required, inspect.Parameter.empty)
+        parameters = [{k: p for k, p in some.items() if p.kind is not p.VAR_KEYWORD} for some in both]
         of_all = ["variant", "title", *self.more, *["measure"] * (self.per != "result")]
-        of_all += ["published"] * ("published" in self.parameters[1])
-        return own | dict.fromkeys(of_all)
+        of_all += ["published"] * ("published" in parameters[1])
+        options = {k: p.default for some in parameters for k, p in some.items() if k not in GIVEN}
+        options |= dict.fromkeys(self.required, inspect.Parameter.empty) | dict.fromkeys(of_all)
+        self.parameters, self.options = parameters, options
 
     def drawn(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,48 +14,50 @@ from matplotlib.patches import Rectangle
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment, rows_of
-from repalign.errors import RepalignError, choose
+from repalign.errors import choose
 from repalign.figures import canvas
-from repalign.figures.conventions import (
-    PLAIN,
-    Conventions,
-    bar_marks,
-    best_pair,
-    draws_of,
-    scale_of,
-    values_of,
-    view_for,
-)
+from repalign.figures.conventions import PLAIN, Conventions, Pairs, scale_of, view_for
 from repalign.figures.palette import ACCENT, LIGHT_INK, PAPER
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The pairs of layers of one pair of models as layers by layers arrays, in the order of the layers."""
+    """The pairs of layers of one pair of models as layers by layers arrays, in the order of the layers.
+
+    best : the place of the pair of layers that the search chose; None if it chose none. threshold : of a single pair of
+    layers, the median over the map; nan if none has one. note : what the marks mean and how many there are.
+    """
 
     layers_x: list[str]
     layers_y: list[str]
-    index_x: np.ndarray
-    index_y: np.ndarray
     arrays: Mapping[str, np.ndarray]
+    best: tuple[int, int] | None
+    threshold: float
+    note: str
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, columns: Iterable[str]) -> Layers:
-        """Lay the rows of one pair out; `columns` are columns of the table or views."""
+    def of(cls, rows: pd.DataFrame, chosen: Mapping[str, Any], values: Mapping[str, np.ndarray], alpha: float) -> Layers:
+        """Lay out the cells `rows` of one pair of models, and `values`, numbers by name, one for each of these rows.
+
+        `chosen` is the row of scope "max" of the same pair.
+        """
         index_x, row = np.unique(rows["index_x"].to_numpy(int), return_inverse=True)
         index_y, column = np.unique(rows["index_y"].to_numpy(int), return_inverse=True)
         names_x, names_y = np.full(len(index_x), "", object), np.full(len(index_y), "", object)
         names_x[row], names_y[column] = rows["layer_x"].to_numpy(object), rows["layer_y"].to_numpy(object)
-        arrays = {name: np.full((len(index_x), len(index_y)), np.nan) for name in columns}
+        arrays = {name: np.full((len(index_x), len(index_y)), np.nan) for name in values}
         for name, array in arrays.items():
-            array[row, column] = values_of(rows, name)
-        return cls([str(n) for n in names_x], [str(n) for n in names_y], index_x, index_y, arrays)
-
-    def place(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Where the pair of layers that a row of scope "max" names lies; None if it names none."""
-        i, j = np.searchsorted(self.index_x, row["index_x"]), np.searchsorted(self.index_y, row["index_y"])
-        known = i < len(self.index_x) and j < len(self.index_y) and row["index_x"] >= 0
-        return (int(i), int(j)) if known else None
+            array[row, column] = values[name]
+        i, j = np.searchsorted(index_x, chosen["index_x"]), np.searchsorted(index_y, chosen["index_y"])
+        best = (int(i), int(j)) if i < len(index_x) and j < len(index_y) and chosen["index_x"] >= 0 else None
+        levels, stepdown = rows["threshold"].dropna(), rows["p_stepdown"].to_numpy(float)
+        tests, count = int(np.isfinite(stepdown).sum()), int((stepdown <= alpha).sum())
+        note = "Nothing is marked: this result has no p-values over the pairs of layers."
+        if tests:
+            many = f"{format(count, ',') if count else 'none'} of {tests:,} at α = {alpha:g}"
+            note = f"● marked: above chance, family-wise over the pairs of layers, step-down ({many})."
+        median = float(levels.median()) if len(levels) else math.nan
+        return cls(list(map(str, names_x)), list(map(str, names_y)), arrays, best, median, note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,65 +74,47 @@ class LayerMap(canvas.Cells):
     best: tuple[int, int] | None  # the best pair of layers of the search
     best_text: str
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
-    text: str = ""
+    text: ClassVar[str] = ""
 
     @classmethod
     def of(
-        cls,
-        table: pd.DataFrame,
-        model_x: str | None = None,
-        model_y: str | None = None,
-        measure: str | None = None,
-        value: str = "statistic",
-        conventions: Conventions = PLAIN,
-    ) -> LayerMap:
+        cls, table: pd.DataFrame, model_x: str | None = None, model_y: str | None = None, measure: str | None = None,
+        value: str = "statistic", conventions: Conventions = PLAIN,
+    ) -> LayerMap:  # fmt: skip
         """The layer map of one pair of models; without names, that of the best aligned pair."""
-        pairs, cells, view = rows_of(table, "max", measure), rows_of(table, "cell", measure), view_for("cell", value)
+        pairs, view = rows_of(table, "max", measure), view_for("cell", value)
         for side, name in (("model_x", model_x), ("model_y", model_y)):
             if name is not None:
                 pairs = pairs.loc[pairs[side] == choose(side, name, dict.fromkeys(pairs[side]))]
-        if pairs.empty:
-            raise RepalignError(f"{model_x!r} and {model_y!r} were not compared", remedy="try them the other way round")
-        row = best_pair(pairs) or pairs.iloc[:1].to_dict("records")[0]
-        chosen = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
-        laid = Layers.of(chosen, {value, "null_mean", "threshold", "p_stepdown"})
-        drawn = int(row["n_draws"]) if value == "p_stepdown" else draws_of(chosen)
-        scale = scale_of(value, laid.arrays[value], laid.arrays["null_mean"], drawn, conventions.alpha)
-        levels = [(median_threshold(laid.arrays["threshold"]), "median"), (float(row["threshold"]), "search")]
-        inside = [(t, f"threshold {words.number(t)} ({of})") for t, of in levels if scale.low < t <= scale.high]
-        inside = inside if value == "statistic" else []
-        label = conventions.about(str(row["measure"])).label
+        found = Pairs.of(pairs, None, conventions)
+        row = found.best or found.rows.iloc[0].to_dict()
+        cells = rows_of(table, "cell", row["measure"])
+        cells = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
+        cells = cells.assign(gain=cells["statistic"] - cells["null_mean"])
+        shown = {c: cells[c].to_numpy(float) for c in (value, "null_mean", "p_stepdown")}
+        laid = Layers.of(cells, row, shown, found.alpha)
+        draws = int(row["n_draws"]) if value == "p_stepdown" else min(cells["n_draws"].tolist(), default=0)
+        scale = scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws, found.alpha)
+        levels = [(laid.threshold, "median"), (float(row["threshold"]), "search")] if value == "statistic" else []
+        inside = [
+            (float(scale.position(t)), f"threshold {words.number(t)} ({of})") for t, of in levels
+            if scale.low < t <= scale.high
+        ]  # fmt: skip
         return cls(
             laid.layers_x,
             laid.layers_y,
             laid.arrays[value],
-            scale,
-            bar_marks(scale, value, inside),
+            replace(scale, marks=[*scale.marks, *inside]),
             title=f"{row['model_x']} {words.TIMES} {row['model_y']}",
-            subtitle=f"{label}, {view.label.lower()}, n = {words.count(int(row['n']))}",
+            subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
             model_x=row["model_x"],
             model_y=row["model_y"],
-            lines=[float(scale.position(t)) for t, _ in inside],
-            marked=laid.arrays["p_stepdown"] <= conventions.alpha,
-            note=marks_note(laid.arrays["p_stepdown"], conventions.alpha),
-            best=laid.place(row),
+            lines=[place for place, _ in inside],
+            marked=laid.arrays["p_stepdown"] <= found.alpha,
+            note=laid.note,
+            best=laid.best,
             best_text=_best_text(row),
         )
-
-
-def median_threshold(threshold: np.ndarray) -> float:
-    """The threshold of a single pair of layers: the median over a layer map; nan if none has one."""
-    defined = threshold[np.isfinite(threshold)]
-    return float(np.median(defined)) if defined.size else math.nan
-
-
-def marks_note(stepdown: np.ndarray, alpha: float) -> str:
-    """What the marks of a layer map mean and how many there are; says so where there can be none."""
-    tests, count = int(np.isfinite(stepdown).sum()), int((stepdown <= alpha).sum())
-    if not tests:
-        return "Nothing is marked: this result has no p-values over the pairs of layers."
-    many = f"{words.count(count) if count else 'none'} of {words.count(tests)} at α = {alpha:g}"
-    return f"● marked: above chance, family-wise over the pairs of layers, step-down ({many})."
 
 
 def _best_text(row: Mapping[str, Any]) -> str:
@@ -159,9 +143,9 @@ def draw(made: LayerMap) -> Figure:
     """Layers by layers, first layers at the lower left, those above chance dotted, the best pair framed."""
     n_x, n_y = made.values.shape
     width, height = map(float, np.clip([2.4 + 0.17 * n_y, 2.2 + 0.17 * n_x], [5.6, 4.4], [9.0, 9.0]))
-    figure, ((axes,),) = canvas.sheet(width, height, made.title)
-    canvas.head(axes, f"{made.subtitle}\n{made.best_text}", width)
-    image = canvas.heat(axes, made.values, made.scale)
+    about = {"above": f"{made.subtitle}\n{made.best_text}", "below": made.note}
+    figure, ((axes,),) = canvas.sheet(width, height, made.title, **about)
+    image = axes.imshow(made.scale.position(made.values), **canvas.COLOURED, aspect="auto", interpolation="nearest")
     axes.invert_yaxis()
     for ticks, names, look in ((axes.set_xticks, made.columns, canvas.TURNED), (axes.set_yticks, made.rows, {})):
         some = range(0, len(names), max(1, round(len(names) / 8)))
@@ -177,6 +161,5 @@ def draw(made: LayerMap) -> Figure:
         i, j = made.best
         for color, thick in ((PAPER, 3.5), (ACCENT, 1.8)):
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=color, linewidth=thick))
-    canvas.note(figure, made.note)
-    canvas.color_bar(figure, axes, image, made.bar, made.lines)
+    canvas.color_bar(figure, axes, image, made.scale.marks, made.lines)
     return figure

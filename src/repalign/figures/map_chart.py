@@ -26,14 +26,13 @@ DISTANCES = {"-log": "−log(alignment)", "one-minus": "1 − alignment", "score
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Models of one colour and marker; `scale` and `bar` are of a number, and give each model its colour."""
+    """Models of one colour and marker; `scale` is of a number, and gives each model its colour."""
 
     label: str
     rows: np.ndarray  # places in the table
     color: str
     marker: str
     scale: Scale | None = None
-    bar: tuple[tuple[float, str], ...] = ()
 
 
 def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
@@ -46,8 +45,11 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
     groups = list((_by_number if pd.api.types.is_numeric_dtype(values) else _by_kind)(values, colour))
     crowd = float(np.clip(found.n / 30, 1, 2.2)) ** 0.5
     title = f"Map of {words.counted(found.n, 'model')} by {facts_of(found.measure).label}"
-    figure, ((axes,),) = canvas.sheet(6.6 * crowd, 5.6 * crowd, title)
-    canvas.head(axes, _subtitle(found), 6.6 * crowd)
+    failed = "none" if found.violations == 0 else f"{words.number(100 * found.violations)} %"
+    note = "Only distances have a meaning, not the axes. "
+    note += f"Of {found.n_triangles:,} triangles of models, {failed} violate the triangle inequality."
+    note += f" Left out, for undefined scores: {', '.join(found.left_out)}." if found.left_out else ""
+    figure, ((axes,),) = canvas.sheet(6.6 * crowd, 5.6 * crowd, title, above=_subtitle(found), below=note)
     points = found.table[["x", "y"]].to_numpy(float)
     for group in groups:
         look = {"s": POINT**2, "marker": group.marker, "linewidths": 0.8}
@@ -56,8 +58,8 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
             axes.scatter(*xy, color=group.color, edgecolors=PAPER, label=canvas.plain(group.label), **look)
             continue
         place = group.scale.position(values.to_numpy(float)[group.rows])
-        image = axes.scatter(*xy, c=place, cmap=canvas.CMAP, vmin=0, vmax=1, edgecolors=MUTED, label="_", **look)
-        bar = canvas.color_bar(figure, axes, image, group.bar)
+        image = axes.scatter(*xy, c=place, **canvas.COLOURED, edgecolors=MUTED, label="_", **look)
+        bar = canvas.color_bar(figure, axes, image, group.scale.marks)
         bar.set_ylabel(canvas.plain(group.label), fontsize=7, color=MUTED)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -66,16 +68,11 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
         spine.set_color(RULE)
     axes.margins(0.14)
     axes.set_aspect("equal", adjustable="datalim")
-    failed = "none" if found.violations == 0 else f"{words.number(100 * found.violations)} %"
-    note = "Only distances have a meaning, not the axes. "
-    note += f"Of {words.count(found.n_triangles)} triangles of models, {failed} violate the triangle inequality."
-    note += f" Left out, for undefined scores: {', '.join(found.left_out)}." if found.left_out else ""
-    canvas.note(figure, note)
     if any(group.scale is None for group in groups):
         columns = max(1, min(4, int(110 / (6 + max(len(g.label) for g in groups)))))
         look = {"loc": "upper left", "bbox_to_anchor": (0, -0.01), "borderaxespad": 0.2}
         axes.legend(fontsize=7, frameon=False, ncols=columns, **look)
-    canvas.note(figure, note + canvas.name_points(figure, axes, found.table["model"].tolist(), points, POINT))
+    canvas.name_points(figure, axes, found.table["model"].tolist(), points, POINT, note=note)
     return figure
 
 
@@ -84,7 +81,7 @@ def _subtitle(found: ModelMap) -> str:
     stress = "" if math.isnan(found.stress) else f"stress-1 {words.number(found.stress)}, "
     chance = f" (without structure {words.number(found.chance)}, {words.p_sentence(found.pvalue)})" if found.draws else ""
     faithful = f"rank correlation of distances {words.number(found.faithfulness)}{chance}"
-    return f"{method} of {DISTANCES[found.distance]}; n = {words.count(found.n_stimuli)}; {stress}{faithful}"
+    return f"{method} of {DISTANCES[found.distance]}; n = {found.n_stimuli:,}; {stress}{faithful}"
 
 
 def _by_kind(values: pd.Series, column: str) -> Iterator[Group]:
@@ -101,8 +98,8 @@ def _by_number(values: pd.Series, column: str) -> Iterator[Group]:
     low, high = (float(values[there].min()), float(values[there].max())) if there.any() else (0.0, 0.0)
     written = words.parameters if column == PARAMETERS else words.number
     worse, better = (high, low) if turned else (low, high)
-    bar = ((0.0, written(worse)), (1.0, written(better)))[: 1 + (low < high)]
-    scale = Scale(worse, better, log=column == PARAMETERS and low > 0)
-    yield Group(label + " (lower is better)" * turned, np.flatnonzero(there), "", "o", scale, bar)
+    marks = [(0.0, written(worse)), (1.0, written(better))][: 1 + (low < high)]
+    scale = Scale(worse, better, column == PARAMETERS and low > 0, marks)
+    yield Group(label + " (lower is better)" * turned, np.flatnonzero(there), "", "o", scale)
     if not there.all():
         yield Group(f"no {label}", np.flatnonzero(~there), FAINT, "s")

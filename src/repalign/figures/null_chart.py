@@ -12,17 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from repalign import text as words
-from repalign.comparison.alignment import Alignment, rows_of
+from repalign.comparison.alignment import Alignment
 from repalign.figures import canvas
-from repalign.figures.conventions import (
-    PLAIN,
-    SEEDS,
-    Conventions,
-    best_text,
-    found,
-    found_note,
-    heading,
-)
+from repalign.figures.conventions import Conventions, Pairs
 from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, RULE, SCORE
 
 COLUMNS = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]
@@ -33,7 +25,7 @@ class NullChart:
     """Every pair of models: its score beside what chance gives to the same search; the highest score first."""
 
     title: str
-    subtitle: str
+    about: Pairs
     pairs: list[tuple[str, str]]
     observed: np.ndarray
     null_mean: np.ndarray
@@ -42,28 +34,23 @@ class NullChart:
     found: np.ndarray
     n_undefined: int
     ceilings: list[tuple[float, str]]  # at the same n, with their source
-    note: str
+    text: str  # the best pair
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
-    text: str = ""
 
     @classmethod
-    def of(cls, table: pd.DataFrame, measure: str | None = None, conventions: Conventions = PLAIN) -> NullChart:
+    def of(cls, pairs: Pairs) -> NullChart:
         """The scores of one measure, and the ceilings at their n."""
-        pairs = rows_of(table, "max", measure)
-        name, n = str(pairs["measure"].iloc[0]), int(pairs["n"].iloc[0])
-        rows = pairs.assign(found=found(pairs, conventions.alpha))
+        rows = pairs.rows.assign(found=pairs.found)
         rows = rows.loc[rows["statistic"].notna()].sort_values("statistic", ascending=False, kind="stable")
-        columns = {c: rows[c].to_numpy(float) for c in ("null_mean", "null_std", "threshold")}
         return cls(
-            title=f"{conventions.about(name).label}: score against chance",
-            subtitle=heading(pairs, conventions),
-            pairs=list(zip(rows["model_x"], rows["model_y"], strict=True)),
-            observed=rows["statistic"].to_numpy(float),
-            **columns,
+            f"{pairs.about.label}: score against chance",
+            pairs,
+            list(zip(rows["model_x"], rows["model_y"], strict=True)),
+            *(rows[c].to_numpy(float) for c in ("statistic", "null_mean", "null_std", "threshold")),
             found=rows["found"].to_numpy(bool),
-            n_undefined=len(pairs) - len(rows),
-            ceilings=[(c.statistic, c.source(n)) for c in conventions.ceilings_of(name, SEEDS) if c.n == n],
-            note=found_note(pairs, conventions),
+            n_undefined=len(pairs.rows) - len(rows),
+            ceilings=[(c.statistic, c.source(pairs.n)) for c in pairs.seeds if c.n == pairs.n],
+            text=pairs.text,
         )
 
     def tracks(self, most: int) -> dict[str, object]:
@@ -91,18 +78,16 @@ class NullChart:
 
 
 def shown(alignment: Alignment, measure: str | None = None) -> NullChart:
-    """The scores of a result, with their table and the best pair in words."""
+    """The scores of a result, with their table."""
     measure = measure or alignment.measures[0]
-    made = NullChart.of(alignment.table, measure, Conventions.of(alignment.run))
-    text = best_text(rows_of(alignment.table, "max", measure))
-    return replace(made, table=alignment.best(measure)[COLUMNS], text=text)
+    made = NullChart.of(Pairs.of(alignment.table, measure, Conventions.of(alignment.run)))
+    return replace(made, table=alignment.best(measure)[COLUMNS])
 
 
 def draw(made: NullChart) -> Figure:
     """One row per pair: its score, and the mean, one standard deviation and the threshold of chance."""
     rows = np.arange(len(made.observed))
-    figure, ((axes,),) = canvas.sheet(7.5, 1.8 + 0.2 * len(rows), made.title)
-    canvas.head(axes, made.subtitle, 7.5)
+    figure, ((axes,),) = canvas.sheet(7.5, 1.8 + 0.2 * len(rows), made.title, above=made.about.heading)
     ends = made.null_mean - made.null_std, made.null_mean + made.null_std
     axes.hlines(rows, *ends, color=FAINT, linewidth=5, alpha=0.5)
     axes.plot(made.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
@@ -116,6 +101,6 @@ def draw(made: NullChart) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     # Not below everything: the legend is there.
-    axes.set_xlabel(canvas.plain(made.note, 90), fontsize=7, color=MUTED, loc="left")
+    axes.set_xlabel(canvas.plain(made.about.note, 90), fontsize=7, color=MUTED, loc="left")
     canvas.legend_below(figure, 5)
     return figure

@@ -36,10 +36,10 @@ def contrast(found: Contrast) -> Figure:
     """The same pairs of models under each variant against the first one, from `relate.contrast`."""
     one_scale = len(found.quantities) == 1
     measure = f"{facts_of(found.measure).label}; " if found.measure else ""
-    n = " to ".join(words.count(int(n)) for n in dict.fromkeys((min(found.table["n"]), max(found.table["n"]))))
     note = f"One point is one pair of models. Dashed: mean chance level{'; line: equal' if one_scale else ''}. "
     note += f"In brackets: {100 * found.level:g} % interval over models."
-    return _draw(f"The same pairs of models by {found.column}", f"{measure}n = {n}", list(_contrasts(found)), note)
+    subtitle = f"{measure}n = {words.span(found.table['n'])}"
+    return _draw(f"The same pairs of models by {found.column}", subtitle, list(_contrasts(found)), note)
 
 
 def _contrasts(found: Contrast) -> Iterator[Panel]:
@@ -75,7 +75,7 @@ def beside(found: Beside) -> Figure:
         (math.nan, _level(rows["chance"].to_numpy(float))),
         _limits(rows[["published", "ours", "chance"]].to_numpy(float)) if len(rows) else None,
     )
-    subtitle = f"{facts_of(str(found.measure)).label}\n{len(rows)} pairs of models, ours at n = {words.count(found.n_stimuli)}"
+    subtitle = f"{facts_of(str(found.measure)).label}\n{len(rows)} pairs of models, ours at n = {found.n_stimuli:,}"
     note = f"Published: {found.source}. Dashed: our mean chance level; line: equal."
     return _draw("Ours beside the published values", subtitle, [panel], note)
 
@@ -110,14 +110,16 @@ def _draw(title: str, subtitle: str, panels: list[Panel], note: str) -> Figure:
     columns = min(3, len(panels))
     rows, size = -(-len(panels) // columns), 4.6 if len(panels) == 1 else 3.4
     legend = 1.7 * any(len(panel.groups) > 1 for panel in panels)
-    figure, grid = canvas.sheet(0.7 + legend + size * columns, 1.0 + (size + 0.5) * rows, title, rows, [1] * columns)
+    first, *others = (panel.heading for panel in panels)
+    figure, grid = canvas.sheet(
+        0.7 + legend + size * columns, 1.0 + (size + 0.5) * rows, title, rows, [1] * columns,
+        above=[f"{subtitle}\n{first}", *others], room=size, below=note,
+    )  # fmt: skip
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    for k, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-        canvas.head(axes, f"{subtitle}\n{panel.heading}" if k == 0 else panel.heading, size)
+    for axes, panel in zip(grid.flat, panels, strict=False):
         _panel(axes, panel)
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    canvas.note(figure, note)
     if len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7, frameon=False)
     return figure

@@ -69,7 +69,7 @@ class TrendChart:
             marks = [(t, words.parameters(t).replace(".00", "").replace(".0", "")) for t, _ in marks]
         better = " (lower is better; axis reversed)" if trend.lower_is_better else ""
         partners = max(points["n_partners"].tolist())
-        over = f"each the mean over {words.counted(partners, 'partner')}; n = {words.count(trend.n_stimuli)}"
+        over = f"each the mean over {words.counted(partners, 'partner')}; n = {trend.n_stimuli:,}"
         return cls(
             title=f"{trend.label} and alignment",
             subtitle=f"{facts_of(trend.measure).label}; {words.counted(trend.n, 'model')}, {over}",
@@ -150,8 +150,7 @@ def overlay(found: Trend, table: pd.DataFrame, published: Published) -> pd.DataF
 def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None) -> Figure:
     """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
     made = TrendChart.of(found, None if published is None else overlay(found, table, published))
-    figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title)
-    canvas.head(axes, made.subtitle, 6.4)
+    figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle)
     axes.grid(color=RULE, linewidth=0.6)
     if found.log:
         axes.set_xscale("log")
@@ -179,7 +178,5 @@ def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = Non
     points = found.points[["x", "alignment"]].to_numpy(float)
     drawn = [] if made.published is None else made.published[["x", "alignment"]].to_numpy(float).tolist()
     lines = [*drawn, *np.column_stack([made.curve_x, made.curve]).tolist()] if found.fit is not None else drawn
-    unnamed = canvas.name_points(figure, axes, found.points["model"].tolist(), points, 7, reach=14, lines=lines)
-    if unnamed:
-        canvas.note(figure, unnamed.strip())
+    canvas.name_points(figure, axes, found.points["model"].tolist(), points, 7, reach=14, lines=lines)
     return figure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit
 from repalign.relate.permutations import FEW_ORDERS
+from repalign.text import counted, plural, span
 
 if TYPE_CHECKING:
     from repalign.relate.agreements import Agreement
@@ -68,22 +69,6 @@ def bracket(value: float, low: float, high: float) -> str:
 def interval(level: float, low: float, high: float, number: Callable[[float], str] = signed) -> str:
     """The ends of an interval in words, "" without one."""
     return "" if math.isnan(low) else f"{100 * level:g} % interval {number(low)} to {number(high)}"
-
-
-def span(values: Sequence[Any]) -> str:
-    """ "1,024", or "256 to 1,024"."""
-    low, high = int(min(values)), int(max(values))
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def plural(noun: str) -> str:
-    """ "models", "families"."""
-    return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
-
-
-def counted(n: int, noun: str) -> str:
-    """ "1 model", "3 families"."""
-    return f"{n} {noun if n == 1 else plural(noun)}"
 
 
 def noun(label: str) -> str:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,31 +20,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from repalign import text as words
-from repalign.comparison.alignment import TABLE_FILE, Alignment, is_mock
+from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
 from repalign.comparison.doctor import SEVERITIES
 from repalign.errors import RepalignError
 from repalign.figures import palette, trend_chart
-from repalign.figures.conventions import (
-    ADJUSTED,
-    HALVES,
-    RULES,
-    SEEDS,
-    VIEWS,
-    Ceiling,
-    Conventions,
-    adjustment,
-    best_pair,
-    draws_of,
-    found,
-    tests_of,
-    text_of,
-)
+from repalign.figures.conventions import ADJUSTED, RULES, VIEWS, Conventions, Pairs, text_of
 from repalign.figures.kinds import Drawn, of_result, write_figures
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
 from repalign.files import seal_html, write_file
-from repalign.measures import MeasureFacts
 from repalign.null import MEANINGS, Unpaired
 from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardstick_label, yardsticks
 from repalign.report import payload
@@ -56,6 +40,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; sc
 STUDY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_TRACKS = 250  # pairs beyond this are in the table only
 MAX_SIDE, MAX_ROWS = 30, 5  # of a notebook's matrix and of its best pairs
+FILES = resources.files("repalign.report")
 
 
 def write_report(
@@ -89,42 +74,40 @@ def write_report(
 
 def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE) -> str:
     """The report as a string; `where` names the file that holds the full table."""
-    pairs = table.loc[table["scope"] == "max"].reset_index(drop=True)
-    if pairs.empty:
+    if not (table["scope"] == "max").any():
         raise RepalignError("the result has no pairs of models", expected="rows of scope 'max'", got="none")
-    conventions, script = Conventions.of(run), asset("app.js")
-    measures = [conventions.about(m) for m in dict.fromkeys(table["measure"])]
-    texts = list(dict.fromkeys(table["measure"]))
+    conventions, script = Conventions.of(run), FILES.joinpath("app.js").read_text("utf-8")
+    pairs = [Pairs.of(table, measure, conventions) for measure in dict.fromkeys(table["measure"])]
+    cells = table.loc[table["scope"] == "cell"].reset_index(drop=True)
     return _filled(
         "report.html",
-        table,
+        is_mock(table),
         policy=POLICY.format(digest="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         name=run.get("name") or (run.get("dataset") or {}).get("name") or "Alignment",
         run=run,
         conventions=conventions,
-        measures=measures,
-        chance=chance(table, run, conventions),
-        ceilings=list(ceilings(table, conventions)),
+        measures=[some.about for some in pairs],
+        left_out=about_of(run, [one["measure"] for one in run.get("left_out") or []]),
+        chance=chance(pairs, cells, run, conventions),
+        ceilings=list(ceilings(pairs)),
         models=models(run),
-        answers=[Answer.of(table, m, conventions) for m in texts],
+        answers=[answer(some, cells) for some in pairs],
         table=table,
-        charts=[NullChart.of(pairs, m, conventions) for m in texts],
-        trends=[list(_trends(pairs, run, m)) for m in texts],
-        draws=draws_of(pairs),
-        packed=(n_cells := int((table["scope"] == "cell").to_numpy().sum())) > payload.EXACT_CELLS,
-        only_best=n_cells > payload.MOST_CELLS,
+        charts=[NullChart.of(some) for some in pairs],
+        trends=[list(_trends(some.rows, run)) for some in pairs],
+        draws=min(some.draws for some in pairs),
+        packed=len(cells) > payload.EXACT_CELLS,
+        only_best=len(cells) > payload.MOST_CELLS,
         undefined=int(table["statistic"].isna().to_numpy().sum()),
         where=where,
-        data=payload.data(table, run, conventions),
+        data=payload.data(table, pairs, cells, run),
         script=Markup(script),
     )
 
 
-def _trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> Iterator[tuple[Trend, str, TrendChart | None]]:
-    """Every trend, whose models it is of, and its chart; none for too few models."""
-    models = list(run.get("models") or [])
-    rows = pairs.loc[pairs["measure"] == measure]
-    defined = rows.loc[rows["statistic"].notna()]
+def _trends(rows: pd.DataFrame, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str, TrendChart | None]]:
+    """Every trend over the pairs of one measure, whose models it is of, and its chart; none for too few models."""
+    models, defined = list(run.get("models") or []), rows.loc[rows["statistic"].notna()]
     for side in sides_of(run):
         columns = ("model_x", "model_y") if side == "both" else (f"model_{side}",)
         names = list(dict.fromkeys(name for column in columns for name in defined[column]))
@@ -133,7 +116,7 @@ def _trends(pairs: pd.DataFrame, run: Mapping[str, Any], measure: str) -> Iterat
         for against in yardsticks(models, names):
             facts = (run.get("competences") or {}).get(against) or {}
             known: dict[str, Any] = {key: facts.get(key) for key in ("label", "lower_is_better")}
-            one = trend(rows, models, against, side, measure, **known)
+            one = trend(rows, models, against, side, **known)
             chart = TrendChart.of(one) if one.n >= MIN_MODELS_LINE else None
             yield one, "all models" if side == "both" else who, chart
 
@@ -172,24 +155,19 @@ def write_study_page(
 def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
     """Matrix of every measure (up to 30 models a side) and its best pairs, as HTML without script, on any background."""
     conventions, parts = Conventions.of(run), []
-    pairs = table.loc[table["scope"] == "max"]
-    for measure in dict.fromkeys(pairs["measure"]):
-        rows = pairs.loc[pairs["measure"] == measure]
-        rule, draws = adjustment(rows, conventions.alpha), draws_of(rows)
-        best = rows.sort_values(["calibrated", "z"], ascending=False, kind="stable", na_position="last").head(MAX_ROWS)
-        parts.append(
-            {"matrix": Matrix.of(pairs, measure, "statistic", conventions), "best": best.to_dict("records"),
-             "label": conventions.about(measure).label, "rule": rule, "draws": draws, "more": len(rows) - MAX_ROWS}
-        )  # fmt: skip
-    return _filled("notebook.html", table, parts=parts, most=MAX_SIDE)
+    for measure in dict.fromkeys(table.loc[table["scope"] == "max", "measure"]):
+        made = Matrix.of(Pairs.of(table, measure, conventions))
+        by = made.pairs.rows.sort_values(["calibrated", "z"], ascending=False, kind="stable", na_position="last")
+        parts.append({"matrix": made, "best": by.head(MAX_ROWS).to_dict("records"), "more": len(by) - MAX_ROWS})
+    return _filled("notebook.html", is_mock(table), parts=parts, most=MAX_SIDE)
 
 
-def _filled(template: str, of: pd.DataFrame | bool, **values: Any) -> str:
-    """A template with its values, each escaped where it is no markup; `of`: a table, or whether the run was a mock."""
+def _filled(template: str, is_mock: bool, **values: Any) -> str:
+    """A template with its values, each escaped where it is no markup; those of figures stand beside the figures."""
+    templates = [*FILES.joinpath("templates").iterdir(), *resources.files("repalign.figures").iterdir()]
     env = jinja2.Environment(
         autoescape=True,
-        # Those of figures stand beside them.
-        loader=jinja2.FunctionLoader(lambda name: asset(f"templates/{name}") or asset(name, "repalign.figures")),
+        loader=jinja2.DictLoader({f.name: f.read_text("utf-8") for f in templates if f.name.endswith((".html", ".css"))}),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -197,19 +175,12 @@ def _filled(template: str, of: pd.DataFrame | bool, **values: Any) -> str:
     env.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     env.globals |= {
         "palette": palette, "outline": trend_chart.outline, "frame": vars(trend_chart), "views": VIEWS, "rules": RULES,
-        "text_of": text_of, "yardstick_label": yardstick_label, "style": Markup(asset("style.css")),
-        "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "fewest": MIN_MODELS_LINE,
+        "text_of": text_of, "yardstick_label": yardstick_label, "style": Markup(FILES.joinpath("style.css").read_text("utf-8")),
+        "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "fewest": MIN_MODELS_LINE, "count": "{:,}".format,
     }  # fmt: skip
-    told = (words.number, words.count, words.counted, words.interval, words.parameters)
-    env.globals |= {f.__name__: f for f in (*told, words.pvalue, words.p_sentence, words.at_floor)}
-    mock = of if isinstance(of, bool) else is_mock(of)
-    return env.get_template(template).render(is_mock=mock, mock_text=words.MOCK, **values)
-
-
-def asset(name: str, package: str = "repalign.report") -> str:
-    """A file of a package as text; "" if it has none."""
-    file = resources.files(package).joinpath(name)
-    return file.read_text("utf-8") if file.is_file() else ""
+    told = (words.number, words.counted, words.interval, words.parameters, words.pvalue, words.p_sentence)
+    env.globals |= {f.__name__: f for f in told}
+    return env.get_template(template).render(is_mock=is_mock, mock_text=words.MOCK, **values)
 
 
 # --- what the report says ----------------------------------------------------------------------------
@@ -231,52 +202,37 @@ AGGREGATES = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
+def answer(pairs: Pairs, cells: pd.DataFrame) -> dict[str, Any]:
     """What one measure says over all pairs of models."""
-
-    about: MeasureFacts
-    best: Mapping[str, Any] | None
-    best_found: bool
-    n: int
-    n_pairs: int
-    n_tests: int
-    n_draws: int
-    n_cells: int  # pairs of layers that were searched for the best pair of models
-    rule: str  # the adjusted p that decides: "p_maxt", "p_holm" or "p_bh"
-    counts: Mapping[str, int]  # how many pairs are above chance by each adjusted p that is there
-    seeds: list[Ceiling]  # of the models of the best pair; the highest of any model if they have none
-    halves: Ceiling | None
-    mean: str  # over which pairs of layers the score is; "" for that of the best pair
-
-    @classmethod
-    def of(cls, table: pd.DataFrame, measure: str, conventions: Conventions) -> Answer:
-        """The answer of one measure."""
-        rows = table.loc[table["measure"] == measure]
-        pairs = rows.loc[rows["scope"] == "max"].reset_index(drop=True)
-        best, above, alpha = best_pair(pairs), found(pairs, conventions.alpha), conventions.alpha
-        n_cells, best_found, seeds, halves = 0, False, [], None
-        if best is not None:
-            both = {side: best[side] for side in ("model_x", "model_y")}
-            mine = (pairs[list(both)] == pd.Series(both)).all(axis=1)
-            best_found = bool(above[mine.to_numpy()].any())
-            n_cells = int((rows.loc[rows["scope"] == "cell", list(both)] == pd.Series(both)).all(axis=1).sum())
-            known, ends = conventions.ceilings_of(measure, SEEDS), set(both.values())
-            seeds = [c for c in known if c.names & ends][:2] or known[:1]
-            halves = next((c for c in conventions.ceilings_of(measure, HALVES) if c.names == ends), None)
-        search = str((best or {}).get("search"))
-        mean = search_meaning(search).split(", ")[0] if search.partition(" ")[2] not in ("", "max") else ""
-        counts = {c: int((pairs[c] <= alpha).sum()) for c in ADJUSTED if pairs[c].notna().any()}
-        return cls(
-            conventions.about(measure), best, best_found, max(pairs["n"].tolist()), len(pairs), tests_of(pairs),
-            draws_of(pairs), n_cells, adjustment(pairs, alpha), counts, seeds, halves, mean,
-        )  # fmt: skip
-
-    @property
-    def family(self) -> str:
-        """The family of the measure as a heading; "Other" for one that is not known here."""
-        family = self.about.family.replace("_", " ")
-        return "RDM" if family == "rdm" else family.capitalize() or "Other"
+    best, rows = pairs.best, pairs.rows
+    n_cells, best_found, seeds, halves = 0, False, pairs.seeds[:1], None
+    if best is not None:
+        both = pd.Series({side: best[side] for side in ("model_x", "model_y")})
+        best_found = bool(pairs.found[(rows[both.index] == both).all(axis=1)].any())
+        own = cells.loc[cells["measure"] == best["measure"], both.index]
+        n_cells = int((own == both).all(axis=1).sum())
+        seeds = [c for c in pairs.seeds if c.names & set(both)][:2] or seeds
+        halves = next((c for c in pairs.halves if c.names == set(both)), None)
+    search, family = str((best or {}).get("search")), pairs.about.family.replace("_", " ")
+    return {
+        "about": pairs.about,
+        "family": "RDM" if family == "rdm" else family.capitalize() or "Other",
+        "best": best,
+        "best_found": best_found,
+        "n": pairs.n,
+        "n_pairs": len(rows),
+        "n_tests": pairs.tests,
+        "n_draws": pairs.draws,
+        "n_cells": n_cells,  # pairs of layers that were searched for the best pair of models
+        "rule": pairs.rule,
+        "holds": pairs.holds,
+        # How many pairs are above chance by each adjusted p that is there.
+        "counts": {c: int((rows[c] <= pairs.alpha).sum()) for c in ADJUSTED if rows[c].notna().any()},
+        "seeds": seeds,  # of the models of the best pair; the highest of any model if they have none
+        "halves": halves,
+        # Over which pairs of layers the score is; "" for that of the best pair.
+        "mean": search_meaning(search).split(", ")[0] if search.partition(" ")[2] not in ("", "max") else "",
+    }
 
 
 def search_meaning(search: object) -> str:
@@ -288,56 +244,52 @@ def search_meaning(search: object) -> str:
     return AGGREGATES.get(aggregate or "max", some).format(scale=SCALES[scale])
 
 
-def chance(table: pd.DataFrame, run: Mapping[str, Any], conventions: Conventions) -> list[str]:
+def chance(pairs: Sequence[Pairs], cells: pd.DataFrame, run: Mapping[str, Any], conventions: Conventions) -> list[str]:
     """How broken pairings were drawn, for pairs of models and for single pairs of layers; how pairs were adjusted."""
     nulls: dict[str, list[str]] = {}
     rules: dict[str, list[str]] = {}
-    for measure, rows in table.groupby("measure", sort=False):
-        pairs, label = rows.loc[rows["scope"] == "max"], conventions.about(str(measure)).label
-        key = adjustment(pairs, conventions.alpha)
-        many = f"; over pairs of models {RULES[key][0]} decides ({conventions.rule(key)})" if tests_of(pairs) > 1 else ""
-        nulls.setdefault(null_of(rows), []).append(label)
-        rules.setdefault(f"α = {conventions.alpha:g}{many}", []).append(label)
+    for some in pairs:
+        many = f"; over pairs of models {RULES[some.rule][0]} decides ({some.holds})" if some.tests > 1 else ""
+        own = cells.loc[cells["measure"] == some.rows["measure"].iloc[0]]
+        nulls.setdefault(null_of(some.rows, own), []).append(some.about.label)
+        rules.setdefault(f"α = {some.alpha:g}{many}", []).append(some.about.label)
     # The measures are named where their sentences differ.
     told = [[t if len(some) == 1 else f"{', '.join(names)}: {t}" for t, names in some.items()] for some in (nulls, rules)]
     restricted = [f"restricted: {conventions.restricted}"] if conventions.restricted else []
     return [*told[0], *restricted, f"search over layers: {search_meaning(run.get('search'))}", *told[1]]
 
 
-def null_of(rows: pd.DataFrame) -> str:
-    """The null of one measure's rows: of pairs of models, and of pairs of layers if theirs is another one."""
-    pairs, cells = rows.loc[rows["scope"] == "max"], rows.loc[rows["scope"] == "cell"]
-    draws, seed, method = draws_of(pairs), int(pairs["seed"].iloc[0]), str(pairs["null"].iloc[0])
+def null_of(pairs: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """The null of one measure: of its pairs of models, and of its pairs of layers if theirs is another one."""
+    draws, seed, method = min(pairs["n_draws"]), int(pairs["seed"].iloc[0]), str(pairs["null"].iloc[0])
     if method == Unpaired.name:
         return Unpaired.meaning
     floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
-    told = f"{words.count(draws)} draws ({NULLS.get(method, method)}), seed {seed}{floor}"
+    told = f"{draws:,} draws ({NULLS.get(method, method)}), seed {seed}{floor}"
     kinds = cells["null"].value_counts(sort=False).to_dict()
     if set(kinds) <= {method}:
         return told
     law = max((kind for kind in kinds if kind != method), key=lambda kind: kinds[kind])
     rest = len(cells) - kinds[law]
-    drawn = f" ({words.count(rest)} of {words.count(len(cells))} by draws, where that law is poor)" if rest else ""
+    drawn = f" ({rest:,} of {len(cells):,} by draws, where that law is poor)" if rest else ""
     return f"pairs of models by {told}; single pairs of layers by {NULLS.get(law, law)}{drawn}"
 
 
-def ceilings(table: pd.DataFrame, conventions: Conventions) -> Iterator[str]:
+def ceilings(pairs: Sequence[Pairs]) -> Iterator[str]:
     """Two trainings of one model, and what is left of scores whose layers were chosen on other stimuli."""
-    n, measures = max(table["n"].tolist()), dict.fromkeys(table["measure"])
-    labels = {m: conventions.about(m).label for m in measures}
-    for measure in measures:
-        for c in conventions.ceilings_of(measure, SEEDS):
-            yield f"{labels[measure]}: {words.number(c.statistic)} ({c.source(n)})"
-    for measure in measures:
-        halves = conventions.ceilings_of(measure, HALVES)
-        if halves:
+    n = max(some.n for some in pairs)
+    for some in pairs:
+        for c in some.seeds:
+            yield f"{some.about.label}: {words.number(c.statistic)} ({c.source(n)})"
+    for some in pairs:
+        if halves := some.halves:
             share, own, repeats = (
                 words.number(_mean(getattr(c, name) for c in halves)) for name in ("statistic", "selected", "reliability")
             )
             maps = f"; layer maps repeat with a reliability of {repeats}" if repeats != words.UNDEFINED else ""
-            over = f"mean over {len(halves)} pair{'s' * (len(halves) != 1)} of models, n = {words.count(halves[0].n)}"
+            over = f"mean over {words.counted(len(halves), 'pair')} of models, n = {halves[0].n:,}"
             score = f"layers chosen on one half score {share} on the other half of the stimuli, {own} on their own"
-            yield f"{labels[measure]}: {score}{maps} ({over})"
+            yield f"{some.about.label}: {score}{maps} ({over})"
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -346,15 +298,31 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def models(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every model's record with the side on which it stands, its widths, and what the doctor found of it."""
-    findings: dict[str, list[Mapping[str, Any]]] = {}
+    """Every model's record with the side on which it stands, its widths, and what the doctor found of it.
+
+    Findings of one kind stand together, told by the gravest of them; the gravest kind first.
+    """
+    levels, kinds = {severity: k for k, severity in enumerate(SEVERITIES)}, {}
     for finding in run.get("findings") or []:
-        findings.setdefault(str(finding.get("model")), []).append(finding)
+        level = levels.get(str(finding.get("severity")), 1)
+        kinds.setdefault((str(finding.get("model")), str(finding.get("code"))), []).append((level, finding))
+    findings: dict[str, list[dict[str, Any]]] = {}
+    for (model, code), group in kinds.items():
+        level, worst = max(group, key=lambda both: both[0])
+        layers = list(dict.fromkeys(str(finding.get("layer")) for _, finding in group))
+        where = layers[0]
+        if len(layers) > 1:
+            where = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.get('layer')}"
+        findings.setdefault(model, []).append({
+            "tag": f"{worst.get('severity')}: {code}", "level": level, "where": where, "message": worst.get("message"),
+            "layers": ", ".join(layers), "n": len(group),
+        })  # fmt: skip
     out = []
     for record in run.get("models") or []:
         name, facts = record.get("name", ""), record.get("facts") or {}
         on = [side for side in ("x", "y") if name in ((run.get("sides") or {}).get(side) or [])]
         widths = sorted({int(w) for w in record.get("widths") or []})
+        own = sorted(findings.get(str(name), []), key=lambda one: -one["level"])
         out.append({
             "record": record,
             "side": "both" if len(on) == 2 else (f"{on[0]}, " if on else "") + str(record.get("modality") or ""),
@@ -362,25 +330,7 @@ def models(run: Mapping[str, Any]) -> list[dict[str, Any]]:
             "vectors": ", ".join(str(facts[key]) for key in ("pooling", "dtype") if facts.get(key)) or words.UNDEFINED,
             "tokens": facts.get("tokens") if isinstance(facts.get("tokens"), str) else "",
             "scores": {k: float(v) for k, v in (record.get("scores") or {}).items() if v is not None and math.isfinite(v)},
-            "n_findings": len(findings.get(str(name), [])),
-            "findings": list(_findings(findings.get(str(name), []))),
+            "n_findings": sum(one["n"] for one in own),
+            "findings": own,
         })  # fmt: skip
     return out
-
-
-def _findings(of_model: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Findings of one model, gravest first, those of one kind together, told by the gravest of them."""
-
-    levels = {severity: k for k, severity in enumerate(SEVERITIES)}
-    kinds: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
-    for finding in of_model:
-        kinds.setdefault(str(finding.get("code")), []).append((levels.get(str(finding.get("severity")), 1), finding))
-    for code, ranked in sorted(kinds.items(), key=lambda kind: -max(level for level, _ in kind[1])):
-        level, worst = max(ranked, key=lambda both: both[0])
-        group = [finding for _, finding in ranked]
-        layers = list(dict.fromkeys(str(f.get("layer")) for f in group))
-        where = layers[0]
-        if len(layers) > 1:
-            where = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.get('layer')}"
-        yield {"tag": f"{worst.get('severity')}: {code}", "level": level, "where": where,
-               "message": worst.get("message"), "layers": ", ".join(layers)}  # fmt: skip
