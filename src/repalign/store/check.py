@@ -111,7 +111,8 @@ class _Folder:
 
     def _place(self, name: str, file: Mapping[str, Any]) -> list[Problem]:
         """A file states its extraction, and so its folder."""
-        home = fmt.folder_of(fmt.identity_of(file))
+        _, *stated = fmt.identity_of(file).values()
+        home = fmt.identify(*stated)[1]
         if home == self.folder:
             return []
         return [self._problem(name, f"is of another extraction: it belongs in {home}", FOREIGN)]

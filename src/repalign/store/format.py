@@ -137,25 +137,22 @@ def extraction_hash(dataset_fingerprint: str, spec: str, revision: str | None, s
     as JSON with sorted keys, no spaces and ASCII only. Name, family, scores and the rest of the record
     do not enter: they say what the model is, not what its features are.
     """
-    return folder_of(identity(dataset_fingerprint, spec, revision, settings)).rpartition("/")[2]
+    return identify(dataset_fingerprint, spec, revision, settings)[1].rpartition("/")[2]
 
 
-def folder_of(identity: Mapping[str, Any]) -> str:
-    """`<dataset fingerprint[:16]>/<model slug>/<extraction hash>`.
+def identify(
+    dataset_fingerprint: str, spec: str, revision: str | None, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The fields of `IDENTITY` as they come back from JSON, and the folder.
 
-    The slug is for people: what is not a letter, digit, dot, _ or - becomes one hyphen.
+    The folder is `<dataset fingerprint[:16]>/<model slug>/<extraction hash>`. The slug is for people: what is not a letter,
+    digit, dot, _ or - becomes one hyphen.
     """
-    fingerprint, spec = identity["dataset_fingerprint"], identity["spec"]
-    named = {field: identity[field] for field in IDENTITY if field != "format"}
-    digest = hashlib.sha256(canonical(named, f"the settings of {spec}").encode()).hexdigest()[:16]
+    named = dict(zip(IDENTITY[1:], (dataset_fingerprint, spec, revision, settings), strict=True))
+    text = canonical(named, f"the settings of {spec}")
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", spec).strip("-.")[:80] or "model"
-    return f"{fingerprint[:16]}/{slug}/{digest}"
-
-
-def identity(dataset_fingerprint: str, spec: str, revision: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `IDENTITY`, in the form in which they come back from JSON."""
-    values = dict(zip(IDENTITY, (FORMAT, dataset_fingerprint, spec, revision, settings), strict=True))
-    return json.loads(canonical(values, f"the settings of {spec}"))
+    folder = f"{dataset_fingerprint[:16]}/{slug}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return {"format": FORMAT, **json.loads(text)}, folder
 
 
 def identity_of(file: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,14 +33,12 @@ class Part:
     index: int
     start: int
     stop: int
+    n: int = field(init=False)
+    file: str = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def file(self) -> str:
-        return f"part-{self.index:05d}.safetensors"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", self.stop - self.start)
+        object.__setattr__(self, "file", f"part-{self.index:05d}.safetensors")
 
 
 class FeatureStore:
@@ -68,14 +65,9 @@ class FeatureStore:
         return f"FeatureStore({self.url!r})"
 
     def writer(
-        self,
-        *,
-        dataset: Mapping[str, Any],
-        record: ModelRecord,
-        settings: Mapping[str, Any],
-        ids: Sequence[str],
+        self, *, dataset: Mapping[str, Any], record: ModelRecord, settings: Mapping[str, Any], ids: Sequence[str],
         rows_per_part: int = 256,
-    ) -> Writer:
+    ) -> Writer:  # fmt: skip
         """A writer of one model on one dataset.
 
         `dataset` describes it (at least `fingerprint`), `ids` are its rows in order, `settings` are
@@ -95,13 +87,14 @@ class FeatureStore:
                 got=f"{len(ids)} ids, {len(set(ids))} different",
             )
         fmt.canonical(dict(dataset), f"the description of the dataset {name!r}")
-        identity = fmt.identity(fingerprint, record.spec, record.revision, settings)
+        identity, folder = fmt.identify(fingerprint, record.spec, record.revision, settings)
         if self.files.size(MARKER) is None:
             self.files.write(MARKER, MARKER_TEXT.encode())
         self.files.sweep()
-        folder = fmt.folder_of(identity)
+        starts = range(0, len(ids), rows_per_part)
+        parts = [Part(i, s, min(s + rows_per_part, len(ids))) for i, s in enumerate(starts)]
         place = f"{self.url}/{folder}"
-        return Writer(self.files, folder, place, identity, dict(dataset), record, dict(settings), tuple(ids), rows_per_part)
+        return Writer(self.files, folder, place, identity, dict(dataset), record, dict(settings), tuple(ids), parts)
 
     def find(
         self, dataset_fingerprint: str, record_spec: str, revision: str | None, settings: Mapping[str, Any]
@@ -113,8 +106,7 @@ class FeatureStore:
 
         Raises RepalignError if the manifest that lies there is of another extraction.
         """
-        identity = fmt.identity(dataset_fingerprint, record_spec, revision, settings)
-        folder = fmt.folder_of(identity)
+        identity, folder = fmt.identify(dataset_fingerprint, record_spec, revision, settings)
         manifest, why = fmt.readable(self.files, folder)
         if why is not None:
             log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
@@ -200,14 +192,8 @@ class Writer:
     record: ModelRecord
     settings: Mapping[str, Any]
     ids: tuple[str, ...]
-    rows_per_part: int
+    parts: list[Part]  # in order, all but the last of one number of rows
     _checked: dict[int, fmt.Head] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def parts(self) -> list[Part]:
-        """All parts, in order. Every part but the last has `rows_per_part` rows."""
-        starts = range(0, len(self.ids), self.rows_per_part)
-        return [Part(i, s, min(s + self.rows_per_part, len(self.ids))) for i, s in enumerate(starts)]
 
     def missing(self) -> list[Part]:
         """The parts that are not there, or are there but cut short or corrupt, in order.
@@ -227,18 +213,15 @@ class Writer:
             if fmt.PART.match(file) and file not in expected:
                 raise RepalignError(
                     f"{self.place}/{file} is not one of the {len(expected)} parts",
-                    expected=f"parts of {self.rows_per_part} rows up to {self.parts[-1].file}", got=file,
+                    expected=f"parts of {self.parts[0].n} rows up to {self.parts[-1].file}", got=file,
                     remedy=f"use the rows per part that this store was begun with, or delete {self.place}",
                 )
         return [part for part in self.parts if not self._is_whole(part)]
 
     def write(
-        self,
-        part: Part,
-        layers: Mapping[str, Tensor],
-        extras: Mapping[str, Tensor] | None = None,
+        self, part: Part, layers: Mapping[str, Tensor], extras: Mapping[str, Tensor] | None = None,
         header: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Write one part: each layer (part.n, d) in float16, bfloat16, float32 or float64.
 
         `extras` are numbers per row, (part.n,), stored in float64. `header` says what else
@@ -248,12 +231,14 @@ class Writer:
         Raises RepalignError if layers, shapes or dtypes are not those of the other parts, or if a
         value is NaN or infinite; if the disk is full.
         """
-        model, given = self.record.name, dict(header or {})
-        extras = {name: self._checked_extra(part, name, x) for name, x in (extras or {}).items()}
+        model, given, extras = self.record.name, dict(header or {}), extras or {}
         if not layers:
             raise RepalignError(f"{model}: {part.file} has no layer", expected="at least one layer")
+        for name, x in extras.items():
+            self._check(part, name, x, is_layer=False)
         for name, x in layers.items():
-            self._check_layer(part, name, x)
+            self._check(part, name, x, is_layer=True)
+        extras = {name: x.detach().to("cpu", torch.float64) for name, x in extras.items()}
         if not isinstance(given.get("weights_fingerprint"), str):
             raise RepalignError(
                 f"{model}: the header of {part.file} has no weights_fingerprint",
@@ -262,15 +247,9 @@ class Writer:
         versions = given.pop("versions", {})
         fmt.canonical(given, f"{model}: the header of {part.file}")
         head = {
-            **self.identity,
-            "extraction": given,
-            "versions": versions,
-            "layers": list(layers),
-            "extras": list(extras),
-            "n": len(self.ids),
-            "rows": [part.start, part.stop],
-            "ids": list(self.ids[part.start : part.stop]),
-        }
+            **self.identity, "extraction": given, "versions": versions, "layers": list(layers), "extras": list(extras),
+            "n": len(self.ids), "rows": [part.start, part.stop], "ids": list(self.ids[part.start : part.stop]),
+        }  # fmt: skip
         self._refuse_disagreement(part, head, [(name, x.shape[1], fmt.DTYPES[x.dtype]) for name, x in layers.items()])
         chunks, written = fmt.encode(head, layers, extras)
         # Other bytes for a part of a finished extraction: it is not complete until `finish`.
@@ -301,18 +280,10 @@ class Writer:
             if head.header["versions"] not in versions:
                 versions.append(head.header["versions"])
         manifest = {
-            "format": fmt.MANIFEST_FORMAT,
-            "kind": fmt.KIND,
-            "dataset": self.dataset,
-            "record": record.to_dict(),
-            "settings": self.settings,
-            "facts": facts,
-            "n": len(self.ids),
-            "ids": list(self.ids),
-            "extraction": first.header["extraction"],
-            "versions": versions,
-            "layers": [{"name": n, "width": w, "dtype": d} for n, w, d in first.layers],
-            "extras": first.header["extras"],
+            "format": fmt.MANIFEST_FORMAT, "kind": fmt.KIND, "dataset": self.dataset, "record": record.to_dict(),
+            "settings": self.settings, "facts": facts, "n": len(self.ids), "ids": list(self.ids),
+            "extraction": first.header["extraction"], "versions": versions,
+            "layers": [{"name": n, "width": w, "dtype": d} for n, w, d in first.layers], "extras": first.header["extras"],
             "parts": [
                 {"file": name, "rows": h.header["rows"], "size": h.size, "sha256": h.file_sha256, "header_sha256": h.sha256}
                 for name, h in parts.items()
@@ -376,19 +347,28 @@ class Writer:
 
     # ---- what may be written --------------------------------------------------------------------
 
-    def _check_layer(self, part: Part, name: str, x: Tensor) -> None:
-        """RepalignError unless a layer is (part.n, d), of a dtype that is stored, and finite."""
-        where = f"{self.record.name}, layer {name!r}"
-        self._check_name(name)
+    def _check(self, part: Part, name: str, x: Tensor, *, is_layer: bool) -> None:
+        """RepalignError unless a layer is (part.n, d), of a dtype that is stored, and finite; an extra (part.n,).
+
+        Any text that UTF-8 can hold is a name; others would make a file that no reader opens.
+        """
+        model, where = self.record.name, f"{self.record.name}, layer {name!r}"
+        if not isinstance(name, str) or not name:
+            raise RepalignError(f"{model}: {name!r} is not a name", expected="text that is not empty")
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise RepalignError(f"{model}: the name {name!r} is not valid text: {error.reason}") from error
+        if not is_layer:
+            if x.shape != (part.n,):
+                problem = f"{model}: the extra {name!r} of {part.file} has the wrong shape"
+                raise RepalignError(problem, expected=f"({part.n},), one number per row", got=tuple(x.shape))
+            return
         if x.ndim != 2 or x.shape[1] == 0:
-            raise RepalignError(
-                f"{where}: a layer has two dimensions", expected="shape (rows, d), d > 0", got=tuple(x.shape)
-            )
+            raise RepalignError(f"{where}: a layer has two dimensions", expected="shape (rows, d), d > 0", got=tuple(x.shape))
         if x.shape[0] != part.n:
             expected = f"{part.n} rows ({part.start} to {part.stop - 1})"
-            raise RepalignError(
-                f"{where}: wrong number of rows for {part.file}", expected=expected, got=f"{x.shape[0]} rows"
-            )
+            raise RepalignError(f"{where}: wrong number of rows for {part.file}", expected=expected, got=f"{len(x)} rows")
         if x.dtype not in fmt.DTYPES:
             known, got = (", ".join(str(d).removeprefix("torch.") for d in dtypes) for dtypes in (fmt.DTYPES, [x.dtype]))
             raise RepalignError(f"{where}: this dtype is not stored", expected=known, got=got)
@@ -402,24 +382,6 @@ class Writer:
                 remedy="run the model in float32, or in bfloat16 in place of float16, which ends at 65,504; then look at its "
                 "input. In a file of features mend the row, or leave the stimulus out of the dataset",
             )
-
-    def _checked_extra(self, part: Part, name: str, x: Tensor) -> Tensor:
-        """An extra as it is stored: one number per row, float64, on the CPU."""
-        self._check_name(name)
-        if x.shape != (part.n,):
-            problem = f"{self.record.name}: the extra {name!r} of {part.file} has the wrong shape"
-            raise RepalignError(problem, expected=f"({part.n},), one number per row", got=tuple(x.shape))
-        return x.detach().to("cpu", torch.float64)
-
-    def _check_name(self, name: object) -> None:
-        """Any text that UTF-8 can hold is a name; others would make a file that no reader opens."""
-        try:
-            if isinstance(name, str) and name.encode():
-                return
-        except UnicodeEncodeError as error:
-            problem = f"{self.record.name}: the name {name!r} is not valid text: {error.reason}"
-            raise RepalignError(problem) from error
-        raise RepalignError(f"{self.record.name}: {name!r} is not a name", expected="text that is not empty")
 
     def _refuse_disagreement(self, part: Part, header: Mapping[str, Any], layers: Sequence[tuple[str, int, str]]) -> None:
         """Refuse a part whose layers, extras or weights are not those of the first part that is there."""
