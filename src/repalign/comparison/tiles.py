@@ -174,6 +174,7 @@ class Cache:
         self.n_layers = sum(len(r.layers) for r in {id(r): r for t in prepared for r in (t.x, t.y)}.values())
         self.done = 0
         self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
+        self.nbytes = 0  # of all that is held
         self.per_layer = 0.0  # bytes, of the models seen so far
 
     def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
@@ -182,7 +183,7 @@ class Cache:
         if key not in self.entries:
             # The partner of a model in its tile stays, whatever it weighs.
             while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
-                self.entries.popitem(last=False)
+                self.nbytes -= sum(p.nbytes for p in self.entries.popitem(last=False)[1].values())
         entry = self.entries.setdefault(key, {})
         self.entries.move_to_end(key)
         job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), len(self.jobs))
@@ -190,15 +191,13 @@ class Cache:
             self.jobs.append((measure, settings))
         if job not in entry:
             alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
-            self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry], entry)
+            new = self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry])
+            entry.update(new)
+            self.nbytes += sum(p.nbytes for p in new.values())
             self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, n_layers))
         return entry[job]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(p.nbytes for entry in self.entries.values() for p in entry.values())
-
-    def _prepare(self, r: Representation, jobs: Sequence[int], entry: dict[int, nulls.Prepared]) -> None:
+    def _prepare(self, r: Representation, jobs: Sequence[int]) -> dict[int, nulls.Prepared]:
         """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
 
         What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
@@ -215,7 +214,7 @@ class Cache:
                     states[job].append(self.jobs[job][0].prepare(x))
             self.done += 1
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
-        entry.update({job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs})
+        return {job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs}
 
     def order(self, tiles: Sequence[Tile]) -> list[int]:
         """Which tile after which, so that models are prepared as rarely as the memory allows.

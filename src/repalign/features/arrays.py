@@ -181,6 +181,8 @@ class Arrays(Table):
 
 def _table(x: Any, what: str) -> Table:
     """Any object that holds features: frames, mappings, lists, arrays."""
+    if isinstance(x, np.ndarray) and not x.dtype.names:
+        return Array(what, (_block(FEATURES, x, what),))
     if (frame := _of_frame(x, what)) is not None:
         return frame
     if isinstance(x, (list, tuple)) and x:
@@ -190,7 +192,7 @@ def _table(x: Any, what: str) -> Table:
         return from_frame(x.to_frame(FEATURES if x.name is None else x.name), what)
     if isinstance(x, Mapping):
         return _of_mapping(x, what)
-    if isinstance(x, np.ndarray) and x.dtype.names:
+    if isinstance(x, np.ndarray):
         import pandas as pd
 
         fields = {name: list(x[name]) if x[name].ndim > 1 else x[name] for name in x.dtype.names}
