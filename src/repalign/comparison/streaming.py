@@ -220,8 +220,7 @@ class _Self:
         size = squared if estimator == "biased" else squared + 2 * diagonal + trace * trace / n**2
         self.norm2 = norm2 if norm2 > _RESIDUE * eps * size else 0.0
         # A U-centred kernel has an empty diagonal.
-        self.t, self.s2 = (trace, diagonal) if estimator == "biased" else (0.0, 0.0)
-        self.eps = eps
+        self.t, self.s2, self.eps = (trace, diagonal, eps) if estimator == "biased" else (0.0, 0.0, eps)
 
     def spread(self, n: int) -> tuple[float, float]:
         """Both factors of the variance for |A| = 1, (n-1) - T^2/T2 and n(n+1) S2/T2 - (n-1)(T^2/T2 + 2)."""
@@ -263,19 +262,16 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Rows(Protocol):
     """One layer that is read in order, block by block; each call of `blocks` starts again at row 0."""
 
-    @property
-    def name(self) -> str: ...  # as errors call it
-    @property
-    def n(self) -> int: ...
-    @property
-    def width(self) -> int: ...  # the number of features
+    name: str  # as errors call it
+    n: int
+    width: int  # the number of features
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """Tensors (size, d) of a floating dtype, the last one shorter, n rows in all."""
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ArrayRows:
     """An array (n, d): a numpy array or memory map, of which only blocks are read, or a tensor."""
 
@@ -291,14 +287,7 @@ class ArrayRows:
         if array.ndim != 2 or 0 in array.shape:
             expected = "two dimensions (n, d): one row per stimulus, one column per feature"
             raise RepalignError(f"{self.name}: wrong shape", expected=expected, got=f"shape {tuple(array.shape)}")
-
-    @property
-    def n(self) -> int:
-        return self.array.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.array.shape[1]
+        self.n, self.width = array.shape
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         for start in range(0, self.n, size):
@@ -308,7 +297,7 @@ class ArrayRows:
             yield piece.detach() if piece.dtype in FLOATS else piece.to(torch.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StoredRows:
     """A layer of a stored representation: one block and one part are in memory at a time."""
 
@@ -316,19 +305,8 @@ class StoredRows:
     layer: str
 
     def __post_init__(self) -> None:
-        self.representation.check_layer(self.layer)
-
-    @property
-    def name(self) -> str:
-        return f"{self.representation.name}, layer {self.layer!r}"
-
-    @property
-    def n(self) -> int:
-        return self.representation.n
-
-    @property
-    def width(self) -> int:
-        return self.representation.width(self.layer)
+        self.name, self.n = f"{self.representation.name}, layer {self.layer!r}", self.representation.n
+        self.width = self.representation.width(self.layer)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         for _, rows in self.representation.iter_rows(self.layer, size):
@@ -453,10 +431,6 @@ class Layer:
             )  # fmt: skip
         return u, squares
 
-    def add_square(self, u: Tensor) -> None:
-        for a, b in strips(u.shape[1]):
-            self.square[a:b, :b].add_((u[:, a:b].T @ u[:, :b]).to(self.square.device))
-
 
 class Sums:
     """All sums of a pass. With a, b the squared norms of x and y rows about the origin, and 1 a column of ones:
@@ -505,7 +479,8 @@ class Sums:
             others = squares[split:] if i < split else squares[:split]
             weights = torch.stack([ones, squares[i], *others]).to(u.device, u.dtype)
             self.weighted[i].add_((weights @ u).to(ones.device))
-            layer.add_square(u)
+            for a, b in strips(u.shape[1]):
+                layer.square[a:b, :b].add_((u[:, a:b].T @ u[:, :b]).to(ones.device))
         for row, u in zip(self.cross, values[:split], strict=True):
             for total, v in zip(row, values[split:], strict=True):
                 total.add_((u.T @ v).to(total.device))
