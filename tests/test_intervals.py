@@ -319,7 +319,7 @@ X = np.random.default_rng(0).standard_normal((30, 3))
         ({"method": "subsample", "n_splits": 0}, r"(?s)n_splits is not a count.*1 or more"),
         ({"method": "subsample", "n_groups": 5}, r"(?s)method 'subsample' has no n_groups.*got: n_groups=5"),
         ({"n_splits": 5}, "method 'jackknife' has no n_splits"),
-        ({"groups": [1, 2]}, r"(?s)groups do not match the rows.*30 labels.*got: 2"),
+        ({"groups": [1, 2]}, r"(?s)groups do not fit the stimuli.*30 labels.*got: 2"),
         ({"groups": ["a"] * 30}, r"(?s)one unit has no spread.*30 rows in one"),
         ({"groups": [*range(29), None]}, r"(?s)a row has no group.*nothing in row 29"),
         ({"groups": np.r_[np.nan, np.arange(29.0)]}, r"(?s)a row has no group.*nothing in row 0"),

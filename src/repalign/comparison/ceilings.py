@@ -8,22 +8,22 @@ score when its layers were not chosen on the data that score them, and how well 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from repalign.comparison.intervals import halves_of, units_of
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Scored, Tile, keep, kept
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import Bilinear, Measure, parse_measure
 from repalign.measures.measure import as_layer
-from repalign.null import Groups, Moments, Permutations
+from repalign.null import Moments, Permutations
 from repalign.representation import Representation, check_same_dataset
 from repalign.text import Progress, silent
 
@@ -70,9 +70,9 @@ def split_half(
     loaded = [{name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers} for r in (x, y)]
     layers = [list(preprocess(side).values()) for side in loaded]
     chosen, held_out, correlations = [], [], []
-    for done, halves in enumerate(_halves(x.n, n_splits, seed, groups)):
+    for done, halves in enumerate(halves_of(units_of(x.n, groups), n_splits, seed)):
         progress("split halves", done, n_splits)
-        maps = [_maps(measure, *([f[rows] for f in side] for side in layers)) for rows in halves]
+        maps = [_maps(measure, *([f[torch.from_numpy(rows)] for f in side] for side in layers)) for rows in halves]
         for (scores, height), (other, _) in (maps, maps[::-1]):
             if np.isnan(height).all():
                 continue
@@ -85,18 +85,6 @@ def split_half(
     stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
     means = (float(np.mean(v)) if v else math.nan for v in (held_out, chosen))
     return SplitHalf(*means, stepped_up, x.n // 2, n_splits)
-
-
-def _halves(n: int, n_splits: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random halves of the stimuli, or of the groups, in order within each half."""
-    labels = np.arange(n) if groups is None else np.asarray(Groups.of(groups, "within").labels)
-    if len(labels) != n:
-        raise RepalignError("groups do not fit the stimuli", expected=f"{n} labels, one per stimulus", got=len(labels))
-    count = int(labels.max()) + 1
-    generator = np.random.Generator(np.random.PCG64(seed))
-    for _ in range(n_splits):
-        first = np.isin(labels, generator.permutation(count)[: count // 2])
-        yield torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
 
 
 def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ Wu 1990, Ann. Stat. 18:1438; Politis, Romano, Wolf 1999, Subsampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,18 +165,26 @@ def best_intervals(
 # --- which rows stay, and what the replicates say ------------------------------------------------
 
 
-def _units(n: int, groups: Iterable[Hashable] | None) -> np.ndarray:
+def units_of(n: int, groups: Iterable[Hashable] | None) -> np.ndarray:
     """The unit of every row, (n,) integers from 0: the row itself, or its group."""
     if groups is None:
         return np.arange(n)
     labels: list[Hashable] = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)
     if len(labels) != n:
-        raise RepalignError("groups do not match the rows", expected=f"{n} labels, one per row", got=len(labels))
+        raise RepalignError("groups do not fit the stimuli", expected=f"{n} labels, one per stimulus", got=len(labels))
     missing = next((i for i, label in enumerate(labels) if label is None or label != label), None)
     if missing is not None:
         raise RepalignError("a row has no group", expected="a label for every row", got=f"nothing in row {missing}")
     codes: dict[Hashable, int] = {}
     return np.array([codes.setdefault(label, len(codes)) for label in labels])
+
+
+def halves_of(units: np.ndarray, n_splits: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of random halves of the units, in order within each half."""
+    generator, count = np.random.default_rng(seed), int(units.max()) + 1
+    for _ in range(n_splits):
+        first = np.isin(units, generator.permutation(count)[: count // 2])
+        yield np.flatnonzero(first), np.flatnonzero(~first)
 
 
 def _count(name: str, value: int, least: int) -> int:
@@ -207,23 +215,19 @@ def _plan(
     if value is not None:
         expected = "n_groups with 'jackknife', n_splits with 'subsample'"
         raise RepalignError(f"method {method!r} has no {unused}", expected=expected, got=f"{unused}={value}")
-    units = _units(n, groups)
+    units = units_of(n, groups)
     n_units = int(units.max()) + 1
     if n_units < 2:
         raise RepalignError("one unit has no spread", expected="two or more stimuli or groups", got=f"{n} rows in one")
-    rng = np.random.default_rng(seed)
     if method == "jackknife":
         blocks = min(_count("n_groups", N_GROUPS if n_groups is None else n_groups, 2), n_units)
         # The rows that stay when each block of units is left out; blocks differ by one unit at most.
         block = np.empty(n_units, dtype=np.int64)
-        block[rng.permutation(n_units)] = np.arange(n_units) % blocks
+        block[np.random.default_rng(seed).permutation(n_units)] = np.arange(n_units) % blocks
         stay = [np.flatnonzero(block[units] != b) for b in range(blocks)]
         return _Plan(method, level, n_units, blocks - 1, stay, jackknife)
     splits = _count("n_splits", N_SPLITS if n_splits is None else n_splits, 1)
-    subsets = []  # both halves of each split, one after the other
-    for _ in range(splits):
-        chosen = np.isin(units, rng.permutation(n_units)[: n_units // 2])
-        subsets += [np.flatnonzero(chosen), np.flatnonzero(~chosen)]
+    subsets = [rows for both in halves_of(units, splits, seed) for rows in both]
     return _Plan(method, level, n_units, min(splits, n_units - 1), subsets, halves)
 
 
