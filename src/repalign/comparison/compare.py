@@ -227,8 +227,7 @@ def run_tiles(
     try:
         for future in as_completed(futures):
             scored, found = future.result()
-            for key, layers in found.items():
-                examination.add(key, layers)
+            examination.found.update(found)
             for i, one in zip(futures[future], scored, strict=True):
                 done[at[i]] = one
                 if folder is not None and not tile_path(folder, missing[i]).is_file():  # a worker with a disk of its own
@@ -242,8 +241,9 @@ def run_tiles(
 
 def _compute_part(tiles: Sequence[Tile], budget: int, folder: Path | None) -> tuple[list[Scored], dict[str, Any]]:
     """Some tiles in a worker, and the doctor's findings on their layers."""
-    cache = Cache(budget, tiles)
-    return [compute_tile(tile, cache, folder=folder) for tile in tiles], cache.examination.found
+    examination = Examination([r for t in tiles for r in (t.x, t.y)], folder)
+    cache = Cache(budget, tiles, examination)
+    return [compute_tile(tile, cache, folder=folder) for tile in tiles], {k: v for k, v in examination.found.items() if v}
 
 
 def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:

@@ -118,44 +118,41 @@ class Examination:
             key: kept(path, key) or {} for key, path in self.paths.items()
         }
 
-    def add(self, key: str, found: dict[str, list[dict[str, Any]]]) -> None:
-        """Findings on layers of one representation, kept when all its layers have been looked at."""
-        layers = self.found.setdefault(key, {})
-        layers.update(found)
-        if key in self.paths and len(layers) == len(self.models[key].layers):
-            keep(self.paths[key], key, layers)
+    def read(self, r: Representation) -> Iterator[Given]:
+        """All layers, checked and, unless that was done, examined.
+
+        Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
+        """
+        key = r.key
+        found = self.found.setdefault(key, {})
+        with ThreadPoolExecutor(1) as reader:
+            waiting = reader.submit(r.load, r.layers[0])
+            for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
+                stored = waiting.result()
+                if following is not None:
+                    waiting = reader.submit(r.load, following)
+                layer = as_layer(stored, f"{r.name}, layer {name}")
+                if name not in found:
+                    dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
+                    told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
+                    found[name] = [asdict(f) for f in told]
+                    if key in self.paths and len(found) == len(r.layers):
+                        keep(self.paths[key], key, found)
+                yield layer
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""
         unseen = [r for key, r in self.models.items() if len(self.found.get(key, {})) < len(r.layers)]
         for done, r in enumerate(unseen):
             progress("examine", done, len(unseen))
-            for _ in read_layers(r, self):
+            for _ in self.read(r):
                 pass
         if unseen:
             progress("examine", len(unseen), len(unseen))
+        for key, path in self.paths.items():
+            if not path.is_file():  # what workers with a disk of their own have found
+                keep(path, key, self.found[key])
         return [{**f, "model": r.name} for key, r in self.models.items() for layer in r.layers for f in self.found[key][layer]]
-
-
-def read_layers(r: Representation, examination: Examination) -> Iterator[Given]:
-    """All layers, checked and, unless that was done, examined.
-
-    Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
-    """
-    key = r.key
-    known = examination.found.get(key, {})
-    with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(r.load, r.layers[0])
-        for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
-            stored = waiting.result()
-            if following is not None:
-                waiting = reader.submit(r.load, following)
-            layer = as_layer(stored, f"{r.name}, layer {name}")
-            if name not in known:
-                dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
-                found = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
-                examination.add(key, {name: [asdict(f) for f in found]})
-            yield layer
 
 
 class Cache:
@@ -203,7 +200,7 @@ class Cache:
         What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
         """
         how = self.jobs[jobs[0]][1]
-        layers: Iterable[Any] = (x.to(how.device) for x in read_layers(r, self.examination))
+        layers: Iterable[Any] = (x.to(how.device) for x in self.examination.read(r))
         if how.preprocess is not None:
             layers = how.preprocess(dict(zip(r.layers, layers, strict=True))).values()
         states: dict[int, list[State]] = {job: [] for job in jobs}
