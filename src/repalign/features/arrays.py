@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
@@ -29,11 +30,12 @@ from repalign.features.rule import (
     Reading,
     Table,
     apply,
+    axes_of,
     names_of,
     option,
-    widths,
+    parts_of,
 )
-from repalign.layers import FEATURES, Pairwise, as_tensor, said
+from repalign.layers import FEATURES, KINDS, Pairwise, as_tensor, said
 from repalign.tables import id_lines
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".pt", ".pth")
@@ -92,7 +94,24 @@ def read_file(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa:
 
 def file_widths(path: str | Path, reading: Reading = Reading()) -> dict[str, int]:  # noqa: B008
     """The width of every layer that `read_file` would give, from the file's header (of lists in a .parquet: its first row)."""
-    return widths(_table_of_file(Path(path), headers=True), reading)
+    table, out = _table_of_file(Path(path), headers=True), {}
+    parts = parts_of(table, reading)
+    for name, part in parts.items():
+        shape = part[0].shape
+        if reading.kind in KINDS:
+            called = str(reading.kind) if name == FEATURES else name
+            names = [f"{called}.{i}" for i in range(shape[0])] if len(shape) == 3 else [called]
+            if len(part) > 1 and len(shape) == 3:  # which names its matrices
+                names = [str(v) if len(parts) == 1 else f"{called}.{v}" for v in part[1].values()]
+            out |= dict.fromkeys(names, shape[-1])
+        elif part[0].is_scalars:
+            out[name] = len(part)
+        elif len(shape) == 3:
+            count = shape[1] if axes_of(table, part[0], reading, None) == "nld" else shape[0]
+            out |= {f"layer.{i}": shape[2] for i in range(count)}
+        else:
+            out[name] = shape[1]
+    return out
 
 
 def sidecars(path: Path) -> tuple[Path, Path]:
@@ -193,8 +212,6 @@ def _table(x: Any, what: str) -> Table:
     if isinstance(x, Mapping):
         return _of_mapping(x, what)
     if isinstance(x, np.ndarray):
-        import pandas as pd
-
         fields = {name: list(x[name]) if x[name].ndim > 1 else x[name] for name in x.dtype.names}
         native = {k: v.astype(v.dtype.newbyteorder("=")) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
         return from_frame(pd.DataFrame(native), what)

@@ -7,9 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as t
 import torch
 from torch import Tensor
 
@@ -28,10 +33,6 @@ from repalign.features.rule import (
     stem,
 )
 from repalign.layers import FEATURES, KINDS, as_tensor, said
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 _NAMES = {"halffloat": "float16", "float": "float32", "double": "float64", "string": "text", "large_string": "text"}
 _UNNAMED = re.compile(r"__index_level_(\d+)__")  # how pandas writes an index without a name
@@ -110,9 +111,6 @@ def _doubtful(columns: Sequence[Block], scalars: Sequence[Block], numbered: Sequ
 
 def read_parquet(path: Path, headers: bool = False) -> Table:
     """A .parquet file; `headers` takes the widths of lists from the first row alone."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = pq.ParquetFile(path)
 
     def column(name: str) -> pa.ChunkedArray:
@@ -127,8 +125,6 @@ def read_parquet(path: Path, headers: bool = False) -> Table:
 
 def from_arrow(table: Any, what: str) -> Table:
     """Anything that gives its columns to Arrow, such as a frame of polars."""
-    import pyarrow as pa
-
     table = table if isinstance(table, pa.Table) else pa.table(table)
     return _of_schema(what, table.schema, table.num_rows, table.column, table.column)
 
@@ -148,8 +144,6 @@ def _of_schema(what: str, schema: pa.Schema, n: int, column: Callable[[str], Any
 
 def from_frame(frame: pd.DataFrame, what: str) -> Table:
     """A frame of pandas; its index is a block of its own."""
-    import pandas as pd
-
     n = len(frame)
     blocks = []
     for i, name in enumerate(map(str, frame.columns)):
@@ -186,8 +180,6 @@ def _range(start: int, step: int, n: int, name: Any) -> Block:
 
 def _of_series(series: pd.Series, name: str, n: int, index: Mapping[str, bool] | None = None) -> Block:
     """A column, or with `index` a level of the index."""
-    import pyarrow as pa
-
     if series.dtype.kind == "c":
         return Block(name, "complex", (n,), str(series.dtype), series.to_numpy, lambda: [str(v) for v in series], "column")
     try:
@@ -214,8 +206,6 @@ def _block(
     name: str, type_: pa.DataType, n: int, get: Callable[[], Any], first: Callable[[], Any], index: Mapping[str, bool]
 ) -> Block:
     """A column of Arrow; `first` gives as much of it as tells the lengths of lists."""
-    import pyarrow as pa
-
     def storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([c.storage for c in column.chunks], type=column.type.storage_type)
 
@@ -241,8 +231,6 @@ def _block(
 
 
 def _kind(type_: pa.DataType) -> Kind:
-    import pyarrow.types as t
-
     tests: dict[Kind, tuple[Callable[[Any], bool], ...]] = {
         "float": (t.is_floating,), "integer": (t.is_integer,), "boolean": (t.is_boolean,), "time": (t.is_timestamp, t.is_date),
         "text": (t.is_string, t.is_large_string, t.is_string_view, lambda type_: "uuid" in str(type_)),
@@ -252,15 +240,11 @@ def _kind(type_: pa.DataType) -> Kind:
 
 
 def _is_list(type_: pa.DataType) -> bool:
-    import pyarrow.types as t
-
     return t.is_list(type_) or t.is_large_list(type_) or t.is_fixed_size_list(type_)
 
 
 def _inner(type_: pa.DataType, n: int, get: Callable[[], Any]) -> tuple[pa.DataType, tuple[int, ...]]:
     """The type within lists, and the shape: -1 if the lengths of rows differ; a missing list has no length."""
-    import pyarrow.compute as pc
-
     shape, column = [n], None
     while _is_list(type_):
         if getattr(type_, "list_size", 0):
@@ -277,9 +261,6 @@ def _inner(type_: pa.DataType, n: int, get: Callable[[], Any]) -> tuple[pa.DataT
 
 def _numbers(column: pa.ChunkedArray, n: int, name: str) -> Tensor:
     """A column of numbers (n,) or of lists of one length (n, d, ...); nulls become NaN, which no measure takes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     array = column.combine_chunks()
     array = array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
     if not _is_list(array.type):

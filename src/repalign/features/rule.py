@@ -232,7 +232,7 @@ def pattern_of(names: Sequence[str]) -> str:
 
 def apply(table: Table, reading: Reading) -> Found:
     """Load the layers and ids that the rule finds in a table."""
-    parts = _parts(table, reading)
+    parts = parts_of(table, reading)
     chosen = [b for part in parts.values() for b in part]
     if table.disk_bytes is not None:  # a small archive may unpack to any size
         named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
@@ -267,30 +267,7 @@ def apply(table: Table, reading: Reading) -> Found:
     return Found(layers, n, ids, how, *about, tuple(candidates), reading.rows)
 
 
-def widths(table: Table, reading: Reading) -> dict[str, int]:
-    """The width of every layer that the rule finds, from the shapes alone."""
-    parts, out = _parts(table, reading), {}
-    for name, part in parts.items():
-        shape = part[0].shape
-        if reading.kind in KINDS:
-            called = str(reading.kind) if name == FEATURES else name
-            inner = [str(v) for v in part[1].values()] if len(part) > 1 else None
-            count = range(shape[0] if len(shape) == 3 else 0)
-            names = [f"{called}.{i}" for i in count] or [called]
-            if inner is not None and count:
-                names = inner if len(parts) == 1 else [f"{called}.{i}" for i in inner]
-            out |= dict.fromkeys(names, shape[-1])
-        elif part[0].is_scalars:
-            out[name] = len(part)
-        elif len(shape) == 3:
-            axis = "nld".index("l") if _axes(table, part[0], reading, None) == "nld" else 0
-            out |= {f"layer.{i}": shape[2] for i in range(shape[axis])}
-        else:
-            out[name] = shape[1]
-    return out
-
-
-def _parts(table: Table, reading: Reading) -> dict[str, list[Block]]:
+def parts_of(table: Table, reading: Reading) -> dict[str, list[Block]]:
     """The layers before they are loaded, by the caller's word or by the rule: one block each, or all columns of one layer."""
     names = [b.name for b in table.blocks if b.place in ("array", "column")]
     if len(set(names)) < len(names):
@@ -391,7 +368,7 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
         elif isinstance(x, list):
             layers |= {f"layer.{i}": _floating(layer) for i, layer in enumerate(x)}
         elif x.ndim == 3:
-            axes = _axes(table, first, reading, n_ids)
+            axes = axes_of(table, first, reading, n_ids)
             stack = _floating(x).unbind(1 if axes == "nld" else 0)
             layers |= {f"layer.{i}": layer for i, layer in enumerate(stack)}
             words.append(f"{first.label} read as {AXES[axes]}: {len(stack)} layers")
@@ -455,7 +432,7 @@ def _refuse_unmarked(x: Tensor, where: str, name: str) -> None:
     )
 
 
-def _axes(table: Table, block: Block, reading: Reading, n_ids: int | None) -> str:
+def axes_of(table: Table, block: Block, reading: Reading, n_ids: int | None) -> str:
     """The meaning of three axes: as the form or the caller says, else as the number of ids leaves it."""
     axes = block.axes or ("nld" if table.form == "arrays" and block.name == PLATONIC else reading.axes)
     if axes is not None:
