@@ -14,22 +14,9 @@ class RepalignError(Exception):
     become a line of the message. The command line prints the message and exits with status 1.
     """
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        expected: object = None,
-        got: object = None,
-        remedy: str | None = None,
-    ) -> None:
-        lines = [problem]
-        if expected is not None:
-            lines.append(f"  expected: {expected}")
-        if got is not None:
-            lines.append(f"  got: {got}")
-        if remedy is not None:
-            lines.append(f"  do: {remedy}")
-        super().__init__("\n".join(lines))
+    def __init__(self, problem: str, *, expected: object = None, got: object = None, remedy: str | None = None) -> None:
+        details = (("expected", expected), ("got", got), ("do", remedy))
+        super().__init__("\n".join([problem, *(f"  {what}: {told}" for what, told in details if told is not None)]))
 
 
 class Unavailable(RepalignError):  # noqa: N818  (a state of a model, not a fault of the user's)

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -365,18 +365,13 @@ class LocalFiles:
 
     def is_abandoned(self, name: str, *, remove: bool = False) -> bool:
         """Whether nobody is writing this temporary file any more; `remove` takes it away while no writer can begin."""
-        path = self.root / name
+        path, is_folder = self.root / name, (self.root / name).is_dir()
         try:
-            if path.is_dir():  # which cannot be locked
-                abandoned = time.time() - path.stat().st_mtime > STALE_AFTER
-                if abandoned and remove:
-                    shutil.rmtree(path, ignore_errors=True)
-                return abandoned
-            with path.open("r+b") as handle:
-                locked = lock(handle)
+            with nullcontext() if is_folder else path.open("r+b") as handle:  # a folder cannot be locked
+                locked = None if handle is None else lock(handle)
                 abandoned = time.time() - path.stat().st_mtime > STALE_AFTER if locked is None else locked
                 if abandoned and remove:
-                    path.unlink()
+                    shutil.rmtree(path, ignore_errors=True) if is_folder else path.unlink()
                 return abandoned
         except OSError:  # gone in the meantime, or not ours
             return False

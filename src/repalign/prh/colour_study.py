@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import Field
 from repalign.dataset import DatasetConfig
 from repalign.errors import RepalignError
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, single_words
-from repalign.study import Drawn, ExtractConfig, ModelConfig, Outcome, Plan, Study, StudyBlock, Where, entries
+from repalign.study import Drawn, ExtractConfig, ModelConfig, OnPlan, Outcome, Plan, Study, StudyBlock, Where, entries
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -67,13 +66,8 @@ class ColourStudy(Study):
             f"tables and figures in {self.folder}",
         ))  # fmt: skip
 
-    def run(
-        self,
-        *,
-        progress: Progress = silent,
-        executor: Executor | None = None,  # noqa: ARG002
-        on_plan: Callable[[Plan], None] | None = None,
-    ) -> Outcome:
+    def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
+        del executor  # one process does it
         from repalign.prh.colour import draw, run_colour
 
         photos = self.config.dataset.open(self.base, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from repalign.errors import choose
-from repalign.study import Drawn, Outcome, Plan, Study, StudyBlock, Where
+from repalign.study import Drawn, OnPlan, Outcome, Plan, Study, StudyBlock, Where
 from repalign.text import Progress, silent
 
 SECONDS = 10  # of one experiment on one core, about
@@ -50,13 +49,8 @@ class TheoryStudy(Study):
             f"tables and figures in {self.folder}",
         ))  # fmt: skip
 
-    def run(
-        self,
-        *,
-        progress: Progress = silent,
-        executor: Executor | None = None,  # noqa: ARG002
-        on_plan: Callable[[Plan], None] | None = None,
-    ) -> Outcome:
+    def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
+        del executor  # one process does it
         from repalign.prh.theory.figures import draw
 
         if on_plan is not None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,10 @@ from repalign.comparison.check import VARIANTS_FILE
 from repalign.errors import RepalignError
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_file
-from repalign.study.base import STORE, Outcome, Plan, Study
+from repalign.study.base import STORE, OnPlan, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
-from repalign.study.members import Competence, Inputs, Members, captioned
+from repalign.study.members import Competence, Inputs, Members
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent
 
@@ -103,13 +103,7 @@ class AlignmentStudy(Study):
         inputs = Inputs(self.base, self.store, progress, executor, self.is_mock)
         return list({r.key: r for v in self.variants for r in inputs.members(v).everything}.values())
 
-    def run(
-        self,
-        *,
-        progress: Progress = silent,
-        executor: Executor | None = None,
-        on_plan: Callable[[Plan], None] | None = None,
-    ) -> Outcome:
+    def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
         from repalign.report import write_report
 
         config = self.config
@@ -126,7 +120,7 @@ class AlignmentStudy(Study):
             found = members[variant.name] = inputs.members(variant)
             skipped |= found.skipped
             folder = self.results_of(variant)
-            made = alignments[variant.name] = self._compare(variant, found, inputs)
+            made = alignments[variant.name] = self._compare(variant, found, inputs, folder)
             reports[variant.name] = folder / "report.html" if variant.name else self.report
             write_report(folder, reports[variant.name], alignment=made)
         is_one = not self.variants[0].name
@@ -145,7 +139,7 @@ class AlignmentStudy(Study):
             outcome = replace(outcome, wrote=(("table", write_combined(table, self.results / VARIANTS_FILE, folders)),))
         return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
-    def _compare(self, variant: Variant, found: Members, inputs: Inputs) -> Alignment:
+    def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path) -> Alignment:
         from repalign.comparison import LIMIT, compare
 
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
@@ -160,7 +154,7 @@ class AlignmentStudy(Study):
             search=variant.search,
             alpha=config.alpha,
             preprocess=variant.preprocess,
-            results=self.results_of(variant),
+            results=folder,
             executor=inputs.executor,
             replicates=[(named[a], named[b]) for a, b in replicates],
             split_half=config.ceilings.split_half,
@@ -245,16 +239,15 @@ def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
     parts, compared, kept = {}, [], FeatureStore(store)
     for variant, dataset, n in runs:
         config = variant.config
-        x = captioned(variant.x, config.captions.x)
-        y = None if variant.y is None else captioned(variant.y, config.captions.y)
+        x, *y = ([e for several in side for e in several] for side in variant.captioned)
         options = {
             **config.extract.model_dump(include={"device", "dtype", "batch_size"}), "preprocess": variant.preprocess,
             "n_compared": n, "limit": LIMIT if config.limit is None else config.limit,
         }  # fmt: skip
         key = repr((dataset.fingerprint, x, y, variant.measures, variant.null, options))
         if key not in parts:
-            found = estimate(dataset, x, y, variant.measures, variant.null, store=kept, **options)
-            entries = [f"{dataset.fingerprint} {e!r}" for e in (*x, *(y or ()))]
+            found = estimate(dataset, x, y[0] if y else None, variant.measures, variant.null, store=kept, **options)
+            entries = [f"{dataset.fingerprint} {e!r}" for side in (x, *y) for e in side]
             parts[key] = replace(found, table=found.table.assign(entry=entries))
         compared += parts[key].comparing
     last, every = next(reversed(parts.values())), pd.concat([part.table for part in parts.values()])

@@ -79,6 +79,9 @@ class Plan:
     table: pd.DataFrame | None = field(default=None, compare=False)
 
 
+OnPlan = Callable[[Plan], object] | None  # receives the plan before the work starts
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What a run gave: a result per variant (one called "" without variants), figures, models left out, files written."""
@@ -143,13 +146,7 @@ class Study(ABC):
         """What a run would do and what it needs. Nothing but the dataset is opened."""
 
     @abstractmethod
-    def run(
-        self,
-        *,
-        progress: Progress = silent,
-        executor: Executor | None = None,
-        on_plan: Callable[[Plan], None] | None = None,
-    ) -> Outcome:
+    def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
         """Run the study. A killed run resumes where it stopped. `on_plan` receives the plan before the work starts."""
 
     @abstractmethod

@@ -46,7 +46,9 @@ def load_study(path: str | Path) -> Study:
     one that does), a value of the wrong kind, an unknown model, measure, preset or option.
     """
     path = Path(path).absolute()
-    data, where = _extended(path)
+    data, where = read(path)
+    if "extends" in data:
+        data = _extended(path, data, where, itertools.count(2))  # this file is the first
     name = str(data.get("experiment", ALIGNMENT.name))
     points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), ALIGNMENT)}
     with where.at("experiment"):
@@ -65,15 +67,9 @@ def load_study(path: str | Path) -> Study:
 
 
 def _extended(
-    path: Path, below: tuple[Path, ...] = (), counter: Iterator[int] | None = None
-) -> tuple[dict[str, Any], Where]:
-    """The data of a file over those of the file that it extends, and the lines of its own."""
-    counter = counter or itertools.count(1)
-    if next(counter) > MOST_FILES:
-        raise RepalignError(f"the study extends more than {MOST_FILES} files", got=path.name, remedy="extend fewer")
-    data, where = read(path)
-    if "extends" not in data:
-        return data, where
+    path: Path, data: dict[str, Any], where: Where, counter: Iterator[int], below: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The data of a file over those of the files that it extends."""
     out: dict[str, Any] = {}
     with where.at("extends"):
         others = data.pop("extends")
@@ -83,10 +79,15 @@ def _extended(
             found = (path.parent / Path(other).expanduser()).resolve()
             if found in (*below, path.resolve()):
                 raise RepalignError("a study extends itself", got=other, remedy="name another file")
-            out |= _rooted(_extended(found, (*below, path.resolve()), counter)[0], found.parent)
+            if next(counter) > MOST_FILES:
+                raise RepalignError(f"the study extends more than {MOST_FILES} files", got=found.name, remedy="extend fewer")
+            its, there = read(found)
+            if "extends" in its:
+                its = _extended(found, its, there, counter, (*below, path.resolve()))
+            out |= _rooted(its, found.parent)
     for key in ("store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
-    return {**out, **data}, where
+    return {**out, **data}
 
 
 def _rooted(data: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -149,6 +150,7 @@ class Variant:
     search: str | None
 
     sides: tuple[tuple[ModelEntry, ...], ...] = field(init=False)
+    captioned: tuple[list[list[ModelEntry]], ...] = field(init=False)  # of each side and model, an entry for each caption
     named: list[Measure] = field(init=False)  # the measures that are named one by one
     every_measure: list[Measure] = field(init=False)  # with those of groups
 
@@ -157,7 +159,13 @@ class Variant:
 
         every = dict.fromkeys(m for w in self.measures for m in ([w] if isinstance(w, Measure) else w.members))
         named = [m for m in self.measures if isinstance(m, Measure)]
-        vars(self).update(sides=(self.x,) if self.y is None else (self.x, self.y), named=named, every_measure=list(every))
+        sides = (self.x,) if self.y is None else (self.x, self.y)
+        captions = (self.config.captions.x, self.config.captions.y)
+        captioned = (
+            [[replace(e, caption=e.caption + c) for c in range(count)] for e in side]
+            for side, count in zip(sides, captions, strict=False)
+        )
+        vars(self).update(sides=sides, captioned=tuple(captioned), named=named, every_measure=list(every))
 
     def null_of(self, ids: Sequence[str], base: Path) -> Null:
         """The null with the groups of these stimuli, whose file's path starts from `base`."""

@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.layers import KINDS
 from repalign.representation import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.sources import parse_spec
-from repalign.study.config import BitsConfig, CompetenceConfig, ExtractConfig
+from repalign.study.config import CompetenceConfig, ExtractConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
 
@@ -36,11 +36,6 @@ class Members:
     everything: list[Representation]  # of both sides
     skipped: dict[str, str]
     warnings: list[str]
-
-
-def captioned(side: Sequence[ModelEntry], captions: int) -> list[ModelEntry]:
-    """The entries of a side for so many captions of each stimulus, those of one model together."""
-    return [replace(e, caption=e.caption + c) for e in side for c in range(captions)]
 
 
 @dataclass
@@ -88,8 +83,8 @@ class Inputs:
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
         config, skipped = variant.config, {}
-        x = self._side(variant, variant.x, config.captions.x, skipped)
-        y = None if variant.y is None else self._side(variant, variant.y, config.captions.y, skipped)
+        sides = [self._side(variant, side, skipped) for side in variant.captioned]
+        x, y = sides[0], sides[1] if len(sides) == 2 else None
         if not x or y == [] or (y is None and len(x) < 2):
             raise RepalignError(
                 "there is nothing left to compare: models are not available",
@@ -107,28 +102,25 @@ class Inputs:
             warnings.append(f"{config.broken_pairs.share:.4g} of the pairs are broken on purpose")
         return Members(x, y, [*x, *(y or ())], skipped, warnings)
 
-    def _side(
-        self, variant: Variant, side: Sequence[ModelEntry], captions: int, skipped: dict[str, str]
-    ) -> list[Representation]:
+    def _side(self, variant: Variant, side: list[list[ModelEntry]], skipped: dict[str, str]) -> list[Representation]:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
         from repalign.sources import Skipped, extract
 
         dataset, options = self.dataset(variant), variant.config.extract
-        entries, how = captioned(side, captions), options.model_dump(exclude_unset=True)
-        keys = [f"{dataset.fingerprint} {options.model_dump_json()} {entry!r}" for entry in entries]
-        new = {key: entry for key, entry in zip(keys, entries, strict=True) if key not in self._found}
-        found = extract(dataset, list(new.values()), self.store, executor=self.executor, progress=self.progress, **how)
-        for (key, entry), one in zip(new.items(), found, strict=True):
+        about, how = f"{dataset.fingerprint} {options.model_dump_json()}", options.model_dump(exclude_unset=True)
+        new = {f"{about} {e!r}": e for several in side for e in several if f"{about} {e!r}" not in self._found}
+        made = extract(dataset, list(new.values()), self.store, executor=self.executor, progress=self.progress, **how)
+        for (key, entry), one in zip(new.items(), made, strict=True):
             is_scored = self.competence is not None and not isinstance(one, Skipped)
             self._found[key] = self.competence.scored(entry, one) if is_scored else one
         out = []
-        for i, entry in enumerate(side):
-            parts = [self._found[key] for key in keys[i * captions : (i + 1) * captions]]
+        for several in side:
+            parts = [self._found[f"{about} {e!r}"] for e in several]
             missing = next((p for p in parts if isinstance(p, Skipped)), None)
             if missing is None:
                 out.append(mean_of(parts))
             else:
-                skipped[entry.label] = missing.reason
+                skipped[several[0].label] = missing.reason
         return out
 
 
@@ -172,25 +164,19 @@ class Competence:
     def _bits(self, entry: ModelEntry, representation: Representation) -> list[Score]:
         """Bits per byte of the corpus; of causal language models only, and the extraction has found out which are."""
         from repalign.competence import BitsProtocol, Score, bits_per_byte
+        from repalign.competence.corpus import HUB, named_corpus
 
         config, found = self.config.bits_per_byte, representation.facts.get("bits_per_byte")
         # A definition if the extraction computed them for the stimuli; else a sentence that says why not.
         causal = isinstance(found, Mapping) or PROMPTED in str(found)
         if config is None or not parse_spec(entry.spec).source.measures_bits or not causal:
             return []
+        path = config.corpus if config.corpus.startswith(HUB) else str(self.base / Path(config.corpus).expanduser())
+        about = {"documents": config.documents, "split": config.split, "revision": config.revision}
         bits = bits_per_byte(
-            entry.spec,
-            self._corpus(config),
+            entry.spec, named_corpus(path, config.column, **about),
             BitsProtocol(context=config.context, stride=config.stride, max_tokens=config.max_tokens),
-            state=self.folder / f"{parse_spec(entry.spec).slug}.json",
-            batch_size=config.batch_size,
-            progress=self.progress,
+            state=self.folder / f"{parse_spec(entry.spec).slug}.json", batch_size=config.batch_size, progress=self.progress,
             **self.extraction.model_dump(include={"device", "dtype", "trust_remote_code"}),
-        )
+        )  # fmt: skip
         return [Score(entry.spec, "bits_per_byte", bits.bits_per_byte, config.corpus)]
-
-    def _corpus(self, config: BitsConfig) -> Any:
-        from repalign.competence.corpus import HUB, named_corpus
-
-        name = config.corpus if config.corpus.startswith(HUB) else str(self.base / Path(config.corpus).expanduser())
-        return named_corpus(name, config.column, documents=config.documents, split=config.split, revision=config.revision)

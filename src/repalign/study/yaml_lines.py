@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Location = tuple[str | int, ...]
 MOST_BYTES = 5_000_000
 MOST = 100_000  # fields and values of a file, those that an anchor repeats counted each time
 DEEPEST = 32  # levels; a study has about six
+_ALTERNATIVE = re.compile(r"^(str|list)$|Config$|\[")
 # Fields of former versions, and what to do about them.
 FORMER = {"bos": "write `sink` in its place: skip or keep the first token of a text, whether the tokenizer adds one or not"}
 
@@ -74,14 +76,12 @@ class Where:
     lines: Mapping[Location, int]
     variant: str = ""
 
-    def line(self, location: Location) -> int:
-        """The line of a field, or of the closest one around it."""
-        around = (location[:end] for end in range(len(location), -1, -1))
-        return next((self.lines[place] for place in around if place in self.lines), 1)
-
     def head(self, location: Location) -> str:
+        """The place of a field in words; its line, or that of the closest field around it."""
+        around = (location[:end] for end in range(len(location), -1, -1))
+        line = next((self.lines[place] for place in around if place in self.lines), 1)
         of = f" (variant {self.variant})" if self.variant else ""
-        return f"{self.path.name}, line {self.line(location)}, {dotted(location)}{of}"
+        return f"{self.path.name}, line {line}, {dotted(location)}{of}"
 
     @contextmanager
     def at(self, *location: str | int) -> Iterator[None]:
@@ -91,29 +91,22 @@ class Where:
             raise RepalignError(f"{self.head(location)}: {error}") from error
 
     def validate(self, model: type[BaseModel], data: dict[str, Any]) -> Any:
-        """The data as a model of its fields; the first thing that is wrong is told with its line."""
+        """The data as a model of its fields; of what is wrong the first is told, with its line, an unknown field before others."""
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            raise self._first_problem(model, error) from error
-
-    def _first_problem(self, model: type[BaseModel], error: ValidationError) -> RepalignError:
-        """The first thing that is wrong; unknown fields first, since they explain others."""
-        first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
-        location = tuple(p for p in first["loc"] if not _alternative(p))
-        head = self.head(location)
-        if first["type"] == "extra_forbidden":
-            field = str(location[-1])
-            remedy = FORMER.get(field) or did_you_mean(field, _fields(model, location[:-1]))
-            return RepalignError(f"{head}: there is no field {field!r}", got=field, remedy=remedy)
-        message = first["msg"].removeprefix("Value error, ")
-        got = None if isinstance(first["input"], (dict, list)) else repr(first["input"])
-        return RepalignError(f"{head}: {message[0].lower()}{message[1:]}", got=got)
-
-
-def _alternative(part: Any) -> bool:
-    """Whether a part of pydantic's location is no field but names an alternative of a union."""
-    return isinstance(part, str) and (part in ("str", "list") or part.endswith("Config") or "[" in part)
+            first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
+            # A part of pydantic's location that names the alternative of a union is no field.
+            location = tuple(p for p in first["loc"] if isinstance(p, int) or not _ALTERNATIVE.search(p))
+            if first["type"] == "extra_forbidden":
+                name = got = str(location[-1])
+                message = f"there is no field {name!r}"
+                remedy = FORMER.get(name) or did_you_mean(name, _fields(model, location[:-1]))
+            else:
+                message, remedy = first["msg"].removeprefix("Value error, "), None
+                message = message[0].lower() + message[1:]
+                got = None if isinstance(first["input"], (dict, list)) else repr(first["input"])
+            raise RepalignError(f"{self.head(location)}: {message}", got=got, remedy=remedy) from error
 
 
 def _fields(model: type[BaseModel], location: Location) -> list[str]:

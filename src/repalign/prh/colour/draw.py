@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repalign.figures.canvas import plain
+from repalign.figures.canvas import plain, sheet
 from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE
 from repalign.prh.colour.run import ColourResult
 
@@ -16,17 +16,12 @@ _SHUFFLES = {"none": "photos", "within": "pixels shuffled within each photo", "a
 _INKS = {"none": INK, "within": SCORE, "across": ACCENT}
 
 
-def _titled(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
-    return figure
-
-
 def draw_layouts(result: ColourResult, *, labels: int = 30) -> Figure:
     """CIELAB and every layout moved onto it, each colour in its own colour; words are named where there are few."""
     spaces = list(result.run["spaces"])
     rows = -(-(len(spaces) + 1) // 3)
-    figure = _titled(9.6, 3.3 * rows + 0.3, "Layouts of colours, moved onto CIELAB")
+    figure = Figure(figsize=(9.6, 3.3 * rows + 0.3), facecolor=PAPER, layout="constrained")
+    figure.suptitle("Layouts of colours, moved onto CIELAB", x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     for place, name in enumerate(["CIELAB", *spaces], start=1):
         table = result.layouts[result.layouts["space"] == (spaces[0] if name == "CIELAB" else name)]
         axes: Any = figure.add_subplot(rows, 3, place, projection="3d")
@@ -56,10 +51,10 @@ def draw_controls(result: ColourResult) -> Figure:
     """Agreement of pixels with CIELAB by radius, and with shuffled pixels; chance by relabelling as a band."""
     table = result.controls[result.controls["layer_y"] == "cielab"]
     measures = list(dict.fromkeys(table["measure"]))
-    figure = _titled(4.2 * len(measures), 3.4, "Pixels against CIELAB: how near must two pixels be?")
+    title = "Pixels against CIELAB: how near must two pixels be?"
+    figure, (panels,) = sheet(4.2 * len(measures), 3.4, title, widths=[1] * len(measures))
     radii = sorted(set(table["radius"]))
-    for place, measure in enumerate(measures, start=1):
-        axes = figure.add_subplot(1, len(measures), place)
+    for axes, measure in zip(panels, measures, strict=True):
         for shuffle, rows in table[table["measure"] == measure].groupby("shuffle", sort=False):
             at = [radii.index(r) for r in rows["radius"]]
             axes.plot(at, rows["statistic"], "o-", color=_INKS[str(shuffle)], markersize=5, label=_SHUFFLES[str(shuffle)])
@@ -79,10 +74,10 @@ def draw_words(result: ColourResult) -> Figure:
     names = [s for s in result.run["spaces"] if s not in ("pixels", "pixels by word")]
     measures = [m for m in dict.fromkeys(table["measure"]) if ((table["measure"] == m) & table["space_x"].isin(names)).any()]
     measures = [m for m in measures if m != "Procrustes"]
-    figure = _titled(3.4 * len(names), 2.6 * len(measures) + 0.6, "Colour words: every layer against perception and pixels")
-    for row, measure in enumerate(measures):
-        for column, name in enumerate(names):
-            axes = figure.add_subplot(len(measures), len(names), row * len(names) + column + 1)
+    title = "Colour words: every layer against perception and pixels"
+    figure, panels = sheet(3.4 * len(names), 2.6 * len(measures) + 0.6, title, len(measures), [1] * len(names))
+    for row, measure in zip(panels, measures, strict=True):
+        for axes, name in zip(row, names, strict=True):
             for other, ink in zip(others, (INK, ACCENT), strict=True):
                 rows, layers = _of(table, measure, name, other)
                 axes.plot(range(len(rows)), rows["statistic"], "o-", color=ink, markersize=4, label=_AGAINST[other])
@@ -98,16 +93,13 @@ _AGAINST = {"perception": "against CIELAB", "pixels by word": "against pixels by
 
 
 def _of(table: Any, measure: str, name: str, other: str) -> tuple[Any, list[str]]:
-    if other == "perception":
-        rows = table[(table["space_x"] == name) & (table["layer_y"] == "cielab") & (table["measure"] == measure)]
-        return rows, list(rows["layer_x"])
-    rows = table[(table["space_x"] == other) & (table["space_y"] == name) & (table["measure"] == measure)]
-    return rows, list(rows["layer_y"])
+    of, side = table[table["measure"] == measure], "x" if other == "perception" else "y"
+    against = of["layer_y"] == "cielab" if side == "x" else of["space_x"] == other
+    rows = of[(of[f"space_{side}"] == name) & against]
+    return rows, list(rows[f"layer_{side}"])
 
 
 def _finish(axes: Axes, title: str) -> None:
     axes.set_title(plain(title), fontsize=8, color=INK, loc="left")
-    axes.tick_params(length=0, labelsize=7, colors=INK)
+    axes.tick_params(labelsize=7)
     axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

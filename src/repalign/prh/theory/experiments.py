@@ -6,9 +6,9 @@ a given seed and take seconds on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,7 @@ def recovery(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         *(("ring, <f, h> + b", ring(), third, "towers", d, True) for d in (4, 8, 12)),
     ]
     rows, points = [], []
-    for i, (case, world, p_pos, critic, d, bias) in enumerate(cases):
-        progress("recovery", i, len(cases))
+    for case, world, p_pos, critic, d, bias in _each(cases, "recovery", progress):
         objective = BinaryNCE(p_pos)
         found = learn(world, objective, critic, d, bias=bias, seed=seed)
         target = objective.optimum(world)
@@ -64,7 +63,6 @@ def recovery(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         })  # fmt: skip
         shown = {"case": case, "p_pos": p_pos, "d": d_shown, "optimum": target.ravel(), "learned": found.kernel.ravel()}
         points.append(pd.DataFrame(shown))
-    progress("recovery", len(cases), len(cases))
     table = pd.DataFrame(rows).astype({"d": "Int64"})
     claim = "binary NCE: <f, f> = K_PMI + log(p_pos / (1 - p_pos)) (eqs. 4, 20-25)"
     return Experiment("recovery", claim, table, pd.concat(points, ignore_index=True))
@@ -84,8 +82,7 @@ def infonce(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     learners: list[tuple[str, Critic, int]] = [("any table", "free", 1), ("<f, f>", "tied", 2)]
     cases = [(o, *c) for o in objectives for c in learners]
     rows, points = [], []
-    for i, (objective, name, critic, d) in enumerate(cases):
-        progress("infonce", i, len(cases))
+    for objective, name, critic, d in _each(cases, "infonce", progress):
         found = learn(world, objective, critic, d, bias=False, seed=seed)
         target = objective.optimum(world)
         constants = (found.kernel - target).mean(axis=1)
@@ -98,7 +95,6 @@ def infonce(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         })  # fmt: skip
         event = np.repeat(np.arange(world.n_events), world.n_events)
         points.append(pd.DataFrame({**case, "event": event, "difference": (found.kernel - target).ravel()}))
-    progress("infonce", len(cases), len(cases))
     claim = "InfoNCE: g = temperature (K_PMI + c(x_a)); symmetry makes c one constant (eqs. 5, 6, 26-30)"
     return Experiment("infonce", claim, pd.DataFrame(rows), pd.concat(points, ignore_index=True))
 
@@ -122,8 +118,7 @@ def existence(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     ]
     worlds += [("events not alike", uneven(12, 3, seed=seed))]
     rows = []
-    for i, (kind, world) in enumerate(worlds):
-        progress("existence", i, len(worlds))
+    for kind, world in _each(worlds, "existence", progress):
         there = representability(world.pmi)
         found = learn(world, BinaryNCE(0.5), "tied", world.n_events, seed=seed, starts=1, polish=False)
         rows.append({
@@ -132,7 +127,6 @@ def existence(*, seed: int = 0, progress: Progress = silent) -> Experiment:
             "smallest_constant": there.smallest_constant if there.exists else None,
             "gap": found.gap, "error": found.error(world.pmi, up_to="constant"),
         })  # fmt: skip
-    progress("existence", len(worlds), len(worlds))
     table = pd.DataFrame(rows).astype({"rank": "Int64"})
     claim = "f exists where K_PMI + c is positive semidefinite for some c (appendix F.2)"
     return Experiment("existence", claim, table, table)
@@ -165,8 +159,7 @@ def bijections(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         (InfoNCE(1.0), InfoNCE(0.1)),
     ]
     rows, points = [], []
-    for i, objectives in enumerate(pairs):
-        progress("bijections", i, len(pairs))
+    for objectives in _each(pairs, "bijections", progress):
         kernels, features = [], []
         for objective in objectives:
             names = rng.permutation(world.n_events)
@@ -180,7 +173,6 @@ def bijections(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         })  # fmt: skip
         shown = {"pair": f"{x!r} and {y!r}", "kernel_x": kernels[0].ravel(), "kernel_y": kernels[1].ravel()}
         points.append(pd.DataFrame(shown))
-    progress("bijections", len(pairs), len(pairs))
     claim = "one-to-one views have the same K_PMI, so their kernels agree up to a constant each (eqs. 7, 8)"
     return Experiment("bijections", claim, pd.DataFrame(rows), pd.concat(points, ignore_index=True))
 
@@ -206,8 +198,7 @@ def lossy(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     whole = _features(learn(world, BinaryNCE(0.5), d=8, seed=seed))
     off = ~np.eye(world.n_events, dtype=bool)
     rows = []
-    for i, (kind, name, labels) in enumerate(views):
-        progress("lossy", i, len(views))
+    for i, (kind, name, labels) in enumerate(_each(views, "lossy", progress)):
         seen = world.view(labels, name)
         there = representability(seen.pmi)
         found = learn(seen, BinaryNCE(0.5), d=8, seed=seed + 1 + i, starts=1, polish=False)
@@ -218,7 +209,6 @@ def lossy(*, seed: int = 0, progress: Progress = silent) -> Experiment:
             "pmi_correlation": float(np.corrcoef(lifted[off], world.pmi[off])[0, 1]),
             **_alignment(_features(found)[labels], whole),
         })  # fmt: skip
-    progress("lossy", len(views), len(views))
     table = pd.DataFrame(rows)
     claim = "not in the paper, which supposes one-to-one views: what a lossy view loses, alignment loses"
     return Experiment("lossy", claim, table, table)
@@ -238,23 +228,18 @@ def samples(
     error_x: max |g - K_PMI| up to a constant, of the first modality.
     """
     world = torus()
-    rows = []
-    total = len(n_pairs) * repeats
-    rng = np.random.default_rng(seed)
-    for size in n_pairs:
-        for repeat in range(repeats):
-            progress("samples", len(rows), total)
-            features, errors = [], []
-            for _ in "xy":
-                names = rng.permutation(world.n_events)
-                own = int(rng.integers(2**31))
-                seen = world.view(names).sample(size, seed=own)
-                found = learn(seen, BinaryNCE(0.5), d=4, starts=1, polish=False, seed=own)
-                difference = world.lifted(found.kernel, names) - world.pmi
-                errors.append(float(np.abs(difference - difference.mean()).max()))
-                features.append(_features(found)[names])
-            rows.append({"n_pairs": size, "repeat": repeat, "error_x": errors[0], **_alignment(*features)})
-    progress("samples", total, total)
+    rows, rng = [], np.random.default_rng(seed)
+    for size, repeat in _each(list(product(n_pairs, range(repeats))), "samples", progress):
+        features, errors = [], []
+        for _ in "xy":
+            names = rng.permutation(world.n_events)
+            own = int(rng.integers(2**31))
+            seen = world.view(names).sample(size, seed=own)
+            found = learn(seen, BinaryNCE(0.5), d=4, starts=1, polish=False, seed=own)
+            difference = world.lifted(found.kernel, names) - world.pmi
+            errors.append(float(np.abs(difference - difference.mean()).max()))
+            features.append(_features(found)[names])
+        rows.append({"n_pairs": size, "repeat": repeat, "error_x": errors[0], **_alignment(*features)})
     points = pd.DataFrame(rows)
     table = points.drop(columns="repeat").groupby("n_pairs", as_index=False).mean()
     claim = "not in the paper, whose learners are at their optimum: how much must be seen"
@@ -265,6 +250,14 @@ EXPERIMENTS: tuple[Callable[..., Experiment], ...] = (recovery, infonce, existen
 
 
 # --- shared ------------------------------------------------------------------------------------------
+
+
+def _each(cases: Sequence[Any], name: str, progress: Progress) -> Iterator[Any]:
+    """The cases one by one, each told as it begins, and the end."""
+    for i, case in enumerate(cases):
+        progress(name, i, len(cases))
+        yield case
+    progress(name, len(cases), len(cases))
 
 
 def centred(kernel: np.ndarray) -> np.ndarray:

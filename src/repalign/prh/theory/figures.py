@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repalign.errors import RepalignError
+from repalign.errors import choose
 from repalign.figures.canvas import plain, sheet
 from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE, family
 from repalign.prh.theory.experiments import Experiment
@@ -19,9 +19,7 @@ FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a log
 
 def draw(experiment: Experiment) -> Figure:
     """The figure of an experiment of `repalign.prh.theory.experiments`."""
-    if experiment.name not in FIGURES:
-        raise RepalignError(f"no figure of {experiment.name!r}", expected=", ".join(FIGURES), got=experiment.name)
-    return FIGURES[experiment.name](experiment.points)
+    return FIGURES[choose("experiment", experiment.name, FIGURES, f"no figure of {experiment.name!r}")](experiment.points)
 
 
 def recovery(points: pd.DataFrame) -> Figure:
