@@ -17,7 +17,19 @@ import tiny_models as tiny
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
-from repalign.sources import SOURCES, Batch, Facts, Layer, LoadedModel, ModelEntry, Source, StandIn, extract, loop
+from repalign.sources import (
+    SOURCES,
+    Batch,
+    Facts,
+    Layer,
+    LoadedModel,
+    ModelEntry,
+    Source,
+    StandIn,
+    extract,
+    loop,
+    parse_spec,
+)
 from repalign.store import FeatureStore
 
 
@@ -232,7 +244,7 @@ def test_every_source_is_whole():
     """Each is listed under its own scheme, and parses its example; the class forbids one that lacks a method."""
     for scheme, source in SOURCES.items():
         assert source.scheme == scheme and source.form.startswith(f"{scheme}:")
-        assert source.parse(source.example.partition(":")[2]).scheme == scheme
+        assert parse_spec(source.example).scheme == scheme
 
 
 # --- real models, several parts, workers ---------------------------------------------------------

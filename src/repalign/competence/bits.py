@@ -25,7 +25,7 @@ from repalign.models import ModelRecord
 from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf import quiet
 from repalign.sources.hf_text import HFText
-from repalign.sources.model import SPREAD, library_errors, loading, versions
+from repalign.sources.model import SPREAD, library_errors, versions
 from repalign.sources.passes import costs
 from repalign.sources.tokenizer import PROBE
 from repalign.text import Progress, silent
@@ -405,7 +405,7 @@ def bits_per_byte(
         if held["complete"]:
             return _told(held, entry)
     context = Context(device, dtype, trust_remote_code, (), revision, progress, spread)
-    with loading(entry.label, Unavailable):
+    with library_errors(entry.label, "loading it, or its first pass,", Unavailable, alone=True):
         source = spec.source.load(spec, entry, context)
     if not isinstance(source, HFText) or not source.scored:
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,12 +52,14 @@ class DistortionConfig(Block):
         return kind
 
 
-def _of_kinds(name: str, field: Callable[[str], Any], kinds: Iterable[str]) -> type[Block]:
-    """A block with a field for each kind of stimuli, that may be left out."""
-    return create_model(name, __base__=Block, **{kind: (field(kind) | None, None) for kind in kinds})  # type: ignore[call-overload]
+# Blocks with a field for each kind of stimuli, which may be left out.
+_ONE_COLUMN, _SEVERAL = (str | None, None), (str | list[str] | None, None)
+_Columns: Any = create_model("_Columns", __base__=Block, **{k: _SEVERAL if c.several else _ONE_COLUMN for k, c in IN_CELLS.items()})
+_OF_KINDS = {kind: type(f"{kind.title()}DistortionConfig", (DistortionConfig,), {"of": kind}) for kind in DISTORTIONS}
+_Distortions: Any = create_model("_Distortions", __base__=Block, **{kind: (of | None, None) for kind, of in _OF_KINDS.items()})
 
 
-class DistortConfig(_of_kinds("Distortions", lambda kind: type("Distortion", (DistortionConfig,), {"of": kind}), DISTORTIONS)):
+class DistortConfig(_Distortions):
     """Distorted stimuli, per modality (see `Dataset.distort`)."""
 
     seed: int = Field(default=0, ge=0)
@@ -70,7 +71,7 @@ class DistortConfig(_of_kinds("Distortions", lambda kind: type("Distortion", (Di
         return self
 
 
-class DatasetConfig(_of_kinds("Stimuli", lambda kind: str | list[str] if IN_CELLS[kind].several else str, IN_CELLS)):
+class DatasetConfig(_Columns):
     """The source of the stimuli: exactly one, with its options and a selection of rows.
 
     Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from repalign.dataset.columns import Blob, Files
-from repalign.dataset.kinds import IN_CELLS, assemble, check_columns, named_columns, refuse_twins, row_ids
-from repalign.errors import RepalignError
+from repalign.dataset.kinds import IN_CELLS, assemble, named_columns, refuse_twins, row_ids
+from repalign.errors import RepalignError, choose
 from repalign.tables import read_table
 from repalign.text import Progress, silent
 
@@ -40,7 +40,8 @@ class FromFiles:
         named, told = named_columns(id, columns, where)
         asked = [*([] if id is None else [id]), *(c for names in named.values() for c in names)]
         table = read_table(path, asked)
-        check_columns(asked, table.columns, where)
+        for column in asked:
+            choose("column", column, table.columns, f"{where} has no column {column!r}")
         ids = row_ids([f"{i:05d}" if id is None else row.get(id) for i, row in enumerate(table.rows)], where)
         folder, rows = path.parent if root is None else Path(root).expanduser(), None
         cells = {

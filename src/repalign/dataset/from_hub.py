@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from repalign.dataset.kinds import IN_CELLS, assemble, check_columns, named_columns, row_ids
+from repalign.dataset.kinds import IN_CELLS, assemble, named_columns, row_ids
 from repalign.errors import RepalignError, choose, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
@@ -70,7 +70,8 @@ class FromHub:
         else:
             commit, data = _load_hub(str(path), revision, split, config, data_files)
             source = f"hub {path}@{revision or 'default branch'}"
-        check_columns([*([] if id is None else [id]), *chain(*named.values())], data.column_names, where)
+        for column in chain([] if id is None else [id], *named.values()):
+            choose("column", column, data.column_names, f"{where} has no column {column!r}")
         ids = row_ids([f"{i:05d}" for i in range(len(data))] if id is None else data.select_columns([id])[:][id], where)
         cells = {kind: IN_CELLS[kind].hub_cells(data, names, ids, where) for kind, names in named.items()}
         name = name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1])

@@ -125,7 +125,8 @@ def assemble(
     """
     choose("on_missing", on_missing, ("error", "drop"), f"on_missing={on_missing!r} is not known")
     rows = range(len(ids)) if rows is None else rows
-    refuse_twins(ids, rows, where)
+    if len({ids[r] for r in rows}) < len(rows):
+        refuse_twins(ids, rows, where)
     left_out: list[LeftOut] = []
     usable: dict[str, dict[int, Any]] = {}
     for kind in (k for k in IN_CELLS if k in cells):
@@ -203,9 +204,3 @@ def named_columns(
         )
     told = {"id": [id] if id else [], **named}
     return named, ", ".join(f"{kind}={','.join(names)}" for kind, names in told.items() if names)
-
-
-def check_columns(asked: Sequence[str], present: Sequence[str], where: str) -> None:
-    """Refuse a column that is not there."""
-    for column in asked:
-        choose("column", column, present, f"{where} has no column {column!r}")

@@ -191,7 +191,21 @@ class Texts(Cells):
         The first caption of a row counts, so it must be there. A later one that is missing leaves ``""`` in its
         place, so that "the third caption" means the same in every row; at the end it is dropped.
         """
-        return [_checked(captions or ()) for captions in cells]
+        out: list[Checked] = []
+        for captions in (cell or () for cell in cells):
+            kept, why = [], None
+            for i, caption in enumerate("" if c is None else c for c in captions):
+                if not isinstance(caption, str):
+                    why = why or f"caption {i} is no text: {caption!r} ({type(caption).__name__})"
+                elif problem := bad_text(caption):
+                    why = why or f"caption {i} has {problem}"
+                kept.append(caption if str(caption).strip() else "")
+            while kept and not kept[-1]:
+                kept.pop()
+            if why is None and (not kept or not kept[0]):
+                why = f"caption missing: {captions[0] if captions else None!r}"
+            out.append((tuple(kept), why))
+        return out
 
     @classmethod
     def distort(cls, stimulus: Sequence[str], how: Distortion, vocabulary: Vocabulary | None, *key: str) -> tuple[str, ...]:
@@ -215,20 +229,6 @@ class Texts(Cells):
             rows[5] = list(rows[0])
         rows = [distinct(row) for row in rows]
         return rows if wanted.several > 1 else [row[0] for row in rows]
-
-
-def _checked(captions: Sequence[Any]) -> Checked:
-    for i, caption in enumerate(captions):
-        if caption is not None and not isinstance(caption, str):
-            return (), f"caption {i} is no text: {caption!r} ({type(caption).__name__})"
-        if caption is not None and (problem := bad_text(caption)):
-            return (), f"caption {i} has {problem}"
-    kept = ["" if c is None or not c.strip() else c for c in captions]
-    while kept and not kept[-1]:
-        kept.pop()
-    if not kept or not kept[0]:
-        return (), f"caption missing: {captions[0] if captions else None!r}"
-    return tuple(kept), None
 
 
 def _of_note(path: Path, where: str) -> tuple[str, ...]:

@@ -27,52 +27,6 @@ from repalign.sources.source import FILE, UNKNOWN, Answer, Asked, Facts, Source,
 RULE = "features 1"
 
 
-class Arrays(Source):
-    """`array:` files of features."""
-
-    scheme, form, example = "array", "array:path", "array:features.npy"
-    is_file = True
-
-    def local_part(self, path: str) -> str | None:
-        return path
-
-    def name(self, spec: Spec, entry: ModelEntry) -> str:
-        return entry.name or Path(spec.path).stem
-
-    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
-        path = Path(spec.path)
-        if not path.is_file():
-            raise RepalignError(
-                f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing",
-                remedy="check the path; in a study file it starts from the file's folder",
-            )  # fmt: skip
-        beside = [file_sha256(p) for p in sidecars(path) if p.is_file()]
-        return "local-" + hashlib.sha256(":".join([RULE, file_sha256(path), *beside]).encode()).hexdigest()[:16]
-
-    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        """Widths of all layers without reading them; None where a form has no header that says them, or the file is broken."""
-        path = Path(spec.path)
-        if not path.is_file():
-            return Facts()
-        try:
-            found = file_widths(path, reading_of(entry))
-        except Exception:  # each library raises its own kinds for a broken file; the run will say what is wrong
-            found = None
-        said = {} if found is None else {"widths": tuple(found.values()), "names": tuple(found)}
-        return Facts(
-            **said, file_bytes=path.stat().st_size, download_bytes=0, reads_array=True, download_from=FILE,
-            layers_from=UNKNOWN if found is None else FILE,
-        )  # fmt: skip
-
-    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
-        return ArrayFile(spec, entry, context)
-
-    def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
-
-        return standins.array_file(asked)
-
-
 def reading_of(entry: ModelEntry, n: int | None = None) -> Reading:
     """What an entry says of its file; n stimuli where its rows may be in the dataset's order."""
     n = n if entry.rows or entry.ids == "rows" else None
@@ -159,3 +113,48 @@ class ArrayFile(LoadedModel):
         stimuli = torch.tensor(list(prepared))
         layers = {name: x[self.rows[stimuli]] for name, x in self.arrays.items()}
         return Batch({**layers, **{name: x[stimuli] for name, x in self.by_pairs.items()}})
+
+
+class Arrays(Source):
+    """`array:` files of features."""
+
+    scheme, form, example = "array", "array:path", "array:features.npy"
+    is_file = True
+
+    def local_part(self, path: str) -> str | None:
+        return path
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        return entry.name or Path(spec.path).stem
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
+        path = Path(spec.path)
+        if not path.is_file():
+            raise RepalignError(
+                f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing",
+                remedy="check the path; in a study file it starts from the file's folder",
+            )  # fmt: skip
+        beside = [file_sha256(p) for p in sidecars(path) if p.is_file()]
+        return "local-" + hashlib.sha256(":".join([RULE, file_sha256(path), *beside]).encode()).hexdigest()[:16]
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        """Widths of all layers without reading them; None where a form has no header that says them, or the file is broken."""
+        path = Path(spec.path)
+        if not path.is_file():
+            return Facts()
+        try:
+            found = file_widths(path, reading_of(entry))
+        except Exception:  # each library raises its own kinds for a broken file; the run will say what is wrong
+            found = None
+        said = {} if found is None else {"widths": tuple(found.values()), "names": tuple(found)}
+        return Facts(
+            **said, file_bytes=path.stat().st_size, download_bytes=0, reads_array=True, download_from=FILE,
+            layers_from=UNKNOWN if found is None else FILE,
+        )  # fmt: skip
+
+    load = ArrayFile
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        return standins.array_file(asked)

@@ -47,6 +47,7 @@ class HubSource(Source):
 
     has_revisions = True
     published = True
+    may_skip_sinks = True
     nested: bool = False  # whether a model has subfolders
 
     def local_part(self, path: str) -> str | None:
@@ -62,9 +63,6 @@ class HubSource(Source):
 
     def repository(self, spec: Spec) -> Repository | None:
         return None if spec.is_local else (spec.path, spec.revision)
-
-    def may_skip_sinks(self, entry: ModelEntry) -> bool:  # noqa: ARG002
-        return True
 
     def weight_facts(self, spec: Spec, answer: Answer | None, files: str = "*.safetensors") -> dict[str, Any]:
         """Parameters, dtype and bytes of the weights: of a folder, of the cache, or as the hub says."""

@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,11 @@ from repalign.sources.model import (
     Skipped,
     first_line,
     library_errors,
-    loading,
     merged,
     out_of_memory,
-)
+)  # fmt: skip
 from repalign.sources.passes import FIRST, LONGEST, per_row
-from repalign.sources.source import Spec, as_asked_today, parse_spec
+from repalign.sources.source import Spec, as_asked_today, parse_spec, refuse_options_of_files, refuse_prompt
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
@@ -111,19 +110,24 @@ def extract(
     choose("on_unavailable", on_unavailable, ON_UNAVAILABLE)
     specs = [parse_spec(entry.spec) for entry in entries]
     for entry, spec in zip(entries, specs, strict=True):  # what is wrong with the request is told before any work
-        spec.source.check(entry)
+        what = f"{spec.scheme}: models"
+        if entry.prompt is not None and not spec.source.takes_prompts:
+            refuse_prompt(entry, what)
+        if not spec.source.is_file:
+            refuse_options_of_files(entry, what)
     spread = SPREAD.get(device, "never")
     context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids, spread=spread)
     out: list[StoredRepresentation | Skipped] = []
     try:
         for entry, spec in zip(entries, specs, strict=True):
             try:
-                spec.source.require(entry)
+                if spec.source.packages:
+                    spec.source.require(entry)
                 with library_errors(entry.label, "finding its revision"):
                     at = replace(context, revision=spec.source.revision(spec, entry))
-                # A worker may have another working folder.
-                job = _Job(dataset, entry, spec, spec.resolve(Path.cwd()), store, at, batch_size, rows_per_part)
-                out.append(_extract_one(job, executor, progress))
+                location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
+                job = _Job(dataset, entry, spec, location, at, batch_size)
+                out.append(_extract_one(job, store, rows_per_part, executor, progress))
             except Unavailable as error:
                 if on_unavailable == "error":
                     raise
@@ -148,63 +152,59 @@ class _Job:
     entry: ModelEntry
     spec: Spec
     location: Spec  # the spec with its path absolute
-    store: FeatureStore
     context: Context
     batch_size: int
-    rows_per_part: int
-
-    def writer(self) -> Writer:
-        modality = self.entry.modality or "unknown"  # the loaded model says it, in the manifest
-        return self.store.writer(
-            dataset=self.dataset.describe(),
-            record=ModelRecord(str(self.spec), self.entry.label, modality, self.context.revision),
-            settings=self.entry.settings(self.context.dtype), ids=self.dataset.ids, rows_per_part=self.rows_per_part,
-        )  # fmt: skip
 
 
-def _extract_one(job: _Job, executor: Executor | None, progress: Progress) -> StoredRepresentation:
+def _extract_one(
+    job: _Job, store: FeatureStore, rows_per_part: int, executor: Executor | None, progress: Progress
+) -> StoredRepresentation:
     """One model: found in the store, or its missing parts made and its manifest written."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
-    found = _stored(job)
+    found = _stored(job, store)
     if found is not None:
         progress(task, n, n, "complete in the store")
         return found.with_record(entry.complete(found.record))
-    writer = job.writer()
+    writer = store.writer(
+        dataset=job.dataset.describe(), settings=entry.settings(job.context.dtype), ids=job.dataset.ids,
+        record=ModelRecord(str(job.spec), entry.label, entry.modality or "unknown", job.context.revision),  # until it is loaded
+        rows_per_part=rows_per_part,
+    )  # fmt: skip
     missing = writer.missing()
     rows = _Rows(progress, task, n - sum(p.n for p in missing), n)
-    rows.advance(0)
+    rows.tell()
     told = []
     if executor is None:
-        told = [_make_part(job, part, writer, rows) for part in missing]
+        told = [_make_part(job, writer, part, rows) for part in missing]
     else:
-        futures = {executor.submit(_make_part, job, part): part for part in missing}
+        futures = {executor.submit(_make_part, job, writer, part, replace(rows, progress=silent)): part for part in missing}
         try:
             for future in as_completed(futures):
                 told.append(future.result())
-                rows.advance(futures[future].n)
+                rows.tell(futures[future].n)
         except BaseException:  # an interrupt too: what has not begun is not begun any more
             for future in futures:
                 future.cancel()
             raise
     # A run that was killed between its last part and the manifest has none to make, and still has to say.
-    record, facts = told[0] if told else _loaded(job, rows).told(job)
-    scores, more = summary(writer.extras(), entry.caption)
-    record = replace(record, scores={**record.scores, **scores})
-    return writer.finish(entry.complete(record), {**facts, **more})
+    record, facts = told[0] if told else _loaded(job, rows).told
+    if extras := writer.extras():
+        scores, more = summary(extras, entry.caption)
+        record, facts = replace(record, scores={**record.scores, **scores}), {**facts, **more}
+    return writer.finish(entry.complete(record), facts)
 
 
-def _stored(job: _Job) -> StoredRepresentation | None:
+def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
     """The complete extraction that is asked for, of this version or of a former one."""
-    dtype, source = job.context.dtype, job.spec.source
-    today = job.entry.settings(dtype)
+    today = job.entry.settings(job.context.dtype)
     former = {k: v for k, v in today.items() if k != "sink"} | {"bos": job.entry.sink}  # where they may be the same features
     for settings in (today,) if former == today else (today, former):
-        found = job.store.find(job.dataset.fingerprint, str(job.spec), job.context.revision, settings)
+        found = store.find(job.dataset.fingerprint, str(job.spec), job.context.revision, settings)
         if found is None or (settings is former and as_asked_today(str(job.spec), former, found.facts) != today):
             continue
         try:
-            source.refuse_outdated(job.spec, job.entry, found)
+            job.spec.source.refuse_outdated(job.spec, job.entry, found)
         except RepalignError:
             if settings is today:
                 raise
@@ -216,6 +216,9 @@ def _stored(job: _Job) -> StoredRepresentation | None:
 # --- a loaded model, one per process -------------------------------------------------------------
 
 
+Told = tuple[ModelRecord, dict[str, Any]]  # what there is to say of a model once it is loaded: its record and its facts
+
+
 @dataclass
 class _Loaded:
     """A model in memory, the column that it reads, and the batch size that it has been found to take."""
@@ -224,41 +227,39 @@ class _Loaded:
     column: str | None
     batch_size: int
     lock: threading.Lock  # forward passes of threads that share a model go one after another
-
-    def told(self, job: _Job) -> Told:
-        model = self.model
-        facts = {
-            **model.facts, "layers": {layer.name: layer.what for layer in model.layers}, "column": self.column,
-            "device": job.context.device, **model.placed, "store_dtype": job.entry.store_dtype,
-            "weights_fingerprint": model.weights,
-        }  # fmt: skip
-        return replace(model.record, spec=str(job.spec), revision=job.context.revision), facts
+    told: Told = field(init=False)
 
 
-Told = tuple[ModelRecord, dict[str, Any]]  # what there is to say of a model once it is loaded: its record and its facts
 _models: dict[str, _Loaded] = {}
 _loading = threading.RLock()
 
 
 def _loaded(job: _Job, rows: _Rows) -> _Loaded:
-    at = job.context
-    key = repr((job.entry, at.revision, at.device, at.dtype, job.dataset.fingerprint))  # equal keys: one model serves both jobs
+    at, entry = job.context, job.entry
+    key = repr((entry, at.revision, at.device, at.dtype, job.dataset.fingerprint))  # equal keys: one model serves both jobs
     with _loading:
         if key in _models:
             return _models[key]
         _forget()  # first, so that two models are never in memory at once
         source, context = job.spec.source, replace(at, progress=rows.progress)
-        with loading(job.entry.label, Unavailable if source.published else RepalignError):
-            model = source.load(job.location, job.entry, context)
-        made = _Loaded(model, _column(job.dataset, model, job.entry), job.batch_size, threading.Lock())
+        kind = Unavailable if source.published else RepalignError
+        with library_errors(entry.label, "loading it, or its first pass,", kind, alone=True):
+            model = source.load(job.location, entry, context)
+        column = None if model.kind is None else _column(job.dataset, model, entry)
+        made = _Loaded(model, column, job.batch_size, threading.Lock())
         if model.shown_first:
-            with library_errors(job.entry.label, "a forward pass over the first texts"):
+            with library_errors(entry.label, "a forward pass over the first texts"):
                 model.settle(_prepared(job, made, range(min(model.shown_first, job.dataset.n))))
+        facts = {
+            **model.facts, "layers": {layer.name: layer.what for layer in model.layers}, "column": column,
+            "device": at.device, **model.placed, "store_dtype": entry.store_dtype, "weights_fingerprint": model.weights,
+        }  # fmt: skip
+        made.told = replace(model.record, spec=str(job.spec), revision=at.revision), facts
         _models[key] = made
         if "read" in model.facts:  # of a file of features: what was taken of it, and what was left out
-            rows.note(model.facts["read"])
-        where = model.placed.get("device", context.device)
-        rows.note(f"{len(model.layers)} layers, {model.facts.get('dtype', 'as stored')}, on {where}")
+            rows.tell(note=model.facts["read"])
+        where = model.placed.get("device", at.device)
+        rows.tell(note=f"{len(model.layers)} layers, {model.facts.get('dtype', 'as stored')}, on {where}")
         return made
 
 
@@ -276,10 +277,8 @@ def _forget() -> None:
             torch.cuda.empty_cache()
 
 
-def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str | None:
+def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str:
     """The dataset's column that a model reads: the one named, or the only one of its kind."""
-    if model.kind is None:
-        return None
     fitting = [m for m in dataset.modalities if model.kind in ("any", dataset.kind(m))]
     modality = entry.modality or model.record.modality
     if modality in fitting:
@@ -306,18 +305,16 @@ class _Rows:
     done: int
     n: int
 
-    def advance(self, rows: int) -> None:
-        self.done += rows
-        self.progress(self.task, self.done, self.n)
+    def tell(self, more: int = 0, note: str | None = None) -> None:
+        """More rows are done; or there is something to say."""
+        self.done += more
+        if note is not None:
+            log.info("%s: %s", self.task, note)
+        self.progress(self.task, self.done, self.n, note)
 
-    def note(self, text: str) -> None:
-        log.info("%s: %s", self.task, text)
-        self.progress(self.task, self.done, self.n, text)
 
-
-def _make_part(job: _Job, part: Part, writer: Writer | None = None, rows: _Rows | None = None) -> Told:
-    """Run the rows of a part and write them; a worker has no writer yet, and tells nobody."""
-    writer, rows = writer or job.writer(), rows or _Rows(silent, f"extract {job.entry.label}", 0, job.dataset.n)
+def _make_part(job: _Job, writer: Writer, part: Part, rows: _Rows) -> Told:
+    """Run the rows of a part and write them."""
     loaded = _loaded(job, rows)
     batch = merged(_batches(job, loaded, part, rows), part.n)
     dtype, model = STORE_DTYPES[job.entry.store_dtype], loaded.model
@@ -325,7 +322,7 @@ def _make_part(job: _Job, part: Part, writer: Writer | None = None, rows: _Rows 
     versions = {**facts.pop("versions", {}), "device": job.context.device, **model.placed}
     header = {"weights_fingerprint": model.weights, "versions": versions, **facts}
     writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
-    return loaded.told(job)
+    return loaded.told
 
 
 def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tuple[list[int], Batch]]:
@@ -337,8 +334,9 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
         order.sort(key=lambda i: -model.length(ready[i]))
     while order:
         now = order[: loaded.batch_size]
-        prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, [part.start + i for i in now])
-        problem, batch = "", None
+        prepared, problem, batch = [part.start + i for i in now], "", None  # of a file the rows themselves
+        if loaded.column is not None:
+            prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, prepared)
         try:
             with loaded.lock, torch.inference_mode(), library_errors(label, "a forward pass"):
                 batch = model.forward(prepared)
@@ -353,14 +351,13 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
             batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
         yield now, batch
         order = order[len(now) :]
-        rows.advance(len(now))
+        rows.tell(len(now))
 
 
 def _prepared(job: _Job, loaded: _Loaded, absolute: Sequence[int]) -> list[Any]:
     """The stimuli of some rows, as the model takes them."""
+    assert loaded.column is not None
     where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
-    if loaded.column is None:
-        return loaded.model.prepare(absolute, where)
     told = f"preparing {where[0]}" + (f" to {where[-1]}" if len(where) > 1 else "")
     stimuli = job.dataset.stimuli(loaded.column, absolute)
     if KINDS[job.dataset.kind(loaded.column)].several:
@@ -390,7 +387,7 @@ def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
     loaded.batch_size = tried // 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    rows.note(f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}")
+    rows.tell(note=f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}")
 
 
 # --- what all rows say ---------------------------------------------------------------------------

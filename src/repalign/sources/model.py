@@ -98,8 +98,10 @@ class ModelEntry:
     n_parameters: int | None = field(default=None, metadata=ABOUT)
     scores: Mapping[str, float] = field(default_factory=dict, metadata=ABOUT)
     factors: Mapping[str, float | str] = field(default_factory=dict, metadata=ABOUT)
+    label: str = field(init=False, repr=False, metadata=ABOUT)  # what errors call it
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.name or self.spec)
         label = f"model {self.label}"
         for several in ("features", "layers"):
             value = getattr(self, several)
@@ -118,10 +120,6 @@ class ModelEntry:
                 f"{label}: the prompt does not say where the caption goes", expected=f"a text with {CAPTION} in it, once",
                 got=f"{self.prompt!r}, with {self.prompt.count(CAPTION)}",
             )  # fmt: skip
-
-    @property
-    def label(self) -> str:
-        return self.name or self.spec
 
     def prompted(self, caption: str) -> str:
         """The text that the model reads for a caption. Braces in either are texts like any other."""
@@ -142,7 +140,7 @@ class ModelEntry:
         from repalign.sources.source import SOURCES
 
         source = SOURCES.get(self.spec.partition(":")[0])
-        if self.sink == "keep" or source is None or not source.may_skip_sinks(self):
+        if self.sink == "keep" or source is None or not source.may_skip_sinks or self.modality in source.sinkless:
             said["bos"] = said.pop("sink")
         return {**said, "dtype": dtype}
 
@@ -382,46 +380,38 @@ def no_modality(entry: ModelEntry, scheme: str, expected: str | None = None) -> 
 
 
 @contextmanager
-def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError) -> Iterator[None]:
+def library_errors(label: str, doing: str, kind: type[RepalignError] = RepalignError, *, alone: bool = False) -> Iterator[None]:
     """Tell what a library raises inside the block as one error of `kind`: the model, what was being done, what to do.
 
     What this package raises passes as it is: its messages, and its own faults, which need their traceback. The innermost
-    frame says whose an error is. A memory that runs out passes too: the loop takes smaller batches then.
+    frame says whose an error is. A memory that runs out passes too, as the loop takes smaller batches then; of a model that
+    is loaded, `alone`, it is the end.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, RepalignError) or out_of_memory(error):
+        if isinstance(error, RepalignError):
             raise
+        if out_of_memory(error):
+            if not alone:
+                raise
+            raise kind(
+                f"model {label}: the memory ran out while it was loaded", got=first_line(error),
+                remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
+            ) from error  # fmt: skip
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         file, line = ("", 0) if frame is None else (frame.tb_frame.f_code.co_filename, frame.tb_lineno)
         if file.startswith(HOUSE):
             raise
-        said = (str(error).strip().splitlines() or [""])[0][:300]
         raise kind(
-            f"model {label}: {doing} failed in its library: {type(error).__name__}: {said}",
+            f"model {label}: {doing} failed in its library: {type(error).__name__}: {first_line(error)}",
             expected="a model that the installed libraries run as they are asked to",
             got=f"{type(error).__name__} in {'/'.join(Path(file).parts[-3:])}, line {line}",
             remedy="check that its files are whole and that the libraries know it, or upgrade them; modules of any model can be "
             "read by a torch: spec, whose function builds it and feeds it",
         ) from error
-
-
-@contextmanager
-def loading(label: str, kind: type[RepalignError]) -> Iterator[None]:
-    """`library_errors` around the loading of a model and its first pass, where a memory that runs out is the end."""
-    try:
-        with library_errors(label, "loading it, or its first pass,", kind):
-            yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise kind(
-            f"model {label}: the memory ran out while it was loaded", got=first_line(error),
-            remedy="see that nothing else uses the device, take a smaller dtype, or spread it with `device: sharded`",
-        ) from error  # fmt: skip
 
 
 def out_of_memory(error: BaseException) -> bool:

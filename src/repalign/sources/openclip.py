@@ -15,7 +15,6 @@ from repalign.sources.model import (
     Batch,
     Context,
     Layer,
-    LoadedModel,
     ModelEntry,
     count_parameters,
     no_modality,
@@ -25,54 +24,6 @@ from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, St
 
 EMBEDDING = "embedding"
 SIDES = "modality: image, or modality: text"
-
-
-class OpenCLIP(Source):
-    """`openclip:` models, one side at a time."""
-
-    extra = "openclip"
-    packages = ("open_clip",)
-    scheme, form, example = "openclip", "openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"
-    published = True
-
-    def problem(self, path: str) -> tuple[str, str] | None:
-        if not path:
-            return super().problem(path)
-        if path.count("/") == 1 and not all(map(NAME.fullmatch, path.split("/"))):
-            return f"{path!r}", "name the architecture and the weights"
-        if path.count("/") != 1:
-            return f"{path.count('/')} slashes in {path!r}", "put one slash between architecture and weights"
-        return None
-
-    def name(self, spec: Spec, entry: ModelEntry) -> str:
-        side = f"-{entry.modality}" if entry.modality else ""
-        return entry.name or spec.path.partition("/")[0] + side
-
-    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
-        """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
-        architecture, _, pretrained = spec.path.partition("/")
-        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
-
-        hub = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
-        if len(hub) < 2:
-            return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
-        return hub_revision(Spec("hf", "/".join(hub[:2])))
-
-    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        return Facts()  # its library says nothing of a model without loading it
-
-    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
-        return OpenCLIPSide(spec, entry, context)
-
-    def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
-
-        if asked.entry.modality is None:
-            raise no_modality(asked.entry, self.scheme, SIDES)
-        return standins.of_side(asked, "gpt2")
-
-    def may_skip_sinks(self, entry: ModelEntry) -> bool:
-        return entry.modality != "image"
 
 
 class OpenCLIPSide(passes.TextModel):
@@ -196,3 +147,46 @@ class OpenCLIPSide(passes.TextModel):
             again = lambda: self._run(examples)  # noqa: E731
             blocks, self.tokens, self.known = passes.image_layers(trace, again, states, self.entry.label, "OpenCLIP")
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
+
+
+class OpenCLIP(Source):
+    """`openclip:` models, one side at a time."""
+
+    extra = "openclip"
+    packages = ("open_clip",)
+    scheme, form, example = "openclip", "openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"
+    published = may_skip_sinks = True
+    sinkless = ("image",)
+
+    def problem(self, path: str) -> tuple[str, str] | None:
+        if path.count("/") == 1 and not all(map(NAME.fullmatch, path.split("/"))):
+            return f"{path!r}", "name the architecture and the weights"
+        if path.count("/") != 1:
+            return f"{path.count('/')} slashes in {path!r}", "put one slash between architecture and weights"
+        return None
+
+    def name(self, spec: Spec, entry: ModelEntry) -> str:
+        side = f"-{entry.modality}" if entry.modality else ""
+        return entry.name or spec.path.partition("/")[0] + side
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
+        """The commit of the repository that the weights are in, or OpenCLIP's version where they are elsewhere."""
+        architecture, _, pretrained = spec.path.partition("/")
+        import open_clip  # pyright: ignore[reportMissingImports]  (an extra)
+
+        hub = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "").split("/")
+        if len(hub) < 2:
+            return f"open_clip-{versions('open_clip_torch')['open_clip_torch']}"
+        return hub_revision(Spec("hf", "/".join(hub[:2])))
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        return Facts()  # its library says nothing of a model without loading it
+
+    load = OpenCLIPSide
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        if asked.entry.modality is None:
+            raise no_modality(asked.entry, self.scheme, SIDES)
+        return standins.of_side(asked, "gpt2")

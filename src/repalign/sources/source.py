@@ -82,15 +82,26 @@ def parse_spec(text: str) -> Spec:
     Raises RepalignError that says the form.
     """
     scheme, colon, rest = text.partition(":")
-    if colon and scheme in SOURCES:
-        return SOURCES[scheme].parse(rest)
-    names = {known.name.lower(): known.spec for known in known_models()}
+    if not colon or scheme not in SOURCES:
+        names = {known.name.lower(): known.spec for known in known_models()}
+        raise RepalignError(
+            f"model spec {text!r} starts with no known scheme",
+            expected=f"scheme:path with one of the schemes {', '.join(SOURCES)}",
+            got=f"scheme {scheme!r}" if colon else "no scheme",
+            remedy=did_you_mean(scheme, SOURCES) if colon else f"write {names.get(text.lower(), 'hf:' + text)!r}",
+        )
+    source = SOURCES[scheme]
+    with_revision = source.has_revisions and source.local_part(rest) is None
+    path, at, revision = rest.partition("@") if with_revision else (rest, "", "")
+    problem = source.problem(path) if path else ("nothing after the colon", "name the model")
+    if problem is None and at and not _REVISION.fullmatch(revision):
+        problem = f"the revision {revision!r}", "leave out the @ for the default branch"
+    if problem is None:
+        return Spec(scheme, path, revision or None)
     raise RepalignError(
-        f"model spec {text!r} starts with no known scheme",
-        expected=f"scheme:path with one of the schemes {', '.join(SOURCES)}",
-        got=f"scheme {scheme!r}" if colon else "no scheme",
-        remedy=did_you_mean(scheme, SOURCES) if colon else f"write {names.get(text.lower(), 'hf:' + text)!r}",
-    )
+        f"model spec {text!r} is not of the form {source.form}", expected=f"for example {source.example}",
+        got=problem[0], remedy=problem[1],
+    )  # fmt: skip
 
 
 def is_local_path(path: str) -> bool:
@@ -220,31 +231,20 @@ class Source(ABC):
     measures_bits: ClassVar[bool] = False  # whether its causal models give bits per byte of a corpus: see `competence`
     extra: ClassVar[str] = "models"  # the extra of repalign that installs `packages`, which its models are run by
     packages: ClassVar[tuple[str, ...]] = ()
+    # Whether `sink: skip` may give other features than former versions did, and so has another key; but for these modalities.
+    may_skip_sinks: ClassVar[bool] = False
+    sinkless: ClassVar[tuple[str, ...]] = ()
     is_file: ClassVar[bool] = False  # whether a model is a file of features, which has ids, columns and a kind
 
     # Specs.
 
-    def problem(self, path: str) -> tuple[str, str] | None:
-        """What is wrong with a path, and what to do about it; None if nothing is."""
-        return None if path else ("nothing after the colon", "name the model")
+    def problem(self, path: str) -> tuple[str, str] | None:  # noqa: ARG002
+        """What is wrong with a path that is not empty, and what to do about it; None if nothing is."""
+        return None
 
     def local_part(self, path: str) -> str | None:  # noqa: ARG002
         """The beginning of a path that is a file or folder on this machine; None where it is not."""
         return None
-
-    def parse(self, text: str) -> Spec:
-        """All behind `scheme:` as a spec. RepalignError, with the form, where it is none."""
-        with_revision = self.has_revisions and self.local_part(text) is None
-        path, at, revision = text.partition("@") if with_revision else (text, "", "")
-        problem = self.problem(path)
-        if problem is None and at and not _REVISION.fullmatch(revision):
-            problem = f"the revision {revision!r}", "leave out the @ for the default branch"
-        if problem is None:
-            return Spec(self.scheme, path, revision or None)
-        raise RepalignError(
-            f"model spec {f'{self.scheme}:{text}'!r} is not of the form {self.form}", expected=f"for example {self.example}",
-            got=problem[0], remedy=problem[1],
-        )  # fmt: skip
 
     def name(self, spec: Spec, entry: ModelEntry) -> str:
         """What a model is called: what the user calls it, or the last part of its path."""
@@ -255,14 +255,6 @@ class Source(ABC):
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
         """What a model reads, as far as its entry, the table of known models or the source says it."""
         return entry.modality or next((k.modality for k in known_models() if k.spec == str(spec)), None)
-
-    def check(self, entry: ModelEntry) -> None:
-        """Refuse an entry that says what no model of this source has."""
-        what = f"{self.scheme}: models"
-        if entry.prompt is not None and not self.takes_prompts:
-            refuse_prompt(entry, what)
-        if not self.is_file:
-            refuse_options_of_files(entry, what)
 
     def require(self, entry: ModelEntry) -> None:
         """Refuse a model whose packages are not installed."""
@@ -291,10 +283,6 @@ class Source(ABC):
         """A tiny local model in place of a real one, for mock runs."""
 
     # Extractions of former versions.
-
-    def may_skip_sinks(self, entry: ModelEntry) -> bool:  # noqa: ARG002
-        """Whether `sink: skip` may give other features than former versions did, and so has another key."""
-        return False
 
     def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Whether these facts of a former version's extraction under `bos: skip` show the features of `sink: skip`."""

@@ -15,43 +15,13 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
 from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry
+from repalign.sources.model import Batch, Context, Layer, ModelEntry
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
 
 EMBEDDING = "sentence_embedding"
 NO_LIMIT = 10**5  # tokens: more than that is how libraries say that there is none
 POOLINGS = ("mean", "cls", "last")
-
-
-class SentenceTransformers(HubSource):
-    """`st:` models."""
-
-    packages = ("sentence_transformers",)
-    scheme, form = "st", "st:name[@revision], or st:./folder"
-    example = "st:sentence-transformers/all-MiniLM-L6-v2"
-    takes_prompts = True
-    nested = True
-
-    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
-        return super().modality(spec, entry) or "text"
-
-    def repository(self, spec: Spec) -> Repository | None:
-        name = spec.path if "/" in spec.path else f"sentence-transformers/{spec.path}"
-        return None if spec.is_local else (name, spec.revision)
-
-    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
-        embedding = 1  # the finished one, a layer behind those of the transformer
-        return replace(config_facts(spec, entry, answer, embedding), **self.weight_facts(spec, answer, "**/*.safetensors"))
-
-    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
-        return Sentence(spec, entry, context)
-
-    def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
-
-        self.require(asked.entry)
-        return standins.sentence_model(asked)
 
 
 @dataclass(frozen=True)
@@ -267,3 +237,32 @@ def _load(spec: Spec, context: Context) -> Any:
             spec.path, device=context.device, trust_remote_code=context.trust_remote_code,
             model_kwargs={"use_safetensors": True, "dtype": "auto"}, **at(spec, context.revision),
         )  # fmt: skip
+
+
+class SentenceTransformers(HubSource):
+    """`st:` models."""
+
+    packages = ("sentence_transformers",)
+    scheme, form = "st", "st:name[@revision], or st:./folder"
+    example = "st:sentence-transformers/all-MiniLM-L6-v2"
+    takes_prompts = True
+    nested = True
+
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        return super().modality(spec, entry) or "text"
+
+    def repository(self, spec: Spec) -> Repository | None:
+        name = spec.path if "/" in spec.path else f"sentence-transformers/{spec.path}"
+        return None if spec.is_local else (name, spec.revision)
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
+        embedding = 1  # the finished one, a layer behind those of the transformer
+        return replace(config_facts(spec, entry, answer, embedding), **self.weight_facts(spec, answer, "**/*.safetensors"))
+
+    load = Sentence
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        self.require(asked.entry)
+        return standins.sentence_model(asked)

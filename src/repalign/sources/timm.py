@@ -27,80 +27,6 @@ if TYPE_CHECKING:
     from repalign.store import StoredRepresentation
 
 
-class Timm(HubSource):
-    """`timm:` models."""
-
-    packages = ("timm",)
-    scheme, form, example = "timm", "timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"
-    has_revisions = False
-
-    def problem(self, path: str) -> tuple[str, str] | None:
-        if not path:
-            return "nothing after the colon", "name the model"
-        if self.local_part(path) or NAME.fullmatch(path):
-            return None
-        return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
-
-    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
-        return super().modality(spec, entry) or "image"
-
-    def revision(self, spec: Spec, entry: ModelEntry) -> str:
-        if spec.is_local:
-            return folder_revision(Path(spec.path), spec)
-        hub_id = _pretrained(spec, entry).hf_hub_id
-        return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
-
-    def repository(self, spec: Spec) -> Repository | None:
-        if spec.is_local:
-            return None
-        if any(known.spec == str(spec) for known in known_models()):
-            return f"timm/{spec.path}", None  # timm's own repositories are called as it calls the model
-        name = getattr(_configured(spec.path), "hf_hub_id", None)
-        return (name, None) if name else None
-
-    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        counted = _counted(f"local-dir:{spec.path}" if spec.is_local else spec.path)
-        found = self.weight_facts(spec, answer)
-        if found or answer is not None or counted.parameters is None or self.repository(spec) is None:
-            return replace(counted, **found)
-        size = 4 * counted.parameters  # as timm stores its models
-        return replace(counted, stored=torch.float32, file_bytes=size, download_bytes=size, download_from=COUNTED)
-
-    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
-        return TimmVision(spec, entry, context)
-
-    def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
-
-        self.require(asked.entry)
-        notes: tuple[str, ...] = ()
-        if not asked.spec.is_local:
-            try:
-                _pretrained(asked.spec, asked.entry)
-            except Unavailable as error:
-                notes = (error.reason,)
-        return standins.timm_model(asked, notes)
-
-    def may_skip_sinks(self, entry: ModelEntry) -> bool:  # noqa: ARG002
-        return False
-
-    def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
-        """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
-        import timm
-
-        pooling = stored.facts.get("pooling")
-        if "class_token" in stored.facts or pooling not in ("cls", "mean"):
-            return
-        by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
-        wrong = "means over more tokens than those of patches" if by_path else None
-        if pooling == "cls" and not by_path:
-            with torch.device("meta"):
-                model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
-            wrong = None if passes.class_tokens(model) else "a register in place of a class token"
-        if wrong is not None:
-            raise outdated(entry, wrong, stored)
-
-
 def _configured(name: str) -> Any:
     """What timm knows of a name; None of an architecture that it knows, with a tag that it does not."""
     import timm
@@ -323,3 +249,71 @@ def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> boo
 
 def _kind(model: Any, name: int | str) -> str:
     return type(model.get_submodule(str(name))).__name__
+
+
+class Timm(HubSource):
+    """`timm:` models."""
+
+    packages = ("timm",)
+    scheme, form, example = "timm", "timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"
+    has_revisions = may_skip_sinks = False
+
+    def problem(self, path: str) -> tuple[str, str] | None:
+        if self.local_part(path) or NAME.fullmatch(path):
+            return None
+        return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
+
+    def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
+        return super().modality(spec, entry) or "image"
+
+    def revision(self, spec: Spec, entry: ModelEntry) -> str:
+        if spec.is_local:
+            return folder_revision(Path(spec.path), spec)
+        hub_id = _pretrained(spec, entry).hf_hub_id
+        return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
+
+    def repository(self, spec: Spec) -> Repository | None:
+        if spec.is_local:
+            return None
+        if any(known.spec == str(spec) for known in known_models()):
+            return f"timm/{spec.path}", None  # timm's own repositories are called as it calls the model
+        name = getattr(_configured(spec.path), "hf_hub_id", None)
+        return (name, None) if name else None
+
+    def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
+        counted = _counted(f"local-dir:{spec.path}" if spec.is_local else spec.path)
+        found = self.weight_facts(spec, answer)
+        if found or answer is not None or counted.parameters is None or self.repository(spec) is None:
+            return replace(counted, **found)
+        size = 4 * counted.parameters  # as timm stores its models
+        return replace(counted, stored=torch.float32, file_bytes=size, download_bytes=size, download_from=COUNTED)
+
+    load = TimmVision
+
+    def stand_in(self, asked: Asked) -> StandIn:
+        from repalign.sources import standins
+
+        self.require(asked.entry)
+        notes: tuple[str, ...] = ()
+        if not asked.spec.is_local:
+            try:
+                _pretrained(asked.spec, asked.entry)
+            except Unavailable as error:
+                notes = (error.reason,)
+        return standins.timm_model(asked, notes)
+
+    def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
+        """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""
+        import timm
+
+        pooling = stored.facts.get("pooling")
+        if "class_token" in stored.facts or pooling not in ("cls", "mean"):
+            return
+        by_path = any(isinstance(n, str) and not n.startswith(("block.", "stage.")) for n in entry.layers or ())
+        wrong = "means over more tokens than those of patches" if by_path else None
+        if pooling == "cls" and not by_path:
+            with torch.device("meta"):
+                model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
+            wrong = None if passes.class_tokens(model) else "a register in place of a class token"
+        if wrong is not None:
+            raise outdated(entry, wrong, stored)

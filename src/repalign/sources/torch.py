@@ -70,8 +70,6 @@ class TorchModules(Source):
 
     def problem(self, path: str) -> tuple[str, str] | None:
         module, colon, factory = path.rpartition(":")
-        if not path:
-            return super().problem(path)
         if not colon or not _is_dotted(factory):
             return f"no factory in {path!r}", "put a colon and the name of the function that builds the model last"
         if not module.endswith(".py") and not _is_dotted(module):

@@ -15,14 +15,36 @@ from repalign.sources.source import COUNTED, KNOWN, NAME, Answer, Asked, Facts, 
 STATISTICS = "language-svd12-200"  # what stands in for models that are counted, not trained: it is made in no time
 
 
+class Toy(LoadedModel):
+    """Scenes or captions of the toy world in, pooled layers out."""
+
+    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+        from repalign.toyworld import models
+
+        self.entry, self.model = entry, models.load(spec.path, progress=context.progress)
+        self.kind = self.model.modality
+        self.layers = self.choose_layers([Layer(n, f"layer {n}, mean over positions or words") for n in self.model.layers])
+        self.weights = self.model.weights
+        self.record = ModelRecord(
+            str(spec), spec.source.name(spec, entry), self.model.modality, family=self.model.family,
+            objective=self.model.objective, n_parameters=self.model.n_parameters, scores=dict(self.model.scores),
+            factors=self.model.factors,
+        )  # fmt: skip
+        self.facts = {"source": "toy", "pooling": "mean", "pooled_in": "float32", "versions": versions()}
+
+    def forward(self, prepared: Sequence[Any]) -> Batch:
+        found = self.model.forward(list(prepared))
+        return Batch({layer.name: found[layer.name].to(torch.float32) for layer in self.layers})
+
+
 class Toys(Source):
     """`toy:` models. The toy world says what is known of them."""
 
     scheme, form, example = "toy", "toy:name", "toy:cnn"
 
     def problem(self, path: str) -> tuple[str, str] | None:
-        if not path or NAME.fullmatch(path):
-            return super().problem(path)
+        if NAME.fullmatch(path):
+            return None
         return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:  # noqa: ARG002
@@ -58,8 +80,7 @@ class Toys(Source):
             parameters_from=COUNTED, layers_from=COUNTED, download_from=KNOWN,
         )  # fmt: skip
 
-    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
-        return Toy(spec, entry, context)
+    load = Toy
 
     def stand_in(self, asked: Asked) -> StandIn:
         """Itself if it needs no training, else the untrained one of its kind and nearest width."""
@@ -73,25 +94,3 @@ class Toys(Source):
             recipe = min(like, key=lambda r: (abs(r.width - recipe.width), r.width))
         with torch.random.fork_rng(devices=[]):
             return StandIn(f"toy:{recipe.name}", networks.build(recipe).layers)  # type: ignore[arg-type]
-
-
-class Toy(LoadedModel):
-    """Scenes or captions of the toy world in, pooled layers out."""
-
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        from repalign.toyworld import models
-
-        self.entry, self.model = entry, models.load(spec.path, progress=context.progress)
-        self.kind = self.model.modality
-        self.layers = self.choose_layers([Layer(n, f"layer {n}, mean over positions or words") for n in self.model.layers])
-        self.weights = self.model.weights
-        self.record = ModelRecord(
-            str(spec), spec.source.name(spec, entry), self.model.modality, family=self.model.family,
-            objective=self.model.objective, n_parameters=self.model.n_parameters, scores=dict(self.model.scores),
-            factors=self.model.factors,
-        )  # fmt: skip
-        self.facts = {"source": "toy", "pooling": "mean", "pooled_in": "float32", "versions": versions()}
-
-    def forward(self, prepared: Sequence[Any]) -> Batch:
-        found = self.model.forward(list(prepared))
-        return Batch({layer.name: found[layer.name].to(torch.float32) for layer in self.layers})
