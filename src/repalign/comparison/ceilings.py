@@ -126,7 +126,7 @@ def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, prog
         progress("ceilings", done, len(tiles))
         key = "" if folder is None else f"{tile.key}-{n_splits}"
         path = None if folder is None else folder / "ceilings" / f"{key}.json"
-        ceiling = None if path is None else kept(path, key)
+        ceiling = None if path is None else kept(path, key) if path.is_file() else None
         if ceiling is None:
             null, how = tile.settings.null, tile.settings.preprocess
             groups = None if null.groups is None else null.groups.labels

@@ -20,16 +20,7 @@ import torch
 from repalign import null as nulls
 from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import (
-    Cache,
-    Examination,
-    Scored,
-    Settings,
-    Tile,
-    kept_tile,
-    pairs_of,
-    tile_path,
-)
+from repalign.comparison.tiles import Cache, Examination, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
@@ -205,7 +196,9 @@ def run_tiles(
     tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress, examination: Examination
 ) -> list[Scored]:
     """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
-    done = {} if folder is None else {i: scored for i, t in enumerate(tiles) if (scored := kept_tile(folder, t)) is not None}
+    files = [None if folder is None else folder / "tiles" / f"{t.key}.parquet" for t in tiles]
+    there = {i: kept_tile(file, tiles[i].key) for i, file in enumerate(files) if file is not None and file.is_file()}
+    done = {i: scored for i, scored in there.items() if scored is not None}  # else it is damaged
     progress("compare", len(done), len(tiles), f"{len(done)} of {len(tiles)} tiles were there" if done else None)
     at = [i for i in range(len(tiles)) if i not in done]
     missing = [tiles[i] for i in at]
@@ -214,7 +207,7 @@ def run_tiles(
     if executor is None:
         cache = Cache(budget, missing, examination, progress)
         for i in cache.order(missing) if len(missing) > 1 else range(len(missing)):
-            done[at[i]] = compute_tile(missing[i], cache, progress, folder)
+            done[at[i]] = compute_tile(missing[i], cache, progress, files[at[i]])
             progress("compare", len(done), len(tiles))
         return [done[i] for i in range(len(tiles))]
     # A job is a run of tiles that share models, with a cache of its own that ends with it; there are a few for every worker, so
@@ -223,15 +216,17 @@ def run_tiles(
     order = sorted(range(len(missing)), key=lambda i: (missing[i].x.name, missing[i].y.name))
     length = max(1, len(missing) // (8 * workers))
     parts = [order[start : start + length] for start in range(0, len(order), length)]
-    futures = {executor.submit(_compute_part, [missing[i] for i in part], budget // workers, folder): part for part in parts}
+    jobs = ([(missing[i], files[at[i]]) for i in part] for part in parts)
+    futures = {executor.submit(_compute_part, job, budget // workers, folder): part for part, job in zip(parts, jobs, strict=True)}
     try:
         for future in as_completed(futures):
             scored, found = future.result()
             examination.found.update(found)
             for i, one in zip(futures[future], scored, strict=True):
                 done[at[i]] = one
-                if folder is not None and not tile_path(folder, missing[i]).is_file():  # a worker with a disk of its own
-                    write_tile(one.rows, one.draws, tile_path(folder, missing[i]), missing[i].key, one.about)
+                file = files[at[i]]
+                if file is not None and not file.is_file():  # a worker with a disk of its own
+                    write_tile(one.rows, one.draws, file, missing[i].key, one.about)
             progress("compare", len(done), len(tiles))
     finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
         for future in futures:
@@ -239,11 +234,13 @@ def run_tiles(
     return [done[i] for i in range(len(tiles))]
 
 
-def _compute_part(tiles: Sequence[Tile], budget: int, folder: Path | None) -> tuple[list[Scored], dict[str, Any]]:
-    """Some tiles in a worker, and the doctor's findings on their layers."""
-    examination = Examination([r for t in tiles for r in (t.x, t.y)], folder)
-    cache = Cache(budget, tiles, examination)
-    return [compute_tile(tile, cache, folder=folder) for tile in tiles], {k: v for k, v in examination.found.items() if v}
+def _compute_part(
+    job: Sequence[tuple[Tile, Path | None]], budget: int, folder: Path | None
+) -> tuple[list[Scored], dict[str, Any]]:
+    """Some tiles in a worker, each with its file, and the doctor's findings on their layers."""
+    examination = Examination([r for t, _ in job for r in (t.x, t.y)], folder)
+    cache = Cache(budget, [t for t, _ in job], examination)
+    return [compute_tile(t, cache, file=file) for t, file in job], {k: v for k, v in examination.found.items() if v}
 
 
 def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:

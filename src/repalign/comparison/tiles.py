@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from repalign import null as nulls
-from repalign.comparison.alignment import SCHEMA, TILE_SCHEMA, read_tile
+from repalign.comparison.alignment import TILE_SCHEMA, read_tile
 from repalign.comparison.doctor import examine
 from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
 FORMULAS = 5
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
-BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Examination:
         self.models = {r.key: r for r in models}
         self.paths = {} if folder is None else {key: folder / "findings" / f"{key}.json" for key in self.models}
         self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
-            key: kept(path, key) or {} for key, path in self.paths.items()
+            key: kept(path, key) or {} for key, path in self.paths.items() if path.is_file()
         }
 
     def read(self, r: Representation) -> Iterator[Given]:
@@ -237,46 +235,11 @@ class Cache:
         return sorted(range(len(tiles)), key=lambda i: (block_of[ends[i][1]], rank[ends[i][0]], rank[ends[i][1]]))
 
 
-# --- the rows of the table -----------------------------------------------------------------------
-
-
-def rows_of_tile(tile: Tile, judged: nulls.Judgement) -> pd.DataFrame:
-    """The row of the layer search, then one row per cell."""
-    found, preprocess = judged.found, tile.settings.preprocess
-    layers = [r.layers if preprocess is None else preprocess.layer_names(r.layers) for r in (tile.x, tile.y)]
-    names_x, names_y = (np.array([*names, None], dtype=object) for names in layers)
-    at = zip((found.layer_x, found.layer_y), np.indices(judged.cells.statistic.shape), strict=True)
-    i, j = (np.concatenate([[best], cells.ravel()]) for best, cells in at)
-    by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
-    is_max = np.arange(len(i)) == 0
-    columns: dict[str, Any] = {
-        "dataset": tile.x.dataset_name, "dataset_fingerprint": tile.x.dataset_fingerprint, "n": tile.x.n,
-        "model_x": tile.x.name, "layer_x": names_x[i],  # -1, no layer, is the None at the end
-        "index_x": i, "model_y": tile.y.name, "layer_y": names_y[j], "index_y": j,
-        "measure": repr(tile.measure), "scope": np.where(is_max, "max", "cell"),
-        "p_stepdown": np.concatenate([[np.nan], found.stepdown.ravel()]),
-        "null": by, "n_draws": np.where(np.isin(by, [nulls.Moments.name, BOUND]), 0, judged.n_draws),
-        "seed": tile.settings.null.seed, "search": np.where(is_max, np.array(str(judged.search), dtype=object), None),
-    }  # fmt: skip
-    for name in nulls.Calibration.__dataclass_fields__:
-        columns[name] = np.concatenate([np.ravel(getattr(found.calibration, name)), getattr(judged.cells, name).ravel()])
-    # In the columns and types of the schema; columns that are not given are null.
-    arrays = [
-        pa.repeat(pa.scalar(value, type=column.type), len(i))
-        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
-        else pa.array(value, type=column.type)
-        for column in SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas()
-
-
 # --- what is kept in a folder --------------------------------------------------------------------
 
 
 def kept(path: Path, key: str) -> Any:
     """Read what `keep` wrote under this key; None, with a warning in the log, if the file is damaged."""
-    if not path.is_file():
-        return None
     try:
         entry, has_seal = read_json(path)
     except DamagedError as error:
@@ -290,17 +253,10 @@ def keep(path: Path, key: str, value: Any) -> None:
     write_file(path, seal_json({"key": key, "value": value}, indent=None))
 
 
-def tile_path(folder: Path, tile: Tile) -> Path:
-    return folder / "tiles" / f"{tile.key}.parquet"
-
-
-def kept_tile(folder: Path, tile: Tile) -> Scored | None:
+def kept_tile(path: Path, key: str) -> Scored | None:
     """A finished tile of an earlier run; None, with a warning in the log if its file is damaged."""
-    path = tile_path(folder, tile)
-    if not path.is_file():
-        return None
     try:
-        return Scored(*read_tile(path, tile.key))
+        return Scored(*read_tile(path, key))
     except DamagedError as error:
         log.warning("%s %s; the tile is computed again", path, error.problem)
         return None

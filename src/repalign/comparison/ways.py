@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from repalign import null as nulls
-from repalign.comparison.alignment import write_tile
+from repalign.comparison.alignment import SCHEMA, write_tile
 from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
-from repalign.comparison.tiles import BOUND, Cache, Scored, Tile, rows_of_tile, tile_path
+from repalign.comparison.tiles import Cache, Scored, Tile
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import Group, parse_wanted
@@ -41,6 +42,8 @@ from repalign.text import Progress, duration, silent, size
 # 20,000 draws take longer than the neighbours, above 200,000 the neighbours of all rows take days.
 ABOVE = {"streamed": 8_192, "closed": 20_000, "anchored": 200_000}
 ANCHORS = 2_000
+KERNELS, FEATURE_SPACE = "dense", "feature space"  # the two methods of linear CKA
+BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
 
 
 class Way:
@@ -78,7 +81,7 @@ class Streamed(Way):
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
         plans = [plan(t.x.n, t.x.widths, t.y.widths, memory=0) for t in tiles]
-        return _streamed(sum(p.flops for p in plans), max(p.memory_bytes for p in plans), rate)
+        return Plan(FEATURE_SPACE, sum(p.flops for p in plans), max(p.memory_bytes for p in plans), rate).sentence
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:
         measure: Any = tile.measure
@@ -92,8 +95,7 @@ class Streamed(Way):
             return nulls.Calibration.of(score, mean, std, p, mean + std * math.sqrt(1 / level - 1), measure.s_max)
 
         # The largest of m scores of mean 0 and variance 1 has a mean of at most sqrt(m - 1), whatever their joint law.
-        by = np.full(score.shape, BOUND, dtype=object)
-        return _by_bounds(tile, at, lambda m: mean + std * math.sqrt(m - 1), by), {"method": found.method}
+        return _by_bounds(tile, at, lambda m: mean + std * math.sqrt(m - 1)), {"method": found.method}
 
 
 class Closed(Way):
@@ -166,10 +168,8 @@ class Anchored(Way):
             for b, f in zip(tile.y.layers, row, strict=True)
             if f.low == f.low
         ]
-        by = np.full(score.shape, BOUND, dtype=object)
         # No score is negative: the largest of m is at most their sum.
-        judged = _by_bounds(tile, at, lambda m: np.minimum(1.0, m * chance), by)
-        return judged, {"method": found[0][0].method, "intervals": ends}
+        return _by_bounds(tile, at, lambda m: np.minimum(1.0, m * chance)), {"method": found[0][0].method, "intervals": ends}
 
 
 DENSE = Way()
@@ -209,12 +209,13 @@ def check_memory(
 
 
 def _by_bounds(
-    tile: Tile, at: Callable[[float], nulls.Calibration], most: Callable[[int], np.ndarray], by: np.ndarray
+    tile: Tile, at: Callable[[float], nulls.Calibration], most: Callable[[int], np.ndarray], by: np.ndarray | None = None
 ) -> nulls.Judgement:
     """The cells of a tile and the search over them, where nothing is drawn.
 
     at(level) : what chance says of every cell, with its threshold at this level.
     most(m) : the most that the largest of m scores such as this cell's can be on average by chance.
+    by : what judged each cell, a bound if not given.
 
     p and threshold of the search over m cells come from its best cell at level alpha / m, which holds whatever the dependence.
     Its chance level is `most`, the chance level of the search as with draws, and not the lower one of the cell. z counts from
@@ -224,6 +225,7 @@ def _by_bounds(
     if search.aggregate != "max":
         raise RepalignError(f"the layer search {search} needs draws", expected="a maximum for streamed measures", got=str(search))
     cells = at(alpha)
+    by = np.full(cells.statistic.shape, BOUND, dtype=object) if by is None else by
     m, height = cells.statistic.size, cells.statistic if search.scale == "raw" or np.isnan(cells.z).all() else cells.z
     i, j, whole = -1, -1, nulls.Calibration.of(np.nan)
     if not np.isnan(height).all():
@@ -237,12 +239,40 @@ def _by_bounds(
     return nulls.Judgement(cells, by, found, search, str(by[i, j]), 0)
 
 
-def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent, folder: Path | None = None) -> Scored:
-    """Scores, draws and what follows for one tile, a pure function of the two representations; kept in the folder, if any."""
+def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent, file: Path | None = None) -> Scored:
+    """Scores, draws and what follows for one tile, a pure function of the two representations; kept in the file, if any.
+
+    The rows of the table are that of the layer search, then one per cell.
+    """
     judged, about = WAYS[tile.settings.way].judge(tile, Cache(default_memory()) if cache is None else cache, progress)
-    scored = Scored(rows_of_tile(tile, judged), judged.found.draws, about)
-    if folder is not None:
-        write_tile(scored.rows, scored.draws, tile_path(folder, tile), tile.key, about)
+    found, preprocess = judged.found, tile.settings.preprocess
+    layers = [r.layers if preprocess is None else preprocess.layer_names(r.layers) for r in (tile.x, tile.y)]
+    names_x, names_y = (np.array([*names, None], dtype=object) for names in layers)
+    at = zip((found.layer_x, found.layer_y), np.indices(judged.cells.statistic.shape), strict=True)
+    i, j = (np.concatenate([[best], cells.ravel()]) for best, cells in at)
+    by = np.concatenate([[judged.search_by], judged.cells_by.ravel()])
+    is_max = np.arange(len(i)) == 0
+    columns: dict[str, Any] = {
+        "dataset": tile.x.dataset_name, "dataset_fingerprint": tile.x.dataset_fingerprint, "n": tile.x.n,
+        "model_x": tile.x.name, "layer_x": names_x[i],  # -1, no layer, is the None at the end
+        "index_x": i, "model_y": tile.y.name, "layer_y": names_y[j], "index_y": j,
+        "measure": repr(tile.measure), "scope": np.where(is_max, "max", "cell"),
+        "p_stepdown": np.concatenate([[np.nan], found.stepdown.ravel()]),
+        "null": by, "n_draws": np.where(np.isin(by, [nulls.Moments.name, BOUND]), 0, judged.n_draws),
+        "seed": tile.settings.null.seed, "search": np.where(is_max, np.array(str(judged.search), dtype=object), None),
+    }  # fmt: skip
+    for name in nulls.Calibration.__dataclass_fields__:
+        columns[name] = np.concatenate([np.ravel(getattr(found.calibration, name)), getattr(judged.cells, name).ravel()])
+    # In the columns and types of the schema; columns that are not given are null.
+    arrays = [
+        pa.repeat(pa.scalar(value, type=column.type), len(i))
+        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
+        else pa.array(value, type=column.type)
+        for column in SCHEMA
+    ]
+    scored = Scored(pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas(), found.draws, about)
+    if file is not None:
+        write_tile(scored.rows, scored.draws, file, tile.key, about)
     return scored
 
 
@@ -274,7 +304,7 @@ def applicable(
     search : without, the studentised maximum, or the first that the null allows.
     Raises RepalignError where a measure that is named alone does not apply.
     """
-    how = str(nulls.Search.parse(search or (null.searches or ("studentised",))[0]))
+    how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
     if null.searches and how not in null.searches:
         expected = " or ".join(null.searches)
         raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
@@ -285,13 +315,11 @@ def applicable(
         measure.check_n(n, where)
         for kind, layer in kinds.items():
             measure.check_takes(kind, layer)
-        same = next((m for m in chosen.how if repr(m) == repr(measure) and m != measure), None)
-        if same is not None:
-            raise RepalignError(
-                f"two measures are called {measure!r}", expected="one name per measure: it is what the table says",
-                got=" and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same, measure)),
-                remedy="rename one of the classes",
-            )  # fmt: skip
+        same = [m for m in chosen.how if repr(m) == repr(measure) and m != measure]
+        if same:
+            got = " and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same[0], measure))
+            expected, remedy = "one name per measure: it is what the table says", "rename one of the classes"
+            raise RepalignError(f"two measures are called {measure!r}", expected=expected, got=got, remedy=remedy)
         way, used = way_of(measure, null, n, plain=plain, search=chosen.search)
         if way.states:
             check_memory(measure, n, memory)
@@ -382,8 +410,8 @@ def trial(measure: Measure, x: Given, y: Given, most: float) -> Cost:
     while True:
         size = min(size, n)
         try:
-            # A first call may have to load a library.
-            cost = min((_timed(measure, x[:size], y[:size]) for _ in range(2 if before is None else 1)), key=lambda c: c.both)
+            tries = 2 if before is None else 1  # a first call may have to load a library
+            cost = min((_timed(measure, x[:size], y[:size]) for _ in range(tries)), key=lambda c: c.both)
         except RepalignError:
             if size == n:
                 raise
@@ -408,23 +436,25 @@ def _timed(measure: Measure, x: Given, y: Given) -> Cost:
 
 # --- the cost of linear CKA, dense and streamed --------------------------------------------------
 
-KERNELS, FEATURE_SPACE = "dense", "feature space"
-
-
 @dataclass(frozen=True)
 class Plan:
     """How linear CKA of layers x layers is best computed, and its cost.
 
     method : "dense" (n x n kernels; `repalign.measures.CKA`) or "feature space" (`stream_cka_all`).
-    flops : multiply-adds of that method.
+    flops, rate : multiply-adds of that method, and of a second.
     memory_bytes : what it holds in addition to the features: the kernels, or the sums and three blocks of every layer.
-    sentence : all of this for a person.
     """
 
     method: str
     flops: float
     memory_bytes: int
-    sentence: str
+    rate: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """All of this for a person."""
+        held = "of n x n kernels" if self.method == KERNELS else "beside the features, whatever n"
+        return f"{self.method}: {_products(self.flops, self.rate, f'{size(self.memory_bytes)} {held}')}"
 
 
 def plan(
@@ -443,28 +473,21 @@ def plan(
     stream = n * (sum((b - a) * b for d in xs + ys for a, b in strips(d)) + float(sum(xs)) * sum(ys))
     stream_bytes = sums_bytes(xs, ys, itemsize) + BLOCKS * min(block, n) * sum(xs + ys) * itemsize
     if dense < stream and dense_bytes <= (default_memory() if memory is None else memory):
-        return Plan(KERNELS, dense, dense_bytes, f"{KERNELS}: {_products(dense, rate, f'{size(dense_bytes)} of n x n kernels')}")
-    return Plan(FEATURE_SPACE, stream, stream_bytes, _streamed(stream, stream_bytes, rate))
-
-
-def _streamed(flops: float, held: int, rate: float | None) -> str:
-    return f"{FEATURE_SPACE}: {_products(flops, rate, f'{size(held)} beside the features, whatever n')}"
+        return Plan(KERNELS, dense, dense_bytes, rate)
+    return Plan(FEATURE_SPACE, stream, stream_bytes, rate)
 
 
 def _products(count: float, rate: float | None, held: str = "") -> str:
     """A number of multiply-adds, what is held in memory for them, and how long they take."""
-    times = "" if rate is None else f"{_about(count / rate)} at {rate:.2g} multiply-adds a second"
-    return ", ".join(filter(None, (f"{count:.2g} multiply-adds", held, times)))
-
-
-def _about(seconds: float) -> str:
-    return duration(seconds) if seconds < 1 else f"about {duration(seconds)}"
+    parts = [f"{count:.2g} multiply-adds", *filter(None, [held])]
+    if rate is not None:
+        parts.append(f"{'about ' * (count >= rate)}{duration(count / rate)} at {rate:.2g} multiply-adds a second")
+    return ", ".join(parts)
 
 
 def matmul_rate(
-    device: str | torch.device = "cpu", *, rows: int = BLOCK, width: int = 768, seconds: float = 0.3,
-    dtype: torch.dtype = torch.float32,
-) -> float:  # fmt: skip
+    device: str | torch.device = "cpu", *, rows: int = BLOCK, width: int = 768, seconds: float = 0.3, dtype: Any = torch.float32
+) -> float:
     """Multiply-adds per second of products (width, rows) @ (rows, width), the best of `seconds` of trying."""
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     best, stop = float("inf"), time.perf_counter() + seconds
