@@ -6,12 +6,13 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from rich.markup import escape
@@ -63,20 +64,27 @@ OF_COMPETENCE = (
 
 
 def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None:
-    """Add a command. A parameter that is a class of options becomes an option for each of its fields.
+    """Add a command. What must be given is an argument, all else an option; a class of options has one for each of its fields.
 
-    Typer reads options off a signature, so the command is wrapped in a function that has all of them in its own.
+    The help of each stands in the docstring of the command, or of the class, unless several share it (`_options.py`). Typer
+    reads it off a signature, so a command with such a class is wrapped in a function that has all of them in its own.
     """
-    add = group.command(command.__name__.strip("_"), epilog=f"Example: {example}")
     signature = inspect.signature(command, eval_str=True)
     classes: dict[str, Any] = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
-    if not classes:
-        add(command)
-        return
-    parameters = []
-    for p in signature.parameters.values():
-        own = inspect.signature(classes[p.name], eval_str=True).parameters.values() if p.name in classes else [p]
-        parameters += [one.replace(kind=one.KEYWORD_ONLY) for one in own]
+    options: dict[Any, list[inspect.Parameter]] = {}
+    for source in (*classes.values(), command):
+        text, _, section = str(inspect.getdoc(source)).partition("\n\nParameters\n----------\n")
+        _, *told = re.split(r"^(\w+) : ", section, flags=re.M)
+        helps, options[source] = dict(zip(told[::2], told[1::2], strict=True)), []
+        for p in inspect.signature(source, eval_str=True).parameters.values():
+            if p.name in classes:
+                options[source] += options[p.annotation]
+                continue
+            kind, *given = get_args(p.annotation) if get_origin(p.annotation) is Annotated else (p.annotation,)
+            flag = [f"--{p.name}"] if kind is bool else []  # without its opposite
+            (info,) = given or [typer.Argument() if p.default is p.empty else typer.Option(*flag)]
+            info.help = info.help or " ".join(helps[p.name].split())
+            options[source].append(p.replace(kind=p.KEYWORD_ONLY, annotation=Annotated[kind, info]))
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
@@ -84,8 +92,9 @@ def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None
             given[name] = cls(**{f.name: given.pop(f.name) for f in fields(cls)})
         command(**given)
 
-    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    add(called)
+    shown: Any = called if classes else command
+    shown.__signature__ = signature.replace(parameters=options[command])
+    group.command(command.__name__.strip("_"), help=text, epilog=f"Example: {example}")(shown)
 
 
 for _group, _commands in ((app, COMMANDS), (competence, OF_COMPETENCE)):

@@ -19,34 +19,47 @@ if TYPE_CHECKING:
     from repalign.competence.bits import Bits
 
 def bits(
-    model: Annotated[str, typer.Argument(help="A causal language model, hf:org/name or hf:./folder.")],
-    corpus: Annotated[
-        str,
-        typer.Argument(help="Text: a table (.jsonl .csv .tsv .parquet), any other file in UTF-8, or hub:org/dataset."),
-    ],
-    column: Annotated[str | None, typer.Option(help="The column of a table or hub dataset; text by default.")] = None,
-    documents: Annotated[
-        str | None,
-        typer.Option(help="Documents of a text file: whole (the default), lines, or the text between, such as '<|endoftext|>'."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="The split of a hub dataset; train by default.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens seen at once; the model's limit, at most 2048, by default.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Tokens by which the window moves on; half the context by default.")] = None,
-    bos: Annotated[str, typer.Option(help="BOS before a document: tokenizer, always or never.")] = "tokenizer",
-    bos_in: Annotated[str, typer.Option(help="BOS in the first window of a document, or in every.")] = "first",
-    joined: Annotated[bool, typer.Option("--joined", help="Let context run across documents.")] = False,
-    first_token_bytes: Annotated[str, typer.Option(help="Bytes of a first token without BOS: count or leave_out.")] = "count",
-    max_tokens: Annotated[int | None, typer.Option(help="Stop after the document that reaches so many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows that run together.")] = 8,
-    dtype: Annotated[str, typer.Option(help="auto, stored (as the weights are), float32, bfloat16, float16, float64.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ..., or sharded (over all GPUs).")] = "auto",
-    on_unavailable: Annotated[
-        str, typer.Option(help="A gated or missing model: error, or skip (say so in a line and end well).")
-    ] = "error",
-    to: Annotated[Path | None, typer.Option("--out", help="Write the result here (JSON); a killed run goes on from it.")] = None,
+    model: str,
+    corpus: str,
+    column: str | None = None,
+    documents: str | None = None,
+    split: str | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: str = "tokenizer",
+    bos_in: str = "first",
+    joined: bool = False,
+    first_token_bytes: str = "count",
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_unavailable: str = "error",
+    to: Annotated[Path | None, typer.Option("--out")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bits per byte of a causal language model on a corpus, every token scored once in sliding windows."""
+    """Bits per byte of a causal language model on a corpus, every token scored once in sliding windows.
+
+    Parameters
+    ----------
+    model : A causal language model, hf:org/name or hf:./folder.
+    corpus : Text: a table (.jsonl .csv .tsv .parquet), any other file in UTF-8, or hub:org/dataset.
+    column : The column of a table or hub dataset; text by default.
+    documents : Documents of a text file: whole (the default), lines, or the text between, such as '<|endoftext|>'.
+    split : The split of a hub dataset; train by default.
+    context : Tokens seen at once; the model's limit, at most 2048, by default.
+    stride : Tokens by which the window moves on; half the context by default.
+    bos : BOS before a document: tokenizer, always or never.
+    bos_in : BOS in the first window of a document, or in every.
+    joined : Let context run across documents.
+    first_token_bytes : Bytes of a first token without BOS: count or leave_out.
+    max_tokens : Stop after the document that reaches so many tokens.
+    batch_size : Windows that run together.
+    dtype : auto, stored (as the weights are), float32, bfloat16, float16, float64.
+    device : auto, cpu, cuda, cuda:1, ..., or sharded (over all GPUs).
+    on_unavailable : A gated or missing model: error, or skip (say so in a line and end well).
+    to : Write the result here (JSON); a killed run goes on from it.
+    """
     from repalign.competence import BitsProtocol, bits_per_byte
     from repalign.sources import ModelEntry
     from repalign.sources.loop import ON_UNAVAILABLE, left_out
@@ -99,21 +112,36 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
 
 
 def probe(
-    store: Annotated[str, typer.Argument(help="A feature store.")],
-    labels: Annotated[Path, typer.Argument(help="A table with the columns id and label.")],
-    models: Annotated[list[str] | None, typer.Option("--model", help="A model; may be repeated; all by default.")] = None,
-    layers: Annotated[list[str] | None, typer.Option("--layer", help="A layer; may be repeated; all by default.")] = None,
-    kind: Annotated[str, typer.Option("--probe", help="linear, few-shot or knn.")] = "linear",
-    label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
-    k: Annotated[int, typer.Option(help="Neighbours of knn.")] = 20,
-    m: Annotated[int, typer.Option("-m", "--per-class", help="Training stimuli per class of few-shot.")] = 5,
-    test: Annotated[float, typer.Option(help="Share of held-out stimuli.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of the split, folds and draws.")] = 0,
+    store: str,
+    labels: Path,
+    models: Annotated[list[str] | None, typer.Option("--model")] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layer")] = None,
+    kind: Annotated[str, typer.Option("--probe")] = "linear",
+    label: str = "label",
+    k: int = 20,
+    m: Annotated[int, typer.Option("-m", "--per-class")] = 5,
+    test: float = 0.2,
+    seed: int = 0,
     dataset: OneDataset = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write all layers of all models here.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Probe every layer: how well labels are read off on held-out stimuli, beside the commonest class."""
+    """Probe every layer: how well labels are read off on held-out stimuli, beside the commonest class.
+
+    Parameters
+    ----------
+    store : A feature store.
+    labels : A table with the columns id and label.
+    models : A model; may be repeated; all by default.
+    layers : A layer; may be repeated; all by default.
+    kind : linear, few-shot or knn.
+    label : The column of labels.
+    k : Neighbours of knn.
+    m : Training stimuli per class of few-shot.
+    test : Share of held-out stimuli.
+    seed : Seed of the split, folds and draws.
+    csv : Write all layers of all models here.
+    """
     from repalign.competence import FewShotProbe, KNNProbe, LinearProbe, Split, best_layer, read_labels
     from repalign.competence import probe as run
 
@@ -143,17 +171,20 @@ def probe(
 
 
 def import_(
-    results: Annotated[Path, typer.Argument(help="A results folder.")],
-    file: Annotated[
-        Path, typer.Argument(help="Results of lm-evaluation-harness (.json or a folder), or a CSV with a column model.")
-    ],
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", help="A column of the CSV, COLUMN or COLUMN=SCORE; may be repeated; all by default."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores that the models have.")] = False,
+    results: Path,
+    file: Path,
+    columns: Annotated[list[str] | None, typer.Option("--column")] = None,
+    overwrite: bool = False,
 ) -> None:
-    """Give the models of a result scores that others measured, for its trends and its report."""
+    """Give the models of a result scores that others measured, for its trends and its report.
+
+    Parameters
+    ----------
+    results : A results folder.
+    file : Results of lm-evaluation-harness (.json or a folder), or a CSV with a column model.
+    columns : A column of the CSV, COLUMN or COLUMN=SCORE; may be repeated; all by default.
+    overwrite : Replace scores that the models have.
+    """
     from repalign.comparison.alignment import RUN_FILE, Alignment
     from repalign.competence import add_scores, read_lm_eval, read_scores
 

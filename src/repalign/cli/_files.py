@@ -26,9 +26,7 @@ def pair(
     measure: MeasureNames = None,
     *,
     how: Comparing,
-    interval: Annotated[
-        bool, typer.Option("--interval", help="Also the 95 % interval over stimuli at the best pair of layers.")
-    ] = False,
+    interval: bool = False,
     reader: Reader,
     as_json: AsJson = False,
 ) -> None:
@@ -40,6 +38,10 @@ def pair(
 
     At large n the cost is told first: linear CKA streams over the rows above 8,192 of them,
     mutual k-NN goes by exact tiles without draws above 20,000, and by 2,000 anchors above 200,000.
+
+    Parameters
+    ----------
+    interval : Also the 95 % interval over stimuli at the best pair of layers.
     """
     from repalign.comparison import in_memory
 
@@ -93,13 +95,11 @@ def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None
 
 
 def difference(
-    ref: Annotated[Path, typer.Argument(help="Features of the model that is asked about.")],
-    a: Annotated[Path, typer.Argument(help="Features of one candidate.")],
+    ref: Path,
+    a: Path,
     b: OtherFile,
     measure: MeasureNames = None,
-    layers: Annotated[
-        tuple[str, str, str] | None, typer.Option(help="A layer of each file, such as --layers layer.7 layer.11 features.")
-    ] = None,
+    layers: tuple[str, str, str] | None = None,
     groups: GroupsFile = None,
     seed: SeedNumber = 0,
     *,
@@ -110,6 +110,12 @@ def difference(
 
     Rows are joined on ids; without any in the three files, by row.
     With --groups, stimuli of one group leave the sample together.
+
+    Parameters
+    ----------
+    ref : Features of the model that is asked about.
+    a : Features of one candidate.
+    layers : A layer of each file, such as --layers layer.7 layer.11 features.
     """
     from repalign.comparison import default_measures
     from repalign.comparison.intervals import difference_interval
@@ -149,16 +155,12 @@ def difference(
 def curve(
     x: FeatureFile,
     y: OtherFile,
-    k: Annotated[int, typer.Option("--k", help="Neighbours in the first mode, for instance 10.")] = 10,
-    share: Annotated[
-        float | None, typer.Option(help="k / n in the second mode, for instance 0.01; by default as at the smallest n.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="Random orders of the stimuli, for instance 5.")] = 5,
-    layers: Annotated[
-        tuple[str, str] | None, typer.Option(help="A layer of each file, for instance --layers layer.7 features.")
-    ] = None,
+    k: int = 10,
+    share: float | None = None,
+    repeats: int = 5,
+    layers: tuple[str, str] | None = None,
     seed: SeedNumber = 0,
-    csv: Annotated[Path | None, typer.Option(help="Also write the table here, for instance curve.csv.")] = None,
+    csv: Path | None = None,
     *,
     reader: Reader,
 ) -> None:
@@ -166,6 +168,14 @@ def curve(
 
     With k fixed the score of the very same two spaces falls as n grows:
     scores at different n do not compare.
+
+    Parameters
+    ----------
+    k : Neighbours in the first mode, for instance 10.
+    share : k / n in the second mode, for instance 0.01; by default as at the smallest n.
+    repeats : Random orders of the stimuli, for instance 5.
+    layers : A layer of each file, for instance --layers layer.7 features.
+    csv : Also write the table here, for instance curve.csv.
     """
     from repalign.comparison import gallery_curve
 

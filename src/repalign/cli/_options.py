@@ -23,26 +23,13 @@ if TYPE_CHECKING:
 
 FeatureFile = Annotated[Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).")]
 OtherFile = Annotated[Path, typer.Argument(help="Features of the other.")]
-MeasureNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated."
-    ),
-]
-NullName = Annotated[
-    str | None,
-    typer.Option(
-        help="What chance is: auto (the default), permutation, cyclic or aristotelian (as published), "
-        "for instance --null cyclic."
-    ),
-]
-GroupsFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="A table (.csv .tsv .jsonl .parquet) with the columns id and group, for instance captions.csv: stimuli that belong "
-        "together. Files without ids have the ids 0, 1, 2, ..."
-    ),
-]
+MeasureNames = Annotated[list[str] | None, typer.Option(
+    "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated.",
+)]  # fmt: skip
+GroupsFile = Annotated[Path | None, typer.Option(
+    help="A table (.csv .tsv .jsonl .parquet) with the columns id and group, for instance captions.csv: stimuli that belong "
+    "together. Files without ids have the ids 0, 1, 2, ...",
+)]  # fmt: skip
 OneDataset = Annotated[str | None, typer.Option(help="Fingerprint (or its start) of the dataset, if the store has several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the rows of the result as JSON.")]
 
@@ -64,46 +51,31 @@ def size_in_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class Reader:
-    """What is said of the files that a command reads: once for all of them, or once for each in turn."""
+    """What is said of the files that a command reads: once for all of them, or once for each in turn.
 
-    id: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The column or array that names the rows, for instance --id image_id; once for all files, or once for each "
-            "in turn."
-        ),
-    ] = None
-    rows: Annotated[bool, typer.Option("--rows", help="Pair row i with row i, whatever ids the files have.")] = False
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The columns that are the features, by a pattern such as 'emb_*' or several 'a*,b*'; once, or once for each "
-            "file ('' says nothing of a file)."
-        ),
-    ] = None
-    vector: Annotated[
-        list[str] | None,
-        typer.Option(help="The list column or array that holds the features; once, or once for each file."),
-    ] = None
-    axes: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of three dimensions: nld for (n, layers, d) or lnd for (layers, n, d); once, or once for each file."
-        ),
-    ] = None
-    rdm: Annotated[
-        bool, typer.Option("--rdm", help="All files hold dissimilarities as such: (n, n), or (m, n, n) for m layers.")
-    ] = False
-    kernel: Annotated[
-        bool, typer.Option("--kernel", help="All files hold kernels (Gram matrices) as such, in these shapes.")
-    ] = False
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What each file holds, if they differ: rdm, kernel or features, once for each in turn, for instance "
-            "--kind rdm --kind features."
-        ),
-    ] = None
+    Parameters
+    ----------
+    id : The column or array that names the rows, for instance --id image_id; once for all files, or once for each in
+        turn.
+    rows : Pair row i with row i, whatever ids the files have.
+    features : The columns that are the features, by a pattern such as 'emb_*' or several 'a*,b*'; once, or once for each
+        file ('' says nothing of a file).
+    vector : The list column or array that holds the features; once, or once for each file.
+    axes : Of three dimensions: nld for (n, layers, d) or lnd for (layers, n, d); once, or once for each file.
+    rdm : All files hold dissimilarities as such: (n, n), or (m, n, n) for m layers.
+    kernel : All files hold kernels (Gram matrices) as such, in these shapes.
+    kind : What each file holds, if they differ: rdm, kernel or features, once for each in turn, for instance --kind rdm
+        --kind features.
+    """
+
+    id: list[str] | None = None
+    rows: bool = False
+    features: list[str] | None = None
+    vector: list[str] | None = None
+    axes: list[str] | None = None
+    rdm: bool = False
+    kernel: bool = False
+    kind: list[str] | None = None
 
     def read(self, *paths: Path) -> Joined:
         """Files of features with paired rows, by the one rule for all forms."""
@@ -147,44 +119,32 @@ class Reader:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What chance is, how layers are searched, and what a comparison may take."""
+    """What chance is, how layers are searched, and what a comparison may take.
 
-    null: NullName = None
-    draws: Annotated[
-        int | None, typer.Option(help="Number of random permutations, for instance 999; alone it means --null permutation.")
-    ] = None
-    relabellings: Annotated[
-        int | None, typer.Option(help="Exact draws of the cyclic null: this many times n or more, for instance 4.")
-    ] = None
+    Parameters
+    ----------
+    null : What chance is: auto (the default), permutation, cyclic or aristotelian (as published), for instance
+        --null cyclic.
+    draws : Number of random permutations, for instance 999; alone it means --null permutation.
+    relabellings : Exact draws of the cyclic null: this many times n or more, for instance 4.
+    shuffle : With --groups, what changes places: stimuli within their group (the default), or whole groups, for instance
+        --shuffle whole for several captions of one image.
+    search : How pairs of layers are searched, for instance 'studentised top-5', 'raw' or 'matching'; by default the
+        studentised maximum.
+    memory : Memory for prepared layers, for instance 4GiB or 500MB; a quarter of the machine's by default.
+    limit : Seconds that a measure of a family or of 'all' may take, for instance 120; 30 by default.
+    seed : Seed of the draws, for instance 7; 0 by default (aristotelian: the published one).
+    """
+
+    null: str | None = None
+    draws: int | None = None
+    relabellings: int | None = None
     groups: GroupsFile = None
-    shuffle: Annotated[
-        str | None,
-        typer.Option(
-            help="With --groups, what changes places: stimuli within their group (the default), or whole groups, "
-            "for instance --shuffle whole for several captions of one image."
-        ),
-    ] = None
-    search: Annotated[
-        str | None,
-        typer.Option(
-            help="How pairs of layers are searched, for instance 'studentised top-5', 'raw' or 'matching'; "
-            "by default the studentised maximum."
-        ),
-    ] = None
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=size_in_bytes, metavar="SIZE",
-            help="Memory for prepared layers, for instance 4GiB or 500MB; a quarter of the machine's by default.",
-        ),
-    ] = None  # fmt: skip
-    limit: Annotated[
-        float | None,
-        typer.Option(help="Seconds that a measure of a family or of 'all' may take, for instance 120; 30 by default."),
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the draws, for instance 7; 0 by default (aristotelian: the published one).")
-    ] = None
+    shuffle: str | None = None
+    search: str | None = None
+    memory: Annotated[int | None, typer.Option(parser=size_in_bytes, metavar="SIZE")] = None
+    limit: float | None = None
+    seed: int | None = None
 
     def grouped(self, ids: Sequence[str]) -> Groups | None:
         """The groups of the file, for stimuli of these ids."""

@@ -27,12 +27,16 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
 
 def run(
     study: StudyFile,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done and what it needs.")] = False,
-    mock: Annotated[
-        bool, typer.Option("--mock", help="Try it out: tiny stand-ins for the models and a generated dataset; no download.")
-    ] = False,
+    plan: bool = False,
+    mock: bool = False,
 ) -> None:
-    """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped."""
+    """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped.
+
+    Parameters
+    ----------
+    plan : Only say what would be done and what it needs.
+    mock : Try it out: tiny stand-ins for the models and a generated dataset; no download.
+    """
     from repalign.study import load_study
 
     loaded = load_study(study)
@@ -92,11 +96,18 @@ def extract(study: StudyFile) -> None:
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="A results folder.")],
-    to: Annotated[Path | None, typer.Option("--out", help="The HTML file; by default beside the table.")] = None,
-    static: Annotated[Path | None, typer.Option(help="Also write each figure as SVG and PNG into this folder.")] = None,
+    results: Path,
+    to: Annotated[Path | None, typer.Option("--out")] = None,
+    static: Path | None = None,
 ) -> None:
-    """Write the report of finished results: one HTML file that needs no network."""
+    """Write the report of finished results: one HTML file that needs no network.
+
+    Parameters
+    ----------
+    results : A results folder.
+    to : The HTML file; by default beside the table.
+    static : Also write each figure as SVG and PNG into this folder.
+    """
     from repalign.report import write_report
 
     path = write_report(results, to or results / "report.html", static=static)
@@ -106,9 +117,14 @@ def report(
 
 
 def demo(
-    to: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path("repalign-demo"),
+    to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo"),
 ) -> None:
-    """See it work: train small models on a toy world, compare them, write the report. No network, three minutes."""
+    """See it work: train small models on a toy world, compare them, write the report. No network, three minutes.
+
+    Parameters
+    ----------
+    to : The folder to write into.
+    """
     from repalign.study.demo import run_demo
 
     with bars() as progress:
@@ -123,16 +139,24 @@ def demo(
 
 
 def compare(
-    store: Annotated[str, typer.Argument(help="A feature store.")],
-    x: Annotated[list[str] | None, typer.Option(help="Models of one side, by name; all by default.")] = None,
-    y: Annotated[list[str] | None, typer.Option(help="Models of the other side.")] = None,
+    store: str,
+    x: list[str] | None = None,
+    y: list[str] | None = None,
     measure: MeasureNames = None,
     *,
     how: Comparing,
     dataset: OneDataset = None,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = Path("repalign-results"),
+    results: Path = Path("repalign-results"),
 ) -> None:
-    """Compare what is in a store: two sides, or all models with each other."""
+    """Compare what is in a store: two sides, or all models with each other.
+
+    Parameters
+    ----------
+    store : A feature store.
+    x : Models of one side, by name; all by default.
+    y : Models of the other side.
+    results : Where results go.
+    """
     from repalign.report import write_report
 
     models = stored(store, dataset)
@@ -185,10 +209,16 @@ def picked(models: list[Any], names: list[str] | None, store: str) -> list[Any]:
 
 
 def check(
-    folder: Annotated[str, typer.Argument(help="A feature store, a results folder, or a folder with these, such as runs.")],
-    shallow: Annotated[bool, typer.Option("--shallow", help="Of a store sizes and headers only, not every byte.")] = False,
+    folder: str,
+    shallow: bool = False,
 ) -> None:
-    """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure."""
+    """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure.
+
+    Parameters
+    ----------
+    folder : A feature store, a results folder, or a folder with these, such as runs.
+    shallow : Of a store sizes and headers only, not every byte.
+    """
     from repalign.comparison.check import check as check_folder
     from repalign.comparison.check import find
     from repalign.comparison.doctor import examine, summarise
@@ -223,8 +253,13 @@ def check(
 # --- what there is ---
 
 
-def measures(name: Annotated[str | None, typer.Argument(help="A measure to explain, or a family.")] = None) -> None:
-    """List the measures, all or of one family, or explain one."""
+def measures(name: Annotated[str | None, typer.Argument()] = None) -> None:
+    """List the measures, all or of one family, or explain one.
+
+    Parameters
+    ----------
+    name : A measure to explain, or a family.
+    """
     from repalign.measures import describe, is_group, known_measures, parse_measure
 
     if name is not None and not is_group(name):
@@ -262,8 +297,13 @@ def _facts(d: dict[str, Any]) -> list[str]:
     ]
 
 
-def models(name: Annotated[str | None, typer.Argument(help="A set or a model.")] = None) -> None:
-    """List the known models and sets; any other model is named by its spec, such as hf:org/name."""
+def models(name: Annotated[str | None, typer.Argument()] = None) -> None:
+    """List the known models and sets; any other model is named by its spec, such as hf:org/name.
+
+    Parameters
+    ----------
+    name : A set or a model.
+    """
     from repalign.models import find_model, known_models, model_set
     from repalign.sources import SOURCES
 
