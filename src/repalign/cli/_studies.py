@@ -48,8 +48,9 @@ def run(
             out.print(escape("\n".join(loaded.plan(progress).lines)))
             return
         outcome = loaded.run(progress=progress, on_plan=lambda plan: tell(plan.lines))
-    if list(outcome.alignments) == [""] and (len(outcome.alignment.measures) <= MANY_MEASURES or not outcome.drawn):
-        show(outcome.alignment)
+    only = outcome.alignments.get("")  # without variants
+    if only is not None and (len(only.measures) <= MANY_MEASURES or not outcome.drawn):
+        show(only)
     elif outcome.alignments:
         _show_variants(outcome.alignments)
     for figure in outcome.drawn:

@@ -75,7 +75,7 @@ class AlignmentStudy(Study):
         """
         given, own = self.config.store, self.folder / STORE
         if given is not None:
-            return given if "://" in given else str(self.place(given, STORE))
+            return given if "://" in given else str((self.base / Path(given).expanduser()).absolute())
         return str(own if own.is_dir() else self.runs / STORE)
 
     def results_of(self, variant: Variant) -> Path:

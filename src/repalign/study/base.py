@@ -112,14 +112,11 @@ class Study(ABC):
     report: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        base, config = self.path.parent, self.config
-        runs = (base / "runs").absolute()
-        vars(self).update(name=config.name, base=base, runs=runs, folder=runs / config.name)
-        vars(self).update(results=self.place(config.results, "results"), report=self.place(config.report, "report.html"))
-
-    def place(self, given: str | None, default: str) -> Path:
-        """A path of the file, or the default inside the study's folder."""
-        return self.folder / default if given is None else (self.base / Path(given).expanduser()).absolute()
+        base, own = self.path.parent, f"runs/{self.config.name}"
+        places = {"runs": "runs", "folder": own, "results": f"{own}/results", "report": f"{own}/report.html"}
+        places |= {what: given for what in ("results", "report") if (given := getattr(self.config, what)) is not None}
+        found = {what: (base / Path(place).expanduser()).absolute() for what, place in places.items()}
+        vars(self).update(name=self.config.name, base=base, **found)
 
     def show(
         self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path], page: Path, reports: Mapping[str, Path]

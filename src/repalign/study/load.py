@@ -284,11 +284,7 @@ def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Pat
 
 
 def entries(
-    given: Sequence[str | ModelConfig],
-    base: Path,
-    where: Where,
-    at: tuple[str, ...],
-    options: ModelOptions | None = None,
+    given: Sequence[str | ModelConfig], base: Path, where: Where, at: tuple[str, ...], options: ModelOptions | None = None
 ) -> tuple[ModelEntry, ...]:
     """A list of models as entries of the extraction; `options` are those of the whole side."""
     from repalign.sources import ModelEntry

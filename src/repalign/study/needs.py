@@ -267,14 +267,9 @@ def _image_seconds(entry: ModelEntry, dataset: Dataset) -> float:
 
 
 def comparing(
-    x: Sequence[Sequence[int]],
-    y: Sequence[Sequence[int]] | None,
-    n: int,
-    measures: Sequence[Measure | Group],
-    null: nulls.Null,
-    preprocess: Preprocess,
-    limit: float = comparison.LIMIT,
-) -> Comparing:
+    x: Sequence[Sequence[int]], y: Sequence[Sequence[int]] | None, n: int, measures: Sequence[Measure | Group],
+    null: nulls.Null, preprocess: Preprocess, limit: float = comparison.LIMIT,
+) -> Comparing:  # fmt: skip
     """What comparing takes of models whose layers have these widths; without y all models of x with one another.
 
     What is tried is what `compare` does, on random layers of the mean width; where the prepared models of one side do not fit

@@ -31,16 +31,14 @@ def read(path: Path) -> tuple[dict[str, Any], Where]:
     The file is bounded before anything is made of it: anchors can multiply a page of text to more than fits a memory.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RepalignError(
-                f"{path}: a study file of {path.stat().st_size:,} bytes", expected=f"{MOST_BYTES:,} at most",
-                remedy="keep long lists (ids, captions) in files of their own",
-            )  # fmt: skip
-        text = path.read_text("utf-8")
+        size = path.stat().st_size
+        text = path.read_text("utf-8") if size <= MOST_BYTES else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise RepalignError(
-            f"{path}: the study cannot be read", got=str(error), remedy="check the path; a study is a YAML file"
-        ) from error
+        remedy = "check the path; a study is a YAML file"
+        raise RepalignError(f"{path}: the study cannot be read", got=str(error), remedy=remedy) from error
+    if size > MOST_BYTES:
+        remedy = "keep long lists (ids, captions) in files of their own"
+        raise RepalignError(f"{path}: a study file of {size:,} bytes", expected=f"{MOST_BYTES:,} at most", remedy=remedy)
     lines: dict[Location, int] = {}
     try:
         loader = yaml.SafeLoader(text)
@@ -143,29 +141,25 @@ def _too_deep(path: Path, line: int) -> RepalignError:
 def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
     line = node.start_mark.line + 1
     lines.setdefault(location, line)
+    at = f"{path.name}, line {line}"
     if len(location) > DEEPEST:
         raise _too_deep(path, line)
     if len(lines) > MOST:
-        raise RepalignError(
-            f"{path.name}, line {line}: more than {MOST:,} fields and values, those that an anchor repeats counted each time",
-            remedy="keep long lists in files of their own, and see that anchors (&name) do not multiply",
-        )
+        what = f"more than {MOST:,} fields and values, those that an anchor repeats counted each time"
+        remedy = "keep long lists in files of their own, and see that anchors (&name) do not multiply"
+        raise RepalignError(f"{at}: {what}", remedy=remedy)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            at, inner = f"{path.name}, line {key.start_mark.line + 1}", (*location, key.value)
             if not isinstance(key, yaml.ScalarNode):
-                raise RepalignError(
-                    f"{path.name}, line {key.start_mark.line + 1}: the name of a field is no text",
-                    expected="name: value", got="a list or a mapping in the place of a name",
-                )  # fmt: skip
+                got = "a list or a mapping in the place of a name"
+                raise RepalignError(f"{at}: the name of a field is no text", expected="name: value", got=got)
             if key.value == "null":
                 key.tag = "tag:yaml.org,2002:str"  # `null:` is a field of a study, not YAML's nothing
             _walk(key, location, lines, path)
-            inner = (*location, key.value)
             if inner in lines:
-                raise RepalignError(
-                    f"{path.name}, line {key.start_mark.line + 1}: {dotted(inner)} stands twice",
-                    got=f"first on line {lines[inner]}", remedy="remove one of them",
-                )  # fmt: skip
+                first = f"first on line {lines[inner]}"
+                raise RepalignError(f"{at}: {dotted(inner)} stands twice", got=first, remedy="remove one of them")
             lines[inner] = key.start_mark.line + 1
             _walk(value, inner, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -173,7 +167,5 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int], path:
             _walk(value, (*location, i), lines, path)
     # No name, path or caption holds NUL or half a surrogate pair.
     elif odd := next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
-        raise RepalignError(
-            f"{path.name}, line {line}, {dotted(location)}: a character that no text has",
-            got=f"{odd!r} in {node.value[:60]!r}", remedy="remove it",
-        )  # fmt: skip
+        got = f"{odd!r} in {node.value[:60]!r}"
+        raise RepalignError(f"{at}, {dotted(location)}: a character that no text has", got=got, remedy="remove it")

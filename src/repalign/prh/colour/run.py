@@ -15,18 +15,9 @@ from repalign.comparison.alignment import csv_text, from_csv_cell
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.files import FILES, check_files, file_sha256, read_json, seal_json, write_file
+from repalign.prh.colour import spaces
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
-from repalign.prh.colour.spaces import (
-    ColourSpace,
-    align,
-    mds,
-    perceptual_space,
-    pixel_space,
-    score,
-    score_layout,
-    spelling_space,
-    word_space,
-)  # fmt: skip
+from repalign.prh.colour.spaces import ColourSpace
 from repalign.sources import ModelEntry
 from repalign.text import Progress, silent
 
@@ -121,16 +112,17 @@ def run_colour(
     folder = Path(folder)
     named_colours(words)  # an unknown word is told before any work
     photos = read_photos(dataset, options.size, column, progress=progress)
-    pixels = pixel_space(photos, options.model_copy(update={"palette": "grid"}), progress=progress)
-    by_word = pixel_space(photos, options.model_copy(update={"palette": "words"}), words, name="pixels by word", progress=progress)
-    speaking = [word_space(m, words, options, folder, progress=progress, **extraction) for m in models]
-    speaking.append(spelling_space(words))
+    grid, worded = (options.model_copy(update={"palette": palette}) for palette in ("grid", "words"))
+    pixels = spaces.pixel_space(photos, grid, progress=progress)
+    by_word = spaces.pixel_space(photos, worded, words, name="pixels by word", progress=progress)
+    speaking = [spaces.word_space(m, words, options, folder, progress=progress, **extraction) for m in models]
+    speaking.append(spaces.spelling_space(words))
 
-    rows = score(pixels, perceptual_space(pixels), options, options.k)
+    rows = spaces.score(pixels, spaces.perceptual_space(pixels), options, options.k)
     for space in (by_word, *speaking):
-        rows += score(space, perceptual_space(space), options, options.k_words)
+        rows += spaces.score(space, spaces.perceptual_space(space), options, options.k_words)
     for space in speaking:
-        rows += score(by_word, space, options, options.k_words)
+        rows += spaces.score(by_word, space, options, options.k_words)
     layouts, fitted = [], {}
     for space in (pixels, by_word, *speaking):
         laid, fitted[space.name], judged = _laid_out(space, options, progress)
@@ -154,16 +146,16 @@ def _laid_out(
     space: ColourSpace, options: ColourOptions, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
     """A row per colour, facts of the fit, and its score."""
-    perception = perceptual_space(space)
-    found = mds(space.distances[space.layout_layer], options, progress=progress)
-    moved, disparity = align(found.points, space.lab)
+    perception = spaces.perceptual_space(space)
+    found = spaces.mds(space.distances[space.layout_layer], options, progress=progress)
+    moved, disparity = spaces.align(found.points, space.lab)
     numbers = np.hstack([space.rgb, space.lab, moved])
     rows = [
         {"space": space.name, "id": i, **{f"{c}_{kind}": float(v) for (c, kind), v in zip(_KINDS, row, strict=True)}}
         for i, row in zip(space.ids, numbers, strict=True)
     ]
     facts = {"layer": space.layout_layer, "fits": found.fits, "stress": found.stress, "disparity": disparity}
-    return rows, facts, score_layout(found.points, space, perception, options)
+    return rows, facts, spaces.score_layout(found.points, space, perception, options)
 
 
 # Columns of a layout: sRGB, CIELAB, and the place in the layout in the unit of CIELAB.
@@ -177,8 +169,8 @@ def _controls(
     for done, (radius, shuffle) in enumerate(controls):
         progress("controls", done, len(controls))
         changed = options.model_copy(update={"palette": "grid", "radius": radius, "shuffle": shuffle})
-        space = pixel_space(photos, changed)
-        judged = score(space, perceptual_space(space), changed, changed.k)
+        space = spaces.pixel_space(photos, changed)
+        judged = spaces.score(space, spaces.perceptual_space(space), changed, changed.k)
         facts = {k: space.facts[k] for k in ("share_of_pairs_never_seen", "negative_share")}
         rows += [{"radius": radius, "shuffle": shuffle, **facts, **row} for row in judged]
     progress("controls", len(controls), len(controls))

@@ -16,18 +16,8 @@ from repalign.files import write_file
 from repalign.layers import RDM, as_features
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
 from repalign.null import Permutations
-from repalign.prh.colour.colours import (
-    ColourOptions,
-    cielab,
-    count_pairs,
-    dissimilarity,
-    grid_palette,
-    kernel_of,
-    named_colours,
-    negative_share,
-    shuffled,
-    word_palette,
-)  # fmt: skip
+from repalign.prh.colour import colours
+from repalign.prh.colour.colours import ColourOptions
 from repalign.sources import ModelEntry, extract
 from repalign.text import Progress, silent
 
@@ -59,7 +49,7 @@ class ColourSpace:
     @property
     def lab(self) -> np.ndarray:
         """CIELAB coordinates (n, 3)."""
-        return cielab(self.rgb)
+        return colours.cielab(self.rgb)
 
     def subset(self, ids: Sequence[str]) -> ColourSpace:
         """The colours of these ids, in this order."""
@@ -79,13 +69,13 @@ def pixel_space(
 
     `photos` are uint8 arrays (h, w, 3), as `read_photos` gives them; `words` the palette where `options.palette` is "words".
     """  # fmt: skip
-    photos = shuffled(photos, options.shuffle, options.seed)
+    photos = colours.shuffled(photos, options.shuffle, options.seed)
     if options.palette == "grid":
-        palette = grid_palette(photos, options.levels, options.bin_colour)
+        palette = colours.grid_palette(photos, options.levels, options.bin_colour)
     else:
-        palette = word_palette(photos, words, named_colours(words))
-    counts = count_pairs(palette, options, progress=progress)
-    kept, kernel = kernel_of(counts, options)
+        palette = colours.word_palette(photos, words, colours.named_colours(words))
+    counts = colours.count_pairs(palette, options, progress=progress)
+    kept, kernel = colours.kernel_of(counts, options)
     inner = counts[np.ix_(kept, kept)]
     off = ~np.eye(len(kept), dtype=bool)
     facts = {
@@ -94,9 +84,9 @@ def pixel_space(
         "colours": len(kept),
         "share_of_pixels_kept": float(counts[kept].sum() / counts.sum()),
         "share_of_pairs_never_seen": float((inner[off] == 0).mean()),
-        "negative_share": negative_share(kernel),
+        "negative_share": colours.negative_share(kernel),
     }
-    distances = {"pmi": dissimilarity(kernel, options.largest)}
+    distances = {"pmi": colours.dissimilarity(kernel, options.largest)}
     return ColourSpace(name, tuple(palette.ids[i] for i in kept), palette.rgb[kept], distances, "pmi", facts)
 
 
@@ -113,7 +103,7 @@ def word_space(
     entry = ModelEntry(model) if isinstance(model, str) else model
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rgb = named_colours(words)
+    rgb = colours.named_colours(words)
     lines = [json.dumps({"id": w, "sentences": [t.format(w) for t in options.templates]}) for w in words]
     write_file(folder / "colour_words.jsonl", "\n".join(lines) + "\n")
     dataset = Dataset.from_table(folder / "colour_words.jsonl", id="id", text="sentences", name="colour words")
@@ -162,7 +152,7 @@ def spelling_space(words: Sequence[str], n: int = 2) -> ColourSpace:
         for i, row in enumerate(runs):
             for run in row:
                 layers[f"runs of {length}"][i, known[run]] += 1
-    return vector_space("spelling", words, named_colours(words), layers)
+    return vector_space("spelling", words, colours.named_colours(words), layers)
 
 
 def perceptual_space(like: ColourSpace) -> ColourSpace:
