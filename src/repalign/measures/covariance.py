@@ -16,8 +16,8 @@ from repalign.measures.measure import (
     ISOMETRIES_AND_SCALE,
     Bilinear,
     DenseRelation,
+    Distance,
     Features,
-    Measure,
     Relation,
     as_epsilon,
     as_number,
@@ -31,7 +31,7 @@ from repalign.measures.subspace import ANY_LINEAR_MAP, projection
 
 
 @dataclass(frozen=True)
-class GULP(Bilinear):
+class GULP(Distance, Bilinear):
     """GULP distance, squared: how differently ridge regressions from two layers can predict, over all targets.
 
     With centred X at Frobenius norm sqrt(n), S_X = X^T X / n, and A_X = X (S_X + ridge I)^-1 X^T / n, which takes any
@@ -60,8 +60,6 @@ class GULP(Bilinear):
     family: ClassVar[str] = "covariance"
     cost: ClassVar[str] = "n d min(n, d) + n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("gulp",)
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -125,7 +123,7 @@ def as_shrinkage(name: str, value: Any) -> float:
 
 
 @dataclass(frozen=True)
-class RiemannianDistance(Measure):
+class RiemannianDistance(Distance):
     """Affine-invariant Riemannian distance between the shrunk kernels of two layers.
 
     s = |log(K'^(-1/2) L' K'^(-1/2))|_F = sqrt(sum_i log^2 lambda_i), lambda_i the generalised eigenvalues of (L', K'),
@@ -155,8 +153,6 @@ class RiemannianDistance(Measure):
     family: ClassVar[str] = "covariance"
     cost: ClassVar[str] = "n d min(n, d) per layer with d > n, m^2 (n + m) per pair with m = min(n, d1 + d2)"
     aliases: ClassVar[tuple[str, ...]] = ("riemannian_distance", "riemannian")
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Tensor) -> Features:

@@ -22,19 +22,17 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import as_features, check_paired
-from repalign.measures.measure import Features, Measure, State, check_flag, parameter
+from repalign.measures.measure import Distance, Features, State, check_flag, parameter
 from repalign.measures.numerics.precision import widen
 
 
 @dataclass(frozen=True)
-class _Distributions(Measure):
+class _Distributions(Distance):
     """A distance of distributions over shared labels."""
 
     family: ClassVar[str] = "distribution"
     cost: ClassVar[str] = "n d per layer, n d per pair"
-    closer_is_higher: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     smallest_n: ClassVar[int] = 1
     unchanged_by: ClassVar[frozenset[str]] = frozenset({"row_shift"})
 

@@ -19,6 +19,7 @@ from repalign.errors import choose
 from repalign.measures.measure import (
     ISOMETRIES_AND_SCALE,
     Batched,
+    Distance,
     Features,
     Measure,
     as_count,
@@ -91,7 +92,7 @@ class LinearRegression(Measure):
 
 
 @dataclass(frozen=True)
-class DirectStitching(Batched):
+class DirectStitching(Distance, Batched):
     """Direct stitching: what the best affine map of X leaves of Y, on rows that it was not fitted to.
 
     s = sum over held-out rows |T(x_i) - y_i|^2 / sum |y_i - mean y|^2, T the least-squares map with an offset, fitted to
@@ -128,8 +129,6 @@ class DirectStitching(Batched):
     cost: ClassVar[str] = "n d per layer, folds (n d min(n, d) + n d^2) per pair"
     aliases: ClassVar[tuple[str, ...]] = ("direct_stitching", "stitching")
     symmetric: ClassVar[bool] = False
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     @property

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from repalign.measures.registry import MeasureFacts
 
 __all__ = [
-    "SCRATCH_BYTES", "Batched", "Bilinear", "DenseRelation", "Features", "GraphRelation", "Local", "Measure",
+    "SCRATCH_BYTES", "Batched", "Bilinear", "DenseRelation", "Distance", "Features", "GraphRelation", "Local", "Measure",
     "Neighbors", "Relation", "SquareState", "State", "Summary", "as_count", "as_features", "as_layer", "as_number", "check_flag",
     "check_paired", "parameter",
 ]  # fmt: skip
@@ -486,6 +486,13 @@ class Measure(ABC):
         for layer, name in ((x, "x"), (y, "y")):
             self.check_n(len(layer), name)
         return x, y
+
+
+class Distance(Measure):
+    """A measure that is 0 for what it takes for the same; without an upper bound, unless its class has one."""
+
+    closer_is_higher: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
 
 class Batched(Measure):

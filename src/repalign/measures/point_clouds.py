@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import Features, Measure, Summary, as_count, as_seed, parameter
+from repalign.measures.measure import Distance, Features, Summary, as_count, as_seed, parameter
 from repalign.measures.numerics.precision import blocks, centred, full_precision, widen
 
 # Squared distances below this share of their terms have lost digits to cancellation and are computed again.
@@ -18,14 +18,12 @@ _CANCELLATION = 1e-6
 
 
 @dataclass(frozen=True)
-class _Cloud(Measure):
+class _Cloud(Distance):
     """A distance between two clouds."""
 
     family: ClassVar[str] = "statistics"
-    closer_is_higher: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     equal_widths: ClassVar[bool] = True
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     smallest_n: ClassVar[int] = 1
 
 

@@ -34,10 +34,10 @@ from repalign.measures.numerics.distances import (
     WITH_UNIT,
     average_ranks,
     centred_relation,
+    dense_ranks,
     dissimilarities,
     square,
     stored,
-    tied_groups,
     upper,
 )
 from repalign.measures.numerics.precision import double_centre
@@ -198,13 +198,14 @@ class RSAKendall(_OfDissimilarities):
         if rdm is None:
             return SquareState(torch.zeros(len(x), len(x), dtype=torch.int32, device=x.device), 0.0)
         values = upper(rdm.matrix)
-        groups = tied_groups(values)
-        sizes = groups.sizes().astype(float)
+        ranks = dense_ranks(values)
+        sizes = np.bincount(ranks).astype(float)
         tied = (sizes * (sizes - 1)).sum() / (len(values) * (len(values) - 1))
-        return SquareState(square(groups.labels(), rdm.matrix), float(1 - tied))
+        return SquareState(square(ranks, rdm.matrix), float(1 - tied))
 
     def compare(self, a: SquareState, b: SquareState) -> float:
         from scipy.stats import kendalltau
+
         if a.norm == 0 or b.norm == 0:
             return math.nan
         found: Any = kendalltau(upper(a.matrix), upper(b.matrix), method="asymptotic")
@@ -266,9 +267,6 @@ class RSMNormDifference(_OfDissimilarities):
         if self.norm == "frobenius":
             return float(torch.linalg.vector_norm(difference))
         return float(torch.linalg.eigvalsh(difference).abs().max())
-
-
-_RDM = tuple(DISSIMILARITIES)
 
 
 def geo_topological_transform(

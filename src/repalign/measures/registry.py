@@ -278,6 +278,8 @@ def parameters(cls: MeasureClass) -> dict[str, Any]:
 def describe(cls: MeasureClass) -> dict[str, Any]:
     """The facts of a measure class for a listing, as plain data."""
     measure = cls()
+    rows = "the same stimuli, row by row" if cls.paired else "no common rows"
+    null = "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations"
     return {
         "name": cls.__name__,
         "family": cls.family,
@@ -287,23 +289,11 @@ def describe(cls: MeasureClass) -> dict[str, Any]:
         "symmetric": cls.symmetric,
         "invariances": sorted(measure.invariances),
         "direction": "higher is closer" if cls.closer_is_higher else "lower is closer",
-        "needs": _needs(cls),
+        "needs": f"{rows}, in one space (equal widths)" if cls.equal_widths else rows,
         "takes": sorted(measure.accepts),
         "cost": cls.cost,
         "bilinear": issubclass(cls, Bilinear),
-        "null": _null(cls),
+        "null": null if cls.paired else "none (unpaired)",
         "parameters": parameters(cls),
         "doc": inspect.cleandoc(cls.__doc__ or ""),
     }
-
-
-def _null(cls: MeasureClass) -> str:
-    if not cls.paired:
-        return "none (unpaired)"
-    return "closed-form moments; cyclic group" if issubclass(cls, Bilinear) else "random permutations"
-
-
-def _needs(cls: MeasureClass) -> str:
-    """The rows and widths that two arrays must have in common."""
-    rows = "the same stimuli, row by row" if cls.paired else "no common rows"
-    return f"{rows}, in one space (equal widths)" if cls.equal_widths else rows

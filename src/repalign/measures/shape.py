@@ -16,8 +16,8 @@ from repalign.errors import choose
 from repalign.measures.measure import (
     ISOMETRIES,
     ISOMETRIES_AND_SCALE,
+    Distance,
     Features,
-    Measure,
     as_share,
     check_flag,
     parameter,
@@ -36,12 +36,10 @@ class Shape(Features):
     width: int = 0  # d, of the features before they were rotated into r <= min(n, d) columns
 
 
-class _OfShapes(Measure):
+class _OfShapes(Distance):
     """A distance, or a similarity, by the shortest chord between two shapes on the unit sphere."""
 
     family: ClassVar[str] = "shape"
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     cost: ClassVar[str] = "n d min(n, d) per layer with d > n, n d^2 per pair"
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
     center: bool = True

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_RDM, RDM, Given, as_features
-from repalign.measures.measure import ISOMETRIES_AND_SCALE, Measure, Summary, as_number, check_flag, parameter
+from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Summary, as_number, check_flag, parameter
 from repalign.measures.numerics.precision import (
     blocks,
     centred,
@@ -101,13 +101,11 @@ def two_nn_dimension(x: Any, discard: float = 0.1) -> float:
 
 
 @dataclass(frozen=True)
-class _Difference(Measure):
+class _Difference(Distance):
     """|s(x) - s(y)| of a summary s of one array."""
 
     family: ClassVar[str] = "statistics"
-    closer_is_higher: ClassVar[bool] = False
     paired: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     @abstractmethod
     def statistic(self, x: Any) -> float:

@@ -17,6 +17,7 @@ from repalign.measures.measure import (
     Batched,
     Bilinear,
     DenseRelation,
+    Distance,
     Features,
     Measure,
     Relation,
@@ -136,7 +137,7 @@ class SVCCA(_OfComponents, Batched):
 
 
 @dataclass(frozen=True)
-class GrassmannDistance(_OfComponents):
+class GrassmannDistance(Distance, _OfComponents):
     """Distance on the Grassmannian: how far the leading subspaces of two layers are turned against each other.
 
     With theta_i the principal angles between the spans of the leading principal components, cos theta_i the singular
@@ -171,8 +172,6 @@ class GrassmannDistance(_OfComponents):
 
     cost: ClassVar[str] = "n d min(n, d) per layer, n c^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("grassmann_distance", "grassmann")
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     @property
     def range(self) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from repalign.errors import RepalignError, choose, require
 from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
 from repalign.measures.measure import (
     ISOMETRIES_AND_SCALE,
+    Distance,
     Features,
     Local,
     Measure,
@@ -90,12 +91,10 @@ _NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
-class _Topological(Measure):
+class _Topological(Distance):
     """A distance without an upper bound."""
 
     family: ClassVar[str] = "topology"
-    closer_is_higher: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 

@@ -72,39 +72,20 @@ def by_differences(features: Tensor, metric: Literal["sqeuclidean", "cityblock"]
     return torch.from_numpy(squareform(pdist(features.cpu().numpy(), metric))).to(features.device)
 
 
-class TiedGroups(NamedTuple):
-    """Numbers (N,) in ascending order, in groups of tied ones."""
-
-    order: np.ndarray  # (N,) where the numbers stand
-    starts: np.ndarray  # (g,) where in the order each group starts
-
-    def sizes(self) -> np.ndarray:
-        """How many numbers there are in each group."""
-        return np.diff(self.starts, append=len(self.order))
-
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """One value (g,) per group, given to each of its numbers (N,)."""
-        out = np.empty(len(self.order), dtype=values.dtype)
-        out[self.order] = np.repeat(values, self.sizes())
-        return out
-
-    def labels(self) -> np.ndarray:
-        """The number of its group, for every number: ranks without gaps."""
-        return self.spread(np.arange(len(self.starts), dtype=np.int32))
-
-
-def tied_groups(values: np.ndarray) -> TiedGroups:
-    """Non-negative values (N,) in order; neighbours that rounding cannot tell apart share a group."""
+def dense_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 on without gaps, (N,) int32, of non-negative values; those that rounding cannot tell apart share theirs."""
     order = np.argsort(values)
     ordered = values[order]
-    new = np.diff(ordered) > TIED * ordered[1:]
-    return TiedGroups(order, np.concatenate([[0], np.flatnonzero(new) + 1]))
+    out = np.zeros(len(values), dtype=np.int32)
+    out[order[1:]] = np.cumsum(np.diff(ordered) > TIED * ordered[1:])
+    return out
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks 1..N of non-negative values (N,), tied ones sharing their average."""
-    groups = tied_groups(values)
-    return groups.spread(groups.starts + (groups.sizes() + 1) / 2)
+    ranks = dense_ranks(values)
+    sizes = np.bincount(ranks)
+    return (np.cumsum(sizes) - (sizes - 1) / 2)[ranks]
 
 
 class Dissimilarities(NamedTuple):
