@@ -83,6 +83,9 @@ def _tensor_fault(x: Tensor) -> tuple[str, str, str]:
 
 FEATURES = "features"
 
+# What numbers are computed in; those that are not named here, such as whole ones, in float64.
+COMPUTED_IN = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float32)
+
 # The forms that a measure may say it takes, in addition to features alone.
 FEATURES_OR_RDM = frozenset({FEATURES, "rdm"})
 FEATURES_OR_KERNEL = frozenset({FEATURES, "kernel"})
@@ -104,7 +107,11 @@ class Pairwise(ABC):
     def __init__(self, array: Any, names: Iterable[str] | None = None, *, where: str | None = None) -> None:
         """Check an array at the border; `where` is what errors call it."""
         where = where or type(self).__name__
-        x = _numbers(array, where)
+        if isinstance(array, Pairwise):
+            expected = "an array (n, n) or (m, n, n)"
+            raise RepalignError(f"{where}: given twice", expected=expected, got=repr(array), remedy="give it as it is")
+        x = as_tensor(array, where)
+        x = x.to(COMPUTED_IN.get(x.dtype, torch.float64))
         if x.ndim not in (2, 3) or x.shape[-1] != x.shape[-2] or 0 in x.shape:
             raise _not_square(tuple(x.shape), where, type(self).__name__)
         given = None if names is None else tuple(map(str, np.atleast_1d(np.asarray(names)).tolist()))
@@ -346,7 +353,7 @@ def as_features(x: Any, name: str = "x") -> Tensor:
             expected="two dimensions (n, d): one row per stimulus, one column per feature", got=f"shape {tuple(x.shape)}",
             remedy="pool or flatten each stimulus to one vector (repalign.aggregate); for one feature use shape (n, 1)",
         )  # fmt: skip
-    x = _floating(x)
+    x = x.to(COMPUTED_IN.get(x.dtype, torch.float64))
     # NaN and infinity survive a sum; a sum that is not finite is looked at entry by entry.
     finite = torch.isfinite(x.sum(dim=1))
     if not bool(finite.all()) and not bool((finite := torch.isfinite(x).all(dim=1)).all()):
@@ -357,13 +364,6 @@ def as_features(x: Any, name: str = "x") -> Tensor:
             remedy="look for overflow in half precision, or leave these stimuli out of the dataset",
         )  # fmt: skip
     return x.contiguous()
-
-
-def _floating(x: Tensor) -> Tensor:
-    """float32 for half precision, float64 for whole numbers; else as it is."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return x.to(torch.float32)
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float64)
 
 
 def check_paired(n_x: int, n_y: int, name_x: str = "x", name_y: str = "y") -> None:
@@ -393,13 +393,6 @@ def refuse_unmarked_rdm(x: Tensor, name: str) -> None:
 def said(kind: str) -> str:
     """A kind of layer in words."""
     return {"rdm": "an RDM", "kernel": "a Kernel"}.get(kind, kind)
-
-
-def _numbers(array: Any, where: str) -> Tensor:
-    if isinstance(array, Pairwise):
-        expected = "an array (n, n) or (m, n, n)"
-        raise RepalignError(f"{where}: given twice", expected=expected, got=repr(array), remedy="give it as it is")
-    return _floating(as_tensor(array, where))
 
 
 def _not_square(shape: tuple[int, ...], where: str, name: str) -> RepalignError:

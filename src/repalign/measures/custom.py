@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, choose
+from repalign.layers import ASYMMETRY
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, Estimated
 from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
 from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
-
-_ASYMMETRY = 1e-5  # of the largest entry
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,13 @@ class NeighborOverlap(Local, Bilinear):
 
 
 def _square(measure: KernelAlignment, kernel: Tensor, n: int) -> Tensor:
-    def refuse(got: str) -> RepalignError:
-        return RepalignError(
-            f"{type(measure).__name__}.kernel: no kernel", expected=f"a symmetric, finite ({n}, {n}) matrix", got=got
-        )
-
     if kernel.shape != (n, n):
-        raise refuse(f"shape {tuple(kernel.shape)}")
-    if not bool(torch.isfinite(kernel).all()):
-        raise refuse("NaN or infinite values")
-    apart = float((kernel - kernel.T).abs().max())
-    if apart > _ASYMMETRY * float(kernel.abs().max()):
-        raise refuse(f"K_ij and K_ji that differ by {apart:.1e}")
-    return (kernel + kernel.T) / 2
+        got = f"shape {tuple(kernel.shape)}"
+    elif not bool(torch.isfinite(kernel).all()):
+        got = "NaN or infinite values"
+    elif (apart := float((kernel - kernel.T).abs().max())) > ASYMMETRY * float(kernel.abs().max()):
+        got = f"K_ij and K_ji that differ by {apart:.1e}"
+    else:
+        return (kernel + kernel.T) / 2
+    expected = f"a symmetric, finite ({n}, {n}) matrix"
+    raise RepalignError(f"{type(measure).__name__}.kernel: no kernel", expected=expected, got=got)

@@ -268,13 +268,17 @@ def optional(name: str, value: Any, check: Callable[..., Any], *known: Any) -> A
     return None if value is None else check(name, value, *known)
 
 
+def _whole(value: Any) -> int:
+    """A whole number of any integer type as an int; -1 for everything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
 def as_count(name: str, value: Any) -> int:
     """A whole number >= 1, of any integer type, as an int."""
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
+    if (count := _whole(value)) < 1:
         raise RepalignError(f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value))
     return count
 
@@ -305,11 +309,7 @@ def as_folds(name: str, value: Any) -> int:
 
 def as_seed(name: str, value: Any) -> int:
     """A whole number in [0, 2^32), of any integer type, as an int."""
-    try:
-        seed = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        seed = -1
-    if not 0 <= seed < 2**32:
+    if not 0 <= (seed := _whole(value)) < 2**32:
         raise RepalignError(f"{name} is not a whole number", expected=f"0 <= {name} < 2**32", got=repr(value))
     return seed
 

@@ -14,46 +14,19 @@ from dataclasses import fields
 from typing import Any
 
 from repalign.errors import choose
-from repalign.null.calibration import (
-    TIE_TOLERANCE,
-    Calibration,
-    adjusted,
-    benjamini_hochberg,
-    benjamini_yekutieli,
-    calibrate,
-    calibrate_by_moments,
-    holm,
-    max_t,
-    multiplicity_warning,
-    pvalue,
-    snap_ties,
-    step_down,
-    threshold,
-)
+from repalign.null.calibration import *  # noqa: F403  (p-values, thresholds, many scores at once)
+from repalign.null.calibration import __all__ as _calibration
 from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
 from repalign.null.moments import CYCLIC_MIN_N, MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Auto, Law, Moments, bound, trusted
-from repalign.null.null import (
-    AGGREGATES,
-    ONE_SIDE,
-    SCALES,
-    Found,
-    Judgement,
-    Null,
-    Prepared,
-    Search,
-    Streams,
-    Unpaired,
-    search_layers,
-)
+from repalign.null.null import *  # noqa: F403  (a null, and the search over layers)
+from repalign.null.null import Null, Unpaired
+from repalign.null.null import __all__ as _null
 from repalign.null.permutation import Aristotelian, Permutations, permuted_scores, published
 
 __all__ = [
-    "AGGREGATES", "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "ONE_SIDE",
-    "SCALES", "SHUFFLES", "TIE_TOLERANCE", "Calibration", "Found", "Groups", "Judgement", "Law",
-    "Moments", "Null", "Prepared", "Search", "Streams", "Unpaired", "adjusted", "benjamini_hochberg",
-    "benjamini_yekutieli", "bound", "calibrate", "calibrate_by_moments", "holm", "make_null", "max_t", "multiplicity_warning",
-    "permuted_scores", "published", "pvalue", "search_layers", "snap_ties", "step_down", "threshold", "trusted",
+    "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "SHUFFLES", "Groups", "Law", "Moments", "bound",
+    "make_null", "permuted_scores", "published", "trusted", *_calibration, *_null,
 ]  # fmt: skip
 
 # The nulls that are chosen by name. A new one is a class and its place here; help, report and tests follow.

@@ -16,6 +16,11 @@ import numpy as np
 from repalign.errors import RepalignError
 from repalign.measures.measure import Measure
 
+__all__ = [
+    "TIE_TOLERANCE", "Calibration", "adjusted", "benjamini_hochberg", "benjamini_yekutieli", "calibrate", "calibrate_by_moments",
+    "holm", "max_t", "multiplicity_warning", "pvalue", "snap_ties", "step_down", "threshold",
+]  # fmt: skip
+
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
 TIE_TOLERANCE = 1e-6

@@ -81,7 +81,7 @@ class Cyclic(Null):
             for h in units(n, self.relabellings)
         ]
         small = (replace(s, matrix=s.matrix.new_empty(n, 0)) if isinstance(s, DenseRelation) else s for s in states)
-        return Prepared(tuple(small), spectra, sum(s.nbytes for s in spectra))
+        return Prepared(small, spectra, sum(s.nbytes for s in spectra))
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.scored(measure, a, b, streams)[1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,6 +24,10 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, snap_ties, step_down
 from repalign.null.groups import Groups
+
+__all__ = [
+    "AGGREGATES", "ONE_SIDE", "SCALES", "Found", "Judgement", "Null", "Prepared", "Search", "Streams", "Unpaired", "search_layers",
+]  # fmt: skip
 
 SCALES = ("studentised", "raw")
 AGGREGATES = ("max", "mean", "top-k", "rows", "columns", "matching")
@@ -194,21 +198,12 @@ ONE_SIDE: Streams = (0, 1)
 Scored = tuple[np.ndarray, np.ndarray]  # closeness of all cells (la, lb), and its draws (K, la, lb)
 
 
-@dataclass(frozen=True, eq=False)
 class Prepared:
     """The states of all layers of one model, or the facts about them that a score needs, and what a null keeps."""
 
-    states: tuple[State, ...]
-    extra: Any = None
-    extra_bytes: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(s.nbytes for s in self.states) + self.extra_bytes
-
-    @property
-    def n(self) -> int:
-        return self.states[0].n
+    def __init__(self, states: Iterable[State], extra: Any = None, extra_bytes: int = 0) -> None:
+        self.states, self.extra, self.extra_bytes = tuple(states), extra, extra_bytes
+        self.n, self.nbytes = self.states[0].n, sum(s.nbytes for s in self.states) + extra_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +245,7 @@ class Null(ABC):
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:  # noqa: ARG002
         """Once per model: whatever makes drawing cheap."""
-        return Prepared(tuple(states))
+        return Prepared(states)
 
     @abstractmethod
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:

@@ -126,16 +126,15 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
 
 def unit_rows(x: Tensor) -> Tensor:
     """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
-    out: Tensor | None = None
+    out = torch.empty(x.shape, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
     for block in blocks(len(x), 8 * x.shape[1], _WIDE_BYTES):
         rows = _own(x[block])
         if x.dtype == torch.float64:  # squares of anything narrower stay in the range of float64
             rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         rows.div_(torch.where(norm > 0, norm, 1.0))
-        out = rows.new_empty(x.shape) if out is None else out
         out[block] = rows
-    return _own(x) if out is None else out
+    return out
 
 
 def unit_resolution(d: int, dtype: torch.dtype) -> float:
