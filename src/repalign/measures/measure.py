@@ -181,9 +181,12 @@ class GraphRelation(Neighbors, Relation):
 
     symmetric: bool = False
 
-    def dense(self) -> Tensor:
-        # Zeros and ones, and sums of products of them below 2^24, are exact in float32.
-        return _scatter(self, slice(0, self.n), torch.float32 if self.values is None else self.values.dtype)
+    def dense(self, block: slice = slice(None), dtype: torch.dtype | None = None) -> Tensor:
+        """A, or a block of its rows; zeros and ones, and sums of products of them below 2^24, are exact in float32."""
+        indices = self.indices[block]
+        dtype = dtype or (torch.float32 if self.values is None else self.values.dtype)
+        entries = torch.ones_like(indices, dtype=dtype) if self.values is None else self.values[block].to(dtype)
+        return entries.new_zeros(len(indices), self.n).scatter_(1, indices, entries)
 
 
 def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
@@ -216,7 +219,7 @@ def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tens
         weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
         ends = np.cumsum([s.k for s in b]).tolist()
         for row, state in enumerate(a):
-            hits = _scatter(state, block, dtype).gather(1, targets)
+            hits = state.dense(block, dtype).gather(1, targets)
             if weights is not None:
                 hits = hits * weights
             per_column = hits.sum(dim=0, dtype=torch.float64 if weights is not None else torch.int64)
@@ -243,13 +246,6 @@ def _values(state: GraphRelation, block: slice) -> Tensor:
     if state.values is None:
         return torch.ones_like(state.indices[block], dtype=torch.float64)
     return state.values[block].to(torch.float64)
-
-
-def _scatter(state: GraphRelation, block: slice, dtype: torch.dtype) -> Tensor:
-    indices = state.indices[block]
-    out = torch.zeros(len(indices), state.n, dtype=dtype, device=indices.device)
-    ones = torch.ones_like(indices, dtype=dtype) if state.values is None else state.values[block].to(dtype)
-    return out.scatter_(1, indices, ones)
 
 
 # --- parameters --------------------------------------------------------------------------------

@@ -44,10 +44,12 @@ class _NeighborLists(Searching, Local):
     similarity: str = parameter("cosine", choose, SIMILARITIES)
     center: bool = parameter(False, check_flag)
 
-    def prepare(self, x: Given) -> Neighbors:
+    state: ClassVar[type[Neighbors]] = Neighbors  # what the lists are kept as
+
+    def prepare(self, x: Given) -> Any:
         """Neighbour lists (n, k), with a norm of 0 for a constant representation, which has none."""
         embedded = embed(x, self.similarity, self.center)
-        return Neighbors(nearest(embedded, self.n_neighbors), norm=0.0 if embedded.is_constant else 1.0)
+        return self.state(nearest(embedded, self.n_neighbors), norm=0.0 if embedded.is_constant else 1.0)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,7 @@ class MutualKNN(_NeighborLists, Bilinear):
     cost: ClassVar[str] = "n^2 d per layer, n k per pair"
     aliases: ClassVar[tuple[str, ...]] = ("mutual_knn", "mknn", "knn")
     dense: ClassVar[bool] = False
-
-    def prepare(self, x: Given) -> GraphRelation:
-        found = super().prepare(x)
-        return GraphRelation(found.indices, norm=found.norm)
+    state: ClassVar[type[Neighbors]] = GraphRelation
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         return super().scale(inner, a, b) / (a[0].n * self.k)

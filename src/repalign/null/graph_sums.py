@@ -75,12 +75,11 @@ class Stored(ABC):
 
     def power(self, edges: Edges) -> Any:
         """Entry by entry A^forth times (A')^back."""
-        forth, back = edges
-        if forth == 0:
-            return self.power((back, 0)).T
         if edges not in self.powers:
+            forth, back = edges
             one, other = ((forth, 0), (0, back)) if back else ((forth - 1, 0), FORTH)
-            self.powers[edges] = self.power(one) * self.power(other)
+            found = self.power(one) * self.power(other) if forth else self.power((back, 0)).T
+            self.powers[edges] = found if isinstance(found, Tensor) else found.tocsr()
         return self.powers[edges]
 
     @abstractmethod
@@ -210,12 +209,6 @@ class Sparse(Stored):
     def merged(self, edges: Edges) -> Edges:
         return (min(edges[0], 1), min(edges[1], 1)) if self.plain else edges
 
-    def power(self, edges: Edges) -> Any:
-        edges = self.merged(edges)
-        if edges not in self.powers:
-            self.powers[edges] = super().power(edges).tocsr()
-        return self.powers[edges]
-
     def rows(self, edges: Edges) -> np.ndarray:
         edges = self.merged(edges)
         if edges not in self.sums:
@@ -223,7 +216,7 @@ class Sparse(Stored):
         return self.sums[edges]
 
     def times(self, edges: Edges, vectors: list[np.ndarray]) -> Iterable[np.ndarray]:
-        return np.ascontiguousarray((self.power(edges) @ np.stack(vectors, axis=1)).T)
+        return np.ascontiguousarray((self.power(self.merged(edges)) @ np.stack(vectors, axis=1)).T)
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
         """By blocks of rows; products have n k^2 terms, hubs or not."""
