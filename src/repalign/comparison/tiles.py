@@ -172,44 +172,40 @@ class Cache:
         self.nbytes = 0  # of all that is held
         self.per_layer = 0.0  # bytes, of the models seen so far
 
-    def get(self, representation: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
-        """The states of all layers of a model, and what the null keeps of them."""
-        key, n_layers = representation.key, len(representation.layers)
-        if key not in self.entries:
+    def get(self, r: Representation, measure: Measure, settings: Settings) -> nulls.Prepared:
+        """The states of all layers of a model, and what the null keeps of them.
+
+        A model is prepared for all jobs at once, layer by layer: one layer's features are in memory at a time. What its layers
+        share, a clipping threshold or their concatenation, needs them all at once.
+        """
+        if r.key not in self.entries:
             # The partner of a model in its tile stays, whatever it weighs.
-            while len(self.entries) > 1 and self.nbytes + n_layers * self.per_layer > self.budget:
+            while len(self.entries) > 1 and self.nbytes + len(r.layers) * self.per_layer > self.budget:
                 self.nbytes -= sum(p.nbytes for p in self.entries.popitem(last=False)[1].values())
-        entry = self.entries.setdefault(key, {})
-        self.entries.move_to_end(key)
+        entry = self.entries.setdefault(r.key, {})
+        self.entries.move_to_end(r.key)
         job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), len(self.jobs))
         if job == len(self.jobs):
             self.jobs.append((measure, settings))
-        if job not in entry:
-            alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
-            new = self._prepare(representation, [i for i, same in enumerate(alike) if same and i not in entry])
-            entry.update(new)
-            self.nbytes += sum(p.nbytes for p in new.values())
-            self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, n_layers))
-        return entry[job]
-
-    def _prepare(self, r: Representation, jobs: Sequence[int]) -> dict[int, nulls.Prepared]:
-        """States of every layer for every job, layer by layer: one layer's features are in memory at a time.
-
-        What a representation's layers share, a clipping threshold or their concatenation, needs them all at once.
-        """
-        how = self.jobs[jobs[0]][1]
-        layers: Iterable[Any] = (x.to(how.device) for x in self.examination.read(r))
-        if how.preprocess is not None:
-            layers = how.preprocess(dict(zip(r.layers, layers, strict=True))).values()
-        states: dict[int, list[State]] = {job: [] for job in jobs}
+        if job in entry:
+            return entry[job]
+        alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
+        states: dict[int, list[State]] = {i: [] for i, same in enumerate(alike) if same and i not in entry}
+        layers: Iterable[Any] = (x.to(settings.device) for x in self.examination.read(r))
+        if settings.preprocess is not None:
+            layers = settings.preprocess(dict(zip(r.layers, layers, strict=True))).values()
         for x in layers:
             self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
             with sharing(x):
-                for job in jobs:
-                    states[job].append(self.jobs[job][0].prepare(x))
+                for i, of_job in states.items():
+                    of_job.append(self.jobs[i][0].prepare(x))
             self.done += 1
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
-        return {job: self.jobs[job][1].null.prepare(self.jobs[job][0], states[job]) for job in jobs}
+        new = {i: self.jobs[i][1].null.prepare(self.jobs[i][0], of_job) for i, of_job in states.items()}
+        entry.update(new)
+        self.nbytes += sum(p.nbytes for p in new.values())
+        self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, len(r.layers)))
+        return entry[job]
 
     def order(self, tiles: Sequence[Tile]) -> list[int]:
         """Which tile after which, so that models are prepared as rarely as the memory allows.

@@ -313,12 +313,6 @@ def _by_pattern(table: Table, reading: Reading) -> dict[str, list[Block]]:
 def _choose_ids(table: Table, reading: Reading, chosen: Sequence[Block]) -> tuple[tuple[str, ...] | None, str, list[Block]]:
     """The ids, their origin in words, and the blocks that hold them; None if nothing is called an id."""
 
-    def texts(block: Block) -> tuple[str, ...]:
-        if len(block.shape) != 1:
-            problem = f"{table.what}: {block.label} cannot name the rows"
-            raise RepalignError(problem, expected="one value per row", got=f"shape {block.shape}")
-        return as_texts(block.values(), table.what, block.name, block.dtype)
-
     if reading.rows:
         return None, "rows by position, as asked", []
     if isinstance(reading.id, str):
@@ -332,7 +326,11 @@ def _choose_ids(table: Table, reading: Reading, chosen: Sequence[Block]) -> tupl
             found = [b for b in found if distinct(b.values())] or found
     if not found:
         return None, "", []
-    read = [texts(b) for b in found]
+    for b in found:
+        if len(b.shape) != 1:
+            problem = f"{table.what}: {b.label} cannot name the rows"
+            raise RepalignError(problem, expected="one value per row", got=f"shape {b.shape}")
+    read = [as_texts(b.values(), table.what, b.name, b.dtype) for b in found]
     if any(r != read[0] for r in read):
         raise RepalignError(
             f"{table.what}: several things could be its ids, and they differ", expected="one that names the rows",
@@ -352,7 +350,8 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
     for name, part in parts.items():
         first = part[0]
         if first.is_scalars:
-            layers[name] = torch.stack([_floating(b.load()) for b in part], dim=1)
+            columns = [b.load() for b in part]
+            layers[name] = torch.stack([x if x.is_floating_point() else x.to(torch.float64) for x in columns], dim=1)
             names = [b.name for b in part]
             ends = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
             words.append(f"features: {len(part)} columns {ends}")
@@ -366,14 +365,14 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
             more = f", {len(inner)} layers" if len(inner) > 1 else ""
             words.append(f"{said(kind_of(next(iter(inner.values()))))}: {alone}{more}")
         elif isinstance(x, list):
-            layers |= {f"layer.{i}": _floating(layer) for i, layer in enumerate(x)}
+            layers |= {f"layer.{i}": layer for i, layer in enumerate(x)}
         elif x.ndim == 3:
             axes = axes_of(table, first, reading, n_ids)
-            stack = _floating(x).unbind(1 if axes == "nld" else 0)
+            stack = x.unbind(1 if axes == "nld" else 0)
             layers |= {f"layer.{i}": layer for i, layer in enumerate(stack)}
             words.append(f"{first.label} read as {AXES[axes]}: {len(stack)} layers")
         else:
-            layers[name] = _floating(x)
+            layers[name] = x
     chosen = [b for part in parts.values() for b in part]
     if not words:
         alone = chosen[0].label if table.form != "array" else f"{chosen[0].dtype} {chosen[0].shown}"
@@ -384,21 +383,17 @@ def _load(table: Table, parts: Mapping[str, list[Block]], reading: Reading, n_id
             where = f"{table.what}, layer {name}"
             if x.ndim != 2 or 0 in x.shape:
                 raise RepalignError(
-                    f"{where}: not (n, d)", expected="two dimensions, one row per stimulus",
-                    got=f"shape {tuple(x.shape)}",
+                    f"{where}: not (n, d)", expected="two dimensions, one row per stimulus", got=f"shape {tuple(x.shape)}",
                     remedy="pool or flatten each stimulus to one vector; for one feature use shape (n, 1)",
                 )
+            if not x.is_floating_point():  # features by the caller's word
+                x = layers[name] = x.to(torch.float64)
+            elif x.element_size() == 1:
+                x = layers[name] = x.to(torch.float32)
             if not sure and x.shape[0] == x.shape[1]:
                 block = chosen[0].name if len(chosen) == 1 else name
                 _refuse_unmarked(x, where if len(layers) > 1 else table.what, block)
     return layers, "; ".join(words)
-
-
-def _floating(x: Tensor) -> Tensor:
-    """Numbers as floats: whole ones that are features by the caller's word in float64, those of eight bits in float32."""
-    if x.is_floating_point():
-        return x if x.element_size() > 1 else x.to(torch.float32)
-    return x.to(torch.float64)
 
 
 def _pairs(x: Any, part: Sequence[Block], kind: str | None, where: str, name: str, alone: bool) -> dict[str, Pairwise]:
