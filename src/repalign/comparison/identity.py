@@ -126,6 +126,7 @@ def _parts(value: Any, depth: int) -> tuple[Iterable[object], Iterable[object]]:
     held: Mapping[str, object] = {}  # parts with names, which are said too
     unwrap = next((how for type_, how in _UNWRAP.items() if isinstance(value, type_)), None)
     wrapped = inspect.getattr_static(value, "__wrapped__", None) if callable(value) and not isinstance(value, type) else None
+    inner = unwrap(value) if unwrap is not None else None if wrapped is None else [wrapped]  # functools.cache and its like
     if kind in (list, tuple):
         words, parts = [kind.__name__, len(value)], value
     elif isinstance(value, (set, frozenset)):  # their order changes from process to process
@@ -147,16 +148,13 @@ def _parts(value: Any, depth: int) -> tuple[Iterable[object], Iterable[object]]:
     elif isinstance(value, re.Pattern):
         words = ["pattern", value.pattern, value.flags]
     elif isinstance(value, CodeType):
-        words = ["code", value.co_code, value.co_exceptiontable, value.co_flags]
-        words += [value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount]
-        words += [*value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars]
+        words = ["code", value.co_code, value.co_exceptiontable, value.co_flags, value.co_argcount, value.co_posonlyargcount]
+        words += [value.co_kwonlyargcount, *value.co_names, *value.co_varnames, *value.co_freevars, *value.co_cellvars]
         parts = value.co_consts
     elif isinstance(value, ModuleType):
         words, parts, held = _module_parts(value)
-    elif unwrap is not None:
-        parts = unwrap(value)
-    elif wrapped is not None:  # functools.cache and its like
-        parts = [wrapped]
+    elif inner is not None:
+        parts = inner
     elif isinstance(value, type) and (named := _named(value)) is not None:
         words = named
     elif isinstance(value, type):
@@ -169,8 +167,8 @@ def _parts(value: Any, depth: int) -> tuple[Iterable[object], Iterable[object]]:
         declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
         slots = {s for own in declared for s in ([own] if isinstance(own, str) else own)} - {"__dict__", "__weakref__"}
         held = {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
-        remembered = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
-        held = {name: held[name] for name in held if name not in remembered}
+        once = functools.cached_property
+        held = {name: inner for name, inner in held.items() if not isinstance(inspect.getattr_static(kind, name, None), once)}
     return words, [*parts, *(part for name in sorted(held) for part in (_Word(name), held[name]))]
 
 
