@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -61,13 +61,13 @@ def check(url: str | os.PathLike[str], deep: bool = True, progress: Progress = s
     return problems
 
 
-def _stranger(files: Files, name: str) -> list[Problem]:
+def _stranger(files: Files, name: str) -> Iterator[Problem]:
     """A file that does not belong in a store, unless somebody is writing it now."""
+    path = f"{files.root}/{name}"
     if not TEMPORARY.match(name.rpartition("/")[2]):
-        return [Problem(f"{files.root}/{name}", "does not belong in a feature store", FOREIGN)]
-    if not files.is_abandoned(name):
-        return []
-    return [Problem(f"{files.root}/{name}", "is a half-written file of a run that was cut off", "delete it")]
+        yield Problem(path, "does not belong in a feature store", FOREIGN)
+    elif files.is_abandoned(name):
+        yield Problem(path, "is a half-written file of a run that was cut off", "delete it")
 
 
 class _Folder:
@@ -78,76 +78,68 @@ class _Folder:
         self.heads: dict[str, fmt.Head] = {}
         self.broken: set[str] = set()
 
-    def problems(self) -> list[Problem]:
-        found: list[Problem] = []
+    def problems(self) -> Iterator[Problem]:
         for name in self.files.listing(self.folder):
             if fmt.PART.match(name):
-                found += self._part(name)
+                try:
+                    self.heads[name] = (fmt.verify if self.deep else fmt.read_head)(self.files, f"{self.folder}/{name}")
+                    yield from self._place(name, self.heads[name].header)
+                except (fmt.BrokenError, RepalignError) as error:
+                    self.broken.add(name)
+                    yield self._problem(name, str(error), f"delete it and {MISSING_AGAIN}")
                 self.step()
             elif name != fmt.MANIFEST:
-                found += _stranger(self.files, f"{self.folder}/{name}")
+                yield from _stranger(self.files, f"{self.folder}/{name}")
         try:
             manifest = fmt.read_manifest(self.files, self.folder)
         except RepalignError as error:
-            why, *details = str(error).splitlines()
             if error.__cause__ is None:  # a newer format, with a remedy of its own
-                why, remedy = "is of another format", details[-1].removeprefix("  do: ")
+                remedy = str(error).splitlines()[-1].removeprefix("  do: ")
+                yield self._problem(fmt.MANIFEST, "is of another format", remedy)
             else:
-                why, remedy = f"is not a manifest: {error.__cause__}", fmt.AGAIN
-            return [*found, self._problem(fmt.MANIFEST, why, remedy)]
-        return found + (self._unfinished() if manifest is None else self._manifest(manifest))
-
-    def _problem(self, name: str, problem: str, remedy: str) -> Problem:
-        return Problem(f"{self.files.root}/{self.folder}/{name}".rstrip("/"), problem, remedy)
-
-    def _part(self, name: str) -> list[Problem]:
-        full = f"{self.folder}/{name}"
-        try:
-            self.heads[name] = (fmt.verify if self.deep else fmt.read_head)(self.files, full)
-        except (fmt.BrokenError, RepalignError) as error:
-            self.broken.add(name)
-            return [self._problem(name, str(error), f"delete it and {MISSING_AGAIN}")]
-        return self._place(name, self.heads[name].header)
-
-    def _place(self, name: str, file: Mapping[str, Any]) -> list[Problem]:
-        """A file states its extraction, and so its folder."""
-        _, *stated = fmt.identity_of(file).values()
-        home = fmt.identify(*stated)[1]
-        if home == self.folder:
-            return []
-        return [self._problem(name, f"is of another extraction: it belongs in {home}", FOREIGN)]
-
-    def _unfinished(self) -> list[Problem]:
+                yield self._problem(fmt.MANIFEST, f"is not a manifest: {error.__cause__}", fmt.AGAIN)
+            return
+        if manifest is not None:
+            yield from self._manifest(manifest)
+            return
         state, heads = "no part is whole", [h.header for h in self.heads.values()]
         if heads:
             state = f"{sum(h['rows'][1] - h['rows'][0] for h in heads)} of {heads[0]['n']} rows are there"
         remedy = "run the extraction again: it resumes; or delete the folder"
-        return [self._problem("", f"is not complete: there is no {fmt.MANIFEST}, {state}", remedy)]
+        yield self._problem("", f"is not complete: there is no {fmt.MANIFEST}, {state}", remedy)
+
+    def _problem(self, name: str, problem: str, remedy: str) -> Problem:
+        return Problem(f"{self.files.root}/{self.folder}/{name}".rstrip("/"), problem, remedy)
+
+    def _place(self, name: str, file: Mapping[str, Any]) -> Iterator[Problem]:
+        """A file states its extraction, and so its folder."""
+        _, *stated = fmt.identity_of(file).values()
+        home = fmt.identify(*stated)[1]
+        if home != self.folder:
+            yield self._problem(name, f"is of another extraction: it belongs in {home}", FOREIGN)
 
     def _manifest(self, manifest: fmt.Manifest) -> list[Problem]:
-        found = self._place(fmt.MANIFEST, manifest.data)
-        for part in manifest.data["parts"]:
-            found += self._listed(manifest.data, part)
-        names = [part["file"] for part in manifest.data["parts"]]
+        data = manifest.data
+        found = [*self._place(fmt.MANIFEST, data), *(problem for part in data["parts"] for problem in self._listed(data, part))]
+        names = [part["file"] for part in data["parts"]]
         found += [self._problem(name, "is not in the manifest", FOREIGN) for name in self.heads if name not in names]
         if manifest.flaw is not None:
             found.append(self._problem(fmt.MANIFEST, str(manifest.flaw), fmt.AGAIN))
-        if not found and manifest.data["format"] != fmt.MANIFEST_FORMAT:
+        if not found and data["format"] != fmt.MANIFEST_FORMAT:
             found.append(self._problem(fmt.MANIFEST, "has no seal: a repalign before it knew seals wrote it", SEAL_IT))
         return found
 
-    def _listed(self, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> list[Problem]:
+    def _listed(self, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Problem]:
         """A part against what the manifest says of it."""
         name = part["file"]
-        if name in self.broken:
-            return []
         if name not in self.heads:
-            return [self._problem(name, "is missing, but the manifest lists it", MISSING_AGAIN)]
+            if name not in self.broken:
+                yield self._problem(name, "is missing, but the manifest lists it", MISSING_AGAIN)
+            return
         found = fmt.disagreement(manifest, part, self.heads[name])
         if found is None and self.deep:
             found = fmt.difference(part["sha256"], self.heads[name].file_sha256, "sha256")
-        if found is None:
-            return []
-        where, here, there = found
-        what = f"does not agree with {name}: {where} is {fmt.shown(here)} here and {fmt.shown(there)} in the part"
-        return [self._problem(fmt.MANIFEST, what, fmt.AGAIN)]
+        if found is not None:
+            where, here, there = found
+            what = f"does not agree with {name}: {where} is {fmt.shown(here)} here and {fmt.shown(there)} in the part"
+            yield self._problem(fmt.MANIFEST, what, fmt.AGAIN)
