@@ -98,7 +98,7 @@ class RowsRepresentation(Representation):
         self.layers, self.widths, self.kinds = base.layers, base.widths, base.kinds
         self.ids, self.n, self.dataset_name, self.dataset_fingerprint = ids, len(ids), dataset_name, dataset_fingerprint
 
-    @property
+    @cached_property
     def key(self) -> str:
         return _digest(self.base.key, *self.order)
 
@@ -116,7 +116,7 @@ class MeanRepresentation(Representation):
         self.layers, self.widths, self.kinds = first.layers, first.widths, first.kinds
         self.dataset_name, self.dataset_fingerprint = first.dataset_name, first.dataset_fingerprint
 
-    @property
+    @cached_property
     def key(self) -> str:
         return _digest("mean", *(p.key for p in self.parts))
 

@@ -6,9 +6,10 @@ trusts a byte that it reads: whatever lies in a folder ends as a line about it, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment, read_tile
@@ -46,7 +47,7 @@ def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress 
         return check_store(folder, deep, progress)
     path = Path(folder)
     if path.is_file():
-        return _guarded(path, lambda: _file(path))
+        return _guarded(_file, path)
     stores, results = find(path)
     if not stores and not results:
         raise RepalignError(
@@ -55,10 +56,11 @@ def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress 
             got="nothing of that kind" if path.is_dir() else "no such folder",
             remedy="name the folder that `repalign run` printed",
         )  # fmt: skip
-    problems = [one for store in stores for one in _guarded(store, lambda at=store: check_store(at, deep, progress))]
+    in_store = functools.partial(check_store, deep=deep, progress=progress)
+    problems = [one for store in stores for one in _guarded(in_store, store)]
     for done, place in enumerate(results):
         progress("checking results", done, len(results))
-        problems += _guarded(place, lambda at=place: list(_result(at)))
+        problems += _guarded(_result, place)
     if results:
         progress("checking results", len(results), len(results))
     return problems
@@ -90,10 +92,10 @@ def _is_sealed(path: Path) -> bool:
         return True  # `check` reports it
 
 
-def _guarded(path: Path, look: Callable[[], list[Problem]]) -> list[Problem]:
+def _guarded(look: Callable[[Path], Iterable[Problem]], path: Path) -> list[Problem]:
     """Problems found by `look`; if it fails in an unforeseen way, that is the problem."""
     try:
-        return look()
+        return list(look(path))
     except DamagedError as error:
         return [Problem(error.path, error.problem, error.remedy)]
     except RepalignError as error:
@@ -111,41 +113,41 @@ def _result(folder: Path) -> Iterator[Problem]:
         if TEMPORARY.match(path.name):
             yield from _cut_off(path)
         elif path.name not in (TABLE_FILE, DRAWS_FILE, RUN_FILE) and path.suffix in (".json", ".parquet", ".html"):
-            yield from _guarded(path, lambda at=path: _file(at))
+            yield from _guarded(_file, path)
     if {TABLE_FILE, RUN_FILE} & {path.name for path in files}:
-        yield from _guarded(folder, lambda: _tables(folder))
+        yield from _guarded(_tables, folder)
     elif (folder / TILES).is_dir():
         yield Problem(str(folder), "is not finished: there is no table", "run the same command again: it goes on")
     for name in (TILES, *KEPT):  # each under the name that it states; those from before seals no run reads
-        look = _tile if name == TILES else _file
         for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            found = _cut_off(path) if TEMPORARY.match(path.name) else _guarded(path, lambda at=path, look=look: look(at))
-            yield from (problem for problem in found if problem.problem != OLD)
+            look = _cut_off if TEMPORARY.match(path.name) else _tile if name == TILES else _file
+            yield from (problem for problem in _guarded(look, path) if problem.problem != OLD)
 
 
-def _cut_off(path: Path) -> list[Problem]:
-    problem = "is a half-written file of a run that was cut off"
-    return [Problem(str(path), problem, "run again, or delete it")] if LocalFiles(path.parent).is_abandoned(path.name) else []
+def _cut_off(path: Path) -> Iterator[Problem]:
+    if LocalFiles(path.parent).is_abandoned(path.name):
+        yield Problem(str(path), "is a half-written file of a run that was cut off", "run again, or delete it")
 
 
-def _tables(folder: Path) -> list[Problem]:
+def _tables(folder: Path) -> Iterator[Problem]:
     """The files of which run.json speaks; an alignment is loaded as every reader loads it."""
     run, has_seal = read_json(folder / RUN_FILE, AGAIN)
     if "what" not in run:  # which another experiment than an alignment says of itself
         Alignment.load(folder)
     elif has_seal:
         check_files(folder, run[FILES])
-    return [] if has_seal else [Problem(str(folder / RUN_FILE), OLD, SEAL_IT)]
+    if not has_seal:
+        yield Problem(str(folder / RUN_FILE), OLD, SEAL_IT)
 
 
-def _tile(path: Path) -> list[Problem]:
+def _tile(path: Path) -> Iterator[Problem]:
     if path.suffix == ".parquet" and not read_parquet(path)[2]:
-        return [Problem(str(path), OLD, SEAL_IT)]
-    read_tile(path, path.stem)
-    return []
+        yield Problem(str(path), OLD, SEAL_IT)
+    else:
+        read_tile(path, path.stem)
 
 
-def _file(path: Path) -> list[Problem]:
+def _file(path: Path) -> Iterator[Problem]:
     """One file by itself: its seal, and if it speaks of others, theirs."""
     if path.suffix == ".parquet":
         _, about, has_seal = read_parquet(path)
@@ -155,7 +157,7 @@ def _file(path: Path) -> list[Problem]:
             check_files(path.parent, json.loads(about[FILES]), path.name)
     elif path.suffix == ".html":
         check_seal(read_bytes(path), path)
-        return []  # a page without one is of an earlier version, or somebody else's
+        return  # a page without one is of an earlier version, or somebody else's
     elif path.suffix == ".json":
         value, has_seal = read_json(path)
         if path.parent.name in KEPT and has_seal and value.get("key") != path.stem:
@@ -167,4 +169,5 @@ def _file(path: Path) -> list[Problem]:
             check_files(path.parent, value[FILES], path.name)
     else:
         raise RepalignError(f"{path} is no file that repalign seals", expected="a folder, or a .parquet or .json file")
-    return [] if has_seal else [Problem(str(path), OLD, SEAL_IT)]
+    if not has_seal:
+        yield Problem(str(path), OLD, SEAL_IT)

@@ -166,7 +166,7 @@ class Cache:
         prepared = [t for t in tiles if t.settings.way in STATES]
         self.budget, self.progress, self.examination = budget, progress, examination or Examination()
         self.jobs = list({(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in prepared}.values())
-        self.n_layers = sum(len(r.layers) for r in {id(r): r for t in prepared for r in (t.x, t.y)}.values())
+        self.n_layers = sum(len(r.layers) for r in {r.key: r for t in prepared for r in (t.x, t.y)}.values())
         self.done = 0
         self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
         self.nbytes = 0  # of all that is held
@@ -216,18 +216,17 @@ class Cache:
         first = next((t for t in tiles if t.settings.way in STATES), None)
         if first is not None:
             self.get(first.x, first.measure, first.settings)  # what a layer weighs
-        keys = {id(r): r.key for t in tiles for r in (t.x, t.y)}
-        weight = {keys[id(r)]: self.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
-        room = self.budget - max((weight[keys[id(t.x)]] for t in tiles), default=0)
+        weight = {r.key: self.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+        room = self.budget - max((weight[t.x.key] for t in tiles), default=0)
         block_of: dict[str, int] = {}
         block, held = 0, 0.0
-        for key in dict.fromkeys(keys[id(t.y)] for t in tiles):
+        for key in dict.fromkeys(t.y.key for t in tiles):
             if held and held + weight[key] > room:
                 block, held = block + 1, 0.0
             block_of[key] = block
             held += weight[key]
         rank = {key: i for i, key in enumerate(weight)}
-        ends = [(keys[id(t.x)], keys[id(t.y)]) for t in tiles]
+        ends = [(t.x.key, t.y.key) for t in tiles]
         return sorted(range(len(tiles)), key=lambda i: (block_of[ends[i][1]], rank[ends[i][0]], rank[ends[i][1]]))
 
 
