@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from repalign.text import Progress, silent
 
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
+VERSIONS: dict[str, str | None] = {}  # of these and of repalign, None for what is not installed; looked up once
 
 
 def default_measures(kinds: Iterable[str]) -> list[str]:
@@ -279,14 +279,16 @@ def describe_run(
     first, settings = x[0], tiles[0].settings
     preprocess, groups = settings.preprocess, settings.null.groups
     by_measure = {t.measure: t.settings for t in tiles}
+    if not VERSIONS:
+        VERSIONS.update({name: next((d.version for d in distributions(name=name)), None) for name in ("repalign", *LIBRARIES)})
     dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
     methods = {
         repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": 0 if s.way else s.null.count(first.n)}
         for m, s in by_measure.items()
     }
     return {
-        "repalign": _version("repalign"),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "repalign": VERSIONS["repalign"],
+        "versions": {name: VERSIONS[name] for name in LIBRARIES},
         # Besides the versions, the last digits of the scores depend on this.
         "machine": {
             "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
@@ -343,11 +345,3 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
             for row in one.about.get("intervals", ()):
                 way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
