@@ -32,19 +32,17 @@ def draw_layouts(result: ColourResult, *, labels: int = 30) -> Figure:
         if name != "CIELAB" and len(table) <= labels:
             for word, point in zip(table["id"], points, strict=True):
                 axes.text(*point, f" {word}", fontsize=5, color=MUTED)
-        axes.set_title(plain(_layout_title(result, name, len(table))), fontsize=8, color=INK)
+        if name == "CIELAB":
+            head = f"CIELAB, the colours of {spaces[0]}\nn = {len(table)}"
+        else:
+            fit = result.run["spaces"][name]["layout"]
+            head = f"{name}, {fit['layer']}, n = {len(table)}\ndisparity {fit['disparity']:.2f}, stress {fit['stress']:.2f}"
+        axes.set_title(plain(head), fontsize=8, color=INK)
         for ticks in (axes.set_xticks, axes.set_yticks, axes.set_zticks):
             ticks([])
         for label, put in (("a", axes.set_xlabel), ("b", axes.set_ylabel), ("L", axes.set_zlabel)):
             put(label, fontsize=7, color=MUTED, labelpad=-12)
     return figure
-
-
-def _layout_title(result: ColourResult, name: str, n: int) -> str:
-    if name == "CIELAB":
-        return f"CIELAB, the colours of {next(iter(result.run['spaces']))}\nn = {n}"
-    fit = result.run["spaces"][name]["layout"]
-    return f"{name}, {fit['layer']}, n = {n}\ndisparity {fit['disparity']:.2f}, stress {fit['stress']:.2f}"
 
 
 def draw_controls(result: ColourResult) -> Figure:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,7 @@ import numpy as np
 
 from repalign.comparison.alignment import csv_text, from_csv_cell
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError
-from repalign.files import FILES, check_files, file_sha256, read_json, seal_json, write_file
+from repalign.files import FILES, check_files, file_sha256, read_bytes, read_json, seal_json, write_file
 from repalign.prh.colour import spaces
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
 from repalign.prh.colour.spaces import ColourSpace
@@ -63,15 +63,11 @@ class ColourResult:
         import pandas as pd
 
         folder = Path(folder)
-        missing = [n for n in (*(f"{t}.csv" for t in _TABLES), "run.json") if not (folder / n).is_file()]
-        if missing:
-            raise RepalignError(
-                f"{folder} holds no whole colour result", expected=", ".join(missing), got="nothing of that name",
-                remedy="run the experiment again into this folder",
-            )  # fmt: skip
+        run, _ = read_json(folder / "run.json")
+        check_files(folder, run.pop(FILES, {}))
 
         def table(name: str) -> pd.DataFrame:
-            frame = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+            frame = pd.read_csv(BytesIO(read_bytes(folder / f"{name}.csv")), dtype=str, keep_default_na=False)
             for column, cells in frame.items():
                 if column in _TEXT:
                     frame[column] = cells.map(from_csv_cell)
@@ -80,23 +76,14 @@ class ColourResult:
                     frame[column] = [kind(v) if v else math.nan for v in cells]
             return frame
 
-        run, _ = read_json(folder / "run.json")
-        check_files(folder, run.pop(FILES, {}))
         return cls(*map(table, _TABLES), run)
 
 
 def run_colour(
-    dataset: Dataset,
-    models: Sequence[ModelEntry | str] = (),
-    options: ColourOptions | None = None,
-    folder: str | Path = "colour",
-    *,
-    words: Sequence[str] = WORDS,
-    column: str = "image",
-    controls: Sequence[tuple[float, str]] = CONTROLS,
-    progress: Progress = silent,
-    **extraction: Any,
-) -> ColourResult:
+    dataset: Dataset, models: Sequence[ModelEntry | str] = (), options: ColourOptions | None = None,
+    folder: str | Path = "colour", *, words: Sequence[str] = WORDS, column: str = "image",
+    controls: Sequence[tuple[float, str]] = CONTROLS, progress: Progress = silent, **extraction: Any,
+) -> ColourResult:  # fmt: skip
     """Pixels of a dataset's photos and colour words of text models, against CIELAB and against each other.
 
     Spaces: "pixels" on the grid, "pixels by word" (every pixel at its nearest word), each model, and "spelling", a

@@ -79,13 +79,11 @@ def pixel_space(
     inner = counts[np.ix_(kept, kept)]
     off = ~np.eye(len(kept), dtype=bool)
     facts = {
-        "photos": len(photos),
-        "pairs": int(counts.sum()) // 2,
-        "colours": len(kept),
+        "photos": len(photos), "pairs": int(counts.sum()) // 2, "colours": len(kept),
         "share_of_pixels_kept": float(counts[kept].sum() / counts.sum()),
         "share_of_pairs_never_seen": float((inner[off] == 0).mean()),
         "negative_share": colours.negative_share(kernel),
-    }
+    }  # fmt: skip
     distances = {"pmi": colours.dissimilarity(kernel, options.largest)}
     return ColourSpace(name, tuple(palette.ids[i] for i in kept), palette.rgb[kept], distances, "pmi", facts)
 

@@ -165,17 +165,9 @@ class Learned:
 
 
 def learn(
-    world: World,
-    objective: Objective,
-    critic: Critic = "tied",
-    d: int = 2,
-    *,
-    bias: bool = True,
-    seed: int = 0,
-    starts: int = 3,
-    max_steps: int = 20000,
-    polish: bool = True,
-) -> Learned:
+    world: World, objective: Objective, critic: Critic = "tied", d: int = 2, *, bias: bool = True, seed: int = 0,
+    starts: int = 3, max_steps: int = 20000, polish: bool = True,
+) -> Learned:  # fmt: skip
     """Minimise the population loss over the critic, by L-BFGS from `starts` random beginnings; the lowest is kept.
 
     critic: "tied" is <f(a), f(b)> (+ b), the paper's; "towers" <f(a), h(b)> (+ b), as in CLIP; "free" any table (N, N).

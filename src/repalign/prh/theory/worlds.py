@@ -45,12 +45,9 @@ class World:
                 remedy="mix in independence (mixed(joint, 1e-3)) or smooth the counts",
             )
         if abs(p.sum() - 1) > 1e-9 or np.abs(p - p.T).max() > 1e-12:
-            raise RepalignError(
-                f"the joint of {self.name}",
-                expected="symmetric, sum 1",
-                got=f"sum {p.sum():.6g}, largest asymmetry {np.abs(p - p.T).max():.2g}",
-                remedy="World(joint + joint.T) / sum",
-            )
+            got = f"sum {p.sum():.6g}, largest asymmetry {np.abs(p - p.T).max():.2g}"
+            remedy = "World(joint + joint.T) / sum"
+            raise RepalignError(f"the joint of {self.name}", expected="symmetric, sum 1", got=got, remedy=remedy)
         object.__setattr__(self, "joint", p)
 
     @property
