@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,21 +115,23 @@ class AlignmentStudy(Study):
             on_plan(_plan(self, inputs))
         for variant in self.variants:  # before a model is run for hours
             inputs.check(variant)
-        members, alignments, reports, skipped = {}, {}, {}, {}
+        representations, alignments, reports, skipped, pairs = {}, {}, {}, {}, []
         for variant in self.variants:
-            found = members[variant.name] = inputs.members(variant)
+            found = inputs.members(variant)
+            representations[variant.name] = {r.name: r for r in found.everything}
             skipped |= found.skipped
             folder = self.results_of(variant)
             made = alignments[variant.name] = self._compare(variant, found, inputs, folder)
             reports[variant.name] = folder / "report.html" if variant.name else self.report
             write_report(folder, reports[variant.name], alignment=made)
+            swept = {name: value for name, value in variant.factors.items() if name not in SCHEMA.names}
+            pairs.append(made.table.loc[made.table["scope"] == "max"].assign(variant=variant.name, **swept))
         is_one = not self.variants[0].name
         wrote = (("table", self.results / "results.parquet"), ("report", self.report)) if is_one else ()
         outcome = Outcome(alignments, skipped=tuple(skipped.items()), wrote=wrote)
         if not config.figures and len(self.variants) == 1:
             return outcome
-        table = combined(self.variants, alignments)
-        representations = {name: {r.name: r for r in found.everything} for name, found in members.items()}
+        table = pd.concat(pairs, ignore_index=True)
         published = None if config.published is None else self.base / config.published
         drawn = kinds.Results(alignments, table, representations, published).draw(config.figures, progress)
         if is_one:
@@ -259,20 +261,6 @@ def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
 
 
 # --- files and folders ---------------------------------------------------------------------------
-
-
-def combined(variants: Sequence[Variant], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
-    """The pairs of models of all variants: the schema's columns, `variant`, and one column per swept field.
-
-    A swept field that is a column of the schema already (n) is not repeated.
-    """
-    frames = []
-    for variant in variants:
-        table = alignments[variant.name].table
-        rows = table.loc[table["scope"] == "max"]
-        extra = {k: v for k, v in variant.factors.items() if k not in SCHEMA.names}
-        frames.append(rows.assign(variant=variant.name, **extra))
-    return pd.concat(frames, ignore_index=True)
 
 
 def write_combined(table: pd.DataFrame, path: Path, of: Sequence[Path]) -> Path:

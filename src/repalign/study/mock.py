@@ -192,7 +192,6 @@ def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table
     if wanted and (given.lm_eval or given.timm or given.csv):
         path = folder / "scores.csv"
         scores = stand_in_scores(wanted, names, seed=0)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
         out["csv"] = [str(path)]
     if given.bits_per_byte is not None:
