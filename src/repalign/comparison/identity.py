@@ -45,6 +45,7 @@ _FIRST_IN = {
     "repalign.null.unpaired": "Unpaired",
     # What measures of somebody's own are made of.
     "repalign.measures._base": "Measure Bilinear State Features Neighbors Relation DenseRelation GraphRelation as_layer",
+    "repalign.measures.measure": "as_count as_number check_flag parameter",
     "repalign.measures._arrays": "as_features check_paired",
     "repalign.measures.own": "KernelAlignment NeighborOverlap",
     "repalign.measures.neighbor_ranks": "JaccardKNN RankSimilarity JointRankJaccard MultiScaleKNN",

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -28,6 +27,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
 from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, full_precision, in_range
+from repalign.measures.parameters import as_count, as_number, check_flag, parameter
 
 if TYPE_CHECKING:
     from repalign.measures.registry import MeasureFacts
@@ -246,75 +246,6 @@ def _values(state: GraphRelation, block: slice) -> Tensor:
     if state.values is None:
         return torch.ones_like(state.indices[block], dtype=torch.float64)
     return state.values[block].to(torch.float64)
-
-
-# --- parameters --------------------------------------------------------------------------------
-
-
-def parameter(default: Any, check: Callable[..., Any], *known: Any) -> Any:
-    """A field of a measure: `check(name, value, *known)` gives its value in the one form it has, or refuses it.
-
-    One form, because the repr is the identity of a measure: 1 and 1.0 must not make two measures of one.
-    """
-    return dataclasses.field(default=default, metadata={"check": lambda name, value: check(name, value, *known)})
-
-
-def optional(name: str, value: Any, check: Callable[..., Any], *known: Any) -> Any:
-    """None, or what `check` makes of the value."""
-    return None if value is None else check(name, value, *known)
-
-
-def _whole(value: Any) -> int:
-    """A whole number of any integer type as an int; -1 for everything else."""
-    try:
-        return -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return -1
-
-
-def as_count(name: str, value: Any) -> int:
-    """A whole number >= 1, of any integer type, as an int."""
-    if (count := _whole(value)) < 1:
-        raise RepalignError(f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value))
-    return count
-
-
-def as_number(name: str, value: Any, holds: Callable[[float], bool], problem: str, expected: str) -> float:
-    """A number for which `holds` is true, as a float; never True or False."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
-        raise RepalignError(f"{name} {problem}", expected=expected, got=repr(value))
-    return float(value)
-
-
-def as_epsilon(name: str, value: Any) -> float:
-    """A finite number >= 0 as a float."""
-    return as_number(name, value, lambda v: 0 <= v < math.inf, "is not a number >= 0", "0 (none) or a small number")
-
-
-def as_share(name: str, value: Any) -> float:
-    """A number from 0 to 1 as a float."""
-    return as_number(name, value, lambda v: 0 <= v <= 1, "is not a share", f"0 <= {name} <= 1")
-
-
-def as_folds(name: str, value: Any) -> int:
-    """A whole number >= 2."""
-    if (count := as_count(name, value)) < 2:
-        raise RepalignError("one fold leaves nothing to train on", expected=f"{name} >= 2", got=repr(value), remedy="use 5 folds")
-    return count
-
-
-def as_seed(name: str, value: Any) -> int:
-    """A whole number in [0, 2^32), of any integer type, as an int."""
-    if not 0 <= (seed := _whole(value)) < 2**32:
-        raise RepalignError(f"{name} is not a whole number", expected=f"0 <= {name} < 2**32", got=repr(value))
-    return seed
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """True or False and nothing that merely counts as such: 'false' is not False."""
-    if not isinstance(value, bool):
-        raise RepalignError(f"{name} is neither True nor False", expected="True or False", got=repr(value))
-    return value
 
 
 # --- the measure -------------------------------------------------------------------------------

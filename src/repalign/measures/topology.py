@@ -19,22 +19,11 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose, require
 from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
-from repalign.measures.measure import (
-    ISOMETRIES_AND_SCALE,
-    Distance,
-    Features,
-    Local,
-    Measure,
-    SquareState,
-    State,
-    Summary,
-    as_count,
-    as_seed,
-    parameter,
-)
+from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Features, Local, Measure, SquareState, Summary
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import widen
 from repalign.measures.numerics.search import embed, nearest
+from repalign.measures.parameters import as_count, as_seed, parameter
 
 QUANTILE = 0.9  # of all distances, their unit
 
@@ -108,7 +97,7 @@ class _Divergence(_Topological):
         x, y = self.checked(x, y)
         return self._both(self.prepare(x), self.prepare(y))
 
-    def compare(self, a: State, b: State) -> float:
+    def compare(self, a: Any, b: Any) -> float:
         return sum(self._both(a, b)) / 2
 
     @abstractmethod
