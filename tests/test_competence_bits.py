@@ -219,7 +219,7 @@ def test_every_token_is_scored_once_with_context():
     for total in (1, 7, 8, 9, 30):
         for stride in range(1, 8):
             windows = Windows(8, stride)
-            made = windows.add(list(range(total)), [False] + [True] * (total - 1)) + windows.end()
+            made = windows.add(list(range(total)), [False] + [True] * (total - 1)) + windows.add(last=True)
             scored = [w.ids[i] for w in made for i in w.scored]
             assert scored == list(range(1, total))
             assert all(i >= min(8 - stride, w.ids[i]) and len(w.ids) <= 8 for w in made for i in w.scored)

@@ -21,11 +21,10 @@ from safetensors.torch import save_file
 import repalign
 import tiny_models as tiny
 from repalign.errors import RepalignError
-from repalign.features import file_widths, join, read_features, rule
+from repalign.features import file_widths, join, read_features, read_file, rule
 from repalign.measures import CKA
 from repalign.sources import ModelEntry, extract
 from repalign.sources import array as reader
-from repalign.sources.array import join_files, read_array_file
 from test_features import COLUMNS, FORMS, IDS, ORDER, N, X
 
 # --- files -------------------------------------------------------------------------------------------
@@ -45,40 +44,40 @@ def test_a_line_of_ids_ends_at_a_line_feed_only(tmp_path):
     odd = ["a\x0cb", "c\u2028d", "e\x1cf", "g\x85h"]
     for end in ("\n", "\r\n"):
         (tmp_path / "x.npy.ids.txt").write_bytes(("\ufeff" + end.join(odd) + end).encode())
-        assert read_array_file(tmp_path / "x.npy").ids == tuple(odd)
+        assert read_file(tmp_path / "x.npy").ids == tuple(odd)
     (tmp_path / "x.npy.ids.txt").write_text("a\n\nb\nc\n")
     with pytest.raises(RepalignError, match=r"x\.npy\.ids\.txt: line 2 is empty\n  expected: one id per line"):
-        read_array_file(tmp_path / "x.npy")
+        read_file(tmp_path / "x.npy")
     (tmp_path / "x.npy.ids.txt").unlink()
     (tmp_path / "x.npy.ids.json").write_text('{"a": 1}')
     with pytest.raises(RepalignError, match=r"not a list"):
-        read_array_file(tmp_path / "x.npy")
+        read_file(tmp_path / "x.npy")
 
 
 def test_ids_in_two_places_agree_or_are_refused(tmp_path):
     FORMS["npz"].make(tmp_path, "x", X, IDS, {})
     (tmp_path / "x.npz.ids.json").write_text(json.dumps(IDS))
-    assert read_array_file(tmp_path / "x.npz").ids == tuple(IDS)
+    assert read_file(tmp_path / "x.npz").ids == tuple(IDS)
     (tmp_path / "x.npz.ids.json").write_text(json.dumps(IDS[::-1]))
     with pytest.raises(
         RepalignError, match=r"several things could be its ids, and they differ(.|\n)*ids in x\.npz\.ids\.json"
     ):
-        read_array_file(tmp_path / "x.npz")
+        read_file(tmp_path / "x.npz")
 
 
 def test_layers_of_safetensors_are_in_natural_order_or_in_that_of_its_metadata(tmp_path):
     tensors = {f"block.{i}.{part}": torch.full((4, 2), i) + 0.5 for i in range(12) for part in ("mlp", "attn")}
     save_file(tensors, tmp_path / "a.safetensors")
     expected = [f"block.{i}.{part}" for i in range(12) for part in ("attn", "mlp")]
-    assert list(read_array_file(tmp_path / "a.safetensors").layers) == expected
+    assert list(read_file(tmp_path / "a.safetensors").layers) == expected
     save_file(tensors, tmp_path / "b.safetensors", metadata={"layers": '["block.3.mlp", "block.1.attn"]'})
-    found = read_array_file(tmp_path / "b.safetensors")
+    found = read_file(tmp_path / "b.safetensors")
     assert (
         list(found.layers) == ["block.3.mlp", "block.1.attn"] and "left out: block.0.attn (float32 (4, 2))" in found.how
     )
     save_file(tensors, tmp_path / "c.safetensors", metadata={"layers": '["block.33"]'})
     with pytest.raises(RepalignError, match=r"nothing in it is called 'block\.33'(.|\n)*did you mean"):
-        read_array_file(tmp_path / "c.safetensors")
+        read_file(tmp_path / "c.safetensors")
 
 
 def test_other_forms_keep_the_order_in_which_they_were_written(tmp_path):
@@ -95,7 +94,7 @@ def test_half_precision_is_read(dtype, tmp_path):
     save_file({"a": x}, tmp_path / "a.safetensors")
     torch.save(x, tmp_path / "a.pt")
     for name in ("a.safetensors", "a.pt"):
-        (layer,) = read_array_file(tmp_path / name).layers.values()
+        (layer,) = read_file(tmp_path / name).layers.values()
         assert torch.equal(layer.float(), x.float())
 
 
@@ -104,40 +103,40 @@ def test_an_archive_is_told_by_its_headers(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", features=X, config=np.array({"seed": 1}, dtype=object), ids=np.array(IDS))
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("readme.txt", "hello")
-    found = read_array_file(tmp_path / "a.npz")
+    found = read_file(tmp_path / "a.npz")
     assert (
         found.ids == tuple(IDS)
         and "left out: config (pickled objects, never loaded ()), readme.txt (no array ())" in found.how
     )
     np.savez(tmp_path / "b.npz", features=X, ids=np.array(IDS, dtype=object))
     with pytest.raises(RepalignError, match=r"the file cannot be read(.|\n)*pickles are never loaded"):
-        read_array_file(tmp_path / "b.npz")
+        read_file(tmp_path / "b.npz")
     sp.save_npz(tmp_path / "c.npz", sp.csr_matrix(X))
     with pytest.raises(RepalignError, match=r"c\.npz: a sparse matrix \(12, 3\)\n(.|\n)*load_npz\(path\)\.toarray\(\)"):
-        read_array_file(tmp_path / "c.npz")
+        read_file(tmp_path / "c.npz")
     np.savez_compressed(tmp_path / "d.npz", features=np.zeros((4000, 100)))
     monkeypatch.setattr(rule, "available_bytes", lambda: 3_000_000)
     monkeypatch.setattr(np, "load", lambda *a, **k: 1 / 0)  # nothing is unpacked
     with pytest.raises(
         RepalignError, match=r"do not fit in memory\n  expected: at most 0\.003 GB(.|\n)*got: 0\.0032 GB by its header"
     ):
-        read_array_file(tmp_path / "d.npz")
+        read_file(tmp_path / "d.npz")
 
 
 def test_a_small_file_that_claims_much_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10**7, 10**7)}, tmp_path / "a.pt")
     with pytest.raises(RepalignError, match="do not fit in memory"):
-        read_array_file(tmp_path / "a.pt")
+        read_file(tmp_path / "a.pt")
     header = json.dumps({"a": {"dtype": "F32", "shape": [10**9, 10**6], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
     with pytest.raises(RepalignError, match=r"the file cannot be read"):
-        read_array_file(tmp_path / "a.safetensors")
+        read_file(tmp_path / "a.safetensors")
 
 
 def test_a_sparse_tensor_in_a_file_is_refused_without_a_warning(tmp_path):
     torch.save(torch.tensor(X).to_sparse(), tmp_path / "a.pt")
     with pytest.raises(RepalignError, match=r"a sparse matrix \(12, 3\)\n(.|\n)*to_dense"):
-        read_array_file(tmp_path / "a.pt")
+        read_file(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_a_sparse_tensor_in_a_file_is_refused_without_a_warning(tmp_path):
 )
 def test_lists_of_layers_in_files_of_torch(held, tmp_path):
     torch.save(held, tmp_path / "a.pt")
-    found = read_array_file(tmp_path / "a.pt")
+    found = read_file(tmp_path / "a.pt")
     assert list(found.layers) == ["layer.0", "layer.1"] and all(
         torch.equal(x, torch.tensor(X)) for x in found.layers.values()
     )
@@ -296,10 +295,12 @@ def test_three_sources_are_joined_by_one_rule(tmp_path):
     assert all(torch.equal(side["features"], torch.tensor(X[:5])) for side in found.layers)
 
 
-def test_join_files_says_how(tmp_path):
+def test_a_join_of_files_says_how(tmp_path):
     paths = [FORMS["npz"].make(tmp_path, name, X, IDS, {"label": np.zeros(N, int)}) for name in "ab"]
-    left, right, ids, how = join_files(*paths)
-    assert torch.equal(left["layer"], right["layer"]) and ids == tuple(IDS)
+    found = join([read_file(path) for path in paths])
+    left, right = found.layers
+    how = "; ".join(found.how)
+    assert torch.equal(left["layer"], right["layer"]) and found.ids == tuple(IDS)
     assert how.startswith("joined on 12 ids") and how.count("left out: label (int64 (12,))") == 2
 
 

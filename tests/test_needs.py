@@ -232,12 +232,12 @@ def test_arrays_are_told_from_their_headers(tmp_path):
         "a.npy": {"features": 3}, "a.npz": {"one": 3, "two": 5}, "a.safetensors": {"b": 5, "a": 3},
         "a.parquet": {"v": 5}, "a.pt": {f"layer.{i}": 7 for i in range(4)}, "b.pt": {"p": 2, "q": 9},
     }  # fmt: skip
-    from repalign.sources.array import read_array_file
+    from repalign.features import read_file
 
     for name, layers in expected.items():
         facts = facts_of([ModelEntry(f"array:{tmp_path / name}")], 0)[0]
         assert dict(zip(facts.names, facts.widths, strict=True)) == layers, name
-        assert {n: x.shape[1] for n, x in read_array_file(tmp_path / name).layers.items()} == layers, name
+        assert {n: x.shape[1] for n, x in read_file(tmp_path / name).layers.items()} == layers, name
         assert facts.file_bytes == (tmp_path / name).stat().st_size
     assert facts_of([ModelEntry(f"array:{tmp_path / 'broken.npy'}")], 0)[0].widths is None
     assert facts_of([ModelEntry("array:/no/such.npy")], 0)[0] == Facts()

@@ -297,7 +297,7 @@ def test_a_class_that_changes_letters_before_sentencepiece_is_refused(trained, t
 @pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
 def test_the_package_that_is_missing_is_named(package, trained, tmp_path, monkeypatch):
     """The library says that tiktoken is required, which leads astray."""
-    monkeypatch.setattr(_tokenizer, "_has", lambda module: module != {"protobuf": "google.protobuf"}.get(package, package))
+    monkeypatch.setattr(_tokenizer, "is_installed", lambda module: module != {"protobuf": "google.protobuf"}.get(package, package))
     folder = put(tmp_path, "llama", tokenizer__model=trained["bpe"])
     with pytest.raises(Unavailable, match=rf"{package} not installed(.|\n)*do: python -m pip install {package}$"):
         read(folder)

@@ -39,7 +39,7 @@ def require(what: str, extra: str, *packages: str, otherwise: str = "") -> None:
 
     `otherwise` is a second way out, which begins with a comma.
     """
-    missing = [package for package in packages if not _is_installed(package)]
+    missing = [package for package in packages if not is_installed(package)]
     if missing:
         raise Unavailable(
             f"{what}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
@@ -48,7 +48,7 @@ def require(what: str, extra: str, *packages: str, otherwise: str = "") -> None:
         )
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):  # a parent that is missing, or a package that is half loaded

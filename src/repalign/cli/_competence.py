@@ -100,9 +100,9 @@ def _show_bits(found: Bits) -> None:
 
 def _corpus(given: str, column: str | None, documents: str | None, split: str | None) -> Corpus:
     """The corpus that the words describe; an option that it would not use is refused."""
-    from repalign.competence.corpus import HUB, TABLES, named_corpus
+    from repalign.competence.corpus import FORMATS, HUB, named_corpus
 
-    hub, table = given.startswith(HUB), Path(given).suffix in TABLES
+    hub, table = given.startswith(HUB), Path(given).suffix in FORMATS
     for option, value, used in (
         ("column", column, hub or table), ("documents", documents, not hub and not table), ("split", split, hub),
     ):  # fmt: skip

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -55,39 +55,20 @@ class Windows:
     held: list[int] = field(default_factory=list)  # from the first token of the next window on
     due: list[bool] = field(default_factory=list)  # which of them are still to be scored
 
-    def add(self, ids: Sequence[int], scored: Sequence[bool]) -> list[Window]:
-        """The windows that are full with these tokens; one that is only just full waits for `end`."""
+    def add(self, ids: Sequence[int] = (), scored: Sequence[bool] = (), *, last: bool = False) -> list[Window]:
+        """The windows that are full with these tokens; one that is only just full waits for more, or is the `last`."""
         self.held += ids
         self.due += scored
-        out = []
-        while len(self.held) > self._size:
-            out += self._window()
-            del self.held[: self.stride], self.due[: self.stride]
+        out, lead = [], len(self.lead)
+        size = self.context - lead
+        while len(self.held) > size or (last and self.held):
+            due = self.due[:size]
+            if any(due):
+                out.append(Window((*self.lead, *self.held[:size]), tuple(lead + i for i, d in enumerate(due) if d)))
+            self.due[:size] = [False] * len(due)
+            step = self.stride if len(self.held) > size else size
+            del self.held[:step], self.due[:step]
         return out
-
-    def end(self) -> list[Window]:
-        """The last window of the stream; a new stream begins."""
-        out = self._window()
-        self.held, self.due = [], []
-        return out
-
-    @property
-    def _size(self) -> int:
-        return self.context - len(self.lead)
-
-    def _window(self) -> list[Window]:
-        ids, due = self.held[: self._size], self.due[: self._size]
-        self.due[: self._size] = [False] * len(due)
-        if not any(due):
-            return []
-        shift = len(self.lead)
-        return [Window((*self.lead, *ids), tuple(shift + i for i, d in enumerate(due) if d))]
-
-    def state(self) -> dict[str, Any]:
-        return {"held": list(self.held), "due": [int(d) for d in self.due]}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.held, self.due = list(state["held"]), [bool(d) for d in state["due"]]
 
 
 # --- how text is cut, scored and counted ------------------------------------------------------------
@@ -157,12 +138,6 @@ class Totals:
     n_documents: int = 0
     digest: str = ""  # of the documents so far, chained
 
-    def take(self, text: str, data: bytes) -> None:
-        self.n_bytes += len(data)
-        self.n_chars += len(text)
-        self.n_documents += 1
-        self.digest = chained(self.digest, data)
-
 
 def utf8(text: str, number: int) -> bytes:
     try:
@@ -189,13 +164,9 @@ class Reader:
         context, stride = self._sizes(len(every))
         self.windows = Windows(context, stride, every)
         self.told = {
-            **asdict(protocol),
-            "context": context,
-            "stride": stride,
-            "first_tokens": list(self.lead),
-            "first_token": "scored after them" if self.lead else "not scored",
-            "log_softmax": "float32",
-        }
+            **asdict(protocol), "context": context, "stride": stride, "first_tokens": list(self.lead),
+            "first_token": "scored after them" if self.lead else "not scored", "log_softmax": "float32",
+        }  # fmt: skip
 
     def _lead(self) -> tuple[int, ...]:
         """The token ids that a document begins with."""
@@ -252,7 +223,10 @@ class Reader:
         self, text: str, data: bytes, ids: list[int], spans: list[tuple[int, int]], totals: Totals
     ) -> list[Window]:
         """The windows that a document completes; totals get its tokens, bytes and characters."""
-        totals.take(text, data)
+        totals.n_bytes += len(data)
+        totals.n_chars += len(text)
+        totals.n_documents += 1
+        totals.digest = chained(totals.digest, data)
         joined = self.protocol.documents == "joined"
         starts = not joined or totals.n_tokens + len(self.windows.held) == 0  # nothing stands before it
         front = self.lead if self.windows.lead == () else ()
@@ -264,24 +238,15 @@ class Reader:
                 totals.n_bytes -= len(unscored.encode("utf-8"))
                 totals.n_chars -= len(unscored)
         totals.n_tokens += sum(due)
-        windows = self.windows.add([*front, *ids], [*(False for _ in front), *due])
-        return windows if joined else windows + self.windows.end()
+        return self.windows.add([*front, *ids], [*(False for _ in front), *due], last=not joined)
 
     def nats(self, documents: Sequence[Sequence[Window]]) -> float:
         """The costs of all scored tokens, batches made of windows of like length."""
         windows = sorted((w for found in documents for w in found), key=lambda w: len(w.ids))
-        return sum((math.fsum(_nats(self.source, batch)) for batch in self._batches(windows)), 0.0)
-
-    def _batches(self, windows: list[Window]) -> Iterator[list[Window]]:
-        batch: list[Window] = []
-        for window in windows:
-            other_length = self.source.entry.padding == "none" and batch and len(batch[0].ids) != len(window.ids)
-            if len(batch) == self.batch_size or other_length:
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
+        apart = self.source.entry.padding == "none"  # then no batch has windows of two lengths
+        alike = [list(some) for _, some in groupby(windows, key=lambda w: len(w.ids) if apart else 0)]
+        batches = (some[i : i + self.batch_size] for some in alike for i in range(0, len(some), self.batch_size))
+        return sum((math.fsum(_nats(self.source, batch)) for batch in batches), 0.0)
 
 
 @torch.inference_mode()
@@ -384,18 +349,10 @@ def bits_per_byte(
     spread = SPREAD.get(device, "never")
     device, revision = choose_device(device), spec.source.revision(spec, entry)
     run = {
-        "model": str(spec),
-        "revision": revision,
-        "corpus": texts.source,
-        "corpus_sha256": texts.sha256(),
-        "asked": asdict(protocol),
-        "batch_size": batch_size,
-        "every": every,
-        "padding": entry.padding,
-        "dtype": dtype,
-        "device": device,
-        "versions": versions("transformers", "tokenizers"),
-    }
+        "model": str(spec), "revision": revision, "corpus": texts.source, "corpus_sha256": texts.sha256(),
+        "asked": asdict(protocol), "batch_size": batch_size, "every": every, "padding": entry.padding, "dtype": dtype,
+        "device": device, "versions": versions("transformers", "tokenizers"),
+    }  # fmt: skip
     path = None if state is None else Path(state)
     held = None if path is None else read_state(path, KIND)
     if path is not None and held is not None:
@@ -411,8 +368,9 @@ def bits_per_byte(
         raise _no_causal(entry, source.facts.get("bits_per_byte", "a model that reads no text"))
     reader = Reader(source, protocol, batch_size)
     totals = Totals() if held is None else Totals(**held["totals"])
+    windows = reader.windows
     if held is not None:
-        reader.windows.restore(held["windows"])
+        windows.held, windows.due = list(held["windows"]["held"]), [bool(d) for d in held["windows"]["due"]]
     found: dict[str, Any] = {
         "kind": KIND,
         **run,
@@ -425,12 +383,13 @@ def bits_per_byte(
     _report(progress, totals, texts, protocol)
     while block := _block(documents, reader, totals, every):
         totals.nats += reader.nats(block)
-        found |= {"complete": False, "totals": asdict(totals), "windows": reader.windows.state()}
+        state_now = {"held": windows.held, "due": [int(d) for d in windows.due]}
+        found |= {"complete": False, "totals": asdict(totals), "windows": state_now}
         if path is not None:
             write_file(path, seal_json(found, allow_nan=False))
         _report(progress, totals, texts, protocol)
-    totals.nats += reader.nats([reader.windows.end()])
-    found |= {"complete": True, "totals": asdict(totals), "windows": reader.windows.state()}
+    totals.nats += reader.nats([windows.add(last=True)])
+    found |= {"complete": True, "totals": asdict(totals), "windows": {"held": [], "due": []}}
     if not totals.n_tokens or not totals.n_bytes:
         raise RepalignError(
             f"{texts.source}: there is no token to score", expected="text", got=f"{totals.n_documents} documents"

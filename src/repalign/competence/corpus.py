@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from repalign.errors import RepalignError, choose, require
 from repalign.files import file_sha256
 from repalign.tables import FORMATS, bad_text, iter_rows
 
-TABLES = FORMATS
 HUB = "hub:"  # what a name on the hub begins with, among names of files
 WHOLE, LINES = "whole", "lines"
 
@@ -72,13 +70,17 @@ class Corpus:
             )
 
         def read() -> Iterator[str]:
-            with _decoding(path), path.open(encoding="utf-8", newline="") as handle:
-                if documents == LINES:
-                    yield from (line for line in (raw.rstrip("\r\n") for raw in handle) if line.strip())
-                elif documents == WHOLE:
-                    yield handle.read()
-                else:
-                    yield from _separated(handle, documents)
+            with path.open(encoding="utf-8", newline="") as handle:
+                try:
+                    if documents == LINES:
+                        yield from (line for line in (raw.rstrip("\r\n") for raw in handle) if line.strip())
+                    elif documents == WHOLE:
+                        yield handle.read()
+                    else:
+                        yield from _separated(handle, documents)
+                except ValueError as error:  # of decoding
+                    got = str(error).splitlines()[0][:200]
+                    raise RepalignError(f"{path} cannot be read", expected="text in UTF-8", got=got) from error
 
         return cls(f"{path.name}, documents: {documents}", read, sha256=lambda: file_sha256(path))
 
@@ -86,9 +88,9 @@ class Corpus:
     def from_table(cls, path: str | Path, column: str = "text") -> Corpus:
         """One column of a table (.jsonl, .csv, .tsv, .parquet), a document per row, read row by row."""
         path = _file(path)
-        if path.suffix.lower() not in TABLES:
+        if path.suffix.lower() not in FORMATS:
             raise RepalignError(
-                f"{path} is no table", expected=f"one of {', '.join(TABLES)}", got=path.suffix or "none"
+                f"{path} is no table", expected=f"one of {', '.join(FORMATS)}", got=path.suffix or "none"
             )
 
         def read() -> Iterator[str]:
@@ -164,7 +166,7 @@ def named_corpus(
     """A corpus as a command or a study names it: `hub:org/name`, a table by its suffix, or any other file as text."""
     if name.startswith(HUB):
         return Corpus.from_hub(name.removeprefix(HUB), column or "text", split=split or "train", revision=revision)
-    if Path(name).suffix.lower() in TABLES:
+    if Path(name).suffix.lower() in FORMATS:
         return Corpus.from_table(name, column or "text")
     return Corpus.from_text(name, documents or WHOLE)
 
@@ -183,17 +185,6 @@ def _file(path: str | Path) -> Path:
             f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing"
         )
     return path
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turns what a file that is no text or table raises into one clear error."""
-    try:
-        yield
-    except ValueError as error:  # of decoding
-        raise RepalignError(
-            f"{path} cannot be read", expected="text in UTF-8", got=str(error).splitlines()[0][:200]
-        ) from error
 
 
 def _separated(handle: Any, separator: str, size: int = 1 << 20) -> Iterator[str]:

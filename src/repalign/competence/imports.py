@@ -133,7 +133,9 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
     """
     path = Path(path)
     table = read_table(path, what="scores")
-    rows, names = [{c: _cell(v) for c, v in row.items()} for row in table.rows], table.columns
+    # Cells as texts without blanks around them: "" where nothing stands.
+    rows = [{c: "" if is_missing(v) else str(v).strip() for c, v in row.items()} for row in table.rows]
+    names = table.columns
     inputs = [c for c in INPUTS if c in names and c not in (columns or ())]
     wanted = {c: c for c in names if c not in (model, *inputs)} if columns is None else dict(columns)
     for column in (model, *wanted):
@@ -154,11 +156,6 @@ def read_scores(path: str | Path, columns: Mapping[str, str] | None = None, *, m
             if cell := row.get(column, ""):
                 out.append(Score(row[model], name, _number(cell, f"{where}: {column}"), path.name, fed))
     return out
-
-
-def _cell(value: Any) -> str:
-    """A cell as text without blanks around it: "" where nothing stands."""
-    return "" if is_missing(value) else str(value).strip()
 
 
 def _number(cell: str, where: str) -> float:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,9 +80,8 @@ class Split:
 Rows = tuple[Sequence[int], Sequence[int]]
 
 
-def split_rows(labels: Sequence[object], split: Split | Rows) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(y: np.ndarray, split: Split | Rows) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out rows of a split, or those that are given, checked."""
-    y = np.asarray([str(v) for v in labels])
     if isinstance(split, Split):
         counts = Counter(y.tolist())
         rare = min(counts, key=lambda c: counts[c])
@@ -345,9 +344,15 @@ def probe(
     RepalignError : labels that do not fit; classes with too few stimuli; non-finite features.
     """
     kind = LinearProbe() if kind is None else kind
-    arrays, model = _arrays(representation, layers, name)
+    stored = isinstance(representation, Representation)
+    names, model = (representation.layers, representation.name) if stored else (tuple(representation), name)
+    load = representation.load if stored else representation.__getitem__
+    for layer in layers or ():
+        choose("layer", layer, names, f"{model}: no layer {layer!r}")
+    chosen = [layer for layer in names if layers is None or layer in layers]
     y = np.asarray([str(v) for v in labels])
-    train, test = split_rows(labels, split if split is not None else Split())
+    split = Split() if split is None else split
+    train, test = split_rows(y, split)
     if len(np.unique(y[train])) < 2:
         raise RepalignError(
             "one class leaves nothing to tell apart", expected="two classes or more", got=str(y[train][0])
@@ -355,18 +360,18 @@ def probe(
     kind.check(y[train])
     classes, counts = np.unique(y[train], return_counts=True)
     chance = float(np.mean(y[test] == classes[counts.argmax()]))
-    sizes = (len(train), len(test), len(classes), split.seed if isinstance(split, Split) else None if split else 0)
+    sizes = (len(train), len(test), len(classes), split.seed if isinstance(split, Split) else None)
     out = []
-    progress("probe", 0, len(arrays))
-    for layer, load in arrays.items():
-        x = _features(load(), len(y), model, layer)
+    progress("probe", 0, len(chosen))
+    for layer in chosen:
+        x = _features(load(layer), len(y), model, layer)
         found = kind.fit(x[train], y[train], x[test], y[test], seed)
         details = {"seed": seed, **found.get("details", {})}
         validation, spread = found.get("validation", NAN), found.get("spread", NAN)
         accuracy = float(found["accuracy"])
         out.append(ProbeRecord(model, layer, repr(kind), accuracy, chance, validation, spread, *sizes, details=details))
         note = None if details.get("converged", True) else f"{layer}: a fit has not converged in max_iter steps"
-        progress("probe", len(out), len(arrays), note)
+        progress("probe", len(out), len(chosen), note)
     return out
 
 
@@ -387,17 +392,6 @@ def with_score(record: ModelRecord, found: ProbeRecord, name: str | None = None)
     kinds = {kind.__name__: kind.score for kind in PROBES}
     name = name or kinds.get(found.probe.partition("(")[0], "probe_accuracy")
     return replace(record, scores={**record.scores, name: found.accuracy})
-
-
-def _arrays(given: Any, layers: Sequence[str] | None, name: str) -> tuple[dict[str, Any], str]:
-    """What loads each layer, and the model's name."""
-    names = tuple(given.layers if isinstance(given, Representation) else given)
-    model = given.name if isinstance(given, Representation) else name
-    for layer in layers or ():
-        choose("layer", layer, names, f"{model}: no layer {layer!r}")
-    chosen = names if layers is None else [n for n in names if n in layers]
-    load = given.load if isinstance(given, Representation) else given.__getitem__
-    return {n: partial(load, n) for n in chosen}, model
 
 
 def _features(x: Any, n: int, model: str, layer: str) -> np.ndarray:

@@ -132,22 +132,20 @@ class DatasetConfig(_Columns):
 
     def open(self, base: Path, progress: Progress = silent) -> Dataset:
         """The dataset. Relative paths start from `base`, the folder of the study file."""
-        options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[self.kind]}
+        kind = self.kind
+        options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[kind]}
         if self.toy is not None:
             dataset = Dataset.toy(**self.toy.model_dump())
-        elif self.hub is not None:
-            local = base / Path(self.hub).expanduser()
-            dataset = Dataset.from_hub(local if local.exists() else self.hub, progress=progress, **options)
-        elif self.table is not None:
+        elif self.arrays is not None:
+            ids = _read_ids(options.pop("row_ids"), base)
+            arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in self.arrays.items()}
+            dataset = Dataset.from_arrays(arrays, ids, **options)
+        else:
             if "root" in options:
                 options["root"] = base / Path(options["root"]).expanduser()
-            dataset = Dataset.from_table(base / Path(self.table).expanduser(), progress=progress, **options)
-        elif self.folder is not None:
-            dataset = Dataset.from_folder(base / Path(self.folder).expanduser(), progress=progress, **options)
-        else:
-            ids = _read_ids(options.pop("row_ids"), base)
-            arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in (self.arrays or {}).items()}
-            dataset = Dataset.from_arrays(arrays, ids, **options)
+            place = base / Path(getattr(self, kind)).expanduser()
+            place = self.hub if kind == "hub" and not place.exists() else place
+            dataset = getattr(Dataset, f"from_{kind}")(place, progress=progress, **options)
         if self.ids is not None:
             dataset = dataset.subset(_read_ids(self.ids, base))
         if self.sample is not None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from repalign.dataset.columns import Arrays, Cells, Column
 from repalign.dataset.distortions import Distortion
@@ -104,22 +104,11 @@ class LeftOut:
     reason: str
 
 
-class Loaded(NamedTuple):
-    """The fields of a `Dataset`, as a source gives them."""
-
-    name: str
-    ids: tuple[str, ...]
-    columns: Mapping[str, Column]
-    source: str
-    revision: str | None = None
-    left_out: tuple[LeftOut, ...] = ()
-
-
 def assemble(
     name: str, ids: Sequence[str], cells: Mapping[str, Sequence[Any]], where: str, source: str, on_missing: str,
     progress: Progress, *, revision: str | None = None, rows: Sequence[int] | None = None,
-) -> Loaded:  # fmt: skip
-    """Check the raw cells of every kind and make its columns of them.
+) -> tuple[Any, ...]:  # fmt: skip
+    """Check the raw cells of every kind and make its columns of them: the fields of a `Dataset`, in their order.
 
     `rows` are the places in `ids` and `cells` that are taken, all without; `where` names the source in errors.
     """
@@ -147,7 +136,7 @@ def assemble(
             got = f"row {bad[0].row} (id {bad[0].id!r}): {bad[0].reason}"
             raise RepalignError(f"{where}: no row can be used", expected="at least one row with every modality", got=got)
     columns = {kind: IN_CELLS[kind](tuple(values[r] for r in rows)) for kind, values in sorted(usable.items())}
-    return Loaded(name, tuple(ids[r] for r in rows), columns, source, revision, tuple(sorted(left_out, key=lambda x: x.row)))
+    return name, tuple(ids[r] for r in rows), columns, source, revision, tuple(sorted(left_out, key=lambda x: x.row))
 
 
 def row_ids(values: Sequence[Any], where: str) -> list[str]:

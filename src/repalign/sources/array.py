@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features import Found, Reading, file_widths, join, names_of, read_file, sidecars
+from repalign.features import Found, Reading, file_widths, names_of, read_file, sidecars
 from repalign.files import file_sha256
-from repalign.layers import Given, Pairwise
+from repalign.layers import Pairwise
 from repalign.models import ModelRecord
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, no_modality, versions
 from repalign.sources.source import FILE, UNKNOWN, Answer, Asked, Facts, Source, Spec, StandIn
@@ -31,19 +30,6 @@ def reading_of(entry: ModelEntry, n: int | None = None) -> Reading:
     """What an entry says of its file; n stimuli where its rows may be in the dataset's order."""
     n = n if entry.rows or entry.ids == "rows" else None
     return Reading(entry.id, entry.rows, entry.features, entry.vector, entry.axes, entry.kind, n)
-
-
-def read_array_file(path: str | Path, **said: Any) -> Found:
-    """Read a file of features in any form; `said` are the fields of `features.Reading`. No pickle is ever loaded."""
-    return read_file(path, Reading(**said))
-
-
-def join_files(
-    x: str | Path, y: str | Path, **said: Any
-) -> tuple[dict[str, Given], dict[str, Given], tuple[str, ...] | None, str]:
-    """The layers of two files with paired rows, their ids if both have some, and in words how (see `features.join`)."""
-    found = join([read_array_file(path, **said) for path in (x, y)])
-    return found.layers[0], found.layers[1], found.ids, "; ".join(found.how)
 
 
 class ArrayFile(LoadedModel):
@@ -72,14 +58,11 @@ class ArrayFile(LoadedModel):
             n_parameters=found.n_parameters, scores=dict(found.scores),
         )  # fmt: skip
         self.facts = {
-            **{f"file_{k}": v for k, v in found.facts.items()},
-            "source": "array",
+            **{f"file_{k}": v for k, v in found.facts.items()}, "source": "array",
             "rows": "in the dataset's order, as the entry says" if found.ids is None else "joined on ids",
-            "read": found.how,
-            **({"kind": entry.kind} if self.by_pairs else {}),
-            "rows_not_in_the_dataset": extra,
+            "read": found.how, **({"kind": entry.kind} if self.by_pairs else {}), "rows_not_in_the_dataset": extra,
             "versions": versions("safetensors", "numpy", "pyarrow"),
-        }
+        }  # fmt: skip
 
     def _join(self, path: Path, found: Found, ids: Sequence[str]) -> tuple[Tensor, int]:
         """The row of every stimulus, and how many rows belong to none."""

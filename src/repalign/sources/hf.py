@@ -19,7 +19,7 @@ from torch import nn
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources.hub import HubSource, at, file_of, held, hub_errors
 from repalign.sources.model import NO_BOS, Context, LoadedModel, ModelEntry, run_dtype
-from repalign.sources.source import FILE, HUB, Answer, Asked, Facts, Spec, StandIn, outdated, refuse_prompt
+from repalign.sources.source import FILE, HUB, Answer, Asked, Facts, Spec, StandIn, needless_prompt, outdated
 
 if TYPE_CHECKING:
     from repalign.store import StoredRepresentation
@@ -51,7 +51,8 @@ class Transformers(HubSource):
                 spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
             )
         if _side(config, entry) == "image":
-            refuse_prompt(entry, "images")
+            if entry.prompt is not None:
+                raise needless_prompt(entry, "images")
             from repalign.sources.hf_vision import HFVision
 
             return HFVision(spec, entry, context, config)

@@ -39,11 +39,13 @@ class HFText(passes.TextModel):
     """Tokens in, pooled hidden states out."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
+        from transformers import AutoModel, AutoModelForCausalLM
+
         self.entry = entry
         reading = load_tokenizer(spec, context)  # before the weights, which may take minutes
         self.tokenizer = reading.tokenizer
         causal = _is_causal(config)
-        loaded = load_model(_auto(causal), spec, context, config, entry.label, context.spread)
+        loaded = load_model(AutoModelForCausalLM if causal else AutoModel, spec, context, config, entry.label, context.spread)
         self.device, self.placed, dtype = loaded.device, placed(loaded.places), loaded.dtype
         self.model: nn.Module = loaded.model if causal else _text_side(loaded.model, config, entry.label)
         missing = within(loaded.model, self.model, loaded.missing)
@@ -63,24 +65,19 @@ class HFText(passes.TextModel):
         self.scored = causal and self.causal and not missing and entry.prompt is None
         # The first token of a causal model sees itself alone: it says nothing of the text.
         self.pooling = self.choose_pooling(POOLINGS[:2] if self.causal else POOLINGS)
-        self.class_is_last = self._class_is_last()
+        ids, token = list(self.tokenizer(PROBE)["input_ids"]), self.tokenizer.cls_token_id
+        self.class_is_last = token is not None and ids[0] != token == ids[-1]  # as the tokenizer of XLNet puts it
         # A BOS is the sink wherever there is one; of a first word `settle` finds out.
-        self.skips_first = self.may_skip and self._has_bos(self.tokenizer(PROBE)["input_ids"])
+        self.skips_first = self.may_skip and self._has_bos(ids)
         every = [Layer(n, w) for n, w in self._describe(trace, hidden)]
         self.places = {layer.name: i for i, layer in enumerate(every)}
         self.layers = self.choose_layers(every)
         facts = {
-            "pooling": self.pooling,
-            **reading.facts,
-            "tokens": self._which_tokens(),
-            **self.token_facts,
-            "padding": self._how_padded(),
-            "pad_token_id": self.pad,
-            "last_layer": every[-1].what,
-            "context": self.context,
-            **self.text_facts(),
+            "pooling": self.pooling, **reading.facts, "tokens": self._which_tokens(), **self.token_facts,
+            "padding": self._how_padded(), "pad_token_id": self.pad, "last_layer": every[-1].what,
+            "context": self.context, **self.text_facts(),
             "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
-        }
+        }  # fmt: skip
         objective = _objective(causal and self.causal, config)
         libraries, dtypes = ("transformers", "tokenizers"), (dtype, loaded.stored)
         self.describe(spec, "text", self.model, dtypes, libraries, facts, missing=missing, objective=objective)
@@ -168,14 +165,13 @@ class HFText(passes.TextModel):
         bits = self._bits(out.logits, tokens, mask, prepared) if self.scored else {}
         return Batch(batch.layers, {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras, **bits})
 
-    def _padded(self, ids: Sequence[Sequence[int]], side: str | None = None) -> tuple[Tensor, Tensor]:
+    def _padded(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of valid ones, each (b, t)."""
         longest = self.full or max(map(len, ids))
         tokens = torch.full((len(ids), longest), self.pad, dtype=torch.int64)
         mask = torch.zeros(len(ids), longest, dtype=torch.int64)
         for i, row in enumerate(ids):
-            left = (side or self.side) == "left"
-            place = slice(longest - len(row), longest) if left else slice(0, len(row))
+            place = slice(longest - len(row), longest) if self.side == "left" else slice(0, len(row))
             tokens[i, place] = torch.tensor(row)
             mask[i, place] = 1
         return tokens.to(self.device), mask.to(self.device)
@@ -243,7 +239,7 @@ class HFText(passes.TextModel):
         with passes.traced(self.model) as trace:
             out = self._run(tokens, mask, own_positions=True)
         states, pooled = (getattr(out, name, None) for name in ("last_hidden_state", "pooler_output"))
-        if states is None or pooled is None or (not trace.takers(states[:, -1]) and not _equal(pooled, states[:, -1])):
+        if states is None or pooled is None or not (trace.takers(states[:, -1]) or torch.equal(pooled, states[:, -1])):
             return None
         if self.context is None or not isinstance(self.tokenizer.pad_token_id, int):
             raise Unavailable(
@@ -259,11 +255,6 @@ class HFText(passes.TextModel):
                 remedy="leave `padding` out of the model's entry",
             )  # fmt: skip
         return self.context
-
-    def _class_is_last(self) -> bool:
-        """Whether the tokenizer puts the class token at the end, as XLNet's does."""
-        ids, token = list(self.tokenizer(PROBE)["input_ids"]), self.tokenizer.cls_token_id
-        return token is not None and token != ids[0] and token == ids[-1]
 
     @torch.inference_mode()
     def _traced(self, dtype: torch.dtype) -> tuple[passes.Trace, Sequence[Tensor]]:
@@ -321,18 +312,8 @@ def _vocabulary(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def _equal(x: Tensor, y: Tensor) -> bool:
-    return x.shape == y.shape and bool(torch.equal(x, y))
-
-
 def _name(hidden_state: int) -> str:
     return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
-
-
-def _auto(causal: bool) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    return AutoModelForCausalLM if causal else AutoModel
 
 
 def _is_causal(config: Any) -> bool:

@@ -51,13 +51,10 @@ class HFVision(LoadedModel):
         self.pooling = self.choose_pooling(self._poolings())
         self.layers = self.choose_layers(every)
         facts = {
-            "pooling": self.pooling,
-            "tokens": self._tokens(),
-            "class_token": any(p.cls is not None for p in self.places.values()),
-            "last_layer": every[-1].what,
-            "preprocessing": plain(self.processor.to_dict()),
-            "input": self.input,
-        }
+            "pooling": self.pooling, "tokens": self._tokens(),
+            "class_token": any(p.cls is not None for p in self.places.values()), "last_layer": every[-1].what,
+            "preprocessing": plain(self.processor.to_dict()), "input": self.input,
+        }  # fmt: skip
         libraries, dtypes = ("transformers", "torchvision", "pillow"), (self.dtype, loaded.stored)
         self.describe(spec, "image", self.model, dtypes, libraries, facts, missing=missing)
 
@@ -81,11 +78,11 @@ class HFVision(LoadedModel):
     def _pool(self, name: str, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         places = self.places.get(name)
         if places is None:
-            return passes.map_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
+            return passes.plain_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
         if self.pooling == "cls":
             assert places.cls is not None
             return hidden[:, places.cls].to(torch.float32)
-        return passes.masked_mean(hidden, inputs[self.mask]) if self.mask else passes.token_mean(places.patches(hidden))
+        return passes.masked_mean(hidden, inputs[self.mask]) if self.mask else passes.plain_mean(places.patches(hidden))
 
     def _poolings(self) -> tuple[str, ...]:
         if not self.places:
@@ -198,8 +195,7 @@ class HFVision(LoadedModel):
                 "the class token cannot be told from the patches", "images that go through it side by side",
                 "a row of the patches of all images, and a class token",
             )  # fmt: skip
-        found = passes.token_places(trace, lambda: self._run(inputs), list(tokens.values()), self.entry.label)
-        return dict(zip(tokens, found, strict=True))
+        return passes.token_places(trace, lambda: self._run(inputs), tokens, self.entry.label)
 
     def _is_layer(self, trace: passes.Trace, hidden: Sequence[Tensor]) -> bool:
         """Whether the first hidden state is the output of a block or stage, and not the embeddings."""

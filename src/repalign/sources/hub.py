@@ -67,11 +67,9 @@ class HubSource(Source):
     def weight_facts(self, spec: Spec, answer: Answer | None, files: str = "*.safetensors") -> dict[str, Any]:
         """Parameters, dtype and bytes of the weights: of a folder, of the cache, or as the hub says."""
         repository = self.repository(spec)
-        if spec.is_local:
-            return {**weights_in(sorted(Path(spec.path).glob(files))), "download_bytes": 0, "download_from": FILE}
-        cached = None if repository is None else cached_weights(repository)
-        if cached is not None:
-            return {**weights_in(cached), "download_bytes": 0, "download_from": FILE}
+        here = sorted(Path(spec.path).glob(files)) if spec.is_local else repository and cached_weights(repository)
+        if here is not None:
+            return {**weights_in(here), "download_bytes": 0, "download_from": FILE}
         out: dict[str, Any] = {}
         if answer is not None and answer.parameters is not None:
             out |= {"parameters": answer.parameters, "parameters_from": HUB}
@@ -85,29 +83,28 @@ class HubSource(Source):
 # --- revisions -----------------------------------------------------------------------------------
 
 
-def folder_revision(folder: Path, spec: Spec, nested: bool = False) -> str:
-    """ "local-" and 16 digits over the names and bytes of a model's files; `nested` covers its subfolders too."""
-    if not folder.is_dir():
+def hub_revision(spec: Spec, nested: bool = False) -> str:
+    """What a spec means now: the hub's commit, or the cache's without a network.
+
+    Of a folder "local-" and 16 digits over the names and bytes of a model's files; `nested` covers its subfolders too.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(spec.path)
+    if spec.is_local and not folder.is_dir():
         raise RepalignError(
             f"model {spec}: there is no folder {folder}", expected="a folder with the model's files",
             got="a file" if folder.exists() else "nothing",
             remedy="check the path; in a study file it starts from the file's folder",
         )  # fmt: skip
-    sha = hashlib.sha256()
-    for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
-        if path.is_file() and path.suffix in MODEL_FILES:
-            sha.update(f"{path.relative_to(folder).as_posix()}:{file_sha256(path)}\n".encode())
-    return f"local-{sha.hexdigest()[:16]}"
-
-
-def hub_revision(spec: Spec, nested: bool = False) -> str:
-    """What a spec means now: the hub's commit (or the cache's, without a network), or a folder's digest."""
     if spec.is_local:
-        return folder_revision(Path(spec.path), spec, nested)
+        sha = hashlib.sha256()
+        for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
+            if path.is_file() and path.suffix in MODEL_FILES:
+                sha.update(f"{path.relative_to(folder).as_posix()}:{file_sha256(path)}\n".encode())
+        return f"local-{sha.hexdigest()[:16]}"
     if spec.revision and _COMMIT.fullmatch(spec.revision):
         return spec.revision
-    from huggingface_hub import HfApi
-
     with hub_errors(spec):
         try:
             return str(HfApi().model_info(spec.path, revision=spec.revision).sha)
@@ -170,11 +167,9 @@ def held(spec: Spec, revision: str) -> Held:
             whole = first.name == ONE
             return read_headers([first] if whole else [fetch(spec.path, [s], spec, revision) for s in _shards(first)])
         folder = Path(spec.path)
-        if (folder / ONE).is_file():
-            return read_headers([folder / ONE])
-        if (folder / INDEX).is_file():
-            return read_headers(folder / shard for shard in _shards(folder / INDEX))
-        found = sorted(folder.glob("*.safetensors"))
+        found = [folder / ONE] if (folder / ONE).is_file() else sorted(folder.glob("*.safetensors"))
+        if found != [folder / ONE] and (folder / INDEX).is_file():
+            found = [folder / shard for shard in _shards(folder / INDEX)]
         if not found:
             raise no_safetensors(spec)
         return read_headers(found)

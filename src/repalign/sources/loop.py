@@ -36,7 +36,7 @@ from repalign.sources.model import (
     out_of_memory,
 )  # fmt: skip
 from repalign.sources.passes import FIRST, LONGEST, per_row
-from repalign.sources.source import Spec, as_asked_today, parse_spec, refuse_options_of_files, refuse_prompt
+from repalign.sources.source import Spec, as_asked_today, needless_prompt, parse_spec, refuse_options_of_files
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
@@ -112,7 +112,7 @@ def extract(
     for entry, spec in zip(entries, specs, strict=True):  # what is wrong with the request is told before any work
         what = f"{spec.scheme}: models"
         if entry.prompt is not None and not spec.source.takes_prompts:
-            refuse_prompt(entry, what)
+            raise needless_prompt(entry, what)
         if not spec.source.is_file:
             refuse_options_of_files(entry, what)
     spread = SPREAD.get(device, "never")
@@ -344,8 +344,17 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
             if not out_of_memory(error):
                 raise
             problem = first_line(error)  # not the error itself: as long as it is held, so is the memory of its pass
+        if batch is None and len(now) == 1:
+            raise RepalignError(
+                f"{rows.task}: one stimulus does not fit the memory", got=problem,
+                remedy="use a smaller dtype (bfloat16), another device, or fewer layers",
+            )  # fmt: skip
         if batch is None:
-            _halve(loaded, len(now), problem, rows)
+            loaded.batch_size = len(now) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            note = f"a batch of {len(now)} does not fit the memory; going on with batches of {loaded.batch_size}"
+            rows.tell(note=note)
             continue
         if loaded.column is not None:
             batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
@@ -376,18 +385,6 @@ def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
         got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
         remedy="choose another caption, or leave such rows out of the dataset",
     )
-
-
-def _halve(loaded: _Loaded, tried: int, problem: str, rows: _Rows) -> None:
-    if tried == 1:
-        raise RepalignError(
-            f"{rows.task}: one stimulus does not fit the memory", got=problem,
-            remedy="use a smaller dtype (bfloat16), another device, or fewer layers",
-        )  # fmt: skip
-    loaded.batch_size = tried // 2
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    rows.tell(note=f"a batch of {tried} does not fit the memory; going on with batches of {loaded.batch_size}")
 
 
 # --- what all rows say ---------------------------------------------------------------------------
@@ -436,11 +433,8 @@ def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float],
     }
     definition = {
         "formula": "nats of all tokens after the first given one, over all texts / ln 2 / UTF-8 bytes (or characters)",
-        "texts": scored,
-        "text": f"caption {caption} of each row; texts that were cut are left out",
+        "texts": scored, "text": f"caption {caption} of each row; texts that were cut are left out",
         "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",
-        "first_token": "scored after BOS" if n_bos == scored else "not scored",
-        "first_token_bytes": "count",
-        **total,
-    }
+        "first_token": "scored after BOS" if n_bos == scored else "not scored", "first_token_bytes": "count", **total,
+    }  # fmt: skip
     return found, definition

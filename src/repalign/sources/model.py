@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 RUN_DTYPES = {**STORE_DTYPES, "bfloat16": torch.bfloat16}
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "sink": ("skip", "keep"),
-    "padding": ("right", "left", "none"),
-    "store_dtype": tuple(STORE_DTYPES),
-    "ids": (None, "rows"),
-    "kind": (None, FEATURES, *KINDS),
-}
+    "sink": ("skip", "keep"), "padding": ("right", "left", "none"), "store_dtype": tuple(STORE_DTYPES),
+    "ids": (None, "rows"), "kind": (None, FEATURES, *KINDS),
+}  # fmt: skip
 SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
 DIGEST_BYTES = 2**28
 HOUSE = str(Path(__file__).parents[1])  # where the code of this package is

@@ -108,9 +108,9 @@ class OpenCLIPSide(passes.TextModel):
         if self.kind == "text":
             return self._run_texts(self.tokenizer(stimuli).to(self.device))
         pixels = torch.stack([self.transform(image) for image in stimuli]).to(self.device, self.dtype)
-        options: dict[str, Any] = {"image_output_extra_tokens": True, "image_output_fmt": "NLC"}
-        if not self._has_tokens():
-            options = {}
+        trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
+        has_tokens = hasattr(self.model.visual, "transformer") or getattr(trunk, "num_prefix_tokens", 0) > 0
+        options: dict[str, Any] = {"image_output_extra_tokens": True, "image_output_fmt": "NLC"} if has_tokens else {}
         out = self.model.forward_intermediates(image=pixels, normalize=False, **options)
         states = out["image_intermediates"]
         beside = out.get("image_intermediates_prefix") or [None] * len(states)
@@ -128,10 +128,6 @@ class OpenCLIPSide(passes.TextModel):
         tokens = self.tokenizer([text]).to(self.device)
         states, _ = self._run_texts(tokens)
         return bool(states) and passes.sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
-
-    def _has_tokens(self) -> bool:
-        trunk = getattr(self.model.visual, "trunk", None)  # a vision model of timm
-        return hasattr(self.model.visual, "transformer") or getattr(trunk, "num_prefix_tokens", 0) > 0
 
     @torch.inference_mode()
     def _probe(self) -> list[Layer]:

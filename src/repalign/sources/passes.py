@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,36 +158,28 @@ def traced(model: nn.Module, marks: bool = True) -> Iterator[Trace]:
     """Record what the model's modules do in the forward passes inside the block; without `marks` only its tokens."""
     trace = Trace(model)
 
-    def see(x: Tensor) -> None:
+    def see(name: str, x: Tensor, among: list[tuple[str, Mark]]) -> None:
         shape = tuple(x.shape)
         if x.ndim == 3 and shape[0] > 1 and shape not in trace.tokens and bool((x[0] != x[1]).any()):
             trace.tokens[shape] = x.detach().clone()
+        if marks:
+            among.append((name, _mark(x)))
 
-    def before(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            trace.started.setdefault(name, len(trace.made))
-            for x in (*args, *kwargs.values()):
-                if isinstance(x, Tensor) and x.is_floating_point():
-                    see(x)
-                    if marks:
-                        trace.given.append((name, _mark(x)))
+    def before(name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        trace.started.setdefault(name, len(trace.made))
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, Tensor) and x.is_floating_point():
+                see(name, x, trace.given)
 
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
-            x = first_tensor(out)
-            if x is not None:
-                see(x)
-                if marks:
-                    trace.made.append((name, _mark(x)))
-
-        return hook
+    def after(name: str, _module: nn.Module, _args: Any, out: Any) -> None:
+        x = first_tensor(out)
+        if x is not None:
+            see(name, x, trace.made)
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(after(name)).remove)
+            stack.callback(module.register_forward_pre_hook(partial(before, name), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(partial(after, name)).remove)
         yield trace
 
 
@@ -199,13 +192,13 @@ def outputs_of(model: nn.Module, names: Sequence[str], label: str) -> Iterator[d
     """
     outputs: dict[str, list[Tensor | None]] = {name: [] for name in names}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, out: outputs[name].append(first_tensor(out))
+    def keep(name: str, _module: nn.Module, _args: Any, out: Any) -> None:
+        outputs[name].append(first_tensor(out))
 
     given: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for name in names:
-            stack.callback(model.get_submodule(name).register_forward_hook(keep(name)).remove)
+            stack.callback(model.get_submodule(name).register_forward_hook(partial(keep, name)).remove)
         yield given
     for name, found in outputs.items():
         x = found[0] if len(found) == 1 else None
@@ -216,6 +209,11 @@ def outputs_of(model: nn.Module, names: Sequence[str], label: str) -> Iterator[d
                 got=f"{len(found)} calls", remedy="name other modules in `layers:`",
             )  # fmt: skip
         given[name] = x
+
+
+def module_layer(model: nn.Module, name: str) -> Layer:
+    """A module of a model as a layer."""
+    return Layer(name, f"output of {name} ({type(model.get_submodule(name)).__name__})")
 
 
 # --- the tokens of images ------------------------------------------------------------------------
@@ -240,8 +238,10 @@ class Places:
         return x[:, self.before : x.shape[1] - self.after]
 
 
-def token_places(trace: Trace, again: Callable[[], Any], states: Sequence[Tensor], label: str) -> list[Places]:
-    """Where the tokens stand in each of the states (b, t, d) that a traced pass over unlike images gave.
+def token_places(
+    trace: Trace, again: Callable[[], Any], states: Mapping[str, Tensor], label: str
+) -> dict[str, Places]:
+    """Where the tokens stand in each of the states (b, t, d) by layer that a traced pass over unlike images gave.
 
     What stands at a position when the tokens first come together, before any of them has seen another, shows what it is:
     the class token and registers are the same for all images, patches are not; and the class token is the one that moves
@@ -253,12 +253,9 @@ def token_places(trace: Trace, again: Callable[[], Any], states: Sequence[Tensor
         with _changed(parameter), traced(trace.model, marks=False) as other:
             again()
         moved.append(other)
-    known: dict[tuple[int, ...], Places] = {}
-    for x in states:
-        shape = tuple(x.shape)
-        if shape not in known:
-            known[shape] = _places(_first(trace, shape), [_first(t, shape) for t in moved], label)
-    return [known[tuple(x.shape)] for x in states]
+    shapes = {tuple(x.shape) for x in states.values()}
+    known = {shape: _places(_first(trace, shape), [_first(t, shape) for t in moved], label) for shape in shapes}
+    return {layer: known[tuple(x.shape)] for layer, x in states.items()}
 
 
 # A layer of an image model: its patches (b, t, d), or a map (b, d, h, w), and the tokens before the patches.
@@ -276,7 +273,7 @@ def image_layers(
     maps = all(x.ndim == 4 for x in whole)
     layers = [Layer(f"{'stage' if maps else 'block'}.{i}", trace.what(x, i)) for i, x in enumerate(whole)]
     tokens = {layer.name: x for layer, x in zip(layers, whole, strict=True) if x.ndim == 3}
-    places = dict(zip(tokens, token_places(trace, again, list(tokens.values()), label), strict=True))
+    places = token_places(trace, again, tokens, label)
     for layer, (_, before) in zip(layers, states, strict=True):
         given, shown = 0 if before is None else before.shape[1], places.get(layer.name)
         if shown is not None and (shown.before != given or shown.after):
@@ -296,7 +293,7 @@ def pool_image(state: State, places: Places | None, pooling: str | None) -> Tens
     if pooling == "cls":
         assert before is not None and places is not None and places.cls is not None
         return before[:, places.cls].to(torch.float32)
-    return map_mean(patches) if patches.ndim == 4 else token_mean(patches)
+    return plain_mean(patches)
 
 
 def _first(trace: Trace, shape: tuple[int, ...]) -> Tensor | None:
@@ -434,14 +431,9 @@ class TextModel(LoadedModel):
         return Batch(layers, norms(states, mask, counted) if states and self.pooling == "mean" else {})
 
 
-def map_mean(x: Tensor) -> Tensor:
-    """Mean over positions: (b, d, h, w) -> (b, d)."""
-    return x.to(torch.float32).mean(dim=(2, 3))
-
-
-def token_mean(x: Tensor) -> Tensor:
-    """Mean over all tokens: (b, t, d) -> (b, d)."""
-    return x.to(torch.float32).mean(dim=1)
+def plain_mean(x: Tensor) -> Tensor:
+    """Mean over the positions of a map (b, d, h, w), or over all tokens (b, t, d) -> (b, d)."""
+    return x.to(torch.float32).mean(dim=(2, 3) if x.ndim == 4 else 1)
 
 
 def any_pool(x: Tensor, pooling: str | None, where: str) -> Tensor:
@@ -452,9 +444,9 @@ def any_pool(x: Tensor, pooling: str | None, where: str) -> Tensor:
     if x.ndim == 2:
         return x.to(torch.float32)
     if x.ndim == 4 and pooling in (None, "spatial_mean", "mean"):
-        return map_mean(x)
+        return plain_mean(x)
     if x.ndim == 3 and pooling in ("cls", "mean", "last"):
-        return token_mean(x) if pooling == "mean" else x[:, 0 if pooling == "cls" else -1].to(torch.float32)
+        return plain_mean(x) if pooling == "mean" else x[:, 0 if pooling == "cls" else -1].to(torch.float32)
     if x.ndim not in (3, 4):
         raise RepalignError(
             f"{where}: a layer's output is of no known form", expected="(b, d), (b, tokens, d) or (b, d, height, width)",

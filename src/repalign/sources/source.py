@@ -303,13 +303,12 @@ class Sources(UserDict[str, Source]):
         return row
 
 
-def refuse_prompt(entry: ModelEntry, what: str) -> None:
-    if entry.prompt is not None:
-        raise RepalignError(
-            f"model {entry.label}: a prompt does not go with {what}",
-            expected="a text model of transformers (hf:) or sentence-transformers (st:)",
-            got=f"prompt {entry.prompt!r}", remedy="leave `prompt` out of this model's entry",
-        )  # fmt: skip
+def needless_prompt(entry: ModelEntry, what: str) -> RepalignError:
+    return RepalignError(
+        f"model {entry.label}: a prompt does not go with {what}",
+        expected="a text model of transformers (hf:) or sentence-transformers (st:)",
+        got=f"prompt {entry.prompt!r}", remedy="leave `prompt` out of this model's entry",
+    )  # fmt: skip
 
 
 def refuse_options_of_files(entry: ModelEntry, what: str) -> None:

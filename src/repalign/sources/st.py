@@ -183,6 +183,7 @@ class Sentence(passes.TextModel):
 
 def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:
     """Give the transformer the tokenizer that its own file says, where the library makes another of it; what was found."""
+    from tokenizers import normalizers
     from transformers import PreTrainedTokenizerBase
 
     first = model[0]
@@ -201,19 +202,14 @@ def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] |
     reading.tokenizer.model_max_length = current.model_max_length
     reading.tokenizer.padding_side = current.padding_side
     if getattr(first, "do_lower_case", False):  # sentence-transformers' own option, over that of the tokenizer
-        _lower(reading.tokenizer.backend_tokenizer)
+        backend = reading.tokenizer.backend_tokenizer
+        parts = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+        backend.normalizer = normalizers.Sequence(parts)
     if first.processor is current:
         first.processor = reading.tokenizer
     else:
         first.processor.tokenizer = reading.tokenizer
     return {**reading.facts, "tokenizer_probe": reading.digest}
-
-
-def _lower(backend: Any) -> None:
-    from tokenizers import normalizers
-
-    parts = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
-    backend.normalizer = normalizers.Sequence(parts)
 
 
 def _folder(spec: Spec, context: Context) -> str:

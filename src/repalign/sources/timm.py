@@ -19,7 +19,7 @@ from torch import Tensor
 from repalign.errors import RepalignError, Unavailable, did_you_mean
 from repalign.models import known_models
 from repalign.sources import passes
-from repalign.sources.hub import HubSource, fetch, folder_revision, hub_errors, hub_revision, read_headers
+from repalign.sources.hub import HubSource, fetch, hub_errors, hub_revision, read_headers
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, count_parameters, plain, versions
 from repalign.sources.source import COUNTED, NAME, Answer, Asked, Facts, Repository, Spec, StandIn, outdated
 
@@ -130,7 +130,7 @@ class TimmVision(LoadedModel):
         if places is None or self.pooling not in ("cls", "mean"):
             return passes.any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
         if self.pooling == "mean":
-            return passes.token_mean(places.patches(x))
+            return passes.plain_mean(places.patches(x))
         if places.cls is None:
             raise RepalignError(
                 f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
@@ -183,9 +183,8 @@ class TimmVision(LoadedModel):
             found = self._outputs(pixels, names)
         tokens = {n: x for n, x in found.items() if x.ndim == 3}
         if self.pooling in ("cls", "mean"):
-            places = passes.token_places(trace, lambda: self.model(pixels), list(tokens.values()), self.entry.label)
-            self.places = dict(zip(tokens, places, strict=True))
-        return tuple(Layer(n, f"output of {n} ({_kind(self.model, n)})") for n in names)
+            self.places = passes.token_places(trace, lambda: self.model(pixels), tokens, self.entry.label)
+        return tuple(passes.module_layer(self.model, n) for n in names)
 
 
 def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtype]:
@@ -247,10 +246,6 @@ def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> boo
     return False
 
 
-def _kind(model: Any, name: int | str) -> str:
-    return type(model.get_submodule(str(name))).__name__
-
-
 class Timm(HubSource):
     """`timm:` models."""
 
@@ -268,7 +263,7 @@ class Timm(HubSource):
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:
         if spec.is_local:
-            return folder_revision(Path(spec.path), spec)
+            return hub_revision(spec)
         hub_id = _pretrained(spec, entry).hf_hub_id
         return hub_revision(Spec("hf", hub_id)) if hub_id else f"timm-{versions('timm')['timm']}"
 

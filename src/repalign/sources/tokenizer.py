@@ -20,11 +20,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import Unavailable
+from repalign.errors import Unavailable, is_installed
 from repalign.sources.hub import at, hub_errors
 from repalign.sources.model import Context, first_line
 from repalign.sources.source import Spec
@@ -96,7 +95,8 @@ def _library(spec: Spec, context: Context, folder: str, there: dict[str, Path]) 
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     pieces = FAST not in there and any(name in there for name in PIECES)
-    missing = [name for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")) if not _has(module)]
+    needed = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    missing = [name for name, module in needed.items() if not is_installed(module)]
     if pieces and missing:
         raise _no_tokenizer(
             spec, f"{' and '.join(missing)} not installed, which its sentencepiece file needs",
@@ -164,7 +164,10 @@ def _of_json(file: Path, stated: dict[str, Any], loaded: Any) -> tuple[Any, str]
     said = {name: stated[name] for name in AROUND if isinstance(stated.get(name), bool)}
     silent = own.post_processor is None
     options = said if silent else {}
-    by_library = silent and not options and loaded.is_fast and _numbers_agree(loaded, own)
+    by_library = silent and not options and loaded.is_fast
+    if by_library:  # and where the tokens that the library puts around a text have the same numbers in the file
+        around = set(loaded(PROBE)["input_ids"]) & set(loaded.all_special_ids)
+        by_library = all(own.token_to_id(loaded.convert_ids_to_tokens(i)) == i for i in around)
     made = PreTrainedTokenizerFast(
         tokenizer_object=own,
         model_max_length=loaded.model_max_length,
@@ -190,12 +193,6 @@ def _named(stated: dict[str, Any]) -> set[str]:
     listed = [*(stated.get("added_tokens_decoder") or {}).values(), *(stated.get("additional_special_tokens") or [])]
     listed += [token for name, token in stated.items() if name.endswith("_token")]
     return {str(t.get("content")) if isinstance(t, dict) else str(t) for t in listed}
-
-
-def _numbers_agree(loaded: Any, own: Any) -> bool:
-    """Whether the tokens that the library puts around a text have the same numbers in the file."""
-    around = set(loaded(PROBE)["input_ids"]) & set(loaded.all_special_ids)
-    return all(own.token_to_id(loaded.convert_ids_to_tokens(i)) == i for i in around)
 
 
 def _with_options(file: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
@@ -310,13 +307,6 @@ def _read(config: Path | None) -> dict[str, Any]:
     return {} if config is None else json.loads(config.read_text("utf-8"))
 
 
-def _has(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def _ids(tokenizer: Any, special: bool = True) -> list[list[int]]:
     """The ids of the probe texts."""
     return [list(map(int, tokenizer(text, add_special_tokens=special)["input_ids"])) for text in PROBES]
@@ -346,9 +336,6 @@ def pad_id(config: Any, tokenizer: Any) -> int:
     config = getattr(config, "text_config", None) or config
     size = getattr(config, "vocab_size", 0)
     known = (
-        tokenizer.pad_token_id,
-        getattr(config, "pad_token_id", None),
-        tokenizer.eos_token_id,
-        tokenizer.unk_token_id,
-    )
+        tokenizer.pad_token_id, getattr(config, "pad_token_id", None), tokenizer.eos_token_id, tokenizer.unk_token_id,
+    )  # fmt: skip
     return next((int(i) for i in known if isinstance(i, int) and 0 <= i < size), 0)

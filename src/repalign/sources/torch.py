@@ -31,8 +31,10 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,14 +49,13 @@ from repalign.files import file_sha256
 from repalign.sources.model import (
     Batch,
     Context,
-    Layer,
     LoadedModel,
     ModelEntry,
     first_line,
     no_modality,
     weights_digest,
 )
-from repalign.sources.passes import any_pool, outputs_of
+from repalign.sources.passes import any_pool, module_layer, outputs_of
 from repalign.sources.source import FILE, Answer, Asked, Facts, Source, Spec, StandIn
 
 
@@ -188,7 +189,7 @@ class TorchModule(LoadedModel):
         stored = next((p.dtype for p in made.module.parameters()), None)
         self.dtype = self.run_dtype(context, stored)
         self.model = made.module.to(context.device, self.dtype)
-        self.layers = tuple(_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
+        self.layers = tuple(module_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
         read = getattr(self.preprocess, "__qualname__", type(self.preprocess).__name__)
         facts = {
             "pooling": entry.pooling or "maps: mean over positions; vectors as they are",
@@ -258,10 +259,6 @@ def _children(model: nn.Module) -> list[str]:
     return out
 
 
-def _layer(model: nn.Module, name: str) -> Layer:
-    return Layer(name, f"output of {name} ({type(model.get_submodule(name)).__name__})")
-
-
 def _as_tensor(stimulus: Any) -> Any:
     """Images to (3, h, w) in [0, 1], arrays as they are; of anything else no tensor can be made."""
     if isinstance(stimulus, np.ndarray):
@@ -315,7 +312,8 @@ def imported_code(module: ModuleType) -> dict[str, str]:
                 found[other] = _digest(sys.modules.get(other), said)
                 waiting.append((other, said))
         for path in _named_files(tree, file.parent):
-            found[_shown(path, file.parent)] = file_sha256(path)
+            beside = path.is_relative_to(file.parent)
+            found[path.relative_to(file.parent).as_posix() if beside else str(path)] = file_sha256(path)
     return dict(sorted(found.items()))
 
 
@@ -329,34 +327,19 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
     """Every module that a file may import, by its whole name, with the packages around it."""
     for node in ast.walk(tree):
         names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute("." * node.level + (node.module or ""), package)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")] if base else []
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
-            first = node.args[0]
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                names = [_absolute(first.value, package)]
+        with suppress(ImportError):  # of more dots in front of a name than there are packages around
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
+            elif isinstance(node, ast.Call) and node.args and isinstance(first := node.args[0], ast.Constant):
+                called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+                if called in ("import_module", "__import__") and isinstance(first.value, str):
+                    names = [resolve_name(first.value, package)]
         for name in filter(None, names):
             yield from _parents(name)
             yield name
-
-
-def _called(node: ast.Call) -> str:
-    return getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-
-
-def _absolute(name: str, package: str) -> str:
-    """A name with dots in front as a whole one; "" where there is no such package."""
-    bare = name.lstrip(".")
-    level = len(name) - len(bare)
-    if not level:
-        return bare
-    parts = package.split(".") if package else []
-    if level > len(parts):
-        return ""
-    return ".".join([*parts[: len(parts) - level + 1], *([bare] if bare else [])])
 
 
 def _about(name: str) -> Path | str | None:
@@ -432,7 +415,3 @@ def _named_files(tree: ast.AST, folder: Path) -> Iterator[Path]:
                 yield path
         except OSError:
             continue
-
-
-def _shown(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
