@@ -384,11 +384,14 @@ class RemoteFiles:
     root: str
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
+    def _fs(self) -> Any:
+        """The files below the URL; names are relative."""
         import fsspec
+        from fsspec.implementations.dirfs import DirFileSystem
 
         try:
-            return fsspec.core.url_to_fs(self.root)
+            fs, root = fsspec.core.url_to_fs(self.root)
+            return DirFileSystem(root.rstrip("/") or root, fs)
         except (ImportError, ValueError) as error:
             raise RepalignError(
                 f"{self.root} cannot be opened: {error}", expected="a local path, or a URL that fsspec knows",
@@ -405,31 +408,22 @@ class RemoteFiles:
             )
         return {"root": self.root}  # each process opens it for itself
 
-    def _at(self, name: str, *, fresh: bool = False) -> tuple[Any, str]:
-        """The file system, and the full path of a name; `fresh` forgets what the system remembers of folders."""
-        fs, root = self._opened
-        if fresh:
-            fs.invalidate_cache()
-        return fs, f"{root.rstrip('/')}/{name}" if name else root
-
     def size(self, name: str) -> int | None:
-        fs, path = self._at(name, fresh=True)
+        self._fs.invalidate_cache()  # others write here
         try:
-            return int(fs.info(path)["size"])
+            return int(self._fs.info(name)["size"])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
-        fs, path = self._at(name)
-        return bytearray(fs.cat_file(path, start=start, end=stop))
+        return bytearray(self._fs.cat_file(name, start=start, end=stop))
 
     def write(self, name: str, *chunks: Chunk) -> None:
-        fs, path = self._at(name)
-        temporary = self._at(temporary_name(name))[1]
+        temporary = temporary_name(name)
         try:
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            fs.pipe_file(temporary, b"".join(chunks))
-            fs.mv(temporary, path)
+            self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(temporary, b"".join(chunks))
+            self._fs.mv(temporary, name)
         except OSError as error:
             raise RepalignError(
                 f"{self.root}/{name} cannot be written: {error}",
@@ -437,14 +431,13 @@ class RemoteFiles:
             ) from error
 
     def remove(self, name: str) -> None:
-        fs, path = self._at(name)
         with suppress(FileNotFoundError):  # another process removed it
-            fs.rm_file(path)
+            self._fs.rm_file(name)
 
     def listing(self, folder: str = "") -> dict[str, int | None]:
-        fs, path = self._at(folder, fresh=True)
+        self._fs.invalidate_cache()
         try:
-            items = fs.ls(path, detail=True)
+            items = self._fs.ls(folder, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in items}
@@ -458,9 +451,8 @@ class RemoteFiles:
                 self.remove(full)
 
     def is_abandoned(self, name: str) -> bool:
-        fs, path = self._at(name)
         try:
-            return time.time() - fs.modified(path).timestamp() > STALE_AFTER
+            return time.time() - self._fs.modified(name).timestamp() > STALE_AFTER
         except (FileNotFoundError, NotImplementedError):
             return False
 
