@@ -186,21 +186,14 @@ def _groups(left: list[Rows], right: list[Rows], memory: int) -> list[list[Rows]
 
 def _scores(sums: Sums, estimator: str) -> np.ndarray:
     """statistic, null_mean, null_std, z and pvalue_bound: (5, l, m)."""
-    n, split, p = sums.n, len(sums.xs), sums.products.cpu().numpy()
-    about = [About(w[0] / n, float(p[0, 1 + i]), w) for i, w in enumerate(sums.weighted)]
-    eps = torch.finfo(sums.dtype).eps
-    selves = []
-    for i, (layer, a) in enumerate(zip(sums.layers, about, strict=True)):
-        whole = layer.square.tril() + layer.square.tril(-1).T
-        own = moved(whole, a, a, p[1 + i, 1 + i], a.weighted[1], a.weighted[1], n)
-        trace = max(a.trace - n * float(a.mean @ a.mean), 0.0)
-        selves.append(_Self(trace, *own, n, estimator, eps))
-    out = np.empty((5, split, len(about) - split))
-    for i, row in enumerate(sums.cross):
-        for j, cross in enumerate(row):
-            a, b, s, t = about[i], about[split + j], selves[i], selves[split + j]
-            squared, diagonal = moved(cross, a, b, p[1 + i, 1 + split + j], a.weighted[2 + j], b.weighted[2 + i], n)
-            out[:, i, j] = _cell(_product(squared, diagonal, s.trace * t.trace, n, estimator), s, t, n)
+    n, split, p = sums.n, len(sums.left), sums.products.cpu().numpy()
+    for i, layer in enumerate(sums.layers):
+        layer.close(float(p[0, 1 + i]), p[1 + i, 1 + i], n, estimator)
+    out = np.empty((5, split, len(sums.right)))
+    for i, (x, row) in enumerate(zip(sums.layers, sums.cross, strict=False)):
+        for j, (y, cross) in enumerate(zip(sums.layers[split:], row, strict=True)):
+            squared, diagonal = moved(cross, x, y, p[1 + i, 1 + split + j], x.weighted[2 + j], y.weighted[2 + i], n)
+            out[:, i, j] = _cell(_product(squared, diagonal, x.trace * y.trace, n, estimator), x, y, n)
     return out
 
 
@@ -211,26 +204,7 @@ def _product(squared: float, diagonal: float, traces: float, n: int, estimator: 
     return squared - n / (n - 2) * diagonal + traces / ((n - 1) * (n - 2))
 
 
-class _Self:
-    """T = tr A, T2 = |A|^2 and S2 = sum a_ii^2 of one centred kernel A; T2 = 0 if it vanishes within rounding."""
-
-    def __init__(self, trace: float, squared: float, diagonal: float, n: int, estimator: str, eps: float) -> None:
-        self.trace = trace
-        norm2 = _product(squared, diagonal, trace * trace, n, estimator)
-        size = squared if estimator == "biased" else squared + 2 * diagonal + trace * trace / n**2
-        self.norm2 = norm2 if norm2 > _RESIDUE * eps * size else 0.0
-        # A U-centred kernel has an empty diagonal.
-        self.t, self.s2, self.eps = (trace, diagonal, eps) if estimator == "biased" else (0.0, 0.0, eps)
-
-    def spread(self, n: int) -> tuple[float, float]:
-        """Both factors of the variance for |A| = 1, (n-1) - T^2/T2 and n(n+1) S2/T2 - (n-1)(T^2/T2 + 2)."""
-        ratio, s2 = self.t**2 / self.norm2, self.s2 / self.norm2
-        first, second = (n - 1) - ratio, n * (n + 1) * s2 - (n - 1) * (ratio + 2)
-        rounding = _RESIDUE * self.eps * (n - 1)
-        return (first if first > rounding else 0.0), (second if abs(second) > rounding * (ratio + 2) else 0.0)
-
-
-def _cell(inner: float, x: _Self, y: _Self, n: int) -> tuple[float, float, float, float, float]:
+def _cell(inner: float, x: Layer, y: Layer, n: int) -> tuple[float, float, float, float, float]:
     """Score, null mean and deviation, z and bound. Mean and variance over all permutations of centred A and B:
 
     E = T T* / (n-1),  V = 2 f f* / ((n-1)^2 (n+1) (n-2)) + g g* / ((n+1) n (n-1) (n-2) (n-3)),
@@ -398,15 +372,22 @@ def sums_bytes(xs: Sequence[int], ys: Sequence[int], itemsize: int = 4) -> int:
 
 
 class Layer:
-    """One layer about a provisional origin and in a provisional unit (a power of two, which rounds nothing)."""
+    """One layer about a provisional origin and in a provisional unit (a power of two, which rounds nothing).
 
-    def __init__(self, rows: Rows, block: int, dtype: torch.dtype, device: torch.device) -> None:
+    weighted : with a the squared norms of its rows, b those of each layer of the other side, and 1 a column of ones,
+        [1, a, b_1, ..., b_m]' X.
+    mean, about : mean (d,) and sum of a, about the origin; from `close` on.
+    t, norm2, s2 : T = tr A, T2 = |A|^2 and S2 = sum a_ii^2 of the centred kernel A; T2 = 0 if it vanishes within rounding.
+    """
+
+    def __init__(self, rows: Rows, block: int, dtype: torch.dtype, device: torch.device, others: int) -> None:
         self.name, width = rows.name, rows.width
         self.buffer = torch.empty(block, width, dtype=dtype, device=device)
         self.origin: Tensor | None = None
         self.unit = 0.0
         home = "cpu" if device.type == "mps" else device  # no float64 there
         self.square = torch.zeros(width, width, dtype=torch.float64, device=home)  # sum u u', lower strips
+        self.weighted = torch.zeros(2 + others, width, dtype=torch.float64, device=home)
 
     def centre(self, block: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """u (rows, d) = (block - origin) / unit, and |u_i|^2 in float64; rows start at row `first` of the layer."""
@@ -431,12 +412,30 @@ class Layer:
             )  # fmt: skip
         return u, squares
 
+    def close(self, about: float, own: float, n: int, estimator: str) -> None:
+        """What follows from the sums, once all rows are in: with `about` = sum a and `own` = sum a^2."""
+        self.mean, self.about = self.weighted[0] / n, about
+        whole = self.square.tril() + self.square.tril(-1).T
+        squared, diagonal = moved(whole, self, self, own, self.weighted[1], self.weighted[1], n)
+        self.trace = trace = max(about - n * float(self.mean @ self.mean), 0.0)
+        norm2 = _product(squared, diagonal, trace * trace, n, estimator)
+        size = squared if estimator == "biased" else squared + 2 * diagonal + trace * trace / n**2
+        self.rounding = _RESIDUE * torch.finfo(self.buffer.dtype).eps
+        self.norm2 = norm2 if norm2 > self.rounding * size else 0.0
+        # A U-centred kernel has an empty diagonal.
+        self.t, self.s2 = (trace, diagonal) if estimator == "biased" else (0.0, 0.0)
+
+    def spread(self, n: int) -> tuple[float, float]:
+        """Both factors of the variance for |A| = 1, (n-1) - T^2/T2 and n(n+1) S2/T2 - (n-1)(T^2/T2 + 2)."""
+        ratio, s2 = self.t**2 / self.norm2, self.s2 / self.norm2
+        first, second = (n - 1) - ratio, n * (n + 1) * s2 - (n - 1) * (ratio + 2)
+        rounding = self.rounding * (n - 1)
+        return (first if first > rounding else 0.0), (second if abs(second) > rounding * (ratio + 2) else 0.0)
+
 
 class Sums:
-    """All sums of a pass. With a, b the squared norms of x and y rows about the origin, and 1 a column of ones:
-
-    cross[l][m] = sum x y' (d1, d2); for x_l, weighted = [1, a_l, b_1, ..., b_m]' X_l; for y_m with a and b exchanged;
-    products = [1, a, b]' [1, a, b] over the layers of both sides.
+    """All sums of a pass: those of every layer, cross[l][m] = sum x y' (d1, d2), and with a, b the squared norms of x and y rows
+    about the origin and 1 a column of ones, products = [1, a, b]' [1, a, b] over the layers of both sides.
     """
 
     def __init__(self, left: list[Rows], right: list[Rows], n: int, device: torch.device) -> None:
@@ -456,17 +455,13 @@ class Sums:
     def _open(self, rows: list[Rows], blocks: list[Tensor]) -> None:
         wide = any(b.dtype == torch.float64 for b in blocks)
         self.dtype = torch.float64 if wide else torch.float32
-        self.layers = [Layer(r, len(b), self.dtype, self.device) for r, b in zip(rows, blocks, strict=True)]
-        split, home = len(self.left), self.layers[0].square.device
-        self.xs, self.ys = self.layers[:split], self.layers[split:]
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=home)
-
-        self.cross = [[zeros(r.width, s.width) for s in self.right] for r in self.left]
-        self.weighted = [zeros(2 + len(self.right), r.width) for r in self.left]
-        self.weighted += [zeros(2 + len(self.left), s.width) for s in self.right]
-        self.products = zeros(1 + len(rows), 1 + len(rows))
+        others = [len(self.right)] * len(self.left) + [len(self.left)] * len(self.right)
+        self.layers = [
+            Layer(r, len(b), self.dtype, self.device, m) for r, b, m in zip(rows, blocks, others, strict=True)
+        ]  # fmt: skip
+        about = {"dtype": torch.float64, "device": self.layers[0].square.device}
+        self.cross = [[torch.zeros(r.width, s.width, **about) for s in self.right] for r in self.left]
+        self.products = torch.zeros(1 + len(rows), 1 + len(rows), **about)
 
     def _add(self, blocks: list[Tensor], first: int) -> None:
         centred = [layer.centre(b, first) for layer, b in zip(self.layers, blocks, strict=True)]
@@ -474,11 +469,11 @@ class Sums:
         ones = torch.ones_like(squares[0])
         stacked = torch.stack([ones, *squares])
         self.products.add_(stacked @ stacked.T)
-        split = len(self.xs)
+        split = len(self.left)
         for i, (layer, u) in enumerate(zip(self.layers, values, strict=True)):
             others = squares[split:] if i < split else squares[:split]
             weights = torch.stack([ones, squares[i], *others]).to(u.device, u.dtype)
-            self.weighted[i].add_((weights @ u).to(ones.device))
+            layer.weighted.add_((weights @ u).to(ones.device))
             for a, b in strips(u.shape[1]):
                 layer.square[a:b, :b].add_((u[:, a:b].T @ u[:, :b]).to(ones.device))
         for row, u in zip(self.cross, values[:split], strict=True):
@@ -486,16 +481,7 @@ class Sums:
                 total.add_((u.T @ v).to(total.device))
 
 
-@dataclass(frozen=True)
-class About:
-    """One layer about its origin: mean (d,), trace = sum a_i, weighted sums and where they stand."""
-
-    mean: Tensor
-    trace: float
-    weighted: Tensor  # (2 + others, d)
-
-
-def moved(cross: Tensor, x: About, y: About, ab: float, bx: Tensor, ay: Tensor, n: int) -> tuple[float, float]:
+def moved(cross: Tensor, x: Layer, y: Layer, ab: float, bx: Tensor, ay: Tensor, n: int) -> tuple[float, float]:
     """|X'Y|^2 and sum a_i b_i of centred rows, from sums about the origin.
 
     ab = sum a_i b_i, bx = sum b_i x_i, ay = sum a_i y_i. With means m and w, a centred a_i is a_i - 2 m.x_i + |m|^2.
@@ -503,7 +489,7 @@ def moved(cross: Tensor, x: About, y: About, ab: float, bx: Tensor, ay: Tensor, 
     m, w = x.mean, y.mean
     mm, ww = float(m @ m), float(w @ w)
     squared = float((cross - n * torch.outer(m, w)).square_().sum())
-    diagonal = ab - 2 * float(w @ ay) - 2 * float(m @ bx) + ww * x.trace + mm * y.trace
+    diagonal = ab - 2 * float(w @ ay) - 2 * float(m @ bx) + ww * x.about + mm * y.about
     return squared, diagonal + 4 * float(m @ (cross @ w)) - 3 * n * mm * ww
 
 
