@@ -172,7 +172,7 @@ def test_samples_broken_pairs_halves_and_subsets_take_rows_and_columns():
     small = sample_rows([x, y], 25, seed=1)
     rows = np.array([int(i[1:]) for i in small[0].ids])
     for r, d in zip(small, (a, b), strict=True):
-        assert r.kind("l0") == "rdm" and np.array_equal(r.load("l0").matrix, d[np.ix_(rows, rows)])
+        assert r.kinds["l0"] == "rdm" and np.array_equal(r.load("l0").matrix, d[np.ix_(rows, rows)])
     expected = spearmanr(squareform(a[np.ix_(rows, rows)]), squareform(b[np.ix_(rows, rows)]))[0]
     assert compare(small[:1], small[1:], ["RSA()"]).best()["statistic"][0] == pytest.approx(expected, abs=1e-9)
     broken = break_pairs([x], 0.5, seed=2)[0].load("l0").matrix.numpy()
