@@ -110,7 +110,7 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         a, b = (null.prepare(measure, side) for side in states)
         observed, draws = null.scored(measure, a, b)
         for level in (0.05, 0.01):
-            cells = null.judge(measure, a, b, alpha=level).cells
+            cells, _ = null.judge_cells(measure, a, b, observed, draws, level)
             pool, tau = np.append(draws[:, 0, 0], observed[0, 0]), cells.threshold[0, 0]
             above = pool > tau
             at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean()) / TRIALS
