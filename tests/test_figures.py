@@ -18,7 +18,7 @@ from repalign.errors import RepalignError
 from repalign.figures import canvas, palette, trend_chart
 from repalign.figures import conventions as views
 from repalign.figures.conventions import Conventions, Pairs
-from repalign.figures.layer_map_chart import LayerMap
+from repalign.figures.layer_map_chart import LayerMap, shown
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
@@ -290,8 +290,14 @@ def test_all_against_all_is_mirrored(table):
 # --- layer map ---------------------------------------------------------------------------------
 
 
+def mapped(table: pd.DataFrame, x: str | None = None, y: str | None = None, measure: str | None = None,
+           value: str = "statistic", **run) -> LayerMap:  # fmt: skip
+    """The layer map of one pair of models."""
+    return shown(Alignment(table, run), measure, model_x=x, model_y=y, value=value)
+
+
 def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
-    frame = LayerMap.of(table, "bloom-7b1", "clip-large", KNN)
+    frame = mapped(table, "bloom-7b1", "clip-large", KNN)
     for row in pair(table, KNN, "bloom-7b1", "clip-large", "cell").to_dict("records"):
         found = frame.values[row["index_x"], row["index_y"]]
         assert found == row["statistic"] or (math.isnan(found) and math.isnan(row["statistic"]))
@@ -307,19 +313,19 @@ def test_the_layer_map_holds_the_cells_and_marks_the_chosen_one(table):
 
 def test_rows_in_any_order_give_the_same_map(table):
     shuffled = table.sample(frac=1, random_state=3)
-    a, b = (LayerMap.of(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
+    a, b = (mapped(t, "llama-13b", "mae-base", CKA) for t in (table, shuffled))
     np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_selected_layers_keep_their_order(table):
     """Of layers 1, 4 and 6 of a model the map has three rows, and the mark is in the right one."""
     kept = table[(table["scope"] == "max") | table["index_x"].isin([1, 4, 6])]
-    frame = LayerMap.of(kept, "llama-13b", "clip-large", KNN)
+    frame = mapped(kept, "llama-13b", "clip-large", KNN)
     assert frame.rows == ["layer.1", "layer.4", "layer.6"] and frame.best is not None and frame.best[0] == 2
 
 
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
-    frame = LayerMap.of(alignment.table, "bloom-7b1", "clip-large", KNN)
+    frame = mapped(alignment.table, "bloom-7b1", "clip-large", KNN)
     axes = figures.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     bottom, top = axes.get_ylim()
@@ -329,7 +335,7 @@ def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
 
 
 def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
-    frame = LayerMap.of(alignment.table, "bloom-560m", "vit-tiny-in21k", KNN)
+    frame = mapped(alignment.table, "bloom-560m", "vit-tiny-in21k", KNN)
     cells = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k", "cell")
     single = float(cells["threshold"].median())
     search = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k")["threshold"].iloc[0]
@@ -365,7 +371,7 @@ def significant(table, measure, x, y) -> set[tuple[int, int]]:
 def test_cells_above_chance_are_dotted(alignment):
     expected = significant(alignment.table, KNN, *FEW)
     assert 3 < len(expected) < 30  # a map in which some are and some are not
-    frame = LayerMap.of(alignment.table, *FEW, KNN)
+    frame = mapped(alignment.table, *FEW, KNN)
     assert {(int(i), int(j)) for i, j in np.argwhere(frame.marked)} == expected
     (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     assert {(int(i), int(j)) for j, i in dots.get_offsets()} == expected
@@ -375,7 +381,7 @@ def test_cells_above_chance_are_dotted(alignment):
 
 
 def test_dots_stand_out_from_their_cells(alignment):
-    frame = LayerMap.of(alignment.table, *FEW, KNN)
+    frame = mapped(alignment.table, *FEW, KNN)
     (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
     steps = frame.scale.steps(frame.values)
     for (j, i), color in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
@@ -383,21 +389,21 @@ def test_dots_stand_out_from_their_cells(alignment):
 
 
 def test_the_level_of_the_run_decides_what_is_marked(alignment):
-    strict = LayerMap.of(alignment.table, *FEW, KNN, conventions=Conventions(alpha=1 / 1024))
-    assert 0 < strict.marked.sum() < LayerMap.of(alignment.table, *FEW, KNN).marked.sum()
+    strict = mapped(alignment.table, *FEW, KNN, alpha=1 / 1024)
+    assert 0 < strict.marked.sum() < mapped(alignment.table, *FEW, KNN).marked.sum()
 
 
 def test_without_stepdown_nothing_is_marked_and_the_legend_says_so(table):
     old = Alignment(table.assign(p_stepdown=np.nan), make_run())
     assert not figures.layer_map(old, *FEW).axes[0].collections
     assert figures.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
-    blind = LayerMap.of(table, FEW[0], BLIND, CKA)
+    blind = mapped(table, FEW[0], BLIND, CKA)
     assert not blind.marked.any() and "(none of 35 at α = 0.05)" in blind.note
 
 
 def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
     closed = table.assign(n_draws=np.where(table["scope"] == "cell", 0, table["n_draws"]))  # cells in closed form
-    frame = LayerMap.of(closed, FEW[0], BLIND, KNN, "p_stepdown")
+    frame = mapped(closed, FEW[0], BLIND, KNN, "p_stepdown")
     assert (
         pair(table, KNN, FEW[0], BLIND, "cell")["p_stepdown"].min() > 0.01
     )  # the floor is of the draws, not of the map
@@ -405,7 +411,7 @@ def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
 
 
 def test_an_undefined_pair_has_a_map_without_a_mark(table):
-    frame = LayerMap.of(table, *CONSTANT, CKA)
+    frame = mapped(table, *CONSTANT, CKA)
     assert frame.best is None and np.isnan(frame.values).all() and "no pair of layers" in frame.best_text
     axes = figures.layer_map(table, *CONSTANT, measure=CKA).axes[0]
     assert not axes.patches and not axes.collections and frame.note.startswith("Nothing is marked")
@@ -413,7 +419,7 @@ def test_an_undefined_pair_has_a_map_without_a_mark(table):
 
 def test_without_names_the_best_pair_is_drawn(table):
     best = Pairs.of(table, KNN).best
-    frame = LayerMap.of(table)
+    frame = mapped(table)
     assert (frame.model_x, frame.model_y) == (best["model_x"], best["model_y"])
 
 

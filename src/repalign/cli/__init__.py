@@ -26,21 +26,16 @@ from repalign.errors import RepalignError
 __all__ = ["app", "err", "main", "out", "show"]
 
 app = typer.Typer(
-    name="repalign",
-    help="Do two models put the same things close together, and is that more than chance?",
-    epilog="Start with: repalign demo",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
+    name="repalign", help="Do two models put the same things close together, and is that more than chance?",
+    epilog="Start with: repalign demo", no_args_is_help=True, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
+)  # fmt: skip
 
 competence = typer.Typer(
     name="competence",
     help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-)
+    no_args_is_help=True, rich_markup_mode="rich",
+)  # fmt: skip
 
 # The commands in the order of the help, each with an example.
 COMMANDS = (

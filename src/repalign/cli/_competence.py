@@ -19,25 +19,12 @@ if TYPE_CHECKING:
     from repalign.competence.bits import Bits
 
 def bits(
-    model: str,
-    corpus: str,
-    column: str | None = None,
-    documents: str | None = None,
-    split: str | None = None,
-    context: int | None = None,
-    stride: int | None = None,
-    bos: str = "tokenizer",
-    bos_in: str = "first",
-    joined: bool = False,
-    first_token_bytes: str = "count",
-    max_tokens: int | None = None,
-    batch_size: int = 8,
-    dtype: str = "auto",
-    device: str = "auto",
-    on_unavailable: str = "error",
-    to: Annotated[Path | None, typer.Option("--out")] = None,
-    as_json: AsJson = False,
-) -> None:
+    model: str, corpus: str, column: str | None = None, documents: str | None = None, split: str | None = None,
+    context: int | None = None, stride: int | None = None, bos: str = "tokenizer", bos_in: str = "first",
+    joined: bool = False, first_token_bytes: str = "count", max_tokens: int | None = None, batch_size: int = 8,
+    dtype: str = "auto", device: str = "auto", on_unavailable: str = "error",
+    to: Annotated[Path | None, typer.Option("--out")] = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Bits per byte of a causal language model on a corpus, every token scored once in sliding windows.
 
     Parameters
@@ -112,20 +99,12 @@ def _corpus(given: str, column: str | None, documents: str | None, split: str | 
 
 
 def probe(
-    store: str,
-    labels: Path,
-    models: Annotated[list[str] | None, typer.Option("--model")] = None,
+    store: str, labels: Path, models: Annotated[list[str] | None, typer.Option("--model")] = None,
     layers: Annotated[list[str] | None, typer.Option("--layer")] = None,
-    kind: Annotated[str, typer.Option("--probe")] = "linear",
-    label: str = "label",
-    k: int = 20,
-    m: Annotated[int, typer.Option("-m", "--per-class")] = 5,
-    test: float = 0.2,
-    seed: int = 0,
-    dataset: OneDataset = None,
-    csv: Annotated[Path | None, typer.Option("--csv")] = None,
-    as_json: AsJson = False,
-) -> None:
+    kind: Annotated[str, typer.Option("--probe")] = "linear", label: str = "label", k: int = 20,
+    m: Annotated[int, typer.Option("-m", "--per-class")] = 5, test: float = 0.2, seed: int = 0,
+    dataset: OneDataset = None, csv: Annotated[Path | None, typer.Option("--csv")] = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Probe every layer: how well labels are read off on held-out stimuli, beside the commonest class.
 
     Parameters
@@ -171,11 +150,9 @@ def probe(
 
 
 def import_(
-    results: Path,
-    file: Path,
-    columns: Annotated[list[str] | None, typer.Option("--column")] = None,
+    results: Path, file: Path, columns: Annotated[list[str] | None, typer.Option("--column")] = None,
     overwrite: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Give the models of a result scores that others measured, for its trends and its report.
 
     Parameters

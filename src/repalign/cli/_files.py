@@ -21,15 +21,9 @@ FIXED = "layers are taken as fixed: after a search for the best pair of layers a
 
 
 def pair(
-    x: FeatureFile,
-    y: OtherFile,
-    measure: MeasureNames = None,
-    *,
-    how: Comparing,
-    interval: bool = False,
-    reader: Reader,
-    as_json: AsJson = False,
-) -> None:
+    x: FeatureFile, y: OtherFile, measure: MeasureNames = None, *, how: Comparing, interval: bool = False,
+    reader: Reader, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
 
     Dissimilarities and kernels are marked as such: --rdm, --kernel, or --kind once for each file.
@@ -95,17 +89,9 @@ def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None
 
 
 def difference(
-    ref: Path,
-    a: Path,
-    b: OtherFile,
-    measure: MeasureNames = None,
-    layers: tuple[str, str, str] | None = None,
-    groups: GroupsFile = None,
-    seed: SeedNumber = 0,
-    *,
-    reader: Reader,
-    as_json: AsJson = False,
-) -> None:
+    ref: Path, a: Path, b: OtherFile, measure: MeasureNames = None, layers: tuple[str, str, str] | None = None,
+    groups: GroupsFile = None, seed: SeedNumber = 0, *, reader: Reader, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Is REF closer to A than to B? Both scores, their difference, its 95 % interval over stimuli and its p.
 
     Rows are joined on ids; without any in the three files, by row.
@@ -153,17 +139,9 @@ def difference(
 
 
 def curve(
-    x: FeatureFile,
-    y: OtherFile,
-    k: int = 10,
-    share: float | None = None,
-    repeats: int = 5,
-    layers: tuple[str, str] | None = None,
-    seed: SeedNumber = 0,
-    csv: Path | None = None,
-    *,
-    reader: Reader,
-) -> None:
+    x: FeatureFile, y: OtherFile, k: int = 10, share: float | None = None, repeats: int = 5,
+    layers: tuple[str, str] | None = None, seed: SeedNumber = 0, csv: Path | None = None, *, reader: Reader,
+) -> None:  # fmt: skip
     """Mutual k-NN as the number of stimuli grows (n = 2^j), with k fixed and with k a share of n.
 
     With k fixed the score of the very same two spaces falls as n grows:

@@ -25,11 +25,7 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
 # --- studies ---
 
 
-def run(
-    study: StudyFile,
-    plan: bool = False,
-    mock: bool = False,
-) -> None:
+def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped.
 
     Parameters
@@ -117,9 +113,7 @@ def report(
         wrote("figures", static)
 
 
-def demo(
-    to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo"),
-) -> None:
+def demo(to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo")) -> None:
     """See it work: train small models on a toy world, compare them, write the report. No network, three minutes.
 
     Parameters
@@ -140,15 +134,9 @@ def demo(
 
 
 def compare(
-    store: str,
-    x: list[str] | None = None,
-    y: list[str] | None = None,
-    measure: MeasureNames = None,
-    *,
-    how: Comparing,
-    dataset: OneDataset = None,
-    results: Path = Path("repalign-results"),
-) -> None:
+    store: str, x: list[str] | None = None, y: list[str] | None = None, measure: MeasureNames = None, *,
+    how: Comparing, dataset: OneDataset = None, results: Path = Path("repalign-results"),
+) -> None:  # fmt: skip
     """Compare what is in a store: two sides, or all models with each other.
 
     Parameters
@@ -209,10 +197,7 @@ def picked(models: list[Any], names: list[str] | None, store: str) -> list[Any]:
     return [known[choose("model", name, known, f"{store}: no model {name!r}")] for name in names or known]
 
 
-def check(
-    folder: str,
-    shallow: bool = False,
-) -> None:
+def check(folder: str, shallow: bool = False) -> None:
     """Verify stores and results, name what is broken, and say what in stored layers can mislead a measure.
 
     Parameters

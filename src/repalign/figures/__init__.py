@@ -42,13 +42,9 @@ def matrix(alignment: Result, *, measure: str | None = None, value: str = "stati
 
 
 def layer_map(
-    alignment: Result,
-    model_x: str | None = None,
-    model_y: str | None = None,
-    *,
-    measure: str | None = None,
+    alignment: Result, model_x: str | None = None, model_y: str | None = None, *, measure: str | None = None,
     value: str = "statistic",
-) -> Drawing:
+) -> Drawing:  # fmt: skip
     """Layers by layers of one pair of models; the best aligned pair by default.
 
     A dot marks pairs of layers above chance, family-wise over all of them; a frame the best of the layer search.
@@ -66,15 +62,10 @@ def null(alignment: Result, *, measure: str | None = None) -> Drawing:
 
 
 def trend(
-    alignment: Result,
-    against: str = relate.PARAMETERS,
-    side: str = "x",
-    *,
-    measure: str | None = None,
-    models: Sequence[Mapping[str, Any] | ModelRecord] | None = None,
-    published: relate.Published | None = None,
+    alignment: Result, against: str = relate.PARAMETERS, side: str = "x", *, measure: str | None = None,
+    models: Sequence[Mapping[str, Any] | ModelRecord] | None = None, published: relate.Published | None = None,
     **options: Any,
-) -> Drawing:
+) -> Drawing:  # fmt: skip
     """Alignment of the models of one side against parameters or a score, with the fitted line and band.
 
     `models` is needed with a bare table; `options` go to `repalign.relate.trend`. `published` lays published scores with

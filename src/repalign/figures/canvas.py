@@ -161,14 +161,9 @@ def ticks(low: float, high: float, count: int = 5, log: bool = False) -> list[tu
 
 
 def place_labels(
-    points: np.ndarray,
-    sizes: np.ndarray,
-    radius: float,
-    area: Sequence[float],
-    *,
-    reach: int = 1,
+    points: np.ndarray, sizes: np.ndarray, radius: float, area: Sequence[float], *, reach: int = 1,
     taken: Iterable[Sequence[float]] = (),
-) -> list[tuple[float, float] | None]:
+) -> list[tuple[float, float] | None]:  # fmt: skip
     """Where each name goes, its lower left corner: the nearest place where it covers no point and no other name.
 
     None where all places are taken; the name with the fewest places left chooses next.

@@ -52,10 +52,6 @@ class Ceiling:
     selected: float
     reliability: float
 
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset((self.model_x, self.model_y))
-
     def source(self, n: int) -> str:
         """Which two trainings, and their own number of stimuli if that is not n."""
         both = self.model_x if self.model_x == self.model_y else f"one model, {self.model_x} and {self.model_y}"

@@ -25,15 +25,9 @@ class Gallery:
 
 
 def shown(
-    alignment: Alignment,
-    representations: Mapping[str, Representation],
-    *,
-    k: int = 10,
-    share: float | None = None,
-    sizes: Sequence[int] | None = None,
-    repeats: int = 5,
-    seed: int = 0,
-) -> Gallery:
+    alignment: Alignment, representations: Mapping[str, Representation], *, k: int = 10, share: float | None = None,
+    sizes: Sequence[int] | None = None, repeats: int = 5, seed: int = 0,
+) -> Gallery:  # fmt: skip
     """The curve of the best aligned layers of a result."""
     best = alignment.best(alignment.measures[0]).iloc[0]
     ends = [(best[f"model_{side}"], best[f"layer_{side}"]) for side in "xy"]

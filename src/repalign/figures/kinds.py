@@ -89,21 +89,15 @@ class Figure:
         self.parameters, self.options = parameters, options
 
     def drawn(
-        self,
-        given: Mapping[str, Any],
-        options: Mapping[str, Any],
-        run: Mapping[str, Any],
-        measure: str | None,
+        self, given: Mapping[str, Any], options: Mapping[str, Any], run: Mapping[str, Any], measure: str | None,
         variant: str = "",
-    ) -> Iterator[Drawn]:
+    ) -> Iterator[Drawn]:  # fmt: skip
         """The figures of one result, or of the pairs of models of all; the title names `measure` and `variant`."""
         some = {k: make(run) for k, make in self.defaults.items()} | {k: v for k, v in options.items() if k != "published"}
-        drop = "published" in self.parameters[1] and not options.get("published")
-        shared = {k: v for k, v in given.items() if not (drop and k == "published")}
         items = some.get(self.each)
         for item in items if isinstance(items, (list, tuple)) else [items]:
             chosen = some | ({self.each: item} if self.each and item is not None else {})
-            relating, drawing = ({k: v for k, v in (shared | chosen).items() if k in p} for p in self.parameters)
+            relating, drawing = ({k: v for k, v in (given | chosen).items() if k in p} for p in self.parameters)
             found = self.relate(**relating, **{k: chosen[k] for k in self.more if k in chosen})
             filled = self.options | chosen
             of = getattr(found, "measure", None) or measure

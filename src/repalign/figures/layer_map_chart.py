@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from repalign import text as words
 from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import choose
 from repalign.figures import canvas
-from repalign.figures.conventions import PLAIN, Conventions, Pairs, scale_of, view_for
+from repalign.figures.conventions import Conventions, Pairs, scale_of, view_for
 from repalign.figures.palette import ACCENT, LIGHT_INK, PAPER
 
 
@@ -73,48 +73,8 @@ class LayerMap(canvas.Cells):
     note: str  # what the marks mean
     best: tuple[int, int] | None  # the best pair of layers of the search
     best_text: str
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    table: pd.DataFrame
     text: ClassVar[str] = ""
-
-    @classmethod
-    def of(
-        cls, table: pd.DataFrame, model_x: str | None = None, model_y: str | None = None, measure: str | None = None,
-        value: str = "statistic", conventions: Conventions = PLAIN,
-    ) -> LayerMap:  # fmt: skip
-        """The layer map of one pair of models; without names, that of the best aligned pair."""
-        pairs, view = rows_of(table, "max", measure), view_for("cell", value)
-        for side, name in (("model_x", model_x), ("model_y", model_y)):
-            if name is not None:
-                pairs = pairs.loc[pairs[side] == choose(side, name, dict.fromkeys(pairs[side]))]
-        found = Pairs.of(pairs, None, conventions)
-        row = found.best or found.rows.iloc[0].to_dict()
-        cells = rows_of(table, "cell", row["measure"])
-        cells = cells.loc[(cells["model_x"] == row["model_x"]) & (cells["model_y"] == row["model_y"])]
-        cells = cells.assign(gain=cells["statistic"] - cells["null_mean"])
-        shown = {c: cells[c].to_numpy(float) for c in (value, "null_mean", "p_stepdown")}
-        laid = Layers.of(cells, row, shown, found.alpha)
-        draws = int(row["n_draws"]) if value == "p_stepdown" else min(cells["n_draws"].tolist(), default=0)
-        scale = scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws, found.alpha)
-        levels = [(laid.threshold, "median"), (float(row["threshold"]), "search")] if value == "statistic" else []
-        inside = [
-            (float(scale.position(t)), f"threshold {words.number(t)} ({of})") for t, of in levels
-            if scale.low < t <= scale.high
-        ]  # fmt: skip
-        return cls(
-            laid.layers_x,
-            laid.layers_y,
-            laid.arrays[value],
-            replace(scale, marks=[*scale.marks, *inside]),
-            title=f"{row['model_x']} {words.TIMES} {row['model_y']}",
-            subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
-            model_x=row["model_x"],
-            model_y=row["model_y"],
-            lines=[place for place, _ in inside],
-            marked=laid.arrays["p_stepdown"] <= found.alpha,
-            note=laid.note,
-            best=laid.best,
-            best_text=_best_text(row),
-        )
 
 
 def _best_text(row: Mapping[str, Any]) -> str:
@@ -126,17 +86,35 @@ def _best_text(row: Mapping[str, Any]) -> str:
 
 
 def shown(
-    alignment: Alignment,
-    measure: str | None = None,
-    *,
-    model_x: str | None = None,
-    model_y: str | None = None,
+    alignment: Alignment, measure: str | None = None, *, model_x: str | None = None, model_y: str | None = None,
     value: str = "statistic",
-) -> LayerMap:
+) -> LayerMap:  # fmt: skip
     """The layer map of a pair of models of a result, by default of the best aligned, with its table."""
-    made = LayerMap.of(alignment.table, model_x, model_y, measure, value, Conventions.of(alignment.run))
+    table, view = alignment.table, view_for("cell", value)
+    pairs = rows_of(table, "max", measure)
+    for side, name in (("model_x", model_x), ("model_y", model_y)):
+        if name is not None:
+            pairs = pairs.loc[pairs[side] == choose(side, name, dict.fromkeys(pairs[side]))]
+    found = Pairs.of(pairs, None, Conventions.of(alignment.run))
+    row = found.best or found.rows.iloc[0].to_dict()
+    x, y, measure = row["model_x"], row["model_y"], str(row["measure"])
+    cells = rows_of(table, "cell", measure)
+    cells = cells.loc[(cells["model_x"] == x) & (cells["model_y"] == y)]
+    cells = cells.assign(gain=cells["statistic"] - cells["null_mean"])
+    laid = Layers.of(cells, row, {c: cells[c].to_numpy(float) for c in (value, "null_mean", "p_stepdown")}, found.alpha)
+    draws = int(row["n_draws"]) if value == "p_stepdown" else min(cells["n_draws"].tolist(), default=0)
+    scale = scale_of(value, laid.arrays[value], laid.arrays["null_mean"], draws, found.alpha)
+    levels = [(laid.threshold, "median"), (float(row["threshold"]), "search")] if value == "statistic" else []
+    levels = [(level, of) for level, of in levels if scale.low < level <= scale.high]
+    inside = [(float(scale.position(level)), f"threshold {words.number(level)} ({of})") for level, of in levels]
     column = value if value != "gain" else "statistic"
-    return replace(made, table=alignment.layer_map(made.model_x, made.model_y, measure, column).reset_index())
+    return LayerMap(
+        laid.layers_x, laid.layers_y, laid.arrays[value], replace(scale, marks=[*scale.marks, *inside]),
+        title=f"{x} {words.TIMES} {y}", subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
+        model_x=x, model_y=y, lines=[place for place, _ in inside], marked=laid.arrays["p_stepdown"] <= found.alpha,
+        note=laid.note, best=laid.best, best_text=_best_text(row),
+        table=alignment.layer_map(x, y, measure, column).reset_index(),
+    )  # fmt: skip
 
 
 def draw(made: LayerMap) -> Figure:

@@ -47,20 +47,14 @@ class Matrix(canvas.Cells):
         texts = np.where(there, np.array([text_of(value, v, pairs.draws) for v in flat], dtype=object)[index], "")
         above, level = there & pairs.found[index], chance[np.isfinite(chance)]
         return cls(
-            rows,
-            columns,
-            np.where(there, flat[index], np.nan),
+            rows, columns, np.where(there, flat[index], np.nan),
             scale_of(value, flat, chance, pairs.draws, pairs.alpha),
-            title=f"{pairs.about.label}: {view.label.lower() if value not in P_VIEWS else view.label}",
-            index=index,
-            mirrored=mirrored,
-            texts=texts,
-            labels=np.where(above | np.isin(texts, ["", words.UNDEFINED]), texts, "○ " + texts),
-            found=above,
-            chance=(float(level.min()), float(level.max())) if level.size else (math.nan, math.nan),
-            pairs=pairs,
+            title=f"{pairs.about.label}: {view.label.lower() if value not in P_VIEWS else view.label}", index=index,
+            mirrored=mirrored, texts=texts,
+            labels=np.where(above | np.isin(texts, ["", words.UNDEFINED]), texts, "○ " + texts), found=above,
+            chance=(float(level.min()), float(level.max())) if level.size else (math.nan, math.nan), pairs=pairs,
             text=pairs.text,
-        )
+        )  # fmt: skip
 
 
 def shown(alignment: Alignment, measure: str | None = None, *, value: str = "statistic") -> Matrix:

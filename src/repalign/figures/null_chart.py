@@ -43,15 +43,12 @@ class NullChart:
         rows = pairs.rows.assign(found=pairs.found)
         rows = rows.loc[rows["statistic"].notna()].sort_values("statistic", ascending=False, kind="stable")
         return cls(
-            f"{pairs.about.label}: score against chance",
-            pairs,
+            f"{pairs.about.label}: score against chance", pairs,
             list(zip(rows["model_x"], rows["model_y"], strict=True)),
             *(rows[c].to_numpy(float) for c in ("statistic", "null_mean", "null_std", "threshold")),
-            found=rows["found"].to_numpy(bool),
-            n_undefined=len(pairs.rows) - len(rows),
-            ceilings=[(c.statistic, c.source(pairs.n)) for c in pairs.seeds if c.n == pairs.n],
-            text=pairs.text,
-        )
+            found=rows["found"].to_numpy(bool), n_undefined=len(pairs.rows) - len(rows),
+            ceilings=[(c.statistic, c.source(pairs.n)) for c in pairs.seeds if c.n == pairs.n], text=pairs.text,
+        )  # fmt: skip
 
     def tracks(self, most: int) -> dict[str, object]:
         """The report's chart: every place on it in per cent of its width, of the first `most` pairs."""

@@ -52,29 +52,26 @@ def _contrasts(found: Contrast) -> Iterator[Panel]:
     for name, rows in both.items():
         row = found.differences.set_index("variant").loc[name]
         missing = f", {int(row['n_missing'])} missing" if row["n_missing"] else ""
+        related = f"Spearman {words.number(row['spearman'])}, {words.counted(int(row['n_pairs']), 'pair')}{missing}"
         yield Panel(
-            f"difference {words.interval(row['difference'], row['low'], row['high'])}\n"
-            f"Spearman {words.number(row['spearman'])}, {words.counted(int(row['n_pairs']), 'pair')}{missing}",
-            found.variants[0] + quantity,
-            name + quantity,
-            _groups(rows, "value_first", "value_second", column),
+            f"difference {words.interval(row['difference'], row['low'], row['high'])}\n{related}",
+            found.variants[0] + quantity, name + quantity, _groups(rows, "value_first", "value_second", column),
             (_level(rows["chance_first"].to_numpy(float)), _level(rows["chance_second"].to_numpy(float))),
             _limits(values) if quantity and values.size else None,
-        )
+        )  # fmt: skip
 
 
 def beside(found: Beside) -> Figure:
     """Our scores against published ones, from `relate.beside`."""
     rows = found.table.loc[found.table["ours"].notna()]
+    related = f"Pearson {words.number(found.pearson)}, Spearman {words.number(found.spearman)}"
     panel = Panel(
-        f"root mean square difference {words.number(found.rmse)}\n"
-        f"Pearson {words.number(found.pearson)}, Spearman {words.number(found.spearman)}",
-        "published",
-        "ours",
+        f"root mean square difference {words.number(found.rmse)}\n{related}",
+        "published", "ours",
         _groups(rows, "published", "ours", "family" if all(rows["family"].tolist()) else _grouping(rows)),
         (math.nan, _level(rows["chance"].to_numpy(float))),
         _limits(rows[["published", "ours", "chance"]].to_numpy(float)) if len(rows) else None,
-    )
+    )  # fmt: skip
     subtitle = f"{facts_of(str(found.measure)).label}\n{len(rows)} pairs of models, ours at n = {found.n_stimuli:,}"
     note = f"Published: {found.source}. Dashed: our mean chance level; line: equal."
     return _draw("Ours beside the published values", subtitle, [panel], note)

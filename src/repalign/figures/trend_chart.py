@@ -74,19 +74,12 @@ class TrendChart:
             title=f"{trend.label} and alignment",
             subtitle=f"{facts_of(trend.measure).label}; {words.counted(trend.n, 'model')}, {over}",
             x_label=f"{trend.label}{', log scale' if log else ''}{better}",
-            y_label=f"Alignment (chance {words.number(float(points['chance'].to_numpy().mean()))})",
-            trend=trend,
-            families=list(dict.fromkeys(points["family"])),
-            curve_x=grid,
-            curve=trend.predict(grid),
-            low=np.clip(low, bottom, top),
-            high=np.clip(high, bottom, top),
-            x_range=(left, right),
-            y_range=(bottom, top),
-            x_ticks=marks,
-            is_cut=bool((low < bottom).any() or (high > top).any()),
+            y_label=f"Alignment (chance {words.number(float(points['chance'].to_numpy().mean()))})", trend=trend,
+            families=list(dict.fromkeys(points["family"])), curve_x=grid, curve=trend.predict(grid),
+            low=np.clip(low, bottom, top), high=np.clip(high, bottom, top), x_range=(left, right),
+            y_range=(bottom, top), x_ticks=marks, is_cut=bool((low < bottom).any() or (high > top).any()),
             published=published,
-        )
+        )  # fmt: skip
 
     def drawing(self) -> dict[str, Any]:
         """The report's chart: everything in the drawing's own units, y downwards."""
@@ -140,16 +133,14 @@ def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
     return f"f{k % len(FAMILY_LIGHT)}", [] if code == "o" else [(2 * size * x, -2 * size * y) for x, y in corners]
 
 
-def overlay(found: Trend, table: pd.DataFrame, published: Published) -> pd.DataFrame:
-    """Published points with the partners of ours."""
-    pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
-    columns = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[found.side]
-    return published_points(found, published, list(dict.fromkeys(name for c in columns for name in pairs[c])))
-
-
 def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None) -> Figure:
     """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
-    made = TrendChart.of(found, None if published is None else overlay(found, table, published))
+    laid = None
+    if published is not None:
+        sides = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[found.side]
+        pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
+        laid = published_points(found, published, list(dict.fromkeys(name for c in sides for name in pairs[c])))
+    made = TrendChart.of(found, laid)
     figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle)
     axes.grid(color=RULE, linewidth=0.6)
     if found.log:

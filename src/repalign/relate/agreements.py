@@ -176,7 +176,7 @@ def _spearman(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _intervals(
     grid: _Grid, values: np.ndarray, families: Mapping[str, str], full: tuple[np.ndarray, np.ndarray], level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str, int]:
-    """The jackknife on Fisher's z; without a unit the order may be perfect, and rho then counts as half a swap below."""
+    """The intervals of all correlations, the units that they leave out, and how many these are."""
     units = units_of(families, *grid.models, least=(MIN_MODELS_LINE, 0))
     sides = [side for side in units if side is not None] if units[0] else []
     first, second = (np.array(names)[o[at]] for names, o, at in zip(grid.models, grid.owners, grid.seen, strict=True))
@@ -185,14 +185,7 @@ def _intervals(
         gone = list(unit)
         return _spearman(values[:, ~(np.isin(first, gone) | np.isin(second, gone))]) if gone else full
 
-    def z(found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        n = np.maximum(found[1], MIN_UNITS)
-        most = 1 - 6 / (n**3 - n)
-        return np.arctanh(np.clip(found[0], -most, most))
-
-    low, high, df = Jackknife.over(sides, without).interval(z, level)
-    perfect = np.abs(full[0]) > 1 - 1e-12
-    low, high, df = (np.where(perfect, math.nan, v) for v in (np.tanh(low), np.tanh(high), df))
+    low, high, df = Jackknife.over(sides, without).rank_interval(lambda found: found, level)
     return low, high, df, " or ".join(sorted({side.kind for side in sides})), sum(map(len, sides))
 
 

@@ -172,6 +172,24 @@ class Jackknife:
         half = t.ppf((1 + level) / 2, df) * np.sqrt(total)
         return (centre - half)[()], (centre + half)[()], np.where(np.isnan(half), math.nan, df)[()]
 
+    def rank_interval(self, rank: Callable[[Any], tuple[Any, Any]], level: float = LEVEL) -> tuple[Any, Any, Any]:
+        """The interval of rank correlations, on Fisher's z = artanh(rho) and back, and the degrees of freedom.
+
+        `rank` gives rho and the number of ranks; nan for a perfect order. Without one unit the order may be perfect and z
+        infinite: rho then counts as half a swap of neighbours below 1, 1 - 6 / (n^3 - n).
+        """
+
+        def z(estimate: Any) -> np.ndarray:
+            rho, n = rank(estimate)
+            n = np.maximum(n, MIN_UNITS)
+            most = 1 - 6 / (n**3 - n)
+            return np.arctanh(np.clip(rho, -most, most))
+
+        low, high, df = self.interval(z, level)
+        imperfect = np.abs(rank(self.full)[0]) <= 1 - 1e-12  # nan is not
+        low, high, df = (np.where(imperfect, v, math.nan)[()] for v in (np.tanh(low), np.tanh(high), df))
+        return low, high, df
+
     @staticmethod
     def _variance(value: Callable[[Any], ArrayLike], refits: tuple[Any, ...], centre: np.ndarray) -> np.ndarray:
         if any(fit is None for fit in refits):

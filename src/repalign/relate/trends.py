@@ -111,7 +111,7 @@ def infer(
     low, high, df = lines.interval(lambda one: one.slope)
     return TrendInference(
         slope=fit.slope, slope_interval=(low, high), slope_pvalue=orders.pvalue(covariate, means),
-        spearman=fit.spearman, spearman_interval=_rank_interval(lines),
+        spearman=fit.spearman, spearman_interval=lines.rank_interval(lambda one: (one.spearman, one.n))[:2],
         spearman_pvalue=orders.pvalue(ranks(covariate), ranks(means)),
         unit=rows.kind if rows else "model", n_units=len(rows) if rows else len(means),
         partner_unit=partners.kind if partners else None, n_partner_units=len(partners) if partners else 0,
@@ -124,23 +124,6 @@ def _refit(scores: Crossed, x: np.ndarray, without: frozenset[str]) -> Fit | Non
     means = scores.means(without)
     kept = np.isfinite(means)
     return Fit.of(x[kept], means[kept])
-
-
-def _rank_interval(lines: Jackknife) -> tuple[float, float]:
-    """The jackknife on Fisher's z = artanh(rho), back on the scale of rho; nan for a perfect order.
-
-    Without one unit the order may be perfect and z infinite: rho then counts as half a swap of neighbours below 1,
-    1 - 6 / (n^3 - n).
-    """
-    if not abs(lines.full.spearman) <= 1 - 1e-12:  # nan too
-        return NOTHING
-
-    def z(fit: Fit) -> float:
-        most = 1 - 6 / (fit.n**3 - fit.n)
-        return math.atanh(min(max(fit.spearman, -most), most)) if math.isfinite(fit.spearman) else math.nan
-
-    low, high, _ = lines.interval(z)
-    return math.tanh(low), math.tanh(high)
 
 
 def _within(x: np.ndarray, y: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> FamilySlope | None:

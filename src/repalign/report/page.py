@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,9 @@ FILES = resources.files("repalign.report")
 
 
 def write_report(
-    results: str | Path,
-    out: str | Path,
-    *,
-    alignment: Alignment | None = None,
-    static: str | Path | None = None,
+    results: str | Path, out: str | Path, *, alignment: Alignment | None = None, static: str | Path | None = None,
     progress: Progress = silent,
-) -> Path:
+) -> Path:  # fmt: skip
     """Read a results folder and write the report, one self-contained HTML file, by rename.
 
     `alignment` is what was saved in the folder, if it is at hand: then the folder is not read. `out` is a file, or a
@@ -80,29 +76,18 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
     pairs = [Pairs.of(table, measure, conventions) for measure in dict.fromkeys(table["measure"])]
     cells = table.loc[table["scope"] == "cell"].reset_index(drop=True)
     return _filled(
-        "report.html",
-        is_mock(table),
+        "report.html", is_mock(table),
         policy=POLICY.format(digest="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
-        name=run.get("name") or (run.get("dataset") or {}).get("name") or "Alignment",
-        run=run,
-        conventions=conventions,
-        measures=[some.about for some in pairs],
+        name=run.get("name") or (run.get("dataset") or {}).get("name") or "Alignment", run=run,
+        conventions=conventions, measures=[some.about for some in pairs],
         left_out=about_of(run, [one["measure"] for one in run.get("left_out") or []]),
-        chance=chance(pairs, cells, run, conventions),
-        ceilings=list(ceilings(pairs)),
-        models=models(run),
-        answers=[answer(some, cells) for some in pairs],
-        table=table,
-        charts=[NullChart.of(some) for some in pairs],
-        trends=[list(_trends(some.rows, run)) for some in pairs],
-        draws=min(some.draws for some in pairs),
-        packed=len(cells) > payload.EXACT_CELLS,
-        only_best=len(cells) > payload.MOST_CELLS,
-        undefined=int(table["statistic"].isna().to_numpy().sum()),
-        where=where,
-        data=payload.data(table, pairs, cells, run),
-        script=Markup(script),
-    )
+        chance=chance(pairs, cells, run, conventions), ceilings=list(ceilings(pairs)), models=models(run),
+        answers=[answer(some, cells) for some in pairs], table=table, charts=[NullChart.of(some) for some in pairs],
+        trends=[list(_trends(some.rows, run)) for some in pairs], draws=min(some.draws for some in pairs),
+        packed=len(cells) > payload.EXACT_CELLS, only_best=len(cells) > payload.MOST_CELLS,
+        undefined=int(table["statistic"].isna().to_numpy().sum()), where=where,
+        data=payload.data(table, pairs, cells, run), script=Markup(script),
+    )  # fmt: skip
 
 
 def _trends(rows: pd.DataFrame, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str, TrendChart | None]]:
@@ -122,16 +107,9 @@ def _trends(rows: pd.DataFrame, run: Mapping[str, Any]) -> Iterator[tuple[Trend,
 
 
 def write_study_page(
-    path: Path,
-    name: str,
-    description: str | None,
-    drawn: Sequence[Drawn],
-    pictures: Sequence[Path | None],
-    reports: Mapping[str, Path],
-    skipped: Sequence[tuple[str, str]] = (),
-    *,
-    is_mock: bool = False,
-) -> Path:
+    path: Path, name: str, description: str | None, drawn: Sequence[Drawn], pictures: Sequence[Path | None],
+    reports: Mapping[str, Path], skipped: Sequence[tuple[str, str]] = (), *, is_mock: bool = False,
+) -> Path:  # fmt: skip
     """Write the page of a study: its figures in the file's order, each with what it says, and the way to the full reports.
 
     `pictures` are the SVG files of the figures, None for one that could not be drawn; `reports` the reports of the
@@ -139,15 +117,11 @@ def write_study_page(
     """
     embedded = [None if file is None else base64.b64encode(file.read_bytes()).decode() for file in pictures]
     page = _filled(
-        "study.html",
-        is_mock,
-        policy=STUDY_POLICY,
-        name=name,
-        description=description,
+        "study.html", is_mock, policy=STUDY_POLICY, name=name, description=description,
         figures=list(zip(drawn, embedded, strict=True)),
         reports={label: Path(os.path.relpath(file, path.parent)).as_posix() for label, file in reports.items()},
         skipped=skipped,
-    )
+    )  # fmt: skip
     write_file(path, seal_html(page))
     return path
 
@@ -168,10 +142,8 @@ def _filled(template: str, is_mock: bool, **values: Any) -> str:
     env = jinja2.Environment(
         autoescape=True,
         loader=jinja2.DictLoader({f.name: f.read_text("utf-8") for f in templates if f.name.endswith((".html", ".css"))}),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     env.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     env.globals |= {
         "palette": palette, "outline": trend_chart.outline, "frame": vars(trend_chart), "views": VIEWS, "rules": RULES,
@@ -211,8 +183,8 @@ def answer(pairs: Pairs, cells: pd.DataFrame) -> dict[str, Any]:
         best_found = bool(pairs.found[(rows[both.index] == both).all(axis=1)].any())
         own = cells.loc[cells["measure"] == best["measure"], both.index]
         n_cells = int((own == both).all(axis=1).sum())
-        seeds = [c for c in pairs.seeds if c.names & set(both)][:2] or seeds
-        halves = next((c for c in pairs.halves if c.names == set(both)), None)
+        seeds = [c for c in pairs.seeds if {c.model_x, c.model_y} & set(both)][:2] or seeds
+        halves = next((c for c in pairs.halves if {c.model_x, c.model_y} == set(both)), None)
     search, family = str((best or {}).get("search")), pairs.about.family.replace("_", " ")
     return {
         "about": pairs.about,
@@ -283,18 +255,12 @@ def ceilings(pairs: Sequence[Pairs]) -> Iterator[str]:
             yield f"{some.about.label}: {words.number(c.statistic)} ({c.source(n)})"
     for some in pairs:
         if halves := some.halves:
-            share, own, repeats = (
-                words.number(_mean(getattr(c, name) for c in halves)) for name in ("statistic", "selected", "reliability")
-            )
+            means = (pd.Series([getattr(c, name) for c in halves]).mean() for name in ("statistic", "selected", "reliability"))
+            share, own, repeats = map(words.number, means)
             maps = f"; layer maps repeat with a reliability of {repeats}" if repeats != words.UNDEFINED else ""
             over = f"mean over {words.counted(len(halves), 'pair')} of models, n = {halves[0].n:,}"
             score = f"layers chosen on one half score {share} on the other half of the stimuli, {own} on their own"
             yield f"{some.about.label}: {score}{maps} ({over})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [v for v in values if math.isfinite(v)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def models(run: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -49,20 +49,12 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
     layers: dict[str, list[str]] = {}
     packs = [_Pack(some, cells, names, columns, shown, most).of(layers) for some in pairs]
     page = {
-        "alpha": pairs[0].alpha,
-        "n": max(some.n for some in pairs),
-        "dataset": str(table["dataset"].iloc[0]),
-        "name": run.get("name") or "repalign",
-        "models": names,
-        "layers": [layers.get(name, []) for name in names],
-        "views": [{"key": v.key, "label": v.label, "meaning": v.meaning} for v in VIEWS.values()],
-        "pViews": P_VIEWS,
-        "floored": FLOORED,
-        "adjusted": ADJUSTED,
-        "cellCount": len(cells),
-        "measures": [summary for summary, _ in packs],
-        **shown,
-    }
+        "alpha": pairs[0].alpha, "n": max(some.n for some in pairs), "dataset": str(table["dataset"].iloc[0]),
+        "name": run.get("name") or "repalign", "models": names, "layers": [layers.get(name, []) for name in names],
+        "views": [{"key": v.key, "label": v.label, "meaning": v.meaning} for v in VIEWS.values()], "pViews": P_VIEWS,
+        "floored": FLOORED, "adjusted": ADJUSTED, "cellCount": len(cells),
+        "measures": [summary for summary, _ in packs], **shown,
+    }  # fmt: skip
     return {"data": page} | {f"cells-{i}": cells for i, (_, cells) in enumerate(packs)}
 
 
