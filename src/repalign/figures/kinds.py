@@ -34,6 +34,7 @@ from repalign.figures import (
 )
 from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
 from repalign.measures import facts_of, parse_measure
+from repalign.relate.scores import names_of
 from repalign.text import Progress, silent
 
 DPI = 200
@@ -249,8 +250,7 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
         jobs.append((measure, "null", "chance", {}))
         defined = pairs.loc[pairs["statistic"].notna()]
         for side in relate.sides_of(run):
-            names = [*defined["model_x"]] * (side != "y") + [*defined["model_y"]] * (side != "x")
-            for against in relate.yardsticks(models, names, at_least=relate.MIN_MODELS_LINE):
+            for against in relate.yardsticks(models, names_of(defined, side), at_least=relate.MIN_MODELS_LINE):
                 jobs.append((measure, "trend", f"trend-{side}-{against}", {"side": side, "against": against}))
         for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
             jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))

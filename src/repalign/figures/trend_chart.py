@@ -21,6 +21,7 @@ from repalign.figures.conventions import vertical_range
 from repalign.figures.palette import FAINT, FAMILY_LIGHT, MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.relate import PARAMETERS, Published, Trend, published_points
+from repalign.relate.scores import names_of, other_side
 
 GRID = 60  # places at which the line and its interval are drawn
 BESIDE = 0.12  # room left and right of the points, in ranges of the points
@@ -137,9 +138,8 @@ def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = Non
     """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
     laid = None
     if published is not None:
-        sides = {"x": ["model_y"], "y": ["model_x"], "both": ["model_x", "model_y"]}[found.side]
         pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
-        laid = published_points(found, published, list(dict.fromkeys(name for c in sides for name in pairs[c])))
+        laid = published_points(found, published, names_of(pairs, other_side(found.side)))
     made = TrendChart.of(found, laid)
     figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle)
     axes.grid(color=RULE, linewidth=0.6)
