@@ -318,34 +318,33 @@ def kind_of(layer: Any) -> str:
     return layer.kind if isinstance(layer, Pairwise) else FEATURES
 
 
-def as_layer(x: Any, name: str = "x") -> Given:
-    """A layer as a measure prepares it: features, checked by `as_features`, or one `RDM` or `Kernel` as it is."""
-    if not isinstance(x, Pairwise):
-        return as_features(x, name)
-    if x.is_stack:
-        raise RepalignError(
-            f"{name}: several layers where one is needed",
-            expected=f"one matrix (n, n): {type(x).__name__}(array[i])", got=repr(x),
-            remedy="repalign.pair takes a stack as the layers of a model",
-        )  # fmt: skip
-    return x
-
-
 def as_features(x: Any, name: str = "x") -> Tensor:
-    """Check an array at the border and return it as a floating (n, d) tensor.
-
-    float64 (and integers) stay or become float64; everything else is computed in float32, because
-    half precision may be stored but is never multiplied. The tensor keeps its device.
-
-    Raises RepalignError, naming `name`, unless x is two-dimensional, has a row and a column,
-    and every entry is finite.
-    """
+    """Check an array at the border and return it as a floating (n, d) tensor: `as_layer` without what is given by pairs."""
     if isinstance(x, Pairwise):
         raise RepalignError(
             f"{name}: {x.word} where features are needed",
             expected="an array (n, d): one row per stimulus, one column per feature", got=repr(x),
             remedy="give the features themselves; an RDM or a Kernel goes where a layer is compared by a measure that takes it",
         )  # fmt: skip
+    return as_layer(x, name)  # type: ignore[return-value]
+
+
+def as_layer(x: Any, name: str = "x") -> Given:
+    """A layer as a measure prepares it: features as a floating (n, d) tensor, or one `RDM` or `Kernel` as it is.
+
+    float64 (and integers) stay or become float64; everything else is computed in float32, because
+    half precision may be stored but is never multiplied. The tensor keeps its device.
+
+    Raises RepalignError, naming `name`, unless features are two-dimensional, have a row and a column,
+    and every entry is finite; and for a stack of RDMs or kernels.
+    """
+    if isinstance(x, Pairwise):
+        if x.is_stack:
+            raise RepalignError(
+                f"{name}: several layers where one is needed", expected=f"one matrix (n, n): {type(x).__name__}(array[i])",
+                got=repr(x), remedy="repalign.pair takes a stack as the layers of a model",
+            )  # fmt: skip
+        return x
     x = as_tensor(x, name)
     if x.ndim != 2 or 0 in x.shape:
         raise RepalignError(
