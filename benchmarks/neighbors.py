@@ -15,6 +15,7 @@ memory maps that the system keeps count as memory here, though it may drop them 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import resource
 import tempfile
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from repalign.comparison import anchored_mutual_knn
 from repalign.measures import MutualKNN
-from repalign.measures.numerics.search import _tiles as tiles
+from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks
 from repalign.measures.numerics.search import embed, nearest
 
 BLOCK = 4096
@@ -59,10 +60,10 @@ def features(n: int, d: int, seed: int, mean: float) -> Tensor:
 
 
 def triangle(x: Tensor) -> None:
-    blocks = tiles(len(x), x.element_size())
-    scratch = x.new_empty(len(x[blocks[0]]) ** 2)
-    for t, across in enumerate(blocks):
-        for along in blocks[: t + 1]:
+    tiles = blocks(len(x), 1, math.isqrt(SCRATCH_BYTES // (4 * x.element_size())))  # as the search takes them
+    scratch = x.new_empty(len(x[tiles[0]]) ** 2)
+    for t, across in enumerate(tiles):
+        for along in tiles[: t + 1]:
             a, b = x[along], x[across]
             torch.mm(a, b.T, out=scratch[: len(a) * len(b)].view(len(a), len(b)))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
-from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, norm_products
+from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, OfPairs, norm_products
 from repalign.measures.measure import ISOMETRIES, ISOMETRIES_AND_SCALE, Batched, Bilinear, DenseRelation, Relation
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import RESIDUE, centred, double_centre, gram, in_range, u_centre
@@ -66,7 +66,7 @@ class HSIC(OfKernels, Estimated):
 
 
 @dataclass(frozen=True)
-class RV(Bilinear):
+class RV(OfPairs, Bilinear):
     """RV coefficient, a squared correlation of many variables: linear biased CKA by its older name.
 
     s = tr(S_XY S_YX) / sqrt(tr(S_XX^2) tr(S_YY^2)), with S the covariances. modified=True is RV2: the cosine of the
@@ -87,8 +87,6 @@ class RV(Bilinear):
 
     modified: bool = parameter(False, check_flag)
 
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("rv", "rv_coefficient")
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cka_lange": {"modified": True}, "rv2": {"modified": True}}
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -135,8 +133,6 @@ class AngularCKA(OfKernels):
     bandwidth: float | str | None = None
 
     estimator: ClassVar[str] = "biased"
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("angular_cka",)
     closer_is_higher: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, math.pi / 2)
@@ -149,7 +145,7 @@ class AngularCKA(OfKernels):
 
 
 @dataclass(frozen=True)
-class DependentColumnsCKA(Bilinear):
+class DependentColumnsCKA(OfPairs, Bilinear):
     """CKA with self-terms freed of what every column contributes by itself, for features that depend on each other.
 
     s = h(K, L) / sqrt(g(X) g(Y)), g(X) = Q / (Q - 1) (h(K, K) - sum_c h(x_c x_c^T, x_c x_c^T)), with h the unbiased
@@ -177,8 +173,6 @@ class DependentColumnsCKA(Bilinear):
 
     epsilon: float = parameter(0.0, as_epsilon)
 
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("dependent_columns_cka", "cka_dependent_columns")
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     smallest_n: ClassVar[int] = 4
@@ -265,7 +259,7 @@ class SquaredDistanceCorrelation(_OfCentredDistances):
 
 
 @dataclass(frozen=True)
-class DistanceCorrelation(Batched):
+class DistanceCorrelation(OfPairs, Batched):
     """Distance correlation: the root of the squared one, in its first, biased form.
 
     s = sqrt(<A, B> / (|A| |B|)), with A and B the double-centred matrices of the distances |x_i - x_j|^exponent.
@@ -289,8 +283,6 @@ class DistanceCorrelation(Batched):
 
     exponent: float = parameter(1.0, as_exponent)
 
-    family: ClassVar[str] = "kernel"
-    cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
     aliases: ClassVar[tuple[str, ...]] = ("distance_correlation", "dcor")
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM

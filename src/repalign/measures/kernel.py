@@ -64,11 +64,16 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-class Estimated(Bilinear):
-    """A measure of U-centred kernels if its `estimator` is `UNBIASED`, which may then be negative."""
+class OfPairs(Measure):
+    """A measure of numbers for all pairs of stimuli, such as kernels: n^2 of them."""
 
     family: ClassVar[str] = "kernel"
     cost: ClassVar[str] = "n^2 d per layer, n^2 per pair"
+
+
+class Estimated(OfPairs, Bilinear):
+    """A measure of U-centred kernels if its `estimator` is `UNBIASED`, which may then be negative."""
+
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     estimator: str
 
@@ -81,7 +86,7 @@ class Estimated(Bilinear):
         return 4 if self.estimator in UNBIASED else 2
 
 
-class OfKernels(Measure):
+class OfKernels(OfPairs):
     """A measure of centred kernels, with a choice of kernels, each with its own rules for a bandwidth."""
 
     takes: ClassVar[frozenset[str]] = ANY_FORM

@@ -69,11 +69,6 @@ def power_of_two(largest: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
-def _own(x: Tensor) -> Tensor:
-    """A copy of x in float64 that may be changed in place."""
-    return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True)
-
-
 def _unit_of(x: Tensor) -> float:
     """The power of two just below the largest entry; 1 if all are 0."""
     largest = float(torch.stack(torch.aminmax(x)).abs().amax())
@@ -86,7 +81,7 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
     Squares of the result can neither overflow nor vanish, whatever the unit of the features.
     """
     unit = _unit_of(x)
-    return _own(x).div_(unit), unit
+    return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True).div_(unit), unit
 
 
 # Rows are widened this many bytes at a time where a float64 copy of all of them is not needed.
@@ -111,12 +106,12 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
     """
     outer = _unit_of(x)
     wide = blocks(len(x), 8 * x.shape[1], _WIDE_BYTES)
-    first = _own(x[:1]).div_(outer)
-    mean = sum(_own(x[b]).div_(outer).sub_(first).sum(dim=0) for b in wide) / len(x)
+    first = widen(x[:1]) / outer
+    mean = sum((widen(x[b]) / outer).sub_(first).sum(dim=0) for b in wide) / len(x)
     out = torch.empty(x.shape, dtype=dtype, device=first.device)
     whole, along = first[0] + mean, torch.empty(len(x), dtype=torch.float64, device=first.device)
     for b in wide:
-        rows = _own(x[b]).div_(outer).sub_(first).sub_(mean)
+        rows = (widen(x[b]) / outer).sub_(first).sub_(mean)
         out[b], along[b] = rows, rows @ whole
     inner = _unit_of(out)
     out.div_(inner)
@@ -128,12 +123,11 @@ def unit_rows(x: Tensor) -> Tensor:
     """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
     out = torch.empty(x.shape, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
     for block in blocks(len(x), 8 * x.shape[1], _WIDE_BYTES):
-        rows = _own(x[block])
+        rows = widen(x[block])
         if x.dtype == torch.float64:  # squares of anything narrower stay in the range of float64
-            rows.div_(power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True)))
+            rows = rows / power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True))
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        rows.div_(torch.where(norm > 0, norm, 1.0))
-        out[block] = rows
+        out[block] = rows / torch.where(norm > 0, norm, 1.0)
     return out
 
 

@@ -14,6 +14,7 @@ Of a layer that is given by pairs, an RDM or a Kernel, the similarities are ther
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -273,22 +274,23 @@ def products(rows: Tensor, indices: Tensor) -> Tensor:
 def _first_pass(embedded: Embedded, count: int, include_self: bool) -> tuple[Best, Tensor]:
     """The `count` largest similarities of every row in the precision of the features, and what rounding may add (n,)."""
     best = Best.of(embedded.n, count, embedded.features)
-    if embedded.is_unit and len(_tiles(embedded.n, embedded.features.element_size())) == 1:
+    # Blocks of rows whose products with each other take a quarter of the scratch memory.
+    tiles = blocks(embedded.n, 1, math.isqrt(SCRATCH_BYTES // (4 * embedded.dtype.itemsize)))
+    if embedded.is_unit and len(tiles) == 1:
         cosines = layer_of(embedded.features).cosines(embedded.center)
         if cosines is not None:
             if not include_self:
                 cosines.values.fill_diagonal_(-math.inf)
             best.offer(0, cosines.values, 0)
             return best, cosines.resolution.to(embedded.dtype)
-    _offer_tiles(best, embedded, include_self)
+    _offer_tiles(best, embedded, tiles, include_self)
     return best, embedded.resolution(embedded.dtype)
 
 
-def _offer_tiles(best: Best, embedded: Embedded, include_self: bool) -> None:
+def _offer_tiles(best: Best, embedded: Embedded, tiles: Sequence[slice], include_self: bool) -> None:
     """Products of all rows, by tiles of a triangle."""
     rows = embedded.rows.to(embedded.dtype)
     bias = None if embedded.bias is None else embedded.bias.to(embedded.dtype)
-    tiles = _tiles(len(rows), rows.element_size())
     scratch = rows.new_empty(1 if bias is None else 2, len(rows[tiles[0]]) ** 2)
     for t, across in enumerate(tiles):
         for along in tiles[: t + 1]:
@@ -414,8 +416,3 @@ class Best:
         new = (column + chosen).gather(1, place // width) + place % width * maxima.shape[1]
         held = self.indices[rows].gather(1, top.indices.clamp(max=m - 1))
         self.values[rows], self.indices[rows] = top.values, torch.where(top.indices < m, held, new)
-
-
-def _tiles(n: int, itemsize: int) -> list[slice]:
-    """Blocks of rows whose products with each other take a quarter of the scratch memory."""
-    return blocks(n, 1, math.isqrt(SCRATCH_BYTES // (4 * itemsize)))
