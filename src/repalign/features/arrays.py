@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import warnings
 import zipfile
@@ -175,7 +176,7 @@ class Arrays(Table):
                 + ("; or say --rdm or --kernel of a stack (m, n, n)" if first.shape[-1] == first.shape[-2] else ""),
             )
         if not plain:
-            raise self.no_features([b for b in blocks if len(b.shape) >= 2], "vector", 2)
+            raise self.no_features([b for b in blocks if len(b.shape) >= 2], "vector", 2, operator.itemgetter(0))
         return {b.name: [b] for b in plain}
 
     def squares(self, kind: str) -> dict[str, list[Block]]:

@@ -25,12 +25,9 @@ from repalign.features.rule import (
     Kind,
     Reading,
     Table,
-    families,
     listed,
     names_of,
     option,
-    pattern_of,
-    stem,
 )
 from repalign.layers import FEATURES, KINDS, as_tensor, said
 
@@ -80,7 +77,7 @@ class Columns(Table):
         if vectors:
             return {b.name: [b] for b in vectors}
         if not scalars:
-            raise self.no_features(columns, "features", 1)
+            raise self.no_features(columns, "features", 1, pattern_of)
         if doubtful := _doubtful(columns, scalars, numbered):
             sure = [b.name for b in scalars if b not in doubtful]
             pattern = pattern_of(numbered[0] if numbered else [b.name for b in scalars])
@@ -104,6 +101,26 @@ def _doubtful(columns: Sequence[Block], scalars: Sequence[Block], numbered: Sequ
         return [b for b in rest if stem(b.name) in {stem(name) for name in counted}]
     # Columns with a name each: a whole number may well be one of them.
     return [b for b in rest if b.kind in ("integer", "boolean", "other", "complex") and b.id_tier is None]
+
+
+def stem(name: str) -> str:
+    """A name without its last number: columns that count one thing share it."""
+    return re.sub(r"\d+(?=\D*$)", "#", name)
+
+
+def families(names: Sequence[str]) -> list[list[str]]:
+    """Names that differ in their last number only, two or more."""
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(stem(name), []).append(name)
+    return [alike for alike in by_stem.values() if len(alike) > 1]
+
+
+def pattern_of(names: Sequence[str]) -> str:
+    """A pattern of these columns, as an example."""
+    if families(names):
+        return stem(names[0]).replace("#", "*")
+    return ",".join(names[:6]) + (",..." if len(names) > 6 else "")
 
 
 # --- readers -------------------------------------------------------------------------------------

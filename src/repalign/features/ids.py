@@ -68,7 +68,9 @@ def _text(value: Any, where: str, dtype: str) -> str:
             got=f"{value!r}" + (f" ({dtype})" if dtype else ""), remedy=f"store ids as text or integers, or {_OTHER}",
         )
     if hasattr(value, "isoformat"):
-        return iso(value)
+        # Of a time, digits of a second without the zeros at their end, then the zone: as many as it has, whatever its unit.
+        text, ends = value.isoformat(), re.compile(r"\.(\d*?)0*(?=\D|$)")
+        return ends.sub(lambda end: f".{end[1]}" if end[1] else "", text, count=1) if isinstance(value, datetime.datetime) else text
     if isinstance(value, uuid.UUID):
         return str(value)
     got = f"{str(value)[:40]} ({type(value).__name__})"
@@ -78,15 +80,6 @@ def _text(value: Any, where: str, dtype: str) -> str:
 def _is_null(value: Any) -> bool:
     pandas = sys.modules.get("pandas")  # only if it is loaded can its NA be a value
     return value is None or (pandas is not None and value is pandas.NA) or bool(value != value)
-
-
-def iso(value: Any) -> str:
-    """A time or a date in ISO form, to as many digits as it has, whatever unit it is stored in."""
-    text = value.isoformat()
-    if not isinstance(value, datetime.datetime):
-        return text
-    # Digits of a second without the zeros at their end, then the zone.
-    return re.sub(r"\.(\d*?)0*(?=\D|$)", lambda found: f".{found[1]}" if found[1] else "", text, count=1)
 
 
 def tells_apart(values: Callable[[], Sequence[Any]], kind: str, shape: Sequence[int]) -> bool:

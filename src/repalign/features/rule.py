@@ -110,16 +110,15 @@ class Table(ABC):
         choose("name", name, known, f"{self.what}: nothing in it is called {name!r}")
         return self.blocks[known.index(name)]
 
-    def no_features(self, others: Sequence[Block], how: str, ndim: int) -> RepalignError:
-        """The error for a source without any layer; `others` may be meant, and `how` says that they are."""
+    def no_features(self, others: Sequence[Block], how: str, ndim: int, show: Callable[[list[str]], str]) -> RepalignError:
+        """The error for a source without any layer; `others` may be meant, and `how` with what `show` makes of them says so."""
         named = [b.name for b in others if b.kind in NUMBERS and len(b.shape) == ndim and b.id_tier is None]
         remedy = "convert what is meant to a float array (n, d)"
         vectors = {b.shape for b in self.blocks if b.kind == "float" and len(b.shape) == 1 and b.place == "array"}
         if any(b.kind == "complex" for b in others):
             remedy = PARTS
         elif named:
-            value = named[0] if how == "vector" else pattern_of(named)
-            remedy = f"whole numbers and truth values are no features unless you say so: {option(how, value)}"
+            remedy = f"whole numbers and truth values are no features unless you say so: {option(how, show(named))}"
         elif len(vectors) == 1:
             remedy += "; of a vector for each id make a frame, pandas.DataFrame.from_dict(x, orient='index')"
         return RepalignError(
@@ -205,26 +204,6 @@ def option(name: str, value: str) -> str:
     python = f"ids={value!r}" if name == "id" else f"repalign.read_features(x, {name}={value!r})"
     quoted = shlex.quote(value)
     return f"--{name} {quoted} (in Python {python}, in a study `{name}: {quoted}`)"
-
-
-def stem(name: str) -> str:
-    """A name without its last number: columns that count one thing share it."""
-    return re.sub(r"\d+(?=\D*$)", "#", name)
-
-
-def families(names: Sequence[str]) -> list[list[str]]:
-    """Names that differ in their last number only, two or more."""
-    by_stem: dict[str, list[str]] = {}
-    for name in names:
-        by_stem.setdefault(stem(name), []).append(name)
-    return [alike for alike in by_stem.values() if len(alike) > 1]
-
-
-def pattern_of(names: Sequence[str]) -> str:
-    """A pattern of these columns, as an example."""
-    if families(names):
-        return stem(names[0]).replace("#", "*")
-    return ",".join(names[:6]) + (",..." if len(names) > 6 else "")
 
 
 # --- the rule ------------------------------------------------------------------------------------
