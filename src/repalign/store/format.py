@@ -50,7 +50,7 @@ _HEADER = {
 }  # fmt: skip
 _RECORD = {
     "spec": str, "name": str, "modality": str, "revision": _TEXT, "family": _TEXT, "objective": _TEXT,
-    "n_parameters": (int, NoneType), "scores": dict,
+    "n_parameters": (int, NoneType), "scores": {...: (int, float)},
 }  # fmt: skip
 _MANIFEST = {
     "dataset": {"fingerprint": str}, "record": _RECORD, "settings": dict, "facts": dict, "extraction": dict, "versions": list,
@@ -102,11 +102,11 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def check_types(value: Any, form: Any, where: str = "") -> None:
-    """ValueError, naming the field, unless a value has a form: a type, a list of one form, or fields with forms."""
+    """ValueError, naming the field, unless a value has a form: a type, a list of one form, or fields with forms (...: any)."""
     if isinstance(form, dict):
         if not isinstance(value, dict):
             raise ValueError(f"{where or 'it'} is {shown(value)}, not an object")
-        for field, inner in form.items():
+        for field, inner in (dict.fromkeys(value, form[...]) if ... in form else form).items():
             at = f"{where}.{field}" if where else field
             if field not in value:
                 raise ValueError(f"{at} is missing")
@@ -362,9 +362,7 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
                 raise ValueError(f"kind is {shown(data['kind'])}, not {KIND}")
             record = data["record"]
             ModelRecord(**record)
-            check_types(record["scores"], dict.fromkeys(record["scores"], (int, float)), "record.scores")
-            factors = record.get("factors", {})  # written only if there are any
-            check_types(factors, dict.fromkeys(factors, (int, float, str)) if isinstance(factors, dict) else {}, "record.factors")
+            check_types(record.get("factors", {}), {...: (int, float, str)}, "record.factors")  # written only if there are any
             for i, layer in enumerate(data["layers"]):
                 if layer["dtype"] not in TORCH_DTYPES or layer["width"] < 1:
                     raise ValueError(f"layers[{i}] is {shown(layer)}")
@@ -380,22 +378,17 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
             got=f"format {data['format']}",
             remedy="install a repalign that knows this format (a newer one, if the number is higher)",
         )
-    return Manifest(data, _flaw(raw, data))
-
-
-def _flaw(raw: bytes, data: Mapping[str, Any]) -> BrokenError | None:
-    """The flaw of a manifest as a whole: it is not what was written, or its parts leave rows out."""
-    n, ids, rows = data["n"], data["ids"], [part["rows"] for part in data["parts"]]
+    flaw, n, ids, rows = None, data["n"], data["ids"], [part["rows"] for part in data["parts"]]
     covered = [0, *(stop for _, stop in rows)] == [*(start for start, _ in rows), n]
-    if not covered or n != len(ids) or len(set(ids)) != n or any(start >= stop for start, stop in rows):
-        return BrokenError(f"does not cover its rows: n is {n}, {len(set(ids))} ids, parts {shown(rows)}")
     try:
         has_seal = check_seal(raw, MANIFEST)
+        if has_seal != (data["format"] == MANIFEST_FORMAT):
+            flaw = BrokenError(f"is not what was written: of format {data['format']}, with {'a' if has_seal else 'no'} seal")
     except DamagedError as error:
-        return BrokenError(error.problem)
-    if has_seal != (data["format"] == MANIFEST_FORMAT):
-        return BrokenError(f"is not what was written: of format {data['format']}, with {'a' if has_seal else 'no'} seal")
-    return None
+        flaw = BrokenError(error.problem)
+    if not covered or n != len(ids) or len(set(ids)) != n or any(start >= stop for start, stop in rows):
+        flaw = BrokenError(f"does not cover its rows: n is {n}, {len(set(ids))} ids, parts {shown(rows)}")
+    return Manifest(data, flaw)
 
 
 def readable(files: Files, folder: str) -> tuple[dict[str, Any] | None, str | None]:
