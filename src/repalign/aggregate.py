@@ -112,9 +112,7 @@ def sets_mutual_knn(
     return measure.compare(measure.prepare(images), GraphRelation(nearest))
 
 
-def _owned(
-    x: np.ndarray | Tensor, captions: np.ndarray | Tensor, owner: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _owned(x: np.ndarray | Tensor, captions: np.ndarray | Tensor, owner: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     images, texts = as_features(x, "x"), as_features(captions, "captions")
     of = torch.as_tensor(np.asarray(owner))
     n = len(images)
