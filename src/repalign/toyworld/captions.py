@@ -20,38 +20,17 @@ if TYPE_CHECKING:
 WORDS: dict[str, tuple[tuple[str, str], ...]] = {
     "size": (("tiny", "wee"), ("small", "little"), ("big", "large"), ("huge", "giant")),
     "hue": (
-        ("red", "scarlet"),
-        ("tangerine", "rusty"),
-        ("yellow", "golden"),
-        ("lime", "chartreuse"),
-        ("green", "verdant"),
-        ("jade", "mint"),
-        ("cyan", "turquoise"),
-        ("sky", "cerulean"),
-        ("blue", "sapphire"),
-        ("violet", "purple"),
-        ("magenta", "fuchsia"),
-        ("pink", "rose"),
+        ("red", "scarlet"), ("tangerine", "rusty"), ("yellow", "golden"), ("lime", "chartreuse"), ("green", "verdant"),
+        ("jade", "mint"), ("cyan", "turquoise"), ("sky", "cerulean"), ("blue", "sapphire"), ("violet", "purple"),
+        ("magenta", "fuchsia"), ("pink", "rose"),
     ),
     "shape": (
-        ("bar", "plank"),
-        ("square", "box"),
-        ("circle", "disc"),
-        ("triangle", "wedge"),
-        ("pillar", "column"),
-        ("cross", "plus"),
-        ("star", "spark"),
-        ("diamond", "rhombus"),
+        ("bar", "plank"), ("square", "box"), ("circle", "disc"), ("triangle", "wedge"), ("pillar", "column"),
+        ("cross", "plus"), ("star", "spark"), ("diamond", "rhombus"),
     ),
     "height": (("top", "topmost"), ("upper", "high"), ("lower", "low"), ("bottom", "lowest")),
-    "side": (
-        ("leftmost", "westmost"),
-        ("left", "west"),
-        ("middle", "central"),
-        ("right", "east"),
-        ("rightmost", "eastmost"),
-    ),
-}
+    "side": (("leftmost", "westmost"), ("left", "west"), ("middle", "central"), ("right", "east"), ("rightmost", "eastmost")),
+}  # fmt: skip
 KINDS = tuple(WORDS)
 ORDER = ("shape", "hue", "height", "side", "size")  # in which growing detail names them, A's before B's
 FULL = 2 * len(KINDS)  # attributes of a full caption
@@ -63,13 +42,8 @@ MIXED_DETAIL = FULL_SHARE * FULL + (1 - FULL_SHARE) * FULL / 2  # attributes tha
 
 PAD, START, MASK = 0, 1, 2
 _FUNCTION_WORDS = ("a", "and", "with", "thing", ".")
-VOCABULARY: tuple[str, ...] = (
-    "<pad>",
-    "<start>",
-    "<mask>",
-    *_FUNCTION_WORDS,
-    *(word for classes in WORDS.values() for pair in classes for word in pair),
-)
+_NAMES = (word for classes in WORDS.values() for pair in classes for word in pair)
+VOCABULARY: tuple[str, ...] = ("<pad>", "<start>", "<mask>", *_FUNCTION_WORDS, *_NAMES)
 INDEX = {word: i for i, word in enumerate(VOCABULARY)}
 _FIRST = {kind: INDEX[WORDS[kind][0][0]] for kind in KINDS}
 LENGTH = 2 * (1 + len(KINDS)) + 2  # words of a full caption: both articles, the joint and the full stop
@@ -116,9 +90,7 @@ def write(attributes: Attributes, named: np.ndarray, rng: np.random.Generator) -
     phrases *= spoken_of[:, :, None]
     swap = chance[:, FULL] < 0.5
     phrases[swap] = phrases[swap, ::-1]
-    joint = np.where(chance[:, FULL + 1] < 0.5, INDEX["and"], INDEX["with"]) * (
-        spoken_of[:, 0] & spoken_of[:, 1]
-    )
+    joint = np.where(chance[:, FULL + 1] < 0.5, INDEX["and"], INDEX["with"]) * spoken_of.all(axis=1)
     stop = np.full((n, 1), INDEX["."])
     row = np.concatenate([phrases[:, 0], joint[:, None], phrases[:, 1], stop], axis=1)
     packed = np.argsort(row == PAD, axis=1, kind="stable")

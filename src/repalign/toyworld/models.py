@@ -11,9 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from repalign.toyworld.recipes import RECIPES, Recipe
 class ToyModel:
     """A loaded toy model.
 
-    `layers` are the names of its layers in depth order; `weights` is the SHA-256 of its weights file;
+    `layers` are the names of its layers in depth order; `weights` is the SHA-256 of its weights file; `n_parameters` is how many
+    numbers the network holds, learnt or counted, without heads that only trained it; `factors` are what was done to it;
     `scores` is its competence: probe_accuracy of a vision model, bits_per_word and bits_per_byte of a
     language model that predicts the next word (see `training.probe_accuracy` and `training.caption_bits`).
     """
@@ -46,33 +48,19 @@ class ToyModel:
     network: nn.Module
     scores: dict[str, float]
     weights: str
+    modality: str = field(init=False)
+    family: str = field(init=False)
+    objective: str = field(init=False)
+    factors: dict[str, float | str] = field(init=False)
+    layers: tuple[str, ...] = field(init=False)
+    n_parameters: int = field(init=False)
 
-    @property
-    def modality(self) -> str:
-        """ "image" or "text"."""
-        return self.recipe.modality
-
-    @property
-    def family(self) -> str:
-        return self.recipe.family
-
-    @property
-    def objective(self) -> str:
-        return self.recipe.objective
-
-    @property
-    def factors(self) -> dict[str, float | str]:
-        """What was done to it (see `recipes.Recipe.factors`)."""
-        return self.recipe.factors(self.step)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return self.network.layers  # type: ignore[return-value]
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers the network holds, learnt or counted; heads that only trained it are not among them."""
-        return sum(w.numel() for w in self.network.state_dict().values())
+    def __post_init__(self) -> None:
+        count = sum(w.numel() for w in self.network.state_dict().values())
+        facts = {name: getattr(self.recipe, name) for name in ("modality", "family", "objective")}
+        facts |= {"factors": self.recipe.factors(self.step), "layers": self.network.layers, "n_parameters": count}
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     def forward(self, stimuli: Any) -> dict[str, Tensor]:
         """Every layer of images or captions, pooled: (b, d) float32 by layer name.
@@ -120,13 +108,9 @@ def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyMod
         name = recipe.name if trained.step == recipe.steps else f"{recipe.name}-step{trained.step}"
         data = save_tensors(trained.weights) if trained.weights else b""
         facts = {
-            "name": name,
-            "revision": recipes.revision(),
-            "weights_sha256": hashlib.sha256(data).hexdigest(),
-            "scores": trained.scores,
-            "last_loss": trained.loss,
-            "torch": torch.__version__,
-        }
+            "name": name, "revision": recipes.revision(), "weights_sha256": hashlib.sha256(data).hexdigest(),
+            "scores": trained.scores, "last_loss": trained.loss, "torch": torch.__version__,
+        }  # fmt: skip
         weights, sidecar = _files(folder, name)
         try:
             write_file(weights, data)
@@ -169,68 +153,42 @@ def _files(folder: Path, name: str) -> tuple[Path, Path]:
 def _pictures(stimuli: Any, name: str) -> np.ndarray:
     """Images as one array (b, 32, 32, 3) of uint8; an error for anything of another size."""
     if not isinstance(stimuli, np.ndarray):
-        stimuli = _stack(stimuli)
+        arrays = [np.asarray(p) for p in stimuli]
+        stimuli = np.stack(arrays) if len({a.shape for a in arrays}) == 1 else None
     expected = (render.SIDE, render.SIDE, 3)
     if stimuli is None or stimuli.dtype != np.uint8 or stimuli.shape[1:] != expected:
         raise RepalignError(
             f"toy model {name}: these are no images of the toy world",
             expected=f"uint8 of shape (b, {', '.join(map(str, expected))}), or that many pictures in RGB",
-            got="pictures of several sizes"
-            if stimuli is None
-            else f"{stimuli.dtype} of shape {stimuli.shape}",
+            got="pictures of several sizes" if stimuli is None else f"{stimuli.dtype} of shape {stimuli.shape}",
             remedy="toy models look at the scenes of the toy world only",
         )
     return np.array(stimuli)
 
 
-def _stack(pictures: Sequence[Any]) -> np.ndarray | None:
-    arrays = [np.asarray(p) for p in pictures]
-    return np.stack(arrays) if len({a.shape for a in arrays}) == 1 else None
-
-
 # --- many models at once ----------------------------------------------------------------------------
 
 
-VISION = (
-    "vision-cnn3-supervised",
-    "vision-cnn16-supervised",
-    "vision-cnn4-temporal",
-    "vision-cnn16-temporal",
-    "vision-cnn8-autoencoder",
-    "vision-cnn8-augmentation",
-)
-LANGUAGE = (
-    "language-conv8-next",
-    "language-conv24-next",
-    "language-conv64-next",
-    "language-transformer16-next",
-    "language-transformer48-next",
-    "language-gru32-next",
-)
-
-
-def _untrained(trained: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{name.rpartition('-')[0]}-untrained" for name in trained))
-
-
-def _with_checkpoints(trained: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for final in trained for name in RECIPES[final].names)
-
-
+_TRAINED = {
+    recipes.VISION: (
+        "vision-cnn3-supervised", "vision-cnn16-supervised", "vision-cnn4-temporal", "vision-cnn16-temporal",
+        "vision-cnn8-autoencoder", "vision-cnn8-augmentation",
+    ),
+    recipes.LANGUAGE: (
+        "language-conv8-next", "language-conv24-next", "language-conv64-next", "language-transformer16-next",
+        "language-transformer48-next", "language-gru32-next",
+    ),
+}  # fmt: skip
+_CONTROLS = {recipes.VISION: ("vision-pixels",), recipes.LANGUAGE: ("language-bag",)}
 # Names by what they are for; the untrained networks are the twins of the trained ones in all but weights.
 DEMO: dict[str, dict[str, tuple[str, ...]]] = {
-    "image": {
-        "trained": VISION,
-        "checkpoints": tuple(n for n in _with_checkpoints(VISION) if n not in VISION),
-        "untrained": _untrained(VISION),
-        "controls": ("vision-pixels",),
-    },
-    "text": {
-        "trained": LANGUAGE,
-        "checkpoints": tuple(n for n in _with_checkpoints(LANGUAGE) if n not in LANGUAGE),
-        "untrained": _untrained(LANGUAGE),
-        "controls": ("language-bag",),
-    },
+    modality: {
+        "trained": trained,
+        "checkpoints": tuple(n for final in trained for n in RECIPES[final].names if n not in trained),
+        "untrained": tuple(dict.fromkeys(f"{name.rpartition('-')[0]}-untrained" for name in trained)),
+        "controls": _CONTROLS[modality],
+    }
+    for modality, trained in _TRAINED.items()
 }
 DEMO_NAMES: tuple[str, ...] = tuple(n for side in DEMO.values() for group in side.values() for n in group)
 
@@ -251,7 +209,7 @@ def train_roster(
     board = _Board(runs, progress)
     if workers <= 1 or len(runs) <= 1:
         for recipe in runs:
-            load(recipe.name, cache, board.follow(recipe.name))
+            load(recipe.name, cache, partial(board.follow, recipe.name))
             board.finish(recipe.name)
     else:
         _in_processes(runs, cache, min(workers, len(runs)), board)
@@ -280,11 +238,9 @@ class _Board:
         self.share[run] = 1.0
         self.tell(f"trained {run}" if RECIPES[run].steps else None)
 
-    def follow(self, run: str) -> Progress:
-        def report(task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG001
-            self.advance(run, done / total)
-
-        return report
+    def follow(self, run: str, task: str, done: int, total: int, note: str | None = None) -> None:  # noqa: ARG002
+        """The progress of one run, as it tells it."""
+        self.advance(run, done / total)
 
 
 def _in_processes(runs: list[Recipe], cache: Path | None, workers: int, board: _Board) -> None:

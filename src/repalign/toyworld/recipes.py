@@ -70,17 +70,9 @@ class Recipe:
 
 
 def name_of(
-    modality: str,
-    family: str,
-    width: int,
-    objective: str,
-    *,
-    tasks: Sequence[str] = (),
-    detail: int | None = None,
-    decay: float = WEIGHT_DECAY,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> str:
+    modality: str, family: str, width: int, objective: str, *, tasks: Sequence[str] = (), detail: int | None = None,
+    decay: float = WEIGHT_DECAY, noise: float = 0.0, seed: int = 0,
+) -> str:  # fmt: skip
     """The name of a run, which says all that differs from the usual."""
     parts = ["vision" if modality == VISION else "language", f"{family}{width}", objective]
     parts += ["+".join(tasks)] if tasks else []
@@ -203,10 +195,7 @@ _UNTRAINED = tuple(
 _COMPUTED = (
     Recipe("vision-pixels", VISION, "pixels", 0, "none", cost=2),
     Recipe("language-bag", LANGUAGE, "bag", 0, "none"),
-    *(
-        Recipe(f"language-svd12-{n}", LANGUAGE, "svd", 12, "cooccurrence", captions=n)
-        for n in (200, 1000, 5000, 20000)
-    ),
+    *(Recipe(f"language-svd12-{n}", LANGUAGE, "svd", 12, "cooccurrence", captions=n) for n in (200, 1000, 5000, 20000)),
 )
 RECIPES: dict[str, Recipe] = {r.name: r for r in (*_TRAINED, *_UNTRAINED, *_COMPUTED, *RUNS)}
 NAMES: dict[str, Recipe] = {name: r for r in RECIPES.values() for name in r.names}

@@ -90,9 +90,7 @@ def rgb(hue: np.ndarray, saturation: float | np.ndarray, value: float | np.ndarr
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Uniform noise in 256 steps of standard deviation PIXEL_NOISE: a byte each, six times as fast as normal."""
-    return (rng.integers(0, 256, shape, np.uint8) - np.float32(127.5)) * np.float32(
-        PIXEL_NOISE * 12**0.5 / 256
-    )
+    return (rng.integers(0, 256, shape, np.uint8) - np.float32(127.5)) * np.float32(PIXEL_NOISE * 12**0.5 / 256)
 
 
 def _background(nuisance: np.ndarray) -> np.ndarray:

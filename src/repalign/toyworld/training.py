@@ -82,11 +82,7 @@ class Supervised(Objective):
 
     def make(self, n: int, seed: int) -> tuple[np.ndarray, ...]:
         _, a = world.content(n, seed)
-        values = [
-            np.cos(a.hue),
-            np.sin(a.hue),
-            *(3.4 * (v - 0.5) for v in (a.x, a.y, a.size)),
-        ]  # unit variance, about
+        values = [np.cos(a.hue), np.sin(a.hue), *(3.4 * (v - 0.5) for v in (a.x, a.y, a.size))]  # unit variance, about
         return _picture(a, seed), np.concatenate(values, axis=1).astype(np.float32), a.shape
 
     def loss(self, images: Tensor, values: Tensor, shapes: Tensor) -> Tensor:
@@ -237,24 +233,9 @@ def _entropy(logits: Tensor, tokens: Tensor, where: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "supervised": Supervised,
-    "temporal": Temporal,
-    "autoencoder": Autoencoder,
-    "augmentation": Augmentation,
-    "next": NextWord,
-    "masked": MaskedWord,
-    "context": ContextWord,
-}
-
-
-def objective_of(recipe: Recipe, network: nn.Module) -> Objective:
-    """The objective of a recipe around its network."""
-    kind = OBJECTIVES[recipe.objective]
-    if recipe.modality == LANGUAGE:
-        return kind(network, recipe.detail)  # type: ignore[call-arg]
-    if recipe.tasks:
-        return kind(network, recipe.tasks)  # type: ignore[call-arg]
-    return kind(network)
+    "supervised": Supervised, "temporal": Temporal, "autoencoder": Autoencoder, "augmentation": Augmentation,
+    "next": NextWord, "masked": MaskedWord, "context": ContextWord,
+}  # fmt: skip
 
 
 # --- training and scoring ---------------------------------------------------------------------------
@@ -334,14 +315,13 @@ def _shaken(network: nn.Module, noise: float) -> Iterator[None]:
                 w.copy_(before)
 
 
-def _steps(
-    recipe: Recipe, network: nn.Module, progress: Progress, task: str
-) -> Iterator[tuple[int, float | None]]:
+def _steps(recipe: Recipe, network: nn.Module, progress: Progress, task: str) -> Iterator[tuple[int, float | None]]:
     progress(task, 0, max(recipe.steps, 1))
     if recipe.steps == 0:
         yield 0, None
         return
-    objective = objective_of(recipe, network)
+    asked = (recipe.detail,) if recipe.modality == LANGUAGE else (recipe.tasks,) if recipe.tasks else ()
+    objective = OBJECTIVES[recipe.objective](network, *asked)
     for step, loss in fit(objective, recipe.name, recipe.steps, recipe.rate, recipe.decay, recipe.noise):
         if step % 10 == 0:
             progress(task, step, recipe.steps + 1)
@@ -418,9 +398,7 @@ def probe_accuracy(network: nn.Module) -> float:
     if fit.shape[1] > PROBE_COLUMNS:
         axes = torch.pca_lowrank(fit, q=PROBE_COLUMNS, center=False)[2]
         fit, score = fit @ axes, score @ axes
-    fitted, scored = (
-        torch.from_numpy(captions.classes(_held_out(p).attributes)).flatten(1) for p in HELD_OUT
-    )
+    fitted, scored = (torch.from_numpy(captions.classes(_held_out(p).attributes)).flatten(1) for p in HELD_OUT)
     right = [discriminate(fit, y, score) == z for y, z in zip(fitted.T, scored.T, strict=True)]
     return torch.stack(right).to(torch.float64).mean().item()
 

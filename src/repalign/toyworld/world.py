@@ -101,9 +101,7 @@ def content(n: int, seed: int, world: World = WORLD) -> tuple[np.ndarray, Attrib
     side = np.clip(layout + world.side_noise * noise[:, 0], 0, 1)
     return latents, Attributes(
         hue=hue,
-        shape=_shapes(
-            family + np.array([0, world.shape_offset]), world.shape_sharpness, stream(seed, "shape")
-        ),
+        shape=_shapes(family + np.array([0, world.shape_offset]), world.shape_sharpness, stream(seed, "shape")),
         x=world.side_share * side + np.array([0, 1 - world.side_share]),
         y=np.clip(depth + world.height_noise * noise[:, 1], 0, 1),
         size=np.clip(depth + world.size_noise * noise[:, 2], 0, 1),
