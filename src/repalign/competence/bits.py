@@ -306,18 +306,10 @@ class Bits:
 
 
 def bits_per_byte(
-    model: ModelEntry | str,
-    corpus: Corpus | Dataset | Iterable[str],
-    protocol: BitsProtocol | None = None,
-    *,
-    state: str | Path | None = None,
-    every: int = 64,
-    batch_size: int = 8,
-    device: str = "auto",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress = silent,
-) -> Bits:
+    model: ModelEntry | str, corpus: Corpus | Dataset | Iterable[str], protocol: BitsProtocol | None = None, *,
+    state: str | Path | None = None, every: int = 64, batch_size: int = 8, device: str = "auto", dtype: str = "auto",
+    trust_remote_code: bool = False, progress: Progress = silent,
+) -> Bits:  # fmt: skip
     """Bits per byte of a causal language model on a corpus.
 
     Parameters
@@ -449,9 +441,7 @@ def _told(found: dict[str, Any], entry: ModelEntry) -> Bits:
     facts = {**found["facts"], "corpus": found["corpus"], "corpus_digest": totals["digest"]}
     facts.setdefault("device", found["device"])  # that which was asked for, where the model was on one
     counts = {k: totals[k] for k in ("nats", "n_tokens", "n_bytes", "n_chars", "n_documents")}
-    bits = Bits(
-        entry.complete(ModelRecord(**found["record"])), **counts, protocol=found["protocol"], facts=facts
-    )
+    bits = Bits(entry.complete(ModelRecord(**found["record"])), **counts, protocol=found["protocol"], facts=facts)
     return replace(bits, record=replace(bits.record, scores={**bits.record.scores, **bits.scores}))
 
 

@@ -89,9 +89,7 @@ class Corpus:
         """One column of a table (.jsonl, .csv, .tsv, .parquet), a document per row, read row by row."""
         path = _file(path)
         if path.suffix.lower() not in FORMATS:
-            raise RepalignError(
-                f"{path} is no table", expected=f"one of {', '.join(FORMATS)}", got=path.suffix or "none"
-            )
+            raise RepalignError(f"{path} is no table", expected=f"one of {', '.join(FORMATS)}", got=path.suffix or "none")
 
         def read() -> Iterator[str]:
             rows = iter_rows(path, (column,))
@@ -125,15 +123,9 @@ class Corpus:
 
     @classmethod
     def from_hub(
-        cls,
-        path: str,
-        column: str = "text",
-        *,
-        split: str = "train",
-        config: str | None = None,
-        revision: str | None = None,
-        data_files: str | Sequence[str] | None = None,
-    ) -> Corpus:
+        cls, path: str, column: str = "text", *, split: str = "train", config: str | None = None,
+        revision: str | None = None, data_files: str | Sequence[str] | None = None,
+    ) -> Corpus:  # fmt: skip
         """A column of a dataset of the Hugging Face hub, or of a local folder of data files, read as a stream."""
 
         def read() -> Iterator[str]:
@@ -156,13 +148,9 @@ def _sha256(documents: Iterable[str]) -> str:
 
 
 def named_corpus(
-    name: str,
-    column: str | None = None,
-    *,
-    documents: str | None = None,
-    split: str | None = None,
+    name: str, column: str | None = None, *, documents: str | None = None, split: str | None = None,
     revision: str | None = None,
-) -> Corpus:
+) -> Corpus:  # fmt: skip
     """A corpus as a command or a study names it: `hub:org/name`, a table by its suffix, or any other file as text."""
     if name.startswith(HUB):
         return Corpus.from_hub(name.removeprefix(HUB), column or "text", split=split or "train", revision=revision)
@@ -181,9 +169,7 @@ def as_corpus(corpus: Corpus | Dataset | Iterable[str]) -> Corpus:
 def _file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise RepalignError(
-            f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing"
-        )
+        raise RepalignError(f"there is no corpus {path}", expected="a file", got="a folder" if path.is_dir() else "nothing")
     return path
 
 

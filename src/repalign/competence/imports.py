@@ -190,13 +190,9 @@ class Joined:
 
 
 def join_scores(
-    records: Sequence[ModelRecord],
-    scores: Iterable[Score],
-    *,
-    missing: str = "error",
-    overwrite: bool = False,
+    records: Sequence[ModelRecord], scores: Iterable[Score], *, missing: str = "error", overwrite: bool = False,
     img_sizes: Mapping[str, int] | None = None,
-) -> Joined:
+) -> Joined:  # fmt: skip
     """Give models the scores that files have of them.
 
     A score is of a record if the model's name in the file is the record's name, its spec, or its spec without the scheme

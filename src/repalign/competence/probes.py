@@ -314,16 +314,10 @@ PROBES: tuple[type[Probe], ...] = (LinearProbe, FewShotProbe, KNNProbe)
 
 
 def probe(
-    representation: Representation | Mapping[str, Any],
-    labels: Sequence[object],
-    kind: Probe | None = None,
-    *,
-    split: Split | Rows | None = None,
-    layers: Sequence[str] | None = None,
-    seed: int = 0,
-    name: str = "arrays",
+    representation: Representation | Mapping[str, Any], labels: Sequence[object], kind: Probe | None = None, *,
+    split: Split | Rows | None = None, layers: Sequence[str] | None = None, seed: int = 0, name: str = "arrays",
     progress: Progress = silent,
-) -> list[ProbeRecord]:
+) -> list[ProbeRecord]:  # fmt: skip
     """Train and test a probe on every layer of a model.
 
     Parameters
@@ -354,9 +348,7 @@ def probe(
     split = Split() if split is None else split
     train, test = split_rows(y, split)
     if len(np.unique(y[train])) < 2:
-        raise RepalignError(
-            "one class leaves nothing to tell apart", expected="two classes or more", got=str(y[train][0])
-        )
+        raise RepalignError("one class leaves nothing to tell apart", expected="two classes or more", got=str(y[train][0]))
     kind.check(y[train])
     classes, counts = np.unique(y[train], return_counts=True)
     chance = float(np.mean(y[test] == classes[counts.argmax()]))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 
 from repalign.dataset.dataset import Dataset
 from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, wrong_distortion
@@ -101,10 +101,12 @@ class DatasetConfig(_Columns):
     sample: SampleConfig | None = None
     distort: DistortConfig | None = None
 
+    _kind: str = PrivateAttr()
+
     @property
     def kind(self) -> str:
         """The source that is named: "hub", "table", "folder", "arrays" or "toy"."""
-        return next(s for s in SOURCES if getattr(self, s) is not None)
+        return self._kind
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -128,11 +130,12 @@ class DatasetConfig(_Columns):
                 raise ValueError(f"{field!r} is no option of {named[0]!r}, which takes {possible}")
         if named[0] == "arrays" and self.row_ids is None:
             raise ValueError("'arrays' needs 'row_ids': a list, or the path of a file with one id per line")
+        self._kind = named[0]
         return self
 
     def open(self, base: Path, progress: Progress = silent) -> Dataset:
         """The dataset. Relative paths start from `base`, the folder of the study file."""
-        kind = self.kind
+        kind = self._kind
         options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[kind]}
         if self.toy is not None:
             dataset = Dataset.toy(**self.toy.model_dump())

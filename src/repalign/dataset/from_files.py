@@ -18,20 +18,13 @@ class FromFiles:
 
     @classmethod
     def from_table(
-        cls,
-        path: str | Path,
-        *,
-        id: str | None = "id",
-        root: str | Path | None = None,
-        on_missing: str = "error",
-        name: str | None = None,
-        progress: Progress = silent,
-        **columns: str | Sequence[str] | None,
-    ) -> Self:
+        cls, path: str | Path, *, id: str | None = "id", root: str | Path | None = None, on_missing: str = "error",
+        name: str | None = None, progress: Progress = silent, **columns: str | Sequence[str] | None,
+    ) -> Self:  # fmt: skip
         """A CSV, TSV, JSONL or Parquet table with a column of ids and columns named by the caller.
 
-        `image` is a column of paths, relative to the table's folder or to `root`; `text` a column
-        of strings or of lists of strings, or several columns of strings. Rows with the same id are
+        `columns` go by the kind of their stimuli (`KINDS`): `image` is a column of paths, relative to the table's folder or to
+        `root`; `text` a column of strings or of lists of strings, or several columns of strings. Rows with the same id are
         merged into several captions if each holds one caption and all name the same image.
         With `id=None` the ids are row numbers. Equal content gives the same fingerprint in every format.
         """

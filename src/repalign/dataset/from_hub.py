@@ -31,19 +31,10 @@ class FromHub:
 
     @classmethod
     def from_hub(
-        cls,
-        path: str | Path,
-        *,
-        revision: str | None = None,
-        split: str = "train",
-        id: str | None = None,
-        config: str | None = None,
-        data_files: str | Sequence[str] | None = None,
-        on_missing: str = "error",
-        name: str | None = None,
-        progress: Progress = silent,
-        **columns: str | Sequence[str] | None,
-    ) -> Self:
+        cls, path: str | Path, *, revision: str | None = None, split: str = "train", id: str | None = None,
+        config: str | None = None, data_files: str | Sequence[str] | None = None, on_missing: str = "error",
+        name: str | None = None, progress: Progress = silent, **columns: str | Sequence[str] | None,
+    ) -> Self:  # fmt: skip
         """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
 
         `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,

@@ -69,19 +69,10 @@ def choose_device(device: str = "auto") -> str:
 
 
 def extract(
-    dataset: Dataset,
-    models: Sequence[ModelEntry | str],
-    store: FeatureStore | str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 32,
-    rows_per_part: int = 256,
-    trust_remote_code: bool = False,
-    executor: Executor | None = None,
-    on_unavailable: str = "error",
-    progress: Progress = silent,
-) -> list[Any]:
+    dataset: Dataset, models: Sequence[ModelEntry | str], store: FeatureStore | str, *, device: str = "auto",
+    dtype: str = "auto", batch_size: int = 32, rows_per_part: int = 256, trust_remote_code: bool = False,
+    executor: Executor | None = None, on_unavailable: str = "error", progress: Progress = silent,
+) -> list[Any]:  # fmt: skip
     """All layers of all models on one dataset, one vector per stimulus, in a store.
 
     A model that is complete in the store is not run; of one that is not, the missing parts are made. Code that comes

@@ -492,15 +492,9 @@ TABLE = "pairs.jsonl"
 
 
 def write_dataset(
-    folder: str | Path,
-    columns: Mapping[str, str],
-    n: int,
-    *,
-    id: str = "id",
-    captions: int = 1,
-    unequal: bool = False,
+    folder: str | Path, columns: Mapping[str, str], n: int, *, id: str = "id", captions: int = 1, unequal: bool = False,
     seed: int = 0,
-) -> Path:
+) -> Path:  # fmt: skip
     """A JSONL table of n rows and its image files; the path of the table, for `Dataset.from_table`.
 
     `columns` maps names of columns to kinds of stimuli, such as "image" and "text". All of a row show one scene, the row's

@@ -237,11 +237,8 @@ def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> boo
         unknown = next((str(w) for w in wanted if w not in modules), None)
         raise RepalignError(
             f"model {entry.label}: timm gives no intermediates for {type(model).__name__}",
-            expected="paths of modules in `layers:`",
-            got=unknown or "none",
-            remedy=did_you_mean(unknown, modules)
-            if unknown
-            else f"name modules, such as {', '.join(sorted(modules)[:3])}",
+            expected="paths of modules in `layers:`", got=unknown or "none",
+            remedy=did_you_mean(unknown, modules) if unknown else f"name modules, such as {', '.join(sorted(modules)[:3])}",
         )
     return False
 

@@ -243,13 +243,9 @@ class Pieces:
         return getattr(self.library, name)
 
     def __call__(
-        self,
-        text: str | Sequence[str],
-        add_special_tokens: bool = True,
-        truncation: bool = False,
-        max_length: int | None = None,
-        **_: Any,
-    ) -> dict[str, Any]:
+        self, text: str | Sequence[str], add_special_tokens: bool = True, truncation: bool = False,
+        max_length: int | None = None, **_: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         if isinstance(text, str):
             return {"input_ids": self([text], add_special_tokens, truncation, max_length)["input_ids"][0]}
         before, behind = (self.before, self.behind) if add_special_tokens else ([], [])
@@ -287,13 +283,9 @@ def _files(spec: Spec, context: Context, folder: str) -> dict[str, Path]:
             path = Path(spec.path) / folder / name
             return path if path.is_file() else None
         found = cached_file(
-            spec.path,
-            name,
-            subfolder=folder,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **at(spec, context.revision),
-        )
+            spec.path, name, subfolder=folder, **at(spec, context.revision),
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
         return None if found is None else Path(found)
 
     with hub_errors(spec):
