@@ -319,7 +319,7 @@ def kind_of(layer: Any) -> str:
 
 
 def as_features(x: Any, name: str = "x") -> Tensor:
-    """Check an array at the border and return it as a floating (n, d) tensor: `as_layer` without what is given by pairs."""
+    """Check an array at the border and return it as a floating (n, d) tensor: `as_layer`, but pairs of stimuli are refused."""
     if isinstance(x, Pairwise):
         raise RepalignError(
             f"{name}: {x.word} where features are needed",

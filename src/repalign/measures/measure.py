@@ -432,7 +432,11 @@ class Batched(Measure):
     def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor: ...
 
     def scale(self, inner: Tensor, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
-        """Scores (..., la, lb) from what was summed over stimuli: as it is, nan where the norm of either state is 0."""
+        """Scores (..., la, lb), nan where the norm of either state is 0.
+
+        Of a bilinear measure `inner` is <A, B>: the score of relations of unit norm. Whatever a class makes of it is affine
+        in `inner`, the rest fixed per cell.
+        """
         p, q = norms(a, b)
         return torch.where((p > 0) & (q > 0), inner, math.nan)
 
@@ -456,7 +460,7 @@ class Local(Measure):
 
 
 class Bilinear(Batched):
-    """A measure whose states are relations; the score is `scale(<A, B>)`, which is affine, the rest fixed per cell.
+    """A measure whose states are relations; the score is `scale(<A, B>)`.
 
     `dense`: its relations are n x n matrices, and not graphs of few edges.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -86,9 +86,8 @@ class Cyclic(Null):
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.scored(measure, a, b, streams)[1]
 
-    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:  # noqa: ARG002
+    def scored(self, measure: Any, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:  # noqa: ARG002
         """The observed scores are those of the shift by 0."""
-        bilinear = must_be_bilinear(measure, "the cyclic null does not apply")
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         rows = a.n // self.step
         out = np.empty((self.count(a.n) + 1, len(a.states), len(b.states)))
@@ -99,7 +98,7 @@ class Cyclic(Null):
             out[h * rows : (h + 1) * rows] = inner.cpu().numpy()
         # A score is affine in the inner product: two of them tell the line of every cell.
         ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
-        zero, one = bilinear.closeness(bilinear.scale(ends, a.states, b.states)).numpy()  # type: ignore[arg-type]
+        zero, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
         out *= one - zero
         out += zero
         return out[0], out[1:]
