@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alignment_table import CKA, LANGUAGE, VISION, make_table
 from repalign.comparison import pair
 from repalign.comparison.alignment import Alignment
 from repalign.measures import MEASURES, parse_measure
@@ -63,13 +64,14 @@ def test_the_report_has_one_table_of_many_measures(everything: Alignment, tmp_pa
 
 def test_the_report_says_how_many_cells_the_draws_judged():
     """Also where the draws judged most of them: the law comes first, then where it was not used."""
-    import pandas as pd
-
-    from repalign.report.page import null_of
+    from repalign.figures.conventions import PLAIN, Pairs
+    from repalign.report.page import chance
 
     def told(by: list[str]) -> str:
-        cells = pd.DataFrame({"null": by})
-        return null_of(pd.DataFrame({"null": ["cyclic"], "seed": 0, "n_draws": 1023}), cells)
+        table = make_table(LANGUAGE[:1], VISION[:1], (1, 3))
+        cells = table[(table["measure"] == CKA) & (table["scope"] == "cell")]
+        return chance([Pairs.of(table, CKA)], cells.assign(null=by), {}, PLAIN)[0]
 
+    assert told(["cyclic"] * 3).startswith("1,023 draws") and "pairs of layers" not in told(["cyclic"] * 3)
     assert told(["moments", "cyclic", "cyclic"]).endswith("law (2 of 3 by draws, where that law is poor)")
     assert told(["moments"] * 3).endswith("Pearson type III law")

@@ -221,30 +221,26 @@ def chance(pairs: Sequence[Pairs], cells: pd.DataFrame, run: Mapping[str, Any], 
     nulls: dict[str, list[str]] = {}
     rules: dict[str, list[str]] = {}
     for some in pairs:
+        first, draws = some.rows.iloc[0], some.draws
+        method = str(first["null"])
+        floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
+        null = f"{draws:,} draws ({NULLS.get(method, method)}), seed {int(first['seed'])}{floor}"
+        kinds = cells.loc[cells["measure"] == first["measure"], "null"].value_counts(sort=False).to_dict()
+        if method == Unpaired.name:
+            null = Unpaired.meaning
+        elif not set(kinds) <= {method}:  # pairs of layers have another one
+            law = max((kind for kind in kinds if kind != method), key=lambda kind: kinds[kind])
+            n = sum(kinds.values())
+            rest = n - kinds[law]
+            drawn = f" ({rest:,} of {n:,} by draws, where that law is poor)" if rest else ""
+            null = f"pairs of models by {null}; single pairs of layers by {NULLS.get(law, law)}{drawn}"
         many = f"; over pairs of models {RULES[some.rule][0]} decides ({some.holds})" if some.tests > 1 else ""
-        own = cells.loc[cells["measure"] == some.rows["measure"].iloc[0]]
-        nulls.setdefault(null_of(some.rows, own), []).append(some.about.label)
+        nulls.setdefault(null, []).append(some.about.label)
         rules.setdefault(f"α = {some.alpha:g}{many}", []).append(some.about.label)
     # The measures are named where their sentences differ.
     told = [[t if len(some) == 1 else f"{', '.join(names)}: {t}" for t, names in some.items()] for some in (nulls, rules)]
     restricted = [f"restricted: {conventions.restricted}"] if conventions.restricted else []
     return [*told[0], *restricted, f"search over layers: {search_meaning(run.get('search'))}", *told[1]]
-
-
-def null_of(pairs: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """The null of one measure: of its pairs of models, and of its pairs of layers if theirs is another one."""
-    draws, seed, method = min(pairs["n_draws"]), int(pairs["seed"].iloc[0]), str(pairs["null"].iloc[0])
-    if method == Unpaired.name:
-        return Unpaired.meaning
-    floor = f", so that p ≥ {words.pvalue(1 / (draws + 1))}" if draws else ""
-    told = f"{draws:,} draws ({NULLS.get(method, method)}), seed {seed}{floor}"
-    kinds = cells["null"].value_counts(sort=False).to_dict()
-    if set(kinds) <= {method}:
-        return told
-    law = max((kind for kind in kinds if kind != method), key=lambda kind: kinds[kind])
-    rest = len(cells) - kinds[law]
-    drawn = f" ({rest:,} of {len(cells):,} by draws, where that law is poor)" if rest else ""
-    return f"pairs of models by {told}; single pairs of layers by {NULLS.get(law, law)}{drawn}"
 
 
 def ceilings(pairs: Sequence[Pairs]) -> Iterator[str]:
