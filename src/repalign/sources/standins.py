@@ -400,11 +400,11 @@ def tiny(modality: str, *, depth: int, width: int, seed: int) -> SimpleNamespace
 
 
 def as_vector(stimulus: Any) -> Tensor:
-    """A picture as 8 x 8 pixels, a text as counts of words by their digest, an array by its first numbers: (192,)."""
+    """A picture as 8 x 8 pixels, a text as counts of words by their digest, anything else by its first numbers: (192,)."""
     if isinstance(stimulus, str):
         words = torch.tensor([zlib.crc32(word.encode()) % INPUTS for word in stimulus.lower().split()], dtype=torch.int64)
         return torch.bincount(words, minlength=INPUTS).to(torch.float32)
-    if isinstance(stimulus, np.ndarray):
+    if not hasattr(stimulus, "convert"):  # no picture
         return torch.from_numpy(np.resize(np.asarray(stimulus, np.float32).ravel(), INPUTS))
     side = round((INPUTS / 3) ** 0.5)
     pixels = np.asarray(stimulus.convert("RGB").resize((side, side)), np.float32)
