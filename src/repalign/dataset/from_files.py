@@ -18,19 +18,20 @@ class FromFiles:
 
     @classmethod
     def from_table(
-        cls, path: str | Path, *, id: str | None = "id", root: str | Path | None = None, on_missing: str = "error",
-        name: str | None = None, progress: Progress = silent, **columns: str | Sequence[str] | None,
+        cls, path: str | Path, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
+        root: str | Path | None = None, on_missing: str = "error", name: str | None = None, progress: Progress = silent,
+        **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
         """A CSV, TSV, JSONL or Parquet table with a column of ids and columns named by the caller.
 
-        `columns` go by the kind of their stimuli (`KINDS`): `image` is a column of paths, relative to the table's folder or to
-        `root`; `text` a column of strings or of lists of strings, or several columns of strings. Rows with the same id are
+        `image` is a column of paths, relative to the table's folder or to `root`; `text` a column of strings or of lists of
+        strings, or several columns of strings; `others` name the columns of other kinds (`KINDS`). Rows with the same id are
         merged into several captions if each holds one caption and all name the same image.
         With `id=None` the ids are row numbers. Equal content gives the same fingerprint in every format.
         """
         path = Path(path)
         where = path.name
-        named, told = named_columns(id, columns, where)
+        named, told = named_columns(id, {"image": image, "text": text, **others}, where)
         asked = [*([] if id is None else [id]), *(c for names in named.values() for c in names)]
         table = read_table(path, asked)
         for column in asked:

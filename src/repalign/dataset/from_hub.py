@@ -32,22 +32,23 @@ class FromHub:
     @classmethod
     def from_hub(
         cls, path: str | Path, *, revision: str | None = None, split: str = "train", id: str | None = None,
-        config: str | None = None, data_files: str | Sequence[str] | None = None, on_missing: str = "error",
-        name: str | None = None, progress: Progress = silent, **columns: str | Sequence[str] | None,
+        image: str | None = None, text: str | Sequence[str] | None = None, config: str | None = None,
+        data_files: str | Sequence[str] | None = None, on_missing: str = "error", name: str | None = None,
+        progress: Progress = silent, **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
         """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
 
-        `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit,
-        which is what `Dataset.revision` records and the fingerprint covers. A `path` that exists is
-        local, may be a folder written by `save_to_disk`, a folder of data files or one such file,
-        and has no revision. `image` is a column of images; `text` a column of strings or of lists of strings, or several
-        columns of strings; of several captions the first counts. Without an `id` column the ids are row numbers.
+        `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit, which is what
+        `Dataset.revision` records and the fingerprint covers. A `path` that exists is local, may be a folder written by
+        `save_to_disk`, a folder of data files or one such file, and has no revision. `image` is a column of images;
+        `text` a column of strings or of lists of strings, or several columns of strings; `others` name the columns of
+        other kinds; of several captions the first counts. Without an `id` column the ids are row numbers.
 
         Raises RepalignError without network and cache, and if the cache holds another commit.
         """
         local = Path(path).expanduser()
         where = local.name if local.exists() else str(path)
-        named, told = named_columns(id, columns, where)
+        named, told = named_columns(id, {"image": image, "text": text, **others}, where)
         require(f"dataset {where}", "models", "datasets")
         commit = None
         if local.exists():
