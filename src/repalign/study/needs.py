@@ -82,12 +82,12 @@ class Needs:
     device: str
     warnings: tuple[str, ...] = ()
 
-    running: pd.DataFrame = field(init=False)  # the rows of models that are to be run
+    running: Any = field(init=False)  # the table of pandas: the rows of models that are to be run
     seconds: float = field(init=False)  # in all, without the time of downloads
     compare_bytes: int = field(init=False)  # the memory of comparing: runs follow one another
 
     def __post_init__(self) -> None:
-        running = self.table[~self.table["complete"]]
+        running: Any = self.table[~self.table["complete"]]
         seconds = START_SECONDS + float(running["seconds"].sum()) + sum(c.seconds for c in self.comparing)
         vars(self).update(running=running, seconds=seconds, compare_bytes=max(c.memory_bytes for c in self.comparing))
 

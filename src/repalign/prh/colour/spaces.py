@@ -257,9 +257,9 @@ def score(x: ColourSpace, y: ColourSpace, options: ColourOptions, k: int) -> lis
             remedy="use a smaller min_count or k, or the palette 'words' on both sides",
         )  # fmt: skip
     x, y = x.subset(common), y.subset(common)
-    given = [{layer: RDM(d) for layer, d in s.distances.items()} for s in (x, y)]
+    of_x, of_y = ({layer: RDM(d) for layer, d in s.distances.items()} for s in (x, y))
     rsa, knn = RSA(dissimilarity="euclidean"), MutualKNN(k=k, similarity="euclidean")
-    return _judged("RSA", rsa, x, y, *given, options) + _judged(f"MutualKNN(k={k})", knn, x, y, *given, options)
+    return _judged("RSA", rsa, x, y, of_x, of_y, options) + _judged(f"MutualKNN(k={k})", knn, x, y, of_x, of_y, options)
 
 
 def score_layout(points: np.ndarray, x: ColourSpace, y: ColourSpace, options: ColourOptions) -> list[dict[str, Any]]:
