@@ -25,7 +25,6 @@ from scipy.stats import binomtest
 from repalign.measures import CKA, MEASURES
 from repalign.measures.measure import Bilinear, as_features
 from repalign.null import Moments, Permutations, calibrate_by_moments
-from repalign.null.moments import trusted
 
 LEVELS = (1e-3, 1e-4)
 OUTLIER, WIDTH = 7, 16
@@ -65,8 +64,8 @@ def judged(measure: Bilinear, x: np.ndarray, y: np.ndarray) -> tuple[float, floa
     a, b = (chance.prepare(measure, [measure.prepare(as_features(v))]) for v in (x, y))
     _, law, observed = z_of(measure, chance, a, b)
     three = calibrate_by_moments(observed, *law[:3], s_max=measure.s_max)
-    four = chance.cells(measure, a, b, observed, law)
-    drawn = not trusted(law, len(x))[0, 0]
+    four = calibrate_by_moments(observed, *law[:-1], s_max=measure.s_max)
+    drawn = not law.trusted[0, 0]
     return float(three.pvalue[0, 0]), 1.0 if drawn else float(four.pvalue[0, 0]), drawn
 
 

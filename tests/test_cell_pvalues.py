@@ -11,7 +11,7 @@ import torch
 from repalign import null as nulls
 from repalign.measures import CKA, MEASURES, parse_measure
 from repalign.measures.measure import Bilinear, as_features
-from repalign.null.moments import Law, bound, trusted
+from repalign.null.moments import Law, bound
 
 Design = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
@@ -82,7 +82,11 @@ class Case:
         self.null = nulls.Moments(nulls.Permutations(99))
         self.a, self.b = (self.null.prepare(measure, [measure.prepare(as_features(v))]) for v in (x, y))
         self.law: Law = self.null.law(measure, self.a, self.b)
-        self.trusted = bool(trusted(self.law, self.n)[0, 0])
+        self.trusted = bool(self.law.trusted[0, 0])
+
+    def by_law(self, observed: np.ndarray, alpha: float = 0.05) -> nulls.Calibration:
+        """The closed form, trusted or not."""
+        return nulls.calibrate_by_moments(observed, *self.law[:-1], alpha=alpha, s_max=self.measure.s_max)
 
     def draws(self, count: int, fixed: int | None = None) -> np.ndarray:
         """Scores of random relabellings, those that keep one stimulus in its place on request."""
@@ -98,7 +102,7 @@ class Case:
 
     def threshold(self, alpha: float) -> float:
         observed = self.measure.closeness_all(self.a.states, self.b.states).numpy()
-        return float(self.null.cells(self.measure, self.a, self.b, observed, self.law, alpha=alpha).threshold[0, 0])
+        return float(self.by_law(observed, alpha).threshold[0, 0])
 
     def cell(self) -> tuple[float, str]:
         judged = self.null.judge(self.measure, self.a, self.b)
@@ -165,7 +169,7 @@ def test_counts_are_met_half_an_edge_lower():
     draws, edge = case.draws(6000), 1 / 180
     least = np.quantile(draws, 0.95) + edge  # an attainable score near the 5 % level
     assert case.trusted
-    found = case.null.cells(case.measure, case.a, case.b, np.array([[least]]), case.law)
+    found = case.by_law(np.array([[least]]))
     true = float((draws >= least - edge / 4).mean())
     assert found.pvalue[0, 0] == pytest.approx(true, rel=0.12)
     plain = nulls.calibrate_by_moments(np.array([[least]]), *case.law[:3])
@@ -214,7 +218,7 @@ def test_the_bound_holds_for_a_law_that_attains_it():
     """Mass 1 / 100 at one far value: nothing that knows four moments can say less."""
     values = np.r_[np.zeros(99), 1.0]
     z = (values - values.mean()) / values.std()
-    law = Law(*(np.array([v]) for v in (0.0, 1.0, (z**3).mean(), (z**4).mean() - 3, 0.0)), kept=None)
+    law = Law(*(np.array([v]) for v in (0.0, 1.0, (z**3).mean(), (z**4).mean() - 3, 0.0)), None, np.zeros(1), np.zeros(1, bool))
     assert 0.01 <= bound(law, np.array([z[-1]]))[0] <= 0.0105
     assert bound(law, np.array([-1.0]))[0] == 1.0
 
@@ -245,7 +249,7 @@ def test_no_single_stimulus_makes_a_p_small(measure):
         at = 3 if design is MIXTURES["two shared"] else 7
         level = 0.004
         observed = np.quantile(case.draws(2000, fixed=at), 1 - level)[None, None]
-        found = case.null.cells(case.measure, case.a, case.b, observed, case.law)
+        found = case.by_law(observed)
         assert found.pvalue[0, 0] >= 0.5 * level, seed
 
 
@@ -255,7 +259,7 @@ def test_a_small_p_of_clean_data_hardly_moves_and_others_not_at_all():
         for measure in SOME:
             case = Case(parse_measure(measure), *rng.standard_normal((2, n, 8)), rng)  # type: ignore[arg-type]
             observed = case.law.mean + np.array([[3.0], [1.8]]) * case.law.sd
-            found = case.null.cells(case.measure, case.a, case.b, observed, case.law)
+            found = case.by_law(observed)
             plain = nulls.calibrate_by_moments(observed, *case.law[:3], kurtosis=case.law.kurtosis, s_max=9.0)
             if "KNN" not in measure:  # half an edge
                 assert 1.0 <= found.pvalue[0, 0] / plain.pvalue[0, 0] <= most, (measure, n)

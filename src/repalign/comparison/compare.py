@@ -264,7 +264,9 @@ def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFram
         p, observed = (table.loc[at, c].to_numpy() for c in ("pvalue", "statistic"))
         null, streams, closeness = tiles[which[0]].settings.null, [tiles[i].streams for i in which], measure.closeness(observed)
         if all(len(scored[i].draws) for i in which):
-            draws = null.joint(closeness, np.stack([scored[i].draws for i in which]), streams, tiles[which[0]].x.n)
+            draws = np.stack([scored[i].draws for i in which])
+            if nulls.ONE_SIDE not in streams:
+                draws = null.joint(closeness, draws, streams, tiles[which[0]].x.n)
             table.loc[at, "p_maxt"] = nulls.max_t(closeness, draws)
         for rule in ("holm", "bh", "by"):
             table.loc[at, f"p_{rule}"] = nulls.adjusted(p, rule)
@@ -282,9 +284,9 @@ def describe_run(
     if not VERSIONS:
         VERSIONS.update({name: next((d.version for d in distributions(name=name)), None) for name in ("repalign", *LIBRARIES)})
     dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
+    drawn = table[table["scope"] == "max"].groupby("measure")["n_draws"].first()
     methods = {
-        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": 0 if s.way else s.null.count(first.n)}
-        for m, s in by_measure.items()
+        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
     }
     return {
         "repalign": VERSIONS["repalign"],

@@ -117,24 +117,23 @@ class Closed(Way):
         null: Any = tile.settings.null
         a, b = (cache.get(r, measure, tile.settings) for r in (tile.x, tile.y))
         observed, law = measure.closeness_all(a.states, b.states).numpy(), null.law(measure, a, b)
-        known = nulls.trusted(law, a.n)
 
         def at(level: float) -> nulls.Calibration:
-            cells = null.cells(measure, a, b, observed, law, alpha=level)
+            cells = nulls.calibrate_by_moments(observed, *law[:-1], alpha=level, s_max=measure.s_max)
             reach = np.minimum(math.sqrt(1 / level - 1), ((law.kurtosis + 3) / level) ** 0.25)  # where `bound` is the level
-            p = np.where(known, cells.pvalue, nulls.bound(law, cells.z))
-            tau = np.where(known, cells.threshold, law.mean + law.sd * reach)
+            p = np.where(law.trusted, cells.pvalue, nulls.bound(law, cells.z))
+            tau = np.where(law.trusted, cells.threshold, law.mean + law.sd * reach)
             return nulls.Calibration.of(observed, cells.null_mean, cells.null_std, p, tau, measure.s_max)
 
         def most(m: int) -> np.ndarray:
             """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, as if streamed."""
             levels = (np.arange(32) + 0.5) / 32 / m
             upper = law.mean if m == 1 else np.mean([at(level).threshold for level in levels], axis=0)
-            return np.where(known, upper, law.mean + law.sd * math.sqrt(m - 1))
+            return np.where(law.trusted, upper, law.mean + law.sd * math.sqrt(m - 1))
 
-        bounded = "" if known.all() else ", a bound where their law is a mixture"
+        bounded = "" if law.trusted.all() else ", a bound where their law is a mixture"
         method = f"mutual k-NN, all n = {a.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{bounded}"
-        return _by_bounds(tile, at, most, np.where(known, null.name, BOUND)), {"method": method}
+        return _by_bounds(tile, at, most, np.where(law.trusted, null.name, BOUND)), {"method": method}
 
 
 class Anchored(Way):

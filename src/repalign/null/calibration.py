@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import Measure
 
 __all__ = [
     "TIE_TOLERANCE", "Calibration", "adjusted", "benjamini_hochberg", "benjamini_yekutieli", "calibrate", "calibrate_by_moments",
@@ -64,11 +63,6 @@ class Calibration:
         found = {"null_mean": null_mean, "null_std": null_std, "z": z, "pvalue": pvalue, "threshold": threshold}
         undefined, found = np.isnan(statistic), {"statistic": statistic, **found, "calibrated": calibrated}
         return cls(**{name: np.where(undefined, np.nan, np.asarray(v, float)) for name, v in found.items()})
-
-    def told_by(self, measure: Measure) -> Calibration:
-        """The calibration of a closeness, in the measure's own direction."""
-        turned = ("statistic", "null_mean", "threshold")
-        return replace(self, **{name: measure.closeness(getattr(self, name)) for name in turned})
 
 
 def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -121,11 +115,11 @@ def calibrate_by_moments(
     mean: np.ndarray,
     std: np.ndarray,
     skewness: np.ndarray,
-    *,
     kurtosis: np.ndarray | None = None,
     rest: np.ndarray | None = None,
     kept: tuple[np.ndarray, np.ndarray] | None = None,
     step: np.ndarray | float = 0.0,
+    *,
     alpha: float = 0.05,
     s_max: float = 1.0,
 ) -> Calibration:

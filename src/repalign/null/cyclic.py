@@ -40,28 +40,22 @@ class Cyclic(Null):
     relabellings: int = 1
     groups: Groups | None = None
 
-    def __post_init__(self) -> None:
-        if self.relabellings < 1:
-            raise RepalignError("a null without draws", expected="relabellings >= 1", got=self.relabellings)
-        if self.groups is not None and (self.groups.shuffle != "whole" or self.groups.equal_size is None):
-            got = f"shuffle={self.groups.shuffle!r}, sizes {sorted({len(m) for m in self.groups.members})}"
+    def check_groups(self, groups: Groups) -> None:
+        if groups.shuffle != "whole" or groups.equal_size is None:
+            got = f"shuffle={groups.shuffle!r}, sizes {sorted({len(m) for m in groups.members})}"
             raise RepalignError(
                 "the cyclic null cannot honour these groups", expected="whole groups of one size", got=got,
                 remedy="use null='permutation' with these groups",
             )  # fmt: skip
-        if self.groups is not None and self.relabellings > 1:
+        if self.relabellings > 1:
             raise RepalignError(
                 "several relabellings and groups do not go together", expected="relabellings=1 with groups",
                 got=f"relabellings={self.relabellings}", remedy="use null='permutation' with these groups for more draws",
             )  # fmt: skip
 
-    @property
-    def step(self) -> int:
-        """Only shifts by multiples of this are draws."""
-        return 1 if self.groups is None else self.groups.equal_size or 1
-
     def count(self, n: int) -> int:
-        return len(units(n, self.relabellings)) * (n // self.step) - 1
+        places = n if self.groups is None else len(self.groups.members)
+        return len(units(n, self.relabellings)) * places - 1
 
     def order(self, n: int) -> np.ndarray:
         """The random relabelling sigma, groups kept together."""
@@ -89,13 +83,12 @@ class Cyclic(Null):
     def scored(self, measure: Any, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:  # noqa: ARG002
         """The observed scores are those of the shift by 0."""
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
-        rows = a.n // self.step
-        out = np.empty((self.count(a.n) + 1, len(a.states), len(b.states)))
-        for h, right in enumerate(b.extra):
-            inner = correlations(a.extra[0], right, a.n)[:: self.step]
-            if counts:
-                inner = inner.round()  # numbers of shared edges
-            out[h * rows : (h + 1) * rows] = inner.cpu().numpy()
+        step = 1 if self.groups is None else self.groups.equal_size or 1  # shifts by multiples of it keep groups together
+        out = np.empty((len(b.extra), a.n // step, len(a.states), len(b.states)))
+        for maps, right in zip(out, b.extra, strict=True):
+            inner = correlations(a.extra[0], right, a.n)[::step]
+            maps[:] = (inner.round() if counts else inner).cpu().numpy()  # counts of shared edges
+        out = out.reshape(-1, *out.shape[2:])
         # A score is affine in the inner product: two of them tell the line of every cell.
         ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
         zero, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
@@ -106,15 +99,13 @@ class Cyclic(Null):
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
         """Draws aligned across pairs.
 
-        Where one side alone is relabelled, draw k is the same relabelling for all its models. Where all models meet all
-        others, K random elements of the product group are taken, one of the group's maps i -> h i + b per model: the pair
-        (x, y) then sees the map of y after the inverse of that of x, whose score is there already.
+        K random elements of the product group are taken, one of the group's maps i -> h i + b per model: the pair (x, y) then
+        sees the map of y after the inverse of that of x, whose score is there already.
         """
-        if all(x == 0 for x, _ in streams):
-            return draws
-        n, multipliers = n // self.step, np.array(units(n, self.relabellings))
+        multipliers = np.array(units(n, self.relabellings))
         scores = np.concatenate([observed[:, None], draws], axis=1)  # by h, then by the shift b / h, as in `scored`
         size = scores.shape[1]
+        n = size // len(multipliers)  # stimuli, or whole groups
         position = {h: i for i, h in enumerate(multipliers.tolist())}
         inverse = np.array([pow(h, -1, n) if n > 1 else 0 for h in position])
         generator = np.random.Generator(np.random.PCG64([self.seed, 1]))

@@ -28,7 +28,8 @@ MOMENTS_REST = (-0.15, 0.02)
 
 
 class Law(NamedTuple):
-    """The law of the closeness of all pairs of layers over all relabellings, (la, lb) each."""
+    """The law of the closeness of all pairs of layers over all relabellings, (la, lb) each; all but the last are what
+    `calibrate_by_moments` takes."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -36,6 +37,8 @@ class Law(NamedTuple):
     kurtosis: np.ndarray
     rest: np.ndarray  # what the kurtosis has beyond, or lacks of, both that of the gamma law and that of the spectra
     kept: InPlace | None  # the laws where one stimulus stays in its place
+    step: np.ndarray  # between two scores that are counts, else 0
+    trusted: np.ndarray  # which cells the closed form may judge
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,13 @@ class Moments(Null):
 
     name: ClassVar[str] = "moments"
     meaning: ClassVar[str] = "exact mean, spread and skewness over all permutations, and the Pearson type III law"
-    groups: ClassVar[None] = None  # type: ignore[misc]
     sampler: Null = field(default_factory=Permutations)  # type: ignore[assignment]
 
-    def __post_init__(self) -> None:
-        if self.sampler.groups is not None:
-            raise RepalignError(
-                "closed-form moments are over all relabellings", expected="a null without groups", got=repr(self.sampler.groups),
-                remedy="use null='permutation' with these groups",
-            )  # fmt: skip
+    def check_groups(self, groups: Groups) -> None:
+        raise RepalignError(
+            "closed-form moments are over all relabellings", expected="a null without groups", got=repr(groups),
+            remedy="use null='permutation' with these groups",
+        )  # fmt: skip
 
     @property
     def seed(self) -> int:  # type: ignore[override]
@@ -70,7 +71,7 @@ class Moments(Null):
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")  # the door: without its sums there is no law
-        inner = self.sampler.prepare(measure, states)
+        prepared = self.sampler.prepare(measure, states)
         if isinstance(states[0], GraphRelation):
             # Many small steps, which no threads within a step make faster: side by side they take a quarter of the time.
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -78,61 +79,51 @@ class Moments(Null):
         else:
             of_layers = [sums_and_leverage(s) for s in states]  # type: ignore[arg-type]
         sums, leverage = (np.stack(v) for v in zip(*of_layers, strict=True))
-        return Prepared(inner.states, (inner, sums, leverage), inner.extra_bytes + sums.nbytes + leverage.nbytes)
+        prepared.of_law = sums, leverage
+        prepared.nbytes += sums.nbytes + leverage.nbytes
+        return prepared
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
-        return self.sampler.draws(measure, a.extra[0], b.extra[0], streams)
+        return self.sampler.draws(measure, a, b, streams)
 
     def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
-        return self.sampler.scored(measure, a.extra[0], b.extra[0], streams)
+        return self.sampler.scored(measure, a, b, streams)
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
         return self.sampler.joint(observed, draws, streams, n)
 
     def law(self, measure: Any, a: Prepared, b: Prepared) -> Law:
         """The law of the closeness of all pairs of layers."""
-        (_, sums_a, out_a), (_, sums_b, out_b), n = a.extra, b.extra, a.n
+        (sums_a, out_a), (sums_b, out_b), n = a.of_law, b.of_law, a.n
         inner = four_moments(sums_a, sums_b, n, all(s.symmetric for s in (*a.states, *b.states)))  # type: ignore[attr-defined]
-        ends = torch.from_numpy(np.stack([inner.mean, inner.mean + inner.sd]))
-        mean, above = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
+        counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
+        none = np.zeros_like(inner.mean)
+        ends = torch.from_numpy(np.stack([inner.mean, inner.mean + inner.sd, none, none + counts]))
+        mean, above, none, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
         gamma, of_spectra = 1.5 * inner.skewness**2, inner.of_spectra * (1 + 5 / n)  # to leading order; clean data stay below
         more = inner.kurtosis - np.maximum(gamma, of_spectra)
         less = inner.kurtosis - np.minimum(gamma, of_spectra)
         rest = np.maximum(more, 0.0) + np.minimum(less, 0.0)
         kept = in_place(out_a, out_b, inner.sd, n) if n > 2 else None
-        return Law(mean, above - mean, inner.skewness, inner.kurtosis, rest, kept)
+        trusted = (np.abs(inner.skewness) <= MOMENTS_MAX_SKEWNESS) & (n >= MOMENTS_MIN_N)
+        trusted &= (rest >= MOMENTS_REST[0]) & (rest <= MOMENTS_REST[1])
+        return Law(mean, above - mean, inner.skewness, inner.kurtosis, rest, kept, one - none, trusted)
 
     def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, standard deviation and skewness of the closeness, each (la, lb)."""
         return self.law(measure, a, b)[:3]
 
-    def cells(
-        self, measure: Any, a: Prepared, b: Prepared, observed: np.ndarray, law: Law, *, alpha: float = 0.05
-    ) -> Calibration:
-        """Hold every cell against the closed form, trusted or not."""
-        counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
-        ends = torch.tensor([0.0, 1.0 if counts else 0.0], dtype=torch.float64)[:, None, None].expand(2, *observed.shape)
-        none, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
-        more = {"kurtosis": law.kurtosis, "rest": law.rest, "kept": law.kept, "step": one - none}
-        return calibrate_by_moments(observed, *law[:3], **more, alpha=alpha, s_max=measure.s_max)
-
     def judge_cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float
     ) -> tuple[Calibration, np.ndarray]:
         law = self.law(measure, a, b)
-        cells = self.cells(measure, a, b, observed, law, alpha=alpha)
-        poor = ~trusted(law, a.n)
+        cells = calibrate_by_moments(observed, *law[:-1], alpha=alpha, s_max=measure.s_max)
+        poor = ~law.trusted
         if poor.any():
             drawn = calibrate(observed[poor], draws[:, poor], alpha=alpha, s_max=measure.s_max)
             for name, values in vars(drawn).items():
                 getattr(cells, name)[poor] = values
         return cells, np.where(poor, self.sampler.name, self.name)
-
-
-def trusted(law: Law, n: int) -> np.ndarray:
-    """Which cells the closed form may judge."""
-    low, high = MOMENTS_REST
-    return (np.abs(law.skewness) <= MOMENTS_MAX_SKEWNESS) & (law.rest >= low) & (law.rest <= high) & (n >= MOMENTS_MIN_N)
 
 
 def bound(law: Law, z: np.ndarray) -> np.ndarray:

@@ -199,10 +199,15 @@ Scored = tuple[np.ndarray, np.ndarray]  # closeness of all cells (la, lb), and i
 
 
 class Prepared:
-    """The states of all layers of one model, or the facts about them that a score needs, and what a null keeps."""
+    """The states of all layers of one model, or the facts about them that a score needs, and what a null keeps.
+
+    extra : of the null whose draws judge; `of_law` : of one that knows the law of the scores.
+    """
+
+    of_law: Any = None
 
     def __init__(self, states: Iterable[State], extra: Any = None, extra_bytes: int = 0) -> None:
-        self.states, self.extra, self.extra_bytes = tuple(states), extra, extra_bytes
+        self.states, self.extra = tuple(states), extra
         self.n, self.nbytes = self.states[0].n, sum(s.nbytes for s in self.states) + extra_bytes
 
 
@@ -229,8 +234,20 @@ class Null(ABC):
     meaning: ClassVar[str]  # what the report says of its draws
     searches: ClassVar[tuple[str, ...] | None] = None  # the only layer searches it allows; None for all
     sampler: Null | None = None  # whose draws judge the search over layers, where not its own
+    groups: Groups | None = None
     seed: int
-    groups: Groups | None
+
+    def __post_init__(self) -> None:
+        """Refuse a null that could not draw. The one place for it: classes say in `check_groups` what they honour."""
+        for name in ("n_draws", "relabellings"):
+            if getattr(self, name, 1) < 1:
+                raise RepalignError("a null without draws", expected=f"{name} >= 1", got=getattr(self, name))
+        groups = (self.sampler or self).groups
+        if groups is not None:
+            self.check_groups(groups)
+
+    def check_groups(self, groups: Groups) -> None:  # noqa: B027  (most honour all)
+        """Refuse groups that these draws cannot keep together."""
 
     def resolve(self, measure: Measure, n: int, spectra: bool = True) -> Null:  # noqa: ARG002
         """The null that is really used for this measure at this n; it is what the result names.
@@ -266,13 +283,15 @@ class Null(ABC):
         streams: Streams = ONE_SIDE,
     ) -> Judgement:
         """Hold all cells (la, lb) of two models and the search over them against chance."""
-        search = Search.parse(how)
-        observed, draws = self.scored(measure, a, b, streams)
+        search, by = Search.parse(how), self.sampler or self
+        observed, draws = by.scored(measure, a, b, streams)
         cells, cells_by = self.judge_cells(measure, a, b, observed, draws, alpha)
         found = self.judge_search(measure, observed, draws, search, alpha)
-        found = replace(found, calibration=found.calibration.told_by(measure))
-        by = self if self.sampler is None else self.sampler
-        return Judgement(cells.told_by(measure), cells_by, found, search, by.name, len(draws))
+        cells, whole = (  # told in the measure's own direction
+            replace(c, **{name: measure.closeness(getattr(c, name)) for name in ("statistic", "null_mean", "threshold")})
+            for c in (cells, found.calibration)
+        )
+        return Judgement(cells, cells_by, replace(found, calibration=whole), search, by.name, len(draws))
 
     def judge_cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002
@@ -288,7 +307,10 @@ class Null(ABC):
         return search_layers(observed, draws, how=search, alpha=alpha, s_max=measure.s_max)
 
     def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:  # noqa: ARG002
-        """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models."""
+        """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models.
+
+        Asked where every model is relabelled; where one side alone is, draw k is one relabelling of all its models as it is.
+        """
         return draws
 
 

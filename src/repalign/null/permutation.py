@@ -36,10 +36,6 @@ class Permutations(Null):
     seed: int = 0
     groups: Groups | None = None
 
-    def __post_init__(self) -> None:
-        if self.n_draws < 1:
-            raise RepalignError("a null without draws", expected="n_draws >= 1", got=self.n_draws)
-
     def count(self, n: int) -> int:  # noqa: ARG002
         return self.n_draws
 
@@ -92,13 +88,11 @@ class Aristotelian(Permutations):
     n_draws: int = 200
     seed: int = TORCH_DEFAULT_SEED
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.groups is not None:
-            raise RepalignError(
-                "the published null is over all permutations", expected="no groups", got=repr(self.groups),
-                remedy="use null='permutation' with these groups",
-            )  # fmt: skip
+    def check_groups(self, groups: Groups) -> None:
+        raise RepalignError(
+            "the published null is over all permutations", expected="no groups", got=repr(groups),
+            remedy="use null='permutation' with these groups",
+        )  # fmt: skip
 
     def permutations(self, n: int, stream: int = 1) -> np.ndarray:
         if stream == 0:
