@@ -72,6 +72,7 @@ class Stored(ABC):
     powers: dict[Edges, Any]
     sums: dict[Edges, np.ndarray]  # of the rows
     diagonal: np.ndarray
+    means: tuple[float, float] = (0.0, 0.0)  # of the diagonal and elsewhere, where they were taken off
 
     def power(self, edges: Edges) -> Any:
         """Entry by entry A^forth times (A')^back."""
@@ -126,11 +127,27 @@ def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Dense(Stored):
-    """Matrices in the dtype of the relation, on its device."""
+    """Matrices in the dtype of the relation, on its device.
+
+    A dense A becomes A - d I - e (J - I), whose diagonal and off-diagonal entries each sum to 0. A graph stays as it is.
+    """
 
     symmetric = False
 
-    def __init__(self, matrix: Tensor, rows: Tensor) -> None:
+    def __init__(self, relation: Relation) -> None:
+        if isinstance(relation, GraphRelation):
+            matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
+            rows = matrix.sum(dim=1)
+        elif isinstance(relation, DenseRelation):
+            n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)
+            trace, total = float(relation.matrix.diagonal().sum(dtype=torch.float64)), float(rows.sum())
+            diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
+            matrix = relation.matrix - elsewhere
+            matrix.diagonal().add_(elsewhere - diagonal)
+            rows = rows - diagonal - (n - 1) * elsewhere
+            self.means = diagonal, elsewhere
+        else:
+            raise TypeError(f"no moments for {type(relation).__name__}")
         self.powers = {FORTH: matrix}
         self.sums = {FORTH: rows.cpu().numpy()}
         self.diagonal = matrix.diagonal().to("cpu", torch.float64).numpy()
@@ -140,10 +157,13 @@ class Dense(Stored):
             forth, back = edges
             half = (forth + back) // 2  # no product of more than two is formed
             some = min(forth, half)
-            if half:
-                found = _row_dots(self.power((some, half - some)), self.power((forth - some, back - half + some)))
+            one, other = self.power((some, half - some)) if half else None, self.power((forth - some, back - half + some))
+            if one is None:
+                found = other.sum(dim=1, dtype=torch.float64)
+            elif one is other:
+                found = torch.linalg.vector_norm(one, dim=1).double().square()
             else:
-                found = self.power(edges).sum(dim=1, dtype=torch.float64)
+                found = torch.linalg.vecdot(one, other).double()
             self.sums[edges] = found.cpu().numpy()
         return self.sums[edges]
 
@@ -155,15 +175,9 @@ class Dense(Stored):
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
         with full_precision():
             ways = {w: self.power(w[0]) @ self.power(w[1]) for w in WAYS}
-        found = [_row_dots(ways[way], self.power(base)).cpu().numpy() for way, base in (*TRIANGLES, *DOUBLED)]
-        found += [torch.linalg.vecdot(ways[way], ways[other]).to("cpu", torch.float64).numpy() for way, other in SQUARES]
+        asked = [(way, self.power(base)) for way, base in (*TRIANGLES, *DOUBLED)] + [(way, ways[other]) for way, other in SQUARES]
+        found = [torch.linalg.vecdot(ways[way], last).to("cpu", torch.float64).numpy() for way, last in asked]
         return found[: len(TRIANGLES)], [v.sum() for v in found[len(TRIANGLES) :]]
-
-
-def _row_dots(one: Tensor, other: Tensor) -> Tensor:
-    if one is other:
-        return torch.linalg.vector_norm(one, dim=1).to(torch.float64).square_()
-    return torch.linalg.vecdot(one, other).to(torch.float64)
 
 
 class Symmetric(Dense):
@@ -181,12 +195,12 @@ class Symmetric(Dense):
                 walks = a[start:stop] @ a[:, :stop]
             for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
                 some, edges = walks[:, columns], a[start:stop, columns]
-                four += times * _row_dots(some, some).sum()
+                four += times * torch.linalg.vector_norm(some, dim=1).double().square().sum()
                 some *= edges
                 at_vertex[start:stop] += some.sum(dim=1)
                 if times == 2:
                     at_vertex[columns] += some.sum(dim=0)
-                doubled += times * _row_dots(some, edges).sum()
+                doubled += times * torch.linalg.vecdot(some, edges).double().sum()
         return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
 
 
@@ -269,54 +283,40 @@ def shapes(order: int, symmetric: bool) -> Shapes:
         return Shapes(*(table[f"{'symmetric' if symmetric else 'directed'} {order} {name}"] for name in Shapes._fields))
 
 
-def as_stored(relation: Relation) -> tuple[Stored, float, float]:
-    """A relation as its sums are found soonest, without the mean diagonal entry d and off-diagonal entry e; d and e.
-
-    A dense A becomes A - d I - e (J - I), whose diagonal and off-diagonal entries each sum to 0. A graph stays as it is.
-    """
-    kind = Symmetric if relation.symmetric else Dense
-    if isinstance(relation, GraphRelation):
-        if SPARSE * relation.k <= relation.n and not relation.symmetric:
-            return Sparse(relation), 0.0, 0.0
-        matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
-        return kind(matrix, matrix.sum(dim=1)), 0.0, 0.0
-    if not isinstance(relation, DenseRelation):
-        raise TypeError(f"no moments for {type(relation).__name__}")
-    n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)
-    trace, total = float(relation.matrix.diagonal().sum(dtype=torch.float64)), float(rows.sum())
-    diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
-    rest = relation.matrix - elsewhere
-    rest.diagonal().add_(elsewhere - diagonal)
-    return kind(rest, rows - diagonal - (n - 1) * elsewhere), diagonal, elsewhere
-
-
 def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     """The share of one relation in the moments, and how far out each of its stimuli is.
 
     First a short float64 vector: the mean diagonal and off-diagonal entry that were taken off, two numbers about the spectrum,
-    then the distinct-index sums of the rest for orders 1 to 4. Second an array (5, n): of every stimulus its diagonal entry, the
-    sums of its row and column elsewhere, each less the mean over stimuli, and the squares of row and column about their means.
+    then the distinct-index sums of the rest for orders 1 to 4. Second an array (7, n): of every stimulus its diagonal entry, the
+    sums of its row and column elsewhere, each less the mean over stimuli, the squares of row and column about their means, their
+    share of the squares of the relation, and how far out it is by its own entry and sums, or by its squares.
 
     Dense: O(n^2) but for one product, for symmetric relations of a triangle. Graph of k edges per row: O(n k^2).
     Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
     combined.
     """
-    stored, diagonal, elsewhere = as_stored(relation)
+    n, kind = relation.n, Symmetric if relation.symmetric else Dense  # as its sums are found soonest
+    is_sparse = isinstance(relation, GraphRelation) and SPARSE * relation.k <= n and not relation.symmetric
+    stored = Sparse(relation) if is_sparse else kind(relation)  # type: ignore[arg-type]
     sums, vectors = connected_sums(stored)
-    n, shape, second = relation.n, 0.0, 0.0
+    shape, second = 0.0, 0.0
     if isinstance(relation, DenseRelation) and relation.symmetric:
         # tr R^4 / (tr R^2)^2 - 2 / n and tr R^2 of R, which is A without its row and column means; 1'A 1 = 0.
         gram = sums[1:82].reshape(9, 9)  # of 1, the row sums r, the diagonal, ..., the row sums of squares, A r, A diagonal
         rows, squared, twice, fourth = gram[1, 1], gram[0, 6], gram[7, 7], sums[-1]
         second = max(squared - 2 * rows / n, 0.0)
         shape = (fourth - 4 * twice / n + 2 * rows**2 / n**2) / second**2 - 2 / n if second > 0 else 0.0
-    parts = [[diagonal, elsewhere, shape, second]]
+    parts = [[*stored.means, shape, second]]
     for order in ORDERS:
         found = shapes(order, relation.symmetric)
         parts.append(found.inversion @ sums[found.factors].prod(axis=1))
     d, others = vectors[0], vectors[1:] - vectors[0] ** np.array([[1], [1], [2], [2]])  # rows, columns, and their squares
     squares = np.maximum(others[2:] - others[:2] ** 2 / max(1, n - 1), 0.0)
-    return np.concatenate(parts), np.stack([d - d.mean(), *(v - v.mean() for v in others[:2]), *squares])
+    d, rows, columns = d - d.mean(), *(v - v.mean() for v in others[:2])
+    moves, total = d**2 * n + rows**2 + columns**2, squares[0].sum()
+    share = np.minimum(1.0, (squares[0] + squares[1]) / np.where(total > 0, total, np.inf))
+    out = share + moves / np.where(moves.sum() > 0, moves.sum(), np.inf)
+    return np.concatenate(parts), np.stack([d, rows, columns, *squares, share, out])
 
 
 # --- what two relations make of it ----------------------------------------------------------------
@@ -371,7 +371,7 @@ class InPlace(NamedTuple):
 
 
 def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPlace:
-    """For all pairs of relations from what `sums_and_leverage` says of both, (la, 5, n) and (lb, 5, n), and the sd of T.
+    """For all pairs of relations from what `sums_and_leverage` says of both, (la, 7, n) and (lb, 7, n), and the sd of T.
 
     With stimulus k in its place, d its diagonal entry, r and c the sums of its row and column elsewhere, all less their means,
 
@@ -380,30 +380,17 @@ def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPl
     The variance is to leading order that of the relations without k, and that of the sum over its own row and column,
     (|row| |row'| + |column| |column'|)^2 / (n - 2) with centred rows (at most that where a row is unlike its column).
     """
-    (one_heavy, one_share), (other_heavy, other_share) = heaviest(one), heaviest(other)
+    one_heavy, other_heavy = (np.argpartition(-v[:, 6], min(HEAVIEST, n) - 1, axis=1)[:, :HEAVIEST] for v in (one, other))
     shift, spread = np.empty((2, one_heavy.shape[1] + other_heavy.shape[1], len(one), len(other)))
     right = np.arange(len(other))[:, None]
     unit = np.where(sd > 0, sd, np.inf)
     for i, (left, heavy) in enumerate(zip(one, one_heavy, strict=True)):
         which = np.concatenate([np.broadcast_to(heavy, (len(other), len(heavy))), other_heavy], axis=1)  # (lb, m)
-        d, r, c, rows, columns = left[:, which]
-        d2, r2, c2, rows2, columns2 = (other[right, part, which] for part in range(5))
+        d, r, c, rows, columns, share = left[:6, which]
+        d2, r2, c2, rows2, columns2, share2 = (other[right, part, which] for part in range(6))
         moved = d * d2 * n + r * r2 + c * c2 + (r + c) * (r2 + c2) / (n - 2)
         shift[:, i] = (moved / (n - 1) / unit[i][:, None]).T
         own = (np.sqrt(rows * rows2) + np.sqrt(columns * columns2)) ** 2 / (n - 2)
-        rest = (1 - one_share[i][which]) * (1 - other_share[right, which]) * (n / (n - 1)) ** 2  # of n - 1 stimuli
+        rest = (1 - share) * (1 - share2) * (n / (n - 1)) ** 2  # of n - 1 stimuli
         spread[:, i] = np.sqrt(rest + own / unit[i][:, None] ** 2).T
     return InPlace(shift, spread)
-
-
-def heaviest(leverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The stimuli that are farthest out by their own entry and sums, or by their squares, (l, m); and of every stimulus the
-    part of the squares of the relation that stands in its row and column, (l, n)."""
-    squares = leverage[:, 3] + leverage[:, 4]
-    total = leverage[:, 3].sum(axis=1, keepdims=True)
-    shares = np.minimum(1.0, squares / np.where(total > 0, total, np.inf))
-    moves = leverage[:, 0] ** 2 * leverage.shape[2] + leverage[:, 1] ** 2 + leverage[:, 2] ** 2
-    total = moves.sum(axis=1, keepdims=True)
-    weight = shares + moves / np.where(total > 0, total, np.inf)
-    some = min(HEAVIEST, weight.shape[1])
-    return np.argpartition(-weight, some - 1, axis=1)[:, :some], shares
