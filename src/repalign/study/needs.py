@@ -338,10 +338,11 @@ def _timed(jobs: Mapping[Measure, Settings], n: int, width: int, layers: int) ->
     x, y = (MemoryRepresentation(ModelRecord("array:", name, "array"), ids, a) for name, a in zip("xy", arrays, strict=True))
     x.key, y.key = "xy"  # else the time of a digest of all numbers would be measured
     tiles = [comparison.Tile(x, y, measure, how) for measure, how in jobs.items()]
-    first, then = [], []
-    for _ in range(2):  # the shorter of two: one interruption would be taken for work
+    cache, first, then, begun = None, [], [], time.perf_counter()
+    # The shorter of two: one interruption would be taken for work. What takes long is tried once.
+    while cache is None or (len(first) < 2 and time.perf_counter() - begun < TRIAL_SECONDS / 4):
         cache = comparison.Cache(comparison.default_memory(), tiles)
-        for spent in (first, then, then):  # the first time all is prepared
+        for spent in (first, then):  # the first time all is prepared
             start = time.perf_counter()
             for tile in tiles:
                 comparison.compute_tile(tile, cache)
