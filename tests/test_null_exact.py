@@ -330,6 +330,14 @@ def test_the_cyclic_null_moves_whole_groups_of_one_size():
         assert all(len(set(labels[p[labels == g]])) == 1 for g in range(6))
 
 
+@pytest.mark.parametrize("name", nulls.NULLS)
+@pytest.mark.parametrize("count", ["n_draws", "relabellings"])
+def test_a_null_without_draws_is_refused_as_it_is_made(name: str, count: str):
+    if count in nulls.NULLS[name].__dataclass_fields__:
+        with pytest.raises(RepalignError, match=f"a null without draws(.|\n)*{count} >= 1(.|\n)*0"):
+            nulls.make_null(name, **{count: 0})
+
+
 def test_groups_that_change_nothing_or_do_not_fit_are_refused():
     with pytest.raises(RepalignError, match="leaves everything in place(.|\n)*a group of two stimuli"):
         nulls.Groups.of([1, 2, 3], "within")
