@@ -125,7 +125,7 @@ def ours(measure: Bilinear, x: Layers, y: Layers, runs: int = RUNS, seed: int = 
 
     steps["moments"] = max(0.0, together - steps["spectra"]) + timed(cells, runs)[1]
     steps["search and step-down"] = timed(lambda: search_layers(observed, draws), runs)[1]
-    return Ours(steps, ([t.dense() for t in a], [t.dense() for t in b]), observed, draws)
+    return Ours(steps, ([t.matrix for t in a], [t.matrix for t in b]), observed, draws)
 
 
 def limit(bare: Callable[[Tensor], Tensor], x: Layers, y: Layers, runs: int = RUNS) -> float:

@@ -52,7 +52,7 @@ def costs(measure: Measure, sizes: list[int], d: int, limit: float) -> dict[str,
     for n in sizes:
         x, y = pair(n, d)
         try:
-            measure.check_n(n)
+            measure.check(n)
             start = time.process_time()
             a, b = measure.prepare(x), measure.prepare(y)
             prepared = time.process_time()

@@ -95,7 +95,7 @@ class Case:
             rows = np.arange(count)
             at = (p == fixed).argmax(axis=1)
             p[rows, at], p[:, fixed] = p[:, fixed].copy(), fixed
-        one, other = (s.states[0].dense().double() for s in (self.a, self.b))  # type: ignore[attr-defined]
+        one, other = (s.states[0].matrix.double() for s in (self.a, self.b))  # type: ignore[attr-defined]
         inner = torch.stack([(one * other[q][:, q]).sum() for q in torch.from_numpy(p)])
         scores = self.measure.scale(inner[:, None, None], self.a.states, self.b.states)  # type: ignore[arg-type]
         return self.measure.closeness(scores).numpy()[:, 0, 0]

@@ -631,7 +631,7 @@ def test_what_a_large_pair_refuses(call, arrays, large, monkeypatch):
     status, out, err = call("pair", *files, "-m", "CKA()", "--search", "rows")
     assert status == 1 and "the layer search studentised rows needs draws" in err and not out
     for name in ("comparison.compare", "comparison.intervals"):
-        monkeypatch.setattr(importlib.import_module(f"repalign.{name}"), "default_memory", lambda: 1000)
+        monkeypatch.setattr(importlib.import_module(f"repalign.{name}"), "DEFAULT_MEMORY", 1000)
     status, out, err = call("pair", *files, "-m", "CKA(kernel='rbf')", "--memory", "4kB")
     assert status == 1 and "at n = 240 does not fit the memory\n  expected: two n x n matrices within 0.0 GiB" in err and not out
     status, _, err = call("pair", *files, "-m", "CKA()", "--memory", "1MB", "--interval")
@@ -647,7 +647,7 @@ def test_intervals_at_scale_are_those_of_any_n(call, arrays, large):
 
 
 def test_a_large_difference_needs_neighbour_lists(call, three, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("repalign.comparison.intervals"), "default_memory", lambda: 1000)
+    monkeypatch.setattr(importlib.import_module("repalign.comparison.intervals"), "DEFAULT_MEMORY", 1000)
     status, _, err = call("difference", *three)
     assert status == 1 and "at n = 240 does not fit the memory" in err and "do: use MutualKNN, or fewer stimuli" in err
     assert json_of(call("difference", *three, "-m", "MutualKNN(k=5)", "--json"))[0]["pvalue"] < 0.01

@@ -68,7 +68,7 @@ def test_shared_entries_are_counted_the_same_both_ways():
         weighted = [GraphRelation(g.indices, torch.from_numpy(rng.standard_normal((150, k)))) for g in graphs]
         for some in (graphs, weighted):
             found = Relation.inner_all(some[:2], some[2:])
-            plain = [[float((a.dense().double() * b.dense().double()).sum()) for b in some[2:]] for a in some[:2]]
+            plain = [[float((a.matrix.double() * b.matrix.double()).sum()) for b in some[2:]] for a in some[:2]]
             assert found.numpy() == pytest.approx(np.array(plain), abs=1e-9)
 
 
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_told_before_anything_is_read(monkeypatch):
     check_memory(MutualKNN(k=3), 10**6, 2**34)
     check_memory(rbf, 10**4, 2**34)
     with monkeypatch.context() as small:
-        small.setattr(importlib.import_module("repalign.comparison.compare"), "default_memory", lambda: 1000)
+        small.setattr(importlib.import_module("repalign.comparison.compare"), "DEFAULT_MEMORY", 1000)
         with pytest.raises(RepalignError, match="at n = 150 does not fit the memory"):
             pair(layers(1), layers(2), [rbf], memory=1000)
         found = pair(layers(1), layers(2), ["kernel", MutualKNN(k=3)], memory=1000)  # of a group it is left out

@@ -279,7 +279,7 @@ def published_score(name: str) -> Score | None:
 
 def reciprocal_share(x: np.ndarray, y: np.ndarray) -> float:
     measure = MutualKNN(k=10)
-    both = measure.prepare(as_features(x)).dense() * measure.prepare(as_features(y)).dense()
+    both = measure.prepare(as_features(x)).matrix * measure.prepare(as_features(y)).matrix
     return float((both * both.T).sum() / both.sum())
 
 

@@ -202,7 +202,7 @@ def test_mean_and_deviation_against_draws(estimator: str):
     """20,000 random pairings of 40 rows, in float64, within four standard errors."""
     n, draws = 40, 20_000
     x, y = (v.exp() for v in pair(n, 5, 6, seed=8))
-    a, b = (CKA(estimator=estimator).prepare(v).dense() for v in (x, y))
+    a, b = (CKA(estimator=estimator).prepare(v).matrix for v in (x, y))
     shuffled = torch.rand(draws, n, generator=torch.Generator().manual_seed(9)).argsort(dim=1)
     scores = torch.cat([(a * b[p[:, :, None], p[:, None, :]]).sum(dim=(1, 2)) for p in shuffled.split(1000)]).numpy()
     result = stream_cka(x, y, estimator=estimator)

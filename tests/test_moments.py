@@ -264,7 +264,7 @@ def test_agree_with_200000_random_permutations(kind: str, n: int):
     x, y = samples(kind, n, rng), samples("gaussian", n, rng)
     states = [[m.prepare(as_features(a)) for a in (x, y)] for m in measures]
     left, right = (torch.from_numpy(a - a.mean(0)) for a in (x, y))
-    edges, graph = torch.nonzero(states[2][1].dense()), torch.as_tensor(states[2][0].dense()).reshape(-1).double()
+    edges, graph = torch.nonzero(states[2][1].matrix), torch.as_tensor(states[2][0].matrix).reshape(-1).double()
     a, b = ((f * f).sum(1) for f in (left, right))
     draws = torch.empty(3, count, dtype=torch.float64)
     for start in range(0, count, 4000):

@@ -430,7 +430,7 @@ def widths(side: str) -> list[tuple[int, ...]]:
 
 def test_the_memory_of_the_papers_grid_within_a_factor_of_two_of_what_was_measured(monkeypatch):
     """6.4 GiB on a machine with 23.4 GiB (docs/performance.md)."""
-    monkeypatch.setattr("repalign.comparison.default_memory", lambda: int(23.4 * 2**30 / 4))
+    monkeypatch.setattr("repalign.comparison.DEFAULT_MEMORY", int(23.4 * 2**30 / 4))
     found = comparing(widths("text"), widths("image"), 1024, BOTH, Auto(), Preprocess())
     assert found.layer_pairs == 159_808 and found.seconds > 1
     assert 6.4 / 2 < found.memory_bytes / 2**30 < 6.4 * 2
@@ -552,7 +552,7 @@ def test_the_rate_of_a_machine_is_measured_once(monkeypatch):
 
 def short(monkeypatch, pairs: Dataset, memory=10**12, gpu=math.inf, store=10**13, cache=10**13, devices=(1, 2)) -> list[str]:
     """The warnings on a machine with so much of each; store and cache lie on these file systems."""
-    monkeypatch.setattr("repalign.comparison.default_memory", lambda: memory // 4)
+    monkeypatch.setattr("repalign.comparison.DEFAULT_MEMORY", memory // 4)
     monkeypatch.setattr(needs, "free_gpu", lambda _: gpu)
     monkeypatch.setattr(needs, "hub_cache", lambda: Path("/cache"))
     disks = {"/cache": (devices[1], cache), "/features": (devices[0], store)}

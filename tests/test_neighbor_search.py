@@ -185,7 +185,7 @@ def test_measures_share_the_products_of_one_layer(monkeypatch):
     MutualKNN().prepare(x)
     assert len(made) == 3
     for one, other in zip(alone, together, strict=True):
-        assert torch.equal(one.dense(), other.dense()) and one.norm == other.norm
+        assert torch.equal(one.matrix, other.matrix) and one.norm == other.norm
 
 
 def test_full_precision_is_counted():

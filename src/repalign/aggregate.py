@@ -96,7 +96,7 @@ def sets_mutual_knn(
     """
     measure = MutualKNN() if measure is None else measure
     images, texts, of = _owned(x, captions, owner)
-    measure.check_n(len(images))
+    measure.check(len(images))
     if measure.similarity != "cosine" or measure.center:
         expected = "MutualKNN(k=...) with its other defaults"
         raise RepalignError("sets are compared by cosine", expected=expected, got=repr(measure))

@@ -22,6 +22,9 @@ from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, Pairwise, kind_of, said
 from repalign.models import ModelRecord
 
+# Bytes of layers and their states that are held at once if nobody says: a quarter of the machine's memory.
+DEFAULT_MEMORY = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
+
 
 class Representation(ABC):
     """Layers in order, each an (n, d) array whose row i belongs to `ids[i]`.
@@ -126,11 +129,6 @@ class MeanRepresentation(Representation):
         for part in self.parts[1:]:
             total += cast(Tensor, part.load(layer))
         return (total / len(self.parts)).to(first.dtype if first.dtype == torch.float64 else torch.float32)
-
-
-def default_memory() -> int:
-    """How many bytes of layers and their states are held at once if nobody says: a quarter of the machine's memory."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
 
 
 def check_same_dataset(representations: Sequence[Representation]) -> None:

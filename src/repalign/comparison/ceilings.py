@@ -62,11 +62,9 @@ def split_half(
     preprocess = preprocess or Preprocess()
     if n_splits < 1:
         raise RepalignError("a ceiling without a split", expected="n_splits >= 1", got=n_splits)
-    measure.check_n(x.n // 2, f"half of dataset {x.dataset_name!r}")
-    for r in (x, y):
-        preprocess.check({f"{r.name}, layer {layer}": kind for layer, kind in r.kinds.items()})
-        for layer, kind in r.kinds.items():
-            measure.check_takes(kind, f"{r.name}, layer {layer}")
+    kinds = {f"{r.name}, layer {layer}": kind for r in (x, y) for layer, kind in r.kinds.items()}
+    measure.check(x.n // 2, f"half of dataset {x.dataset_name!r}", kinds)
+    preprocess.check(kinds)
     loaded = [{name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers} for r in (x, y)]
     layers = [list(preprocess(side).values()) for side in loaded]
     chosen, held_out, correlations = [], [], []

@@ -28,7 +28,7 @@ from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer
 from repalign.models import COMPETENCES, ModelRecord
-from repalign.representation import MemoryRepresentation, Representation, check_same_dataset, default_memory
+from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
 from repalign.text import Progress, silent
 
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
@@ -107,15 +107,14 @@ def compare(
             remedy = "give one of them another `name`"
             raise RepalignError(f"two models are called {r.name!r}", expected="one name per model", got=specs, remedy=remedy)
     preprocess = None if preprocess is None or preprocess.is_identity else preprocess
-    for r in () if preprocess is None else models:
-        preprocess.check({f"{r.name}, layer {layer}": kind for layer, kind in r.kinds.items()})
-    kinds = {r.kinds[layer]: f"{r.name}, layer {layer}" for r in reversed(models) for layer in reversed(r.layers)}
+    kinds = {f"{r.name}, layer {layer}": r.kinds[layer] for r in models for layer in r.layers}
+    if preprocess is not None:
+        preprocess.check(kinds)
     null = nulls.make_null(null) if isinstance(null, str) else null
-    budget = default_memory() if memory is None else memory
-    chosen = applicable(
-        default_measures(kinds) if measures is None else measures, x, y, null, kinds, limit=limit, progress=progress, search=search,
-        plain=preprocess is None and set(kinds) == {FEATURES}, memory=max(budget, 4 * default_memory()),
-    )  # fmt: skip
+    budget = DEFAULT_MEMORY if memory is None else memory
+    measures = default_measures(kinds.values()) if measures is None else measures
+    plain, most = preprocess is None and set(kinds.values()) == {FEATURES}, max(budget, 4 * DEFAULT_MEMORY)
+    chosen = applicable(measures, x, y, null, kinds, limit=limit, progress=progress, search=search, plain=plain, memory=most)
     settings = {m: Settings(used, chosen.search, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
     tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
     twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]

@@ -43,7 +43,7 @@ from repalign.comparison.ways import check_memory
 from repalign.errors import RepalignError, choose
 from repalign.layers import Given
 from repalign.measures import Measure, parse_measure
-from repalign.representation import default_memory
+from repalign.representation import DEFAULT_MEMORY
 from repalign.text import Progress, silent
 
 N_GROUPS = 20
@@ -261,8 +261,7 @@ def _interval(arrays: list[Given], measure: Measure, plan: _Plan, progress: Prog
     from scipy.special import stdtr, stdtrit
 
     n, sizes = len(arrays[0]), np.array([len(rows) for rows in plan.subsets])
-    measure.check_n(n)
-    check_memory(measure, n, 4 * default_memory(), "use MutualKNN, or fewer stimuli")
+    check_memory(measure, n, 4 * DEFAULT_MEMORY, "use MutualKNN, or fewer stimuli")
     if sizes.min() < measure.min_n:
         raise RepalignError(
             f"a subset is too small for {measure!r}",

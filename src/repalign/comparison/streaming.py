@@ -29,7 +29,7 @@ from repalign.layers import FEATURES, Given, kind_of
 from repalign.measures.kernel import ESTIMATORS
 from repalign.measures.measure import Measure, as_layer, check_paired
 from repalign.measures.numerics.precision import full_precision, power_of_two
-from repalign.representation import Representation, check_same_dataset, default_memory
+from repalign.representation import DEFAULT_MEMORY, Representation, check_same_dataset
 from repalign.store import StoredRepresentation
 from repalign.text import Progress, silent, size
 
@@ -129,7 +129,7 @@ def stream_cka_all(
         raise RepalignError(f"{left[0].name}: too few stimuli for CKA and its null", expected="n >= 4", got=f"n = {n}")
     if block < 1:
         raise RepalignError("a block has at least one row", expected="block >= 1", got=block)
-    groups = _groups(left, right, default_memory() if memory is None else memory)
+    groups = _groups(left, right, DEFAULT_MEMORY if memory is None else memory)
     tables, done, dtype = [], 0, torch.float32
     progress("linear CKA", 0, n * len(groups))
     for group in groups:
@@ -324,7 +324,7 @@ def paired_layers(given: Sequence[Any], names: Sequence[str], measure: Measure) 
     for v, name in zip(given, names, strict=True):
         stored = isinstance(v, tuple) and v and isinstance(v[0], Representation)
         layers.append(as_layer(v[0].load(v[1]), f"{v[0].name}, layer {v[1]!r}") if stored else as_layer(v, name))
-        measure.check_takes(kind_of(layers[-1]), name)
+        measure.check(len(layers[-1]), name, {name: kind_of(layers[-1])})
     for layer, name in zip(layers[1:], names[1:], strict=True):
         check_paired(len(layers[0]), len(layer), names[0], name)
     return layers

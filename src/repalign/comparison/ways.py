@@ -35,7 +35,7 @@ from repalign.layers import Given
 from repalign.measures import Group, parse_wanted
 from repalign.measures.measure import Bilinear, Measure, as_layer
 from repalign.measures.numerics.precision import full_precision
-from repalign.representation import Representation, default_memory
+from repalign.representation import DEFAULT_MEMORY, Representation
 from repalign.text import Progress, duration, silent, size
 
 # Above 8,192 stimuli the spectra of the cyclic null (2 n^2 bytes a layer or more) fill the memory of a usual machine. Above
@@ -243,7 +243,7 @@ def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = si
 
     The rows of the table are that of the layer search, then one per cell.
     """
-    judged, about = WAYS[tile.settings.way].judge(tile, Cache(default_memory()) if cache is None else cache, progress)
+    judged, about = WAYS[tile.settings.way].judge(tile, Cache(DEFAULT_MEMORY) if cache is None else cache, progress)
     found, preprocess = judged.found, tile.settings.preprocess
     layers = [r.layers if preprocess is None else preprocess.layer_names(r.layers) for r in (tile.x, tile.y)]
     names_x, names_y = (np.array([*names, None], dtype=object) for names in layers)
@@ -292,6 +292,12 @@ class Chosen:
     left_out: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def leave_out(self, measure: Measure, reason: str | RepalignError) -> None:
+        """Leave a measure out, for a reason or because of an error, without what that says to do."""
+        lines = [line.strip() for line in str(reason).splitlines() if not line.startswith("  do:")]
+        self.left_out.append({"measure": repr(measure), "reason": "; ".join(lines)})
+        self.how.pop(measure, None)
+
 
 def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
@@ -299,7 +305,7 @@ def applicable(
 ) -> Chosen:  # fmt: skip
     """Choose every measure that is named, and those measures of groups that apply.
 
-    kinds : the kinds of layers that there are, each with a layer that is one.
+    kinds : the kind of every layer.
     search : without, the studentised maximum, or the first that the null allows.
     Raises RepalignError where a measure that is named alone does not apply.
     """
@@ -308,29 +314,27 @@ def applicable(
         expected = " or ".join(null.searches)
         raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
     n, chosen = x[0].n, Chosen(how)
-
-    def ways(measure: Measure, where: str = "x") -> tuple[Way, nulls.Null]:
-        """How it is computed. Raises RepalignError where it does not take the models."""
-        measure.check_n(n, where)
-        for kind, layer in kinds.items():
-            measure.check_takes(kind, layer)
-        same = [m for m in chosen.how if repr(m) == repr(measure) and m != measure]
-        if same:
-            got = " and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same[0], measure))
-            expected, remedy = "one name per measure: it is what the table says", "rename one of the classes"
-            raise RepalignError(f"two measures are called {measure!r}", expected=expected, got=got, remedy=remedy)
-        way, used = way_of(measure, null, n, plain=plain, search=chosen.search)
-        if way.states:
-            check_memory(measure, n, memory)
-        return way, used
-
     asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
-    for measure in asked:
-        if isinstance(measure, Measure):
-            chosen.how[measure] = ways(measure, f"dataset {x[0].dataset_name!r}")
-    groups = list(dict.fromkeys(m for w in asked if isinstance(w, Group) for m in w.members if m not in chosen.how))
-    if groups:
-        _try(groups, chosen, x, x if y is None else y, null, ways, limit, progress)
+    alone = [m for m in asked if isinstance(m, Measure)]
+    of_groups = list(dict.fromkeys(m for w in asked if isinstance(w, Group) for m in w.members if m not in alone))
+    for measure in (*alone, *of_groups):
+        try:
+            measure.check(n, f"dataset {x[0].dataset_name!r}", kinds)
+            same = [m for m in chosen.how if repr(m) == repr(measure) and m != measure]
+            if same:
+                got = " and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same[0], measure))
+                expected, remedy = "one name per measure: it is what the table says", "rename one of the classes"
+                raise RepalignError(f"two measures are called {measure!r}", expected=expected, got=got, remedy=remedy)
+            way, used = way_of(measure, null, n, plain=plain, search=how)
+            if way.states:
+                check_memory(measure, n, memory)
+            chosen.how[measure] = way, used
+        except RepalignError as error:
+            if measure in alone:
+                raise
+            chosen.leave_out(measure, error)
+    if tried := [m for m in of_groups if m in chosen.how]:
+        _try(tried, chosen, x, x if y is None else y, null, limit, progress)
     if not chosen.how:
         reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
         raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
@@ -339,9 +343,9 @@ def applicable(
 
 def _try(
     measures: Sequence[Measure], chosen: Chosen, x: Sequence[Representation], y: Sequence[Representation], null: nulls.Null,
-    ways: Callable[[Measure], tuple[Way, nulls.Null]], limit: float, progress: Progress,
+    limit: float, progress: Progress,
 ) -> None:  # fmt: skip
-    """Those of groups that apply and do not take longer than `limit`, by trial; with few draws if all would take longer."""
+    """Leave out what takes longer than `limit`, by trial; with few draws if all would take longer."""
     layers = sum(len(r.layers) for r in (*x, *y)) // (2 if y is x else 1)
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in y) // (2 if y is x else 1)
     first_pair = functools.cache(functools.partial(_first_pair, x, y))  # read once for all measures
@@ -349,25 +353,24 @@ def _try(
     for done, measure in enumerate(measures):
         progress("try measures", done, len(measures))
         try:
-            way, full = ways(measure)
             a, b = first_pair(measure.equal_widths)
             measure.check_widths(a.shape[1], b.shape[1])
             # A trial may take what one pair of layers may take at all, with few draws.
             cost = trial(measure, a, b, max(0.1, limit / (1 + FEW_DRAWS)))
         except RepalignError as error:
-            lines = [line.strip() for line in str(error).splitlines() if not line.startswith("  do:")]
-            chosen.left_out.append({"measure": repr(measure), "reason": "; ".join(lines)})
+            chosen.leave_out(measure, error)
             continue
+        way, full = chosen.how[measure]
         draws = 0 if isinstance(measure, Bilinear) else 1  # of an inner product they cost next to nothing
         seconds, with_few = (layers * cost.layer + cells * cost.pair * (1 + draws * of.count(x[0].n)) for of in (full, few))
         if seconds <= limit:
-            chosen.how[measure] = way, full
-        elif isinstance(null, nulls.Auto) and with_few <= limit and not way.name:
+            continue
+        if isinstance(null, nulls.Auto) and with_few <= limit and not way.name:
             chosen.how[measure] = way, few
             slow.append(f"{type(measure).__name__} ({duration(seconds)})")
         else:
             reason = f"would take about {duration(seconds)} (limit {duration(limit)}); name it alone to compute it"
-            chosen.left_out.append({"measure": repr(measure), "reason": reason})
+            chosen.leave_out(measure, reason)
     progress("try measures", len(measures), len(measures))
     if slow:
         chosen.warnings.append(
@@ -471,7 +474,7 @@ def plan(
     dense_bytes = n * n * itemsize * len(xs + ys)
     stream = n * (sum((b - a) * b for d in xs + ys for a, b in strips(d)) + float(sum(xs)) * sum(ys))
     stream_bytes = sums_bytes(xs, ys, itemsize) + BLOCKS * min(block, n) * sum(xs + ys) * itemsize
-    if dense < stream and dense_bytes <= (default_memory() if memory is None else memory):
+    if dense < stream and dense_bytes <= (DEFAULT_MEMORY if memory is None else memory):
         return Plan(KERNELS, dense, dense_bytes, rate)
     return Plan(FEATURE_SPACE, stream, stream_bytes, rate)
 

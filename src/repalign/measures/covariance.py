@@ -95,7 +95,7 @@ class ENSD(Bilinear):
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Tensor) -> DenseRelation:
-        kernel = layer_of(x).gram
+        kernel = layer_of(x).products.gram
         # The relation K tr K / tr K^2, whose norm is the root of the participation ratio.
         relation = DenseRelation.of(kernel)
         trace = float(kernel.diagonal().sum(dtype=torch.float64))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
 from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, OfPairs, norm_products
 from repalign.measures.measure import ISOMETRIES, ISOMETRIES_AND_SCALE, Batched, Bilinear, DenseRelation, Relation
 from repalign.measures.numerics.distances import between_rows
-from repalign.measures.numerics.precision import RESIDUE, centred, double_centre, gram, in_range, u_centre
+from repalign.measures.numerics.precision import NORMAL, RESIDUE, centred, double_centre, gram, u_centre
 from repalign.measures.parameters import as_epsilon, as_number, check_flag, parameter
 
 
@@ -194,7 +195,7 @@ class DependentColumnsCKA(OfPairs, Bilinear):
         if columns == 1 or not rest > RESIDUE * torch.finfo(torch.float64).eps * n * float(square.sum()) ** 2:
             return DenseRelation(torch.zeros_like(kernel, dtype=x.dtype), 0.0)
         norm = math.sqrt(columns / (columns - 1) * rest)
-        return DenseRelation(kernel.div_(norm).to(x.dtype), in_range(norm * unit * unit))
+        return DenseRelation(kernel.div_(norm).to(x.dtype), float(np.clip(norm * unit * unit, *NORMAL)))
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         n = a[0].n

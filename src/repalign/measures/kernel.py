@@ -31,11 +31,11 @@ from repalign.measures.measure import (
 )
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import (
+    NORMAL,
     RESIDUE,
     centred,
     double_centre,
     gram,
-    in_range,
     layer_of,
     scaled,
     u_centre,
@@ -125,8 +125,8 @@ class OfKernels(OfPairs):
         `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
         """
         if self.kernel == "linear" and isinstance(x, Tensor):
-            layer = layer_of(x)
-            matrix, unit = layer.gram.clone(), layer.centred.unit * layer.centred.unit
+            products = layer_of(x).products
+            matrix, unit = products.gram.clone(), products.unit * products.unit
             size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
         else:  # before it is centred, up to a constant
             of_features = _of_products if self.kernel in _POLYNOMIALS else _of_distances
@@ -344,7 +344,7 @@ class CKNNAReference(_OfMaskedKernels):
         if embedded.is_constant or not self_term > 0:
             return Neighbors(lists, values, 0.0)
         norm = math.sqrt(self_term)
-        return Neighbors(lists, values / norm, in_range(norm * embedded.unit**2))
+        return Neighbors(lists, values / norm, float(np.clip(norm * embedded.unit**2, *NORMAL)))
 
     def compare(self, a: Neighbors, b: Neighbors) -> float:
         norms = a.norm * b.norm

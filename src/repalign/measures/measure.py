@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
-from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, full_precision, in_range
+from repalign.measures.numerics.precision import NORMAL, SCRATCH_BYTES, blocks, full_precision
 from repalign.measures.parameters import as_count, as_number, check_flag, parameter
 
 if TYPE_CHECKING:
@@ -42,17 +43,15 @@ __all__ = [
 
 
 class State(ABC):
-    """The result of preparing one layer, once. Immutable; a dataclass whose first field has an entry for every stimulus."""
+    """The result of preparing one layer, once: an immutable dataclass; its first field has an entry for every stimulus, or is n."""
 
-    @property
-    def n(self) -> int:
-        """The number of stimuli."""
-        return len(next(iter(vars(self).values())))
+    n: int  # stimuli
+    nbytes: int  # memory held, for a cache that is bounded
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held, for a cache that is bounded."""
-        return sum(getattr(value, "nbytes", 0) for value in vars(self).values())
+    def __post_init__(self) -> None:
+        held = list(vars(self).values())
+        object.__setattr__(self, "n", held[0] if isinstance(held[0], int) else len(held[0]))
+        object.__setattr__(self, "nbytes", sum(getattr(value, "nbytes", 0) for value in held))
 
     @property
     def width(self) -> int:
@@ -88,10 +87,6 @@ class Summary(State):
 
     size: int
     values: Tensor  # float64; where widths matter, the last dimension is that of the layer
-
-    @property
-    def n(self) -> int:
-        return self.size
 
     @property
     def width(self) -> int:
@@ -136,10 +131,7 @@ class Relation(State):
 
     norm: float
     symmetric: bool
-
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """A as an (n, n) tensor."""
+    matrix: Tensor  # A (n, n); of a graph it is made when asked for
 
     @staticmethod
     def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
@@ -169,10 +161,7 @@ class DenseRelation(SquareState, Relation):
         norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
         if not norm > floor:
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
-        return cls(matrix / norm, in_range(norm * unit), symmetric)
-
-    def dense(self) -> Tensor:
-        return self.matrix
+        return cls(matrix / norm, float(np.clip(norm * unit, *NORMAL)), symmetric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +170,11 @@ class GraphRelation(Neighbors, Relation):
 
     symmetric: bool = False
 
-    def dense(self, block: slice = slice(None), dtype: torch.dtype | None = None) -> Tensor:
-        """A, or a block of its rows; zeros and ones, and sums of products of them below 2^24, are exact in float32."""
-        indices = self.indices[block]
-        dtype = dtype or (torch.float32 if self.values is None else self.values.dtype)
-        entries = torch.ones_like(indices, dtype=dtype) if self.values is None else self.values[block].to(dtype)
-        return entries.new_zeros(len(indices), self.n).scatter_(1, indices, entries)
+    @property
+    def matrix(self) -> Tensor:  # type: ignore[override]
+        """A (n, n); zeros and ones, and sums of products of them below 2^24, are exact in float32."""
+        entries = torch.ones_like(self.indices, dtype=torch.float32) if self.values is None else self.values
+        return entries.new_zeros(self.n, self.n).scatter_(1, self.indices, entries)
 
 
 def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
@@ -219,7 +207,8 @@ def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tens
         weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
         ends = np.cumsum([s.k for s in b]).tolist()
         for row, state in enumerate(a):
-            hits = state.dense(block, dtype).gather(1, targets)
+            entries = _values(state, block).to(dtype)
+            hits = entries.new_zeros(len(entries), n).scatter_(1, state.indices[block], entries).gather(1, targets)
             if weights is not None:
                 hits = hits * weights
             per_column = hits.sum(dim=0, dtype=torch.float64 if weights is not None else torch.int64)
@@ -333,29 +322,26 @@ class Measure(ABC):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return MeasureFacts(name, given, label_of(name, given), self.family, meaning, self.closer_is_higher)
 
-    def check_takes(self, kind: str, name: str = "x") -> None:
-        """Refuse a layer that is given as this measure does not take it, naming the array."""
-        if kind in self.accepts:
+    def check(self, n: int, where: str = "x", kinds: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Refuse too few stimuli of `where`, and a layer that is given as this measure does not take it; `kinds` by layer."""
+        if n < self.min_n:
+            raise RepalignError(
+                f"{where}: too few stimuli for {self!r}", expected=f"n >= {self.min_n}", got=f"n = {n}",
+                remedy="use more stimuli, or a smaller k where the measure has one",
+            )  # fmt: skip
+        name = next((name for name, kind in kinds.items() if kind not in self.accepts), None)
+        if name is None:
             return
         from repalign.measures.registry import known_measures  # of all measures, which are made of this module
 
-        given = said(kind)
+        kind, given = kinds[name], said(kinds[name])
         others = [cls.__name__ for cls in known_measures() if kind in cls.takes]
         other = f"; {type(self).__name__} with other parameters takes {given}" if kind in self.takes else ""
         raise RepalignError(
             f"{name}: {self!r} does not take {given}",
-            expected=f"a layer given as {' or '.join(map(said, sorted(self.accepts)))}{other}",
-            got=given,
+            expected=f"a layer given as {' or '.join(map(said, sorted(self.accepts)))}{other}", got=given,
             remedy=f"give features, or use a measure that takes {given}: {', '.join(others)}",
-        )
-
-    def check_n(self, n: int, name: str = "x") -> None:
-        """Refuse too few stimuli, naming the array."""
-        if n < self.min_n:
-            raise RepalignError(
-                f"{name}: too few stimuli for {self!r}", expected=f"n >= {self.min_n}", got=f"n = {n}",
-                remedy="use more stimuli, or a smaller k where the measure has one",
-            )  # fmt: skip
+        )  # fmt: skip
 
     @abstractmethod
     def prepare(self, x: Any) -> State:
@@ -404,14 +390,12 @@ class Measure(ABC):
         """Two layers at the border: RepalignError unless this measure is defined for them."""
         x, y = as_layer(x, "x"), as_layer(y, "y")
         for layer, name in ((x, "x"), (y, "y")):
-            self.check_takes(kind_of(layer), name)
+            self.check(len(layer), name, {name: kind_of(layer)})
             if isinstance(layer, Tensor):
                 refuse_unmarked_rdm(layer, name)
         self.check_widths(x.shape[1], y.shape[1])
         if self.paired:
             check_paired(len(x), len(y))
-        for layer, name in ((x, "x"), (y, "y")):
-            self.check_n(len(layer), name)
         return x, y
 
 

@@ -149,17 +149,8 @@ def parse_measure(text: str) -> Measure:
     >>> parse_measure("mutual_knn(k=5)")
     MutualKNN(k=5, similarity='cosine', center=False)
     """
-    name, given = read_call(text)
-    if name in HOMES:  # no other family is imported
-        cls, preset = getattr(import_module(HOMES[name]), name), {}
-    else:
-        names = _names(known_measures())
-        if name not in names:  # what is spelt as a class is told the classes alone
-            choose("measure", name, names if name.islower() else [cls.__name__ for cls in known_measures()])
-        cls, preset = names[name]
-    for parameter in given:
-        choose("parameter", parameter, parameters(cls), problem=f"{cls.__name__} has no parameter {parameter!r}")
-    return cls(**{**preset, **given})
+    found = parse_wanted(text)
+    return found if isinstance(found, Measure) else choose("measure", found.name, _names(known_measures()))
 
 
 @dataclass(frozen=True)
@@ -174,9 +165,20 @@ class Group:
 
 
 def parse_wanted(text: str) -> Measure | Group:
-    """The measure, or the group of measures, that a text names."""
-    is_ours = text.strip().partition("(")[0] in HOMES  # then no other family is imported
-    return parse_measure(text) if is_ours or not is_group(text) else Group(text)
+    """The measure, or the group of measures, that a text names, as `parse_measure` reads it."""
+    name, given = read_call(text)
+    if name in HOMES:  # no other family is imported
+        cls, preset = getattr(import_module(HOMES[name]), name), {}
+    elif is_group(name) and not given:
+        return Group(name)
+    else:
+        names = _names(known_measures())
+        if name not in names:  # what is spelt as a class is told the classes alone
+            choose("measure", name, names if name.islower() else [cls.__name__ for cls in known_measures()])
+        cls, preset = names[name]
+    for parameter in given:
+        choose("parameter", parameter, parameters(cls), problem=f"{cls.__name__} has no parameter {parameter!r}")
+    return cls(**{**preset, **given})
 
 
 def parse_measures(texts: Sequence[str]) -> list[Measure]:

@@ -204,7 +204,7 @@ def cone_effect(x: Any) -> float:
     0.0
     """
     x = as_features(x)
-    ConeEffect().check_n(len(x))
+    ConeEffect().check(len(x))
     return float(_mean_cosine(x))
 
 

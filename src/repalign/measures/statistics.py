@@ -63,7 +63,7 @@ def uniformity(x: Any, t: float = 2.0, normalize: bool = True, pairs: str = "dis
     -8.0
     """
     measure, x = UniformityDifference(t, normalize, pairs), as_features(x)
-    measure.check_n(len(x))
+    measure.check(len(x))
     return measure.statistic(x)
 
 
@@ -94,7 +94,7 @@ def two_nn_dimension(x: Any, discard: float = 0.1) -> float:
     True
     """
     measure, x = IntrinsicDimensionDifference(discard), as_features(x)
-    measure.check_n(len(x))
+    measure.check(len(x))
     return measure.statistic(x)
 
 

@@ -160,7 +160,7 @@ def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
     out: Tensor | None = None
     doubled: Tensor | None = None
     for i, relation in enumerate(relations):
-        matrix = relation.permute(index.to(device_of(relation))).dense()
+        matrix = relation.permute(index.to(device_of(relation))).matrix
         if out is None or doubled is None:
             doubled = matrix.new_empty(n, 2 * n)
             dtype = torch.complex128 if matrix.dtype == torch.float64 else torch.complex64

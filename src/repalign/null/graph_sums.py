@@ -136,7 +136,7 @@ class Dense(Stored):
 
     def __init__(self, relation: Relation) -> None:
         if isinstance(relation, GraphRelation):
-            matrix = relation.dense().double()  # sums over distinct indices are differences of large counts
+            matrix = relation.matrix.double()  # sums over distinct indices are differences of large counts
             rows = matrix.sum(dim=1)
         elif isinstance(relation, DenseRelation):
             n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)

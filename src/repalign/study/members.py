@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.comparison.alignment import MOCK_OF
 from repalign.errors import RepalignError
-from repalign.layers import KINDS
+from repalign.layers import FEATURES, KINDS
 from repalign.representation import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
 from repalign.sources import parse_spec
 from repalign.study.config import CompetenceConfig, ExtractConfig
@@ -69,16 +69,13 @@ class Inputs:
         where = f"{variant.name}: dataset {dataset.name!r}" if variant.name else f"dataset {dataset.name!r}"
         if config.rows is not None:
             check_sample(config.rows.n, dataset.n, where)
+        kinds = {f"model {e.label}": str(e.kind) for side in variant.sides for e in side if e.kind in KINDS}
         for measure in variant.named:
-            measure.check_n(dataset.n if config.rows is None else config.rows.n, where)
+            measure.check(dataset.n if config.rows is None else config.rows.n, where, kinds)
+        variant.preprocess.check(kinds)
         for side, captions in zip(variant.sides, (config.captions.x, config.captions.y), strict=False):
             for entry in side:
-                if entry.kind not in KINDS:
-                    continue
-                refuse_mean(entry.label, str(entry.kind), captions)
-                variant.preprocess.check({f"model {entry.label}": str(entry.kind)})
-                for measure in variant.named:
-                    measure.check_takes(str(entry.kind), f"model {entry.label}")
+                refuse_mean(entry.label, str(entry.kind or FEATURES), captions)
 
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""

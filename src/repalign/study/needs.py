@@ -306,7 +306,7 @@ def comparing(
     two = max(len(a) + len(b) for a, b in pairs)
     # Layers that share a threshold, or are concatenated, are in memory together.
     whole = widest if preprocess.is_identity else max(map(sum, models))
-    states = min(layers * held, max(comparison.default_memory(), two * held)) + two / 2 * held  # and a model on its way there
+    states = min(layers * held, max(comparison.DEFAULT_MEMORY, two * held)) + two / 2 * held  # and a model on its way there
     draws = COPIES * 8 * n * max(len(a) * len(b) for a, b in pairs)
     return Comparing(seconds, PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws), cells, tuple(left_out))
 
@@ -341,7 +341,7 @@ def _timed(jobs: Mapping[Measure, Settings], n: int, width: int, layers: int) ->
     cache, first, then, begun = None, [], [], time.perf_counter()
     # The shorter of two: one interruption would be taken for work. What takes long is tried once.
     while cache is None or (len(first) < 2 and time.perf_counter() - begun < TRIAL_SECONDS / 4):
-        cache = comparison.Cache(comparison.default_memory(), tiles)
+        cache = comparison.Cache(comparison.DEFAULT_MEMORY, tiles)
         for spent in (first, then):  # the first time all is prepared
             start = time.perf_counter()
             for tile in tiles:
@@ -369,7 +369,7 @@ def free_gpu(device: str) -> float:
 
 def _shortages(needs: Needs, store: str | None) -> Iterator[str]:
     """What is short, with the models that need most of it, and what to do."""
-    running, machine, free = needs.running.fillna(0), 4 * comparison.default_memory(), free_gpu(needs.device)
+    running, machine, free = needs.running.fillna(0), 4 * comparison.DEFAULT_MEMORY, free_gpu(needs.device)
     for there, what, remedy in (
         (free, f"GPU memory and {size(free)} are free", "or a smaller batch_size, or more GPUs (device: sharded)"),
         (machine, f"memory and the machine has {size(machine)}", "(bfloat16), or leave such models out"),

@@ -184,6 +184,8 @@ def sum_of_unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 # A relation whose norm is below this many roundings of what it was computed from has vanished.
 RESIDUE = 16
+# A norm in the unit of the features is kept between these, positive and finite: 0 means that the kernel vanished.
+NORMAL = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
 
 
 def double_centre(matrix: Tensor) -> None:
@@ -200,12 +202,6 @@ def u_centre(matrix: Tensor) -> None:
     rows = matrix.sum(dim=1, dtype=torch.float64) / (n - 2)
     shift = (rows - rows.sum() / (2 * (n - 1))).to(matrix.dtype)
     matrix.sub_(shift[:, None]).sub_(shift[None, :]).fill_diagonal_(0)
-
-
-def in_range(norm: float) -> float:
-    """A norm in the unit of the features, kept positive and finite: 0 means that the kernel vanished."""
-    limits = torch.finfo(torch.float64)
-    return min(max(norm, limits.tiny), limits.max)
 
 
 # --- singular vectors ---
@@ -298,6 +294,15 @@ class Cosines(NamedTuple):
     resolution: Tensor
 
 
+class Products(NamedTuple):
+    """Products of all centred rows, and what gives those of the rows themselves; all in the square of one unit."""
+
+    gram: Tensor  # (n, n), c_i . c_j; to be copied before it is changed
+    unit: float
+    along_mean: Tensor  # (n,), c_i . m
+    mean_square: float  # |m|^2
+
+
 @dataclass(eq=False)
 class Layer:
     """A layer x (n, d) and its products, in the precision of x, made when first asked for."""
@@ -305,13 +310,9 @@ class Layer:
     x: Tensor
 
     @cached_property
-    def centred(self) -> Centred:
-        return centred(self.x, self.x.dtype)
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """Products of the centred rows (n, n), in the square of their unit; to be copied before it is changed."""
-        return gram(self.centred.rows)
+    def products(self) -> Products:
+        rows, *others = centred(self.x, self.x.dtype)
+        return Products(gram(rows), *others)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -319,15 +320,15 @@ class Layer:
         return spectrum(self.x)
 
     def cosines(self, center: bool) -> Cosines | None:
-        """Cosines of the rows, or of the centred rows, from `gram`; None where that would cost digits.
+        """Cosines of the rows, or of the centred rows, from `products`; None where that would cost digits.
 
         With x_i = c_i + m, x_i . x_j = c_i . c_j + c_i . m + c_j . m + |m|^2. Rounding is that of the centred products,
         which are small where a common direction dominates, so that few digits are lost to it.
         """
-        kernel, dtype = self.gram, self.x.dtype
+        (kernel, _, along, square), dtype = self.products, self.x.dtype
         deviation = kernel.diagonal().to(torch.float64).sqrt()
-        along = torch.zeros_like(deviation) if center else self.centred.along_mean
-        square = 0.0 if center else self.centred.mean_square
+        if center:
+            along, square = torch.zeros_like(deviation), 0.0
         squared = deviation**2 + 2 * along + square
         parts = deviation + square**0.5
         smallest = torch.finfo(dtype).tiny ** 0.5
