@@ -20,10 +20,9 @@ from torch import Tensor
 
 from repalign.comparison.streaming import BLOCK, ArrayRows, Rows, ahead, paired_layers, paired_rows
 from repalign.errors import RepalignError, choose
-from repalign.measures.measure import GraphRelation
+from repalign.measures.measure import GraphRelation, as_count
 from repalign.measures.numerics.precision import full_precision, power_of_two, unit_resolution, unit_rows
 from repalign.measures.numerics.search import SIMILARITIES, Best, first_with_ties
-from repalign.measures.parameters import as_count
 from repalign.representation import Representation
 from repalign.text import Progress, silent
 

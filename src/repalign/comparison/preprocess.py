@@ -18,9 +18,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, kind_of, said
-from repalign.measures.measure import SCRATCH_BYTES, Measure
+from repalign.measures.measure import SCRATCH_BYTES, Measure, check_flag
 from repalign.measures.numerics.precision import unit_rows
-from repalign.measures.parameters import check_flag
 
 CLIPS = ("exact", "mean")
 SCOPES = ("representation", "layer")

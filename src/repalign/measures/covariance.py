@@ -12,9 +12,20 @@ import torch
 from torch import Tensor
 
 from repalign.measures.kernel import norm_products
-from repalign.measures.measure import ISOMETRIES_AND_SCALE, Bilinear, DenseRelation, Distance, Features, Relation, norms
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Bilinear,
+    DenseRelation,
+    Distance,
+    Features,
+    Relation,
+    as_epsilon,
+    as_number,
+    as_share,
+    norms,
+    parameter,
+)
 from repalign.measures.numerics.precision import basis, gram, layer_of, rows_of
-from repalign.measures.parameters import as_epsilon, as_number, as_share, parameter
 from repalign.measures.shape import shape_of
 from repalign.measures.subspace import ANY_LINEAR_MAP, projection
 

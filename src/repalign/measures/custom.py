@@ -28,9 +28,8 @@ from torch import Tensor
 from repalign.errors import RepalignError, choose
 from repalign.layers import ASYMMETRY
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, Estimated
-from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation
+from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
 from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
-from repalign.measures.parameters import parameter
 
 
 @dataclass(frozen=True)

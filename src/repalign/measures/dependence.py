@@ -17,10 +17,20 @@ from torch import Tensor
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
 from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, OfPairs, norm_products
-from repalign.measures.measure import ISOMETRIES, ISOMETRIES_AND_SCALE, Batched, Bilinear, DenseRelation, Relation
+from repalign.measures.measure import (
+    ISOMETRIES,
+    ISOMETRIES_AND_SCALE,
+    Batched,
+    Bilinear,
+    DenseRelation,
+    Relation,
+    as_epsilon,
+    as_number,
+    check_flag,
+    parameter,
+)
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import NORMAL, RESIDUE, centred, double_centre, gram, u_centre
-from repalign.measures.parameters import as_epsilon, as_number, check_flag, parameter
 
 
 @dataclass(frozen=True)

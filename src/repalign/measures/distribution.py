@@ -22,9 +22,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import as_features, check_paired
-from repalign.measures.measure import Distance, Features, State
+from repalign.measures.measure import Distance, Features, State, check_flag, parameter
 from repalign.measures.numerics.precision import widen
-from repalign.measures.parameters import check_flag, parameter
 
 
 @dataclass(frozen=True)

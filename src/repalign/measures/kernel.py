@@ -27,7 +27,10 @@ from repalign.measures.measure import (
     Measure,
     Neighbors,
     Relation,
+    as_epsilon,
+    as_number,
     norms,
+    parameter,
 )
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import (
@@ -41,7 +44,6 @@ from repalign.measures.numerics.precision import (
     u_centre,
 )
 from repalign.measures.numerics.search import embed, nearest
-from repalign.measures.parameters import as_epsilon, as_number, parameter
 
 ESTIMATORS = ("debiased", "biased")
 UNBIASED = ("debiased", "unbiased")

@@ -16,10 +16,21 @@ import torch
 from torch import Tensor
 
 from repalign.errors import choose
-from repalign.measures.measure import ISOMETRIES_AND_SCALE, Batched, Distance, Features, Measure
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Batched,
+    Distance,
+    Features,
+    Measure,
+    as_count,
+    as_folds,
+    as_number,
+    as_seed,
+    optional,
+    parameter,
+)
 from repalign.measures.numerics.precision import basis, centred, frobenius, full_precision, rows_of, widen
 from repalign.measures.numerics.regressions import HeldOut, Predictor, held_out, least_squares, pls, ridge
-from repalign.measures.parameters import as_count, as_folds, as_number, as_seed, optional, parameter
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from repalign.errors import choose, require
-from repalign.measures.measure import Features, Measure
+from repalign.measures.measure import Features, Measure, parameter
 from repalign.measures.numerics.precision import centred, full_precision, power_of_two, widen
 from repalign.measures.numerics.regressions import HeldOut, held_out
-from repalign.measures.parameters import parameter
 
 
 @dataclass(frozen=True)

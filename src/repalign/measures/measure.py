@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
-from repalign.measures.numerics.precision import NORMAL, SCRATCH_BYTES, blocks, full_precision
-from repalign.measures.parameters import as_count, as_number, check_flag, parameter
+from repalign.measures.numerics.inner import dense_inner, graph_inner
+from repalign.measures.numerics.precision import NORMAL, SCRATCH_BYTES
 
 if TYPE_CHECKING:
     from repalign.measures.registry import MeasureFacts
@@ -137,9 +137,9 @@ class Relation(State):
     def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
         if all(isinstance(s, DenseRelation) for s in (*a, *b)):
-            return _dense_inner(a, b)  # type: ignore[arg-type]
+            return dense_inner(a, b)  # type: ignore[arg-type]
         if all(isinstance(s, GraphRelation) for s in (*a, *b)):
-            return _graph_inner(a, b)  # type: ignore[arg-type]
+            return graph_inner(a, b)  # type: ignore[arg-type]
         raise TypeError("relations of two storage kinds met in one comparison")
 
 
@@ -177,64 +177,73 @@ class GraphRelation(Neighbors, Relation):
         return entries.new_zeros(self.n, self.n).scatter_(1, self.indices, entries)
 
 
-def _dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tensor:
-    """One matrix product (la, n^2) @ (n^2, lb), over blocks of rows that bound the scratch memory."""
-    n = a[0].n
-    same = len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=True))
-    total = torch.zeros(len(a), len(b), dtype=torch.float64)
-    dtype = reduce(torch.promote_types, [s.matrix.dtype for s in (*a, *b)])  # layers may come in different precision
-    for block in blocks(n, (len(a) + len(b)) * n * dtype.itemsize):
-        left = torch.stack([s.matrix[block].to(dtype) for s in a]).flatten(1)  # (la, rows * n)
-        right = left if same else torch.stack([s.matrix[block].to(dtype) for s in b]).flatten(1)
-        with full_precision():
-            product = left @ right.T
-        total += product.to("cpu", torch.float64)
-    return total
+# --- parameters ---------------------------------------------------------------------------------
 
 
-def _graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tensor:
-    """Shared entries, by whichever is cheaper: every pair of entries of a row, n k^2 comparisons for each pair of
-    layers, or looking the entries of all B up in a dense block of rows of each A, n^2 bytes to clear for each A.
+def parameter(default: Any, check: Callable[..., Any], *known: Any) -> Any:
+    """A field of a measure: `check(name, value, *known)` gives its value in the one form it has, or refuses it.
+
+    One form, because the repr is the identity of a measure: 1 and 1.0 must not make two measures of one.
     """
-    n = a[0].n
-    if a[0].k * sum(s.k for s in b) < n:
-        return torch.tensor([[_shared(s, t) for t in b] for s in a], dtype=torch.float64)
-    total = torch.zeros(len(a), len(b), dtype=torch.float64)
-    plain = all(s.values is None for s in (*a, *b))
-    dtype = torch.uint8 if plain else torch.float64
-    for block in blocks(n, n * dtype.itemsize):
-        targets = torch.cat([s.indices[block] for s in b], dim=1)  # (rows, sum of k_b)
-        weights = None if plain else torch.cat([_values(s, block) for s in b], dim=1)
-        ends = np.cumsum([s.k for s in b]).tolist()
-        for row, state in enumerate(a):
-            entries = _values(state, block).to(dtype)
-            hits = entries.new_zeros(len(entries), n).scatter_(1, state.indices[block], entries).gather(1, targets)
-            if weights is not None:
-                hits = hits * weights
-            per_column = hits.sum(dim=0, dtype=torch.float64 if weights is not None else torch.int64)
-            sums = torch.cat([per_column.new_zeros(1), per_column.cumsum(0)])
-            at = sums[[0, *ends]].to("cpu", torch.float64)
-            total[row] += at[1:] - at[:-1]
-    return total
+    return dataclasses.field(default=default, metadata={"check": lambda name, value: check(name, value, *known)})
 
 
-def _shared(a: GraphRelation, b: GraphRelation) -> float:
-    """<A, B> of two graphs, entry by entry in blocks of rows."""
-    total = 0.0
-    for block in blocks(a.n, 16 * a.k * b.k):
-        equal = a.indices[block, :, None] == b.indices[block, None, :]
-        if a.values is None and b.values is None:
-            total += int(torch.count_nonzero(equal))
-            continue
-        products = _values(a, block)[:, :, None] * _values(b, block)[:, None, :]
-        total += float((products * equal).sum())
-    return total
+def optional(name: str, value: Any, check: Callable[..., Any], *known: Any) -> Any:
+    """None, or what `check` makes of the value."""
+    return None if value is None else check(name, value, *known)
 
 
-def _values(state: GraphRelation, block: slice) -> Tensor:
-    if state.values is None:
-        return torch.ones_like(state.indices[block], dtype=torch.float64)
-    return state.values[block].to(torch.float64)
+def _whole(value: Any) -> int:
+    """A whole number of any integer type as an int; -1 for everything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
+def as_count(name: str, value: Any) -> int:
+    """A whole number >= 1, of any integer type, as an int."""
+    if (count := _whole(value)) < 1:
+        raise RepalignError(f"{name} is not a positive whole number", expected=f"{name} >= 1", got=repr(value))
+    return count
+
+
+def as_number(name: str, value: Any, holds: Callable[[float], bool], problem: str, expected: str) -> float:
+    """A number for which `holds` is true, as a float; never True or False."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
+        raise RepalignError(f"{name} {problem}", expected=expected, got=repr(value))
+    return float(value)
+
+
+def as_epsilon(name: str, value: Any) -> float:
+    """A finite number >= 0 as a float."""
+    return as_number(name, value, lambda v: 0 <= v < math.inf, "is not a number >= 0", "0 (none) or a small number")
+
+
+def as_share(name: str, value: Any) -> float:
+    """A number from 0 to 1 as a float."""
+    return as_number(name, value, lambda v: 0 <= v <= 1, "is not a share", f"0 <= {name} <= 1")
+
+
+def as_folds(name: str, value: Any) -> int:
+    """A whole number >= 2."""
+    if (count := as_count(name, value)) < 2:
+        raise RepalignError("one fold leaves nothing to train on", expected=f"{name} >= 2", got=repr(value), remedy="use 5 folds")
+    return count
+
+
+def as_seed(name: str, value: Any) -> int:
+    """A whole number in [0, 2^32), of any integer type, as an int."""
+    if not 0 <= (seed := _whole(value)) < 2**32:
+        raise RepalignError(f"{name} is not a whole number", expected=f"0 <= {name} < 2**32", got=repr(value))
+    return seed
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False and nothing that merely counts as such: 'false' is not False."""
+    if not isinstance(value, bool):
+        raise RepalignError(f"{name} is neither True nor False", expected="True or False", got=repr(value))
+    return value
 
 
 # --- the measure -------------------------------------------------------------------------------

@@ -22,10 +22,19 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import Given
-from repalign.measures.measure import Batched, Bilinear, GraphRelation, Local, Neighbors, Relation
+from repalign.measures.measure import (
+    Batched,
+    Bilinear,
+    GraphRelation,
+    Local,
+    Neighbors,
+    Relation,
+    as_count,
+    check_flag,
+    parameter,
+)
 from repalign.measures.numerics.precision import blocks
 from repalign.measures.numerics.search import SIMILARITIES, Searching, embed, nearest
-from repalign.measures.parameters import as_count, check_flag, parameter
 
 
 @dataclass(frozen=True)

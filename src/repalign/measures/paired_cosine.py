@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import choose
-from repalign.measures.measure import Batched, Features, Measure
+from repalign.measures.measure import Batched, Features, Measure, as_count, as_seed, check_flag, parameter
 from repalign.measures.numerics.precision import centred, full_precision, scaled, unit_rows
-from repalign.measures.parameters import as_count, as_seed, check_flag, parameter
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import Distance, Features, Summary
+from repalign.measures.measure import Distance, Features, Summary, as_count, as_seed, parameter
 from repalign.measures.numerics.precision import blocks, centred, full_precision, widen
-from repalign.measures.parameters import as_count, as_seed, parameter
 
 # Squared distances below this share of their terms have lost digits to cancellation and are computed again.
 _CANCELLATION = 1e-6

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES_OR_RDM, Given
-from repalign.measures.measure import Bilinear, DenseRelation, Measure, SquareState
+from repalign.measures.measure import (
+    Bilinear,
+    DenseRelation,
+    Measure,
+    SquareState,
+    as_number,
+    as_share,
+    check_flag,
+    parameter,
+)
 from repalign.measures.numerics.distances import (
     DISSIMILARITIES,
     RDM_INVARIANCES,
@@ -32,7 +41,6 @@ from repalign.measures.numerics.distances import (
     upper,
 )
 from repalign.measures.numerics.precision import double_centre
-from repalign.measures.parameters import as_number, as_share, check_flag, parameter
 
 _RDM = tuple(DISSIMILARITIES)
 

@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 
 from repalign.errors import choose
-from repalign.measures.measure import ISOMETRIES, ISOMETRIES_AND_SCALE, Distance, Features
+from repalign.measures.measure import (
+    ISOMETRIES,
+    ISOMETRIES_AND_SCALE,
+    Distance,
+    Features,
+    as_share,
+    check_flag,
+    parameter,
+)
 from repalign.measures.numerics.precision import frobenius, layer_of, rows_of, square_factor
 from repalign.measures.numerics.regressions import HeldOut, held_out
-from repalign.measures.parameters import as_share, check_flag, parameter
 
 # Below this squared chord, a difference of two numbers near 1, half of the digits are lost to cancellation or more.
 _NEAR = 1e-6

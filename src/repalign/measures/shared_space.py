@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import as_features, check_paired
-from repalign.measures.measure import Batched, Features, Local, Measure, Summary
+from repalign.measures.measure import Batched, Features, Local, Measure, Summary, as_count, as_folds, as_seed, parameter
 from repalign.measures.numerics.precision import (
     blocks,
     full_precision,
@@ -26,7 +26,6 @@ from repalign.measures.numerics.precision import (
     widen,
 )
 from repalign.measures.numerics.search import Embedded
-from repalign.measures.parameters import as_count, as_folds, as_seed, parameter
 
 
 class _SharedSpace(Measure):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_RDM, RDM, Given, as_features
-from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Summary
+from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Summary, as_number, check_flag, parameter
 from repalign.measures.numerics.precision import (
     blocks,
     centred,
@@ -28,7 +28,6 @@ from repalign.measures.numerics.precision import (
     widen,
 )
 from repalign.measures.numerics.search import embed, nearest
-from repalign.measures.parameters import as_number, check_flag, parameter
 
 # --- summaries of one array -----------------------------------------------------------------------
 

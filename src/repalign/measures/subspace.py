@@ -21,6 +21,12 @@ from repalign.measures.measure import (
     Features,
     Measure,
     Relation,
+    as_count,
+    as_epsilon,
+    as_number,
+    check_flag,
+    optional,
+    parameter,
 )
 from repalign.measures.numerics.precision import (
     Spectrum,
@@ -33,7 +39,6 @@ from repalign.measures.numerics.precision import (
     rows_of,
     spectrum,
 )
-from repalign.measures.parameters import as_count, as_epsilon, as_number, check_flag, optional, parameter
 
 Components = int | float | None
 

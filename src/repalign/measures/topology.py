@@ -19,11 +19,21 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose, require
 from repalign.layers import ANY_FORM, FEATURES_OR_RDM, Given
-from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Features, Local, Measure, SquareState, Summary
+from repalign.measures.measure import (
+    ISOMETRIES_AND_SCALE,
+    Distance,
+    Features,
+    Local,
+    Measure,
+    SquareState,
+    Summary,
+    as_count,
+    as_seed,
+    parameter,
+)
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import widen
 from repalign.measures.numerics.search import embed, nearest
-from repalign.measures.parameters import as_count, as_seed, parameter
 
 QUANTILE = 0.9  # of all distances, their unit
 

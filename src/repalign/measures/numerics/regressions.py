@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures.measure import Measure
+from repalign.measures.measure import Measure, as_folds, as_seed, parameter
 from repalign.measures.numerics.precision import SCRATCH_BYTES, full_precision
-from repalign.measures.parameters import as_folds, as_seed, parameter
 
 
 def held_out(n: int, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
