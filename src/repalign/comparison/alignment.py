@@ -247,6 +247,21 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
         raise DamagedError(path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY) from error
 
 
+def kept(path: Path, key: str) -> Any:
+    """Read what `keep` wrote under this key; None, with a warning in the log, if the file is damaged."""
+    try:
+        entry, has_seal = read_json(path)
+    except DamagedError as error:
+        log.warning("%s %s; it is made again", path, error.problem)
+        return None
+    return entry.get("value") if has_seal and entry.get("key") == key else None
+
+
+def keep(path: Path, key: str, value: Any) -> None:
+    """Write a sealed value next to the tiles of a run, with its key."""
+    write_file(path, seal_json({"key": key, "value": value}, indent=None))
+
+
 # --- tables as text ------------------------------------------------------------------------------
 
 # The beginning of what a spreadsheet takes for a formula, but for a number.

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from repalign.comparison.alignment import keep, kept
 from repalign.comparison.intervals import halves_of, units_of
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import Scored, Tile, keep, kept
+from repalign.comparison.tiles import Scored, Tile
 from repalign.errors import RepalignError
 from repalign.layers import Given
 from repalign.measures import Bilinear, Measure, parse_measure

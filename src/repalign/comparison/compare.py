@@ -18,8 +18,9 @@ import torch
 
 from repalign import null as nulls
 from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
+from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import Cache, Examination, Scored, Settings, Tile, kept_tile, pairs_of
+from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.layers import RDM, Given, Pairwise
+from repalign.comparison.alignment import keep, kept
+from repalign.layers import RDM, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
+from repalign.representation import Representation
+from repalign.text import Progress
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -302,3 +307,56 @@ def _pairs(x: Pairwise, k: int) -> Told:
                 f"the kernel has eigenvalues down to {low / high:.2g} of the largest: it is not a matrix of products of any "
                 "vectors, so that scores need not keep to their range and Euclidean neighbours mean little; look at how it was made"
             )
+
+
+# --- all layers of some models -------------------------------------------------------------------
+
+
+class Examination:
+    """The doctor's findings on every layer, which is looked at once: when it is read for the measures, or at the end.
+
+    found : findings by a representation's key and by layer; kept in the folder of the tiles, if there is one.
+    """
+
+    def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
+        self.models = {r.key: r for r in models}
+        self.paths = {} if folder is None else {key: folder / "findings" / f"{key}.json" for key in self.models}
+        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
+            key: kept(path, key) or {} for key, path in self.paths.items() if path.is_file()
+        }
+
+    def read(self, r: Representation) -> Iterator[Given]:
+        """All layers, checked and, unless that was done, examined.
+
+        Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
+        """
+        key = r.key
+        found = self.found.setdefault(key, {})
+        with ThreadPoolExecutor(1) as reader:
+            waiting = reader.submit(r.load, r.layers[0])
+            for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
+                stored = waiting.result()
+                if following is not None:
+                    waiting = reader.submit(r.load, following)
+                layer = as_layer(stored, f"{r.name}, layer {name}")
+                if name not in found:
+                    dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
+                    told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
+                    found[name] = [asdict(f) for f in told]
+                    if key in self.paths and len(found) == len(r.layers):
+                        keep(self.paths[key], key, found)
+                yield layer
+
+    def all(self, progress: Progress) -> list[dict[str, Any]]:
+        """All findings, model by model; what nobody has looked at is looked at now."""
+        unseen = [r for key, r in self.models.items() if len(self.found.get(key, {})) < len(r.layers)]
+        for done, r in enumerate(unseen):
+            progress("examine", done, len(unseen))
+            for _ in self.read(r):
+                pass
+        if unseen:
+            progress("examine", len(unseen), len(unseen))
+        for key, path in self.paths.items():
+            if not path.is_file():  # what workers with a disk of their own have found
+                keep(path, key, self.found[key])
+        return [{**f, "model": r.name} for key, r in self.models.items() for layer in r.layers for f in self.found[key][layer]]

@@ -303,11 +303,10 @@ def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
     kinds: Mapping[str, str], *, plain: bool, search: str | None, memory: int, limit: float, progress: Progress,
 ) -> Chosen:  # fmt: skip
-    """Choose every measure that is named, and those measures of groups that apply.
+    """Choose every measure that is named, and those measures of groups that apply, for layers of these `kinds`.
 
-    kinds : the kind of every layer.
-    search : without, the studentised maximum, or the first that the null allows.
-    Raises RepalignError where a measure that is named alone does not apply.
+    Without a `search`, the studentised maximum, or the first that the null allows. RepalignError where a measure that is named
+    alone does not apply.
     """
     how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
     if null.searches and how not in null.searches:
