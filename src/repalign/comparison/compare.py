@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from repalign import null as nulls
+import repalign.null as nulls
 from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
 from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess

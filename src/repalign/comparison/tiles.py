@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from repalign import null as nulls
+import repalign.null as nulls
 from repalign.comparison.alignment import TILE_SCHEMA, read_tile
 from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess

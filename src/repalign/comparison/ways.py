@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from repalign import null as nulls
+import repalign.null as nulls
 from repalign.comparison.alignment import SCHEMA, write_tile
 from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
@@ -305,8 +305,7 @@ def applicable(
 ) -> Chosen:  # fmt: skip
     """Choose every measure that is named, and those measures of groups that apply, for layers of these `kinds`.
 
-    Without a `search`, the studentised maximum, or the first that the null allows. RepalignError where a measure that is named
-    alone does not apply.
+    Without a `search`, the studentised maximum or the first that the null allows. RepalignError where a named one does not apply.
     """
     how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
     if null.searches and how not in null.searches:

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from repalign import relate
 from repalign.comparison.alignment import Alignment, is_mock
 from repalign.figures import canvas, layer_map_chart, matrix_chart, null_chart, trend_chart
 from repalign.figures.agreement_chart import draw as agreement
@@ -22,6 +21,8 @@ from repalign.figures.kinds import FIGURES, Drawn, Figure, write_figures
 from repalign.figures.map_chart import draw as model_map
 from repalign.figures.pairs_chart import beside, contrast
 from repalign.models import ModelRecord
+from repalign.relate import PARAMETERS, Published
+from repalign.relate import trend as find_trend
 
 __all__ = [
     "FIGURES", "Drawn", "Figure", "agreement", "beside", "bins", "contrast", "curve", "effects", "layer_map", "matrix",
@@ -62,8 +63,8 @@ def null(alignment: Result, *, measure: str | None = None) -> Drawing:
 
 
 def trend(
-    alignment: Result, against: str = relate.PARAMETERS, side: str = "x", *, measure: str | None = None,
-    models: Sequence[Mapping[str, Any] | ModelRecord] | None = None, published: relate.Published | None = None,
+    alignment: Result, against: str = PARAMETERS, side: str = "x", *, measure: str | None = None,
+    models: Sequence[Mapping[str, Any] | ModelRecord] | None = None, published: Published | None = None,
     **options: Any,
 ) -> Drawing:  # fmt: skip
     """Alignment of the models of one side against parameters or a score, with the fitted line and band.
@@ -73,7 +74,7 @@ def trend(
     """
     result = _result(alignment)
     records = list(result.run.get("models") or []) if models is None else models
-    found = relate.trend(result.table, records, against, side, measure, **options)
+    found = find_trend(result.table, records, against, side, measure, **options)
     return _stamped(trend_chart.draw(found, table=result.table, published=published), result)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import repalign.store.format as fmt
 from repalign.errors import RepalignError
 from repalign.files import TEMPORARY, Files
+from repalign.store import format as fmt
 from repalign.store.store import MARKER, FeatureStore
 from repalign.text import Progress, silent
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import repalign.store.format as fmt
 from repalign.errors import RepalignError, choose
 from repalign.files import Files
 from repalign.layers import FEATURES, KINDS, Given
 from repalign.models import ModelRecord
 from repalign.representation import Representation
+from repalign.store import format as fmt
 
 
 class StoredRepresentation(Representation):

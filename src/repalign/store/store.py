@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import repalign.store.format as fmt
 from repalign.errors import RepalignError, did_you_mean
 from repalign.files import TEMPORARY, Files, open_files, seal_json
 from repalign.models import ModelRecord
+from repalign.store import format as fmt
 from repalign.store.reader import BrokenRepresentation, StoredRepresentation
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+import repalign.null as nulls
 from repalign import comparison
-from repalign import null as nulls
 from repalign.comparison import Preprocess, Settings
 from repalign.comparison.tiles import STATES
 from repalign.comparison.ways import trial, way_of
