@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.comparison import compare, pair, tiles
+from repalign.comparison import compare, doctor, pair
 from repalign.comparison.alignment import COLUMNS, Alignment
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
@@ -196,7 +196,7 @@ def test_an_executor_changes_nothing(sides):
 
 def test_workers_share_the_memory_keep_none_of_it_and_examine_what_they_read(sides, monkeypatch):
     """Each job has a cache of its own, within its share of this call's memory; no layer is read again for the doctor."""
-    caches, budgets, where, real = [], [], [], tiles.examine
+    caches, budgets, where, real = [], [], [], doctor.examine
 
     class Watched(engine.Cache):
         def __init__(self, budget, *rest):
@@ -205,7 +205,7 @@ def test_workers_share_the_memory_keep_none_of_it_and_examine_what_they_read(sid
             budgets.append(budget)
 
     monkeypatch.setattr(engine, "Cache", Watched)
-    monkeypatch.setattr(tiles, "examine", lambda *a, **k: where.append(threading.current_thread()) or real(*a, **k))
+    monkeypatch.setattr(doctor, "examine", lambda *a, **k: where.append(threading.current_thread()) or real(*a, **k))
     with ThreadPoolExecutor(2) as pool:
         for memory in (10**8, 10**6):
             budgets.clear()

@@ -311,8 +311,8 @@ class Layer:
 
     @cached_property
     def products(self) -> Products:
-        rows, *others = centred(self.x, self.x.dtype)
-        return Products(gram(rows), *others)
+        found = centred(self.x, self.x.dtype)
+        return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square)
 
     @cached_property
     def spectrum(self) -> Spectrum:
