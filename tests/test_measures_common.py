@@ -59,7 +59,7 @@ def test_every_measure_declares_its_facts(case: Case):
         ("each_declared_invariance_holds", Case(type("Wrong", (CKA,), {"invariances": frozenset({"row_scale"})})())),
         ("scores_stay_within_the_range", Case(type("Wrong", (CKA,), {"range": (0.9, 1.0)})())),
         ("a_constant_representation_has_no_score", Case(CKA(), constant="defined")),
-        ("the_smallest_n_and_one_below", Case(type("Wrong", (CKA,), {"check_n": lambda *_: None})())),
+        ("the_smallest_n_and_one_below", Case(type("Wrong", (CKA,), {"check": lambda *_: None})())),
     ],
 )
 def test_a_law_can_be_broken(law: str, case: Case):

@@ -508,7 +508,7 @@ def test_a_trial_ends_in_time_and_goes_on_growing(monkeypatch):
     monkeypatch.setattr(needs, "_timed", timed)
     monkeypatch.setattr(needs.time, "perf_counter", lambda: clock[0])
     how = needs.Settings(Permutations(9), "studentised", 0.05)
-    layer, cell, pair, held = needs._trial({CKA(): how}, 2048, 64)
+    layer, cell, pair, held = needs._trial(((CKA(), how),), 2048, 64)
     assert layer == pytest.approx(2 + 3e-4 * 2048**2) and cell == pytest.approx(1e-5 * 2048**2)
     assert pair == pytest.approx(5 + 1e-3 * 2048) and held == pytest.approx(4 * 2048**2)
     assert clock[0] == 5  # one to load libraries, and two at each of two sizes

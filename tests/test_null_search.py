@@ -143,6 +143,9 @@ def test_step_down_counts_a_draw_that_equals_another_score_up_to_rounding(roundi
     draws = np.array([[0.0, 2.0 * (1 + rounding)], [1.0 * (1 + rounding), 0.0], [0.5, 0.5], [0.0, 0.0]])
     # Of five: for 2.0 the draw of the second score that equals it; for 1.0 alone that same draw, 2 >= 1.
     assert nulls.step_down(observed, draws).tolist() == [2 / 5, 2 / 5]
+    # The scale is that of the largest of all, scores or draws: 1e-7 is a tie with 0 where another score is 1.
+    assert nulls.step_down(np.array([1.0, 1e-7]), np.zeros((3, 2))).tolist() == [1 / 4, 1.0]
+    assert nulls.step_down(np.array([1e-7, 0.0]), np.array([[0.0, 1.0], [0.0, 0.0]])).tolist() == [1.0, 1.0]
     # A tie of the lower score with its own draw counts too.
     assert nulls.step_down(observed, np.array([[0.0, 1.0 * (1 + rounding)], [0.0, 0.0]])).tolist() == [1 / 3, 2 / 3]
 

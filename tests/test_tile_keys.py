@@ -79,11 +79,13 @@ def test_two_models_and_then_three_give_what_three_give_at_once(tmp_path):
     pd.testing.assert_frame_equal(resumed.table, fresh.table, check_exact=True)
 
 
-def test_prepared_states_are_of_their_settings(monkeypatch):
-    cache = Cache(10**9)
-    plain = cache.get(X, CKA(), SETTINGS).states[0].matrix
-    clipped = cache.get(X, CKA(), replace(SETTINGS, preprocess=Preprocess(clip="exact", quantile=0.5))).states[0].matrix
-    assert not torch.equal(plain, clipped)
+@pytest.mark.parametrize("known", [False, True], ids=["one after the other", "known beforehand"])
+def test_prepared_states_are_of_their_settings(known):
+    measure, clip = CKA(), replace(SETTINGS, preprocess=Preprocess(clip="exact", quantile=0.5))
+    cache = Cache(10**9, [Tile(X, Y, measure, how) for how in (SETTINGS, clip)] if known else ())
+    plain, clipped = (cache.get(X, measure, how).states[0].matrix for how in (SETTINGS, clip))
+    alone = Cache(10**9).get(X, measure, clip).states[0].matrix
+    assert not torch.equal(plain, clipped) and torch.equal(clipped, alone)
 
 
 def test_tiles_of_before_keep_their_names_wherever_classes_move():
@@ -161,7 +163,7 @@ MOVES = {
     "a value that an object holds": ("np.ones(4)", "np.ones(5)"),
     "an inner function": ("[inner(v) ** power for v in [x]]", "[inner(v) ** power for v in [x + 0]]"),
     "the base class": ("class Mine(CKA)", "class Mine(Other)"),
-    "a method more": ("    amount: float = 1.0", "    amount: float = 1.0\n    def check_n(self, n, where=''): pass"),
+    "a method more": ("    amount: float = 1.0", "    amount: float = 1.0\n    def check(self, n, where='', kinds=()): pass"),
 }
 STAYS = {
     "nothing": ("", ""),

@@ -341,7 +341,7 @@ def gallery_curve(
     from repalign.measures.neighbors import MutualKNN
 
     k, repeats = as_count("k", k), as_count("repeats", repeats)
-    first, second = paired_layers((x, y), "xy", MutualKNN(k=k, similarity=similarity))
+    first, second = paired_layers((x, y), "xy", MutualKNN(k=1, similarity=similarity))  # `_sizes` holds k against n
     n = len(first)
     sizes = _sizes(n, k, sizes)
     shares = _shares(sizes, k, share)

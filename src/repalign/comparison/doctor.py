@@ -315,14 +315,14 @@ def _pairs(x: Pairwise, k: int) -> Told:
 class Examination:
     """The doctor's findings on every layer, which is looked at once: when it is read for the measures, or at the end.
 
-    found : findings by a representation's key and by layer; kept in the folder of the tiles, if there is one.
+    found : findings by model and by layer; kept in the folder of the tiles, if there is one, by a representation's key.
     """
 
     def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
-        self.models = {r.key: r for r in models}
-        self.paths = {} if folder is None else {key: folder / "findings" / f"{key}.json" for key in self.models}
+        self.models = {r.name: r for r in models}
+        self.paths = {} if folder is None else {r.name: folder / "findings" / f"{r.key}.json" for r in models}
         self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
-            key: kept(path, key) or {} for key, path in self.paths.items() if path.is_file()
+            name: kept(path, path.stem) or {} for name, path in self.paths.items() if path.is_file()
         }
 
     def read(self, r: Representation) -> Iterator[Given]:
@@ -330,8 +330,7 @@ class Examination:
 
         Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
         """
-        key = r.key
-        found = self.found.setdefault(key, {})
+        found = self.found.setdefault(r.name, {})
         with ThreadPoolExecutor(1) as reader:
             waiting = reader.submit(r.load, r.layers[0])
             for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
@@ -343,20 +342,20 @@ class Examination:
                     dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
                     told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
                     found[name] = [asdict(f) for f in told]
-                    if key in self.paths and len(found) == len(r.layers):
-                        keep(self.paths[key], key, found)
+                    if r.name in self.paths and len(found) == len(r.layers):
+                        keep(self.paths[r.name], self.paths[r.name].stem, found)
                 yield layer
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""
-        unseen = [r for key, r in self.models.items() if len(self.found.get(key, {})) < len(r.layers)]
+        unseen = [r for name, r in self.models.items() if len(self.found.get(name, {})) < len(r.layers)]
         for done, r in enumerate(unseen):
             progress("examine", done, len(unseen))
             for _ in self.read(r):
                 pass
         if unseen:
             progress("examine", len(unseen), len(unseen))
-        for key, path in self.paths.items():
+        for name, path in self.paths.items():
             if not path.is_file():  # what workers with a disk of their own have found
-                keep(path, key, self.found[key])
-        return [{**f, "model": r.name} for key, r in self.models.items() for layer in r.layers for f in self.found[key][layer]]
+                keep(path, path.stem, self.found[name])
+        return [{**f, "model": name} for name, r in self.models.items() for layer in r.layers for f in self.found[name][layer]]

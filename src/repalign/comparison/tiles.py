@@ -114,6 +114,9 @@ def pairs_of(
 class Cache:
     """Models prepared for all measures of some tiles at once; the least recently used are dropped to keep to `budget` bytes.
 
+    Models go by their names, which are unique within a run: a digest of all numbers of a model in memory would take longer
+    than many a comparison.
+
     examination : looks at every layer that is read.
     progress : called with the number of layers prepared so far.
     """
@@ -124,7 +127,7 @@ class Cache:
         prepared = [t for t in tiles if t.settings.way in STATES]
         self.budget, self.progress, self.examination = budget, progress, examination or Examination()
         self.jobs = list({(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in prepared}.values())
-        self.n_layers = sum(len(r.layers) for r in {r.key: r for t in prepared for r in (t.x, t.y)}.values())
+        self.n_layers = sum(len(r.layers) for r in {r.name: r for t in prepared for r in (t.x, t.y)}.values())
         self.done = 0
         self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
         self.nbytes = 0  # of all that is held
@@ -136,12 +139,12 @@ class Cache:
         A model is prepared for all jobs at once, layer by layer: one layer's features are in memory at a time. What its layers
         share, a clipping threshold or their concatenation, needs them all at once.
         """
-        if r.key not in self.entries:
+        if r.name not in self.entries:
             # The partner of a model in its tile stays, whatever it weighs.
             while len(self.entries) > 1 and self.nbytes + len(r.layers) * self.per_layer > self.budget:
                 self.nbytes -= sum(p.nbytes for p in self.entries.popitem(last=False)[1].values())
-        entry = self.entries.setdefault(r.key, {})
-        self.entries.move_to_end(r.key)
+        entry = self.entries.setdefault(r.name, {})
+        self.entries.move_to_end(r.name)
         job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), len(self.jobs))
         if job == len(self.jobs):
             self.jobs.append((measure, settings))
@@ -174,17 +177,17 @@ class Cache:
         first = next((t for t in tiles if t.settings.way in STATES), None)
         if first is not None:
             self.get(first.x, first.measure, first.settings)  # what a layer weighs
-        weight = {r.key: self.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
-        room = self.budget - max((weight[t.x.key] for t in tiles), default=0)
+        weight = {r.name: self.per_layer * len(r.layers) for t in tiles for r in (t.x, t.y)}
+        room = self.budget - max((weight[t.x.name] for t in tiles), default=0)
         block_of: dict[str, int] = {}
         block, held = 0, 0.0
-        for key in dict.fromkeys(t.y.key for t in tiles):
-            if held and held + weight[key] > room:
+        for name in dict.fromkeys(t.y.name for t in tiles):
+            if held and held + weight[name] > room:
                 block, held = block + 1, 0.0
-            block_of[key] = block
-            held += weight[key]
-        rank = {key: i for i, key in enumerate(weight)}
-        ends = [(t.x.key, t.y.key) for t in tiles]
+            block_of[name] = block
+            held += weight[name]
+        rank = {name: i for i, name in enumerate(weight)}
+        ends = [(t.x.name, t.y.name) for t in tiles]
         return sorted(range(len(tiles)), key=lambda i: (block_of[ends[i][1]], rank[ends[i][0]], rank[ends[i][1]]))
 
 

@@ -109,7 +109,7 @@ class Closed(Way):
         return type(measure) is MutualKNN and search.aggregate == "max"
 
     def plan(self, tiles: Sequence[Tile], rate: float) -> str:
-        models = {r.key: r for t in tiles for r in (t.x, t.y)}.values()
+        models = {r.name: r for t in tiles for r in (t.x, t.y)}.values()
         return f"exact tiles: {_products(float(tiles[0].x.n) ** 2 * sum(sum(r.widths) for r in models), rate)}"
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002

@@ -47,9 +47,12 @@ class State(ABC):
 
     n: int  # stimuli
     nbytes: int  # memory held, for a cache that is bounded
+    device: torch.device  # of its tensors
 
     def __post_init__(self) -> None:
         held = list(vars(self).values())
+        device = next((value.device for value in held if isinstance(value, Tensor)), torch.device("cpu"))
+        object.__setattr__(self, "device", device)
         object.__setattr__(self, "n", held[0] if isinstance(held[0], int) else len(held[0]))
         object.__setattr__(self, "nbytes", sum(getattr(value, "nbytes", 0) for value in held))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, device_of, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, must_be_bilinear
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,8 @@ class Cyclic(Null):
         must_be_bilinear(measure, "the cyclic null does not apply")
         n = states[0].n
         sigma = self.order(n)
-        spectra = [
-            _spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n]))  # type: ignore[arg-type]
-            for h in units(n, self.relabellings)
-        ]
+        maps = units(n, self.relabellings) if self.relabellings > 1 else [1]
+        spectra = [_spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n])) for h in maps]  # type: ignore[arg-type]
         small = (replace(s, matrix=s.matrix.new_empty(n, 0)) if isinstance(s, DenseRelation) else s for s in states)
         return Prepared(small, spectra, sum(s.nbytes for s in spectra))
 
@@ -160,7 +158,7 @@ def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
     out: Tensor | None = None
     doubled: Tensor | None = None
     for i, relation in enumerate(relations):
-        matrix = relation.permute(index.to(device_of(relation))).matrix
+        matrix = relation.permute(index.to(relation.device)).matrix
         if out is None or doubled is None:
             doubled = matrix.new_empty(n, 2 * n)
             dtype = torch.complex128 if matrix.dtype == torch.float64 else torch.complex64

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
@@ -356,9 +354,3 @@ def must_be_bilinear(measure: Measure, what: str) -> Bilinear:
         f"{what} to {measure!r}", expected="a bilinear measure (its states are relations)", got=type(measure).__name__,
         remedy="use null='permutation' for this measure, or null='auto' to choose per measure",
     )  # fmt: skip
-
-
-def device_of(state: State) -> torch.device:
-    """Where the tensors of a state are."""
-    tensors = (getattr(state, field, None) for field in ("matrix", "indices", "values"))
-    return next((t.device for t in tensors if isinstance(t, Tensor)), torch.device("cpu"))

@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.measures.measure import SCRATCH_BYTES, Measure, State
 from repalign.null.calibration import Calibration, step_down
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Found, Null, Prepared, Search, Streams, device_of
+from repalign.null.null import ONE_SIDE, Found, Null, Prepared, Search, Streams
 
 # What torch.Generator() starts from when nothing is said: the published runs gave no seed.
 TORCH_DEFAULT_SEED = 67280421310721
@@ -65,7 +65,7 @@ def permuted_scores(measure: Measure, a: Sequence[State], b: Sequence[State], pe
     chunk = max(1, SCRATCH_BYTES // max(1, sum(s.nbytes for s in b)))
     for start in range(0, len(permutations), chunk):
         some = torch.from_numpy(np.ascontiguousarray(permutations[start : start + chunk], dtype=np.int64))
-        some = some.to(device_of(b[0]))
+        some = some.to(b[0].device)
         scores = measure.closeness_all(a, [s.permute(p) for p in some for s in b]).numpy()
         out[start : start + chunk] = scores.reshape(len(a), len(some), len(b)).swapaxes(0, 1)
     return out

@@ -48,7 +48,7 @@ CAPTIONS, IMAGES, SIDE = 500, 8, 224  # whose mean length is taken; that are rea
 ENTRY_SECONDS = 5e-9  # of every number of a layer: read from the store, checked, and looked at by the doctor
 TILE_SECONDS = 8e-3  # to write the rows of a pair of models under one measure
 TRIAL_SECONDS, GROUP_TRIAL_SECONDS = 0.5, 0.01  # for a trial; for that of a measure of a group, which are many
-SMALLEST, LAYERS = 256, 6  # stimuli of the first trial (below, little grows), and layers of each of its two models
+SMALLEST, LAYERS = 256, 6  # stimuli of the first trial (below, little grows), and most layers of each of its two models
 # How what a trial measures grows with twice the stimuli: seconds of a layer, of a pair of layers, of a pair of models, bytes.
 GROWTH = np.array([4.0, 4.0, 2.0, 4.0])
 PROCESS_BYTES = int(7e8)  # the libraries, and what they hold
@@ -291,7 +291,7 @@ def comparing(
             way, used = way_of(measure, null, n, plain=preprocess.is_identity)
             alone = None if preprocess.is_identity else replace(preprocess, concatenate=False)
             jobs.setdefault(way.name, {})[measure] = Settings(used, "studentised", 0.05, alone, way=way.name)
-    layer, cell, pair, held = sum((_trial(some, n, width) for some in jobs.values()), np.zeros(4))
+    layer, cell, pair, held = sum((_trial(tuple(some.items()), n, width) for some in jobs.values()), np.zeros(4))
     seconds = ENTRY_SECONDS * n * sum(map(sum, models)) + layers * layer + cells * cell + len(pairs) * pair
     left_out = []
     for measure in (m for m in every if not any(m in some for some in jobs.values())):
@@ -311,22 +311,27 @@ def comparing(
     return Comparing(seconds, PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws), cells, tuple(left_out))
 
 
-def _trial(jobs: Mapping[Measure, Settings], n: int, width: int) -> np.ndarray:
+@functools.lru_cache(maxsize=256)  # the variants of a study have much in common
+def _trial(settings: tuple[tuple[Measure, Settings], ...], n: int, width: int) -> np.ndarray:
     """What bilinear measures together take for a layer, a pair of layers and a pair of models, and the bytes they hold of a layer.
 
-    Tried twice, and on ever more stimuli while the next trial takes less than `TRIAL_SECONDS`; then all grows as it is known to.
+    Tried at two sizes, and on ever more stimuli while the next trial takes less than `TRIAL_SECONDS`; then all grows as it is
+    known to. Above `SMALLEST` one size is enough where it takes long: hardly anything of that does not grow.
     """
-    growth = GROWTH if next(iter(jobs.values())).way in STATES else np.full(4, 2.0)  # what is streamed grows with n, not n^2
-    size, before = min(n, max([SMALLEST, *(m.min_n for m in jobs)])), None
+    jobs, before = dict(settings), None
+    growth = GROWTH if settings[0][1].way in STATES else np.full(4, 2.0)  # what is streamed grows with n, not n^2
+    size = min(n, max([SMALLEST, *(m.min_n for m in jobs)]))
+    start = time.perf_counter()
     _timed(jobs, size, width, 1)  # which may have to load a library
+    layers = LAYERS if time.perf_counter() - start < LAYERS * TRIAL_SECONDS else 2
     while True:
         start = time.perf_counter()
-        (_, one, _), (prepare, many, held) = (_timed(jobs, size, width, count) for count in (1, LAYERS))
-        spent, cell = time.perf_counter() - start, (many - one) / (LAYERS**2 - 1)
-        now = np.maximum([prepare / (2 * LAYERS), cell, one - cell, held / (2 * LAYERS)], 0)
-        if size == n or (before is not None and spent * growth[0] > TRIAL_SECONDS):
+        (_, one, _), (prepare, many, held) = (_timed(jobs, size, width, count) for count in (1, layers))
+        spent, cell = time.perf_counter() - start, (many - one) / (layers**2 - 1)
+        now = np.maximum([prepare / (2 * layers), cell, one - cell, held / (2 * layers)], 0)
+        if size == n or ((before is not None or size > SMALLEST) and spent * growth[0] > TRIAL_SECONDS):
             # What does not grow with the stimuli is in both trials, and so not in their difference.
-            step = np.zeros(4) if before is None else np.maximum(now - before, 0)
+            step = np.maximum(now - (now / growth if before is None else before), 0)
             return now + step * growth * (growth ** math.log2(n / size) - 1) / (growth - 1)
         size, before = min(2 * size, n), now
 
@@ -336,7 +341,6 @@ def _timed(jobs: Mapping[Measure, Settings], n: int, width: int, layers: int) ->
     random, ids = torch.Generator().manual_seed(0), tuple(map(str, range(n)))
     arrays = [{str(i): torch.randn(n, width, generator=random) for i in range(layers)} for _ in "xy"]
     x, y = (MemoryRepresentation(ModelRecord("array:", name, "array"), ids, a) for name, a in zip("xy", arrays, strict=True))
-    x.key, y.key = "xy"  # else the time of a digest of all numbers would be measured
     tiles = [comparison.Tile(x, y, measure, how) for measure, how in jobs.items()]
     cache, first, then, begun = None, [], [], time.perf_counter()
     # The shorter of two: one interruption would be taken for work. What takes long is tried once.
