@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from repalign import text as words
+from repalign.figures import kinds
 from repalign.study import load_study, mock
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -48,6 +49,7 @@ def test_a_plan_needs_no_network_and_says_what_a_run_needs(study):
 @every()
 def test_a_mock_runs_to_the_end(study, monkeypatch):
     monkeypatch.setattr(mock, "MODELS", 4)  # six take half as long again
+    monkeypatch.setattr(kinds, "DPI", 40)  # nobody looks at these pictures
     mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()
