@@ -98,6 +98,15 @@ def test_step_down_of_the_best_cell_is_the_p_of_the_search():
         assert found.stepdown[found.layer_x, found.layer_y] == found.calibration.pvalue == found.stepdown.min()
 
 
+@pytest.mark.parametrize("how", ["studentised", "raw"])
+def test_the_statistic_of_the_maximum_is_the_score_of_its_cell(how: str):
+    rng = np.random.default_rng(5)
+    observed, draws = rng.standard_normal((3, 5)), rng.standard_normal((99, 3, 5))
+    found = nulls.search_layers(observed, draws, how=how)
+    assert found.calibration.statistic == observed[found.layer_x, found.layer_y]
+    assert how == "studentised" or found.calibration.statistic == observed.max()
+
+
 def test_step_down_holds_the_family_wise_error_and_finds_more_than_one():
     """Some cells carry signal, the others do not: false findings come in no more than alpha of the trials."""
     rng = np.random.default_rng(3)
