@@ -25,6 +25,7 @@ from PIL import Image
 from repalign.dataset import DISTORTIONS, IN_CELLS, Dataset, DatasetConfig, LeftOut
 from repalign.dataset.columns import Files
 from repalign.dataset.images import decode_rgb
+from repalign.dataset.texts import Texts
 from repalign.errors import RepalignError
 from repalign.sources.standins import write_dataset
 from repalign.study import load_study
@@ -177,6 +178,12 @@ def test_fingerprint_sees_content_and_not_place(photos: Path, tmp_path: Path) ->
         file.write(b"\0")
     others.append(open_table(moved, four_rows()))
     assert len({original, *others}) == len(others) + 1
+
+
+def test_the_order_of_captions_is_part_of_the_fingerprint() -> None:
+    """The first is the one that is taken where one is asked for."""
+    one, other = (Texts((captions,)) for captions in (("a cat", "a dog"), ("a dog", "a cat")))
+    assert one.digests != other.digests
 
 
 def test_fingerprint_covers_the_revision_and_the_values() -> None:

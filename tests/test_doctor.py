@@ -114,3 +114,14 @@ def test_summary_has_one_sentence_per_model_and_kind_gravest_first():
     assert said[0] == "b, block.1: all rows are the same"
     assert said[1].startswith("a, 3 layers (block.0 to block.2), for instance block.0: n = 4 for d = 0")
     assert len(said) == 2 and {f.severity for f in findings} <= set(SEVERITIES)
+
+
+@pytest.mark.parametrize("norms, told", [
+    ((3.0, 3.0, 0.3), {"sink"}), ((3.0, 3.0, 0.1), set()), ((1.0, 3.0, 0.3), {"ruling-token"}), ((1.0, 1.9, 0.3), set()),
+])  # fmt: skip
+def test_a_token_rules_the_mean_only_if_it_is_long_and_has_a_share(norms, told):
+    named = dict(zip(("first", "longest", "share"), norms, strict=True))
+    facts = {"first_token": "counts", "causal": True, "token_norms": {"l": named}}
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    found = {f.code for f in examine(x, model="m", layer="l", facts=facts)}
+    assert found & {"sink", "sink-alone", "ruling-token"} == told
