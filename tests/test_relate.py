@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -166,3 +167,20 @@ def test_a_finding_is_a_frozen_value_with_its_table_and_text(table, models):
     assert " ".join(sentences.trend(found)) == found.text
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.slope = 0.0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "high", None])
+def test_what_is_no_finite_number_is_no_yardstick(value):
+    from repalign.relate.scores import Records
+
+    records = Records.of([{"name": "a", "scores": {"s": value, "t": 2}}])
+    assert records.number("a", "s") is None and records.number("a", "t") == 2.0
+
+
+def test_a_mean_whose_units_leave_no_pair_behind_has_no_interval():
+    from repalign.relate.jackknife import mean_of_pairs
+
+    pairs = pd.DataFrame([(f"x{i}", f"y{j}") for i in range(3) for j in range(3)], columns=["model_x", "model_y"])
+    alone = np.where((pairs["model_x"] == "x0") & (pairs["model_y"] == "y0"), 0.5, np.nan)
+    found = mean_of_pairs(pairs, alone)
+    assert found.mean == 0.5 and found.n_pairs == 1 and np.isnan(found.low) and np.isnan(found.high)
