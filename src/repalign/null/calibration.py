@@ -79,7 +79,13 @@ def pvalue(observed: Array, draws: np.ndarray) -> np.ndarray:
 
     Ties are decided with a scale-aware tolerance and count as exceedances; so do undefined draws.
     """
-    return calibrate(observed, draws).pvalue
+    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
+    return np.where(np.isnan(observed), np.nan, _add_one(observed, snap_ties(observed, draws)))
+
+
+def _add_one(observed: np.ndarray, snapped: np.ndarray) -> np.ndarray:
+    """The p-value from draws whose ties are exact; undefined draws are no smaller than anything."""
+    return (1 + (~(snapped < observed)).sum(axis=0)) / (len(snapped) + 1)
 
 
 def threshold(observed: Array, draws: np.ndarray, alpha: float) -> np.ndarray:
@@ -103,10 +109,9 @@ def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max:
     scale = np.maximum(np.abs(observed), np.abs(draws).max(axis=0, initial=0.0, where=known))
     std = np.where(std > TIE_TOLERANCE * scale, std, 0.0 * std)
     snapped = snap_ties(observed, draws)
-    p = (1 + (~(snapped < observed)).sum(axis=0)) / (len(draws) + 1)  # undefined draws count as exceedances
     pool = np.concatenate([snapped, observed[None]])
-    pool = np.where(np.isnan(pool), np.inf, pool)  # here too
-    rank = math.ceil((1 - alpha) * len(pool))
+    pool = np.where(np.isnan(pool), np.inf, pool)  # undefined draws count as exceedances here too
+    rank, p = math.ceil((1 - alpha) * len(pool)), _add_one(observed, snapped)
     return Calibration.of(observed, mean, std, p, np.partition(pool, rank - 1, axis=0)[rank - 1], s_max)
 
 
