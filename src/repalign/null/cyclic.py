@@ -70,7 +70,7 @@ class Cyclic(Null):
         must_be_bilinear(measure, "the cyclic null does not apply")
         n = states[0].n
         sigma = self.order(n)
-        maps = units(n, self.relabellings) if self.relabellings > 1 else [1]
+        maps = units(n, self.relabellings)
         spectra = [_spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n])) for h in maps]  # type: ignore[arg-type]
         small = (replace(s, matrix=s.matrix.new_empty(n, 0)) if isinstance(s, DenseRelation) else s for s in states)
         return Prepared(small, spectra, sum(s.nbytes for s in spectra))
