@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from repalign.text import Progress, silent
 
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
-VERSIONS: dict[str, str | None] = {}  # of these and of repalign, None for what is not installed; looked up once
 
 
 def default_measures(kinds: Iterable[str]) -> list[str]:
@@ -281,16 +281,14 @@ def describe_run(
     first, settings = x[0], tiles[0].settings
     preprocess, groups = settings.preprocess, settings.null.groups
     by_measure = {t.measure: t.settings for t in tiles}
-    if not VERSIONS:
-        VERSIONS.update({name: next((d.version for d in distributions(name=name)), None) for name in ("repalign", *LIBRARIES)})
     dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
     drawn = table[table["scope"] == "max"].groupby("measure")["n_draws"].first()
     methods = {
         repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
     }
     return {
-        "repalign": VERSIONS["repalign"],
-        "versions": {name: VERSIONS[name] for name in LIBRARIES},
+        "repalign": _version("repalign"),
+        "versions": {name: _version(name) for name in LIBRARIES},
         # Besides the versions, the last digits of the scores depend on this.
         "machine": {
             "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
@@ -347,3 +345,12 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
             for row in one.about.get("intervals", ()):
                 way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """The installed version; None for what is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
