@@ -20,7 +20,7 @@ LAYERS, N, D = 2, 24, 8
 @pytest.fixture(scope="module")
 def scripts():
     """The benchmark scripts, imported from their folder as they import one another."""
-    names = ("contestants", "layers", "curves")
+    names = ("contestants", "layers", "curves", "outside", "measures", "peers")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield {name: __import__(name) for name in names}
@@ -134,3 +134,29 @@ def test_curves_at_scale_are_drawn(scripts, tmp_path):
     }
     scripts["curves"].draw_scale(tables, tmp_path / "scale.png")
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_peers_that_are_here_give_our_numbers(scripts, dtype):
+    """Those of packages that repalign needs itself; the others are left out where they do not load."""
+    peers = scripts["peers"]
+    found = [peer for package in (peers.numpy, peers.scipy, peers.scikit_learn) for peer in package() if peer.same]
+    assert len(found) >= 7
+    for peer in found:
+        row = peers.against(peer, 60, 20, dtype, 1, budget=0.0)
+        assert row["agrees"], row
+        assert row["ours"] > 0 and row["theirs"] > 0
+        assert f"{peer.package} {peer.name}" in peers.line(row)
+
+
+def test_a_peer_that_does_not_load_is_said(scripts, capsys, monkeypatch):
+    peers = scripts["peers"]
+
+    def broken():
+        raise ImportError("no such library")
+        yield
+
+    monkeypatch.setattr(peers, "PACKAGES", (broken, peers.scipy))
+    assert {peer.package for peer in peers.peers([])} == {"scipy"}
+    assert {peer.name for peer in peers.peers(["NormalisedBures"])} == {"procrustes"}
+    assert "broken: left out, ImportError: no such library" in capsys.readouterr().err
