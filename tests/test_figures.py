@@ -15,7 +15,7 @@ from repalign import figures
 from repalign import text as words
 from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError
-from repalign.figures import canvas, palette, trend_chart
+from repalign.figures import canvas, matrix_chart, palette, trend_chart
 from repalign.figures import conventions as views
 from repalign.figures.conventions import Conventions, Pairs
 from repalign.figures.layer_map_chart import LayerMap, shown
@@ -253,6 +253,18 @@ def test_the_matrix_holds_the_numbers_of_the_table(table, value):
             if (x, y) == CONSTANT:
                 assert frame.texts[i, j] == "–" and not frame.found[i, j]
     assert not frame.found[:, frame.columns.index(BLIND)].any() and frame.found.any()
+
+
+@pytest.mark.parametrize("value", views.VIEWS)
+def test_what_is_drawn_is_what_the_file_beside_it_holds(alignment, value):
+    """The CSV of a view: its own numbers and names, not those of the score."""
+    drawn = [matrix_chart.shown(alignment, CKA, value=value)] if value in views.VIEWS_OF["max"] else []
+    if value in views.VIEWS_OF["cell"]:
+        drawn.append(shown(alignment, CKA, model_x="bloom-7b1", model_y="clip-large", value=value))
+    for frame in drawn:
+        names, *columns = frame.table
+        assert (frame.table[names].tolist(), columns) == (frame.rows, frame.columns)
+        np.testing.assert_array_equal(frame.table[columns].to_numpy(float), frame.values)
 
 
 def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
