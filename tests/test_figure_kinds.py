@@ -136,6 +136,19 @@ def test_titles_name_what_is_shown(results):
     ]  # fmt: skip
 
 
+def test_the_gallery_figure_shows_its_table(results):
+    (one,) = results.draw([{"gallery": {"k": 3, "sizes": [16, 64], "repeats": 1}}])
+    (axes,) = one.figure.axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == [
+        "chance", "3 neighbours", "a share of the stimuli as neighbours"
+    ]  # fmt: skip
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["16", "64"]
+    lines = [line for line in axes.lines if len(line.get_xdata())]
+    for at, (_, rows) in enumerate(one.table.groupby("mode", sort=False)):
+        for line, column in zip(lines[2 * at :], ("statistic", "chance"), strict=False):
+            np.testing.assert_array_equal(line.get_xydata(), rows[["n", column]])
+
+
 def test_a_parameter_of_some_measures_leaves_the_others_out():
     measures = ["MutualKNN(k=5)", "MutualKNN(k=10)", "CKA()"]
     one = make_table(LANGUAGE[:3], VISION[:3], (1, 1))
