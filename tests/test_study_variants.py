@@ -12,6 +12,8 @@ import pytest
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
+from repalign.measures import CKA
+from repalign.representation import break_pairs, sample_rows
 from repalign.study import load_study
 from repalign.study.alignment import folder_name
 
@@ -96,6 +98,19 @@ def test_a_sample_is_of_the_rows_that_were_extracted(folder):
     assert set(small.table["n"]) == {40} and set(whole.table["n"]) == {80}
     assert small.run["dataset"]["n"] == 40 and "sample of 40" in small.table["dataset"].iloc[0]
     assert len(list((folder / "runs/store").rglob("part-*.safetensors"))) == 2
+
+
+def test_what_a_variant_says_reaches_its_run(folder):
+    """Seeds that are not the default, the level of its own, and what changes places among groups."""
+    (folder / "groups.csv").write_text("id,group\n" + "".join(f"s{i},{i // 4}\n" for i in range(N)))
+    few = "{rows: {n: 40, seed: 3}, alpha: 0.2}"
+    torn = "{broken_pairs: {share: 0.5, seed: 3}, null.groups: groups.csv, null.shuffle: whole}"
+    few, torn = load_study(write(folder, f"{BASE}variants:\n  few: {few}\n  torn: {torn}\n")).run().alignments.values()
+    x, y = load_study(folder / "base.yaml").extract()
+    for found, (a, b) in ((few, sample_rows([x, y], 40, 3)), (torn, [*break_pairs([x], 0.5, 3), y])):
+        (score,) = found.best(found.measures[1])["statistic"]
+        assert score == pytest.approx(CKA()(a.load(x.layers[0]), b.load(y.layers[0])), abs=1e-9)
+    assert (few.run["alpha"], torn.run["alpha"]) == (0.2, 0.05) and torn.run["null"]["groups"]["shuffle"] == "whole"
 
 
 def test_a_finished_run_is_read_back(folder):
