@@ -110,7 +110,17 @@ def test_sets_and_known_models_expand(folder):
     assert study.y[0].spec.startswith("timm:") and study.y[0].family
     mine = '{spec: "array:x.npy", name: mine, modality: thing, ids: rows, family: f, scores: {probe_accuracy: 0.5}}'
     known = load_study(changed(folder, mine, "llama-7b"))
-    assert known.x[0].spec.startswith("hf:huggyllama/llama-7b")
+    assert known.x[0].spec.startswith("hf:huggyllama/llama-7b") and known.x[0].name == "llama-7b"
+    ours = load_study(changed(folder, mine, "{spec: llama-7b, name: ours, family: own}")).x[0]  # the file's word counts more
+    assert (ours.spec, ours.name, ours.family, ours.objective) == (known.x[0].spec, "ours", "own", "next word")
+
+
+def test_captions_are_counted_from_the_one_that_a_model_names(folder):
+    study = load_study(changed(folder, "ids: rows, family", "ids: rows, caption: 2, family"))
+    assert [e.caption for e in study.variants[0].captioned[0][0]] == [2]
+    (folder / "changed.yaml").write_text((folder / "changed.yaml").read_text() + "captions: {x: 3}\n")
+    x, y = load_study(folder / "changed.yaml").variants[0].captioned
+    assert [[e.caption for e in side[0]] for side in (x, y)] == [[2, 3, 4], [0]]
 
 
 def test_the_example_study_is_valid_and_plans():
