@@ -100,6 +100,12 @@ def test_a_sample_is_of_the_rows_that_were_extracted(folder):
     assert len(list((folder / "runs/store").rglob("part-*.safetensors"))) == 2
 
 
+def test_a_plan_names_eight_variants_and_counts_the_others(folder):
+    lines = load_study(write(folder, f"{BASE}sweep: {{alpha: {[0.01 * i for i in range(1, 11)]}}}\n")).plan().lines
+    named = [f"variant alpha {0.01 * i}: n = 80, 2 models, 1 pairs of models, 2 measures" for i in range(1, 9)]
+    assert list(lines[1:10]) == [*named, "and 2 more variants"]
+
+
 def test_what_a_variant_says_reaches_its_run(folder):
     """Seeds that are not the default, the level of its own, and what changes places among groups."""
     (folder / "groups.csv").write_text("id,group\n" + "".join(f"s{i},{i // 4}\n" for i in range(N)))
