@@ -15,7 +15,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.measures import RSA, MutualKNN
 from repalign.prh import colour
-from repalign.prh.colour import ColourOptions
+from repalign.prh.colour import ColourOptions, draw
 from repalign.prh.colour.colours import offsets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -364,6 +364,19 @@ def test_the_whole_result(bed):
     (again / "scores.csv").unlink()
     with pytest.raises(RepalignError, match=r"scores\.csv cannot be read(.|\n)*No such file"):
         colour.ColourResult.load(again)
+
+
+@pytest.mark.slow
+def test_the_band_of_chance_is_what_its_label_says(bed):
+    result = colour.ColourResult.load(bed[0])
+    chance = result.controls[(result.controls["layer_y"] == "cielab") & (result.controls["measure"] == "RSA")]
+    chance = chance.sort_values("radius").drop_duplicates("radius")
+    axes = draw.draw_controls(result).axes[0]
+    (band,) = axes.collections
+    assert band.get_label() == "colours relabelled: mean ± 2 sd"
+    for end, way in ((0, -2), (-1, 2)):
+        edge = [sorted(y for x, y in band.get_paths()[0].vertices if x == at)[end] for at in range(len(chance))]
+        assert edge == pytest.approx((chance["null_mean"] + way * chance["null_std"]).tolist())
 
 
 @pytest.mark.slow

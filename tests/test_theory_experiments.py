@@ -39,6 +39,15 @@ def test_figures_are_drawn(name, tmp_path):
     assert 5_000 < path.stat().st_size < 120_000
 
 
+def test_axes_are_named_after_the_learner_whose_kernel_they_show():
+    points = found("bijections").points
+    panels = figures.draw(found("bijections")).axes
+    for axes, (pair, rows) in zip(panels, points.groupby("pair", sort=False), strict=True):
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), rows[["kernel_x", "kernel_y"]])
+        assert f"{axes.get_xlabel()} and {axes.get_ylabel()}" == pair.replace(", n_negatives=None", "")
+    assert panels[2].get_xlabel().startswith("BinaryNCE") and panels[2].get_ylabel().startswith("InfoNCE")
+
+
 def test_every_experiment_has_a_figure():
     assert list(figures.FIGURES) == [f.__name__ for f in experiments.EXPERIMENTS]
     with pytest.raises(RepalignError, match="no figure of 'x'"):
@@ -120,6 +129,18 @@ def test_the_study_writes_tables_figures_and_a_page(tmp_path):
     path.write_text(text + "only: [recovry]\n")
     with pytest.raises(RepalignError, match=r"only\[0\]: (.|\n)*did you mean 'recovery'"):
         load_study(path)
+
+
+def test_the_seed_of_a_study_is_that_of_its_experiments(tmp_path, monkeypatch):
+    from repalign.prh import theory_study
+    from repalign.study import load_study
+
+    seeds = []
+    known = {"bijections": lambda seed=0, **_: seeds.append(seed) or found("bijections")}
+    monkeypatch.setattr(theory_study, "_experiments", lambda: known)
+    (tmp_path / "study.yaml").write_text("experiment: theory\nname: theory\nseed: 7\n")
+    load_study(tmp_path / "study.yaml").run()
+    assert seeds == [7]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", PAGE))))
