@@ -164,7 +164,15 @@ def test_the_flow_from_study_to_check(call, study):
     status, out, _ = call("check", store)
     assert status == 0 and "whole: 2 models" in out
     part = next((store).rglob("part-*.safetensors"))
-    part.write_bytes(part.read_bytes()[:-40])
+    data = part.read_bytes()
+    part.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # which only who reads every byte can tell
+    status, out, _ = call("check", store)
+    assert status == 1 and "broken:" in out and part.name in out and "is not what was written" in out
+    status, out, _ = call("check", store, "--shallow")
+    assert status == 0 and "whole: 2 models" in out
+    part.write_bytes(data[:-40])
+    status, out, _ = call("check", store, "--shallow")
+    assert status == 1 and part.name in out
     status, out, err = call("check", store)
     assert status == 1 and part.name in out and "do:" in out
     status, out, err = call("check", study.parent / "runs")

@@ -203,7 +203,7 @@ def check(folder: str, shallow: bool = False) -> None:
     Parameters
     ----------
     folder : A feature store, a results folder, or a folder with these, such as runs.
-    shallow : Of a store sizes and headers only, not every byte.
+    shallow : Of a store sizes and headers only, not every byte: nothing is said of what its layers hold.
     """
     from repalign.comparison.check import check as check_folder
     from repalign.comparison.check import find
@@ -220,14 +220,15 @@ def check(folder: str, shallow: bool = False) -> None:
         raise typer.Exit(FAILED)
     stores, results = ([folder], []) if "://" in folder else find(Path(folder))
     found, findings = [r for store in stores for r in FeatureStore(store).representations()], []
+    read = [] if shallow else found
     with bars() as progress:
-        for done, r in enumerate(found):
-            progress("examine", done, len(found))
+        for done, r in enumerate(read):
+            progress("examine", done, len(read))
             for layer in r.layers:
                 x = r.load(layer)
                 dtype = str(x.dtype).removeprefix("torch.")
                 findings += examine(x, model=r.name, layer=layer, stored_dtype=dtype, facts=r.facts)
-        progress("examine", len(found), len(found))
+        progress("examine", len(read), len(read))
     for sentence in summarise(findings):
         out.print(f"[yellow]look at:[/] {escape(sentence)}")
     layers = sum(len(r.layers) for r in found)
