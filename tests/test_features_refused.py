@@ -163,6 +163,10 @@ REFUSED = {
         frame(id=np.arange(2**24, 2**24 + N, dtype=np.float32)),
         r"stored without rounding",
     ),
+    "ids that bfloat16 has rounded": (
+        {"a": torch.tensor(X), "ids": torch.arange(256.0, 256 + 2 * N, 2).to(torch.bfloat16)},
+        r"row 0 has an id that is no whole number in ids\n(.|\n)*stored without rounding\n  got: 256\.0 \(bfloat16\)",
+    ),
     "bytes that are no text": (
         {"a": X, "ids": np.array([b"\xff\xfe" + bytes([i]) for i in range(1, N + 1)])},
         r"row 0 has an id that is no text",

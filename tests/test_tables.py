@@ -190,6 +190,10 @@ def test_parquet_that_is_no_text_names_row_and_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a", "b"], "caption": bad}), tmp_path / "t.parquet")
     with pytest.raises(RepalignError, match=r"t\.parquet: row 1, column 'caption' is no text in UTF-8"):
         Dataset.from_table(tmp_path / "t.parquet", text="caption")
+    many = pa.Array.from_buffers(pa.string(), 2001, pa.array([b"ok"] * 2000 + [b"caf\xe9"]).buffers())  # in two batches
+    pq.write_table(pa.table({"id": list(map(str, range(2001))), "caption": many}), tmp_path / "t.parquet")
+    with pytest.raises(RepalignError, match=r"t\.parquet: row 2000, column 'caption'"):
+        Dataset.from_table(tmp_path / "t.parquet", text="caption")
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["id", "id"])
     pq.write_table(twice, tmp_path / "t.parquet")
     with pytest.raises(RepalignError, match="the column 'id' is there twice"):
