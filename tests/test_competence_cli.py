@@ -116,7 +116,7 @@ def test_import(call, tmp_path):
     assert status == 1 and "n is no number" in err
     table.write_text(f"model,hellaswag\n{names[0]},0.9\n")
     status, _, err = call("import", results, table)
-    assert status == 1 and f"model {names[0]} has hellaswag already" in err
+    assert status == 1 and f"model {names[0]} has hellaswag already" in err and "(--overwrite)" in err
     assert call("import", results, table, "--overwrite")[0] == 0
     scores = {m["name"]: m["scores"]["hellaswag"] for m in Alignment.load(results).run["models"] if m["name"] in names}
     assert scores == {n: 0.9 if n == names[0] else 0.3 + i / 10 for i, n in enumerate(names)}

@@ -317,6 +317,6 @@ def _with(record: ModelRecord, values: Mapping[str, float], overwrite: bool) -> 
         before = record.scores.get(name)
         if before is not None and before != value and not overwrite:
             raise RepalignError(
-                f"model {record.name} has {name} already", expected=before, got=value, remedy="say overwrite=True"
+                f"model {record.name} has {name} already", expected=before, got=value, remedy="say overwrite=True (--overwrite)"
             )
     return replace(record, scores={**record.scores, **values})
