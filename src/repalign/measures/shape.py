@@ -22,11 +22,13 @@ from repalign.measures.measure import (
     check_flag,
     parameter,
 )
-from repalign.measures.numerics.precision import frobenius, layer_of, rows_of, square_factor
+from repalign.measures.numerics.precision import frobenius, layer_of, rows_of, square_factor, sum_of_singular_values
 from repalign.measures.numerics.regressions import HeldOut, held_out
 
 # Below this squared chord, a difference of two numbers near 1, half of the digits are lost to cancellation or more.
 _NEAR = 1e-6
+# And above this one nothing is lost that squares of singular values keep.
+_FAR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,16 @@ class _OfShapes(Distance):
 def shape_of(x: Tensor, center: bool = True) -> Shape:
     """The shape of x (n, d), wide x by its square factor: a rotation of the features changes nothing here."""
     rows = rows_of(x, center)
-    return at_unit_norm(square_factor(rows.values) if x.shape[1] > len(x) else rows.values, rows.unit, x.shape[1])
+    if x.shape[1] > len(x):
+        return at_unit_norm(square_factor(rows.values), rows.unit, x.shape[1])
+    return at_unit_norm(rows.values, rows.unit, x.shape[1], rows.norm)
 
 
-def at_unit_norm(values: Tensor, unit: float, width: int) -> Shape:
-    norm = frobenius(values)
-    return Shape(values / norm if norm > 0 else values, norm * unit, width)
+def at_unit_norm(values: Tensor, unit: float, width: int, norm: float | None = None) -> Shape:
+    """The values, which are changed, at unit norm."""
+    if norm is None:
+        norm = frobenius(values)
+    return Shape(values.div_(norm) if norm > 0 else values, norm * unit, width)
 
 
 def rotation_chord(a: Tensor, b: Tensor) -> float:
@@ -76,7 +82,11 @@ def rotation_chord(a: Tensor, b: Tensor) -> float:
 
     Where that difference cancels the rotation itself is found and the distance measured.
     """
-    squared = 2 - 2 * float(torch.linalg.svdvals(a.T @ b).sum())
+    product = a.T @ b
+    squared = 2 - 2 * sum_of_singular_values(product)
+    if squared > _FAR:
+        return math.sqrt(squared)
+    squared = 2 - 2 * float(torch.linalg.svdvals(product).sum())
     if squared > _NEAR:
         return math.sqrt(squared)
     a, b = padded(a, b)
@@ -356,7 +366,7 @@ class PermutationProcrustes(_OfShapes):
 
     def prepare(self, x: Tensor) -> Shape:
         rows = rows_of(x, self.center)
-        return at_unit_norm(rows.values, rows.unit, x.shape[1])
+        return at_unit_norm(rows.values, rows.unit, x.shape[1], rows.norm)
 
     def _chord(self, a: Shape, b: Shape) -> float:
         from scipy.optimize import linear_sum_assignment

@@ -35,9 +35,12 @@ from repalign.measures.numerics.precision import (
     frobenius,
     gram,
     layer_of,
+    left_of_product,
     left_singular,
     rows_of,
     spectrum,
+    sum_of_singular_values,
+    whitening,
 )
 
 Components = int | float | None
@@ -302,6 +305,41 @@ def _counts(states: Sequence[Features]) -> Tensor:
     return torch.tensor([s.values.shape[1] for s in states], dtype=torch.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class Whitened(Features):
+    """Rows (n, d) and the map (d, r) that makes them a basis; a basis itself (n, r) where the map is None.
+
+    `features` are the coordinates of the centred features in that basis, where a measure wants them.
+    """
+
+    map: Tensor | None = None
+    features: Tensor | None = None  # (r, d)
+
+
+def whitened(x: Tensor, ridge: float, *, coordinates: bool = False) -> Whitened:
+    """The centred features whitened, r columns of unit norm; with a ridge shorter where variance is small."""
+    rows = rows_of(x)
+    if not ridge and (found := whitening(rows)) is not None:
+        return Whitened(rows.values, map=found.inverse, features=found.factor if coordinates else None)
+    variates = basis(rows) if not ridge else _shorter(layer_of(x).spectrum, ridge)
+    return Whitened(variates, features=variates.T @ rows.values if coordinates else None)
+
+
+def _shorter(found: Spectrum, ridge: float) -> Tensor:
+    """The singular vectors, each sqrt(s^2 / (s^2 + ridge (n - 1))) long."""
+    values = found.values * found.unit
+    least = math.sqrt(ridge * (len(found.vectors) - 1))
+    return found.vectors * (values / torch.hypot(values, torch.full_like(values, least)))
+
+
+def correlations(a: Whitened, b: Whitened) -> Tensor:
+    """Products of the two bases, (r_X, r_Y), of which the canonical correlations are the singular values."""
+    inner = a.values.T @ b.values
+    if a.map is not None:
+        inner = a.map.T @ inner
+    return inner if b.map is None else inner @ b.map
+
+
 @dataclass(frozen=True)
 class CCA(_OfSubspaces):
     """Mean canonical correlation: how much of either space the best linear maps carry into the other.
@@ -339,13 +377,12 @@ class CCA(_OfSubspaces):
     def invariances(self) -> frozenset[str]:
         return ISOMETRIES if self.ridge else ANY_LINEAR_MAP
 
-    def prepare(self, x: Tensor) -> Features:
-        return Features(whitened(x, self.ridge))
+    def prepare(self, x: Tensor) -> Whitened:
+        return whitened(x, self.ridge)
 
-    def compare(self, a: Features, b: Features) -> float:
-        u, v = a.values, b.values
-        count = min(u.shape[1], v.shape[1])
-        return float(torch.linalg.svdvals(u.T @ v).sum()) / count if count else math.nan
+    def compare(self, a: Whitened, b: Whitened) -> float:
+        count = min(a.width, b.width)
+        return sum_of_singular_values(correlations(a, b)) / count if count else math.nan
 
 
 @dataclass(frozen=True)
@@ -378,13 +415,6 @@ class SquaredCCA(_OfSubspaces, Bilinear):
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         shared, ranks = shared_dimensions(super().scale(inner, a, b), a, b)
         return shared / torch.minimum(*ranks)
-
-
-@dataclass(frozen=True, eq=False)
-class Coordinates(Features):
-    """A basis (n, r), and the coordinates of the centred features in it."""
-
-    features: Tensor | None = None  # (r, d)
 
 
 @dataclass(frozen=True)
@@ -431,23 +461,16 @@ class PWCCA(_OfSubspaces):
             return ISOMETRIES if self.ridge else ANY_LINEAR_MAP
         return frozenset({"translation", "permutation"}) | (frozenset() if self.ridge else {"isotropic_scale"})
 
-    def prepare(self, x: Tensor) -> Coordinates:
-        variates = whitened(x, self.ridge)
-        return Coordinates(variates, features=variates.T @ rows_of(x).values if self.weights == "morcos" else None)
+    def prepare(self, x: Tensor) -> Whitened:
+        return whitened(x, self.ridge, coordinates=self.weights == "morcos")
 
-    def compare(self, a: Coordinates, b: Coordinates) -> float:
-        if not min(a.values.shape[1], b.values.shape[1]):
+    def compare(self, a: Whitened, b: Whitened) -> float:
+        if not min(a.width, b.width):
             return math.nan
-        maps, correlations, _ = torch.linalg.svd(a.values.T @ b.values, full_matrices=False)
-        by_samples = a.features is None
-        weights = (a.values @ maps).abs().sum(dim=0) if by_samples else (maps.T @ a.features).abs().sum(dim=1)  # (c,)
-        return float(weights @ correlations / weights.sum())
-
-
-def whitened(x: Tensor, ridge: float) -> Tensor:
-    """The centred features whitened, (n, r), columns of unit norm; with a ridge shorter where variance is small."""
-    if ridge == 0:
-        return basis(rows_of(x))
-    found = layer_of(x).spectrum
-    values = found.values * found.unit  # s; every direction counts sqrt(s^2 / (s^2 + ridge))
-    return found.vectors * (values / torch.hypot(values, torch.full_like(values, math.sqrt(ridge * (len(x) - 1)))))
+        maps, found = left_of_product(correlations(a, b))
+        if a.features is not None:
+            weights = (maps.T @ a.features).abs().sum(dim=1)  # (c,)
+        else:
+            variates = maps if a.map is None else a.map @ maps
+            weights = (a.values @ variates).abs().sum(dim=0)
+        return float(weights @ found / weights.sum())
