@@ -94,8 +94,9 @@ class Groups:
     @cached_property
     def members(self) -> tuple[np.ndarray, ...]:
         """The rows of each group, in order."""
-        codes = np.asarray(self.labels)
-        return tuple(np.flatnonzero(codes == g) for g in range(max(self.labels, default=-1) + 1))
+        codes = np.asarray(self.labels, dtype=np.intp)
+        ends = np.cumsum(np.bincount(codes))  # one sort for all groups: a look through all rows for each is quadratic
+        return tuple(np.split(np.argsort(codes, kind="stable"), ends[:-1])) if len(codes) else ()
 
     @cached_property
     def alike(self) -> tuple[tuple[int, ...], ...]:
