@@ -5,6 +5,7 @@ Every measure of the list is held to the same, with fewer trials, by a law of `r
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -68,7 +69,10 @@ def test_type_one_error(measure: Measure, d: int):
     assert low <= attainable <= high, (rejected / PAIRS, attainable)
 
 
-TRIALS = 3000
+# In blocks of five models a side that all meet: 25 trials of ten models made. A group's test is exact for every fixed x and
+# for every fixed y, so that two trials of a block are uncorrelated and a count of rejections has the binomial's variance.
+SIDE, BLOCKS = 5, 120
+TRIALS = SIDE * SIDE * BLOCKS
 # Measure, n, widths of the layers of x and of y: below, at and above n, and unequal.
 DESIGNS = [
     ("CKA(estimator='biased')", 64, (16, 40), (24,)),
@@ -93,7 +97,7 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
     from repalign.measures import parse_measure
 
     measure = parse_measure(name)
-    generator = torch.Generator().manual_seed(n + sum(widths_x))
+    generator = torch.Generator().manual_seed(n + sum(widths_y))
     rejected: dict[str, int] = {}
     attainable: dict[str, float] = {}
     at_the_edge = dict.fromkeys((0.05, 0.01), 0.0)  # the share that lies within one shared edge below the threshold
@@ -103,29 +107,34 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         rejected[method] = rejected.get(method, 0) + bool(p <= level)
         attainable[method] = attainable.get(method, 0.0) + share / TRIALS
 
-    for trial in range(TRIALS):
-        x, y = ([torch.randn(n, d, generator=generator) for d in widths] for widths in (widths_x, widths_y))
+    for block in range(BLOCKS):
+        # One list of all layers of a side, as `compare` holds those of one model; a trial's cells are cut out of it.
+        x, y = ([torch.randn(n, d, generator=generator) for _ in range(SIDE) for d in widths] for widths in (widths_x, widths_y))
         states = [[measure.prepare(f) for f in side] for side in (x, y)]
-        null = nulls.Moments(nulls.Cyclic(seed=trial))
+        null = nulls.Moments(nulls.Cyclic(seed=block))
         a, b = (null.prepare(measure, side) for side in states)
         observed, draws = null.scored(measure, a, b)
-        for level in (0.05, 0.01):
-            cells, _ = null.judge_cells(measure, a, b, observed, draws, level)
-            pool, tau = np.append(draws[:, 0, 0], observed[0, 0]), cells.threshold[0, 0]
-            above = pool > tau
-            at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean()) / TRIALS
-            record(f"moments {level}", cells.pvalue[0, 0], level, float(above.mean()))
-        p = float(nulls.pvalue(observed[0, 0], draws[:, 0, 0]))
-        record("cyclic", p, ALPHA, in_its_place(observed[0, 0], draws[:, 0, 0], ALPHA))
-        for how in ("studentised max", "studentised rows", "raw max"):
-            found = nulls.search_layers(observed, draws, how=how)
-            share = in_its_place(found.calibration.statistic, found.draws, ALPHA)
-            record(how, float(found.calibration.pvalue), ALPHA, share)
-        if trial % 3 == 0:  # one of three is enough for the group that holds the cyclic one
-            more = nulls.Cyclic(seed=trial, relabellings=2)
-            observed, draws = more.scored(measure, *(more.prepare(measure, side[:1]) for side in states))
-            p = float(nulls.pvalue(observed[0, 0], draws[:, 0, 0]))
-            record("affine", p, ALPHA, 3 * in_its_place(observed[0, 0], draws[:, 0, 0], ALPHA))
+        judged = {level: null.judge_cells(measure, a, b, observed, draws, level)[0] for level in (0.05, 0.01)}
+        for i, j in itertools.product(range(0, len(x), len(widths_x)), range(0, len(y), len(widths_y))):
+            for level, cells in judged.items():
+                pool, tau = np.append(draws[:, i, j], observed[i, j]), cells.threshold[i, j]
+                above = pool > tau
+                at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean()) / TRIALS
+                record(f"moments {level}", cells.pvalue[i, j], level, float(above.mean()))
+            p = float(nulls.pvalue(observed[i, j], draws[:, i, j]))
+            record("cyclic", p, ALPHA, in_its_place(observed[i, j], draws[:, i, j], ALPHA))
+            layers = np.s_[i : i + len(widths_x), j : j + len(widths_y)]
+            for how in ("studentised max", "studentised rows", "raw max"):
+                found = nulls.search_layers(observed[layers], draws[:, *layers], how=how)
+                share = in_its_place(found.calibration.statistic, found.draws, ALPHA)
+                record(how, float(found.calibration.pvalue), ALPHA, share)
+        if block % 3 == 0:  # one of three is enough for the group that holds the cyclic one
+            more = nulls.Cyclic(seed=block, relabellings=2)
+            firsts = (states[0][:: len(widths_x)], states[1][:: len(widths_y)])
+            observed, draws = more.scored(measure, *(more.prepare(measure, side) for side in firsts))
+            for i, j in np.ndindex(observed.shape):
+                p = float(nulls.pvalue(observed[i, j], draws[:, i, j]))
+                record("affine", p, ALPHA, 3 * in_its_place(observed[i, j], draws[:, i, j], ALPHA))
     for method, count in rejected.items():
         low, high = wilson(count, TRIALS // 3 if method == "affine" else TRIALS)
         assert low <= attainable[method] <= high, (method, count, attainable[method])
