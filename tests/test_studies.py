@@ -9,6 +9,7 @@ import pytest
 
 from repalign import text as words
 from repalign.figures import kinds
+from repalign.relate import maps
 from repalign.study import load_study, mock
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -50,6 +51,8 @@ def test_a_plan_needs_no_network_and_says_what_a_run_needs(study):
 def test_a_mock_runs_to_the_end(study, monkeypatch):
     monkeypatch.setattr(mock, "MODELS", 4)  # six take half as long again
     monkeypatch.setattr(kinds, "DPI", 40)  # nobody looks at these pictures
+    # UMAP of four models and of more is tried in test_relate_models; numba would compile it here for half a minute.
+    monkeypatch.setitem(maps.METHOD, "umap", maps.METHOD["mds"])
     mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()
