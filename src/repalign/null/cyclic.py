@@ -146,31 +146,28 @@ def units(n: int, at_least: int) -> list[int]:
     return group
 
 
-def _spectra(relations: Sequence[Relation], index: Tensor) -> Tensor:
-    """The spectra of all layers, relabelled by `index`: (n // 2 + 1 frequencies, layers, diagonals).
+def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
+    """The spectra of all layers, relabelled by `order`: (n // 2 + 1 frequencies, layers, diagonals).
 
-    A spectrum is the FFT along the wrapped diagonals of a relation. A symmetric one needs only diagonals 0 to n / 2;
-    those in between count twice, which goes into the spectrum as sqrt(2) on either side.
+    A spectrum is the FFT along the wrapped diagonals of a relation, A[o(i), o(i + d)] for diagonal d. A symmetric one needs only
+    diagonals 0 to n / 2; those in between count twice, which goes into the spectrum as sqrt(2) on either side.
     """
-    n, symmetric = relations[0].n, relations[0].symmetric
-    last = n // 2 if symmetric else n - 1
-    weight: Tensor | None = None
+    n, first, symmetric = len(order), relations[0], relations[0].symmetric
+    order = order.to(first.device)
+    at, diagonals = torch.arange(n, device=first.device)[:, None], torch.arange(n // 2 + 1 if symmetric else n, device=first.device)
+    weight = torch.where((diagonals == 0) | (2 * diagonals == n), 1.0, first.matrix.new_tensor(2).sqrt())
+    entries: Tensor | None = None  # of a dense relation, in the order (i, d)
     out: Tensor | None = None
-    doubled: Tensor | None = None
     for i, relation in enumerate(relations):
-        matrix = relation.permute(index.to(relation.device)).matrix
-        if out is None or doubled is None:
-            doubled = matrix.new_empty(n, 2 * n)
-            dtype = torch.complex128 if matrix.dtype == torch.float64 else torch.complex64
-            out = torch.empty(n // 2 + 1, len(relations), last + 1, dtype=dtype, device=matrix.device)
-            if symmetric:
-                weight = matrix.new_full((last + 1, 1), math.sqrt(2.0))
-                weight[0] = 1.0
-                if n % 2 == 0:
-                    weight[-1] = 1.0
-        doubled[:, :n], doubled[:, n:] = matrix, matrix
-        found = torch.fft.rfft(doubled.as_strided((last + 1, n), (1, 2 * n + 1)), dim=1)  # [d, i] = A[i, (i + d) % n]
-        out[:, i] = (found if weight is None else found.mul_(weight)).T
+        if isinstance(relation, GraphRelation):
+            moved = relation.permute(order)
+            wrapped = replace(moved, indices=(moved.indices - at) % n).matrix
+        else:  # one gather, row after row, in the place of rows, columns and diagonals
+            entries = order[at] * n + order[(at + diagonals) % n] if entries is None else entries
+            wrapped = relation.matrix.flatten().index_select(0, entries.flatten()).view(entries.shape)
+        found = torch.fft.rfft(wrapped, dim=0)
+        out = found.new_empty(len(found), len(relations), len(diagonals)) if out is None else out
+        torch.mul(found, weight, out=out[:, i]) if symmetric else out[:, i].copy_(found)
     assert out is not None
     return out
 
