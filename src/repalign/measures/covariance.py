@@ -106,10 +106,10 @@ class ENSD(Bilinear):
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def prepare(self, x: Tensor) -> DenseRelation:
-        kernel = layer_of(x).products.gram
+        kernel = layer_of(x).gram
+        trace = float(kernel.diagonal().sum(dtype=torch.float64))
         # The relation K tr K / tr K^2, whose norm is the root of the participation ratio.
         relation = DenseRelation.of(kernel)
-        trace = float(kernel.diagonal().sum(dtype=torch.float64))
         return relation if relation.norm == 0 else replace(relation, norm=trace / relation.norm)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from repalign.measures.measure import DenseRelation, GraphRelation, Relation
-from repalign.measures.numerics.precision import GRAM_BLOCK, full_precision
+from repalign.measures.numerics.precision import full_precision, triangle
 
 ORDERS = (1, 2, 3, 4)
 
@@ -186,21 +186,19 @@ class Symmetric(Dense):
     symmetric = True
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
-        """By blocks of rows, of A A below the diagonal only: nothing of A A is kept."""
+        """By tiles of A A below the diagonal only: nothing of A A is kept."""
         a = self.powers[FORTH]
         at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
-        for start in range(0, len(a), GRAM_BLOCK):
-            stop = min(start + GRAM_BLOCK, len(a))
+        for rows, columns in triangle(len(a)):
+            edges, times = a[rows, columns], 1 if rows == columns else 2
             with full_precision():
-                walks = a[start:stop] @ a[:, :stop]
-            for columns, times in ((slice(0, start), 2), (slice(start, stop), 1)):
-                some, edges = walks[:, columns], a[start:stop, columns]
-                four += times * torch.linalg.vector_norm(some, dim=1).double().square().sum()
-                some *= edges
-                at_vertex[start:stop] += some.sum(dim=1)
-                if times == 2:
-                    at_vertex[columns] += some.sum(dim=0)
-                doubled += times * torch.linalg.vecdot(some, edges).double().sum()
+                walks = a[rows] @ a[:, columns]
+            four += times * torch.linalg.vector_norm(walks, dim=1).double().square().sum()
+            walks *= edges
+            at_vertex[rows] += walks.sum(dim=1)
+            if times == 2:
+                at_vertex[columns] += walks.sum(dim=0)
+            doubled += times * torch.linalg.vecdot(walks, edges).double().sum()
         return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
 
 
