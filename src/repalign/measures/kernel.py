@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from repalign.measures.measure import (
     norms,
     parameter,
 )
-from repalign.measures.numerics.distances import between_rows
+from repalign.measures.numerics.distances import between_rows, float32_between_rows, upper
 from repalign.measures.numerics.precision import (
     NORMAL,
     RESIDUE,
@@ -42,6 +43,7 @@ from repalign.measures.numerics.precision import (
     layer_of,
     scaled,
     u_centre,
+    unit_of,
 )
 from repalign.measures.numerics.search import embed, nearest
 
@@ -50,11 +52,23 @@ UNBIASED = ("debiased", "unbiased")
 KERNEL_SIMILARITIES = ("cosine", "dot")
 KERNELS = ("linear", "rbf", "laplacian", "quadratic", "cubic")
 
-# Rules for sigma^2 from the squared distances (n, n), zero diagonal included.
-BANDWIDTHS: dict[str, Callable[[np.ndarray], float]] = {
-    "median": lambda squared: float(np.median(squared[np.triu_indices(len(squared), 1)])),
-    "median_all": lambda squared: float(np.median(squared)),
-    "median_all_lower": lambda squared: float(np.sort(squared, axis=None)[(squared.size - 1) // 2]),
+
+def _middle(squared: Tensor, *, pairs: bool, upper_too: bool) -> float:
+    """The median of the squared distances (n, n), zero diagonal included or of `pairs` alone; or the lower of two middle values."""
+    n, values = len(squared), upper(squared)
+    size, zeros, times = (len(values), 0, 1) if pairs else (n * n, n, 2)
+    # Of all entries the diagonal comes first, then every pair twice.
+    places = [((size - 1) // 2 - zeros) // times, (size // 2 - zeros) // times if upper_too else -1]
+    kept = np.partition(values, [p for p in places if p >= 0]) if max(places) >= 0 else values
+    found = [float(kept[p]) if p >= 0 else 0.0 for p in places]
+    return sum(found) / 2 if upper_too else found[0]
+
+
+# Rules for sigma^2 from the squared distances (n, n).
+BANDWIDTHS: dict[str, Callable[[Tensor], float]] = {
+    "median": partial(_middle, pairs=True, upper_too=True),
+    "median_all": partial(_middle, pairs=False, upper_too=True),
+    "median_all_lower": partial(_middle, pairs=False, upper_too=False),
 }
 # The rules that a kernel knows, its default first.
 RULES: dict[str, tuple[str, ...]] = {
@@ -127,8 +141,8 @@ class OfKernels(OfPairs):
         `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
         """
         if self.kernel == "linear" and isinstance(x, Tensor):
-            products = layer_of(x).products
-            matrix, unit = products.gram.clone(), products.unit * products.unit
+            layer = layer_of(x)
+            matrix, unit = layer.gram, layer.products.unit * layer.products.unit
             size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
         else:  # before it is centred, up to a constant
             of_features = _of_products if self.kernel in _POLYNOMIALS else _of_distances
@@ -399,19 +413,33 @@ def _find(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return place, codes[place] == wanted
 
 
-def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> tuple[Tensor, float]:
-    """k(D / sigma) - 1 (n, n) in float64, and the unit that was divided out; all zero if sigma is.
+# Rounding of a squared distance in float32 is that of the squares of the rows. As long as none is this many times sigma^2, it
+# moves no exponent by more than some 1e-5.
+_FAR = 64.0
 
-    The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant.
+
+def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> tuple[Tensor, float]:
+    """k(D / sigma) - 1 (n, n), and the unit that was divided out; all zero if sigma is.
+
+    The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant. Distances are in float64, but
+    for those of float32 features in which nothing is lost that "rbf" could tell.
     """
-    squared, unit = between_rows(x)
-    rule = BANDWIDTHS.get(str(bandwidth))
-    sigma = math.sqrt(rule(squared.cpu().numpy())) if rule else float(bandwidth or 0) / unit
+    def sigma_of(squared: Tensor, unit: float) -> float:
+        return math.sqrt(rule(squared)) if rule else float(bandwidth or 0) / unit
+
+    rule, sigma, largest = BANDWIDTHS.get(str(bandwidth)), 0.0, math.inf
+    if isinstance(x, Tensor) and x.dtype == torch.float32 and kernel == "rbf":
+        squared, unit, largest = float32_between_rows(x)
+        sigma = sigma_of(squared, unit)
+    if not sigma * sigma > largest / _FAR:
+        squared, unit = between_rows(x)
+        sigma = sigma_of(squared, unit)
     if sigma == 0:
         return torch.zeros_like(squared), 1.0
-    distances = squared.sqrt_().div_(sigma)
-    exponents = distances.neg_() if kernel == "laplacian" else distances.square_().div_(-2)
-    return scaled(exponents.expm1_())
+    # In two steps, for sigma^2 may be beyond the range.
+    exponents = squared.sqrt_().div_(-sigma) if kernel == "laplacian" else squared.div_(sigma).div_(-2 * sigma)
+    unit = unit_of(exponents.expm1_())
+    return exponents.div_(unit), unit
 
 
 # (1 + t)^p - 1 = t (a + b t + c t^2), by name.

@@ -157,14 +157,14 @@ class DenseRelation(SquareState, Relation):
 
     @classmethod
     def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0, unit: float = 1.0) -> DenseRelation:
-        """Divide `matrix` by its Frobenius norm; a norm <= `floor` counts as zero (rounding residue).
+        """Divide `matrix` by its Frobenius norm, in place; a norm <= `floor` counts as zero (rounding residue).
 
         The norm is told in the unit of the features, in which the matrix is `unit` times as large.
         """
-        norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+        norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
         if not norm > floor:
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
-        return cls(matrix / norm, float(np.clip(norm * unit, *NORMAL)), symmetric)
+        return cls(matrix.div_(norm), float(np.clip(norm * unit, *NORMAL)), symmetric)
 
 
 @dataclass(frozen=True, eq=False)

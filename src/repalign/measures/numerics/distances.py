@@ -5,6 +5,7 @@ Representational dissimilarity matrices of one layer: which there are, what leav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from repalign.layers import RDM, Given
 from repalign.measures.measure import ISOMETRIES, DenseRelation
-from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred, gram, scaled, unit_rows
+from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred, gram, layer_of, scaled, unit_rows
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7
@@ -37,6 +38,18 @@ def between_rows(x: Given) -> tuple[Tensor, float]:
     return squared_distances(features), unit
 
 
+def float32_between_rows(x: Tensor) -> tuple[Tensor, float, float]:
+    """As `between_rows`, from the products of the layer in float32; and the largest square of a centred row.
+
+    The error is some roundings of the squares of the rows, however close they are to each other.
+    """
+    layer = layer_of(x)
+    squared = layer.gram
+    norms = squared.diagonal().clone()
+    squared.mul_(-2).add_(norms).add_(norms[:, None]).clamp_(min=0).fill_diagonal_(0)
+    return squared, layer.products.unit, float(norms.max())
+
+
 def squared_distances(features: Tensor) -> Tensor:
     """|x_i - x_j|^2 (n, n) of float64 features whose mean is 0: 0 for equal rows, relative error about 1e-13.
 
@@ -44,17 +57,19 @@ def squared_distances(features: Tensor) -> Tensor:
     done by their differences, so that duplicates are at distance 0 and near duplicates keep their order.
     """
     n, d = features.shape
-    norms = (features * features).sum(dim=1)
-    squared = gram(features)
-    near = []
+    norms = (features * features).sum(dim=1, keepdim=True)
+    ones = torch.ones_like(norms)
+    # The product of (-2 x_i, |x_i|^2, 1) with (x_j, 1, |x_j|^2): no other pass over all pairs makes the distances.
+    squared = gram(torch.cat([-2 * features, norms, ones], dim=1), torch.cat([features, ones, norms], dim=1))
+    squared.fill_diagonal_(math.inf)
+    norms, near = norms.flatten(), []
     for block in blocks(n, 32 * n):
-        both = norms[block, None] + norms
-        some = squared[block].mul_(-2).add_(both)
-        i, j = torch.nonzero(some < both.mul_(_CANCELLED), as_tuple=True)
-        i += block.start
-        near.append(torch.stack([i[i < j], j[i < j]]))
+        if bool((squared[block] < 2 * _CANCELLED * norms.max()).any()):  # one pass, which finds none as a rule
+            i, j = torch.nonzero(squared[block] < _CANCELLED * (norms[block, None] + norms), as_tuple=True)
+            i += block.start
+            near.append(torch.stack([i[i < j], j[i < j]]))
     squared.fill_diagonal_(0)
-    i, j = torch.cat(near, dim=1)
+    i, j = torch.cat(near, dim=1) if near else torch.empty(2, 0, dtype=torch.int64)
     if len(i) > n * n // 16:
         return by_differences(features, "sqeuclidean")
     pairs = max(1, SCRATCH_BYTES // (32 * d))

@@ -23,12 +23,18 @@ def dense_inner(a: Sequence[DenseRelation], b: Sequence[DenseRelation]) -> Tenso
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     dtype = reduce(torch.promote_types, [s.matrix.dtype for s in (*a, *b)])  # layers may come in different precision
     for block in blocks(n, (len(a) + len(b)) * n * dtype.itemsize):
-        left = torch.stack([s.matrix[block].to(dtype) for s in a]).flatten(1)  # (la, rows * n)
-        right = left if same else torch.stack([s.matrix[block].to(dtype) for s in b]).flatten(1)
+        left = _rows(a, block, dtype)
+        right = left if same else _rows(b, block, dtype)
         with full_precision():
             product = left @ right.T
         total += product.to("cpu", torch.float64)
     return total
+
+
+def _rows(states: Sequence[DenseRelation], block: slice, dtype: torch.dtype) -> Tensor:
+    """These rows of all relations, a row for each: (layers, rows * n); of one relation without a copy."""
+    parts = [s.matrix[block].to(dtype).reshape(1, -1) for s in states]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def graph_inner(a: Sequence[GraphRelation], b: Sequence[GraphRelation]) -> Tensor:
