@@ -64,7 +64,7 @@ def squared_distances(features: Tensor) -> Tensor:
     squared.fill_diagonal_(math.inf)
     norms, near = norms.flatten(), []
     for block in blocks(n, 32 * n):
-        if bool((squared[block] < 2 * _CANCELLED * norms.max()).any()):  # one pass, which finds none as a rule
+        if float(squared[block].min()) < 2 * _CANCELLED * float(norms.max()):  # one pass, which finds none as a rule
             i, j = torch.nonzero(squared[block] < _CANCELLED * (norms[block, None] + norms), as_tuple=True)
             i += block.start
             near.append(torch.stack([i[i < j], j[i < j]]))
