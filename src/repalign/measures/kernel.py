@@ -140,9 +140,10 @@ class OfKernels(OfPairs):
 
         `norm` is that of the centred kernel in the unit of the features, 0 if it vanishes.
         """
+        rows, shift = None, None
         if self.kernel == "linear" and isinstance(x, Tensor):
             layer = layer_of(x)
-            matrix, unit = layer.gram, layer.products.unit * layer.products.unit
+            matrix, unit, rows = layer.gram, layer.products.unit * layer.products.unit, layer.products.rows
             size = float(matrix.diagonal().sum(dtype=torch.float64))  # the trace bounds its rounding
         else:  # before it is centred, up to a constant
             of_features = _of_products if self.kernel in _POLYNOMIALS else _of_distances
@@ -150,10 +151,11 @@ class OfKernels(OfPairs):
             size = float(torch.linalg.vector_norm(matrix))
         floor = RESIDUE * torch.finfo(matrix.dtype).eps * size
         if self.estimator in UNBIASED:
-            u_centre(matrix)
+            shift = u_centre(matrix)
         elif self.kernel != "linear" or isinstance(x, Kernel):  # the Gram matrix of centred rows is so already
             double_centre(matrix)
-        return DenseRelation.of(matrix.to(x.dtype), floor=floor, unit=unit)
+        factor = None if rows is None else torch.cat([rows, (matrix.new_zeros(len(x)) if shift is None else shift)[:, None]], dim=1)
+        return DenseRelation.of(matrix.to(x.dtype), floor=floor, unit=unit, factor=factor)
 
 
 @dataclass(frozen=True)

@@ -150,13 +150,17 @@ class Relation(State):
 class DenseRelation(SquareState, Relation):
     """A dense relation, kept at unit Frobenius norm so that float32 products stay well scaled.
 
-    `norm` is the Frobenius norm that was divided out (0 if A vanishes: the score is then undefined).
+    `norm` is the Frobenius norm that was divided out (0 if A vanishes: the score is then undefined). `factor`, where the layer
+    is narrow, says the same in less: rows (c_i, s_i) with A_ij = c_i . c_j - s_i - s_j for i != j.
     """
 
     symmetric: bool = True
+    factor: Tensor | None = None  # (n, r + 1)
 
     @classmethod
-    def of(cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0, unit: float = 1.0) -> DenseRelation:
+    def of(
+        cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0, unit: float = 1.0, factor: Tensor | None = None
+    ) -> DenseRelation:
         """Divide `matrix` by its Frobenius norm, in place; a norm <= `floor` counts as zero (rounding residue).
 
         The norm is told in the unit of the features, in which the matrix is `unit` times as large.
@@ -164,7 +168,13 @@ class DenseRelation(SquareState, Relation):
         norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
         if not norm > floor:
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
-        return cls(matrix.div_(norm), float(np.clip(norm * unit, *NORMAL)), symmetric)
+        if factor is not None:
+            factor = torch.cat([factor[:, :-1] / math.sqrt(norm), factor[:, -1:] / norm], dim=1)
+        return cls(matrix.div_(norm), float(np.clip(norm * unit, *NORMAL)), symmetric, factor)
+
+    def permute(self, p: Tensor) -> Self:
+        found = super().permute(p)
+        return found if self.factor is None else replace(found, factor=self.factor[p])
 
 
 @dataclass(frozen=True, eq=False)

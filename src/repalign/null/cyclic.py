@@ -72,7 +72,7 @@ class Cyclic(Null):
         sigma = self.order(n)
         maps = units(n, self.relabellings)
         spectra = [_spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n])) for h in maps]  # type: ignore[arg-type]
-        small = (replace(s, matrix=s.matrix.new_empty(n, 0)) if isinstance(s, DenseRelation) else s for s in states)
+        small = (replace(s, matrix=s.matrix.new_empty(n, 0), factor=None) if isinstance(s, DenseRelation) else s for s in states)
         return Prepared(small, spectra, sum(s.nbytes for s in spectra))
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:

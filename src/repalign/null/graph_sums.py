@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import resources
 from itertools import combinations_with_replacement
@@ -133,19 +133,24 @@ class Dense(Stored):
     """
 
     symmetric = False
+    factor: Tensor | None = None  # of the relation, before the means were taken off
 
     def __init__(self, relation: Relation) -> None:
         if isinstance(relation, GraphRelation):
             matrix = relation.matrix.double()  # sums over distinct indices are differences of large counts
             rows = matrix.sum(dim=1)
         elif isinstance(relation, DenseRelation):
-            n, rows = relation.n, relation.matrix.sum(dim=1, dtype=torch.float64)
-            trace, total = float(relation.matrix.diagonal().sum(dtype=torch.float64)), float(rows.sum())
+            n, matrix = relation.n, relation.matrix
+            rows = matrix.sum(dim=1).double()
+            trace, total = float(matrix.diagonal().sum(dtype=torch.float64)), float(rows.sum())
             diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
-            matrix = relation.matrix - elsewhere
-            matrix.diagonal().add_(elsewhere - diagonal)
-            rows = rows - diagonal - (n - 1) * elsewhere
-            self.means = diagonal, elsewhere
+            # Means below the rounding of a typical entry, 1 / n at unit norm, are none: a centred matrix is not copied.
+            if max(abs(diagonal), abs(elsewhere)) > torch.finfo(matrix.dtype).eps / n:
+                matrix = matrix - elsewhere
+                matrix.diagonal().add_(elsewhere - diagonal)
+                rows = rows - diagonal - (n - 1) * elsewhere
+                self.means = diagonal, elsewhere
+            self.factor = relation.factor
         else:
             raise TypeError(f"no moments for {type(relation).__name__}")
         self.powers = {FORTH: matrix}
@@ -187,12 +192,11 @@ class Symmetric(Dense):
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
         """By tiles of A A below the diagonal only: nothing of A A is kept."""
-        a = self.powers[FORTH]
+        a, walks_of = self.powers[FORTH], self._walks()
         at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
         for rows, columns in triangle(len(a)):
             edges, times = a[rows, columns], 1 if rows == columns else 2
-            with full_precision():
-                walks = a[rows] @ a[:, columns]
+            walks = walks_of(rows, columns)
             four += times * torch.linalg.vector_norm(walks, dim=1).double().square().sum()
             walks *= edges
             at_vertex[rows] += walks.sum(dim=1)
@@ -200,6 +204,37 @@ class Symmetric(Dense):
                 at_vertex[columns] += walks.sum(dim=0)
             doubled += times * torch.linalg.vecdot(walks, edges).double().sum()
         return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
+
+
+    def _walks(self) -> Callable[[slice, slice], Tensor]:
+        """How a tile of A A is made: from A, or from what A is made of, if that is less.
+
+        With A = L R' + D, D diagonal, A A = L (R' L) R' + D A + A D - D D.
+        """
+        a = self.powers[FORTH]
+        if self.factor is None:
+
+            def product(rows: slice, columns: slice) -> Tensor:
+                with full_precision():
+                    return a[rows] @ a[:, columns]
+
+            return product
+        c, s = self.factor[:, :-1], self.factor[:, -1:] + self.means[1] / 2
+        ones = torch.ones_like(s)
+        left, right = torch.cat([c, -s, -ones], dim=1), torch.cat([c, ones, s], dim=1)
+        d = a.diagonal() - torch.linalg.vecdot(left, right)
+        with full_precision():
+            left = left @ (right.T @ left)
+
+        def low_rank(rows: slice, columns: slice) -> Tensor:
+            with full_precision():
+                walks = left[rows] @ right[columns].T
+            walks.addcmul_(d[rows, None] + d[columns], a[rows, columns])
+            if rows == columns:
+                walks.diagonal().sub_(d[rows].square())
+            return walks
+
+        return low_rank
 
 
 class Sparse(Stored):

@@ -206,13 +206,17 @@ def double_centre(matrix: Tensor) -> None:
     matrix.sub_(shift[:, None]).sub_(shift[None, :])
 
 
-def u_centre(matrix: Tensor) -> None:
-    """U-centring of a symmetric matrix in place (Szekely & Rizzo 2014): zero diagonal, off-diagonal row sums 0."""
+def u_centre(matrix: Tensor) -> Tensor:
+    """U-centring of a symmetric matrix in place (Szekely & Rizzo 2014): zero diagonal, off-diagonal row sums 0.
+
+    Also returned is what was taken off every row and every column (n,).
+    """
     n = len(matrix)
     matrix.fill_diagonal_(0)
     rows = matrix.sum(dim=1).double() / (n - 2)
     shift = (rows - rows.sum() / (2 * (n - 1))).to(matrix.dtype)
     matrix.sub_(shift[:, None]).sub_(shift[None, :]).fill_diagonal_(0)
+    return shift
 
 
 # --- singular vectors ---
@@ -418,6 +422,10 @@ class Cosines(NamedTuple):
     resolution: Tensor
 
 
+# A layer is narrow if it has this many more rows than columns: what needs a cube of n is then sooner done from its rows.
+NARROW = 3
+
+
 class Products(NamedTuple):
     """Products of all centred rows, and what gives those of the rows themselves; all in the square of one unit."""
 
@@ -425,6 +433,7 @@ class Products(NamedTuple):
     unit: float
     along_mean: Tensor  # (n,), c_i . m
     mean_square: float  # |m|^2
+    rows: Tensor | None  # (n, d), c_i, where they are much less than their products
 
 
 @dataclass(eq=False)
@@ -437,7 +446,8 @@ class Layer:
     @cached_property
     def products(self) -> Products:
         found = centred(self.x, self.x.dtype)
-        return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square)
+        narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
+        return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square, narrow)
 
     @property
     def gram(self) -> Tensor:
@@ -455,7 +465,8 @@ class Layer:
         With x_i = c_i + m, x_i . x_j = c_i . c_j + c_i . m + c_j . m + |m|^2. Rounding is that of the centred products,
         which are small where a common direction dominates, so that few digits are lost to it.
         """
-        (kernel, _, along, square), dtype = self.products, self.x.dtype
+        kernel, dtype = self.products.gram, self.x.dtype
+        along, square = self.products.along_mean, self.products.mean_square
         deviation = kernel.diagonal().to(torch.float64).sqrt()
         if center:
             along, square = torch.zeros_like(deviation), 0.0
