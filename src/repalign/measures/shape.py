@@ -27,7 +27,7 @@ from repalign.measures.numerics.regressions import HeldOut, held_out
 
 # Below this squared chord, a difference of two numbers near 1, half of the digits are lost to cancellation or more.
 _NEAR = 1e-6
-# And above this one nothing is lost that squares of singular values keep.
+# Above this one it loses no digits that count.
 _FAR = 0.05
 
 
@@ -96,6 +96,8 @@ def rotation_chord(a: Tensor, b: Tensor) -> float:
 
 def padded(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both with columns of zeros up to the larger width."""
+    if a.shape[1] == b.shape[1]:
+        return a, b
     width = max(a.shape[1], b.shape[1])
     pad = torch.nn.functional.pad
     return pad(a, (0, width - a.shape[1])), pad(b, (0, width - b.shape[1]))
@@ -372,7 +374,11 @@ class PermutationProcrustes(_OfShapes):
         from scipy.optimize import linear_sum_assignment
 
         first, second = padded(a.values, b.values)
-        matched = linear_sum_assignment((first.T @ second).cpu().numpy(), maximize=True)
+        products = (first.T @ second).cpu().numpy()
+        matched = linear_sum_assignment(products, maximize=True)
+        squared = 2 - 2 * float(products[matched].sum())
+        if squared > _FAR:
+            return math.sqrt(squared)
         i, j = (torch.from_numpy(m).to(first.device) for m in matched)
         return frobenius(first[:, i] - second[:, j])
 
