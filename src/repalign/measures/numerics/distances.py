@@ -20,6 +20,8 @@ from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred,
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7
+# Rows of so many bytes stay in the processor's cache from one step to the next.
+_CACHED_BYTES = 2**20
 
 # Numbers whose relative difference is below this are tied: rounding may have made it.
 TIED = 1e-11
@@ -58,9 +60,13 @@ def squared_distances(features: Tensor) -> Tensor:
     """
     n, d = features.shape
     norms = (features * features).sum(dim=1, keepdim=True)
-    ones = torch.ones_like(norms)
-    # The product of (-2 x_i, |x_i|^2, 1) with (x_j, 1, |x_j|^2): no other pass over all pairs makes the distances.
-    squared = gram(torch.cat([-2 * features, norms, ones], dim=1), torch.cat([features, ones, norms], dim=1))
+    if d < n // 8:  # the product of (-2 x_i, |x_i|^2, 1) with (x_j, 1, |x_j|^2): no other pass over all pairs
+        ones = torch.ones_like(norms)
+        squared = gram(torch.cat([-2 * features, norms, ones], dim=1), torch.cat([features, ones, norms], dim=1))
+    else:  # longer rows take longer to copy than all pairs to pass over
+        squared = gram(features)
+        for block in blocks(n, 8 * n, _CACHED_BYTES):
+            torch.add(norms[block] + norms.T, squared[block], alpha=-2, out=squared[block])
     squared.fill_diagonal_(math.inf)
     norms, near = norms.flatten(), []
     for block in blocks(n, 32 * n):
@@ -224,12 +230,12 @@ def square(values: np.ndarray, like: Tensor) -> Tensor:
 def centred_relation(matrix: Tensor) -> DenseRelation:
     """The entries off the diagonal without their mean, at unit norm: the inner product of two is a Pearson correlation.
 
-    Entries that all are tied, as those of equidistant stimuli, have no correlation: the relation vanishes.
+    Entries that all are tied, as those of equidistant stimuli, have no correlation: the relation vanishes. The matrix is
+    changed.
     """
     n = len(matrix)
     floor = TIED * float(torch.linalg.vector_norm(matrix))
-    matrix = (matrix - matrix.sum() / (n * (n - 1))).fill_diagonal_(0)
-    return DenseRelation.of(matrix, floor=floor)
+    return DenseRelation.of(matrix.sub_(matrix.sum() / (n * (n - 1))).fill_diagonal_(0), floor=floor)
 
 
 def stored(relation: DenseRelation | None, x: Given) -> DenseRelation:

@@ -263,12 +263,11 @@ def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
 
 
 def products(rows: Tensor, indices: Tensor) -> Tensor:
-    """rows_i . rows_j for every entry j = indices[i, t], (n, k), in tiles of rows."""
-    tiles = [
-        (rows[block] @ rows.T).gather(1, indices[block])
-        for block in blocks(len(rows), 2 * len(rows) * rows.element_size())
-    ]
-    return torch.cat(tiles)
+    """rows_i . rows_j for every entry j = indices[i, t], (n, k), in tiles of rows; half of the products where one holds all."""
+    tiles = blocks(len(rows), 2 * len(rows) * rows.element_size())
+    if len(tiles) == 1:
+        return gram(rows).gather(1, indices)
+    return torch.cat([(rows[block] @ rows.T).gather(1, indices[block]) for block in tiles])
 
 
 def _first_pass(embedded: Embedded, count: int, include_self: bool) -> tuple[Best, Tensor]:
