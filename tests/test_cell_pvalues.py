@@ -11,6 +11,7 @@ import torch
 from repalign import null as nulls
 from repalign.measures import CKA, MEASURES, parse_measure
 from repalign.measures.measure import Bilinear, as_features
+from repalign.null.calibration import snap_ties
 from repalign.null.moments import Law, bound
 
 Design = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -140,7 +141,8 @@ def test_the_closed_form_keeps_its_level_wherever_it_is_trusted(name):
             continue
         draws = case.draws(2000)
         for alpha in (0.05, 0.01, 0.002):
-            share = float((draws > case.threshold(alpha)).mean())
+            threshold = case.threshold(alpha)  # which rounding alone does not pass: some scores no relabelling changes
+            share = float((snap_ties(np.array(threshold), draws) > threshold).mean())
             assert share <= 1.1 * alpha + 4 * (alpha / 2000) ** 0.5, (measure, alpha)
 
 

@@ -466,7 +466,7 @@ class Work(TorchDispatchMode):
         packet = function._overloadpacket
         if packet in flop_registry:
             work = flop_registry[packet](*args, **(kwargs or {}), out_val=out) / 50
-        elif packet.__name__.startswith(("linalg_", "_linalg_")):
+        elif any(name in packet.__name__ for name in ("svd", "eigh", "_qr", "cholesky", "solve")):
             work = 10 * max(x.numel() * min(x.shape[-2:]) for x in made if x.ndim > 1) / 50
         else:
             work = max((x.numel() for x in made), default=0)

@@ -146,9 +146,9 @@ class Dense(Stored):
             diagonal, elsewhere = trace / n, (total - trace) / (n * (n - 1)) if n > 1 else 0.0
             # Means below the rounding of a typical entry, 1 / n at unit norm, are none: a centred matrix is not copied.
             if max(abs(diagonal), abs(elsewhere)) > torch.finfo(matrix.dtype).eps / n:
+                rows = matrix.sum(dim=1, dtype=torch.float64) - diagonal - (n - 1) * elsewhere
                 matrix = matrix - elsewhere
                 matrix.diagonal().add_(elsewhere - diagonal)
-                rows = rows - diagonal - (n - 1) * elsewhere
                 self.means = diagonal, elsewhere
             self.factor = relation.factor
         else:

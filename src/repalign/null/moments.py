@@ -12,7 +12,7 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import Bilinear, GraphRelation, Measure, State
-from repalign.null.calibration import Calibration, calibrate, calibrate_by_moments
+from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
 from repalign.null.groups import Groups
@@ -107,6 +107,8 @@ class Moments(Null):
         kept = in_place(out_a, out_b, inner.sd, n) if n > 2 else None
         trusted = (np.abs(inner.skewness) <= MOMENTS_MAX_SKEWNESS) & (n >= MOMENTS_MIN_N)
         trusted &= (rest >= MOMENTS_REST[0]) & (rest <= MOMENTS_REST[1])
+        # Where no relabelling moves the score, its higher moments are those of rounding, and there is nothing to mistrust.
+        trusted |= (inner.sd <= TIE_TOLERANCE * np.abs(inner.mean)) & (n >= MOMENTS_MIN_N)
         return Law(mean, above - mean, inner.skewness, inner.kurtosis, rest, kept, one - none, trusted)
 
     def moments(self, measure: Measure, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
