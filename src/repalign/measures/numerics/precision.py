@@ -291,17 +291,25 @@ def left_singular(x: Tensor) -> tuple[Tensor, Tensor]:
 _SQUARED = 1e-6
 
 
+def _by_numpy(x: Tensor) -> bool:
+    """Whether numpy's library takes less time than torch's: on the CPU, and in one thread.
+
+    Its threads and those of torch wait for work by turning in circles, and so take the processors from each other.
+    """
+    return x.device.type == "cpu" and torch.get_num_threads() == 1
+
+
 def _square(x: Tensor) -> Tensor:
-    """X^T X (d, d); on the CPU numpy knows that it is symmetric, which halves its time."""
-    if x.device.type != "cpu":
+    """X^T X (d, d); numpy knows that it is symmetric, which halves its time."""
+    if not _by_numpy(x):
         return gram(x.T)
     rows = x.numpy()
     return torch.from_numpy(rows.T @ rows)
 
 
 def _eigenvectors(square: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors; on the CPU numpy's library takes less time than torch's."""
-    if square.device.type != "cpu":
+    """Eigenvalues, ascending, and eigenvectors."""
+    if not _by_numpy(square):
         values, vectors = torch.linalg.eigh(square)
         return values, vectors
     values, vectors = np.linalg.eigh(square.numpy())
@@ -310,7 +318,7 @@ def _eigenvectors(square: Tensor) -> tuple[Tensor, Tensor]:
 
 def _eigenvalues(square: Tensor) -> Tensor:
     """Eigenvalues, ascending."""
-    if square.device.type != "cpu":
+    if not _by_numpy(square):
         return torch.linalg.eigvalsh(square)
     return torch.from_numpy(np.linalg.eigvalsh(square.numpy()))
 
