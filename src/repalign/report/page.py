@@ -6,6 +6,7 @@ Each is one self-contained HTML file without any outside reference, filled in fr
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -137,7 +138,13 @@ def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
 
 
 def _filled(template: str, is_mock: bool, **values: Any) -> str:
-    """A template with its values, each escaped where it is no markup; those of figures stand beside the figures."""
+    """A template with its values, each escaped where it is no markup."""
+    return _environment().get_template(template).render(is_mock=is_mock, mock_text=words.MOCK, **values)
+
+
+@functools.cache  # compiling a template takes longer than filling it
+def _environment() -> jinja2.Environment:
+    """All templates, those of figures beside the figures, and what they may call."""
     templates = [*FILES.joinpath("templates").iterdir(), *resources.files("repalign.figures").iterdir()]
     env = jinja2.Environment(
         autoescape=True,
@@ -152,7 +159,7 @@ def _filled(template: str, is_mock: bool, **values: Any) -> str:
     }  # fmt: skip
     told = (words.number, words.counted, words.interval, words.parameters, words.pvalue, words.p_sentence)
     env.globals |= {f.__name__: f for f in told}
-    return env.get_template(template).render(is_mock=is_mock, mock_text=words.MOCK, **values)
+    return env
 
 
 # --- what the report says ----------------------------------------------------------------------------
