@@ -1,15 +1,9 @@
 """Linear CKA at any n, in one pass over the rows and without an n x n matrix.
 
-With centred rows x_i, y_i, a_i = |x_i|^2, b_i = |y_i|^2 and K = X X', L = Y Y', all that linear CKA and the first two
-moments of its permutation null need are sums over rows:
-
-    <K, L>   = |X'Y|^2                                                   (biased)
-    <K~, L~> = |X'Y|^2 - n/(n-2) sum a_i b_i + (sum a_i)(sum b_i) / ((n-1)(n-2))    (U-centred, debiased)
-
-The second is n (n-3) times the unbiased HSIC of Song et al. (2012, JMLR 13:1393, equation 5): the row sums of K without
-its diagonal are -a_i, and U-centring projects. Rows are summed about a provisional origin, the mean of the first block,
-and every sum is moved to the true mean at the end, which is exact algebra: a common offset costs no digits. Products of
-a block are formed in the dtype of the features (halves in float32), and added up in float64.
+All that linear CKA and the first two moments of its permutation null need are sums over rows (`linear_inner`). Rows are summed
+about a provisional origin, the mean of the first block, and every sum is moved to the true mean at the end, which is exact
+algebra: a common offset costs no digits. Products of a block are formed in the dtype of the features (halves in float32), and
+added up in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +20,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, kind_of
-from repalign.measures.kernel import ESTIMATORS
+from repalign.measures.kernel import ESTIMATORS, UNBIASED, linear_inner
 from repalign.measures.measure import Measure, as_layer, check_paired
 from repalign.measures.numerics.precision import full_precision, power_of_two
 from repalign.representation import DEFAULT_MEMORY, Representation, check_same_dataset
@@ -193,15 +187,8 @@ def _scores(sums: Sums, estimator: str) -> np.ndarray:
     for i, (x, row) in enumerate(zip(sums.layers, sums.cross, strict=False)):
         for j, (y, cross) in enumerate(zip(sums.layers[split:], row, strict=True)):
             squared, diagonal = moved(cross, x, y, p[1 + i, 1 + split + j], x.weighted[2 + j], y.weighted[2 + i], n)
-            out[:, i, j] = _cell(_product(squared, diagonal, x.trace * y.trace, n, estimator), x, y, n)
+            out[:, i, j] = _cell(linear_inner(squared, diagonal, x.trace * y.trace, n, estimator in UNBIASED), x, y, n)
     return out
-
-
-def _product(squared: float, diagonal: float, traces: float, n: int, estimator: str) -> float:
-    """<K, L>, or <K~, L~> of the U-centred kernels, see the head of the module."""
-    if estimator == "biased":
-        return squared
-    return squared - n / (n - 2) * diagonal + traces / ((n - 1) * (n - 2))
 
 
 def _cell(inner: float, x: Layer, y: Layer, n: int) -> tuple[float, float, float, float, float]:
@@ -418,7 +405,7 @@ class Layer:
         whole = self.square.tril() + self.square.tril(-1).T
         squared, diagonal = moved(whole, self, self, own, self.weighted[1], self.weighted[1], n)
         self.trace = trace = max(about - n * float(self.mean @ self.mean), 0.0)
-        norm2 = _product(squared, diagonal, trace * trace, n, estimator)
+        norm2 = linear_inner(squared, diagonal, trace * trace, n, estimator in UNBIASED)
         size = squared if estimator == "biased" else squared + 2 * diagonal + trace * trace / n**2
         self.rounding = _RESIDUE * torch.finfo(self.buffer.dtype).eps
         self.norm2 = norm2 if norm2 > self.rounding * size else 0.0

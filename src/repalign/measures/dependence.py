@@ -16,7 +16,17 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, FEATURES_OR_RDM, Given
-from repalign.measures.kernel import CKA, ESTIMATORS, KERNELS, UNBIASED, Estimated, OfKernels, OfPairs, norm_products
+from repalign.measures.kernel import (
+    CKA,
+    ESTIMATORS,
+    KERNELS,
+    UNBIASED,
+    Estimated,
+    OfKernels,
+    OfLinearKernels,
+    OfPairs,
+    norm_products,
+)
 from repalign.measures.measure import (
     ISOMETRIES,
     ISOMETRIES_AND_SCALE,
@@ -32,9 +42,11 @@ from repalign.measures.measure import (
 from repalign.measures.numerics.distances import between_rows
 from repalign.measures.numerics.precision import NORMAL, RESIDUE, centred, double_centre, gram, u_centre
 
+BIASED_CKA = CKA(estimator="biased")
+
 
 @dataclass(frozen=True)
-class HSIC(OfKernels, Estimated):
+class HSIC(OfLinearKernels):
     """Hilbert-Schmidt independence criterion: the covariance of two kernels, not normalised.
 
     estimator="unbiased" (default): <K~, L~> / (n (n - 3)), with the U-centred kernels, equal to Song et al. 2012,
@@ -112,8 +124,11 @@ class RV(OfPairs, Bilinear):
     def min_n(self) -> int:
         return 3 if self.modified else 2
 
+    def __call__(self, x: Any, y: Any) -> float:
+        return super().__call__(x, y) if self.modified else BIASED_CKA(*self.checked(x, y))
+
     def prepare(self, x: Given) -> DenseRelation:
-        relation = CKA(estimator="biased").prepare(x)
+        relation = BIASED_CKA.prepare(x)
         if not self.modified or relation.norm == 0:
             return relation
         matrix = relation.matrix.fill_diagonal_(0)

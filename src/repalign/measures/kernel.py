@@ -39,6 +39,8 @@ from repalign.measures.numerics.precision import (
     RESIDUE,
     centred,
     double_centre,
+    frobenius,
+    full_precision,
     gram,
     layer_of,
     scaled,
@@ -158,8 +160,44 @@ class OfKernels(OfPairs):
         return DenseRelation.of(matrix.to(x.dtype), floor=floor, unit=unit, factor=factor)
 
 
+def linear_inner(squared: float, diagonal: float, traces: float, n: int, unbiased: bool) -> float:
+    """The inner product of two centred linear kernels from sums over rows, without an n x n matrix.
+
+    With centred rows x_i, y_i and a_i = |x_i|^2, b_i = |y_i|^2: squared = |X'Y|^2, which is <K, L>; diagonal = sum a_i b_i;
+    traces = (sum a_i) (sum b_i). Of the U-centred kernels it is squared - n / (n - 2) diagonal + traces / ((n - 1) (n - 2)), which
+    is n (n - 3) times the unbiased HSIC of Song et al. (2012, JMLR 13:1393, equation 5): the row sums of K without its
+    diagonal are -a_i, and U-centring projects.
+    """
+    return squared - n / (n - 2) * diagonal + traces / ((n - 1) * (n - 2)) if unbiased else squared
+
+
+class OfLinearKernels(OfKernels, Estimated):
+    """Two narrow layers under the linear kernel are compared in feature space."""
+
+    def __call__(self, x: Any, y: Any) -> float:
+        both = x, y = self.checked(x, y)
+        if self.kernel == "linear" and isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[1] + y.shape[1] <= len(x):
+            unbiased, n, sides = self.estimator in UNBIASED, len(x), [centred(v, v.dtype) for v in both]
+            squares = [torch.linalg.vecdot(s.rows, s.rows).double() for s in sides]
+
+            def inner(i: int, j: int) -> tuple[float, float]:
+                p, q = (sides[k].rows.to(torch.promote_types(x.dtype, y.dtype)) for k in (i, j))
+                with full_precision():
+                    squared = frobenius(gram(p.T) if i == j else p.T @ q) ** 2
+                diagonal, traces = float(squares[i] @ squares[j]), float(squares[i].sum() * squares[j].sum())
+                return squared, linear_inner(squared, diagonal, traces, n, unbiased)
+
+            own = [inner(i, i) for i in range(2)]
+            if all(found > squared / 4 > 0 for squared, found in own):  # otherwise digits cancel
+                norms = (float(np.clip(math.sqrt(own[i][1]) * s.unit * s.unit, *NORMAL)) for i, s in enumerate(sides))
+                states = [DenseRelation(x.new_empty(n, 0), norm) for norm in norms]
+                score = inner(0, 1)[1] / math.sqrt(own[0][1] * own[1][1])
+                return float(self.scale(torch.tensor([[score]], dtype=torch.float64), states[:1], states[1:])[0, 0])
+        return self.compare(self.prepare(x), self.prepare(y))
+
+
 @dataclass(frozen=True)
-class CKA(OfKernels, Estimated):
+class CKA(OfLinearKernels):
     """Centred kernel alignment: the cosine between the centred kernels of two spaces.
 
     s = <K', L'> / (|K'| |L'|), with K' the centred kernel. estimator="debiased" (default): U-centred with
