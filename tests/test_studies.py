@@ -41,7 +41,9 @@ def every(*without: str):
 
 @every()
 def test_a_plan_needs_no_network_and_says_what_a_run_needs(study, monkeypatch):
-    monkeypatch.setattr(needs, "TRIAL_SECONDS", 0.01)  # trials end early: how near they come is asked in test_needs
+    # Trials end early, of few stimuli and layers: how near they come is asked in test_needs.
+    for name, least in {"TRIAL_SECONDS": 0.01, "SMALLEST": 128, "LAYERS": 2}.items():
+        monkeypatch.setattr(needs, name, least)
     told = " ".join(study.plan().lines)
     assert ("about" in told or "minutes" in told) and (str(study.folder) in told or study.store in told)
     assert not study.folder.exists()
