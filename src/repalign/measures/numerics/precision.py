@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -275,11 +274,11 @@ def left_singular(x: Tensor) -> tuple[Tensor, Tensor]:
     if d > n:
         x = square_factor(x)
     elif d < n:
-        square = _square(x)
+        square = gram(x.T)
         found = _factored(square)
         # 1 / |R^-1|^2 is at least the smallest eigenvalue over d, and the trace at most d of the largest.
         if found is not None and d * d > _SQUARED * float(square.trace()) * frobenius(found.inverse) ** 2:
-            squared, vectors = _eigenvectors(square)
+            squared, vectors = torch.linalg.eigh(square)
             if squared[0] > _SQUARED * squared[-1]:
                 values = squared.sqrt().flip(0)
                 return x @ (vectors.flip(1) / values), values
@@ -291,45 +290,13 @@ def left_singular(x: Tensor) -> tuple[Tensor, Tensor]:
 _SQUARED = 1e-6
 
 
-def _by_numpy(x: Tensor) -> bool:
-    """Whether numpy's library takes less time than torch's: on the CPU, and in one thread.
-
-    Its threads and those of torch wait for work by turning in circles, and so take the processors from each other.
-    """
-    return x.device.type == "cpu" and torch.get_num_threads() == 1
-
-
-def _square(x: Tensor) -> Tensor:
-    """X^T X (d, d); numpy knows that it is symmetric, which halves its time."""
-    if not _by_numpy(x):
-        return gram(x.T)
-    rows = x.numpy()
-    return torch.from_numpy(rows.T @ rows)
-
-
-def _eigenvectors(square: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors."""
-    if not _by_numpy(square):
-        values, vectors = torch.linalg.eigh(square)
-        return values, vectors
-    values, vectors = np.linalg.eigh(square.numpy())
-    return torch.from_numpy(values), torch.from_numpy(vectors)
-
-
-def _eigenvalues(square: Tensor) -> Tensor:
-    """Eigenvalues, ascending."""
-    if not _by_numpy(square):
-        return torch.linalg.eigvalsh(square)
-    return torch.from_numpy(np.linalg.eigvalsh(square.numpy()))
-
-
 def sum_of_singular_values(x: Tensor) -> float:
     """|X|_*, the nuclear norm of x (p, q) in float64.
 
     From eigenvalues of the smaller square, in half the time of singular values, where rounding of those cannot move the
     sum by more than 1e-9 of it, were all of it to go one way; some 1e-13 is what it does.
     """
-    values = _eigenvalues(_square(x.T if x.shape[0] <= x.shape[1] else x))
+    values = torch.linalg.eigvalsh(gram(x if x.shape[0] <= x.shape[1] else x.T))
     rounding = 4 * torch.finfo(torch.float64).eps * values[-1]
     if values[0] > rounding:
         roots = values.sqrt()
@@ -342,11 +309,11 @@ def sum_of_singular_values(x: Tensor) -> float:
 def left_of_product(x: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors (p, c) and singular values (c,) of x (p, q) of norm about 1, descending, c = min(p, q)."""
     if x.shape[0] <= x.shape[1]:
-        values, vectors = _eigenvectors(_square(x.T))
+        values, vectors = torch.linalg.eigh(gram(x))
         if values[0] > _SHORT:
             return vectors.flip(1), values.flip(0).sqrt()
     else:
-        values, vectors = _eigenvectors(_square(x))
+        values, vectors = torch.linalg.eigh(gram(x.T))
         if values[0] > _SHORT:
             lengths = values.flip(0).sqrt()
             return x @ vectors.flip(1) / lengths, lengths
@@ -387,7 +354,7 @@ def whitening(rows: CentredRows) -> Factor | None:
     x = rows.values
     if x.shape[1] >= x.shape[0]:
         return None
-    square = _square(x)
+    square = gram(x.T)
     found = _factored(square)
     # 1 / |R^-1| is at most the smallest singular value.
     if found is None or not 1 / frobenius(found.inverse) > rows.rounding:
