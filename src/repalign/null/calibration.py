@@ -7,7 +7,7 @@ maximum over pairs of models. Ties are decided with a tolerance everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -116,18 +116,10 @@ def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max:
 
 
 def calibrate_by_moments(
-    observed: np.ndarray,
-    mean: np.ndarray,
-    std: np.ndarray,
-    skewness: np.ndarray,
-    kurtosis: np.ndarray | None = None,
-    rest: np.ndarray | None = None,
-    kept: tuple[np.ndarray, np.ndarray] | None = None,
-    step: np.ndarray | float = 0.0,
-    *,
-    alpha: float = 0.05,
-    s_max: float = 1.0,
-) -> Calibration:
+    observed: np.ndarray, mean: np.ndarray, std: np.ndarray, skewness: np.ndarray, kurtosis: np.ndarray | None = None,
+    rest: np.ndarray | None = None, kept: tuple[np.ndarray, np.ndarray] | None = None, step: np.ndarray | float = 0.0, *,
+    alpha: float = 0.05, s_max: float = 1.0,
+) -> Calibration:  # fmt: skip
     """The same from the moments of the null, by the Pearson type III law (a shifted gamma).
 
     pvalue = P(G >= z) and threshold = mean + std * G^-1(1 - alpha), G of mean 0, variance 1 and this skewness. Where the
@@ -147,12 +139,13 @@ def calibrate_by_moments(
     z = np.where(spread, (observed - centre) / np.where(spread, std, 1.0), 0.0)
     shift, spreads = kept if kept is not None else (np.zeros((0, *np.shape(std))),) * 2
     nearest = np.minimum(z, ((z - shift) / np.where(spreads > 0, spreads, 1.0)).min(axis=0, initial=np.inf))
-    tail = _upper_tail(np.nan_to_num(z), skewness)
-    tail = np.where(tail < SMALL_P, np.minimum(_upper_tail(np.nan_to_num(nearest), skewness), SMALL_P), tail)
+    upper_tail, quantile = pearson3(skewness)
+    tail = upper_tail(np.nan_to_num(z))
+    tail = np.where(tail < SMALL_P, np.minimum(upper_tail(np.nan_to_num(nearest)), SMALL_P), tail)
     # No relabelling test gives p = 0: far beyond its support the law underflows.
     tail = np.maximum(tail, np.finfo(float).tiny)
     tail = np.maximum(tail, np.minimum(1.0, rest / np.where(z > 0, z, np.inf) ** 4))
-    least = _quantile(1 - alpha, skewness)
+    least = quantile(1 - alpha)
     if alpha < SMALL_P:
         least = np.maximum(least, (shift + np.where(spreads > 0, spreads, 1.0) * least).max(axis=0, initial=-np.inf))
     tau = centre + std * np.maximum(least, (rest / alpha) ** 0.25)
@@ -162,33 +155,21 @@ def calibrate_by_moments(
     return Calibration.of(observed, mean, std, p, np.where(spread, tau, np.maximum(tau, observed)), s_max)
 
 
-# Pearson's type III law with mean 0 and variance 1 is a gamma law of shape 4 / skewness^2, shifted and scaled. What
-# `scipy.stats.pearson3` says of it, without the half second that importing `scipy.stats` takes.
-_NORMAL_BELOW = 1.6e-5  # skewness below which the law is taken as normal
+def pearson3(skewness: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[float], np.ndarray]]:
+    """Pearson's type III law with mean 0 and variance 1: P(Z >= z) of z, and the z with P(Z <= z) = p of p.
 
+    A gamma law of shape 4 / skewness^2, shifted and scaled, or the normal one. As `scipy.stats.pearson3`, without the half second
+    that importing `scipy.stats` takes.
+    """
+    from scipy.special import gammainc, gammaincc, gammaincinv, ndtr, ndtri
 
-def _shape(skewness: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the law is not normal, and there its shape a and scale b, of the sign of the skewness: b z + a has the gamma law."""
-    skewed = np.abs(skewness) >= _NORMAL_BELOW
-    b = 2 / np.where(skewed, skewness, 1.0)
-    return skewed, b * b, b
-
-
-def _upper_tail(z: np.ndarray, skewness: np.ndarray) -> np.ndarray:
-    """P(Z >= z)."""
-    from scipy.special import gammainc, gammaincc, ndtr
-
-    skewed, a, b = _shape(skewness)
-    x = np.maximum(b * z + a, 0.0)
-    return np.where(skewed, np.where(b > 0, gammaincc(a, x), gammainc(a, x)), ndtr(-z))
-
-
-def _quantile(p: float, skewness: np.ndarray) -> np.ndarray:
-    """The z with P(Z <= z) = p."""
-    from scipy.special import gammaincinv, ndtri
-
-    skewed, a, b = _shape(skewness)
-    return np.where(skewed, (gammaincinv(a, np.where(b > 0, p, 1 - p)) - a) / b, ndtri(p))
+    skewed = np.abs(skewness) >= 1.6e-5  # below, digits cancel
+    scale = 2 / np.where(skewed, skewness, 1.0)
+    shape, right = scale * scale, scale > 0
+    x = lambda z: np.maximum(scale * z + shape, 0.0)  # noqa: E731
+    above = lambda z: np.where(right, gammaincc(shape, x(z)), gammainc(shape, x(z)))  # noqa: E731
+    least = lambda p: (gammaincinv(shape, np.where(right, p, 1 - p)) - shape) / scale  # noqa: E731
+    return lambda z: np.where(skewed, above(z), ndtr(-z)), lambda p: np.where(skewed, least(p), ndtri(p))
 
 
 # --- many scores at once -------------------------------------------------------------------------

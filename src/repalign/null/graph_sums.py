@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from itertools import combinations_with_replacement
@@ -191,12 +191,28 @@ class Symmetric(Dense):
     symmetric = True
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
-        """By tiles of A A below the diagonal only: nothing of A A is kept."""
-        a, walks_of = self.powers[FORTH], self._walks()
+        """By tiles of A A below the diagonal only: nothing of A A is kept.
+
+        With A = L R' + D, L and R from the rows of a narrow layer and D diagonal, A A = L (R' L) R' + D A + A D - D D.
+        """
+        a = self.powers[FORTH]
         at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
+        left = right = own = None
+        if self.factor is not None:
+            c, s = self.factor[:, :-1], self.factor[:, -1:] + self.means[1] / 2
+            ones = torch.ones_like(s)
+            left, right = torch.cat([c, -s, -ones], dim=1), torch.cat([c, ones, s], dim=1)
+            own = a.diagonal() - torch.linalg.vecdot(left, right)
+            with full_precision():
+                left = left @ (right.T @ left)
         for rows, columns in triangle(len(a)):
             edges, times = a[rows, columns], 1 if rows == columns else 2
-            walks = walks_of(rows, columns)
+            with full_precision():
+                walks = a[rows] @ a[:, columns] if left is None else left[rows] @ right[columns].T
+            if own is not None:
+                walks.addcmul_(own[rows, None] + own[columns], edges)
+            if own is not None and rows == columns:
+                walks.diagonal().sub_(own[rows].square())
             four += times * torch.linalg.vector_norm(walks, dim=1).double().square().sum()
             walks *= edges
             at_vertex[rows] += walks.sum(dim=1)
@@ -204,37 +220,6 @@ class Symmetric(Dense):
                 at_vertex[columns] += walks.sum(dim=0)
             doubled += times * torch.linalg.vecdot(walks, edges).double().sum()
         return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
-
-
-    def _walks(self) -> Callable[[slice, slice], Tensor]:
-        """How a tile of A A is made: from A, or from what A is made of, if that is less.
-
-        With A = L R' + D, D diagonal, A A = L (R' L) R' + D A + A D - D D.
-        """
-        a = self.powers[FORTH]
-        if self.factor is None:
-
-            def product(rows: slice, columns: slice) -> Tensor:
-                with full_precision():
-                    return a[rows] @ a[:, columns]
-
-            return product
-        c, s = self.factor[:, :-1], self.factor[:, -1:] + self.means[1] / 2
-        ones = torch.ones_like(s)
-        left, right = torch.cat([c, -s, -ones], dim=1), torch.cat([c, ones, s], dim=1)
-        d = a.diagonal() - torch.linalg.vecdot(left, right)
-        with full_precision():
-            left = left @ (right.T @ left)
-
-        def low_rank(rows: slice, columns: slice) -> Tensor:
-            with full_precision():
-                walks = left[rows] @ right[columns].T
-            walks.addcmul_(d[rows, None] + d[columns], a[rows, columns])
-            if rows == columns:
-                walks.diagonal().sub_(d[rows].square())
-            return walks
-
-        return low_rank
 
 
 class Sparse(Stored):

@@ -271,15 +271,9 @@ class Null(ABC):
         return measure.closeness_all(a.states, b.states).numpy(), self.draws(measure, a, b, streams)
 
     def judge(
-        self,
-        measure: Measure,
-        a: Prepared,
-        b: Prepared,
-        *,
-        how: Search | str = "studentised",
-        alpha: float = 0.05,
+        self, measure: Measure, a: Prepared, b: Prepared, *, how: Search | str = "studentised", alpha: float = 0.05,
         streams: Streams = ONE_SIDE,
-    ) -> Judgement:
+    ) -> Judgement:  # fmt: skip
         """Hold all cells (la, lb) of two models and the search over them against chance."""
         search, by = Search.parse(how), self.sampler or self
         observed, draws = by.scored(measure, a, b, streams)
