@@ -64,7 +64,7 @@ def test_the_report_has_one_table_of_many_measures(everything: Alignment, tmp_pa
 
 def test_the_report_says_how_many_cells_the_draws_judged():
     """Also where the draws judged most of them: the law comes first, then where it was not used."""
-    from repalign.figures.conventions import PLAIN, Pairs
+    from repalign.comparison.conventions import PLAIN, Pairs
     from repalign.report.page import chance
 
     def told(by: list[str]) -> str:

@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex, to_rgb
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import figures
 from repalign import text as words
+from repalign.comparison import conventions as views
 from repalign.comparison.alignment import Alignment, rows_of
+from repalign.comparison.conventions import Conventions, Pairs
 from repalign.errors import RepalignError
 from repalign.figures import canvas, matrix_chart, palette, trend_chart
-from repalign.figures import conventions as views
-from repalign.figures.conventions import Conventions, Pairs
 from repalign.figures.layer_map_chart import LayerMap, shown
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart

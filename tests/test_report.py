@@ -21,11 +21,11 @@ import pytest
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import text as words
 from repalign.comparison import compare
+from repalign.comparison import conventions as views
 from repalign.comparison.alignment import Alignment, rows_of
+from repalign.comparison.conventions import Pairs
 from repalign.errors import RepalignError
-from repalign.figures import conventions as views
 from repalign.figures.canvas import ticks
-from repalign.figures.conventions import Pairs
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.report import notebook_html, payload, render, write_report

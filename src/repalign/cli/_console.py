@@ -123,8 +123,8 @@ def tell(sentences: Iterable[str]) -> None:
 
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score; then the remarks."""
+    from repalign.comparison.conventions import VIEWS, Conventions, Pairs, text_of
     from repalign.comparison.doctor import Finding, summarise
-    from repalign.figures.conventions import VIEWS, Conventions, Pairs, text_of
 
     conventions, measures = Conventions.of(alignment.run), alignment.measures
     if len(measures) > MANY_MEASURES and len(alignment.best(measures[0])) == 1:

@@ -92,11 +92,7 @@ def extract(study: StudyFile) -> None:
     wrote("features", loaded.store, f"repalign run {study}")
 
 
-def report(
-    results: Path,
-    to: Annotated[Path | None, typer.Option("--out")] = None,
-    static: Path | None = None,
-) -> None:
+def report(results: Path, to: Annotated[Path | None, typer.Option("--out")] = None, static: Path | None = None) -> None:
     """Write the report of finished results: one HTML file that needs no network.
 
     Parameters

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from repalign import text as words
+from repalign.comparison.conventions import ALPHA, Scale
 from repalign.figures import canvas
-from repalign.figures.conventions import ALPHA, Scale
 from repalign.measures import facts_of
 from repalign.relate import Agreement
 

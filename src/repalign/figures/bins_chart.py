@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repalign import text as words
+from repalign.comparison.conventions import Scale, vertical_range
 from repalign.figures import canvas
-from repalign.figures.conventions import Scale, vertical_range
 from repalign.figures.palette import ACCENT, MUTED, RULE, SCORE
 from repalign.measures import facts_of
 from repalign.relate import PARAMETERS, Bins

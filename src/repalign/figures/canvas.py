@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from repalign import text as words
-from repalign.figures.conventions import Scale
+from repalign.comparison.conventions import Scale
 from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, LIGHT_INK, MUTED, PAPER, VOID
 
 # How places on a scale, from 0 to 1, are coloured.

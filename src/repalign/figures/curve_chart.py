@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from repalign import text as words
+from repalign.comparison.conventions import vertical_range
 from repalign.errors import RepalignError
 from repalign.figures import canvas
-from repalign.figures.conventions import vertical_range
 from repalign.figures.palette import MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.models import COMPETENCES

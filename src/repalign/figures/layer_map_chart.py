@@ -14,9 +14,9 @@ from matplotlib.patches import Rectangle
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment, rows_of
+from repalign.comparison.conventions import Conventions, Pairs, scale_of, view_for
 from repalign.errors import choose
 from repalign.figures import canvas
-from repalign.figures.conventions import Conventions, Pairs, scale_of, view_for
 from repalign.figures.palette import ACCENT, LIGHT_INK, PAPER
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from repalign import text as words
+from repalign.comparison.conventions import Scale
 from repalign.errors import choose
 from repalign.figures import canvas
-from repalign.figures.conventions import Scale
 from repalign.figures.palette import FAINT, MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.models import COMPETENCES

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment
+from repalign.comparison.conventions import P_VIEWS, Conventions, Pairs, scale_of, text_of, view_for
 from repalign.figures import canvas
-from repalign.figures.conventions import P_VIEWS, Conventions, Pairs, scale_of, text_of, view_for
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment
+from repalign.comparison.conventions import Conventions, Pairs
 from repalign.figures import canvas
-from repalign.figures.conventions import Conventions, Pairs
 from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, RULE, SCORE
 
 COLUMNS = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]

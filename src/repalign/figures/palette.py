@@ -6,6 +6,8 @@ that chance looks like nothing. Family colours are after Okabe & Ito 2008, told 
 
 from __future__ import annotations
 
+from repalign.comparison.conventions import STEPS as STEPS
+
 # Each ramp is linear in OKLab (Ottosson 2020), in which equal steps look equal, between eight stops.
 LIGHT = (
     "#f6f3ea", "#f0f1e5", "#eaefdf", "#e4edda", "#dfebd4", "#d6e7d0", "#cae3cc", "#bfdec8",
@@ -19,7 +21,6 @@ DARK = (
     "#328b90", "#389392", "#419b93", "#50a393", "#5dab94", "#6ab293", "#76ba93", "#86c195",
     "#96c897", "#a5d099", "#b4d79b", "#c3dd9f", "#d0e2a5", "#dee8ab", "#ebedb2", "#f8f2b8",
 )  # fmt: skip
-STEPS = len(LIGHT)
 # Text on each step: black or white, whichever contrasts more (at least 4.5 to 1).
 LIGHT_INK = ("#000000",) * 20 + ("#ffffff",) * 12
 DARK_INK = ("#ffffff",) * 15 + ("#000000",) * 17

@@ -16,8 +16,8 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import NullLocator
 
 from repalign import text as words
+from repalign.comparison.conventions import vertical_range
 from repalign.figures import canvas
-from repalign.figures.conventions import vertical_range
 from repalign.figures.palette import FAINT, FAMILY_LIGHT, MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.relate import PARAMETERS, Published, Trend, published_points

@@ -22,10 +22,10 @@ from markupsafe import Markup
 
 from repalign import text as words
 from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
+from repalign.comparison.conventions import ADJUSTED, RULES, VIEWS, Conventions, Pairs, text_of
 from repalign.comparison.doctor import SEVERITIES
 from repalign.errors import RepalignError
 from repalign.figures import palette, trend_chart
-from repalign.figures.conventions import ADJUSTED, RULES, VIEWS, Conventions, Pairs, text_of
 from repalign.figures.kinds import Drawn, of_result, write_figures
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
@@ -168,10 +168,7 @@ NULLS = {
     **MEANINGS,
     "bound": "what is exact of the mean and spread over all permutations, and a bound that holds for every law",
 }
-SCALES = {
-    "studentised": "height above its own chance level, in units of its spread",
-    "raw": "raw score",
-}
+SCALES = {"studentised": "height above its own chance level, in units of its spread", "raw": "raw score"}
 AGGREGATES = {
     "max": "the pair of layers that is best by its {scale}",
     "mean": "the mean over all pairs of layers, each by its {scale}",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from repalign import text as words
-from repalign.figures.conventions import ADJUSTED, FLOORED, P_VIEWS, VIEWS, VIEWS_OF, Pairs, scale_of
+from repalign.comparison.conventions import ADJUSTED, FLOORED, P_VIEWS, VIEWS, VIEWS_OF, Pairs, scale_of
 from repalign.figures.layer_map_chart import Layers
 from repalign.figures.matrix_chart import Matrix
 

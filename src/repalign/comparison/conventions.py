@@ -13,10 +13,10 @@ import pandas as pd
 from repalign import text as words
 from repalign.comparison.alignment import about_of, rows_of
 from repalign.errors import RepalignError, choose
-from repalign.figures import palette
 from repalign.measures import MeasureFacts
 
 ALPHA = 0.05
+STEPS = 32  # of a colour scale
 SEEDS, HALVES = "seed to seed", "split half"
 
 # What each adjustment over pairs of models is called, what it holds, and why it may be used.
@@ -26,10 +26,7 @@ RULES = {
     "p_bh": ("Benjamini and Hochberg’s rule", "false discovery rate", "for independent or positively dependent pairs"),
     "p_by": ("Benjamini and Yekutieli’s rule", "false discovery rate", "valid under any dependence"),
 }
-JOINT = {
-    "one side": "all models of one side relabelled alike",
-    "every model": "all models relabelled jointly",
-}
+JOINT = {"one side": "all models of one side relabelled alike", "every model": "all models relabelled jointly"}
 ANY_JOINT = "all pairs relabelled jointly"
 
 
@@ -236,7 +233,7 @@ class Scale:
     def steps(self, values: Any) -> np.ndarray:
         """The step of the palette for every value, -1 where undefined."""
         place = self.position(values)
-        return np.where(np.isnan(place), -1, np.rint(np.nan_to_num(place) * (palette.STEPS - 1))).astype(int)
+        return np.where(np.isnan(place), -1, np.rint(np.nan_to_num(place) * (STEPS - 1))).astype(int)
 
 
 def scale_of(view: str, values: np.ndarray, chance: np.ndarray, n_draws: int, alpha: float) -> Scale:
