@@ -49,9 +49,7 @@ TRANSFORMATIONS: dict[str, Callable[[Array], Array]] = {
     "row_shift": lambda x: x + np.random.default_rng(1).uniform(-3, 3, (len(x), 1)),
     "column_scale": lambda x: x * np.random.default_rng(4).uniform(0.2, 5, x.shape[1]),
     "permutation": lambda x: x[:, ::-1],
-    "invertible": lambda x: (
-        x @ (np.eye(x.shape[1]) + 0.6 * np.random.default_rng(2).standard_normal((x.shape[1],) * 2))
-    ),
+    "invertible": lambda x: (x @ (np.eye(x.shape[1]) + 0.6 * np.random.default_rng(2).standard_normal((x.shape[1],) * 2))),
 }
 
 

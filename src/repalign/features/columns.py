@@ -19,16 +19,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features.rule import (
-    UNNAMED_INDEX,
-    Block,
-    Kind,
-    Reading,
-    Table,
-    listed,
-    names_of,
-    option,
-)
+from repalign.features.rule import UNNAMED_INDEX, Block, Kind, Reading, Table, listed, names_of, option
 from repalign.layers import FEATURES, KINDS, as_tensor, said
 
 _NAMES = {"halffloat": "float16", "float": "float32", "double": "float64", "string": "text", "large_string": "text"}

@@ -11,15 +11,7 @@ from torch import Tensor
 from repalign.errors import RepalignError, did_you_mean
 from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
-from repalign.sources.model import (
-    Batch,
-    Context,
-    Layer,
-    ModelEntry,
-    count_parameters,
-    no_modality,
-    versions,
-)
+from repalign.sources.model import Batch, Context, Layer, ModelEntry, count_parameters, no_modality, versions
 from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, StandIn
 
 EMBEDDING = "embedding"

@@ -238,9 +238,7 @@ class Places:
         return x[:, self.before : x.shape[1] - self.after]
 
 
-def token_places(
-    trace: Trace, again: Callable[[], Any], states: Mapping[str, Tensor], label: str
-) -> dict[str, Places]:
+def token_places(trace: Trace, again: Callable[[], Any], states: Mapping[str, Tensor], label: str) -> dict[str, Places]:
     """Where the tokens stand in each of the states (b, t, d) by layer that a traced pass over unlike images gave.
 
     What stands at a position when the tokens first come together, before any of them has seen another, shows what it is:

@@ -46,15 +46,7 @@ from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.files import file_sha256
-from repalign.sources.model import (
-    Batch,
-    Context,
-    LoadedModel,
-    ModelEntry,
-    first_line,
-    no_modality,
-    weights_digest,
-)
+from repalign.sources.model import Batch, Context, LoadedModel, ModelEntry, first_line, no_modality, weights_digest
 from repalign.sources.passes import any_pool, module_layer, outputs_of
 from repalign.sources.source import FILE, Answer, Asked, Facts, Source, Spec, StandIn
 

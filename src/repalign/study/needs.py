@@ -122,20 +122,11 @@ class Needs:
 
 
 def estimate(
-    dataset: Dataset,
-    x: Sequence[ModelEntry | str],
-    y: Sequence[ModelEntry | str] | None = None,
-    measures: Sequence[Measure | Group | str] = comparison.DEFAULT_MEASURES,
-    null: nulls.Null | str = "auto",
-    *,
-    store: FeatureStore | None = None,
-    preprocess: Preprocess | None = None,
-    n_compared: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 32,
-    limit: float = comparison.LIMIT,
-) -> Needs:
+    dataset: Dataset, x: Sequence[ModelEntry | str], y: Sequence[ModelEntry | str] | None = None,
+    measures: Sequence[Measure | Group | str] = comparison.DEFAULT_MEASURES, null: nulls.Null | str = "auto", *,
+    store: FeatureStore | None = None, preprocess: Preprocess | None = None, n_compared: int | None = None,
+    device: str = "auto", dtype: str = "auto", batch_size: int = 32, limit: float = comparison.LIMIT,
+) -> Needs:  # fmt: skip
     """What extracting these models and comparing them needs; nothing is loaded, trained or downloaded for it.
 
     x, y : the models of both sides, as `extract` takes them; without y those of x are compared with one another.

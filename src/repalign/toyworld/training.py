@@ -19,16 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from repalign.text import Progress, silent
 from repalign.toyworld import captions, recipes, render, world
-from repalign.toyworld.networks import (
-    N_WORDS,
-    ConvNet,
-    Language,
-    Words,
-    after_start,
-    build,
-    image_vectors,
-    pixels,
-)
+from repalign.toyworld.networks import N_WORDS, ConvNet, Language, Words, after_start, build, image_vectors, pixels
 from repalign.toyworld.recipes import LANGUAGE, VISION, WEIGHT_DECAY, Recipe
 
 # --- objectives -------------------------------------------------------------------------------------

@@ -130,9 +130,7 @@ def cooccurrence(transition: Array, window: int) -> Array:
     t = np.asarray(transition, dtype=np.float64)
     square = t.ndim == 2 and t.shape[0] == t.shape[1]
     if not square or t.min() < 0 or np.abs(t.sum(axis=1) - 1).max() > 1e-9 or window < 1:
-        raise RepalignError(
-            "a chain of events", expected="rows that sum to 1 and window >= 1", got=f"{t.shape}, {window}"
-        )
+        raise RepalignError("a chain of events", expected="rows that sum to 1 and window >= 1", got=f"{t.shape}, {window}")
     values, vectors = np.linalg.eig(t.T)
     one = np.flatnonzero(np.abs(values - 1) < 1e-9)
     if len(one) != 1:
