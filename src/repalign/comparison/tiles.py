@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
-FORMULAS = 5
+FORMULAS = 6
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
 
 
