@@ -7,6 +7,7 @@ Source: Huh et al. 2024, section 4.2 and appendix F.1 (eqs. 20-30).
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -117,7 +118,13 @@ class InfoNCE(Objective):
 
 def multisets(marginal: Array, k: int) -> tuple[Array, Array]:
     """All multisets of k events as counts (M, N), and their probabilities (M,) when events are drawn independently."""
-    n = len(marginal)
+    counts, orders = _multisets(len(marginal), k)
+    return counts, orders * np.prod(marginal**counts, axis=1)
+
+
+@functools.lru_cache(maxsize=8)  # a learner asks for the same ones in every step
+def _multisets(n: int, k: int) -> tuple[Array, Array]:
+    """All multisets of k out of n events as counts (M, N), and in how many orders each can be drawn (M,)."""
     size = factorial(n + k - 1) // factorial(k) // factorial(n - 1)
     if size > 5000:
         raise RepalignError(
@@ -127,7 +134,9 @@ def multisets(marginal: Array, k: int) -> tuple[Array, Array]:
     drawn = np.array(list(combinations_with_replacement(range(n), k)))
     counts = np.stack([(drawn == event).sum(axis=1) for event in range(n)], axis=1).astype(np.float64)
     orders = np.array([factorial(k) / np.prod([factorial(int(c)) for c in row]) for row in counts])
-    return counts, orders * np.prod(marginal**counts, axis=1)
+    for array in (counts, orders):
+        array.flags.writeable = False  # whoever asks next has the same arrays
+    return counts, orders
 
 
 # --- learning --------------------------------------------------------------------------------------
