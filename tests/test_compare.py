@@ -328,8 +328,8 @@ def test_a_constant_layer_is_undefined_and_the_rest_goes_on():
 def test_unknown_options_are_told(sides):
     with pytest.raises(RepalignError, match="unknown layer search 'maxx'"):
         compare(*sides, ["CKA()"], search="maxx")
-    with pytest.raises(RepalignError, match="no measure 'cka' in the result"):
-        compare(*sides, ["CKA()"], nulls.Permutations(3)).cells("cka")
+    with pytest.raises(RepalignError, match="no measure 'rsa' in the result"):
+        compare(*sides, ["CKA()"], nulls.Permutations(3)).cells("rsa")
     with pytest.raises(RepalignError, match="nothing to compare"):
         compare([], measures=["CKA()"])
 

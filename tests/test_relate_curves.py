@@ -290,7 +290,7 @@ def test_points_that_differ_in_n_are_said_and_never_mixed():
         ({"x": "k", "by": "family"}, r"no family is known of p, q, r and others"),
         ({"x": "k", "side": "z"}, r"unknown side 'z'"),
         ({"x": "k", "measure": "CKA()"}, r"lines and points are measures already"),
-        ({"x": "k", "by": None, "measure": "MutualKNN"}, r"no measure 'MutualKNN' in the table"),
+        ({"x": "k", "by": None, "measure": "RSA"}, r"no measure 'RSA' in the result"),
         ({"x": "k", "relative": "smallest"}, r"which model of side x is the smallest is not known"),
     ],
 )

@@ -44,10 +44,13 @@ _PUBLIC = {
     "write_report": "report",
 }
 
+_ROOMS = ("aggregate", "comparison", "competence", "features", "figures", "null", "prh", "relate", "study", "testing", "toyworld")
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name in (*_ROOMS, "plot"):  # `plot` is what many look for
+        return import_module(f"repalign.{'figures' if name == 'plot' else name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'repalign' has no attribute {name!r}")
     return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)

@@ -30,7 +30,7 @@ from repalign.files import (
     seal_parquet,
     write_file,
 )
-from repalign.measures import MeasureFacts, facts_of
+from repalign.measures import Measure, MeasureFacts, facts_of, measure_among
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +86,15 @@ class Alignment:
         """Facts of every measure by its text: its name for people, family, meaning and direction."""
         return about_of(self.run, self.measures)
 
-    def cells(self, measure: str | None = None) -> pd.DataFrame:
+    def cells(self, measure: Measure | str | None = None) -> pd.DataFrame:
         """All pairs of layers, one row each."""
         return self.table[self.table["scope"] == "cell"].reset_index(drop=True) if measure is None else self.rows("cell", measure)
 
-    def rows(self, scope: str = "max", measure: str | None = None) -> pd.DataFrame:
+    def rows(self, scope: str = "max", measure: Measure | str | None = None) -> pd.DataFrame:
         """The rows of one scope and one measure, the first by default."""
         return rows_of(self.table, scope, measure)
 
-    def best(self, measure: str | None = None) -> pd.DataFrame:
+    def best(self, measure: Measure | str | None = None) -> pd.DataFrame:
         """The layer search of every pair of models, one row each, the farthest above chance first within a measure."""
         found = self.table[self.table["scope"] == "max"] if measure is None else rows_of(self.table, "max", measure)
         order = {m: i for i, m in enumerate(self.measures)}
@@ -102,7 +102,7 @@ class Alignment:
         found = found.sort_values(by, ascending=up, key=lambda c: c.map(order) if c.name == "measure" else c)
         return found.reset_index(drop=True)
 
-    def matrix(self, measure: str | None = None, value: str = "statistic") -> pd.DataFrame:
+    def matrix(self, measure: Measure | str | None = None, value: str = "statistic") -> pd.DataFrame:
         """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
         choose("column", value, COLUMNS, f"the result has no column {value!r}")
         found = rows_of(self.table, "max", measure)
@@ -110,7 +110,7 @@ class Alignment:
         return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
 
     def layer_map(
-        self, model_x: str | None = None, model_y: str | None = None, measure: str | None = None,
+        self, model_x: str | None = None, model_y: str | None = None, measure: Measure | str | None = None,
         value: str = "statistic",
     ) -> pd.DataFrame:  # fmt: skip
         """Layers by layers of one pair of models (the only or first one by default)."""
@@ -184,12 +184,15 @@ class Alignment:
         return words.html_of(self)
 
 
-def rows_of(table: pd.DataFrame, scope: str = "max", measure: str | None = None) -> pd.DataFrame:
-    """The rows of one scope ("max": pairs of models, "cell": pairs of layers) and one measure, the first by default."""
+def rows_of(table: pd.DataFrame, scope: str = "max", measure: Measure | str | None = None) -> pd.DataFrame:
+    """The rows of one scope ("max": pairs of models, "cell": pairs of layers) and one measure, the first by default.
+
+    The measure goes by whatever `compare` takes for it: a measure, its text, a name ("cka"); or by its label.
+    """
     known = list(dict.fromkeys(table.loc[table["scope"] == scope, "measure"]))
     if not known:
         raise RepalignError("there is nothing to show", expected=f"a table with rows of scope {scope!r}", got="no such rows")
-    chosen = known[0] if measure is None else choose("measure", measure, known, f"no measure {measure!r} in the result")
+    chosen = known[0] if measure is None else measure_among(measure, known)
     return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
 
 

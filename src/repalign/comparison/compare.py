@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, 
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
+from repalign.features.arrays import SUFFIXES
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
@@ -33,6 +35,8 @@ from repalign.models import COMPETENCES, ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
 from repalign.text import Progress, silent
 
+# Models of one side: by name, paths, or representations.
+Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
@@ -45,11 +49,13 @@ def default_measures(kinds: Iterable[str]) -> list[str]:
 
 
 def compare(
-    x: Sequence[Representation],
-    y: Sequence[Representation] | None = None,
-    measures: Sequence[Measure | Group | str] | None = None,
+    x: Models,
+    y: Models | None = None,
+    measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
     null: nulls.Null | str = nulls.Auto(),  # noqa: B008  (frozen)
     *,
+    ids: Sequence[Any] | str | None = None,
+    rows: bool = False,
     search: str | None = None,
     alpha: float = 0.05,
     preprocess: Preprocess | None = None,
@@ -67,7 +73,10 @@ def compare(
 
     Parameters
     ----------
-    x, y : representations of one dataset. Without `y`, all models of `x` against each other.
+    x, y : models of one dataset: a mapping from names to arrays, frames, lists or mappings of layers, or files, as `pair` takes
+        them (a folder is one model, each of its files a layer); paths of files, or of folders in which every file is a model; or
+        representations. Without `y`, all models of `x` against each other.
+    ids, rows : of arrays and files, how their rows are paired, as in `pair`.
     measures : measures or their names, for instance ``MutualKNN(k=10)`` or ``"CKA()"``; "all" or a family ("kernel")
         stands for all of its measures that apply, the others are listed in the run's `left_out` with the reason. Without,
         `DEFAULT_MEASURES`; RSA instead of one that does not take a layer as it is given.
@@ -95,7 +104,11 @@ def compare(
     RepalignError : datasets differ, names repeat, a measure is unknown or undefined at this n, or a layer
         holds NaN; the message names the model and the layer.
     """
-    x, y = list(x), None if y is None else list(y)
+    if isinstance(measures, (str, Measure, Group)):
+        measures = [measures]
+    (x, *others), how = as_models([x] if y is None else [x, y], Reading(ids, rows))
+    y = others[0] if others else None
+    describe = {**({"how": how} if how else {}), **(describe or {})}
     models = [*x, *(y or ()), *(r for both in replicates for r in both)]
     if not x or y == []:
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
@@ -130,7 +143,7 @@ def compare(
     scored, of_twins = done[: len(tiles)], done[len(tiles) :]
 
     table = across_pairs(tiles, scored)
-    run = describe_run(x, y, tiles, null, table, describe or {})
+    run = describe_run(x, y, tiles, null, table, describe)
     run |= {"findings": examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
     run["warnings"] = [*chosen.warnings, *run["warnings"]]
     run["ways"] = _ways(tiles, scored) if any(s.way for s in settings.values()) else {}
@@ -170,12 +183,60 @@ def pair(
     >>> result.run["how"][0]
     'row i of one is paired with row i of the other: nothing names the rows'
     """
-    if isinstance(measures, (str, Measure, Group)):
-        measures = [measures]
-    found = join([read_features(source, Reading(ids, rows), name=name) for source, name in zip((x, y), names, strict=True)])
-    both = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
-    describe = {**(options.pop("describe", None) or {}), "how": list(found.how)}
-    return compare([both[0]], [both[1]], measures, null, describe=describe, **options)
+    return compare({names[0]: x}, {names[1]: y}, measures, null, ids=ids, rows=rows, **options)
+
+
+def as_models(sides: Sequence[Models], reading: Reading) -> tuple[list[list[Representation]], list[str]]:
+    """The models of all sides, with paired rows, and what was read, in words; none for representations.
+
+    Raises RepalignError for what is no model, and where representations and other things meet.
+    """
+    kept = [list(side) if not isinstance(side, (Mapping, str, Path)) else side for side in sides]
+    every = [one for side in kept for one in (side if isinstance(side, list) else [side])]
+    if all(isinstance(one, Representation) for one in every):
+        return kept, []  # type: ignore[return-value]
+    named = [dict(side) if isinstance(side, Mapping) else _by_stem(side) for side in kept]
+    sources = [(i, name, *one) for i, side in enumerate(named) for name, given in side.items() for one in _parts(given)]
+    if not sources:
+        return [[] for _ in sides], []
+    found = join([read_features(one, reading, name=f"{name}, {part}" if part else name) for _, name, part, one in sources])
+    layers: list[dict[str, dict[str, Any]]] = [{} for _ in sides]
+    for (i, name, part, _), some in zip(sources, found.layers, strict=True):
+        own = {part if len(some) == 1 else f"{part}.{k}": v for k, v in some.items()} if part else some
+        layers[i].setdefault(name, {}).update(own)
+    return [[in_memory(some, name, found.ids) for name, some in side.items()] for side in layers], list(found.how)
+
+
+def _by_stem(side: Any) -> dict[str, Path]:
+    """Files by their names; a folder stands for all files of features in it. Of equal names the whole path is the name."""
+    given = [side] if isinstance(side, (str, Path)) else side
+    if others := [type(one).__name__ for one in given if not isinstance(one, (str, Path))]:
+        raise RepalignError(
+            "this is no list of models", expected="representations, or paths; arrays have names: {'mine': x, 'theirs': y}",
+            got=others[0],
+        )  # fmt: skip
+    paths = [file for one in given for file in _files_in(Path(one))]
+    stems = Counter(path.stem for path in paths)
+    return {path.stem if stems[path.stem] == 1 else str(path): path for path in paths}
+
+
+def _parts(given: Any) -> list[tuple[str, Any]]:
+    """What a model is read from, each with the name of a layer: one thing without a name, or the files of a folder."""
+    if isinstance(given, (str, Path)) and Path(given).is_dir():
+        return [(path.stem, path) for path in _files_in(Path(given))]
+    return [("", given)]
+
+
+def _files_in(path: Path) -> list[Path]:
+    """The files of features in a folder, by name; a file is itself."""
+    if not path.exists():
+        raise RepalignError(f"{path}: there is no such file or folder", expected="files of features, or folders of these")
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not files:
+        raise RepalignError(f"{path}: no file of features in this folder", expected=" ".join(SUFFIXES), got="none")
+    return files
 
 
 def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -> MemoryRepresentation:

@@ -33,7 +33,7 @@ from repalign.figures import (
     trend_chart,
 )
 from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
-from repalign.measures import facts_of, parse_measure
+from repalign.measures import facts_of, measure_among
 from repalign.relate.scores import names_of
 from repalign.text import Progress, silent
 
@@ -207,7 +207,7 @@ class Results:
             if kind.per == "result":
                 known = [None]
             elif measure != "all":
-                known = known[:1] if measure is None else [_measure(measure, alignment.measures)]
+                known = known[:1] if measure is None else [measure_among(measure, alignment.measures)]
             for one in known:
                 yield from kind.drawn(given | {"measure": one}, options, alignment.run, one, name)
 
@@ -223,17 +223,11 @@ class Results:
                 choose("variant", variant, self.alignments)
             table = table.loc[fits]
         if measure is not None:
-            table = table.loc[table["measure"] == _measure(measure, table["measure"].unique())]
+            table = table.loc[table["measure"] == measure_among(measure, list(table["measure"].unique()))]
         if x is not None and x not in table.columns:
             known = {m for m in table["measure"].unique() if x in facts_of(m).parameters}
             table = table.loc[table["measure"].isin(list(known))] if known else table
         return table.reset_index(drop=True)
-
-
-def _measure(asked: str, known: Iterable[str]) -> str:
-    """A measure as a file writes it, such as CKA(), as the table does, with all its parameters."""
-    known = list(known)
-    return choose("measure", asked if asked in known else repr(parse_measure(asked)), known)
 
 
 # --- files -----------------------------------------------------------------------------------------

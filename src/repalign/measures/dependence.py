@@ -23,8 +23,8 @@ from repalign.measures.kernel import (
     UNBIASED,
     Estimated,
     OfKernels,
-    OfLinearKernels,
     OfPairs,
+    _OfLinearKernels,
     norm_products,
 )
 from repalign.measures.measure import (
@@ -46,7 +46,7 @@ BIASED_CKA = CKA(estimator="biased")
 
 
 @dataclass(frozen=True)
-class HSIC(OfLinearKernels):
+class HSIC(_OfLinearKernels):
     """Hilbert-Schmidt independence criterion: the covariance of two kernels, not normalised.
 
     estimator="unbiased" (default): <K~, L~> / (n (n - 3)), with the U-centred kernels, equal to Song et al. 2012,

@@ -171,7 +171,7 @@ def linear_inner(squared: float, diagonal: float, traces: float, n: int, unbiase
     return squared - n / (n - 2) * diagonal + traces / ((n - 1) * (n - 2)) if unbiased else squared
 
 
-class OfLinearKernels(OfKernels, Estimated):
+class _OfLinearKernels(OfKernels, Estimated):
     """Two narrow layers under the linear kernel are compared in feature space."""
 
     def __call__(self, x: Any, y: Any) -> float:
@@ -197,7 +197,7 @@ class OfLinearKernels(OfKernels, Estimated):
 
 
 @dataclass(frozen=True)
-class CKA(OfLinearKernels):
+class CKA(_OfLinearKernels):
     """Centred kernel alignment: the cosine between the centred kernels of two spaces.
 
     s = <K', L'> / (|K'| |L'|), with K' the centred kernel. estimator="debiased" (default): U-centred with

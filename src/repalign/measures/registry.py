@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -16,8 +17,8 @@ from repalign.errors import RepalignError, choose
 from repalign.measures.measure import Bilinear, Measure
 
 __all__ = [
-    "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "parse_measure", "parse_measures",
-    "parse_wanted", "register",
+    "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "measure_among", "parse_measure",
+    "parse_measures", "parse_wanted", "register",
 ]  # fmt: skip
 
 # Our measures by the module of their family, in the order of listings. A module is imported when one of its names is first used.
@@ -223,6 +224,31 @@ class MeasureFacts:
         """The facts that `dataclasses.asdict` gave, also through JSON, which has no tuples."""
         parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["parameters"].items()}
         return cls(**{**data, "parameters": parameters})
+
+
+def measure_among(asked: Measure | str, known: Sequence[str]) -> str:
+    """The text of the measure of a result that is meant: by a measure, its text, its label, or any name that it goes by.
+
+    A name without parameters means whatever parameters the result has of that measure.
+
+    >>> measure_among("mutual_knn", ["CKA()", "MutualKNN(k=5, similarity='cosine', center=False)"])
+    "MutualKNN(k=5, similarity='cosine', center=False)"
+    """
+    asked = asked if isinstance(asked, str) else repr(asked)
+    if asked in known:
+        return asked
+    found = [text for text in known if facts_of(text).label.lower() == asked.strip().lower()]
+    with contextlib.suppress(RepalignError):  # it may be a measure that is not registered in this session
+        meant = parse_measure(asked)
+        found = found or [text for text in known if text == repr(meant)]
+        if not found and not asked.rstrip().endswith(")"):
+            of_class = [text for text in known if text.partition("(")[0] == type(meant).__name__]
+            found = of_class if asked.strip() not in type(meant).shorthands else []
+    if len(found) > 1:
+        raise RepalignError(
+            f"{asked!r} means several measures of the result", expected="one of " + ", ".join(map(repr, found)), got=repr(asked)
+        )
+    return found[0] if found else choose("measure", asked, known, f"no measure {asked!r} in the result")
 
 
 def label_of(name: str, parameters: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.measures import MeasureFacts, facts_of
+from repalign.measures import MeasureFacts, facts_of, measure_among
 from repalign.models import COMPETENCES
 from repalign.relate.finding import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, mean_of_pairs, pearson, spearman
@@ -250,8 +250,7 @@ def _axis(
     else:
         without = dict(zip(rows["measure"], rows[GROUP], strict=True))
         known = dict.fromkeys([*without.values(), *without])
-        asked = next(iter(known)) if measure is None else measure
-        choose("measure", asked, known, f"no measure {asked!r} in the table")
+        asked = next(iter(known)) if measure is None else measure_among(measure, list(known))
         measure = without.get(asked, asked)
         rows = rows.loc[rows[GROUP] == measure]
     rows = rows.assign(**{LINE: _lines(rows, by, records)})
