@@ -159,13 +159,17 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     entries: Tensor | None = None  # of a dense relation, in the order (i, d)
     out: Tensor | None = None
     for i, relation in enumerate(relations):
-        if isinstance(relation, GraphRelation):
+        if isinstance(relation, GraphRelation):  # few entries are soonest put where a row is a diagonal
             moved = relation.permute(order)
-            wrapped = replace(moved, indices=(moved.indices - at) % n).matrix
+            place = ((moved.indices - at) % n * n + at).flatten()
+            values = torch.ones((), device=place.device) if moved.values is None else moved.values.flatten()
+            wrapped = values.new_zeros(n * n)
+            wrapped[place] = values
+            found = torch.fft.rfft(wrapped.view(n, n), dim=1).T
         else:  # one gather, row after row, in the place of rows, columns and diagonals
             entries = order[at] * n + order[(at + diagonals) % n] if entries is None else entries
             wrapped = relation.matrix.flatten().index_select(0, entries.flatten()).view(entries.shape)
-        found = torch.fft.rfft(wrapped, dim=0)
+            found = torch.fft.rfft(wrapped, dim=0)
         out = found.new_empty(len(found), len(relations), len(diagonals)) if out is None else out
         torch.mul(found, weight, out=out[:, i]) if symmetric else out[:, i].copy_(found)
     assert out is not None
