@@ -137,7 +137,7 @@ def test_factors_that_are_numbers_are_yardsticks_on_request(table, models):
     ("options", "message"),
     [
         ({"side": "z"}, r"unknown side 'z'"),
-        ({"measure": "MutualKNN"}, r"no measure 'MutualKNN'(.|\n)*choose one of: CKA"),
+        ({"measure": "RSA"}, r"no measure 'RSA'(.|\n)*choose one of: CKA"),
         (
             {"against": "bits_per_bite"},
             r"no model of side x has a 'bits_per_bite'(.|\n)*did you mean 'bits_per_byte'",

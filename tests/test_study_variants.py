@@ -115,7 +115,7 @@ def test_what_a_variant_says_reaches_its_run(folder):
     x, y = load_study(folder / "base.yaml").extract()
     for found, (a, b) in ((few, sample_rows([x, y], 40, 3)), (torn, [*break_pairs([x], 0.5, 3), y])):
         (score,) = found.best(found.measures[1])["statistic"]
-        assert score == pytest.approx(CKA()(a.load(x.layers[0]), b.load(y.layers[0])), abs=1e-9)
+        assert score == pytest.approx(CKA()(a.load(x.layers[0]), b.load(y.layers[0])), abs=1e-6)
     assert (few.run["alpha"], torn.run["alpha"]) == (0.2, 0.05) and torn.run["null"]["groups"]["shuffle"] == "whole"
 
 
