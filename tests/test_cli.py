@@ -180,7 +180,7 @@ def test_the_flow_from_study_to_check(call, study):
     part.unlink()
     assert call("run", study)[0] == 0
     status, out, _ = call("check", study.parent / "runs")
-    assert status == 0 and "whole: 2 models, 2 layers; 4 folders of results" in out  # that of the figures too
+    assert status == 0 and "whole: 2 models, 2 layers; 5 folders of results" in out  # those of figures too
 
 
 def test_what_is_made_again_or_has_no_seal_is_told(call, study):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import repalign
+from repalign import cli
 from repalign.errors import RepalignError
 from repalign.measures import CKA
 
@@ -84,3 +85,41 @@ def test_rooms_are_there_in_a_fresh_session():
     code = "import repalign; print(*(getattr(repalign, n).__name__ for n in ('relate', 'plot', 'aggregate', 'competence')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == [f"repalign.{n}" for n in ("relate", "figures", "aggregate", "competence")], done.stderr
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run `repalign ...` here, in this process; (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repalign", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_files_and_folders_on_the_command_line(several, tmp_path, command):
+    """Every file is a model; table, figures and report lie in one folder."""
+    status, out, err = command("compare", "files", "-m", "cka", "--x", "a", "--y", "b", "--y", "c")
+    assert status == 0 and "a [features]" in out and "row i of one is paired with row i of the other" in err
+    made = tmp_path / "repalign-results"
+    assert {"results.parquet", "run.json", "report.html"} <= {p.name for p in made.iterdir()}
+    assert list((made / "figures").glob("*.svg"))
+    found = repalign.Alignment.load(made)
+    np.testing.assert_allclose(found.matrix("cka").loc["a", "c"], CKA()(several["a"], several["c"]), rtol=1e-9)
+    assert found.matrix("cka").shape == (1, 2)
+
+
+def test_what_cannot_be_compared_is_told_on_the_command_line(several, tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    for words, problem in (
+        (("files", "--x", "d"), "no model 'd'"),
+        (("files/a.npy", "file/b.npy"), "there is no such file or folder"),
+        (("empty", "--rows"), "--rows is said of files of features"),
+        (("files/a.npy",), "nothing to compare"),
+    ):
+        status, _, err = command("compare", *words)
+        assert status and problem in err and "Traceback" not in err

@@ -41,7 +41,7 @@ competence = typer.Typer(
 COMMANDS = (
     (run, "repalign run studies/example.yaml"),
     (extract, "repalign extract studies/example.yaml"),
-    (compare, "repalign compare runs/store --x bloomz-560m --y vit-base --measure 'CKA()'"),
+    (compare, "repalign compare clip.npy dino.npz mine.parquet --measure 'CKA()'"),
     (report, "repalign report runs/photos/results --out report.html --static figures"),
     (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval"),
     (difference, "repalign difference mine.npy clip.npy dino.npy --measure 'CKA()'"),

@@ -106,6 +106,12 @@ class Reader:
             picked.append(layers[name])
         return picked, joined
 
+    def refuse(self, of: str) -> None:
+        """Refuse whatever is said, where there is none of these."""
+        said = [f"--{f.name}" for f in fields(self) if getattr(self, f.name)]
+        if said:
+            raise RepalignError(f"{' and '.join(said)} is said of {of}, and there are none", remedy="leave it out")
+
     def _kinds(self) -> list[str] | None:
         given = {"--rdm": ["rdm"] * self.rdm, "--kernel": ["kernel"] * self.kernel, "--kind": self.kind}
         said = {option: words for option, words in given.items() if words}

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from repalign.cli._console import FAILED, MANY_MEASURES, bars, err, out, show, show_table, tell, wrote
-from repalign.cli._options import Comparing, MeasureNames, OneDataset
+from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, counted, number, parameters
 
@@ -126,33 +126,56 @@ def demo(to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo")) -> 
     wrote("report", (to / "report.html").absolute(), f"open {to / 'report.html'}")
 
 
-# --- stores ---
+# --- stores and files ---
 
 
 def compare(
-    store: str, x: list[str] | None = None, y: list[str] | None = None, measure: MeasureNames = None, *,
-    how: Comparing, dataset: OneDataset = None, results: Path = Path("repalign-results"),
+    sources: Annotated[list[str], typer.Argument()], x: list[str] | None = None, y: list[str] | None = None,
+    measure: MeasureNames = None, *, how: Comparing, reader: Reader, dataset: OneDataset = None,
+    results: Path = Path("repalign-results"),
 ) -> None:  # fmt: skip
-    """Compare what is in a store: two sides, or all models with each other.
+    """Compare files of features, each a model, or what is in a store: two sides, or all models with each other.
+
+    Rows of files are joined on ids; without any in all of them, row i with row i.
 
     Parameters
     ----------
-    store : A feature store.
-    x : Models of one side, by name; all by default.
+    sources : Files of features, or folders of these; or one feature store.
+    x : Models of one side, by name (that of a file without its ending); all by default.
     y : Models of the other side.
     results : Where results go.
     """
     from repalign.report import write_report
 
-    models = stored(store, dataset)
-    left, right = picked(models, x, store), picked(models, y, store) if y else None
+    place, told = ", ".join(sources), {}
+    if len(sources) == 1 and _is_store(sources[0]):
+        reader.refuse("files of features")
+        models = stored(place, dataset)
+    else:
+        from repalign.comparison import in_memory, model_files
+
+        files = model_files(sources)
+        found = reader.read(*files.values())
+        tell(found.how)
+        models = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, files, strict=True)]
+        told = {"describe": {"how": list(found.how)}}
+    left, right = picked(models, x, place), picked(models, y, place) if y else None
     groups = how.grouped(models[0].ids)
     with bars() as progress:
-        alignment = how.compare(left, right, measure, groups, results=results, progress=progress)
-    write_report(results, results / "report.html")
+        alignment = how.compare(left, right, measure, groups, results=results, progress=progress, **told)
+    write_report(results, results / "report.html", static=results / "figures")
     show(alignment)
     wrote("table", results / "results.parquet")
+    wrote("figures", results / "figures")
     wrote("report", results / "report.html", f"open {results / 'report.html'}")
+
+
+def _is_store(source: str) -> bool:
+    """Whether it is an address, or a folder without files of features; what is not there may be either, and is no store."""
+    from repalign.features.arrays import SUFFIXES
+
+    folder = Path(source)
+    return "://" in source or (folder.is_dir() and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()))
 
 
 def stored(store: str, dataset: str | None) -> list[Any]:

@@ -195,7 +195,7 @@ def as_models(sides: Sequence[Models], reading: Reading) -> tuple[list[list[Repr
     every = [one for side in kept for one in (side if isinstance(side, list) else [side])]
     if all(isinstance(one, Representation) for one in every):
         return kept, []  # type: ignore[return-value]
-    named = [dict(side) if isinstance(side, Mapping) else _by_stem(side) for side in kept]
+    named = [dict(side) if isinstance(side, Mapping) else model_files(side) for side in kept]
     sources = [(i, name, *one) for i, side in enumerate(named) for name, given in side.items() for one in _parts(given)]
     if not sources:
         return [[] for _ in sides], []
@@ -207,7 +207,7 @@ def as_models(sides: Sequence[Models], reading: Reading) -> tuple[list[list[Repr
     return [[in_memory(some, name, found.ids) for name, some in side.items()] for side in layers], list(found.how)
 
 
-def _by_stem(side: Any) -> dict[str, Path]:
+def model_files(side: Any) -> dict[str, Path]:
     """Files by their names; a folder stands for all files of features in it. Of equal names the whole path is the name."""
     given = [side] if isinstance(side, (str, Path)) else side
     if others := [type(one).__name__ for one in given if not isinstance(one, (str, Path))]:
