@@ -172,10 +172,9 @@ def compare(
 
 def _is_store(source: str) -> bool:
     """Whether it is an address, or a folder without files of features; what is not there may be either, and is no store."""
-    from repalign.features.arrays import SUFFIXES
+    from repalign.features.arrays import feature_files
 
-    folder = Path(source)
-    return "://" in source or (folder.is_dir() and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()))
+    return "://" in source or (Path(source).is_dir() and not feature_files(Path(source)))
 
 
 def stored(store: str, dataset: str | None) -> list[Any]:

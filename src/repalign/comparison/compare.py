@@ -26,7 +26,7 @@ from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, 
 from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
-from repalign.features.arrays import SUFFIXES
+from repalign.features.arrays import SUFFIXES, feature_files
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
@@ -233,7 +233,7 @@ def _files_in(path: Path) -> list[Path]:
         raise RepalignError(f"{path}: there is no such file or folder", expected="files of features, or folders of these")
     if not path.is_dir():
         return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = feature_files(path)
     if not files:
         raise RepalignError(f"{path}: no file of features in this folder", expected=" ".join(SUFFIXES), got="none")
     return files

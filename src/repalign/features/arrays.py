@@ -115,6 +115,11 @@ def file_widths(path: str | Path, reading: Reading = Reading()) -> dict[str, int
     return out
 
 
+def feature_files(folder: Path) -> list[Path]:
+    """The files of a folder that may hold features, by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
 def sidecars(path: Path) -> tuple[Path, Path]:
     """The files with the ids of a file that holds none: `FILE.ids.txt` and `FILE.ids.json`."""
     return path.with_name(path.name + ".ids.txt"), path.with_name(path.name + ".ids.json")
