@@ -92,9 +92,7 @@ class Search:
     def aggregated(self, scores: np.ndarray) -> np.ndarray:
         """The aggregate of every matrix of a stack (K, la, lb): (K,)."""
         if self.aggregate == "matching":
-            from scipy.optimize import linear_sum_assignment
-
-            found = np.array([linear_sum_assignment(s, maximize=True) for s in scores], dtype=np.intp)
+            found = np.array([self.chosen(s) for s in scores], dtype=np.intp)
             x, y = np.moveaxis(found.reshape(len(scores), 2, min(scores.shape[1:])), 1, 0)
             return scores[np.arange(len(scores))[:, None], x, y].mean(axis=1)
         if self.aggregate == "top-k":
