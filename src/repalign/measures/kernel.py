@@ -464,10 +464,11 @@ def _of_distances(x: Given, kernel: str, bandwidth: float | str | None) -> tuple
     The constant -1 drops out in centring, and keeps the digits of kernels that are nearly constant. Distances are in float64, but
     for those of float32 features in which nothing is lost that "rbf" could tell.
     """
+    rule, sigma, largest = BANDWIDTHS.get(str(bandwidth)), 0.0, math.inf
+
     def sigma_of(squared: Tensor, unit: float) -> float:
         return math.sqrt(rule(squared)) if rule else float(bandwidth or 0) / unit
 
-    rule, sigma, largest = BANDWIDTHS.get(str(bandwidth)), 0.0, math.inf
     if isinstance(x, Tensor) and x.dtype == torch.float32 and kernel == "rbf":
         squared, unit, largest = float32_between_rows(x)
         sigma = sigma_of(squared, unit)

@@ -161,7 +161,7 @@ class DenseRelation(SquareState, Relation):
     def of(
         cls, matrix: Tensor, *, symmetric: bool = True, floor: float = 0.0, unit: float = 1.0, factor: Tensor | None = None
     ) -> DenseRelation:
-        """Divide `matrix` by its Frobenius norm, in place; a norm <= `floor` counts as zero (rounding residue).
+        """Divide `matrix` (and `factor`) by its Frobenius norm, in place; a norm <= `floor` counts as zero (rounding residue).
 
         The norm is told in the unit of the features, in which the matrix is `unit` times as large.
         """
@@ -169,7 +169,8 @@ class DenseRelation(SquareState, Relation):
         if not norm > floor:
             return cls(torch.zeros_like(matrix), 0.0, symmetric)
         if factor is not None:
-            factor = torch.cat([factor[:, :-1] / math.sqrt(norm), factor[:, -1:] / norm], dim=1)
+            factor[:, :-1] /= math.sqrt(norm)
+            factor[:, -1] /= norm
         return cls(matrix.div_(norm), float(np.clip(norm * unit, *NORMAL)), symmetric, factor)
 
     def permute(self, p: Tensor) -> Self:

@@ -211,8 +211,8 @@ class Symmetric(Dense):
                 walks = a[rows] @ a[:, columns] if left is None else left[rows] @ right[columns].T
             if own is not None:
                 walks.addcmul_(own[rows, None] + own[columns], edges)
-            if own is not None and rows == columns:
-                walks.diagonal().sub_(own[rows].square())
+                if rows == columns:
+                    walks.diagonal().sub_(own[rows].square())
             four += times * torch.linalg.vector_norm(walks, dim=1).double().square().sum()
             walks *= edges
             at_vertex[rows] += walks.sum(dim=1)

@@ -16,12 +16,19 @@ from torch import Tensor
 
 from repalign.layers import RDM, Given
 from repalign.measures.measure import ISOMETRIES, DenseRelation
-from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks, centred, gram, layer_of, scaled, unit_rows
+from repalign.measures.numerics.precision import (
+    CACHED_BYTES,
+    SCRATCH_BYTES,
+    blocks,
+    centred,
+    gram,
+    layer_of,
+    scaled,
+    unit_rows,
+)
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7
-# Rows of so many bytes stay in the processor's cache from one step to the next.
-_CACHED_BYTES = 2**20
 
 # Numbers whose relative difference is below this are tied: rounding may have made it.
 TIED = 1e-11
@@ -65,7 +72,7 @@ def squared_distances(features: Tensor) -> Tensor:
         squared = gram(torch.cat([-2 * features, norms, ones], dim=1), torch.cat([features, ones, norms], dim=1))
     else:  # longer rows take longer to copy than all pairs to pass over
         squared = gram(features)
-        for block in blocks(n, 8 * n, _CACHED_BYTES):
+        for block in blocks(n, 8 * n, CACHED_BYTES):
             torch.add(norms[block] + norms.T, squared[block], alpha=-2, out=squared[block])
     squared.fill_diagonal_(math.inf)
     norms, near = norms.flatten(), []

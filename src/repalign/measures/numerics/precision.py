@@ -394,7 +394,7 @@ def frobenius(x: Tensor) -> float:
 # --- shared by measures ---
 
 # Rows of so many bytes stay in the processor's cache from one step to the next.
-_CACHED_BYTES = 2**20
+CACHED_BYTES = 2**20
 
 # Cosines come from centred products as long as no row is shorter than this share of its parts, mean and deviation.
 # Below it the two cancel, and digits with them.
@@ -467,7 +467,7 @@ class Layer:
         values = self.gram
         if not self.shared:
             del self.products  # which are changed
-        for b in blocks(len(values), len(values) * dtype.itemsize, _CACHED_BYTES):
+        for b in blocks(len(values), len(values) * dtype.itemsize, CACHED_BYTES):
             some = values[b] if center else values[b].add_(of_row[b, None]).add_(of_column)
             some.mul_(scale[b, None]).mul_(scale)
         of_products, of_sums = deviation * inverse, parts * inverse
