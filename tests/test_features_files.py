@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 import uuid
 import zipfile
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -435,20 +433,6 @@ def test_an_entry_that_says_nothing_of_its_file_keeps_its_key():
         "axes": "nld",
         "rows": True,
     }
-
-
-def test_the_page_runs(capsys):
-    page = (Path(__file__).parents[1] / "docs/features.md").read_text("utf-8")
-    block, *_ = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    space: dict = {}
-    exec(block, space)
-    told = capsys.readouterr().out
-    assert float(space["result"].best()["statistic"].iloc[0]) == pytest.approx(1)
-    assert (
-        "joined on 300 ids; 0 and 0 rows" in told
-        and "features: 8 columns 0, 1 ... 7" in told
-        and "left out: score" in told
-    )
 
 
 @pytest.mark.parametrize("said", [{"id": "pk"}, {"rows": True}, {"features": "f*"}, {"vector": "v"}, {"axes": "nld"}])

@@ -138,9 +138,7 @@ def test_two_captions_of_one_image_tie_with_every_shuffle_within_the_image(scrip
         assert calibrate(*null.scored(measure, a, b)).pvalue.item() == 1.0
 
 
-def test_the_document_runs_and_its_figure_is_there():
-    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.S)
-    exec(compile(example, "calibration.md", "exec"), {})
+def test_the_figures_and_pages_of_the_document_are_there():
     for target in re.findall(r"!?\[[^]]*\]\((?!http)([^)#]+)\)", DOCUMENT):
         assert (ROOT / "docs" / target).exists(), target
 

@@ -361,15 +361,6 @@ def test_the_listing_says_what_a_measure_takes(call):
 PAGES = Path(__file__).resolve().parents[1] / "docs"
 
 
-def test_the_example_of_the_page_runs(capsys):
-    text = (PAGES / "features.md").read_text("utf-8")
-    block = next(b for b in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "RDM" in b)
-    exec(block, {"__name__": "features"})
-    said = capsys.readouterr().out
-    assert re.search(r"0 +(anna|ben|cleo) +features +0\.\d", said) and re.search(r"all\.anna +rdm +1\.0", said)
-    assert re.search(r"kernel +kernel +0\.\d", said)
-
-
 def test_the_page_lists_what_every_measure_takes():
     section = (PAGES / "choosing.md").read_text("utf-8").split("## When there are no features")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (RDM|Kernel) \| ([\w, ]+) \|", section, flags=re.M)

@@ -25,20 +25,6 @@ def test_the_two_commands_are_word_for_word_what_ci_runs():
     assert [line for line in ci if line.startswith("python -m pip")] == commands
 
 
-def test_the_quickstart_runs():
-    (quickstart,) = blocks("python")
-    assert len([line for line in quickstart.splitlines() if line.strip()]) <= 20
-    exec(compile(quickstart, "README.md", "exec"), {})
-
-
-def test_the_example_study_is_valid(tmp_path):
-    from repalign.study import load_study
-
-    path = tmp_path / "study.yaml"
-    path.write_text(blocks("yaml")[0])
-    assert load_study(path).name == "photos-and-captions"
-
-
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_linked_files_exist(target):
     assert (ROOT / target).exists()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -302,18 +300,6 @@ def test_errors_of_curves(swept, options, message):
 def test_a_table_without_pairs_is_refused(swept):
     with pytest.raises(RepalignError, match="no pairs of models"):
         curve(swept.assign(scope="cell"), "k")
-
-
-def test_the_example_of_the_page_runs():
-    page = (Path(__file__).parents[1] / "docs/curves.md").read_text("utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    there: dict = {"__name__": "curves"}
-    exec(compile(block, "docs/curves.md", "exec"), there)
-    knn, cknna = there["over_k"].lines
-    line = there["over_k"].line(knn)
-    assert (knn, cknna) == ("MutualKNN(similarity='cosine', center=False)", "CKNNA(similarity='cosine')")
-    np.testing.assert_allclose(line["chance"], line["x"] / 299, rtol=1e-2)  # "its dashed line is k / (n - 1)"
-    assert line["value"].is_monotonic_increasing and len(there["figure"].axes) == 1
 
 
 # --- the trend at every point ----------------------------------------------------------------------

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -487,16 +485,6 @@ def test_agreement_refuses():
     for option in ({"over": "layers"}, {"order": "size"}):
         with pytest.raises(RepalignError, match="unknown (scope 'layers'|order 'size')"):
             agreement(make_table(layers=(1, 1)), **option)
-
-
-@pytest.mark.slow
-def test_the_example_of_the_page_runs():
-    page = (Path(__file__).parents[1] / "docs/relate.md").read_text("utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    there: dict = {"__name__": "relate"}
-    exec(compile(block, "docs/relate.md", "exec"), there)
-    assert there["binned"].pvalue < 0.05 and there["binned"].within["n_models_x"].tolist() == [4, 4]
-    assert there["placed"].n == 8 and len(there["agreed"].table) == 3 and len(there["figures"]) == 3
 
 
 def test_the_constant_pair_is_said():
