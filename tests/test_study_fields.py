@@ -11,6 +11,7 @@ from repalign.dataset.config import SOURCES
 from repalign.sources import ModelEntry
 from repalign.study import config
 from repalign.study.members import Competence
+from repalign.text import told_of
 
 
 def test_every_field_of_bits_per_byte_is_handed_on(tmp_path, monkeypatch):
@@ -44,3 +45,17 @@ def test_every_field_of_bits_per_byte_is_handed_on(tmp_path, monkeypatch):
 def test_every_field_of_a_dataset_is_a_source_an_option_of_one_or_a_selection():
     options = {name for names in SOURCES.values() for name in names}
     assert set(DatasetConfig.model_fields) == {*SOURCES, *options, "ids", "sample", "distort"}
+
+
+def test_every_field_is_described():
+    """In the schema, of which editors, the reference and errors tell; and nothing is described that is no field."""
+    from repalign.prh.colour_study import ColourConfig
+    from repalign.prh.theory_study import TheoryConfig
+
+    for whole in (config.schema(), ColourConfig.model_json_schema(), TheoryConfig.model_json_schema()):
+        blocks = [whole, *whole.get("$defs", {}).values()]
+        fields = [(b.get("title"), name, field) for b in blocks for name, field in b.get("properties", {}).items()]
+        missing = [(title, name) for title, name, field in fields if not field.get("description")]
+        assert not missing
+    for cls in (c for c in vars(config).values() if isinstance(c, type) and issubclass(c, config.Block)):
+        assert told_of(cls)[1].keys() <= cls.model_fields.keys(), cls

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -203,3 +205,19 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int, note: str | None = None) -> None:
     """The default: report nothing."""
+
+
+def told_of(described: Any) -> tuple[str, dict[str, str]]:
+    """The text of a docstring, and what its section "Parameters" says of each name: commands and study files have both from there.
+
+    >>> def ask(): '''Ask.
+    ...
+    ...     Parameters
+    ...     ----------
+    ...     loud : Whether to shout. '''
+    >>> told_of(ask)
+    ('Ask.', {'loud': 'Whether to shout.'})
+    """
+    text, _, section = (inspect.getdoc(described) or "").partition("\n\nParameters\n----------\n")
+    _, *told = re.split(r"^(\w+) : ", section, flags=re.M)
+    return text, {name: " ".join(said.split()) for name, said in zip(told[::2], told[1::2], strict=True)}

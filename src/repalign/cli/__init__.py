@@ -6,7 +6,6 @@ import functools
 import inspect
 import logging
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -22,6 +21,7 @@ from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._files import curve, difference, pair
 from repalign.cli._studies import check, compare, demo, extract, measures, models, report, run
 from repalign.errors import RepalignError
+from repalign.text import told_of
 
 __all__ = ["app", "err", "main", "out", "show"]
 
@@ -68,9 +68,8 @@ def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None
     classes: dict[str, Any] = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
     options: dict[Any, list[inspect.Parameter]] = {}
     for source in (*classes.values(), command):
-        text, _, section = str(inspect.getdoc(source)).partition("\n\nParameters\n----------\n")
-        _, *told = re.split(r"^(\w+) : ", section, flags=re.M)
-        helps, options[source] = dict(zip(told[::2], told[1::2], strict=True)), []
+        text, helps = told_of(source)
+        options[source] = []
         for p in inspect.signature(source, eval_str=True).parameters.values():
             if p.name in classes:
                 options[source] += options[p.annotation]
@@ -78,7 +77,7 @@ def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None
             kind, *given = get_args(p.annotation) if get_origin(p.annotation) is Annotated else (p.annotation,)
             flag = [f"--{p.name}"] if kind is bool else []  # without its opposite
             (info,) = given or [typer.Argument() if p.default is p.empty else typer.Option(*flag)]
-            info.help = info.help or " ".join(helps[p.name].split())
+            info.help = info.help or helps[p.name]
             options[source].append(p.replace(kind=p.KEYWORD_ONLY, annotation=Annotated[kind, info]))
 
     @functools.wraps(command)

@@ -7,30 +7,62 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from repalign.dataset.dataset import Dataset
 from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, wrong_distortion
 from repalign.errors import RepalignError
 from repalign.tables import id_lines
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, told_of
 
 
 class Block(BaseModel):
-    """A mapping of the file: no field but those that it has."""
+    """A mapping of a study file: no field but those that it has. Its schema says what docstrings say of each."""
 
     model_config = ConfigDict(extra="forbid")
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        found = handler.resolve_ref_schema(schema)
+        found["description"] = told_of(cls)[0]
+        for name, said in (pair for c in cls.__mro__ for pair in told_of(c)[1].items()):
+            if name in found.get("properties", {}):
+                found["properties"][name].setdefault("description", said)
+        return schema
+
 
 class SampleConfig(Block):
-    """A seeded sample of the rows."""
+    """A random sample of the rows.
+
+    Parameters
+    ----------
+    n : Number of rows.
+    seed : Of the sample.
+    """
 
     n: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
 
 
 class ToyConfig(Block):
-    """Scenes of the toy world."""
+    """Scenes of the toy world.
+
+    Parameters
+    ----------
+    n : Number of scenes.
+    seed : Of the scenes.
+    detail : Facts per caption, from 1 to 10.
+    """
 
     n: int = Field(default=1024, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -38,7 +70,13 @@ class ToyConfig(Block):
 
 
 class DistortionConfig(Block):
-    """A distortion of the stimuli of one modality."""
+    """A distortion of the stimuli of one kind.
+
+    Parameters
+    ----------
+    kind : Which distortion, such as noise or words.
+    amount : From 0 (nothing) to 1.
+    """
 
     of: ClassVar[str]  # the kind of the stimuli
     kind: str
@@ -60,7 +98,14 @@ _Distortions: Any = create_model("_Distortions", __base__=Block, **{kind: (of | 
 
 
 class DistortConfig(_Distortions):
-    """Distorted stimuli, per modality (see `Dataset.distort`)."""
+    """Distorted stimuli (see `Dataset.distort`).
+
+    Parameters
+    ----------
+    seed : Of the distortions.
+    image : Of the images.
+    text : Of the texts.
+    """
 
     seed: int = Field(default=0, ge=0)
 
@@ -72,13 +117,29 @@ class DistortConfig(_Distortions):
 
 
 class DatasetConfig(_Columns):
-    """The source of the stimuli: exactly one, with its options and a selection of rows.
+    """The stimuli: exactly one source (hub, table, folder, arrays or toy), its options, and which rows are taken.
 
-    Sources: `hub` (name or local path), `table` (path), `folder` (path), `arrays` (modality -> .npy
-    path, with `row_ids`), `toy` (n, seed, detail). Selection, for every source: `ids` (a list, or the
-    path of a file with one id per line or of a .json list), then `sample`. `distort` (modality -> kind and amount,
-    and a seed) distorts what was selected. The other fields are the options of `Dataset.from_hub`, `from_table`,
-    `from_folder` and `from_arrays`.
+    Parameters
+    ----------
+    hub : A data set of the hub, org/name, or a local copy of one.
+    table : A table with a row for each stimulus: CSV, TSV, JSONL or Parquet.
+    folder : A folder of images, with captions beside them.
+    arrays : Arrays (.npy) by modality, with `row_ids`.
+    toy : Scenes of the toy world.
+    image : The column of images, or of their paths.
+    text : The column of captions, or several such columns.
+    revision : Of a data set on the hub: a branch, tag or commit.
+    split : Of a data set on the hub.
+    config : Of a data set on the hub.
+    data_files : Of a data set on the hub: the files to read.
+    id : The column that names the stimuli.
+    root : The folder from which paths of images start; that of the table by default.
+    row_ids : Ids of the rows of `arrays`: a list, or a file with an id on each line.
+    on_missing : error, or drop: leave out stimuli without a caption or with an image that cannot be read.
+    name : What the data set is called.
+    ids : Take these stimuli only: a list, or a file with an id on each line.
+    sample : Take a random sample of the rows.
+    distort : Distort what was taken.
     """
 
     hub: str | None = None

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 
 class ColourConfig(StudyBlock):
-    """A study of colour: co-occurrence of pixels in photos, words in text models, against perception (see `repalign.prh.colour`).
+    """A study of colour: pixels in photos, words in text models, against perception (see `repalign.prh.colour`).
 
-    `options` are those of `repalign.prh.colour.ColourOptions`; `words` are "twenty", "all", or a list of names of the xkcd survey.
+    Parameters
+    ----------
+    experiment : colour.
+    dataset : The photos.
+    models : Text models that read colour words.
+    options : Choices of the experiment (see `repalign.prh.colour.ColourOptions`).
+    words : Colour words: "twenty", "all", or a list of names of the xkcd survey.
+    extract : How models are run.
     """
 
     experiment: Literal["colour"]

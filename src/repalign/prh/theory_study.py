@@ -17,7 +17,14 @@ SECONDS = 10  # of one experiment on one core, about
 
 
 class TheoryConfig(StudyBlock):
-    """A study of worlds with a known co-occurrence (see `repalign.prh.theory.experiments`); all experiments without `only`."""
+    """A study of worlds with a known co-occurrence (see `repalign.prh.theory`).
+
+    Parameters
+    ----------
+    experiment : theory.
+    only : Experiments by name; all by default.
+    seed : Of the experiments.
+    """
 
     experiment: Literal["theory"]
     only: list[str] | None = Field(default=None, min_length=1)

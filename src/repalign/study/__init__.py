@@ -8,11 +8,11 @@ experiment of another kind than alignment is a subclass of `Study`, announced in
 from __future__ import annotations
 
 from repalign.study.base import Block, Drawn, OnPlan, Outcome, Plan, Study, StudyBlock
-from repalign.study.config import ExtractConfig, ModelConfig
+from repalign.study.config import ExtractConfig, ModelConfig, schema
 from repalign.study.load import entries, load_study
 from repalign.study.yaml_lines import Where
 
 __all__ = [
     "Block", "Drawn", "ExtractConfig", "ModelConfig", "OnPlan", "Outcome", "Plan", "Study", "StudyBlock", "Where", "entries",
-    "load_study",
+    "load_study", "schema",
 ]  # fmt: skip

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from repalign.dataset.config import Block as OfDataset
 from repalign.figures.kinds import Drawn, write_figures
 from repalign.text import Progress, silent
 
@@ -28,10 +29,10 @@ STORE = "store"  # the folder beside those of the studies, which their features 
 # --- fields of every study file ------------------------------------------------------------------
 
 
-class Block(BaseModel):
-    """A mapping of the file: no field but those that it has."""
+class Block(OfDataset):
+    """A mapping of a study file that does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
 
 def _check_name(name: str) -> str:
@@ -60,7 +61,15 @@ Place = Annotated[str | None, AfterValidator(_check_place)]
 
 
 class StudyBlock(Block):
-    """The fields of a study of any kind, whatever it studies; `description` goes onto its page."""
+    """The fields of a study of any kind.
+
+    Parameters
+    ----------
+    name : The name of the study, and of its folder in `runs/`.
+    description : What the study is about, in a sentence or two; it stands on the study's page.
+    results : The folder of the results; by default runs/NAME/results.
+    report : The HTML file of the report; by default runs/NAME/report.html.
+    """
 
     name: Name
     description: str | None = None

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from repalign.dataset import DatasetConfig
 from repalign.study.base import Block, Place, StudyBlock
 
+ONE_OR_SEVERAL = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Paths = Annotated[
+    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), WithJsonSchema(ONE_OR_SEVERAL)
+]
+
 
 class ModelOptions(Block):
-    """How a model is to be read (see `sources.ModelEntry`); for one model, or for all of a side."""
+    """How a model is read: for one model, or for all models of a side (see `sources.ModelEntry`).
+
+    Parameters
+    ----------
+    modality : What the model reads, such as image or text. Needed only where neither the model nor its side says it.
+    pooling : How the many vectors of one stimulus become one: mean, last, cls, spatial_mean and others; the source has a
+        default.
+    layers : Layers to keep, by name or index; negative ones count from the end. All layers by default.
+    caption : Which of several captions a text model reads, from 0.
+    prompt : A text around every caption, such as "An image of {caption}".
+    sink : skip leaves the first token of a text out of a mean where it is a sink (a token with a huge norm and little meaning);
+        keep counts it.
+    padding : Where texts of a batch are padded: right, left, or none (batches of texts of one length).
+    truncate : Cut texts that are longer than the model's context. They are an error otherwise.
+    store_dtype : Precision of stored features: float32, float16 or float64.
+    ids : rows, for an array without ids: row i belongs to stimulus i of the data set.
+    rows : Pair the rows of an array by position, although it has ids.
+    id : Of an array: the column or array that names its rows.
+    features : Of an array: the columns that are the features, such as "emb_*".
+    vector : Of an array: the block that is the layer.
+    axes : Of an array with three dimensions: nld or lnd, for stimuli (n), layers (l), width (d).
+    kind : Of an array: rdm or kernel, if it holds dissimilarities or a kernel; features, if a symmetric array holds features
+        after all.
+    """
 
     modality: str | None = None
     pooling: str | None = None
@@ -32,7 +60,19 @@ class ModelOptions(Block):
 
 
 class ModelConfig(ModelOptions):
-    """One model with its options, or a `set` of known models."""
+    """One model with its options, or a `set` of known models.
+
+    Parameters
+    ----------
+    spec : Where the model is: scheme:path, such as hf:org/name or array:file.npy.
+    set : A set of known models, in place of `spec` (see `repalign models`).
+    name : What the model is called in tables and figures.
+    family : Models of one family count as one unit in trends.
+    objective : How it was trained, such as contrastive or untrained.
+    n_parameters : Its number of parameters, where the source does not know it.
+    scores : How good it is, by the name of a benchmark, such as {hellaswag: 0.31}.
+    factors : What else may matter, such as {width: 768}; figures and trends can use it.
+    """
 
     spec: str | None = None
     set: str | None = None
@@ -45,14 +85,27 @@ class ModelConfig(ModelOptions):
 
 
 class SideOptions(Block):
-    """Options of all models of a side; what a model says itself counts more."""
+    """Options of all models of a side; what a model says itself goes first.
+
+    Parameters
+    ----------
+    x : Options of the models of x.
+    y : Options of the models of y.
+    """
 
     x: ModelOptions = ModelOptions()
     y: ModelOptions = ModelOptions()
 
 
 class SidesConfig(Block):
-    """Two sides: every model of x against every model of y."""
+    """Two sides: every model of x is compared with every model of y.
+
+    Parameters
+    ----------
+    x : Models of the first side.
+    y : Models of the second side.
+    options : Options of all models of a side.
+    """
 
     x: list[str | ModelConfig] = Field(min_length=1)
     y: list[str | ModelConfig] = Field(min_length=1)
@@ -60,7 +113,17 @@ class SidesConfig(Block):
 
 
 class ExtractConfig(Block):
-    """How models are run; `on_unavailable: skip` leaves out models that are gated or not there, and says so."""
+    """How models are run.
+
+    Parameters
+    ----------
+    device : auto, cpu, cuda, cuda:1, or sharded (one model over all GPUs).
+    dtype : Precision in which models run: auto, stored (that of the weights), float32, bfloat16 or float16.
+    batch_size : Stimuli that a model reads at once.
+    rows_per_part : Stimuli per file of the store; a killed run repeats at most one such part.
+    trust_remote_code : Run code that comes with a model of the hub.
+    on_unavailable : error, or skip: leave out models that are gated or cannot be found, and say so in the report.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
@@ -71,10 +134,16 @@ class ExtractConfig(Block):
 
 
 class NullConfig(Block):
-    """What chance is: the name of a null (see `repalign.null.NULLS`).
+    """What chance is.
 
-    `draws` counts random permutations, `relabellings` multiplies the draws of the cyclic null. `groups` is a table (CSV, TSV,
-    JSONL or Parquet) with the columns id and group: stimuli change places `within` their group, or `whole` groups do.
+    Parameters
+    ----------
+    method : auto, or the name of a null: permutation, cyclic, aristotelian.
+    draws : Number of random shuffles.
+    relabellings : Multiplies the shuffles of the cyclic null, for smaller p-values.
+    seed : Of the random shuffles.
+    groups : A table (CSV, TSV, JSONL or Parquet) with the columns id and group: stimuli that belong together.
+    shuffle : within shuffles stimuli inside their group; whole shuffles whole groups.
     """
 
     method: str = "auto"
@@ -86,15 +155,29 @@ class NullConfig(Block):
 
 
 class CeilingsConfig(Block):
-    """What could be reached: `replicates` names pairs of models that are two trainings of one, `split_half` counts
-    random halvings of the stimuli."""
+    """What could be reached at best.
+
+    Parameters
+    ----------
+    replicates : Pairs of models, by name, that are two trainings of one model.
+    split_half : How often the stimuli are halved at random to test the choice of layers.
+    """
 
     replicates: list[tuple[str, str]] = Field(default_factory=list)
     split_half: int = Field(default=0, ge=0)
 
 
 class PreprocessConfig(Block):
-    """What is done to all layers before measuring (see `comparison.Preprocess`)."""
+    """What is done to all layers before they are measured (see `comparison.Preprocess`).
+
+    Parameters
+    ----------
+    clip : Clip outlying values: exact or mean, which differ in how the threshold is found.
+    quantile : Share of values below the threshold; 1 clips nothing.
+    clip_scope : representation: one threshold for all layers of a model; layer: one for each.
+    normalize_rows : Divide every row by its length.
+    concatenate : Add a last layer, all layers side by side.
+    """
 
     clip: str | None = None
     quantile: float = Field(default=0.95, gt=0, le=1)
@@ -104,30 +187,58 @@ class PreprocessConfig(Block):
 
 
 class RowsConfig(Block):
-    """Compare on a random sample of the rows: models are run on all, once (`representation.sample_rows`)."""
+    """Compare on a random sample of the rows; models still run on all rows, once.
+
+    Parameters
+    ----------
+    n : Number of rows.
+    seed : Of the sample.
+    """
 
     n: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
 
 
 class BrokenConfig(Block):
-    """A share of the stimuli of side x has the vectors of others (`representation.break_pairs`)."""
+    """Break some pairs on purpose: their stimuli in x get the vectors of other stimuli.
+
+    Parameters
+    ----------
+    share : Share of the stimuli, from 0 to 1.
+    seed : Of the choice.
+    """
 
     share: float = Field(ge=0, le=1)
     seed: int = Field(default=0, ge=0)
 
 
 class CaptionsConfig(Block):
-    """How many captions of each stimulus the models of a side are averaged over."""
+    """How many captions of each stimulus are averaged.
+
+    Parameters
+    ----------
+    x : Captions per stimulus for models of x.
+    y : Captions per stimulus for models of y.
+    """
 
     x: int = Field(default=1, ge=1)
     y: int = Field(default=1, ge=1)
 
 
 class BitsConfig(Block):
-    """Bits per byte of a corpus, for every causal model of the hub or of a folder (see `competence.BitsProtocol`).
+    """Bits per byte of a text corpus, for every causal language model; computed once and kept (see `competence.BitsProtocol`).
 
-    `corpus` is a file, or `hub:org/name`. They are computed once and kept beside the results.
+    Parameters
+    ----------
+    corpus : A file, or hub:org/name.
+    column : The column of a table that holds the texts.
+    documents : The text that separates documents in a plain file.
+    split : Of a data set on the hub.
+    revision : Of a data set on the hub.
+    context : Tokens that a model sees at once.
+    stride : How far the window of tokens moves on.
+    max_tokens : Stop after the document in which this many tokens are reached.
+    batch_size : Windows that a model reads at once.
     """
 
     corpus: str
@@ -142,25 +253,43 @@ class BitsConfig(Block):
 
 
 class CompetenceConfig(Block):
-    """How good the models are, in addition to what their records say.
+    """How good the models are, in addition to their own `scores`.
 
-    `lm_eval`: result files of lm-evaluation-harness, or folders of them; `timm`: timm's result tables; `csv`: tables with a
-    column `model` and one column per score. `bits_per_byte`: computed here.
+    Parameters
+    ----------
+    lm_eval : Result files of lm-evaluation-harness, or folders of them.
+    timm : Result tables of timm.
+    csv : Tables with a column `model` and a column for each score.
+    bits_per_byte : Bits per byte, computed here.
     """
 
-    lm_eval: list[str] = Field(default_factory=list)
-    timm: list[str] = Field(default_factory=list)
-    csv: list[str] = Field(default_factory=list)
+    lm_eval: Paths = Field(default_factory=list)
+    timm: Paths = Field(default_factory=list)
+    csv: Paths = Field(default_factory=list)
     bits_per_byte: BitsConfig | None = None
-
-    @field_validator("lm_eval", "timm", "csv", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class RunConfig(Block):
-    """One run: what is compared with what, and how. A variant of the study may change any of these fields."""
+    """One run: what is compared with what, and how. A variant of the study may change any of these fields.
+
+    Parameters
+    ----------
+    dataset : The stimuli that all models see. Studies of files alone need none.
+    models : The models: two sides x and y, or one list (all with each other).
+    extract : How models are run.
+    captions : How many captions of each stimulus are averaged.
+    rows : Compare on a random sample of the rows.
+    broken_pairs : Break a share of the pairs on purpose.
+    measures : Measures by name, such as "CKA()"; a family ("kernel") or "all" stands for all of its measures that apply.
+    limit : Seconds that one measure may take. What would take longer is shuffled less or left out, and the report says so.
+    preset : Published settings by name, such as platonic-rep.
+    preprocess : What is done to all layers before they are measured.
+    null : What chance is.
+    ceilings : What could be reached at best.
+    search : How the best pair of layers is searched: studentised (by distance from chance) or raw, and of what: max, mean,
+        top-5, rows, columns, matching.
+    alpha : The level of tests and thresholds.
+    """
 
     dataset: DatasetConfig
     models: SidesConfig | list[str | ModelConfig]
@@ -179,7 +308,17 @@ class RunConfig(Block):
 
 
 class AlignmentConfig(StudyBlock, RunConfig):
-    """A study that compares models on a dataset: its run, its variants, and what is of the study as a whole."""
+    """A study that compares models on a data set.
+
+    Parameters
+    ----------
+    competence : How good the models are, from files or computed here.
+    variants : Named changes of fields, each a run of its own. Models run once for all variants.
+    sweep : A field and its values: a run for every value.
+    figures : Pictures with their tables, such as {trend: {against: n_parameters}}.
+    published : A table of published values, drawn beside ours.
+    store : The folder of extracted features; by default one for all studies beside this file.
+    """
 
     competence: CompetenceConfig = CompetenceConfig()
     variants: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
@@ -187,3 +326,12 @@ class AlignmentConfig(StudyBlock, RunConfig):
     figures: list[dict[str, dict[str, Any] | None]] = Field(default_factory=list)
     published: str | None = None
     store: Place = None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a study file that compares models: editors complete and check fields by it."""
+    found = AlignmentConfig.model_json_schema()
+    found["properties"]["extends"] = {**ONE_OR_SEVERAL, "description": "Study files whose fields this one takes over."}
+    found["properties"]["experiment"] = {"type": "string", "description": "The kind of study; alignment by default."}
+    found["required"] = ["name"]  # what a study extends may bring the rest
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "A study of repalign"}

@@ -29,30 +29,37 @@ TEMPLATES = ("The color {}.", "This color is {}.", "The color of this thing is {
 class ColourOptions(Block):
     """The choices of the colour experiment.
 
-    Stated by the paper (appendix D); the defaults are its values:
+    The paper (appendix D) states `n_pairs`, `radius`, `templates`, `last`, `n_components` and `n_fits`;
+    their defaults are its values. It does not state the next ones, and lacks `shuffle`, `k`, `k_words`, `n_draws` and `seed`.
 
-    * `n_pairs` : random pairs of pixels, or None for all pairs; `radius` in pixels, inf for the whole photo.
-    * `templates` : sentences with {} for the colour word; their representations are averaged.
-    * `last` : how many of the last layers are concatenated. `n_components` : dimensions of the layout.
-    * `n_fits` : random starts of MDS, of which the best is kept.
-
-    Not stated:
-
-    * `size` : photos are averaged down to size x size pixels (32, as CIFAR-10 has them), or None for their own size.
-    * `palette` : "grid", equal steps of RGB with `levels` per channel (at most 16), or "words", every pixel at the colour
-      word that is nearest in CIELAB, which pairs pixels with words by id. `bin_colour` : what stands for a bin of the
-      grid, the "mean" of its pixels or its "centre".
-    * `disc` : the norm of the radius. `min_count` : colours seen less often, as ends of pairs, are left out.
-    * `smoothing` : what pairs that were never seen get. "independence" mixes with the product of the marginals,
-      (1 - amount) P + amount p p^T, which keeps the marginals and bounds PMI from below at log(amount); "add" adds
-      `amount` to every cell, which lifts pairs of rare colours most; "floor" gives them the least PMI seen.
-    * `positive` : negative PMI to zero. `largest` : the maximum in max K - K is over "all" entries, or "off_diagonal".
-    * `mds` : "metric" or "nonmetric" (SMACOF), or "classical"; `max_iter` per fit.
-
-    What the paper lacks:
-
-    * `shuffle` : pixels change places "within" each photo, or "across" all of them.
-    * `k` neighbours on the grid, `k_words` among words; `n_draws` permutations of the colours; `seed` of everything.
+    Parameters
+    ----------
+    n_pairs : Random pairs of pixels; none for all pairs.
+    radius : How far the pixels of a pair may be apart; inf for the whole photo.
+    templates : Sentences with {} for the colour word; their representations are averaged.
+    last : How many of the last layers are put side by side.
+    n_components : Dimensions of the layout.
+    n_fits : Random starts of MDS, of which the best is kept.
+    size : Photos are averaged down to size x size pixels (32, as CIFAR-10 has them); none for their own size.
+    palette : "grid", equal steps of RGB, or "words": every pixel at the colour word that is nearest in CIELAB, which pairs
+        pixels with words by id.
+    levels : Steps of the grid per channel, at most 16.
+    bin_colour : What stands for a bin of the grid: the "mean" of its pixels, or its "centre".
+    disc : The norm in which the radius is measured.
+    min_count : Colours that are seen less often, as ends of pairs, are left out.
+    smoothing : What pairs get that were never seen. "independence" mixes with the product of the marginals, (1 - amount) P +
+        amount p p^T, which keeps the marginals and bounds PMI from below at log(amount). "add" adds `amount` to every cell,
+        which lifts pairs of rare colours most. "floor" gives them the least PMI seen.
+    amount : How much smoothing.
+    positive : Set negative PMI to zero.
+    largest : The maximum in max K - K is over "all" entries, or over those "off_diagonal".
+    mds : "metric" or "nonmetric" (SMACOF), or "classical".
+    max_iter : Steps of one fit of MDS, at most.
+    shuffle : Pixels are shuffled "within" each photo, or "across" all of them.
+    k : Neighbours on the grid.
+    k_words : Neighbours among words.
+    n_draws : Shuffles of the colours.
+    seed : Of everything random.
     """
 
     n_pairs: PositiveInt | None = 300_000
