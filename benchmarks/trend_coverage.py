@@ -6,7 +6,8 @@ Pearson's r over all pairs, and over models as if families did not exist.
 
     python benchmarks/trend_coverage.py --runs 4000
 
-prints one row per design: the share of p <= .05 without a trend, and the coverage of the 95 % intervals with one.
+prints one row per design: the share of p <= .05, and of answers by the two intervals ("said"), without a trend; the coverage
+of the 95 % intervals with one.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ def one_run(design: Design, seed: int, draws: int) -> Counter[str]:
         hits["models"] += stats.pearsonr(x, scores.means()).pvalue <= 0.05
         hits["p"] += found.slope_pvalue <= 0.05
         hits["rank p"] += found.spearman_pvalue <= 0.05
+        hits["said"] += found.says in ("more", "less")
         hits["within p"] += found.within is not None and found.within.pvalue <= 0.05
     x, scores = design.sample(rng, SLOPE)
     found = infer(scores, x, design.families(), draws=1, seed=seed)
@@ -130,7 +132,7 @@ def many_runs(design: Design, start: int, runs: int, draws: int) -> Counter[str]
 
 
 def row(design: Design, hits: Counter[str], runs: int) -> str:
-    rejected = ["pairs", "models", "p", "rank p", "within p"]
+    rejected = ["pairs", "models", "p", "rank p", "said", "within p"]
     cells = ["–" if design.spread else f"{hits[key] / runs:.3f}" for key in rejected]
     cells[-1] = cells[-1] if design.family else "–"
     covered = [hits["models' interval"] / runs, hits["interval"] / runs]
@@ -149,9 +151,9 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     print(
-        "| design | pairs | models | **p** | **rank p** | **within p** | models' | **interval** | **rank interval** |"
+        "| design | pairs | models | **p** | **rank p** | **said** | **within p** | models' | **interval** | **rank interval** |"
     )
-    print("| --- " * 9 + "|")
+    print("| --- " * 10 + "|")
     with ProcessPoolExecutor(args.workers) as pool:
         share = math.ceil(args.runs / args.workers)
         for k, design in enumerate(DESIGNS):

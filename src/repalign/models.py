@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -23,7 +24,8 @@ class ModelRecord:
     `revision` is what the spec resolved to (a commit, or a digest of local files). `scores` maps a
     competence ("bits_per_byte", "imagenet_top1", ...) to its value; `lower_is_better` is a fact of the
     competence, not of the record. `factors` are facts of its making that alignment can be related to, numbers or
-    words: "training_steps", "width", "run" (the training that it comes from, shared by its checkpoints).
+    words: "training_steps", "width", "run" (the training that it comes from, shared by its checkpoints). The `objective`
+    "untrained" marks random weights, "none" raw input without a network (`training_of`).
     """
 
     spec: str
@@ -40,6 +42,18 @@ class ModelRecord:
         """The record as JSON holds it; `factors` stand there only where there are any, as before they were known."""
         data = asdict(self)
         return data if self.factors else {k: v for k, v in data.items() if k != "factors"}
+
+
+# What records call networks with random weights, and inputs that no network has seen (pixels, bags of words).
+RANDOM, NO_NETWORK = ("untrained", "random"), "none"
+
+
+def training_of(record: Mapping[str, Any]) -> str:
+    """What the record of a model says of its training: "untrained", "none" (raw input) or, if it says neither, "trained"."""
+    objective = str(record.get("objective") or "").casefold()
+    if objective == NO_NETWORK:
+        return objective
+    return "untrained" if objective in RANDOM or (record.get("factors") or {}).get("training_steps") == 0 else "trained"
 
 
 # --- known models and competences: data ----------------------------------------------------------

@@ -51,6 +51,17 @@ def interval(value: float, low: float | None, high: float | None) -> str:
     return f"{text} [{', '.join(ends)}]"
 
 
+def alike(*values: float, signed: bool = False) -> list[str]:
+    """Numbers that are compared with one another: all with the decimals that give the largest three digits.
+
+    >>> alike(0.1287, 0.0417), alike(0.0877, -0.003, 0.1287, signed=True)
+    (['0.129', '0.042'], ['+0.088', '−0.003', '+0.129'])
+    """
+    largest = number(max((abs(v) for v in values if math.isfinite(v)), default=0.0))
+    kind = f"{'+' * signed},.{len(largest.partition('.')[2])}f" if "e" not in largest else f"{'+' * signed}.2e"
+    return [format(v, kind).replace("-", "−") if math.isfinite(v) else UNDEFINED for v in values]
+
+
 def between(low: float, high: float) -> str:
     """Two ends of an interval.
 

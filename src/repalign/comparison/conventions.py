@@ -95,7 +95,8 @@ class Pairs:
     draws : the smallest number behind a p-value; 0 if the null of any is a closed form. tests : how many have a p-value.
     rule : the p that decides what counts as found over all pairs. "p_maxt" where every pair that has a p-value has it, for it
         uses how pairs depend on each other; else "p_holm", or "p_bh" where Holm can reject nothing with so few draws.
-        `holds` says what it holds and why it is valid, in half a sentence. found : which pairs are above chance by it.
+        `holds` says what it holds and why it is valid, in half a sentence, `level` the same in plain words. found : which
+        pairs are above chance by it.
     heading : what must stand beside every score: the dataset, n, the number of draws and what they were restricted to.
     note : what marks a pair that is not above chance, and which rule says so.
     seeds, halves : the ceilings of this measure by kind, the highest first.
@@ -109,6 +110,7 @@ class Pairs:
     tests: int
     rule: str
     holds: str
+    level: str
     found: np.ndarray
     best: dict[str, Any] | None
     text: str
@@ -127,7 +129,7 @@ class Pairs:
         rule = "p_holm" if not draws or tests <= alpha * (draws + 1) * (1 + 1e-9) else "p_bh"
         if tests and (rows["p_maxt"].notna() | rows["pvalue"].isna()).to_numpy().all():
             rule = "p_maxt"
-        name, holds, why = RULES[rule]
+        _, holds, why = RULES[rule]
         holds = f"{holds}; {why.format(joint=conventions.joint)}"
         keys = ["calibrated", "z", "statistic"]
         defined = rows.loc[rows["statistic"].notna()]
@@ -139,14 +141,16 @@ class Pairs:
             ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
             text = f"Best: {ends}, {score} (chance {chance}, n = {int(best['n']):,}, {words.p_sentence(p, draws)})."
         restricted = f" ({conventions.restricted})" if conventions.restricted else ""
-        heading = f"{first['dataset']}, n = {int(first['n']):,}, {int(first['n_draws']):,} draws of chance{restricted}"
-        by = f" by {name} over {tests} pairs ({holds})" if tests > 1 else ""
+        heading = f"{first['dataset']}, n = {int(first['n']):,}, {int(first['n_draws']):,} shuffles{restricted}"
+        level = f"{100 * alpha:g} % level"
+        if tests > 1:
+            false = f"at most {100 * alpha:g} % of those found are false alarms"
+            level = false if holds.startswith("false") else f"{level}, corrected for {tests:,} tests"
         seeds, halves = ([c for c in conventions.ceilings if (c.measure, c.kind) == (first["measure"], kind)]
                          for kind in (SEEDS, HALVES))  # fmt: skip
         return cls(
             rows, about_of(conventions.run, [first["measure"]])[first["measure"]], alpha, int(first["n"]), draws, tests, rule,
-            holds, (rows[rule] <= alpha).to_numpy(bool), best, text, heading,
-            f"○ not above chance at α = {alpha:g}{by}", seeds, halves,
+            holds, level, (rows[rule] <= alpha).to_numpy(bool), best, text, heading, f"○ not above chance ({level})", seeds, halves,
         )  # fmt: skip
 
 

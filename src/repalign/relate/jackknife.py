@@ -198,6 +198,11 @@ class Jackknife:
         return (len(left) - 1) / len(left) * ((left - centre) ** 2).sum(0)
 
 
+def said_by(low: float, high: float) -> str:
+    """What an interval says: "more" above 0, "less" below, "open" around it; "" where there is none."""
+    return "more" if low > 0 else "less" if high < 0 else "open" if low <= high else ""
+
+
 @dataclass(frozen=True)
 class PairMean:
     """The mean over the defined pairs and its interval, nan if neither side has three units.
@@ -231,3 +236,49 @@ def mean_of_pairs(
     units = [f"{len(u)} {'families' if u.kind == 'family' else 'models'}{w}" for u, w in zip(sides, where, strict=False) if u]
     full = math.nan if mean.full is None else mean.full
     return PairMean(full, float(low), float(high), n_pairs, len(numbers) - n_pairs, " and ".join(units))
+
+
+@dataclass(frozen=True)
+class ModelDifference:
+    """Mean score of some models minus that of others with the same partners, and its interval, nan for fewer than three units.
+
+    `scores` are the two means; `unit` is what was left out in turn, "family" or "model" of the partners, "" without an interval.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    scores: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    unit: str
+    n_units: int
+    n_partners: int
+
+
+def difference_of_models(
+    pairs: pd.DataFrame, side: str, first: Sequence[str], second: Sequence[str], families: Mapping[str, str] | None = None,
+    level: float = LEVEL,
+) -> ModelDifference | None:  # fmt: skip
+    """How much more the models `first` of a side agree with their partners than the models `second`.
+
+    d_j is the mean score with partner j of the first models minus that of the second; the difference is the mean of d_j over the
+    partners that both met. Its interval leaves out one family of partners at a time, or one partner where there are fewer than
+    three families: mean -+ t(G - 1) * sqrt((G - 1)/G * sum over units of (mean without it - mean)^2). It holds for partners like
+    these and for these very models. None without such partners.
+    """
+    scores = Crossed.of(pairs, side, [*first, *second])
+    one, other = np.split(scores.scores(), [len(first)])
+    both = np.isfinite(one).any(0) & np.isfinite(other).any(0)
+    if not both.any():
+        return None
+    partners = [name for name, there in zip(scores.columns, both, strict=True) if there]
+    means = np.nanmean(one[:, both], 0), np.nanmean(other[:, both], 0)
+    gaps = means[0] - means[1]
+    (units,) = units_of(families or {}, partners, least=(1,))
+    left = Jackknife.over((units,), lambda without: gaps[[name not in without for name in partners]].mean())
+    low, high, _ = left.interval(lambda mean: mean, level)
+    return ModelDifference(
+        tuple(first), tuple(second), (float(means[0].mean()), float(means[1].mean())), float(gaps.mean()), float(low), float(high),
+        units.kind if units else "", len(units) if units else 0, len(partners),
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from repalign.errors import RepalignError, did_you_mean
 from repalign.relate import sentences
 from repalign.relate.finding import Against, Fitted
-from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, units_of
+from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, said_by, units_of
 from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family_means
 from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
 
@@ -71,6 +71,17 @@ class TrendInference:
     def method(self) -> str:
         """How it was inferred, in a sentence."""
         return sentences.method(self)
+
+    @property
+    def says(self) -> str:
+        """What the intervals say: "more", "less", "open", or "" without any.
+
+        One of the two must lie on one side of 0 and the other not on the other side: a model far away spoils the line and not
+        the order, an order that is nearly perfect has a wide interval and its line a narrow one (docs/trends.md, Measured).
+        """
+        said = {said_by(*self.slope_interval), said_by(*self.spearman_interval)} - {""}
+        clear = said - {"open"}
+        return clear.pop() if len(clear) == 1 else "open" if said else ""
 
     def band(self, x: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """The interval of the line at x for other models with these partners: the jackknife over `unit` alone."""

@@ -109,7 +109,7 @@ def _trends(rows: pd.DataFrame, run: Mapping[str, Any]) -> Iterator[tuple[Trend,
 
 def write_study_page(
     path: Path, name: str, description: str | None, drawn: Sequence[Drawn], pictures: Sequence[Path | None],
-    reports: Mapping[str, Path], skipped: Sequence[tuple[str, str]] = (), *, is_mock: bool = False,
+    reports: Mapping[str, Path], skipped: Sequence[tuple[str, str]] = (), *, question: str | None = None, is_mock: bool = False,
 ) -> Path:  # fmt: skip
     """Write the page of a study: its figures in the file's order, each with what it says, and the way to the full reports.
 
@@ -118,7 +118,7 @@ def write_study_page(
     """
     embedded = [None if file is None else base64.b64encode(file.read_bytes()).decode() for file in pictures]
     page = _filled(
-        "study.html", is_mock, policy=STUDY_POLICY, name=name, description=description,
+        "study.html", is_mock, policy=STUDY_POLICY, name=name, question=question, description=description,
         figures=list(zip(drawn, embedded, strict=True)),
         reports={label: Path(os.path.relpath(file, path.parent)).as_posix() for label, file in reports.items()},
         skipped=skipped,

@@ -66,12 +66,15 @@ class StudyBlock(Block):
     Parameters
     ----------
     name : The name of the study, and of its folder in `runs/`.
+    question : What the study asks; it stands above the answer on its pages. By default "Do better models agree more?", or what
+        its models allow to ask.
     description : What the study is about, in a sentence or two; it stands on the study's page.
     results : The folder of the results; by default runs/NAME/results.
     report : The HTML file of the report; by default runs/NAME/report.html.
     """
 
     name: Name
+    question: str | None = None
     description: str | None = None
     results: Place = None
     report: Place = None
@@ -138,7 +141,7 @@ class Study(ABC):
 
         pictures = write_figures(drawn, figures[1], self.is_mock)
         about = (page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
-        write_study_page(*about, is_mock=self.is_mock)
+        write_study_page(*about, question=self.config.question, is_mock=self.is_mock)
         wrote = (*outcome.wrote, *([figures] if drawn else ()), ("report", page))
         return replace(outcome, drawn=tuple(drawn), wrote=wrote)
 
