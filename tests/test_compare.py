@@ -325,6 +325,26 @@ def test_a_constant_layer_is_undefined_and_the_rest_goes_on():
     assert any(f["layer"] == "layer.0" for f in result.run["findings"])
 
 
+def test_an_apple_gpu_never_compares_in_less_precision(sides, monkeypatch):
+    """Asked for by name it is told; under auto the CPU is taken where there is no CUDA. The tiles are those of the CPU."""
+    x, y = sides
+    here = compare(x, y, ["CKA()"])
+    with monkeypatch.context() as stub:
+        stub.setattr("repalign.sources.choose_device", lambda asked: asked)  # as if there were one
+        there = compare(x, y, ["CKA()"], device="mps")
+    pd.testing.assert_frame_equal(here.table, there.table)
+    assert there.run["machine"]["device"] == "cpu" and there.run["warnings"][0].startswith("compared on the CPU: an Apple GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    auto = compare(x, y, ["CKA()"], device="auto")
+    assert auto.run["machine"]["device"] == "cpu" and auto.run["warnings"] == here.run["warnings"]
+
+
+def test_a_device_that_is_not_there_is_refused(sides):
+    with pytest.raises(RepalignError, match="device 'mps' cannot be used"):
+        compare(*sides, ["CKA()"], device="mps")
+
+
 def test_unknown_options_are_told(sides):
     with pytest.raises(RepalignError, match="unknown layer search 'maxx'"):
         compare(*sides, ["CKA()"], search="maxx")

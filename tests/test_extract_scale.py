@@ -92,9 +92,32 @@ def test_the_first_gpu_is_the_one_that_is_named():
 def test_without_a_gpu(folders, data, tmp_path):
     with pytest.raises(RepalignError, match=r"device 'sharded' cannot be used(.|\n)*device: auto"):
         extract(data, [f"hf:{folders['llama']}"], tmp_path, device="sharded")
-    assert choose_device("auto") == "cpu"
     context = Context("cpu", "auto", spread="always")
     assert _placement.device_map(None, None, context, torch.float32, 10**15, "it", "always") is None
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_a_cuda_gpu_goes_before_an_apple_gpu_before_the_cpu(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto") == chosen
+
+
+def test_an_apple_gpu_runs_in_float32_and_never_in_float64():
+    half, double = torch.float16, torch.float64
+    assert run_dtype("auto", half, "mps", "m") == run_dtype("auto", double, "mps", "m") == torch.float32
+    assert run_dtype("stored", half, "mps", "m") == run_dtype("auto", half, "cuda", "m") == half
+    assert run_dtype("stored", double, "cpu", "m") == run_dtype("float64", None, "cuda:1", "m") == double
+    for asked, stored in (("float64", None), ("stored", double)):
+        with pytest.raises(RepalignError, match=f"model m: an Apple GPU does not compute in float64\n.*\n.*dtype {asked}"):
+            run_dtype(asked, stored, "mps", "m")
+
+
+def test_a_named_device_that_is_not_there_is_refused_with_those_that_may_be():
+    with pytest.raises(RepalignError, match=r"device 'mps' cannot be used\n  expected: auto, cpu, mps, sharded(.|\n)*device: auto"):
+        choose_device("mps")
 
 
 @pytest.mark.filterwarnings("ignore")

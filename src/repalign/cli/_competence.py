@@ -43,7 +43,7 @@ def bits(
     max_tokens : Stop after the document that reaches so many tokens.
     batch_size : Windows that run together.
     dtype : auto, stored (as the weights are), float32, bfloat16, float16, float64.
-    device : auto, cpu, cuda, cuda:1, ..., or sharded (over all GPUs).
+    device : auto, cpu, cuda, cuda:1, mps, ..., or sharded (over all CUDA GPUs).
     on_unavailable : A gated or missing model: error, or skip (say so in a line and end well).
     to : Write the result here (JSON); a killed run goes on from it.
     """

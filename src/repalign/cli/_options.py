@@ -139,6 +139,7 @@ class Comparing:
         studentised maximum.
     memory : Memory for prepared layers, for instance 4GiB or 500MB; a quarter of the machine's by default.
     limit : Seconds that a measure of a family or of 'all' may take, for instance 120; 30 by default.
+    device : Where to compare: cpu (the default), cuda, cuda:1 and so on, or auto, a CUDA GPU where there is one.
     seed : Seed of the draws, for instance 7; 0 by default (aristotelian: the published one).
     """
 
@@ -150,6 +151,7 @@ class Comparing:
     search: str | None = None
     memory: Annotated[int | None, typer.Option(parser=size_in_bytes, metavar="SIZE")] = None
     limit: float | None = None
+    device: str = "cpu"
     seed: int | None = None
 
     def grouped(self, ids: Sequence[str]) -> Groups | None:
@@ -186,4 +188,5 @@ class Comparing:
         from repalign.comparison import LIMIT, compare
 
         limit, chance = LIMIT if self.limit is None else self.limit, self.chance(groups)
-        return compare(x, y, measures or None, chance, search=self.search, memory=self.memory, limit=limit, **more)
+        how = {"search": self.search, "memory": self.memory, "limit": limit, "device": self.device}
+        return compare(x, y, measures or None, chance, **how, **more)

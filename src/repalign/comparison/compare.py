@@ -88,6 +88,9 @@ def compare(
     preprocess : applied to all layers of a model before measuring; nothing by default.
     results : a folder. Finished tiles are kept there, so that a killed run resumes with the missing ones.
     executor : any `concurrent.futures.Executor`; tiles are then computed there.
+    device : where layers are prepared and compared, "cpu", "cuda", "cuda:1" and so on; "auto" is a CUDA GPU where there is one.
+        An Apple GPU has no float64, in which sums and near ties are settled: where "mps" is asked for the CPU is taken, and the
+        run says so.
     memory : bytes for prepared states; a quarter of the machine's by default.
     replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
     limit : seconds that a measure of "all" or of a family may take, by trial; above it 19 permutations are drawn
@@ -125,6 +128,7 @@ def compare(
     if preprocess is not None:
         preprocess.check(kinds)
     null = nulls.make_null(null) if isinstance(null, str) else null
+    device, of_device = _device_of(device)
     budget = DEFAULT_MEMORY if memory is None else memory
     measures = default_measures(kinds.values()) if measures is None else measures
     plain, most = preprocess is None and set(kinds.values()) == {FEATURES}, max(budget, 4 * DEFAULT_MEMORY)
@@ -145,7 +149,7 @@ def compare(
     table = across_pairs(tiles, scored)
     run = describe_run(x, y, tiles, null, table, describe)
     run |= {"findings": examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
-    run["warnings"] = [*chosen.warnings, *run["warnings"]]
+    run["warnings"] = [*of_device, *chosen.warnings, *run["warnings"]]
     run["ways"] = _ways(tiles, scored) if any(s.way for s in settings.values()) else {}
     if twins or split_half:
         from repalign.comparison.ceilings import seed_to_seed, split_halves
@@ -248,6 +252,19 @@ def in_memory(layers: Mapping[str, Any], name: str, ids: Sequence[str] | None) -
     kinds = {k: kind_of(v) for k, v in arrays.items() if kind_of(v) != FEATURES}
     fingerprint = f"rows:{n}" if ids is None else hashlib.sha256("\n".join(given).encode()).hexdigest()
     return MemoryRepresentation(record, given, arrays, "arrays", fingerprint, {"kinds": kinds} if kinds else {})
+
+
+def _device_of(asked: str) -> tuple[str, list[str]]:
+    """The device that computes, and what is to be said of it."""
+    if asked == "cpu":
+        return asked, []
+    from repalign.sources import choose_device
+
+    device = choose_device(asked)
+    if not device.startswith("mps"):
+        return device, []
+    said = "compared on the CPU: an Apple GPU has no float64, in which measures settle sums and near ties"
+    return "cpu", [] if asked == "auto" else [said]
 
 
 # --- tiles, here or elsewhere --------------------------------------------------------------------

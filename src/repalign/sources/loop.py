@@ -47,9 +47,12 @@ ON_UNAVAILABLE = ("error", "skip")
 
 
 def choose_device(device: str = "auto") -> str:
-    """The device to run on: a GPU if there is one, else the CPU; "sharded" is all GPUs; a named one is taken as it is."""
+    """The device to run on: of "auto" a CUDA GPU, else an Apple GPU (mps), else the CPU; "sharded" is all CUDA GPUs.
+
+    A named one is taken as it is. RepalignError if it cannot be used.
+    """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "sharded":
         if torch.cuda.is_available():
             return "cuda"
@@ -62,7 +65,7 @@ def choose_device(device: str = "auto") -> str:
     except (RuntimeError, AssertionError) as error:
         raise RepalignError(
             f"device {device!r} cannot be used", got=first_line(error),
-            expected="auto, cpu, sharded, cuda or cuda:0 and so on, on a machine that has it",
+            expected="auto, cpu, mps, sharded, cuda or cuda:0 and so on, on a machine that has it",
             remedy="say `device: auto` to take a GPU where there is one",
         ) from error  # fmt: skip
     return device
@@ -81,9 +84,10 @@ def extract(
 
     * `device`: "auto" is a GPU where there is one, and several for a text model of transformers whose weights take more
       than 0.8 of the free memory of the first; "sharded" spreads such models over all GPUs and runs others on the
-      first; "cpu", "cuda:0" and so on are one device. How a model was spread does not enter the extraction hash.
-    * `dtype`: "auto" is what the weights are stored in on a GPU, and float32 on the CPU; "stored" is what they are
-      stored in anywhere; or "float32", "bfloat16", "float16", "float64". Pooling is in float32 always.
+      first; "cpu", "mps" (an Apple GPU), "cuda:0" and so on are one device. How a model was spread does not enter the
+      extraction hash.
+    * `dtype`: "auto" is what the weights are stored in on a CUDA GPU, and float32 elsewhere; "stored" is what they are
+      stored in anywhere; or "float32", "bfloat16", "float16", "float64" (not on an Apple GPU). Pooling is in float32 always.
     * `on_unavailable`: "error", or "skip": a model that cannot be loaded for a reason of its own (gated, gone, in no cache
       and out of reach, without safetensors weights or a tokenizer, broken, too large, in need of a package or an
       architecture that is not installed) is left out with one line, and a `Skipped` stands in its place in the list.
@@ -262,10 +266,17 @@ def _forget() -> None:
     with _loading:
         spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
         _models.clear()
-        if any_held and (spread or torch.cuda.is_available()):
+        if any_held and (spread or choose_device() != "cpu"):
             gc.collect()
-        if any_held and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            _release()
+
+
+def _release() -> None:
+    """Give the memory of GPUs that torch holds without using it back."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str:
@@ -342,8 +353,7 @@ def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tu
             )  # fmt: skip
         if batch is None:
             loaded.batch_size = len(now) // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _release()
             note = f"a batch of {len(now)} does not fit the memory; going on with batches of {loaded.batch_size}"
             rows.tell(note=note)
             continue

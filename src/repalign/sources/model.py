@@ -324,14 +324,19 @@ def versions(*packages: str) -> dict[str, str]:
 def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:
     """The dtype to run in.
 
-    "auto" is the dtype that the weights are stored in on a GPU, and float32 on the CPU; "stored" is that of the weights
-    anywhere. Where it is not known what they are stored in, both are float32.
+    "auto" is the dtype that the weights are stored in on a CUDA GPU, and float32 on the CPU and on Apple GPUs; "stored" is that
+    of the weights anywhere. Where it is not known what they are stored in, both are float32.
     """
-    if asked in ("auto", "stored"):
-        own = asked == "stored" or device.startswith("cuda")
-        return stored if own and stored is not None else torch.float32
     known = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
-    return RUN_DTYPES[choose("dtype", asked, known, f"model {label}: unknown dtype {asked!r}")]
+    choose("dtype", asked, known, f"model {label}: unknown dtype {asked!r}")
+    own = asked == "stored" or device.startswith("cuda")
+    dtype = RUN_DTYPES.get(asked) or (stored if own and stored is not None else torch.float32)
+    if dtype == torch.float64 and device.startswith("mps"):
+        raise RepalignError(
+            f"model {label}: an Apple GPU does not compute in float64", expected="float32, bfloat16 or float16 on mps",
+            got=f"dtype {asked}", remedy="say `device: cpu`, or `dtype: float32`",
+        )  # fmt: skip
+    return dtype
 
 
 def refuse_infinite(x: Tensor, where: str, dtype: torch.dtype) -> None:

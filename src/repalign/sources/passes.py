@@ -527,7 +527,7 @@ def costs(logits: Tensor, tokens: Tensor, places: Tensor) -> float:
     for some in places.to(logits.device).split(POSITIONS):
         wanted = tokens.to(logits.device)[some]
         each = functional.cross_entropy(logits[some - 1].float(), wanted, reduction="none")
-        total += float(each.double().sum())
+        total += float(each.cpu().double().sum())  # not every device has float64
     return total
 
 
@@ -548,7 +548,7 @@ def norms(states: Mapping[str, Tensor], mask: Tensor, counted: Tensor) -> dict[s
     out = {"tokens_valid": mask.sum(dim=1), "tokens_counted": counted.sum(dim=1)}
     for layer, hidden in states.items():
         out[FIRST + layer], out[LONGEST + layer] = norm_ratios(hidden, mask, counted)
-    return {name: x.to("cpu", torch.float64) for name, x in out.items()}
+    return {name: x.cpu().to(torch.float64) for name, x in out.items()}
 
 
 def per_row(**columns: Sequence[float]) -> dict[str, Tensor]:

@@ -158,6 +158,7 @@ class AlignmentStudy(Study):
             preprocess=variant.preprocess,
             results=folder,
             executor=inputs.executor,
+            device=config.device,
             replicates=[(named[a], named[b]) for a, b in replicates],
             split_half=config.ceilings.split_half,
             limit=LIMIT if config.limit is None else config.limit,

@@ -304,6 +304,7 @@ class RunConfig(Block):
     null: NullConfig = NullConfig()
     ceilings: CeilingsConfig = CeilingsConfig()
     search: str | None = None
+    device: str = "cpu"
     alpha: float = Field(default=0.05, gt=0, lt=1)
 
 

@@ -39,7 +39,7 @@ from repalign.store import FeatureStore
 from repalign.text import duration, named, size
 
 START_SECONDS = 4.0  # to import torch, transformers and timm and to open a dataset, once a run
-EFFICIENCY = {"cpu": 0.7, "cuda": 0.3}  # of the rate of a matrix product, in a forward pass; on a GPU an assumption
+EFFICIENCY = {"cpu": 0.7, "cuda": 0.3, "mps": 0.3}  # of the rate of a matrix product, in a forward pass; on a GPU an assumption
 BLOCK_SECONDS = 1.2e-3  # of each block of each batch beside its products: most of what tiny models take
 BUILD_SECONDS = 0.5  # to build a model and to probe it once
 FILE_BYTES = 3e8  # a second, read from a plain solid-state disk with its digest taken
@@ -355,7 +355,7 @@ def disk_of(path: Path) -> tuple[int, int]:
 
 
 def free_gpu(device: str) -> float:
-    """Free memory of the GPUs that models run on; infinite without one."""
+    """Free memory of the GPUs that models run on; infinite without one of its own: an Apple GPU uses that of the machine."""
     if not device.startswith("cuda"):
         return math.inf
     chosen = range(torch.cuda.device_count()) if device == "cuda" else [torch.device(device).index or 0]
