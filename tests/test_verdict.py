@@ -135,6 +135,22 @@ def test_the_answer_is_made_from_intervals():
     assert care[2] == "With 8 models, one more can change a trend."
 
 
+def test_the_terminal_says_the_same_in_ten_lines():
+    found, other = verdict(*study(quality)), verdict(*study(lambda x, y: 1 - quality(x, y)))
+    lines = list(story.lines(found, [other]))
+    assert story.compared(found) == "9 language × 8 vision models, n = 500"
+    assert lines[0] == story.headline(found) and len(lines) <= 9
+    language, vision = (side.training for side in found.sides)
+    scores = f"vision    trained {vision.scores[0]:.3f}, untrained {vision.scores[1]:.3f}"
+    assert lines[2].startswith(f"{scores}   difference +{vision.difference:.3f} (+")
+    assert lines[1].endswith(f"({language.low:+.3f} to {language.high:+.3f})")
+    assert lines[3].startswith("better language models           rank correlation ") and lines[3].endswith(", 8 models: open")
+    assert lines[4].startswith("better vision models agree more  rank correlation +")
+    assert lines[5] == "above chance: 72 of 72 pairs (5 % level, corrected for 72 tests), untrained ones too"
+    assert lines[-1] == f"another measure: {other.pairs.about.label} says {story.brief(other)}" and "−" in lines[-1]
+    assert story.another(found, [found, other]) == "other measures: 1 of 2 give the same answer"
+
+
 def test_a_fall_is_said_as_a_fall_and_a_distance_is_turned():
     fall = told(lambda x, y: 0.7 - quality(x, y))
     assert fall[1].startswith("Training lowers agreement, and better vision models agree less.")

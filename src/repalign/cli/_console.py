@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.text import between, number, pvalue
+from repalign.text import between, counted, number, pvalue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ABORTED, FAILED, BROKEN = 130, 1, 70
 REMARKS = 6  # of the doctor, printed; the report has all
+FEW_PAIRS = 6  # of models: these have their scores one by one below the answer
+TOLD_MEASURES = 8  # that the answer compares with one another
 MANY_MEASURES = 4  # of one pair of models: more stand in one table
 
 
@@ -121,6 +123,29 @@ def tell(sentences: Iterable[str]) -> None:
 # --- an alignment ---
 
 
+def answer(alignment: Alignment) -> None:
+    """The answer of a result in about ten lines, in the words of its report; scores one by one only of a few pairs."""
+    from repalign.comparison.doctor import Finding, summarise
+    from repalign.relate import story, verdict
+
+    found = [verdict(alignment.table, alignment.run, measure) for measure in alignment.measures[:TOLD_MEASURES]]
+    name = alignment.run.get("name") or found[0].pairs.rows["dataset"].iloc[0]
+    out.print(f"[bold]{escape(str(name))}[/]: {escape(story.compared(found[0]))}, {escape(found[0].pairs.about.label)}")
+    first, *rest = story.lines(found[0], found[1:])
+    out.print(f"  [bold]{escape(first)}[/]")
+    for line in rest:
+        out.print(f"  {escape(line)}")
+    if len(found[0].pairs.rows) <= FEW_PAIRS:
+        show(alignment)
+        return
+    remarks = [Finding(**f) for f in alignment.run.get("findings", []) if f["severity"] != "note"]
+    for sentence in summarise([f for f in remarks if f.severity == "serious"]):
+        out.print(f"[yellow]look at:[/] {escape(sentence)}")
+    if remarks:
+        out.print(f"[dim]{counted(len(remarks), 'remark')} on layers: see the models in the report[/]")
+    _warn(alignment)
+
+
 def show(alignment: Alignment, limit: int = 40) -> None:
     """The best pair of layers of every pair of models, with n and the chance level beside each score; then the remarks."""
     from repalign.comparison.conventions import VIEWS, Conventions, Pairs, text_of
@@ -152,6 +177,11 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         out.print(f"[yellow]look at:[/] {escape(sentence)}")
     if len(told) > REMARKS:
         out.print(f"[dim]... and {len(told) - REMARKS} more remarks in the report[/]")
+    _warn(alignment)
+
+
+def _warn(alignment: Alignment) -> None:
+    """What a reader of the result must know, and the measures that were left out."""
     for sentence in alignment.run.get("warnings", []):
         out.print(f"[yellow]note:[/] {escape(sentence)}")
     if left_out := alignment.run.get("left_out"):

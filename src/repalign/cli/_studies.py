@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import FAILED, MANY_MEASURES, bars, err, out, show, show_table, tell, wrote
+from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, wrote
 from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, counted, number, parameters
@@ -46,7 +46,7 @@ def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
         outcome = loaded.run(progress=progress, on_plan=lambda plan: tell(plan.lines))
     only = outcome.alignments.get("")  # without variants
     if only is not None and (len(only.measures) <= MANY_MEASURES or not outcome.drawn):
-        show(only)
+        answer(only)
     elif outcome.alignments:
         _show_variants(outcome.alignments)
     for figure in outcome.drawn:
@@ -119,9 +119,8 @@ def demo(to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo")) -> 
     from repalign.study.demo import run_demo
 
     with bars() as progress:
-        alignment, findings = run_demo(to, progress=progress, on_plan=lambda plan: tell(plan.lines))
-    show(alignment, limit=12)
-    out.print(escape("\n".join(findings)))
+        alignment = run_demo(to, progress=progress, on_plan=lambda plan: tell(plan.lines))
+    answer(alignment)
     wrote("study", to / "study.yaml", f"edit it, then: repalign run {to / 'study.yaml'}")
     wrote("report", (to / "report.html").absolute(), f"open {to / 'report.html'}")
 
@@ -164,7 +163,7 @@ def compare(
     with bars() as progress:
         alignment = how.compare(left, right, measure, groups, results=results, progress=progress, **told)
     write_report(results, results / "report.html", static=results / "figures")
-    show(alignment)
+    answer(alignment)
     wrote("table", results / "results.parquet")
     wrote("figures", results / "figures")
     wrote("report", results / "report.html", f"open {results / 'report.html'}")

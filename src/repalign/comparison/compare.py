@@ -408,7 +408,8 @@ def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) ->
         )
     for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
         draws = int(pairs["n_draws"].iloc[0])
-        if draws and (sentence := nulls.multiplicity_warning(draws, len(pairs), alpha)):
+        joint = pairs["p_maxt"].notna().to_numpy().any()  # decides then, not Holm's rule
+        if draws and not joint and (sentence := nulls.multiplicity_warning(draws, len(pairs), alpha)):
             yield f"{measure}: {sentence}"
         if undefined := int(pairs["statistic"].isna().sum()):
             yield f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)"

@@ -259,14 +259,14 @@ def _space(facts: _Facts) -> Told:
     cosine = (float((facts.directions**2).sum()) - m) / (m * (m - 1)) if m > 1 else 0.0
     if cosine > MEAN_COSINE:
         yield "common-mean", "warning", (
-            f"the mean cosine of two rows is {cosine:.3f} (above {MEAN_COSINE}): a common direction dominates, and cosine "
-            "neighbours hang on the last digits; compare with center=True as well, and never in half precision"
+            f"all vectors point nearly the same way (mean cosine {cosine:.3f}, above {MEAN_COSINE}), so neighbours by cosine "
+            "depend on rounding; compare again with center=True, and not in half precision"
         )
     # The participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows.
     effective = facts.total**2 / facts.squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:
         yield "low-rank", "warning", (
-            f"the effective number of dimensions is about {effective:.1f} of {min(n - 1, d)}: CKA and RSA compare little more than "
+            f"the layer has about {effective:.1f} effective dimensions of {min(n - 1, d)}: CKA and RSA compare little more than "
             "one direction; mutual k-NN with center=True sees the rest"
         )
     elif effective > n / 2:

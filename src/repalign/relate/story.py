@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from repalign.relate.jackknife import said_by
 from repalign.relate.sentences import FEW_MODELS, OF, noun
-from repalign.text import alike, counted, p_sentence
+from repalign.text import TIMES, alike, counted, p_sentence
 
 if TYPE_CHECKING:
     from repalign.relate.jackknife import ModelDifference
@@ -172,6 +172,47 @@ def _competence(side: SideVerdict) -> Iterator[str]:
     said = said if side.says else f"{start} are too few for an interval"
     turned = " (sign turned)" if found.lower_is_better else ""
     yield f"{capital(said)}: rank correlation with {noun(found.label)}{turned} {ranked(side)}, {counted(found.n, 'model')}."
+
+
+def compared(found: Verdict) -> str:
+    """ "10 language × 10 vision models, n = 1,024"."""
+    counts = [f"{len(side.points)} {side.kind}".rstrip() for side in found.sides] or ["2"]
+    return f"{f' {TIMES} '.join(counts)} models, n = {found.pairs.n:,}"
+
+
+def lines(found: Verdict, others: Sequence[Verdict] = ()) -> Iterator[str]:
+    """The answer on a terminal: a line for each size, aligned, then the pairs and what other measures say."""
+    yield headline(found)
+    if found.is_mock or found.pairs.best is None or len(found.pairs.rows) == 1:
+        yield from sizes(found)
+        return
+    wide = max(len(short(side)) for side in found.sides)
+    for side in found.sides:
+        if one := side.training:
+            trained, untrained = alike(*one.scores)
+            yield f"{short(side):{wide}}  trained {trained}, untrained {untrained}   difference {difference(one)}"
+    does = {"more": " agree more", "less": " agree less"}
+    claims = {side: f"{side.better} {models([side])}{does.get(side.says, '')}" for side in found.sides}
+    wide = max(map(len, claims.values()))
+    for side, claim in claims.items():
+        if side.trend and not math.isnan(side.rank[0]):
+            state = {"open": ": open", "": ": too few for an interval"}.get(side.says, "")
+            yield f"{claim:{wide}}  rank correlation {ranked(side)}, {counted(side.trend.n, 'model')}{state}"
+    row, hollow = found.pairs.best, any(side.of("untrained") for side in found.sides)
+    score, chance = alike(row["statistic"], row["null_mean"])
+    too = ", untrained ones too" if hollow and found.pairs.found.all() else ""
+    yield f"above chance: {int(found.pairs.found.sum()):,} of {counted(found.pairs.tests, 'pair')} ({found.pairs.level}){too}"
+    yield f"best pair: {row['model_x']} and {row['model_y']}, {score} (chance {chance})"
+    if others:
+        yield another(found, others)
+
+
+def another(found: Verdict, others: Sequence[Verdict]) -> str:
+    """What the other measures say."""
+    if len(others) == 1:
+        return f"another measure: {others[0].pairs.about.label} says {brief(others[0])}"
+    same = sum(other.states == found.states for other in others)
+    return f"other measures: {same} of {len(others)} give the same answer"
 
 
 # --- with care -----------------------------------------------------------------------------------
