@@ -61,7 +61,7 @@ def ran(page: str) -> tuple[dict[str, Any], str]:
     return document.namespace, printed.getvalue()
 
 
-NOT_YET = {"store.md", "trends.md"}  # their blocks lean on what is not there
+NOT_YET = {"trends.md"}  # their blocks lean on what is not there
 
 
 @having("python")
