@@ -61,13 +61,8 @@ def ran(page: str) -> tuple[dict[str, Any], str]:
     return document.namespace, printed.getvalue()
 
 
-NOT_YET = {"trends.md"}  # their blocks lean on what is not there
-
-
 @having("python")
 def test_python_runs_as_printed(page):
-    if page.name in NOT_YET:
-        pytest.xfail("a block uses names that the page does not make")
     ran(str(page.relative_to(ROOT)))
 
 
