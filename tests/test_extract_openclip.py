@@ -12,6 +12,7 @@ from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
 
 open_clip = pytest.importorskip("open_clip", reason="the extra repalign[openclip] is not installed")
+pytestmark = pytest.mark.integrations
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 VISION = {

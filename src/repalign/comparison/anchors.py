@@ -75,8 +75,8 @@ def anchored_mutual_knn(
     """Mutual k-NN of two layers at any n: n_anchors rows, drawn without replacement, searched against all n.
 
     x, y : `Rows`, arrays (n, d1) and (n, d2) (numpy, memory maps, tensors), or pairs (representation, layer). They are
-    read in blocks, once per side, and once more where near ties need float64. With n_anchors >= n every row is an
-    anchor and the result equals `MutualKNN(k, similarity)`.
+        read in blocks, once per side, and once more where near ties need float64. With n_anchors >= n every row is an
+        anchor and the result equals `MutualKNN(k, similarity)`.
 
     The interval is Wilson's, with the sample's variance in the place of a proportion's: all s with
     |m - s| <= t sqrt(f v s (1 - s) / a), a anchors of mean m and variance V, v = min(1, V / (m (1 - m))) (1 if m is 0
