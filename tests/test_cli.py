@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -15,6 +16,7 @@ import repalign
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import cli
 from repalign import null as nulls
+from repalign.cli import _console as console
 from repalign.cli._options import size_in_bytes
 from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
@@ -558,6 +560,75 @@ def test_bad_curves(call, arrays, options, message):
     assert status == 1 and message in err, err
 
 
+# --- progress -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(capsys):
+    """Progress without a terminal, by a clock of the test's own: (tell, clock, lines so far)."""
+    clock = [0.0]
+    return console.Lines(lambda: clock[0]), clock, lambda: capsys.readouterr().err.splitlines()
+
+
+def test_without_a_terminal_a_line_every_30_s_has_the_rate_and_the_time_left(lines):
+    """40 of 400 in 30 s: 80 a minute, and 360 / (40 / 30) = 270 s for the rest."""
+    tell, clock, shown = lines
+    tell("compare", 0, 400)
+    for second in range(1, 66):
+        clock[0] = second
+        tell("compare", second * 4 / 3, 400)
+    assert shown() == [
+        "compare: 40 of 400, 1.3 a second, about 4.5 min left", "compare: 80 of 400, 1.3 a second, about 4 min left",
+    ]  # fmt: skip
+    clock[0] = 300.0
+    tell("compare", 400, 400)
+    assert shown() == ["compare: 400 of 400, 1.3 a second, in 5 min"]
+
+
+def test_a_stage_that_was_short_says_nothing_and_one_that_is_silent_is_told_of(lines):
+    tell, clock, shown = lines
+    tell("prepare layers", 0, 6)
+    clock[0] = 4.9
+    tell("prepare layers", 6, 6)
+    tell("compare", 0, 3)
+    clock[0] = 34.0
+    tell.tell()
+    assert shown() == []
+    clock[0] = 35.0
+    tell.tell()  # as the thread does while a tile takes its time
+    assert shown() == ["compare: 0 of 3 in 30 s"]
+    tell("compare", 1.25, 3)
+    clock[0] = 65.0
+    tell.tell()
+    assert shown() == ["compare: 1.2 of 3, 1.2 a minute, about 84 s left"]  # 1.75 / (1.25 / 60)
+
+
+def test_a_stage_that_begins_again_has_a_rate_of_its_own(lines):
+    """What was done before it began, by an earlier run, was not done in its time."""
+    tell, clock, shown = lines
+    for start in (0.0, 1000.0):
+        clock[0] = start
+        tell("compare", 50, 100)
+        clock[0] = start + 50
+        tell("compare", 75, 100)
+        assert shown() == ["compare: 75 of 100, 30 a minute, about 50 s left"]
+        clock[0] = start + 60
+        tell("compare", 100, 100)
+        assert shown() == ["compare: 100 of 100, 50 a minute, in 60 s"]
+
+
+def test_a_long_run_without_a_terminal_talks(call, arrays, monkeypatch):
+    """Each look at the clock is half a minute later."""
+    clock = iter(range(0, 10**6, 31))
+    monkeypatch.setattr(console.Lines, "keep_telling", lambda *_: None)
+    monkeypatch.setattr(console, "Lines", functools.partial(console.Lines, lambda: next(clock)))
+    monkeypatch.setattr(importlib.import_module("repalign.comparison.compare"), "TELL_EVERY", -1.0)
+    _, _, err = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "Procrustes", "--draws", 4)
+    within = re.findall(r"^compare: 0\.(\d) of 1, \S+ (?:a minute|an hour), about .+ left$", err, flags=re.M)
+    assert within == ["2", "4", "6", "8"]  # of one tile: the score and four draws
+    assert re.search(r"^compare: 1 of 1, .+, in \S+ \w+$", err, flags=re.M)
+
+
 @pytest.fixture
 def large(monkeypatch):
     """Streams, closed forms or anchors from 240 rows on."""
@@ -578,7 +649,7 @@ def test_pair_at_scale_streams_and_tiles(call, arrays, large):
     files = [arrays / "layers.npz", arrays / "y.npy"]
     status, out, err = call("pair", *files, "--memory", "1GiB")
     assert status == 0 and "one streaming pass" in out and "all n = 240 rows, exact cosine neighbours by tiles" in out
-    assert err.index("plan for MutualKNN(k=10") < err.index("plan for CKA(") < err.index("prepare layers: 3 of 3")
+    assert err.index("plan for MutualKNN(k=10") < err.index("plan for CKA(") and "prepare layers" not in err  # it took no 5 s
     # 240^2 (10 + 10 + 6)
     assert re.search(r"exact tiles: 1.5e\+06 multiply-adds, under a second at \S+ multiply-adds a second", err)
     assert re.search(r"feature space: \S+ multiply-adds, \S+ kB beside the features, whatever n, under a second at", err)

@@ -129,6 +129,27 @@ def test_closeness_is_the_score_with_the_sign_of_its_direction(name, sides):
 
 
 
+def test_progress_goes_on_within_a_tile_and_ends_at_the_number_of_tiles(sides, monkeypatch):
+    """A pair of models with 3 x 2 pairs of layers under 9 draws: 60 comparisons, of which each is a share of the tile."""
+    monkeypatch.setattr(engine, "TELL_EVERY", -1.0)
+    told = []
+    tell = lambda task, done, total, note=None: told.append((done, total)) if task == "compare" and total else None  # noqa: E731
+    compare([sides[0][0]], [sides[1][0]], ["Procrustes()"], nulls.Permutations(9), progress=tell)
+    assert [t for _, t in told] == [1] * 62 and told[0][0] == 0 and told[-1][0] == 1
+    assert [d for d, _ in told[1:-1]] == [min(0.99, round(i / 60, 3)) for i in range(1, 61)]
+
+
+def test_a_tile_of_a_slow_measure_is_more_of_the_work(sides):
+    """Two tiles of 0.1 s and two of 9.9 s: the slow ones are 0.99 of it."""
+    told, x, y = [], sides[0][0], sides[1]
+    settings = engine.Settings(nulls.Permutations(9), "studentised", 0.05)
+    tiles = [engine.Tile(x, other, parse_measure(name), settings) for other in y for name in ("CKA()", "Procrustes()")]
+    work = engine._Work(tiles, {parse_measure("Procrustes()"): 19.6}, lambda task, done, *_: told.append(done))
+    for i in range(4):
+        work.add(i)
+    assert told == pytest.approx([0.02, 2.0, 2.02, 4])
+
+
 def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkeypatch):
     """Of 8 tiles the second fails: its error is raised, no tile begins after it, and the first is kept."""
     xs, ys = sides

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 import tiny_models as tiny
 from repalign.comparison import Preprocess, compare, in_memory
-from repalign.comparison.ways import Cost
+from repalign.comparison.applicable import Cost
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.measures import CKA, Group, MutualKNN, Procrustes
@@ -544,8 +544,23 @@ def test_draws_are_counted_and_a_group_is_limited(monkeypatch):
     assert found.left_out == () and found.seconds == pytest.approx(2 + 0.5 * 200, rel=0.01)
     few = comparing([(8,)], [(8,)], 300, [slow], Permutations(9), Preprocess())
     assert few.seconds == pytest.approx(2 + 0.5 * 10, rel=0.01)
+    assert comparing([(8,)], [(8,)], 300, [slow], Auto(), Preprocess(), limit=60).seconds == pytest.approx(2 + 0.5 * 20, rel=0.01)
+    assert comparing([(8,)], [(8,)], 300, [slow], Auto(), Preprocess(), limit=10).seconds < 0.1  # left out
     monkeypatch.setattr(Group, "members", [slow])
-    assert comparing([(8,)], [(8,)], 300, [Group("shape")], Auto(), Preprocess(), limit=30).seconds == pytest.approx(30, rel=0.01)
+    with_few = comparing([(8,)], [(8,)], 300, [Group("shape")], Auto(), Preprocess())
+    assert with_few.seconds == pytest.approx(2 + 0.5 * 20, rel=0.01) and not with_few.long
+
+
+def test_the_plan_says_which_measure_costs_the_hours_and_what_to_do(monkeypatch, pairs):
+    """Two layers of 90 s, two pairs of layers of 30 s, 200 times: 12,180 s."""
+    monkeypatch.setattr(needs, "trial", lambda *_: Cost(90.0, 30.0))
+    models = (["toy:vision-pixels"], ["toy:language-bag"])
+    (line,) = [s for s in estimate(pairs, *models, ["Procrustes()", "CKA()"], device="cpu").lines() if "leave it out" in s]
+    assert line == (
+        "Procrustes takes about 103 min: leave it out, or limit it (--limit 1200, in a study `limit: 1200`), for 19 shuffles in "
+        "the place of 199 and about 13 min"
+    )
+    assert not [s for s in estimate(pairs, *models, ["Procrustes()"], limit=1200, device="cpu").lines() if "leave it out" in s]
 
 
 def test_measures_that_cannot_be_tried_are_left_out(monkeypatch, pairs):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from repalign.measures import (
 )
 from repalign.measures.measure import Features
 from repalign.testing import check_measure
+
+choosing = importlib.import_module("repalign.comparison.applicable")
 
 
 @pytest.fixture(autouse=True)
@@ -210,14 +214,68 @@ def test_layers_of_one_width_are_compared_and_others_undefined():
     assert found.loc["b", "d"] == pytest.approx(1.0) and found.loc["a", "c"] == pytest.approx(MeanCosine()(x, x + 1))
 
 
-def test_too_slow_for_a_group_is_left_out_with_the_time_it_would_take():
+def test_too_slow_for_a_group_is_left_out_with_the_time_it_would_take(monkeypatch):
     x, y = arrays()
-    found = pair(x, y, ["neighbors", "CKA()"], limit=1e-9)
+    monkeypatch.setattr(choosing, "LIMIT", 1e-9)
+    found = pair(x, y, ["neighbors", "CKA()"])
     assert len(found.measures) == 1 and found.measures[0].startswith("CKA(")
     reasons = {e["measure"].split("(")[0]: e["reason"] for e in found.run["left_out"]}
-    assert "would take about" in reasons["CycleKNN"] and "limit" in reasons["CycleKNN"]
+    assert re.fullmatch(r"would take about .+ \(limit under a second\); name it to compute it", reasons["CycleKNN"])
     with pytest.raises(RepalignError, match="no measure applies"):
-        pair(x, y, ["neighbors"], limit=1e-9)
+        pair(x, y, ["neighbors"])
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Trials that say: a layer takes 1 s, a pair of layers 2 s; of one layer each 404 s with 200 comparisons, 42 s with 20."""
+    monkeypatch.setattr(choosing, "trial", lambda *_: choosing.Cost(1.0, 2.0))
+
+
+def draws_of(found) -> dict[str, int]:
+    return {m.partition("(")[0]: found.run["null"]["by_measure"][m]["n_draws"] for m in found.measures}
+
+
+def test_a_named_measure_over_the_usual_limit_runs_and_says_before_what_it_costs(slow, caplog):
+    x, y = arrays()
+    told = []
+    found = pair(x, y, ["Procrustes()", "CKA()"], progress=lambda task, done, total, note=None: told.append((task, note)))
+    assert draws_of(found) == {"Procrustes": 199, "CKA": 199} and not found.run["left_out"] and not found.run["warnings"]
+    sentence = (
+        "Procrustes takes about 6.7 min: leave it out, or limit it (--limit 120, in a study `limit: 120`), for 19 shuffles in the "
+        "place of 199 and about 42 s"
+    )
+    assert [note for _, note in told if note] == [sentence]
+    assert [task for task, _ in told].index("prepare layers") > told.index(("compare", sentence))
+    assert not caplog.records
+    pair(x, y, ["Procrustes()"])  # nobody listens
+    assert [r.message for r in caplog.records] == [sentence]
+
+
+def test_a_limit_that_is_given_holds_for_named_measures_too(slow):
+    x, y = arrays()
+    found = pair(x, y, ["Procrustes()", "CKA()"], limit=60)  # CKA: 4 s, as its draws cost nothing
+    assert draws_of(found) == {"Procrustes": 19, "CKA": 199}
+    assert found.run["warnings"] == [
+        "19 shuffles each, to stay within 60 s, for Procrustes (6.7 min): their smallest p is 0.05; raise the limit for all"
+    ]
+    found = pair(x, y, ["Procrustes()", "CKA()"], limit=30)
+    assert draws_of(found) == {"CKA": 199}
+    (left,) = found.run["left_out"]
+    assert left["reason"] == "would take about 6.7 min (limit 30 s); raise the limit to compute it"
+    with pytest.raises(RepalignError, match="no measure applies(.|\n)*Procrustes(.|\n)*raise the limit"):
+        pair(x, y, ["Procrustes()"], limit=30)
+
+
+def test_draws_that_are_asked_for_are_not_made_fewer_and_the_measure_is_left_out(slow):
+    found = pair(*arrays(), ["Procrustes()", "CKA()"], "permutation", limit=60)
+    assert draws_of(found) == {"CKA": 199} and found.run["left_out"][0]["measure"].startswith("Procrustes")
+
+
+def test_no_limit_at_all_is_said_by_0(slow):
+    found = pair(*arrays(), ["Procrustes()", "shape"], limit=0)
+    assert set(draws_of(found).values()) == {199} and not [e for e in found.run["left_out"] if "limit" in e["reason"]]
+    with pytest.raises(RepalignError, match="a limit is a time\n  expected: seconds, or 0 for no limit\n  got: -1"):
+        pair(*arrays(), limit=-1)
 
 
 def test_the_terminal_groups_what_was_left_out_by_its_reason():
@@ -226,10 +284,10 @@ def test_the_terminal_groups_what_was_left_out_by_its_reason():
     left_out = [
         {"measure": "ModalityGap()", "reason": "ModalityGap compares arrays of one space; got: widths 6 and 9"},
         {"measure": "PairedCosine()", "reason": "PairedCosine compares arrays of one space; got: widths 6 and 9"},
-        {"measure": "RTD(form='min')", "reason": "would take about 3 min (limit 30 s); name it alone to compute it"},
-        {"measure": "VERSA()", "reason": "would take about 5 min (limit 30 s); name it alone to compute it"},
+        {"measure": "RTD(form='min')", "reason": "would take about 3 min (limit 30 s); name it to compute it"},
+        {"measure": "VERSA()", "reason": "would take about 5 min (limit 30 s); name it to compute it"},
     ]
     assert by_reason(left_out) == {
         "it compares arrays of one space; got: widths 6 and 9": ["ModalityGap", "PairedCosine"],
-        "longer than 30 s; name it alone to compute it": ["RTD (3 min)", "VERSA (5 min)"],
+        "longer than 30 s; name it to compute it": ["RTD (3 min)", "VERSA (5 min)"],
     }

@@ -174,15 +174,15 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds, minutes, hours or days, of two digits.
 
-    >>> duration(0.2), duration(95), duration(200_000)
-    ('under a second', '95 s', '2.3 days')
+    >>> duration(0.2), duration(95), duration(6_060), duration(200_000)
+    ('under a second', '95 s', '101 min', '2.3 days')
     """
     if seconds < 1:
         return "under a second"
-    for unit, scale in (("days", 86_400), ("hours", 3_600), ("min", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds / scale:.2g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
+    units = (("days", 86_400), ("hours", 3_600), ("min", 60))
+    unit, scale = next(((unit, scale) for unit, scale in units if seconds >= 2 * scale), ("s", 1))
+    count = seconds / scale
+    return f"{count:.2g} {unit}" if count < 10 else f"{count:.0f} {unit}"
 
 
 def named(names: Sequence[str], most: int = 5) -> str:
@@ -205,16 +205,31 @@ html_of: Callable[[Any], str]
 
 
 class Progress(Protocol):
-    """Called as work goes on: `task` is a short name, `done` of `total` units are finished.
+    """Called as work goes on: `task` is a short name, `done` of `total` units are finished, parts of one among them.
 
     A callback is called with done=0 when a task starts and with done=total when it ends.
     `note` carries a sentence that a person should see (a halved batch, a skipped file).
     """
 
-    def __call__(self, task: str, done: int, total: int, note: str | None = None) -> None: ...
+    def __call__(self, task: str, done: float, total: int, note: str | None = None) -> None: ...
 
 
-def silent(task: str, done: int, total: int, note: str | None = None) -> None:
+def pace(done: float, total: int, more: float, seconds: float) -> str:
+    """How far a task is, `more` of which was done in these seconds: how fast that is, and the time left.
+
+    >>> pace(30, 120, 30, 60), pace(0, 4, 0, 45), pace(2.5, 4, 0.5, 1800)
+    ('30 of 120, 30 a minute, about 3 min left', '0 of 4 in 45 s', '2.5 of 4, 1.0 an hour, about 90 min left')
+    """
+    told = f"{f'{done:,.1f}'.removesuffix('.0')} of {total:,}"
+    if more <= 0 or seconds <= 0:
+        return f"{told} in {duration(seconds)}"
+    per, unit = next(((n, u) for n, u in ((1, "a second"), (60, "a minute")) if more * n >= seconds), (3600, "an hour"))
+    speed = more * per / seconds
+    told = f"{told}, {speed:,.{int(speed < 10)}f} {unit}"
+    return told if done >= total else f"{told}, about {duration((total - done) * seconds / more)} left"
+
+
+def silent(task: str, done: float, total: int, note: str | None = None) -> None:
     """The default: report nothing."""
 
 

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.text import between, counted, number, pvalue
+from repalign.text import between, counted, duration, number, pace, pvalue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 
     from repalign.comparison.alignment import Alignment
     from repalign.measures import Measure
+    from repalign.text import Progress
 
 # A file or a pipe has no width: tables are laid out for a wide one.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ABORTED, FAILED, BROKEN = 130, 1, 70
+EVERY, LONG = 30.0, 5.0  # seconds between lines about a stage; of a stage whose end is told
 REMARKS = 6  # of the doctor, printed; the report has all
 FEW_PAIRS = 6  # of models: these have their scores one by one below the answer
 TOLD_MEASURES = 8  # that the answer compares with one another
@@ -39,38 +43,90 @@ MANY_MEASURES = 4  # of one pair of models: more stand in one table
 
 
 @dataclass
-class Reporter:
-    """Shows progress as bars with a time estimate on a terminal, as plain lines elsewhere."""
+class Bar:
+    """Shows progress as bars with a time estimate, on a terminal."""
 
-    bars: Bars | None
+    bars: Bars
     tasks: dict[str, TaskID] = field(default_factory=dict)
-    shown: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, task: str, done: int, total: int, note: str | None = None) -> None:
+    def __call__(self, task: str, done: float, total: int, note: str | None = None) -> None:
+        if note:
+            err.print(f"[dim]{escape(task)}: {escape(note)}[/]")
+        if total > 0:
+            if task not in self.tasks:
+                self.tasks[task] = self.bars.add_task(task, total=total)
+            self.bars.update(self.tasks[task], completed=done, total=total)
+
+
+@dataclass
+class Stage:
+    """A task as it was when it began, and as it is; when it was last told of."""
+
+    begun: float
+    first: float
+    total: int
+    done: float
+    told: float
+
+
+@dataclass
+class Lines:
+    """Tells progress in lines, where there is no terminal: one every `EVERY` seconds, and one when a stage that was long ends."""
+
+    clock: Callable[[], float] = time.monotonic
+    stages: dict[str, Stage] = field(default_factory=dict)  # those that have not ended, the one at work last
+    lock: Any = field(default_factory=RLock)
+
+    def __call__(self, task: str, done: float, total: int, note: str | None = None) -> None:
         if note:
             err.print(f"[dim]{escape(task)}: {escape(note)}[/]")
         if total <= 0:
             return
-        if self.bars is not None:
-            if task not in self.tasks:
-                self.tasks[task] = self.bars.add_task(task, total=total)
-            self.bars.update(self.tasks[task], completed=done, total=total)
-        elif done == total and self.shown.get(task) != total:
-            err.print(f"[dim]{escape(task)}: {done} of {total}[/]")
-        self.shown[task] = done
+        with self.lock:
+            now, stage = self.clock(), self.stages.pop(task, None)
+            if stage is None or done < stage.done:  # it begins, or begins again
+                stage = Stage(now, done, total, done, now)
+            stage.done, stage.total = done, total
+            if done < total:
+                self.stages[task] = stage
+                self.tell()
+            elif now - stage.begun >= LONG:
+                self._line(task, stage, now, f", in {duration(now - stage.begun)}")
+
+    def tell(self) -> None:
+        """A line about the stage that is at work, if it is time for one."""
+        with self.lock:
+            now, (task, stage) = self.clock(), next(reversed(self.stages.items()), ("", None))
+            if stage is not None and now - stage.told >= EVERY:
+                stage.told = now
+                self._line(task, stage, now)
+
+    def keep_telling(self, stop: Event) -> None:
+        """Also while a stage is silent, until `stop` is set."""
+        while not stop.wait(1):
+            self.tell()
+
+    def _line(self, task: str, stage: Stage, now: float, end: str = "") -> None:
+        told = pace(stage.done, stage.total, stage.done - stage.first, now - stage.begun)
+        err.print(f"[dim]{escape(task)}: {told}{end}[/]")
 
 
 @contextmanager
-def bars() -> Iterator[Reporter]:
+def bars() -> Iterator[Progress]:
     if not err.is_terminal:
-        yield Reporter(None)
+        lines, stop = Lines(), Event()
+        Thread(target=lines.keep_telling, args=(stop,), daemon=True).start()
+        try:
+            yield lines
+        finally:
+            stop.set()
         return
     from rich import progress  # here: no help text needs it, and it takes a while
 
     counts, times = progress.MofNCompleteColumn(), (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
     columns = progress.TextColumn("{task.description}"), progress.BarColumn(), counts, *times
     with progress.Progress(*columns, console=err, transient=False) as bars:
-        yield Reporter(bars)
+        yield Bar(bars)
 
 
 # --- tables, rows, sentences ---

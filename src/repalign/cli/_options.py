@@ -138,7 +138,8 @@ class Comparing:
     search : How pairs of layers are searched, for instance 'studentised top-5', 'raw' or 'matching'; by default the
         studentised maximum.
     memory : Memory for prepared layers, for instance 4GiB or 500MB; a quarter of the machine's by default.
-    limit : Seconds that a measure of a family or of 'all' may take, for instance 120; 30 by default.
+    limit : Seconds that a measure may take, for instance 120. What would take longer is shuffled 19 times only, or left out.
+        By default 30 for measures of a family or of 'all', and none for those that are named; 0 is no limit.
     device : Where to compare: cpu (the default), cuda, cuda:1 and so on, or auto, a CUDA GPU where there is one.
     seed : Seed of the draws, for instance 7; 0 by default (aristotelian: the published one).
     """
@@ -185,8 +186,7 @@ class Comparing:
         **more: Any,
     ) -> Alignment:  # fmt: skip
         """Compare as the options say; `more` goes to `repalign.comparison.compare`."""
-        from repalign.comparison import LIMIT, compare
+        from repalign.comparison import compare
 
-        limit, chance = LIMIT if self.limit is None else self.limit, self.chance(groups)
-        how = {"search": self.search, "memory": self.memory, "limit": limit, "device": self.device}
-        return compare(x, y, measures or None, chance, **how, **more)
+        how = {"search": self.search, "memory": self.memory, "limit": self.limit, "device": self.device}
+        return compare(x, y, measures or None, self.chance(groups), **how, **more)

@@ -15,11 +15,11 @@ from repalign.comparison.streaming import (
     stream_cka_all,
 )
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile
-from repalign.comparison.ways import LIMIT, Plan, compute_tile, matmul_rate, plan
+from repalign.comparison.ways import Plan, compute_tile, matmul_rate, plan
 from repalign.representation import DEFAULT_MEMORY
 
 __all__ = [
-    "DEFAULT_MEASURES", "DEFAULT_MEMORY", "LIMIT", "Alignment", "Anchored", "ArrayRows", "Cache", "Plan", "Preprocess", "Rows",
+    "DEFAULT_MEASURES", "DEFAULT_MEMORY", "Alignment", "Anchored", "ArrayRows", "Cache", "Plan", "Preprocess", "Rows",
     "Scored", "Settings", "StoredRows", "StreamedCKA", "StreamedCKAs", "Tile", "anchored_mutual_knn", "as_rows", "compare",
     "compute_tile", "default_measures", "gallery_curve", "in_memory", "matmul_rate", "model_files", "pair", "plan", "preset",
     "stream_cka", "stream_cka_all",

@@ -6,12 +6,14 @@ import functools
 import hashlib
 import os
 import platform
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,18 @@ import torch
 
 import repalign.null as nulls
 from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
+from repalign.comparison.applicable import applicable
 from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
-from repalign.comparison.ways import LIMIT, WAYS, applicable, compute_tile, matmul_rate
+from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
 from repalign.errors import RepalignError
 from repalign.features import Reading, join, read_features
 from repalign.features.arrays import SUFFIXES, feature_files
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
-from repalign.measures.measure import Measure, as_layer
+from repalign.measures.measure import Measure, as_layer, counting
 from repalign.models import COMPETENCES, ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
 from repalign.text import Progress, silent
@@ -38,6 +41,8 @@ from repalign.text import Progress, silent
 # Models of one side: by name, paths, or representations.
 Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
+TILE_SECONDS = 0.1  # of a tile whose measure was not tried, and of every other besides: it matters where some take minutes
+TELL_EVERY = 0.2  # seconds, within a tile
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
 
@@ -65,7 +70,7 @@ def compare(
     memory: int | None = None,
     replicates: Sequence[tuple[Representation, Representation]] = (),
     split_half: int = 0,
-    limit: float = LIMIT,
+    limit: float | None = None,
     progress: Progress = silent,
     describe: Mapping[str, Any] | None = None,
 ) -> Alignment:
@@ -93,8 +98,9 @@ def compare(
         run says so.
     memory : bytes for prepared states; a quarter of the machine's by default.
     replicates : pairs of two trainings of one model; their alignment stands in the run's `ceilings`.
-    limit : seconds that a measure of "all" or of a family may take, by trial; above it 19 permutations are drawn
-        instead of all, or it is left out, and the run says so.
+    limit : seconds that a measure may take, by trial; above it 19 permutations are drawn instead of all, or it is left out, and
+        the run says so. Without one a measure of "all" or of a family has 30, and one that is named is computed in full: what it
+        costs, and the remedy, are told before it starts. 0 is no limit, for any.
     split_half : this many random halvings of the stimuli per pair of models, for the same (`ceilings.split_half`).
     describe : extra entries for the run's description (`name`, `study`, `dataset`, `warnings`).
 
@@ -143,7 +149,7 @@ def compare(
     for place in () if folder is None else (folder, *(folder / name for name in ("tiles", "findings", "ceilings"))):
         LocalFiles(place).sweep()
     examination = Examination(models, folder)
-    done = run_tiles([*tiles, *twins], folder, executor, budget, progress, examination)
+    done = run_tiles([*tiles, *twins], folder, executor, budget, progress, examination, chosen.seconds)
     scored, of_twins = done[: len(tiles)], done[len(tiles) :]
 
     table = across_pairs(tiles, scored)
@@ -271,13 +277,18 @@ def _device_of(asked: str) -> tuple[str, list[str]]:
 
 
 def run_tiles(
-    tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress, examination: Examination
-) -> list[Scored]:
-    """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order."""
+    tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress,
+    examination: Examination, seconds: Mapping[Measure, float] = MappingProxyType({}),
+) -> list[Scored]:  # fmt: skip
+    """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order.
+
+    `seconds` that measures take, as far as they are known: a tile of a slow one is more of the work than that of another.
+    """
     files = [None if folder is None else folder / "tiles" / f"{t.key}.parquet" for t in tiles]
     there = {i: kept_tile(file, tiles[i].key) for i, file in enumerate(files) if file is not None and file.is_file()}
     done = {i: scored for i, scored in there.items() if scored is not None}  # else it is damaged
-    progress("compare", len(done), len(tiles), f"{len(done)} of {len(tiles)} tiles were there" if done else None)
+    work = _Work(tiles, seconds, progress)
+    work.add(*done, note=f"{len(done)} of {len(tiles)} tiles were there" if done else None)
     at = [i for i in range(len(tiles)) if i not in done]
     missing = [tiles[i] for i in at]
     if any(t.settings.way for t in missing) and progress is not silent:
@@ -285,8 +296,9 @@ def run_tiles(
     if executor is None:
         cache = Cache(budget, missing, examination, progress)
         for i in cache.order(missing) if len(missing) > 1 else range(len(missing)):
-            done[at[i]] = compute_tile(missing[i], cache, progress, files[at[i]])
-            progress("compare", len(done), len(tiles))
+            with counting(work.within(at[i])):
+                done[at[i]] = compute_tile(missing[i], cache, progress, files[at[i]])
+            work.add(at[i])
         return [done[i] for i in range(len(tiles))]
     # A job is a run of tiles that share models, with a cache of its own that ends with it; there are a few for every worker, so
     # that none waits long for the last.
@@ -305,11 +317,44 @@ def run_tiles(
                 file = files[at[i]]
                 if file is not None and not file.is_file():  # a worker with a disk of its own
                     write_tile(one.rows, one.draws, file, missing[i].key, one.about)
-            progress("compare", len(done), len(tiles))
+            work.add(*(at[i] for i in futures[future]))
     finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
         for future in futures:
             future.cancel()
     return [done[i] for i in range(len(tiles))]
+
+
+class _Work:
+    """Tells how much of some tiles is done, in tiles of their mean cost, and within a tile by the pairs of layers compared."""
+
+    def __init__(self, tiles: Sequence[Tile], seconds: Mapping[Measure, float], progress: Progress) -> None:
+        count = Counter(t.measure for t in tiles)
+        each = [TILE_SECONDS + seconds.get(t.measure, 0.0) / count[t.measure] for t in tiles]
+        self.tiles, self.progress, self.count, self.done, self.told = tiles, progress, 0, 0.0, 0.0
+        self.shares = [s * len(tiles) / sum(each) for s in each]
+
+    def add(self, *finished: int, note: str | None = None) -> None:
+        self.count += len(finished)
+        self.done += sum(self.shares[i] for i in finished)
+        self._tell(note=note)
+
+    def within(self, i: int) -> Callable[[int], None]:
+        """To be called with the number of pairs of layers of tile i that have just been compared, under every draw."""
+        tile, compared = self.tiles[i], 0
+        total = len(tile.x.layers) * len(tile.y.layers) * (1 + tile.settings.null.count(tile.x.n))
+
+        def count(more: int) -> None:
+            nonlocal compared
+            compared += more
+            if time.monotonic() - self.told > TELL_EVERY:
+                self._tell(self.shares[i] * min(0.99, compared / total))  # its rows are still to be made
+
+        return count
+
+    def _tell(self, more: float = 0.0, note: str | None = None) -> None:
+        self.told, n = time.monotonic(), len(self.tiles)
+        done = n if self.count == n else round(self.done + more, 3)
+        self.progress("compare", done, n, note)
 
 
 def _compute_part(

@@ -13,11 +13,10 @@ in blocks of rows. Closed and anchored need a layer search for a maximum, which 
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,11 +30,9 @@ from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
 from repalign.comparison.tiles import Cache, Scored, Tile
 from repalign.errors import RepalignError
-from repalign.layers import Given
-from repalign.measures import Group, parse_wanted
-from repalign.measures.measure import Bilinear, Measure, as_layer
+from repalign.measures.measure import Bilinear, Measure
 from repalign.measures.numerics.precision import full_precision
-from repalign.representation import DEFAULT_MEMORY, Representation
+from repalign.representation import DEFAULT_MEMORY
 from repalign.text import Progress, duration, silent, size
 
 # Above 8,192 stimuli the spectra of the cyclic null (2 n^2 bytes a layer or more) fill the memory of a usual machine. Above
@@ -273,165 +270,6 @@ def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = si
     if file is not None:
         write_tile(scored.rows, scored.draws, file, tile.key, about)
     return scored
-
-
-# --- which measures apply ------------------------------------------------------------------------
-
-# Seconds that a measure of a group may take; a measure that is named alone takes what it takes.
-LIMIT = 30.0
-SMALLEST_TRIAL = 64  # stimuli
-FEW_DRAWS = 19  # of a measure that would take longer with all: p >= 0.05
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The search over layers, the measures to compute, each with its way and null, what is left out and why, and warnings."""
-
-    search: str  # in full words
-    how: dict[Measure, tuple[Way, nulls.Null]] = field(default_factory=dict)
-    left_out: list[dict[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def leave_out(self, measure: Measure, reason: str | RepalignError) -> None:
-        """Leave a measure out, for a reason or because of an error, without what that says to do."""
-        lines = [line.strip() for line in str(reason).splitlines() if not line.startswith("  do:")]
-        self.left_out.append({"measure": repr(measure), "reason": "; ".join(lines)})
-        self.how.pop(measure, None)
-
-
-def applicable(
-    wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
-    kinds: Mapping[str, str], *, plain: bool, search: str | None, memory: int, limit: float, progress: Progress,
-) -> Chosen:  # fmt: skip
-    """Choose every measure that is named, and those measures of groups that apply, for layers of these `kinds`.
-
-    Without a `search`, the studentised maximum or the first that the null allows. RepalignError where a named one does not apply.
-    """
-    how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
-    if null.searches and how not in null.searches:
-        expected = " or ".join(null.searches)
-        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
-    n, chosen = x[0].n, Chosen(how)
-    asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
-    alone = [m for m in asked if isinstance(m, Measure)]
-    of_groups = list(dict.fromkeys(m for w in asked if isinstance(w, Group) for m in w.members if m not in alone))
-    for measure in (*alone, *of_groups):
-        try:
-            measure.check(n, f"dataset {x[0].dataset_name!r}", kinds)
-            same = [m for m in chosen.how if repr(m) == repr(measure) and m != measure]
-            if same:
-                got = " and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same[0], measure))
-                expected, remedy = "one name per measure: it is what the table says", "rename one of the classes"
-                raise RepalignError(f"two measures are called {measure!r}", expected=expected, got=got, remedy=remedy)
-            way, used = way_of(measure, null, n, plain=plain, search=how)
-            if way.states:
-                check_memory(measure, n, memory)
-            chosen.how[measure] = way, used
-        except RepalignError as error:
-            if measure in alone:
-                raise
-            chosen.leave_out(measure, error)
-    if tried := [m for m in of_groups if m in chosen.how]:
-        _try(tried, chosen, x, x if y is None else y, null, limit, progress)
-    if not chosen.how:
-        reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
-        raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
-    return chosen
-
-
-def _try(
-    measures: Sequence[Measure], chosen: Chosen, x: Sequence[Representation], y: Sequence[Representation], null: nulls.Null,
-    limit: float, progress: Progress,
-) -> None:  # fmt: skip
-    """Leave out what takes longer than `limit`, by trial; with few draws if all would take longer."""
-    layers = sum(len(r.layers) for r in (*x, *y)) // (2 if y is x else 1)
-    cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in y) // (2 if y is x else 1)
-    first_pair = functools.cache(functools.partial(_first_pair, x, y))  # read once for all measures
-    few, slow = nulls.Permutations(FEW_DRAWS, null.seed, null.groups), []
-    for done, measure in enumerate(measures):
-        progress("try measures", done, len(measures))
-        try:
-            a, b = first_pair(measure.equal_widths)
-            measure.check_widths(a.shape[1], b.shape[1])
-            # A trial may take what one pair of layers may take at all, with few draws.
-            cost = trial(measure, a, b, max(0.1, limit / (1 + FEW_DRAWS)))
-        except RepalignError as error:
-            chosen.leave_out(measure, error)
-            continue
-        way, full = chosen.how[measure]
-        draws = 0 if isinstance(measure, Bilinear) else 1  # of an inner product they cost next to nothing
-        seconds, with_few = (layers * cost.layer + cells * cost.pair * (1 + draws * of.count(x[0].n)) for of in (full, few))
-        if seconds <= limit:
-            continue
-        if isinstance(null, nulls.Auto) and with_few <= limit and not way.name:
-            chosen.how[measure] = way, few
-            slow.append(f"{type(measure).__name__} ({duration(seconds)})")
-        else:
-            reason = f"would take about {duration(seconds)} (limit {duration(limit)}); name it alone to compute it"
-            chosen.leave_out(measure, reason)
-    progress("try measures", len(measures), len(measures))
-    if slow:
-        chosen.warnings.append(
-            f"{FEW_DRAWS} random permutations, so that p >= {1 / (FEW_DRAWS + 1):g}, for measures that would take longer than "
-            f"{duration(limit)} with all: {', '.join(slow)}; name one alone, or raise the limit, for all draws"
-        )
-
-
-def _first_pair(x: Sequence[Representation], y: Sequence[Representation], equal_widths: bool) -> tuple[Given, Given]:
-    """The last layers of the first and the last model, or a pair of one width where that is asked for and there is one."""
-    ends = [as_layer(r.load(r.layers[-1]), f"{r.name}, layer {r.layers[-1]}") for r in (x[0], y[-1])]
-    if equal_widths and ends[0].shape[1] != ends[1].shape[1]:
-        for a in x:
-            of_width = dict(zip(a.widths, a.layers, strict=True))
-            for b in y:
-                for layer, width in zip(b.layers, b.widths, strict=True):
-                    if b is not a and width in of_width:
-                        return as_layer(a.load(of_width[width])), as_layer(b.load(layer))
-    return ends[0], ends[1]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of preparing one layer and of comparing one prepared pair."""
-
-    layer: float
-    pair: float
-
-    @property
-    def both(self) -> float:
-        return 2 * self.layer + self.pair
-
-
-def trial(measure: Measure, x: Given, y: Given, most: float) -> Cost:
-    """Cost of a measure on these layers: tried on ever more of the stimuli, until the next trial would take longer than
-    `most` seconds; then what is known goes on growing as it grew.
-    """
-    n, size, before = len(x), max(SMALLEST_TRIAL, measure.min_n), None
-    while True:
-        size = min(size, n)
-        try:
-            tries = 2 if before is None else 1  # a first call may have to load a library
-            cost = min((_timed(measure, x[:size], y[:size]) for _ in range(tries)), key=lambda c: c.both)
-        except RepalignError:
-            if size == n:
-                raise
-            size = n  # defined with all stimuli, perhaps
-            continue
-        growth = 4.0 if before is None else min(max(cost.both / before.both, 2.0), 8.0)
-        if size == n:
-            return cost
-        if cost.both * growth > most:
-            factor = growth ** math.log2(n / size)
-            return Cost(cost.layer * factor, cost.pair * factor)
-        size, before = 2 * size, cost
-
-
-def _timed(measure: Measure, x: Given, y: Given) -> Cost:
-    start = time.perf_counter()
-    a, b = measure.prepare(x), measure.prepare(y)
-    prepared = time.perf_counter()
-    measure.closeness_all([a], [b])
-    return Cost((prepared - start) / 2, time.perf_counter() - prepared)
 
 
 # --- the cost of linear CKA, dense and streamed --------------------------------------------------

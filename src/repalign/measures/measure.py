@@ -16,7 +16,9 @@ import dataclasses
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -262,6 +264,20 @@ def check_flag(name: str, value: Any) -> bool:
 
 # --- the measure -------------------------------------------------------------------------------
 
+# Called with the number of pairs of layers that are compared.
+_compared: ContextVar[Callable[[int], None]] = ContextVar("_compared", default=lambda _: None)
+
+
+@contextmanager
+def counting(tell: Callable[[int], None]) -> Iterator[None]:
+    """Within it `tell` is called with the number of pairs of layers that are compared, so that long work can talk."""
+    token = _compared.set(tell)
+    try:
+        yield
+    finally:
+        _compared.reset(token)
+
+
 # Changes of the features that keep all distances, and with one factor for all of them.
 ISOMETRIES = frozenset({"orthogonal", "translation", "permutation"})
 ISOMETRIES_AND_SCALE = ISOMETRIES | {"isotropic_scale"}
@@ -380,7 +396,8 @@ class Measure(ABC):
 
     def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """All scores of two lists of states, a float64 (la, lb) tensor on the CPU."""
-        return torch.tensor([[self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
+        tell = _compared.get()
+        return torch.tensor([[tell(1) or self.compare(s, t) for t in b] for s in a], dtype=torch.float64)
 
     def closeness_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """The closeness of all pairs of layers, nan for those that do not live in one space."""
@@ -437,6 +454,11 @@ class Batched(Measure):
 
     @abstractmethod
     def compare_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor: ...
+
+    def closeness_all(self, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
+        found = super().closeness_all(a, b)
+        _compared.get()(len(a) * len(b))
+        return found
 
     def scale(self, inner: Tensor, a: Sequence[Any], b: Sequence[Any]) -> Tensor:
         """Scores (..., la, lb), nan where the norm of either state is 0.

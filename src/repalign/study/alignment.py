@@ -142,7 +142,7 @@ class AlignmentStudy(Study):
         return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
     def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path) -> Alignment:
-        from repalign.comparison import LIMIT, compare
+        from repalign.comparison import compare
 
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first = variant.config, found.x[0]
@@ -161,7 +161,7 @@ class AlignmentStudy(Study):
             device=config.device,
             replicates=[(named[a], named[b]) for a, b in replicates],
             split_half=config.ceilings.split_half,
-            limit=LIMIT if config.limit is None else config.limit,
+            limit=config.limit,
             progress=inputs.progress,
             describe={
                 "name": f"{self.name}: {variant.name}" if variant.name else self.name,
@@ -235,7 +235,6 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
 
 def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
     """What all runs need: every model is run once for each dataset, every variant compared once."""
-    from repalign.comparison import LIMIT
     from repalign.store import FeatureStore
     from repalign.study.needs import estimate
 
@@ -245,7 +244,7 @@ def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
         x, *y = ([e for several in side for e in several] for side in variant.captioned)
         options = {
             **config.extract.model_dump(include={"device", "dtype", "batch_size"}), "preprocess": variant.preprocess,
-            "n_compared": n, "limit": LIMIT if config.limit is None else config.limit,
+            "n_compared": n, "limit": config.limit,
         }  # fmt: skip
         key = repr((dataset.fingerprint, x, y, variant.measures, variant.null, options))
         if key not in parts:

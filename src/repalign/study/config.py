@@ -117,7 +117,7 @@ class ExtractConfig(Block):
 
     Parameters
     ----------
-    device : auto, cpu, cuda, cuda:1, or sharded (one model over all GPUs).
+    device : auto, cpu, cuda, cuda:1, mps (an Apple GPU), or sharded (one model over all CUDA GPUs).
     dtype : Precision in which models run: auto, stored (that of the weights), float32, bfloat16 or float16.
     batch_size : Stimuli that a model reads at once.
     rows_per_part : Stimuli per file of the store; a killed run repeats at most one such part.
@@ -282,12 +282,14 @@ class RunConfig(Block):
     broken_pairs : Break a share of the pairs on purpose.
     measures : Measures by name, such as "CKA()"; a family ("kernel") or "all" stands for all of its measures that apply.
     limit : Seconds that one measure may take. What would take longer is shuffled less or left out, and the report says so.
+        By default 30 for measures of a family or of "all", and none for those that are named; 0 is no limit.
     preset : Published settings by name, such as platonic-rep.
     preprocess : What is done to all layers before they are measured.
     null : What chance is.
     ceilings : What could be reached at best.
     search : How the best pair of layers is searched: studentised (by distance from chance) or raw, and of what: max, mean,
         top-5, rows, columns, matching.
+    device : Where models are compared: cpu, cuda, cuda:1, or auto (a CUDA GPU where there is one).
     alpha : The level of tests and thresholds.
     """
 
@@ -298,7 +300,7 @@ class RunConfig(Block):
     rows: RowsConfig | None = None
     broken_pairs: BrokenConfig | None = None
     measures: list[str] | None = Field(default=None, min_length=1)
-    limit: float | None = Field(default=None, gt=0)
+    limit: float | None = Field(default=None, ge=0)
     preset: str | None = None
     preprocess: PreprocessConfig | None = None
     null: NullConfig = NullConfig()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIZE = 208  # stimuli, if all measures allow it: at 200 and more most nulls are closed forms
 LEAST = 12  # stimuli of a sample
 MODELS = 6  # of a side that are run
-LIMIT = 5.0  # seconds for a measure of a group
+LIMIT = 5.0  # seconds for a measure of a group, where none is named: a limit holds for those too
 TOKENS = 2000  # of the corpus that bits per byte are measured on
 TEXT = "text"  # what bits per byte are measured on
 OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated one takes as well
@@ -51,7 +51,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
         key = dataset.model_dump_json()
         data = opened[key] = opened.get(key) or dataset.open(study.base)
         x, *y = (tuple(models.of(entry, data) for entry in few(side)) for side in variant.sides)
-        config = smaller.run(variant.config, dataset, data.ids, {e.label for side in (x, *y) for e in side})
+        config = smaller.run(variant, dataset, data.ids, {e.label for side in (x, *y) for e in side})
         variants.append(replace(variant, config=config, x=x, y=y[0] if y else None))
     names = sorted({e.label for v in variants for side in v.sides for e in side})
     config = study.config.model_copy(
@@ -131,11 +131,12 @@ class _Smaller:
         columns = {kind: some if len(some) > 1 else some[0] for kind, some in _columns(config).items()}
         return DatasetConfig.model_validate({**data, **columns, "table": str(self.table), "id": "id"})
 
-    def run(self, config: RunConfig, dataset: DatasetConfig, ids: Sequence[str], names: Collection[str]) -> RunConfig:
+    def run(self, variant: Variant, dataset: DatasetConfig, ids: Sequence[str], names: Collection[str]) -> RunConfig:
         """The block of a variant on this dataset, with the models of these names."""
+        config, limit = variant.config, None if variant.named else LIMIT
         replicates = [both for both in config.ceilings.replicates if set(both) <= set(names)]
         ceilings = config.ceilings.model_copy(update={"replicates": replicates})
-        out: dict[str, Any] = {"dataset": dataset, "limit": LIMIT, "ceilings": ceilings}
+        out: dict[str, Any] = {"dataset": dataset, "limit": limit, "ceilings": ceilings}
         if config.rows is not None:
             out["rows"] = config.rows.model_copy(update={"n": self._scaled(config.rows.n)})
         if config.null.groups is not None:

@@ -24,8 +24,9 @@ import torch
 import repalign.null as nulls
 from repalign import comparison
 from repalign.comparison import Preprocess, Settings
+from repalign.comparison.applicable import LIMIT, Taken, trial
 from repalign.comparison.tiles import STATES
-from repalign.comparison.ways import trial, way_of
+from repalign.comparison.ways import way_of
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.measures import Bilinear, Group, Measure, parse_wanted
@@ -52,18 +53,20 @@ SMALLEST, LAYERS = 256, 6  # stimuli of the first trial (below, little grows), a
 # How what a trial measures grows with twice the stimuli: seconds of a layer, of a pair of layers, of a pair of models, bytes.
 GROWTH = np.array([4.0, 4.0, 2.0, 4.0])
 PROCESS_BYTES = int(7e8)  # the libraries, and what they hold
+LONG = 3  # measures whose cost is told one by one
 COPIES = 6  # of the draws of one pair of models, while they are judged
 NAMES = {"feature_bytes": "features", "download_bytes": "downloads"}
 
 
 @dataclass(frozen=True)
 class Comparing:
-    """Seconds, bytes and pairs of layers of comparing; `left_out` are measures whose time is not known."""
+    """Seconds, bytes and pairs of layers of comparing; `left_out` are measures whose time is not known, `long` take long."""
 
     seconds: float
     memory_bytes: int
     layer_pairs: int
     left_out: tuple[str, ...] = ()
+    long: tuple[Taken, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +118,8 @@ class Needs:
             f"about {duration(sum(c.seconds for c in self.comparing))} and {size(self.compare_bytes)} of memory"
             + (f"; without the layers, which are not known, of {named(lost)}" if lost else "")
         )
+        for one in sorted((t for c in self.comparing for t in c.long), key=lambda t: -t.seconds)[:LONG]:
+            out.append(one.sentence(sum(c.seconds for c in self.comparing)))
         if left_out:
             out.append(f"not known and not counted: the time of {named(list(left_out))}")
         out.append(f"in all about {duration(self.seconds)}" + (" and the downloads" if download else ""))
@@ -125,12 +130,12 @@ def estimate(
     dataset: Dataset, x: Sequence[ModelEntry | str], y: Sequence[ModelEntry | str] | None = None,
     measures: Sequence[Measure | Group | str] = comparison.DEFAULT_MEASURES, null: nulls.Null | str = "auto", *,
     store: FeatureStore | None = None, preprocess: Preprocess | None = None, n_compared: int | None = None,
-    device: str = "auto", dtype: str = "auto", batch_size: int = 32, limit: float = comparison.LIMIT,
+    device: str = "auto", dtype: str = "auto", batch_size: int = 32, limit: float | None = None,
 ) -> Needs:  # fmt: skip
     """What extracting these models and comparing them needs; nothing is loaded, trained or downloaded for it.
 
     x, y : the models of both sides, as `extract` takes them; without y those of x are compared with one another.
-    measures, null, preprocess, limit : as `compare` takes them. Of a group of measures each counts at most `limit`.
+    measures, null, preprocess, limit : as `compare` takes them.
     store : what is complete there costs nothing.
     n_compared : how many of the stimuli are compared, all by default.
     device, dtype, batch_size : as `extract` takes them.
@@ -259,7 +264,7 @@ def _image_seconds(entry: ModelEntry, dataset: Dataset) -> float:
 
 def comparing(
     x: Sequence[Sequence[int]], y: Sequence[Sequence[int]] | None, n: int, measures: Sequence[Measure | Group],
-    null: nulls.Null, preprocess: Preprocess, limit: float = comparison.LIMIT,
+    null: nulls.Null, preprocess: Preprocess, limit: float | None = None,
 ) -> Comparing:  # fmt: skip
     """What comparing takes of models whose layers have these widths; without y all models of x with one another.
 
@@ -284,13 +289,17 @@ def comparing(
             jobs.setdefault(way.name, {})[measure] = Settings(used, "studentised", 0.05, alone, way=way.name)
     layer, cell, pair, held = sum((_trial(tuple(some.items()), n, width) for some in jobs.values()), np.zeros(4))
     seconds = ENTRY_SECONDS * n * sum(map(sum, models)) + layers * layer + cells * cell + len(pairs) * pair
-    left_out = []
+    left_out, long, few = [], [], isinstance(null, nulls.Auto)
     for measure in (m for m in every if not any(m in some for some in jobs.values())):
         try:
             x_, y_ = torch.randn(2, n, width, generator=torch.Generator().manual_seed(0))
             cost = trial(measure, x_, y_, TRIAL_SECONDS if measure in named else GROUP_TRIAL_SECONDS)
-            taken = layers * cost.layer + cells * cost.pair * (1 + null.resolve(measure, n).count(n))
-            seconds += min(taken, math.inf if measure in named else limit)
+            taken = cost.taken(measure, layers, cells, null.resolve(measure, n).count(n), few)
+            most = LIMIT if limit is None else limit or math.inf
+            if limit is None and measure in named:
+                long += [taken] * (taken.seconds > LIMIT)
+                most = math.inf
+            seconds += taken.within(most) or 0.0
         except RepalignError:  # not defined on such layers, or by a library that is not installed
             left_out.append(repr(measure))
     seconds += len(pairs) * (len(every) - len(left_out)) * TILE_SECONDS
@@ -299,7 +308,8 @@ def comparing(
     whole = widest if preprocess.is_identity else max(map(sum, models))
     states = min(layers * held, max(comparison.DEFAULT_MEMORY, two * held)) + two / 2 * held  # and a model on its way there
     draws = COPIES * 8 * n * max(len(a) * len(b) for a, b in pairs)
-    return Comparing(seconds, PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws), cells, tuple(left_out))
+    memory = PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws)
+    return Comparing(seconds, memory, cells, tuple(left_out), tuple(long))
 
 
 @functools.lru_cache(maxsize=256)  # the variants of a study have much in common
