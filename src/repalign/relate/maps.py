@@ -212,14 +212,17 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
     with warnings.catch_warnings():
         # On import: that a neural variant lacks its library. On fitting: that new points cannot be added.
         warnings.filterwarnings("ignore", category=ImportWarning)
-        warnings.filterwarnings("ignore", message="using precomputed metric", category=UserWarning)
+        warnings.filterwarnings("ignore", message="using precomputed metric|precomputed_knn", category=UserWarning)
         require('method "umap"', "map", "umap", otherwise=', or use method="mds"')
         from umap import UMAP
 
         # UMAP's own start needs more points than some maps have.
         start: Any = _mds(given, seed, starts).astype(np.float32)
         neighbors = min(NEIGHBOURS, len(given) - 1)
-        fit = UMAP(metric="precomputed", n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
+        # UMAP would find the same ones, with a function that numba compiles first, for six seconds.
+        order = given.argsort(axis=1, kind="stable")[:, :neighbors]
+        nearest = order, np.take_along_axis(given, order, axis=1)
+        fit = UMAP(neighbors, metric="precomputed", precomputed_knn=nearest, init=start, random_state=seed, n_jobs=1)
         # numba, which UMAP runs on, gives the whole process another number of OpenMP threads, torch's among them.
         threads = torch.get_num_threads()
         try:
