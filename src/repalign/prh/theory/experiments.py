@@ -18,6 +18,7 @@ from repalign.prh.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
 from repalign.prh.theory.worlds import World, circle, representability, ring, torus
 from repalign.text import Progress, silent
 
+STEPS = 4000  # of a learner: where no f exists the loss may fall for ever, and five times as many move a score by 1e-5
 K = 10  # neighbours: whole shells of the torus, so that no tie stands at the border of a neighbourhood
 
 
@@ -120,7 +121,7 @@ def existence(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     rows = []
     for kind, world in _each(worlds, "existence", progress):
         there = representability(world.pmi)
-        found = learn(world, BinaryNCE(0.5), "tied", world.n_events, seed=seed, starts=1, polish=False)
+        found = learn(world, BinaryNCE(0.5), "tied", world.n_events, seed=seed, starts=1, max_steps=STEPS, polish=False)
         rows.append({
             "kind": kind, "world": world.name, "lambda_min": there.lambda_min, "exists": there.exists,
             "proposition": there.sufficient, "rank": there.rank if there.exists else None,
@@ -201,7 +202,7 @@ def lossy(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     for i, (kind, name, labels) in enumerate(_each(views, "lossy", progress)):
         seen = world.view(labels, name)
         there = representability(seen.pmi)
-        found = learn(seen, BinaryNCE(0.5), d=8, seed=seed + 1 + i, starts=1, polish=False)
+        found = learn(seen, BinaryNCE(0.5), d=8, seed=seed + 1 + i, starts=1, max_steps=STEPS, polish=False)
         lifted = world.lifted(seen.pmi, labels)
         rows.append({
             "kind": kind, "view": name, "symbols": seen.n_events, "entropy_kept": seen.entropy / world.entropy,
