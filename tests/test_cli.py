@@ -6,8 +6,10 @@ import functools
 import importlib
 import json
 import math
+import os
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -234,6 +236,54 @@ def test_a_store_of_two_datasets_asks_which(call, study):
     assert call("extract", study)[0] == 0
     status, _, err = call("compare", study.parent / "runs/store")
     assert status == 1 and "which dataset?" in err
+
+
+def test_a_store_is_listed_and_emptied_by_model_and_by_age(call, study, monkeypatch):
+    call("extract", study)
+    runs = study.parent / "runs"
+    store, every = runs / "store", lambda: sorted(p.parent.parent.name for p in (runs / "store").glob("*/*/*/manifest.json"))
+    monkeypatch.chdir(study.parent)
+    status, out, _ = call("store")  # runs, by default
+    assert status == 0 and f"{store.relative_to(study.parent)}: 2 extractions, " in out
+    rows = [line.split() for line in out.splitlines() if "F64" in line or "F32" in line]
+    assert [row[0] for row in rows] == ["mine", "theirs"] and all(row[-1] == "ago" and row[2] == "1" for row in rows)
+    (old,) = (path for path in store.rglob("manifest.json") if '"theirs"' in path.read_text())
+    os.utime(old, (0, time.time() - 40 * 86_400))
+    status, out, _ = call("store", store, "--older-than", "30d", "--dry-run")
+    assert status == 0 and "theirs" in out and "mine" not in out and "40 days ago" in out
+    assert re.search(r"^would delete 1 extraction, \S+ kB$", out, flags=re.M) and len(every()) == 2
+    status, _, err = call("store", store, "--older-than", "30d")
+    assert status == 1 and "nothing is deleted without a word\n  expected: --yes, where there is no terminal" in err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda asked: asked.startswith("delete 2 extractions, ") and False)
+    status, out, _ = call("store", store, "--delete", "mine", "--delete", "theirs")
+    assert status == 0 and out.endswith("nothing was deleted\n") and len(every()) == 2
+    status, out, _ = call("store", store, "--older-than", "30d", "--yes")
+    assert status == 0 and re.search(r"^deleted 1 extraction, \S+ kB: so much is free again$", out, flags=re.M)
+    assert len(every()) == 1 and call("check", store)[0] == 0
+    status, out, err = call("run", study)  # what is deleted is extracted anew, and nothing else
+    assert status == 0 and "extract mine: complete in the store" in err and "extract theirs: complete" not in err
+    assert call("store", store, "--delete", "mine", "--older-than", "1w", "--yes")[1].endswith("nothing to delete\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--delete", "thiers", "--yes"], "no model 'thiers' is kept(.|\n)*did you mean 'theirs'"),
+        (["--older-than", "30"], "'30' is not an age\n  expected: a number and h, d or w(.|\n)*--older-than 30d"),
+        (["--dry-run"], "--dry-run says how to delete, and nothing is to be deleted"),
+        (["--yes"], "--yes says how to delete"),
+    ],
+)
+def test_what_a_store_is_not_asked(call, study, options, told):
+    call("extract", study)
+    status, _, err = call("store", study.parent / "runs", *options)
+    assert status == 1 and re.search(told, err), err
+
+
+def test_a_folder_without_a_store(call, tmp_path):
+    status, _, err = call("store", tmp_path)
+    assert status == 1 and "there is no feature store" in err and "name the folder" in err
 
 
 def test_lists(call):

@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from repalign import files
 from repalign.errors import RepalignError
 from repalign.files import LocalFiles
 from repalign.models import ModelRecord
-from repalign.store import FeatureStore, Part, Problem, StoredRepresentation, Writer, check, extraction_hash
+from repalign.store import FeatureStore, Kept, Part, Problem, StoredRepresentation, Writer, check, extraction_hash
 from repalign.store.format import BrokenError, verify
 
 FINGERPRINT = "ab" * 32
@@ -403,6 +404,83 @@ def test_any_spec_has_a_folder_inside_the_store(tmp_path: Path, spec: str) -> No
         len(name.split("/")) == 4 for name in tree(tmp_path / "store") if name != "repalign-store.json"
     )
     assert [r.record.spec for r in FeatureStore(tmp_path / "store").representations()] == [spec]
+
+
+# --- what is kept, and how it goes ---------------------------------------------------------------
+
+
+OLD = ModelRecord("hf:org/old", "old", "text", "c0ffee")
+
+
+def aged(url: Path, kept: Kept, days: float) -> None:
+    for path in (url / kept.folder).iterdir():
+        os.utime(path, (0, time.time() - 86_400 * days))
+
+
+def test_a_store_says_what_it_keeps(tmp_path: Path) -> None:
+    fill(tmp_path)
+    unfinished = open_writer(tmp_path, OLD)
+    write_part(unfinished, unfinished.parts[0])
+    whole, part = FeatureStore(tmp_path).contents()
+    assert (whole.model, whole.spec, whole.dataset, whole.dtypes) == ("name", "hf:org/name", "birds", ("F32", "F16"))
+    assert whole.layers == ("embeddings", "block.0") and not whole.is_live and 0 <= time.time() - whole.written < 60
+    assert whole.nbytes == sum(p.stat().st_size for p in (tmp_path / whole.folder).iterdir())
+    assert (part.model, part.layers, part.is_live) == ("hf:org/old", (), True)  # it may be at work
+    aged(tmp_path, part, 1 / 23)  # an hour and a bit
+    assert not FeatureStore(tmp_path).contents()[1].is_live
+
+
+def test_what_is_deleted_is_gone_at_once_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, OLD)
+    kept = tree(tmp_path)
+    fill(tmp_path)
+    store = FeatureStore(tmp_path)
+    one = store.contents()[0]
+    with monkeypatch.context() as cut_off:  # killed before a byte of the parts is removed
+        cut_off.setattr("repalign.files.shutil.rmtree", lambda *_, **__: None)
+        store.delete(one)
+    assert [c.model for c in store.contents()] == ["old"] and not check(tmp_path)
+    assert len(list(tmp_path.glob(".removed.tmp-*/part-*"))) == 3
+    os.utime(next(tmp_path.glob(".removed.tmp-*")), (0, time.time() - 4000))
+    fill(tmp_path)  # the next writer takes what is left
+    assert not list(tmp_path.glob(".removed.tmp-*"))
+    store.delete(store.contents()[0])
+    assert tree(tmp_path) == kept
+
+
+def test_a_deletion_that_is_refused_leaves_what_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest goes first: parts without one pass for nothing, and the next extraction finds them."""
+    fill(tmp_path)
+    before, store = tree(tmp_path), FeatureStore(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "rename", refuse)
+        with pytest.raises(RepalignError, match="cannot be removed: Permission denied"):
+            store.delete(store.contents()[0])
+    assert store.find(FINGERPRINT, RECORD.spec, RECORD.revision, SETTINGS) is None
+    writer = open_writer(tmp_path)
+    assert writer.missing() == []
+    writer.finish(RECORD, {"pooling": "mean"})
+    assert tree(tmp_path) == before
+
+
+def test_what_a_run_may_be_writing_is_not_deleted(tmp_path: Path) -> None:
+    """Between two parts, and within one: a part's temporary file is held by its writer."""
+    writer, store = open_writer(tmp_path), FeatureStore(tmp_path)
+    write_part(writer, writer.parts[0])
+    (one,) = store.contents()
+    with pytest.raises(RepalignError, match=r"hf:org/name in .* may be at work(.|\n)*wait for an hour"):
+        store.delete(one)
+    for part in writer.parts[1:]:
+        write_part(writer, part)
+    writer.finish(RECORD, {"pooling": "mean"})
+    (one,) = store.contents()
+    with pytest.raises(RepalignError, match="may be at work"), files.replacing(tmp_path / one.folder / "part-00000.safetensors"):
+        store.delete(one)
+    assert not check(tmp_path)
 
 
 def test_an_empty_store(tmp_path: Path) -> None:

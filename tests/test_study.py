@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from repalign.errors import RepalignError
+from repalign.sources.toy import Toy
 from repalign.study import load_study
 
 GOOD = """\
@@ -54,6 +56,26 @@ def test_a_study_runs_and_says_what_it_was(folder):
     assert models["mine"]["scores"] == {"probe_accuracy": 0.5} and models["mine"]["family"] == "f"
     assert result.run["study"]["name"] == "pairs" and result.run["dataset"]["n"] == 60
     assert any("1 pairs of models" in line for line in told[0].lines)
+
+
+def test_a_study_under_another_name_extracts_nothing_again(tmp_path, monkeypatch):
+    """Features are found by what was asked for, of which the name of the study and of its file are no part."""
+    passes, forward = [], Toy.forward
+    monkeypatch.setattr(Toy, "forward", lambda model, rows: passes.append(len(rows)) or forward(model, rows))
+    text = (
+        "name: {}\ndataset: {{toy: {{n: 40}}}}\nmodels: {{x: ['toy:vision-pixels'], y: ['toy:language-bag']}}\n"
+        "measures: ['MutualKNN(k=5)']\nnull: {{method: permutation, draws: 19}}\n"
+    )
+    path, other = tmp_path / "study.yaml", tmp_path / "renamed.yaml"
+    path.write_text(text.format("before"))
+    first = load_study(path).run().alignment
+    assert sum(passes) == 80 and (tmp_path / "runs/store").is_dir()
+    passes.clear()
+    other.write_text(text.format("after"))
+    again = load_study(other).run().alignment
+    assert passes == []
+    pd.testing.assert_frame_equal(first.table, again.table)
+    assert not (tmp_path / "runs/after/store").exists() and (tmp_path / "runs/after/results/results.parquet").is_file()
 
 
 def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_factory):

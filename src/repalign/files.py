@@ -356,6 +356,22 @@ class LocalFiles:
             return {}
         return found
 
+    def modified(self, name: str) -> float:
+        """When a file was written, in the seconds of `time.time`; 0 if it is not there."""
+        try:
+            return (self.root / name).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder with all that is in it: at once, under a temporary name, which a sweep takes if this is cut off."""
+        aside = self.root / temporary_name("removed")
+        try:
+            (self.root / name).rename(aside)
+        except OSError as error:
+            raise RepalignError(f"{self.root / name} cannot be removed: {error.strerror or error}") from error
+        shutil.rmtree(aside, ignore_errors=True)
+
     def sweep(self, folder: str = "") -> None:
         """Remove the temporary files and folders that killed writers left in a folder."""
         place = self.root / folder
@@ -442,6 +458,18 @@ class RemoteFiles:
             return {}
         names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in items}
         return dict(sorted(names.items()))
+
+    def modified(self, name: str) -> float:
+        try:
+            return self._fs.modified(name).timestamp()
+        except (FileNotFoundError, NotImplementedError):
+            return 0.0
+
+    def remove_folder(self, name: str) -> None:
+        try:
+            self._fs.rm(name, recursive=True)
+        except OSError as error:
+            raise RepalignError(f"{self.root}/{name} cannot be removed: {error}") from error
 
     def sweep(self, folder: str = "") -> None:
         for name in self.listing(folder):

@@ -19,7 +19,7 @@ from rich.markup import escape
 from repalign.cli._competence import bits, import_, probe
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._files import curve, difference, pair
-from repalign.cli._studies import check, compare, demo, extract, measures, models, report, run
+from repalign.cli._studies import check, compare, demo, extract, measures, models, report, run, store
 from repalign.errors import RepalignError
 from repalign.text import told_of
 
@@ -49,6 +49,7 @@ COMMANDS = (
     (measures, "repalign measures MutualKNN"),
     (models, "repalign models prh-val"),
     (check, "repalign check runs"),
+    (store, "repalign store runs --older-than 30d --dry-run"),
     (demo, "repalign demo --out my-demo"),
 )
 OF_COMPETENCE = (
@@ -75,7 +76,7 @@ def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None
                 options[source] += options[p.annotation]
                 continue
             kind, *given = get_args(p.annotation) if get_origin(p.annotation) is Annotated else (p.annotation,)
-            flag = [f"--{p.name}"] if kind is bool else []  # without its opposite
+            flag = [f"--{p.name}".replace("_", "-")] if kind is bool else []  # without its opposite
             (info,) = given or [typer.Argument() if p.default is p.empty else typer.Option(*flag)]
             info.help = info.help or helps[p.name]
             options[source].append(p.replace(kind=p.KEYWORD_ONLY, annotation=Annotated[kind, info]))

@@ -49,6 +49,17 @@ def size_in_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
+def age_in_seconds(text: str) -> float:
+    """The seconds that "30d", "12h" or "8w" says."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([hdw])\s*", text.lower())
+    if not found:
+        raise RepalignError(
+            f"--older-than {text!r} is not an age", expected="a number and h, d or w: hours, days, weeks", got=text,
+            remedy="for instance --older-than 30d",
+        )  # fmt: skip
+    return float(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]]
+
+
 @dataclass(frozen=True)
 class Reader:
     """What is said of the files that a command reads: once for all of them, or once for each in turn.

@@ -1,7 +1,9 @@
-"""Studies, stores and results: run, extract, compare, report, check, the demo; and what measures and models there are."""
+"""Studies, stores and results: run, extract, compare, report, check, store, the demo; and what measures and models there are."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +13,14 @@ import typer
 from rich.markup import escape
 
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, wrote
-from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader
+from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader, age_in_seconds
 from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.text import MOCK, counted, number, parameters
+from repalign.text import MOCK, counted, duration, number, parameters, size
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
     from repalign.measures import Measure
+    from repalign.store import FeatureStore, Kept
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
 
@@ -252,6 +255,75 @@ def check(folder: str, shallow: bool = False) -> None:
     whole = [f"{counted(len(found), 'model')}, {counted(layers, 'layer')}"] if stores else []
     whole += [f"{counted(len(results), 'folder')} of results"] if results else []
     out.print(f"[green]whole:[/] {'; '.join(whole) or folder}")
+
+
+def store(
+    folder: Annotated[str, typer.Argument()] = "runs", delete: list[str] | None = None,
+    older_than: Annotated[float | None, typer.Option(parser=age_in_seconds, metavar="AGE")] = None,
+    dry_run: bool = False, yes: bool = False,
+) -> None:  # fmt: skip
+    """List what stores keep of which model, with its size and age; delete it by model or by age.
+
+    What a run may be writing is left alone. What is deleted is extracted anew when a study needs it.
+
+    Parameters
+    ----------
+    folder : A feature store, or a folder with stores in it.
+    delete : Delete what is kept of this model, by its name or spec; may be repeated.
+    older_than : Delete what was written longer ago, for instance 30d, 12h or 8w; with --delete of these models.
+    dry_run : Say what would be deleted, and delete nothing.
+    yes : Delete without asking, as is needed without a terminal.
+    """
+    from repalign.comparison.check import find
+    from repalign.store import FeatureStore
+
+    stores = [FeatureStore(place) for place in ([folder] if "://" in folder else find(Path(folder))[0])]
+    if not stores:
+        problem, expected = f"{folder}: there is no feature store", "a store, or a folder with one in it, such as runs"
+        raise RepalignError(problem, expected=expected, got="none", remedy="name the folder that `repalign run` printed")
+    every, now = [(place, one) for place in stores for one in place.contents()], time.time()
+    known = {name for _, one in every for name in (one.model, one.spec)}
+    for name in delete or ():
+        choose("model", name, known, f"{folder}: no model {name!r} is kept")
+    is_asked = bool(delete) or older_than is not None
+    if not is_asked and (yes or dry_run):
+        how = "--yes" if yes else "--dry-run"
+        raise RepalignError(f"{how} says how to delete, and nothing is to be deleted", remedy="leave it out")
+    chosen = [
+        (place, one) for place, one in every
+        if (not delete or {one.model, one.spec} & set(delete)) and (older_than is None or now - one.written > older_than)
+    ]  # fmt: skip
+    for place in stores:
+        kept = [one for of, one in chosen if of is place]
+        rows = [
+            (
+                escape(one.model), escape(one.dataset), str(len(one.layers)) if one.layers else "not complete",
+                ", ".join(one.dtypes), size(one.nbytes), f"{duration(now - one.written)} ago" + " (at work)" * one.is_live,
+            )
+            for one in kept
+        ]  # fmt: skip
+        if is_asked and not rows:
+            continue
+        title = f"{place.url}: {counted(len(kept), 'extraction')}, {size(sum(one.nbytes for one in kept))}"
+        show_table(("model", "data set", "layers", "dtype", "size", "written"), rows, title, words=2)
+    if is_asked:
+        _delete([(place, one) for place, one in chosen if not one.is_live], dry_run, yes)
+
+
+def _delete(chosen: list[tuple[FeatureStore, Kept]], dry_run: bool, yes: bool) -> None:
+    """Delete what is kept, if the user says so."""
+    what = f"{counted(len(chosen), 'extraction')}, {size(sum(one.nbytes for _, one in chosen))}"
+    if dry_run or not chosen:
+        out.print(f"would delete {what}" if chosen else "nothing to delete")
+        return
+    if not yes and not sys.stdin.isatty():
+        raise RepalignError(f"{what}: nothing is deleted without a word", expected="--yes, where there is no terminal to ask on")
+    if not yes and not typer.confirm(f"delete {what}?"):
+        out.print("nothing was deleted")
+        return
+    for place, one in chosen:
+        place.delete(one)
+    out.print(f"deleted {what}: so much is free again")
 
 
 # --- what there is ---

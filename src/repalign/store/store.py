@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.files import TEMPORARY, Files, open_files, seal_json
+from repalign.files import STALE_AFTER, TEMPORARY, Files, open_files, seal_json
 from repalign.models import ModelRecord
 from repalign.store import format as fmt
 from repalign.store.reader import BrokenRepresentation, StoredRepresentation
@@ -39,6 +41,25 @@ class Part:
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", self.stop - self.start)
         object.__setattr__(self, "file", f"part-{self.index:05d}.safetensors")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of one model on one dataset, whole or not.
+
+    model, spec : the model, by the name that it was extracted under and by its spec. layers, dtypes : empty where no manifest
+    says them. written : when its last file was, in the seconds of `time.time`. is_live : a run may be writing it.
+    """
+
+    folder: str
+    model: str
+    spec: str
+    dataset: str
+    layers: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    nbytes: int
+    written: float
+    is_live: bool
 
 
 class FeatureStore:
@@ -155,7 +176,50 @@ class FeatureStore:
         if depth == 0:
             return [""]
         above = ((folder, self.files.listing(folder)) for folder in self.folders(depth - 1))
-        return [f"{folder}/{name}".lstrip("/") for folder, names in above for name, size in names.items() if size is None]
+        found = ((folder, name) for folder, names in above for name, size in names.items() if size is None)
+        return [f"{folder}/{name}".lstrip("/") for folder, name in found if not TEMPORARY.match(name)]
+
+    def contents(self) -> list[Kept]:
+        """Everything that is kept, with its size and age, in the order of the folders."""
+        return [self._kept(folder) for folder in self.folders()]
+
+    def delete(self, kept: Kept) -> None:
+        """Remove what is kept of a model: first the manifest, so that nothing that is half gone passes for complete.
+
+        Raises RepalignError if a run may be writing it.
+        """
+        if self._kept(kept.folder).is_live:
+            raise RepalignError(
+                f"{kept.model} in {self.url} may be at work: it is not complete, and was written to within the last hour",
+                expected="a finished extraction, or one that was left alone", got=kept.folder,
+                remedy="let that run end, or wait for an hour after it was stopped",
+            )  # fmt: skip
+        self.files.sweep()  # what a removal that was cut off left
+        self.files.remove(f"{kept.folder}/{fmt.MANIFEST}")
+        self.files.remove_folder(kept.folder)
+
+    def _kept(self, folder: str) -> Kept:
+        """One that is written has a temporary file that somebody holds, or no manifest yet."""
+        files = {name: size for name, size in self.files.listing(folder).items() if size is not None}
+        dataset, spec, _ = folder.split("/")  # as far as nothing else says it
+        name, layers = spec, []
+        try:
+            manifest = fmt.readable(self.files, folder)[0]
+        except RepalignError:  # of a newer format
+            manifest = None
+        if manifest is not None:
+            name, spec, layers = manifest["record"]["name"], manifest["record"]["spec"], manifest["layers"]
+            dataset = str(manifest["dataset"].get("name") or dataset)
+        elif part := next(filter(fmt.PART.match, files), None):
+            with suppress(fmt.BrokenError, RepalignError):
+                name = spec = fmt.read_head(self.files, f"{folder}/{part}").header["spec"]
+        last = [fmt.MANIFEST] if fmt.MANIFEST in files else list(files)
+        written = max((self.files.modified(f"{folder}/{file}") for file in last), default=0.0)
+        held = any(TEMPORARY.match(f) and not self.files.is_abandoned(f"{folder}/{f}") for f in files)
+        is_live = held or (fmt.MANIFEST not in files and time.time() - written < STALE_AFTER)
+        dtypes = tuple(dict.fromkeys(layer["dtype"] for layer in layers))
+        names = tuple(layer["name"] for layer in layers)
+        return Kept(folder, name, spec, dataset, names, dtypes, sum(files.values()), written, is_live)
 
     def _check_marker(self) -> None:
         try:
