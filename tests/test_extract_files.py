@@ -172,8 +172,8 @@ def test_bad_files_are_told(data, tmp_path):
             run(tmp_path / name, data, tmp_path / "store", **options)
 
     refuse("none.npy", r"there is no file .*none\.npy")
-    (tmp_path / "x.csv").write_text("1")
-    refuse("x.csv", r"not a file of features that can be read\n  expected: \.npy, \.npz")
+    (tmp_path / "x.doc").write_text("1")
+    refuse("x.doc", r"not a file of features that can be read\n  expected: \.npy, \.npz")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00")
     refuse("cut.safetensors", r"the file cannot be read\n  expected: a whole \.safetensors file")
     np.save(tmp_path / "deep.npy", np.zeros((N, 2, 2)))

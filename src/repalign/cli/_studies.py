@@ -174,7 +174,7 @@ def compare(
 
 def _is_store(source: str) -> bool:
     """Whether it is an address, or a folder without files of features; what is not there may be either, and is no store."""
-    from repalign.features.arrays import feature_files
+    from repalign.features import feature_files
 
     return "://" in source or (Path(source).is_dir() and not feature_files(Path(source)))
 

@@ -28,8 +28,7 @@ from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
 from repalign.errors import RepalignError
-from repalign.features import Reading, join, read_features
-from repalign.features.arrays import SUFFIXES, feature_files
+from repalign.features import SUFFIXES, Reading, feature_files, join, read_features
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure

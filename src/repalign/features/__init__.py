@@ -16,7 +16,17 @@ paired by position only if nothing on either side could be an id, or the caller 
 `RDM` and `Kernel`), (n, n) or a stack (m, n, n), whose rows and columns are the stimuli; or features after all.
 """
 
-from repalign.features.arrays import file_widths, read_features, read_file, sidecars
+from repalign.features.files import (
+    SUFFIXES,
+    feature_files,
+    file_widths,
+    read_features,
+    read_file,
+    sidecars,
+)
 from repalign.features.rule import AXES, Found, Joined, Reading, join, names_of
 
-__all__ = ["AXES", "Found", "Joined", "Reading", "file_widths", "join", "names_of", "read_features", "read_file", "sidecars"]
+__all__ = [
+    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_widths", "join", "names_of",
+    "read_features", "read_file", "sidecars",
+]  # fmt: skip

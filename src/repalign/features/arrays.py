@@ -1,4 +1,4 @@
-"""Arrays in memory and in files: numpy, torch, mappings and lists of them; .npy, .npz, .safetensors, .pt; headers first."""
+"""Arrays in memory: numpy, torch, mappings and lists of them; and the blocks that readers of files make of theirs."""
 
 from __future__ import annotations
 
@@ -6,124 +6,23 @@ import json
 import math
 import operator
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
-from repalign.errors import RepalignError, choose
-from repalign.features.columns import from_arrow, from_frame, read_parquet
-from repalign.features.rule import (
-    NUMBERS,
-    PARTS,
-    PLATONIC,
-    Block,
-    Found,
-    Kind,
-    Reading,
-    Table,
-    apply,
-    axes_of,
-    names_of,
-    option,
-    parts_of,
-)
-from repalign.layers import FEATURES, KINDS, Pairwise, as_tensor, said
-from repalign.tables import id_lines
+from repalign.errors import RepalignError
+from repalign.features.columns import from_arrow, from_frame
+from repalign.features.rule import NUMBERS, PARTS, PLATONIC, Block, Kind, Reading, Table, apply, names_of, option
+from repalign.layers import FEATURES, Pairwise, as_tensor, said
 
-SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".pt", ".pth")
-KNOWN_FACTS = ("model", "objective", "modality", "pooling", "source", "published_imagenet_top1")
 NAMES = "names"  # an array that names the matrices of a stack
 _OF_NUMPY = ("float", "integer", "integer", "boolean", "complex", "text", "text", "time")
 _KINDS: dict[str, Kind] = dict(zip("fiubcUSM", _OF_NUMPY, strict=True))
-
-
-def read_features(source: Any, reading: Reading | None = None, *, name: str = "x", **said: Any) -> Found:
-    """Layers and ids of a file or an object of any form; `said` are the fields of `Reading`.
-
-    >>> import pandas as pd
-    >>> frame = pd.DataFrame({"f0": [0.1, 0.2], "f1": [1.0, 3.0], "label": [1, 1]}, index=["a", "b"])
-    >>> found = read_features(frame)
-    >>> found.ids, found.how
-    (('a', 'b'), 'x: features: 2 columns f0, f1; ids: the index (text); left out: label (int64)')
-
-    Raises RepalignError, which names the source and the block, for whatever the rule does not settle.
-    """
-    reading = Reading(**said) if reading is None else reading
-    if isinstance(source, Found):
-        if reading != Reading():
-            raise RepalignError(f"{source.what}: it has been read", remedy="say what it is to `read_features`, at once")
-        return source
-    if isinstance(source, (str, Path)):
-        return read_file(source, reading)
-    try:
-        return apply(_table(source, name), reading)
-    except RepalignError:
-        raise
-    except Exception as error:  # of numpy, torch, pandas and Arrow, each with kinds of its own
-        raise RepalignError(
-            f"{name}: it cannot be read as features",
-            expected="arrays of numpy or torch, frames, mappings or lists of these",
-            got=f"{type(source).__name__}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}",
-            remedy="convert it to a float array (n, d)",
-        ) from error
-
-
-def read_file(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa: B008  (frozen)
-    """Layers and ids of a file in any of the forms; no pickle is ever loaded."""
-    path = Path(path)
-    try:
-        return apply(_table_of_file(path), reading)
-    except RepalignError:
-        raise
-    except Exception as error:  # each library raises its own kinds for a broken file
-        torch_too = ", nor are numpy arrays in a file of torch: make them tensors" if path.suffix.lower() in (".pt", ".pth") else ""
-        raise RepalignError(
-            f"{path}: the file cannot be read", expected=f"a whole {path.suffix} file of numbers",
-            got=re.sub(r"\x1b\[\d*m", "", (str(error).splitlines() or [type(error).__name__])[0])[:200],
-            remedy=f"write it again; object arrays and pickles are never loaded{torch_too}",
-        ) from error
-
-
-def file_widths(path: str | Path, reading: Reading = Reading()) -> dict[str, int]:  # noqa: B008
-    """The width of every layer that `read_file` would give, from the file's header (of lists in a .parquet: its first row)."""
-    table, out = _table_of_file(Path(path), headers=True), {}
-    parts = parts_of(table, reading)
-    for name, part in parts.items():
-        shape = part[0].shape
-        if reading.kind in KINDS:
-            called = str(reading.kind) if name == FEATURES else name
-            names = [f"{called}.{i}" for i in range(shape[0])] if len(shape) == 3 else [called]
-            if len(part) > 1 and len(shape) == 3:  # which names its matrices
-                names = [str(v) if len(parts) == 1 else f"{called}.{v}" for v in part[1].values()]
-            out |= dict.fromkeys(names, shape[-1])
-        elif part[0].is_scalars:
-            out[name] = len(part)
-        elif len(shape) == 3:
-            count = shape[1] if axes_of(table, part[0], reading, None) == "nld" else shape[0]
-            out |= {f"layer.{i}": shape[2] for i in range(count)}
-        else:
-            out[name] = shape[1]
-    return out
-
-
-def feature_files(folder: Path) -> list[Path]:
-    """The files of a folder that may hold features, by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def sidecars(path: Path) -> tuple[Path, Path]:
-    """The files with the ids of a file that holds none: `FILE.ids.txt` and `FILE.ids.json`."""
-    return path.with_name(path.name + ".ids.txt"), path.with_name(path.name + ".ids.json")
-
 
 # --- the rule for arrays -------------------------------------------------------------------------
 
@@ -204,7 +103,7 @@ class Arrays(Table):
 # --- in memory -----------------------------------------------------------------------------------
 
 
-def _table(x: Any, what: str) -> Table:
+def of_object(x: Any, what: str) -> Table:
     """Any object that holds features: frames, mappings, lists, arrays."""
     if isinstance(x, np.ndarray) and not x.dtype.names:
         return Array(what, (_block(FEATURES, x, what),))
@@ -264,7 +163,7 @@ def _of_mapping(x: Mapping[Any, Any], what: str) -> Table:
             layer = layer[torch.tensor([row_of[i] for i in ids])]
         ids, of = (found.ids, name) if not of else (ids, of)
         blocks.append(_tensor(name, layer, what))
-    return Arrays(what, (*blocks, *([] if ids is None else [_ids("the index of the frames", list(ids))])))
+    return Arrays(what, (*blocks, *([] if ids is None else [ids_block("the index of the frames", list(ids))])))
 
 
 def _block(name: str, x: Any, what: str) -> Block:
@@ -273,7 +172,7 @@ def _block(name: str, x: Any, what: str) -> Block:
     if isinstance(x, Pairwise):
         return Block(name, "pairs", x.shape, type(x).__name__, lambda: x, list)
     if isinstance(x, (list, tuple)):
-        return _list(name, list(x), what)
+        return list_block(name, list(x), what)
     if isinstance(x, Tensor):
         return _tensor(name, x if x.is_complex() else as_tensor(x, where), where)
     if isinstance(x, Mapping):
@@ -284,7 +183,7 @@ def _block(name: str, x: Any, what: str) -> Block:
     if array is None:
         return Block(name, "other", (), type(x).__name__, lambda: as_tensor(x, where), lambda: [x])
     texts = array.ndim == 1 and len(array) and array.dtype.kind in "OT" and all(v is None or isinstance(v, str) for v in array)
-    return _numpy(name, array.shape, array.dtype, lambda: array, where, ("text", "text") if texts else ("other", "objects"))
+    return numpy_block(name, array.shape, array.dtype, lambda: array, where, ("text", "text") if texts else ("other", "objects"))
 
 
 def _asarray(x: Any) -> np.ndarray | None:
@@ -298,7 +197,7 @@ def _asarray(x: Any) -> np.ndarray | None:
     return array if array.dtype.kind != "O" or hasattr(x, "__array__") else None
 
 
-def _numpy(
+def numpy_block(
     name: str, shape: tuple[int, ...], dtype: np.dtype, get: Callable[[], np.ndarray], where: str, objects: tuple[Kind, str]
 ) -> Block:
     """An array of numpy; `objects` is what an array of Python's objects is."""
@@ -317,12 +216,20 @@ def _tensor(name: str, x: Tensor, where: str) -> Block:
     return Block(name, "complex" if x.is_complex() else kind, tuple(x.shape), dtype, lambda: as_tensor(x, where), x.tolist)
 
 
-def _ids(name: str, values: Sequence[str]) -> Block:
+def ids_block(name: str, values: Sequence[str]) -> Block:
     """Ids that are no array: of metadata, a sidecar file or frames."""
     return Block(name, "text", (len(values),), "text", lambda: None, lambda: values, "beside", says_rows=True)
 
 
-def _list(name: str, items: list[Any], what: str) -> Block:
+def listed_ids(name: str, text: str) -> Block:
+    """Ids that are written down in a list of JSON."""
+    values = json.loads(text)
+    if not isinstance(values, list):
+        raise RepalignError(f"{name}: not a list", expected='a JSON list such as ["a", "b"]', got=type(values).__name__)
+    return ids_block(name, values)
+
+
+def list_block(name: str, items: list[Any], what: str) -> Block:
     """A list: texts or numbers (one per row), vectors (a row each), or arrays (n, d), a layer each."""
     if items and all(v is None or isinstance(v, (str, bytes)) for v in items):
         return Block(name, "text", (len(items),), "text", lambda: None, lambda: items)
@@ -365,128 +272,6 @@ def _nested(name: str, x: Mapping[Any, Any], what: str) -> Block:
     return Block(name, kind, shape, f"a mapping of {', '.join(map(str, list(x)[:4]))}", load, lambda: list(x))
 
 
-# --- files, one reader per form ------------------------------------------------------------------
-
-
-def _table_of_file(path: Path, headers: bool = False) -> Table:
-    """The blocks of a file and of its sidecar; `headers` reads nothing that a header does not say."""
-    suffix = path.suffix.lower()
-    choose("suffix", suffix, SUFFIXES, f"{path}: not a file of features that can be read")
-    if not path.is_file():
-        raise RepalignError(f"{path}: there is no such file", remedy="check the path")
-    if suffix == ".parquet":
-        table = read_parquet(path, headers)
-    elif suffix in (".pt", ".pth"):
-        table = _pt(path, headers)
-    else:
-        table = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}[suffix](path)
-    text, listing = sidecars(path)
-    beside = []
-    if text.is_file():
-        beside = [_ids(f"ids in {text.name}", id_lines(text.read_bytes().decode("utf-8-sig"), text.name))]
-    elif listing.is_file():
-        beside = [_listed_ids(f"ids in {listing.name}", listing.read_text("utf-8-sig"))]
-    return replace(table, blocks=(*table.blocks, *beside), disk_bytes=path.stat().st_size)
-
-
-def _listed_ids(name: str, text: str) -> Block:
-    """Ids that are written down in a list of JSON."""
-    values = json.loads(text)
-    if not isinstance(values, list):
-        raise RepalignError(f"{name}: not a list", expected='a JSON list such as ["a", "b"]', got=type(values).__name__)
-    return _ids(name, values)
-
-
-def _header(name: str, file: Any, get: Callable[[], np.ndarray]) -> tuple[Block, np.dtype]:
-    """An array of numpy in a file, from its header; objects are pickles, which are never loaded."""
-    version = npy.read_magic(file)
-    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-    return _numpy(name, shape, dtype, get, name, ("closed", "pickled objects, never loaded")), dtype
-
-
-def _npy(path: Path) -> Table:
-    def get() -> np.ndarray:
-        return np.load(path, allow_pickle=False)
-
-    with path.open("rb") as file:
-        block, dtype = _header(FEATURES, file, get)
-    if dtype.names:
-        return _table(get(), str(path))
-    if block.kind in ("other", "closed"):
-        block.load()  # says what it is that is never loaded
-    return Array(str(path), (block,))
-
-
-def _npz(path: Path) -> Table:
-    def get(name: str) -> np.ndarray:
-        with np.load(path, allow_pickle=False) as held:
-            return held[name]
-
-    blocks = []
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            name = member.removesuffix(".npy")
-            with archive.open(member) as file:
-                if file.peek(len(npy.MAGIC_PREFIX))[: len(npy.MAGIC_PREFIX)] == npy.MAGIC_PREFIX:
-                    blocks.append(_header(name, file, lambda name=name: get(name))[0])
-                else:
-                    blocks.append(Block(name, "closed", (), "no array", lambda: None, list))
-    if {"indptr", "indices", "data", "shape", "format"} <= {b.name for b in blocks}:
-        raise RepalignError(
-            f"{path}: a sparse matrix {tuple(get('shape').tolist())}", expected="a dense array (n, d)",
-            got="a file of scipy.sparse.save_npz",
-            remedy="np.save('dense.npy', scipy.sparse.load_npz(path).toarray()), where (n, d) fits in memory",
-        )
-    return Arrays(str(path), tuple(blocks))
-
-
-def _safetensors(path: Path) -> Table:
-    from safetensors import safe_open
-
-    def load(name: str) -> Tensor:
-        with safe_open(path, framework="pt") as file:
-            return as_tensor(file.get_tensor(name), name)
-
-    blocks = []
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        for name in sorted(file.keys(), key=_natural):  # a file has no order of its own
-            at = file.get_slice(name)
-            code, shape = at.get_dtype(), tuple(at.get_shape())
-            kinds: dict[str, Kind] = {"F": "float", "B": "float", "C": "complex"}
-            kind: Kind = "boolean" if code == "BOOL" else kinds.get(code[0], "integer")
-            shown = {"BF": "bfloat", "F": "float", "I": "int", "U": "uint", "C": "complex"}
-            prefix = code.rstrip("0123456789")
-            dtype = f"{shown[prefix]}{code[len(prefix) :]}" if prefix in shown else code.lower()
-            blocks.append(Block(name, kind, shape, dtype, lambda n=name: load(n), lambda n=name: load(n).tolist()))
-    facts = {k: metadata[k] for k in KNOWN_FACTS if k in metadata}
-    scores = {}
-    if "published_imagenet_top1" in facts:
-        try:
-            scores["imagenet_top1"] = float(facts["published_imagenet_top1"])
-        except ValueError:
-            facts["imagenet_top1"] = "not a number in the file's metadata"
-    if "ids" in metadata:
-        blocks.append(_listed_ids("ids of the metadata", metadata["ids"]))
-    layers = tuple(map(str, json.loads(metadata["layers"]))) if "layers" in metadata else None
-    return Arrays(str(path), tuple(blocks), layers, facts, scores=scores)
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """A key to sort names by in which numbers count as numbers: layer.2 before layer.10."""
     return [(1, int(p), p) if p.isdigit() else (0, 0, p) for p in re.split(r"(\d+)", name)]
-
-
-def _pt(path: Path, headers: bool) -> Table:
-    mapped = headers and zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    table = _table(held, str(path))
-    if not isinstance(held, Mapping) or PLATONIC not in held:
-        return table
-    bits, count = held.get("bpb"), held.get("num_params")
-    scores = {} if bits is None else {"bits_per_byte": float(torch.as_tensor(bits, dtype=torch.float64).mean())}
-    blocks = tuple(b for b in table.blocks if b.name not in ("bpb", "num_params"))
-    parameters = None if count is None else int(count.item() if hasattr(count, "item") else count)
-    return Arrays(str(path), blocks, None, {"source": "platonic-rep"}, parameters, scores)

@@ -145,8 +145,8 @@ def _of_schema(what: str, schema: pa.Schema, n: int, column: Callable[[str], Any
         if isinstance(entry, str):
             index[entry] = not _UNNAMED.fullmatch(entry)
         elif entry.get("kind") == "range" and n:
-            ranges.append(_range(entry["start"], entry["step"], n, entry.get("name")))
-    blocks = [_block(f.name, f.type, n, lambda f=f: column(f.name), lambda f=f: first(f.name), index) for f in schema]
+            ranges.append(range_block(entry["start"], entry["step"], n, entry.get("name")))
+    blocks = [column_block(f.name, f.type, n, lambda f=f: column(f.name), lambda f=f: first(f.name), index) for f in schema]
     return Columns(what, (*blocks, *ranges))
 
 
@@ -164,7 +164,7 @@ def from_frame(frame: pd.DataFrame, what: str) -> Table:
         values = frame.index.get_level_values(level)
         name = values.name
         if isinstance(values, pd.RangeIndex) and frame.index.nlevels == 1:
-            blocks.append(_range(values.start, values.step, n, name))
+            blocks.append(range_block(values.start, values.step, n, name))
         else:
             called = _index_name(level) if name is None else str(name)
             blocks.append(_of_series(values.to_series(index=range(n)), called, n, {called: name is not None}))
@@ -176,7 +176,7 @@ def _index_name(level: int) -> str:
     return f"{UNNAMED_INDEX}.{level}" if level else UNNAMED_INDEX
 
 
-def _range(start: int, step: int, n: int, name: Any) -> Block:
+def range_block(start: int, step: int, n: int, name: Any) -> Block:
     def values() -> list[int]:
         return list(range(start, start + step * n, step))
 
@@ -199,7 +199,7 @@ def _of_series(series: pd.Series, name: str, n: int, index: Mapping[str, bool] |
     except (pa.ArrowException, RepalignError, TypeError, ValueError, OverflowError):  # values of several kinds in one column
         place = "column" if index is None else "index"
         return Block(name, "other", (n,), "mixed objects", lambda: None, series.tolist, place, says_rows=index is not None)
-    return _block(name, column.type, n, lambda: column, lambda: column, index or {})
+    return column_block(name, column.type, n, lambda: column, lambda: column, index or {})
 
 
 def _cell(value: Any) -> Any:
@@ -210,7 +210,7 @@ def _cell(value: Any) -> Any:
     return array.numpy() if array.ndim == 1 and array.dtype != torch.bfloat16 else array.tolist()
 
 
-def _block(
+def column_block(
     name: str, type_: pa.DataType, n: int, get: Callable[[], Any], first: Callable[[], Any], index: Mapping[str, bool]
 ) -> Block:
     """A column of Arrow; `first` gives as much of it as tells the lengths of lists."""
@@ -223,10 +223,10 @@ def _block(
             lambda: _numbers(storage(get()), n, name).reshape(n, *type_.shape), lambda: get().to_pylist(), "column",
         )  # fmt: skip
     if isinstance(type_, pa.BaseExtensionType) and not pa.types.is_fixed_size_binary(type_.storage_type):
-        return _block(name, type_.storage_type, n, lambda: storage(get()), lambda: storage(first()), index)
+        return column_block(name, type_.storage_type, n, lambda: storage(get()), lambda: storage(first()), index)
     if pa.types.is_dictionary(type_):
         plain = type_.value_type
-        return _block(name, plain, n, lambda: get().cast(plain), lambda: first().cast(plain), index)
+        return column_block(name, plain, n, lambda: get().cast(plain), lambda: first().cast(plain), index)
     level = _UNNAMED.fullmatch(name)
     inner, shape = _inner(type_, n, first)
     kind, named = _kind(inner), index.get(name, level is None)
