@@ -123,7 +123,8 @@ def test_pair_joins_on_ids(call, arrays):
         (["x.npy", "short.npy"], "different numbers of rows\n  expected: row i of both describing the same stimulus"),
         (["x.npy", "nan.npy"], "NaN or infinite values"),
         (["x.npy", "gone.npy"], "there is no such file"),
-        (["x.npy", "x.txt"], "not a file of features that can be read"),
+        (["x.npy", "x.txt"], "x.txt: line 1 is no word with 1 numbers"),
+        (["x.npy", "x.xlsx"], "x.xlsx: not a file of features that can be read"),
         (["x.npy", "y.npy", "-m", "MutualKNN(k=240)"], "too few stimuli for MutualKNN(k=240"),
         (["x.npy", "y.npy", "-m", "MutualKN(k=3)"], "did you mean 'MutualKNN'"),
         (["x.npy", "y.npy", "-m", "CKA(kernl='rbf')"], "did you mean 'kernel'"),
@@ -131,7 +132,7 @@ def test_pair_joins_on_ids(call, arrays):
 )
 def test_bad_input_to_pair(call, arrays, arguments, message):
     (arrays / "x.txt").write_text("no array")
-    files = [arrays / a if a.endswith((".npy", ".txt")) else a for a in arguments]
+    files = [arrays / a if a.endswith((".npy", ".txt", ".xlsx")) else a for a in arguments]
     status, _, err = call("pair", *files)
     assert status == 1 and message in err, err
 

@@ -11,7 +11,7 @@ import pytest
 # What the extras bring; none of it can be found in the process below.
 EXTRAS = (
     "transformers", "accelerate", "timm", "datasets", "sentence_transformers", "sentencepiece", "tokenizers", "huggingface_hub",
-    "open_clip", "torchvision", "umap", "ripser", "persim", "ot",
+    "open_clip", "torchvision", "umap", "ripser", "persim", "ot", "h5py", "zarr",
 )  # fmt: skip
 
 WITHOUT = f"""
@@ -60,6 +60,10 @@ def skipped():
 def model(spec):
     return lambda: repalign.extract(toy, [spec], folder + "/store")
 
+def features(name, data):
+    Path(folder, name).write_bytes(data) if data else Path(folder, name).mkdir()
+    return lambda: repalign.read_features(Path(folder, name))
+
 jobs = {
     "core": core,
     "study": study,
@@ -69,6 +73,9 @@ jobs = {
     "sentence_transformers": model("st:all-MiniLM-L6-v2"),
     "open_clip": model("openclip:ViT-B-32/openai"),
     "datasets": lambda: repalign.Dataset.from_hub("minhuh/prh", text="text"),
+    "h5py": features("a.h5", b"x"),
+    "h5py for .mat": features("a.mat", b"MATLAB 7.3".ljust(512) + b"\\x89HDF\\r\\n\\x1a\\n"),
+    "zarr": features("a.zarr", None),
     "ripser": lambda: repalign.parse_measure("PersistenceDistance()")(x, x),
 }
 for name, job in jobs.items():
@@ -105,10 +112,10 @@ def test_a_model_whose_packages_are_missing_may_be_skipped(told):
     ("package", "extra"),
     [
         ("transformers", "models"), ("timm", "models"), ("sentence_transformers", "models"), ("datasets", "models"),
-        ("open_clip", "openclip"), ("ripser", "topology"),
+        ("open_clip", "openclip"), ("ripser", "topology"), ("h5py", "files"), ("h5py for .mat", "files"), ("zarr", "files"),
     ],
 )  # fmt: skip
 def test_what_needs_an_extra_names_it(told, package: str, extra: str):
     kind, problem, *rest = told[package]  # type: ignore[misc]
-    assert kind == "Unavailable" and package in problem and problem.endswith("not installed")
+    assert kind == "Unavailable" and package.split()[0] in problem and problem.endswith("not installed")
     assert f"  do: python -m pip install 'repalign[{extra}]'" in rest

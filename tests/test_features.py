@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
 import torch
 from safetensors.torch import save_file
 
@@ -149,6 +152,117 @@ def structured(folder, name, x, ids, more):
     return out
 
 
+def arrow_file(folder, name, x, ids, more):
+    frame_columns(folder, name, x, ids, more).to_feather(folder / f"{name}.feather")
+    return folder / f"{name}.feather"
+
+
+def arrow_stream(folder, name, x, ids, more):
+    table = pa.Table.from_pandas(frame_lists(folder, name, x, ids, more), preserve_index=False)
+    with pa.ipc.new_stream(folder / f"{name}.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=5)
+    return folder / f"{name}.arrow"
+
+
+def csv(make, suffix=".csv", **how):
+    def write(folder, name, x, ids, more):
+        make(folder, name, x.astype(np.float64), ids, more).to_csv(folder / f"{name}{suffix}", **how)
+        return folder / f"{name}{suffix}"
+
+    return write
+
+
+def jsonl(folder, name, x, ids, more):
+    rows = [{"embedding": v.tolist(), **{k: np.asarray(w)[i].item() for k, w in more.items()}} for i, v in enumerate(x)]
+    if ids is not None:
+        rows = [{"id": id_, **row} for id_, row in zip(ids, rows, strict=True)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / f"{name}.jsonl"
+
+
+def vec(folder, name, x, ids, more):
+    ids = range(len(x)) if ids is None else ids
+    lines = [f"{x.shape[0]} {x.shape[1]}", *(" ".join([str(i), *map(repr, v.tolist())]) + " " for i, v in zip(ids, x, strict=True))]
+    (folder / f"{name}.vec").write_text("\n".join(lines) + "\n")
+    return folder / f"{name}.vec"
+
+
+def glove(folder, name, x, ids, more):
+    path = vec(folder, name, x, ids, more).rename(folder / f"{name}.txt")
+    path.write_text(path.read_text().partition("\n")[2].replace(" \n", "\n"))
+    return path
+
+
+def hdf5(folder, name, x, ids, more):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / f"{name}.h5", "w") as file:
+        for key, v in named_arrays(x, ids, {k: np.array(v) for k, v in more.items()}).items():
+            file[f"model/{key}" if key == "layer" else key] = v.tolist() if v.dtype.kind == "U" else v
+    return folder / f"{name}.h5"
+
+
+def zarr(format_, ending):
+    def write(folder, name, x, ids, more):
+        zarr = pytest.importorskip("zarr")
+        root = zarr.open_group(folder / f"{name}.zarr", mode="w", zarr_format=format_)
+        for key, v in named_arrays(x, ids, {k: np.array(v) for k, v in more.items()}).items():
+            v = v.astype(np.dtypes.StringDType()) if v.dtype.kind == "U" else v
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of texts, which format 3 does not have yet
+                root.create_array(key, data=v, chunks=(5, *v.shape[1:]))
+        if ending == ".zarr":
+            return folder / f"{name}.zarr"
+        return Path(shutil.make_archive(str(folder / f"{name}.zarr"), "zip", folder / f"{name}.zarr"))
+
+    return write
+
+
+def cellstr(ids) -> np.ndarray:
+    out = np.empty((len(ids), 1), object)
+    out[:, 0] = ids
+    return out
+
+
+def mat_5(folder, name, x, ids, more):
+    held = {"layer": x, **{k: cellstr(v) if isinstance(v[0], str) else np.array(v)[:, None] for k, v in more.items()}}
+    if ids is not None:
+        held["ids"] = cellstr(ids) if isinstance(ids[0], str) else np.array(ids, float)[:, None]
+    scipy.io.savemat(folder / f"{name}.mat", held, do_compression=True)
+    return folder / f"{name}.mat"
+
+
+def mat_7_3(folder, name, x, ids, more):
+    """As MATLAB writes it: HDF5 after 512 bytes of its own, axes turned round, cells as references."""
+    h5py = pytest.importorskip("h5py")
+    classes = {"f8": "double", "f4": "single", "b1": "logical", "i8": "int64"}
+
+    def put(file, at, value):
+        if isinstance(value, list):
+            refs = [put(file, f"#refs#/{at}{i}", v).ref for i, v in enumerate(value)]
+            item, kind = file.create_dataset(at, data=np.array([refs], h5py.ref_dtype), dtype=h5py.ref_dtype), "cell"
+        elif isinstance(value, str):
+            item, kind = file.create_dataset(at, data=np.array([ord(c) for c in value], np.uint16)[:, None]), "char"
+            if not value:
+                del file[at]
+                item = file.create_dataset(at, data=np.zeros(2, np.uint64))
+                item.attrs["MATLAB_empty"] = np.uint8(1)
+        else:
+            kind = classes[value.dtype.str[1:]]
+            item = file.create_dataset(at, data=value.astype(np.uint8 if kind == "logical" else value.dtype).T, chunks=True)
+        item.attrs["MATLAB_class"] = np.bytes_(kind)
+        return item
+
+    with h5py.File(folder / f"{name}.mat", "w", userblock_size=512) as file:
+        put(file, "layer", x.astype(np.float32) if x.dtype == np.float16 else x)
+        for k, v in more.items():
+            put(file, k, v if isinstance(v[0], str) else np.array(v)[:, None])
+        if ids is not None:
+            put(file, "ids", list(ids) if isinstance(ids[0], str) else np.array(ids, float)[:, None])
+    with (folder / f"{name}.mat").open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return folder / f"{name}.mat"
+
+
 FORMS = {
     "npy, ids.txt": Form(npy_txt, more=False, nulls=False),
     "npy, ids.json": Form(npy_json, more=False),
@@ -165,6 +279,18 @@ FORMS = {
     "frame, index": Form(frame_index),
     "frame, lists": Form(frame_lists),
     "arrow table": Form(arrow),
+    "feather": Form(arrow_file),
+    "arrow stream": Form(arrow_stream),
+    "csv": Form(csv(frame_columns, index=False)),
+    "csv, lists": Form(csv(lambda *a: frame_lists(*a).assign(layer=lambda f: [str(v.tolist()) for v in f["layer"]]), index=False)),
+    "tsv": Form(csv(frame_columns, ".tsv", index=False, sep="\t")),
+    "jsonl": Form(jsonl),
+    "h5": Form(hdf5, nulls=False),
+    "zarr 2": Form(zarr(2, ".zarr"), nulls=False),
+    "zarr 3": Form(zarr(3, ".zarr"), nulls=False),
+    "zarr, zip": Form(zarr(3, ".zarr.zip"), nulls=False),
+    "mat 5": Form(mat_5, nulls=False),
+    "mat 7.3": Form(mat_7_3, nulls=False),
     "mapping of numpy": Form(numpy_mapping),
     "mapping of torch": Form(torch_mapping),
     "mapping of frames": Form(mapping_of_frames, more=False),

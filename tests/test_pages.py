@@ -125,6 +125,7 @@ def test_the_page_of_features_joins_and_leaves_out():
         assert said in told
     assert re.search(r"0 +(anna|ben|cleo) +features +0\.\d", told) and re.search(r"all\.anna +rdm +1\.0", told)
     assert re.search(r"kernel +kernel +0\.\d", told)
+    assert there["same"].best()["statistic"].tolist() == pytest.approx([1]) and there["same"].table["n"].iloc[0] == 300
 
 
 def test_the_measure_of_ones_own_is_held_to_all_laws():

@@ -167,7 +167,7 @@ BROKEN = {
     "NUL": (".csv", "id,caption\n0,a\0b\n", r"row 0 \(line 2\), column 'caption' holds a NUL"),
     "NUL in a tsv": (".tsv", "id\tcaption\n0\ta\n1\t\0\n", r"row 1 \(line 3\), column 'caption' holds a NUL"),
     "no parquet": (".parquet", b"PAR1 nothing PAR1", r"is not a readable Parquet file"),
-    "another suffix": (".xlsx", b"", r"a table of unknown format(.|\n)*\.csv, \.tsv, \.jsonl, \.parquet"),
+    "another suffix": (".xlsx", b"", r"a table of unknown format(.|\n)*\.csv, \.tsv, \.jsonl, \.ndjson, \.parquet"),
 }  # fmt: skip
 
 

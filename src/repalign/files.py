@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,6 +180,22 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DamagedError(path, "cannot be read", got=error.strerror or str(error)) from error
+
+
+def path_sha256(path: Path, files: Iterable[Path] | None = None) -> str:
+    """The SHA-256 of a file; of a folder over the names and digests of its files, all of them or `files`."""
+    if not path.is_dir():
+        return file_sha256(path)
+    sha = hashlib.sha256()
+    for file in sorted(path.rglob("*") if files is None else files):
+        if file.is_file():
+            sha.update(f"{file.relative_to(path).as_posix()}:{file_sha256(file)}\n".encode())
+    return sha.hexdigest()
+
+
+def path_bytes(path: Path) -> int:
+    """The size of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:

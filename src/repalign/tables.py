@@ -263,5 +263,6 @@ def _no_utf8(path: Path) -> RepalignError:
     )
 
 
-TEXTS = {".csv": (csv_rows, ""), ".tsv": (_tsv, "\n"), ".jsonl": (_jsonl, "\n")}  # what reads it, and what ends its lines
+# What reads it, and what ends its lines.
+TEXTS = {".csv": (csv_rows, ""), ".tsv": (_tsv, "\n"), ".jsonl": (_jsonl, "\n"), ".ndjson": (_jsonl, "\n")}
 FORMATS = (*TEXTS, ".parquet")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from repalign.null import Groups, Null
     from repalign.representation import Representation
 
-FeatureFile = Annotated[Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .pt).")]
+FeatureFile = Annotated[Path, typer.Argument(help="Features of one model (.npy .npz .safetensors .parquet .csv .h5 .mat ...).")]
 OtherFile = Annotated[Path, typer.Argument(help="Features of the other.")]
 MeasureNames = Annotated[list[str] | None, typer.Option(
     "--measure", "-m", help="A measure, for instance 'MutualKNN(k=10)', a family ('kernel') or 'all'; may be repeated.",

@@ -174,9 +174,10 @@ def compare(
 
 def _is_store(source: str) -> bool:
     """Whether it is an address, or a folder without files of features; what is not there may be either, and is no store."""
-    from repalign.features import feature_files
+    from repalign.features import feature_files, is_features
 
-    return "://" in source or (Path(source).is_dir() and not feature_files(Path(source)))
+    path = Path(source)
+    return "://" in source or (path.is_dir() and not is_features(path) and not feature_files(path))
 
 
 def stored(store: str, dataset: str | None) -> list[Any]:

@@ -28,7 +28,7 @@ from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
 from repalign.errors import RepalignError
-from repalign.features import SUFFIXES, Reading, feature_files, join, read_features
+from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
@@ -231,7 +231,7 @@ def model_files(side: Any) -> dict[str, Path]:
 
 def _parts(given: Any) -> list[tuple[str, Any]]:
     """What a model is read from, each with the name of a layer: one thing without a name, or the files of a folder."""
-    if isinstance(given, (str, Path)) and Path(given).is_dir():
+    if isinstance(given, (str, Path)) and Path(given).is_dir() and not is_features(Path(given)):
         return [(path.stem, path) for path in _files_in(Path(given))]
     return [("", given)]
 
@@ -240,7 +240,7 @@ def _files_in(path: Path) -> list[Path]:
     """The files of features in a folder, by name; a file is itself."""
     if not path.exists():
         raise RepalignError(f"{path}: there is no such file or folder", expected="files of features, or folders of these")
-    if not path.is_dir():
+    if is_features(path) or not path.is_dir():
         return [path]
     files = feature_files(path)
     if not files:

@@ -3,8 +3,9 @@
 | form | what it holds |
 | --- | --- |
 | .npy, a numpy or torch array | one layer, "features"; of three dimensions several |
-| .npz, .pt, .safetensors, a mapping | named arrays |
-| .parquet, a frame, a structured array | columns: numbers, lists, texts; and the index of pandas |
+| .npz, .pt, .safetensors, .h5, .mat, .zarr, a mapping | named arrays |
+| .parquet, .feather, .arrow, .csv, .tsv, .jsonl, a frame, a structured array | columns: numbers, lists, texts; and an index |
+| .vec, .w2v, .glove, .txt | words, each with its vector |
 | a list | arrays (n, d), a layer each; or rows |
 
 **The rule.** Two-dimensional float blocks are layers; all float columns of a table together are one. The id is what is called
@@ -20,6 +21,7 @@ from repalign.features.files import (
     SUFFIXES,
     feature_files,
     file_widths,
+    is_features,
     read_features,
     read_file,
     sidecars,
@@ -27,6 +29,6 @@ from repalign.features.files import (
 from repalign.features.rule import AXES, Found, Joined, Reading, join, names_of
 
 __all__ = [
-    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_widths", "join", "names_of",
+    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_widths", "is_features", "join", "names_of",
     "read_features", "read_file", "sidecars",
 ]  # fmt: skip

@@ -1,10 +1,10 @@
-"""Tables of columns: .parquet files, frames of pandas, and whatever else gives its columns to Arrow."""
+"""Tables of columns: .parquet, .feather and .arrow, frames of pandas, and whatever else gives its columns to Arrow."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -129,6 +129,37 @@ def read_parquet(path: Path, headers: bool = False) -> Table:
         return pa.chunked_array([rows.column(0)])
 
     return _of_schema(str(path), file.schema_arrow, file.metadata.num_rows, column, first if headers else column)
+
+
+def read_ipc(path: Path, headers: bool = False) -> Table:
+    """A .feather or .arrow, as a file or a stream of Arrow's format; only the columns that are asked for are unpacked."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start[:4] == b"FEA1":
+        raise RepalignError(
+            f"{path}: version 1 of Feather, which is no longer written", expected="version 2",
+            remedy="pyarrow.feather.write_feather(pyarrow.feather.read_table(path), path)",
+        )
+
+    def opened(*fields: int) -> Any:
+        options = pa.ipc.IpcReadOptions(included_fields=list(fields))
+        source = pa.memory_map(str(path))
+        return (pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream)(source, options=options)
+
+    def batches(*fields: int) -> Iterator[pa.RecordBatch]:
+        reader = opened(*fields)
+        return map(reader.get_batch, range(reader.num_record_batches)) if start == b"ARROW1" else iter(reader)
+
+    def column(name: str) -> pa.ChunkedArray:
+        return opened(schema.get_field_index(name)).read_all().column(name)
+
+    def first(name: str) -> pa.ChunkedArray:
+        rows = next((b for b in batches(schema.get_field_index(name)) if b.num_rows), None)
+        return column(name) if rows is None else pa.chunked_array([rows.column(0).slice(0, 1)])
+
+    schema = opened().schema
+    n = sum(batch.num_rows for batch in batches(0))
+    return _of_schema(str(path), schema, n, column, first if headers else column)
 
 
 def from_arrow(table: Any, what: str) -> Table:

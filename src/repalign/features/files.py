@@ -10,9 +10,12 @@ from typing import Any
 
 from repalign.errors import RepalignError
 from repalign.features.arrays import ids_block, listed_ids, of_object
-from repalign.features.columns import read_parquet
+from repalign.features.columns import read_ipc, read_parquet
+from repalign.features.containers import read_hdf5, read_matlab, read_zarr
 from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of
 from repalign.features.tensors import read_npy, read_npz, read_safetensors, read_torch
+from repalign.features.texts import read_delimited, read_jsonl, read_words, shows_numbers
+from repalign.files import path_bytes
 from repalign.layers import FEATURES, KINDS
 from repalign.tables import id_lines
 
@@ -22,10 +25,27 @@ FORMS: dict[str, Callable[[Path, bool], Table]] = {
     ".npz": read_npz,
     ".safetensors": read_safetensors,
     ".parquet": read_parquet,
+    ".feather": read_ipc,
+    ".arrow": read_ipc,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".mat": read_matlab,
+    ".zarr": read_zarr,
+    ".zarr.zip": read_zarr,
+    ".vec": read_words,
+    ".w2v": read_words,
+    ".glove": read_words,
+    ".txt": read_words,
     ".pt": read_torch,
     ".pth": read_torch,
 }
 SUFFIXES = tuple(FORMS)
+FOLDERS = (".zarr",)  # a folder that is one file of features
+TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")  # which may as well hold captions, groups or notes
 
 _PICKLE = "a pickle runs code when it is loaded, so none ever is; of an array in one that you trust np.save('x.npy', {})"
 _FRAME = "pandas.{}.to_parquet('x.parquet')"
@@ -127,9 +147,15 @@ def suffix_of(path: Path) -> str:
     return max((s for s in (*FORMS, *UNREAD) if name.endswith(s)), key=len, default=path.suffix.lower())
 
 
+def is_features(path: Path) -> bool:
+    """Whether there is a file by this path, or a folder in a form that is one."""
+    return path.is_dir() if suffix_of(path) in FOLDERS else path.is_file()
+
+
 def feature_files(folder: Path) -> list[Path]:
-    """The files of a folder that may hold features, by name."""
-    return sorted(p for p in folder.iterdir() if suffix_of(p) in FORMS and not p.name.startswith("."))
+    """The files of a folder that may hold features, by name; a text only if its first lines show numbers."""
+    there = sorted(p for p in folder.iterdir() if suffix_of(p) in FORMS and is_features(p) and not p.name.startswith("."))
+    return [p for p in there if suffix_of(p) not in TEXTS or shows_numbers(p)]
 
 
 def sidecars(path: Path) -> tuple[Path, Path]:
@@ -145,8 +171,9 @@ def _table_of_file(path: Path, headers: bool = False) -> Table:
             f"{path}: not a file of features that can be read", expected=", ".join(FORMS), got=suffix or "no ending",
             remedy=UNREAD.get(suffix, "write it as one of these, for instance np.save('x.npy', array) with an array (n, d)"),
         )
-    if not path.is_file():
-        raise RepalignError(f"{path}: there is no such file", remedy="check the path")
+    if not is_features(path):
+        got = None if not path.exists() else "a folder" if path.is_dir() else "a file, where this form is a folder"
+        raise RepalignError(f"{path}: there is no such file", got=got, remedy="check the path")
     table = FORMS[suffix](path, headers)
     text, listing = sidecars(path)
     beside = []
@@ -154,4 +181,4 @@ def _table_of_file(path: Path, headers: bool = False) -> Table:
         beside = [ids_block(f"ids in {text.name}", id_lines(text.read_bytes().decode("utf-8-sig"), text.name))]
     elif listing.is_file():
         beside = [listed_ids(f"ids in {listing.name}", listing.read_text("utf-8-sig"))]
-    return replace(table, blocks=(*table.blocks, *beside), disk_bytes=path.stat().st_size)
+    return replace(table, blocks=(*table.blocks, *beside), disk_bytes=path_bytes(path))

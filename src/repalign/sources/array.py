@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features import Found, Reading, file_widths, names_of, read_file, sidecars
-from repalign.files import file_sha256
+from repalign.features import Found, Reading, file_widths, is_features, names_of, read_file, sidecars
+from repalign.files import file_sha256, path_bytes, path_sha256
 from repalign.layers import Pairwise
 from repalign.models import ModelRecord
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, no_modality, versions
@@ -52,7 +52,7 @@ class ArrayFile(LoadedModel):
                 self.by_pairs[name] = x[self.rows].matrix
             else:
                 self.arrays[name] = x
-        self.weights = file_sha256(path)
+        self.weights = path_sha256(path)
         self.record = ModelRecord(
             str(spec), spec.source.name(spec, entry), str(modality), objective=found.facts.get("objective"),
             n_parameters=found.n_parameters, scores=dict(found.scores),
@@ -112,18 +112,18 @@ class Arrays(Source):
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         path = Path(spec.path)
-        if not path.is_file():
+        if not is_features(path):
             raise RepalignError(
                 f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing",
                 remedy="check the path; in a study file it starts from the file's folder",
             )  # fmt: skip
         beside = [file_sha256(p) for p in sidecars(path) if p.is_file()]
-        return "local-" + hashlib.sha256(":".join([RULE, file_sha256(path), *beside]).encode()).hexdigest()[:16]
+        return "local-" + hashlib.sha256(":".join([RULE, path_sha256(path), *beside]).encode()).hexdigest()[:16]
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
         """Widths of all layers without reading them; None where a form has no header that says them, or the file is broken."""
         path = Path(spec.path)
-        if not path.is_file():
+        if not is_features(path):
             return Facts()
         try:
             found = file_widths(path, reading_of(entry))
@@ -131,7 +131,7 @@ class Arrays(Source):
             found = None
         said = {} if found is None else {"widths": tuple(found.values()), "names": tuple(found)}
         return Facts(
-            **said, file_bytes=path.stat().st_size, download_bytes=0, reads_array=True, download_from=FILE,
+            **said, file_bytes=path_bytes(path), download_bytes=0, reads_array=True, download_from=FILE,
             layers_from=UNKNOWN if found is None else FILE,
         )  # fmt: skip
 

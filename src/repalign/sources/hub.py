@@ -5,7 +5,6 @@ And what goes wrong there, or in a library that reads them, told as one error.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 
 from repalign.errors import RepalignError, Unavailable
-from repalign.files import file_sha256
+from repalign.files import path_sha256
 from repalign.sources.model import ModelEntry, first_line, out_of_memory
 from repalign.sources.source import FILE, HUB, Answer, Repository, Source, Spec, is_local_path
 
@@ -98,11 +97,8 @@ def hub_revision(spec: Spec, nested: bool = False) -> str:
             remedy="check the path; in a study file it starts from the file's folder",
         )  # fmt: skip
     if spec.is_local:
-        sha = hashlib.sha256()
-        for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
-            if path.is_file() and path.suffix in MODEL_FILES:
-                sha.update(f"{path.relative_to(folder).as_posix()}:{file_sha256(path)}\n".encode())
-        return f"local-{sha.hexdigest()[:16]}"
+        files = (path for path in (folder.rglob("*") if nested else folder.iterdir()) if path.suffix in MODEL_FILES)
+        return f"local-{path_sha256(folder, files)[:16]}"
     if spec.revision and _COMMIT.fullmatch(spec.revision):
         return spec.revision
     with hub_errors(spec):
