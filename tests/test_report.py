@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,9 @@ from repalign.errors import RepalignError
 from repalign.figures.canvas import ticks
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
+from repalign.relate import story, verdict
 from repalign.report import notebook_html, payload, render, write_report
+from repalign.report.screen import explainer, glossary, screen
 from repalign.representation import MemoryRepresentation
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">@@data@@\u2028'
@@ -77,24 +80,44 @@ def embedded(page: str, identifier: str = "data") -> dict:
 # --- words -------------------------------------------------------------------------------------
 
 
-def test_the_headline_answers_in_words(page, table):
-    text = " ".join(Elements(page).text.split())
-    best = Pairs.of(table, KNN).best
-    assert f"{best['model_x']} and {best['model_y']} align best" in text
-    assert f"They score {words.number(best['statistic'])} on Mutual k-NN (k = 10, cosine)" in text
-    assert (
-        f"where chance gives {words.number(best['null_mean'])} (p ≤ .00098, the smallest that 1,023 draws can give)"
-        in text
-    )
-    assert "n = 1,024 stimuli of wit_1024" in text and "The search over 35 pairs of layers" in text
-    count = (rows_of(table, "max", KNN)["p_maxt"] <= 0.05).sum()
-    rule = "step-down maxT (family-wise; all models of one side relabelled alike, which keeps the dependence between pairs)"
-    assert f"Of 30 pairs of models, {count} are above chance at α = 0.05 by {rule}." in text
+def text_of(page: str) -> str:
+    """What a page says, in one line, with plain spaces."""
+    return " ".join(Elements(page).text.replace("\u00a0", " ").split())
+
+
+def test_the_first_screen_asks_answers_and_goes_on(page, table):
+    """Question, answer, sizes and what to read with care, in the words of the terminal; then four ways on; for every measure."""
+    text = text_of(page)
+    for measure in (KNN, CKA):
+        found = verdict(table, make_run(), measure)
+        best = found.pairs.best
+        for told in (story.headline(found), *story.sizes(found), *story.care(found)):
+            assert told in text
+        score = words.alike(best["statistic"], best["null_mean"])[0]
+        assert f"{best['model_x']} and {best['model_y']}: {score}, where chance gives" in text
+    assert "Do better models agree more?" in text and "Better language and vision models agree more." in text
+    ways = [way["title"] for way in screen(found, [found], table, make_run())["ways"]]
+    assert ways == ["Which pair agrees most?", "Which layers?", "Does another measure agree?", "How sure is this?"]
+    assert "The last language layer (layer.6) is best in" in text
+    assert "1,023 shuffles a pair, the search for the best layers included." in text
+    assert "What do they share?" in text_of(render(table, make_run() | {"study": {"question": "What do they share?"}}))
 
 
 def test_sections_come_in_the_order_of_the_questions(page):
     order = [i for tag, a in Elements(page).tags if tag == "section" and (i := a["id"])]
-    assert order == ["answer", "compared", "models", "layers", "chance", "trends", "table", "notes", "limits"]
+    assert order == ["answer", "models", "layers", "chance", "trends", "table", "method"]
+    folded = [a["id"] for tag, a in Elements(page).tags if tag == "details" and "id" in a]
+    assert folded == ["compared", "notes", "words", "limits"]
+
+
+def test_words_are_explained_where_they_first_stand(page):
+    links = [(a["href"], a["title"]) for tag, a in Elements(page).tags if a.get("class") == "term"]
+    ids = {a["id"] for _, a in Elements(page).tags if "id" in a}
+    assert links and all(href[1:] in ids and title for href, title in links)
+    explain = explainer()
+    twice = explain("Chance, by the chance of chance-like <b>, and BH")
+    assert twice.count("<a ") == 2 and "&lt;b&gt;" in twice and "term-false-discovery-rate" in twice  # once each; not "by"
+    assert len({row["term"].lower() for row in glossary()}) == len(glossary()) >= 40
 
 
 @pytest.mark.parametrize(
@@ -128,26 +151,27 @@ def test_a_finding_stands_directly_below_its_model(page):
     assert "5,120 features" in rows[at + 1] and "5,120 features" not in rows[at]
 
 
-def test_nothing_above_chance_is_said(table):
-    nothing = table.assign(p_maxt=1.0, pvalue=0.5, calibrated=0.0)
-    text = Elements(render(nothing, make_run())).text
-    assert "No pair of models is aligned beyond chance" in text and "align best" not in text
+def test_nothing_above_chance_is_the_answer(table):
+    text = text_of(render(table.assign(p_maxt=1.0, pvalue=0.5, calibrated=0.0), make_run()))
+    assert "None of 30 pairs agrees more than chance." in text and "better language models agree" not in text.lower()
 
 
 def test_one_pair_speaks_of_that_pair(table):
     one = table[(table["model_x"] == "llama-13b") & (table["model_y"] == "clip-large")]
-    assert "llama-13b and clip-large are aligned beyond chance" in Elements(render(one, {})).text
+    text = text_of(render(one, {}))
+    assert "Do llama-13b and clip-large put the same things close together?" in text
+    row = rows_of(one, "max", KNN).iloc[0]
+    score, chance = words.alike(row["statistic"], row["null_mean"])
+    size = f"Mutual k-NN (k = 10, cosine) {score}, chance {chance}, p ≤ .00098; n = 1,024."
+    assert f"llama-13b and clip-large agree more than chance. {size}" in text and "the best of 35 pairs of layers." in text
+    assert 'id="models"' not in render(one, {})
     blind = table[(table["model_x"] == "llama-13b") & (table["model_y"] == BLIND)]
-    assert f"llama-13b and {BLIND} are not aligned beyond chance" in Elements(render(blind, {})).text
+    assert f"llama-13b and {BLIND} agree no more than chance." in text_of(render(blind, {}))
 
 
 def test_everything_undefined_is_said(table):
     one = table[(table["model_x"] == CONSTANT[0]) & (table["model_y"] == CONSTANT[1]) & (table["measure"] == CKA)]
-    text = Elements(render(one, {})).text
-    assert (
-        "No pair of models has a defined score" in text
-        and "CKA (linear, debiased) is undefined for all 1 pairs" in text
-    )
+    assert "CKA (linear, debiased) is undefined for every pair of models." in text_of(render(one, {}))
 
 
 def test_a_measure_that_is_undefined_everywhere_breaks_no_section(table):
@@ -156,42 +180,29 @@ def test_a_measure_that_is_undefined_everywhere_breaks_no_section(table):
     nothing.loc[nothing["measure"] == KNN, numbers] = np.nan
     nothing.loc[nothing["measure"] == KNN, ["index_x", "index_y"]] = -1
     text = Elements(render(nothing, make_run())).text
-    assert "Mutual k-NN (k = 10, cosine) is undefined for all 30 pairs" in text and "CKA (linear, debiased)" in text
+    assert "Mutual k-NN (k = 10, cosine) is undefined for every pair of models." in text and "CKA (linear, debiased)" in text
 
 
 def test_two_models_make_no_trend():
     two = (LANGUAGE[:2], VISION[:2], (2, 2))
     page = render(make_table(*two), make_run(*two))
-    assert "Not drawn, for fewer than 3 models: Parameters of text models (known for 2)" in Elements(page).text
+    assert "Not drawn, for fewer than 3 models: Parameters of language models (known for 2)" in Elements(page).text
     assert not [a for tag, a in Elements(page).tags if tag == "svg" and "trend" in str(a.get("class"))]
 
 
 @pytest.mark.parametrize(
-    ("n_draws", "told"),
+    ("n_draws", "rule", "level"),
     [
-        (1023, "by Holm’s rule (family-wise; valid under any dependence)"),
-        (199, "by Benjamini and Hochberg’s rule (false discovery rate; for independent or positively dependent pairs; Holm’s "
-              "rule cannot reject anything with so few draws)"),
+        (1023, "Holm’s rule decides (family-wise; valid under any dependence)", "5 % level, corrected for 30 tests"),
+        (199, "Benjamini and Hochberg’s rule decides (false discovery rate; for independent or positively dependent pairs)",
+         "at most 5 % of those found are false alarms"),
     ],
 )  # fmt: skip
-def test_without_joint_draws_another_rule_decides_and_is_named(n_draws, told):
+def test_without_joint_draws_another_rule_decides_and_is_named(n_draws, rule, level):
     table = make_table(n_draws=n_draws).assign(p_maxt=np.nan)
-    text = Elements(render(table, {})).text
-    assert told in text and "maxT" not in text[: text.index("How to read this")]
-
-
-def test_cards_have_score_chance_p_and_one_adjusted_p(page, table):
-    (card, _) = re.findall(r'<article class="card">.*?</article>', page, flags=re.S)
-    best = Pairs.of(table, KNN).best
-    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", card))
-    assert facts == {
-        "Score": words.number(best["statistic"]), "Chance": words.number(best["null_mean"]),
-        "p": "≤ .00098", "p (maxT)": "≤ .00098",
-    }  # fmt: skip
-    pairs = rows_of(table, "max", KNN)
-    maxt, holm, bh, by = ((pairs[c] <= 0.05).sum() for c in ("p_maxt", "p_holm", "p_bh", "p_by"))
-    text = Elements(card).text
-    assert f"{maxt} of 30 pairs above chance (maxT)by other rules: Holm {holm}, BH {bh}, BY {by}" in text
+    text = text_of(render(table, {}))
+    assert f"over pairs of models {rule}" in text and f"not above chance ({level})" in text
+    assert f"are above chance ({level})." in text  # without records of models, pairs are counted
 
 
 # --- ceilings, intervals, restrictions ---------------------------------------------------------
@@ -212,16 +223,15 @@ def test_ceilings_stand_beside_the_chance_level(table):
     page = render(table, run)
     text = " ".join(Elements(page).text.split())
     source = f"two trainings of one model, {best['model_y']} and again"
-    assert f"draws can give) and the ceiling is 0.610 ({source}), at layer." in text
-    assert "Layers chosen on one half of the stimuli score 0.150 on the other, 0.170 on their own (n = 512)." in text
+    assert "Two trainings of one model reach 0.610." in text and f"0.610 ({source})" in text
     assert (
         "half score 0.200 on the other half of the stimuli, 0.220 on their own; layer maps repeat with a reliability of 0.900"
         in text
     )
     assert "(mean over 2 pairs of models, n = 512)" in text and f"Dashed: ceiling 0.610 ({source})." in text
-    assert page.count("<dt>Ceiling</dt><dd>0.610</dd>") == 1  # of this measure, not of the other
+    assert page.count("Two trainings of one model reach") == 1  # of this measure, not of the other
     tracks = re.findall(r'style="--grid:(.*?)"', page)
-    assert [t.count("repeating-linear-gradient(var(--ink)") for t in tracks] == [1, 0]
+    assert [t.count("repeating-linear-gradient(var(--ink)") for t in tracks] == [1, 1, 0, 0]  # the first pairs, and the folded rest
     assert [m["ceilings"] for m in embedded(page)["measures"]] == [[f"0.610 ({source})"], []]
 
 
@@ -243,15 +253,13 @@ def test_the_ceilings_of_a_comparison_are_those_that_are_told():
     )
     text = " ".join(Elements(render(found.table, found.run)).text.split())
     seeds, halves = found.run["ceilings"]
-    assert f"the ceiling is {words.number(seeds['statistic'])} (two trainings of one model, b and b2)" in text
-    assert (
-        f"score {words.number(halves['statistic'])} on the other, {words.number(halves['selected'])} on their own"
-        in text
-    )
+    assert f"{words.number(seeds['statistic'])} (two trainings of one model, b and b2)" in text
+    score, own = words.number(halves["statistic"]), words.number(halves["selected"])
+    assert f"score {score} on the other half of the stimuli, {own} on their own" in text
 
 
 def test_without_ceilings_nothing_is_said_of_them(page):
-    body = page[: page.index("<script")]
+    body = page[: page.index('id="words"')]
     assert "eiling" not in body and "chosen on one half" not in body and "Dashed" not in body
 
 
@@ -260,7 +268,7 @@ def test_an_interval_stands_beside_its_score(table):
     known = table.assign(low=table["statistic"].where(is_max) - 0.02, high=table["statistic"].where(is_max) + 0.03)
     best = Pairs.of(known, KNN).best
     shown = words.interval(best["statistic"], best["low"], best["high"])
-    assert "[" in shown and f"They score {shown} on Mutual" in Elements(render(known, make_run())).text
+    assert "[" in shown and f"{best['model_y']}: {shown}, where chance gives" in text_of(render(known, make_run()))
     assert shown in Elements(notebook_html(known, make_run())).text
     assert embedded(render(known, make_run()))["pairColumns"][-2:] == ["low", "high"]
     assert "low" not in embedded(render(table, make_run()))["pairColumns"]
@@ -276,16 +284,13 @@ def test_an_interval_stands_beside_its_score(table):
 def test_a_restricted_null_is_told_in_words(table, groups, told):
     run = make_run()
     text = Elements(render(table, run | {"null": run["null"] | {"groups": groups}})).text
-    assert f"where chance, for which {told}, gives" in text and f"restricted: {told}" in text
-    assert "restricted" not in Elements(render(table, run)).text[: text.index("How to read this")]
+    assert f"{told[:1].upper()}{told[1:]}." in text and f"restricted: {told}" in text
+    assert "restricted: " not in Elements(render(table, run)).text
 
 
 def test_a_mean_over_layers_is_told_as_such(table):
     matched = table.assign(search=np.where(table["scope"] == "max", "studentised matching", None))
     text = Elements(render(matched, make_run() | {"search": "studentised matching"})).text
-    best = Pairs.of(table, KNN).best
-    where = f"{best['layer_x']} of {best['model_x']} and {best['layer_y']} of {best['model_y']}"
-    assert f", the mean over the best one-to-one matching of layers, of which {where} are the best; n = 1,024" in text
     assert "search over layers: the mean over the best one-to-one matching of layers, by their height above" in text
 
 
@@ -563,6 +568,7 @@ const report = () => {
   out.textContent = JSON.stringify(seen);
   document.body.append(out);
 };
+const hashed = () => decodeURIComponent(location.hash);
 const act = async () => {
   seen.matrix = cells(".matrix tbody tr");
   seen.views = all("#matrix-view button").map((b) => b.textContent);
@@ -604,7 +610,14 @@ const act = async () => {
   URL.createObjectURL = (given) => { blob = given; return make(given); };
   get("#csv").click();
   seen.csv = await blob.text();
-  enter("#measure", "1", "change");
+  seen.file = hashed();
+  press("#measure button", "CKA");
+  seen.hash = hashed();
+  seen.headlines = all("#answer h1").map((h) => Boolean(h.closest(".by-measure").offsetParent));
+  get("a.term[href='#term-rank-correlation']").click();
+  seen.told = text("#told");
+  all("[data-figure=answer] [data-save=svg]").find((b) => b.offsetParent).click();
+  seen.svg = await blob.text();
   seen.second = text("#matrix-meaning");
   seen.undefined = cells(".matrix tbody tr");
   seen.trendShown = all("#trends .by-measure").map((block) => !block.hidden);
@@ -616,7 +629,7 @@ act().catch((error) => { seen.errors.push(String(error.stack)); }).finally(repor
 """
 
 
-def browse(page: str, folder: Path, size: str = "1280,1000", *options: str) -> tuple[str, str]:
+def browse(page: str, folder: Path, size: str = "1280,1000", *options: str, hash: str = "") -> tuple[str, str]:
     """The page's elements after its script ran, and what the browser's console said."""
     file = folder / "page.html"
     file.write_text(page, "utf-8")
@@ -624,7 +637,7 @@ def browse(page: str, folder: Path, size: str = "1280,1000", *options: str) -> t
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
         "--v=0", f"--user-data-dir={folder / 'profile'}", f"--window-size={size}", "--virtual-time-budget=5000",
-        *options, "--dump-dom", file.as_uri(),
+        *options, "--dump-dom", file.as_uri() + hash,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
@@ -655,7 +668,7 @@ def test_the_browser_reports_errors_at_all(page, tmp_path):
     dom, console = browse(foreign, tmp_path)
     assert "data-foreign" not in dom and "Content Security Policy" in console
     (tmp_path / "broken").mkdir()
-    dom, console = browse(page.replace('<select id="measure">', "<select>"), tmp_path / "broken")
+    dom, console = browse(page.replace('id="layer-map"', ""), tmp_path / "broken")
     assert 'data-ready="yes"' not in dom and console != ""
 
 
@@ -713,9 +726,7 @@ def test_cells_above_chance_have_a_dot(probed, table):
     best = Pairs.of(table, KNN).best
     expected = dotted(table, best["model_x"], best["model_y"])
     assert len(probed["chosen0"]) == len(expected)
-    assert probed["note"] == (
-        f"● marked: above chance, family-wise over the pairs of layers, step-down ({len(expected)} of 34 at α = 0.05)."
-    )
+    assert probed["note"] == f"● above chance: {len(expected)} of 34 pairs of layers (5 % level, corrected for 34 tests)."
     side = probed["side"]
     drawn = {(6 - int(cy // side), int(cx // side)) for cx, cy in probed["dots"]}  # first layers at the lower left
     assert drawn == dotted(table, LANGUAGE[1][0], VISION[2][0])
@@ -801,8 +812,28 @@ def test_measure_theme_and_width(probed):
     assert probed["second"].startswith("CKA (linear, debiased), n = 1,024")
     i, j = ([m[0] for m in side].index(name) for side, name in zip((LANGUAGE, VISION), CONSTANT, strict=True))
     assert probed["undefined"][i][j + 1] == "–"
-    assert probed["trendShown"] == [False, True] and probed["theme"] == "dark"
+    assert probed["trendShown"] == [False, True] and probed["headlines"] == [False, True] and probed["theme"] == "dark"
     assert probed["wide"] <= 0  # the page itself never scrolls sideways
+
+
+@needs_chromium
+def test_the_address_words_and_pictures(probed):
+    """The chosen pair and measure are in the address, a word shows its meaning, the picture is saved as it is seen."""
+    assert probed["file"] == f"#x={LANGUAGE[1][0]}&y={VISION[2][0]}"
+    assert probed["hash"] == f"#m=cka&x={LANGUAGE[1][0]}&y={VISION[2][0]}"
+    assert probed["told"].startswith("rank correlationFrom −1 to +1")
+    root = ElementTree.fromstring(probed["svg"])
+    said = " ".join(node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert root.tag.endswith("svg") and "Vision models" in said and "clip-large" in said
+    assert "CKA (linear, debiased); n = 1,024" in said
+
+
+@needs_chromium
+def test_a_link_opens_the_measure_and_the_pair_that_it_names(page, tmp_path):
+    link = f"#m=cka&x={LANGUAGE[0][0]}&y={VISION[1][0]}"
+    dom, console = browse(page, tmp_path, "390,844", hash=link)
+    readout = dom[dom.index('id="readout"') :]
+    assert console == "" and f"<h4>{LANGUAGE[0][0]} × {VISION[1][0]}</h4>" in readout and "; CKA (linear, debiased)</p>" in readout
 
 
 @needs_chromium

@@ -121,17 +121,18 @@ def test_the_answer_is_made_from_intervals():
     language, vision = found.sides
     assert vision.training.first == ("vit-l",) and vision.training.second == ("vit-l-untrained",)  # family, size, then competence
     assert (language.training.unit, vision.training.unit) == ("family", "family") and language.trend.against == "bits_per_byte"
-    made = vision.training
-    assert sizes[1] == (
-        f"One vision network scores {made.scores[0]:.3f} with the language models after training and {made.scores[1]:.3f} before "
-        f"(difference +{made.difference:.3f}, 95 % interval +{made.low:.3f} to +{made.high:.3f})."
+    one, two = language.training, vision.training
+    assert sizes[0] == (
+        f"One language network scores {one.scores[0]:.3f} with the vision models after training and {one.scores[1]:.3f} before "
+        f"(difference {one.difference:+.3f}, 95 % interval {one.low:+.3f} to {one.high:+.3f}), one vision network "
+        f"{two.scores[0]:.3f} after and {two.scores[1]:.3f} before ({two.difference:+.3f}, {two.low:+.3f} to {two.high:+.3f})."
     )
-    start = "Whether better language models agree more is open: rank correlation with bits per byte (sign turned) "
-    assert sizes[2].startswith(start)
-    assert sizes[2].endswith(", 8 models.") and len(sizes) == 4 and found.text == " ".join([headline, *sizes])
-    too = ", untrained networks and raw input too: judge by the distance to the hollow marks."
+    assert sizes[1].startswith("Better vision models agree more (rank correlation +1.00, rise +0.") and len(sizes) == 2
+    assert "; whether better language models do is open (+0.24, −" in sizes[1] and sizes[1].endswith(", 8 models).")
+    assert found.text == " ".join([headline, *sizes])
+    too = ", but so are untrained networks and raw input: judge by the distance to the hollow marks."
     assert care[0] == f"All 72 pairs are above chance{too}"
-    assert care[1].startswith("Of 7 trained language models 7 beat the untrained one and") and len(care) == 3
+    assert care[1].startswith("7 of 7 trained language models beat the untrained one, ") and len(care) == 3
     assert care[2] == "With 8 models, one more can change a trend."
 
 
@@ -148,7 +149,7 @@ def test_the_terminal_says_the_same_in_ten_lines():
     assert lines[4].startswith("better vision models agree more  rank correlation +")
     assert lines[5] == "above chance: 72 of 72 pairs (5 % level, corrected for 72 tests), untrained ones too"
     assert lines[-1] == f"another measure: {other.pairs.about.label} says {story.brief(other)}" and "−" in lines[-1]
-    assert story.another(found, [found, other]) == "other measures: 1 of 2 give the same answer"
+    assert story.another(found, [found, other]) == "1 of 2 other measures give the same answer"
 
 
 def test_a_fall_is_said_as_a_fall_and_a_distance_is_turned():

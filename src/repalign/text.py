@@ -58,7 +58,8 @@ def alike(*values: float, signed: bool = False) -> list[str]:
     (['0.129', '0.042'], ['+0.088', '−0.003', '+0.129'])
     """
     largest = number(max((abs(v) for v in values if math.isfinite(v)), default=0.0))
-    kind = f"{'+' * signed},.{len(largest.partition('.')[2])}f" if "e" not in largest else f"{'+' * signed}.2e"
+    places = f".{len(largest.partition('.')[2])}f" if "e" not in largest else ".2e"
+    kind = f"{'+' * signed}z,{places}"  # z: what rounds to nothing has no minus
     return [format(v, kind).replace("-", "−") if math.isfinite(v) else UNDEFINED for v in values]
 
 
@@ -140,6 +141,17 @@ def shorten(name: str, length: int) -> str:
         return name
     half = max(1, length // 2)
     return f"{name[:half]}…{name[-half:]}"
+
+
+def without_common_start(names: Sequence[str]) -> list[str]:
+    """Names without the words that all begin with, where these say nothing: each keeps at least its last word.
+
+    >>> without_common_start(["vision-cnn3-next", "vision-cnn16-next"]), without_common_start(["vit", "vit-b"])
+    (['cnn3-next', 'cnn16-next'], ['vit', 'vit-b'])
+    """
+    starts = [name[: match.end()] for name in names[:1] for match in re.finditer(r"[-_/:. ]", name)]
+    shared = [start for start in starts if all(name.startswith(start) and len(name) > len(start) for name in names)]
+    return [name[len(shared[-1]) :] for name in names] if shared and len(names) > 1 else list(names)
 
 
 def parameters(value: float | None) -> str:

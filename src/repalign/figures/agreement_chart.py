@@ -30,7 +30,7 @@ def draw(found: Agreement) -> Figure:
     subtitle = f"Spearman’s correlation over {counted}; n = {found.n_stimuli:,}"
     note = "no p: too few reorderings of the models."
     if np.isfinite(p).any():
-        note = f"○ not above chance at α = {ALPHA:g}: models change places (Mantel), false discovery rate over all cells."
+        note = f"○ not above chance: models are shuffled (Mantel); at most {100 * ALPHA:g} % of the others are false alarms."
     if found.distances:
         note += f" Sign turned, so that higher is closer: {', '.join(facts_of(m).label for m in found.distances)}."
     about = {"above": subtitle, "room": width - 0.075 * longest, "below": note}  # above, it begins after the names

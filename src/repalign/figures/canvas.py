@@ -162,7 +162,7 @@ def ticks(low: float, high: float, count: int = 5, log: bool = False) -> list[tu
 
 def place_labels(
     points: np.ndarray, sizes: np.ndarray, radius: float, area: Sequence[float], *, reach: int = 1,
-    taken: Iterable[Sequence[float]] = (),
+    taken: Iterable[Sequence[float]] = (), apart: bool = False,
 ) -> list[tuple[float, float] | None]:  # fmt: skip
     """Where each name goes, its lower left corner: the nearest place where it covers no point and no other name.
 
@@ -170,7 +170,8 @@ def place_labels(
 
     points : (n, 2) in pixels, y upwards. sizes : (n, 2) width and height of the names. radius : of the points.
     area : left, low, right and high, within which names must lie. reach : how many times farther than beside its point
-    a name may be. taken : boxes (left, low, right, high) that no name may cover.
+    a name may be. taken : boxes (left, low, right, high) that no name may cover. apart : rather a place that is nearer to no
+    other point than to its own.
     """
     away = np.array(PLACES, float)
     # Beside the point by its radius; in a corner, by what reaches the circle.
@@ -183,12 +184,18 @@ def place_labels(
     free = np.asarray((low >= area[:2]).all(-1) & (boxes[..., 2:] <= area[2:]).all(-1))
     for box in (*marks, *map(np.asarray, taken)):
         free &= ~_overlap(box, boxes)
+    clear = np.ones(free.shape, bool)
+    if apart and len(points) > 1:
+        beside = np.maximum(boxes[:, :, None, :2] - points, points - boxes[:, :, None, 2:]).clip(0)  # (n, 8 * reach, n, 2)
+        gaps = np.hypot(*np.moveaxis(beside, -1, 0)).swapaxes(1, 2)
+        own = np.eye(len(points), dtype=bool)
+        clear = gaps[own] < gaps[~own].reshape(len(points), len(points) - 1, -1).min(1)
     out: list[tuple[float, float] | None] = [None] * len(points)
     left = set(range(len(points)))
     while left:
         i = min(left, key=lambda k: (free[k].sum(), k))
         left.remove(i)
-        at = np.flatnonzero(free[i])
+        at = np.flatnonzero(free[i] & clear[i] if (free[i] & clear[i]).any() else free[i])
         if len(at):
             x, y = low[i, at[0]]
             out[i] = float(x), float(y)

@@ -54,8 +54,8 @@ class Layers:
         tests, count = int(np.isfinite(stepdown).sum()), int((stepdown <= alpha).sum())
         note = "Nothing is marked: this result has no p-values over the pairs of layers."
         if tests:
-            many = f"{format(count, ',') if count else 'none'} of {tests:,} at α = {alpha:g}"
-            note = f"● marked: above chance, family-wise over the pairs of layers, step-down ({many})."
+            many = f"{format(count, ',') if count else 'none'} of {words.counted(tests, 'pair')} of layers"
+            note = f"● above chance: {many} ({100 * alpha:g} % level, corrected for {tests:,} tests)."
         median = float(levels.median()) if len(levels) else math.nan
         return cls(list(map(str, names_x)), list(map(str, names_y)), arrays, best, median, note)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from repalign.relate.jackknife import said_by
-from repalign.relate.sentences import FEW_MODELS, OF, noun
-from repalign.text import TIMES, alike, counted, p_sentence
+from repalign.relate.sentences import FEW_MODELS, OF
+from repalign.text import TIMES, alike, counted, interval, p_sentence
 
 if TYPE_CHECKING:
     from repalign.relate.jackknife import ModelDifference
@@ -38,14 +38,14 @@ def short(side: SideVerdict) -> str:
 
 
 def ranked(side: SideVerdict) -> str:
-    """ "+0.98 (+0.51 to +1.00)", signs turned, and the interval that the answer rests on: the line's if that of ranks holds 0."""
+    """ "+0.98 (+0.51 to +1.00)", signs turned; with the rise of the line where that is what the answer rests on."""
     value, low, high = (f"{v:+.2f}".replace("-", "−") for v in side.rank)
     if side.says == said_by(*side.rank[1:]) != "":
         return f"{value} ({low} to {high})"
-    if not side.has_line:
+    if not side.says:
         return value
     rise, low, high = alike(*side.rise, side.points["alignment"].abs().max(), signed=True)[:3]
-    return f"{value}, its line {rise} ({low} to {high})"
+    return f"{value}, rise {rise} ({low} to {high})"
 
 
 def difference(found: ModelDifference) -> str:
@@ -86,6 +86,8 @@ def headline(found: Verdict) -> str:
         return f"{capital(found.pairs.about.label)} is undefined for every pair of models."
     if len(found.pairs.rows) == 1:
         return f"{best['model_x']} and {best['model_y']} agree {'' if found.pairs.found.any() else 'no '}more than chance."
+    if not found.pairs.found.any():
+        return f"{capital(count(found, 'agrees more than chance'))}."
     known, unsure = [claim for says in ("more", "less") for claim in _claims(found, says)], list(_claims(found, "open"))
     if known and known[-1].endswith(" agree more"):
         unsure = [claim.replace(" agree more", " do") for claim in unsure]
@@ -121,8 +123,9 @@ def sizes(found: Verdict) -> list[str]:
     """The sizes behind the answer, with intervals."""
     if found.is_mock or found.pairs.best is None:
         return []
-    told = [one for side in found.sides for one in _training(side, found.sides)]
-    told += [one for side in found.sides for one in _competence(side)]
+    sides = found.sides if found.pairs.found.any() else ()  # what is chance has no sizes
+    told = list(_joined(", ", _training(sides)))
+    told += _joined("; ", _competence(sides, "" if told else "95 % interval "))
     if not told:
         told = [best(found)] + ([f"{capital(count(found))} ({found.pairs.level})."] if found.pairs.tests > 1 else [])
     return told if found.pairs.about.closer_is_higher else [*told, "This measure is a distance: lower is closer."]
@@ -134,6 +137,7 @@ def best(found: Verdict) -> str:
     if row is None:
         return found.pairs.text
     score, chance = alike(row["statistic"], row["null_mean"])
+    score = interval(row["statistic"], row["low"], row["high"]) if math.isfinite(row.get("low") or math.nan) else score
     if len(found.pairs.rows) == 1:
         p = p_sentence(row["pvalue"], found.pairs.draws).removesuffix(" (floor)")
         return f"{capital(found.pairs.about.label)} {score}, chance {chance}, {p}; n = {found.pairs.n:,}."
@@ -147,31 +151,41 @@ def brief(found: Verdict) -> str:
     return ", ".join(told) or count(found)
 
 
-def _training(side: SideVerdict, sides: Sequence[SideVerdict]) -> Iterator[str]:
-    found = side.training
-    if found is None:
-        return
-    (trained, untrained), first, second = alike(*found.scores), len(found.first), len(found.second)
-    gap = f"difference {difference(found)}".replace(" (", ", 95 % interval ").removesuffix(")")
-    gap += "" if found.unit else ", no interval for fewer than three partners"
-    kind, others = f"{side.kind} " if side.kind else "", [other for other in sides if other is not side] or [side]
-    if first == second:
-        what = f"one {kind}network scores" if first == 1 else f"{first} {kind}networks score"
-        yield f"{capital(what)} {trained} with the {models(others)} after training and {untrained} before ({gap})."
-    else:
-        not_ = "the untrained one" if second == 1 else f"the {second} untrained ones"
-        yield f"The {first} trained {kind}models score {trained} on average, {not_} {untrained} ({gap})."
+def _joined(by: str, clauses: Iterator[str]) -> Iterator[str]:
+    """One sentence of some clauses; nothing of none."""
+    if text := by.join(clauses):
+        yield f"{capital(text)}."
 
 
-def _competence(side: SideVerdict) -> Iterator[str]:
-    found = side.trend
-    if found is None or math.isnan(side.rank[0]):
-        return
-    start = f"{side.better} {models([side])}"
-    said = f"whether {start} agree more is open" if side.says == "open" else f"{start} agree {side.says}"
-    said = said if side.says else f"{start} are too few for an interval"
-    turned = " (sign turned)" if found.lower_is_better else ""
-    yield f"{capital(said)}: rank correlation with {noun(found.label)}{turned} {ranked(side)}, {counted(found.n, 'model')}."
+def _training(sides: Sequence[SideVerdict]) -> Iterator[str]:
+    """What training does on each side; the first clause names what the numbers in brackets are."""
+    trained = [(side, side.training) for side in sides if side.training]
+    for k, (side, found) in enumerate(trained):
+        (after, before), first, second = alike(*found.scores), len(found.first), len(found.second)
+        gap = difference(found).replace(" (", ", " if k else ", 95 % interval ").removesuffix(")")
+        gap = f"{'' if k else 'difference '}{gap}{'' if found.unit else ', no interval for fewer than three partners'}"
+        kind, others = f"{side.kind} " if side.kind else "", [other for other in sides if other is not side] or [side]
+        if first == second:
+            what = f"one {kind}network" if first == 1 else f"{first} {kind}networks"
+            if not k:
+                what, after = f"{what} score{'s' * (first == 1)}", f"{after} with the {models(others)}"
+            yield f"{what} {after} after {'' if k else 'training '}and {before} before ({gap})"
+        else:
+            not_ = "the untrained one" if second == 1 else f"the {second} untrained ones"
+            yield f"the {first} trained {kind}models score {after} on average, {not_} {before} ({gap})"
+
+
+def _competence(sides: Sequence[SideVerdict], interval: str) -> Iterator[str]:
+    """What competence does on each side, the clear answers first."""
+    sized = [(side, side.trend) for side in sides if side.trend and not math.isnan(side.rank[0])]
+    sized, do = sorted(sized, key=lambda one: one[0].says not in ("more", "less")), "agree more"
+    for k, (side, found) in enumerate(sized):
+        size = ranked(side).replace(" (", f", {'' if k else interval}").removesuffix(")")
+        start = f"{side.better} {models([side])}"
+        said = f"whether {start} {do} is open" if side.says == "open" else f"{start} agree {side.says}"
+        do = "do" if side.says == "more" else do
+        said = said if side.says else f"{start} are too few for an interval"
+        yield f"{said} ({'' if k else 'rank correlation '}{size}, {counted(found.n, 'model')})"
 
 
 def compared(found: Verdict) -> str:
@@ -212,7 +226,7 @@ def another(found: Verdict, others: Sequence[Verdict]) -> str:
     if len(others) == 1:
         return f"another measure: {others[0].pairs.about.label} says {brief(others[0])}"
     same = sum(other.states == found.states for other in others)
-    return f"other measures: {same} of {len(others)} give the same answer"
+    return f"{same} of {len(others)} other measures give the same answer"
 
 
 # --- with care -----------------------------------------------------------------------------------
@@ -228,7 +242,7 @@ def care(found: Verdict) -> list[str]:
         return ["Above chance says that the two share something, not what, and not how much."]
     told = list(_yardstick(found))
     few = sorted({side.trend.n for side in found.sides if side.trend and side.trend.n <= FEW_MODELS})
-    limits = [*_one_family(found)] + ([f"with {' or '.join(map(str, few))} models, one more can change a trend"] if few else [])
+    limits = ([f"with {' or '.join(map(str, few))} models, one more can change a trend"] if few else []) + [*_one_family(found)]
     if not any(side.trend for side in found.sides):
         limits = ["no score or size is known of three models of a side, so nothing is said about better models"]
     return [*told, *([f"{capital('; '.join(limits))}."] if limits else [])]
@@ -241,7 +255,7 @@ def _yardstick(found: Verdict) -> Iterator[str]:
     if not hollow:
         yield "Above chance says that two models share something, not how much: no untrained model was compared."
         return
-    too = f", {' and '.join(hollow)} too: judge by the distance to the hollow marks" if found.pairs.found.all() else ""
+    too = f", but so are {' and '.join(hollow)}: judge by the distance to the hollow marks" if found.pairs.found.all() else ""
     yield f"{capital(count(found))}{too}."
     told = []
     for side in found.sides:
@@ -249,8 +263,7 @@ def _yardstick(found: Verdict) -> Iterator[str]:
         which = [("the untrained one" if len(untrained) == 1 else "all untrained ones", untrained)] if untrained else []
         which += [(name, [name]) for name in side.of("none")]
         said = [f"{side.beat(names)} beat {what}" for what, names in which]
-        if n and said:
-            told.append(f"of {n} trained {models([side])} {' and '.join(said)}")
+        told += [", ".join(said).replace(" beat", f" of {n} trained {models([side])} beat", 1)] if n and said else []
     if told:
         yield f"{capital('; '.join(told))}."
 
@@ -264,3 +277,4 @@ def _one_family(found: Verdict) -> Iterator[str]:
             if len(families) and families.iloc[0] > 1:
                 n, whole = int(families.iloc[0]), len(partners.points)
                 yield f"{n} of {whole} {models([partners])} are of one family, so the interval over them may be too narrow"
+                return

@@ -24,6 +24,7 @@ from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family
 from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
 
 NOTHING = (math.nan, math.nan)
+NEARLY_PERFECT = 0.9  # a rank correlation that one swap in the order moves far on Fisher's scale
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,17 @@ class TrendInference:
 
     @property
     def says(self) -> str:
-        """What the intervals say: "more", "less", "open", or "" without any.
+        """What the interval says that the answer rests on: "more", "less", "open", or "" without one.
 
-        One of the two must lie on one side of 0 and the other not on the other side: a model far away spoils the line and not
-        the order, an order that is nearly perfect has a wide interval and its line a narrow one (docs/trends.md, Measured).
+        That of the rank correlation, which one model far away does not spoil; where the order is nearly perfect it is wide or
+        undefined, and that of the slope speaks (docs/trends.md).
         """
-        said = {said_by(*self.slope_interval), said_by(*self.spearman_interval)} - {""}
-        clear = said - {"open"}
-        return clear.pop() if len(clear) == 1 else "open" if said else ""
+        return said_by(*(self.slope_interval if self.by_line else self.spearman_interval))
+
+    @property
+    def by_line(self) -> bool:
+        """Whether the answer rests on the interval of the slope."""
+        return abs(self.spearman) >= NEARLY_PERFECT or math.isnan(self.spearman_interval[0])
 
     def band(self, x: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """The interval of the line at x for other models with these partners: the jackknife over `unit` alone."""

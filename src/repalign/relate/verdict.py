@@ -119,7 +119,7 @@ class Verdict(Finding):
         """What two measures must share to say the same."""
         found = tuple(one for side in self.sides for one in (side.training_says, side.says))
         n = int(self.pairs.found.sum())
-        return found if any(found) else ("all" if n == self.pairs.tests else "some" if n else "none",)
+        return found if any(found) and n else ("all" if n == self.pairs.tests else "some" if n else "none",)
 
 
 def verdict(table: pd.DataFrame, run: Mapping[str, Any], measure: str | None = None) -> Verdict:

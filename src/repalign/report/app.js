@@ -50,7 +50,6 @@ function make(name, attributes = {}, ...children) {
   node.append(...children.filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : String(c))));
   return node;
 }
-const shorten = (name, length) => (name.length <= length ? name : `${name.slice(0, length >> 1)}…${name.slice(-(length >> 1))}`);
 const fill = (selector, ...children) => $(selector).replaceChildren(...children);
 const step = (position) => Math.round(position * 31);
 
@@ -92,8 +91,8 @@ function drawMatrix() {
   const m = data.measures[state.measure], view = state.matrixView, { texts, steps, scale, chance } = m.matrix[view], grid = m.grid;
   const folded = data.pairViews.filter((key) => data.adjusted.includes(key) && key !== m.rule);
   buttons("#matrix-view", data.pairViews.filter((key) => !folded.includes(key)), view, (key) => { state.matrixView = key; drawMatrix(); }, folded);
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, shorten(data.models[c], 22)))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, shorten(data.models[r], 26)), ...grid.columns.map((c, j) => {
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, data.models[r]), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0) return make("td", { class: "none" });
     const mark = m.pairs[k][4] || texts[i][j] === "–" ? "" : "○ ";
@@ -103,16 +102,28 @@ function drawMatrix() {
       "aria-pressed": String(k === state.pair), on: { click: () => { choosePair(k); $("#layers").scrollIntoView(); } },
     }, mark + texts[i][j]));
   })));
-  const longest = Math.max(...grid.columns.map((c) => data.models[c].length));
-  const crowded = grid.columns.length > 12 ? ";--cell:49px;--size:.72rem" : "";
-  const table = make("table", { class: "matrix", style: `--head:${0.58 * Math.min(23, longest) + 1.2}em${crowded}` }, make("thead", {}, head), make("tbody", {}, ...rows));
+  const table = make("table", { class: "matrix" }, make("thead", {}, head), make("tbody", {}, ...rows));
   fill("#matrix", table);
+  fitMatrix();
   fill("#matrix-meaning", `${m.label}, n = ${data.n.toLocaleString("en-US")}. ${VIEW[view].meaning}`);
   legend("#matrix-legend", view, scale, [], m.draws);
   const level = chance[0] === chance[1] ? number(chance[0]) : `${number(chance[0])} to ${number(chance[1])}`;
   const span = chance[1] - chance[0], wide = view === "statistic" && span > 0.25 * (scale[1] - chance[0]);
   const ceiling = m.ceilings.length ? ` Ceiling: ${m.ceilings.join("; ")}.` : "";
   fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${ceiling}${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
+}
+
+// Cells as wide as the page allows; where numbers find no room, colour alone, and the number on hover.
+function fitMatrix() {
+  const table = $(".matrix"), room = $("#matrix").clientWidth;
+  if (!table || !room) return;
+  const count = table.tHead.rows[0].cells.length - 1, longest = (texts) => Math.max(...texts.map((text) => text.length));
+  const names = Math.min(room * 0.34, 8 * longest(data.models) + 20), cell = Math.max(8, Math.min(64, Math.floor((room - names - 4) / count) - 2));
+  const size = Math.min(12.8, cell / (0.62 * longest([...table.querySelectorAll("td > button")].map((button) => button.textContent))));
+  table.classList.toggle("bare", size < 8);
+  table.classList.toggle("tight", cell < 30);
+  const sizes = { "--names": names, "--cell": cell, "--high": Math.max(14, Math.min(38, cell)), "--size": size, "--whole": names + count * (cell + 2) + 4 };
+  for (const [key, value] of Object.entries(sizes)) table.style.setProperty(key, `${value}px`);
 }
 
 // --- layers against layers ----------------------------------------------------------------------
@@ -140,6 +151,7 @@ function cells(measure, pair) {
 function choosePair(k) {
   state.pair = k;
   state.cursor = null;
+  remember();
   document.querySelectorAll("[data-pair]").forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.pair) === k)));
   drawLayers();
 }
@@ -198,7 +210,7 @@ function layerMap(map, view, scale, best, x, y) {
     svg.append(make("text", withY ? { "text-anchor": "end", transform: `translate(${cx + 4} ${cy - 2}) rotate(-45)` } : { x: cx, y: cy, "text-anchor": "middle" }, withY ? namesY[j] : j));
   }
   svg.append(group, dots,
-    make("text", { class: "axis-title", "text-anchor": "middle", transform: `translate(12 ${6 + height / 2}) rotate(-90)` }, cut(`layers of ${data.models[x]}`, height / 6)),
+    make("text", { class: "axis-title", "text-anchor": "middle", transform: `translate(12 ${6 + height / 2}) rotate(-90)` }, height > 6.5 * (data.models[x].length + 10) ? `layers of ${data.models[x]}` : "rows"),
     make("text", { class: "axis-title", x: left, y: height + bottom + 2 }, `layers of ${data.models[y]}`));
   const move = (cell) => {
     state.cursor = cell;
@@ -221,7 +233,6 @@ function layerMap(map, view, scale, best, x, y) {
   });
   return svg;
 }
-const cut = (words, length) => (words.length <= length ? words : `${words.slice(0, Math.max(1, length - 1))}…`);
 
 function drawReadout() {
   const m = data.measures[state.measure], pair = m.pairs[state.pair], of = (name) => field(pair, name);
@@ -254,9 +265,9 @@ function drawAtlas() {
   const hidden = m.pairs.length < 2 || m.maps.every((p) => !p.shape[0]);
   $("#atlas-title").hidden = $("#atlas-note").hidden = $("#atlas").hidden = hidden;
   if (hidden) return;
-  const size = Math.max(40, Math.min(110, Math.floor(930 / grid.columns.length) - 7));
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col", title: data.models[c] }, make("span", {}, shorten(data.models[c], 20)))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row", title: data.models[r] }, shorten(data.models[r], 22)), ...grid.columns.map((c, j) => {
+  const room = $("#atlas").clientWidth || 930, size = Math.max(9, Math.min(76, Math.floor((0.72 * room) / grid.columns.length) - 6));
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, data.models[r]), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0 || !m.maps[k].shape[0]) return make("td");
     const map = cells(state.measure, k), turned = grid.mirrored[i][j], [high, wide] = turned ? [map.ly, map.lx] : [map.lx, map.ly];
@@ -374,10 +385,103 @@ function download() {
   const isFormula = (value) => typeof value === "string" && /^'*[=+\-@\t\r]/.test(value) && !Number.isFinite(Number(value));
   const quoted = (value) => { const words = value === null || value === undefined ? "" : isFormula(value) ? `'${value}` : String(value); return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words; };
   const lines = table.rows.map((row) => keys.map((key) => quoted({ dataset: data.dataset, n: data.n, n_draws: row.draws }[key] ?? row[key])).join(","));
-  const url = URL.createObjectURL(new Blob([[keys.join(","), ...lines, ""].join("\r\n")], { type: "text/csv" }));
-  make("a", { href: url, download: `${data.name.replace(/[^\w.-]+/g, "-") || "alignment"}.csv` }).click();
+  hand(new Blob([[keys.join(","), ...lines, ""].join("\r\n")], { type: "text/csv" }), "table.csv");
+}
+
+// --- words, and pictures to take along ------------------------------------------------------------
+// A word of the glossary shows its meaning where it stands; without a script the link leads to it.
+addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  const target = document.getElementById(link.hash.slice(1)), told = $("#told");
+  if (link.classList.contains("term") && told.showPopover) {
+    told.replaceChildren(...[...target.children].map((child) => make("p", { class: child.tagName.toLowerCase() }, child.textContent)));
+    told.showPopover();
+    const box = link.getBoundingClientRect();
+    told.style.left = `${Math.max(8, Math.min(box.left, innerWidth - told.offsetWidth - 8))}px`;
+    told.style.top = `${box.bottom + told.offsetHeight + 8 < innerHeight ? box.bottom + 6 : box.top - told.offsetHeight - 6}px`;
+  } else {
+    if (link.dataset.choose) chooseMeasure(data.measures.findIndex((m) => m.repr === link.dataset.choose));
+    openTo(target);
+    $("#menu").setAttribute("aria-expanded", "false");
+  }
+  event.preventDefault(); // the hash holds the measure and the pair
+});
+function openTo(target) {
+  for (let at = target?.querySelector(":scope > details") ?? target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  target?.scrollIntoView();
+}
+addEventListener("scroll", () => $("#told").hidePopover?.(), { passive: true });
+
+// A part of the page as one SVG: its boxes, its words, and the drawings in it, in the colours of the screen.
+const DRAWN = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "font-size", "font-family", "font-weight", "text-anchor", "visibility", "shape-rendering"];
+function drawnAs(part) {
+  const whole = part.getBoundingClientRect(), pad = 12, seen = (color) => color && color !== "transparent" && !/, 0\)$/.test(color);
+  const [width, height] = [Math.ceil(Math.max(whole.width, part.scrollWidth)) + 2 * pad, Math.ceil(whole.height) + 2 * pad + 16];
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, width, height }), at = (box) => ({ x: box.left - whole.left + pad, y: box.top - whole.top + pad });
+  const rect = (box, color, radius) => svg.append(make("rect", { ...at(box), width: box.width, height: box.height, rx: parseFloat(radius) || 0, fill: color }));
+  svg.append(make("rect", { width, height, fill: getComputedStyle(document.body).backgroundColor }));
+  const write = (node, style) => {
+    const range = document.createRange(), upright = style.writingMode === "horizontal-tb";
+    const look = { fill: style.color, "font-size": style.fontSize, "font-family": style.fontFamily, "font-weight": style.fontWeight };
+    const put = (start, end) => { // a word, or as much of it as stands on one line
+      range.setStart(node, start);
+      range.setEnd(node, end);
+      const boxes = [...range.getClientRects()], box = boxes[0];
+      if (!box) return;
+      if (boxes.length > 1 && end - start > 1) {
+        let cut = end - 1;
+        for (; cut > start + 1; cut--) { range.setEnd(node, cut); if (range.getClientRects().length === 1) break; }
+        put(start, cut);
+        put(cut, end);
+        return;
+      }
+      const { x, y } = at(box), place = upright ? { x, y: y + 0.78 * box.height } : { transform: `translate(${x + 0.78 * box.width} ${y + box.height}) rotate(-90)` };
+      svg.append(make("text", { ...place, ...look }, node.data.slice(start, end)));
+    };
+    for (const { 0: word, index } of node.data.matchAll(/\S+/g)) put(index, index + word.length);
+  };
+  const walk = (node) => {
+    const box = node.getBoundingClientRect(), style = getComputedStyle(node);
+    if (!box.width || style.visibility === "hidden" || node.classList.contains("save")) return;
+    if (node instanceof SVGSVGElement) {
+      const copy = node.cloneNode(true), from = [node, ...node.querySelectorAll("*")];
+      [copy, ...copy.querySelectorAll("*")].forEach((one, i) => { const now = getComputedStyle(from[i]); for (const name of DRAWN) one.style[name] = now.getPropertyValue(name); });
+      for (const [key, value] of Object.entries({ ...at(box), width: box.width, height: box.height })) copy.setAttribute(key, value);
+      svg.append(copy);
+      return;
+    }
+    if (seen(style.backgroundColor)) rect(box, style.backgroundColor, style.borderRadius);
+    if (node.classList.contains("ramp")) for (let k = 0; k < 32; k++) rect({ left: box.left + (k * box.width) / 32, top: box.top, width: box.width / 32 + 0.5, height: box.height }, style.getPropertyValue(`--q${k}`).trim());
+    if (parseFloat(style.borderLeftWidth) > 1) rect({ left: box.left, top: box.top, width: parseFloat(style.borderLeftWidth), height: box.height }, style.borderLeftColor);
+    for (const child of node.childNodes) {
+      if (child.nodeType === Node.TEXT_NODE) write(child, style);
+      else if (child.nodeType === Node.ELEMENT_NODE) walk(child);
+    }
+  };
+  walk(part);
+  const about = `${data.name}; ${data.measures[state.measure].label}; n = ${data.n.toLocaleString("en-US")}; repalign`;
+  svg.append(make("text", { x: pad, y: height - 8, fill: getComputedStyle(document.body).color, "font-size": 11, "font-family": "sans-serif" }, about));
+  if (document.body.classList.contains("is-mock")) svg.append(make("text", { x: width / 2, y: height / 2, "text-anchor": "middle", "font-size": 24, "font-weight": 700, "font-family": "sans-serif", fill: "#c8324a", opacity: 0.5 }, "MOCK RUN: the numbers mean nothing"));
+  return { width, height, text: new XMLSerializer().serializeToString(svg) };
+}
+function hand(blob, name) {
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: `${`${data.name}-${name}`.replace(/[^\w.-]+/g, "-")}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
+async function save(button) {
+  const name = button.closest("[data-figure]").dataset.figure, part = [...document.querySelectorAll(`[data-figure-of="${name}"]`)].find((one) => one.getBoundingClientRect().width);
+  const { width, height, text } = drawnAs(part), blob = new Blob([text], { type: "image/svg+xml" });
+  const file = `${name}-${data.measures[state.measure].slug}.${button.dataset.save}`;
+  if (button.dataset.save === "svg") return hand(blob, file);
+  const url = URL.createObjectURL(blob), image = make("img", { src: url }), canvas = make("canvas", { width: 2 * width, height: 2 * height });
+  await image.decode();
+  canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
+  URL.revokeObjectURL(url);
+  return hand(await new Promise((done) => { canvas.toBlob(done); }), file);
+}
+for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => save(button));
 
 // --- everything together ------------------------------------------------------------------------
 function chooseMeasure(index) {
@@ -387,11 +491,31 @@ function chooseMeasure(index) {
   state.pair = same >= 0 ? same : data.measures[index].best;
   state.cursor = null;
   document.querySelectorAll(".by-measure").forEach((block) => { block.hidden = Number(block.dataset.measure) !== index; });
-  drawMatrix();
+  document.querySelectorAll("#measure button").forEach((b) => b.setAttribute("aria-pressed", String(Number(b.value) === index)));
+  if ($("#measure")) $("#measure").value = index;
+  if ($("#first-matrix")) $(`#answer [data-measure="${index}"] .first`).append($("#first-matrix"));
+  if ($("#matrix")) drawMatrix();
   drawLayers();
   drawAtlas();
   $("#table-measure").value = index;
   filterRows();
+  remember();
+}
+
+// The measure and the pair stand in the address, so that a link shows what its sender saw.
+function remember() {
+  const m = data.measures[state.measure], pair = m.pairs[state.pair], words = [];
+  if (state.measure) words.push(`m=${m.slug}`);
+  if (state.pair !== m.best) words.push(`x=${encodeURIComponent(data.models[pair[0]])}`, `y=${encodeURIComponent(data.models[pair[1]])}`);
+  if (words.length || location.hash.includes("=")) history.replaceState(null, "", `#${words.join("&")}`);
+}
+function recall() {
+  const asked = new URLSearchParams(location.hash.slice(1)), measure = data.measures.findIndex((m) => m.slug === asked.get("m"));
+  if (location.hash && !location.hash.includes("=")) openTo(document.getElementById(decodeURIComponent(location.hash.slice(1))));
+  const [x, y] = ["x", "y"].map((side) => data.models.indexOf(asked.get(side)));
+  chooseMeasure(Math.max(0, measure));
+  const k = pairOf(x, y);
+  choosePair(k >= 0 ? k : data.measures[state.measure].best);
 }
 
 function chooseTheme() {
@@ -400,7 +524,10 @@ function chooseTheme() {
   drawAtlas();
 }
 
-$("#measure").addEventListener("change", (event) => chooseMeasure(Number(event.target.value)));
+for (const event of ["change", "click"]) $("#measure")?.addEventListener(event, ({ target }) => { if (target.value !== undefined && Number(target.value) !== state.measure) chooseMeasure(Number(target.value)); });
+$("#menu").addEventListener("click", () => $("#menu").setAttribute("aria-expanded", String($("#menu").getAttribute("aria-expanded") !== "true")));
+addEventListener("hashchange", recall);
+addEventListener("resize", () => { if ($("#matrix")) fitMatrix(); });
 for (const id of ["#model-x", "#model-y"]) $(id).addEventListener("change", () => {
   const k = pairOf(Number($("#model-x").value), Number($("#model-y").value));
   if (k >= 0) choosePair(k); else drawLayers();
@@ -430,6 +557,6 @@ $("#find").addEventListener("input", filterRows);
 $("#more").addEventListener("click", moreRows);
 $("#csv").addEventListener("click", download);
 if (!data.exact) fill("#table-note", `The ${data.cellCount.toLocaleString("en-US")} pairs of layers are in the layer maps above; as a table they are in the file named at the foot of this page.`);
-chooseMeasure(0);
+recall();
 document.documentElement.dataset.ready = "yes";
 })();

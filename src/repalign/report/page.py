@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from repalign import text as words
 from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
-from repalign.comparison.conventions import ADJUSTED, RULES, VIEWS, Conventions, Pairs, text_of
+from repalign.comparison.conventions import RULES, VIEWS, Conventions, Pairs, text_of
 from repalign.comparison.doctor import SEVERITIES
 from repalign.errors import RepalignError
 from repalign.figures import palette, trend_chart
@@ -32,13 +32,15 @@ from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
 from repalign.files import seal_html, write_file
 from repalign.null import MEANINGS, Unpaired
-from repalign.relate import MIN_MODELS_LINE, Trend, sides_of, trend, yardstick_label, yardsticks
+from repalign.relate import MIN_MODELS_LINE, Trend, Verdict, story, trend, verdict, yardstick_label, yardsticks
 from repalign.report import payload
+from repalign.report.screen import explainer, glossary, screen
 from repalign.text import Progress, silent
 
 # The page may run its own script and nothing else, and fetch nothing at all.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src '{digest}'"
 STUDY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+FIRST_TRACKS = 10  # pairs beside chance that are not folded
 MOST_TRACKS = 250  # pairs beyond this are in the table only
 MAX_SIDE, MAX_ROWS = 30, 5  # of a notebook's matrix and of its best pairs
 FILES = resources.files("repalign.report")
@@ -74,37 +76,38 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
     if not (table["scope"] == "max").any():
         raise RepalignError("the result has no pairs of models", expected="rows of scope 'max'", got="none")
     conventions, script = Conventions.of(run), FILES.joinpath("app.js").read_text("utf-8")
-    pairs = [Pairs.of(table, measure, conventions) for measure in dict.fromkeys(table["measure"])]
-    cells = table.loc[table["scope"] == "cell"].reset_index(drop=True)
+    measures = list(dict.fromkeys(table["measure"]))
+    found = [verdict(table, run, measure) for measure in measures]
+    pairs, cells = [one.pairs for one in found], table.loc[table["scope"] == "cell"].reset_index(drop=True)
+    trends = [list(_trends(one, run)) for one in found]
     return _filled(
         "report.html", is_mock(table),
         policy=POLICY.format(digest="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         name=run.get("name") or (run.get("dataset") or {}).get("name") or "Alignment", run=run,
-        conventions=conventions, measures=[some.about for some in pairs],
+        conventions=conventions, measures=[some.about for some in pairs], pairs=pairs, compared_what=story.compared(found[0]),
+        screens=[screen(one, [*found[k + 1 :], *found[:k]], cells, run) for k, one in enumerate(found)],
         left_out=about_of(run, [one["measure"] for one in run.get("left_out") or []]),
         chance=chance(pairs, cells, run, conventions), ceilings=list(ceilings(pairs)), models=models(run),
-        answers=[answer(some, cells) for some in pairs], table=table, charts=[NullChart.of(some) for some in pairs],
-        trends=[list(_trends(some.rows, run)) for some in pairs], draws=min(some.draws for some in pairs),
+        table=table, charts=[NullChart.of(some) for some in pairs],
+        trends=trends, has_trends=any(trends), layered=bool((cells[["index_x", "index_y"]] > 0).to_numpy().any()),
+        draws=min(some.draws for some in pairs),
         packed=len(cells) > payload.EXACT_CELLS, only_best=len(cells) > payload.MOST_CELLS,
         undefined=int(table["statistic"].isna().to_numpy().sum()), where=where,
         data=payload.data(table, pairs, cells, run), script=Markup(script),
     )  # fmt: skip
 
 
-def _trends(rows: pd.DataFrame, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str, TrendChart | None]]:
+def _trends(found: Verdict, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str, TrendChart | None]]:
     """Every trend over the pairs of one measure, whose models it is of, and its chart; none for too few models."""
-    models, defined = list(run.get("models") or []), rows.loc[rows["statistic"].notna()]
-    for side in sides_of(run):
-        columns = ("model_x", "model_y") if side == "both" else (f"model_{side}",)
-        names = list(dict.fromkeys(name for column in columns for name in defined[column]))
-        kinds = {m.get("modality") for m in models if m.get("name") in names}
-        who = f"{kinds.pop()} models" if len(kinds) == 1 else f"models of side {side}"
-        for against in yardsticks(models, names):
+    models, rows = list(run.get("models") or []), found.pairs.rows
+    for side in found.sides:
+        for against in yardsticks(models, side.points["model"].tolist()):
             facts = (run.get("competences") or {}).get(against) or {}
             known: dict[str, Any] = {key: facts.get(key) for key in ("label", "lower_is_better")}
-            one = trend(rows, models, against, side, **known)
-            chart = TrendChart.of(one) if one.n >= MIN_MODELS_LINE else None
-            yield one, "all models" if side == "both" else who, chart
+            one = side.trend  # there already, if it is of this yardstick
+            if one is None or one.against != against:
+                one = trend(rows, models, against, side.side, **known)
+            yield one, story.models([side]), TrendChart.of(one) if one.n >= MIN_MODELS_LINE else None
 
 
 def write_study_page(
@@ -155,7 +158,8 @@ def _environment() -> jinja2.Environment:
     env.globals |= {
         "palette": palette, "outline": trend_chart.outline, "frame": vars(trend_chart), "views": VIEWS, "rules": RULES,
         "text_of": text_of, "yardstick_label": yardstick_label, "style": Markup(FILES.joinpath("style.css").read_text("utf-8")),
-        "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "fewest": MIN_MODELS_LINE, "count": "{:,}".format,
+        "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "first_tracks": FIRST_TRACKS, "fewest": MIN_MODELS_LINE,
+        "explainer": explainer, "glossary": glossary, "dict": dict, "count": "{:,}".format,
     }  # fmt: skip
     told = (words.number, words.counted, words.interval, words.parameters, words.pvalue, words.p_sentence)
     env.globals |= {f.__name__: f for f in told}
@@ -176,39 +180,6 @@ AGGREGATES = {
     "columns": "the mean over the layers of the second model of their best partner, by its {scale}",
     "matching": "the mean over the best one-to-one matching of layers, by their {scale}",
 }
-
-
-def answer(pairs: Pairs, cells: pd.DataFrame) -> dict[str, Any]:
-    """What one measure says over all pairs of models."""
-    best, rows = pairs.best, pairs.rows
-    n_cells, best_found, seeds, halves = 0, False, pairs.seeds[:1], None
-    if best is not None:
-        both = pd.Series({side: best[side] for side in ("model_x", "model_y")})
-        best_found = bool(pairs.found[(rows[both.index] == both).all(axis=1)].any())
-        own = cells.loc[cells["measure"] == best["measure"], both.index]
-        n_cells = int((own == both).all(axis=1).sum())
-        seeds = [c for c in pairs.seeds if {c.model_x, c.model_y} & set(both)][:2] or seeds
-        halves = next((c for c in pairs.halves if {c.model_x, c.model_y} == set(both)), None)
-    search, family = str((best or {}).get("search")), pairs.about.family.replace("_", " ")
-    return {
-        "about": pairs.about,
-        "family": "RDM" if family == "rdm" else family.capitalize() or "Other",
-        "best": best,
-        "best_found": best_found,
-        "n": pairs.n,
-        "n_pairs": len(rows),
-        "n_tests": pairs.tests,
-        "n_draws": pairs.draws,
-        "n_cells": n_cells,  # pairs of layers that were searched for the best pair of models
-        "rule": pairs.rule,
-        "holds": pairs.holds,
-        # How many pairs are above chance by each adjusted p that is there.
-        "counts": {c: int((rows[c] <= pairs.alpha).sum()) for c in ADJUSTED if rows[c].notna().any()},
-        "seeds": seeds,  # of the models of the best pair; the highest of any model if they have none
-        "halves": halves,
-        # Over which pairs of layers the score is; "" for that of the best pair.
-        "mean": search_meaning(search).split(", ")[0] if search.partition(" ")[2] not in ("", "max") else "",
-    }
 
 
 def search_meaning(search: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,9 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
     columns = [c for c in (CELL_COLUMNS if shown["exact"] else PACKED_COLUMNS) if c not in absent]
     cells, most = cells.assign(gain=cells["statistic"] - cells["null_mean"]), MOST_CELLS // len(pairs)
     layers: dict[str, list[str]] = {}
-    packs = [_Pack(some, cells, names, columns, shown, most).of(layers) for some in pairs]
+    kinds = [some.about.name for some in pairs]
+    slugs = [_slug(p.about.name if kinds.count(p.about.name) == 1 else p.about.label) for p in pairs]
+    packs = [_Pack(some, cells, names, columns, shown, most, slug).of(layers) for some, slug in zip(pairs, slugs, strict=True)]
     page = {
         "alpha": pairs[0].alpha, "n": max(some.n for some in pairs), "dataset": str(table["dataset"].iloc[0]),
         "name": run.get("name") or "repalign", "models": names, "layers": [layers.get(name, []) for name in names],
@@ -68,6 +71,7 @@ class _Pack:
     columns: list[str]
     shown: Mapping[str, Any]
     most: int
+    slug: str
 
     def of(self, layers: dict[str, list[str]]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is read at once, and the cells; the layers of the models are added to `layers`."""
@@ -107,6 +111,7 @@ class _Pack:
         summary = {
             "repr": measure,
             "label": pairs.about.label,
+            "slug": self.slug,
             "draws": pairs.draws,
             "cellDraws": cell_draws,
             "best": next((k for k, row in enumerate(rows) if best and all(row[m] == best[m] for m in MODELS)), 0),
@@ -138,6 +143,11 @@ class _Pack:
         level, alpha = cells["null_mean"].to_numpy(float), self.pairs.alpha
         scales = (scale_of(v, cells[v].to_numpy(float), level, drawn[v], alpha) for v in self.shown["cellViews"])
         return [_finite([s.low, s.high]) for s in scales]
+
+
+def _slug(name: str) -> str:
+    """What a measure is called in the page's address."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _finite(values: Iterable[Any]) -> list[float | None]:
