@@ -246,8 +246,11 @@ def test_words_may_hold_blanks(tmp_path):
     """As in GloVe of 840 billion tokens: numbers are counted from the end."""
     held = "the 0.5 -1e-3\n. . . 1.5 2\nat name@domain.com 3 4.5\n1 5 6\n0.5 7 8\n"
     found = read_file(text(tmp_path / "a.txt", held))
-    assert found.ids == ("the", ". . .", "at name@domain.com", "1", "0.5") and only(found)[1].tolist() == [1.5, 2]
-    assert read_file(text(tmp_path / "a.vec", f"5 2\n{held}".replace("\n", " \r\n"))).ids == found.ids
+    ids = ("the", ". . .", "at name@domain.com", "1", "0.5")
+    assert found.ids == ids and only(found)[1].tolist() == [1.5, 2]
+    found = read_file(text(tmp_path / "b.txt", "the 0.5 1\n\x85 1 2\n\xa0 3 4\n"))  # of Twitter; the second is no line end
+    assert found.ids == ("the", r"\x85", r"\xa0")
+    assert read_file(text(tmp_path / "a.vec", f"5 2\n{held}".replace("\n", " \r\n"))).ids == ids
 
 
 WORDS = {

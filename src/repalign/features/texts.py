@@ -43,8 +43,11 @@ _NO_WORDS = "a table of numbers is read as .csv with a header; of an array witho
 def shows_numbers(path: Path) -> bool:
     """Whether the first lines of a text show numbers with a fraction, as features do, and captions, ids and notes do not."""
     shown = _LINE if path.suffix.lower() == ".txt" else _CELL
-    with path.open("rb") as file:
-        return any(shown.search(file.readline(1 << 20)) for _ in range(3))
+    try:
+        with path.open("rb") as file:
+            return any(shown.search(file.readline(1 << 20)) for _ in range(3))
+    except OSError:  # the reader says what is wrong with it
+        return True
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -156,7 +159,7 @@ def _values(name: str, parts: Sequence[Any], n: int) -> Block:
 
 def _record(row: dict[str, Any], where: str) -> dict[str, Any]:
     """A record; of the answer to a request of OpenAI's batches its id and embedding."""
-    if not {"custom_id", "response"} <= row.keys():
+    if not {"custom_id", "response", "error"} <= row.keys():
         return row
     try:
         (held,) = row["response"]["body"]["data"]
@@ -212,7 +215,8 @@ def _words(path: Path, n: int, d: int, head: bool) -> tuple[list[str], np.ndarra
             longer = b" " in word and _NUMBER.fullmatch(word.rpartition(b" ")[2])
             try:
                 out[row] = np.array([float(v) for v in numbers]).reshape(d)  # also where one number would fill a row
-                words.append(word.decode())
+                name = word.decode()
+                words.append(name if name == name.strip() else repr(name)[1:-1])  # a blank of another kind is a word of GloVe
             except ValueError:
                 longer = True
             if longer:
