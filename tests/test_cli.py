@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import repalign
@@ -23,7 +24,7 @@ from repalign.cli._options import size_in_bytes
 from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.measures import CKA, MutualKNN
+from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.text import number, pvalue
 
 
@@ -63,8 +64,39 @@ def test_pair_prints_score_chance_p_and_n(call, arrays):
     status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", "--measure", "CKA()")
     assert status == 0
     assert "n = 240" in out and "≤ .0042" in out
-    assert re.search(r"score +chance +calibrated +p +p \(maxT\)\s*\n", out) and "Holm" not in out
+    assert re.search(r"score +chance +calibrated +p\s*\n", out)  # one pair of models: nothing to correct for
     assert "row i of one is paired with row i of the other" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "header", "why"),
+    [
+        (["-m", "CKA()", "--draws", 9], "score +chance", "9 shuffles give no p below 0.1"),
+        (["-m", "CKA()", "--draws", 19], "score +chance +calibrated +p", None),
+        (["-m", "ConeEffect()"], "score", "this measure has no chance level"),
+        (["-m", "CKA()", "--groups", "thirds.csv", "--shuffle", "whole"], "score +chance", "these groups give no p below 0.17"),
+    ],
+)
+def test_columns_that_could_find_nothing_are_not_printed(call, arrays, monkeypatch, options, header, why):
+    """p, what is adjusted of it, and the distance from its threshold; what it would take is one sentence."""
+    monkeypatch.chdir(arrays)
+    (arrays / "thirds.csv").write_text("id,group\n" + "".join(f"{i},{i // 80}\n" for i in range(240)))
+    status, out, _ = call("pair", "x.npy", "y.npy", *options)
+    assert status == 0 and re.search(rf"y \[layer\] +{header}\s*\n", out), out
+    assert (f"no p: {why}\n" in out) is (why is not None) is ("p of the best pair" not in out)
+    enough = "so that nothing can be found at alpha = 0.05 (CKA); 19 are enough, for 2 times the work"
+    assert (enough in out) is (options[-1] == 9)
+
+
+def test_of_many_measures_a_p_that_could_find_nothing_is_left_blank(monkeypatch, capsys):
+    monkeypatch.setattr(cli.out, "width", 160)
+    table = make_table(LANGUAGE[:1], VISION[:1], (2, 2))
+    names = ["CKA()", "RV()", "RSA()", "HSIC()", "CKNNA()"]
+    table = pd.concat([table[table["measure"] == KNN].assign(measure=repr(parse_measure(name))) for name in names])
+    table.loc[table["measure"].str.startswith("RV"), "n_draws"] = 9
+    cli.show(Alignment(table, make_run()))
+    rows = {line.split()[0]: line.rstrip() for line in capsys.readouterr().out.splitlines() if "  layer." in line}
+    assert len(rows) == 5 and rows["CKA"].endswith("≤ .00098") and re.search(r"layer\.\d( +\S+){3}$", rows["RV"])
 
 
 @pytest.mark.parametrize(

@@ -300,11 +300,6 @@ def test_holm_and_bh_ignore_the_undefined():
     assert nulls.benjamini_hochberg(p) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
 
 
-def test_warns_where_draws_cannot_reach_holm():
-    assert nulls.multiplicity_warning(199, 10, 0.05) is None  # (199 + 1) * .05 = 10
-    assert "fewer than 4079 draws" in nulls.multiplicity_warning(500, 204, 0.05)
-
-
 # --- draws -------------------------------------------------------------------------------------
 
 BILINEAR = ["MutualKNN(k=3)", "CKA()", "CKA(estimator='biased')", "CKA(kernel='rbf')", "CKNNA(k=4)"]

@@ -136,9 +136,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str
     """Print rows of text with markup. The first columns hold `words`, which may be folded; the others hold numbers."""
     table = Table(title=escape(title) or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in columns[:words]:
-        table.add_column(column, overflow="fold")
+        table.add_column(escape(column), overflow="fold")
     for column in columns[words:]:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(escape(column), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -213,18 +213,23 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         measures = ()
     for measure in measures:
         best, pairs, rows = alignment.best(measure), Pairs.of(alignment.table, measure, conventions), []
+        shown = {"statistic": "score", "null_mean": "chance"}
+        if not pairs.blind:  # else none of these could find anything
+            shown |= {"calibrated": "calibrated", "pvalue": "p"}
+        if not pairs.blind and pairs.tests > 1:  # of one pair the same again
+            shown[pairs.rule] = VIEWS[pairs.rule].label
+        shown = {c: name for c, name in shown.items() if best[c].notna().any()}
         for row in best.head(limit).to_dict("records"):
             ends = (f"{escape(row[f'model_{s}'])} [dim]{escape('[' + str(row[f'layer_{s}']) + ']')}[/]" for s in "xy")
-            numbers = (number(row[c]) for c in ("statistic", "null_mean", "calibrated"))
-            rows.append((*ends, *numbers, *(text_of(c, row[c], pairs.draws) for c in ("pvalue", pairs.rule))))
-        columns = ("x [layer]", "y [layer]", "score", "chance", "calibrated", "p", VIEWS[pairs.rule].label)
-        show_table(columns, rows, f"{measure}, n = {int(best['n'].iloc[0])}", words=2)
-        n_draws, how = int(best["n_draws"].iloc[0]), ""
+            rows.append((*ends, *(text_of(c, row[c], pairs.draws) for c in shown)))
+        show_table(("x [layer]", "y [layer]", *shown.values()), rows, f"{measure}, n = {int(best['n'].iloc[0])}", words=2)
+        how = ""
         if measure in alignment.run.get("ways", {}):
             how = _way(alignment, best.iloc[0].to_dict())
-        elif n_draws:
-            how = f"; the smallest possible is {pvalue(1 / (n_draws + 1))}"
-        out.print(f"[dim]p of the best pair of layers, the search counted in{escape(how)}[/]")
+        elif pairs.draws:
+            how = f"; the smallest possible is {pvalue(1 / (pairs.draws + 1))}"
+        said = f"no p: {pairs.blind}" if pairs.blind else f"p of the best pair of layers, the search counted in{how}"
+        out.print(f"[dim]{escape(said)}[/]")
         if len(best) > limit:
             out.print(f"[dim]... and {len(best) - limit} more pairs of models in the table[/]")
     findings = [Finding(**f) for f in alignment.run.get("findings", [])]
@@ -261,9 +266,10 @@ def estimate_of(alignment: Alignment, row: Mapping[str, Any]) -> dict[str, Any] 
 
 def _show_measures(alignment: Alignment) -> None:
     """One pair of models under many measures: a row each, by family."""
+    from repalign.comparison.conventions import Conventions
     from repalign.measures import parse_measure
 
-    best, rows, family = alignment.best().to_dict("records"), [], None
+    best, rows, family, alpha = alignment.best().to_dict("records"), [], None, Conventions.of(alignment.run).alpha
     for row in best:
         measure = parse_measure(row["measure"])
         if measure.family != family:
@@ -271,7 +277,9 @@ def _show_measures(alignment: Alignment) -> None:
             rows.append([f"[bold]{family}[/]"])
         ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
         numbers = (number(row[c]) for c in ("statistic", "null_mean", "z"))
-        rows.append([f"  {marked(type(measure).__name__, measure)}", *ends, *numbers, pvalue(row["pvalue"], int(row["n_draws"]))])
+        draws = int(row["n_draws"])
+        p = "" if draws and 1 / (draws + 1) > alpha * (1 + 1e-9) else pvalue(row["pvalue"], draws)  # one that could find nothing
+        rows.append([f"  {marked(type(measure).__name__, measure)}", *ends, *numbers, p])
     title = f"{best[0]['model_x']} and {best[0]['model_y']}, n = {int(best[0]['n'])}"
     show_table(("measure", "x layer", "y layer", "score", "chance", "z", "p"), rows, title, words=3)
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import time
@@ -35,7 +36,7 @@ from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer, counting
 from repalign.models import COMPETENCES, ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
-from repalign.text import Progress, silent
+from repalign.text import Progress, named, silent
 
 # Models of one side: by name, paths, or representations.
 Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
@@ -434,7 +435,8 @@ def describe_run(
             "method": null.name, "seed": null.seed, "by_measure": methods,
             "relabelled": "one side" if tiles[0].streams == nulls.ONE_SIDE else "every model",
             "groups": None if null.groups is None else {
-                "shuffle": null.groups.shuffle, "n_groups": len(null.groups.members), "digest": null.groups.digest
+                "shuffle": null.groups.shuffle, "n_groups": len(null.groups.members), "digest": null.groups.digest,
+                "least_p": 1 / null.groups.n_relabellings,
             },
         },
         "search": settings.search, "alpha": settings.alpha,
@@ -450,13 +452,19 @@ def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) ->
             f"the groups allow {groups.n_relabellings:.0f} relabellings: p >= {1 / groups.n_relabellings:.2g}, so that nothing "
             f"can be found at alpha = {alpha:g}; shuffle whole groups, or use more groups"
         )
+    few: dict[int, list[str]] = {}
     for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
         draws = int(pairs["n_draws"].iloc[0])
-        joint = pairs["p_maxt"].notna().to_numpy().any()  # decides then, not Holm's rule
-        if draws and not joint and (sentence := nulls.multiplicity_warning(draws, len(pairs), alpha)):
-            yield f"{measure}: {sentence}"
+        if draws and (draws + 1) * alpha * (1 + 1e-9) < 1:
+            few.setdefault(draws, []).append(str(measure).partition("(")[0])
         if undefined := int(pairs["statistic"].isna().sum()):
             yield f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)"
+    for draws, names in few.items():
+        enough = math.ceil(1 / alpha - 1e-9) - 1
+        yield (
+            f"{draws} shuffles give no p below {1 / (draws + 1):.2g}, so that nothing can be found at alpha = {alpha:g} "
+            f"({named(names)}); {enough} are enough, for {(enough + 1) / (draws + 1):.2g} times the work"
+        )
 
 
 def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:

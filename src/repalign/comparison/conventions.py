@@ -62,17 +62,19 @@ class Conventions:
     alpha: float = ALPHA
     joint: str = ANY_JOINT  # how all pairs of models were relabelled together
     restricted: str = ""  # what may change places, where not every stimulus may
+    least_p: float = 0.0  # that these restrictions allow
     ceilings: tuple[Ceiling, ...] = ()  # the highest first
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> Conventions:
         """From the description of a run, whatever of it is there."""
-        null, ceilings, restricted = run.get("null") or {}, [], ""
+        null, ceilings, restricted, least = run.get("null") or {}, [], "", 0.0
         if groups := null.get("groups"):
             count = f"{int(groups['n_groups']):,}"
             within, whole = f"only within their {count} groups", f"{count} groups of stimuli change places as wholes"
             restricted = f"stimuli change places {within}" if groups["shuffle"] == "within" else whole
+            least = float(groups.get("least_p") or 0.0)
         for entry in run.get("ceilings") or ():
             facts: dict[str, Any] = {k: entry[k] for k in ("measure", "kind", "model_x", "model_y", "n")}
             numbers = {k: entry.get(k) for k in ("statistic", "selected", "reliability")}
@@ -80,7 +82,7 @@ class Conventions:
             ceilings.append(Ceiling(**facts))
         known = sorted((c for c in ceilings if math.isfinite(c.statistic)), key=lambda c: -c.statistic)
         joint = JOINT.get(str(null.get("relabelled")), ANY_JOINT)
-        return cls(float(run.get("alpha") or ALPHA), joint, restricted, tuple(known), run)
+        return cls(float(run.get("alpha") or ALPHA), joint, restricted, least, tuple(known), run)
 
 
 PLAIN = Conventions()
@@ -96,7 +98,7 @@ class Pairs:
     rule : the p that decides what counts as found over all pairs. "p_maxt" where every pair that has a p-value has it, for it
         uses how pairs depend on each other; else "p_holm", or "p_bh" where Holm can reject nothing with so few draws.
         `holds` says what it holds and why it is valid, in half a sentence, `level` the same in plain words. found : which
-        pairs are above chance by it.
+        pairs are above chance by it. blind : why none could be, whatever the scores; "" if some could.
     heading : what must stand beside every score: the dataset, n, the number of draws and what they were restricted to.
     note : what marks a pair that is not above chance, and which rule says so.
     seeds, halves : the ceilings of this measure by kind, the highest first.
@@ -112,6 +114,7 @@ class Pairs:
     holds: str
     level: str
     found: np.ndarray
+    blind: str
     best: dict[str, Any] | None
     text: str
     heading: str
@@ -146,11 +149,17 @@ class Pairs:
         if tests > 1:
             false = f"at most {100 * alpha:g} % of those found are false alarms"
             level = false if holds.startswith("false") else f"{level}, corrected for {tests:,} tests"
+        least, blind = max(conventions.least_p, 1 / (draws + 1) if draws else 0.0), ""
+        if least > alpha * (1 + 1e-9):
+            blind = f"{f'{draws:,} shuffles' if least > conventions.least_p else 'these groups'} give no p below {least:.2g}"
+        elif not tests:
+            blind = "this measure has no chance level"
         seeds, halves = ([c for c in conventions.ceilings if (c.measure, c.kind) == (first["measure"], kind)]
                          for kind in (SEEDS, HALVES))  # fmt: skip
         return cls(
             rows, about_of(conventions.run, [first["measure"]])[first["measure"]], alpha, int(first["n"]), draws, tests, rule,
-            holds, level, (rows[rule] <= alpha).to_numpy(bool), best, text, heading, f"○ not above chance ({level})", seeds, halves,
+            holds, level, (rows[rule] <= alpha).to_numpy(bool), blind, best, text, heading, f"○ not above chance ({level})",
+            seeds, halves,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from repalign.errors import RepalignError
 
 __all__ = [
     "TIE_TOLERANCE", "Calibration", "adjusted", "benjamini_hochberg", "benjamini_yekutieli", "calibrate", "calibrate_by_moments",
-    "holm", "max_t", "multiplicity_warning", "pvalue", "snap_ties", "step_down", "threshold",
+    "holm", "max_t", "pvalue", "snap_ties", "step_down", "threshold",
 ]  # fmt: skip
 
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
@@ -238,14 +238,3 @@ def adjusted(p: Sequence[float] | np.ndarray, rule: str) -> np.ndarray:
 
 
 holm, benjamini_hochberg, benjamini_yekutieli = (partial(adjusted, rule=rule) for rule in ("holm", "bh", "by"))
-
-
-def multiplicity_warning(n_draws: int, n_tests: int, alpha: float) -> str | None:
-    """A sentence where this many draws can never satisfy Holm over this many tests; else None."""
-    needed = math.ceil(n_tests / alpha - 1e-9) - 1
-    if n_draws >= needed:
-        return None
-    return (
-        f"{n_draws} draws give p >= {1 / (n_draws + 1):.2g}: Holm over {n_tests} pairs at alpha = {alpha:g} can reject "
-        f"nothing with fewer than {needed} draws. Use more draws, or read the maxT or Benjamini-Hochberg column."
-    )

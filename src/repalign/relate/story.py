@@ -55,7 +55,9 @@ def difference(found: ModelDifference) -> str:
 
 
 def count(found: Verdict, verb: str = "is above chance") -> str:
-    """ "all 100 pairs are above chance"; "none of 6 pairs is above chance"."""
+    """ "all 100 pairs are above chance"; "none of 6 pairs is above chance"; why nothing can be said of it."""
+    if found.pairs.blind:
+        return f"nothing can be said of chance: {found.pairs.blind}"
     n, tests, many = int(found.pairs.found.sum()), found.pairs.tests, verb.replace("is ", "are ").replace("agrees ", "agree ")
     if n == tests > 1:
         return f"all {n:,} pairs {many}"
@@ -84,7 +86,7 @@ def headline(found: Verdict) -> str:
         return "A mock run: its numbers answer nothing."
     if best is None:
         return f"{capital(found.pairs.about.label)} is undefined for every pair of models."
-    if len(found.pairs.rows) == 1:
+    if len(found.pairs.rows) == 1 and not found.pairs.blind:
         return f"{best['model_x']} and {best['model_y']} agree {'' if found.pairs.found.any() else 'no '}more than chance."
     if not found.pairs.found.any():
         return f"{capital(count(found, 'agrees more than chance'))}."
@@ -127,7 +129,8 @@ def sizes(found: Verdict) -> list[str]:
     told = list(_joined(", ", _training(sides)))
     told += _joined("; ", _competence(sides, "" if told else "95 % interval "))
     if not told:
-        told = [best(found)] + ([f"{capital(count(found))} ({found.pairs.level})."] if found.pairs.tests > 1 else [])
+        several = found.pairs.tests > 1 and not found.pairs.blind
+        told = [best(found)] + ([f"{capital(count(found))} ({found.pairs.level})."] if several else [])
     return told if found.pairs.about.closer_is_higher else [*told, "This measure is a distance: lower is closer."]
 
 
@@ -215,7 +218,8 @@ def lines(found: Verdict, others: Sequence[Verdict] = ()) -> Iterator[str]:
     row, hollow = found.pairs.best, any(side.of("untrained") for side in found.sides)
     score, chance = alike(row["statistic"], row["null_mean"])
     too = ", untrained ones too" if hollow and found.pairs.found.all() else ""
-    yield f"above chance: {int(found.pairs.found.sum()):,} of {counted(found.pairs.tests, 'pair')} ({found.pairs.level}){too}"
+    if not found.pairs.blind:
+        yield f"above chance: {int(found.pairs.found.sum()):,} of {counted(found.pairs.tests, 'pair')} ({found.pairs.level}){too}"
     yield f"best pair: {row['model_x']} and {row['model_y']}, {score} (chance {chance})"
     if others:
         yield another(found, others)
