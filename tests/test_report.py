@@ -570,6 +570,7 @@ const report = () => {
 };
 const hashed = () => decodeURIComponent(location.hash);
 const act = async () => {
+  seen.words = document.body.innerText.split(/\\s+/).length;
   seen.matrix = cells(".matrix tbody tr");
   seen.views = all("#matrix-view button").map((b) => b.textContent);
   seen.layerViews = all("#layer-view button").map((b) => b.textContent);
@@ -814,6 +815,7 @@ def test_measure_theme_and_width(probed):
     assert probed["undefined"][i][j + 1] == "–"
     assert probed["trendShown"] == [False, True] and probed["headlines"] == [False, True] and probed["theme"] == "dark"
     assert probed["wide"] <= 0  # the page itself never scrolls sideways
+    assert probed["words"] < 1000  # as opened: what is folded is not read
 
 
 @needs_chromium

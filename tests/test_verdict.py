@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from scipy import stats
 
 from alignment_table import CKA, KNN
+from repalign.comparison.alignment import COLUMNS
 from repalign.models import training_of
 from repalign.relate import difference_of_models, story, verdict
 from repalign.relate.jackknife import said_by
+from repalign.report import picture, render
 
 # --- the difference of two models over their partners ------------------------------------------
 
@@ -95,11 +98,12 @@ def study(score, x=LANGUAGE, y=VISION, *, measure=KNN, keep=("bits_per_byte", "p
         p = 0.001 if s > 0.02 else 0.4
         where = {"model_x": a, "model_y": b, "layer_x": "l", "layer_y": "l", "index_x": 0, "index_y": 0, "scope": "max"}
         chance = {"null_mean": 0.01, "null_std": 0.003, "threshold": 0.02, "n_draws": 999, "measure": measure, "dataset": "d"}
+        chance |= {"null": "cyclic", "seed": 0}
         ps = dict.fromkeys(("pvalue", "p_maxt", "p_holm", "p_bh", "p_by"), p)
         rows.append(where | chance | ps | {"n": 500, "statistic": s, "z": s, "calibrated": max(s - 0.02, 0)})
     models = [record(m, "text", {"bits_per_byte": BITS[m]} if m in BITS and keep[:1] else {}) for m in LANGUAGE]
     models += [record(m, "image", {"probe_accuracy": ACCURACY[m]} if keep[1:] else {}) for m in VISION]
-    return pd.DataFrame(rows), {"models": models, "sides": {"x": list(x), "y": list(y)}} | run
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)), {"models": models, "sides": {"x": list(x), "y": list(y)}} | run
 
 
 def quality(x: str, y: str) -> float:
@@ -247,3 +251,84 @@ def test_a_line_or_an_order_decides_and_contradiction_is_open():
     assert far.slope_interval[0] < 0 < far.slope_interval[1] and (far.says == "more") == (far.spearman_interval[0] > 0)
     assert inferred(x, -x + 0.1 * np.sin(x)).says == "less" and inferred(x, np.sin(3 * x)).says == "open"
     assert inferred(x[:3], x[:3]).says == ""
+
+
+# --- the first screen ----------------------------------------------------------------------------
+
+
+def drawn(size: str = "wide", **options) -> list[dict]:
+    found = verdict(*study(options.pop("score", quality), **options))
+    return [panel.drawing(size) for panel in picture.panels(found)]
+
+
+def test_one_axis_of_scores_and_slots_for_what_is_far_or_unknown():
+    language, vision = drawn()
+    assert language["y_ticks"] == vision["y_ticks"] and vision["y_ticks"][0] == (vision["floor"], "0.0")
+    texts = [text for _, text in language["x_ticks"]]
+    assert texts[-2:] == ["2.00", "unknown"] and "2.00" not in texts[:-2]
+    at = {mark["about"].split(":")[0]: (mark["x"], mark["y"]) for mark in language["marks"]}
+    assert at["gpt-l-untrained"][0] < at["bag"][0] < language["start"] < min(at[name][0] for name in LANGUAGE[:7])
+    assert at["gpt-s"][0] < at["rnn-l"][0] < at["gpt-l"][0]  # fewer bits are farther right
+    assert not language["line"] and len(vision["line"]) == 2 and vision["interval"]  # open, and more
+    assert vision["line"][0][1] > vision["line"][1][1]  # it rises
+
+
+def test_chance_follows_each_model():
+    """A model below its chance lies in the band, though its neighbours' chance is lower than its score."""
+    table, run = study(lambda x, y: 0.05 if y == "cnn-s" else quality(x, y))
+    table["threshold"] = np.where(table["model_y"] == "cnn-s", 0.1, 0.02)
+    (_, vision) = (panel.drawing("wide") for panel in picture.panels(verdict(table, run)))
+    (low,) = (mark for mark in vision["marks"] if mark["about"].startswith("cnn-s:"))
+    ((outline,),) = ([band for band in vision["bands"] if band],)
+    tops = [y for x, y in outline if abs(x - low["x"]) < 1e-6]
+    others = [y for x, y in outline[1:-1] if abs(x - low["x"]) > 1e-6]
+    assert tops and max(tops) < low["y"] < min(others)  # y runs downwards
+
+
+@pytest.mark.parametrize("size", ["wide", "narrow"])
+def test_every_model_is_named_and_no_name_covers_another(size):
+    for side, panel in zip((LANGUAGE, VISION), drawn(size), strict=True):
+        names = {name for _, name in panel["key"]} | {mark["name"] for mark in panel["marks"]}
+        assert set(side) <= names and all(mark["spot"] for mark in panel["marks"])
+        boxes = []
+        for mark in panel["marks"]:
+            x, y, anchor = mark["spot"]
+            wide = picture.CHARACTER * len(mark["name"])
+            left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+            boxes.append((left, y - 10, left + wide, y + 2))
+        for a, b in itertools.combinations(boxes, 2):
+            assert a[2] <= b[0] + 0.1 or b[2] <= a[0] + 0.1 or a[3] <= b[1] + 0.1 or b[3] <= a[1] + 0.1
+
+
+def test_a_distance_has_its_small_scores_on_top():
+    measure = "RSADistance()"
+    about = {measure: {"name": "D", "parameters": {}, "label": "D", "family": "rdm", "meaning": "", "closer_is_higher": False}}
+    (_, vision) = drawn(score=lambda x, y: 0.9 - quality(x, y), measure=measure, about=about)
+    marks = {mark["about"].split(":")[0]: mark["y"] for mark in vision["marks"]}
+    ticks = [float(text) for _, text in sorted(vision["y_ticks"])]  # from the top
+    assert marks["vit-l"] < marks["mlp-s"] and ticks == sorted(ticks)
+
+
+TWENTY = tuple(f"some-long-name-{i}" for i in range(20)), tuple(f"another-long-name-{i}" for i in range(20))
+BARE = {"models": [], "study": {}}
+
+
+@pytest.mark.parametrize(
+    "given, options, picture_of",
+    [
+        ((), {}, "seen"), (([LANGUAGE[:7], VISION[:6]]), {}, "seen"), ((LANGUAGE, VISION), {"keep": ()}, "seen"),
+        ((VISION, VISION), {}, "seen"), ((("gpt-l",), ("vit-l",)), {}, "score"), (TWENTY, BARE, "matrix"),
+        ((("a", "b", "c"), ("a", "b", "c")), BARE, "matrix"),
+    ],
+    ids=["both", "nothing untrained", "no scores", "one side", "two models", "20 x 20", "no records"],
+)  # fmt: skip
+def test_every_kind_of_study_has_a_first_screen(given, options, picture_of):
+    """In its page stand the words of its verdict, and one picture: of competence, of the matrix, or of the only score."""
+    table, run = study(lambda x, y: quality(x, y) if y in ACCURACY else 0.1, *given, **{**options})
+    page, found = html.unescape(render(table, run)), verdict(table, run)
+    first = page[page.index('id="answer"') : page.index('id="layers"')]
+    assert f"<h1>{story.headline(found)}</h1>" in first and f'<p class="question">{story.question(found)}</p>' in first
+    shown = {"seen": 'class="panel', "matrix": 'id="first-matrix"', "score": 'data-figure-of="score"'}
+    assert {kind for kind, mark in shown.items() if mark in first} == {picture_of}
+    mock = render(table.assign(dataset="mock of d"), run)
+    assert "<h1>A mock run: its numbers answer nothing.</h1>" in mock
