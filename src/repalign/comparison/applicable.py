@@ -79,6 +79,7 @@ class Chosen:
 def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
     kinds: Mapping[str, str], *, plain: bool, search: str | None, memory: int, limit: float | None, progress: Progress,
+    device: str = "cpu",
 ) -> Chosen:  # fmt: skip
     """Choose every measure that is named, and those measures of groups that apply, for layers of these `kinds`.
 
@@ -118,7 +119,7 @@ def applicable(
     free = [m for m in alone if limit is None and (isinstance(m, Bilinear) or chosen.how[m][0].name)]
     tried = [m for m in dict.fromkeys((*alone, *of_groups)) if m in chosen.how and m not in free and limit != 0]
     if tried:
-        _try(tried, alone, chosen, x, x if y is None else y, null, limit, progress)
+        _try(tried, alone, chosen, x, x if y is None else y, null, limit, progress, device)
     if not chosen.how:
         reasons = "; ".join(f"{e['measure']}: {e['reason']}" for e in chosen.left_out)
         raise RepalignError("no measure applies", expected="at least one that applies to these models", got=reasons)
@@ -128,6 +129,7 @@ def applicable(
 def _try(
     measures: Sequence[Measure], named: Sequence[Measure], chosen: Chosen, x: Sequence[Representation],
     y: Sequence[Representation], null: nulls.Null, given: float | None, progress: Progress,
+    device: str,
 ) -> None:  # fmt: skip
     """Leave out what takes longer than the limit, by trial; with few draws if all would take longer."""
     limit = LIMIT if given is None else given
@@ -138,7 +140,7 @@ def _try(
     for done, measure in enumerate(measures):
         progress("try measures", done, len(measures))
         try:
-            a, b = first_pair(measure.equal_widths)
+            a, b = (one.to(device) for one in first_pair(measure.equal_widths))
             measure.check_widths(a.shape[1], b.shape[1])
             # A trial may take what one pair of layers may take at all, with few draws.
             cost = trial(measure, a, b, max(0.1, limit / (1 + FEW_DRAWS)))

@@ -138,7 +138,9 @@ def compare(
     budget = DEFAULT_MEMORY if memory is None else memory
     measures = default_measures(kinds.values()) if measures is None else measures
     plain, most = preprocess is None and set(kinds.values()) == {FEATURES}, max(budget, 4 * DEFAULT_MEMORY)
-    chosen = applicable(measures, x, y, null, kinds, limit=limit, progress=progress, search=search, plain=plain, memory=most)
+    chosen = applicable(
+        measures, x, y, null, kinds, plain=plain, search=search, memory=most, limit=limit, progress=progress, device=device
+    )
     settings = {m: Settings(used, chosen.search, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
     tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
     twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]
