@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repalign import text as _text
 
@@ -48,12 +48,32 @@ _ROOMS = ("aggregate", "comparison", "competence", "features", "figures", "null"
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
-    if name in (*_ROOMS, "plot"):  # `plot` is what many look for
-        return import_module(f"repalign.{'figures' if name == 'plot' else name}")
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'repalign' has no attribute {name!r}")
-    return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
+if TYPE_CHECKING:  # the same names for editors and type checkers, which run no `__getattr__`; a name `as` itself is a public one
+    from . import aggregate, comparison, competence, features, figures, null, prh, relate, study, testing, toyworld  # noqa: F401, I001
+    from . import figures as plot  # noqa: F401
+    from repalign.comparison import Alignment as Alignment, Preprocess as Preprocess
+    from repalign.comparison import compare as compare, pair as pair, preset as preset
+    from repalign.dataset import Dataset as Dataset
+    from repalign.errors import RepalignError as RepalignError
+    from repalign.features import read_features as read_features
+    from repalign.layers import RDM as RDM, Kernel as Kernel
+    from repalign.measures import CKA as CKA, CKNNA as CKNNA, MEASURES as MEASURES, SVCCA as SVCCA
+    from repalign.measures import MutualKNN as MutualKNN, parse_measure as parse_measure
+    from repalign.models import ModelRecord as ModelRecord
+    from repalign.null import Cyclic as Cyclic, Permutations as Permutations
+    from repalign.relate import trend as trend
+    from repalign.report import write_report as write_report
+    from repalign.sources import ModelEntry as ModelEntry, extract as extract
+    from repalign.store import FeatureStore as FeatureStore
+    from repalign.study import load_study as load_study
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in (*_ROOMS, "plot"):  # `plot` is what many look for
+            return import_module(f"repalign.{'figures' if name == 'plot' else name}")
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'repalign' has no attribute {name!r}")
+        return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
