@@ -103,6 +103,11 @@ def test_commands_are_known(page):
 # --- what single pages promise -------------------------------------------------------------------
 
 
+def test_the_readme_shows_what_its_block_prints():
+    _, printed = ran("README.md")
+    assert printed.strip() == blocks(ROOT / "README.md", "text")[0].strip()
+
+
 def test_the_page_of_curves_says_what_its_dashed_line_is():
     there, _ = ran("docs/curves.md")
     knn, cknna = there["over_k"].lines
