@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
+
+import repalign
 
 DOCS = Path(__file__).parent
 MADE = DOCS / "_made"
@@ -25,6 +28,7 @@ html_theme_options = {
     "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"], "show_nav_level": 1, "header_links_before_dropdown": 7,
 }  # fmt: skip
 html_show_sourcelink = False
+html_static_path, html_css_files = ["_static"], ["site.css"]
 
 # Pages of the repository's root that are part of the site, by the page that includes them.
 ROOT_PAGES = {
@@ -84,11 +88,48 @@ def command_page() -> str:
     return text.replace("{", "&#123;")
 
 
+def glossary() -> list[dict[str, str]]:
+    """The words that the report explains, too."""
+    with (Path(repalign.__file__).parent / "report/glossary.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def glossary_page() -> str:
+    entries = "\n\n".join(f"{row['term']}\n  {row['meaning']}" for row in sorted(glossary(), key=lambda row: row["term"].lower()))
+    return f"# Glossary\n\nEvery word is linked where a page first uses it.\n\n:::{{glossary}}\n{entries}\n:::\n"
+
+
+def link_terms(_: object, name: str, source: list[str]) -> None:
+    """The first use of a word of the glossary in the text of a page leads there."""
+    if name.startswith(("_made", "python", "changes", "numbers")) or not source[0]:
+        return
+    forms = [(form, row["term"]) for row in glossary() for form in (row["term"], *filter(None, row["forms"].split("|")))]
+    words, exact = {form.lower(): term for form, term in forms}, {form for form, _ in forms}
+    pattern = re.compile(rf"(?<![\w`-])({'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})(?![\w`-])", re.I)
+    # What is no text: front matter, code, headings, tables, pictures, and within a line links and code.
+    blocks = r"\A---\n.*?\n---\n|^ *```.*?^ *```$|^:::.*?^:::$|^#[^\n]*$|^\|[^\n]*$"
+    parts = re.split(rf"({blocks}|!?\[[^]]*\]\([^)]*\)|`[^`]*`|\*\*[^*]*\*\*)", source[0], flags=re.S | re.M)
+    seen: set[str] = set()
+
+    def link(found: re.Match[str]) -> str:
+        term = words[found[0].lower()]
+        if term in seen or (found[0] not in exact and found[0].lower() not in exact):  # "by" is no BY
+            return found[0]
+        seen.add(term)
+        return f"{{term}}`{found[0]} <{term}>`"
+
+    parts[::2] = [pattern.sub(link, part) for part in parts[::2]]
+    source[0] = "".join(parts)
+
+
 def make_pages(*_: object) -> None:
     from repalign.study import schema
 
     MADE.mkdir(exist_ok=True)
-    pages = {"study_file.md": study_page(), "command_line.md": command_page(), "study.schema.json": json.dumps(schema(), indent=1)}
+    pages = {
+        "study_file.md": study_page(), "command_line.md": command_page(), "glossary.md": glossary_page(),
+        "study.schema.json": json.dumps(schema(), indent=1),
+    }  # fmt: skip
     for name, text in pages.items():
         if not (MADE / name).is_file() or (MADE / name).read_text("utf-8") != text:
             (MADE / name).write_text(text, "utf-8")
@@ -127,4 +168,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
     app.connect("builder-inited", make_pages)
     app.connect("source-read", link_root_pages)
+    app.connect("source-read", link_terms)
     app.connect("include-read", include_root_page)
