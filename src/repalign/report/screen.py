@@ -29,7 +29,7 @@ def screen(found: Verdict, others: Sequence[Verdict], cells: pd.DataFrame, run: 
         "kinds": sorted({kind for panel in panels for kind in panel.side.points["training"]}),
         "has_line": any(one["line"] for panel in drawn for one in panel.values()),
         "has_chance": any(any(one["bands"]) for panel in drawn for one in panel.values()),
-        "ways": list(_ways(found, others, cells, run)),
+        "ways": [way | {"text": ""} if found.is_mock else way for way in _ways(found, others, cells, run)],
     }  # fmt: skip
 
 
