@@ -55,6 +55,12 @@ def is_installed(package: str) -> bool:
         return False
 
 
+def is_of(thing: object, package: str, *names: str) -> bool:
+    """Whether an object is of a class of a package, or of an heir; of these names, if any. Nothing is imported for that."""
+    classes = [c for c in type(thing).__mro__ if c.__module__.partition(".")[0] == package]
+    return any(not names or c.__name__ in names for c in classes)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the closest known ones, or all of them if none is close."""
     known = sorted(known)

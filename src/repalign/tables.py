@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError, choose
+from repalign.errors import RepalignError, choose, is_of
 
 LONGEST = 1 << 30  # characters of a cell: a document is longer than the 131,072 that Python's reader takes by default
 
@@ -65,6 +65,24 @@ def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any
         raise _no_utf8(path) from error
     except OSError as error:
         raise RepalignError(f"{path.name} cannot be read", expected="a readable file", got=error) from error
+
+
+def table_of(given: Any) -> Table | None:
+    """A table in memory: a frame of pandas, what gives Arrow its columns (polars, DuckDB), or mappings, a row each; else None."""
+    if is_of(given, "pandas", "DataFrame"):
+        columns, cells = list(given.columns), given.astype(object).where(given.notna(), None).to_numpy()
+        rows: Any = [dict(zip(columns, row, strict=True)) for row in cells]
+    elif isinstance(given, (list, tuple)) and given and all(isinstance(row, Mapping) for row in given):
+        columns, rows = list(dict.fromkeys(column for row in given for column in row)), given
+    elif hasattr(given, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        table = pa.table(given)
+        columns, rows = table.column_names, table.to_pylist()
+    else:
+        return None
+    names = list(_columns([str(c) for c in columns], type(given).__name__))
+    return Table(names, [{str(c): cell for c, cell in row.items()} for row in rows])
 
 
 def is_missing(cell: Any) -> bool:

@@ -1,6 +1,6 @@
 """Datasets: ordered ids, one column of stimuli per modality, a revision, a fingerprint.
 
-`Dataset` and its five sources (`from_hub`, `from_table`, `from_folder`, `from_arrays`, `toy`);
+`Dataset` and its sources (`from_hub`, `from_table`, `from_folder`, `from_arrays`, `of`, `from_torch`, `toy`);
 `DatasetConfig` reads the `dataset:` block of a study file. `KINDS` says which kinds of stimuli there are, and what is
 done with each.
 """

@@ -13,14 +13,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from repalign.dataset.distortions import Distortion, stream
 from repalign.errors import RepalignError
-from repalign.tables import bad_text
+from repalign.tables import bad_text, is_missing
 from repalign.text import Progress
 
 if TYPE_CHECKING:
@@ -143,6 +143,16 @@ class HubBlob(Blob):
 
 
 @dataclass(frozen=True)
+class HeldBlob(Blob):
+    """The bytes of a file, in memory."""
+
+    data: bytes = field(default=b"", repr=False)
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True)
 class Files(Cells):
     """Stimuli as files. The digest covers the bytes of the file, which are decoded on reading.
 
@@ -190,9 +200,13 @@ class Files(Cells):
 
     @classmethod
     def cell(cls, values: Sequence[Any], names: Sequence[str], row: int, where: str, folder: Path) -> Blob | None:  # noqa: ARG003
-        """The file that a cell names, relative to a folder; None for an empty cell."""
+        """The file that a cell names, relative to a folder, or whose bytes it holds; None for an empty cell."""
         (path,) = values
-        if path is None or (isinstance(path, str) and not path.strip()):
+        if isinstance(path, Mapping) and {*path} == {"bytes", "path"}:  # as the `datasets` library has it
+            path = path["bytes"] or path["path"]
+        if isinstance(path, bytes):
+            return HeldBlob("", f"{cls.kind} in memory", data=path)
+        if is_missing(path):
             return None
         if not isinstance(path, str) or "://" in path:
             raise RepalignError(
@@ -237,7 +251,7 @@ class Files(Cells):
             data = blob.read()
         except FileNotFoundError:
             return None, f"{cls.kind} file not found: {blob.label!r}"
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return None, f"{cls.kind} file cannot be read: {blob.label!r} ({error})"
         try:
             cls.verify(data)

@@ -14,6 +14,7 @@ from typing import Any, Self
 from repalign.dataset.columns import Arrays, Blob, Column, Files
 from repalign.dataset.distortions import Distortion
 from repalign.dataset.from_hub import FromHub
+from repalign.dataset.from_memory import FromMemory
 from repalign.dataset.images import Images, Pixels
 from repalign.dataset.kinds import (
     IN_CELLS,
@@ -26,18 +27,18 @@ from repalign.dataset.kinds import (
     row_ids,
 )
 from repalign.dataset.texts import Texts
-from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.tables import bad_text, read_table
+from repalign.errors import RepalignError, choose, did_you_mean, is_of
+from repalign.tables import bad_text, read_table, table_of
 from repalign.text import Progress, silent
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset(FromHub):
+class Dataset(FromHub, FromMemory):
     """Ordered ids and one column of stimuli per modality; immutable.
 
     Pairing is by id: row i of every modality is the thing that `ids[i]` names. Images are read when
     they are asked for; a dataset is plain data and may be sent to other threads and processes.
-    Make one with `from_hub`, `from_table`, `from_folder`, `from_arrays` or `toy`.
+    Make one with `from_hub`, `from_table`, `from_folder`, `from_arrays`, `of` or `from_torch`, or `toy`.
     """
 
     name: str
@@ -67,34 +68,50 @@ class Dataset(FromHub):
 
     @classmethod
     def from_table(
-        cls, path: str | Path, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
+        cls, table: str | Path | Any, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
         root: str | Path | None = None, on_missing: str = "error", name: str | None = None, progress: Progress = silent,
         **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
-        """A CSV, TSV, JSONL or Parquet table with a column of ids and columns named by the caller.
+        """A table with a column of ids and columns named by the caller: CSV, TSV, JSONL or Parquet, or in memory.
 
-        `image` is a column of paths, relative to the table's folder or to `root`; `text` a column of strings or of lists of
-        strings, or several columns of strings; `others` name the columns of other kinds (`KINDS`). Rows with the same id are
-        merged into several captions if each holds one caption and all name the same image.
-        With `id=None` the ids are row numbers. Equal content gives the same fingerprint in every format.
+        In memory it is a frame (pandas, polars, Arrow), a `datasets.Dataset`, or a list of mappings, a row each.
+
+        `image` is a column of paths, relative to the table's folder or to `root`, or of pictures or bytes in memory; `text` a
+        column of strings or of lists of strings, or several columns of strings; `others` name the columns of other kinds
+        (`KINDS`). Rows with the same id are merged into several captions if each holds one caption and all name the same image.
+        With `id=None` the ids are row numbers, as those of a table in memory are that has no column `id`. Equal content gives
+        the same fingerprint in every format, but for pictures: those in files go by their bytes.
         """
-        path = Path(path)
+        options = {"id": id, "on_missing": on_missing, "name": name, "progress": progress}
+        if is_of(table, "datasets", "Dataset"):
+            options["id"] = None if id == "id" and id not in table.column_names else id
+            return cls.from_hub(table, image=image, text=text, **options, **others)
+        held = table_of(table)
+        if held is not None:
+            id = None if id == "id" and id not in held.columns else id
+        elif not isinstance(table, (str, Path)):
+            raise RepalignError(
+                f"a dataset is made of no {type(table).__name__}", got=repr(table)[:80],
+                expected="a path, a frame, a datasets.Dataset, or a list of mappings, a row each",
+                remedy="stimuli in lists are taken by Dataset.of(text=[...], image=[...]), those of torch by Dataset.from_torch",
+            )
+        path = Path(type(table).__name__ if held is not None else table)
         where = path.name
         named, told = named_columns(id, {"image": image, "text": text, **others}, where)
         asked = [*([] if id is None else [id]), *(c for names in named.values() for c in names)]
-        table = read_table(path, asked)
+        read = read_table(path, asked) if held is None else held
         for column in asked:
-            choose("column", column, table.columns, f"{where} has no column {column!r}")
-        ids = row_ids([f"{i:05d}" if id is None else row.get(id) for i, row in enumerate(table.rows)], where)
+            choose("column", column, read.columns, f"{where} has no column {column!r}")
+        ids = row_ids([f"{i:05d}" if id is None else row.get(id) for i, row in enumerate(read.rows)], where)
         folder, rows = path.parent if root is None else Path(root).expanduser(), None
         cells = {
-            kind: [IN_CELLS[kind].cell([row.get(c) for c in names], names, i, where, folder) for i, row in enumerate(table.rows)]
+            kind: [IN_CELLS[kind].cell([row.get(c) for c in names], names, i, where, folder) for i, row in enumerate(read.rows)]
             for kind, names in named.items()
         }
         if len(set(ids)) < len(ids):
             rows = _merged(ids, cells, where)
-        found = assemble(name or path.stem, ids, cells, where, f"table {where} ({told})", on_missing, progress, rows=rows)
-        return cls(*found)
+        source = f"table {where} ({told}{'' if id else '; ids are row numbers'})"
+        return cls(*assemble(name or path.stem, ids, cells, where, source, on_missing, progress, rows=rows))
 
     @classmethod
     def from_folder(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from repalign.dataset.kinds import IN_CELLS, assemble, named_columns, row_ids
-from repalign.errors import RepalignError, choose, require
+from repalign.errors import RepalignError, choose, is_of, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
 
@@ -31,12 +31,12 @@ class FromHub:
 
     @classmethod
     def from_hub(
-        cls, path: str | Path, *, revision: str | None = None, split: str = "train", id: str | None = None,
+        cls, path: str | Path | Any, *, revision: str | None = None, split: str = "train", id: str | None = None,
         image: str | None = None, text: str | Sequence[str] | None = None, config: str | None = None,
         data_files: str | Sequence[str] | None = None, on_missing: str = "error", name: str | None = None,
         progress: Progress = silent, **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
-        """A dataset of the Hugging Face hub, or a local one that `datasets` can load.
+        """A dataset of the Hugging Face hub, a local one that `datasets` can load, or a `datasets.Dataset` itself.
 
         `revision` (a branch, tag or commit; the default branch if None) is resolved to a commit, which is what
         `Dataset.revision` records and the fingerprint covers. A `path` that exists is local, may be a folder written by
@@ -46,12 +46,15 @@ class FromHub:
 
         Raises RepalignError without network and cache, and if the cache holds another commit.
         """
-        local = Path(path).expanduser()
-        where = local.name if local.exists() else str(path)
+        held = is_of(path, "datasets", "Dataset")
+        local = Path("dataset" if held else path).expanduser()
+        where = local.name if held or local.exists() else str(path)
         named, told = named_columns(id, {"image": image, "text": text, **others}, where)
         require(f"dataset {where}", "models", "datasets")
         commit = None
-        if local.exists():
+        if held:
+            data, source = path, "datasets.Dataset in memory"
+        elif local.exists():
             if revision is not None:
                 raise RepalignError(
                     f"{path} is on this machine, where there are no revisions", expected="no revision for a local dataset",
@@ -66,8 +69,8 @@ class FromHub:
             choose("column", column, data.column_names, f"{where} has no column {column!r}")
         ids = row_ids([f"{i:05d}" for i in range(len(data))] if id is None else data.select_columns([id])[:][id], where)
         cells = {kind: IN_CELLS[kind].hub_cells(data, names, ids, where) for kind, names in named.items()}
-        name = name or (local.stem if local.exists() else str(path).rsplit("/", 1)[-1])
-        source = f"{source} (split={split}, {told})"
+        name = name or (local.stem if held or local.exists() else str(path).rsplit("/", 1)[-1])
+        source = f"{source} ({told})" if held else f"{source} (split={split}, {told})"
         return cls(*assemble(name, ids, cells, where, source, on_missing, progress, revision=commit))  # type: ignore[call-arg]
 
 

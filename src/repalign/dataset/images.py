@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from repalign.dataset.columns import Arrays, Files, Wanted
+from repalign.dataset.columns import Arrays, Blob, Files, Wanted
 from repalign.dataset.distortions import Distortion, Draw, first, ring, share, stream
+from repalign.errors import is_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from PIL.Image import Image
 
@@ -32,21 +36,48 @@ def decode_rgb(data: bytes) -> Image:
 
     Raises ValueError for a mode without a meaning in RGB, and what Pillow raises for broken files.
     """
-    import numpy as np
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16"):
-            return Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)).convert("RGB")
-        if image.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {image.mode!r} have no defined range")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
+        return _rgb(image)
+
+
+def _rgb(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no defined range")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def is_picture(x: object) -> bool:
+    """Whether it is a picture in memory, of Pillow or as an array of bytes (height, width, 3)."""
+    import numpy as np
+
+    return is_of(x, "PIL", "Image") or (isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3 and x.shape[2] == 3)
+
+
+@dataclass(frozen=True)
+class PictureBlob(Blob):
+    """A picture of Pillow in memory; its file is a PPM, which is the size and the pixels in RGB."""
+
+    picture: Any = field(default=None, repr=False)
+
+    def read(self) -> bytes:
+        from PIL import ImageOps
+
+        file = io.BytesIO()
+        _rgb(ImageOps.exif_transpose(self.picture)).save(file, "PPM")
+        return file.getvalue()
 
 
 # --- images: (height, width, 3) of uint8 -> the same -------------------------------------------------
@@ -128,6 +159,14 @@ class Images(Files):
     feature = "Image"
     distortions: ClassVar[Mapping[str, Any]] = DISTORTIONS
     decode = staticmethod(decode_rgb)
+
+    @classmethod
+    def cell(cls, values: Sequence[Any], names: Sequence[str], row: int, where: str, folder: Path) -> Blob | None:
+        if is_picture(given := values[0]):
+            from PIL import Image
+
+            return PictureBlob("", f"{cls.kind} in memory", picture=given if is_of(given, "PIL") else Image.fromarray(given))
+        return super().cell(values, names, row, where, folder)
 
     @classmethod
     def verify(cls, data: bytes) -> None:

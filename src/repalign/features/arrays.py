@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, is_of
 from repalign.features.columns import from_arrow, from_frame
 from repalign.features.rule import NUMBERS, PARTS, PLATONIC, Block, Kind, Reading, Table, apply, names_of, option
 from repalign.layers import FEATURES, Pairwise, as_tensor, said
@@ -125,7 +125,7 @@ def of_object(x: Any, what: str) -> Table:
 
 def _of_frame(x: Any, what: str) -> Table | None:
     """A frame of pandas, or what gives its columns to Arrow; None for anything else."""
-    if any(c.__name__ == "DataFrame" and c.__module__.partition(".")[0] == "pandas" for c in type(x).__mro__):
+    if is_of(x, "pandas", "DataFrame"):
         return from_frame(x, what)
     if hasattr(x, "__arrow_c_stream__") and hasattr(x, "columns"):
         return from_arrow(x, what)
