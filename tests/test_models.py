@@ -35,6 +35,7 @@ GOOD = {
     "torch:../a b/file.py:Net.build": Spec("torch", "../a b/file.py:Net.build"),
     "array:some folder/x:y.safetensors": Spec("array", "some folder/x:y.safetensors"),
     "toy:cnn-8": Spec("toy", "cnn-8"),
+    "memory:ResNet": Spec("memory", "ResNet"),
 }
 
 

@@ -353,3 +353,16 @@ def sentence_transformer(folder: Path, base: Path) -> Path:
     dense = _randomise(modules.Dense(in_features=24, out_features=10))
     SentenceTransformer(modules=[transformer, pooling, dense, modules.Normalize()], device="cpu").save(str(folder))
     return folder
+
+
+# --- for pages of the docs -----------------------------------------------------------------------
+
+
+def of_the_page(folder: Path = Path()) -> None:
+    """What docs/models.md loads: `clip`, with its processor, and `sentences`."""
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPProcessor
+
+    made = clip(folder / "clip")
+    eyes, reader = CLIPImageProcessor.from_pretrained(made), AutoTokenizer.from_pretrained(made)
+    CLIPProcessor(image_processor=eyes, tokenizer=reader).save_pretrained(made)
+    sentence_transformer(folder / "sentences", bert(folder / "base", pooler=True))

@@ -23,6 +23,7 @@ _PUBLIC = {
     "Dataset": "dataset",
     "ModelRecord": "models",
     "ModelEntry": "sources",
+    "Model": "sources",
     "extract": "sources",
     "FeatureStore": "store",
     "MEASURES": "measures",

@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from repalign.errors import RepalignError, Unavailable
+from repalign.dataset import Dataset
+from repalign.errors import RepalignError, Unavailable, is_of
 from repalign.sources.hub import HubSource, at, file_of, held, hub_errors
-from repalign.sources.model import NO_BOS, Context, LoadedModel, ModelEntry, run_dtype
+from repalign.sources.memory import Model, alone, tower
+from repalign.sources.model import NO_BOS, Context, Loaded, LoadedModel, ModelEntry, run_dtype
 from repalign.sources.source import FILE, HUB, Answer, Asked, Facts, Spec, StandIn, needless_prompt, outdated
+from repalign.sources.tokenizer import PROBE, given_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from repalign.store import StoredRepresentation
 
 SHARE = 0.8  # of the first GPU's free memory: more than this is spread over several, if there are several
+LACKS = {
+    "image": ("its image processor", "(model, processor)"), "text": ("its tokenizer", "(model, tokenizer)"),
+    "both": ("a processor of what it is to read", "(model, processor)"),
+}  # fmt: skip
 USABLE = 0.9  # of the free memory of GPUs that share a model: the rest is for what a pass needs
 
 
@@ -53,12 +60,42 @@ class Transformers(HubSource):
         if _side(config, entry) == "image":
             if entry.prompt is not None:
                 raise needless_prompt(entry, "images")
-            from repalign.sources.hf_vision import HFVision
+            from repalign.sources import hf_vision
 
-            return HFVision(spec, entry, context, config)
-        from repalign.sources.hf_text import HFText
+            return hf_vision.load(spec, entry, context, config)
+        from repalign.sources import hf_text
 
-        return HFText(spec, entry, context, config)
+        return hf_text.load(spec, entry, context, config)
+
+    def takes(self, entry: Model) -> bool:
+        """Beside its own processor or tokenizer, or none: with another function its modules are read by their names."""
+        return is_of(entry.model, "transformers", "PreTrainedModel") and bool(entry.preprocess is None or _readers(entry))
+
+    def towers(self, entry: Model, dataset: Dataset) -> list[Model]:
+        """The side of the entry's modality; else each that its processor reads and the dataset has a column for."""
+        readers, config = _readers(entry), entry.model.config
+        both = getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
+        sides = [side for side in readers if side in {dataset.kind(m) for m in dataset.modalities}]
+        if both and entry.modality is None and sides:
+            return [tower(entry, side) for side in sides]
+        side = _side(config, entry) if readers or not both else "image"
+        if side not in readers:
+            raise alone(entry, *(LACKS["both" if both else side]))
+        return [entry]
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        """As it comes of its files: a head is left off that does not predict tokens."""
+        from repalign.sources.hf_text import HFText, is_causal
+        from repalign.sources.hf_vision import HFVision
+
+        config, side = entry.model.config, _side(entry.model.config, entry)
+        reader, causal = _readers(entry)[side], is_causal(config) and entry.model.can_generate()
+        loaded = loaded if causal else replace(loaded, model=loaded.model.base_model)
+        if side == "text":
+            return HFText(spec, entry, loaded, config, given_tokenizer(reader, entry.label), causal)
+        if entry.prompt is not None:
+            raise needless_prompt(entry, "images")
+        return HFVision(spec, entry, loaded, config, reader)
 
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
@@ -73,8 +110,6 @@ class Transformers(HubSource):
 
     def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
         """Refuse a text model's extraction by a former version, whose facts have no probe, if it fed the model otherwise."""
-        from repalign.sources.tokenizer import PROBE, load_tokenizer
-
         facts = stored.facts
         if facts.get("source") != "hf" or "padding" not in facts or "tokenizer_probe" in facts:
             return
@@ -118,6 +153,16 @@ def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: int
     return Facts(kind="image" if sees else "text", widths=widths, tokens=tokens, layers_from=FILE if path else HUB)
 
 
+def _readers(entry: Model) -> dict[str, Any]:
+    """What makes inputs of images and of texts, in the processor that is given beside a model."""
+    given = entry.preprocess
+    parts = {"image": given, "text": given}
+    if is_of(given, "transformers", "ProcessorMixin"):
+        parts = {"image": getattr(given, "image_processor", None), "text": getattr(given, "tokenizer", None)}
+    kinds = {"image": "ImageProcessingMixin", "text": "PreTrainedTokenizerBase"}
+    return {side: part for side, part in parts.items() if is_of(part, "transformers", kinds[side])}
+
+
 def _side(config: Any, entry: ModelEntry) -> str:
     """Whether the model is to read images or text: the class's main input, or the entry's modality."""
     from transformers import MODEL_MAPPING
@@ -142,25 +187,6 @@ def _side(config: Any, entry: ModelEntry) -> str:
 # --- weights -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model with its weights."""
-
-    model: Any
-    missing: list[str]  # weights that its files lack, and that are random now
-    stored: torch.dtype | None  # what most of its weights are stored in
-    dtype: torch.dtype  # what it is run in
-    places: dict[str, Any] | None  # the device of each of its parts, where they were put there one by one
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the embeddings, or of the first weight."""
-        try:
-            return self.model.get_input_embeddings().weight.device
-        except (AttributeError, NotImplementedError):  # no such thing, as in some vision models
-            return next(self.model.parameters()).device
-
-
 def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str, spread: str = "never") -> Loaded:
     """Load a model in the dtype it is run in, straight onto its device or devices.
 
@@ -181,7 +207,7 @@ def load_model(auto: Any, spec: Spec, context: Context, config: Any, label: str,
     if places is None:
         model.to(context.device)
     keep_in_place(model)
-    return Loaded(model.eval(), sorted(report["missing_keys"]), stored, dtype, places)
+    return Loaded(model.eval(), dtype, stored, sorted(report["missing_keys"]), places)
 
 
 def stored_dtype(config: Any) -> torch.dtype | None:

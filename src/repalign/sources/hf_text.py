@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
-from repalign.sources.model import NO_BOS, Batch, Context, Layer, ModelEntry, refuse_infinite
+from repalign.sources.model import NO_BOS, Batch, Context, Layer, Loaded, ModelEntry, refuse_infinite
 from repalign.sources.source import Spec
-from repalign.sources.tokenizer import PROBE, context_length, load_tokenizer, pad_id
+from repalign.sources.tokenizer import PROBE, Reading, context_length, load_tokenizer, pad_id
 
 POOLINGS = ("mean", "last", "cls")
 
@@ -35,17 +35,20 @@ class Tokens:
     cut: bool  # whether the text is longer than this
 
 
+def load(spec: Spec, entry: ModelEntry, context: Context, config: Any) -> HFText:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    reading = load_tokenizer(spec, context)  # before the weights, which may take minutes
+    causal = is_causal(config)
+    loaded = load_model(AutoModelForCausalLM if causal else AutoModel, spec, context, config, entry.label, context.spread)
+    return HFText(spec, entry, loaded, config, reading, causal)
+
+
 class HFText(passes.TextModel):
-    """Tokens in, pooled hidden states out."""
+    """Tokens in, pooled hidden states out; `causal` says that the model has a head that predicts the next token."""
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
-        from transformers import AutoModel, AutoModelForCausalLM
-
-        self.entry = entry
-        reading = load_tokenizer(spec, context)  # before the weights, which may take minutes
-        self.tokenizer = reading.tokenizer
-        causal = _is_causal(config)
-        loaded = load_model(AutoModelForCausalLM if causal else AutoModel, spec, context, config, entry.label, context.spread)
+    def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, config: Any, reading: Reading, causal: bool) -> None:
+        self.entry, self.tokenizer = entry, reading.tokenizer
         self.device, self.placed, dtype = loaded.device, placed(loaded.places), loaded.dtype
         self.model: nn.Module = loaded.model if causal else _text_side(loaded.model, config, entry.label)
         missing = within(loaded.model, self.model, loaded.missing)
@@ -316,7 +319,7 @@ def _name(hidden_state: int) -> str:
     return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
 
 
-def _is_causal(config: Any) -> bool:
+def is_causal(config: Any) -> bool:
     """Whether the architecture predicts the next token: it has such a head, and none for masked tokens."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 

@@ -19,11 +19,18 @@ from repalign.errors import Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
 from repalign.sources.hub import at, hub_errors
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, first_line, plain
+from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, first_line, plain
 from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
 OTHERWISE = "name its modules with a torch: spec"
+
+
+def load(spec: Spec, entry: ModelEntry, context: Context, config: Any) -> HFVision:
+    from transformers import AutoModel
+
+    loaded = load_model(AutoModel, spec, context, config, entry.label)
+    return HFVision(spec, entry, loaded, config, _processor(spec, context))
 
 
 class HFVision(LoadedModel):
@@ -31,11 +38,8 @@ class HFVision(LoadedModel):
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, config: Any) -> None:
-        from transformers import AutoModel
-
-        self.entry = entry
-        loaded = load_model(AutoModel, spec, context, config, entry.label)
+    def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, config: Any, processor: Any) -> None:
+        self.entry, self.processor = entry, processor
         self.device, self.dtype = loaded.device, loaded.dtype
         self.model: nn.Module = _vision_side(loaded.model, config, entry.label)
         missing = within(loaded.model, self.model, loaded.missing)
@@ -45,7 +49,6 @@ class HFVision(LoadedModel):
                 config.tie_last_hidden_states = False
                 if getattr(config, "mask_ratio", None):  # of a masked autoencoder, that trains on the rest of an image
                     config.mask_ratio = 0.0
-        self.processor = _processor(spec, context)
         self.fed = _named_arguments(self.model)
         every = self._probe(missing)
         self.pooling = self.choose_pooling(self._poolings())

@@ -6,13 +6,18 @@ that a run that was killed, or spread over workers, ends with the same bytes.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import math
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ from torch import Tensor
 from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, Unavailable, choose
 from repalign.models import ModelRecord
+from repalign.sources.memory import UNTOLD, Model, entries_of
 from repalign.sources.model import (
     SPREAD,
     STORE_DTYPES,
@@ -44,6 +50,7 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 ON_UNAVAILABLE = ("error", "skip")
+NOT_KEPT = "kept until Python ends, not in the store: nothing tells what it computes; give it a `revision` that does"
 
 
 def choose_device(device: str = "auto") -> str:
@@ -72,11 +79,15 @@ def choose_device(device: str = "auto") -> str:
 
 
 def extract(
-    dataset: Dataset, models: Sequence[ModelEntry | str], store: FeatureStore | str, *, device: str = "auto",
+    dataset: Dataset, models: Any, store: FeatureStore | str | None = None, *, device: str = "auto",
     dtype: str = "auto", batch_size: int = 32, rows_per_part: int = 256, trust_remote_code: bool = False,
     executor: Executor | None = None, on_unavailable: str = "error", progress: Progress = silent,
 ) -> list[Any]:  # fmt: skip
     """All layers of all models on one dataset, one vector per stimulus, in a store.
+
+    `models` are specs ("hf:org/name"), `ModelEntry`, and models in memory, as they are or as a `Model` that says more: torch
+    modules, pairs of a model and its processor, a SentenceTransformer, functions of a batch. Without a store features are kept
+    in a folder that is removed when Python ends, and those of a function that has no `revision` always are.
 
     A model that is complete in the store is not run; of one that is not, the missing parts are made. Code that comes
     with a model is not run unless `trust_remote_code`. With an executor the parts are made there, and each worker loads
@@ -84,22 +95,31 @@ def extract(
 
     * `device`: "auto" is a GPU where there is one, and several for a text model of transformers whose weights take more
       than 0.8 of the free memory of the first; "sharded" spreads such models over all GPUs and runs others on the
+<<<<<<< HEAD
       first; "cpu", "mps" (an Apple GPU), "cuda:0" and so on are one device. How a model was spread does not enter the
       extraction hash.
     * `dtype`: "auto" is what the weights are stored in on a CUDA GPU, and float32 elsewhere; "stored" is what they are
       stored in anywhere; or "float32", "bfloat16", "float16", "float64" (not on an Apple GPU). Pooling is in float32 always.
+=======
+      first; "cpu", "cuda:0" and so on are one device. How a model was spread does not enter the extraction hash.
+    * `dtype`: "auto" is what the weights are stored in on a GPU, and float32 on the CPU; "stored" is what they are
+      stored in anywhere; or "float32", "bfloat16", "float16", "float64". Pooling is in float32 always.
+    * A model in memory runs where it is and in the dtype that it has; where a device or dtype is named that is another one, a
+      copy of it does. It runs in this process, whatever the executor.
+>>>>>>> 73548ee (Extract models that are in memory: modules, pairs, functions)
     * `on_unavailable`: "error", or "skip": a model that cannot be loaded for a reason of its own (gated, gone, in no cache
       and out of reach, without safetensors weights or a tokenizer, broken, too large, in need of a package or an
       architecture that is not installed) is left out with one line, and a `Skipped` stands in its place in the list.
 
-    Returns a list with a StoredRepresentation, or a Skipped, for each model, in their order.
+    Returns a list with a StoredRepresentation, or a Skipped, for each model, in their order; for both sides of a model in memory
+    that reads images and texts, where its processor does and the dataset has both.
 
     Raises RepalignError: unknown specs, layers or poolings; a stimulus that a model cannot take (the row is named);
     weights that fit no memory; hidden states that are not finite; a store that holds another model in the same place;
     and, with "error", its subclass Unavailable.
     """
-    store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    entries = [ModelEntry(m) if isinstance(m, str) else m for m in models]
+    store = session_store() if store is None else store if isinstance(store, FeatureStore) else FeatureStore(store)
+    entries = entries_of(models, dataset)
     if batch_size < 1:
         raise RepalignError("batch_size is out of range", expected="at least 1", got=batch_size)
     choose("on_unavailable", on_unavailable, ON_UNAVAILABLE)
@@ -113,30 +133,42 @@ def extract(
     spread = SPREAD.get(device, "never")
     context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids, spread=spread)
     out: list[StoredRepresentation | Skipped] = []
-    try:
-        for entry, spec in zip(entries, specs, strict=True):
-            try:
-                if spec.source.packages:
-                    spec.source.require(entry)
-                with library_errors(entry.label, "finding its revision"):
-                    at = replace(context, revision=spec.source.revision(spec, entry))
-                location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
-                job = _Job(dataset, entry, spec, location, at, batch_size)
-                out.append(_extract_one(job, store, rows_per_part, executor, progress))
-            except Unavailable as error:
-                if on_unavailable == "error":
-                    raise
-                out.append(left_out(entry, error, f"extract {entry.label}", progress, dataset.n))
-        return out
-    finally:
-        _forget()
+    for entry, spec in zip(entries, specs, strict=True):
+        try:
+            if spec.source.packages:
+                spec.source.require(entry)
+            with library_errors(entry.label, "finding its revision"):
+                at = replace(context, revision=spec.source.revision(spec, entry))
+            location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
+            job = _Job(dataset, entry, spec, location, at, batch_size)
+            out.append(_extract_one(job, store, rows_per_part, executor, progress))
+        except Unavailable as error:
+            if on_unavailable == "error":
+                raise
+            out.append(left_out(entry, error, f"extract {entry.label}", progress, dataset.n))
+        finally:
+            _forget()
+    return out
 
 
 def left_out(entry: ModelEntry, error: Unavailable, task: str, progress: Progress, n: int = 0) -> Skipped:
-    """The record of a model that is unavailable, told in one line: a warning where nobody listens to the progress."""
-    log.log(logging.WARNING if progress is silent else logging.INFO, "%s: left out: %s", task, error.reason)
-    progress(task, n, n, f"left out: {error.reason}")
+    """The record of a model that is unavailable."""
+    _warn(progress, task, n, n, f"left out: {error.reason}")
     return Skipped(entry.spec, entry.label, error.reason)
+
+
+def _warn(progress: Progress, task: str, done: int, n: int, note: str) -> None:
+    """Tell something in one line: as a warning where nobody listens to the progress."""
+    log.log(logging.WARNING if progress is silent else logging.INFO, "%s: %s", task, note)
+    progress(task, done, n, note)
+
+
+@cache
+def session_store() -> FeatureStore:
+    """A store in a folder that is removed when Python ends."""
+    folder = tempfile.mkdtemp(prefix="repalign-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return FeatureStore(folder)
 
 
 @dataclass(frozen=True)
@@ -157,6 +189,11 @@ def _extract_one(
     """One model: found in the store, or its missing parts made and its manifest written."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
+    if isinstance(entry, Model):  # the object is in this process
+        executor = None
+        if job.context.revision.startswith(UNTOLD) and store is not session_store():
+            _warn(progress, task, 0, n, NOT_KEPT)
+            store = session_store()
     found = _stored(job, store)
     if found is not None:
         progress(task, n, n, "complete in the store")
@@ -223,6 +260,7 @@ class _Loaded:
     batch_size: int
     lock: threading.Lock  # forward passes of threads that share a model go one after another
     told: Told = field(init=False)
+    give_back: Callable[[], None] = field(init=False)  # leaves an object of the user's as it was
 
 
 _models: dict[str, _Loaded] = {}
@@ -238,13 +276,16 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
         _forget()  # first, so that two models are never in memory at once
         source, context = job.spec.source, replace(at, progress=rows.progress)
         kind = Unavailable if source.published else RepalignError
-        with library_errors(entry.label, "loading it, or its first pass,", kind, alone=True):
-            model = source.load(job.location, entry, context)
-        column = None if model.kind is None else _column(job.dataset, model, entry)
-        made = _Loaded(model, column, job.batch_size, threading.Lock())
-        if model.shown_first:
-            with library_errors(entry.label, "a forward pass over the first texts"):
-                model.settle(_prepared(job, made, range(min(model.shown_first, job.dataset.n))))
+        with ExitStack() as borrowed:  # what is begun and fails is given back at once
+            borrowed.enter_context(source.borrowed(entry))
+            with library_errors(entry.label, "loading it, or its first pass,", kind, alone=True):
+                model = source.load(job.location, entry, context)
+            column = None if model.kind is None else _column(job.dataset, model, entry)
+            made = _Loaded(model, column, job.batch_size, threading.Lock())
+            if model.shown_first:
+                with library_errors(entry.label, "a forward pass over the first stimuli"):
+                    model.settle(_prepared(job, made, range(min(model.shown_first, job.dataset.n))))
+            made.give_back = borrowed.pop_all().close
         facts = {
             **model.facts, "layers": {layer.name: layer.what for layer in model.layers}, "column": column,
             "device": at.device, **model.placed, "store_dtype": entry.store_dtype, "weights_fingerprint": model.weights,
@@ -265,6 +306,8 @@ def _forget() -> None:
     """
     with _loading:
         spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
+        for held in _models.values():
+            held.give_back()
         _models.clear()
         if any_held and (spread or choose_device() != "cpu"):
             gc.collect()

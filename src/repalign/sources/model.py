@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,7 +55,8 @@ class ModelEntry:
     * `modality`: the dataset's column to read, needed where the model does not say it (torch, array).
     * `pooling`: how the tokens or positions of a layer become one vector, such as "mean", "last", "cls",
       "spatial_mean"; None takes the source's default.
-    * `layers`: names or indices (negative ones count from the end); None takes all.
+    * `layers`: names, patterns of names (in "blocks.*.attn" a star stands for what is between two dots) or indices (negative
+      ones count from the end); None takes all.
     * `caption`: which of several captions, from 0.
     * `sink`: "skip" leaves the first token of a text out of the mean of a causal model where it is a sink (a
       beginning-of-sequence token always, a first word if the model uses it as one), "keep" counts it. Such a token has
@@ -104,6 +107,8 @@ class ModelEntry:
             value = getattr(self, several)
             if value is not None and not isinstance(value, str):
                 object.__setattr__(self, several, tuple(value))
+        if isinstance(self.layers, str):
+            object.__setattr__(self, "layers", (self.layers,))
         for option, known in CHOICES.items():
             value = getattr(self, option)
             if value not in known:
@@ -192,6 +197,40 @@ class Batch:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A module with its weights, ready to be run, wherever it came from."""
+
+    model: Any
+    dtype: torch.dtype  # what it is run in
+    stored: torch.dtype | None = None  # what most of its weights are stored in
+    missing: Sequence[str] = ()  # weights that its files lack, and that are random now
+    places: Mapping[str, Any] | None = None  # the device of each of its parts, where they were put there one by one
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the embeddings, or of the first weight; the CPU where there is none."""
+        try:
+            return self.model.get_input_embeddings().weight.device
+        except (AttributeError, NotImplementedError):  # no such thing, as in vision models
+            return next((x.device for x in tensors_of(self.model)), torch.device("cpu"))
+
+
+def ready(model: nn.Module, stored: torch.dtype | None, context: Context, label: str) -> Loaded:
+    """A module of files in eval mode, in the dtype and on the device that it is to be run in and on."""
+    dtype = run_dtype(context.dtype, stored, context.device, label)
+    return Loaded(model.eval().to(context.device, dtype), dtype, stored)
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def own_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of the first weight that has digits behind the point."""
+    return next((x.dtype for x in tensors_of(module) if x.is_floating_point()), torch.float32)
+
+
 class LoadedModel(ABC):
     """A model in memory, or a file of features: stimuli in, one vector per stimulus and layer out."""
 
@@ -221,9 +260,6 @@ class LoadedModel(ABC):
         """One pass over a batch."""
 
     # What sources share.
-
-    def run_dtype(self, context: Context, stored: torch.dtype | None) -> torch.dtype:
-        return run_dtype(context.dtype, stored, context.device, self.entry.label)
 
     def in_passes(self, prepared: Sequence[Any], alike: Sequence[Any], run: Callable[[list[Any]], Batch]) -> Batch:
         """One batch of all, run in passes of those whose entry of `alike` is the same."""
@@ -263,10 +299,10 @@ class LoadedModel(ABC):
                         remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
                     )  # fmt: skip
                 chosen.add(names[w])
-            elif w in names:
-                chosen.add(w)
+            elif found := named_by(w, names):
+                chosen.update(found)
             else:
-                expected = f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, or an index"
+                expected = f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, a pattern or an index"
                 raise RepalignError(f"{label}: no layer {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), names))
         return tuple(layer for layer in every if layer.name in chosen)
 
@@ -287,6 +323,17 @@ class LoadedModel(ABC):
         return {"too_long": "cut" if self.entry.truncate else "refused", "caption": self.entry.caption, **prompt}
 
 
+def named_by(wanted: int | str, names: Iterable[str]) -> list[str]:
+    """The names that a name or a pattern stands for, in their order; a star stands for what is between two dots.
+
+    >>> named_by("blocks.*", ["stem", "blocks.0", "blocks.0.attn", "blocks.1"])
+    ['blocks.0', 'blocks.1']
+    """
+    parts = str(wanted).split(".")
+    split = ((name, name.split(".")) for name in names)
+    return [name for name, own in split if name == wanted or (len(own) == len(parts) and all(map(fnmatchcase, own, parts)))]
+
+
 def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of parameters and buffers in the order of names.
 
@@ -298,11 +345,15 @@ def weights_digest(module: nn.Module, without: Sequence[str] = ()) -> str:
         if not isinstance(tensor, Tensor) or name in without:
             continue
         sha.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        flat = tensor.detach().contiguous().flatten()
-        if flat.numel():
-            for piece in flat.split(max(1, DIGEST_BYTES // flat.itemsize)):
-                sha.update(piece.to("cpu").view(torch.uint8).numpy().data)
+        for piece in bytes_of(tensor):
+            sha.update(piece)
     return sha.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    flat = tensor.detach().contiguous().flatten()
+    for piece in flat.split(max(1, DIGEST_BYTES // flat.itemsize)) if flat.numel() else ():
+        yield piece.to("cpu").view(torch.uint8).numpy().data
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -350,6 +401,12 @@ def refuse_infinite(x: Tensor, where: str, dtype: torch.dtype) -> None:
         got="infinity or NaN",
         remedy="use `dtype: bfloat16`, or float32" if small else "check that the model's files are whole",
     )
+
+
+def told(thing: Any) -> str:
+    """An object in words: its own where they say what it is, else its name."""
+    text = repr(thing)
+    return getattr(thing, "__qualname__", type(thing).__qualname__) if " at 0x" in text else text
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, did_you_mean
+from repalign.dataset import Dataset
+from repalign.errors import RepalignError, did_you_mean, is_of
 from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
-from repalign.sources.model import Batch, Context, Layer, ModelEntry, count_parameters, no_modality, versions
+from repalign.sources.memory import Model, alone, tower
+from repalign.sources.model import (
+    Batch,
+    Context,
+    Layer,
+    Loaded,
+    LoadedModel,
+    ModelEntry,
+    count_parameters,
+    no_modality,
+    ready,
+    told,
+    versions,
+)
 from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, StandIn
 
 EMBEDDING = "embedding"
@@ -23,27 +38,10 @@ class OpenCLIPSide(passes.TextModel):
 
     sorts, shown_first = False, 0
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        import open_clip  # pyright: ignore[reportMissingImports]
-
-        if entry.modality not in ("image", "text"):
-            raise no_modality(entry, "openclip", SIDES)
-        self.entry, self.device = entry, context.device
-        self.kind = entry.modality
-        architecture, _, pretrained = spec.path.partition("/")
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        for given, known in ((architecture, open_clip.list_models()), (pretrained, tags)):
-            if given not in known:
-                raise RepalignError(
-                    f"model {entry.label}: OpenCLIP knows no {given!r}", got=spec.path, remedy=did_you_mean(given, known),
-                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
-                )  # fmt: skip
-        with hub_errors(spec):
-            model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
-        loaded = next(model.parameters()).dtype  # float32: OpenCLIP does not say what its weights are stored in
-        self.dtype = self.run_dtype(context, loaded)
-        self.model: Any = model.eval().to(context.device, self.dtype)
-        self.tokenizer = open_clip.get_tokenizer(architecture)
+    def __init__(self, spec: Spec, entry: ModelEntry, side: str, loaded: Loaded, transform: Any, tokenizer: Any) -> None:
+        self.entry, self.device, self.dtype = entry, loaded.device, loaded.dtype
+        self.model: Any = loaded.model
+        self.kind, self.transform, self.tokenizer = side, transform, tokenizer
         every = self._probe()
         self.pooling = self.choose_pooling(self.known)
         self.skips_first = self.kind == "text" and self.may_skip  # each text begins with a token that is a sink
@@ -53,13 +51,13 @@ class OpenCLIPSide(passes.TextModel):
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, not normalised",
             "tokens": self._which_tokens(),
             **({"class_token": any(p.cls is not None for p in self.tokens.values())} if self.kind == "image" else self.token_facts),
-            "preprocessing": str(self.transform) if self.kind == "image" else None,
+            "preprocessing": told(self.transform) if self.kind == "image" else None,
             **self.text_facts(),
         }
         seen, libraries = count_parameters(self.model.visual), ("open_clip_torch", "torchvision", "pillow")
         count = seen if self.kind == "image" else count_parameters(self.model) - seen
         self.describe(
-            spec, self.kind, self.model, (self.dtype, None), libraries, facts, n_parameters=count,
+            spec, side, self.model, (self.dtype, loaded.stored), libraries, facts, n_parameters=count,
             objective="contrastive, image and text",
         )  # fmt: skip
 
@@ -170,7 +168,36 @@ class OpenCLIP(Source):
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
         return Facts()  # its library says nothing of a model without loading it
 
-    load = OpenCLIPSide
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        import open_clip  # pyright: ignore[reportMissingImports]
+
+        if entry.modality not in ("image", "text"):
+            raise no_modality(entry, "openclip", SIDES)
+        architecture, _, pretrained = spec.path.partition("/")
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        for given, known in ((architecture, open_clip.list_models()), (pretrained, tags)):
+            if given not in known:
+                raise RepalignError(
+                    f"model {entry.label}: OpenCLIP knows no {given!r}", got=spec.path, remedy=did_you_mean(given, known),
+                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
+                )  # fmt: skip
+        with hub_errors(spec):
+            model, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
+        loaded = ready(model, next(model.parameters()).dtype, context, entry.label)
+        loaded = replace(loaded, stored=None)  # OpenCLIP makes weights float32, and does not say what they are stored in
+        return OpenCLIPSide(spec, entry, entry.modality, loaded, transform, open_clip.get_tokenizer(architecture))
+
+    def takes(self, entry: Model) -> bool:
+        return is_of(entry.model, "open_clip")
+
+    def towers(self, entry: Model, dataset: Dataset) -> list[Model]:  # noqa: ARG002
+        """The side that the second of the pair is for."""
+        if entry.preprocess is None:
+            raise alone(entry, "its transform or its tokenizer", "(model, transform)")
+        return [tower(entry, _side(entry))]
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        return OpenCLIPSide(spec, entry, _side(entry), loaded, entry.preprocess, entry.preprocess)
 
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
@@ -178,3 +205,8 @@ class OpenCLIP(Source):
         if asked.entry.modality is None:
             raise no_modality(asked.entry, self.scheme, SIDES)
         return standins.of_side(asked, "gpt2")
+
+
+def _side(entry: Model) -> str:
+    """Which side of a model in memory is read: that of the tokenizer beside it, or of the transform."""
+    return "text" if is_of(entry.preprocess, "open_clip") else "image"

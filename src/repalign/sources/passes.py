@@ -213,7 +213,7 @@ def outputs_of(model: nn.Module, names: Sequence[str], label: str) -> Iterator[d
 
 def module_layer(model: nn.Module, name: str) -> Layer:
     """A module of a model as a layer."""
-    return Layer(name, f"output of {name} ({type(model.get_submodule(name)).__name__})")
+    return Layer(name, f"output of {name or 'the model'} ({type(model.get_submodule(name)).__name__})")
 
 
 # --- the tokens of images ------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import UserDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,9 +19,11 @@ import torch
 from repalign.errors import RepalignError, did_you_mean, require
 from repalign.layers import KINDS, said
 from repalign.models import KnownModel, known_models
-from repalign.sources.model import Context, LoadedModel, ModelEntry
+from repalign.sources.model import Context, Loaded, LoadedModel, ModelEntry
 
 if TYPE_CHECKING:
+    from repalign.dataset import Dataset
+    from repalign.sources.memory import Model
     from repalign.store import StoredRepresentation
 
 
@@ -278,6 +281,27 @@ class Source(ABC):
     def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
         """The model, ready for stimuli."""
 
+    # Models that are in memory.
+
+    def takes(self, entry: Model) -> bool:  # noqa: ARG002
+        """Whether an object is a model of this source, for which `towers` and `wrap` say what `load` does for a spec."""
+        return False
+
+    def towers(self, entry: Model, dataset: Dataset) -> list[Model]:  # noqa: ARG002
+        """What an object stands for: one model, or each side of one that reads images and texts. Refuses one that cannot be run."""
+        return [entry]
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        """An object, ready for stimuli."""
+        raise NotImplementedError
+
+    @contextmanager
+    def borrowed(self, entry: ModelEntry) -> Iterator[None]:  # noqa: ARG002
+        """As long as a model is held: afterwards an object of the user's is as it was."""
+        yield
+
+    # Mock runs.
+
     @abstractmethod
     def stand_in(self, asked: Asked) -> StandIn:
         """A tiny local model in place of a real one, for mock runs."""
@@ -341,6 +365,7 @@ SOURCES = Sources(
         "torch": "repalign.sources.torch:TorchModules",
         "array": "repalign.sources.array:Arrays",
         "toy": "repalign.sources.toy:Toys",
+        "memory": "repalign.sources.memory:InMemory",
     }  # type: ignore[dict-item]
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, Unavailable
+from repalign.errors import RepalignError, Unavailable, is_of
 from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
 from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
-from repalign.sources.model import Batch, Context, Layer, ModelEntry
+from repalign.sources.memory import Model
+from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, ready
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
 
@@ -36,13 +37,9 @@ class Text:
 class Sentence(passes.TextModel):
     """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        self.entry, self.device = entry, context.device
-        model = _load(spec, context)
-        reading = _own_tokenizer(model, spec, context)
-        stored = next((p.dtype for p in model.parameters()), None)  # of the transformer, which is loaded as it is stored
-        dtype = self.run_dtype(context, stored)
-        self.model: Any = model.eval().to(dtype)
+    def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, reading: Mapping[str, str]) -> None:
+        self.entry, self.device, dtype = entry, loaded.device, loaded.dtype
+        self.model: Any = loaded.model
         self.prompt: str = self.model.prompts.get(self.model.default_prompt_name) or ""
         for module in self.model.modules():  # of a Router there may be one on each route
             transformer = getattr(module, "auto_model", None)
@@ -60,7 +57,7 @@ class Sentence(passes.TextModel):
             "architecture": self._modules(),
             "pooling": f"{self.pooling}; {EMBEDDING}: the model's own, as encode gives it",
             "truncate_dim": self.model.truncate_dim,
-            **({} if reading is None else reading),
+            **reading,
             "tokens": self._which_tokens(),
             **self.token_facts,  # `settle` finds out whether the first is a sink
             "prompt": self.prompt,
@@ -68,7 +65,7 @@ class Sentence(passes.TextModel):
             **self.text_facts(),
         }
         libraries = ("sentence-transformers", "transformers", "tokenizers")
-        self.describe(spec, "text", self.model, (dtype, stored), libraries, facts, objective="sentence embedding")
+        self.describe(spec, "text", self.model, (dtype, loaded.stored), libraries, facts, objective="sentence embedding")
 
     def _modules(self) -> str:
         return " > ".join(type(m).__name__ for m in self.model)
@@ -181,7 +178,7 @@ class Sentence(passes.TextModel):
         return passes.sees_only_back(run, ids, ids.shape[1] // 2, dtype)
 
 
-def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] | None:
+def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str]:
     """Give the transformer the tokenizer that its own file says, where the library makes another of it; what was found."""
     from tokenizers import normalizers
     from transformers import PreTrainedTokenizerBase
@@ -189,7 +186,7 @@ def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str] |
     first = model[0]
     current = getattr(first, "tokenizer", None)
     if getattr(first, "auto_model", None) is None or not isinstance(current, PreTrainedTokenizerBase):
-        return None  # it reads its file itself, as StaticEmbedding does, or is one of several (Router)
+        return {}  # it reads its file itself, as StaticEmbedding does, or is one of several (Router)
     reading = load_tokenizer(spec, context, _folder(spec, context))
     if not reading.own:
         return reading.facts
@@ -255,7 +252,17 @@ class SentenceTransformers(HubSource):
         embedding = 1  # the finished one, a layer behind those of the transformer
         return replace(config_facts(spec, entry, answer, embedding), **self.weight_facts(spec, answer, "**/*.safetensors"))
 
-    load = Sentence
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        model = _load(spec, context)
+        reading = _own_tokenizer(model, spec, context)
+        stored = next((p.dtype for p in model.parameters()), None)  # of the transformer, which is loaded as it is stored
+        return Sentence(spec, entry, ready(model, stored, context, entry.label), reading)
+
+    def takes(self, entry: Model) -> bool:
+        return is_of(entry.model, "sentence_transformers", "SentenceTransformer")
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        return Sentence(spec, entry, loaded, {"tokenizer": "as it was given"})
 
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins

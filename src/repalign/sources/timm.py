@@ -16,11 +16,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError, Unavailable, did_you_mean
+from repalign.errors import RepalignError, Unavailable, did_you_mean, is_of
 from repalign.models import known_models
 from repalign.sources import passes
 from repalign.sources.hub import HubSource, fetch, hub_errors, hub_revision, read_headers
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, count_parameters, plain, versions
+from repalign.sources.memory import Model
+from repalign.sources.model import (
+    Batch,
+    Context,
+    Layer,
+    Loaded,
+    LoadedModel,
+    ModelEntry,
+    count_parameters,
+    named_by,
+    plain,
+    ready,
+    told,
+    versions,
+)
 from repalign.sources.source import COUNTED, NAME, Answer, Asked, Facts, Repository, Spec, StandIn, outdated
 
 if TYPE_CHECKING:
@@ -78,26 +92,24 @@ def _pretrained(spec: Spec, entry: ModelEntry) -> Any:
 
 
 class TimmVision(LoadedModel):
-    """Images in, pooled block outputs out."""
+    """Images in, pooled block outputs out; without a transform that of the model's own data configuration."""
 
     kind = "image"
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
+    def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, transform: Any = None) -> None:
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
 
-        self.entry, self.device = entry, context.device
-        model, stored = _load(spec, entry, context.revision)
-        self.dtype = self.run_dtype(context, stored)
-        self.model: Any = model.eval().to(context.device, self.dtype)
+        self.entry, self.device, self.dtype = entry, loaded.device, loaded.dtype
+        self.model: Any = loaded.model
         config = resolve_model_data_config(self.model)
-        self.transform = create_transform(**config, is_training=False)
+        self.transform = transform or create_transform(**config, is_training=False)
         every = self._intermediate_layers()
-        self.by_path = _names_modules(model, every, entry)
+        named = _named_modules(self.model, every, entry)
+        self.by_path = bool(named)
         if self.by_path:
-            assert entry.layers is not None
             self.pooling = entry.pooling
-            self.layers = self._named_layers([str(n) for n in entry.layers])
+            self.layers = self._named_layers(named)
         else:
             self.pooling = self.choose_pooling(self.known)
             self.layers = self.choose_layers(every)
@@ -106,9 +118,9 @@ class TimmVision(LoadedModel):
             "pooling": self.pooling or "maps: mean over positions; vectors as they are",
             "class_token": any(p.cls is not None for p in self.places.values()),
             "last_layer": self.layers[-1].what,
-            "preprocessing": plain(config),
+            "preprocessing": plain(config) if transform is None else told(transform),
         }
-        self.describe(spec, "image", self.model, (self.dtype, stored), ("timm", "torchvision", "pillow"), facts)
+        self.describe(spec, "image", self.model, (self.dtype, loaded.stored), ("timm", "torchvision", "pillow"), facts)
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:  # noqa: ARG002
         return [self.transform(image) for image in stimuli]  # type: ignore[operator]
@@ -226,21 +238,21 @@ def _safetensors(named: str | None) -> list[str]:
     return [named] if named.endswith(".safetensors") else [f"{safe}.safetensors"]
 
 
-def _names_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> bool:
-    """Whether the entry names modules of the model, and not layers that timm gives."""
+def _named_modules(model: Any, every: Sequence[Layer], entry: ModelEntry) -> list[str]:
+    """The modules of the model that the entry names; none where it names layers that timm gives."""
     wanted = entry.layers or ()
-    modules = {name for name, _ in model.named_modules() if name}
-    layers = {layer.name for layer in every}
-    if wanted and all(isinstance(w, str) and w in modules for w in wanted) and not set(wanted) <= layers:
-        return True
+    modules = [name for name, _ in model.named_modules() if name]
+    found = [named_by(w, modules) if isinstance(w, str) else [] for w in wanted]
+    if found and all(found) and not all(named_by(w, [layer.name for layer in every]) for w in wanted):
+        return list(dict.fromkeys(name for names in found for name in names))
     if not every:
-        unknown = next((str(w) for w in wanted if w not in modules), None)
+        unknown = next((str(w) for w, names in zip(wanted, found, strict=True) if not names), None)
         raise RepalignError(
             f"model {entry.label}: timm gives no intermediates for {type(model).__name__}",
             expected="paths of modules in `layers:`", got=unknown or "none",
             remedy=did_you_mean(unknown, modules) if unknown else f"name modules, such as {', '.join(sorted(modules)[:3])}",
         )
-    return False
+    return []
 
 
 class Timm(HubSource):
@@ -280,7 +292,16 @@ class Timm(HubSource):
         size = 4 * counted.parameters  # as timm stores its models
         return replace(counted, stored=torch.float32, file_bytes=size, download_bytes=size, download_from=COUNTED)
 
-    load = TimmVision
+    def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
+        model, stored = _load(spec, entry, context.revision)
+        return TimmVision(spec, entry, ready(model, stored, context, entry.label))
+
+    def takes(self, entry: Model) -> bool:
+        """A model that says by which transform it sees, or has one beside it."""
+        return is_of(entry.model, "timm") and bool(entry.preprocess or getattr(entry.model, "pretrained_cfg", None))
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        return TimmVision(spec, entry, loaded, entry.preprocess)
 
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins

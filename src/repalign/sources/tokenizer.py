@@ -16,6 +16,7 @@ The facts say which of them it was, whether the library gives the same ids for t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -84,9 +85,20 @@ def load_tokenizer(spec: Spec, context: Context, folder: str = "") -> Reading:
     loaded.truncation_side = "right"
     with hub_errors(spec):
         reading = _reading(spec, loaded, there)
+    return _knowing(reading, str(spec))
+
+
+def given_tokenizer(tokenizer: Any, label: str) -> Reading:
+    """A tokenizer that is in memory; a copy of it, whose state our calls may change."""
+    own = copy.deepcopy(tokenizer)
+    own.truncation_side = "right"
+    return _knowing(Reading(own, f"transformers' {type(own).__name__}, as it was given"), label)
+
+
+def _knowing(reading: Reading, label: str) -> Reading:
     ids = reading.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if set(ids) <= {reading.tokenizer.unk_token_id}:  # without files some classes make a tokenizer that knows nothing
-        raise _no_tokenizer(spec, f"it makes {ids[:4]} of {PROBE!r}")
+        raise _no_tokenizer(label, f"it makes {ids[:4]} of {PROBE!r}")
     return reading
 
 
@@ -304,7 +316,7 @@ def _ids(tokenizer: Any, special: bool = True) -> list[list[int]]:
     return [list(map(int, tokenizer(text, add_special_tokens=special)["input_ids"])) for text in PROBES]
 
 
-def _no_tokenizer(spec: Spec, got: str, remedy: str | None = None) -> Unavailable:
+def _no_tokenizer(spec: Spec | str, got: str, remedy: str | None = None) -> Unavailable:
     return Unavailable(
         f"model {spec}: its tokenizer cannot be loaded: {got}",
         expected="tokenizer.json and tokenizer_config.json, or a sentencepiece file, beside the model", got=got,

@@ -23,30 +23,42 @@ It has to make the same model each time.
 
 from __future__ import annotations
 
-import ast
+import copy
 import hashlib
-import importlib.metadata
+import importlib
 import importlib.util
-import site
 import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import resolve_name
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, did_you_mean
-from repalign.files import file_sha256
-from repalign.sources.model import Batch, Context, LoadedModel, ModelEntry, first_line, no_modality, weights_digest
+from repalign.sources.code import imported_code, source_digest
+from repalign.sources.memory import OUTPUT, Model, of_column, refuse_company
+from repalign.sources.model import (
+    Batch,
+    Context,
+    Layer,
+    Loaded,
+    LoadedModel,
+    ModelEntry,
+    first_line,
+    named_by,
+    no_modality,
+    out_of_memory,
+    own_dtype,
+    ready,
+    tensors_of,
+    told,
+    weights_digest,
+)
 from repalign.sources.passes import any_pool, module_layer, outputs_of
 from repalign.sources.source import FILE, Answer, Asked, Facts, Source, Spec, StandIn
 
@@ -86,12 +98,64 @@ class TorchModules(Source):
                 expected=f"the weights of revision {context.revision}", got=made.revision,
                 remedy="load weights in it, or call torch.manual_seed first; and let it write to no file that its code names",
             )  # fmt: skip
-        return TorchModule(spec, entry, context, made)
+        modality = entry.modality or made.modality
+        if modality is None:
+            raise no_modality(entry, "torch")
+        loaded = ready(made.module, next((p.dtype for p in made.module.parameters()), None), context, entry.label)
+        read = getattr(made.preprocess, "__qualname__", type(made.preprocess).__name__)
+        facts = {
+            "preprocessing": read if made.preprocess else "images to [0, 1]", "factory_sha256": made.code,
+            **({"imports": made.imports} if made.imports else {}),
+        }  # fmt: skip
+        return TorchModule(spec, entry, loaded, modality, made.preprocess, made.layers, facts, made.weights)
+
+    def takes(self, entry: Model) -> bool:
+        return isinstance(entry.model, nn.Module)
+
+    def towers(self, entry: Model, dataset: Dataset) -> list[Model]:
+        if isinstance(entry.model, torch.jit.ScriptModule):
+            raise RepalignError(
+                f"model {entry.label}: it is compiled by torch.jit, and nobody can see what its modules give",
+                expected="the module that it was made of", got=type(entry.model).__name__,
+                remedy="pass that module; or a function of a batch that calls this one: its output is then the one layer",
+            )  # fmt: skip
+        entry = of_column(entry, dataset, None if entry.preprocess else "array")
+        kind = dataset.kind(str(entry.modality)) if entry.modality in dataset.modalities else None
+        if entry.preprocess is None and kind in RAW:
+            what, takes, otherwise = RAW[kind]
+            raise RepalignError(
+                f"model {entry.label}: nothing says how {what} goes into the module", expected=f"`preprocess`, {takes}",
+                got=f"none; {otherwise}", remedy=f"pass repalign.Model(module, modality={entry.modality!r}, preprocess=...)",
+            )  # fmt: skip
+        if any(map(is_lazy, tensors_of(entry.model))):  # torch draws such weights in the first pass: those of a copy
+            entry = replace(entry, model=copy.deepcopy(entry.model).eval())
+            stimulus = dataset.stimuli(str(entry.modality), [0])[0]
+            stimulus = entry.prompted(stimulus[entry.caption]) if KINDS[str(kind)].several else stimulus
+            with torch.no_grad():
+                _run(Loaded(entry.model, own_dtype(entry.model)), [(entry.preprocess or _as_tensor)(stimulus)], entry)
+        return [entry]
+
+    def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:
+        facts = {"preprocessing": told(entry.preprocess) if entry.preprocess else "arrays as they are"}
+        return TorchModule(spec, entry, loaded, str(entry.modality), entry.preprocess, None, facts)
 
     def stand_in(self, asked: Asked) -> StandIn:
         from repalign.sources import standins
 
         return standins.module(asked)
+
+
+# Stimuli that do not go into a module of their own accord: what they are, what takes them there, and what would happen else.
+RAW = {
+    "image": (
+        "an image", "a function that makes a tensor of one PIL image, such as a transform of torchvision or timm",
+        "the images would go in raw: in the sizes that they have, with values from 0 to 1",
+    ),
+    "text": (
+        "a text", "a function that makes a tensor of one text", "for a model of transformers pass (model, tokenizer), and for one "
+        "that takes texts a function of a list of them",
+    ),
+}  # fmt: skip
 
 
 def _is_dotted(name: str) -> bool:
@@ -169,27 +233,24 @@ def _import(path: str, spec: Spec) -> Any:
 
 
 class TorchModule(LoadedModel):
-    """Outputs of modules of a model that the user's own function builds."""
+    """Outputs of modules of a model that is the user's own."""
 
-    kind = "any"
+    kind, shown_first = "any", 2
 
-    def __init__(self, spec: Spec, entry: ModelEntry, context: Context, made: Made) -> None:
-        modality = entry.modality or made.modality
-        if modality is None:
-            raise no_modality(entry, "torch")
-        self.entry, self.device, self.preprocess = entry, context.device, made.preprocess
-        stored = next((p.dtype for p in made.module.parameters()), None)
-        self.dtype = self.run_dtype(context, stored)
-        self.model = made.module.to(context.device, self.dtype)
-        self.layers = tuple(module_layer(self.model, n) for n in _chosen(self.model, entry, made.layers))
-        read = getattr(self.preprocess, "__qualname__", type(self.preprocess).__name__)
-        facts = {
-            "pooling": entry.pooling or "maps: mean over positions; vectors as they are",
-            "preprocessing": read if self.preprocess else "images to [0, 1]",
-            "factory_sha256": made.code,
-            **({"imports": made.imports} if made.imports else {}),
-        }
-        self.describe(spec, modality, self.model, (self.dtype, stored), ("pillow",), facts, weights=made.weights)
+    def __init__(
+        self, spec: Spec, entry: ModelEntry, loaded: Loaded, modality: str, preprocess: Callable[[Any], Tensor] | None,
+        stated: tuple[str, ...] | None, facts: Mapping[str, Any], weights: str | None = None,
+    ) -> None:  # fmt: skip
+        self.entry, self.loaded, self.preprocess = entry, loaded, preprocess
+        self.paths = _chosen(loaded.model, entry, stated)
+        self.layers = tuple(Layer(name, module_layer(loaded.model, path).what) for name, path in self.paths.items())
+        facts = {"pooling": entry.pooling or "maps: mean over positions; vectors as they are", **facts}
+        self.describe(spec, modality, loaded.model, (loaded.dtype, loaded.stored), ("pillow",), facts, weights=weights)
+
+    @torch.inference_mode()
+    def settle(self, prepared: Sequence[Tensor]) -> None:
+        if len({x.shape for x in prepared}) == 1:
+            refuse_company(self._pass(prepared).layers, self._pass(prepared[-1:]).layers, self.loaded.dtype, self.entry)
 
     def prepare(self, stimuli: Sequence[Any], where: Sequence[str]) -> list[Tensor]:
         out = [(self.preprocess or _as_tensor)(s) for s in stimuli]
@@ -198,7 +259,7 @@ class TorchModule(LoadedModel):
                 raise RepalignError(
                     f"model {self.entry.label}: {row}: preprocess gives no tensor", got=type(x).__name__,
                     expected="a torch.Tensor of one stimulus, without a batch dimension",
-                    remedy="return (module, preprocess) from the factory, with a preprocess for this modality",
+                    remedy="give the model a preprocess for this modality; a factory returns it: (module, preprocess)",
                 )  # fmt: skip
         return out
 
@@ -207,11 +268,11 @@ class TorchModule(LoadedModel):
         return self.in_passes(prepared, [x.shape for x in prepared], self._pass)
 
     def _pass(self, stimuli: Sequence[Tensor]) -> Batch:
-        inputs, out = torch.stack(list(stimuli)).to(self.device), {}
-        with outputs_of(self.model, [layer.name for layer in self.layers], self.entry.label) as found:
-            self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
-        for name, x in found.items():
-            where = f"model {self.entry.label}, layer {name}"
+        out = {}
+        with outputs_of(self.loaded.model, list(self.paths.values()), self.entry.label) as found:
+            _run(self.loaded, stimuli, self.entry)
+        for name, path in self.paths.items():
+            where, x = f"model {self.entry.label}, layer {name}", found[path]
             out[name] = any_pool(x, self.entry.pooling, where).to("cpu", torch.float32)
             if len(out[name]) != len(stimuli):
                 got = tuple(out[name].shape)
@@ -219,25 +280,39 @@ class TorchModule(LoadedModel):
         return Batch(out)
 
 
-def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None) -> list[str]:
-    """The modules to read: those of the entry, those that the factory states, or the children."""
-    every = list(stated) if stated is not None else _children(model)
-    wanted = every if entry.layers is None else entry.layers
-    known = {name for name, _ in model.named_modules() if name}
+def _run(loaded: Loaded, stimuli: Sequence[Tensor], entry: ModelEntry) -> None:
+    """A pass over tensors of one shape, where the module is, and in its dtype where they have digits behind the point."""
+    inputs = torch.stack(list(stimuli))
+    try:
+        loaded.model(inputs.to(loaded.device, loaded.dtype if inputs.is_floating_point() else None))
+    except Exception as error:
+        if isinstance(error, RepalignError) or out_of_memory(error):
+            raise
+        raise RepalignError(
+            f"model {entry.label}: the module fails on what it is given: {type(error).__name__}: {first_line(error)}",
+            expected="a module that takes a batch of what `preprocess` makes of the stimuli as its one argument",
+            got=f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}, of column {entry.modality or 'that it names'}",
+            remedy="say which column it reads and how: modality=, preprocess=; one of mixed dtypes or devices has to cast itself",
+        ) from error
+
+
+def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None) -> dict[str, str]:
+    """The modules to read, by the names of their layers: those of the entry, those that the factory states, or the children.
+
+    What the model itself gives is the layer `output`, which is read where there are no children.
+    """
+    known = {OUTPUT: "", **{name: name for name, _ in model.named_modules() if name}}
+    every = list(stated) if stated is not None else _children(model) or [OUTPUT]
     out = []
-    for w in wanted:
-        if isinstance(w, int) and -len(every) <= w < len(every):
-            out.append(every[w])
-        elif w in known:
-            out.append(str(w))
-        else:
-            expected = f"the path of a module, or an index into {', '.join(every)}"
+    for w in every if entry.layers is None else entry.layers:
+        found = [every[w]] if isinstance(w, int) and -len(every) <= w < len(every) else named_by(w, known)
+        if not found:
+            expected = f"the path of a module, a pattern such as 'blocks.*', or an index into {', '.join(every)}"
             raise RepalignError(
                 f"model {entry.label}: no module {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), known)
             )
-    if not out:
-        raise RepalignError(f"model {entry.label}: no layer to extract", remedy="name modules in `layers:`")
-    return list(dict.fromkeys(out))
+        out += found
+    return {name: known[name] for name in out}
 
 
 def _children(model: nn.Module) -> list[str]:
@@ -254,156 +329,7 @@ def _children(model: nn.Module) -> list[str]:
 def _as_tensor(stimulus: Any) -> Any:
     """Images to (3, h, w) in [0, 1], arrays as they are; of anything else no tensor can be made."""
     if isinstance(stimulus, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(stimulus))
+        return torch.from_numpy(np.array(stimulus))  # a copy: the dataset's own cannot be written to
     if isinstance(stimulus, str):
         return stimulus
     return torch.from_numpy(np.asarray(stimulus, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-# --- what code a factory is made of ---------------------------------------------------------------
-
-# Its own file, the modules that it imports, theirs, and the files that these name. It is read off the syntax of the files, so
-# that an import inside a function counts, and the answer is the same whatever else this process has imported. Of an installed
-# package the version counts, of the standard library and of the libraries that run every model (their versions stand in the
-# parts) nothing does.
-LIBRARIES = {
-    "repalign", "torch", "torchvision", "numpy", "scipy", "PIL", "transformers", "tokenizers", "timm", "safetensors",
-    "sentence_transformers", "open_clip", "huggingface_hub", "accelerate",
-}  # fmt: skip
-LARGEST = 2**26  # bytes of a file that code names; what is larger holds weights, which have a digest of their own
-_loaded: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # the digest of a module's file when it was first met
-
-
-def imported_code(module: ModuleType) -> dict[str, str]:
-    """Digest or version by name of everything that a module depends on: modules, packages, named files; sorted.
-
-    Raises RepalignError where a file has changed since this process imported it: the code that would run is the old one.
-    """
-    found: dict[str, str] = {}
-    file = getattr(module, "__file__", None)
-    waiting = [(module.__name__, Path(file))] if file else []
-    seen = {module.__name__}
-    while waiting:
-        name, file = waiting.pop()
-        if file.suffix != ".py":
-            continue
-        try:
-            tree = ast.parse(file.read_bytes())
-        except (OSError, SyntaxError, ValueError):
-            continue  # a module that is named and never imported
-        is_package = file.name == "__init__.py"
-        around = name if is_package else name.rpartition(".")[0]
-        for other in _parents(name) | set(_imports(tree, around)):
-            if other in seen:
-                continue
-            seen.add(other)
-            said = _about(other)
-            if isinstance(said, str):
-                found[other.partition(".")[0]] = said
-            elif said is not None:
-                found[other] = _digest(sys.modules.get(other), said)
-                waiting.append((other, said))
-        for path in _named_files(tree, file.parent):
-            beside = path.is_relative_to(file.parent)
-            found[path.relative_to(file.parent).as_posix() if beside else str(path)] = file_sha256(path)
-    return dict(sorted(found.items()))
-
-
-def _parents(name: str) -> set[str]:
-    """The packages that a module lies in: importing it runs their `__init__`."""
-    parts = name.split(".")
-    return {".".join(parts[:i]) for i in range(1, len(parts))}
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Every module that a file may import, by its whole name, with the packages around it."""
-    for node in ast.walk(tree):
-        names: list[str] = []
-        with suppress(ImportError):  # of more dots in front of a name than there are packages around
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = resolve_name("." * node.level + (node.module or ""), package)
-                names = [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
-            elif isinstance(node, ast.Call) and node.args and isinstance(first := node.args[0], ast.Constant):
-                called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-                if called in ("import_module", "__import__") and isinstance(first.value, str):
-                    names = [resolve_name(first.value, package)]
-        for name in filter(None, names):
-            yield from _parents(name)
-            yield name
-
-
-def _about(name: str) -> Path | str | None:
-    """The file of a module of the user's own, the version of an installed one, None for what does not count."""
-    top = name.partition(".")[0]
-    if top in LIBRARIES or top in sys.stdlib_module_names:
-        return None
-    if name != top:  # looked for within its package, which is imported for that: only where that is the user's own
-        package = _about(top)
-        if not isinstance(package, Path) and top not in sys.modules:
-            return package
-    module = sys.modules.get(name)
-    try:
-        spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None  # a name within a module, or a package that is not there: both are no module
-    file = getattr(module, "__file__", None) or (spec.origin if spec is not None and spec.has_location else None)
-    if file is None:
-        return None
-    path = Path(file).absolute()
-    if any(path.is_relative_to(folder) for folder in _installed()):
-        return _version(top)
-    return path
-
-
-@cache
-def _installed() -> tuple[Path, ...]:
-    places = [*site.getsitepackages(), site.getusersitepackages()]
-    places += [sysconfig.get_path(p) for p in ("purelib", "platlib", "stdlib", "platstdlib")]
-    return tuple(Path(p).absolute() for p in places if p)
-
-
-@cache
-def _version(top: str) -> str:
-    names = [top, *_distributions().get(top, ())]
-    for name in names:
-        try:
-            return f"version {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "version unknown"
-
-
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())
-
-
-def source_digest(module: ModuleType) -> str:
-    """Digest of a module's file, "" if it has none. RepalignError where the file is not the one that was imported."""
-    file = getattr(module, "__file__", None)
-    return _digest(module, Path(file)) if file else ""
-
-
-def _digest(module: ModuleType | None, file: Path) -> str:
-    digest = file_sha256(file)
-    if module is not None and _loaded.setdefault(module, digest) != digest:
-        raise RepalignError(
-            f"{file} has changed since this process imported it", expected="the code that runs",
-            got="another file on disk: the old code would give features under the name of the new",
-            remedy="start Python again",
-        )  # fmt: skip
-    return digest
-
-
-def _named_files(tree: ast.AST, folder: Path) -> Iterator[Path]:
-    """Files that the code names in so many words, such as "mean.npy": beside it, or from the root."""
-    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    for text in sorted(t for t in texts if 0 < len(t) < 256 and "\0" not in t and "\n" not in t):
-        path = folder / text
-        try:
-            if path.is_file() and path.stat().st_size <= LARGEST:
-                yield path
-        except OSError:
-            continue
