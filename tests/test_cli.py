@@ -686,6 +686,24 @@ def test_a_stage_that_was_short_says_nothing_and_one_that_is_silent_is_told_of(l
     assert shown() == ["compare: 1.2 of 3, 1.2 a minute, about 84 s left"]  # 1.75 / (1.25 / 60)
 
 
+def test_stages_that_take_turns_have_their_own_time(lines):
+    """Layers are prepared for 2 s and compared for 40 s, four times."""
+    tell, clock, shown = lines
+    tell("compare", 0, 4)
+    for turn in range(4):
+        for layers in (0, 1, 2):
+            clock[0] += layers and 1
+            tell("prepare layers", 2 * turn + layers, 8)
+        clock[0] += 40
+        tell("compare", turn + 1, 4)
+    assert shown() == [
+        "compare: 1 of 4, 1.5 a minute, about 2 min left", "prepare layers: 2 of 8, 1.0 a second, about 6 s left",
+        "compare: 2 of 4, 1.5 a minute, about 80 s left", "prepare layers: 4 of 8, 1.0 a second, about 4 s left",
+        "compare: 3 of 4, 1.5 a minute, about 40 s left", "prepare layers: 6 of 8, 1.0 a second, about 2 s left",
+        "prepare layers: 8 of 8, 1.0 a second, in 8 s", "compare: 4 of 4, 1.5 a minute, in 2.7 min",
+    ]  # fmt: skip
+
+
 def test_a_stage_that_begins_again_has_a_rate_of_its_own(lines):
     """What was done before it began, by an earlier run, was not done in its time."""
     tell, clock, shown = lines

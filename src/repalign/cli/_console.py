@@ -60,21 +60,25 @@ class Bar:
 
 @dataclass
 class Stage:
-    """A task as it was when it began, and as it is; when it was last told of."""
+    """A task: what was done when it began and is now, the seconds that went into it, and when it was last told of."""
 
-    begun: float
     first: float
-    total: int
     done: float
+    total: int
     told: float
+    spent: float = 0.0
 
 
 @dataclass
 class Lines:
-    """Tells progress in lines, where there is no terminal: one every `EVERY` seconds, and one when a stage that was long ends."""
+    """Tells progress in lines, where there is no terminal: one every `EVERY` seconds, and one when a stage that was long ends.
+
+    Stages take turns, as preparing layers and comparing them do: the time before a call goes to the stage that calls.
+    """
 
     clock: Callable[[], float] = time.monotonic
     stages: dict[str, Stage] = field(default_factory=dict)  # those that have not ended, the one at work last
+    last: float = 0.0  # when any of them called
     lock: Any = field(default_factory=RLock)
 
     def __call__(self, task: str, done: float, total: int, note: str | None = None) -> None:
@@ -85,13 +89,13 @@ class Lines:
         with self.lock:
             now, stage = self.clock(), self.stages.pop(task, None)
             if stage is None or done < stage.done:  # it begins, or begins again
-                stage = Stage(now, done, total, done, now)
-            stage.done, stage.total = done, total
+                stage, self.last = Stage(done, done, total, now), now
+            stage.done, stage.total, stage.spent, self.last = done, total, stage.spent + now - self.last, now
             if done < total:
                 self.stages[task] = stage
                 self.tell()
-            elif now - stage.begun >= LONG:
-                self._line(task, stage, now, f", in {duration(now - stage.begun)}")
+            elif stage.spent >= LONG:
+                self._line(task, stage, stage.spent, f", in {duration(stage.spent)}")
 
     def tell(self) -> None:
         """A line about the stage that is at work, if it is time for one."""
@@ -99,15 +103,15 @@ class Lines:
             now, (task, stage) = self.clock(), next(reversed(self.stages.items()), ("", None))
             if stage is not None and now - stage.told >= EVERY:
                 stage.told = now
-                self._line(task, stage, now)
+                self._line(task, stage, stage.spent + now - self.last)
 
     def keep_telling(self, stop: Event) -> None:
         """Also while a stage is silent, until `stop` is set."""
         while not stop.wait(1):
             self.tell()
 
-    def _line(self, task: str, stage: Stage, now: float, end: str = "") -> None:
-        told = pace(stage.done, stage.total, stage.done - stage.first, now - stage.begun)
+    def _line(self, task: str, stage: Stage, seconds: float, end: str = "") -> None:
+        told = pace(stage.done, stage.total, stage.done - stage.first, seconds)
         err.print(f"[dim]{escape(task)}: {told}{end}[/]")
 
 
