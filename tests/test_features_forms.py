@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -386,6 +387,20 @@ def test_ids_of_matlab(tmp_path):
     refused(tmp_path / "c.mat", r"c\.mat, ids: an object, which MATLAB alone reads; of texts store cellstr\(x\)")
 
 
+def test_doubles_that_matlab_packs_as_bytes_are_features(tmp_path):
+    """MATLAB stores whole doubles as bytes, which SciPy's writer does not."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    x = np.arange(6.0).reshape(3, 2)
+    flags, dims = element(6, struct.pack("<II", 6, 0)), element(5, struct.pack("<ii", 3, 2))  # class double
+    data = element(14, flags + dims + element(1, b"x") + element(2, x.T.astype(np.uint8).tobytes()))
+    text(tmp_path / "a.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + data)
+    assert scipy.io.loadmat(tmp_path / "a.mat")["x"].dtype == np.uint8
+    assert np.array_equal(only(read_file(tmp_path / "a.mat")), x)
+
+
 def test_what_matlab_holds_beside_arrays(tmp_path):
     held = {"x": X, "s": {"a": X}, "empty": np.zeros((0, 3)), "note": "hello", "codes": np.ones((N, 3), np.int8)}
     scipy.io.savemat(tmp_path / "a.mat", held)
@@ -408,6 +423,11 @@ def test_what_matlab_holds_beside_arrays(tmp_path):
     scipy.io.savemat(tmp_path / "d.mat", {"layers": layers})
     found = read_file(tmp_path / "d.mat", Reading(vector="layers"))
     assert [x.shape[1] for x in found.layers.values()] == [3, 2]
+    for vectors in (np.arange(24.0).reshape(N, 2), X, X + 1j):  # a cell of vectors
+        scipy.io.savemat(tmp_path / "d.mat", {"v": cellstr(list(map(list, vectors))), "ids": cellstr(IDS)})
+        if not np.iscomplexobj(vectors):
+            assert np.array_equal(only(read_file(tmp_path / "d.mat")), vectors)
+    refused(tmp_path / "d.mat", "cannot be read(.|\n)*imaginary part")
     h5(tmp_path / "e.mat", x=X)
     refused(tmp_path / "e.mat", r"x is not of MATLAB\n(.|\n)*call the file x\.h5")
 
@@ -472,7 +492,7 @@ def test_a_folder_of_mixed_forms_is_compared(mixed, tmp_path):
     found = repalign.compare(mixed, measures="cka")
     assert found.rows("max")["statistic"].tolist() == pytest.approx([1] * 10) and "joined on 12 ids" in found.run["how"][0]
     layered = repalign.compare({"all": mixed, "one": mixed / "c.zarr"}, measures="cka")
-    assert layered.layer_map().index.tolist() == list("abcde")
+    assert layered.layer_map().index.tolist() == list("abcde") and layered.layer_map().columns.tolist() == ["layer"]
 
 
 def test_the_command_line_takes_a_zarr(mixed, tmp_path, monkeypatch, capsys):
