@@ -24,7 +24,7 @@ from repalign.comparison import Preprocess, compare, in_memory
 from repalign.comparison.applicable import Cost
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.measures import CKA, Group, MutualKNN, Procrustes
+from repalign.measures import CKA, Group, MutualKNN, PairedCosine, Procrustes
 from repalign.models import find_model, known_models, model_set
 from repalign.null import Auto, Permutations
 from repalign.sources import Facts, ModelEntry, extract, facts_of, hub, parse_spec, source
@@ -561,6 +561,15 @@ def test_the_plan_says_which_measure_costs_the_hours_and_what_to_do(monkeypatch,
         "the place of 199 and about 13 min"
     )
     assert not [s for s in estimate(pairs, *models, ["Procrustes()"], limit=1200, device="cpu").lines() if "leave it out" in s]
+
+
+def test_one_wide_layer_does_not_pass_for_the_width_of_all(monkeypatch):
+    """Layers of 16, 16 and 4,096: their geometric mean is 102, their mean 1,376. A side has its own; one space has one width."""
+    tried = []
+    monkeypatch.setattr(needs, "trial", lambda measure, x, y, _: tried.append((x.shape[1], y.shape[1])) or Cost(0.1, 0.1))
+    comparing([(16, 16, 4096)], [(8, 32)], 60, [Procrustes(), PairedCosine()], Auto(), Preprocess())
+    comparing([(16, 4096), (64,)], None, 60, [Procrustes()], Auto(), Preprocess())
+    assert tried == [(102, 16), (49, 49), (161, 161)]
 
 
 def test_measures_that_cannot_be_tried_are_left_out(monkeypatch, pairs):

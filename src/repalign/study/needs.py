@@ -292,7 +292,8 @@ def comparing(
     left_out, long, few = [], [], isinstance(null, nulls.Auto)
     for measure in (m for m in every if not any(m in some for some in jobs.values())):
         try:
-            x_, y_ = torch.randn(2, n, width, generator=torch.Generator().manual_seed(0))
+            sides = (models, models) if measure.equal_widths else (x, y or x)
+            x_, y_ = (torch.randn(n, _usual(side), generator=torch.Generator().manual_seed(0)) for side in sides)
             cost = trial(measure, x_, y_, TRIAL_SECONDS if measure in named else GROUP_TRIAL_SECONDS)
             taken = cost.taken(measure, layers, cells, null.resolve(measure, n).count(n), few)
             most = LIMIT if limit is None else limit or math.inf
@@ -310,6 +311,11 @@ def comparing(
     draws = COPIES * 8 * n * max(len(a) * len(b) for a, b in pairs)
     memory = PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws)
     return Comparing(seconds, memory, cells, tuple(left_out), tuple(long))
+
+
+def _usual(side: Sequence[Sequence[int]]) -> int:
+    """The geometric mean of the widths of a side: one layer of raw pixels must not pass for the width of all."""
+    return round(math.exp(np.mean([math.log(d) for w in side for d in w])))
 
 
 @functools.lru_cache(maxsize=256)  # the variants of a study have much in common
