@@ -68,7 +68,7 @@ class Dataset(FromHub, FromMemory):
 
     @classmethod
     def from_table(
-        cls, table: str | Path | Any, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
+        cls, table: Any, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
         root: str | Path | None = None, on_missing: str = "error", name: str | None = None, progress: Progress = silent,
         **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
@@ -82,10 +82,10 @@ class Dataset(FromHub, FromMemory):
         With `id=None` the ids are row numbers, as those of a table in memory are that has no column `id`. Equal content gives
         the same fingerprint in every format, but for pictures: those in files go by their bytes.
         """
-        options = {"id": id, "on_missing": on_missing, "name": name, "progress": progress}
         if is_of(table, "datasets", "Dataset"):
-            options["id"] = None if id == "id" and id not in table.column_names else id
-            return cls.from_hub(table, image=image, text=text, **options, **others)
+            options: dict[str, Any] = {"on_missing": on_missing, "name": name, "progress": progress, **others}
+            id = None if id == "id" and id not in table.column_names else id
+            return cls.from_hub(table, id=id, image=image, text=text, **options)
         held = table_of(table)
         if held is not None:
             id = None if id == "id" and id not in held.columns else id

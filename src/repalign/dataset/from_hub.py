@@ -31,7 +31,7 @@ class FromHub:
 
     @classmethod
     def from_hub(
-        cls, path: str | Path | Any, *, revision: str | None = None, split: str = "train", id: str | None = None,
+        cls, path: Any, *, revision: str | None = None, split: str = "train", id: str | None = None,
         image: str | None = None, text: str | Sequence[str] | None = None, config: str | None = None,
         data_files: str | Sequence[str] | None = None, on_missing: str = "error", name: str | None = None,
         progress: Progress = silent, **others: str | Sequence[str] | None,

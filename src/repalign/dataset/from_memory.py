@@ -39,8 +39,8 @@ class FromMemory:
         kinds = {m: k for m, k in IN_CELLS.items() if m in lists and (is_picture(lists[m][0]) or not _is_array(lists[m][0]))}
         cells = {m: [kind.cell([x], [m], i, m, Path()) for i, x in enumerate(lists[m])] for m, kind in kinds.items()}
         arrays = {m: _stacked(values, f"dataset {name!r}: {m}") for m, values in lists.items() if m not in kinds}
-        made = cls(*assemble(name, named, cells, f"dataset {name!r}", f"lists in memory ({told})", "error", silent))
-        more = cls.from_arrays(arrays, named).columns if arrays else {}
+        made: Any = cls(*assemble(name, named, cells, f"dataset {name!r}", f"lists in memory ({told})", "error", silent))
+        more = made.from_arrays(arrays, named).columns if arrays else {}
         return replace(made, columns={m: {**made.columns, **more}[m] for m in lists})
 
     @classmethod
@@ -54,8 +54,8 @@ class FromMemory:
         `of` takes, and are held in memory.
         """
         data = data.dataset if is_of(data, "torch", "DataLoader") else data
-        items = list(data) if is_of(data, "torch", "IterableDataset") else [data[i] for i in range(len(data))]
-        first = items[0] if items else None
+        items: list[Any] = list(data) if is_of(data, "torch", "IterableDataset") else [data[i] for i in range(len(data))]
+        first: Any = items[0] if items else None
         if not fields and isinstance(first, dict):
             raise RepalignError(
                 "nothing says which fields of the items are stimuli", expected="image=KEY, text=KEY or both", got="none",

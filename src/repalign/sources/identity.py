@@ -73,6 +73,8 @@ class _Walk:
     def library(self, name: str | None) -> bool:
         """Whether what a module of that name defines is an installed library's; then its name and version are said."""
         top = str(name).partition(".")[0]
+        if top == "__main__":  # whatever runs it: a notebook, pytest, the script itself
+            return False
         version = "" if top in LIBRARIES or top in sys.stdlib_module_names else about(top)
         if isinstance(version, str):
             self.say(name, version)
