@@ -117,6 +117,19 @@ def test_no_file_needs_itself_to_be_imported():
     assert not needs, "these need each other"
 
 
+def test_editors_are_told_the_names_that_there_are():
+    """Type checkers read the imports under `TYPE_CHECKING`, and no `__getattr__`, which would give them any name as Any."""
+    tree = ast.parse((SOURCE / "__init__.py").read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = [(node.module, alias) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    rooms = {alias.asname or alias.name: alias.name for module, alias in imported if module is None}
+    assert rooms == {**{room: room for room in repalign._ROOMS}, "plot": "figures"}
+    told = {alias.asname: str(module).removeprefix("repalign.") for module, alias in imported if module is not None}
+    assert told == repalign._PUBLIC and all(alias.name == alias.asname for module, alias in imported if module is not None)
+    assert "__getattr__" in [node.name for node in block.orelse if isinstance(node, ast.FunctionDef)]
+    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+
+
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
-
-import repalign
 
 PROGRAM = """
 import inspect
@@ -47,16 +43,3 @@ def test_a_result_shows_itself_without_anyone_asking_for_the_report():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_editors_are_told_the_names_that_there_are():
-    """Type checkers read the imports under `TYPE_CHECKING`, and no `__getattr__`, which would give them any name as Any."""
-    tree = ast.parse(Path(str(repalign.__file__)).read_text("utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    imported = [(node.module, alias) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    rooms = {alias.asname or alias.name: alias.name for module, alias in imported if module is None}
-    assert rooms == {**{room: room for room in repalign._ROOMS}, "plot": "figures"}
-    told = {alias.asname: str(module).removeprefix("repalign.") for module, alias in imported if module is not None}
-    assert told == repalign._PUBLIC and all(alias.name == alias.asname for module, alias in imported if module is not None)
-    assert "__getattr__" in [node.name for node in block.orelse if isinstance(node, ast.FunctionDef)]
-    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]

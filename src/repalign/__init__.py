@@ -64,7 +64,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which run no 
     from repalign.null import Cyclic as Cyclic, Permutations as Permutations
     from repalign.relate import trend as trend
     from repalign.report import write_report as write_report
-    from repalign.sources import ModelEntry as ModelEntry, extract as extract
+    from repalign.sources import Model as Model, ModelEntry as ModelEntry, extract as extract
     from repalign.store import FeatureStore as FeatureStore
     from repalign.study import load_study as load_study
 else:
