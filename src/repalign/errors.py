@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 
 class RepalignError(Exception):
@@ -17,6 +19,70 @@ class RepalignError(Exception):
     def __init__(self, problem: str, *, expected: object = None, got: object = None, remedy: str | None = None) -> None:
         details = (("expected", expected), ("got", got), ("do", remedy))
         super().__init__("\n".join([problem, *(f"  {what}: {told}" for what, told in details if told is not None)]))
+        self.field: str | None = None  # of a request, which it is about: see `about`
+
+    @property
+    def errors(self) -> tuple[RepalignError, ...]:
+        """Each mistake that is told: this one, or several."""
+        return (self,)
+
+
+class Problems(RepalignError):  # noqa: N818  (several errors)
+    """Several mistakes `of` one thing, told at once as a numbered list."""
+
+    def __init__(self, errors: Sequence[RepalignError], of: str) -> None:
+        told = [f"{i}. {error}".replace("\n", "\n   ") for i, error in enumerate(errors, start=1)]
+        super().__init__("\n".join([f"{len(errors)} problems in {of}:", *told]))
+        self._errors = tuple(errors)
+
+    @property
+    def errors(self) -> tuple[RepalignError, ...]:
+        return self._errors
+
+
+class Mistakes:
+    """Errors that are kept until all is looked at.
+
+    >>> mistakes = Mistakes()
+    >>> for colour in ("rde", "blue", "gren"):
+    ...     with mistakes.kept():
+    ...         _ = choose("colour", colour, ("red", "green", "blue"))
+    >>> [str(error).splitlines()[0] for error in mistakes.errors]
+    ["unknown colour 'rde'", "unknown colour 'gren'"]
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[RepalignError] = []
+
+    @contextmanager
+    def kept(self, field: str | None = None) -> Iterator[None]:
+        """Keep an error, which is about this field of a request."""
+        try:
+            with about(field):
+                yield
+        except RepalignError as error:
+            self.errors += error.errors
+
+    def refuse(self, of: str) -> None:
+        """Raise what was kept: one error as it is, several in a list."""
+        errors, self.errors = self.errors, []
+        if errors:
+            raise errors[0] if len(errors) == 1 else Problems(errors, of)
+
+
+@contextmanager
+def about(field: str | None) -> Iterator[None]:
+    """Say of errors which field of a request they are about, where none has been said."""
+    try:
+        yield
+    except RepalignError as error:
+        for one in error.errors:
+            one.field = one.field or field
+        raise
+
+
+class NotHere(RepalignError):  # noqa: N818  (a state, as below)
+    """Data that is not on this machine yet: a plan goes on without, a run cannot."""
 
 
 class Unavailable(RepalignError):  # noqa: N818  (a state of a model, not a fault of the user's)
@@ -64,11 +130,23 @@ def is_of(thing: object, package: str, *names: str) -> bool:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the closest known ones, or all of them if none is close."""
     known = sorted(known)
-    by_lower = {k.lower(): k for k in known}
-    close = [by_lower[c] for c in difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.5)]
-    if close:
+    if close := closest(name, known):
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"choose one of: {', '.join(known)}" if known else "nothing by that kind of name is known"
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that are written much alike."""
+    by_lower = {k.lower(): k for k in known}
+    return [by_lower[c] for c in difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.5)]
+
+
+def nearby(path: Path) -> str:
+    """A remedy for a path where nothing is: what is called much alike in its folder, if anything is."""
+    close = closest(path.name, [p.name for p in path.parent.iterdir() if p != path]) if path.parent.is_dir() else []
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return "check the path; in a study file it starts from the study file's folder"
 
 
 def choose(
@@ -91,7 +169,7 @@ def choose(
     known = list(known)
     if asked in known:
         return asked
-    expected = ", ".join(map(str, known)) if len(known) <= 12 else None  # a long list is what the remedy chooses from
+    expected = ", ".join(map(str, known)) if 0 < len(known) <= 12 else None  # a long list is what the remedy chooses from
     raise error(
         problem or f"unknown {what} {asked!r}", expected=expected, got=repr(asked), remedy=did_you_mean(str(asked), map(str, known))
     )

@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -171,6 +172,21 @@ def read_bytes(path: Path, remedy: str = AGAIN) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DamagedError(path, "cannot be read", got=error.strerror or str(error), remedy=remedy) from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made, or written into. Nothing is left behind."""
+    try:
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(0, f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise RepalignError(
+            f"{folder} cannot be written", expected="a folder, or a place where one can be made",
+            got=error.strerror or str(error), remedy="name another folder, or see that this one may be written",
+        ) from error  # fmt: skip
 
 
 def file_sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError, choose, is_of
+from repalign.errors import NotHere, RepalignError, choose, is_of, nearby
 
 LONGEST = 1 << 30  # characters of a cell: a document is longer than the 131,072 that Python's reader takes by default
 
@@ -29,6 +29,14 @@ class Table:
 
     columns: list[str]
     rows: list[dict[str, Any]]
+
+
+def refuse_missing(path: Path, what: str = "file") -> None:
+    """Refuse a file, or a folder, that is not there; NotHere where its folder is not there either, which is yet to be made."""
+    if path.exists():
+        return
+    error, got = (RepalignError, "nothing by that name") if path.parent.is_dir() else (NotHere, f"no folder {path.parent}")
+    raise error(f"there is no {what} {path}", expected=f"a {what}", got=got, remedy=nearby(path))
 
 
 def read_table(path: Path, columns: Sequence[str] = (), what: str | None = None) -> Table:
@@ -49,11 +57,9 @@ def read_table(path: Path, columns: Sequence[str] = (), what: str | None = None)
 def iter_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a table one by one, and before them one with the names of the columns (none of JSONL)."""
     suffix = choose("format", path.suffix.lower(), FORMATS, f"{path.name}: a table of unknown format")
+    refuse_missing(path, "table")
     if not path.is_file():
-        raise RepalignError(
-            f"there is no table {path}", expected="a file", got="a folder" if path.is_dir() else "nothing by that name",
-            remedy="check the path; in a study file it starts from the study file's folder",
-        )
+        raise RepalignError(f"there is no table {path}", expected="a file", got="a folder")
     try:
         if suffix == ".parquet":
             yield from _parquet(path, columns)

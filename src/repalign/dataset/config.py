@@ -20,7 +20,7 @@ from pydantic import (
 
 from repalign.dataset.dataset import Dataset
 from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, wrong_distortion
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, about
 from repalign.tables import id_lines
 from repalign.text import Progress, silent, told_of
 
@@ -195,30 +195,41 @@ class DatasetConfig(_Columns):
         return self
 
     def open(self, base: Path, progress: Progress = silent) -> Dataset:
-        """The dataset. Relative paths start from `base`, the folder of the study file."""
-        kind = self._kind
-        options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[kind]}
-        if self.toy is not None:
-            dataset = Dataset.toy(**self.toy.model_dump())
-        elif self.arrays is not None:
-            ids = _read_ids(options.pop("row_ids"), base)
-            arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in self.arrays.items()}
-            dataset = Dataset.from_arrays(arrays, ids, **options)
-        else:
-            if "root" in options:
-                options["root"] = base / Path(options["root"]).expanduser()
-            place = base / Path(getattr(self, kind)).expanduser()
-            place = self.hub if kind == "hub" and not place.exists() else place
-            dataset = getattr(Dataset, f"from_{kind}")(place, progress=progress, **options)
+        """The dataset. Relative paths start from `base`, the folder of the study file.
+
+        An error is `about` the field of this block that it comes of.
+        """
+        with about(self._kind):
+            dataset = self._source(base, progress)
         if self.ids is not None:
-            dataset = dataset.subset(_read_ids(self.ids, base))
+            with about("ids"):
+                dataset = dataset.subset(_read_ids(self.ids, base))
         if self.sample is not None:
-            dataset = dataset.sample(self.sample.n, self.sample.seed)
+            with about("sample"):
+                dataset = dataset.sample(self.sample.n, self.sample.seed)
         for modality in KINDS:
             how = getattr(self.distort, modality, None)
             if how is not None:
-                dataset = dataset.distort(modality, how.kind, how.amount, self.distort.seed)
+                with about("distort"):
+                    dataset = dataset.distort(modality, how.kind, how.amount, self.distort.seed)
         return dataset
+
+    def _source(self, base: Path, progress: Progress) -> Dataset:
+        """All rows of the source."""
+        kind = self._kind
+        options = {f: getattr(self, f) for f in self.model_fields_set if f in SOURCES[kind]}
+        if self.toy is not None:
+            return Dataset.toy(**self.toy.model_dump())
+        if self.arrays is not None:
+            with about("row_ids"):
+                ids = _read_ids(options.pop("row_ids"), base)
+            arrays = {m: _read_array(base / Path(p).expanduser()) for m, p in self.arrays.items()}
+            return Dataset.from_arrays(arrays, ids, **options)
+        if "root" in options:
+            options["root"] = base / Path(options["root"]).expanduser()
+        place = base / Path(getattr(self, kind)).expanduser()
+        place = self.hub if kind == "hub" and not place.exists() else place
+        return getattr(Dataset, f"from_{kind}")(place, progress=progress, **options)
 
 
 # The options of a source are the keyword arguments of its constructor.

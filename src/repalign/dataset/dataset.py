@@ -22,13 +22,15 @@ from repalign.dataset.kinds import (
     LeftOut,
     assemble,
     distorted,
+    fields_of,
     named_columns,
     refuse_twins,
+    refuse_unknown,
     row_ids,
 )
 from repalign.dataset.texts import Texts
 from repalign.errors import RepalignError, choose, did_you_mean, is_of
-from repalign.tables import bad_text, read_table, table_of
+from repalign.tables import bad_text, read_table, refuse_missing, table_of
 from repalign.text import Progress, silent
 
 
@@ -98,10 +100,9 @@ class Dataset(FromHub, FromMemory):
         path = Path(type(table).__name__ if held is not None else table)
         where = path.name
         named, told = named_columns(id, {"image": image, "text": text, **others}, where)
-        asked = [*([] if id is None else [id]), *(c for names in named.values() for c in names)]
-        read = read_table(path, asked) if held is None else held
-        for column in asked:
-            choose("column", column, read.columns, f"{where} has no column {column!r}")
+        asked = fields_of(id, named)
+        read = read_table(path, list(asked)) if held is None else held
+        refuse_unknown(asked, read.columns, where)
         ids = row_ids([f"{i:05d}" if id is None else row.get(id) for i, row in enumerate(read.rows)], where)
         folder, rows = path.parent if root is None else Path(root).expanduser(), None
         cells = {
@@ -125,12 +126,9 @@ class Dataset(FromHub, FromMemory):
         without any captions is a dataset of images alone. Files of other kinds are read in the same way.
         """
         folder = Path(path)
+        refuse_missing(folder, "folder")
         if not folder.is_dir():
-            raise RepalignError(
-                f"there is no folder {folder}", expected="a folder of images",
-                got="a file" if folder.exists() else "nothing by that name",
-                remedy="check the path; in a study file it starts from the study file's folder",
-            )
+            raise RepalignError(f"there is no folder {folder}", expected="a folder of images", got="a file")
         where = folder.resolve().name
         files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
         files = [p for p in files if not any(part.startswith(".") for part in p.parts)]

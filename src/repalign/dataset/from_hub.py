@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from repalign.dataset.kinds import IN_CELLS, assemble, named_columns, row_ids
-from repalign.errors import RepalignError, choose, is_of, require
+from repalign.dataset.kinds import IN_CELLS, assemble, fields_of, named_columns, refuse_unknown, row_ids
+from repalign.errors import NotHere, RepalignError, choose, is_of, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
 
@@ -65,8 +64,7 @@ class FromHub:
         else:
             commit, data = _load_hub(str(path), revision, split, config, data_files)
             source = f"hub {path}@{revision or 'default branch'}"
-        for column in chain([] if id is None else [id], *named.values()):
-            choose("column", column, data.column_names, f"{where} has no column {column!r}")
+        refuse_unknown(fields_of(id, named), data.column_names, where)
         ids = row_ids([f"{i:05d}" for i in range(len(data))] if id is None else data.select_columns([id])[:][id], where)
         cells = {kind: IN_CELLS[kind].hub_cells(data, names, ids, where) for kind, names in named.items()}
         name = name or (local.stem if held or local.exists() else str(path).rsplit("/", 1)[-1])
@@ -201,9 +199,9 @@ def _resolve_commit(path: str, revision: str | None) -> str:
     return sha
 
 
-def _unreachable(path: str, revision: str | None, error: BaseException) -> RepalignError:
+def _unreachable(path: str, revision: str | None, error: BaseException) -> NotHere:
     reason = str(error).strip().splitlines()
-    return RepalignError(
+    return NotHere(
         f"dataset {path} at revision {revision or 'default branch'}: no network or hub not reachable, and not in the cache",
         expected="a connection to the Hugging Face hub, or an earlier download",
         got=f"{type(error).__name__}: {reason[0] if reason else ''}",

@@ -13,7 +13,7 @@ from repalign.dataset.columns import Arrays, Cells, Column
 from repalign.dataset.distortions import Distortion
 from repalign.dataset.images import Images
 from repalign.dataset.texts import Texts, Vocabulary
-from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.errors import Mistakes, RepalignError, choose, did_you_mean
 from repalign.tables import bad_text
 from repalign.text import Progress
 
@@ -193,3 +193,17 @@ def named_columns(
         )
     told = {"id": [id] if id else [], **named}
     return named, ", ".join(f"{kind}={','.join(names)}" for kind, names in told.items() if names)
+
+
+def fields_of(id: str | None, named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Every column that is asked for, with the option that asks for it."""
+    return {**({} if id is None else {id: "id"}), **{column: kind for kind, names in named.items() for column in names}}
+
+
+def refuse_unknown(asked: Mapping[str, str], known: Sequence[str], where: str) -> None:
+    """Refuse columns that there are not, all of them at once."""
+    mistakes = Mistakes()
+    for column, option in asked.items():
+        with mistakes.kept(option):
+            choose("column", column, known, f"{where} has no column {column!r}")
+    mistakes.refuse(where)
