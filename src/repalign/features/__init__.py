@@ -20,6 +20,7 @@ paired by position only if nothing on either side could be an id, or the caller 
 from repalign.features.files import (
     SUFFIXES,
     feature_files,
+    file_rows,
     file_widths,
     is_features,
     read_features,
@@ -29,6 +30,6 @@ from repalign.features.files import (
 from repalign.features.rule import AXES, Found, Joined, Reading, join, names_of
 
 __all__ = [
-    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_widths", "is_features", "join", "names_of",
-    "read_features", "read_file", "sidecars",
+    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_rows", "file_widths", "is_features", "join",
+    "names_of", "read_features", "read_file", "sidecars",
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from repalign.errors import RepalignError
 from repalign.features.arrays import ids_block, listed_ids, of_object
 from repalign.features.columns import read_ipc, read_parquet
 from repalign.features.containers import read_hdf5, read_matlab, read_zarr
-from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of
+from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of, rows_of
 from repalign.features.tensors import read_npy, read_npz, read_safetensors, read_torch
 from repalign.features.texts import read_delimited, read_jsonl, read_words, shows_numbers
 from repalign.files import path_bytes
@@ -103,9 +104,22 @@ def read_features(source: Any, reading: Reading | None = None, *, name: str = "x
 
 def read_file(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa: B008  (frozen)
     """Layers and ids of a file in any of the forms; no pickle is ever loaded."""
+    with _broken(Path(path)):
+        return apply(_table_of_file(Path(path)), reading)
+
+
+def file_rows(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa: B008
+    """What `read_file` would give without a layer: how many rows there are, and their ids. A header is enough, if there is one."""
     path = Path(path)
+    with _broken(path):
+        return rows_of(_table_of_file(path, headers=suffix_of(path) not in TEXTS), reading)
+
+
+@contextmanager
+def _broken(path: Path) -> Iterator[None]:
+    """One error for whatever a library raises of a broken file, and the file in every error."""
     try:
-        return apply(_table_of_file(path), reading)
+        yield
     except RepalignError as error:
         if path.name in str(error):
             raise

@@ -214,21 +214,49 @@ def apply(table: Table, reading: Reading) -> Found:
     parts = parts_of(table, reading)
     chosen = [b for part in parts.values() for b in part]
     if table.disk_bytes is not None:  # a small archive may unpack to any size
-        named = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
-        needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *named})
+        could = [b for b in table.blocks if len(b.shape) == 1 and b.kind in ("text", "integer", "time")]
+        needed = sum(b.nbytes or 4 * math.prod(max(s, 1) for s in b.shape) for b in {*chosen, *could})
         if needed > (there := available_bytes()):
             raise RepalignError(
                 f"{table.what}: its arrays do not fit in memory", expected=f"at most {there / 1e9:.3g} GB, which are free",
                 got=f"{needed / 1e9:.3g} GB by its header, {table.disk_bytes / 1e9:.3g} GB on disk",
                 remedy="store fewer layers or stimuli in one file",
             )
-    ids, named, of = _choose_ids(table, reading, chosen)
-    layers, words = _load(table, parts, reading, reading.n if ids is None else len(ids))
-    n = len(next(iter(layers.values())))
-    if any(len(x) != n for x in layers.values()):
+    named = _choose_ids(table, reading, chosen)
+    layers, words = _load(table, parts, reading, reading.n if named[0] is None else len(named[0]))
+    return _found(table, reading, chosen, named, {name: len(x) for name, x in layers.items()}, layers, words)
+
+
+def rows_of(table: Table, reading: Reading) -> Found:
+    """What `apply` finds of the rows, and no layer: only what is square is loaded, which may be dissimilarities or a kernel."""
+    parts = parts_of(table, reading)
+    chosen = [b for part in parts.values() for b in part]
+    named = _choose_ids(table, reading, chosen)
+    n_ids = reading.n if named[0] is None else len(named[0])
+    if square := {k: part for k, part in parts.items() if part[0].shape[-1:] == part[0].shape[-2:-1]}:
+        _load(table, square, reading, n_ids)
+    counts = {name: _count(table, part[0], reading, n_ids) for name, part in parts.items()}
+    return _found(table, reading, chosen, named, counts, {}, "")
+
+
+def _count(table: Table, block: Block, reading: Reading, n_ids: int | None) -> int:
+    """How many rows the layers of a block have, by its shape."""
+    if reading.kind in KINDS or block.kind == "pairs":
+        return block.shape[-1]
+    return block.shape[1 if len(block.shape) == 3 and axes_of(table, block, reading, n_ids) == "lnd" else 0]
+
+
+def _found(
+    table: Table, reading: Reading, chosen: Sequence[Block], named: tuple[tuple[str, ...] | None, str, list[Block]],
+    counts: Mapping[str, int], layers: dict[str, Given], words: str,
+) -> Found:  # fmt: skip
+    """What is found of layers with these numbers of rows; refused where they differ, or do not go with the ids."""
+    ids, by, of = named
+    n = next(iter(counts.values()))
+    if any(count != n for count in counts.values()):
         raise RepalignError(
             f"{table.what}: layers of different row counts", expected="one n for all layers of a model",
-            got=", ".join(f"{name}: {len(x)}" for name, x in list(layers.items())[:8]),
+            got=", ".join(f"{name}: {count}" for name, count in list(counts.items())[:8]),
             remedy="leave out what is no layer, or name the one that is (--vector NAME, vector=)",
         )
     if ids is not None and len(ids) != n:
@@ -240,7 +268,7 @@ def apply(table: Table, reading: Reading) -> Found:
         there = [b for b in table.blocks if b.shape[:1] == (n,) and b not in chosen and not b.counts]
         candidates = [b for b in there if b.place == "index" or tells_apart(b.values, b.kind, b.shape)]
     left = [b for b in table.blocks if b not in chosen and b not in of and not b.counts]
-    sentences = [words, named, f"left out: {names_of(left)}" if left else ""]
+    sentences = [words, by, f"left out: {names_of(left)}" if left else ""]
     how = f"{table.what}: " + "; ".join(s for s in sentences if s)
     about = (table.facts, table.n_parameters, table.scores, table.what)
     return Found(layers, n, ids, how, *about, tuple(candidates), reading.rows)

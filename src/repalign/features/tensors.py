@@ -36,6 +36,8 @@ def read_npy(path: Path, headers: bool = False) -> Table:  # noqa: ARG001  (all 
 
     with path.open("rb") as file:
         block, dtype = _header(FEATURES, file, get)
+        if not dtype.hasobject and (there := path.stat().st_size) < (whole := file.tell() + block.nbytes):
+            raise ValueError(f"it ends after {there:,} of {whole:,} bytes")
     if dtype.names:
         return of_object(get(), str(path))
     if block.kind in ("other", "closed"):
