@@ -164,10 +164,15 @@ def sample_rows(representations: Sequence[Representation], n: int, seed: int = 0
     check_sample(n, first.n, f"dataset {first.dataset_name!r}")
     if n == first.n:
         return list(representations)
-    order = sorted(_order(first.n, seed)[:n].tolist())
+    order = sampled(n, first.n, seed)
     ids, name = tuple(first.ids[i] for i in order), f"{first.dataset_name}, sample of {n}"
     fingerprint = _digest(first.dataset_fingerprint, *order, size=64)
     return [RowsRepresentation(r, order, ids, name, fingerprint) for r in representations]
+
+
+def sampled(n: int, of: int, seed: int) -> list[int]:
+    """The rows of a sample of n."""
+    return sorted(_order(of, seed)[:n].tolist())
 
 
 def check_sample(n: int, of: int, what: str) -> None:

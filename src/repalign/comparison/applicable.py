@@ -76,6 +76,25 @@ class Chosen:
         self.how.pop(measure, None)
 
 
+def search_of(null: nulls.Null, search: str | None) -> str:
+    """The layer search that is asked for, in full words, or else the null's first. RepalignError where the null has it not."""
+    how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
+    if null.searches and how not in null.searches:
+        expected = " or ".join(null.searches)
+        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
+    return how
+
+
+def possible_way(
+    measure: Measure, null: nulls.Null, n: int, *, plain: bool, search: str, memory: int
+) -> tuple[Way, nulls.Null]:  # fmt: skip
+    """`way_of`, refused where what it keeps does not fit into `memory` bytes."""
+    way, used = way_of(measure, null, n, plain=plain, search=search)
+    if way.states:
+        check_memory(measure, n, memory)
+    return way, used
+
+
 def applicable(
     wanted: Sequence[Measure | Group | str], x: Sequence[Representation], y: Sequence[Representation] | None, null: nulls.Null,
     kinds: Mapping[str, str], *, plain: bool, search: str | None, memory: int, limit: float | None, progress: Progress,
@@ -91,10 +110,7 @@ def applicable(
     """
     if limit is not None and not limit >= 0:
         raise RepalignError("a limit is a time", expected="seconds, or 0 for no limit", got=limit)
-    how = str(nulls.Search.parse((null.searches or ("studentised",))[0] if search is None else search))
-    if null.searches and how not in null.searches:
-        expected = " or ".join(null.searches)
-        raise RepalignError(f"null {null.name!r} has no layer search {how!r}", expected=expected, got=search)
+    how = search_of(null, search)
     n, chosen = x[0].n, Chosen(how)
     asked = [parse_wanted(w) if isinstance(w, str) else w for w in wanted]
     alone = [m for m in asked if isinstance(m, Measure)]
@@ -107,10 +123,7 @@ def applicable(
                 got = " and ".join(f"{type(m).__module__}.{type(m).__qualname__}" for m in (same[0], measure))
                 expected, remedy = "one name per measure: it is what the table says", "rename one of the classes"
                 raise RepalignError(f"two measures are called {measure!r}", expected=expected, got=got, remedy=remedy)
-            way, used = way_of(measure, null, n, plain=plain, search=how)
-            if way.states:
-                check_memory(measure, n, memory)
-            chosen.how[measure] = way, used
+            chosen.how[measure] = possible_way(measure, null, n, plain=plain, search=how, memory=memory)
         except RepalignError as error:
             if measure in alone:
                 raise

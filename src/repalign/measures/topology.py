@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -68,21 +69,15 @@ def spanning_tree(matrix: np.ndarray) -> float:
 
 def bars(matrix: np.ndarray, homology: int = 1) -> np.ndarray:
     """Finite persistence bars (birth, death) of the Vietoris-Rips filtration of a distance matrix, in float32 precision."""
-    found: Sequence[np.ndarray] = needs("ripser").ripser(matrix, distance_matrix=True, maxdim=homology)["dgms"]
+    import ripser
+
+    found: Sequence[np.ndarray] = ripser.ripser(matrix, distance_matrix=True, maxdim=homology)["dgms"]
     return found[homology][np.isfinite(found[homology]).all(axis=1)].astype(np.float64)
 
 
 def length(found: np.ndarray) -> float:
     """The sum of the lengths of bars."""
     return float((found[:, 1] - found[:, 0]).sum())
-
-
-def needs(package: str) -> Any:
-    """A package of the topology extra, or an error that says how to get it."""
-    import importlib
-
-    require("topological measures", "topology", package)
-    return importlib.import_module(package)
 
 
 # Distances below this share of their mean count as 0, as in the reference code.
@@ -96,6 +91,28 @@ class _Topological(Distance):
     family: ClassVar[str] = "topology"
     takes: ClassVar[frozenset[str]] = FEATURES_OR_RDM
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
+
+    packages: ClassVar[tuple[str, ...]] = ()  # of the topology extra, by which it computes bars
+
+    @property
+    def has_bars(self) -> bool:
+        """Whether bars are computed with these parameters."""
+        return True
+
+    @property
+    def most_n(self) -> float:
+        """More rows are refused: a persistence computation grows faster than n^2."""
+        return math.inf
+
+    def check(self, n: int, where: str = "x", kinds: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().check(n, where, kinds)
+        if self.has_bars:
+            require("topological measures", "topology", *self.packages)
+        if self.has_bars and n > self.most_n:
+            raise RepalignError(
+                f"{where}: too many stimuli for {self!r}", expected=f"n <= {self.most_n}", got=f"n = {n}",
+                remedy="choose a subset of the stimuli yourself, or raise max_n and wait",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,7 @@ class RTD(_Divergence):
 
     cost: ClassVar[str] = "n^2 d per layer; trials times some seconds per pair at 500 rows, about rows^3"
     aliases: ClassVar[tuple[str, ...]] = ("rtd",)
+    packages: ClassVar[tuple[str, ...]] = ("ripser",)
 
     def prepare(self, x: Given) -> SquareState | Features:
         """Distances of all rows, or, where sets of rows have to be drawn first, the layer."""
@@ -265,8 +283,13 @@ class MTopDiv(_Topological):
     takes: ClassVar[frozenset[str]] = Measure.takes
     unchanged_by: ClassVar[frozenset[str]] = frozenset()
 
+    packages: ClassVar[tuple[str, ...]] = ("ripser",)
+
+    @property
+    def most_n(self) -> float:
+        return self.max_n
+
     def prepare(self, x: Tensor) -> Features:
-        check_size(self, len(x))
         return Features(widen(x))
 
     def compare(self, a: Features, b: Features) -> float:
@@ -275,15 +298,6 @@ class MTopDiv(_Topological):
         first, second = (s.values.cpu().numpy() for s in (a, b))
         cross = cdist(first, second)
         return length(bars(np.block([[np.zeros((len(first), len(first))), cross], [cross.T, cdist(second, second)]])))
-
-
-def check_size(measure: Any, n: int) -> None:
-    """Refuse more rows than `max_n`: a persistence computation grows faster than n^2."""
-    if n > measure.max_n:
-        raise RepalignError(
-            f"too many stimuli for {measure!r}", expected=f"n <= {measure.max_n}", got=f"n = {n}",
-            remedy="choose a subset of the stimuli yourself, or raise max_n and wait",
-        )  # fmt: skip
 
 
 class Relative(NamedTuple):
@@ -385,9 +399,14 @@ class PersistenceDistance(_Unpaired):
     cost: ClassVar[str] = "n^2 d and a persistence computation, about n^3, per layer; bars per pair"
     aliases: ClassVar[tuple[str, ...]] = ("persistence_distance", "sliced_wasserstein_persistence")
 
+    packages: ClassVar[tuple[str, ...]] = ("ripser", "persim")
+
+    @property
+    def most_n(self) -> float:
+        return self.max_n
+
     def prepare(self, x: Given) -> Summary:
         """The bars (k, 2); one that is nan if there is no diagram."""
-        check_size(self, len(x))
         found = distances(x)
         diagram = bars(found.matrix.cpu().numpy(), self.homology) if found.norm else np.full((1, 2), np.nan)
         return Summary(len(x), torch.from_numpy(diagram))
@@ -405,7 +424,8 @@ def between_diagrams(first: np.ndarray, second: np.ndarray, metric: str, directi
         return 0.0
     # A bar on the diagonal changes no distance, and spares the empty diagram.
     first, second = (d if len(d) else np.zeros((1, 2)) for d in (first, second))
-    persim = needs("persim")
+    import persim
+
     if metric == "sliced_wasserstein":
         return float(persim.sliced_wasserstein(first, second, M=directions))
     return float(persim.wasserstein(first, second) if metric == "wasserstein" else persim.bottleneck(first, second))
@@ -441,9 +461,17 @@ class TotalPersistenceDifference(_Unpaired):
     cost: ClassVar[str] = "n^2 d per layer (about n^3 for loops), a subtraction per pair"
     aliases: ClassVar[tuple[str, ...]] = ("total_persistence_difference", "total_persistence")
 
+    packages: ClassVar[tuple[str, ...]] = ("ripser",)
+
+    @property
+    def has_bars(self) -> bool:
+        return self.homology == 1
+
+    @property
+    def most_n(self) -> float:
+        return self.max_n
+
     def prepare(self, x: Given) -> Summary:
-        if self.homology == 1:
-            check_size(self, len(x))
         found, total = distances(x), math.nan
         if found.norm:
             matrix = found.matrix.cpu().numpy()
