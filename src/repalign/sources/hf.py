@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ LACKS = {
     "image": ("its image processor", "(model, processor)"), "text": ("its tokenizer", "(model, tokenizer)"),
     "both": ("a processor of what it is to read", "(model, processor)"),
 }  # fmt: skip
+# What is read beside the weights, one of these at least.
+BESIDE = {"text": ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken"), "image": ("*processor*.json",)}
 USABLE = 0.9  # of the free memory of GPUs that share a model: the rest is for what a pass needs
 
 
@@ -42,9 +45,21 @@ class Transformers(HubSource):
     scheme, form, example = "hf", "hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main"
     takes_prompts = True
     measures_bits = True
+    poolings: ClassVar = {"text": ("mean", "last", "cls"), "image": ("cls", "mean", "spatial_mean")}
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
         return super().modality(spec, entry) or "text"
+
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        super().check(spec, entry)
+        config = config_of(spec)
+        side = None if config is None else _side(config, entry)
+        if spec.is_local and side is not None and not any(f for name in BESIDE[side] for f in Path(spec.path).glob(name)):
+            from repalign.sources.hf_vision import no_processor
+            from repalign.sources.tokenizer import no_tokenizer
+
+            there = ", ".join(sorted(p.name for p in Path(spec.path).iterdir())[:5])
+            raise (no_tokenizer if side == "text" else no_processor)(spec, f"{there} alone")
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
         return replace(config_facts(spec, entry, answer), **self.weight_facts(spec, answer))
@@ -58,8 +73,6 @@ class Transformers(HubSource):
                 spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
             )
         if _side(config, entry) == "image":
-            if entry.prompt is not None:
-                raise needless_prompt(entry, "images")
             from repalign.sources import hf_vision
 
             return hf_vision.load(spec, entry, context, config)
@@ -128,14 +141,21 @@ class Transformers(HubSource):
             raise outdated(entry, f"features of {found}", stored)
 
 
-def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: int = 0) -> Facts:
-    """Layers, width and tokens of an image, as the configuration says them; `more` layers of the same width follow."""
+def config_of(spec: Spec, answer: Answer | None = None) -> Any:
+    """The configuration, of a file on this machine or as the hub says it; None where there is none that is known."""
     from transformers import AutoConfig
 
     path, values = file_of(spec, "config.json"), None if answer is None else answer.config
     try:
-        config: Any = AutoConfig.for_model(**dict((json.loads(path.read_text("utf-8")) if path else values) or {}))
+        return AutoConfig.for_model(**dict((json.loads(path.read_text("utf-8")) if path else values) or {}))
     except Exception:  # whatever a foreign file makes a library raise: the run will say what is wrong with it
+        return None
+
+
+def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: tuple[str, ...] = ()) -> Facts:
+    """Layers, width, poolings and tokens of an image, as the configuration says; `more` layers of the same width follow."""
+    config = config_of(spec, answer)
+    if config is None:
         return Facts()
     both = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if None not in both:
@@ -144,13 +164,29 @@ def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: int
     said = {n: getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size", "hidden_sizes", "image_size", "patch_size")}
     blocks, width, stages, image, patch = said.values()
     if isinstance(blocks, int) and isinstance(width, int):
-        widths = (width,) * ((blocks if sees else blocks + 1) + more)
+        names = (*([] if sees else ["embeddings"]), *(f"block.{i}" for i in range(blocks)), *more)
+        widths = (width,) * len(names)
     elif isinstance(stages, (list, tuple)):
-        widths = (*stages, *(width,) * (more if isinstance(width, int) else 0))
+        names = (*(f"stage.{i}" for i in range(len(stages))), *(more if isinstance(width, int) else ()))
+        widths = (*stages, *(width,) * (len(names) - len(stages)))
     else:
         return Facts()
     tokens = (image // patch) ** 2 + 1 if sees and isinstance(image, int) and isinstance(patch, int) else None
-    return Facts(kind="image" if sees else "text", widths=widths, tokens=tokens, layers_from=FILE if path else HUB)
+    here = file_of(spec, "config.json") is not None
+    return Facts(
+        kind="image" if sees else "text", widths=widths, names=names, tokens=tokens, layers_from=FILE if here else HUB,
+        poolings=("mean", "last") if not sees and _sees_only_back(spec, config) else None,
+    )  # fmt: skip
+
+
+def _sees_only_back(spec: Spec, config: Any) -> bool:
+    """Whether a text model surely has no class token: it predicts the next one, and its tokenizer has none."""
+    from repalign.sources.hf_text import is_causal
+
+    path = file_of(spec, "tokenizer_config.json")
+    if path is None or getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
+        return False
+    return is_causal(config) and json.loads(path.read_text("utf-8")).get("cls_token") is None
 
 
 def _readers(entry: Model) -> dict[str, Any]:
@@ -164,7 +200,14 @@ def _readers(entry: Model) -> dict[str, Any]:
 
 
 def _side(config: Any, entry: ModelEntry) -> str:
-    """Whether the model is to read images or text: the class's main input, or the entry's modality."""
+    """Whether the model is to read images or text: the class's main input, or the entry's modality; images in no prompt."""
+    side = _named_side(config, entry)
+    if side == "image" and entry.prompt is not None:
+        raise needless_prompt(entry, "images")
+    return side
+
+
+def _named_side(config: Any, entry: ModelEntry) -> str:
     from transformers import MODEL_MAPPING
 
     known = type(config) in MODEL_MAPPING

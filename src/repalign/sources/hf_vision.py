@@ -259,8 +259,12 @@ def _processor(spec: Spec, context: Context) -> Any:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not spec.is_local:
                 raise
-            raise Unavailable(
-                f"model {spec}: its image processor cannot be loaded",
-                expected="preprocessor_config.json beside the model: it says size, mean and standard deviation",
-                got=first_line(error), remedy="save it there with processor.save_pretrained(folder)",
-            ) from error  # fmt: skip
+            raise no_processor(spec, first_line(error)) from error
+
+
+def no_processor(spec: Spec, got: str) -> Unavailable:
+    return Unavailable(
+        f"model {spec}: its image processor cannot be loaded",
+        expected="preprocessor_config.json beside the model: it says size, mean and standard deviation", got=got,
+        remedy="save it there with processor.save_pretrained(folder)",
+    )  # fmt: skip

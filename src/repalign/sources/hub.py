@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from repalign.errors import RepalignError, Unavailable
+from repalign.errors import RepalignError, Unavailable, nearby
 from repalign.files import path_sha256
 from repalign.sources.model import ModelEntry, first_line, out_of_memory
 from repalign.sources.source import FILE, HUB, Answer, Repository, Source, Spec, is_local_path
@@ -48,6 +48,7 @@ class HubSource(Source):
     published = True
     may_skip_sinks = True
     nested: bool = False  # whether a model has subfolders
+    weights: ClassVar[str] = "*.safetensors"  # the files of weights in a folder
 
     def local_part(self, path: str) -> str | None:
         return path if is_local_path(path) else None
@@ -57,16 +58,37 @@ class HubSource(Source):
             return None
         return f"the name {path!r}", "a local folder starts with ./, ../, / or ~"
 
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        """Of a folder: whether it has a configuration and weights that are whole, as their headers say."""
+        super().check(spec, entry)
+        if not spec.is_local:
+            return
+        folder = local_folder(spec)
+        files = sorted(folder.glob(self.weights))
+        if not files and (not self.nested or any(folder.rglob("*.bin"))):
+            raise self.no_weights(spec)
+        with hub_errors(spec):
+            read_headers(files)
+            if not self.nested and not (folder / "config.json").is_file():
+                raise OSError(f"there is no config.json in {folder}")
+
+    def reach(self, spec: Spec, entry: ModelEntry) -> None:
+        if not spec.is_local:
+            self.revision(spec, entry)
+
+    def no_weights(self, spec: Spec) -> Unavailable:
+        return no_safetensors(spec)
+
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         return hub_revision(spec, self.nested)
 
     def repository(self, spec: Spec) -> Repository | None:
         return None if spec.is_local else (spec.path, spec.revision)
 
-    def weight_facts(self, spec: Spec, answer: Answer | None, files: str = "*.safetensors") -> dict[str, Any]:
+    def weight_facts(self, spec: Spec, answer: Answer | None) -> dict[str, Any]:
         """Parameters, dtype and bytes of the weights: of a folder, of the cache, or as the hub says."""
         repository = self.repository(spec)
-        here = sorted(Path(spec.path).glob(files)) if spec.is_local else repository and cached_weights(repository)
+        here = sorted(Path(spec.path).glob(self.weights)) if spec.is_local else repository and cached_weights(repository)
         if here is not None:
             return {**weights_in(here), "download_bytes": 0, "download_from": FILE}
         out: dict[str, Any] = {}
@@ -89,14 +111,8 @@ def hub_revision(spec: Spec, nested: bool = False) -> str:
     """
     from huggingface_hub import HfApi
 
-    folder = Path(spec.path)
-    if spec.is_local and not folder.is_dir():
-        raise RepalignError(
-            f"model {spec}: there is no folder {folder}", expected="a folder with the model's files",
-            got="a file" if folder.exists() else "nothing",
-            remedy="check the path; in a study file it starts from the file's folder",
-        )  # fmt: skip
     if spec.is_local:
+        folder = local_folder(spec)
         files = (path for path in (folder.rglob("*") if nested else folder.iterdir()) if path.suffix in MODEL_FILES)
         return f"local-{path_sha256(folder, files)[:16]}"
     if spec.revision and _COMMIT.fullmatch(spec.revision):
@@ -109,6 +125,17 @@ def hub_revision(spec: Spec, nested: bool = False) -> str:
             if cached is not None:
                 return cached.parent.name  # .../snapshots/<commit>/config.json
             raise
+
+
+def local_folder(spec: Spec) -> Path:
+    """The folder of a model on this machine. RepalignError if it is not there."""
+    folder = Path(spec.path)
+    if folder.is_dir():
+        return folder
+    raise RepalignError(
+        f"model {spec}: there is no folder {folder}", expected="a folder with the model's files",
+        got="a file" if folder.exists() else "nothing", remedy=nearby(folder),
+    )  # fmt: skip
 
 
 def at(spec: Spec, revision: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,7 @@ from repalign.sources.model import (
     out_of_memory,
 )  # fmt: skip
 from repalign.sources.passes import FIRST, LONGEST, per_row
-from repalign.sources.source import Spec, as_asked_today, needless_prompt, parse_spec, refuse_options_of_files
+from repalign.sources.source import Spec, as_asked_today, column_of, parse_spec
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
 
@@ -95,18 +95,12 @@ def extract(
 
     * `device`: "auto" is a GPU where there is one, and several for a text model of transformers whose weights take more
       than 0.8 of the free memory of the first; "sharded" spreads such models over all GPUs and runs others on the
-<<<<<<< HEAD
       first; "cpu", "mps" (an Apple GPU), "cuda:0" and so on are one device. How a model was spread does not enter the
       extraction hash.
     * `dtype`: "auto" is what the weights are stored in on a CUDA GPU, and float32 elsewhere; "stored" is what they are
       stored in anywhere; or "float32", "bfloat16", "float16", "float64" (not on an Apple GPU). Pooling is in float32 always.
-=======
-      first; "cpu", "cuda:0" and so on are one device. How a model was spread does not enter the extraction hash.
-    * `dtype`: "auto" is what the weights are stored in on a GPU, and float32 on the CPU; "stored" is what they are
-      stored in anywhere; or "float32", "bfloat16", "float16", "float64". Pooling is in float32 always.
     * A model in memory runs where it is and in the dtype that it has; where a device or dtype is named that is another one, a
       copy of it does. It runs in this process, whatever the executor.
->>>>>>> 73548ee (Extract models that are in memory: modules, pairs, functions)
     * `on_unavailable`: "error", or "skip": a model that cannot be loaded for a reason of its own (gated, gone, in no cache
       and out of reach, without safetensors weights or a tokenizer, broken, too large, in need of a package or an
       architecture that is not installed) is left out with one line, and a `Skipped` stands in its place in the list.
@@ -125,18 +119,14 @@ def extract(
     choose("on_unavailable", on_unavailable, ON_UNAVAILABLE)
     specs = [parse_spec(entry.spec) for entry in entries]
     for entry, spec in zip(entries, specs, strict=True):  # what is wrong with the request is told before any work
-        what = f"{spec.scheme}: models"
-        if entry.prompt is not None and not spec.source.takes_prompts:
-            raise needless_prompt(entry, what)
-        if not spec.source.is_file:
-            refuse_options_of_files(entry, what)
+        with suppress(*([] if on_unavailable == "error" else [Unavailable])):
+            spec.source.check(spec, entry)
     spread = SPREAD.get(device, "never")
     context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids, spread=spread)
     out: list[StoredRepresentation | Skipped] = []
     for entry, spec in zip(entries, specs, strict=True):
         try:
-            if spec.source.packages:
-                spec.source.require(entry)
+            spec.source.check(spec, entry)
             with library_errors(entry.label, "finding its revision"):
                 at = replace(context, revision=spec.source.revision(spec, entry))
             location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
@@ -280,7 +270,7 @@ def _loaded(job: _Job, rows: _Rows) -> _Loaded:
             borrowed.enter_context(source.borrowed(entry))
             with library_errors(entry.label, "loading it, or its first pass,", kind, alone=True):
                 model = source.load(job.location, entry, context)
-            column = None if model.kind is None else _column(job.dataset, model, entry)
+            column = None if model.kind is None else column_of(job.dataset, model.kind, entry, model.record.modality)
             made = _Loaded(model, column, job.batch_size, threading.Lock())
             if model.shown_first:
                 with library_errors(entry.label, "a forward pass over the first stimuli"):
@@ -320,22 +310,6 @@ def _release() -> None:
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
-
-
-def _column(dataset: Dataset, model: LoadedModel, entry: ModelEntry) -> str:
-    """The dataset's column that a model reads: the one named, or the only one of its kind."""
-    fitting = [m for m in dataset.modalities if model.kind in ("any", dataset.kind(m))]
-    modality = entry.modality or model.record.modality
-    if modality in fitting:
-        return modality
-    if model.kind == "any" or len(fitting) != 1 or entry.modality in dataset.modalities:
-        kinds = "a column of the dataset" if model.kind == "any" else f"a column of kind {model.kind}"
-        raise RepalignError(
-            f"model {entry.label} cannot read column {modality!r} of dataset {dataset.name!r}",
-            expected=f"`modality:` naming {kinds}", got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
-            remedy=f"add `modality: {fitting[0]}` to the model" if fitting else "use a dataset with that modality",
-        )  # fmt: skip
-    return fitting[0]
 
 
 # --- one part ------------------------------------------------------------------------------------

@@ -155,6 +155,10 @@ class InMemory(Source):
     example = "memory:ResNet"
     takes_prompts = True
 
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        super().check(spec, entry)
+        _given(entry)
+
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         """A digest of the weights, and of all else that can be told; else of the weights and what the entry says of the rest."""
         model, module = _given(entry), _module(entry)

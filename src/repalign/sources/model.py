@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 RUN_DTYPES = {**STORE_DTYPES, "bfloat16": torch.bfloat16}
+DTYPES = ("auto", "stored", "float32", "bfloat16", "float16", "float64")  # that one may ask for
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "sink": ("skip", "keep"), "padding": ("right", "left", "none"), "store_dtype": tuple(STORE_DTYPES),
     "ids": (None, "rows"), "kind": (None, FEATURES, *KINDS),
@@ -126,6 +127,26 @@ class ModelEntry:
     def prompted(self, caption: str) -> str:
         """The text that the model reads for a caption. Braces in either are texts like any other."""
         return caption if self.prompt is None else self.prompt.replace(CAPTION, caption)
+
+    def named(self, wanted: int | str, names: Sequence[str]) -> list[str]:
+        """The layers that are asked for by a name, a pattern or an index, of a model that has these. RepalignError if none is."""
+        last = len(names) - 1
+        if not isinstance(wanted, int) or isinstance(wanted, bool):
+            if found := named_by(wanted, names):
+                return found
+            expected = f"one of {last + 1} layers, from {names[0]!r} to {names[-1]!r}, a pattern or an index"
+            remedy = did_you_mean(str(wanted), names)
+            raise RepalignError(f"model {self.label}: no layer {wanted!r}", expected=expected, got=wanted, remedy=remedy)
+        if not -last - 1 <= wanted <= last:
+            raise RepalignError(
+                f"model {self.label}: no layer {wanted}", expected=f"an index from {-last - 1} to {last}", got=wanted,
+                remedy=f"the layers are {names[0]} (0) to {names[-1]} ({last})",
+            )  # fmt: skip
+        return [names[wanted]]
+
+    def pooled(self, known: Sequence[str]) -> str:
+        """The pooling that is asked for, of a model that has these. RepalignError if it has not."""
+        return choose("pooling", str(self.pooling), known, f"model {self.label}: pooling {self.pooling!r} does not apply")
 
     def settings(self, dtype: str) -> dict[str, Any]:
         """The requested options that determine the features; what the store's extraction hash covers.
@@ -290,26 +311,13 @@ class LoadedModel(ABC):
         """The layers that the entry asks for, in depth order; indices may be negative. RepalignError for what is not there."""
         if self.entry.layers is None:
             return tuple(every)
-        label, names, chosen = f"model {self.entry.label}", [layer.name for layer in every], set[str]()
-        for w in self.entry.layers:
-            if isinstance(w, int) and not isinstance(w, bool):
-                if not -len(names) <= w < len(names):
-                    raise RepalignError(
-                        f"{label}: no layer {w}", expected=f"an index from {-len(names)} to {len(names) - 1}", got=w,
-                        remedy=f"the layers are {names[0]} (0) to {names[-1]} ({len(names) - 1})",
-                    )  # fmt: skip
-                chosen.add(names[w])
-            elif found := named_by(w, names):
-                chosen.update(found)
-            else:
-                expected = f"one of {len(names)} layers, from {names[0]!r} to {names[-1]!r}, a pattern or an index"
-                raise RepalignError(f"{label}: no layer {w!r}", expected=expected, got=w, remedy=did_you_mean(str(w), names))
+        names = [layer.name for layer in every]
+        chosen = {name for wanted in self.entry.layers for name in self.entry.named(wanted, names)}
         return tuple(layer for layer in every if layer.name in chosen)
 
     def choose_pooling(self, known: Sequence[str]) -> str:
         """The pooling to use, by default the first of those that the model has."""
-        asked = known[0] if self.entry.pooling is None else self.entry.pooling
-        return choose("pooling", asked, known, f"model {self.entry.label}: pooling {asked!r} does not apply")
+        return known[0] if self.entry.pooling is None else self.entry.pooled(known)
 
     def too_long(self, row: str, most: int, got: int) -> RepalignError:
         return RepalignError(
@@ -378,8 +386,7 @@ def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -
     "auto" is the dtype that the weights are stored in on a CUDA GPU, and float32 on the CPU and on Apple GPUs; "stored" is that
     of the weights anywhere. Where it is not known what they are stored in, both are float32.
     """
-    known = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
-    choose("dtype", asked, known, f"model {label}: unknown dtype {asked!r}")
+    choose("dtype", asked, DTYPES, f"model {label}: unknown dtype {asked!r}")
     own = asked == "stored" or device.startswith("cuda")
     dtype = RUN_DTYPES.get(asked) or (stored if own and stored is not None else torch.float32)
     if dtype == torch.float64 and device.startswith("mps"):

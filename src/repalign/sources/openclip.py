@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -143,6 +143,7 @@ class OpenCLIP(Source):
     scheme, form, example = "openclip", "openclip:architecture/pretrained", "openclip:ViT-B-32/laion2b_s34b_b79k"
     published = may_skip_sinks = True
     sinkless = ("image",)
+    poolings: ClassVar = {"text": ("mean", "last"), "image": ("cls", "mean", "spatial_mean")}
 
     def problem(self, path: str) -> tuple[str, str] | None:
         if path.count("/") == 1 and not all(map(NAME.fullmatch, path.split("/"))):
@@ -150,6 +151,24 @@ class OpenCLIP(Source):
         if path.count("/") != 1:
             return f"{path.count('/')} slashes in {path!r}", "put one slash between architecture and weights"
         return None
+
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        super().check(spec, entry)
+        if entry.modality not in ("image", "text"):
+            raise no_modality(entry, self.scheme, SIDES)
+        import open_clip  # pyright: ignore[reportMissingImports]
+
+        architecture, _, pretrained = spec.path.partition("/")
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        for given, known in ((architecture, open_clip.list_models()), (pretrained, tags)):
+            if given not in known:
+                raise RepalignError(
+                    f"model {entry.label}: OpenCLIP knows no {given!r}", got=spec.path, remedy=did_you_mean(given, known),
+                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
+                )  # fmt: skip
+
+    def reach(self, spec: Spec, entry: ModelEntry) -> None:
+        self.revision(spec, entry)
 
     def name(self, spec: Spec, entry: ModelEntry) -> str:
         side = f"-{entry.modality}" if entry.modality else ""
@@ -166,26 +185,17 @@ class OpenCLIP(Source):
         return hub_revision(Spec("hf", "/".join(hub[:2])))
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        return Facts()  # its library says nothing of a model without loading it
+        return Facts(kind=entry.modality)  # its library says nothing more of a model without loading it
 
     def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
         import open_clip  # pyright: ignore[reportMissingImports]
 
-        if entry.modality not in ("image", "text"):
-            raise no_modality(entry, "openclip", SIDES)
         architecture, _, pretrained = spec.path.partition("/")
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        for given, known in ((architecture, open_clip.list_models()), (pretrained, tags)):
-            if given not in known:
-                raise RepalignError(
-                    f"model {entry.label}: OpenCLIP knows no {given!r}", got=spec.path, remedy=did_you_mean(given, known),
-                    expected="architecture/pretrained as open_clip.list_pretrained() gives them",
-                )  # fmt: skip
         with hub_errors(spec):
             model, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
         loaded = ready(model, next(model.parameters()).dtype, context, entry.label)
         loaded = replace(loaded, stored=None)  # OpenCLIP makes weights float32, and does not say what they are stored in
-        return OpenCLIPSide(spec, entry, entry.modality, loaded, transform, open_clip.get_tokenizer(architecture))
+        return OpenCLIPSide(spec, entry, str(entry.modality), loaded, transform, open_clip.get_tokenizer(architecture))
 
     def takes(self, entry: Model) -> bool:
         return is_of(entry.model, "open_clip")

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from repalign.errors import RepalignError, did_you_mean, require
+from repalign.errors import RepalignError, about, did_you_mean, require
 from repalign.layers import KINDS, said
 from repalign.models import KnownModel, known_models
-from repalign.sources.model import Context, Loaded, LoadedModel, ModelEntry
+from repalign.sources.model import Context, Loaded, LoadedModel, ModelEntry, named_by
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
@@ -137,7 +137,7 @@ UNKNOWN = "unknown"
 class Facts:
     """A model before it is loaded; None is what is not known.
 
-    kind : of the stimuli that it reads, "text" or "image".
+    kind : of the stimuli that it reads, "text", "image" or "any".
     parameters : with the heads that the weights file has.
     widths : d of every layer as extracted, `names` their names where they are known.
     stored : the dtype of the weights. file_bytes : what loading reads. download_bytes : what has to be fetched first.
@@ -156,6 +156,8 @@ class Facts:
     flops: float | None = None
     work: float = 0.0
     reads_array: bool = False  # a file of features: nothing is run
+    poolings: tuple[str, ...] | None = None  # that may be asked for, where the architecture says more than the source does
+    modules: tuple[str, ...] = ()  # whose paths may be asked for as layers beside `names`
     parameters_from: str = UNKNOWN
     layers_from: str = UNKNOWN
     download_from: str = UNKNOWN
@@ -238,6 +240,7 @@ class Source(ABC):
     may_skip_sinks: ClassVar[bool] = False
     sinkless: ClassVar[tuple[str, ...]] = ()
     is_file: ClassVar[bool] = False  # whether a model is a file of features, which has ids, columns and a kind
+    poolings: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # that some of its models have, by the kind of their stimuli
 
     # Specs.
 
@@ -262,6 +265,36 @@ class Source(ABC):
     def require(self, entry: ModelEntry) -> None:
         """Refuse a model whose packages are not installed."""
         require(f"model {entry.label}", self.extra, *self.packages)
+
+    def check(self, spec: Spec, entry: ModelEntry) -> None:  # noqa: ARG002
+        """Refuse what is known to be wrong with a request before a model is loaded: options, packages, names, files."""
+        what = f"{self.scheme}: models"
+        if entry.prompt is not None and not self.takes_prompts:
+            raise needless_prompt(entry, what)
+        if not self.is_file:
+            refuse_options_of_files(entry, what)
+        if self.packages:
+            self.require(entry)
+
+    def reach(self, spec: Spec, entry: ModelEntry) -> None:  # noqa: B027
+        """Refuse a model that a run could not have: ask whoever publishes it, or run the user's code. A plan does neither."""
+
+    def check_layers(self, entry: ModelEntry, facts: Facts, wanted: int | str) -> None:
+        """Refuse a layer that the model is known to lack."""
+        if facts.names and not named_by(wanted, facts.modules):
+            entry.named(wanted, facts.names)
+
+    def check_pooling(self, entry: ModelEntry, facts: Facts) -> None:
+        """Refuse a pooling that the model, or every model of its kind, is known to lack."""
+        known = self.poolings.get(str(facts.kind)) if facts.poolings is None else facts.poolings
+        if entry.pooling is not None and known and not set(facts.modules) & set(entry.layers or ()):
+            entry.pooled(known)
+
+    def check_data(self, spec: Spec, entry: ModelEntry, facts: Facts, dataset: Dataset) -> None:  # noqa: ARG002
+        """Refuse a dataset that has nothing for a model to read."""
+        if facts.kind is not None and (facts.kind != "any" or entry.modality is not None):
+            with about("modality"):
+                column_of(dataset, facts.kind, entry, facts.kind)
 
     @abstractmethod
     def revision(self, spec: Spec, entry: ModelEntry) -> str:
@@ -325,6 +358,22 @@ class Sources(UserDict[str, Source]):
             module, _, name = row.partition(":")
             row = self.data[scheme] = getattr(import_module(module), name)()
         return row
+
+
+def column_of(dataset: Dataset, kind: str, entry: ModelEntry, modality: str) -> str:
+    """The dataset's column that a model of this kind reads: the one named, or the only one of its kind."""
+    fitting = [m for m in dataset.modalities if kind in ("any", dataset.kind(m))]
+    modality = entry.modality or modality
+    if modality in fitting:
+        return modality
+    if kind == "any" or len(fitting) != 1 or entry.modality is not None:
+        kinds = "a column of the dataset" if kind == "any" else f"a column of kind {kind}"
+        raise RepalignError(
+            f"model {entry.label} cannot read column {modality!r} of dataset {dataset.name!r}",
+            expected=f"`modality:` naming {kinds}", got=", ".join(f"{m} ({dataset.kind(m)})" for m in dataset.modalities),
+            remedy=f"add `modality: {fitting[0]}` to the model" if fitting else "use a dataset with that modality",
+        )  # fmt: skip
+    return fitting[0]
 
 
 def needless_prompt(entry: ModelEntry, what: str) -> RepalignError:
@@ -404,8 +453,10 @@ def _known(spec: Spec, known: KnownModel) -> Facts:
     repository = spec.source.repository(spec)
     size = known.parameters * known.bytes_per_parameter
     there = repository is not None and cached_weights(repository) is not None
+    blocks = [f"block.{i}" for i in range(known.layers - (known.modality == "text"))]  # of text the embeddings come first
     return Facts(
         kind=known.modality, parameters=known.parameters, widths=(known.width,) * known.layers, file_bytes=size,
+        names=("embeddings", *blocks) if known.modality == "text" else tuple(blocks),
         stored={2: torch.float16, 4: torch.float32}[known.bytes_per_parameter], download_bytes=0 if there else size,
         tokens=known.image_tokens, parameters_from=KNOWN, layers_from=KNOWN, download_from=FILE if there else KNOWN,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.errors import RepalignError, Unavailable, is_of
 from repalign.sources import passes
 from repalign.sources.hf import config_facts, quiet
-from repalign.sources.hub import HubSource, at, hub_errors, no_safetensors
+from repalign.sources.hub import HubSource, at, hub_errors
 from repalign.sources.memory import Model
 from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, ready
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
@@ -222,9 +222,6 @@ def _folder(spec: Spec, context: Context) -> str:
 def _load(spec: Spec, context: Context) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    folder = Path(spec.path)
-    if spec.is_local and not list(folder.rglob("*.safetensors")) and list(folder.rglob("*.bin")):
-        raise no_safetensors(spec)
     with hub_errors(spec), quiet():
         return SentenceTransformer(
             spec.path, device=context.device, trust_remote_code=context.trust_remote_code,
@@ -240,6 +237,8 @@ class SentenceTransformers(HubSource):
     example = "st:sentence-transformers/all-MiniLM-L6-v2"
     takes_prompts = True
     nested = True
+    weights = "**/*.safetensors"
+    poolings: ClassVar = {"text": POOLINGS}
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
         return super().modality(spec, entry) or "text"
@@ -249,8 +248,7 @@ class SentenceTransformers(HubSource):
         return None if spec.is_local else (name, spec.revision)
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:
-        embedding = 1  # the finished one, a layer behind those of the transformer
-        return replace(config_facts(spec, entry, answer, embedding), **self.weight_facts(spec, answer, "**/*.safetensors"))
+        return replace(config_facts(spec, entry, answer, (EMBEDDING,)), **self.weight_facts(spec, answer), poolings=None)
 
     def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
         model = _load(spec, context)

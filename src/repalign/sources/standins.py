@@ -153,7 +153,7 @@ def stand_in(
     made = replace(
         entry, spec=found.spec, name=name, layers=layers, pooling=pooling, scores={**found.scores, **entry.scores},
         n_parameters=found.n_parameters if entry.n_parameters is None else entry.n_parameters,
-        id=None, features=None, vector=None, axes=None,  # of the real file: a stand-in is plain
+        id=None, rows=False, features=None, vector=None, axes=None,  # of the real file: a stand-in is plain, and has ids
     )  # fmt: skip
     return made, (*found.notes, *notes)
 

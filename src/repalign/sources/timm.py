@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,11 +64,14 @@ def _counted(name: str) -> Facts:
                 states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
     except Exception:  # unknown to timm, or without intermediates: the run will say so
         return Facts()
-    word = "block" if getattr(model, "num_prefix_tokens", 0) else "stage"
+    word, poolings = "stage", ("spatial_mean", "mean")
+    if getattr(model, "num_prefix_tokens", 0):
+        word, poolings = "block", ("cls", "mean") if passes.class_tokens(model) else ("mean",)
     return Facts(
         kind="image", parameters=count_parameters(model), parameters_from=COUNTED, layers_from=COUNTED,
         widths=tuple(s.shape[1] for s in states),  # (b, d, height, width)
-        names=tuple(f"{word}.{i}" for i in range(len(states))), flops=float(counter.get_total_flops()),
+        names=tuple(f"{word}.{i}" for i in range(len(states))), flops=float(counter.get_total_flops()), poolings=poolings,
+        modules=tuple(name for name, _ in model.named_modules() if name),
     )  # fmt: skip
 
 
@@ -207,12 +210,6 @@ def _load(spec: Spec, entry: ModelEntry, revision: str) -> tuple[Any, torch.dtyp
     import timm
 
     folder = Path(spec.path)
-    if spec.is_local and not (folder / "model.safetensors").is_file():
-        raise Unavailable(
-            f"model {spec}: there are no safetensors weights", expected="config.json and model.safetensors in the folder",
-            got=", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "an empty folder",
-            remedy="save it with timm.models.save_for_hf(model, folder, model_config, safe_serialization=True)",
-        )  # fmt: skip
     with hub_errors(spec):
         if spec.is_local:
             file: Path | None = folder / "model.safetensors"
@@ -261,6 +258,8 @@ class Timm(HubSource):
     packages = ("timm",)
     scheme, form, example = "timm", "timm:name, or timm:./folder", "timm:vit_base_patch14_dinov2.lvd142m"
     has_revisions = may_skip_sinks = False
+    weights = "model.safetensors"
+    poolings: ClassVar = {"image": ("cls", "mean", "spatial_mean")}
 
     def problem(self, path: str) -> tuple[str, str] | None:
         if self.local_part(path) or NAME.fullmatch(path):
@@ -269,6 +268,19 @@ class Timm(HubSource):
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
         return super().modality(spec, entry) or "image"
+
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        super().check(spec, entry)
+        if not spec.is_local:
+            _pretrained(spec, entry)
+
+    def no_weights(self, spec: Spec) -> Unavailable:
+        there = sorted(p.name for p in Path(spec.path).iterdir())[:5]
+        return Unavailable(
+            f"model {spec}: there are no safetensors weights", expected="config.json and model.safetensors in the folder",
+            got=", ".join(there) or "an empty folder",
+            remedy="save it with timm.models.save_for_hf(model, folder, model_config, safe_serialization=True)",
+        )  # fmt: skip
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:
         if spec.is_local:

@@ -98,7 +98,7 @@ def given_tokenizer(tokenizer: Any, label: str) -> Reading:
 def _knowing(reading: Reading, label: str) -> Reading:
     ids = reading.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if set(ids) <= {reading.tokenizer.unk_token_id}:  # without files some classes make a tokenizer that knows nothing
-        raise _no_tokenizer(label, f"it makes {ids[:4]} of {PROBE!r}")
+        raise no_tokenizer(label, f"it makes {ids[:4]} of {PROBE!r}")
     return reading
 
 
@@ -110,7 +110,7 @@ def _library(spec: Spec, context: Context, folder: str, there: dict[str, Path]) 
     needed = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
     missing = [name for name, module in needed.items() if not is_installed(module)]
     if pieces and missing:
-        raise _no_tokenizer(
+        raise no_tokenizer(
             spec, f"{' and '.join(missing)} not installed, which its sentencepiece file needs",
             remedy=f"python -m pip install {' '.join(missing)}",
         )  # fmt: skip
@@ -122,7 +122,7 @@ def _library(spec: Spec, context: Context, folder: str, there: dict[str, Path]) 
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:  # where files are lacking
             if FAST not in there:
-                raise _no_tokenizer(spec, first_line(error)) from error
+                raise no_tokenizer(spec, first_line(error)) from error
             return PreTrainedTokenizerFast(  # the class does not take the file: that of no class does
                 tokenizer_file=str(there[FAST]), **_plain_options(_read(there.get("tokenizer_config.json")))
             )
@@ -222,7 +222,7 @@ def _with_options(file: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any
 def _of_pieces(spec: Spec, loaded: Any, processor: Any, name: str, kind: str) -> Reading:
     """sentencepiece's own pieces under the library's numbers; Unavailable where the library has none for them."""
     if getattr(loaded, "do_lower_case", False) or not getattr(loaded, "keep_accents", True):
-        raise _no_tokenizer(
+        raise no_tokenizer(
             spec, f"{kind} changes letters before {name} reads them, and there is no {FAST} that says how",
             remedy=f"name a revision or a folder with a {FAST} (made by the library that the model was trained with)",
         )  # fmt: skip
@@ -231,7 +231,7 @@ def _of_pieces(spec: Spec, loaded: Any, processor: Any, name: str, kind: str) ->
     unknown = known.get(processor.id_to_piece(processor.unk_id()), loaded.unk_token_id)
     for i, number in enumerate(numbers):
         if number is None and not (processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i)):
-            raise _no_tokenizer(spec, f"{kind} has no number for {processor.id_to_piece(i)!r}, piece {i} of {name}")
+            raise no_tokenizer(spec, f"{kind} has no number for {processor.id_to_piece(i)!r}, piece {i} of {name}")
     own = Pieces(loaded, processor, [unknown if number is None else number for number in numbers])
     same = _ids(own) == _ids(loaded)
     return Reading(own, f"{name} by sentencepiece, numbers and special tokens of {kind}, which {GIVES[same]}", own=not same)
@@ -316,7 +316,7 @@ def _ids(tokenizer: Any, special: bool = True) -> list[list[int]]:
     return [list(map(int, tokenizer(text, add_special_tokens=special)["input_ids"])) for text in PROBES]
 
 
-def _no_tokenizer(spec: Spec | str, got: str, remedy: str | None = None) -> Unavailable:
+def no_tokenizer(spec: Spec | str, got: str, remedy: str | None = None) -> Unavailable:
     return Unavailable(
         f"model {spec}: its tokenizer cannot be loaded: {got}",
         expected="tokenizer.json and tokenizer_config.json, or a sentencepiece file, beside the model", got=got,

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class TorchModules(Source):
 
     scheme, form = "torch", "torch:package.module:factory, or torch:path/to/file.py:factory"
     example = "torch:./my_model.py:build"
+    poolings: ClassVar = {"any": ("spatial_mean", "mean", "cls", "last")}
 
     def local_part(self, path: str) -> str | None:
         module = path.rpartition(":")[0]
@@ -81,6 +82,17 @@ class TorchModules(Source):
             return f"the module {module!r}", "give a module that can be imported, or a file that ends in .py"
         return None
 
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        super().check(spec, entry)
+        if spec.file is not None and not spec.file.is_file():
+            raise _not_imported(spec, f"there is no file {spec.file}")
+
+    def reach(self, spec: Spec, entry: ModelEntry) -> None:
+        made = _make(spec)
+        if (entry.modality or made.modality) is None:
+            raise no_modality(entry, self.scheme)
+        _chosen(made.module, entry, made.layers)
+
     def name(self, spec: Spec, entry: ModelEntry) -> str:
         return entry.name or spec.path.rpartition(":")[2]
 
@@ -88,7 +100,7 @@ class TorchModules(Source):
         return _make(spec).revision
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        return Facts(download_bytes=0, download_from=FILE)  # the factory is the user's code, which a plan does not run
+        return Facts(kind="any", download_bytes=0, download_from=FILE)  # the factory is the user's code, which a plan does not run
 
     def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
         made = _make(spec)
@@ -215,8 +227,6 @@ def _import(path: str, spec: Spec) -> Any:
         if not path.endswith(".py"):
             return importlib.import_module(path)
         file = Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no file {file}")
         # A name of its own for each file, under which what it defines can be pickled.
         name = f"repalign_factory_{file.stem}_{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]}"
         described = importlib.util.spec_from_file_location(name, file)
@@ -226,10 +236,14 @@ def _import(path: str, spec: Spec) -> Any:
         described.loader.exec_module(module)
         return module
     except (ImportError, OSError, SyntaxError) as error:
-        raise RepalignError(
-            f"model {spec}: {path} cannot be imported", got=first_line(error),
-            remedy="check the path (in a study file it starts from the file's folder) and what it imports",
-        ) from error  # fmt: skip
+        raise _not_imported(spec, first_line(error)) from error
+
+
+def _not_imported(spec: Spec, got: str) -> RepalignError:
+    return RepalignError(
+        f"model {spec}: {spec.path.rpartition(':')[0]} cannot be imported", got=got,
+        remedy="check the path (in a study file it starts from the file's folder) and what it imports",
+    )  # fmt: skip
 
 
 class TorchModule(LoadedModel):

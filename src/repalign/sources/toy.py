@@ -52,6 +52,12 @@ class Toys(Source):
 
         return recipes.find(spec.path)[0].modality
 
+    def check(self, spec: Spec, entry: ModelEntry) -> None:
+        from repalign.toyworld import recipes
+
+        super().check(spec, entry)
+        recipes.find(spec.path)
+
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         from repalign.toyworld import models
 
