@@ -299,7 +299,7 @@ def test_layout_score_is_a_distance():
 def test_options_are_checked(bad, expected, tmp_path):
     with pytest.raises(ValueError, match=re.escape(expected)):
         ColourOptions(**bad)
-    with pytest.raises(RepalignError, match=rf"line 5, options\.{[*bad][-1]}.*{re.escape(expected)}"):
+    with pytest.raises(RepalignError, match=rf"line 5, options\.{[*bad][-1]}(.|\n)*{re.escape(expected)}"):
         write_study(tmp_path, options=json.dumps(bad))
 
 

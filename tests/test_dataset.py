@@ -678,7 +678,7 @@ def test_open_dataset_selects_rows(photos: Path) -> None:
         ({"toy": {}, "sample": {"m": 1}}, ["dataset.sample", "n"]),
         ({"toy": {}, "sample": {"n": 0}}, ["dataset.sample.n:", "greater than or equal to 1", "got: 0"]),
         ({"arrays": {"x": "x.npy"}}, ["'arrays' needs 'row_ids'"]),
-        ({"table": 3}, ["dataset.table:", "valid string", "got: 3"]),
+        ({"table": 3}, ["dataset.table:", "expected: a text", "got: the number 3"]),
         ({"table": "no.csv", "text": "x"}, ["there is no table", "starts from the study file's folder"]),
         ({"arrays": {"x": "x.txt"}, "row_ids": ["a"]}, ["the array x.txt cannot be read", ".npy"]),
     ],

@@ -41,7 +41,7 @@ BAD_NAMES = [
     ('"a\\0b"', "a character that no text has"), ('"a\\nb"', "no control characters"), ('"\\x7f"', "no control characters"),
     ("'   '", "is not blank"), ("''", "at least 1 character"), ("x" * 201, "200 bytes at most"), ("漢" * 70, "200 bytes at most"),
     ("a/" + "x" * 300, "200 bytes at most"), ("store", "`runs/store` is where the features"), ("Store/a", "`runs/store` is where"),
-    ('"\\ud83d"', "a character that no text has"), ("[a]", "valid string"), ("12", "valid string"),
+    ('"\\ud83d"', "a character that no text has"), ("[a]", "a text"), ("12", "a text"),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from repalign import relate
 from repalign.comparison.alignment import Alignment, csv_text
-from repalign.errors import RepalignError, choose
+from repalign.errors import Mistakes, RepalignError, choose, require
 from repalign.figures import (
     agreement_chart,
     bins_chart,
@@ -63,6 +63,7 @@ class Figure:
     for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
     more : options that go through to another function, and not to `draw`. defaults : options that depend on the run.
     required : options that a study file must give though the analysis has a default.
+    packages : by the value of an option, the extra and the package that it wants.
     parameters : the arguments of `relate`, and those of `draw` after the finding. options : those of a study file with
     their defaults; those without a default must be given.
     """
@@ -76,6 +77,7 @@ class Figure:
     more: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    packages: Mapping[tuple[str, Any], tuple[str, str]] = field(default_factory=dict)
     parameters: list[dict[str, inspect.Parameter]] = field(init=False)
     options: dict[str, Any] = field(init=False)
 
@@ -127,7 +129,10 @@ FIGURES = {
         relate.bins, bins_chart.draw, "Alignment within bins of {found.label}", "bins",
         defaults={"side": lambda run: relate.sides_of(run)[0]},
     ),
-    "map": Figure(relate.model_map, map_chart.draw, "Map of models, by {colour}", "map_{colour}"),
+    "map": Figure(
+        relate.model_map, map_chart.draw, "Map of models, by {colour}", "map_{colour}",
+        packages={("method", "umap"): ("map", "umap")},
+    ),
     "agreement": Figure(relate.agreement, agreement_chart.draw, "Agreement of measures", "agreement", per="result"),
     "effects": Figure(relate.effects, effects_chart.draw, "What moves alignment, side {side}", "effects_{side}"),
     "gallery": Figure(gallery_chart.shown, gallery_chart.draw, "Gallery size", "gallery", per="result"),
@@ -141,17 +146,34 @@ FIGURES = {
 }  # fmt: skip
 
 
-def check(item: Mapping[str, Any]) -> None:
-    """Refuse what is no figure of a study file: an unknown kind, an unknown option, or one that lacks."""
+def check(item: Mapping[str, Any], variants: Sequence[str] = (), measures: Sequence[str] = ()) -> None:
+    """Refuse what is no figure of a study with these variants and measures.
+
+    That is an unknown kind, an unknown option, or one that lacks, or that names what there is not.
+    """
     if len(item) != 1:
         raise RepalignError("a figure is one kind with its options", expected="{kind: {option: value}}", got=dict(item))
     ((kind, options),) = item.items()
-    known = FIGURES[choose("figure", kind, FIGURES, f"no figure is called {kind!r}")].options
-    for name in options or {}:
-        choose("option", name, known, f"figure {kind} has no option {name!r}")
-    for name, default in known.items():
-        if default is inspect.Parameter.empty and name not in (options or {}):
-            raise RepalignError(f"figure {kind} needs the option {name!r}", got="none")
+    figure, options, mistakes = FIGURES[choose("figure", kind, FIGURES, f"no figure is called {kind!r}")], options or {}, Mistakes()
+    for name in options:
+        with mistakes.kept():
+            choose("option", name, figure.options, f"figure {kind} has no option {name!r}")
+    for name, default in figure.options.items():
+        with mistakes.kept():
+            if default is inspect.Parameter.empty and name not in options:
+                raise RepalignError(f"figure {kind} needs the option {name!r}", got="none")
+    for (name, value), (extra, package) in figure.packages.items():
+        with mistakes.kept():
+            if options.get(name) == value:
+                require(f"figure {kind}, {name}: {value}", extra, package)
+    variant, measure = options.get("variant"), options.get("measure")
+    with mistakes.kept():
+        if variants and variant not in (None, "all") and not str(variant).endswith("*"):
+            choose("variant", variant, list(filter(None, variants)), f"the study has no variant {variant!r}")
+    with mistakes.kept():
+        if measures and measure not in (None, "all"):
+            measure_among(measure, measures)
+    mistakes.refuse(f"figure {kind}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ class FeatureStore:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.files = open_files(url)
         self.url = str(self.files.root)
-        if self.files.size(MARKER) is not None:
+        if self.is_there:
             self._check_marker()
         elif others := [name for name in self.files.listing() if not TEMPORARY.match(name)]:
             raise RepalignError(
@@ -84,6 +84,10 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.url!r})"
+
+    @property
+    def is_there(self) -> bool:
+        return self.files.size(MARKER) is not None
 
     def writer(
         self, *, dataset: Mapping[str, Any], record: ModelRecord, settings: Mapping[str, Any], ids: Sequence[str],

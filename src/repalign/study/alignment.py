@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ import pyarrow as pa
 
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
 from repalign.comparison.check import VARIANTS_FILE
-from repalign.errors import RepalignError
+from repalign.errors import NotHere
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_file
+from repalign.study import before
 from repalign.study.base import STORE, OnPlan, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
@@ -51,12 +53,32 @@ class AlignmentStudy(Study):
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> AlignmentStudy:
         data.pop("experiment", None)
-        config = where.validate(AlignmentConfig, data)
+        data = where.mended(AlignmentConfig, data)
+        config = AlignmentConfig.model_validate(data)
         variants = tuple(read_variants(data, config, path.parent, where))
+        sure = where.is_right("measures") and where.is_right("variants") and where.is_right("sweep")
+        measures = list(dict.fromkeys(repr(m) for v in variants for m in v.every_measure))
         for i, item in enumerate(config.figures):
             with where.at("figures", i):
-                kinds.check(item)
+                kinds.check(item, *(([v.name for v in variants], measures) if sure else ()))
         return cls(path, config, variants)
+
+    def look(self) -> None:
+        before.look(self, self._inputs(silent), self._where, is_plan=True)
+
+    @property
+    def _where(self) -> Where:
+        return self.where or Where(self.path, {})
+
+    def _inputs(self, progress: Progress, executor: Executor | None = None) -> Inputs:
+        return Inputs(self.base, self.store, progress, executor, self.is_mock)
+
+    def _ready(self, progress: Progress, executor: Executor | None = None) -> Inputs:
+        """What the study compares, once nothing is known to be wrong: RepalignError with all that is."""
+        inputs = self._inputs(progress, executor)
+        before.look(self, inputs, self._where, is_plan=False)
+        self._where.refuse()
+        return inputs
 
     @property
     def x(self) -> tuple[ModelEntry, ...]:
@@ -92,29 +114,30 @@ class AlignmentStudy(Study):
         return folder
 
     def open_dataset(self, progress: Progress = silent) -> Dataset:
-        """The dataset of the first variant."""
-        return self.variants[0].config.dataset.open(self.base, progress)
+        """The stimuli of the first variant."""
+        return self._inputs(progress).dataset(self.variants[0])
 
     def plan(self, progress: Progress = silent) -> Plan:
-        return _plan(self, Inputs(self.base, self.store, progress, is_mock=self.is_mock))
+        inputs = self._inputs(progress)
+        before.look(self, inputs, self._where, is_plan=True)
+        self._where.refuse()
+        return _plan(self, inputs)
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
-        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock)
+        inputs = self._ready(progress, executor)
         return list({r.key: r for v in self.variants for r in inputs.members(v).everything}.values())
 
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
         from repalign.report import write_report
 
         config = self.config
-        inputs = Inputs(self.base, self.store, progress, executor, self.is_mock)
+        inputs = self._ready(progress, executor)
         if config.competence != CompetenceConfig():
             kept = self.folder / "competence"
             inputs.competence = Competence(config.competence, self.base, kept, config.extract, progress)
         if on_plan is not None:
             on_plan(_plan(self, inputs))
-        for variant in self.variants:  # before a model is run for hours
-            inputs.check(variant)
         representations, alignments, reports, skipped, pairs = {}, {}, {}, {}, []
         for variant in self.variants:
             found = inputs.members(variant)
@@ -145,7 +168,7 @@ class AlignmentStudy(Study):
         from repalign.comparison import compare
 
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
-        config, first = variant.config, found.x[0]
+        config, first, dataset = variant.config, found.x[0], inputs.dataset(variant)
         named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
         replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
         return compare(
@@ -165,7 +188,8 @@ class AlignmentStudy(Study):
             progress=inputs.progress,
             describe={
                 "name": f"{self.name}: {variant.name}" if variant.name else self.name,
-                "dataset": {**inputs.dataset(variant).describe(), "n": first.n, "name": first.dataset_name},
+                "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
+                **({"how": [dataset.source, *(r.facts["read"] for r in found.everything)]} if config.dataset is None else {}),
                 "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
                 "warnings": found.warnings,
             },
@@ -191,8 +215,9 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
     try:
         datasets = [inputs.dataset(variant) for variant in study.variants]
         lost = f", {len(datasets[0].left_out)} rows left out" if datasets[0].left_out else ""
-        lines = [f"dataset {datasets[0].name}: n = {datasets[0].n}, {', '.join(datasets[0].modalities)}{lost}"]
-    except RepalignError as error:
+        what = ", ".join(datasets[0].modalities) or datasets[0].source
+        lines = [f"dataset {datasets[0].name}: n = {datasets[0].n}, {what}{lost}"]
+    except NotHere as error:
         is_known, datasets = False, [Dataset.toy(ASSUMED)] * len(study.variants)
         lines = [
             f"the dataset cannot be opened yet ({str(error).splitlines()[0]}); below it is taken for {ASSUMED:,} captioned "
@@ -200,10 +225,14 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
         ]
     runs = []
     for variant, dataset in zip(study.variants, datasets, strict=True):
-        sample = variant.config.rows or (None if is_known else variant.config.dataset.sample)
+        given = variant.config.dataset
+        sample = variant.config.rows or (None if is_known or given is None else given.sample)
         n = dataset.n if sample is None else sample.n
         if len(runs) < FEW:
-            lines += _compared(variant, n, variant.null_of(dataset.ids[:n], study.base) if is_known else variant.null)
+            null = variant.null
+            with suppress(NotHere):  # nor are the groups
+                null = variant.null_of(variant.compared(dataset.ids), study.base) if is_known else null
+            lines += _compared(variant, n, null)
         runs.append((variant, dataset, n))
     if len(runs) > FEW:
         lines.append(f"and {len(runs) - FEW} more variants")
@@ -211,7 +240,7 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
     for path in [*given.lm_eval, *given.timm, *given.csv]:
         if not (study.base / path).exists():
             lines.append(f"warning: {path} is not there yet; the run needs it for the scores of models")
-    needs = _needs(study.store, runs)
+    needs = _needs(inputs, runs, is_known)
     return Plan((*lines, *needs.lines(), f"features in {study.store}"), needs.table)
 
 
@@ -233,15 +262,16 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
     return [counts, *(f"{count} measures: {how}" for how, count in Counter(drawn.values()).items())]
 
 
-def _needs(store: str, runs: Sequence[tuple[Variant, Dataset, int]]) -> Needs:
+def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_known: bool) -> Needs:
     """What all runs need: every model is run once for each dataset, every variant compared once."""
     from repalign.store import FeatureStore
     from repalign.study.needs import estimate
 
-    parts, compared, kept = {}, [], FeatureStore(store)
+    parts, compared, kept = {}, [], FeatureStore(inputs.store)
     for variant, dataset, n in runs:
         config = variant.config
-        x, *y = ([e for several in side for e in several] for side in variant.captioned)
+        captioned = inputs.captioned(variant) if is_known else variant.captioned
+        x, *y = ([e for several in side for e in several] for side in captioned)
         options = {
             **config.extract.model_dump(include={"device", "dtype", "batch_size"}), "preprocess": variant.preprocess,
             "n_compared": n, "limit": config.limit,

@@ -116,6 +116,7 @@ class Study(ABC):
     path: Path
     config: Any  # a StudyBlock
     is_mock: bool = field(default=False, kw_only=True)
+    where: Where | None = field(default=None, kw_only=True, repr=False, compare=False)  # the places of the file's fields
     name: str = field(init=False)
     base: Path = field(init=False)  # where relative paths start
     runs: Path = field(init=False)  # of all studies of files in one folder, and the features that they share
@@ -148,11 +149,14 @@ class Study(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> Study:
-        """The study of a file's data. `where` tells errors with the line of their field, and validates a `Block`."""
+        """The study of a file's data. `where` validates a `Block`, and keeps mistakes with their place: `load_study` tells them."""
+
+    def look(self) -> None:  # noqa: B027
+        """Keep in `where` what is wrong beyond what `load` has found; called where that is something, to tell all at once."""
 
     @abstractmethod
     def plan(self, progress: Progress = silent) -> Plan:
-        """What a run would do and what it needs. Nothing but the dataset is opened."""
+        """What a run would do and what it needs. No model is run. RepalignError for what is known to be wrong with it."""
 
     @abstractmethod
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:

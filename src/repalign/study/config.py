@@ -274,7 +274,7 @@ class RunConfig(Block):
 
     Parameters
     ----------
-    dataset : The stimuli that all models see. Studies of files alone need none.
+    dataset : The stimuli that all models see. Studies of files alone need none: their rows are paired on ids, or by position.
     models : The models: two sides x and y, or one list (all with each other).
     extract : How models are run.
     captions : How many captions of each stimulus are averaged.
@@ -293,7 +293,7 @@ class RunConfig(Block):
     alpha : The level of tests and thresholds.
     """
 
-    dataset: DatasetConfig
+    dataset: DatasetConfig | None = None
     models: SidesConfig | list[str | ModelConfig]
     extract: ExtractConfig = ExtractConfig()
     captions: CaptionsConfig = CaptionsConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError, choose
 from repalign.models import find_model, known_models, model_set
-from repalign.sources import parse_spec
+from repalign.representation import sampled
+from repalign.sources import SOURCES, parse_spec
+from repalign.sources.source import is_local_path
 from repalign.study.base import Study
 from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, RunConfig, SidesConfig
-from repalign.study.yaml_lines import Where, read
+from repalign.study.yaml_lines import Mark, Where, read
+from repalign.study.yaml_words import Location
 
 if TYPE_CHECKING:
     from repalign.comparison.preprocess import Preprocess
     from repalign.measures import Group, Measure
     from repalign.null import Null
-    from repalign.sources import ModelEntry
+    from repalign.sources import ModelEntry, Spec
 
 ENTRY_POINTS = "repalign.experiments"  # the group in which packages announce experiments: name = module:class
 ALIGNMENT = EntryPoint("alignment", "repalign.study.alignment:AlignmentStudy", ENTRY_POINTS)  # ours, and the default
@@ -42,13 +45,16 @@ def load_study(path: str | Path) -> Study:
     `extends: other.yaml` (or a list of files, of which later ones count more) takes the fields of other studies; those that
     stand here replace them, whole. Relative paths start from the folder of the file in which they stand.
 
-    Raises RepalignError that names the file, the line and the field: bad YAML, a field that does not exist (with the closest
-    one that does), a value of the wrong kind, an unknown model, measure, preset or option.
+    Raises RepalignError with all that is wrong, each with the file, the line and the field: bad YAML, a field that does not
+    exist (with the closest one that does), a value of the wrong kind, an unknown model, measure, preset or option. Where there
+    is something, what only a look at models and data tells (see `before`) is told with it.
     """
     path = Path(path).absolute()
     data, where = read(path)
     if "extends" in data:
         data = _extended(path, data, where, itertools.count(2))  # this file is the first
+        if not where.is_right("extends"):
+            where.refuse()
     name = str(data.get("experiment", ALIGNMENT.name))
     points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), ALIGNMENT)}
     with where.at("experiment"):
@@ -60,7 +66,13 @@ def load_study(path: str | Path) -> Study:
                 f"the experiment {name!r} cannot be loaded", expected=f"a subclass of repalign.study.Study at {point.value}",
                 got=f"{type(error).__name__}: {error}", remedy="mend or remove the package that announces it",
             ) from error  # fmt: skip
-    return experiment.load(path, data, where)
+    if not where.is_right("experiment"):
+        where.refuse()
+    study = replace(experiment.load(path, data, where), where=where)
+    if where.found:
+        study.look()
+        where.refuse()
+    return study
 
 
 # --- files that extend others --------------------------------------------------------------------
@@ -69,11 +81,12 @@ def load_study(path: str | Path) -> Study:
 def _extended(
     path: Path, data: dict[str, Any], where: Where, counter: Iterator[int], below: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """The data of a file over those of the files that it extends."""
+    """The data of a file over those of the files that it extends, whose places are among its own from then on."""
     out: dict[str, Any] = {}
-    with where.at("extends"):
-        others = data.pop("extends")
-        for other in others if isinstance(others, list) else [others]:
+    marks: dict[Location, Mark] = {}
+    others = data.pop("extends")
+    for other in others if isinstance(others, list) else [others]:
+        with where.at("extends"):
             if not isinstance(other, str):
                 raise RepalignError("a study extends files", expected="a path, or a list of paths", got=other)
             found = (path.parent / Path(other).expanduser()).resolve()
@@ -81,13 +94,20 @@ def _extended(
                 raise RepalignError("a study extends itself", got=other, remedy="name another file")
             if next(counter) > MOST_FILES:
                 raise RepalignError(f"the study extends more than {MOST_FILES} files", got=found.name, remedy="extend fewer")
-            its, there = read(found)
+            its, there = read(found, where.found)
             if "extends" in its:
                 its = _extended(found, its, there, counter, (*below, path.resolve()))
             out |= _rooted(its, found.parent)
+            marks = _taken(marks, out.keys() - its.keys()) | _taken(there.marks, its)
     for key in ("store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
+    where.marks.update(_taken(marks, out.keys() - data.keys()))
     return {**out, **data}
+
+
+def _taken(marks: Mapping[Location, Mark], fields: Collection[str]) -> dict[Location, Mark]:
+    """The places of some fields of a file, and of all in them."""
+    return {at: mark for at, mark in marks.items() if at[:1] and at[0] in fields}
 
 
 def _rooted(data: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -148,6 +168,8 @@ class Variant:
     preprocess: Preprocess
     null: Null
     search: str | None
+    where: Where = field(repr=False, compare=False)
+    places: Mapping[Any, Location] = field(repr=False, compare=False)  # in the file, of measures, and of models by side and label
 
     sides: tuple[tuple[ModelEntry, ...], ...] = field(init=False)
     captioned: tuple[list[list[ModelEntry]], ...] = field(init=False)  # of each side and model, an entry for each caption
@@ -167,6 +189,11 @@ class Variant:
         )
         vars(self).update(sides=sides, captioned=tuple(captioned), named=named, every_measure=list(every))
 
+    def compared(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """The stimuli that are compared, of those of the dataset."""
+        rows = self.config.rows
+        return tuple(ids) if rows is None else tuple(ids[i] for i in sampled(rows.n, len(ids), rows.seed))
+
     def null_of(self, ids: Sequence[str], base: Path) -> Null:
         """The null with the groups of these stimuli, whose file's path starts from `base`."""
         from repalign.null import Groups
@@ -178,35 +205,46 @@ class Variant:
 
 
 def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, where: Where) -> Iterator[Variant]:
-    """The study's runs: every named variant under every combination of swept values; itself if there are none."""
-    # The values of a swept field with their labels: a mapping says them, a list is labelled by its values.
-    pairs = {f: v.items() if isinstance(v, Mapping) else [(one, one) for one in v] for f, v in config.sweep.items()}
-    swept = [[(f, label, value) for label, value in some] for f, some in pairs.items()]
-    if config.variants or swept:
-        _check_number(config, where)
+    """The study's runs: every named variant under every combination of swept values; itself if there are none.
+
+    None of those that are wrong: `where` keeps why.
+    """
+    # The values of a swept field with their labels and places: a mapping says them, a list is labelled by its values.
+    pairs = {
+        f: [(k, one, str(k)) for k, one in v.items()] if isinstance(v, Mapping) else [(one, one, i) for i, one in enumerate(v)]
+        for f, v in config.sweep.items()
+    }
+    swept = [[(f, *one) for one in some] for f, some in pairs.items()]
+    if not _is_a_possible_number(config, where):
+        return
     seen: set[str] = set()
     for name, changes in (config.variants or {"": {}}).items():
         for combination in itertools.product(*swept):
-            factors = {field.rpartition(".")[2]: label for field, label, _ in combination}
+            factors = {field.rpartition(".")[2]: label for field, label, _, _ in combination}
             label = ", ".join(filter(None, [name, *(f"{f} {v}" for f, v in factors.items())]))
-            here = Where(where.path, where.lines, label)
-            changed = {k: v for k, v in data.items() if k in RunConfig.model_fields}
+            said = {field: (value, ("variants", name, field)) for field, value in (changes or {}).items()}
+            said |= {field: (value, ("sweep", field, at)) for field, _, value, at in combination}
+            here = where.variant_of(label, {tuple(str(field).split(".")): at for field, (_, at) in said.items()})
+            changed, made = {k: v for k, v in data.items() if k in RunConfig.model_fields}, None
             with here.at(*(("variants", name) if name else ("sweep",) if swept else ())):
                 if label.lower() in seen:  # folders are named after them, and some file systems ignore case
                     raise RepalignError("two variants have one name", got=label, remedy="give one of them another")
-                for field, value in {**(changes or {}), **{field: value for field, _, value in combination}}.items():
+                for field, (value, _) in said.items():
                     changed = _with(changed, str(field), value)
+                made = changed
             seen.add(label.lower())
-            yield _variant(label, factors, here.validate(RunConfig, changed), base, here)
+            if made is not None:
+                yield _variant(label, factors, here.validate(RunConfig, made), base, here)
 
 
-def _check_number(config: AlignmentConfig, where: Where) -> None:
+def _is_a_possible_number(config: AlignmentConfig, where: Where) -> bool:
+    """Whether there are variants, and not too many: else `where` keeps what is wrong."""
     counts = {"variants": len(config.variants)} if config.variants else {}
     for swept, values in config.sweep.items():
         counts[f"values of {swept}"] = len(values)
         if not values:
-            with where.at("sweep"):
-                raise RepalignError(f"{swept} is swept over no value", expected="a list of values", got="an empty one")
+            empty = RepalignError(f"{swept} is swept over no value", expected="a list of values", got="an empty one")
+            where.keep(("sweep",), empty)
     number = math.prod(counts.values())
     if number > MOST_VARIANTS:
         with where.at("sweep" if config.sweep else "variants"):
@@ -215,6 +253,7 @@ def _check_number(config: AlignmentConfig, where: Where) -> None:
                 got=" x ".join(f"{count} {what}" for what, count in counts.items()),
                 remedy="sweep fewer fields or values in one file, and extend it by others",
             )  # fmt: skip
+    return 0 < number <= MOST_VARIANTS
 
 
 def _with(run: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
@@ -239,17 +278,14 @@ def _with(run: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
 
 
 def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Path, where: Where) -> Variant:
-    from repalign.comparison import DEFAULT_MEASURES, Preprocess, preset
-    from repalign.measures import parse_wanted
-    from repalign.null import Search, make_null
+    """A run of its fields. What a wrong one means is left out, or taken for its default: it is not run."""
+    from repalign.comparison import Preprocess, preset
+    from repalign.null import Auto, Search, make_null
 
+    chosen, preprocess, search, null = None, Preprocess(), None, Auto()
     with where.at("preset"):
         chosen = None if config.preset is None else preset(config.preset)
-    texts = config.measures or (() if chosen is not None else DEFAULT_MEASURES)
-    measures: list[Measure | Group] = [] if chosen is None or texts else list(chosen.measures)
-    for i, text in enumerate(texts):
-        with where.at("measures", i):
-            measures.append(parse_wanted(text))
+    measures = _measures(config, chosen, where)
     with where.at("preprocess"):
         preprocess = Preprocess() if chosen is None else chosen.preprocess
         if config.preprocess is not None:
@@ -263,51 +299,120 @@ def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Pat
     with where.at("search"):
         search = config.search or (chosen.search if chosen else None)
         search = None if search is None else str(Search.parse(search))
-    if isinstance(config.models, SidesConfig):
-        options = config.models.options
-        x = entries(config.models.x, base, where, ("models", "x"), options.x)
-        y = entries(config.models.y, base, where, ("models", "y"), options.y)
-    else:
-        x, y = entries(config.models, base, where, ("models",)), None
-        with where.at("models"):
-            if len(x) < 2:
-                raise RepalignError("one model has nothing to be compared with", expected="two models or more", got=1)
-        with where.at("broken_pairs"):
-            if config.broken_pairs is not None:
-                raise RepalignError("pairs are broken between two sides", expected="models: {x: ..., y: ...}", got="one list")
+    sides = _sides(config, base, where)
+    places = {**measures, **{(s, entry.label): at for s, side in zip("xy", sides, strict=False) for at, entry in side}}
+    x, *others = (tuple(entry for _, entry in side) for side in sides)
+    y = others[0] if others else None
     names = {e.name or e.spec for e in (*x, *(y or ()))}
-    for i, both in enumerate(config.ceilings.replicates):
+    for i, both in enumerate(config.ceilings.replicates if where.is_right("models") else ()):
         with where.at("ceilings", "replicates", i):
             for one in both:
                 choose("model", one, names, f"the study has no model {one!r}")
-    return Variant(name, factors, config, x, y, tuple(measures), preprocess, null, search)
+    return Variant(name, factors, config, x, y, tuple(measures), preprocess, null, search, where, places)
 
 
-def entries(
+def _measures(config: RunConfig, chosen: Any, where: Where) -> dict[Measure | Group, Location]:
+    """What is measured, each with its place: what the run names, or a preset, or the default."""
+    from repalign.comparison import DEFAULT_MEASURES
+    from repalign.measures import parse_wanted
+
+    if chosen is not None and not config.measures:
+        return dict.fromkeys(chosen.measures, ("preset",))
+    out: dict[Measure | Group, Location] = {}
+    for i, text in enumerate(config.measures or DEFAULT_MEASURES):
+        with where.at("measures", i):
+            out.setdefault(parse_wanted(text), ("measures", i))
+    return out
+
+
+def _sides(config: RunConfig, base: Path, where: Where) -> list[list[tuple[Location, ModelEntry]]]:
+    """The models of two sides, or of one list, each with its place."""
+    if isinstance(config.models, SidesConfig):
+        given, options = config.models, config.models.options
+        sides = [
+            list(_placed(given.x, base, where, ("models", "x"), options.x)),
+            list(_placed(given.y, base, where, ("models", "y"), options.y)),
+        ]
+    else:
+        sides = [list(_placed(config.models, base, where, ("models",)))]
+        with where.at("models"):
+            if len(sides[0]) < 2 and where.is_right("models"):
+                raise RepalignError("one model has nothing to be compared with", expected="two models or more", got=len(sides[0]))
+        with where.at("broken_pairs"):
+            if config.broken_pairs is not None:
+                raise RepalignError("pairs are broken between two sides", expected="models: {x: ..., y: ...}", got="one list")
+    _refuse_twins([one for side in sides for one in side], where)
+    return sides
+
+
+def entries(given: Sequence[str | ModelConfig], base: Path, where: Where, at: tuple[str, ...]) -> tuple[ModelEntry, ...]:
+    """A list of models, at this place of the file, as entries of the extraction."""
+    found = list(_placed(given, base, where, at))
+    _refuse_twins(found, where)
+    return tuple(entry for _, entry in found)
+
+
+def _placed(
     given: Sequence[str | ModelConfig], base: Path, where: Where, at: tuple[str, ...], options: ModelOptions | None = None
-) -> tuple[ModelEntry, ...]:
-    """A list of models as entries of the extraction; `options` are those of the whole side."""
+) -> Iterator[tuple[Location, ModelEntry]]:
+    """A list of models as entries, each with its place; `options` are those of the whole side."""
     from repalign.sources import ModelEntry
 
     shared = {} if options is None else options.model_dump(exclude_unset=True)
-    out: list[ModelEntry] = []
+    with where.at("models", "options", at[-1]):
+        ModelEntry(f"of side {at[-1]}", **shared)
+    if not where.is_right("models", "options", at[-1]):
+        shared = {}
     for i, item in enumerate(given):
-        config = ModelConfig(spec=item) if isinstance(item, str) else item
+        config, found = ModelConfig(spec=item) if isinstance(item, str) else item, []
         about = {**shared, **config.model_dump(exclude={"spec", "set"}, exclude_unset=True)}
         with where.at(*at, i):
+            if config.spec is None and config.set is None and not where.is_right(*at, i):
+                continue  # it was meant by what is wrong
             if (config.spec is None) == (config.set is None):
-                said = config.model_dump_json()
+                said = config.model_dump_json(exclude_unset=True)
                 raise RepalignError("a model is named by `spec` or by `set`", expected="one of them", got=said)
             if config.spec is not None and ":" in config.spec:
-                out.append(ModelEntry(**{**about, "spec": str(parse_spec(config.spec).resolve(base))}))
+                spec = parse_spec(config.spec)
+                _refuse_unmarked(spec.path, spec, base)
+                found = [ModelEntry(**{**about, "spec": str(spec.resolve(base))})]
             else:
-                out += _known_entries(config, about)
-    names: dict[str, str] = {}
-    for i, entry in enumerate(out):
-        if names.setdefault(entry.name or entry.spec, entry.spec) != entry.spec:
-            with where.at(*at, min(i, len(given) - 1)):
-                raise RepalignError(f"two models are called {entry.name!r}", remedy="give one of them another `name`")
-    return tuple(out)
+                _refuse_unmarked(config.spec or "", None, base)
+                found = _known_entries(config, about)
+        for entry in found:
+            yield (*at, i), entry
+
+
+def _refuse_unmarked(path: str, spec: Spec | None, base: Path) -> None:
+    """Refuse what may be the name of a published model, and is a path too: of a scheme, or without any."""
+    there = base / Path(path).expanduser()
+    if path and spec is None and there.exists():
+        scheme = "hf" if there.is_dir() else "array"
+        path = f"./{path}" if scheme == "hf" and not is_local_path(path) else path
+        raise RepalignError(
+            f"{path!r} is a {'folder' if scheme == 'hf' else 'file'}, and a model is named by a scheme and a path",
+            expected=f"one of {', '.join(SOURCES)}, a colon and the path", got=path, remedy=f"did you mean \"{scheme}:{path}\"?",
+        )  # fmt: skip
+    if spec is not None and spec.source.published and not spec.is_local and spec.revision is None and there.is_dir():
+        other = f"{spec}@main" if spec.source.has_revisions else "another name for the folder"
+        raise RepalignError(
+            f"model {spec}: there is a folder {path} beside the study, and the hub may have a model of this name",
+            expected="a word on which of them is meant", got=str(spec),
+            remedy=f"did you mean ./{path}? Write \"{spec.scheme}:./{path}\" for the folder; for the hub's model, {other}",
+        )  # fmt: skip
+
+
+def _refuse_twins(placed: Sequence[tuple[Location, ModelEntry]], where: Where) -> None:
+    """Refuse two models, or one that is read in two ways, under one name: results go by names."""
+    names: dict[str, ModelEntry] = {}
+    for at, entry in placed:
+        spec = parse_spec(entry.spec)
+        name = spec.source.name(spec, entry)
+        first = names.setdefault(name, entry)
+        with where.at(*at):
+            if (first.spec, first.settings("")) != (entry.spec, entry.settings("")):
+                got = first.spec if first.spec == entry.spec else f"{first.spec} and {entry.spec}"
+                raise RepalignError(f"two models are called {name!r}", got=got, remedy="give one of them another `name`")
 
 
 def _known_entries(config: ModelConfig, about: dict[str, Any]) -> list[ModelEntry]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.comparison.alignment import MOCK_OF
 from repalign.errors import RepalignError
-from repalign.layers import FEATURES, KINDS
-from repalign.representation import break_pairs, check_sample, mean_of, refuse_mean, sample_rows
+from repalign.features import join
+from repalign.representation import break_pairs, mean_of, sample_rows
 from repalign.sources import parse_spec
+from repalign.sources.array import as_read, rows_of
 from repalign.study.config import CompetenceConfig, ExtractConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
@@ -52,35 +53,46 @@ class Inputs:
     executor: Executor | None = None
     is_mock: bool = False
     competence: Competence | None = None
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _datasets: dict[str, tuple[Dataset, bool]] = field(default_factory=dict)
     _found: dict[str, Any] = field(default_factory=dict)
 
     def dataset(self, variant: Variant) -> Dataset:
-        config = variant.config.dataset
-        key = config.model_dump_json()
-        if key not in self._datasets:
-            opened = config.open(self.base, self.progress)
-            self._datasets[key] = replace(opened, name=MOCK_OF + opened.name) if self.is_mock else opened
-        return self._datasets[key]
+        """The stimuli of a variant; without a dataset those that all its files have, by the one rule of `features.join`."""
+        return self._opened(variant)[0]
 
-    def check(self, variant: Variant) -> None:
-        """Refuse before any work what this number of stimuli or the kinds of the files forbid, by the name of the model."""
-        config, dataset = variant.config, self.dataset(variant)
-        where = f"{variant.name}: dataset {dataset.name!r}" if variant.name else f"dataset {dataset.name!r}"
-        if config.rows is not None:
-            check_sample(config.rows.n, dataset.n, where)
-        kinds = {f"model {e.label}": str(e.kind) for side in variant.sides for e in side if e.kind in KINDS}
-        for measure in variant.named:
-            measure.check(dataset.n if config.rows is None else config.rows.n, where, kinds)
-        variant.preprocess.check(kinds)
-        for side, captions in zip(variant.sides, (config.captions.x, config.captions.y), strict=False):
-            for entry in side:
-                refuse_mean(entry.label, str(entry.kind or FEATURES), captions)
+    def captioned(self, variant: Variant) -> list[list[list[ModelEntry]]]:
+        """Of each side and model an entry for each caption, as it is read."""
+        return [[[self.as_read(variant, e) for e in several] for several in side] for side in variant.captioned]
+
+    def as_read(self, variant: Variant, entry: ModelEntry) -> ModelEntry:
+        """An entry with what a file need not say in this study."""
+        dataset, by_position = self._opened(variant)
+        return as_read(entry, dataset, of_sides=variant.y is not None, by_position=by_position)
+
+    def _opened(self, variant: Variant) -> tuple[Dataset, bool]:
+        """The stimuli, and whether files are paired by position for want of ids."""
+        from repalign.dataset import Dataset
+
+        config, files = variant.config.dataset, [e for side in variant.sides for e in side]
+        key = repr(files) if config is None else config.model_dump_json()
+        if key not in self._datasets:
+            by_position = False
+            if config is None:
+                found = [rows_of(e) for e in files]
+                joined = join(found)
+                by_position = joined.ids is None
+                ids = joined.ids or tuple(map(str, range(found[0].n)))
+                dataset = Dataset("arrays", ids, {}, joined.how[0])
+            else:
+                dataset = config.open(self.base, self.progress)
+            dataset = replace(dataset, name=MOCK_OF + dataset.name) if self.is_mock else dataset
+            self._datasets[key] = dataset, by_position
+        return self._datasets[key]
 
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
         config, skipped = variant.config, {}
-        sides = [self._side(variant, side, skipped) for side in variant.captioned]
+        sides = [self._side(variant, side, skipped) for side in self.captioned(variant)]
         x, y = sides[0], sides[1] if len(sides) == 2 else None
         if not x or y == [] or (y is None and len(x) < 2):
             raise RepalignError(
@@ -121,6 +133,13 @@ class Inputs:
         return out
 
 
+def read_file_scores(kind: str, path: Path) -> list[Score]:
+    """The scores of one file, or folder, of a kind that the competence block names."""
+    from repalign.competence import read_lm_eval, read_scores, read_timm
+
+    return {"lm_eval": read_lm_eval, "timm": read_timm, "csv": read_scores}[kind](path)
+
+
 class Competence:
     """The scores that a study's competence block asks for. `folder` keeps what was measured, so that it is measured once."""
 
@@ -133,10 +152,10 @@ class Competence:
     @cached_property
     def files(self) -> list[Score]:
         """The scores of all files, of whichever models."""
-        from repalign.competence import read_lm_eval, read_scores, read_timm
-
-        readers = {"lm_eval": read_lm_eval, "timm": read_timm, "csv": read_scores}
-        return [s for kind, read in readers.items() for path in getattr(self.config, kind) for s in read(self.base / path)]
+        return [
+            s for kind in ("lm_eval", "timm", "csv") for path in getattr(self.config, kind)
+            for s in read_file_scores(kind, self.base / path)
+        ]  # fmt: skip
 
     def scored(self, entry: ModelEntry, representation: Any) -> Any:
         """A stored representation with every score that is known of its model in its record."""

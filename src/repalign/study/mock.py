@@ -17,6 +17,7 @@ from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
 from repalign.sources import parse_spec
+from repalign.sources.array import as_read
 from repalign.study.base import STORE
 from repalign.study.config import CompetenceConfig, RunConfig
 from repalign.study.load import Variant
@@ -41,22 +42,24 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
     folder = study.runs / f"{study.name}-mock"
     study = replace(study, variants=_fewer_neighbors(study.variants))
     n = max([SIZE, *(m.min_n for v in study.variants for m in v.every_measure)])
-    table = generated_table(folder / "data", [v.config.dataset for v in study.variants], n, _captions(study))
-    samples = [v.config.rows or v.config.dataset.sample for v in study.variants]
+    configs = [v.config.dataset for v in study.variants if v.config.dataset is not None]
+    table = generated_table(folder / "data", configs, n, _captions(study, configs))
+    samples = [*(v.config.rows for v in study.variants), *(c.sample for c in configs)]
     smaller = _Smaller(table, folder, n, n / max((s.n for s in samples if s is not None), default=n))
     opened: dict[str, Dataset] = {}
     variants, models = [], StandIns(folder / "models", progress)
     for variant in study.variants:
-        dataset = smaller.dataset(variant.config.dataset)
-        key = dataset.model_dump_json()
-        data = opened[key] = opened.get(key) or dataset.open(study.base)
-        x, *y = (tuple(models.of(entry, data) for entry in few(side)) for side in variant.sides)
+        dataset = None if variant.config.dataset is None else smaller.dataset(variant.config.dataset)
+        key = repr(dataset)
+        data = opened[key] = opened.get(key) or (_rows(n) if dataset is None else dataset.open(study.base))
+        sided = variant.y is not None
+        x, *y = (tuple(models.of(as_read(e, data, of_sides=sided), data) for e in few(side)) for side in variant.sides)
         config = smaller.run(variant, dataset, data.ids, {e.label for side in (x, *y) for e in side})
         variants.append(replace(variant, config=config, x=x, y=y[0] if y else None))
     names = sorted({e.label for v in variants for side in v.sides for e in side})
     config = study.config.model_copy(
         update={
-            "name": f"{study.name}-mock", "competence": _competence(study, folder, names, table), "published": None,
+            "name": f"{study.name}-mock", "competence": _competence(study, configs, folder, names, table), "published": None,
             "store": str(folder / STORE),  # not among the features of real models
             "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
@@ -82,9 +85,16 @@ def _figure(item: dict[str, Any]) -> dict[str, Any]:
     return {kind: {k: v for k, v in (options or {}).items() if (kind, k) != ("gallery", "sizes")} for kind, options in item.items()}
 
 
-def _captions(study: AlignmentStudy) -> int:
+def _rows(n: int) -> Dataset:
+    """What files of features alone are of."""
+    from repalign.dataset import Dataset
+
+    return Dataset("rows", tuple(f"row-{i:05d}" for i in range(n)), {}, "generated")
+
+
+def _captions(study: AlignmentStudy, configs: Sequence[DatasetConfig]) -> int:
     """How many captions of a stimulus a column has: one where several columns are the captions."""
-    if any(len(names) > 1 for v in study.variants for names in v.config.dataset.columns.values()):
+    if any(len(names) > 1 for config in configs for names in config.columns.values()):
         return 1
     several = max(count for v in study.variants for count in (v.config.captions.x, v.config.captions.y))
     return several + max(e.caption for v in study.variants for side in v.sides for e in side)
@@ -131,7 +141,7 @@ class _Smaller:
         columns = {kind: some if len(some) > 1 else some[0] for kind, some in _columns(config).items()}
         return DatasetConfig.model_validate({**data, **columns, "table": str(self.table), "id": "id"})
 
-    def run(self, variant: Variant, dataset: DatasetConfig, ids: Sequence[str], names: Collection[str]) -> RunConfig:
+    def run(self, variant: Variant, dataset: DatasetConfig | None, ids: Sequence[str], names: Collection[str]) -> RunConfig:
         """The block of a variant on this dataset, with the models of these names."""
         config, limit = variant.config, None if variant.named else LIMIT
         replicates = [both for both in config.ceilings.replicates if set(both) <= set(names)]
@@ -173,7 +183,7 @@ class StandIns:
 
         key, spec = (repr(entry), data.ids), parse_spec(entry.spec)
         if key not in self.made:
-            modality = modality or spec.source.modality(spec, entry) or data.modalities[0]
+            modality = modality or spec.source.modality(spec, entry) or next(iter(data.modalities), "array")
             self.made[key], notes = stand_in(entry, modality, self.folder, ids=data.ids)
             for note in [f"{entry.label}: {note}" for note in notes]:
                 if note not in self.notes:
@@ -182,7 +192,9 @@ class StandIns:
         return self.made[key]
 
 
-def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table: Path) -> CompetenceConfig:
+def _competence(
+    study: AlignmentStudy, configs: Sequence[DatasetConfig], folder: Path, names: Sequence[str], table: Path
+) -> CompetenceConfig:
     """Scores of every name that the study's figures ask for, made up; bits per byte measured on the captions."""
     import pandas as pd
 
@@ -196,7 +208,7 @@ def _competence(study: AlignmentStudy, folder: Path, names: Sequence[str], table
         write_file(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
         out["csv"] = [str(path)]
     if given.bits_per_byte is not None:
-        column = next((c for v in study.variants for c in _columns(v.config.dataset).get(TEXT, ())), TEXT)
+        column = next((c for config in configs for c in _columns(config).get(TEXT, ())), TEXT)
         corpus = given.bits_per_byte.model_copy(
             update={"corpus": str(table), "column": column, "split": None, "revision": None, "documents": None,
                     "max_tokens": TOKENS, "context": None, "stride": None}
