@@ -19,7 +19,7 @@ from rich.markup import escape
 from repalign.cli._competence import bits, import_, probe
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._files import curve, difference, pair
-from repalign.cli._studies import check, compare, demo, extract, measures, models, report, run, store
+from repalign.cli._studies import check, compare, demo, extract, init, measures, models, report, run, store
 from repalign.errors import RepalignError
 from repalign.text import told_of
 
@@ -39,6 +39,7 @@ competence = typer.Typer(
 
 # The commands in the order of the help, each with an example.
 COMMANDS = (
+    (init, "repalign init photos --out photos.yaml"),
     (run, "repalign run studies/example.yaml"),
     (extract, "repalign extract studies/example.yaml"),
     (compare, "repalign compare clip.npy dino.npz mine.parquet --measure 'CKA()'"),

@@ -28,6 +28,24 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
 # --- studies ---
 
 
+def init(
+    folder: Annotated[Path, typer.Argument()] = Path(), to: Annotated[Path, typer.Option("--out")] = Path("study.yaml")
+) -> None:
+    """Write a study file, with a comment on every field, for what a folder holds; for the toy world where it holds nothing.
+
+    It looks for files of features, tables of images and texts, folders of images, and models.
+
+    Parameters
+    ----------
+    folder : The folder to look at.
+    to : The study file; what is there already is left as it is.
+    """
+    from repalign.study.first import write_first
+
+    tell(write_first(folder, to))
+    wrote("study", to, f"repalign run {to} --plan")
+
+
 def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped.
 

@@ -27,9 +27,9 @@ from repalign.features.files import (
     read_file,
     sidecars,
 )
-from repalign.features.rule import AXES, Found, Joined, Reading, join, names_of
+from repalign.features.rule import AXES, Found, Joined, Reading, id_tier, join, names_of
 
 __all__ = [
-    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_rows", "file_widths", "is_features", "join",
-    "names_of", "read_features", "read_file", "sidecars",
+    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_rows", "file_widths", "id_tier", "is_features",
+    "join", "names_of", "read_features", "read_file", "sidecars",
 ]  # fmt: skip

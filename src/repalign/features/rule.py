@@ -77,10 +77,13 @@ class Block:
             self.label = f"the index{'' if name == UNNAMED_INDEX else f' {name}'} ({self.dtype})"
         self.id_tier: int | None = None
         if flat and self.kind not in ("boolean", "complex"):
-            if self.says_rows or _EXACT.fullmatch(name):
-                self.id_tier = 0
-            elif self.place != "index" and (_ENDS.fullmatch(name) or _ENDS.fullmatch(name.lower())):
-                self.id_tier = 1
+            tier = 0 if self.says_rows else id_tier(name)
+            self.id_tier = None if tier and self.place == "index" else tier
+
+
+def id_tier(name: str) -> int | None:
+    """How surely ids are called so: 0 for id itself, 1 for a name that ends in it, None for others."""
+    return 0 if _EXACT.fullmatch(name) else 1 if _ENDS.fullmatch(name) or _ENDS.fullmatch(name.lower()) else None
 
 
 @dataclass(frozen=True)
