@@ -156,12 +156,12 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     env.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     env.globals |= {
-        "palette": palette, "outline": trend_chart.outline, "frame": vars(trend_chart), "views": VIEWS, "rules": RULES,
+        "palette": palette, "outline": trend_chart.outline, "frame": vars(trend_chart), "views": VIEWS,
         "text_of": text_of, "yardstick_label": yardstick_label, "style": Markup(FILES.joinpath("style.css").read_text("utf-8")),
         "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "first_tracks": FIRST_TRACKS, "fewest": MIN_MODELS_LINE,
         "explainer": explainer, "glossary": glossary, "dict": dict, "count": "{:,}".format,
     }  # fmt: skip
-    told = (words.number, words.counted, words.interval, words.parameters, words.pvalue, words.p_sentence)
+    told = (words.number, words.counted, words.interval, words.parameters, words.pvalue)
     env.globals |= {f.__name__: f for f in told}
     return env
 
