@@ -6,7 +6,7 @@ Pearson's r over all pairs, and over models as if families did not exist.
 
     python benchmarks/trend_coverage.py --runs 4000
 
-prints one row per design: the share of p <= .05, and of answers by the two intervals ("said"), without a trend; the coverage
+prints one row per design: the share of p <= .05, and of answers of the report, without a trend; the coverage
 of the 95 % intervals with one.
 """
 
@@ -151,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     print(
-        "| design | pairs | models | **p** | **rank p** | **said** | **within p** | models' | **interval** | **rank interval** |"
+        "| design | pairs | models | **p** | **rank p** | **answers** | **within p** | models' | **interval** | **rank interval** |"
     )
     print("| --- " * 10 + "|")
     with ProcessPoolExecutor(args.workers) as pool:
