@@ -14,6 +14,7 @@ done, at the first n: rows drawn with replacement, and single subsets of m rows 
 
     python benchmarks/interval_coverage.py                         # n = 200
     python benchmarks/interval_coverage.py --sizes 200 500 --jobs 2 --figure docs/images/coverage.png
+    python benchmarks/interval_coverage.py --measures neighbors BuresDistance --trials 60 --truth 200
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ import numpy as np
 import torch
 
 from repalign.comparison.intervals import METHODS, Interval, difference_interval, score_interval
-from repalign.measures import CKA, Measure, MutualKNN
+from repalign.measures import Measure, parse_measures
 
-MEASURES: tuple[Measure, ...] = (CKA(), MutualKNN(k=10))
 LATENT, WIDTH, NOISE = 6, 16, 1.0
 MAPS = np.random.default_rng(99).standard_normal((2, LATENT, WIDTH)) * 1.5 / math.sqrt(LATENT)
 Arrays = dict[str, np.ndarray]
@@ -182,14 +182,16 @@ def draw(table: list[Row], path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[200])
+    parser.add_argument("--measures", nargs="+", default=["CKA()", "MutualKNN(k=10)"], help="measures, or families of them")
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--truth", type=int, default=2000, help="samples behind each true value")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--figure", help="where to draw the first table")
     given = parser.parse_args()
+    measures = parse_measures(given.measures)
     table: list[Row] = []
-    tasks = [(m, c, n, given.trials, given.truth) for n in given.sizes for m in MEASURES for c in range(len(CASES))]
-    others = [(m, given.sizes[0], given.trials // 2) for m in MEASURES]
+    tasks = [(m, c, n, given.trials, given.truth) for n in given.sizes for m in measures for c in range(len(CASES))]
+    others = [(m, given.sizes[0], given.trials // 2) for m in measures]
     with ProcessPoolExecutor(
         given.jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:

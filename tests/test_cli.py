@@ -25,7 +25,7 @@ from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
-from repalign.text import number, pvalue
+from repalign.text import interval, number, pvalue
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def arrays(tmp_path):
 def test_pair_prints_score_chance_p_and_n(call, arrays):
     status, out, err = call("pair", arrays / "x.npy", arrays / "y.npy", "--measure", "CKA()")
     assert status == 0
-    assert "n = 240" in out and "≤ .0042" in out
+    assert "CKA, n = 240" in out and "≤ .0042" in out
     assert re.search(r"score +chance +calibrated +p\s*\n", out)  # one pair of models: nothing to correct for
     assert "row i of one is paired with row i of the other" in err
 
@@ -509,18 +509,64 @@ def test_compare_takes_the_same_options(call, study, monkeypatch):
 def test_pair_with_intervals(call, arrays):
     from repalign.comparison.intervals import score_interval
 
-    rows = json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "--interval", "--json"))
+    rows = json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "--interval", "jackknife", "--json"))
     x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
     for row in rows:
         expected = score_interval(x, y, row["measure"])
         assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert row["interval_statistic"] == pytest.approx(row["statistic"], abs=1e-6)
         assert row["low"] < row["interval_statistic"] < row["high"]
-    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval")
+    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval", "jackknife")
     ends = re.search(r"95 % interval over stimuli: ([\d.]+) to ([\d.]+) \(jackknife, 20 blocks\)", out)
     assert status == 0 and "layers are taken as fixed" in out and ends
     assert [float(e) for e in ends.groups()] == pytest.approx([rows[1]["low"], rows[1]["high"]], abs=6e-4)
     assert "low" not in json_of(call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--json"))[0]
+
+
+def test_the_right_interval_for_each_measure(call, arrays):
+    """Halves for neighbour measures, the jackknife for all others; on the terminal, in Python and in `difference` alike."""
+    from repalign.comparison.intervals import score_interval
+
+    x, y = (np.load(arrays / f"{name}.npy") for name in "xy")
+    asked = [arrays / "x.npy", arrays / "y.npy", *("-m", "MutualKNN(k=10)", "-m", "CKA()", "-m", "CycleKNN(k=10)")]
+    rows = json_of(call("pair", *asked, "--interval", "auto", "--draws", 9, "--json"))
+    assert [row["interval"] for row in rows] == ["subsample", "jackknife", "jackknife"]
+    measures, null = ["MutualKNN(k=10)", "CKA()", "CycleKNN(k=10)"], nulls.Permutations(9)
+    found = repalign.pair(x, y, measures, null, interval="auto")
+    for row, best in zip(rows, found.best().to_dict("records"), strict=True):
+        one = score_interval(x, y, row["measure"], method=row["interval"])
+        assert (best["low"], best["high"]) == (row["low"], row["high"]) == (one.low, one.high)
+    status, out, _ = call("difference", *asked[:2], arrays / "x.npy", *asked[2:6])
+    assert status == 0 and "interval over stimuli (subsample and jackknife), p two-sided" in out
+    for n, k in ((19, 5), (25, 14)):  # too few units, and too few rows in a half
+        assert score_interval(x[:n], y[:n], f"mutual_knn(k={k})", method="auto").method == "jackknife"
+    for options, said in (
+        (["--interval", "bootstrap"], "unknown --interval 'bootstrap'"),
+        (["--interval", "auto", "--search", "mean"], "an interval is of one pair of layers\n  expected: the search 'studentised'"),
+    ):
+        status, _, err = call("pair", *asked[:4], *options)
+        assert status == 1 and said in err, err
+
+
+def test_pair_leaves_its_result(call, arrays):
+    """A folder with the table in both forms, the report and the figures; the table alone; with --json nothing else is printed."""
+    out = arrays / "out"
+    asked = ["pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval", "auto", "--out", out]
+    asked += ["--csv", arrays / "t.csv"]
+    status, told, _ = call(*asked)
+    assert status == 0 and [line for line in told.splitlines() if line.startswith(("table:", "figures:", "report:"))] == [
+        f"table: {arrays / 't.csv'}", f"table: {out / 'results.parquet'}", f"table: {out / 'results.csv'}",
+        f"figures: {out / 'figures'}", f"report: {out / 'report.html'}",
+    ]  # fmt: skip
+    assert (arrays / "t.csv").read_bytes() == (out / "results.csv").read_bytes()
+    assert {p.suffix for p in (out / "figures").iterdir()} == {".png", ".svg", ".csv", ".json"}
+    loaded, (row,) = Alignment.load(out), json_of(call(*asked, "--json"))
+    (best,) = loaded.best().to_dict("records")
+    assert (best["low"], best["high"]) == (row["low"], row["high"])
+    assert (loaded.table["low"].notna() == (loaded.table["scope"] == "max")).all()
+    pd.testing.assert_frame_equal(pd.read_csv(out / "results.csv")[["statistic", "low"]], loaded.table[["statistic", "low"]])
+    page = (out / "report.html").read_text("utf-8")
+    assert interval(best["statistic"], best["low"], best["high"]) in page and "results.parquet" in page
 
 
 def test_whole_groups_leave_the_interval_together(call, arrays):
@@ -528,7 +574,7 @@ def test_whole_groups_leave_the_interval_together(call, arrays):
     for name in "xy":
         np.save(arrays / f"{name}.npy", np.repeat(np.load(arrays / f"{name}.npy")[:60], 4, axis=0))
     (arrays / "groups.csv").write_text("id,group\n" + "\n".join(f"{i},{i // 4}" for i in range(240)))
-    files = [arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval", "--json", "--draws", 19]
+    files = [arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--interval", "jackknife", "--json", "--draws", 19]
     grouped = json_of(call("pair", *files, "--groups", arrays / "groups.csv", "--shuffle", "whole"))[0]
     plain = json_of(call("pair", *files))[0]
     assert grouped["high"] - grouped["low"] > 1.3 * (plain["high"] - plain["low"])
@@ -536,7 +582,7 @@ def test_whole_groups_leave_the_interval_together(call, arrays):
 
 def test_an_undefined_score_has_no_interval(call, arrays):
     np.save(arrays / "y.npy", np.ones((240, 3)))
-    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--draws", 9, "--interval")
+    status, out, _ = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "CKA()", "--draws", 9, "--interval", "jackknife")
     assert status == 0 and "no interval, the score is undefined" in out
 
 
@@ -814,12 +860,12 @@ def test_what_a_large_pair_refuses(call, arrays, large, monkeypatch):
         monkeypatch.setattr(importlib.import_module(f"repalign.{name}"), "DEFAULT_MEMORY", 1000)
     status, out, err = call("pair", *files, "-m", "CKA(kernel='rbf')", "--memory", "4kB")
     assert status == 1 and "at n = 240 does not fit the memory\n  expected: two n x n matrices within 0.0 GiB" in err and not out
-    status, _, err = call("pair", *files, "-m", "CKA()", "--memory", "1MB", "--interval")
+    status, _, err = call("pair", *files, "-m", "CKA()", "--memory", "1MB", "--interval", "jackknife")
     assert status == 1 and "CKA(kernel='linear'" in err and "does not fit the memory" in err, err
 
 
 def test_intervals_at_scale_are_those_of_any_n(call, arrays, large):
-    asked = ["pair", arrays / "x.npy", arrays / "y.npy", "-m", "MutualKNN(k=5)", "--interval", "--json"]
+    asked = ["pair", arrays / "x.npy", arrays / "y.npy", "-m", "MutualKNN(k=5)", "--interval", "jackknife", "--json"]
     (before,) = json_of(call(*asked))
     large("closed")
     (row,) = json_of(call(*asked))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from alignment_table import KNN, LANGUAGE, VISION, make_run, make_table
+from repalign import figures
 from repalign.comparison.alignment import Alignment, csv_text
 from repalign.errors import RepalignError
-from repalign.figures import FIGURES, kinds
+from repalign.figures import FIGURES, kinds, palette
 from repalign.figures.kinds import Results, of_result, write_figures
 from repalign.models import ModelRecord
 from repalign.report import write_report
@@ -130,9 +134,9 @@ def test_titles_name_what_is_shown(results):
         {"contrast": {"measure": KNN, "title": "My own"}}, {"agreement": {"draws": 19}},
     ])]  # fmt: skip
     assert titles == [
-        "Every pair of models, Mutual k-NN (k = 10, cosine), a",
-        "Alignment against Bits per byte, Mutual k-NN (k = 10, cosine), ab",
-        "Alignment over share, Mutual k-NN (k = 10, cosine)", "My own", "Agreement of measures, a",
+        "Every pair of models, mutual k-NN (k=10), a",
+        "Alignment against Bits per byte, mutual k-NN (k=10), ab",
+        "Alignment over share, mutual k-NN (k=10)", "My own", "Agreement of measures, a",
     ]  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def test_a_study_and_the_report_write_the_same_picture(tmp_path):
     results = Results({"": alignment}, table.assign(variant=""))
     write_report(alignment.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "static")
     write_figures(results.draw([{"matrix": {}}]), tmp_path / "study")
-    study, static = tmp_path / "study/01-matrix.svg", tmp_path / "static/matrix-statistic-Mutual-k-NN-k-10-cosine.svg"
+    study, static = tmp_path / "study/01-matrix.svg", tmp_path / "static/matrix-statistic-mutual-k-NN-k-10.svg"
     assert study.read_text("utf-8").count("<text") == static.read_text("utf-8").count("<text") > 15
     with Image.open(study.with_suffix(".png")) as one, Image.open(static.with_suffix(".png")) as other:
         assert one.size == other.size and min(one.size) > 400
@@ -193,5 +197,85 @@ def test_names_of_files_are_plain_and_apart(results, tmp_path):
 
 def test_all_figures_of_a_result_have_names_of_their_own(results):
     names = [one.name for one in of_result(results.alignments["among"])]
-    assert len(set(names)) == len(names) and {"chance-Mutual k-NN (k = 10, cosine)"} < set(names)
+    assert len(set(names)) == len(names) and {"chance-mutual k-NN (k=10)"} < set(names)
     assert [n for n in names if n.startswith("trend-both-n_parameters")] and not [n for n in names if n.startswith("trend-x")]
+
+
+# --- axes, titles and names of one's own ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(results) -> dict:
+    """Of every kind the function that draws, what it was asked to draw, and its options."""
+    out = {}
+    for kind, (options, _) in CASES.items():
+        figure = FIGURES[kind]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figure, "draw", lambda found, kind=kind, draw=figure.draw, **more: out.update(
+                {kind: (draw, found, more)}) or draw(found, **more))  # fmt: skip
+            results.draw([{kind: options}])
+    return out
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_a_kind_is_drawn_into_axes_that_are_given(asked, kind):
+    """Into these axes and no others, with the title that is asked for; the user's figure stays as it is."""
+    draw, found, options = asked[kind]
+    first = np.ravel(draw(found, **options))[0]
+    says = bool(first.get_title(loc="left") or first.figure.get_supxlabel())
+    own = np.ravel(draw(found, **options, title="Mine", figsize=(7, 5), caption=False))
+    assert own[0].figure.get_suptitle() == "Mine" and own[0].figure.get_size_inches().tolist() == [7, 5]
+    assert own[0].figure.get_supxlabel() == "" and not own[0].get_title(loc="left")
+    whole = Figure(figsize=(12, 9), layout="constrained")
+    grid = list(whole.subplots(2, 2).flat)
+    for caption in (None, True):
+        drawn = draw(found, **options, ax=grid[: len(own)] if len(own) > 1 else grid[0], title="Mine", caption=caption)
+        assert [a is b for a, b in zip(np.ravel(drawn), grid, strict=False)] == [True] * len(own)
+        told = [t.get_text() for t in grid[0].texts if t.get_color() == palette.MUTED and t.get_fontsize() == 7 and t.get_text()]
+        assert grid[0].get_title(loc="left") == "Mine" and (told == []) == (caption is None or not says)
+        assert not whole.get_suptitle() and not whole.get_supxlabel() and not whole.legends
+        assert not grid[3].has_data() and grid[0].has_data()
+        for axes in grid[: len(own)]:
+            axes.clear()
+    whole.draw_without_rendering()
+    for wrong, problem in (
+        ({"ax": grid[: len(own) + 1]}, rf"this figure has {len(own)} panels?\n  expected: ax=(.|\n)*got: {len(own) + 1} axes"),
+        ({"ax": whole}, "ax has no axes to draw into(.|\n)*got: Figure"),
+        ({"ax": grid[: len(own)], "figsize": (3, 3)}, "axes that are given have a size"),
+        ({"labels": {"nobody": "x"}}, "the figure shows no 'nobody'|no measure 'nobody'"),
+        ({"labels": [""] * 999}, "labels do not fit the figure\n  expected: [0-9]+, for(.|\n)*labels={'name': 'label'}"),
+    ):
+        with pytest.raises(RepalignError, match=problem):
+            draw(found, **options, **wrong)
+
+
+def test_names_are_those_that_are_given(results, asked):
+    """By name, in order, or by a function; a measure goes by any of its names."""
+    alignment = results.alignments["a"]
+    axes = figures.matrix(alignment, labels={"llama-13b": "LLaMA 13B"})
+    assert [t.get_text() for t in axes.get_yticklabels()] == [*NAMES[:4], "LLaMA 13B"]
+    for labels in (list("abcdefghijk"), lambda name: "abcdefghijk"[[*NAMES, *(m[0] for m in VISION)].index(name)]):
+        axes = figures.matrix(alignment, labels=labels)
+        shown = [t.get_text() for t in (*axes.get_yticklabels(), *axes.get_xticklabels())]
+        assert "".join(shown) == "abcdefghijk"
+    with pytest.raises(RepalignError, match=r"the figure shows no 'llama-13'(.|\n)*did you mean 'llama-13b'"):
+        figures.null(alignment, labels={"llama-13": "x"})
+    draw, found, _ = asked["agreement"]
+    shown = draw(found, labels={"cka": "linear CKA"}).get_yticklabels()
+    assert [t.get_text() for t in shown] == ["mutual k-NN (k=10)", "linear CKA"]
+    draw, found, options = asked["contrast"]
+    first, *_ = np.ravel(draw(found, **options, labels={"ab": "with a prompt", "llama-13b": "LLaMA"}))
+    assert first.get_ylabel() == "with a prompt, score"
+    assert figures.layer_map(alignment, "llama-13b", labels={"llama-13b": "L"}).figure.get_suptitle().startswith("L ×")
+
+
+def test_figures_show_themselves_and_keep_their_text(results, tmp_path):
+    """A notebook shows the axes; an SVG has text as text, whatever matplotlib is set to, and the setting stays."""
+    import matplotlib
+
+    axes = figures.null(results.alignments["a"])
+    axes.figure.savefig(tmp_path / "own.svg")
+    assert matplotlib.rcParams["svg.fonttype"] == "path" and ">llama-13b × clip-large</text>" in (tmp_path / "own.svg").read_text()
+    with Image.open(io.BytesIO(axes._repr_png_())) as picture:
+        assert min(picture.size) > 300
+    assert "matplotlib.pyplot" not in sys.modules or not matplotlib.pyplot.get_fignums()

@@ -208,7 +208,7 @@ def test_a_p_that_equals_alpha_is_found(table, draws, rule):
 )
 def test_the_note_says_what_above_chance_means(table, run, change, expected):
     assert with_pairs(table, KNN, run, **change).note == expected
-    drawn = figures.matrix(Alignment(rows_of(table, "max", KNN).assign(**change), run))
+    drawn = figures.matrix(Alignment(rows_of(table, "max", KNN).assign(**change), run)).figure
     assert expected in " ".join(drawn.get_supxlabel().split())
     one = Pairs.of(rows_of(table, "max", KNN).head(1), conventions=Conventions.of(run))
     assert "tests" not in one.note and "false" not in one.note  # one pair needs no correction
@@ -255,19 +255,19 @@ def test_what_is_drawn_is_what_the_file_beside_it_holds(alignment, value):
 
 def test_matplotlib_draws_the_matrix_of_the_frame(alignment):
     frame = Matrix.of(Pairs.of(alignment.table, KNN))
-    figure = figures.matrix(alignment)
+    figure = figures.matrix(alignment).figure
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     drawn = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts}
     assert drawn == {at: text for at, text in np.ndenumerate(frame.labels)}  # noqa: C416
     assert drawn[0, frame.columns.index(BLIND)].startswith("○ ")
     title = figure.get_suptitle() + axes.get_title(loc="left")
-    assert "Mutual k-NN (k = 10, cosine): score" in title and "n = 1,024" in title
+    assert "Score: mutual k-NN (k=10)" in title and "n = 1,024" in title
     assert figure.axes[1].get_yticklabels()[0].get_text() == f"chance {words.number(frame.scale.low)}"
 
 
 def test_text_is_readable_on_its_cell(alignment):
-    axes = figures.matrix(alignment).axes[0]
+    axes = figures.matrix(alignment)
     frame = Matrix.of(Pairs.of(alignment.table, KNN))
     steps = frame.scale.steps(frame.values)
     for text in axes.texts:
@@ -324,7 +324,7 @@ def test_selected_layers_keep_their_order(table):
 
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
     frame = mapped(alignment.table, "bloom-7b1", "clip-large", KNN)
-    axes = figures.layer_map(alignment, "bloom-7b1", "clip-large").axes[0]
+    axes = figures.layer_map(alignment, "bloom-7b1", "clip-large")
     np.testing.assert_array_equal(axes.images[0].get_array(), frame.scale.position(frame.values))
     bottom, top = axes.get_ylim()
     assert bottom < top
@@ -338,7 +338,7 @@ def test_the_colour_bar_shows_chance_and_both_thresholds(alignment):
     single = float(cells["threshold"].median())
     search = pair(alignment.table, KNN, "bloom-560m", "vit-tiny-in21k")["threshold"].iloc[0]
     assert single < search < frame.scale.high
-    bar = figures.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").axes[1]
+    bar = figures.layer_map(alignment, "bloom-560m", "vit-tiny-in21k").figure.axes[1]
     told = " ".join(t.get_text() for t in bar.get_yticklabels())
     for words_ in ("chance 0.00978", f"threshold {words.number(single)} (median)", "threshold 0.0137 (search)"):
         assert words_ in told
@@ -371,15 +371,15 @@ def test_cells_above_chance_are_dotted(alignment):
     assert 3 < len(expected) < 30  # a map in which some are and some are not
     frame = mapped(alignment.table, *FEW, KNN)
     assert {(int(i), int(j)) for i, j in np.argwhere(frame.marked)} == expected
-    (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
+    (dots,) = figures.layer_map(alignment, *FEW).collections
     assert {(int(i), int(j)) for j, i in dots.get_offsets()} == expected
     note = f"● above chance: {len(expected)} of 34 pairs of layers (5 % level, corrected for 34 tests)."
-    assert frame.note == note and note in " ".join(figures.layer_map(alignment, *FEW).get_supxlabel().split())
+    assert frame.note == note and note in " ".join(figures.layer_map(alignment, *FEW).figure.get_supxlabel().split())
 
 
 def test_dots_stand_out_from_their_cells(alignment):
     frame = mapped(alignment.table, *FEW, KNN)
-    (dots,) = figures.layer_map(alignment, *FEW).axes[0].collections
+    (dots,) = figures.layer_map(alignment, *FEW).collections
     steps = frame.scale.steps(frame.values)
     for (j, i), color in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
         assert to_hex(color) == palette.LIGHT_INK[steps[int(i), int(j)]]
@@ -392,8 +392,8 @@ def test_the_level_of_the_run_decides_what_is_marked(alignment):
 
 def test_without_stepdown_nothing_is_marked_and_the_legend_says_so(table):
     old = Alignment(table.assign(p_stepdown=np.nan), make_run())
-    assert not figures.layer_map(old, *FEW).axes[0].collections
-    assert figures.layer_map(old, *FEW).get_supxlabel().startswith("Nothing is marked")
+    assert not figures.layer_map(old, *FEW).collections
+    assert figures.layer_map(old, *FEW).figure.get_supxlabel().startswith("Nothing is marked")
     blind = mapped(table, FEW[0], BLIND, CKA)
     assert not blind.marked.any() and "none of 35 pairs of layers" in blind.note
 
@@ -410,7 +410,7 @@ def test_a_map_of_stepdown_pvalues_runs_to_the_floor_of_the_draws(table):
 def test_an_undefined_pair_has_a_map_without_a_mark(table):
     frame = mapped(table, *CONSTANT, CKA)
     assert frame.best is None and np.isnan(frame.values).all() and "no pair of layers" in frame.best_text
-    axes = figures.layer_map(table, *CONSTANT, measure=CKA).axes[0]
+    axes = figures.layer_map(table, *CONSTANT, measure=CKA)
     assert not axes.patches and not axes.collections and frame.note.startswith("Nothing is marked")
 
 
@@ -430,7 +430,7 @@ def test_the_null_figure_shows_every_defined_pair_highest_first(alignment):
         (row,) = pair(alignment.table, CKA, x, y).to_dict("records")
         shown = (frame.observed[k], frame.null_mean[k], frame.null_std[k], frame.threshold[k])
         assert shown == (row["statistic"], row["null_mean"], row["null_std"], row["threshold"])
-    axes = figures.null(alignment, measure=CKA).axes[0]
+    axes = figures.null(alignment, measure=CKA)
     dots = {line.get_label(): line.get_xdata() for line in axes.lines}
     np.testing.assert_array_equal(dots["score, above chance"], frame.observed[frame.found])
     np.testing.assert_array_equal(dots["score, not above chance"], frame.observed[~frame.found])
@@ -448,7 +448,7 @@ def test_ceilings_at_the_same_n_are_lines(alignment):
     assert NullChart.of(Pairs.of(both.table, KNN, Conventions.of(both.run))).ceilings == [(0.61, "two trainings of a")]
 
     def lines(of: Alignment) -> list[float]:
-        return [float(v.get_xdata()[0]) for v in figures.null(of).axes[0].lines if "ceiling" in str(v.get_label())]
+        return [float(v.get_xdata()[0]) for v in figures.null(of).lines if "ceiling" in str(v.get_label())]
 
     assert lines(both) == [0.61] and lines(alignment) == []
     tracks = [NullChart.of(Pairs.of(of.table, KNN, Conventions.of(of.run))).tracks(9) for of in (both, alignment)]
@@ -497,14 +497,14 @@ def test_ceilings_come_highest_first_with_their_source():
 def test_a_restricted_null_is_told_on_the_figures(table, groups, expected):
     run = make_run()
     both = Alignment(table, run | {"null": run["null"] | {"groups": groups}})
-    assert expected in " ".join(figures.matrix(both).axes[0].get_title(loc="left").split())
-    assert "change places" not in figures.matrix(Alignment(table, run)).axes[0].get_title(loc="left")
+    assert expected in " ".join(figures.matrix(both).get_title(loc="left").split())
+    assert "change places" not in figures.matrix(Alignment(table, run)).get_title(loc="left")
 
 
 def test_the_trend_figure_shows_points_line_and_band(alignment):
     found = trend(alignment.table, alignment.run["models"], "n_parameters", "x", KNN)
     frame = TrendChart.of(found)
-    axes = figures.trend(alignment).axes[0]
+    axes = figures.trend(alignment)
     by_label = {line.get_label(): line for line in axes.lines}
     for family in frame.families:
         rows = found.points[found.points["family"] == family]
@@ -520,7 +520,7 @@ def test_the_trend_figure_shows_points_line_and_band(alignment):
 
 
 def test_lower_is_better_reverses_the_axis_and_says_so(alignment):
-    axes = figures.trend(alignment, "bits_per_byte").axes[0]
+    axes = figures.trend(alignment, "bits_per_byte")
     left, right = axes.get_xlim()
     assert left > right and "axis reversed" in axes.get_xlabel()
 
@@ -556,7 +556,7 @@ def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
     bottom, top = frame.y_range
     assert np.ptp(y) >= 0.49 * (top - bottom) and frame.low.min() == bottom and frame.high.max() == top
     few = Alignment(table, run)
-    static = figures.trend(few)
+    static = figures.trend(few).figure
     assert static.axes[0].get_ylim() == frame.y_range
     assert any("cut at the edge" in text.get_text() for text in static.axes[0].get_legend().get_texts())
     heights = [y for _, y in frame.drawing()["band"]]
@@ -565,7 +565,7 @@ def test_a_trend_of_few_models_is_not_flattened_by_its_interval():
 
 def test_three_models_have_a_line_and_no_band():
     few = Alignment(make_table(LANGUAGE[:3], layers=(2, 2)), make_run(LANGUAGE[:3]))
-    axes = figures.trend(few).axes[0]
+    axes = figures.trend(few)
     assert len(axes.collections) == 0 and any(line.get_label().startswith("_") for line in axes.lines)
 
 
@@ -603,9 +603,9 @@ def test_names_are_neither_mathematics_nor_markup():
     hostile = [("$x^$<b>", "F$", 1e6, 0.9), ("b", "F$", 1e7, 0.8)]
     both = Alignment(make_table(hostile, VISION[:2], (2, 2)), make_run(hostile, VISION[:2]))
     for draw, names in ((figures.matrix, ()), (figures.layer_map, ("$x^$<b>",)), (figures.null, ()), (figures.trend, ())):
-        draw(both, *names).savefig(io.BytesIO(), format="svg")  # a lone $ would not parse
+        draw(both, *names).figure.savefig(io.BytesIO(), format="svg")  # a lone $ would not parse
     drawn = io.BytesIO()
-    figures.matrix(both).savefig(drawn, format="svg", metadata={"Date": None})
+    figures.matrix(both).figure.savefig(drawn, format="svg", metadata={"Date": None})
     assert "$x^$&lt;b&gt;" in drawn.getvalue().decode()  # in the comment beside the glyphs
 
 

@@ -49,9 +49,9 @@ def ticks(axes) -> list[str]:
 
 def test_a_curve_has_the_points_of_the_finding(swept):
     found = curve(swept, "k")
-    (axes,) = figures.curve(found).axes
+    axes = figures.curve(found)
     assert axes.get_xscale() == "log" and ticks(axes) == ["5", "10", "100"]
-    labels = ["Mutual k-NN (cosine)", "CKNNA (cosine)"]
+    labels = ["mutual k-NN", "CKNNA"]
     for label, name, band in zip(labels, found.lines, axes.collections, strict=True):
         own, line = found.line(name), by_label(axes)[label]
         np.testing.assert_array_equal(line.get_xydata(), own[["x", "value"]])
@@ -62,25 +62,25 @@ def test_a_curve_has_the_points_of_the_finding(swept):
         assert level.get_color() == line.get_color() and level.is_dashed()
     assert axes.get_title(loc="left") == "20 pairs of models at each point; n = 500"
     assert "chance of each line" in by_label(axes)
-    assert figures.curve(found, log=False).axes[0].get_xscale() == "linear"
+    assert figures.curve(found, log=False).get_xscale() == "linear"
     with pytest.raises(RepalignError, match="a logarithmic axis has positive numbers only"):
         figures.curve(curve(swept.assign(share=np.repeat([0.0, 1.0], len(swept) // 2)), "share", over=["measure"]), log=True)
 
 
 def test_one_chance_level_of_all_lines_is_one_line(swept):
-    (axes,) = figures.curve(curve(swept, "k", by="model_y")).axes
+    axes = figures.curve(curve(swept, "k", by="model_y"))
     lines = by_label(axes)
     assert "chance of each line" not in lines
     np.testing.assert_allclose(lines["chance"].get_ydata(), [5 / (N - 1), 10 / (N - 1), 100 / (N - 1)])
     assert all(isinstance(c, LineCollection) for c in axes.collections)  # four lines have bars, aside of each other
     first, last = (lines[name].get_xdata() for name in ("p", "s"))
     assert (first < [5, 10, 100]).all() and (last > [5, 10, 100]).all() and (last / first < 1.2).all()
-    relative = by_label(figures.curve(curve(swept, "k", by=None, relative="first")).axes[0])
+    relative = by_label(figures.curve(curve(swept, "k", by=None, relative="first")))
     assert not [label for label in relative if "chance" in label]
 
 
 def test_categories_stand_side_by_side_in_their_order(prompts):
-    (axes,) = figures.curve(curve(prompts, "variant", by="model_y")).axes
+    axes = figures.curve(curve(prompts, "variant", by="model_y"))
     assert ticks(axes) == ["none", "a prompt", r"another \$prompt\$"]
     assert by_label(axes)["p"].get_xdata().tolist() == [-0.25, 0.75, 1.75]
     assert by_label(axes)["s"].get_xdata().tolist() == [0.25, 1.25, 2.25]
@@ -92,11 +92,11 @@ def test_categories_stand_side_by_side_in_their_order(prompts):
 
 def test_ticks_that_have_no_room_are_left_out(swept):
     many = pd.concat([rows(f"CKNNA(k={k}, similarity='cosine')", k) for k in (10, 100, 800, 1000)])
-    assert ticks(figures.curve(curve(many, "k")).axes[0]) == ["10", "100", "1,000"]
+    assert ticks(figures.curve(curve(many, "k"))) == ["10", "100", "1,000"]
 
 
 def test_a_competence_is_drawn_towards_the_better_end(swept):
-    figure = figures.curve(curve(swept[swept["measure"] == knn(5)], "bits_per_byte", models=MODELS))
+    figure = figures.curve(curve(swept[swept["measure"] == knn(5)], "bits_per_byte", models=MODELS)).figure
     left, right = figure.axes[0].get_xlim()
     assert left > right and figure.get_suptitle() == "Bits per byte and score"
     assert "lower is better; axis reversed" in figure.axes[0].get_xlabel()
@@ -104,24 +104,24 @@ def test_a_competence_is_drawn_towards_the_better_end(swept):
 
 def test_too_few_models_are_said():
     few = pd.concat([rows(knn(k), k, x=["a", "b"], y=["p"]) for k in (5, 10)])
-    assert figures.curve(curve(few, "k")).axes[0].get_xlabel().endswith("(too few models for intervals)")
+    assert figures.curve(curve(few, "k")).get_xlabel().endswith("(too few models for intervals)")
 
 
 def test_curves_are_drawn(swept, prompts):
-    text = drawn(figures.curve(curve(swept, "k")))
-    for said in ("Score by k", "n = 500", "Mutual k-NN (cosine)", "chance of each line", "bands: 95 % intervals", "log scale"):
+    text = drawn(figures.curve(curve(swept, "k")).figure)
+    for said in ("Score by k", "n = 500", "mutual k-NN", "chance of each line", "bands: 95 % intervals", "log scale"):
         assert said in text
-    figure = figures.curve(curve(prompts, "variant"))
+    figure = figures.curve(curve(prompts, "variant")).figure
     assert "chance" in drawn(figure) and r"another \$prompt\$" in drawn(figure)
     assert len(figure.axes[0].collections) == 2  # chance in pieces, intervals as bars
-    assert "no trend" in drawn(figures.curve(trend_curve(swept, "k", MODELS, "bits_per_byte")))
-    one = figures.curve(curve(swept[swept["measure"] == knn(5)], "k"))
+    assert "no trend" in drawn(figures.curve(trend_curve(swept, "k", MODELS, "bits_per_byte")).figure)
+    one = figures.curve(curve(swept[swept["measure"] == knn(5)], "k")).figure
     assert "chance" in drawn(one)  # one point
 
 
 def test_a_contrast_has_a_panel_for_every_variant(prompts):
     found = contrast(prompts)
-    figure = figures.contrast(found)
+    figure = figures.contrast(found)[0].figure
     first, second = figure.axes
     assert [a.get_ylabel() for a in figure.axes] == ["a prompt, score", r"another \$prompt\$, score"]
     points = [line for line in first.lines if line.get_linestyle() == "None"]
@@ -142,7 +142,7 @@ def test_a_contrast_has_a_panel_for_every_variant(prompts):
 
 def test_a_contrast_of_two_values_has_no_diagonal(prompts):
     raw = prompts[prompts["variant"] == "none"]
-    figure = figures.contrast(contrast(raw, value=("statistic", "calibrated")))
+    figure = figures.contrast(contrast(raw, value=("statistic", "calibrated"))).figure
     (axes,) = figure.axes
     assert len([line for line in axes.lines if line.get_linestyle() != "None"]) == 2 and axes.get_xlim() != axes.get_ylim()
     (up,) = [line for line in axes.lines if line.is_dashed() and line.get_xdata()[0] == 0]
@@ -153,7 +153,7 @@ def test_a_contrast_of_two_values_has_no_diagonal(prompts):
 def test_many_models_have_one_colour():
     names = [f"m{i}" for i in range(9)]
     both = pd.concat([rows(knn(10), i, x=names, y=[f"w{n}" for n in names], variant=v) for i, v in enumerate("ab")])
-    figure = figures.contrast(contrast(both))
+    figure = figures.contrast(contrast(both)).figure
     assert [line.get_label() for line in figure.axes[0].lines if line.get_linestyle() == "None"] == ["pairs of models"]
     assert figure.legends == []
 
@@ -163,7 +163,7 @@ def test_ours_beside_published_values(tmp_path):
     path.write_text("m,clip_h,dinov2_s\na,0.1,0.2\nb,0.2,0.3\nc,0.25,0.4\n")
     table = rows(knn(10), 1, y=["vit_huge_patch14_clip_224.laion2b", "vit_small_patch14_dinov2.lvd142m"])
     found = beside(table, read_published(path))
-    figure = figures.beside(found)
+    figure = figures.beside(found).figure
     (axes,) = figure.axes
     groups = {line.get_label(): line.get_xydata() for line in axes.lines if line.get_linestyle() == "None"}
     assert list(groups) == ["CLIP", "DINOv2"]

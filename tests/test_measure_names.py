@@ -19,12 +19,16 @@ from repalign.errors import RepalignError
 from repalign.measures import (
     CKA,
     MEASURES,
+    RSA,
     SVCCA,
     CKNNAReference,
     MeasureFacts,
     MutualKNN,
+    Procrustes,
     describe,
     facts_of,
+    labels_of,
+    measure_among,
     parse_measure,
 )
 from repalign.measures.measure import Bilinear
@@ -106,15 +110,32 @@ def test_facts_outlive_the_measure(measure):
 def test_labels_tell_measures_apart():
     labels = [m.facts.label for m in FACTS]
     assert len(set(labels)) == len(set(FACTS))
-    assert facts_of("MutualKNN(k=10, similarity='cosine', center=True)").label == "Mutual k-NN (k = 10, cosine, center)"
-    assert CKA().facts.label == "CKA (linear, debiased)"
-    assert CKNNAReference().facts.label.startswith("CKNNA reference (k = 10, cosine, unbiased")
-    assert facts_of("CycleKNN(k=5)").label == "Cycle k-NN (k = 5)"  # what the text says, defaults or not
+    assert facts_of("MutualKNN(k=10, similarity='cosine', center=True)").label == "mutual k-NN (k=10, center)"
+    assert CKA().facts.label == "CKA"
+    assert CKNNAReference().facts.label.startswith("CKNNA reference (k=10")
+    assert facts_of("CycleKNN(k=5)").label == "cycle k-NN (k=5)"  # what the text says, defaults or not
+
+
+def test_labels_of_one_result_say_what_differs_and_no_more():
+    """k always; what is not the default; and what two measures of one class differ in, whether it is the default or not."""
+    texts = [repr(m) for m in (MutualKNN(k=5), CKA(), CKA(estimator="biased"), Procrustes(center=False), RSA())]
+    assert list(labels_of(texts).values()) == [
+        "mutual k-NN (k=5)", "CKA (debiased)", "CKA (biased)", "Procrustes (center=False)", "RSA"
+    ]  # fmt: skip
+    assert labels_of(texts[:2])[texts[1]] == "CKA"
+    both = [repr(MutualKNN()), repr(MutualKNN(similarity="dot", center=True))]
+    assert list(labels_of(both).values()) == ["mutual k-NN (k=10, cosine, center=False)", "mutual k-NN (k=10, dot, center)"]
+    same = ["MutualKNN(k=10)", "MutualKNN(k=10, center=False)"]  # one measure, written in two ways
+    assert list(labels_of(same).values()) == same
+    without = [f"MutualKNN(similarity='{s}', center=False)" for s in ("cosine", "dot")]  # lines of a curve over k
+    assert list(labels_of(without).values()) == ["mutual k-NN (cosine)", "mutual k-NN (dot)"]
+    for asked, at in (("cka", 1), ("CKA (debiased)", 1), ("CKA (biased)", 2), ("ProcrusteS(center=FALSE)", 3), ("RSA", 4)):
+        assert measure_among(asked, texts) == texts[at]
 
 
 def test_facts_of_texts_that_are_no_measure_now():
     gone = facts_of("Gone(k=5, form='old')")
-    assert gone == MeasureFacts("Gone", {"k": 5, "form": "old"}, "Gone (k = 5, old)", "", "", True)
+    assert gone == MeasureFacts("Gone", {"k": 5, "form": "old"}, "gone (k=5, old)", "", "", True)
     old = facts_of("Procrustes(scaled=True)")  # a parameter of before
     assert (old.parameters, old.label, old.family) == ({"scaled": True}, "Procrustes (scaled)", "shape")
     assert not old.closer_is_higher and old.meaning.startswith("Procrustes distance")

@@ -80,8 +80,8 @@ def test_figures_and_reports_made_later_say_it(mocked, tmp_path):
     assert words.MOCK in (tmp_path / "again.html").read_text("utf-8")
     drawn = sorted((tmp_path / "figures").glob("*.svg"))
     assert len(drawn) > 4 and all(words.MOCK_STAMP in p.read_text("utf-8") for p in drawn)
-    assert words.MOCK in alignment._repr_html_() and words.MOCK_STAMP in stamps(figures.matrix(alignment))
-    assert words.MOCK_STAMP in stamps(figures.null(alignment.table))  # a bare table says it too
+    assert words.MOCK in alignment._repr_html_() and words.MOCK_STAMP in stamps(figures.matrix(alignment).figure)
+    assert words.MOCK_STAMP in stamps(figures.null(alignment.table).figure)  # a bare table says it too
 
 
 def test_the_command_line_ends_with_it(tmp_path, monkeypatch):
@@ -102,4 +102,4 @@ def test_a_real_run_is_not_marked(tmp_path):
     Alignment(table, run).save(tmp_path / "r")
     text = write_report(tmp_path / "r", tmp_path / "r.html").read_text("utf-8")
     assert words.MOCK not in text and 'class="is-mock"' not in text
-    assert words.MOCK_STAMP not in stamps(figures.matrix(Alignment(table, run)))
+    assert words.MOCK_STAMP not in stamps(figures.matrix(Alignment(table, run)).figure)

@@ -160,7 +160,7 @@ def test_registered_measures_are_known_by_name():
     assert parse_measure("manhattan_knn(k=3)") == ManhattanKNN(k=3)
     assert ManhattanKNN in measures.known_measures()
     facts = measures.facts_of(repr(ManhattanKNN()))
-    assert (facts.label, facts.meaning) == ("Manhattan k-NN (k = 10)", "Mutual k-NN in the city-block distance.")
+    assert (facts.label, facts.meaning) == ("manhattan k-NN (k=10)", "Mutual k-NN in the city-block distance.")
     assert ManhattanKNN() in measures.parse_measures(["neighbors"])
 
 

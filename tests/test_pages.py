@@ -114,7 +114,7 @@ def test_the_page_of_curves_says_what_its_dashed_line_is():
     line = there["over_k"].line(knn)
     assert (knn, cknna) == ("MutualKNN(similarity='cosine', center=False)", "CKNNA(similarity='cosine')")
     np.testing.assert_allclose(line["chance"], line["x"] / 299, rtol=1e-2)  # k / (n - 1)
-    assert line["value"].is_monotonic_increasing and len(there["figure"].axes) == 1
+    assert line["value"].is_monotonic_increasing and len(there["axes"].figure.axes) == 1
 
 
 def test_the_page_of_relate_finds_what_was_put_in():

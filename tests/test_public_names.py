@@ -21,6 +21,14 @@ for used in range(2):
         repalign.compare([])
     except repalign.RepalignError as error:
         assert "nothing to compare" in str(error)
+import repalign.report                                  # the library does so as it draws
+from repalign.report.page import render
+for used in range(2):
+    assert repalign.report is first["report"] and repalign.report.write_report is repalign.write_report
+    try:
+        repalign.report("nowhere", "report.html")
+    except repalign.RepalignError as error:
+        assert "nowhere: not a finished result" in str(error)
 """
 
 

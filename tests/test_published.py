@@ -260,13 +260,13 @@ def test_published_points_have_their_own_competence_or_ours(wide):
 
 
 def test_a_trend_with_published_points(wide):
-    figure = figures.trend(ours(wide), "bits_per_byte", models=records(wide), published=wide)
+    figure = figures.trend(ours(wide), "bits_per_byte", models=records(wide), published=wide).figure
     (drawn,) = [line for line in figure.axes[0].lines if line.get_label() == "published"]
     assert len(drawn.get_xdata()) == 4 and drawn.get_markerfacecolor() == "none"
     other = ours(wide).assign(model_y="resnet").drop_duplicates(["model_x", "model_y"])
-    empty = figures.trend(other, "bits_per_byte", models=records(wide), published=wide)
+    empty = figures.trend(other, "bits_per_byte", models=records(wide), published=wide).figure
     assert "published (none of these pairs)" in [t.get_text() for t in empty.axes[0].get_legend().get_texts()]
-    alone = figures.trend(other, "bits_per_byte", models=records(wide))
+    alone = figures.trend(other, "bits_per_byte", models=records(wide)).figure
     assert not any("published" in t.get_text() for t in alone.axes[0].get_legend().get_texts())
 
 
@@ -276,7 +276,7 @@ def test_names_of_close_points_do_not_hide_each_other():
     names = [f"a model with a name {i}" for i in range(12)]
     models = [{"name": m, "family": "", "n_parameters": 1e9 * (1 + 0.02 * i)} for i, m in enumerate(names)]
     table = pd.DataFrame({"scope": "max", "measure": KNN, "n": 1024, "null_mean": 0.01, "model_x": names, "model_y": "p"})
-    figure = figures.trend(table.assign(statistic=0.2 + 0.001 * rng.standard_normal(12)), models=models)
+    figure = figures.trend(table.assign(statistic=0.2 + 0.001 * rng.standard_normal(12)), models=models).figure
     figure.draw_without_rendering()
     boxes = [note.get_window_extent() for note in figure.axes[0].texts]
     assert len(boxes) == 12

@@ -342,7 +342,7 @@ def test_few_models_have_no_interval():
 def test_the_figure_shows_the_table():
     a, b, word, scores = made_up(18)
     found = effects(made_table(scores), made_records(12, a=a, b=b, word=word), ["b", "a", "word"], draws=99)
-    figure = figures.effects(found)
+    figure = figures.effects(found).figure
     figure.savefig(io.BytesIO(), format="png")
     (axes,) = figure.axes
     order = found.table.sort_values("share", ascending=False)["factor"].tolist()

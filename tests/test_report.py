@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import inspect
 import io
 import json
 import math
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import text as words
@@ -162,7 +164,7 @@ def test_one_pair_speaks_of_that_pair(table):
     assert "Do llama-13b and clip-large put the same things close together?" in text
     row = rows_of(one, "max", KNN).iloc[0]
     score, chance = words.alike(row["statistic"], row["null_mean"])
-    size = f"Mutual k-NN (k = 10, cosine) {score}, chance {chance}, p ≤ .00098; n = 1,024."
+    size = f"Mutual k-NN (k=10) {score}, chance {chance}, p ≤ .00098; n = 1,024."
     assert f"llama-13b and clip-large agree more than chance. {size}" in text and "the best of 35 pairs of layers." in text
     assert 'id="models"' not in render(one, {})
     blind = table[(table["model_x"] == "llama-13b") & (table["model_y"] == BLIND)]
@@ -171,7 +173,7 @@ def test_one_pair_speaks_of_that_pair(table):
 
 def test_everything_undefined_is_said(table):
     one = table[(table["model_x"] == CONSTANT[0]) & (table["model_y"] == CONSTANT[1]) & (table["measure"] == CKA)]
-    assert "CKA (linear, debiased) is undefined for every pair of models." in text_of(render(one, {}))
+    assert "CKA is undefined for every pair of models." in text_of(render(one, {}))
 
 
 def test_a_measure_that_is_undefined_everywhere_breaks_no_section(table):
@@ -180,7 +182,7 @@ def test_a_measure_that_is_undefined_everywhere_breaks_no_section(table):
     nothing.loc[nothing["measure"] == KNN, numbers] = np.nan
     nothing.loc[nothing["measure"] == KNN, ["index_x", "index_y"]] = -1
     text = Elements(render(nothing, make_run())).text
-    assert "Mutual k-NN (k = 10, cosine) is undefined for every pair of models." in text and "CKA (linear, debiased)" in text
+    assert "Mutual k-NN (k=10) is undefined for every pair of models." in text and "CKA" in text
 
 
 def test_two_models_make_no_trend():
@@ -336,7 +338,8 @@ def test_hostile_names_stay_text():
     assert not [a for tag, a in found.tags if tag == "img" or any(name.startswith("on") for name in a)]
     assert len(found.scripts) == len(plain.scripts)
     assert HOSTILE in found.text and embedded(render(table, run))["models"][0] == HOSTILE
-    assert "<script" not in notebook_html(table, run) and "<img" not in notebook_html(table, run)
+    shown = notebook_html(table, run)
+    assert "<script" not in shown and shown.count("<img") == shown.count('<img style="max-width:100%" src="data:image/png;') == 1
 
 
 def test_data_cannot_leave_their_script():
@@ -475,6 +478,20 @@ def test_the_report_reads_a_folder_and_writes_one_file(tmp_path, table):
     assert write_report(folder, tmp_path).name == "report.html"
 
 
+def test_the_report_of_a_result_in_memory(tmp_path):
+    """The same page, but for the place of the table; the room is the function, imported or not."""
+    import repalign.report
+
+    table = make_table(LANGUAGE[:1], VISION[:1], (2, 2)).query("measure == @KNN")
+    result = Alignment(table, make_run(LANGUAGE[:1], VISION[:1], (2, 2)))
+    path = repalign.report(result, tmp_path / "deep" / "r.html", static=tmp_path / "figures")
+    assert path.is_file() and (tmp_path / "figures" / "files.json").is_file()
+    page, saved = path.read_text("utf-8"), write_report(result.save(tmp_path / "results"), tmp_path / "s.html").read_text("utf-8")
+    assert "all numbers: <code>result.table</code>" in page
+    bare = [re.sub(r"repalign-sha256:\w+", "", text) for text in (page.replace("result.table", "results/results.parquet"), saved)]
+    assert len(bare[0]) == len(bare[1]) and inspect.signature(repalign.report) == inspect.signature(write_report)
+
+
 def test_a_folder_without_a_result_is_an_error(tmp_path):
     with pytest.raises(RepalignError, match=r"not a finished result(.|\n)*results.parquet"):
         write_report(tmp_path, tmp_path / "r.html")
@@ -499,12 +516,12 @@ def test_static_figures_on_request(tmp_path):
     write_report(both.save(tmp_path / "r"), tmp_path / "r.html", static=tmp_path / "f", progress=progress)
     stems = {p.stem for p in (tmp_path / "f").iterdir()}
     assert {p.suffix for p in (tmp_path / "f").iterdir()} == {".svg", ".png", ".csv", ".json"}
-    assert {s.split("-Mutual")[0] for s in stems - {"files"}} == {
+    assert {s.split("-mutual")[0] for s in stems - {"files"}} == {
         "matrix-statistic", "matrix-calibrated", "matrix-pvalue", "chance", "trend-x-n_parameters",
         "trend-x-bits_per_byte", "layers-bloom-560m-vit-tiny-in21k", "layers-bloom-1b7-vit-tiny-in21k",
         "layers-bloom-7b1-vit-tiny-in21k",
     }  # fmt: skip
-    svg = (tmp_path / "f" / "chance-Mutual-k-NN-k-10-cosine.svg").read_text("utf-8")
+    svg = (tmp_path / "f" / "chance-mutual-k-NN-k-10.svg").read_text("utf-8")
     assert "bloom-560m × vit-tiny-in21k" in svg  # text stays text
     assert set(names) <= set(seen)
 
@@ -515,8 +532,8 @@ def test_static_figures_on_request(tmp_path):
 def test_a_notebook_shows_matrix_and_best_pairs(table):
     shown = notebook_html(table, make_run())
     text = Elements(shown).text
-    assert "Mutual k-NN (k = 10, cosine)" in text and "n = 1,024" in text and "and 25 more pairs: .best()" in text
-    assert f"○ {words.number(rows_of(table, 'max', KNN).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
+    assert "mutual k-NN (k=10)" in text and "n = 1,024" in text and "and 25 more pairs: .best()" in text
+    assert f"○ {words.number(rows_of(table, 'max', CKA).query('model_y == @BLIND')['statistic'].iloc[0])}" in text
     assert "<script" not in shown and "class=" not in shown
     best = Pairs.of(table, KNN).best
     rows = re.findall(r"<tr>(.*?)</tr>", shown, flags=re.S)
@@ -527,7 +544,26 @@ def test_a_notebook_shows_matrix_and_best_pairs(table):
 
 def test_one_pair_has_no_matrix(table):
     one = table[(table["model_x"] == "llama-13b") & (table["model_y"] == "clip-large")]
-    assert notebook_html(one, {}).count("<table") == 2  # the best pairs of both measures
+    shown = notebook_html(one, {})
+    assert shown.count("<table") == 2  # the best pairs of both measures
+    assert embedded_picture(shown).size[1] > 300  # their layers
+    assert "<img" not in notebook_html(one[one["scope"] == "max"], {})
+
+
+def embedded_picture(shown: str) -> Image.Image:
+    """The one picture of a result in a notebook, which is small."""
+    (data,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', shown)
+    assert len(data) < 200_000
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_the_first_matrix_of_a_notebook_is_a_picture(table, monkeypatch):
+    shown = notebook_html(table, make_run())
+    width, height = embedded_picture(shown).size
+    assert 400 < width <= 1000 and height > 200 and "Best: " in re.findall('alt="([^"]+)"', shown)[0]
+    assert shown.count("<table") == 3  # the best pairs of both measures, and the matrix of the second
+    monkeypatch.setattr("repalign.report.page.MAX_CELLS", 29)
+    assert "<img" not in notebook_html(table, {})  # of many models it would take long
 
 
 # --- axes --------------------------------------------------------------------------------------
@@ -810,7 +846,7 @@ def test_sorting_filtering_and_csv(probed, table):
 
 @needs_chromium
 def test_measure_theme_and_width(probed):
-    assert probed["second"].startswith("CKA (linear, debiased), n = 1,024")
+    assert probed["second"].startswith("CKA, n = 1,024")
     i, j = ([m[0] for m in side].index(name) for side, name in zip((LANGUAGE, VISION), CONSTANT, strict=True))
     assert probed["undefined"][i][j + 1] == "–"
     assert probed["trendShown"] == [False, True] and probed["headlines"] == [False, True] and probed["theme"] == "dark"
@@ -827,7 +863,7 @@ def test_the_address_words_and_pictures(probed):
     root = ElementTree.fromstring(probed["svg"])
     said = " ".join(node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text"))
     assert root.tag.endswith("svg") and "Vision models" in said and "clip-large" in said
-    assert "CKA (linear, debiased); n = 1,024" in said
+    assert "CKA; n = 1,024" in said
 
 
 @needs_chromium
@@ -835,7 +871,7 @@ def test_a_link_opens_the_measure_and_the_pair_that_it_names(page, tmp_path):
     link = f"#m=cka&x={LANGUAGE[0][0]}&y={VISION[1][0]}"
     dom, console = browse(page, tmp_path, "390,844", hash=link)
     readout = dom[dom.index('id="readout"') :]
-    assert console == "" and f"<h4>{LANGUAGE[0][0]} × {VISION[1][0]}</h4>" in readout and "; CKA (linear, debiased)</p>" in readout
+    assert console == "" and f"<h4>{LANGUAGE[0][0]} × {VISION[1][0]}</h4>" in readout and "; CKA</p>" in readout
 
 
 @needs_chromium

@@ -15,9 +15,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from alignment_table import CKA, LANGUAGE, VISION, make_table
 from repalign.comparison import alignment as alignment_module
 from repalign.comparison import pair
-from repalign.comparison.alignment import Alignment, csv_text, from_csv_cell
+from repalign.comparison.alignment import Alignment, csv_text, from_csv_cell, with_ends
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
 from repalign.files import SEAL, read_json, read_parquet
@@ -50,6 +51,44 @@ def make_old(folder: Path) -> None:
     for path in (folder / "tiles").iterdir():
         path.rename(path.with_name("0" * 24 + ".parquet"))
     assert not any(SEAL.encode() in data for data in tree(folder).values())
+
+
+# --- tables for other programs -------------------------------------------------------------------
+
+BODY = r"a\_b\&\{c\} 50\% & early & vit2e3 \#\textasciitilde{}\textasciicircum{}\textbackslash{} & late & CKA & 1,024"
+LATEX = rf"""% \usepackage{{booktabs}}
+\begin{{tabular}}{{lllllrrrr}}
+\toprule
+Model $x$ & Layer & Model $y$ & Layer & Measure & $n$ & Score & Chance & $p$ \\
+\midrule
+{BODY} & $-$0.0123 [$-$0.0200, 0.0100] & 3.20$\times 10^{{-9}}$ & $\le$ .001 \\
+\bottomrule
+\end{{tabular}}
+"""
+
+
+def test_a_result_as_a_table_of_latex(tmp_path):
+    """Names escaped, and numbers as people read them: chance and p beside every score."""
+    table = make_table(LANGUAGE[:1], VISION[:1], (2, 2)).query("measure == @CKA")
+    table = table.assign(model_x="a_b&{c} 50%", layer_x="early", model_y="vit2e3 #~^\\", layer_y="late", n_draws=999)
+    table = table.assign(statistic=-0.0123, null_mean=3.2e-9, pvalue=0.001)
+    ends = {"measure": CKA, "model_x": "a_b&{c} 50%", "model_y": table["model_y"].iloc[0], "low": -0.02, "high": 0.01}
+    result = Alignment(with_ends(table, {"intervals": [ends]}), {"intervals": [ends]})
+    assert result.to_latex(tmp_path / "t.tex") == LATEX == (tmp_path / "t.tex").read_text("utf-8")
+    both = Alignment(make_table(LANGUAGE[:1], VISION[:2], (2, 2)))
+    lines = both.to_latex().splitlines()
+    assert len(lines) == 3 + 1 + 1 + 4 + 2 and lines[3].endswith(r"$p$ & $p$ (maxT) \\")
+    assert [line.count("&") for line in lines[3:4] + lines[5:9]] == [9] * 5 and both.to_latex(measure="cka").count("CKA") == 2
+
+
+def test_a_result_as_csv_and_its_intervals_come_back(tmp_path):
+    found = pair(X, Y, ["CKA()", "MutualKNN(k=5)"], "permutation", results=tmp_path / "r", interval="auto")
+    assert pd.read_csv(found.to_csv(tmp_path / "deep" / "t.csv")).shape == found.table.shape
+    loaded = Alignment.load(tmp_path / "r")
+    pd.testing.assert_frame_equal(loaded.table, found.table)
+    assert loaded.best()[["low", "high"]].notna().all().all() and loaded.run["intervals"] == found.run["intervals"]
+    assert [one["method"] for one in found.run["intervals"]] == ["jackknife", "subsample"]
+    assert "low" not in pair(X, Y, "CKA()", "permutation").table
 
 
 # --- torn, stale, old ----------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def test_two_models_are_answered_with_score_chance_and_p():
     question, headline, sizes, care = told(lambda *_: 0.41, ("gpt-l",), ("vit-l",), measure=CKA)
     assert question == "Do gpt-l and vit-l put the same things close together?"
     assert headline == "gpt-l and vit-l agree more than chance." and len(care) == 1
-    assert sizes == ["CKA (linear, debiased) 0.410, chance 0.010, p ≤ .001; n = 500."]
+    assert sizes == ["CKA 0.410, chance 0.010, p ≤ .001; n = 500."]
     assert told(lambda *_: 0.0, ("gpt-l",), ("vit-l",))[1] == "gpt-l and vit-l agree no more than chance."
 
 

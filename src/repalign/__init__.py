@@ -42,6 +42,7 @@ _PUBLIC = {
     "Alignment": "comparison",
     "trend": "relate",
     "load_study": "study",
+    "report": "report",
     "write_report": "report",
 }
 
@@ -63,7 +64,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which run no 
     from repalign.models import ModelRecord as ModelRecord
     from repalign.null import Cyclic as Cyclic, Permutations as Permutations
     from repalign.relate import trend as trend
-    from repalign.report import write_report as write_report
+    from repalign.report import report as report, write_report as write_report
     from repalign.sources import Model as Model, ModelEntry as ModelEntry, extract as extract
     from repalign.store import FeatureStore as FeatureStore
     from repalign.study import load_study as load_study

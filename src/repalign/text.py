@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 UNDEFINED = "–"
@@ -131,16 +133,64 @@ def span(values: Sequence[float]) -> str:
     return " to ".join(f"{int(end):,}" for end in dict.fromkeys((min(values), max(values))))
 
 
-def shorten(name: str, length: int) -> str:
-    """A name cut in its middle: what tells names apart is often at their end.
+WIDE = 32  # characters of a name in a figure
+_WORDS = re.compile(r"[^_\-./: ]+[_\-./: ]*|[_\-./: ]+")
 
-    >>> shorten("vit_large_patch14_dinov2.lvd142m", 16)
-    'vit_larg….lvd142m'
+
+def readable(*sides: Iterable[str], length: int = WIDE) -> dict[str, str]:
+    """Names as they fit into a figure, no two alike. Sides stand apart, such as rows and columns.
+
+    Where a name of a side is longer than `length`, its names lose where they come from, then the words that all of them begin
+    or end with; what is still too long, words of its middle, first those that most names have.
+
+    >>> list(readable(["timm/vit_base_patch14_dinov2.lvd142m", "timm/vit_base_patch16_clip_224.laion2b"]).values())
+    ['patch14_dinov2.lvd142m', 'patch16_clip_224.laion2b']
     """
-    if len(name) <= length:
-        return name
-    half = max(1, length // 2)
-    return f"{name[:half]}…{name[-half:]}"
+    apart = [list(dict.fromkeys(side)) for side in sides]
+    if len({name for side in apart for name in side}) < sum(map(len, apart)):  # they share names, which must stay the same
+        apart = [list(dict.fromkeys(name for side in apart for name in side))]
+    out: dict[str, str] = {}
+    for names in apart:
+        short = names
+        for step in (_bare, _unlike, partial(_elided, length=length)):
+            if max(map(len, short), default=0) > length:
+                tried = step(short)
+                short = tried if len(set(tried)) == len(names) and all(tried) else short
+        out |= dict(zip(names, short, strict=True))
+    while twice := {name for name, short in out.items() if short != name and list(out.values()).count(short) > 1}:
+        out |= {name: name for name in twice}
+    return out
+
+
+def _bare(names: Sequence[str]) -> list[str]:
+    """Names without their source, organisation or folder: `hf:org/name`."""
+    return [re.sub(r"^\w+:|.*/(?=.)", "", name) for name in names]
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """Names without the words that all of them begin or end with."""
+    words = [_WORDS.findall(name) for name in names]
+    most = min(map(len, words)) - 1 if len(words) > 1 else 0
+
+    def alike(turn: int) -> int:
+        columns = zip(*(some[::turn][:most] for some in words), strict=True)
+        return next((k for k, column in enumerate(columns) if len(set(column)) > 1), most)
+
+    start = alike(1)
+    end = min(alike(-1), most - start)
+    return ["".join(some[start : len(some) - end]).rstrip("_-./: ") for some in words]
+
+
+def _elided(names: Sequence[str], length: int) -> list[str]:
+    """Names without as many words of their middle as make them short, as far as they have some."""
+    words, out = [_WORDS.findall(name) for name in names], []
+    counts = Counter(word for some in words for word in set(some))
+    for some in words:
+        left = sorted(range(1, len(some) - 1), key=lambda k: (counts[some[k]], len(some[k])))
+        while left and len(re.sub("…+", "…", "".join(some))) > length:
+            some[left.pop()] = "…"
+        out.append(re.sub("…+", "…", "".join(some)))
+    return out
 
 
 def without_common_start(names: Sequence[str]) -> list[str]:

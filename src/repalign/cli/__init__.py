@@ -44,7 +44,7 @@ COMMANDS = (
     (extract, "repalign extract studies/example.yaml"),
     (compare, "repalign compare clip.npy dino.npz mine.parquet --measure 'CKA()'"),
     (report, "repalign report runs/photos/results --out report.html --static figures"),
-    (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval"),
+    (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval auto --out clip-dino"),
     (difference, "repalign difference mine.npy clip.npy dino.npy --measure 'CKA()'"),
     (curve, "repalign curve clip.npy dino.npy --k 10 --csv curve.csv"),
     (measures, "repalign measures MutualKNN"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from repalign.comparison.alignment import Alignment
-    from repalign.measures import Measure
+    from repalign.measures import MeasureFacts
     from repalign.text import Progress
 
 # A file or a pipe has no width: tables are laid out for a wide one.
@@ -148,9 +148,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str
     out.print(table)
 
 
-def marked(name: str, measure: Measure) -> str:
-    """The name of a measure; one that is lower for closer spaces is marked as a distance."""
-    return escape(name) + ("" if measure.closer_is_higher else " [dim](distance)[/]")
+def marked(about: MeasureFacts) -> str:
+    """The name of a measure for people; one that is lower for closer spaces is marked as a distance."""
+    return escape(about.label) + ("" if about.closer_is_higher else " [dim](distance)[/]")
 
 
 def print_json(rows: list[dict[str, Any]]) -> None:
@@ -170,8 +170,18 @@ def write_csv(path: Path, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
 
 def wrote(what: str, path: Path | str, then: str | None = None) -> None:
     out.print(f"{what}: [bold]{escape(str(path))}[/]")
+    then = f"open {path}" if then is None and str(path).endswith(".html") else then
     if then:
         out.print(f"next: {escape(then)}")
+
+
+def write_result(alignment: Alignment, folder: Path) -> list[tuple[str, Path]]:
+    """Write the table of a result as CSV, its figures and its report into the folder that it is saved in; what there is now."""
+    from repalign.report import write_report
+
+    tables = [("table", folder / "results.parquet"), ("table", alignment.to_csv(folder / "results.csv"))]
+    page = write_report(folder, folder / "report.html", alignment=alignment, static=folder / "figures")
+    return [*tables, ("figures", folder / "figures"), ("report", page)]
 
 
 def tell(sentences: Iterable[str]) -> None:
@@ -211,7 +221,7 @@ def show(alignment: Alignment, limit: int = 40) -> None:
     from repalign.comparison.conventions import VIEWS, Conventions, Pairs, text_of
     from repalign.comparison.doctor import Finding, summarise
 
-    conventions, measures = Conventions.of(alignment.run), alignment.measures
+    conventions, measures, about = Conventions.of(alignment.run), alignment.measures, alignment.about
     if len(measures) > MANY_MEASURES and len(alignment.best(measures[0])) == 1:
         _show_measures(alignment)
         measures = ()
@@ -226,7 +236,8 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         for row in best.head(limit).to_dict("records"):
             ends = (f"{escape(row[f'model_{s}'])} [dim]{escape('[' + str(row[f'layer_{s}']) + ']')}[/]" for s in "xy")
             rows.append((*ends, *(text_of(c, row[c], pairs.draws) for c in shown)))
-        show_table(("x [layer]", "y [layer]", *shown.values()), rows, f"{measure}, n = {int(best['n'].iloc[0])}", words=2)
+        title = f"{about[measure].label}, n = {int(best['n'].iloc[0])}"
+        show_table(("x [layer]", "y [layer]", *shown.values()), rows, title, words=2)
         how = ""
         if measure in alignment.run.get("ways", {}):
             how = _way(alignment, best.iloc[0].to_dict())
@@ -271,19 +282,18 @@ def estimate_of(alignment: Alignment, row: Mapping[str, Any]) -> dict[str, Any] 
 def _show_measures(alignment: Alignment) -> None:
     """One pair of models under many measures: a row each, by family."""
     from repalign.comparison.conventions import Conventions
-    from repalign.measures import parse_measure
 
     best, rows, family, alpha = alignment.best().to_dict("records"), [], None, Conventions.of(alignment.run).alpha
     for row in best:
-        measure = parse_measure(row["measure"])
-        if measure.family != family:
-            family = measure.family
+        about = alignment.about[row["measure"]]
+        if about.family != family:
+            family = about.family
             rows.append([f"[bold]{family}[/]"])
         ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
         numbers = (number(row[c]) for c in ("statistic", "null_mean", "z"))
         draws = int(row["n_draws"])
         p = "" if draws and 1 / (draws + 1) > alpha * (1 + 1e-9) else pvalue(row["pvalue"], draws)  # one that could find nothing
-        rows.append([f"  {marked(type(measure).__name__, measure)}", *ends, *numbers, p])
+        rows.append([f"  {marked(about)}", *ends, *numbers, p])
     title = f"{best[0]['model_x']} and {best[0]['model_y']}, n = {int(best[0]['n'])}"
     show_table(("measure", "x layer", "y layer", "score", "chance", "z", "p"), rows, title, words=3)
     out.print("[dim]each at its best pair of layers, the search counted in p; z > 0 is closer than chance[/]")

@@ -8,21 +8,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import bars, estimate_of, marked, out, print_json, show, show_table, tell, write_csv, wrote
-from repalign.cli._options import AsJson, Comparing, FeatureFile, GroupsFile, MeasureNames, OtherFile, Reader
+from repalign.cli._console import (
+    bars,
+    estimate_of,
+    marked,
+    out,
+    print_json,
+    show,
+    show_table,
+    tell,
+    write_csv,
+    write_result,
+    wrote,
+)
+from repalign.cli._options import (
+    AsJson,
+    Comparing,
+    FeatureFile,
+    GroupsFile,
+    IntervalMethod,
+    MeasureNames,
+    OtherFile,
+    Reader,
+)
+from repalign.errors import choose
 from repalign.text import between, number, pvalue
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
-    from repalign.comparison.intervals import Interval
 
 SeedNumber = Annotated[int, typer.Option(help="Seed of what is drawn at random, for instance 7.")]
 FIXED = "layers are taken as fixed: after a search for the best pair of layers an interval is centred too high"
 
 
 def pair(
-    x: FeatureFile, y: OtherFile, measure: MeasureNames = None, *, how: Comparing, interval: bool = False,
-    reader: Reader, as_json: AsJson = False,
+    x: FeatureFile, y: OtherFile, measure: MeasureNames = None, *, how: Comparing, interval: IntervalMethod = None,
+    to: Annotated[Path | None, typer.Option("--out")] = None, csv: Path | None = None, reader: Reader, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
 
@@ -35,62 +56,69 @@ def pair(
 
     Parameters
     ----------
-    interval : Also the 95 % interval over stimuli at the best pair of layers.
+    to : Also write the result into this folder: the table as Parquet and CSV, the report, and the figures.
+    csv : Also write the table here, for instance table.csv.
     """
     from repalign.comparison import in_memory
+    from repalign.comparison.intervals import CHOICES, with_intervals
 
+    if interval is not None:
+        choose("--interval", interval, CHOICES)
     found = reader.read(x, y)
     names = (x.stem, y.stem) if x.stem != y.stem else (str(x), str(y))
     if not as_json:
         tell(found.how)
-    sides = [in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True)]
-    groups = how.grouped(sides[0].ids)
-    around = None
+    one, other = (in_memory(layers, name, found.ids) for layers, name in zip(found.layers, names, strict=True))
+    groups = how.grouped(one.ids)
     with bars() as progress:
         told = {"how": list(found.how)}
-        alignment = how.compare(sides[:1], sides[1:], measure, groups, describe=told, progress=progress)
-        if interval:
-            from repalign.comparison.intervals import best_intervals
-
-            # Whole groups change places because their stimuli are not independent: they leave the sample together too.
-            units = groups.labels if groups is not None and groups.shuffle == "whole" else None
-            around = best_intervals(alignment, *found.layers, groups=units, seed=how.seed or 0, progress=progress)
+        alignment = how.compare([one], [other], measure, groups, describe=told, progress=progress)
+        if interval is not None:
+            alignment = with_intervals(alignment, one, other, interval, how.chance(groups), progress=progress)
     if as_json:
-        print_json(_rows_of(alignment, around))
-        return
-    show(alignment)
-    if around is not None:
-        _show_intervals(alignment, around)
+        print_json(_rows_of(alignment))
+    else:
+        show(alignment)
+        if interval is not None:
+            _show_intervals(alignment)
+    files = [] if csv is None else [("table", alignment.to_csv(csv))]
+    if to is not None:
+        files += write_result(alignment, alignment.save(to))
+    for what, path in () if as_json else files:
+        wrote(what, path)
 
 
-def _rows_of(alignment: Alignment, around: list[Interval | None] | None) -> list[dict[str, Any]]:
+def _rows_of(alignment: Alignment) -> list[dict[str, Any]]:
     """The best pairs of layers as the result has them, with intervals if there are any: over stimuli, or of an estimate."""
     best, ways = alignment.best(), alignment.run["ways"]
     how = [*alignment.run["how"], *(f"{measure}: {way['method']}" for measure, way in ways.items())]
-    if around is not None:
-        for name, field in (("interval_statistic", "statistic"), ("low", "low"), ("high", "high")):
-            best[name] = [None if i is None else getattr(i, field) for i in around]
+    if "intervals" in alignment.run:
+        over = {one["measure"]: one for one in alignment.run["intervals"]}
+        for name, field in (("interval", "method"), ("interval_statistic", "statistic"), ("low", "low"), ("high", "high")):
+            best[name] = [over.get(measure, {}).get(field) for measure in best["measure"]]
     elif any("intervals" in way for way in ways.values()):
         ends = [estimate_of(alignment, row) or {} for row in best.to_dict("records")]
         best = best.assign(low=[e.get("low") for e in ends], high=[e.get("high") for e in ends])
     return [{**row, "how": how} for row in best.to_dict("records")]
 
 
-def _show_intervals(alignment: Alignment, around: list[Interval | None]) -> None:
-    for row, found in zip(alignment.best().to_dict("records"), around, strict=True):
-        if found is None:
-            out.print(f"{escape(row['measure'])}: no interval, the score is undefined")
+def _show_intervals(alignment: Alignment) -> None:
+    over = {one["measure"]: one for one in alignment.run["intervals"]}
+    for row in alignment.best().to_dict("records"):
+        label, one = escape(alignment.about[row["measure"]].label), over.get(row["measure"])
+        if one is None:
+            out.print(f"{label}: no interval, the score is undefined")
             continue
         where = escape(f"{row['model_x']} [{row['layer_x']}], {row['model_y']} [{row['layer_y']}]")
-        out.print(f"{escape(row['measure'])}, {where}: {number(found.statistic)}, n = {found.n}")
-        ends = between(found.low, found.high)
-        out.print(f"  95 % interval over stimuli: {ends} ({found.method}, {found.n_replicates} blocks)")
+        out.print(f"{label}, {where}: {number(one['statistic'])}, n = {row['n']}")
+        blocks = f"{one['n_replicates']} {'blocks' if one['method'] == 'jackknife' else 'halves'}"
+        out.print(f"  95 % interval over stimuli: {between(one['low'], one['high'])} ({one['method']}, {blocks})")
     out.print(f"[dim]{FIXED}[/]")
 
 
 def difference(
     ref: Path, a: Path, b: OtherFile, measure: MeasureNames = None, layers: tuple[str, str, str] | None = None,
-    groups: GroupsFile = None, seed: SeedNumber = 0, *, reader: Reader, as_json: AsJson = False,
+    groups: GroupsFile = None, interval: IntervalMethod = "auto", seed: SeedNumber = 0, *, reader: Reader, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Is REF closer to A than to B? Both scores, their difference, its 95 % interval over stimuli and its p.
 
@@ -104,6 +132,7 @@ def difference(
     layers : A layer of each file, such as --layers layer.7 layer.11 features.
     """
     from repalign.comparison import default_measures
+    from repalign.comparison.alignment import about_of
     from repalign.comparison.intervals import difference_interval
     from repalign.layers import kind_of
     from repalign.measures import parse_measure
@@ -114,7 +143,7 @@ def difference(
     labels, names = units and units.labels, (str(ref), str(a), str(b))
     with bars() as progress:
         found = [
-            difference_interval(x, y, other, m, groups=labels, seed=seed, names=names, progress=progress)
+            difference_interval(x, y, other, m, method=interval, groups=labels, seed=seed, names=names, progress=progress)
             for m in measures
         ]
     scored = [
@@ -129,13 +158,14 @@ def difference(
         print_json(scored)
         return
     tell(joined.how)
-    rows = []
-    for m, row in zip(measures, scored, strict=True):
+    rows, about = [], about_of({}, [row["measure"] for row in scored])
+    for row in scored:
         numbers = (number(row[c]) for c in ("score_a", "score_b", "difference"))
-        rows.append((marked(row["measure"], m), *numbers, between(row["low"], row["high"]), pvalue(row["pvalue"])))
+        rows.append((marked(about[row["measure"]]), *numbers, between(row["low"], row["high"]), pvalue(row["pvalue"])))
     title = f"{ref.name} with A = {a.name} and with B = {b.name}, n = {joined.n}"
     show_table(("measure", "with A", "with B", "difference", "95 % interval", "p"), rows, title)
-    out.print("[dim]interval over stimuli (jackknife), p two-sided; layers are taken as fixed[/]")
+    methods = " and ".join(dict.fromkeys(row["method"] for row in scored))
+    out.print(f"[dim]interval over stimuli ({methods}), p two-sided; layers are taken as fixed[/]")
 
 
 def curve(

@@ -30,6 +30,9 @@ GroupsFile = Annotated[Path | None, typer.Option(
     help="A table (.csv .tsv .jsonl .parquet) with the columns id and group, for instance captions.csv: stimuli that belong "
     "together. Files without ids have the ids 0, 1, 2, ...",
 )]  # fmt: skip
+IntervalMethod = Annotated[str | None, typer.Option(
+    metavar="METHOD", help="The 95 % interval over stimuli: auto (the right method for the measure), jackknife or subsample.",
+)]  # fmt: skip
 OneDataset = Annotated[str | None, typer.Option(help="Fingerprint (or its start) of the dataset, if the store has several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the rows of the result as JSON.")]
 

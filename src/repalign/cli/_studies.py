@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, wrote
+from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
 from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader, age_in_seconds
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, counted, duration, number, parameters, size
@@ -75,21 +75,19 @@ def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
     for model, reason in outcome.skipped:
         err.print(f"[bold yellow]left out:[/] {escape(model)}: {escape(reason)}")
     for what, path in outcome.wrote:
-        wrote(what, path, f"open {path}" if path.suffix == ".html" else None)
+        wrote(what, path)
     if loaded.is_mock:
         out.print(f"[bold yellow]{MOCK}[/]")
 
 
 def _show_variants(alignments: Mapping[str, Alignment]) -> None:
     """A line for each variant and measure."""
-    from repalign.measures import facts_of
-
     rows = []
     for name, alignment in alignments.items():
-        for measure in alignment.measures:
+        for measure, about in alignment.about.items():
             best = alignment.best(measure)
             means = (number(float(best[c].to_numpy(float).mean())) for c in ("statistic", "null_mean"))
-            rows.append((escape(name), escape(facts_of(measure).label), str(len(best)), str(best["n"].iloc[0]), *means))
+            rows.append((escape(name), escape(about.label), str(len(best)), str(best["n"].iloc[0]), *means))
     columns = ("variant", "measure", "pairs", "n", "score", "chance")
     show_table(columns, rows, "mean over pairs of models", words=2)
 
@@ -125,7 +123,7 @@ def report(results: Path, to: Annotated[Path | None, typer.Option("--out")] = No
     from repalign.report import write_report
 
     path = write_report(results, to or results / "report.html", static=static)
-    wrote("report", path, f"open {path}")
+    wrote("report", path)
     if static is not None:
         wrote("figures", static)
 
@@ -165,8 +163,6 @@ def compare(
     y : Models of the other side.
     results : Where results go.
     """
-    from repalign.report import write_report
-
     place, told = ", ".join(sources), {}
     if len(sources) == 1 and _is_store(sources[0]):
         reader.refuse("files of features")
@@ -183,11 +179,9 @@ def compare(
     groups = how.grouped(models[0].ids)
     with bars() as progress:
         alignment = how.compare(left, right, measure, groups, results=results, progress=progress, **told)
-    write_report(results, results / "report.html", static=results / "figures")
     answer(alignment)
-    wrote("table", results / "results.parquet")
-    wrote("figures", results / "figures")
-    wrote("report", results / "report.html", f"open {results / 'report.html'}")
+    for what, path in write_result(alignment, results):
+        wrote(what, path)
 
 
 def _is_store(source: str) -> bool:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from repalign.files import (
     seal_parquet,
     write_file,
 )
-from repalign.measures import Measure, MeasureFacts, facts_of, measure_among
+from repalign.measures import Measure, MeasureFacts, facts_of, labels_of, measure_among
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
 KEY, ABOUT = "repalign-tile", "repalign-about"  # in a tile: what it depends on, and what the run says of it
+ENDS = ("measure", "model_x", "model_y")  # what names a score of the layer search
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
 
@@ -122,6 +123,21 @@ class Alignment:
         rows, columns = list(dict.fromkeys(cells["layer_x"])), list(dict.fromkeys(cells["layer_y"]))
         return cells.pivot(index="layer_x", columns="layer_y", values=value).reindex(index=rows, columns=columns)
 
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the whole table as CSV: a row for each pair of layers, and one for the best of each pair of models."""
+        write_file(Path(path), csv_text(self.table))
+        return Path(path)
+
+    def to_latex(self, path: str | Path | None = None, measure: Measure | str | None = None) -> str:
+        """The best pair of layers of every pair of models as a LaTeX table of the package booktabs; also written to `path`.
+
+        Of all measures, or of one. Names are escaped, and numbers stand as they do in figures and the report.
+        """
+        text = latex_text(self, self.best(measure))
+        if path is not None:
+            write_file(Path(path), text)
+        return text
+
     def save(self, folder: str | Path) -> Path:
         """Write results.parquet, draws.parquet and run.json into a folder, each by rename.
 
@@ -171,11 +187,12 @@ class Alignment:
             stated = {name: None for name in (TABLE_FILE, DRAWS_FILE) if (folder / name).is_file()}
         table = _read_table(folder / TABLE_FILE, SCHEMA, stated.get(TABLE_FILE))
         draws = _read_table(folder / DRAWS_FILE, DRAWS_SCHEMA, stated[DRAWS_FILE]) if DRAWS_FILE in stated else None
-        return cls(table, run, draws)
+        return cls(with_ends(table, run), run, draws)
 
     def __repr__(self) -> str:
+        about = self.about
         return "\n".join(
-            f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {row.measure}: {row.statistic:.4g} "
+            f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {about[row.measure].label}: {row.statistic:.4g} "
             f"(chance {row.null_mean:.4g}, n = {row.n}, p = {row.pvalue:.3g})"
             for row in self.best().itertuples()
         )
@@ -196,10 +213,22 @@ def rows_of(table: pd.DataFrame, scope: str = "max", measure: Measure | str | No
     return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
 
 
+def with_ends(table: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """The table with the columns low and high where the run has intervals of the scores of pairs of models."""
+    found = {tuple(one[k] for k in ENDS): one for one in run.get("intervals") or ()}
+    if not found:
+        return table
+    rows = (found.get(tuple(key), {}) if scope == "max" else {} for scope, *key in table[["scope", *ENDS]].itertuples(index=False))
+    ends = pd.DataFrame([(one.get("low"), one.get("high")) for one in rows], table.index, ["low", "high"], dtype=float)
+    return table.assign(low=ends["low"], high=ends["high"])
+
+
 def about_of(run: Mapping[str, Any], measures: Iterable[str]) -> dict[str, MeasureFacts]:
-    """Facts of these measures, from the run, or from their text if it is an older run."""
-    known = run.get("about") or {}
-    return {m: MeasureFacts.from_dict(known[m]) if m in known else facts_of(m) for m in measures}
+    """Facts of these measures, from the run, or from their text if it is an older run; each with the label it has in this run."""
+    known, measures = run.get("about") or {}, list(measures)
+    facts = {m: MeasureFacts.from_dict(known[m]) if m in known else facts_of(m) for m in measures}
+    labels = labels_of(dict.fromkeys([*known, *measures]))
+    return {m: replace(one, label=labels[m]) if labels[m] != facts_of(m).label else one for m, one in facts.items()}
 
 
 def is_mock(table: pd.DataFrame) -> bool:
@@ -289,3 +318,36 @@ def csv_text(frame: pd.DataFrame) -> str:
 def from_csv_cell(text: str) -> str:
     """A text as it was before `csv_text`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
+
+
+# What LaTeX does not take as it stands, in names and in numbers.
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    "−": "$-$", "≤": r"$\le$", "×": r"$\times$", "–": "--",
+}  # fmt: skip
+_POWER = re.compile(r"e(?:\$(-)\$)?(\d+)")
+
+
+def latex_text(alignment: Alignment, rows: pd.DataFrame) -> str:
+    """Rows of pairs of models as a LaTeX table, with the adjusted p that decides where there are several pairs."""
+    from repalign.comparison.conventions import VIEWS, Conventions, Pairs, text_of  # which imports this module
+
+    told = {m: Pairs.of(alignment.table, m, Conventions.of(alignment.run)) for m in rows["measure"].unique()}
+    rules = list(dict.fromkeys(some.rule for some in told.values() if some.tests > 1))
+    heads = ["Model $x$", "Layer", "Model $y$", "Layer", "Measure", "$n$", "Score", "Chance", "$p$"]
+    lines = [" & ".join([*heads, *(escaped(VIEWS[rule].label).replace("p", "$p$", 1) for rule in rules)])]
+    for row in rows.to_dict("records"):
+        some, layers = told[row["measure"]], [row[f"layer_{s}"] if row[f"index_{s}"] >= 0 else words.UNDEFINED for s in "xy"]
+        score = words.interval(row["statistic"], row.get("low"), row.get("high"))
+        numbers = [f"{row['n']:,}", score, *(text_of(view, row[view], some.draws) for view in ("null_mean", "pvalue", *rules))]
+        cells = [escaped(name) for name in (row["model_x"], layers[0], row["model_y"], layers[1], some.about.label)]
+        lines.append(" & ".join([*cells, *(_POWER.sub(r"$\\times 10^{\1\2}$", escaped(text)) for text in numbers)]))
+    head, *body = (f"{line} \\\\" for line in lines)
+    columns = "lllllr" + "r" * (3 + len(rules))
+    begin, end = f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule", "\\bottomrule\n\\end{tabular}\n"
+    return "\n".join([begin, head, "\\midrule", *body, end])
+
+
+def escaped(text: str) -> str:
+    """A text as LaTeX shows it."""
+    return "".join(_LATEX.get(c, c) for c in text)

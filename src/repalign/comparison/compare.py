@@ -174,7 +174,8 @@ def compare(
 def pair(
     x: Any, y: Any, measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
     null: nulls.Null | str = nulls.Auto(),  # noqa: B008  (frozen)
-    *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None, rows: bool = False, **options: Any,
+    *, names: tuple[str, str] = ("x", "y"), ids: Sequence[Any] | str | None = None, rows: bool = False,
+    interval: str | None = None, **options: Any,
 ) -> Alignment:  # fmt: skip
     """Compare two models given as arrays, frames or files; `repalign.features` states the one rule for all of them.
 
@@ -184,7 +185,9 @@ def pair(
     measure takes all of them: RSA of an RDM with features compares it with the RDM that the measure makes of these.
     Rows are joined on ids where both have some: a text or named index, what is called `id` or `ids`. `ids` names the column or
     array that holds them, or is a list of the ids of all rows, for both; `rows` pairs row i with row i whatever ids there are.
-    The run's `how` says what was read, how rows were paired and what was left out. `options` go to `compare`.
+    The run's `how` says what was read, how rows were paired and what was left out. `interval` adds the 95 % interval over stimuli
+    at the best pair of layers: "jackknife", "subsample", or "auto", the right one for each measure (`comparison.intervals`).
+    `options` go to `compare`.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -195,7 +198,17 @@ def pair(
     >>> result.run["how"][0]
     'row i of one is paired with row i of the other: nothing names the rows'
     """
-    return compare({names[0]: x}, {names[1]: y}, measures, null, ids=ids, rows=rows, **options)
+    ((one,), (other,)), how = as_models([{names[0]: x}, {names[1]: y}], Reading(ids, rows))
+    describe = {"how": how, **(options.pop("describe", None) or {})}
+    found = compare([one], [other], measures, null, describe=describe, **options)
+    if interval is not None:
+        from repalign.comparison.intervals import with_intervals
+
+        about = {k: options[k] for k in ("preprocess", "progress") if k in options}
+        found = with_intervals(found, one, other, interval, nulls.make_null(null) if isinstance(null, str) else null, **about)
+        if options.get("results") is not None:
+            found.save(options["results"])
+    return found
 
 
 def as_models(sides: Sequence[Models], reading: Reading) -> tuple[list[list[Representation]], list[str]]:

@@ -29,7 +29,7 @@ Wu 1990, Ann. Stat. 18:1438; Politis, Romano, Wolf 1999, Subsampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.comparison.alignment import Alignment
+from repalign.comparison.alignment import ENDS, Alignment, with_ends
+from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.streaming import paired_layers
 from repalign.comparison.ways import check_memory
 from repalign.errors import RepalignError, choose
 from repalign.layers import Given
 from repalign.measures import Measure, parse_measure
-from repalign.representation import DEFAULT_MEMORY
+from repalign.null import Null, Search
+from repalign.representation import DEFAULT_MEMORY, Representation
 from repalign.text import Progress, silent
 
 N_GROUPS = 20
@@ -100,7 +102,8 @@ def score_interval(
     method : "jackknife": rows (or whole groups) are dealt at random into n_groups blocks of nearly equal size, each left
         out once; t with G - 1 df. "subsample": n_splits random splits into two halves; t with n_splits df, or one
         less than the number of units if that is smaller: shorter for neighbour measures, for which the jackknife's
-        standard error is 1.3 to 1.75 times the true one. See the module, and docs/intervals.md for coverage.
+        standard error is 1.3 to 1.75 times the true one. "auto": the right one for the measure, its `interval`; the jackknife
+        where half of the rows are too few, or units fewer than splits. See the module, and docs/intervals.md for coverage.
     n_groups : blocks of the jackknife, 20 if not given; every unit is a block if there are fewer units.
     n_splits : splits of "subsample", 20 if not given.
     groups : one label per row; rows of a label leave together. For stimuli that are not independent, such as
@@ -121,7 +124,7 @@ def score_interval(
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
     arrays = paired_layers((x, y), "xy", measure)
-    return _interval(arrays, measure, _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
+    return _interval(arrays, measure, _plan(measure, len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
 
 
 def difference_interval(
@@ -146,20 +149,37 @@ def difference_interval(
     """
     measure = parse_measure(measure) if isinstance(measure, str) else measure
     arrays = paired_layers((reference, first, second), names, measure)
-    return _interval(arrays, measure, _plan(len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
+    return _interval(arrays, measure, _plan(measure, len(arrays[0]), method, n_groups, n_splits, groups, level, seed), progress)
 
 
-def best_intervals(
-    alignment: Alignment, x: Mapping[str, Any], y: Mapping[str, Any], *, groups: Iterable[Hashable] | None = None,
-    seed: int = 0, progress: Progress = silent,
-) -> list[Interval | None]:  # fmt: skip
-    """The interval at the best pair of layers for every measure of an alignment of two models; None where no score is defined."""
-    labels = None if groups is None else list(groups)
-    return [
-        None if row["statistic"] != row["statistic"] else
-        score_interval(x[row["layer_x"]], y[row["layer_y"]], row["measure"], groups=labels, seed=seed, progress=progress)
-        for row in alignment.best().to_dict("records")
-    ]  # fmt: skip
+def with_intervals(
+    alignment: Alignment, x: Representation, y: Representation, method: str, null: Null, *,
+    preprocess: Preprocess | None = None, progress: Progress = silent,
+) -> Alignment:  # fmt: skip
+    """A result of two models, with the interval at the best pair of layers of every measure whose score is defined.
+
+    Whole groups change places in the null because their stimuli are not independent: they leave the sample together, too. The ends
+    stand in the columns low and high of the rows of pairs of models; the run's `intervals` says how they were found.
+
+    Raises RepalignError for a search whose score is of more than one pair of layers.
+    """
+    units = null.groups.labels if null.groups is not None and null.groups.shuffle == "whole" else None
+    layers = [(preprocess or dict)({name: r.load(name) for name in r.layers}) for r in (x, y)]
+    found = []
+    for row in alignment.best().to_dict("records"):
+        if Search.parse(row["search"]).aggregate != "max":
+            raise RepalignError(
+                "an interval is of one pair of layers", expected="the search 'studentised' or 'raw'", got=row["search"],
+                remedy="leave the interval out, or search for the best pair of layers",
+            )  # fmt: skip
+        if row["statistic"] == row["statistic"]:
+            best = [side[row[f"layer_{name}"]] for name, side in zip("xy", layers, strict=True)]
+            one = score_interval(*best, row["measure"], method=method, groups=units, seed=null.seed, progress=progress)
+            about = {k: getattr(one, k) for k in ("statistic", "low", "high", "level", "method", "n_replicates")}
+            about = {k: None if v != v else v for k, v in about.items()}
+            found.append({k: row[k] for k in (*ENDS, "layer_x", "layer_y")} | about)
+    run = {**alignment.run, "intervals": found}
+    return Alignment(with_ends(alignment.table, run), run, alignment.draws)
 
 
 # --- which rows stay, and what the replicates say ------------------------------------------------
@@ -206,17 +226,19 @@ class _Plan:
 
 
 def _plan(
-    n: int, method: str, n_groups: int | None, n_splits: int | None, groups: Iterable[Hashable] | None, level: float, seed: int
-) -> _Plan:
-    choose("method", method, METHODS)
+    measure: Measure, n: int, method: str, n_groups: int | None, n_splits: int | None, groups: Iterable[Hashable] | None,
+    level: float, seed: int,
+) -> _Plan:  # fmt: skip
+    units = units_of(n, groups)
+    n_units = int(units.max()) + 1
+    if choose("method", method, CHOICES) == "auto":
+        method = measure.interval if n // 2 >= measure.min_n and n_units >= N_SPLITS else "jackknife"
     if not 0 < level < 1:
         raise RepalignError("level is not a probability", expected="0 < level < 1, such as 0.95", got=repr(level))
     unused, value = ("n_splits", n_splits) if method == "jackknife" else ("n_groups", n_groups)
     if value is not None:
         expected = "n_groups with 'jackknife', n_splits with 'subsample'"
         raise RepalignError(f"method {method!r} has no {unused}", expected=expected, got=f"{unused}={value}")
-    units = units_of(n, groups)
-    n_units = int(units.max()) + 1
     if n_units < 2:
         raise RepalignError("one unit has no spread", expected="two or more stimuli or groups", got=f"{n} rows in one")
     if method == "jackknife":
@@ -254,6 +276,7 @@ def halves(statistic: float, replicates: np.ndarray, sizes: np.ndarray, n: int) 
 
 
 METHODS = ("jackknife", "subsample")
+CHOICES = ("auto", *METHODS)
 
 
 def _interval(arrays: list[Given], measure: Measure, plan: _Plan, progress: Progress) -> Interval:

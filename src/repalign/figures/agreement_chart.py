@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.comparison.conventions import ALPHA, Scale
 from repalign.figures import canvas
-from repalign.measures import facts_of
 from repalign.relate import Agreement
 
 
-def draw(found: Agreement) -> Figure:
+def draw(found: Agreement, **look: Unpack[canvas.Look]) -> Axes:
     """Spearman's correlation in every cell, from `relate.agreement`; a circle marks those that chance gives."""
-    names = [facts_of(m).label for m in found.measures]
-    if len(set(names)) < len(names):
-        names = list(found.measures)
+    labels = canvas.called(found.measures, look=look, what="measures")
+    names = list(labels.values())
     rho, p = found.matrix().to_numpy(float), found.matrix("p_bh").to_numpy(float)
     texts = np.full(rho.shape, "1", object)
     for i, j in np.argwhere(~np.eye(len(names), dtype=bool)):
@@ -32,9 +32,9 @@ def draw(found: Agreement) -> Figure:
     if np.isfinite(p).any():
         note = f"○ not above chance: models are shuffled (Mantel); at most {100 * ALPHA:g} % of the others are false alarms."
     if found.distances:
-        note += f" Sign turned, so that higher is closer: {', '.join(facts_of(m).label for m in found.distances)}."
+        note += f" Sign turned, so that higher is closer: {', '.join(labels[m] for m in found.distances)}."
     about = {"above": subtitle, "room": width - 0.075 * longest, "below": note}  # above, it begins after the names
-    figure, ((axes,),) = canvas.sheet(width, max(3.6, 1.2 + size), "Do measures agree?", **about)
+    figure, ((axes,),) = canvas.sheet(width, max(3.6, 1.2 + size), "Do measures agree?", **about, **look)
     scale = Scale(0.0, 1.0, marks=[(0.0, "≤ 0"), (0.5, "0.5"), (1.0, "1")])
     canvas.draw_cells(figure, axes, canvas.Cells(names, names, rho, scale), texts)
-    return figure
+    return axes

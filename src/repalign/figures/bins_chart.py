@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from repalign import text as words
 from repalign.comparison.conventions import Scale, vertical_range
@@ -16,10 +16,11 @@ from repalign.measures import facts_of
 from repalign.relate import PARAMETERS, Bins
 
 
-def draw(found: Bins) -> Figure:
+def draw(found: Bins, **look: Unpack[canvas.Look]) -> Axes | list[Axes]:
     """Bins from the least competent to the most, from `relate.bins`: the mean, its interval over models, its standard
     error over pairs, and chance."""
     of_all, names = found.side == "both", [_span(found, label, b) for b, label in enumerate(found.labels)]
+    names = list(canvas.called(names, look=look, what="words").values())
     measure = facts_of(found.measure)
     closer = measure.closer_is_higher
     title = f"{found.label} and alignment {'within bins' if of_all else 'with the other side'}"
@@ -33,13 +34,13 @@ def draw(found: Bins) -> Figure:
         p = words.p_sentence(found.pvalue, found.draws)
         subtitle += f"\nmost minus least competent: {gap}, {p}"
     width = own + wide * (2.6 + 0.62 * len(names))
-    figure, ((axes, *right),) = canvas.sheet(width, 4.4, title, 1, widths, above=subtitle, room=own)
+    figure, ((axes, *right),) = canvas.sheet(width, 4.4, title, 1, widths, above=subtitle, room=own, **look)
     _means(axes, found, names, closer)
     for matrix in right:
         canvas.draw_cells(figure, matrix, *_between(found, names, closer))
         matrix.set_xlabel("within a bin on the diagonal, between bins off it", fontsize=7, color=MUTED)
-    canvas.legend_below(figure, 4)
-    return figure
+    canvas.legend_below(axes, 4)
+    return canvas.one_or_all([axes, *right])
 
 
 def _span(found: Bins, label: str, b: int) -> str:

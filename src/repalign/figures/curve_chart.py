@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from repalign import text as words
@@ -20,7 +19,6 @@ from repalign.measures import facts_of
 from repalign.models import COMPETENCES
 from repalign.relate import Curve
 
-LABEL = 44  # characters of a line's name
 WIDE = 20  # a range of numbers as wide as this has a logarithmic axis
 APART = 0.055  # of an axis: ticks nearer to each other than this are not both named
 MOST_TICKS = 12  # measured places that are named; of more the axis has ticks of its own
@@ -28,7 +26,7 @@ MOST_BANDS = 3  # more lines than this have bars for intervals
 CATEGORY, NUMBER = 0.5, 0.03  # how far lines are moved apart: of the distance of categories, of an axis of numbers
 
 
-def draw(found: Curve, *, log: bool | None = None) -> Figure:
+def draw(found: Curve, *, log: bool | None = None, **look: Unpack[canvas.Look]) -> Axes:
     """Lines over a parameter, from `relate.curve` or `relate.trend_curve`; chance is dashed.
 
     `log`: a logarithmic axis; by default for positive numbers over a wide range.
@@ -40,15 +38,17 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     if log and places[0] <= 0:
         raise RepalignError("a logarithmic axis has positive numbers only", got=places[0], remedy="leave log out")
     at = {p: float(p) if found.numbers else float(i) for i, p in enumerate(places)}
-    names = [facts_of(name).label if found.by == "measure" else name for name in found.lines]
-    names = [words.shorten(name, LABEL) for name in names]
+    sides = [[line for line in found.lines if line], [] if found.numbers else list(map(str, places))]
+    of_measures = found.by == "measure"  # of whose categories, if it has some, none has another name
+    called = {"": ""} | canvas.called(*sides[: 2 - of_measures], look=look, what="measures" if of_measures else "names")
+    names = [called[line] for line in found.lines]
     entries = len(names) * (len(names) > 1 or bool(names[0])) + 1
     columns = 1 if max(map(len, names)) > 30 else 2 if entries < 7 else 3
     known = COMPETENCES.get(found.x)
     quantity = f"{found.quantity[:1].lower()}{found.quantity[1:]}"
     title = f"{found.x_label} and {quantity}" if known else f"{found.quantity} by {found.x_label}"
     height = 4.2 + 0.16 * np.ceil(entries / columns)
-    figure, ((axes,),) = canvas.sheet(6.4, height, title, above=_subtitle(found))
+    _, ((axes,),) = canvas.sheet(6.4, height, title, above=_subtitle(found), **look)
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_xscale("log" if log else "linear")
     by_place = found.table.groupby("x")["chance"]
@@ -70,7 +70,7 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     values = np.concatenate([values, lowest.to_numpy(float)]) if shows else values
     bottom, top = vertical_range(values, ends)
     axes.set_ylim(bottom, top)
-    _ticks(axes, found, at, log)
+    _ticks(axes, found, at, log, called)
     reverse = bool(known and known.lower_is_better)
     if reverse:
         axes.invert_xaxis()
@@ -80,8 +80,8 @@ def draw(found: Curve, *, log: bool | None = None) -> Figure:
     better = " (lower is better; axis reversed)" if reverse else ""
     canvas.labels(axes, f"{found.x_label}{', log scale' if log else ''}{better}    ({note})", found.quantity)
     if axes.get_legend_handles_labels()[0]:
-        canvas.legend_below(figure, columns)
-    return figure
+        canvas.legend_below(axes, columns)
+    return axes
 
 
 def _subtitle(found: Curve) -> str:
@@ -133,10 +133,10 @@ def _line(
     axes.plot(x, rows["value"].to_numpy(float), **look, markeredgecolor=PAPER, label=canvas.plain(label) or "_")
 
 
-def _ticks(axes: Axes, found: Curve, at: Mapping[Any, float], log: bool) -> None:
+def _ticks(axes: Axes, found: Curve, at: Mapping[Any, float], log: bool, called: Mapping[str, str]) -> None:
     """Categories all; of numbers every measured place, if it has room beside the one after; the last one always."""
     if not found.numbers:
-        texts = [words.shorten(str(name), 24) for name in at]
+        texts = [called.get(str(name), str(name)) for name in at]
         look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, texts)) > 60 else {}
         axes.set_xticks(list(at.values()), [canvas.plain(text) for text in texts], **look)
         axes.set_xlim(-0.5, len(at) - 0.5)

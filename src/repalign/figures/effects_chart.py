@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.figures import canvas
@@ -12,17 +14,18 @@ from repalign.measures import facts_of
 from repalign.relate import Effects
 
 
-def draw(found: Effects) -> Figure:
+def draw(found: Effects, **look: Unpack[canvas.Look]) -> Axes:
     """A point and its interval per number and per level of a category, from `relate.effects`; the largest share first.
 
     Effects are changes of alignment: of one standard deviation of a number, or of a level against the mean of its levels.
     """
     labels, factors, ends, remarks = [], [], [], []
+    names = canvas.called([*found.table["label"], *found.levels["level"]], look=look, what="words")
     for k, row in enumerate(found.table.sort_values("share", ascending=False, kind="stable").to_dict("records")):
-        levels = [{**row, "level": f"{row['label']}{', log' if row['log'] else ''}, per sd"}]
+        levels = [{**row, "level": f"{names[row['label']]}{', log' if row['log'] else ''}, per sd"}]
         if row["kind"] != "number":
             own = found.levels.loc[found.levels["factor"] == row["factor"]].to_dict("records")
-            levels = [{**one, "level": f"{row['label']}: {one['level']}"} for one in own]
+            levels = [{**one, "level": f"{names[row['label']]}: {names[one['level']]}"} for one in own]
         labels += [one["level"] for one in levels]
         factors += [k] * len(levels)
         ends += [(one["effect"], one["low"], one["high"]) for one in levels]
@@ -32,10 +35,10 @@ def draw(found: Effects) -> Figure:
     over = f"{words.counted(found.n, 'model')}, each the mean over {words.counted(found.n_partners, 'partner')}"
     units = words.plural(found.unit)
     bars = f"Bars: {100 * found.level:g} % intervals over {units}." if found.n_units else f"Too few {units} for intervals."
-    figure, ((axes,),) = canvas.sheet(
+    _, ((axes,),) = canvas.sheet(
         7.2, 1.7 + 0.24 * len(rows), "What moves alignment",
         above=f"{facts_of(found.measure).label}; n = {found.n_stimuli:,}; {over}",
-        below=" ".join([f"{bars} Shares sum to R² = {100 * found.r2:.0f} %.", *found.warnings]),
+        below=" ".join([f"{bars} Shares sum to R² = {100 * found.r2:.0f} %.", *found.warnings]), **look,
     )  # fmt: skip
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvline(0, color=MUTED, linewidth=1)
@@ -51,4 +54,4 @@ def draw(found: Effects) -> Figure:
     axes.set_yticks(rows, [canvas.plain(label) for label in labels])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     canvas.labels(axes, "Change of alignment, the other factors held")
-    return figure
+    return axes

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.comparison import gallery_curve
@@ -44,14 +45,15 @@ def shown(
     return Gallery(curve, f"{text}(chance {span(fixed, 'chance')}); {part}.")
 
 
-def draw(found: Gallery) -> Figure:
+def draw(found: Gallery, **look: Unpack[canvas.Look]) -> Axes:
     """A line for k fixed and one for k a share of n, each with its chance level dashed."""
     curve = found.table
-    figure, ((axes,),) = canvas.sheet(6.4, 3.8, "Mutual k-NN by the number of stimuli")
     names = {"fixed": f"{curve['k'].iloc[0]} neighbours", "share": "a share of the stimuli as neighbours"}
+    labels = canvas.called(names.values(), look=look, what="words")
+    _, ((axes,),) = canvas.sheet(6.4, 3.8, "Mutual k-NN by the number of stimuli", **look)
     for (mode, rows), color in zip(curve.groupby("mode", sort=False), (SCORE, ACCENT), strict=True):
         sd = rows["std"].fillna(0)
-        axes.errorbar(rows["n"], rows["statistic"], yerr=sd, color=color, marker="o", label=names[str(mode)])
+        axes.errorbar(rows["n"], rows["statistic"], yerr=sd, color=color, marker="o", label=labels[names[str(mode)]])
         axes.plot(rows["n"], rows["chance"], color=color, linestyle="--", linewidth=1)
     axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="chance")
     axes.set_xscale("log", base=2)
@@ -64,4 +66,4 @@ def draw(found: Gallery) -> Figure:
         axes.spines[side].set_visible(True)
         axes.spines[side].set_color(RULE)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return figure
+    return axes

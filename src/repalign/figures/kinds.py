@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
 from repalign import relate
@@ -33,7 +34,7 @@ from repalign.figures import (
     trend_chart,
 )
 from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
-from repalign.measures import facts_of, measure_among
+from repalign.measures import facts_of, labels_of, measure_among
 from repalign.relate.scores import names_of
 from repalign.text import Progress, silent
 
@@ -57,7 +58,8 @@ class Drawn:
 class Figure:
     """One kind of figure.
 
-    relate : gives what is shown, a finding with `table` and `text`. draw : draws a finding; it may have options of its own.
+    relate : gives what is shown, a finding with `table` and `text`. draw : draws a finding and gives its axes, with options of its
+        own.
     title, name : heading and file name, in which `{found}` and the options are filled in.
     per : "measure", "result" or "study", how many are drawn: one for each measure of a result, one for a result, or one
     for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
@@ -103,16 +105,17 @@ class Figure:
             relating, drawing = ({k: v for k, v in (given | chosen).items() if k in p} for p in self.parameters)
             found = self.relate(**relating, **{k: chosen[k] for k in self.more if k in chosen})
             filled = self.options | chosen
+            own = [getattr(found, "measure", None), *getattr(found, "measures", ())]
+            own += found.lines if getattr(found, "by", None) == "measure" else []
+            labels = labels_of(filter(None, own)) | labels_of(given["table"]["measure"].unique())
             of = getattr(found, "measure", None) or measure
-            parts = [self.title.format(found=found, **filled), facts_of(of).label if of else "", variant]
+            parts = [self.title.format(found=found, **filled), labels[of] if of else "", variant]
             title = options.get("title") or ", ".join(filter(None, parts))
-            figure = self.draw(found, **{k: v for k, v in drawing.items() if k not in self.more})
+            (axes, *_) = np.ravel(self.draw(found, **{k: v for k, v in drawing.items() if k not in self.more}))
             text = found.text  # with its measures as people name them
-            named = {getattr(found, "measure", None), *getattr(found, "measures", ())}
-            named |= set(found.lines) if getattr(found, "by", None) == "measure" else set()
-            for one in sorted(filter(None, named), key=len, reverse=True):
-                text = text.replace(one, facts_of(one).label)
-            yield Drawn(self.name.format(**filled), title, figure, found.table, text)
+            for one in sorted(labels, key=len, reverse=True):
+                text = text.replace(one, labels[one])
+            yield Drawn(self.name.format(**filled), title, axes.figure, found.table, text)
 
 
 FIGURES = {
@@ -257,7 +260,7 @@ class Results:
 
 def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Drawn]:
     """Every figure of one result, of all its measures, pairs of models, sides and competences."""
-    run, models = alignment.run, list(alignment.run.get("models") or [])
+    run, models, labels = alignment.run, list(alignment.run.get("models") or []), labels_of(alignment.measures)
     jobs: list[tuple[str, str, str, dict[str, Any]]] = []
     for measure in alignment.measures:
         pairs = alignment.rows("max", measure)
@@ -274,7 +277,7 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
         progress("figures", done, len(jobs))
         given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}
         for one in FIGURES[kind].drawn(given, options, run, measure):
-            yield replace(one, name=f"{name}-{facts_of(measure).label}")
+            yield replace(one, name=f"{name}-{labels[measure]}")
     progress("figures", len(jobs), len(jobs))
 
 
@@ -296,11 +299,12 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
         while path in out:
             path, again = folder / f"{name}-{again}.svg", again + 1
         out.append(path)
-        figure = canvas.stamp(one.figure) if is_mock else one.figure
+        if is_mock:
+            canvas.stamp(one.figure)
         with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}):
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 with replacing(path.with_suffix(f".{kind}")) as temporary:
-                    figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
+                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
         write_file(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
         files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
     write_file(folder / "files.json", seal_json({FILES: files}))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from repalign import text as words
@@ -64,7 +64,6 @@ class Layers:
 class LayerMap(canvas.Cells):
     """Layers of one model by layers of another, one number per pair of layers."""
 
-    title: str
     subtitle: str
     model_x: str
     model_y: str
@@ -112,28 +111,31 @@ def shown(
         table -= alignment.layer_map(x, y, measure, "null_mean")
     return LayerMap(
         laid.layers_x, laid.layers_y, laid.arrays[value], replace(scale, marks=[*scale.marks, *inside]),
-        title=f"{x} {words.TIMES} {y}", subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
+        subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
         model_x=x, model_y=y, lines=[place for place, _ in inside], marked=laid.arrays["p_stepdown"] <= found.alpha,
         note=laid.note, best=laid.best, best_text=_best_text(row),
         table=table.reset_index(),
     )  # fmt: skip
 
 
-def draw(made: LayerMap) -> Figure:
+def draw(made: LayerMap, **look: Unpack[canvas.Look]) -> Axes:
     """Layers by layers, first layers at the lower left, those above chance dotted, the best pair framed."""
     n_x, n_y = made.values.shape
     width, height = map(float, np.clip([2.4 + 0.17 * n_y, 2.2 + 0.17 * n_x], [5.6, 4.4], [9.0, 9.0]))
     about = {"above": f"{made.subtitle}\n{made.best_text}", "below": made.note}
-    figure, ((axes,),) = canvas.sheet(width, height, made.title, **about)
+    names = canvas.called([made.model_x], [made.model_y], look=look)
+    x, y = names[made.model_x], names[made.model_y]
+    figure, ((axes,),) = canvas.sheet(width, height, f"{x} {words.TIMES} {y}", **about, **look)
     image = axes.imshow(made.scale.position(made.values), **canvas.COLOURED, aspect="auto", interpolation="nearest")
     axes.invert_yaxis()
-    for ticks, names, look in ((axes.set_xticks, made.columns, canvas.TURNED), (axes.set_yticks, made.rows, {})):
-        some = range(0, len(names), max(1, round(len(names) / 8)))
-        ticks(some, [canvas.plain(words.shorten(names[i], 14)) for i in some], **look)
-    canvas.labels(axes, f"layers of {made.model_y}", f"layers of {made.model_x}")
+    for ticks, layers, turned in ((axes.set_xticks, made.columns, canvas.TURNED), (axes.set_yticks, made.rows, {})):
+        some, short = range(0, len(layers), max(1, round(len(layers) / 8))), words.readable(layers, length=14)
+        ticks(some, [canvas.plain(short[layers[i]]) for i in some], **turned)
+    canvas.labels(axes, f"layers of {y}", f"layers of {x}")
     i, j = np.nonzero(made.marked)
     if len(i):
         # A dot in the ink that stands out from its cell, about a sixth of it in points.
+        width, height = canvas.inches(axes)
         cell = 72 * min(width / (n_y + 8), height / (n_x + 8))
         inks = [LIGHT_INK[step] for step in made.scale.steps(made.values[i, j])]
         axes.scatter(j, i, s=float(np.clip(cell / 6, 1.2, 3.2)) ** 2, c=inks, linewidths=0, label="above chance")
@@ -142,4 +144,4 @@ def draw(made: LayerMap) -> Figure:
         for color, thick in ((PAPER, 3.5), (ACCENT, 1.8)):
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=color, linewidth=thick))
     canvas.color_bar(figure, axes, image, made.scale.marks, made.lines)
-    return figure
+    return axes

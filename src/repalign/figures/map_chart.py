@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.comparison.conventions import Scale
@@ -35,7 +35,7 @@ class Group:
     scale: Scale | None = None
 
 
-def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
+def draw(found: ModelMap, *, colour: str = "objective", **look: Unpack[canvas.Look]) -> Axes:
     """Models in a plane, from `relate.model_map`, each with its name if there is room; equal lengths are equal distances.
 
     `colour` is a column of its table: a kind, a size or a score.
@@ -49,16 +49,17 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
     note = "Only distances have a meaning, not the axes. "
     note += f"Of {found.n_triangles:,} triangles of models, {failed} violate the triangle inequality."
     note += f" Left out, for undefined scores: {', '.join(found.left_out)}." if found.left_out else ""
-    figure, ((axes,),) = canvas.sheet(6.6 * crowd, 5.6 * crowd, title, above=_subtitle(found), below=note)
+    names = canvas.called(found.table["model"], (g.label for g in groups if g.scale is None), look=look)
+    figure, ((axes,),) = canvas.sheet(6.6 * crowd, 5.6 * crowd, title, above=_subtitle(found), below=note, **look)
     points = found.table[["x", "y"]].to_numpy(float)
     for group in groups:
-        look = {"s": POINT**2, "marker": group.marker, "linewidths": 0.8}
+        dots: Any = {"s": POINT**2, "marker": group.marker, "linewidths": 0.8}
         xy = points[group.rows].T
         if group.scale is None:
-            axes.scatter(*xy, color=group.color, edgecolors=PAPER, label=canvas.plain(group.label), **look)
+            axes.scatter(*xy, color=group.color, edgecolors=PAPER, label=canvas.plain(names[group.label]), **dots)
             continue
         place = group.scale.position(values.to_numpy(float)[group.rows])
-        image = axes.scatter(*xy, c=place, **canvas.COLOURED, edgecolors=MUTED, label="_", **look)
+        image = axes.scatter(*xy, c=place, **canvas.COLOURED, edgecolors=MUTED, label="_", **dots)
         bar = canvas.color_bar(figure, axes, image, group.scale.marks)
         bar.set_ylabel(canvas.plain(group.label), fontsize=7, color=MUTED)
     axes.set_xticks([])
@@ -70,10 +71,10 @@ def draw(found: ModelMap, *, colour: str = "objective") -> Figure:
     axes.set_aspect("equal", adjustable="datalim")
     if any(group.scale is None for group in groups):
         columns = max(1, min(4, int(110 / (6 + max(len(g.label) for g in groups)))))
-        look = {"loc": "upper left", "bbox_to_anchor": (0, -0.01), "borderaxespad": 0.2}
-        axes.legend(fontsize=7, frameon=False, ncols=columns, **look)
-    canvas.name_points(figure, axes, found.table["model"].tolist(), points, POINT, note=note)
-    return figure
+        below: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.01), "borderaxespad": 0.2}
+        axes.legend(fontsize=7, frameon=False, ncols=columns, **below)
+    canvas.name_points(axes, [names[m] for m in found.table["model"]], points, POINT, note=note, caption=look.get("caption"))
+    return axes
 
 
 def _subtitle(found: ModelMap) -> str:

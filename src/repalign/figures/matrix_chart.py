@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment
-from repalign.comparison.conventions import P_VIEWS, Conventions, Pairs, scale_of, text_of, view_for
+from repalign.comparison.conventions import Conventions, Pairs, scale_of, text_of, view_for
 from repalign.figures import canvas
 
 
@@ -49,7 +50,7 @@ class Matrix(canvas.Cells):
         return cls(
             rows, columns, np.where(there, flat[index], np.nan),
             scale_of(value, flat, chance, pairs.draws, pairs.alpha),
-            title=f"{pairs.about.label}: {view.label.lower() if value not in P_VIEWS else view.label}", index=index,
+            title=f"{view.label}: {pairs.about.label}", index=index,
             mirrored=mirrored, texts=texts,
             labels=np.where(above | np.isin(texts, ["", words.UNDEFINED]), texts, "○ " + texts), found=above,
             chance=(float(level.min()), float(level.max())) if level.size else (math.nan, math.nan), pairs=pairs,
@@ -66,10 +67,13 @@ def shown(alignment: Alignment, measure: str | None = None, *, value: str = "sta
     return replace(made, table=table.reset_index())
 
 
-def draw(made: Matrix) -> Figure:
+def draw(made: Matrix, **look: Unpack[canvas.Look]) -> Axes:
     """Models by models with the number in every cell."""
-    height, width = 2.3 + 0.36 * len(made.rows), 2.6 + 0.55 * len(made.columns)
     about = {"above": made.pairs.heading, "below": made.pairs.note}
-    figure, ((axes,),) = canvas.sheet(width, height, made.title, **about)
-    canvas.draw_cells(figure, axes, made, made.labels)
-    return figure
+    names = canvas.called(made.rows, made.columns, look=look)
+    shown = replace(made, rows=[names[r] for r in made.rows], columns=[names[c] for c in made.columns])
+    width, height = 2.6 + 0.55 * len(made.columns), 2.3 + 0.36 * len(made.rows)
+    width, height = width + canvas.beyond(shown.rows), height + 0.7 * canvas.beyond(shown.columns)
+    figure, ((axes,),) = canvas.sheet(width, height, made.title, **about, **look)
+    canvas.draw_cells(figure, axes, shown, made.labels)
+    return axes

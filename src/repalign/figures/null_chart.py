@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.comparison.alignment import Alignment
@@ -43,7 +44,7 @@ class NullChart:
         rows = pairs.rows.assign(found=pairs.found)
         rows = rows.loc[rows["statistic"].notna()].sort_values("statistic", ascending=False, kind="stable")
         return cls(
-            f"{pairs.about.label}: score against chance", pairs,
+            f"Score against chance: {pairs.about.label}", pairs,
             list(zip(rows["model_x"], rows["model_y"], strict=True)),
             *(rows[c].to_numpy(float) for c in ("statistic", "null_mean", "null_std", "threshold")),
             found=rows["found"].to_numpy(bool), n_undefined=len(pairs.rows) - len(rows),
@@ -81,10 +82,12 @@ def shown(alignment: Alignment, measure: str | None = None) -> NullChart:
     return replace(made, table=alignment.best(measure)[COLUMNS])
 
 
-def draw(made: NullChart) -> Figure:
+def draw(made: NullChart, **look: Unpack[canvas.Look]) -> Axes:
     """One row per pair: its score, and the mean, one standard deviation and the threshold of chance."""
     rows = np.arange(len(made.observed))
-    figure, ((axes,),) = canvas.sheet(7.5, 1.8 + 0.2 * len(rows), made.title, above=made.about.heading)
+    names = canvas.called(*zip(*made.pairs, strict=True), look=look)
+    wide = 7.5 + 2 * canvas.beyond(names.values())
+    _, ((axes,),) = canvas.sheet(wide, 1.8 + 0.2 * len(rows), made.title, above=made.about.heading, **look)
     ends = made.null_mean - made.null_std, made.null_mean + made.null_std
     axes.hlines(rows, *ends, color=FAINT, linewidth=5, alpha=0.5)
     axes.plot(made.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
@@ -92,12 +95,12 @@ def draw(made: NullChart) -> Figure:
     for k, (ceiling, _) in enumerate(made.ceilings):
         axes.axvline(ceiling, color=INK, linewidth=1, linestyle="--", label="_" * (k > 0) + "ceiling: two trainings")
     for there, label, fill in ((made.found, "above chance", SCORE), (~made.found, "not above chance", PAPER)):
-        look = {"color": SCORE, "markersize": 5, "markerfacecolor": fill, "label": f"score, {label}"}
-        axes.plot(made.observed[there], rows[there], "o", **look)
-    axes.set_yticks(rows, [canvas.plain(f"{x} {words.TIMES} {y}") for x, y in made.pairs], fontsize=7)
+        dots = {"color": SCORE, "markersize": 5, "markerfacecolor": fill, "label": f"score, {label}"}
+        axes.plot(made.observed[there], rows[there], "o", **dots)
+    axes.set_yticks(rows, [canvas.plain(f"{names[x]} {words.TIMES} {names[y]}") for x, y in made.pairs], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
-    # Not below everything: the legend is there.
-    axes.set_xlabel(canvas.plain(made.about.note, 90), fontsize=7, color=MUTED, loc="left")
-    canvas.legend_below(figure, 5)
-    return figure
+    if canvas.has_caption(look):  # not below everything: the legend is there
+        axes.set_xlabel(canvas.plain(made.about.note, 90), fontsize=7, color=MUTED, loc="left")
+    canvas.legend_below(axes, 5)
+    return axes

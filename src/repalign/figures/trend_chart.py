@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import NullLocator
 
@@ -96,7 +96,7 @@ class TrendChart:
 
         points = self.trend.points
         at, names = place(points["x"].to_numpy(float), points["alignment"].to_numpy(float)), points["model"].tolist()
-        short = [words.shorten(name, LONGEST) for name in names]
+        short = list(words.readable(names, length=LONGEST).values())
         sizes = np.array([[CHARACTER * len(name), LINE] for name in short])
         area = (LEFT, BOTTOM - HEIGHT, WIDTH, 10 - TOP)
         along = place(self.curve_x, self.curve) * (1, -1) if self.trend.fit is not None else []  # y upwards for the names
@@ -134,14 +134,15 @@ def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
     return f"f{k % len(FAMILY_LIGHT)}", [] if code == "o" else [(2 * size * x, -2 * size * y) for x, y in corners]
 
 
-def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None) -> Figure:
+def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None, **look: Unpack[canvas.Look]) -> Axes:
     """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
     laid = None
     if published is not None:
         pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
         laid = published_points(found, published, names_of(pairs, other_side(found.side)))
     made = TrendChart.of(found, laid)
-    figure, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle)
+    names = canvas.called(found.points["model"], filter(None, made.families), look=look)
+    _, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle, **look)
     axes.grid(color=RULE, linewidth=0.6)
     if found.log:
         axes.set_xscale("log")
@@ -150,16 +151,16 @@ def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = Non
         axes.fill_between(made.curve_x, made.low, made.high, color=FAINT, alpha=0.25, linewidth=0, label=label)
     if found.fit is not None:
         axes.plot(made.curve_x, made.curve, color=MUTED, linewidth=1.3)
-    look: Mapping[str, Any] = {"linestyle": "none", "markersize": 7}
+    dots: Mapping[str, Any] = {"linestyle": "none", "markersize": 7}
     for k, name in enumerate(made.families):
         rows, (color, marker) = found.points.loc[found.points["family"] == name], family(k)
         at = rows["x"].to_numpy(), rows["alignment"].to_numpy()
-        label = canvas.plain(name or "no family")
-        axes.plot(*at, **look, marker=marker, color=color, markeredgecolor=PAPER, label=label)
+        label = canvas.plain(names.get(name, "no family"))
+        axes.plot(*at, **dots, marker=marker, color=color, markeredgecolor=PAPER, label=label)
     if made.published is not None:
         at = (made.published[c].to_numpy(float) for c in ("x", "alignment"))
         label = "published" + " (none of these pairs)" * made.published.empty
-        axes.plot(*at, **look, marker="o", markerfacecolor="none", markeredgecolor=FAINT, label=label)
+        axes.plot(*at, **dots, marker="o", markerfacecolor="none", markeredgecolor=FAINT, label=label)
     axes.set_xlim(made.x_range[:: -1 if found.lower_is_better else 1])
     axes.set_ylim(made.y_range)
     axes.set_xticks([t for t, _ in made.x_ticks], [text for _, text in made.x_ticks])
@@ -169,5 +170,6 @@ def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = Non
     points = found.points[["x", "alignment"]].to_numpy(float)
     drawn = [] if made.published is None else made.published[["x", "alignment"]].to_numpy(float).tolist()
     lines = [*drawn, *np.column_stack([made.curve_x, made.curve]).tolist()] if found.fit is not None else drawn
-    canvas.name_points(figure, axes, found.points["model"].tolist(), points, 7, reach=14, lines=lines)
-    return figure
+    shown = [names[model] for model in found.points["model"]]
+    canvas.name_points(axes, shown, points, 7, reach=14, lines=lines, caption=look.get("caption"))
+    return axes

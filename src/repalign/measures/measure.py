@@ -302,6 +302,7 @@ class Measure(ABC):
     takes: ClassVar[frozenset[str]] = frozenset({FEATURES})  # what a layer may be given as: also "rdm" or "kernel"
     unchanged_by: ClassVar[frozenset[str]] = frozenset()  # what may be done to one of the arrays, whatever the parameters
     smallest_n: ClassVar[int] = 2
+    interval: ClassVar[str] = "jackknife"  # for its interval over stimuli; "subsample" where halves give a shorter one that holds
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -353,13 +354,14 @@ class Measure(ABC):
     @property
     def facts(self) -> MeasureFacts:
         """Names, parameters and direction, which go with its scores."""
-        from repalign.measures.registry import MeasureFacts, label_of
+        from repalign.measures.registry import MeasureFacts, label_of, worth_showing
 
         name, meaning = type(self).__name__, (type(self).__doc__ or "").strip().partition("\n")[0]
         if meaning.startswith(f"{name}("):  # the signature that a dataclass without a docstring gets
             meaning = ""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return MeasureFacts(name, given, label_of(name, given), self.family, meaning, self.closer_is_higher)
+        label = label_of(name, worth_showing(type(self), given))
+        return MeasureFacts(name, given, label, self.family, meaning, self.closer_is_higher)
 
     def check(self, n: int, where: str = "x", kinds: Mapping[str, str] = MappingProxyType({})) -> None:
         """Refuse too few stimuli of `where`, and a layer that is given as this measure does not take it; `kinds` by layer."""
@@ -473,6 +475,8 @@ class Batched(Measure):
 @dataclass(frozen=True)
 class Local(Measure):
     """A measure that looks at the k nearest neighbours of every stimulus alone."""
+
+    interval: ClassVar[str] = "subsample"
 
     k: int = parameter(10, as_count)
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Self, TypeVar
@@ -17,7 +17,7 @@ from repalign.errors import RepalignError, choose
 from repalign.measures.measure import Bilinear, Measure
 
 __all__ = [
-    "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "measure_among", "parse_measure",
+    "Group", "MeasureFacts", "describe", "facts_of", "is_group", "known_measures", "labels_of", "measure_among", "parse_measure",
     "parse_measures", "parse_wanted", "register",
 ]  # fmt: skip
 
@@ -205,7 +205,7 @@ class MeasureFacts:
     """The facts of a measure that a reader of results needs, without the measure itself.
 
     name, parameters : its class, and the parameters by name.
-    label : its name for people, with the parameters that tell it apart.
+    label : its name for people, with k and the parameters that are not the default; `labels_of` tells those of one result apart.
     family, meaning : its family, and the first line of its documentation; "" for a measure that is not known here.
     closer_is_higher : False for a distance.
 
@@ -237,7 +237,8 @@ def measure_among(asked: Measure | str, known: Sequence[str]) -> str:
     asked = asked if isinstance(asked, str) else repr(asked)
     if asked in known:
         return asked
-    found = [text for text in known if facts_of(text).label.lower() == asked.strip().lower()]
+    spoken = re.sub(r"\s", "", asked).lower()
+    found = [text for text, label in labels_of(known).items() if spoken in _spoken(text, label)]
     with contextlib.suppress(RepalignError):  # it may be a measure that is not registered in this session
         meant = parse_measure(asked)
         found = found or [text for text in known if text == repr(meant)]
@@ -251,26 +252,57 @@ def measure_among(asked: Measure | str, known: Sequence[str]) -> str:
     return found[0] if found else choose("measure", asked, known, f"no measure {asked!r} in the result")
 
 
-def label_of(name: str, parameters: Mapping[str, Any]) -> str:
-    """A measure's name for people, with the parameters that tell it apart.
+def _spoken(text: str, label: str) -> set[str]:
+    """What people may call a measure: its label in this result and alone, and the one with every parameter that is on."""
+    alone = facts_of(text)
+    long = label_of(alone.name, {k: v for k, v in alone.parameters.items() if v})
+    return {re.sub(r"\s", "", one).lower() for one in (label, alone.label, long)}
 
-    >>> label_of("MutualKNN", {"k": 10, "similarity": "cosine", "center": False})
-    'Mutual k-NN (k = 10, cosine)'
-    >>> label_of("CKA", {})
-    'CKA'
+
+# Names of people in names of measures: these words keep their capital.
+PEOPLE = ("Bures", "Grassmann", "Jaccard", "Jensen", "Kendall", "Procrustes", "Riemannian", "Shannon", "Wasserstein")
+
+
+def label_of(name: str, parameters: Mapping[str, Any]) -> str:
+    """A measure's name for people, with some parameters.
+
+    >>> label_of("MutualKNN", {"k": 10, "similarity": "dot", "center": True})
+    'mutual k-NN (k=10, dot, center)'
+    >>> label_of("AngularProcrustes", {"center": False})
+    'angular Procrustes (center=False)'
     """
     apart = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     words = re.sub(apart, " ", re.sub(r"KNN$", " k-NN", name)).split()
-    name = " ".join([*words[:1], *(w if w.upper() == w or w == "k-NN" else w.lower() for w in words[1:])])
-    shown = []
-    for key, value in parameters.items():
-        if isinstance(value, str):
-            shown.append(value)
-        elif value is True:
-            shown.append(key)
-        elif isinstance(value, (int, float)) and value:
-            shown.append(f"{key} = {value}")
+    name = " ".join(w.lower() if re.fullmatch("[A-Z][a-z]+", w) and w not in PEOPLE else w for w in words)
+    shown = [key if v is True else v if isinstance(v, str) else f"{key}={v}" for key, v in parameters.items()]
     return f"{name} ({', '.join(shown)})" if shown else name
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """The measures of one result as people name them, by text; the parameters that tell two of a class apart are shown, too.
+
+    >>> list(labels_of(["CKA()", "CKA(estimator='biased')", "MutualKNN(k=10)"]).values())
+    ['CKA (debiased)', 'CKA (biased)', 'mutual k-NN (k=10)']
+    """
+    facts = {text: facts_of(text) for text in texts}
+    labels = {text: one.label for text, one in facts.items()}
+    for text, one in facts.items():
+        others = [other.parameters for other in facts.values() if other.name == one.name and other is not one]
+        if apart := {k for k, v in one.parameters.items() if any(other.get(k, v) != v for other in others)}:
+            apart |= worth_showing(_class_of(one.name), read_call(text)[1]).keys()
+            labels[text] = label_of(one.name, {k: v for k, v in one.parameters.items() if k in apart})
+    return {text: label if list(labels.values()).count(label) == 1 else text for text, label in labels.items()}
+
+
+def worth_showing(cls: MeasureClass | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that stand in a label: a number of neighbours, and what is not the default of the class."""
+    defaults = {} if cls is None else parameters(cls)
+    return {k: v for k, v in given.items() if k == "k" or k not in defaults or defaults[k] != v}
+
+
+def _class_of(name: str) -> MeasureClass | None:
+    with contextlib.suppress(RepalignError):  # it may be of another version, or not registered in this session
+        return type(parse_measure(name))
 
 
 def facts_of(text: str) -> MeasureFacts:
@@ -279,20 +311,21 @@ def facts_of(text: str) -> MeasureFacts:
     A measure that is not known here, or has other parameters by now, is read by its syntax alone.
 
     >>> facts_of("MutualKNN(k=5, similarity='dot', center=False)").label
-    'Mutual k-NN (k = 5, dot)'
+    'mutual k-NN (k=5, dot)'
     >>> facts_of("Gone(k=5)")
-    MeasureFacts(name='Gone', parameters={'k': 5}, label='Gone (k = 5)', family='', meaning='', closer_is_higher=True)
+    MeasureFacts(name='Gone', parameters={'k': 5}, label='gone (k=5)', family='', meaning='', closer_is_higher=True)
     """
     try:
-        name, parameters = read_call(text)
+        name, given = read_call(text)
     except RepalignError:
-        name, parameters = text, {}
-    label = label_of(name, parameters)  # what the table says, and not what has been added as a default since
+        return MeasureFacts(text, {}, text)
+    cls = _class_of(name)
+    label = label_of(name, worth_showing(cls, given))  # as the text says: a curve over k is of a measure without k
     try:
         return dataclasses.replace(parse_measure(text).facts, label=label)
     except RepalignError:
-        known = next((cls().facts for cls in known_measures() if cls.__name__ == name), MeasureFacts(name, {}, label))
-        return dataclasses.replace(known, parameters=parameters, label=label)
+        known = MeasureFacts(name, {}, label) if cls is None else cls().facts
+        return dataclasses.replace(known, parameters=given, label=label)
 
 
 # --- listings ------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from repalign import figures
 from repalign import text as words
 from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
 from repalign.comparison.conventions import RULES, VIEWS, Conventions, Pairs, text_of
 from repalign.comparison.doctor import SEVERITIES
 from repalign.errors import RepalignError
-from repalign.figures import palette, trend_chart
+from repalign.figures import canvas, palette, trend_chart
 from repalign.figures.kinds import Drawn, of_result, write_figures
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
@@ -42,15 +43,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; sc
 STUDY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 FIRST_TRACKS = 10  # pairs beside chance that are not folded
 MOST_TRACKS = 250  # pairs beyond this are in the table only
-MAX_SIDE, MAX_ROWS = 30, 5  # of a notebook's matrix and of its best pairs
+IN_MEMORY = "result.table"  # where the numbers of a result are that is in no file
+MAX_SIDE, MAX_ROWS, MAX_CELLS = 30, 5, 400  # of a notebook: its matrix, its best pairs, a matrix that is a picture
 FILES = resources.files("repalign.report")
 
 
 def write_report(
-    results: str | Path, out: str | Path, *, alignment: Alignment | None = None, static: str | Path | None = None,
+    results: Alignment | str | Path, out: str | Path, *, alignment: Alignment | None = None, static: str | Path | None = None,
     progress: Progress = silent,
 ) -> Path:  # fmt: skip
-    """Read a results folder and write the report, one self-contained HTML file, by rename.
+    """Write the report of a result in memory, or of a results folder: one self-contained HTML file, by rename.
 
     `alignment` is what was saved in the folder, if it is at hand: then the folder is not read. `out` is a file, or a
     folder in which `report.html` is written. With `static`, a folder, all figures are also written there as SVG and
@@ -58,11 +60,12 @@ def write_report(
 
     Raises RepalignError if the folder holds no finished result, or the file cannot be written.
     """
-    alignment, out = alignment or Alignment.load(results), Path(out)
+    out, where = Path(out), IN_MEMORY
     path = out / "report.html" if out.is_dir() else out
+    if not isinstance(results, Alignment):  # as seen from the report's folder, so that both can be moved together
+        where = os.path.relpath((Path(results) / TABLE_FILE).resolve(), path.parent.resolve())
+    alignment = results if isinstance(results, Alignment) else alignment or Alignment.load(results)
     progress("report", 0, 1)
-    # As seen from the report's folder, so that both can be moved together.
-    where = os.path.relpath((Path(results) / TABLE_FILE).resolve(), path.parent.resolve())
     run = json.loads(json.dumps(alignment.run, sort_keys=True))  # in the order of run.json, read or not
     write_file(path, seal_html(render(alignment.table, run, where)))
     progress("report", 1, 1)
@@ -131,13 +134,27 @@ def write_study_page(
 
 
 def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:
-    """Matrix of every measure (up to 30 models a side) and its best pairs, as HTML without script, on any background."""
+    """Every measure's best pairs and matrix (up to 30 models a side), as HTML without script, on any background.
+
+    The first matrix is a picture; so is the layer map of a single pair of models.
+    """
     conventions, parts = Conventions.of(run), []
     for measure in dict.fromkeys(table.loc[table["scope"] == "max", "measure"]):
         made = Matrix.of(Pairs.of(table, measure, conventions))
         by = made.pairs.rows.sort_values(["calibrated", "z"], ascending=False, kind="stable", na_position="last")
         parts.append({"matrix": made, "best": by.head(MAX_ROWS).to_dict("records"), "more": len(by) - MAX_ROWS})
-    return _filled("notebook.html", is_mock(table), parts=parts, most=MAX_SIDE)
+    picture = base64.b64encode(_picture(table, run, parts[0]["matrix"]) if parts else b"").decode()
+    return _filled("notebook.html", is_mock(table), parts=parts, most=MAX_SIDE, picture=picture)
+
+
+def _picture(table: pd.DataFrame, run: Mapping[str, Any], made: Matrix) -> bytes:
+    """A PNG of the matrix of a measure, or of the layer map of its only pair of models; none where there is nothing to see."""
+    measure, result = made.pairs.rows["measure"].iloc[0], Alignment(table, run)
+    if 1 < made.values.size <= MAX_CELLS:
+        return canvas.sheet_of(figures.matrix(result, measure=measure))._repr_png_()
+    cells = table.loc[(table["scope"] == "cell") & (table["measure"] == measure)]
+    one = made.values.size == 1 and len(cells) > 1
+    return canvas.sheet_of(figures.layer_map(result, measure=measure))._repr_png_() if one else b""
 
 
 def _filled(template: str, is_mock: bool, **values: Any) -> str:
