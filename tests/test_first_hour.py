@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +125,169 @@ def test_what_cannot_be_compared_is_told_on_the_command_line(several, tmp_path, 
     ):
         status, _, err = command("compare", *words)
         assert status and problem in err and "Traceback" not in err
+
+
+# --- twelve jobs of a first hour: each from an empty folder, in at most six lines or two commands --------------------
+
+IDS = [f"photo-{i}" for i in range(60)]
+STUDY = """
+name: first
+models: ["array:a.npy", "array:b.npy"]
+measures: ["cka"]
+"""
+
+
+def features(folder: Path) -> dict[str, np.ndarray]:
+    """Five models of one world as .npy, the same as .npz of two layers each, one as HDF5 and one as CSV with ids."""
+    rng = np.random.default_rng(0)
+    world = rng.standard_normal((60, 4))
+    arrays = {name: world @ rng.standard_normal((4, 6)) + 0.5 * rng.standard_normal((60, 6)) for name in "abcde"}
+    (folder / "layered").mkdir()
+    for name, x in arrays.items():
+        np.save(folder / f"{name}.npy", x)
+        np.savez(folder / "layered" / f"{name}.npz", early=x[:, :2], late=x)
+    pd.DataFrame(arrays["b"], columns=[f"f{i}" for i in range(6)], index=pd.Index(IDS, name="id"))[::-1].to_csv(folder / "b.csv")
+    h5py = pytest.importorskip("h5py", reason="needs the extra repalign[files]")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["late"], file["ids"] = arrays["a"], np.array(IDS, dtype="S")
+    return arrays
+
+
+def in_memory(folder: Path) -> dict[str, object]:
+    """A module, a CLIP with its processor, a SentenceTransformer and a frame of captions."""
+    import torch
+    import transformers as hf
+    from sentence_transformers import SentenceTransformer
+
+    import tiny_models as tiny
+
+    tiny.clip(folder / "clip")
+    parts = hf.CLIPImageProcessor.from_pretrained(folder / "clip"), hf.AutoTokenizer.from_pretrained(folder / "clip")
+    torch.manual_seed(0)
+    return {
+        "net": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)),
+        "transform": lambda image: torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1) / 255,
+        "clip": hf.CLIPModel.from_pretrained(folder / "clip"),
+        "processor": hf.CLIPProcessor(image_processor=parts[0], tokenizer=parts[1]),
+        "encoder": SentenceTransformer(
+            str(tiny.sentence_transformer(folder / "st", tiny.bert(folder / "bert", pooler=True))), device="cpu"
+        ),
+        "captions": pd.DataFrame({"caption": list(tiny.CAPTIONS), "label": range(len(tiny.CAPTIONS))}),
+    }
+
+
+FRAMES = """
+frame_a, frame_b = pd.DataFrame(a, index=ids), pd.DataFrame(b, index=ids)[::-1]
+result = repalign.pair(frame_a, frame_b, "cka")
+print(result)
+"""
+MODULE = """
+data = repalign.Dataset.toy(40)
+models = repalign.extract(data, [repalign.Model(net, modality="image", preprocess=transform)])
+result = repalign.compare(models, repalign.extract(data, ["toy:vision-pixels"]), "cka")
+print(result.layer_map())
+"""
+CLIP = """
+data = repalign.Dataset.toy(40)
+result = repalign.compare(repalign.extract(data, [(clip, processor)]), measures="mutual_knn(k=5)")
+print(result)
+"""
+CAPTIONS = """
+data = repalign.Dataset.from_table(captions, text="caption")
+(found,) = repalign.extract(data, [encoder])
+print(found.load(found.layers[-1]).shape)
+"""
+LATEX = """
+result = repalign.compare({"a": a, "b": b}, {"c": c}, "cka")
+print(result.to_latex("table.tex"))
+"""
+AXES = """
+import matplotlib.pyplot as plt
+result = repalign.compare({"a": a, "b": b}, {"c": c}, "cka")
+figure, grid = plt.subplots(1, 2, figsize=(8, 3))
+axes = repalign.figures.matrix(result, ax=grid[1], title="CKA", labels={"a": "Ours"})
+figure.savefig("figure.svg")
+"""
+
+
+@pytest.mark.parametrize(
+    "code, made, said",
+    [
+        (FRAMES, features, "x [features]"), (MODULE, in_memory, "layer_y"), (CLIP, in_memory, "CLIPModel-text"),
+        (CAPTIONS, in_memory, "torch.Size"), (LATEX, features, r"\toprule"), (AXES, features, ""),
+    ],
+    ids=["two frames", "a module", "a CLIP", "captions", "LaTeX", "axes"],
+)  # fmt: skip
+def test_a_job_in_six_lines(code, made, said, tmp_path, monkeypatch, capsys):
+    assert len(code.strip().splitlines()) <= 6
+    monkeypatch.chdir(tmp_path)
+    names = {"repalign": repalign, "pd": pd, "np": np, "ids": IDS, **made(tmp_path)}
+    exec(code, names)
+    assert said in capsys.readouterr().out
+    if code is FRAMES:
+        np.testing.assert_allclose(names["result"].matrix().to_numpy(), CKA()(names["a"], names["b"]), rtol=1e-9)
+    if code is LATEX:
+        assert r"\bottomrule" in (tmp_path / "table.tex").read_text()
+    if code is AXES:
+        assert names["axes"] is names["grid"][1] and "Ours" in (tmp_path / "figure.svg").read_text()
+
+
+RENAMED = STUDY.replace("first", "second")
+TWO_MISTAKES = STUDY.replace("b.npy", "z.npy").replace("cka", "kca")
+FILES = {"study.yaml": STUDY, "renamed.yaml": RENAMED, "mistaken.yaml": TWO_MISTAKES}
+JOBS = {
+    "five files": [("compare", "a.npy", "b.npy", "c.npy", "d.npy", "e.npy")],
+    "a folder of layers": [("compare", "layered")],
+    "HDF5 and CSV": [("pair", "a.h5", "b.csv", "-m", "cka")],
+    "two mistakes": [("run", "mistaken.yaml")],
+    "a renamed study": [("run", "study.yaml"), ("run", "renamed.yaml")],
+    "what a pair leaves behind": [("pair", "a.npy", "b.npy", "--out", "kept"), ("report", "kept")],
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_in_two_commands(name, tmp_path, command):
+    arrays = features(tmp_path)
+    for file, text in FILES.items():
+        (tmp_path / file).write_text(text)
+    before = {p.name for p in tmp_path.iterdir()}
+    said = [command(*words) for words in JOBS[name]]
+    assert len(said) <= 2 and not any("Traceback" in out + err for _, out, err in said)
+    status, out, err = said[-1]
+    if name == "two mistakes":
+        assert status == 1 and "z.npy" in err and "kca" in err and before == {p.name for p in tmp_path.iterdir()}
+        return
+    assert status == 0, err
+    if name == "HDF5 and CSV":
+        assert "joined on 60 ids" in err and f"{CKA()(arrays['a'], arrays['b']):.3g}"[:4] in out
+    elif name == "a renamed study":
+        assert (tmp_path / "runs/second/report.html").is_file()
+    elif name == "what a pair leaves behind":
+        assert {"report.html", "results.parquet"} <= {p.name for p in (tmp_path / "kept").iterdir()}
+    else:
+        assert repalign.Alignment.load(tmp_path / "repalign-results").matrix("cka").loc["a", "b"] > 0
+
+
+@pytest.mark.parametrize("words", [w for jobs in JOBS.values() for w in jobs], ids=" ".join)
+def test_whatever_is_misspelt_is_told_without_a_traceback(words, tmp_path, command):
+    """Each word in turn with a letter twice, a letter less, and gone."""
+    features(tmp_path)
+    for file, text in FILES.items():
+        (tmp_path / file).write_text(text)
+    for i, word in enumerate(words):
+        for other in (word[:1] + word, word[:-1], None):
+            changed = [*words[:i], *([] if other is None else [other]), *words[i + 1 :]]
+            status, out, err = command(*changed)
+            assert "Traceback" not in out + err and (status in (0, 1, 2)), changed
+            assert status == 0 or err.strip() or out.strip(), changed
+
+
+def test_a_log_has_the_time_left(several, tmp_path, command, monkeypatch):
+    """Without a terminal there is a line for what takes long; here every look at the clock is half a minute later."""
+    from repalign.cli import _console
+
+    clock = iter(range(0, 10**6, 31))
+    monkeypatch.setattr(_console.Lines, "keep_telling", lambda *_: None)
+    monkeypatch.setattr(_console, "Lines", functools.partial(_console.Lines, lambda: next(clock)))
+    status, _, err = command("compare", "files", "-m", "cka")
+    assert status == 0 and re.search(r"compare: \d of 3, .+ an? (minute|second|hour), about .+ left", err), err
