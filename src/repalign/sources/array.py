@@ -147,10 +147,9 @@ class Arrays(Source):
             raise RepalignError(
                 f"model {spec}: there is no file {path}", got="a folder" if path.is_dir() else "nothing", remedy=nearby(path),
             )  # fmt: skip
-        reading = reading_of(entry)
         if (entry.rows or entry.ids == "rows") and entry.kind not in KINDS:  # which of three axes they are only the data tells
-            reading = replace(reading, axes=reading.axes or "nld")
-        file_rows(path, reading)
+            entry = replace(entry, axes=entry.axes or "nld")
+        rows_of(entry)
 
     def check_data(self, spec: Spec, entry: ModelEntry, facts: Facts, dataset: Dataset) -> None:  # noqa: ARG002
         found = rows_of(entry, dataset.n)

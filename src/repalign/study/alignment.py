@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class AlignmentStudy(Study):
     """Models on a dataset, layer by layer, under one setting or several."""
 
     variants: tuple[Variant, ...]
+    where: Where = field(kw_only=True, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> AlignmentStudy:
@@ -61,23 +62,19 @@ class AlignmentStudy(Study):
         for i, item in enumerate(config.figures):
             with where.at("figures", i):
                 kinds.check(item, *(([v.name for v in variants], measures) if sure else ()))
-        return cls(path, config, variants)
+        return cls(path, config, variants, where=where)
 
     def look(self) -> None:
-        before.look(self, self._inputs(silent), self._where, is_plan=True)
-
-    @property
-    def _where(self) -> Where:
-        return self.where or Where(self.path, {})
+        before.look(self, self._inputs(silent), self.where, is_plan=True)
 
     def _inputs(self, progress: Progress, executor: Executor | None = None) -> Inputs:
         return Inputs(self.base, self.store, progress, executor, self.is_mock)
 
-    def _ready(self, progress: Progress, executor: Executor | None = None) -> Inputs:
+    def _ready(self, progress: Progress, executor: Executor | None = None, *, is_plan: bool = False) -> Inputs:
         """What the study compares, once nothing is known to be wrong: RepalignError with all that is."""
         inputs = self._inputs(progress, executor)
-        before.look(self, inputs, self._where, is_plan=False)
-        self._where.refuse()
+        before.look(self, inputs, self.where, is_plan=is_plan)
+        self.where.refuse()
         return inputs
 
     @property
@@ -118,10 +115,7 @@ class AlignmentStudy(Study):
         return self._inputs(progress).dataset(self.variants[0])
 
     def plan(self, progress: Progress = silent) -> Plan:
-        inputs = self._inputs(progress)
-        before.look(self, inputs, self._where, is_plan=True)
-        self._where.refuse()
-        return _plan(self, inputs)
+        return _plan(self, self._ready(progress, is_plan=True))
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""

@@ -116,7 +116,6 @@ class Study(ABC):
     path: Path
     config: Any  # a StudyBlock
     is_mock: bool = field(default=False, kw_only=True)
-    where: Where | None = field(default=None, kw_only=True, repr=False, compare=False)  # the places of the file's fields
     name: str = field(init=False)
     base: Path = field(init=False)  # where relative paths start
     runs: Path = field(init=False)  # of all studies of files in one folder, and the features that they share
@@ -152,7 +151,7 @@ class Study(ABC):
         """The study of a file's data. `where` validates a `Block`, and keeps mistakes with their place: `load_study` tells them."""
 
     def look(self) -> None:  # noqa: B027
-        """Keep in `where` what is wrong beyond what `load` has found; called where that is something, to tell all at once."""
+        """Keep in the `where` of `load` what is wrong beyond what that has found; called if it has found something."""
 
     @abstractmethod
     def plan(self, progress: Progress = silent) -> Plan:

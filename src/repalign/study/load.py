@@ -68,7 +68,7 @@ def load_study(path: str | Path) -> Study:
             ) from error  # fmt: skip
     if not where.is_right("experiment"):
         where.refuse()
-    study = replace(experiment.load(path, data, where), where=where)
+    study = experiment.load(path, data, where)
     if where.found:
         study.look()
         where.refuse()
