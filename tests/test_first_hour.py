@@ -270,11 +270,11 @@ def test_a_job_in_two_commands(name, tmp_path, command):
 
 @pytest.mark.parametrize("words", [w for jobs in JOBS.values() for w in jobs], ids=" ".join)
 def test_whatever_is_misspelt_is_told_without_a_traceback(words, tmp_path, command):
-    """Each word in turn with a letter twice, a letter less, and gone."""
+    """Each of the first words in turn with a letter twice, a letter less, and gone."""
     features(tmp_path)
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
-    for i, word in enumerate(words):
+    for i, word in enumerate(words[:3]):
         for other in (word[:1] + word, word[:-1], None):
             changed = [*words[:i], *([] if other is None else [other]), *words[i + 1 :]]
             status, out, err = command(*changed)

@@ -308,7 +308,7 @@ def test_pair_on_the_command_line(call, tmp_path):
     status, _, err = call("pair", a, b, "--rdm")
     assert status == 1 and "ids in all of them, or in none" in err
     (tmp_path / "a.npy.ids.txt").write_text("\n".join(IDS))
-    status, out, err = call("pair", a, b, "--rdm", "--json", "--interval")
+    status, out, err = call("pair", a, b, "--rdm", "--json", "--interval", "jackknife")
     rows = {row["measure"].partition("(")[0]: row for row in json.loads(out)}
     assert set(rows) == {"MutualKNN", "RSA"} and rows["RSA"]["n"] == N - 3 and rows["RSA"]["low"] < rows["RSA"]["statistic"]
     assert rows["RSA"]["statistic"] == pytest.approx(rsa(A[3:, 3:], B[3:, 3:]), abs=1e-9)

@@ -271,8 +271,10 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
         for side in relate.sides_of(run):
             for against in relate.yardsticks(models, names_of(defined, side), at_least=relate.MIN_MODELS_LINE):
                 jobs.append((measure, "trend", f"trend-{side}-{against}", {"side": side, "against": against}))
+        cells = alignment.cells(measure).groupby(["model_x", "model_y"]).size()
         for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
-            jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
+            if cells.get((x, y), 0) > 1:  # the map of one layer by one layer is a number
+                jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
     for done, (measure, kind, name, options) in enumerate(jobs):
         progress("figures", done, len(jobs))
         given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}

@@ -321,9 +321,10 @@ class Writer:
         self._refuse_disagreement(part, head, [(name, x.shape[1], fmt.DTYPES[x.dtype]) for name, x in layers.items()])
         chunks, written = fmt.encode(head, layers, extras)
         # Other bytes for a part of a finished extraction: it is not complete until `finish`.
-        manifest, _ = fmt.readable(self.files, self.folder)
-        stated = [] if manifest is None else manifest["parts"]
-        if not any(p["file"] == part.file and p["sha256"] == written.file_sha256 for p in stated):
+        # Where there is none, another writer may finish meanwhile, with the same bytes: what it writes stays.
+        manifest, flaw = fmt.readable(self.files, self.folder)
+        stated, is_there = [] if manifest is None else manifest["parts"], manifest is not None or flaw is not None
+        if is_there and not any(p["file"] == part.file and p["sha256"] == written.file_sha256 for p in stated):
             if manifest is not None:
                 log.warning("%s: %s is written anew", self.place, part.file)
             self.files.remove(f"{self.folder}/{fmt.MANIFEST}")
