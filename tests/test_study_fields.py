@@ -8,8 +8,10 @@ from typing import Any
 from repalign.competence import BitsProtocol
 from repalign.dataset import DatasetConfig
 from repalign.dataset.config import SOURCES
+from repalign.experiments import EXPERIMENTS
 from repalign.sources import ModelEntry
 from repalign.study import config
+from repalign.study.experiment import config_of
 from repalign.study.members import Competence
 from repalign.text import told_of
 
@@ -52,7 +54,8 @@ def test_every_field_is_described():
     from repalign.prh.colour_study import ColourConfig
     from repalign.prh.theory_study import TheoryConfig
 
-    for whole in (config.schema(), ColourConfig.model_json_schema(), TheoryConfig.model_json_schema()):
+    ours = [config_of(name) for name in EXPERIMENTS]
+    for whole in (config.schema(), *(block.model_json_schema() for block in (ColourConfig, TheoryConfig, *ours))):
         blocks = [whole, *whole.get("$defs", {}).values()]
         fields = [(b.get("title"), name, field) for b in blocks for name, field in b.get("properties", {}).items()]
         missing = [(title, name) for title, name, field in fields if not field.get("description")]

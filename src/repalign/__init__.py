@@ -46,12 +46,15 @@ _PUBLIC = {
     "write_report": "report",
 }
 
-_ROOMS = ("aggregate", "comparison", "competence", "features", "figures", "null", "prh", "relate", "study", "testing", "toyworld")
+_ROOMS = (
+    "aggregate", "comparison", "competence", "experiments", "features", "figures", "null", "prh", "relate", "study", "testing",
+    "toyworld",
+)  # fmt: skip
 __all__ = ["__version__", *_PUBLIC]
 
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run no `__getattr__`; a name `as` itself is a public one
-    from . import aggregate, comparison, competence, features, figures, null, prh, relate, study, testing, toyworld  # noqa: F401, I001
+    from . import aggregate, comparison, competence, experiments, features, figures, null, prh, relate, study, testing, toyworld  # noqa: F401, I001
     from . import figures as plot  # noqa: F401
     from repalign.comparison import Alignment as Alignment, Preprocess as Preprocess
     from repalign.comparison import compare as compare, pair as pair, preset as preset

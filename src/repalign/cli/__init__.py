@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from repalign.cli import _experiments
 from repalign.cli._competence import bits, import_, probe
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._files import curve, difference, pair
@@ -37,22 +38,31 @@ competence = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich",
 )  # fmt: skip
 
-# The commands in the order of the help, each with an example.
-COMMANDS = (
-    (init, "repalign init photos --out photos.yaml"),
-    (run, "repalign run studies/example.yaml"),
-    (extract, "repalign extract studies/example.yaml"),
-    (compare, "repalign compare clip.npy dino.npz mine.parquet --measure 'CKA()'"),
-    (report, "repalign report runs/photos/results --out report.html --static figures"),
-    (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval auto --out clip-dino"),
-    (difference, "repalign difference mine.npy clip.npy dino.npy --measure 'CKA()'"),
-    (curve, "repalign curve clip.npy dino.npy --k 10 --csv curve.csv"),
-    (measures, "repalign measures MutualKNN"),
-    (models, "repalign models prh-val"),
-    (check, "repalign check runs"),
-    (store, "repalign store runs --older-than 30d --dry-run"),
-    (demo, "repalign demo --out my-demo"),
-)
+# The commands in the order of the help, under what a person wants, each with an example.
+COMMANDS = {
+    "Start": (
+        (demo, "repalign demo --out my-demo"),
+        (init, "repalign init photos --out photos.yaml"),
+    ),
+    "Compare files of features": (
+        (pair, "repalign pair clip.npy dino.npy --measure 'MutualKNN(k=10)' --interval auto --out clip-dino"),
+        (compare, "repalign compare clip.npy dino.npz mine.parquet --measure 'CKA()'"),
+        (difference, "repalign difference mine.npy clip.npy dino.npy --measure 'CKA()'"),
+        (curve, "repalign curve clip.npy dino.npy --k 10 --csv curve.csv"),
+    ),
+    "Run studies of models": (
+        (run, "repalign run studies/example.yaml"),
+        (extract, "repalign extract studies/example.yaml"),
+        (report, "repalign report runs/photos/results --out report.html --static figures"),
+    ),
+    "Ask other questions": _experiments.COMMANDS,
+    "See what there is": (
+        (measures, "repalign measures MutualKNN"),
+        (models, "repalign models prh-val"),
+        (store, "repalign store runs --older-than 30d --dry-run"),
+        (check, "repalign check runs"),
+    ),
+}
 OF_COMPETENCE = (
     (bits, "repalign competence bits hf:bigscience/bloomz-560m corpus.jsonl --context 1024 --out bits.json"),
     (probe, "repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv"),
@@ -60,7 +70,7 @@ OF_COMPETENCE = (
 )
 
 
-def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None:
+def _add(group: typer.Typer, command: Callable[..., None], example: str, panel: str | None = None) -> None:
     """Add a command. What must be given is an argument, all else an option; a class of options has one for each of its fields.
 
     The help of each stands in the docstring of the command, or of the class, unless several share it (`_options.py`). Typer
@@ -90,13 +100,15 @@ def _add(group: typer.Typer, command: Callable[..., None], example: str) -> None
 
     shown: Any = called if classes else command
     shown.__signature__ = signature.replace(parameters=options[command])
-    group.command(command.__name__.strip("_"), help=text, epilog=f"Example: {example}")(shown)
+    group.command(command.__name__.strip("_"), help=text, epilog=f"Example: {example}", rich_help_panel=panel)(shown)
 
 
-for _group, _commands in ((app, COMMANDS), (competence, OF_COMPETENCE)):
+for _panel, _commands in COMMANDS.items():
     for _command, _example in _commands:
-        _add(_group, _command, _example)
-app.add_typer(competence)
+        _add(app, _command, _example, _panel)
+for _command, _example in OF_COMPETENCE:
+    _add(competence, _command, _example)
+app.add_typer(competence, rich_help_panel="Ask other questions")
 
 
 def main() -> None:

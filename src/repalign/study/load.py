@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError, choose
+from repalign.experiments import EXPERIMENTS
 from repalign.models import find_model, known_models, model_set
 from repalign.representation import sampled
 from repalign.sources import SOURCES, parse_spec
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from repalign.sources import ModelEntry, Spec
 
 ENTRY_POINTS = "repalign.experiments"  # the group in which packages announce experiments: name = module:class
-ALIGNMENT = EntryPoint("alignment", "repalign.study.alignment:AlignmentStudy", ENTRY_POINTS)  # ours, and the default
+ALIGNMENT = EntryPoint("alignment", "repalign.study.alignment:AlignmentStudy", ENTRY_POINTS)  # the default
+OURS = (ALIGNMENT, *(EntryPoint(name, "repalign.study.experiment:ExperimentStudy", ENTRY_POINTS) for name in EXPERIMENTS))
 MOST_VARIANTS = 1000
 MOST_FILES = 100  # that one study extends, each counted as often as it is named
 # Fields that hold a path, or a list or mapping of paths. In a file that another extends they start from its folder.
@@ -56,7 +58,7 @@ def load_study(path: str | Path) -> Study:
         if not where.is_right("extends"):
             where.refuse()
     name = str(data.get("experiment", ALIGNMENT.name))
-    points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), ALIGNMENT)}
+    points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), *OURS)}
     with where.at("experiment"):
         point = points[choose("experiment", name, points)]
         try:

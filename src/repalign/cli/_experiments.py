@@ -1,0 +1,91 @@
+"""A command for each experiment, made of the experiment's own arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from repalign.cli._console import bars, out, print_json, show_table, write_csv, wrote
+from repalign.cli._options import AsJson
+from repalign.experiments import EXPERIMENTS
+from repalign.experiments.base import Experiment, plain
+from repalign.text import number, pvalue
+
+if TYPE_CHECKING:
+    from repalign.experiments import Found
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the finding of an experiment goes.
+
+    Parameters
+    ----------
+    to : Write all tables, the figure and a page into this folder.
+    csv : Write the table here, for instance table.csv.
+    """
+
+    to: Annotated[Path | None, typer.Option("--out")] = None
+    csv: Path | None = None
+    as_json: AsJson = False
+
+
+def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
+    """The command that runs an experiment and shows its finding."""
+    options = experiment.options
+
+    def command(output: Output, **given: Any) -> None:
+        with bars() as progress:
+            found = experiment.run(**given, progress=progress)
+        if output.csv is not None:
+            write_csv(output.csv, found.table)
+        files = [] if output.to is None else _written(name, found, given, output.to)
+        if output.as_json:
+            print_json(found.table.to_dict("records"))
+            return
+        _show(name, found)
+        if output.csv is not None:
+            wrote("table", output.csv)
+        for what, path in files:
+            wrote(what, path)
+
+    of_output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, annotation=Output)
+    own = [p.replace(annotation=plain(p.annotation)) for p in options.values()]
+    command.__name__, command.__doc__ = name, experiment.run.__doc__
+    command.__signature__ = inspect.Signature([*own, of_output])  # type: ignore[attr-defined]
+    return command
+
+
+def _show(name: str, found: Found) -> None:
+    table = found.table[list(found.shown)] if found.shown else found.table
+    texts = [c for c in table.columns if table[c].dtype == object]
+    columns = [*texts, *(c for c in table.columns if c not in texts)]
+    rows = [tuple(_cell(c, row[c]) for c in columns) for row in table.to_dict("records")]
+    show_table([c.replace("_", " ") for c in columns], rows, name, words=len(texts))
+    out.print(escape(found.text))
+
+
+def _cell(column: str, value: Any) -> str:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return escape(str(value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return pvalue(value) if column == "p" or column.startswith("p_") else number(value)
+
+
+def _written(name: str, found: Found, given: dict[str, Any], folder: Path) -> tuple[tuple[str, Path], ...]:
+    """Everything that a study of it would write, in one folder."""
+    from repalign.study.experiment import ExperimentStudy, config_of
+
+    places = {"results": str(folder.absolute()), "report": str((folder / "report.html").absolute())}
+    config = config_of(name)(name=name, experiment=name, **given, **places)
+    return ExperimentStudy(Path.cwd() / f"{name}.yaml", config).write(found).wrote
+
+
+COMMANDS = tuple((command_of(name, experiment), experiment.example) for name, experiment in EXPERIMENTS.items())

@@ -1,0 +1,108 @@
+"""What every experiment is: a function whose arguments are its options, and what it gives."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+
+from repalign.errors import RepalignError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+IS_INPUT = "a model, or a file or folder"
+Input = Annotated[str, IS_INPUT]  # a relative path, of its own or in a spec, starts in the folder of the study
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found(ABC):
+    """What an experiment found.
+
+    table : the main table. tables : further ones, by name. shown : the columns of `table` that a terminal shows; all by default.
+    """
+
+    table: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    shown: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The finding in sentences, with n, what chance gives, and what would refute it."""
+
+    @abstractmethod
+    def draw(self, **look: Any) -> Axes:
+        """The figure. `look` is the axes, size, title, caption and labels that a caller asks for (see `repalign.figures`)."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.text})"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row of the table of experiments.
+
+    run : The experiment. Its arguments are the options of its command and the fields of its study, and its docstring says what
+        each means. It takes `progress` too, which is no option.
+    title : Heads the figure. example : The command, as its help shows it.
+    needs : What a run needs, in a sentence, told before it starts.
+    mock : Gives the arguments with tiny stand-ins for models and data, made in the folder. Without it there is no mock run.
+    """
+
+    run: Callable[..., Found]
+    title: str
+    example: str
+    needs: str
+    mock: Callable[[dict[str, Any], Path], dict[str, Any]] | None = None
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The arguments that are options, with their types."""
+        parameters = inspect.signature(self.run, eval_str=True).parameters
+        return {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name != "progress"}
+
+    def placed(self, given: Mapping[str, Any], base: Path) -> dict[str, Any]:
+        """The arguments with every relative path made to start in a folder."""
+        from repalign.sources import parse_spec
+
+        def place(value: Any, annotation: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return [place(one, annotation) for one in value]
+            if isinstance(value, Path):
+                return base / value.expanduser()
+            if not isinstance(value, str) or not is_input(annotation):
+                return value
+            path = base / Path(value).expanduser()
+            if path.exists() or ":" not in value:
+                return str(path)
+            try:
+                return str(parse_spec(value).resolve(base))
+            except RepalignError:
+                return value  # the experiment says what is wrong with it
+
+        return {name: place(value, self.options[name].annotation) for name, value in given.items()}
+
+
+def is_input(annotation: Any) -> bool:
+    """Whether an argument, or each of a list of them, is an `Input`."""
+    return IS_INPUT in get_args(annotation) or any(map(is_input, get_args(annotation)))
+
+
+def plain(annotation: Any) -> Any:
+    """The type without what marks an `Input`."""
+    if not is_input(annotation):
+        return annotation
+    kinds = get_args(annotation)
+    if IS_INPUT in kinds:
+        return kinds[0]
+    if getattr(annotation, "__origin__", None) is list:
+        return list[plain(kinds[0])]  # type: ignore[misc]
+    first, *rest = map(plain, kinds)  # a union
+    for kind in rest:
+        first = first | kind
+    return first

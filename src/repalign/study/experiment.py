@@ -1,0 +1,82 @@
+"""A study of one of `repalign.experiments`: its fields are the experiment's options."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import create_model
+
+from repalign import __version__
+from repalign.comparison.alignment import csv_text
+from repalign.errors import RepalignError
+from repalign.experiments import EXPERIMENTS, Experiment, Found
+from repalign.files import seal_json, write_file
+from repalign.study.base import Drawn, OnPlan, Outcome, Plan, Study, StudyBlock
+from repalign.study.yaml_lines import Where
+from repalign.text import Progress, silent, told_of
+
+RECORD = "experiment.json"
+
+
+@cache
+def config_of(name: str) -> type[StudyBlock]:
+    """The fields of a study of this experiment."""
+    experiment = EXPERIMENTS[name]
+    text, told = told_of(experiment.run)
+    fields: dict[str, Any] = {
+        option: (p.annotation, ... if p.default is p.empty else p.default) for option, p in experiment.options.items()
+    }
+    block = create_model(f"{name.title()}Config", __base__=StudyBlock, experiment=(Literal[name], ...), **fields)
+    said = "".join(f"{option} : {meaning}\n" for option, meaning in {"experiment": f"{name}.", **told}.items())
+    block.__doc__ = f"{text}\n\nParameters\n----------\n{said}"
+    return block
+
+
+@dataclass(frozen=True)
+class ExperimentStudy(Study):
+    """A study that asks one experiment."""
+
+    @classmethod
+    def load(cls, path: Path, data: dict[str, Any], where: Where) -> ExperimentStudy:
+        return cls(path, where.validate(config_of(data["experiment"]), data))
+
+    @property
+    def experiment(self) -> Experiment:
+        return EXPERIMENTS[self.config.experiment]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options, with paths from the folder of the study."""
+        return self.experiment.placed({name: getattr(self.config, name) for name in self.experiment.options}, self.base)
+
+    def plan(self, progress: Progress = silent) -> Plan:  # noqa: ARG002
+        said = {name: getattr(self.config, name) for name, p in self.experiment.options.items() if p.default is p.empty}
+        what = ", ".join(f"{name} {value}" for name, value in said.items())
+        return Plan((f"{self.config.experiment}: {what}", self.experiment.needs, f"tables, figure and page in {self.folder}"))
+
+    def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
+        del executor  # one process does it
+        if on_plan is not None:
+            on_plan(self.plan())
+        return self.write(self.experiment.run(**self.given, progress=progress))
+
+    def write(self, found: Found) -> Outcome:
+        """Write what was found: tables as CSV, the figure, the page, and a record of what was asked."""
+        name = self.config.experiment
+        for table, rows in {name: found.table, **found.tables}.items():
+            write_file(self.results / f"{table}.csv", csv_text(rows))
+        record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
+        write_file(self.results / RECORD, seal_json(record, default=str))
+        drawn = [Drawn(name, self.experiment.title, found.draw().figure, found.table, found.text)]
+        return self.show(drawn, Outcome(wrote=(("tables", self.results),)), ("figure", self.results / "figures"), self.report, {})
+
+    def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
+        if self.experiment.mock is None:
+            raise RepalignError(f"{self.config.experiment} has no mock run", remedy="run it: it takes minutes")
+        folder = self.runs / f"{self.name}-mock"
+        changes = {"name": f"{self.name}-mock", "results": None, "report": None, **self.experiment.mock(self.given, folder)}
+        return replace(self, config=self.config.model_copy(update=changes), is_mock=True)
