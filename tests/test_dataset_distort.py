@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from repalign.dataset import DISTORTIONS, Dataset, DatasetConfig
-from repalign.dataset.distortions import stream
+from repalign.dataset.columns import stream
 from repalign.dataset.texts import Vocabulary
 from repalign.errors import RepalignError
 from repalign.study import load_study

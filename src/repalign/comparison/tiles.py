@@ -362,7 +362,7 @@ def _module_parts(module: ModuleType) -> tuple[list[object], Iterable[object], M
     words: list[object] = ["module", module.__name__.rpartition(".")[2]]
     if not getattr(module, "__file__", None):  # made by hand, or in a notebook
         return words, (), {name: value for name, value in vars(module).items() if not name.startswith("__")}
-    from repalign.sources.torch import imported_code, source_digest
+    from repalign.sources.identity import imported_code, source_digest
 
     return [*words, source_digest(module)], [part for item in imported_code(module).items() for part in item], {}
 

@@ -9,6 +9,8 @@ cells become such a column, how a stimulus is distorted and how one is made up; 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from repalign.dataset.distortions import Distortion, stream
 from repalign.errors import RepalignError
 from repalign.tables import bad_text, is_missing
 from repalign.text import Progress
@@ -28,6 +29,68 @@ if TYPE_CHECKING:
 
     from repalign.dataset.texts import Vocabulary
     from repalign.toyworld.world import Attributes
+
+# --- distortions ---------------------------------------------------------------------------------
+
+# A kind of distortion is a function of a stimulus, an amount a in (0, 1] and the stimulus's own stream of random numbers. The
+# stream does not depend on the kind or the amount: what is changed at a small amount is changed at every larger one, by the
+# same draw. Which there are is said by each kind of stimuli.
+
+# n -> the first n numbers of a stimulus's stream, uniform on 0 .. 2**64 - 1
+Draw = Callable[[int], "np.ndarray"]
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A distortion of a modality: the kind, its amount from 0 (nothing) to 1, and the seed of its random numbers."""
+
+    kind: str
+    amount: float
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount:g}"
+
+
+def stream(*key: str | int) -> Draw:
+    """The random numbers that belong to a key (seed, id, modality and, for a caption, its index).
+
+    They are the raw output of numpy's PCG64, which every version of numpy gives alike, seeded with the first 16 bytes of
+    the SHA-256 of the key as JSON.
+    """
+    import numpy as np
+
+    sha = hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).digest()
+    seed = int.from_bytes(sha[:16], "little")
+    return lambda n: np.random.PCG64(seed).random_raw(n)
+
+
+def uniform(raw: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1) from the upper 53 bits."""
+    return (raw >> 11) * 2.0**-53
+
+
+def share(n: int, amount: float) -> int:
+    """A share of n items as a whole number, halves upward."""
+    return math.floor(amount * n + 0.5)
+
+
+def first(n: int, m: int, draw: Draw) -> list[int]:
+    """The first m of n items in the stimulus's random order."""
+    return draw(n).argsort(kind="stable")[:m].tolist()
+
+
+def ring(n: int, amount: float, draw: Draw) -> list[tuple[int, int]]:
+    """Pairs (place, whose item it takes): a share of n items moves on by one in a random ring, so that each of them moves.
+
+    One item alone cannot change places: if the share comes to one, two do.
+    """
+    m = share(n, amount)
+    chosen = first(n, max(m, 2), draw) if m and n > 1 else []
+    return list(zip(chosen, chosen[-1:] + chosen[:-1], strict=True))
+
+
+# --- columns -------------------------------------------------------------------------------------
 
 # A raw cell as a column keeps it, and why it cannot be used (None if it can).
 Checked = tuple[Any, str | None]
@@ -49,7 +112,7 @@ class Column(ABC):
     """The stimuli of one modality. `digests[i]` is a SHA-256 of the content of row i.
 
     The class says of its kind: `kind`, its name in study files and arguments; `plural`, the word in sentences; `distortions`,
-    by name a function of stimulus, amount and random numbers (see `distortions`).
+    by name a function of stimulus, amount and random numbers.
     """
 
     kind: ClassVar[str]

@@ -11,8 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from repalign.dataset.columns import Arrays, Blob, Column, Files
-from repalign.dataset.distortions import Distortion
+from repalign.dataset.columns import Arrays, Blob, Column, Distortion, Files
 from repalign.dataset.from_hub import FromHub
 from repalign.dataset.from_memory import FromMemory
 from repalign.dataset.images import Images, Pixels

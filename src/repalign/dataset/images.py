@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from repalign.dataset.columns import Arrays, Blob, Files, Wanted
-from repalign.dataset.distortions import Distortion, Draw, first, ring, share, stream
+from repalign.dataset.columns import Arrays, Blob, Distortion, Draw, Files, Wanted, first, ring, share, stream
 from repalign.errors import is_of
 
 if TYPE_CHECKING:

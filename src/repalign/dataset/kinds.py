@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from repalign.dataset.columns import Arrays, Cells, Column
-from repalign.dataset.distortions import Distortion
+from repalign.dataset.columns import Arrays, Cells, Column, Distortion
 from repalign.dataset.images import Images
 from repalign.dataset.texts import Texts, Vocabulary
 from repalign.errors import Mistakes, RepalignError, choose, did_you_mean

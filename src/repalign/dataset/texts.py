@@ -14,8 +14,7 @@ from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from repalign.dataset.columns import Cells, Checked, Wanted
-from repalign.dataset.distortions import Distortion, Draw, ring, stream, uniform
+from repalign.dataset.columns import Cells, Checked, Distortion, Draw, Wanted, ring, stream, uniform
 from repalign.errors import RepalignError, choose
 from repalign.tables import bad_text, read_table, split_lines
 from repalign.text import Progress

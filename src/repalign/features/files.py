@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.features.arrays import ids_block, listed_ids, of_object
+from repalign.features.arrays import (
+    ids_block,
+    listed_ids,
+    of_object,
+    read_npy,
+    read_npz,
+    read_safetensors,
+    read_torch,
+)
 from repalign.features.columns import read_ipc, read_parquet
 from repalign.features.containers import read_hdf5, read_matlab, read_zarr
 from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of, rows_of
-from repalign.features.tensors import read_npy, read_npz, read_safetensors, read_torch
 from repalign.features.texts import read_delimited, read_jsonl, read_words, shows_numbers
 from repalign.files import path_bytes
 from repalign.layers import FEATURES, KINDS

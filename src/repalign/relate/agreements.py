@@ -17,11 +17,10 @@ import pandas as pd
 from repalign.errors import RepalignError, choose
 from repalign.measures import facts_of
 from repalign.null import benjamini_hochberg
-from repalign.relate.finding import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, MIN_UNITS, Jackknife, ranks, units_of
 from repalign.relate.permutations import FEW_ORDERS, TIE, Orders, blocks_of
 from repalign.relate.scores import Crossed, Models, Records, all_met, names_of, stimuli
-from repalign.relate.sentences import OVER
+from repalign.relate.sentences import OVER, Finding
 
 ORDERS = ("table", "cluster")
 DRAWS = 999

@@ -40,7 +40,7 @@ from torch.nn.parameter import is_lazy
 
 from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, did_you_mean
-from repalign.sources.code import imported_code, source_digest
+from repalign.sources.identity import imported_code, source_digest
 from repalign.sources.memory import OUTPUT, Model, of_column, refuse_company
 from repalign.sources.model import (
     Batch,
