@@ -77,7 +77,7 @@ def test_study_files_are_valid(page, tmp_path):
     for block in blocks(page, "yaml"):
         said = yaml.safe_load(block)
         whole = {"name": "part", "dataset": {"toy": {"n": 64}}, "models": {"x": ["toy:language-bag"], "y": ["toy:vision-pixels"]}}
-        (tmp_path / "study.yaml").write_text(yaml.safe_dump(said if "extends" in said else {**whole, **said}))
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(said if {"extends", "experiment"} & said.keys() else {**whole, **said}))
         load_study(tmp_path / "study.yaml")
 
 

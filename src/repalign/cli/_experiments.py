@@ -63,8 +63,10 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
 
 
 def _show(name: str, found: Found) -> None:
+    from pandas.api.types import is_numeric_dtype
+
     table = found.table[list(found.shown)] if found.shown else found.table
-    texts = [c for c in table.columns if table[c].dtype == object]
+    texts = [c for c in table.columns if not is_numeric_dtype(table[c])]
     columns = [*texts, *(c for c in table.columns if c not in texts)]
     rows = [tuple(_cell(c, row[c]) for c in columns) for row in table.to_dict("records")]
     show_table([c.replace("_", " ") for c in columns], rows, name, words=len(texts))

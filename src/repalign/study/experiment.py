@@ -27,10 +27,12 @@ def config_of(name: str) -> type[StudyBlock]:
     """The fields of a study of this experiment."""
     experiment = EXPERIMENTS[name]
     text, told = told_of(experiment.run)
+    asked = text.partition("\n")[0]
     fields: dict[str, Any] = {
         option: (p.annotation, ... if p.default is p.empty else p.default) for option, p in experiment.options.items()
     }
-    block = create_model(f"{name.title()}Config", __base__=StudyBlock, experiment=(Literal[name], ...), **fields)
+    fields |= {"experiment": (Literal[name], ...), "question": (str | None, asked)}
+    block = create_model(f"{name.title()}Config", __base__=StudyBlock, **fields)
     said = "".join(f"{option} : {meaning}\n" for option, meaning in {"experiment": f"{name}.", **told}.items())
     block.__doc__ = f"{text}\n\nParameters\n----------\n{said}"
     return block
@@ -55,7 +57,8 @@ class ExperimentStudy(Study):
 
     def plan(self, progress: Progress = silent) -> Plan:  # noqa: ARG002
         said = {name: getattr(self.config, name) for name, p in self.experiment.options.items() if p.default is p.empty}
-        what = ", ".join(f"{name} {value}" for name, value in said.items())
+        words = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in said.items()}
+        what = ", ".join(f"{name} {word}" for name, word in words.items())
         return Plan((f"{self.config.experiment}: {what}", self.experiment.needs, f"tables, figure and page in {self.folder}"))
 
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
@@ -67,12 +70,15 @@ class ExperimentStudy(Study):
     def write(self, found: Found) -> Outcome:
         """Write what was found: tables as CSV, the figure, the page, and a record of what was asked."""
         name = self.config.experiment
-        for table, rows in {name: found.table, **found.tables}.items():
-            write_file(self.results / f"{table}.csv", csv_text(rows))
+        tables = {f"{table}.csv": rows for table, rows in {name: found.table, **found.tables}.items()}
+        for file, rows in tables.items():
+            write_file(self.results / file, csv_text(rows))
         record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
         write_file(self.results / RECORD, seal_json(record, default=str))
         drawn = [Drawn(name, self.experiment.title, found.draw().figure, found.table, found.text)]
-        return self.show(drawn, Outcome(wrote=(("tables", self.results),)), ("figure", self.results / "figures"), self.report, {})
+        reports = {file: self.results / file for file in tables}
+        outcome = Outcome(wrote=(("tables", self.results),))
+        return self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports)
 
     def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
         if self.experiment.mock is None:
