@@ -126,8 +126,9 @@ def sizes(found: Verdict) -> list[str]:
     if found.is_mock or found.pairs.best is None:
         return []
     sides = found.sides if found.pairs.found.any() else ()  # what is chance has no sizes
-    told = list(_joined(", ", _training(sides)))
-    told += _joined("; ", _competence(sides, "" if told else "95 % interval "))
+    training = ", ".join(_training(sides))
+    competence = "; ".join(_competence(sides, "" if training else "95 % interval "))
+    told = [f"{capital(clauses)}." for clauses in (training, competence) if clauses]
     if not told:
         several = found.pairs.tests > 1 and not found.pairs.blind
         told = [best(found)] + ([f"{capital(count(found))} ({found.pairs.level})."] if several else [])
@@ -152,12 +153,6 @@ def brief(found: Verdict) -> str:
     told = [f"{short(side)} {ranked(side)}" for side in found.sides if side.says]
     told = told or [f"training {short(s)} {difference(s.training)}" for s in found.sides if s.training and s.training_says]
     return ", ".join(told) or count(found)
-
-
-def _joined(by: str, clauses: Iterator[str]) -> Iterator[str]:
-    """One sentence of some clauses; nothing of none."""
-    if text := by.join(clauses):
-        yield f"{capital(text)}."
 
 
 def _training(sides: Sequence[SideVerdict]) -> Iterator[str]:

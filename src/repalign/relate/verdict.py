@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,11 @@ class SideVerdict:
     trend : against the competence that most models have, or else their size; None if fewer than three have any.
     training : the trained twins minus the untrained models, or all trained models if there are no twins; None without untrained.
     turn : -1 for a distance, whose lower scores are closer.
+
+    What follows from these has its signs turned, so that above 0 better models agree more. `better` : what models are at the
+    right end of the axis. `rank` : rank correlation of agreement with competence, and its interval. `rise` : how much more the
+    most competent model agrees than the least by the line, and its interval. `says` and `training_says` : whether better models,
+    or trained ones, agree "more", "less", or it is "open"; "" without an interval (`TrendInference.says`).
     """
 
     side: str
@@ -46,48 +51,27 @@ class SideVerdict:
     trend: Trend | None
     training: ModelDifference | None
     turn: int
+    better: str = field(init=False)
+    rank: tuple[float, float, float] = field(init=False)
+    rise: tuple[float, float, float] = field(init=False)
+    says: str = field(init=False)
+    training_says: str = field(init=False)
 
-    @property
-    def better(self) -> str:
-        """What models are at the right end of the axis."""
-        return "larger" if self.trend and self.trend.against == PARAMETERS else "better"
-
-    @property
-    def sign(self) -> int:
-        """What turns the signs of the trend, so that above 0 better models agree more."""
-        return -self.turn if self.trend and self.trend.lower_is_better else self.turn
-
-    @property
-    def rank(self) -> tuple[float, float, float]:
-        """Rank correlation of agreement with competence and its interval, signs turned."""
-        found = self.trend.inference if self.trend else None
-        return _turned(self.sign, found.spearman, *found.spearman_interval) if found else NOTHING
-
-    @property
-    def rise(self) -> tuple[float, float, float]:
-        """How much more the most competent model agrees than the least by the line, and its interval, signs turned."""
-        found = self.trend.inference if self.trend else None
-        if self.trend is None or found is None:
-            return NOTHING
-        wide = float(np.ptp(scaled(self.trend.points["x"], self.trend.log)))
-        return _turned(self.sign, *(wide * value for value in (found.slope, *found.slope_interval)))
-
-    @property
-    def says(self) -> str:
-        """Whether better models agree "more", "less", or it is "open"; "" without an interval (`TrendInference.says`)."""
-        found = self.trend.inference.says if self.trend and self.trend.inference else ""
-        return {"more": "less", "less": "more"}.get(found, found) if self.sign < 0 else found
+    def __post_init__(self) -> None:
+        trend, trained, rank, rise, says = self.trend, self.training, NOTHING, NOTHING, ""
+        if trend is not None and (found := trend.inference) is not None:
+            sign, wide = -self.turn if trend.lower_is_better else self.turn, float(np.ptp(scaled(trend.points["x"], trend.log)))
+            rank = _turned(sign, found.spearman, *found.spearman_interval)
+            rise = _turned(sign, *(wide * value for value in (found.slope, *found.slope_interval)))
+            says = said_by(*(rise if found.by_line else rank)[1:])
+        better = "larger" if trend and trend.against == PARAMETERS else "better"
+        of_training = said_by(*_turned(self.turn, trained.difference, trained.low, trained.high)[1:]) if trained else ""
+        vars(self).update(better=better, rank=rank, rise=rise, says=says, training_says=of_training)
 
     @property
     def has_line(self) -> bool:
         """Whether a line may be drawn: its interval does not hold 0."""
         return self.says in ("more", "less") and said_by(*self.rise[1:]) == self.says
-
-    @property
-    def training_says(self) -> str:
-        """Whether training makes models agree "more", "less", or it is "open"; "" without an interval."""
-        found = self.training
-        return said_by(*_turned(self.turn, found.difference, found.low, found.high)[1:]) if found else ""
 
     def of(self, training: str) -> list[str]:
         """The models of one kind of training."""

@@ -11,7 +11,6 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,9 +47,11 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
     columns = [c for c in (CELL_COLUMNS if shown["exact"] else PACKED_COLUMNS) if c not in absent]
     cells, most = cells.assign(gain=cells["statistic"] - cells["null_mean"]), MOST_CELLS // len(pairs)
     layers: dict[str, list[str]] = {}
+    packs = [_packed(some, cells, names, columns, shown, most, layers) for some in pairs]
     kinds = [some.about.name for some in pairs]
-    slugs = [_slug(p.about.name if kinds.count(p.about.name) == 1 else p.about.label) for p in pairs]
-    packs = [_Pack(some, cells, names, columns, shown, most, slug).of(layers) for some, slug in zip(pairs, slugs, strict=True)]
+    for (summary, _), some in zip(packs, pairs, strict=True):  # what the measure is called in the page's address
+        called = some.about.name if kinds.count(some.about.name) == 1 else some.about.label
+        summary["slug"] = re.sub(r"[^a-z0-9]+", "-", called.lower()).strip("-")
     page = {
         "alpha": pairs[0].alpha, "n": max(some.n for some in pairs), "dataset": str(table["dataset"].iloc[0]),
         "name": run.get("name") or "repalign", "models": names, "layers": [layers.get(name, []) for name in names],
@@ -61,93 +62,82 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
     return {"data": page} | {f"cells-{i}": cells for i, (_, cells) in enumerate(packs)}
 
 
-@dataclass(frozen=True, eq=False)
-class _Pack:
-    """One measure of a table, to be packed for the page, with the layer maps of at most `most` cells."""
+def _packed(
+    pairs: Pairs, cells: pd.DataFrame, names: list[str], columns: list[str], shown: Mapping[str, Any], most: int,
+    layers: dict[str, list[str]],
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """One measure for the page: what is read at once, and the layer maps of at most `most` cells.
 
-    pairs: Pairs
-    cells: pd.DataFrame
-    names: list[str]
-    columns: list[str]
-    shown: Mapping[str, Any]
-    most: int
-    slug: str
-
-    def of(self, layers: dict[str, list[str]]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is read at once, and the cells; the layers of the models are added to `layers`."""
-        pairs, exact, place, rows = self.pairs, self.shown["exact"], self.names.index, self.pairs.rows.to_dict("records")
-        measure, best = rows[0]["measure"], pairs.best
-        cells = self.cells.loc[self.cells["measure"] == measure].reset_index(drop=True)
-        cell_draws = min(cells["n_draws"].tolist(), default=0)
-        drawn = dict.fromkeys(VIEWS, cell_draws) | {"p_stepdown": pairs.draws}
-        fields, codes = [], {}
-        for column in self.columns:
-            field, codes[column] = coded(column, cells[column].to_numpy(float), drawn.get(column, 0), exact)
-            fields.append(field)
-        groups = dict(iter(cells.groupby(["model_x", "model_y"], sort=False)))
-        kept, left = set(), self.most  # the best aligned pairs first
-        for k in pairs.rows.sort_values(by=["calibrated", "z"], ascending=False, kind="stable").index:
-            size = len(groups.get((rows[k]["model_x"], rows[k]["model_y"]), ()))
-            left -= size
-            if size and left >= 0:
-                kept.add(k)
-        blocks, maps = [], []
-        for k, row in enumerate(rows):
-            of_pair = groups[row["model_x"], row["model_y"]] if k in kept else cells.iloc[:0]
-            laid = Layers.of(of_pair, row, {c: code[of_pair.index] for c, code in codes.items()}, pairs.alpha)
-            if k in kept:
-                layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
-            bare = (a if exact else np.nan_to_num(a, nan=UNDEFINED) for a in laid.arrays.values())
-            blocks.append(base64.b64encode(b"".join(a.astype("<f8" if exact else "<u2").tobytes() for a in bare)).decode())
-            maps.append({
-                "shape": [len(laid.layers_x), len(laid.layers_y)],
-                "best": laid.best,
-                "scales": self._scales(of_pair, drawn),
-                "threshold": _finite([laid.threshold])[0],
-                "note": laid.note,
-            })  # fmt: skip
-        matrices = {v: Matrix.of(pairs, v) for v in self.shown["pairViews"]}
-        grid = next(iter(matrices.values()))
-        summary = {
-            "repr": measure,
-            "label": pairs.about.label,
-            "slug": self.slug,
-            "draws": pairs.draws,
-            "cellDraws": cell_draws,
-            "best": next((k for k, row in enumerate(rows) if best and all(row[m] == best[m] for m in MODELS)), 0),
-            "rule": pairs.rule,
-            "note": pairs.note,
-            "ceilings": [f"{words.number(c.statistic)} ({c.source(pairs.n)})" for c in pairs.seeds],
-            "grid": {"rows": [place(r) for r in grid.rows], "columns": [place(c) for c in grid.columns],
-                     "index": grid.index.tolist(), "mirrored": grid.mirrored.tolist()},
-            "matrix": {
-                v: {"texts": m.texts.tolist(), "steps": m.scale.steps(m.values).tolist(),
-                    "scale": _finite([m.scale.low, m.scale.high]), "chance": _finite(m.chance)}
-                for v, m in matrices.items()
-            },
-            # Models, layers of the best cell, whether above chance, and the numbers.
-            "pairs": [
-                [*(place(row[m]) for m in MODELS), *(row[f"layer_{s}"] if row[f"index_{s}"] >= 0 else None for s in "xy"), is_above,
-                 *_finite(row[c] for c in self.shown["pairColumns"])]
-                for row, is_above in zip(rows, pairs.found.tolist(), strict=True)
-            ],
-            "maps": maps,
-            "common": self._scales(cells, drawn),
-        }  # fmt: skip
-        return summary, {"fields": fields, "exact": exact, "blocks": blocks}
-
-    def _scales(self, cells: pd.DataFrame, drawn: Mapping[str, int]) -> list[list[float | None]]:
-        """Low and high end of the colours of every view of some cells; `drawn` has the number of draws behind each."""
-        if cells.empty:
-            return [[None, None] for _ in self.shown["cellViews"]]
-        level, alpha = cells["null_mean"].to_numpy(float), self.pairs.alpha
-        scales = (scale_of(v, cells[v].to_numpy(float), level, drawn[v], alpha) for v in self.shown["cellViews"])
-        return [_finite([s.low, s.high]) for s in scales]
+    The layers of the models are added to `layers`.
+    """
+    exact, place, rows = shown["exact"], names.index, pairs.rows.to_dict("records")
+    measure, best = rows[0]["measure"], pairs.best
+    cells = cells.loc[cells["measure"] == measure].reset_index(drop=True)
+    cell_draws = min(cells["n_draws"].tolist(), default=0)
+    drawn = dict.fromkeys(VIEWS, cell_draws) | {"p_stepdown": pairs.draws}
+    fields, codes = [], {}
+    for column in columns:
+        field, codes[column] = coded(column, cells[column].to_numpy(float), drawn.get(column, 0), exact)
+        fields.append(field)
+    groups = dict(iter(cells.groupby(["model_x", "model_y"], sort=False)))
+    kept, left = set(), most  # the best aligned pairs first
+    for k in pairs.rows.sort_values(by=["calibrated", "z"], ascending=False, kind="stable").index:
+        size = len(groups.get((rows[k]["model_x"], rows[k]["model_y"]), ()))
+        left -= size
+        if size and left >= 0:
+            kept.add(k)
+    blocks, maps = [], []
+    for k, row in enumerate(rows):
+        of_pair = groups[row["model_x"], row["model_y"]] if k in kept else cells.iloc[:0]
+        laid = Layers.of(of_pair, row, {c: code[of_pair.index] for c, code in codes.items()}, pairs.alpha)
+        if k in kept:
+            layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
+        bare = (a if exact else np.nan_to_num(a, nan=UNDEFINED) for a in laid.arrays.values())
+        blocks.append(base64.b64encode(b"".join(a.astype("<f8" if exact else "<u2").tobytes() for a in bare)).decode())
+        maps.append({
+            "shape": [len(laid.layers_x), len(laid.layers_y)],
+            "best": laid.best,
+            "scales": _scales(of_pair, drawn, pairs.alpha, shown["cellViews"]),
+            "threshold": _finite([laid.threshold])[0],
+            "note": laid.note,
+        })  # fmt: skip
+    matrices = {v: Matrix.of(pairs, v) for v in shown["pairViews"]}
+    grid = next(iter(matrices.values()))
+    summary = {
+        "repr": measure,
+        "label": pairs.about.label,
+        "draws": pairs.draws,
+        "cellDraws": cell_draws,
+        "best": next((k for k, row in enumerate(rows) if best and all(row[m] == best[m] for m in MODELS)), 0),
+        "rule": pairs.rule,
+        "note": pairs.note,
+        "ceilings": [f"{words.number(c.statistic)} ({c.source(pairs.n)})" for c in pairs.seeds],
+        "grid": {"rows": [place(r) for r in grid.rows], "columns": [place(c) for c in grid.columns],
+                 "index": grid.index.tolist(), "mirrored": grid.mirrored.tolist()},
+        "matrix": {
+            v: {"texts": m.texts.tolist(), "steps": m.scale.steps(m.values).tolist(),
+                "scale": _finite([m.scale.low, m.scale.high]), "chance": _finite(m.chance)}
+            for v, m in matrices.items()
+        },
+        # Models, layers of the best cell, whether above chance, and the numbers.
+        "pairs": [
+            [*(place(row[m]) for m in MODELS), *(row[f"layer_{s}"] if row[f"index_{s}"] >= 0 else None for s in "xy"), is_above,
+             *_finite(row[c] for c in shown["pairColumns"])]
+            for row, is_above in zip(rows, pairs.found.tolist(), strict=True)
+        ],
+        "maps": maps,
+        "common": _scales(cells, drawn, pairs.alpha, shown["cellViews"]),
+    }  # fmt: skip
+    return summary, {"fields": fields, "exact": exact, "blocks": blocks}
 
 
-def _slug(name: str) -> str:
-    """What a measure is called in the page's address."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _scales(cells: pd.DataFrame, drawn: Mapping[str, int], alpha: float, views: Sequence[str]) -> list[list[float | None]]:
+    """Low and high end of the colours of some views of some cells; `drawn` has the number of draws behind each."""
+    if cells.empty:
+        return [[None, None] for _ in views]
+    level = cells["null_mean"].to_numpy(float)
+    scales = (scale_of(v, cells[v].to_numpy(float), level, drawn[v], alpha) for v in views)
+    return [_finite([s.low, s.high]) for s in scales]
 
 
 def _finite(values: Iterable[Any]) -> list[float | None]:

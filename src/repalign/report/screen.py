@@ -93,16 +93,12 @@ def glossary() -> tuple[dict[str, str], ...]:
 
 @cache
 def _forms() -> tuple[re.Pattern[str], dict[str, dict[str, str]]]:
-    forms = {form.lower(): row for row in glossary() for form in _named(row)}
-    each = sorted((str(escape(form)) for row in glossary() for form in _named(row)), key=len, reverse=True)
+    """What finds the words in a text, terms and their other forms, and the row of each in small letters."""
+    rows = {form: row for row in glossary() for form in (row["term"], *filter(None, row["forms"].split("|")))}
+    each = sorted((str(escape(form)) for form in rows), key=len, reverse=True)
     # Abbreviations keep their capitals: "by" is not BY.
     every = "|".join(re.escape(form) if form.isupper() else f"(?i:{re.escape(form)})" for form in each)
-    return re.compile(rf"(?<![\w-])(?:{every})(?![\w-])"), forms
-
-
-def _named(row: Mapping[str, str]) -> list[str]:
-    """A term and its other forms."""
-    return [row["term"], *filter(None, row["forms"].split("|"))]
+    return re.compile(rf"(?<![\w-])(?:{every})(?![\w-])"), {form.lower(): row for form, row in rows.items()}
 
 
 def explainer() -> Any:
