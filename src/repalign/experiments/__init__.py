@@ -8,11 +8,16 @@ from __future__ import annotations
 from repalign.experiments.base import Experiment, Found, Input
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
+from repalign.experiments.stages import stages
 
 EXPERIMENTS: dict[str, Experiment] = {
     "perceive": Experiment(
         perceive, "What accuracy loses without each modality", "repalign perceive labels.csv photos.npy captions.npy --test 0.5",
         "a logistic regression and n² predictions: seconds at n = 1,000", mock_perceive,
+    ),
+    "stages": Experiment(
+        stages, "What each block does", "repalign stages hf:HuggingFaceTB/SmolLM2-135M texts.jsonl --n 100 --out stages",
+        "three passes over the stimuli for each block of the model",
     ),
 }  # fmt: skip
 

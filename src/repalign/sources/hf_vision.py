@@ -33,6 +33,22 @@ def load(spec: Spec, entry: ModelEntry, context: Context, config: Any) -> HFVisi
     return HFVision(spec, entry, loaded, config, _processor(spec, context))
 
 
+def load_classifier(spec: Spec, entry: ModelEntry, context: Context) -> HFVision:
+    """A vision model with the head that names a class: its `model` gives `logits`. Unavailable where its files have none."""
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForImageClassification
+
+    with hub_errors(spec):
+        config = AutoConfig.from_pretrained(spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision))
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise Unavailable(
+            f"model {entry.label}: {type(config).__name__} has no head that names the class of an image",
+            expected="a vision model of transformers that classifies images", got=config.model_type,
+        )  # fmt: skip
+    loaded = load_model(AutoModelForImageClassification, spec, context, config, entry.label)
+    refuse_missing(entry.label, loaded.missing)
+    return HFVision(spec, entry, loaded, config, _processor(spec, context))
+
+
 class HFVision(LoadedModel):
     """Images in, pooled block outputs out."""
 
