@@ -6,11 +6,17 @@ Each has a row of `EXPERIMENTS`, which makes it a command, a kind of study and a
 from __future__ import annotations
 
 from repalign.experiments.base import Experiment, Found, Input
+from repalign.experiments.concepts import concepts
+from repalign.experiments.concepts import mock as mock_concepts
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
 from repalign.experiments.stages import stages
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "concepts": Experiment(
+        concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
+        "the output matrix of each language model; no text but contexts goes through one: a minute", mock_concepts,
+    ),
     "perceive": Experiment(
         perceive, "What accuracy loses without each modality", "repalign perceive labels.csv photos.npy captions.npy --test 0.5",
         "a logistic regression and n² predictions: seconds at n = 1,000", mock_perceive,
