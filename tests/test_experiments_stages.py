@@ -90,12 +90,12 @@ def test_swapped_twice_is_nothing(llama):
     assert torch.equal(llama.run(prepared)[0], logits)
 
 
-@pytest.mark.parametrize("what", ["without", "swapped", "answering", "watched"])
+@pytest.mark.parametrize("what", ["without", "swapped", "entered", "watched"])
 def test_given_back_after_an_error(llama, what):
     prepared = llama.prepare(TEXTS)
     stream = stream_of(llama, prepared)
     logits = llama.run(prepared)[0]
-    given = {"answering": (torch.zeros(1),), "watched": ()}.get(what, (1,))
+    given = {"entered": (2, torch.zeros(1)), "watched": ()}.get(what, (1,))
     with pytest.raises(RuntimeError, match="stop"), getattr(stream, what)(*given):
         raise RuntimeError("stop")
     assert torch.equal(llama.run(prepared)[0], logits)
@@ -316,5 +316,5 @@ def test_a_stream_keeps_what_a_block_returns_besides():
     with stream.without(1):
         out, more = blocks[1](hidden_states=x1)
     assert torch.equal(out, x1) and more == "more"
-    with stream.answering(states[1]):
+    with stream.entered(2, states[1]):
         assert float(blocks[1](blocks[0](x)[0])[0].mean()) == 2

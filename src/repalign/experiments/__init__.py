@@ -23,7 +23,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "stages": Experiment(
         stages, "What each block does", "repalign stages hf:HuggingFaceTB/SmolLM2-135M texts.jsonl --n 100 --out stages",
-        "three passes over the stimuli for each block of the model",
+        "a pass over the stimuli for each block of the model, and one of its head",
     ),
 }  # fmt: skip
 

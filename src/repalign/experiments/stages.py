@@ -90,9 +90,10 @@ class Stream:
         first, second = self.blocks[block], self.blocks[block + 1]
         return doing({first: second.forward, second: first.forward})
 
-    def answering(self, state: Tensor) -> Any:
-        """All blocks give their input, and the first gives this state: the head answers to it (the logit lens)."""
-        return doing({b: self._giving(i, (lambda h: h) if i else lambda _: state) for i, b in enumerate(self.blocks)})
+    def entered(self, block: int, state: Tensor) -> Any:
+        """The pass goes on from this state, which goes into this block: those before it do nothing. Of L it goes into the head."""
+        before = enumerate(self.blocks[:block])
+        return doing({b: self._giving(i, (lambda h: h) if i else lambda _: state) for i, b in before})
 
     def _giving(self, i: int, what: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         forward = self.blocks[i].forward
@@ -344,10 +345,10 @@ class Counts:
 
         for changed, how in ((self.deleted, self.stream.without), (self.swapped, self.stream.swapped)):
             for i, changes in changed.items():
-                with how(i):
+                with self.stream.entered(i, states[i]), how(i):
                     compare(changes)
         for i, changes in self.lens.items():
-            with self.stream.answering(states[i]):
+            with self.stream.entered(len(self.deleted), states[i]):  # the logit lens
                 compare(changes)
         compare(self.unchanged)
         self._shape(states, mask if tokens is not None else None, batch)
