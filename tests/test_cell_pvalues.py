@@ -10,7 +10,7 @@ import torch
 
 from repalign import null as nulls
 from repalign.measures import CKA, MEASURES, parse_measure
-from repalign.measures.measure import Bilinear, as_features
+from repalign.measures.measure import Bilinear, as_features, in_roles
 from repalign.null.calibration import snap_ties
 from repalign.null.moments import Law, bound
 
@@ -96,7 +96,7 @@ class Case:
             rows = np.arange(count)
             at = (p == fixed).argmax(axis=1)
             p[rows, at], p[:, fixed] = p[:, fixed].copy(), fixed
-        one, other = (s.states[0].matrix.double() for s in (self.a, self.b))  # type: ignore[attr-defined]
+        one, other = (in_roles(s.states, i)[0].matrix.double() for i, s in enumerate((self.a, self.b)))
         inner = torch.stack([(one * other[q][:, q]).sum() for q in torch.from_numpy(p)])
         scores = self.measure.scale(inner[:, None, None], self.a.states, self.b.states)  # type: ignore[arg-type]
         return self.measure.closeness(scores).numpy()[:, 0, 0]

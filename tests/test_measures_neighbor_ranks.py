@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from sklearn.manifold._utils import _binary_search_perplexity
 
 from repalign import null as nulls
 from repalign.errors import RepalignError
 from repalign.measures import (
+    InformationImbalance,
     JaccardKNN,
     JointRankJaccard,
     MultiScaleKNN,
@@ -21,7 +26,10 @@ from repalign.measures import (
 )
 from repalign.measures.measure import Bilinear, as_features
 from repalign.measures.soft_neighbors import entropic_affinities
+from repalign.null.cyclic import units
 from repalign.testing import pair
+
+BED = Path(__file__).resolve().parents[2] / "shared/bed"
 
 
 def test_jaccard_is_a_function_of_the_overlap_row_by_row():
@@ -145,3 +153,57 @@ def test_soft_neighbours_of_unrelated_spaces_overlap_by_chance():
 def test_a_perplexity_is_a_number_above_one(perplexity):
     with pytest.raises(RepalignError, match="perplexity is not a number above 1"):
         SoftKNN(perplexity=perplexity)
+
+
+# --- information imbalance ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "there", "back"), [(1, 0.2120, 0.7168), (10, 0.37007, 0.716045)])
+def test_imbalance_is_that_of_dadapy(k, there, back):
+    """DADApy 0.3.4 on 200 points in three dimensions, and their first column alone."""
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    measure = InformationImbalance(k=k)
+    assert measure(x, x[:, :1]) == pytest.approx(there, abs=1e-6)
+    assert measure(x[:, :1], x) == pytest.approx(back, abs=1e-6)
+    assert measure(x, x) == pytest.approx((k + 1) / 200, abs=1e-6)
+
+
+@pytest.mark.skipif(not BED.is_dir(), reason="the test bed is not beside the project")
+def test_imbalance_of_the_bed():
+    small, large, words = (
+        load_file(BED / f"features/{file}.safetensors")[layer]
+        for file, layer in (
+            ("mobilenet_v1_025", "L5_AvgPool_1a"), ("mobilenet_v1_075", "L5_AvgPool_1a"), ("glove50_captions", "L1_captions5_mean")
+        )
+    )  # fmt: skip
+    measure = InformationImbalance()
+    assert [measure(small, large), measure(large, small)] == pytest.approx([0.079222, 0.057500], abs=2e-6)
+    assert [measure(large, words), measure(words, large)] == pytest.approx([0.564946, 0.470936], abs=2e-6)
+
+
+def test_chance_of_the_imbalance_is_one_whatever_the_hubs():
+    """The mean is exact, in both directions, and so is the spread: all 720 relabellings of six points say so."""
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((6, 2)), rng.standard_normal((6, 40)) + 3 * rng.standard_normal((6, 1))
+    measure, null = InformationImbalance(k=2), nulls.Moments()
+    for one, other in ((x, y), (y, x)):
+        a, b = (null.prepare(measure, [measure.prepare(as_features(side))]) for side in (one, other))
+        mean, sd, skewness = (float(m[0, 0]) for m in null.moments(measure, a, b))
+        orders = map(torch.tensor, itertools.permutations(range(6)))
+        every = np.array([measure.compare(a.states[0], b.states[0].permute(p)) for p in orders])
+        assert -mean == pytest.approx(1, abs=1e-6) and every.mean() == pytest.approx(1, abs=1e-6)
+        assert sd == pytest.approx(every.std(), rel=1e-4)
+        assert -skewness == pytest.approx(((every - 1) ** 3).mean() / every.std() ** 3, abs=1e-3)
+
+
+def test_cyclic_draws_of_the_imbalance_are_its_scores_of_shifted_rows():
+    x, y = pair(33, n=24)
+    measure, null = InformationImbalance(k=3), nulls.Cyclic(seed=4, relabellings=2)
+    a, b = (null.prepare(measure, [measure.prepare(as_features(side))]) for side in (x, y))
+    observed, draws = null.scored(measure, a, b)
+    assert -observed[0, 0] == pytest.approx(measure(x, y), abs=1e-6)
+    order, step = null.order(24), units(24, 2)[1]
+    inverse = np.argsort(order)
+    maps = [(h * np.arange(24) + s) % 24 for h in (1, step) for s in range(24)]
+    by_hand = sorted(measure(x, y[order[m][inverse]]) for m in maps)
+    assert sorted([-observed[0, 0], *-draws[:, 0, 0]]) == pytest.approx(by_hand, abs=1e-5)

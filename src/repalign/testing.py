@@ -380,13 +380,14 @@ def independent_spaces_are_found_as_rarely_as_the_level_says(case: Case) -> None
 
 
 def a_bilinear_measure_gives_relations(case: Case) -> None:
-    """Its score is an affine function of <A, B>, which moments and the cyclic null build on."""
+    """Its score is an affine function of <A, B>, closer the larger that is, which moments and the cyclic null build on."""
     if not isinstance(case.measure, Bilinear):
         return
     x, y = case.pair(21)
     a, b = ([case.measure.prepare(as_features(z))] for z in (x, y))
     ends = [float(case.measure.scale(torch.full((1, 1), v, dtype=torch.float64), a, b)[0, 0]) for v in (0.0, 1.0, 0.25)]
     _close(ends[2], 0.75 * ends[0] + 0.25 * ends[1], 1e-12, "scale is not affine")
+    assert case.measure.closeness(ends[1] - ends[0]) > 0, "a larger inner product is not closer"
 
 
 # Every public function above that takes a case alone.

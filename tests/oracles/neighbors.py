@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from oracles._tools import Array, lists
-from repalign.measures import LCSKNN, CycleKNN, EditDistanceKNN, Measure, MutualKNN
+from repalign.measures import LCSKNN, CycleKNN, EditDistanceKNN, InformationImbalance, Measure, MutualKNN
 from repalign.testing import Case
 
 
@@ -44,6 +44,12 @@ def edit(m: Measure, x: Array, y: Array) -> float:
     return float(1 - np.mean([distance(p, q) for p, q in zip(*both(m, x, y), strict=True)]) / m.k)
 
 
+def imbalance(m: Measure, x: Array, y: Array) -> float:
+    n = len(x)
+    near, ranked = lists(x, m.k, m.similarity, m.center), lists(y, n - 1, m.similarity, m.center)
+    return float(2 / n * np.mean([ranked[i].index(j) + 1 for i in range(n) for j in near[i]]))
+
+
 CASES = (
     Case(MutualKNN(k=5), mutual),
     Case(MutualKNN(k=4, similarity="dot"), mutual),
@@ -53,4 +59,6 @@ CASES = (
     Case(LCSKNN(k=4), lcs),
     Case(LCSKNN(k=4, normalized=False), lcs),
     Case(EditDistanceKNN(k=4), edit),
+    Case(InformationImbalance(), imbalance, perfect=False, tolerance=1e-7),  # float32 holds the relations, of norms up to n^1.5
+    Case(InformationImbalance(k=4, similarity="cosine"), imbalance, perfect=False, tolerance=1e-7),
 )

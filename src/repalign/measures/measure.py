@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCRATCH_BYTES", "Batched", "Bilinear", "DenseRelation", "Distance", "Features", "GraphRelation", "Local", "Measure",
-    "Neighbors", "Relation", "SquareState", "State", "Summary", "as_count", "as_features", "as_layer", "as_number", "check_flag",
-    "check_paired", "parameter",
+    "Neighbors", "Relation", "SquareState", "State", "Summary", "TwoRoles", "as_count", "as_features", "as_layer", "as_number",
+    "check_flag", "check_paired", "in_roles", "norms", "parameter",
 ]  # fmt: skip
 
 # --- states ------------------------------------------------------------------------------------
@@ -141,6 +141,7 @@ class Relation(State):
     @staticmethod
     def inner_all(a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         """<A_l, B_m> for all pairs as a float64 (la, lb) tensor on the CPU."""
+        a, b = in_roles(a, 0), in_roles(b, 1)
         if all(isinstance(s, DenseRelation) for s in (*a, *b)):
             return dense_inner(a, b)  # type: ignore[arg-type]
         if all(isinstance(s, GraphRelation) for s in (*a, *b)):
@@ -191,6 +192,29 @@ class GraphRelation(Neighbors, Relation):
         """A (n, n); zeros and ones, and sums of products of them below 2^24, are exact in float32."""
         entries = torch.ones_like(self.indices, dtype=torch.float32) if self.values is None else self.values
         return entries.new_zeros(self.n, self.n).scatter_(1, self.indices, entries)
+
+
+@dataclass(frozen=True, eq=False)
+class TwoRoles(Relation):
+    """What a layer is as the first and as the second of two, where a bilinear score asks different things of them."""
+
+    first: DenseRelation
+    second: DenseRelation
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        held = {"n": self.first.n, "device": self.first.device, "nbytes": self.first.nbytes + self.second.nbytes}
+        vars(self).update(held | {"norm": min(self.first.norm, self.second.norm)})
+
+    def permute(self, p: Tensor) -> Self:
+        return replace(self, first=self.first.permute(p), second=self.second.permute(p))
+
+
+def in_roles(states: Sequence[Any], place: int) -> Sequence[Any]:
+    """The states as those of the first (0) or of the second (1) of two layers."""
+    if not isinstance(states[0], TwoRoles):
+        return states
+    return [s.second if place else s.first for s in states]
 
 
 # --- parameters ---------------------------------------------------------------------------------
@@ -493,7 +517,7 @@ class Local(Measure):
 
 
 class Bilinear(Batched):
-    """A measure whose states are relations; the score is `scale(<A, B>)`.
+    """A measure whose states are relations; the score is `scale(<A, B>)`, closer the larger <A, B> is.
 
     `dense`: its relations are n x n matrices, and not graphs of few edges.
     """
@@ -509,5 +533,5 @@ class Bilinear(Batched):
 
 def norms(a: Sequence[Any], b: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """The norms of both sides' states in float64, (la, 1) and (lb,)."""
-    p, q = (torch.tensor([s.norm for s in side], dtype=torch.float64) for side in (a, b))
+    p, q = (torch.tensor([s.norm for s in in_roles(side, i)], dtype=torch.float64) for i, side in enumerate((a, b)))
     return p[:, None], q

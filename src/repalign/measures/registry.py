@@ -25,7 +25,7 @@ __all__ = [
 FAMILIES: dict[str, tuple[str, ...]] = {
     "neighbors": (
         "MutualKNN", "CycleKNN", "LCSKNN", "EditDistanceKNN", "JaccardKNN", "RankSimilarity", "JointRankJaccard",
-        "MultiScaleKNN",
+        "MultiScaleKNN", "InformationImbalance",
     ),
     "soft_neighbors": ("SecondOrderCosine", "SoftKNN"),
     "kernel": ("CKA", "CKNNA", "CKNNAPaper", "CKNNAReference"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State
+from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles, in_roles
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, must_be_bilinear
 
@@ -66,14 +66,18 @@ class Cyclic(Null):
         return np.concatenate([self.groups.members[g] for g in generator.permutation(len(self.groups.members))])
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
-        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are released."""
+        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are released.
+
+        Where a layer has two roles there are spectra of both, first those of the first.
+        """
         must_be_bilinear(measure, "the cyclic null does not apply")
         n = states[0].n
         sigma = self.order(n)
         maps = units(n, self.relabellings)
-        spectra = [_spectra(states, torch.from_numpy(sigma[h * np.arange(n) % n])) for h in maps]  # type: ignore[arg-type]
-        small = (replace(s, matrix=s.matrix.new_empty(n, 0), factor=None) if isinstance(s, DenseRelation) else s for s in states)
-        return Prepared(small, spectra, sum(s.nbytes for s in spectra))
+        orders = [torch.from_numpy(sigma[h * np.arange(n) % n]) for h in maps]
+        roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
+        spectra = [[_spectra(role, order) for order in orders] for role in roles]
+        return Prepared(map(_released, states), spectra, sum(s.nbytes for of_role in spectra for s in of_role))
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
         return self.scored(measure, a, b, streams)[1]
@@ -82,9 +86,10 @@ class Cyclic(Null):
         """The observed scores are those of the shift by 0."""
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         step = 1 if self.groups is None else self.groups.equal_size or 1  # shifts by multiples of it keep groups together
-        out = np.empty((len(b.extra), a.n // step, len(a.states), len(b.states)))
-        for maps, right in zip(out, b.extra, strict=True):
-            inner = correlations(a.extra[0], right, a.n)[::step]
+        first, second = a.extra[0][0], b.extra[-1]
+        out = np.empty((len(second), a.n // step, len(a.states), len(b.states)))
+        for maps, right in zip(out, second, strict=True):
+            inner = correlations(first, right, a.n)[::step]
             maps[:] = (inner.round() if counts else inner).cpu().numpy()  # counts of shared edges
         out = out.reshape(-1, *out.shape[2:])
         # A score is affine in the inner product: two of them tell the line of every cell.
@@ -117,6 +122,15 @@ class Cyclic(Null):
             shift = (b[y] - ratio * b[x]) * inverse[index] % n
             out[p] = scores[p, index * n + shift]
         return out
+
+
+def _released(state: Any) -> Any:
+    """A state without its n x n matrices, with all else that a score is scaled by."""
+    if isinstance(state, TwoRoles):
+        return replace(state, first=_released(state.first), second=_released(state.second))
+    if isinstance(state, DenseRelation):
+        return replace(state, matrix=state.matrix.new_empty(state.n, 0), factor=None)
+    return state
 
 
 def units(n: int, at_least: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import Bilinear, GraphRelation, Measure, State
+from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, TwoRoles, in_roles
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
@@ -71,10 +71,10 @@ class Moments(Null):
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")  # the door: without its sums there is no law
         prepared = self.sampler.prepare(measure, states)
-        of_layers = [sums_and_leverage(s) for s in states]  # type: ignore[arg-type]
-        sums, leverage = (np.stack(v) for v in zip(*of_layers, strict=True))
-        prepared.of_law = sums, leverage
-        prepared.nbytes += sums.nbytes + leverage.nbytes
+        roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
+        of_layers = [zip(*(sums_and_leverage(s) for s in role), strict=True) for role in roles]
+        prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
+        prepared.nbytes += sum(v.nbytes for of_role in prepared.of_law for v in of_role)
         return prepared
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:
@@ -88,7 +88,7 @@ class Moments(Null):
 
     def law(self, measure: Any, a: Prepared, b: Prepared) -> Law:
         """The law of the closeness of all pairs of layers."""
-        (sums_a, out_a), (sums_b, out_b), n = a.of_law, b.of_law, a.n
+        (sums_a, out_a), (sums_b, out_b), n = a.of_law[0], b.of_law[-1], a.n
         inner = four_moments(sums_a, sums_b, n, all(s.symmetric for s in (*a.states, *b.states)))  # type: ignore[attr-defined]
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         none = np.zeros_like(inner.mean)
