@@ -22,6 +22,7 @@ from repalign.comparison.alignment import Alignment, csv_text
 from repalign.errors import RepalignError
 from repalign.figures import FIGURES, kinds, palette
 from repalign.figures.kinds import Results, of_result, write_figures
+from repalign.measures import labels_of
 from repalign.models import ModelRecord
 from repalign.report import write_report
 from repalign.representation import MemoryRepresentation
@@ -199,6 +200,22 @@ def test_all_figures_of_a_result_have_names_of_their_own(results):
     names = [one.name for one in of_result(results.alignments["among"])]
     assert len(set(names)) == len(names) and {"chance-mutual k-NN (k=10)"} < set(names)
     assert [n for n in names if n.startswith("trend-both-n_parameters")] and not [n for n in names if n.startswith("trend-x")]
+
+
+def test_a_result_is_written_with_the_layer_maps_of_its_three_best_pairs(results):
+    """By calibrated score, then z, then score; a pair without a score has no map."""
+    one = results.alignments["among"]
+    measure = one.measures[0]
+    table = one.table.copy()
+    pairs = table.index[(table["scope"] == "max") & (table["measure"] == measure)]
+    assert len(pairs) > 4
+    table.loc[pairs, "calibrated"] = np.linspace(0.1, 0.9, len(pairs))
+    table.loc[pairs[-1], "statistic"] = np.nan
+    table.loc[pairs[0], "calibrated"] = 0.95
+    drawn = of_result(Alignment(table, one.run))
+    maps = [d.name for d in drawn if d.name.startswith("layers-") and labels_of(one.measures)[measure] in d.name]
+    best = table.loc[[pairs[0], pairs[-2], pairs[-3]], ["model_x", "model_y"]].to_numpy()
+    assert maps == [f"layers-{x}-{y}-{labels_of(one.measures)[measure]}" for x, y in best]
 
 
 # --- axes, titles and names of one's own ------------------------------------------------------------

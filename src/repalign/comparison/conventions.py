@@ -88,12 +88,18 @@ class Conventions:
 PLAIN = Conventions()
 
 
+def ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a defined score, the best aligned first: by calibrated score, then z, then score."""
+    keys, defined = ["calibrated", "z", "statistic"], rows.loc[rows["statistic"].notna()]
+    return defined.loc[defined[keys].fillna(-math.inf).sort_values(keys, kind="stable").index[::-1]]
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """The pairs of models under one measure, and what is said of all of them together.
 
-    rows : of scope "max", with the view "gain". best : the row of the best aligned pair, by calibrated score, then z, then
-        score; None if no score is defined. `text` names it in a sentence.
+    rows : of scope "max", with the view "gain". best : the row of the best aligned pair (`ranked`); None if no score is
+        defined. `text` names it in a sentence.
     draws : the smallest number behind a p-value; 0 if the null of any is a closed form. tests : how many have a p-value.
     rule : the p that decides what counts as found over all pairs. "p_maxt" where every pair that has a p-value has it, for it
         uses how pairs depend on each other; else "p_holm", or "p_bh" where Holm can reject nothing with so few draws.
@@ -134,12 +140,9 @@ class Pairs:
             rule = "p_maxt"
         _, holds, why = RULES[rule]
         holds = f"{holds}; {why.format(joint=conventions.joint)}"
-        keys = ["calibrated", "z", "statistic"]
-        defined = rows.loc[rows["statistic"].notna()]
-        order = defined[keys].fillna(-math.inf).sort_values(keys, kind="stable").index
         best, text = None, "No pair of models has a defined score."
-        if len(order):
-            (best,) = defined.loc[order[-1:]].to_dict("records")
+        if len(order := ranked(rows)):
+            (best,) = order.head(1).to_dict("records")
             score, chance, p = words.number(best["statistic"]), words.number(best["null_mean"]), best["pvalue"]
             ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
             text = f"Best: {ends}, {score} (chance {chance}, n = {int(best['n']):,}, {words.p_sentence(p, draws)})."

@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -19,6 +20,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from repalign import text as words
 from repalign.comparison.conventions import Scale
@@ -117,6 +119,25 @@ def sheet(
     if below and ax is None and caption is not False:
         figure.supxlabel(plain(below, 17 * width), **NOTE)
     return figure, grid
+
+
+@contextmanager
+def laid_out(figure: Figure, dpi: float) -> Iterator[Bbox]:
+    """Lay a figure out at so many dots an inch, once for all files of it, and give the box around all that it shows, in inches.
+
+    Matplotlib lays a figure out for every file, which takes longer than to draw it.
+    """
+    engine, before = figure.get_layout_engine(), figure.dpi
+    figure.dpi = dpi
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+    with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # "none" would leave one that asks for a draw before each file
+        try:
+            yield box
+        finally:
+            figure.dpi = before
+            figure.set_layout_engine(engine)
 
 
 def _given(ax: Any, panels: int, figsize: object) -> np.ndarray:

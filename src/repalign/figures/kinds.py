@@ -18,6 +18,7 @@ import pandas as pd
 
 from repalign import relate
 from repalign.comparison.alignment import Alignment, csv_text
+from repalign.comparison.conventions import ranked
 from repalign.errors import Mistakes, RepalignError, choose, require
 from repalign.figures import (
     agreement_chart,
@@ -39,6 +40,7 @@ from repalign.relate.scores import names_of
 from repalign.text import Progress, silent
 
 DPI = 200
+LAYER_MAPS = 3  # of a measure, with a result: n models have n (n - 1) / 2 of them, and the report shows each of these on request
 # What a figure's functions are given by name, if they take it; all their other arguments are options.
 GIVEN = ("alignment", "table", "models", "measure", "published", "representations")
 
@@ -259,7 +261,7 @@ class Results:
 
 
 def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Drawn]:
-    """Every figure of one result, of all its measures, pairs of models, sides and competences."""
+    """Every figure of one result, of all its measures, sides and competences; layer maps of the best aligned pairs of models."""
     run, models, labels = alignment.run, list(alignment.run.get("models") or []), labels_of(alignment.measures)
     jobs: list[tuple[str, str, str, dict[str, Any]]] = []
     for measure in alignment.measures:
@@ -272,9 +274,9 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
             for against in relate.yardsticks(models, names_of(defined, side), at_least=relate.MIN_MODELS_LINE):
                 jobs.append((measure, "trend", f"trend-{side}-{against}", {"side": side, "against": against}))
         cells = alignment.cells(measure).groupby(["model_x", "model_y"]).size()
-        for x, y in zip(pairs["model_x"], pairs["model_y"], strict=True):
-            if cells.get((x, y), 0) > 1:  # the map of one layer by one layer is a number
-                jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
+        best = [(x, y) for x, y in ranked(pairs)[["model_x", "model_y"]].to_numpy() if cells.get((x, y), 0) > 1]
+        for x, y in best[:LAYER_MAPS]:  # the map of one layer by one layer is a number
+            jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
     for done, (measure, kind, name, options) in enumerate(jobs):
         progress("figures", done, len(jobs))
         given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}
@@ -303,10 +305,10 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
         out.append(path)
         if is_mock:
             canvas.stamp(one.figure)
-        with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}):
+        with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}), canvas.laid_out(one.figure, DPI) as box:
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 with replacing(path.with_suffix(f".{kind}")) as temporary:
-                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight", metadata=metadata)
+                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches=box, metadata=metadata)
         write_file(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
         files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
     write_file(folder / "files.json", seal_json({FILES: files}))

@@ -55,8 +55,8 @@ def write_report(
     """Write the report of a result in memory, or of a results folder: one self-contained HTML file, by rename.
 
     `alignment` is what was saved in the folder, if it is at hand: then the folder is not read. `out` is a file, or a
-    folder in which `report.html` is written. With `static`, a folder, all figures are also written there as SVG and
-    PNG, with what they show as CSV.
+    folder in which `report.html` is written. With `static`, a folder, its figures (`figures.kinds.of_result`) are also
+    written there as SVG and PNG, with what they show as CSV.
 
     Raises RepalignError if the folder holds no finished result, or the file cannot be written.
     """
