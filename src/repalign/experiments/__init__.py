@@ -8,6 +8,8 @@ from __future__ import annotations
 from repalign.experiments.base import Experiment, Found, Input
 from repalign.experiments.concepts import concepts
 from repalign.experiments.concepts import mock as mock_concepts
+from repalign.experiments.disentangle import disentangle
+from repalign.experiments.disentangle import mock as mock_disentangle
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
 from repalign.experiments.stages import stages
@@ -16,6 +18,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "concepts": Experiment(
         concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
         "the output matrix of each language model; no text but contexts goes through one: a minute", mock_concepts,
+    ),
+    "disentangle": Experiment(
+        disentangle, "Components of two models, after PCA and after ICA", "repalign disentangle image.npy text.npy --k 8 --k 16",
+        "FastICA some twenty times for each k: half a minute at n = 500", mock_disentangle,
     ),
     "perceive": Experiment(
         perceive, "What accuracy loses without each modality", "repalign perceive labels.csv photos.npy captions.npy --test 0.5",
