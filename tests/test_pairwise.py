@@ -94,6 +94,8 @@ OWN = [
     ("MutualKNN(k=4, center=True)", products),
     ("MultiScaleKNN(k=(2, 5))", of_distances("cosine")),
     ("MultiScaleKNN(k=(2, 5))", products),
+    ("InformationImbalance(k=4)", of_distances()),
+    ("InformationImbalance(k=4, similarity='cosine')", products),
     ("SecondOrderCosine(k=4)", of_distances("cosine")),
     ("SecondOrderCosine(k=4)", products),
     ("SecondOrderCosine(k=4, center=True)", products),

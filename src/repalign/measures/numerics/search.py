@@ -243,8 +243,9 @@ def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
             f"k = {k} neighbours among n = {n} stimuli", expected=f"k <= {n - (not include_self)}", got=f"k = {k}",
             remedy="use a smaller k or more stimuli",
         )  # fmt: skip
-    if isinstance(embedded, Tabulated):
-        return _nearest_of_all(embedded, torch.arange(n, device=embedded.values.device), k, include_self)
+    if isinstance(embedded, Tabulated) or 2 * k > n:  # there, or soonest computed in float64 at once
+        held = embedded.values if isinstance(embedded, Tabulated) else embedded.features
+        return _nearest_of_all(embedded, torch.arange(n, device=held.device), k, include_self)
     best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
     close = best.values[:, :-1] - best.values[:, 1:] <= slack[:, None]  # entry t with entry t + 1
     found = best.indices[:, :k].clone()
@@ -349,6 +350,10 @@ def _nearest_of_all(embedded: Space, which: Tensor, k: int, include_self: bool) 
     found = torch.empty(len(which), k, dtype=torch.int64, device=which.device)
     for block in blocks(len(which), 6 * 8 * n):
         similarity = embedded.similarity_of(which[block], include_self)
+        if 2 * k > n:  # sorted as a whole, which is sooner than looking for the k-th twice
+            places = torch.arange(n, device=which.device).expand_as(similarity)
+            found[block] = first_with_ties(similarity, places, slack[block, None], k)[1]
+            continue
         last = similarity.topk(k, dim=1).values[:, -1:]
         most = int((similarity >= last - slack[block, None]).sum(dim=1).max())  # with those tied with the k-th
         top = similarity.topk(most, dim=1)
@@ -363,7 +368,10 @@ def first_with_ties(values: Tensor, indices: Tensor, slack: Tensor, k: int) -> t
     """
     values, order = values.sort(dim=1, descending=True)
     indices = indices.gather(1, order)
-    group = torch.nn.functional.pad((values[:, :-1] - values[:, 1:] > slack).cumsum(dim=1), (1, 0))
+    apart = values[:, :-1] - values[:, 1:] > slack
+    if apart.all():
+        return values[:, :k], indices[:, :k]
+    group = torch.nn.functional.pad(apart.cumsum(dim=1), (1, 0))
     group = group.masked_fill_(values < values[:, k - 1 : k] - slack, values.shape[1])
     first = (group * (int(indices.max()) + 1) + indices).argsort(dim=1)[:, :k]
     return values.gather(1, first), indices.gather(1, first)
