@@ -6,6 +6,8 @@ Each has a row of `EXPERIMENTS`, which makes it a command, a kind of study and a
 from __future__ import annotations
 
 from repalign.experiments.base import Experiment, Found, Input
+from repalign.experiments.brain import brain
+from repalign.experiments.brain import mock as mock_brain
 from repalign.experiments.concepts import concepts
 from repalign.experiments.concepts import mock as mock_concepts
 from repalign.experiments.disentangle import disentangle
@@ -15,6 +17,10 @@ from repalign.experiments.perceive import perceive
 from repalign.experiments.stages import stages
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "brain": Experiment(
+        brain, "Closeness of models to the brain", "repalign brain brain.npz models.npz --subjects sessions.csv --measure tau_a",
+        "RDMs or features in files: seconds at n = 92, with Kendall's tau a minute or two", mock_brain,
+    ),
     "concepts": Experiment(
         concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
         "the output matrix of each language model; no text but contexts goes through one: a minute", mock_concepts,
