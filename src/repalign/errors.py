@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,6 +122,14 @@ def is_installed(package: str) -> bool:
         return False
 
 
+def version_of(package: str) -> str | None:
+    """The installed version; None for what is not installed."""
+    try:
+        return version(package)
+    except (PackageNotFoundError, ValueError):  # it is there under another name, or this is no name
+        return None
+
+
 def is_of(thing: object, package: str, *names: str) -> bool:
     """Whether an object is of a class of a package, or of an heir; of these names, if any. Nothing is imported for that."""
     classes = [c for c in type(thing).__mro__ if c.__module__.partition(".")[0] == package]
@@ -149,9 +158,7 @@ def nearby(path: Path) -> str:
     return "check the path; in a study file it starts from the study file's folder"
 
 
-def choose(
-    what: str, asked: str, known: Iterable[str], problem: str | None = None, error: type[RepalignError] = RepalignError
-) -> str:
+def choose(what: str, asked: str, known: Iterable[str], problem: str | None = None) -> str:
     """`asked`, which must be one of the known names. Raises RepalignError with the closest ones.
 
     `problem` replaces the first line of the message, "unknown <what> <asked>".
@@ -170,6 +177,6 @@ def choose(
     if asked in known:
         return asked
     expected = ", ".join(map(str, known)) if 0 < len(known) <= 12 else None  # a long list is what the remedy chooses from
-    raise error(
+    raise RepalignError(
         problem or f"unknown {what} {asked!r}", expected=expected, got=repr(asked), remedy=did_you_mean(str(asked), map(str, known))
     )

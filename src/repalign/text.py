@@ -167,8 +167,8 @@ def _bare(names: Sequence[str]) -> list[str]:
     return [re.sub(r"^\w+:|.*/(?=.)", "", name) for name in names]
 
 
-def _unlike(names: Sequence[str]) -> list[str]:
-    """Names without the words that all of them begin or end with."""
+def _unlike(names: Sequence[str], ends: bool = True) -> list[str]:
+    """Names without the words that all of them begin with, and those that all of them end with."""
     words = [_WORDS.findall(name) for name in names]
     most = min(map(len, words)) - 1 if len(words) > 1 else 0
 
@@ -177,8 +177,9 @@ def _unlike(names: Sequence[str]) -> list[str]:
         return next((k for k, column in enumerate(columns) if len(set(column)) > 1), most)
 
     start = alike(1)
-    end = min(alike(-1), most - start)
-    return ["".join(some[start : len(some) - end]).rstrip("_-./: ") for some in words]
+    end = min(alike(-1), most - start) if ends else 0
+    found = ("".join(some[start : len(some) - end]) for some in words)
+    return [name.rstrip("_-./: ") if end else name for name in found]
 
 
 def _elided(names: Sequence[str], length: int) -> list[str]:
@@ -199,9 +200,7 @@ def without_common_start(names: Sequence[str]) -> list[str]:
     >>> without_common_start(["vision-cnn3-next", "vision-cnn16-next"]), without_common_start(["vit", "vit-b"])
     (['cnn3-next', 'cnn16-next'], ['vit', 'vit-b'])
     """
-    starts = [name[: match.end()] for name in names[:1] for match in re.finditer(r"[-_/:. ]", name)]
-    shared = [start for start in starts if all(name.startswith(start) and len(name) > len(start) for name in names)]
-    return [name[len(shared[-1]) :] for name in names] if shared and len(names) > 1 else list(names)
+    return _unlike(names, ends=False)
 
 
 def parameters(value: float | None) -> str:

@@ -105,10 +105,7 @@ class Alignment:
 
     def matrix(self, measure: Measure | str | None = None, value: str = "statistic") -> pd.DataFrame:
         """Models by models, `value` of the layer search ("statistic", "null_mean", "calibrated", "pvalue", ...)."""
-        choose("column", value, COLUMNS, f"the result has no column {value!r}")
-        found = rows_of(self.table, "max", measure)
-        rows, columns = list(dict.fromkeys(found["model_x"])), list(dict.fromkeys(found["model_y"]))
-        return found.pivot(index="model_x", columns="model_y", values=value).reindex(index=rows, columns=columns)
+        return _grid(rows_of(self.table, "max", measure), "model", value)
 
     def layer_map(
         self, model_x: str | None = None, model_y: str | None = None, measure: Measure | str | None = None,
@@ -120,8 +117,7 @@ class Alignment:
             known = list(dict.fromkeys(cells[side]))
             chosen = known[0] if model is None else model
             cells = cells[cells[side] == choose(side, chosen, known, f"no {side} {chosen!r} in the result")]
-        rows, columns = list(dict.fromkeys(cells["layer_x"])), list(dict.fromkeys(cells["layer_y"]))
-        return cells.pivot(index="layer_x", columns="layer_y", values=value).reindex(index=rows, columns=columns)
+        return _grid(cells, "layer", value)
 
     def to_csv(self, path: str | Path) -> Path:
         """Write the whole table as CSV: a row for each pair of layers, and one for the best of each pair of models."""
@@ -211,6 +207,14 @@ def rows_of(table: pd.DataFrame, scope: str = "max", measure: Measure | str | No
         raise RepalignError("there is nothing to show", expected=f"a table with rows of scope {scope!r}", got="no such rows")
     chosen = known[0] if measure is None else measure_among(measure, known)
     return table.loc[(table["scope"] == scope) & (table["measure"] == chosen)].reset_index(drop=True)
+
+
+def _grid(rows: pd.DataFrame, of: str, value: str) -> pd.DataFrame:
+    """A column of some rows by the models, or the layers, of both sides in their order; "gain" is the score minus its chance."""
+    choose("column", value, (*COLUMNS, "gain"), f"the result has no column {value!r}")
+    rows = rows.assign(gain=rows["statistic"] - rows["null_mean"])
+    first, second = (list(dict.fromkeys(rows[f"{of}_{side}"])) for side in "xy")
+    return rows.pivot(index=f"{of}_x", columns=f"{of}_y", values=value).reindex(index=first, columns=second)
 
 
 def with_ends(table: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:

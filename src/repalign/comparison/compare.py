@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import os
@@ -12,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +26,7 @@ from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, version_of
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
@@ -307,7 +305,10 @@ def run_tiles(
     at = [i for i in range(len(tiles)) if i not in done]
     missing = [tiles[i] for i in at]
     if any(t.settings.way for t in missing) and progress is not silent:
-        _tell_plans(missing, progress)
+        rate = matmul_rate()
+        for measure in dict.fromkeys(t.measure for t in missing if t.settings.way):  # what they will cost, before it is paid
+            some = [t for t in missing if t.measure is measure]
+            progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
     if executor is None:
         cache = Cache(budget, missing, examination, progress)
         for i in cache.order(missing) if len(missing) > 1 else range(len(missing)):
@@ -381,14 +382,6 @@ def _compute_part(
     return [compute_tile(t, cache, file=file) for t, file in job], {k: v for k, v in examination.found.items() if v}
 
 
-def _tell_plans(tiles: Sequence[Tile], progress: Progress) -> None:
-    """Say what the ways that may take long will cost, before it is paid."""
-    rate = matmul_rate()
-    for measure in dict.fromkeys(t.measure for t in tiles if t.settings.way):
-        some = [t for t in tiles if t.measure is measure]
-        progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
-
-
 # --- the table and the description of the run -----------------------------------------------------
 
 
@@ -425,8 +418,8 @@ def describe_run(
         repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
     }
     return {
-        "repalign": _version("repalign"),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "repalign": version_of("repalign"),
+        "versions": {name: version_of(name) for name in LIBRARIES},
         # Besides the versions, the last digits of the scores depend on this.
         "machine": {
             "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
@@ -491,12 +484,3 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
             for row in one.about.get("intervals", ()):
                 way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    """The installed version; None for what is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

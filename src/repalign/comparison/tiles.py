@@ -22,9 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ import repalign.null as nulls
 from repalign.comparison.alignment import TILE_SCHEMA, read_tile
 from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
+from repalign.errors import version_of
 from repalign.files import DamagedError
 from repalign.measures.measure import Measure, State
 from repalign.measures.numerics.precision import sharing
@@ -394,7 +395,7 @@ def _function_parts(f: FunctionType) -> list[object]:
     if (named := _named(f)) is not None:
         return named
     known = [f.__globals__[name] for name in sorted(_names(f.__code__)) if name in f.__globals__]
-    cells = [held for cell in f.__closure__ or () for held in _contents(cell)]
+    cells = [cell.cell_contents for cell in f.__closure__ or () if cell != CellType()]  # but names that are not bound yet
     return [f.__code__, f.__defaults__, f.__kwdefaults__, cells, known, _imported_within(f)]
 
 
@@ -412,13 +413,6 @@ _UNWRAP: dict[type, Callable[[Any], list[object]]] = {
 
 def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
-
-
-def _contents(cell: Any) -> list[object]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # a name that is not bound yet
-        return []
 
 
 def _imported_within(f: FunctionType) -> list[ModuleType]:
@@ -442,7 +436,5 @@ def _version(module: str) -> str:
     top = module.split(".")[0]
     if top in sys.stdlib_module_names:
         return f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    try:
-        return version(top)
-    except (PackageNotFoundError, ValueError):  # a distribution of another name
-        return ", ".join(f"{n} {version(n)}" for n in sorted(set(packages_distributions().get(top, []))))
+    of_another_name = sorted(set(packages_distributions().get(top, []))) if (found := version_of(top)) is None else []
+    return found or ", ".join(f"{name} {version_of(name)}" for name in of_another_name)

@@ -106,15 +106,12 @@ def shown(
     levels = [(laid.threshold, "median"), (float(row["threshold"]), "search")] if value == "statistic" else []
     levels = [(level, of) for level, of in levels if scale.low < level <= scale.high]
     inside = [(float(scale.position(level)), f"threshold {words.number(level)} ({of})") for level, of in levels]
-    table = alignment.layer_map(x, y, measure, value if value != "gain" else "statistic")
-    if value == "gain":  # the one view that is no column
-        table -= alignment.layer_map(x, y, measure, "null_mean")
     return LayerMap(
         laid.layers_x, laid.layers_y, laid.arrays[value], replace(scale, marks=[*scale.marks, *inside]),
         subtitle=f"{found.about.label}, {view.label.lower()}, n = {int(row['n']):,}",
         model_x=x, model_y=y, lines=[place for place, _ in inside], marked=laid.arrays["p_stepdown"] <= found.alpha,
         note=laid.note, best=laid.best, best_text=_best_text(row),
-        table=table.reset_index(),
+        table=alignment.layer_map(x, y, measure, value).reset_index(),
     )  # fmt: skip
 
 

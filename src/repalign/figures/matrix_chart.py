@@ -61,10 +61,7 @@ class Matrix(canvas.Cells):
 def shown(alignment: Alignment, measure: str | None = None, *, value: str = "statistic") -> Matrix:
     """The matrix of a result, with what it shows as a table."""
     made = Matrix.of(Pairs.of(alignment.table, measure, Conventions.of(alignment.run)), value)
-    table = alignment.matrix(measure, value if value != "gain" else "statistic")
-    if value == "gain":  # the one view that is no column
-        table -= alignment.matrix(measure, "null_mean")
-    return replace(made, table=table.reset_index())
+    return replace(made, table=alignment.matrix(measure, value).reset_index())
 
 
 def draw(made: Matrix, **look: Unpack[canvas.Look]) -> Axes:

@@ -34,7 +34,7 @@ from weakref import ReferenceType, WeakKeyDictionary
 import numpy as np
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError, is_of
+from repalign.errors import RepalignError, is_of, version_of
 from repalign.files import file_sha256
 from repalign.sources.model import bytes_of
 from repalign.sources.tokenizer import PROBES, digest
@@ -48,6 +48,7 @@ _loaded: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # the digest 
 ATOMS = (type(None), bool, int, float, complex, str, bytes)
 # Of a module: what it has as such, and the marks of what was done with it.
 OF_EVERY_MODULE = {*vars(nn.Module()), "_is_torch_compile", "_output_capturing_hooks_installed"}
+LEFT_BEHIND = "transformers.utils.output_capturing"  # whose hooks stay where hidden states were asked for, and change nothing
 # Of a class: what says nothing of what it computes.
 SILENT = {
     "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__", "__firstlineno__",
@@ -113,13 +114,9 @@ def _array(walk: _Walk, x: np.ndarray) -> None:
 
 def _module(walk: _Walk, x: nn.Module) -> None:
     own = {name: value for name, value in vars(x).items() if name not in OF_EVERY_MODULE}
-    hooks = [h for h in (*x._forward_pre_hooks.values(), *x._forward_hooks.values()) if not _watches(h)]
+    every = (*x._forward_pre_hooks.values(), *x._forward_hooks.values())
+    hooks = [h for h in every if getattr(h, "__module__", "") != LEFT_BEHIND]
     walk.over(type(x), dict(x._parameters), dict(x._buffers), dict(x._modules), own, hooks)
-
-
-def _watches(hook: Any) -> bool:
-    """Whether a hook is one that transformers leaves behind where hidden states were asked for: it changes nothing."""
-    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 def _class(walk: _Walk, x: type) -> None:
@@ -281,18 +278,8 @@ def _installed() -> tuple[Path, ...]:
 
 @cache
 def _version(top: str) -> str:
-    names = [top, *_distributions().get(top, ())]
-    for name in names:
-        try:
-            return f"version {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "version unknown"
-
-
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())
+    names = [top, *importlib.metadata.packages_distributions().get(top, ())]
+    return f"version {next(filter(None, map(version_of, names)), 'unknown')}"
 
 
 def source_digest(module: ModuleType) -> str:

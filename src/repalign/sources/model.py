@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError, Unavailable, choose, did_you_mean
+from repalign.errors import RepalignError, Unavailable, choose, did_you_mean, version_of
 from repalign.layers import FEATURES, KINDS
 from repalign.models import ModelRecord
 from repalign.text import Progress, silent
@@ -371,13 +370,7 @@ def count_parameters(module: nn.Module) -> int:
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of the libraries that the features depend on."""
-    out = {}
-    for package in ("repalign", "torch", *packages):
-        try:
-            out[package] = version(package)
-        except PackageNotFoundError:
-            out[package] = "not installed"
-    return out
+    return {package: version_of(package) or "not installed" for package in ("repalign", "torch", *packages)}
 
 
 def run_dtype(asked: str, stored: torch.dtype | None, device: str, label: str) -> torch.dtype:

@@ -7,7 +7,7 @@ forbids, a figure that cannot be drawn, a library that is missing. Its numbers m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +201,8 @@ def _competence(
     from repalign.sources.standins import stand_in_scores
 
     given, out = study.config.competence, {}
-    wanted = sorted(set(_yardsticks(study.config.figures)) - {"n_parameters"})
+    against = [(o or {}).get("against", []) for item in study.config.figures for o in item.values()]
+    wanted = sorted({name for some in against for name in ([some] if isinstance(some, str) else some)} - {"n_parameters"})
     if wanted and (given.lm_eval or given.timm or given.csv):
         path = folder / "scores.csv"
         scores = stand_in_scores(wanted, names, seed=0)
@@ -215,11 +216,3 @@ def _competence(
         )  # fmt: skip
         out["bits_per_byte"] = corpus
     return CompetenceConfig(**out)
-
-
-def _yardsticks(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The scores that figures draw against."""
-    for item in figures:
-        for options in item.values():
-            against = (options or {}).get("against", [])
-            yield from [against] if isinstance(against, str) else against

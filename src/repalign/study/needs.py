@@ -293,7 +293,9 @@ def comparing(
     for measure in (m for m in every if not any(m in some for some in jobs.values())):
         try:
             sides = (models, models) if measure.equal_widths else (x, y or x)
-            x_, y_ = (torch.randn(n, _usual(side), generator=torch.Generator().manual_seed(0)) for side in sides)
+            # The geometric mean of the widths: one layer of raw pixels must not pass for the width of all.
+            usual = [round(math.exp(np.mean([math.log(d) for w in side for d in w]))) for side in sides]
+            x_, y_ = (torch.randn(n, d, generator=torch.Generator().manual_seed(0)) for d in usual)
             cost = trial(measure, x_, y_, TRIAL_SECONDS if measure in named else GROUP_TRIAL_SECONDS)
             taken = cost.taken(measure, layers, cells, null.resolve(measure, n).count(n), few)
             most = LIMIT if limit is None else limit or math.inf
@@ -311,11 +313,6 @@ def comparing(
     draws = COPIES * 8 * n * max(len(a) * len(b) for a, b in pairs)
     memory = PROCESS_BYTES + int(states + 4 * n * (2 * widest + whole) + draws)
     return Comparing(seconds, memory, cells, tuple(left_out), tuple(long))
-
-
-def _usual(side: Sequence[Sequence[int]]) -> int:
-    """The geometric mean of the widths of a side: one layer of raw pixels must not pass for the width of all."""
-    return round(math.exp(np.mean([math.log(d) for w in side for d in w])))
 
 
 @functools.lru_cache(maxsize=256)  # the variants of a study have much in common
