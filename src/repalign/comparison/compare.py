@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +28,7 @@ from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
 from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
-from repalign.errors import RepalignError, version_of
+from repalign.errors import RepalignError
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
 from repalign.files import LocalFiles
 from repalign.layers import FEATURES, kind_of
@@ -418,8 +420,8 @@ def describe_run(
         repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
     }
     return {
-        "repalign": version_of("repalign"),
-        "versions": {name: version_of(name) for name in LIBRARIES},
+        "repalign": _version("repalign"),
+        "versions": {name: _version(name) for name in LIBRARIES},
         # Besides the versions, the last digits of the scores depend on this.
         "machine": {
             "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
@@ -484,3 +486,12 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
             for row in one.about.get("intervals", ()):
                 way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """The installed version; None for what is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

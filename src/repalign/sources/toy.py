@@ -11,6 +11,7 @@ from repalign.errors import RepalignError
 from repalign.models import ModelRecord
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, versions
 from repalign.sources.source import COUNTED, KNOWN, NAME, Answer, Asked, Facts, Source, Spec, StandIn
+from repalign.toyworld import captions, models, networks, recipes, render
 
 STATISTICS = "language-svd12-200"  # what stands in for models that are counted, not trained: it is made in no time
 
@@ -19,8 +20,6 @@ class Toy(LoadedModel):
     """Scenes or captions of the toy world in, pooled layers out."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, context: Context) -> None:
-        from repalign.toyworld import models
-
         self.entry, self.model = entry, models.load(spec.path, progress=context.progress)
         self.kind = self.model.modality
         self.layers = self.choose_layers([Layer(n, f"layer {n}, mean over positions or words") for n in self.model.layers])
@@ -48,25 +47,17 @@ class Toys(Source):
         return f"the name {path!r}", "a name has letters, digits and . _ + - only, and no revision"
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:  # noqa: ARG002
-        from repalign.toyworld import recipes
-
         return recipes.find(spec.path)[0].modality
 
     def check(self, spec: Spec, entry: ModelEntry) -> None:
-        from repalign.toyworld import recipes
-
         super().check(spec, entry)
         recipes.find(spec.path)
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
-        from repalign.toyworld import models
-
         return models.revision(spec.path)
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
         """The network built and run on one stimulus; what training takes is in its recipe."""
-        from repalign.toyworld import captions, models, networks, recipes, render
-
         try:
             recipe, _ = recipes.find(spec.path)
         except RepalignError:
@@ -90,8 +81,6 @@ class Toys(Source):
 
     def stand_in(self, asked: Asked) -> StandIn:
         """Itself if it needs no training, else the untrained one of its kind and nearest width."""
-        from repalign.toyworld import networks, recipes
-
         recipe, _ = recipes.find(asked.spec.path)  # RepalignError for an unknown name, with those that are like it
         like = [r for r in recipes.RECIPES.values() if r.family == recipe.family and r.objective == recipes.UNTRAINED]
         if recipe.family == "svd":

@@ -12,31 +12,32 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from repalign.comparison import compare
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
 from repalign.comparison.check import VARIANTS_FILE
+from repalign.comparison.ways import way_of
+from repalign.dataset import Dataset
 from repalign.errors import NotHere
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_file
+from repalign.null import Null
+from repalign.report import write_report
+from repalign.representation import Representation
+from repalign.sources import ModelEntry
+from repalign.store import FeatureStore
 from repalign.study import before
 from repalign.study.base import STORE, OnPlan, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members
+from repalign.study.needs import Needs, estimate
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent
-
-if TYPE_CHECKING:
-    from repalign.dataset import Dataset
-    from repalign.null import Null
-    from repalign.representation import Representation
-    from repalign.sources import ModelEntry
-    from repalign.study.needs import Needs
-
 
 LONGEST = 80  # characters of a folder's name, without a digest
 # Names that are taken among results, or by Windows; and those that look as if a digest stood in them.
@@ -123,8 +124,6 @@ class AlignmentStudy(Study):
         return list({r.key: r for v in self.variants for r in inputs.members(v).everything}.values())
 
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
-        from repalign.report import write_report
-
         config = self.config
         inputs = self._ready(progress, executor)
         if config.competence != CompetenceConfig():
@@ -159,8 +158,6 @@ class AlignmentStudy(Study):
         return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
     def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path) -> Alignment:
-        from repalign.comparison import compare
-
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first, dataset = variant.config, found.x[0], inputs.dataset(variant)
         named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
@@ -203,8 +200,6 @@ ASSUMED = 1024  # stimuli of a dataset that cannot be opened yet: the paper's nu
 
 def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
     """The dataset, the comparisons, and an estimate of downloads, disk, memory and time."""
-    from repalign.dataset import Dataset
-
     is_known = True
     try:
         datasets = [inputs.dataset(variant) for variant in study.variants]
@@ -240,8 +235,6 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
 
 def _compared(variant: Variant, n: int, null: Null) -> list[str]:
     """What one run compares, and the draws behind each measure's chance level."""
-    from repalign.comparison.ways import way_of
-
     nx, ny, measures = len(variant.x), len(variant.y or ()), variant.every_measure
     pairs = nx * ny if variant.y is not None else nx * (nx - 1) // 2
     counts = f"{nx + ny} models, {pairs} pairs of models, {len(measures)} measures"
@@ -258,9 +251,6 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
 
 def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_known: bool) -> Needs:
     """What all runs need: every model is run once for each dataset, every variant compared once."""
-    from repalign.store import FeatureStore
-    from repalign.study.needs import estimate
-
     parts, compared, kept = {}, [], FeatureStore(inputs.store)
     for variant, dataset, n in runs:
         config = variant.config

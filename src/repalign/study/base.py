@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from repalign.dataset.config import Block as OfDataset
 from repalign.figures.kinds import Drawn, write_figures
+from repalign.report import write_study_page
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ class Study(ABC):
 
         `figures` are the folder of the figures and what to call it, `reports` the full reports to which the page leads.
         """
-        from repalign.report import write_study_page
-
         pictures = write_figures(drawn, figures[1], self.is_mock)
         about = (page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
         write_study_page(*about, question=self.config.question, is_mock=self.is_mock)

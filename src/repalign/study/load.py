@@ -8,24 +8,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from repalign.comparison import DEFAULT_MEASURES, Preprocess, preset
 from repalign.errors import RepalignError, choose
 from repalign.experiments import EXPERIMENTS
+from repalign.measures import Group, Measure, parse_wanted
 from repalign.models import find_model, known_models, model_set
+from repalign.null import Auto, Groups, Null, Search, make_null
 from repalign.representation import sampled
-from repalign.sources import SOURCES, parse_spec
+from repalign.sources import SOURCES, ModelEntry, Spec, parse_spec
 from repalign.sources.source import is_local_path
 from repalign.study.base import Study
 from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, RunConfig, SidesConfig
 from repalign.study.yaml_lines import Mark, Where, read
 from repalign.study.yaml_words import Location
-
-if TYPE_CHECKING:
-    from repalign.comparison.preprocess import Preprocess
-    from repalign.measures import Group, Measure
-    from repalign.null import Null
-    from repalign.sources import ModelEntry, Spec
 
 ENTRY_POINTS = "repalign.experiments"  # the group in which packages announce experiments: name = module:class
 ALIGNMENT = EntryPoint("alignment", "repalign.study.alignment:AlignmentStudy", ENTRY_POINTS)  # the default
@@ -179,8 +176,6 @@ class Variant:
     every_measure: list[Measure] = field(init=False)  # with those of groups
 
     def __post_init__(self) -> None:
-        from repalign.measures import Measure
-
         every = dict.fromkeys(m for w in self.measures for m in ([w] if isinstance(w, Measure) else w.members))
         named = [m for m in self.measures if isinstance(m, Measure)]
         sides = (self.x,) if self.y is None else (self.x, self.y)
@@ -198,8 +193,6 @@ class Variant:
 
     def null_of(self, ids: Sequence[str], base: Path) -> Null:
         """The null with the groups of these stimuli, whose file's path starts from `base`."""
-        from repalign.null import Groups
-
         config = self.config.null
         if config.groups is None:
             return self.null
@@ -281,9 +274,6 @@ def _with(run: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
 
 def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Path, where: Where) -> Variant:
     """A run of its fields. What a wrong one means is left out, or taken for its default: it is not run."""
-    from repalign.comparison import Preprocess, preset
-    from repalign.null import Auto, Search, make_null
-
     chosen, preprocess, search, null = None, Preprocess(), None, Auto()
     with where.at("preset"):
         chosen = None if config.preset is None else preset(config.preset)
@@ -315,9 +305,6 @@ def _variant(name: str, factors: Mapping[str, Any], config: RunConfig, base: Pat
 
 def _measures(config: RunConfig, chosen: Any, where: Where) -> dict[Measure | Group, Location]:
     """What is measured, each with its place: what the run names, or a preset, or the default."""
-    from repalign.comparison import DEFAULT_MEASURES
-    from repalign.measures import parse_wanted
-
     if chosen is not None and not config.measures:
         return dict.fromkeys(chosen.measures, ("preset",))
     out: dict[Measure | Group, Location] = {}
@@ -358,8 +345,6 @@ def _placed(
     given: Sequence[str | ModelConfig], base: Path, where: Where, at: tuple[str, ...], options: ModelOptions | None = None
 ) -> Iterator[tuple[Location, ModelEntry]]:
     """A list of models as entries, each with its place; `options` are those of the whole side."""
-    from repalign.sources import ModelEntry
-
     shared = {} if options is None else options.model_dump(exclude_unset=True)
     with where.at("models", "options", at[-1]):
         ModelEntry(f"of side {at[-1]}", **shared)
@@ -419,8 +404,6 @@ def _refuse_twins(placed: Sequence[tuple[Location, ModelEntry]], where: Where) -
 
 def _known_entries(config: ModelConfig, about: dict[str, Any]) -> list[ModelEntry]:
     """A known model by its name, or a set of them, as entries; what the file says `about` them counts more."""
-    from repalign.sources import ModelEntry
-
     if config.set is not None:
         known = model_set(config.set, config.modality)
         about = {k: v for k, v in about.items() if k != "modality"}

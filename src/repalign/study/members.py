@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.comparison.alignment import MOCK_OF
+from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.features import join
-from repalign.representation import break_pairs, mean_of, sample_rows
-from repalign.sources import parse_spec
+from repalign.representation import Representation, break_pairs, mean_of, sample_rows
+from repalign.sources import ModelEntry, Skipped, extract, parse_spec
 from repalign.sources.array import as_read, rows_of
 from repalign.study.config import CompetenceConfig, ExtractConfig
 from repalign.study.load import Variant
@@ -21,9 +22,6 @@ from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
     from repalign.competence import Score
-    from repalign.dataset import Dataset
-    from repalign.representation import Representation
-    from repalign.sources import ModelEntry
 
 PROMPTED = "texts stand in a prompt"  # why a causal model may have no bits of the stimuli; it still has those of a corpus
 
@@ -71,8 +69,6 @@ class Inputs:
 
     def _opened(self, variant: Variant) -> tuple[Dataset, bool]:
         """The stimuli, and whether files are paired by position for want of ids."""
-        from repalign.dataset import Dataset
-
         config, files = variant.config.dataset, [e for side in variant.sides for e in side]
         key = repr(files) if config is None else config.model_dump_json()
         if key not in self._datasets:
@@ -113,8 +109,6 @@ class Inputs:
 
     def _side(self, variant: Variant, side: list[list[ModelEntry]], skipped: dict[str, str]) -> list[Representation]:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
-        from repalign.sources import Skipped, extract
-
         dataset, options = self.dataset(variant), variant.config.extract
         about, how = f"{dataset.fingerprint} {options.model_dump_json()}", options.model_dump(exclude_unset=True)
         new = {f"{about} {e!r}": e for several in side for e in several if f"{about} {e!r}" not in self._found}

@@ -12,20 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.dataset import IN_CELLS, DatasetConfig
+import pandas as pd
+
+from repalign.dataset import IN_CELLS, Dataset, DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
-from repalign.sources import parse_spec
+from repalign.sources import ModelEntry, parse_spec
 from repalign.sources.array import as_read
+from repalign.sources.standins import stand_in, stand_in_scores, write_dataset
 from repalign.study.base import STORE
 from repalign.study.config import CompetenceConfig, RunConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
-    from repalign.dataset import Dataset
-    from repalign.sources import ModelEntry
     from repalign.study.alignment import AlignmentStudy
 
 SIZE = 208  # stimuli, if all measures allow it: at 200 and more most nulls are closed forms
@@ -87,8 +88,6 @@ def _figure(item: dict[str, Any]) -> dict[str, Any]:
 
 def _rows(n: int) -> Dataset:
     """What files of features alone are of."""
-    from repalign.dataset import Dataset
-
     return Dataset("rows", tuple(f"row-{i:05d}" for i in range(n)), {}, "generated")
 
 
@@ -102,8 +101,6 @@ def _captions(study: AlignmentStudy, configs: Sequence[DatasetConfig]) -> int:
 
 def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
     """A table with every column that some variant reads."""
-    from repalign.sources.standins import write_dataset
-
     columns = {column: kind for config in configs for kind, some in _columns(config).items() for column in some}
     return write_dataset(folder, columns, n, captions=captions)
 
@@ -179,8 +176,6 @@ class StandIns:
 
     def of(self, entry: ModelEntry, data: Dataset, modality: str | None = None) -> ModelEntry:
         """What stands in for a model on this dataset; without `modality` it reads what its source says, or the first column."""
-        from repalign.sources.standins import stand_in
-
         key, spec = (repr(entry), data.ids), parse_spec(entry.spec)
         if key not in self.made:
             modality = modality or spec.source.modality(spec, entry) or next(iter(data.modalities), "array")
@@ -196,10 +191,6 @@ def _competence(
     study: AlignmentStudy, configs: Sequence[DatasetConfig], folder: Path, names: Sequence[str], table: Path
 ) -> CompetenceConfig:
     """Scores of every name that the study's figures ask for, made up; bits per byte measured on the captions."""
-    import pandas as pd
-
-    from repalign.sources.standins import stand_in_scores
-
     given, out = study.config.competence, {}
     against = [(o or {}).get("against", []) for item in study.config.figures for o in item.values()]
     wanted = sorted({name for some in against for name in ([some] if isinstance(some, str) else some)} - {"n_parameters"})
