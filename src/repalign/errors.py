@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +42,7 @@ class Problems(RepalignError):  # noqa: N818  (several errors)
         return self._errors
 
 
+@dataclass
 class Mistakes:
     """Errors that are kept until all is looked at.
 
@@ -52,8 +54,7 @@ class Mistakes:
     ["unknown colour 'rde'", "unknown colour 'gren'"]
     """
 
-    def __init__(self) -> None:
-        self.errors: list[RepalignError] = []
+    errors: list[RepalignError] = field(default_factory=list)
 
     @contextmanager
     def kept(self, field: str | None = None) -> Iterator[None]:

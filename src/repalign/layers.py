@@ -308,6 +308,7 @@ class Kernel(Pairwise):
         return matrix
 
 
+SINK = 2.0  # a token that is so many times as long as the others of its text rules a mean over them: a sink, if it is the first
 Given = Tensor | Pairwise  # a layer: features (n, d), or what is given by pairs
 
 KINDS: Mapping[str, type[Pairwise]] = {cls.kind: cls for cls in (RDM, Kernel)}

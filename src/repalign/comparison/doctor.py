@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from repalign.comparison.alignment import keep, kept
-from repalign.layers import RDM, Given, Pairwise, as_layer
+from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
 from repalign.representation import Representation
 from repalign.text import Progress
@@ -48,7 +48,7 @@ SPECTRUM_MAX_N = 2000
 # A token that is RULING_TOKEN times as long as the mean of the others and has RULING_SHARE of all norms of its text rules the mean
 # over tokens. Debiased CKA with a vision model, without that token and with it (docs/tokens.md): up to 1.6 times and a share
 # of .14 they differ by 30 % at most, at 2.3 times and .07 by 7 %, from 2.2 times and .17 on by a factor of two or more.
-RULING_TOKEN, RULING_SHARE = 2.0, 0.15
+RULING_TOKEN, RULING_SHARE = SINK, 0.15
 
 SEVERITIES = ("note", "warning", "serious")
 
@@ -103,15 +103,20 @@ def examine(
     return [Finding(model, layer, *one) for some in told for one in some]
 
 
-def summarise(findings: Sequence[Finding]) -> list[str]:
-    """One sentence for each kind of finding of each model, over the layers that show it, the gravest first."""
+def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, list[str], int]]:
+    """The gravest finding of each kind of each model, the layers that show it, and how often; the gravest kind first."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for f in findings:
         groups.setdefault((f.model, f.code), []).append(f)
+    worst = [max(group, key=lambda f: SEVERITIES.index(f.severity)) for group in groups.values()]
+    found = [(w, list(dict.fromkeys(f.layer for f in group)), len(group)) for w, group in zip(worst, groups.values(), strict=True)]
+    return sorted(found, key=lambda one: -SEVERITIES.index(one[0].severity))
+
+
+def summarise(findings: Sequence[Finding]) -> list[str]:
+    """One sentence for each kind of finding of each model, over the layers that show it, the gravest first."""
     out = []
-    for group in sorted(groups.values(), key=lambda g: -max(SEVERITIES.index(f.severity) for f in g)):
-        worst = max(group, key=lambda f: SEVERITIES.index(f.severity))
-        layers = list(dict.fromkeys(f.layer for f in group))
+    for worst, layers, _ in grouped(findings):
         several = f"{len(layers)} layers ({layers[0]} to {layers[-1]}), for instance {worst.layer}"
         out.append(f"{worst.model}, {layers[0] if len(layers) == 1 else several}: {worst.message}")
     return out

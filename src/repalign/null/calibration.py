@@ -79,13 +79,7 @@ def pvalue(observed: Array, draws: np.ndarray) -> np.ndarray:
 
     Ties are decided with a scale-aware tolerance and count as exceedances; so do undefined draws.
     """
-    observed, draws = np.asarray(observed, float), np.asarray(draws, float)
-    return np.where(np.isnan(observed), np.nan, _add_one(observed, snap_ties(observed, draws)))
-
-
-def _add_one(observed: np.ndarray, snapped: np.ndarray) -> np.ndarray:
-    """The p-value from draws whose ties are exact; undefined draws are no smaller than anything."""
-    return (1 + (~(snapped < observed)).sum(axis=0)) / (len(snapped) + 1)
+    return calibrate(observed, draws).pvalue
 
 
 def threshold(observed: Array, draws: np.ndarray, alpha: float) -> np.ndarray:
@@ -111,7 +105,8 @@ def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max:
     snapped = snap_ties(observed, draws)
     pool = np.concatenate([snapped, observed[None]])
     pool = np.where(np.isnan(pool), np.inf, pool)  # undefined draws count as exceedances here too
-    rank, p = math.ceil((1 - alpha) * len(pool)), _add_one(observed, snapped)
+    rank = math.ceil((1 - alpha) * len(pool))
+    p = (1 + (~(snapped < observed)).sum(axis=0)) / len(pool)  # undefined draws are no smaller than anything
     return Calibration.of(observed, mean, std, p, np.partition(pool, rank - 1, axis=0)[rank - 1], s_max)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit
 from repalign.relate.permutations import FEW_ORDERS
-from repalign.text import counted, plural, span
+from repalign.text import counted, named, plural, span
 
 if TYPE_CHECKING:
     from repalign.relate.agreements import Agreement
@@ -148,10 +148,6 @@ def interval(level: float, low: float, high: float, number: Callable[[float], st
 def noun(label: str) -> str:
     """A label within a sentence: ordinary words in lower case, names as they are."""
     return label[:1].lower() + label[1:] if label.split(" ")[0].istitle() else label
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def _left_out(names: Sequence[str], why: str = "") -> Sentences:
@@ -428,7 +424,7 @@ def contrast(found: Contrast) -> Sentences:
         yield f"{row['variant']} minus {found.variants[0]}: {bracket(row['difference'], row['low'], row['high'])}; {correlation}."
         lacking = [f"{x} and {y}" for x, y in found.missing[row["variant"]]]
         if lacking:
-            yield f"{counted(len(lacking), 'pair')} with one of the two only: {_some(lacking, NAMED)}."
+            yield f"{counted(len(lacking), 'pair')} with one of the two only: {named(lacking, NAMED)}."
     units = next(filter(None, found.differences["units"]), "")
     left = f"{100 * found.level:g} % intervals leave out one at a time of {units}"
     yield f"n = {span(found.table['n'].tolist())} stimuli; {left if units else 'no interval: neither side has three models'}."
@@ -464,7 +460,7 @@ def beside(found: Beside) -> Sentences:
         ("Pairs with one of the two scores only", [f"{x} and {y}" for x, y in found.missing]),
     ):
         if names:
-            yield f"{what}: {_some(names, LISTED)}."
+            yield f"{what}: {named(names, LISTED)}."
 
 
 OF: dict[str, Callable[[Any], Sentences]] = {

@@ -24,7 +24,7 @@ from repalign import figures
 from repalign import text as words
 from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
 from repalign.comparison.conventions import RULES, VIEWS, Conventions, Pairs, text_of
-from repalign.comparison.doctor import SEVERITIES
+from repalign.comparison.doctor import SEVERITIES, Finding, grouped
 from repalign.errors import RepalignError
 from repalign.figures import canvas, palette, trend_chart
 from repalign.figures.kinds import Drawn, of_result, write_figures
@@ -256,27 +256,19 @@ def models(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Findings of one kind stand together, told by the gravest of them; the gravest kind first.
     """
-    levels, kinds = {severity: k for k, severity in enumerate(SEVERITIES)}, {}
-    for finding in run.get("findings") or []:
-        level = levels.get(str(finding.get("severity")), 1)
-        kinds.setdefault((str(finding.get("model")), str(finding.get("code"))), []).append((level, finding))
     findings: dict[str, list[dict[str, Any]]] = {}
-    for (model, code), group in kinds.items():
-        level, worst = max(group, key=lambda both: both[0])
-        layers = list(dict.fromkeys(str(finding.get("layer")) for _, finding in group))
-        where = layers[0]
-        if len(layers) > 1:
-            where = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.get('layer')}"
-        findings.setdefault(model, []).append({
-            "tag": f"{worst.get('severity')}: {code}", "level": level, "where": where, "message": worst.get("message"),
-            "layers": ", ".join(layers), "n": len(group),
+    for worst, layers, n in grouped(Finding(**one) for one in run.get("findings") or []):
+        several = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.layer}"
+        findings.setdefault(worst.model, []).append({
+            "tag": f"{worst.severity}: {worst.code}", "level": SEVERITIES.index(worst.severity), "message": worst.message,
+            "where": several if len(layers) > 1 else layers[0], "layers": ", ".join(layers), "n": n,
         })  # fmt: skip
     out = []
     for record in run.get("models") or []:
         name, facts = record.get("name", ""), record.get("facts") or {}
         on = [side for side in ("x", "y") if name in ((run.get("sides") or {}).get(side) or [])]
         widths = sorted({int(w) for w in record.get("widths") or []})
-        own = sorted(findings.get(str(name), []), key=lambda one: -one["level"])
+        own = findings.get(str(name), [])
         out.append({
             "record": record,
             "side": "both" if len(on) == 2 else (f"{on[0]}, " if on else "") + str(record.get("modality") or ""),

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repalign.errors import RepalignError, Unavailable
+from repalign.layers import SINK
 from repalign.sources.model import Batch, Layer, LoadedModel
 
-SINK = 2.0  # times as long as the other tokens: from there on a first token is a sink (the doctor remarks on such a one)
 # How far equal hidden states may be apart, relative to their norm: rounding in the dtype.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 POSITIONS = 256  # float32 log-softmax of so many positions at once: a vocabulary may have 250,000 entries

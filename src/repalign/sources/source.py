@@ -89,9 +89,9 @@ def parse_spec(text: str) -> Spec:
         names = {known.name.lower(): known.spec for known in known_models()}
         raise RepalignError(
             f"model spec {text!r} starts with no known scheme",
-            expected=f"scheme:path with one of the schemes {', '.join(SOURCES)}",
+            expected=f"scheme:path with one of the schemes {', '.join(SCHEMES)}",
             got=f"scheme {scheme!r}" if colon else "no scheme",
-            remedy=did_you_mean(scheme, SOURCES) if colon else f"write {names.get(text.lower(), 'hf:' + text)!r}",
+            remedy=did_you_mean(scheme, SCHEMES) if colon else f"write {names.get(text.lower(), 'hf:' + text)!r}",
         )
     source = SOURCES[scheme]
     with_revision = source.has_revisions and source.local_part(rest) is None
@@ -417,6 +417,7 @@ SOURCES = Sources(
         "memory": "repalign.sources.memory:InMemory",
     }  # type: ignore[dict-item]
 )
+SCHEMES = [scheme for scheme in SOURCES if scheme != "memory"]  # that a spec may be written with; objects are handed over
 
 
 def facts_of(entries: Sequence[ModelEntry], patience: float = 3.0) -> list[Facts]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, create_model
 
 from repalign.dataset import DatasetConfig
+from repalign.sources.model import ABOUT, ModelEntry
 from repalign.study.base import Block, Place, StudyBlock
 
 ONE_OR_SEVERAL = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -14,8 +16,15 @@ Paths = Annotated[
     list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), WithJsonSchema(ONE_OR_SEVERAL)
 ]
 
+# All that may be asked of a model, whichever it is; where YAML has lists for tuples, or a bound tells the mistake in its words.
+_HINTS = get_type_hints(ModelEntry) | {
+    "layers": list[int | str] | None, "features": str | list[str] | None, "caption": Annotated[int, Field(ge=0)],
+}  # fmt: skip
+_ASKED: Any = {f.name: (_HINTS[f.name], f.default) for f in fields(ModelEntry) if f.metadata != ABOUT}
+_Options: Any = create_model("_Options", __base__=Block, **_ASKED)
 
-class ModelOptions(Block):
+
+class ModelOptions(_Options):
     """How a model is read: for one model, or for all models of a side (see `sources.ModelEntry`).
 
     Parameters
@@ -40,23 +49,6 @@ class ModelOptions(Block):
     kind : Of an array: rdm or kernel, if it holds dissimilarities or a kernel; features, if a symmetric array holds features
         after all.
     """
-
-    modality: str | None = None
-    pooling: str | None = None
-    layers: list[int | str] | None = None
-    caption: int = Field(default=0, ge=0)
-    prompt: str | None = None
-    sink: str = "skip"
-    padding: str = "right"
-    truncate: bool = False
-    store_dtype: str = "float32"
-    ids: str | None = None
-    rows: bool = False
-    id: str | None = None
-    features: str | list[str] | None = None
-    vector: str | None = None
-    axes: str | None = None
-    kind: str | None = None
 
 
 class ModelConfig(ModelOptions):

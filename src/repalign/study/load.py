@@ -17,8 +17,8 @@ from repalign.measures import Group, Measure, parse_wanted
 from repalign.models import find_model, known_models, model_set
 from repalign.null import Auto, Groups, Null, Search, make_null
 from repalign.representation import sampled
-from repalign.sources import SOURCES, ModelEntry, Spec, parse_spec
-from repalign.sources.source import is_local_path
+from repalign.sources import ModelEntry, Spec, parse_spec
+from repalign.sources.source import SCHEMES, is_local_path
 from repalign.study.base import Study
 from repalign.study.config import AlignmentConfig, ModelConfig, ModelOptions, RunConfig, SidesConfig
 from repalign.study.yaml_lines import Mark, Where, read
@@ -378,7 +378,7 @@ def _refuse_unmarked(path: str, spec: Spec | None, base: Path) -> None:
         path = f"./{path}" if scheme == "hf" and not is_local_path(path) else path
         raise RepalignError(
             f"{path!r} is a {'folder' if scheme == 'hf' else 'file'}, and a model is named by a scheme and a path",
-            expected=f"one of {', '.join(SOURCES)}, a colon and the path", got=path, remedy=f"did you mean \"{scheme}:{path}\"?",
+            expected=f"one of {', '.join(SCHEMES)}, a colon and the path", got=path, remedy=f"did you mean \"{scheme}:{path}\"?",
         )  # fmt: skip
     if spec is not None and spec.source.published and not spec.is_local and spec.revision is None and there.is_dir():
         other = f"{spec}@main" if spec.source.has_revisions else "another name for the folder"
