@@ -17,7 +17,7 @@ from repalign.comparison.alignment import COLUMNS
 from repalign.models import training_of
 from repalign.relate import difference_of_models, story, verdict
 from repalign.relate.jackknife import said_by
-from repalign.report import picture, render
+from repalign.report import render, screen
 
 # --- the difference of two models over their partners ------------------------------------------
 
@@ -258,7 +258,7 @@ def test_a_line_or_an_order_decides_and_contradiction_is_open():
 
 def drawn(size: str = "wide", **options) -> list[dict]:
     found = verdict(*study(options.pop("score", quality), **options))
-    return [panel.drawing(size) for panel in picture.panels(found)]
+    return [panel.drawing(size) for panel in screen.panels(found)]
 
 
 def test_one_axis_of_scores_and_slots_for_what_is_far_or_unknown():
@@ -277,7 +277,7 @@ def test_chance_follows_each_model():
     """A model below its chance lies in the band, though its neighbours' chance is lower than its score."""
     table, run = study(lambda x, y: 0.05 if y == "cnn-s" else quality(x, y))
     table["threshold"] = np.where(table["model_y"] == "cnn-s", 0.1, 0.02)
-    (_, vision) = (panel.drawing("wide") for panel in picture.panels(verdict(table, run)))
+    (_, vision) = (panel.drawing("wide") for panel in screen.panels(verdict(table, run)))
     (low,) = (mark for mark in vision["marks"] if mark["about"].startswith("cnn-s:"))
     ((outline,),) = ([band for band in vision["bands"] if band],)
     tops = [y for x, y in outline if abs(x - low["x"]) < 1e-6]
@@ -293,7 +293,7 @@ def test_every_model_is_named_and_no_name_covers_another(size):
         boxes = []
         for mark in panel["marks"]:
             x, y, anchor = mark["spot"]
-            wide = picture.CHARACTER * len(mark["name"])
+            wide = screen.CHARACTER * len(mark["name"])
             left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[anchor]
             boxes.append((left, y - 10, left + wide, y + 2))
         for a, b in itertools.combinations(boxes, 2):

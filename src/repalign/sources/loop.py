@@ -13,6 +13,7 @@ import math
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack, suppress
@@ -27,7 +28,7 @@ from torch import Tensor
 from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, Unavailable, choose
 from repalign.models import ModelRecord
-from repalign.sources.memory import UNTOLD, Model, entries_of
+from repalign.sources.memory import UNTOLD, Model, home_of
 from repalign.sources.model import (
     SPREAD,
     STORE_DTYPES,
@@ -139,6 +140,21 @@ def extract(
         finally:
             _forget()
     return out
+
+
+def entries_of(models: Any, dataset: Dataset) -> list[ModelEntry]:
+    """What is asked of each model that is named or given; those in memory that have no name are told apart by numbers."""
+    given = [models] if isinstance(models, (str, ModelEntry)) or callable(models) else models
+    entries: list[ModelEntry] = []
+    for one in given:
+        entry = one if isinstance(one, ModelEntry) else ModelEntry(one) if isinstance(one, str) else Model(one)
+        entries += home_of(entry).towers(entry, dataset) if isinstance(entry, Model) else [entry]
+    labels = Counter[str]()
+    for i, entry in enumerate(entries):
+        labels[entry.label] += 1
+        if isinstance(entry, Model) and entry.name is None and labels[entry.label] > 1:
+            entries[i] = replace(entry, name=f"{entry.spec.partition(':')[2]}-{labels[entry.label]}")
+    return entries
 
 
 def left_out(entry: ModelEntry, error: Unavailable, task: str, progress: Progress, n: int = 0) -> Skipped:

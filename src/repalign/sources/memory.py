@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -82,21 +81,6 @@ class Model(ModelEntry):
             for option, value in (("model", model), ("preprocess", next(iter(beside), None)), ("spec", f"memory:{name}")):
                 object.__setattr__(self, option, value)
         super().__post_init__()
-
-
-def entries_of(models: Any, dataset: Dataset) -> list[ModelEntry]:
-    """What is asked of each model that is named or given; those in memory that have no name are told apart by numbers."""
-    given = [models] if isinstance(models, (str, ModelEntry)) or callable(models) else models
-    entries: list[ModelEntry] = []
-    for one in given:
-        entry = one if isinstance(one, ModelEntry) else ModelEntry(one) if isinstance(one, str) else Model(one)
-        entries += home_of(entry).towers(entry, dataset) if isinstance(entry, Model) else [entry]
-    labels = Counter[str]()
-    for i, entry in enumerate(entries):
-        labels[entry.label] += 1
-        if isinstance(entry, Model) and entry.name is None and labels[entry.label] > 1:
-            entries[i] = replace(entry, name=f"{entry.spec.partition(':')[2]}-{labels[entry.label]}")
-    return entries
 
 
 def home_of(entry: Model) -> Source:
