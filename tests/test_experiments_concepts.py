@@ -19,11 +19,15 @@ from scipy.stats import binomtest
 
 from repalign import RepalignError
 from repalign.experiments import EXPERIMENTS, concept_numbers
-from repalign.experiments.concept_words import SHIPPED, Vocabulary, look_up, read_pairs, read_vocabulary
-from repalign.experiments.concepts import concepts, concepts_of
+from repalign.experiments.concept_words import SHIPPED, Vocabulary, layers_of, look_up, read_pairs, read_vocabulary
+from repalign.experiments.concepts import Concepts, concepts
 
 METRICS = ("euclid", "causal")
 DRAWN = 999
+
+
+def concepts_of(x: np.ndarray, names: list[str], pairs: Any, **options: Any) -> Concepts:
+    return concepts(Vocabulary.of(x, names), pairs, **options)  # type: ignore[arg-type]
 
 
 # --- golden values -------------------------------------------------------------------------------
@@ -610,8 +614,44 @@ def test_models_and_files_that_are_not_there_are_refused(tmp_path):
     np.save(tmp_path / "bare.npy", X)
     refused(lambda: concepts(str(tmp_path / "bare.npy")), "its rows have no names")
     np.savez(tmp_path / "two.npz", a=X, b=X, ids=np.array(NAMES))
-    refused(lambda: concepts(str(tmp_path / "two.npz")), "which layer\\?", "got: a, b")
-    assert read_vocabulary(str(tmp_path / "two.npz"), "b").what == "two.npz, layer b"
+    refused(lambda: concepts(str(tmp_path / "two.npz")), "which layer\\?", "got: 2 layers: a, b")
+    assert read_vocabulary(str(tmp_path / "two.npz"), "b").what == "two, layer b"
+
+
+def test_vectors_in_memory_are_taken_in_any_form():
+    expected = concepts_of(X, NAMES, PAIRS).table
+    for model in (dict(zip(NAMES, X, strict=True)), pd.DataFrame(X, index=NAMES)):
+        assert concepts(model, PAIRS).table.equals(expected)  # type: ignore[arg-type]
+    refused(lambda: concepts({"a": [1.0, 2.0], "b": [1.0]}, PAIRS), "not vectors of one width")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "layers", "expected"),
+    [
+        ("a.npz", None, None, (None, None)), ("a.npz", None, ["l"], ("l", None)), ("a.npz", "b.npz", ["l"], ("l", "l")),
+        ("a.npz", "b.npz", ["l", "m"], ("l", "m")), ("hf:org/name", "b.npz", ["m"], (None, "m")),
+    ],
+)  # fmt: skip
+def test_layers_go_to_the_files_in_turn(model: str, other: str | None, layers: list[str] | None, expected: tuple[Any, Any]):
+    assert layers_of(model, other, layers) == expected
+
+
+@pytest.mark.parametrize(("other", "said"), [(None, "one output matrix"), ("b.npz", "a name for each of 1 files")])
+def test_layers_of_no_file_are_refused(other: str | None, said: str):
+    refused(lambda: layers_of("hf:org/name", other, ["l", "m"]), "layers do not fit the models", said)
+
+
+def test_a_model_of_a_store_is_read(tmp_path):
+    from repalign import Dataset, FeatureStore, ModelEntry, extract
+
+    ids = [f"s{i}" for i in range(60)]
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(60, 8)), ids=np.array(ids))
+    entry = ModelEntry(f"array:{tmp_path / 'x.npz'}", modality="text")
+    extract(Dataset.of(text=ids, ids=ids, name="d"), [entry], FeatureStore(tmp_path / "store"))
+    (stored,) = FeatureStore(tmp_path / "store").representations()
+    pairs = {"c": [(f"s{i}", f"s{i + 12}") for i in range(12)]}
+    found = concepts(f"{tmp_path / 'store'}#{stored.name}", pairs)  # type: ignore[arg-type]
+    assert found.record["words"] == 60 and found.table.loc[0, "n"] == 12
 
 
 def test_masked_language_models_have_one(tmp_path):
@@ -731,10 +771,9 @@ def test_captions_and_photos_keep_the_same_contrasts_close(shared, tmp_path):
             str(features / "glove50_captions.safetensors"),
             files[0],
             metric="euclid",
-            layer="L1_captions5_mean",
+            layers=["L1_captions5_mean", layer],
             other=str(features / "mobilenet_v1_075.safetensors"),
             other_pairs=files[1],
-            other_layer=layer,
         )
         for layer in ("L0_Conv2d_1_pointwise", "L5_AvgPool_1a")
     }

@@ -172,49 +172,73 @@ def _nothing_left(pairs: Pairs, dropped: Sequence[tuple[str, str, str, str]], vo
 # --- where vocabularies come from ----------------------------------------------------------------
 
 
-def read_vocabulary(model: str, layer: str | None = None, progress: Progress = silent) -> Vocabulary:
-    """The vocabulary of a language model (hf:org/name, hf:./folder), or of a file of features with ids.
+def layers_of(model: Any, other: Any, layers: Sequence[str] | None) -> tuple[str | None, str | None]:
+    """The layer of each model: one name for all files, or one for each in turn. A language model has one output matrix."""
+    files, given = [one is not None and not _is_language_model(one) for one in (model, other)], list(layers or [])
+    count = sum(files)
+    if given and (not count or len(given) not in (1, count)):
+        raise RepalignError(
+            "layers do not fit the models", expected=f"a name for each of {count} files, or one for all" if count else "none",
+            got=", ".join(given), remedy=None if count else "leave `layers` out: a language model has one output matrix",
+        )  # fmt: skip
+    each = iter(given * count if len(given) == 1 else given or [None] * count)
+    own, its = (next(each) if is_file else None for is_file in files)
+    return own, its
 
-    Raises RepalignError: another scheme, a file without ids, several layers and none named, a model without an output matrix.
+
+def _is_language_model(model: Any) -> bool:
+    return isinstance(model, str) and model.startswith("hf:")
+
+
+def read_vocabulary(model: Any, layer: str | None = None, progress: Progress = silent) -> Vocabulary:
+    """The vocabulary of a language model, or of vectors with names: a file of features, STORE#MODEL, a frame or a mapping.
+
+    Raises RepalignError: another scheme, vectors without names, several layers and none named, a model without an output matrix.
     """
     from repalign.sources import SOURCES, parse_spec
 
-    scheme, colon, rest = model.partition(":")
+    if not isinstance(model, (str, Path)):
+        return _of_object(model, layer)
+    text = str(model)
+    scheme, colon, rest = text.partition(":")
     if colon and scheme in SOURCES and scheme not in ("hf", "array"):
-        raise _no_output(model, f"a {scheme}: model")
-    if scheme == "hf" and colon:
-        if layer is not None:
-            raise RepalignError(f"model {model}: a language model has one output matrix", got=f"layer {layer}",
-                                remedy="leave `layer` out, or give a file of stored features")  # fmt: skip
+        raise _no_output(text, f"a {scheme}: model")
+    if _is_language_model(text):
         progress("read the unembedding", 0, 1)
-        found = _language_model(model)
+        found = _language_model(text)
         progress("read the unembedding", 1, 1)
         return found
-    path = Path(rest if scheme == "array" and colon else model).expanduser()
+    path = Path(rest if scheme == "array" and colon else text)
     if path.is_dir() and (path / "config.json").is_file():
-        raise RepalignError(
-            f"{path} is a folder of a model", expected="hf:folder", got=model, remedy=f"write hf:{path.absolute()}"
-        )
-    if not path.exists() and not path.suffix:
-        parse_spec(model)  # which says how models are named
-    return _file(path, layer)
+        raise RepalignError(f"{path} is a folder of a model", expected="hf:folder", got=text, remedy=f"write hf:{path.absolute()}")
+    if not path.exists() and not path.suffix and "#" not in text:
+        parse_spec(text)  # which says how models are named
+    return _named(str(path), layer, text)
 
 
-def _file(path: Path, layer: str | None) -> Vocabulary:
-    from repalign.features import read_features
+def _of_object(model: Any, layer: str | None) -> Vocabulary:
+    """What is in memory: a vocabulary, a mapping of words to vectors, or what the reader of features takes."""
+    if isinstance(model, Vocabulary):
+        return model
+    if isinstance(model, Mapping) and all(np.ndim(vector) == 1 for vector in model.values()):
+        if len({len(vector) for vector in model.values()}) != 1:
+            raise RepalignError("x: not vectors of one width", expected="a vector for each word, all of one width")
+        return Vocabulary.of(np.stack([np.asarray(vector) for vector in model.values()]), model)
+    return _named({"x": model}, layer, "x")
 
-    found = read_features(path)
+
+def _named(source: Any, layer: str | None, called: str) -> Vocabulary:
+    """One layer whose rows have names."""
+    from repalign.experiments.inputs import read_inputs
+
+    found = read_inputs([source] if isinstance(source, str) else source, None if layer is None else [layer])
     if found.ids is None:
-        raise RepalignError(f"{path}: its rows have no names", expected="ids, which pairs name", got=found.how,
-                            remedy=f"write them into {path.name}.ids.txt, one a line")  # fmt: skip
-    if layer is None and len(found.layers) > 1:
-        raise RepalignError(f"{path}: which layer?", expected="layer, with the name of one", got=named(list(found.layers)))
-    name = next(iter(found.layers)) if layer is None else choose("layer", layer, found.layers, f"{path}: no layer {layer!r}")
-    x: Any = found.layers[name]
-    if not hasattr(x, "numpy"):
-        raise RepalignError(f"{path}: {name} has no vector for each name", expected="features (n, d)", got=type(x).__name__)
-    what = path.name if len(found.layers) == 1 else f"{path.name}, layer {name}"
-    return Vocabulary.of(x.double().numpy(), found.ids, what)
+        raise RepalignError(
+            f"{called}: its rows have no names", expected="ids, which pairs name", got=found.how[0],
+            remedy="store names with them, for instance np.savez('x.npz', x=array, ids=names)",
+        )  # fmt: skip
+    what = found.names[0] if layer is None else f"{found.names[0]}, layer {found.layers[0]}"
+    return Vocabulary.of(found.arrays[0], found.ids, what)
 
 
 def _language_model(model: str) -> Vocabulary:
@@ -287,18 +311,18 @@ def _no_output(model: str, got: str) -> RepalignError:
 # --- hidden states of contexts -------------------------------------------------------------------
 
 
-def read_states(model: str, texts: Sequence[str], states: Path | None, width: int, progress: Progress = silent) -> np.ndarray:
+def read_states(model: Any, texts: Sequence[str], states: Path | None, width: int, progress: Progress = silent) -> np.ndarray:
     """The hidden state of each context (n, d): of a file whose ids they are, or the last layer's at the last token of each text.
 
     Raises RepalignError: no file for a model that reads no text, contexts that are not in it, another width.
     """
-    if states is None and not model.startswith("hf:"):
+    if states is None and not _is_language_model(model):
         raise RepalignError(
-            f"{model}: contexts need hidden states", expected="states, a file of features whose ids are the contexts", got="none",
-            remedy="or a language model (hf:), which reads them itself",
+            f"{model if isinstance(model, (str, Path)) else 'x'}: contexts need hidden states", got="none",
+            expected="states, a file of features whose ids are the contexts", remedy="or a language model (hf:), which reads them",
         )  # fmt: skip
     if states is not None:
-        stored = _file(states, None)
+        stored = _named(str(states), None, str(states))
         rows = [stored.row(text) for text in texts]
         if absent := [text for text, row in zip(texts, rows, strict=True) if isinstance(row, str)]:
             raise RepalignError(f"{states}: no hidden state of {len(absent)} contexts", got=f"none of {json.dumps(absent[0])}",

@@ -5,7 +5,7 @@ Numbers, nulls and sources are in `concept_numbers`, words and vocabularies in `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -63,37 +63,47 @@ class Concepts(Found):
 
 def concepts(
     model: Input, pairs: Path | None = None, *, metric: str = "causal", over: Path | None = None, ridge: float | None = None,
-    layer: str | None = None, contexts: Path | None = None, states: Path | None = None, other: Input | None = None,
-    other_pairs: Path | None = None, other_layer: str | None = None, draws: int = 999, seed: int = 0, progress: Progress = silent,
+    layers: list[str] | None = None, contexts: Path | None = None, states: Path | None = None, other: Input | None = None,
+    other_pairs: Path | None = None, draws: int = 999, seed: int = 0, progress: Progress = silent,
 ) -> Concepts:  # fmt: skip
-    """Is a concept one direction between words? Pairs of words (king, queen) against turned and shuffled ones.
+    """Is a concept one direction between words? Pairs such as king and queen, against turned and shuffled ones.
 
     Of a language model the words are rows of the unembedding matrix, one token each; of a file, the rows that pairs name.
 
     Parameters
     ----------
-    model : A language model (hf:org/name or hf:./folder), or a file of features with ids (word vectors, stored layers).
+    model : A language model (hf:org/name or hf:./folder), a file of features with ids (word vectors, stored layers) or STORE#MODEL.
+        In Python also a mapping of words to vectors, or a frame.
     pairs : A table (.csv .tsv .jsonl .parquet) with the columns concept, base, target; without it 15 concepts of 20 English pairs.
+        In Python also a mapping of concepts to lists of pairs.
     metric : What length and angle are: causal (inverse covariance of all words) or euclid.
     over : A file of names, one a line: the words that the covariance is taken over, in place of all.
     ridge : This share of the mean eigenvalue is added to the covariance, for instance 0.01, where it has no inverse.
-    layer : Of a file with several layers, the one to take.
-    contexts : A table with the columns concept, base, target, texts in which the concept differs; its directions are tried on their
-        hidden states.
+    layers : The layer of each file; last is the last one. By default the only one.
+    contexts : A table with the columns concept, base, target: texts in which the concept differs, on whose hidden states its
+        direction is tried.
     states : A file of features whose ids are the contexts: their hidden states, in place of those of the model.
     other : A second model or file: do both keep the same concepts close to each other?
     other_pairs : The pairs for it; by default the same.
-    other_layer : Its layer.
     draws : Random orders of a null where there are too many to go through all.
-    seed : Seed of the draws.
-    progress : Called as it goes on.
+    seed : Of the draws.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(99, 8))
+    >>> x[12:24] = 0.7 * x[:12] + x[98]
+    >>> found = concepts({f"w{i}": v for i, v in enumerate(x)}, {"a concept": [(f"w{i}", f"w{i + 12}") for i in range(12)]})
+    >>> found.table["found"].tolist()
+    ['pairing']
     """
-    from repalign.experiments.concept_words import SHIPPED, read_pairs, read_states, read_vocabulary
+    from repalign.experiments.concept_words import SHIPPED, layers_of, read_pairs, read_states, read_vocabulary
 
     if draws < 1:
         raise RepalignError("draws is out of range", expected="at least 1", got=draws)
-    given = read_pairs(pairs or SHIPPED)
-    vocabulary = read_vocabulary(model, layer, progress)
+    given = read_pairs(SHIPPED if pairs is None else pairs)
+    own, its = layers_of(model, other, layers)
+    vocabulary = read_vocabulary(model, own, progress)
     options: dict[str, Any] = {"metric": metric, "over": over, "ridge": ridge, "draws": draws, "seed": seed, "progress": progress}
     found, measured = _measure(vocabulary, given, **options)
     if contexts is not None:
@@ -106,33 +116,8 @@ def concepts(
     if other is None:
         return found
     theirs = given if other_pairs is None else read_pairs(other_pairs)
-    _, second = _measure(read_vocabulary(other, other_layer, progress), theirs, **options)
+    _, second = _measure(read_vocabulary(other, its, progress), theirs, **options)
     return _with(found, **_alignment(measured, second, draws, seed))
-
-
-def concepts_of(
-    x: Any, names: Iterable[str], pairs: Any, *, what: str = "x", is_unembedding: bool = False, metric: str = "causal",
-    over: Path | None = None, ridge: float | None = None, draws: int = 999, seed: int = 0, progress: Progress = silent,
-) -> Concepts:  # fmt: skip
-    """The same for vectors in memory, x (V, d) with a name for each row.
-
-    pairs : A mapping of concepts to lists of (base, target), a frame or a file with the columns concept, base, target.
-
-    >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> plural, single = rng.normal(size=6), rng.normal(size=(50, 6))
-    >>> x = np.concatenate([single, single + plural + 0.1 * rng.normal(size=(50, 6))])
-    >>> names = [f"word{i}" for i in range(50)] + [f"word{i}s" for i in range(50)]
-    >>> found = concepts_of(x, names, {"plural": [(f"word{i}", f"word{i}s") for i in range(12)]})
-    >>> found.table["found"].tolist()
-    ['pairing']
-    """
-    from dataclasses import replace
-
-    from repalign.experiments.concept_words import Vocabulary, read_pairs
-
-    vocabulary = replace(Vocabulary.of(x, names, what), is_unembedding=is_unembedding)
-    return _measure(vocabulary, read_pairs(pairs), metric, over, ridge, draws, seed, progress)[0]
 
 
 # --- one model -----------------------------------------------------------------------------------
@@ -355,7 +340,7 @@ def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from repalign.experiments.concept_words import SHIPPED, read_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
-    out: dict[str, Any] = dict.fromkeys(("layer", "other_layer", "over", "ridge", "contexts", "states"))
+    out: dict[str, Any] = dict.fromkeys(("layers", "over", "ridge", "contexts", "states"))
     ours = given.get("pairs") or SHIPPED
     for seed, (role, source) in enumerate((("model", ours), ("other", given.get("other_pairs") or ours))):
         if given.get(role) is None:
