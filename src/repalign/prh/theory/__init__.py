@@ -13,5 +13,6 @@ modality sees it through a view, one to one or lossy; a contrastive learner of t
 
 from __future__ import annotations
 
+from repalign.prh.theory.latents import *  # noqa: F403
 from repalign.prh.theory.learn import *  # noqa: F403
 from repalign.prh.theory.worlds import *  # noqa: F403

@@ -112,8 +112,35 @@ def samples(points: pd.DataFrame) -> Figure:
     return figure
 
 
+def hypersphere(points: pd.DataFrame) -> Figure:
+    """How well latents on the sphere come back: all together, and one by one."""
+    return _scores(points, "Latents on the sphere come back up to a rotation")
+
+
+def box(points: pd.DataFrame) -> Figure:
+    """How well latents in a box come back, beside normal ones."""
+    return _scores(points, "Latents in a box come back one by one, normal ones do not")
+
+
+def _scores(points: pd.DataFrame, title: str) -> Figure:
+    worlds = list(points.groupby("latents", sort=False))
+    figure, panels = _panels(len(worlds), title, width=1.8 + 3.4 * len(worlds), height=3)
+    shown = (("r2", "R² of linear regression"), ("mcc", "MCC"), ("mcc_ica", "MCC after ICA"))
+    for axes, (world, rows) in zip(panels, worlds, strict=True):
+        at = np.arange(len(rows))[::-1]
+        for k, (field, label) in enumerate(shown):
+            axes.plot(rows[field], at, label=label, **_dots(k))
+        level = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 2.5))}
+        axes.axvline(rows["rotation"].iloc[0], label="MCC of a random rotation", **level)
+        axes.set_yticks(at, [plain(name) for name in rows["features"]])
+        axes.set_xlim(0, 1.03)
+        _words(axes, str(world), "score over 4,000 held-out stimuli", "")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7, frameon=False, ncols=4)
+    return figure
+
+
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    f.__name__: f for f in (recovery, infonce, existence, bijections, lossy, samples)
+    f.__name__: f for f in (recovery, infonce, existence, bijections, lossy, samples, hypersphere, box)
 }
 
 
