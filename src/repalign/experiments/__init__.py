@@ -15,6 +15,7 @@ from repalign.experiments.disentangle import mock as mock_disentangle
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
 from repalign.experiments.stages import stages
+from repalign.experiments.stitch import stitch
 
 EXPERIMENTS: dict[str, Experiment] = {
     "brain": Experiment(
@@ -36,6 +37,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "stages": Experiment(
         stages, "What each block does", "repalign stages hf:HuggingFaceTB/SmolLM2-135M texts.jsonl --n 100 --out stages",
         "a pass over the stimuli for each block of the model, and one of its head",
+    ),
+    "stitch": Experiment(
+        stitch, "One model's first half and another's second", "repalign stitch torch:./nets.py:small torch:./nets.py:large photos "
+        "--cuts layer1 --cuts layer2 --out stitch", "two trainings of an affine map at each cut, on the images to fit",
     ),
 }  # fmt: skip
 

@@ -262,7 +262,7 @@ class Stages(Found):
 
     facts: Mapping[str, Any]
     shown: ClassVar[tuple[str, ...]] = (
-        "depth", "relative_depth", "delete_kl", "delete_top1", "swap_kl", "swap_top1", "lens_kl", "lens_top1", "lens_entropy",
+        "depth", "delete_kl", "delete_top1", "swap_kl", "swap_top1", "lens_top1", "lens_entropy",
     )  # fmt: skip
 
     @property

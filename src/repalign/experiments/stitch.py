@@ -1,0 +1,520 @@
+"""Stitching by task loss: the first half of one vision model, an affine map, and the second half of another.
+
+Sources: Lenc and Vedaldi 2015; Bansal, Nakkiran, Barak 2021 (arXiv 2106.07682); Csiszarik et al. 2021 (arXiv 2110.14633). The
+warning is that of Balogh and Jelasity 2025 (arXiv 2412.11299): a map that is trained can learn the task anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+
+from repalign import text as words
+from repalign.errors import RepalignError, choose
+from repalign.experiments.base import Found, Input
+from repalign.experiments.models import Answers, answering, doing, logits_of, read_stimuli
+from repalign.text import Progress, silent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor, nn
+
+    from repalign.figures.canvas import Look
+
+SHORT = "A trained map can learn the task anew"
+WARNING = (
+    f"{SHORT}: that B's second half works on A's states does not show that A and B hold the same. "
+    "Read it beside the direct map and beside the untrained A."
+)
+TINY = 1e-10  # of the largest eigenvalue: below it a direction of A's states is empty, and the map does not use it
+
+
+# --- halves ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """A vision model from a cut on: states (b, ...) in, logits (b, classes) out; the part before the cut sees one image only."""
+
+    module: nn.Module
+    cut: nn.Module
+    image: Any  # a batch of one, for the part before the cut
+    label: str
+
+    def __call__(self, state: Tensor) -> Tensor:
+        forward = self.cut.forward
+
+        def give(*args: Any, **kwargs: Any) -> Any:
+            import torch
+
+            with torch.no_grad():
+                out = forward(*args, **kwargs)
+            return state if isinstance(out, torch.Tensor) else (state, *out[1:])
+
+        with doing({self.cut: give}):
+            return logits_of(self.module, self.image, self.label)
+
+
+def states_of(module: nn.Module, cuts: Sequence[str], batches: Sequence[Any], label: str) -> tuple[dict[str, Tensor], Tensor]:
+    """What a model has at its cuts, and its logits (n, classes), for batches of images."""
+    import torch
+
+    from repalign.sources.passes import outputs_of
+
+    kept: dict[str, list[Tensor]] = {cut: [] for cut in cuts}
+    logits = []
+    with torch.inference_mode(False), torch.no_grad():
+        for batch in batches:
+            with outputs_of(module, list(cuts), label) as found:
+                logits.append(logits_of(module, batch, label))
+            for cut in cuts:
+                kept[cut].append(found[cut].clone())
+    return {cut: torch.cat(some) for cut, some in kept.items()}, torch.cat(logits)
+
+
+def half_of(model: Answers, cut: str, images: Sequence[Any], state: Tensor, logits: Tensor) -> Half:
+    """The second half of a model, tried out: on its own states it gives its own logits, whatever the first half sees.
+
+    `images` : batches of one, at least two. Raises RepalignError where the model has a way around the cut.
+    """
+    import torch
+
+    halves = [Half(model.module, model.module.get_submodule(cut), image, model.label) for image in images]
+    with torch.no_grad():
+        try:
+            given = [half(state) for half in halves]
+        except (RuntimeError, ValueError) as error:
+            raise _around(model, cut, str(error).splitlines()[0]) from error
+    scale = float(logits.abs().max())
+    for one in given:
+        if one.shape != logits.shape or float((one - logits).abs().max()) > 1e-3 * scale:
+            raise _around(model, cut, "logits that depend on what stands before the cut")
+    return halves[0]
+
+
+def _around(model: Answers, cut: str, got: str) -> RepalignError:
+    return RepalignError(
+        f"model {model.label}: not all that its head reads goes through {cut!r}", got=got,
+        expected="a cut that every path goes through, such as a whole stage or block", remedy="name another module in `cuts`",
+    )  # fmt: skip
+
+
+def shared_cuts(a: nn.Module, b: nn.Module) -> list[str]:
+    """The parts that both models have under one name and that have parts of their own, such as stages."""
+    names = [{n for n, child in m.named_children() if any(True for _ in child.children())} for m in (a, b)]
+    return [n for n, _ in a.named_children() if n in names[0] & names[1]]
+
+
+def untrained(module: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy with random weights: layers of torch as torch draws them, other matrices normal(0, .02), vectors 1, biases 0."""
+    import torch
+
+    made = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for part in made.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+                continue
+            for name, weight in part.named_parameters(recurse=False):
+                if weight.ndim > 1:
+                    weight.copy_(0.02 * torch.randn(weight.shape))
+                else:
+                    weight.fill_(float("bias" not in name))
+    return made.requires_grad_(False)
+
+
+# --- the map ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """s(x) = W x + b at every position: a convolution of 1 x 1, or one map for all tokens. weight (d_b, d_a), bias (d_b)."""
+
+    weight: Tensor
+    bias: Tensor
+    axis: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.movedim(self.axis, -1) @ self.weight.T + self.bias).movedim(-1, self.axis)
+
+
+def rows_of(x: Tensor, axis: int) -> Tensor:
+    """Every position of every image as a row (positions, d), in float64."""
+    return x.movedim(axis, -1).flatten(0, -2).double()
+
+
+def least_squares(x: Tensor, y: Tensor, axis: int) -> Affine:
+    """The affine map with the least sum of |s(x) - y|^2 over all positions, of least norm; directions that x lacks are not used."""
+    import torch
+
+    a, b = rows_of(x, axis), rows_of(y, axis)
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    a, b = a - mean_a, b - mean_b
+    values, vectors = torch.linalg.eigh(a.T @ a)
+    inverse = torch.where(values > TINY * values.max(), 1 / values, 0.0)
+    weight = (vectors * inverse @ vectors.T @ (a.T @ b)).T
+    return Affine(weight.to(x.dtype), (mean_b - weight @ mean_a).to(x.dtype), axis)
+
+
+def residual(found: Affine, x: Tensor, y: Tensor) -> float:
+    """sum |s(x) - y|^2 / sum |y - mean y|^2 over all positions: 0 where the map gives y, about 1 where it knows nothing."""
+    target = rows_of(y, found.axis)
+    left = rows_of(found(x), found.axis) - target
+    return float(left.square().sum() / (target - target.mean(0)).square().sum())
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(softmax p || softmax q) of each row, in nats: (n, classes) give (n,)."""
+    p, q = p.log_softmax(-1), q.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the map is trained: Adam on KL(p_B || p_stitched); the best epoch by a validation part is kept, 0 is the start.
+
+    `validation` : the share of the rows to fit that is held out for that; with 0 the last epoch is kept.
+    """
+
+    epochs: int = 8
+    lr: float = 1e-2
+    batch_size: int = 100
+    validation: float = 0.2
+    seed: int = 0
+
+    def train(
+        self, start: Affine, half: Half, x: Tensor, logits: Tensor, tell: Callable[[int], None] = lambda _: None
+    ) -> tuple[Affine, int]:  # fmt: skip
+        """The map and its epoch, for states x (n, ...) of A and logits (n, classes) of B, whose rows are in a random order."""
+        import torch
+
+        kept = round(self.validation * len(x))
+        fit, held = slice(0, len(x) - kept), slice(len(x) - kept, None)
+        now = replace(start, weight=start.weight.clone().requires_grad_(), bias=start.bias.clone().requires_grad_())
+        optimizer = torch.optim.Adam([now.weight, now.bias], self.lr)
+        order = torch.Generator().manual_seed(self.seed)
+        best, best_epoch, least = start, 0, self._loss(start, half, x[held], logits[held]) if kept else math.inf
+        for epoch in range(1, self.epochs + 1):
+            with torch.enable_grad():
+                for rows in torch.randperm(len(x[fit]), generator=order).split(self.batch_size):
+                    at = rows.to(x.device)
+                    optimizer.zero_grad()
+                    divergence(logits[at], half(now(x[at]))).mean().backward()
+                    optimizer.step()
+            loss = self._loss(now, half, x[held], logits[held]) if kept else -epoch
+            if loss < least:
+                best = replace(now, weight=now.weight.detach().clone(), bias=now.bias.detach().clone())
+                best_epoch, least = epoch, loss
+            tell(epoch)
+        return best, best_epoch
+
+    def _loss(self, found: Affine, half: Half, x: Tensor, logits: Tensor) -> float:
+        return float(divergence(logits.double(), answers(found, half, x, self.batch_size).double()).mean())
+
+
+def answers(found: Affine, half: Half, x: Tensor, batch_size: int = 100) -> Tensor:
+    """Logits (n, classes) of the stitched model."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([half(found(some)) for some in x.split(batch_size)])
+
+
+# --- one cut ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """States of A, of an untrained A and of B at one cut, and B's logits, to fit or to judge by."""
+
+    a: Tensor
+    untrained: Tensor
+    b: Tensor
+    logits: Tensor
+
+
+def at_cut(fit: Rows, judge: Rows, half: Half, axis: int, training: Training, tell: Callable[[int], None]) -> dict[str, float]:
+    """All numbers of one cut. Raises RepalignError where the states of A and B do not have the same positions."""
+
+    def told(what: str, found: Affine, x: Tensor) -> dict[str, float]:
+        logits = answers(found, half, x, training.batch_size)
+        same = (logits.argmax(-1) == judge.logits.argmax(-1)).double().mean()
+        return {
+            f"{what}_agreement": float(same), f"{what}_kl": float(divergence(judge.logits.double(), logits.double()).mean()),
+        }  # fmt: skip
+
+    start = least_squares(fit.a, fit.b, axis)
+    trained, epoch = training.train(start, half, fit.a, fit.logits, tell)
+    random = least_squares(fit.untrained, fit.b, axis)
+    learned, _ = training.train(random, half, fit.untrained, fit.logits, lambda e: tell(training.epochs + e))
+    own = least_squares(fit.b, fit.b, axis)
+    return {
+        "residual": residual(start, judge.a, judge.b), **told("direct", start, judge.a), **told("trained", trained, judge.a),
+        "epoch": epoch, **told("untrained_direct", random, judge.untrained), **told("untrained", learned, judge.untrained),
+        **told("self", own, judge.b),
+        "_trained": answers(trained, half, judge.a, training.batch_size),  # type: ignore[dict-item]
+    }  # fmt: skip
+
+
+def channel_axis(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Where the channels of states are: the last axis of vectors and tokens, the second of maps, or the last as some models say."""
+    last = [str(getattr(m, "output_fmt", "NCHW")).endswith("NHWC") for m in (a, b)]
+    axis = 1 if x.ndim == 4 and not any(last) else -1
+    places = [x.movedim(axis, -1).shape[1:-1], y.movedim(axis, -1).shape[1:-1]] if x.ndim == y.ndim else [x.shape[1:], y.shape[1:]]
+    if x.ndim != y.ndim or x.ndim < 2 or places[0] != places[1] or len(set(last)) > (x.ndim != 4) + 1:
+        raise RepalignError(
+            "the states at the cuts do not have the same positions", expected="maps of one height and width, or as many tokens",
+            got=f"{tuple(x.shape[1:])} of A and {tuple(y.shape[1:])} of B",
+            remedy="name cuts at which both have seen as much: `cuts` of A, `cuts_b` of B",
+        )  # fmt: skip
+    return axis
+
+
+# --- the experiment --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stitch(Found):
+    """What becomes of B's answers when A makes the states; `table` has a row for each cut. All numbers are of held-out images.
+
+    * `direct_*`: through the least-squares map, whose `residual` is what it leaves of B's states. `trained_*`: through the map
+      that is trained on KL(p_B || p_stitched) from there, after `epoch` epochs; 0 is the start.
+    * `untrained_*`: the same with A at random weights, trained; `untrained_direct_*` before that. `self_*`: A = B, direct.
+    * `*_agreement` is the share of images whose likeliest class is B's, `*_kl` is KL(p_B || p_stitched) in nats. `majority` is the
+      agreement of always saying B's commonest class. With labels: `accuracy_b`, `accuracy` of the stitched, and their
+      difference, the `penalty`.
+    """
+
+    facts: Mapping[str, Any]
+    shown: ClassVar[tuple[str, ...]] = ("cut_a", "residual", "direct_agreement", "trained_agreement", "untrained_agreement")
+
+    @property
+    def text(self) -> str:
+        return " ".join(_sentences(self))
+
+    def draw(self, **look: Unpack[Look]) -> Axes:
+        """Agreement with B over the cuts: trained, direct, and the controls; beside it KL and the residual."""
+        return _draw(self, **look)
+
+
+def stitch(
+    a: Input, b: Input, images: Path, *, cuts: list[str] | None = None, cuts_b: list[str] | None = None, column: str | None = None,
+    label: str | None = None, n: int = 600, judge: float = 1 / 3, epochs: int = 8, lr: float = 1e-2, batch_size: int = 100,
+    validation: float = 0.2, seed: int = 0, device: str = "auto", progress: Progress = silent,
+) -> Stitch:  # fmt: skip
+    """The first half of A, an affine map, the second half of B: does B's head still say what B says?
+
+    Parameters
+    ----------
+    a : The vision model whose first half is taken (torch:, timm:, hf:), with its head.
+    b : The one whose second half is taken.
+    images : A folder of images, or a table of paths.
+    cuts : Modules of A whose output goes on into B, for instance --cuts layer1 --cuts layer2; by default the parts that both
+        have under one name.
+    cuts_b : Modules of B in whose place it goes on, in the same order; by default those of the same names.
+    column : The column of the table with the paths, by default image.
+    label : A column of the table with the right class, as the number that B's head has for it.
+    n : How many images are read, from the first; 0 for all.
+    judge : The share of them that is held out to judge by.
+    epochs : How often the training rows are gone through.
+    lr : Step size of Adam; take 0.001 for wide models.
+    batch_size : Images that go through the models together, and make one step.
+    validation : The share of the training rows by which the best epoch is chosen; with 0 the last is kept.
+    seed : Of the split, of the order of training, and of the untrained A.
+    device : Where to run: auto (a GPU where there is one), cpu, cuda or mps.
+    """
+    import torch
+
+    for name, value, right in (("epochs", epochs, epochs >= 0), ("batch_size", batch_size, batch_size > 0), ("lr", lr, lr > 0)):
+        if not right:
+            raise RepalignError(f"{name} is out of range", expected="above 0", got=value)
+    for name, value, right in (("judge", judge, 0 < judge < 1), ("validation", validation, 0 <= validation < 1)):
+        if not right:
+            raise RepalignError(f"{name} is out of range", expected="a share below 1", got=value)
+    models = [answering(one, device, progress) for one in (a, b)]
+    for one in models:
+        if one.kind != "image":
+            raise RepalignError(f"model {one.label} reads text", expected="vision models with a head", got="a language model")
+    pictures, data = read_stimuli(images, "image", column, n)
+    labels = None if label is None else read_labels(images, label, len(data.ids))[: len(pictures)]
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = round(judge * len(pictures))
+    split = order[held:], order[:held]
+    if min(map(len, split)) < 10:
+        raise RepalignError("too few images", expected="10 to fit and 10 to judge by, better hundreds", got=len(pictures))
+    training = Training(epochs, lr, batch_size, validation, seed)
+    known = None if labels is None else [labels[i] for i in split[1]]
+    fit, judging = ([pictures[i] for i in rows] for rows in split)
+    return stitched(*models, fit, judging, cuts, cuts_b, training, known, progress)
+
+
+def stitched(
+    a: Answers, b: Answers, fit: Sequence[Any], judge: Sequence[Any], cuts: Sequence[str] | None = None,
+    cuts_b: Sequence[str] | None = None, training: Training = Training(), labels: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Stitch:  # fmt: skip
+    """`stitch` of models that are loaded, on images at hand; those to fit by are in a random order."""
+    import pandas as pd
+    import torch
+
+    cuts = list(cuts or shared_cuts(a.module, b.module))
+    into = list(cuts_b or cuts)
+    if not cuts:
+        names = ", ".join(n for n, _ in a.module.named_children())
+        raise RepalignError("where are the models cut?", expected="names of modules in `cuts` and `cuts_b`", got=f"A has {names}")
+    if len(into) != len(cuts):
+        raise RepalignError("cuts_b does not fit cuts", expected=f"{len(cuts)} modules", got=f"{len(into)}")
+    for model, names in ((a, cuts), (b, into)):
+        known = [name for name, _ in model.module.named_modules() if name]
+        for name in names:
+            choose("cut", name, known, f"model {model.label}: no module {name!r}")
+    training_rows = len(fit)
+    pictures = [*fit, *judge]
+    with frozen(a.module), frozen(b.module):
+        batches = [_batches(m, pictures, training.batch_size) for m in (a, b)]
+        of_a, _ = states_of(a.module, dict.fromkeys(cuts), batches[0], a.label)
+        of_random, _ = states_of(untrained(a.module, training.seed), dict.fromkeys(cuts), batches[0], a.label)
+        of_b, logits = states_of(b.module, dict.fromkeys(into), batches[1], b.label)
+        ones = _batches(b, pictures[:2], 1)
+        rows: list[dict[str, Any]] = []
+        share = judge_share(logits[training_rows:])
+        steps = max(1, 2 * training.epochs)
+        for k, (cut, place) in enumerate(zip(cuts, into, strict=True)):
+            x, r, y = of_a[cut], of_random[cut], of_b[place]
+            axis = channel_axis(a.module, b.module, x, y)
+            half = half_of(b, place, ones, y[:8], logits[:8])
+            parts = [Rows(x[s], r[s], y[s], logits[s]) for s in (slice(0, training_rows), slice(training_rows, None))]
+            progress("stitch", k * steps, len(cuts) * steps)
+            found = at_cut(*parts, half, axis, training, lambda e, k=k: progress("stitch", k * steps + e, len(cuts) * steps))
+            given = found.pop("_trained")
+            rows.append({"cut_a": cut, "cut_b": place, **found, "majority": share, **scored(logits[training_rows:], given, labels)})
+    facts = {
+        "a": a.source.record.name, "b": b.source.record.name, "fit": training_rows, "judge": len(judge), "classes": logits.shape[1],
+        "validation": round(training.validation * training_rows), "epochs": training.epochs, "lr": training.lr,
+        "seed": training.seed, "torch": torch.__version__,
+    }  # fmt: skip
+    return Stitch(table=pd.DataFrame(rows), facts=facts)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients of its weights; afterwards as it was."""
+    modes, needs = {m: m.training for m in module.modules()}, {p: p.requires_grad for p in module.parameters()}
+    try:
+        module.eval().requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+        for p, need in needs.items():
+            p.requires_grad_(need)
+
+
+def _batches(model: Answers, pictures: Sequence[Any], size: int) -> list[Any]:
+    prepared = model.prepare(pictures)
+    return [model.inputs(prepared[i : i + size]) for i in range(0, len(prepared), size)]
+
+
+def judge_share(logits: Tensor) -> float:
+    """The share of the commonest likeliest class."""
+    return float(logits.argmax(-1).unique(return_counts=True)[1].max() / len(logits))
+
+
+def scored(of_b: Tensor, stitched: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
+    """Accuracy of B and of the stitched model, and what stitching costs."""
+    import torch
+
+    if labels is None:
+        return {}
+    right = torch.tensor(labels, device=of_b.device)
+    if not bool(((right >= 0) & (right < of_b.shape[1])).all()):
+        expected, got = f"0 to {of_b.shape[1] - 1}", f"{min(labels)} to {max(labels)}"
+        raise RepalignError("labels are no classes of B", expected=expected, got=got)
+    own, theirs = (float((x.argmax(-1) == right).double().mean()) for x in (of_b, stitched))
+    return {"accuracy_b": own, "accuracy": theirs, "penalty": own - theirs}
+
+
+def read_labels(table: Path, column: str, n: int) -> list[int]:
+    """Class numbers of a table's rows. RepalignError for what is no whole number."""
+    from repalign.tables import FORMATS, read_table
+
+    if table.suffix.lower() not in FORMATS:
+        raise RepalignError(f"{table} has no columns", expected=f"a table ({', '.join(FORMATS)})", got=f"label {column!r}")
+    rows = read_table(table, [column]).rows
+    choose("column", column, list(rows[0]) if rows else [], f"{table} has no column {column!r}")
+    out = []
+    for i, row in enumerate(rows):
+        try:
+            out.append(int(str(row[column])))
+        except ValueError as error:
+            raise RepalignError(
+                f"{table}: row {i} has no class in column {column!r}", expected="the number of one of B's classes", got=row[column]
+            ) from error
+    if len(out) != n:
+        raise RepalignError(f"{table}: some rows have no image", expected=f"{len(out)} images", got=n)
+    return out
+
+
+def _cut(row: Mapping[str, Any]) -> str:
+    return row["cut_a"] if row["cut_a"] == row["cut_b"] else f"{row['cut_a']} → {row['cut_b']}"
+
+
+def _sentences(found: Stitch) -> Iterator[str]:
+    table, facts = found.table, found.facts
+    yield (
+        f"{facts['a']} into {facts['b']}: {words.counted(len(table), 'cut')}, map fitted on n = {facts['fit']:,} images"
+        f"{' (' + format(facts['validation'], ',') + ' of them choose the epoch)' if facts['validation'] else ''}, judged on "
+        f"{facts['judge']:,} others."
+    )
+    for row in table.to_dict("records"):
+        direct, trained, random = words.alike(row["direct_agreement"], row["trained_agreement"], row["untrained_agreement"])
+        left, most, own = (words.number(row[name]) for name in ("residual", "majority", "self_agreement"))
+        yield (
+            f"After {_cut(row)}: agreement with B {direct} direct (residual {left}), {trained} trained, {random} with an "
+            f"untrained A; commonest class {most}, A = B {own}."
+        )
+        if "penalty" in row:
+            yield f"The stitched model has {words.number(row['penalty'])} less accuracy than B's {words.number(row['accuracy_b'])}."
+    yield (
+        "An untrained A that agrees as often as A does speaks against any likeness of A and B at that cut. Trained agreement far "
+        "above the direct one is what training added. An A = B below 1 means that the cut or the map is wrong."
+    )
+    yield WARNING
+
+
+def _draw(found: Stitch, **look: Unpack[Look]) -> Axes:
+    from repalign.figures import canvas
+    from repalign.figures.palette import MUTED, PAPER, RULE, family
+
+    table, facts = found.table, found.facts
+    look.pop("labels", None)
+    about = f"fitted on {facts['fit']:,} images, judged on {facts['judge']:,} others; {facts['classes']} classes"
+    heads = [f"{about}\nagreement with B (top-1)", f"{SHORT}\nKL(B ‖ stitched), nats; residual of the direct map"]
+    _, grid = canvas.sheet(8.2, 4.2, f"{facts['a']} into {facts['b']}", 1, (1, 1), above=heads, room=4.6, **look)
+    panels, places = list(grid.flat), range(len(table))
+    names = [_cut(row) for row in table.to_dict("records")]
+    lines = {"trained": "trained map", "direct": "direct map", "untrained": "untrained A, trained map", "self": "A = B, direct"}
+    for axes in panels:
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_xticks(list(places), [canvas.plain(name) for name in names])
+        axes.set_xlim(-0.4, len(table) - 0.6)
+        canvas.labels(axes, "cut after")
+    for k, (what, called) in enumerate(lines.items()):
+        color, marker = family(k)
+        style: Any = {"color": color, "marker": marker, "markersize": 5.5, "linewidth": 1.5, "markeredgecolor": PAPER}
+        panels[0].plot(places, table[f"{what}_agreement"], label=called, **style)
+        panels[1].plot(places, table[f"{what}_kl"], label="_", **style)
+    color, marker = family(4)
+    panels[0].plot([], [], color=color, marker=marker, linestyle=canvas.DASHED, label="residual (right panel)")
+    panels[1].plot(places, table["residual"], color=color, marker=marker, linestyle=canvas.DASHED, label="_")
+    panels[0].plot(places, table["majority"], color=MUTED, linewidth=1.2, linestyle=canvas.DASHED, label="B's commonest class")
+    panels[0].set_ylim(-0.03, 1.05)
+    panels[1].set_ylim(bottom=0)
+    canvas.legend_below(panels[0], 3)
+    return panels[0]
