@@ -702,8 +702,8 @@ class _Errors:
 
 
 def _identify(labels: pd.DataFrame, recordings: Mapping[str, RDM], measure: Measure, draws: int, seed: int) -> Identified | None:
-    """Is a person's region known by the RDMs of other people? None where labels have no two regions, or one person."""
-    if REGION not in labels or labels[REGION].nunique() < 2 or labels["subject"].nunique() < 2:
+    """Is a person's region known by the RDMs of other people? None where no person has two, or there is one."""
+    if REGION not in labels or labels["subject"].nunique() < 2 or labels.groupby("subject")[REGION].nunique().max() < 2:
         return None
     states = [measure.prepare(r) for r in recordings.values()]
     similar = measure.compare_all(states, states).numpy()
@@ -756,8 +756,10 @@ def _sentences(found: Brain) -> Iterator[str]:
         f"of {counted(len(table), 'model')}, by {found.measure.facts.label}, n = {found.n} stimuli."
     )
     lower, upper = best["lower"], best["upper"]
-    place = "reaches it" if best["score"] >= lower else "is not told from its lower end" if best["p_gap"] > ALPHA else "is below it"
-    yield f"The noise ceiling is {number(lower)} to {number(upper)}; {best['model']} {place} ({p_sentence(best['p_gap'])})."
+    p = p_sentence(best["p_gap"])
+    place = f"not told from its lower end ({p})" if best["p_gap"] > ALPHA else f"below it ({p})"
+    place = place if best["score"] < lower else "within it" if best["score"] <= upper else "above it"
+    yield f"The noise ceiling is {number(lower)} to {number(upper)}; {best['model']} is {place}."
     above = table["p_chance_holm"] <= ALPHA
     below = named(table["model"][~above].tolist())
     yield (
