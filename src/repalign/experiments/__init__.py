@@ -10,6 +10,8 @@ from repalign.experiments.brain import brain
 from repalign.experiments.brain import mock as mock_brain
 from repalign.experiments.concepts import concepts
 from repalign.experiments.concepts import mock as mock_concepts
+from repalign.experiments.direction import direction
+from repalign.experiments.direction import mock as mock_direction
 from repalign.experiments.disentangle import disentangle
 from repalign.experiments.disentangle import mock as mock_disentangle
 from repalign.experiments.perceive import mock as mock_perceive
@@ -25,6 +27,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "concepts": Experiment(
         concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
         "the output matrix of each language model; no text but contexts goes through one: a minute", mock_concepts,
+    ),
+    "direction": Experiment(
+        direction, "Both directions, and what chance gives to each", "repalign direction a.npy b.npy --measure 'CycleKNN(k=10)'",
+        "relabellings of n² numbers: half a minute at n = 1,000", mock_direction,
     ),
     "disentangle": Experiment(
         disentangle, "Components of two models, after PCA and after ICA", "repalign disentangle image.npy text.npy --k 8 --k 16",
