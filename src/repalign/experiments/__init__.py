@@ -16,6 +16,8 @@ from repalign.experiments.disentangle import disentangle
 from repalign.experiments.disentangle import mock as mock_disentangle
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
+from repalign.experiments.sparse_codes import mock as mock_universality
+from repalign.experiments.sparse_codes import universality
 from repalign.experiments.stages import stages
 from repalign.experiments.stitch import stitch
 
@@ -47,6 +49,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "stitch": Experiment(
         stitch, "One model's first half and another's second", "repalign stitch torch:./nets.py:small torch:./nets.py:large photos "
         "--cuts layer1 --cuts layer2 --out stitch", "two trainings of an affine map at each cut, on the images to fit",
+    ),
+    "universality": Experiment(
+        universality, "Sparse features of two models", "repalign universality image.npy text.npy --k 24 --atoms 48",
+        "a dictionary for each start of each model: seconds at n = 500", mock_universality,
     ),
 }  # fmt: skip
 
