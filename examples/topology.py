@@ -1,6 +1,6 @@
 """Persistence by depth: how unlike the shapes of two CNNs' spatial activations are. The picture of docs/choosing.md.
 
-    python examples/topology.py ../shared/bed docs/images/topology.png
+    python examples/topology.py BED docs/images/topology.png
 
 Needs the test bed (two CIFAR ResNets and photos), and `pip install 'repalign[topology]'`.
 """

@@ -68,3 +68,13 @@ def test_the_readme_counts_measures_and_families():
 
     said = re.search(r"(\d+) measures in (\d+) families", (ROOT / "README.md").read_text("utf-8"))
     assert said and said.groups() == (str(len(MEASURES)), str(len({cls.family for cls in MEASURES})))
+
+
+PICTURED = [p for p in sorted((ROOT / "docs").rglob("*.md")) if re.search(r"\]\((\.\./)?images/", p.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("page", PICTURED, ids=lambda p: p.name)
+def test_every_figure_is_made_by_a_command_of_its_page(page):
+    """A command of ours, a program of the repository, or a block of the page itself."""
+    makes = r"repalign (run|demo|[a-z]+ \S+)[^\n]*|python (benchmarks|examples)/\w+\.py|savefig\(|The block above draws"
+    assert re.search(makes, page.read_text("utf-8"))

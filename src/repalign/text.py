@@ -306,5 +306,6 @@ def told_of(described: Any) -> tuple[str, dict[str, str]]:
     ('Ask.', {'loud': 'Whether to shout.'})
     """
     text, _, section = (inspect.getdoc(described) or "").partition("\n\nParameters\n----------\n")
+    section = re.split(r"\n\n\w+\n-{3,}\n|\n\n>>> ", section)[0]  # other sections follow, or examples
     _, *told = re.split(r"^(\w+) : ", section, flags=re.M)
     return text, {name: " ".join(said.split()) for name, said in zip(told[::2], told[1::2], strict=True)}
