@@ -382,7 +382,7 @@ def refused(call: Any, *said: str) -> None:
 
 
 def test_one_pair_is_no_concept():
-    refused(lambda: concepts_of(X, NAMES, {"A": PAIRS["A"][:1]}), "no concept has 5 pairs in x", "got: 1 pair of 1 concepts")
+    refused(lambda: concepts_of(X, NAMES, {"A": PAIRS["A"][:1]}), "no concept has 5 pairs in x", "got: 1 pair of 1 concept\n")
 
 
 def test_a_covariance_without_an_inverse_is_refused_and_a_ridge_offered():
@@ -407,12 +407,18 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: st
     refused(lambda: concepts_of(X, NAMES, PAIRS, **options), said)
 
 
+def test_options_are_checked_before_a_model_is_read():
+    wrong: list[dict[str, Any]] = [{"metric": "cosine"}, {"ridge": -1.0}, {"draws": 0}, {"states": Path("states.npz")}]
+    for options in wrong:
+        refused(lambda: concepts("hf:no/such-model", **options), "unknown metric|out of range|states are of contexts")
+
+
 def test_names_that_are_not_there_are_named():
     pairs = {"A": [(base.upper(), target.upper()) for base, target in PAIRS["A"]]}
     refused(
         lambda: concepts_of(X, NAMES, pairs),
-        "8 with a word that is not in the vocabulary",
-        "not there: W0, W8, W1, W9, W2 and 11 more",
+        "8 not in the vocabulary",
+        "it lacks W0, W8, W1, W9, W2 and 11 more",
     )
 
 
@@ -732,7 +738,7 @@ def test_models_of_letters_and_syllables_have_no_words(name: str, shared):
     refused(
         lambda: concepts(f"hf:{shared / 'bed/models' / name}"),
         "no concept has 5 pairs",
-        "300 pairs of 15 concepts: (296|300) of several tokens",
+        "300 pairs of 15 concepts: (296|300) several tokens",
     )
 
 

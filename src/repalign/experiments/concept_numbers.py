@@ -75,9 +75,8 @@ def metric(x: np.ndarray, name: str = "causal", *, ridge: float | None = None, w
     Raises RepalignError: another name; V <= d; a smallest eigenvalue below 1e-10 of the largest; a ridge that is not above 0.
     """
     choose("metric", name, METRICS)
+    refuse_ridge(ridge)
     d = x.shape[1]
-    if ridge is not None and not (ridge > 0 and math.isfinite(ridge)):
-        raise RepalignError("ridge is out of range", expected="a number above 0, or none", got=ridge)
     if name == "euclid":
         return Metric(name, np.eye(d))
     remedy = "give more words, metric euclid, or a ridge, such as ridge 0.01 (of the mean eigenvalue), which is another metric"
@@ -95,6 +94,12 @@ def metric(x: np.ndarray, name: str = "causal", *, ridge: float | None = None, w
             got=f"{values[0]:.3g} of {values[-1]:.3g}", remedy=remedy,
         )  # fmt: skip
     return Metric(name, vectors / np.sqrt(values) @ vectors.T, float(values[-1] / values[0]))
+
+
+def refuse_ridge(ridge: float | None) -> None:
+    """Refuse what is no number above 0."""
+    if ridge is not None and not (ridge > 0 and math.isfinite(ridge)):
+        raise RepalignError("ridge is out of range", expected="a number above 0, or none", got=ridge)
 
 
 # --- one concept ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from repalign.errors import RepalignError, Unavailable, choose, nearby
 from repalign.tables import Table, column_of, id_lines, read_table, table_of
-from repalign.text import Progress, named, silent
+from repalign.text import Progress, counted, named, silent
 
 SHIPPED = Path(__file__).with_name("concepts.csv")
 COLUMNS = ("concept", "base", "target")
@@ -154,18 +154,16 @@ def look_up(pairs: Pairs, vocabulary: Vocabulary) -> Lookup:
 
 
 def _nothing_left(pairs: Pairs, dropped: Sequence[tuple[str, str, str, str]], vocabulary: Vocabulary) -> RepalignError:
-    count = sum(map(len, pairs.values()))
-    absent = [word for _, *words, reason in dropped for word in words if reason in (NO_TOKEN, SEVERAL, ABSENT)]
-    words = list(dict.fromkeys(word for word in absent if isinstance(vocabulary.row(word), str)))
-    reasons = {reason: sum(r == reason for *_, r in dropped) for reason in (NO_TOKEN, SEVERAL, ABSENT, SAME, TWICE)}
-    why = ", ".join(
-        f"{n} with a word that is {reason}" if reason == ABSENT else f"{n} of {reason}" for reason, n in reasons.items() if n
-    )
+    words = list(dict.fromkeys(word for _, *two, _ in dropped for word in two if isinstance(vocabulary.row(word), str)))
+    reasons = [reason for *_, reason in dropped]
+    why = ", ".join(f"{reasons.count(one)} {one}" for one in (NO_TOKEN, SEVERAL, ABSENT, SAME, TWICE) if one in reasons)
+    several = SEVERAL in reasons
+    remedy = "words of one token: none is split" if several else "words that it has, written as it has them"
     return RepalignError(
         f"no concept has {MIN_PAIRS} pairs in {vocabulary.what}",
         expected=f"at least {MIN_PAIRS} pairs of a concept whose words both have a vector, and differ",
-        got=f"{count} {'pair' if count == 1 else 'pairs'} of {len(pairs)} concepts{f': {why}' if why else ''}",
-        remedy=f"not there: {named(words)}; write names as the vocabulary has them" if words else "give more pairs",
+        got=f"{counted(sum(map(len, pairs.values())), 'pair')} of {counted(len(pairs), 'concept')}{f': {why}' if why else ''}",
+        remedy=f"give {remedy}; it lacks {named(words)}" if words else "give more pairs",
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
 from repalign.text import Progress, counted, named, number, p_sentence, silent, span
 
@@ -99,8 +99,7 @@ def concepts(
     """
     from repalign.experiments.concept_words import SHIPPED, layers_of, read_pairs, read_states, read_vocabulary
 
-    if draws < 1:
-        raise RepalignError("draws is out of range", expected="at least 1", got=draws)
+    _refuse(metric, ridge, draws, contexts, states)
     given = read_pairs(SHIPPED if pairs is None else pairs)
     own, its = layers_of(model, other, layers)
     vocabulary = read_vocabulary(model, own, progress)
@@ -111,13 +110,23 @@ def concepts(
         flat = list(dict.fromkeys(text for some in texts.values() for pair in some for text in pair))
         hidden = read_states(model, flat, states, vocabulary.x.shape[1], progress)
         found = _with(found, contexts=_contexts(measured, texts, dict(zip(flat, hidden, strict=True))))
-    elif states is not None:
-        raise RepalignError("states are of contexts", expected="contexts with them", got="none")
     if other is None:
         return found
     theirs = given if other_pairs is None else read_pairs(other_pairs)
     _, second = _measure(read_vocabulary(other, its, progress), theirs, **options)
     return _with(found, **_alignment(measured, second, draws, seed))
+
+
+def _refuse(metric: str, ridge: float | None, draws: int, contexts: Path | None, states: Path | None) -> None:
+    """What is wrong with the options, before a model is read."""
+    from repalign.experiments.concept_numbers import METRICS, refuse_ridge
+
+    choose("metric", metric, METRICS)
+    refuse_ridge(ridge)
+    if draws < 1:
+        raise RepalignError("draws is out of range", expected="at least 1", got=draws)
+    if states is not None and contexts is None:
+        raise RepalignError("states are of contexts", expected="contexts with them", got="none")
 
 
 # --- one model -----------------------------------------------------------------------------------
