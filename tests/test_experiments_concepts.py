@@ -307,6 +307,14 @@ def test_the_two_nulls_tell_a_pairing_from_two_classes_from_nothing(kind: str):
     assert concepts_of(*made(kind)).table["found"].tolist() == [kind]
 
 
+def test_shuffled_partners_alone_find_nothing():
+    """Partners that are near each other, and differ at random: dealt anew, differences point against each other."""
+    x, names, pairs = made("none")
+    x[12:24] = x[:12] + 0.1 * np.random.default_rng(12).normal(size=(12, 20))
+    row = concepts_of(x, names, pairs).table.iloc[0]
+    assert row["shuffled_mean"] < 0 and row["p_shuffled"] <= 0.01 and row["p_flip"] > 0.05 and row["found"] == "none"
+
+
 def test_the_text_says_n_chance_and_what_would_refute_it():
     text = concepts_of(*made("direction only")).text
     for said in (
