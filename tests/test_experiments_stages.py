@@ -203,6 +203,14 @@ def test_no_list_of_blocks(llama):
         stream_of(llama, llama.prepare(TEXTS[:1]))
 
 
+def headless(folder: Path) -> Path:
+    import timm
+    from timm.models import save_for_hf
+
+    save_for_hf(timm.create_model("test_vit", pretrained=False, num_classes=0), str(folder), safe_serialization=True)
+    return folder
+
+
 def test_wrong_inputs(folder, tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
@@ -218,6 +226,7 @@ def test_wrong_inputs(folder, tmp_path):
         (f"hf:{tiny_models.bert(folder / 'bert')}", texts, {}, "it predicts no token"),
         ("toy:language-bag", texts, {}, "a toy: model"),
         (f"hf:{tiny_models.dinov2(folder / 'dino')}", texts, {}, "files lack weights"),
+        (f"timm:{headless(folder / 'headless')}", texts, {}, "a model without a head"),
         (f"hf:{tiny_models.clip_vision(folder / 'clip')}", texts, {}, "no head that names the class"),
         (f"timm:{tiny_models.timm_cnn(folder / 'cnn')}", tmp_path / "photos", {}, "its blocks cannot be told"),
     ):
@@ -297,6 +306,15 @@ def test_bed(name, shared):
     for column, values in columns.items():
         np.testing.assert_allclose(found.table[column].to_numpy()[: len(values)], values, atol=1e-4, err_msg=column)
         assert found.table[column][len(values) :].isna().all()
+
+
+@pytest.mark.parametrize("model", ["hf:bigscience/bloomz-560m", "timm:vit_base_patch16_224.augreg_in21k"])
+def test_a_study_and_its_mock(model, tmp_path):
+    from repalign.study import load_study
+
+    (tmp_path / "s.yaml").write_text(f"name: s\nexperiment: stages\nmodel: {model}\nstimuli: texts.jsonl\nn: 8\n")
+    mocked = load_study(tmp_path / "s.yaml").mock().run().drawn[0]
+    assert "n = 8" in mocked.text and mocked.table["lens_top1"].iloc[-1] == 1
 
 
 def test_a_stream_keeps_what_a_block_returns_besides():

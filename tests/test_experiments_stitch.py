@@ -251,6 +251,15 @@ def test_the_command(nets, photos, tmp_path):
     assert found.table["cut_b"].tolist() == ["one", "two"] and found.table["penalty"].between(-1, 1).all()
 
 
+def test_a_study_and_its_mock(tmp_path):
+    from repalign.study import load_study
+
+    study = "name: s\nexperiment: stitch\na: timm:a\nb: timm:b\nimages: photos\ncuts: [blocks.1]\n"
+    (tmp_path / "s.yaml").write_text(study)
+    mocked = load_study(tmp_path / "s.yaml").mock().run().drawn[0]
+    assert mocked.table["cut_a"].tolist() == ["layer1", "layer2"] and (mocked.table["self_agreement"] == 1).all()
+
+
 # --- measured outside, on the bed ------------------------------------------------------------------
 
 # After each layer: residual; agreement and KL direct, trained; KL of an untrained A, trained. Tolerance .03.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Mapping
@@ -342,6 +343,10 @@ def _delete(chosen: list[tuple[FeatureStore, Kept]], dry_run: bool, yes: bool) -
 # --- what there is ---
 
 
+D_LLV, LLV = "d_LLV", "log_likelihood_variance_distance"  # of four files, and so no measure of two layers
+LLV_TOLD = "The log-likelihood variance distance takes embeddings and unembeddings of each model: repalign closeness."
+
+
 def measures(name: Annotated[str | None, typer.Argument()] = None) -> None:
     """List the measures, all or of one family, or explain one.
 
@@ -351,6 +356,12 @@ def measures(name: Annotated[str | None, typer.Argument()] = None) -> None:
     """
     from repalign.measures import describe, is_group, known_measures, parse_measure
 
+    if name is not None and name.lower() in (D_LLV.lower(), LLV):
+        from repalign.measures import log_likelihood_variance_distance
+
+        text = inspect.getdoc(log_likelihood_variance_distance) or ""
+        out.print(f"[bold]{LLV}[/]  (distribution)", escape(text), LLV_TOLD, sep="\n")
+        return
     if name is not None and not is_group(name):
         measure = parse_measure(name)
         d = describe(type(measure))
@@ -365,6 +376,8 @@ def measures(name: Annotated[str | None, typer.Argument()] = None) -> None:
             out.print(f"  [cyan]{d['name']}[/]  {escape(d['summary'])}")
             for line in _facts(d):
                 out.print(f"      [dim]{line}[/]")
+        if family == "distribution":
+            out.print(f"  [cyan]{D_LLV}[/]  {LLV_TOLD}")
     out.print("next: repalign measures NAME explains one, repalign pair X Y -m FAMILY uses all of a family")
 
 

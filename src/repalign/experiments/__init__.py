@@ -8,6 +8,8 @@ from __future__ import annotations
 from repalign.experiments.base import Experiment, Found, Input
 from repalign.experiments.brain import brain
 from repalign.experiments.brain import mock as mock_brain
+from repalign.experiments.closeness import closeness
+from repalign.experiments.closeness import mock as mock_closeness
 from repalign.experiments.concepts import concepts
 from repalign.experiments.concepts import mock as mock_concepts
 from repalign.experiments.direction import direction
@@ -18,13 +20,19 @@ from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
 from repalign.experiments.sparse_codes import mock as mock_universality
 from repalign.experiments.sparse_codes import universality
+from repalign.experiments.stages import mock as mock_stages
 from repalign.experiments.stages import stages
+from repalign.experiments.stitch import mock as mock_stitch
 from repalign.experiments.stitch import stitch
 
 EXPERIMENTS: dict[str, Experiment] = {
     "brain": Experiment(
         brain, "Closeness of models to the brain", "repalign brain brain.npz models.npz --subjects sessions.csv --measure tau_a",
         "RDMs or features in files: seconds at n = 92, with Kendall's tau a minute or two", mock_brain,
+    ),
+    "closeness": Experiment(
+        closeness, "Closeness in distribution, d_LLV", "repalign closeness f.npy g.npy other-f.npy other-g.npy --out closeness",
+        "the files; the search for two labels grows with the cube of their number", mock_closeness,
     ),
     "concepts": Experiment(
         concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
@@ -44,11 +52,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "stages": Experiment(
         stages, "What each block does", "repalign stages hf:HuggingFaceTB/SmolLM2-135M texts.jsonl --n 100 --out stages",
-        "a pass over the stimuli for each block of the model, and one of its head",
+        "a pass over the stimuli for each block of the model, and one of its head", mock_stages,
     ),
     "stitch": Experiment(
         stitch, "One model's first half and another's second", "repalign stitch torch:./nets.py:small torch:./nets.py:large photos "
-        "--cuts layer1 --cuts layer2 --out stitch", "two trainings of an affine map at each cut, on the images to fit",
+        "--cuts layer1 --cuts layer2 --out stitch", "two trainings of an affine map at each cut, on the images to fit", mock_stitch,
     ),
     "universality": Experiment(
         universality, "Sparse features of two models", "repalign universality image.npy text.npy --k 24 --atoms 48",

@@ -107,6 +107,8 @@ def answering(model: str, device: str = "auto", progress: Progress = silent) -> 
             raise _no_head(model, str(source.facts.get("bits_per_byte")))
         return Answers(source, source.model, "text")
     module = source.loaded.model if hasattr(source, "loaded") else source.model
+    if getattr(module, "num_classes", None) == 0:  # as timm says of a model without a head
+        raise _no_head(model, "a model without a head")
     return Answers(source, module, "image")
 
 

@@ -246,7 +246,7 @@ def update(before: Tensor, after: Tensor) -> Tensor:
 # --- the experiment ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Stages(Found):
     """What the blocks of a model do; `table` has a row for each depth, 0 (before the first block) to L (the output).
 
@@ -456,6 +456,30 @@ def _sentences(found: Stages) -> Iterator[str]:
         "The paper reports 72 to 95 % kept, with the first and last blocks hurting most: a least block in the middle, or none that "
         "stands out, speaks against that here."
     )
+
+
+def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A tiny language model and captions of the toy world; for a model of timm a tiny vision transformer and images."""
+    from repalign.dataset import Dataset
+    from repalign.files import write_file
+    from repalign.sources import ModelEntry
+    from repalign.sources.standins import stand_in
+
+    folder.mkdir(parents=True, exist_ok=True)
+    same = {"column": None, "device": "cpu"}
+    if not given["model"].startswith("timm:"):
+        model, _ = stand_in(ModelEntry(given["model"]), "text", folder / "models")
+        captions = [some[0] for some in Dataset.toy(12).stimuli("text", range(12))]
+        write_file(folder / "texts.txt", "\n".join(captions) + "\n")
+        return {"model": model.spec, "stimuli": (folder / "texts.txt").absolute(), **same}
+    import timm
+    from timm.models import save_for_hf
+
+    save_for_hf(timm.create_model("test_vit", pretrained=False), str(folder / "model"), safe_serialization=True)
+    (folder / "images").mkdir(exist_ok=True)
+    for i, image in enumerate(Dataset.toy(12).stimuli("image", range(12))):
+        image.save(folder / "images" / f"{i:02d}.png")
+    return {"model": f"timm:{(folder / 'model').absolute()}", "stimuli": (folder / "images").absolute(), **same}
 
 
 # --- the figure ----------------------------------------------------------------------------------

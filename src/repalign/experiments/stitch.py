@@ -279,7 +279,7 @@ def channel_axis(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor) -> int:
 # --- the experiment --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Stitch(Found):
     """What becomes of B's answers when A makes the states; `table` has a row for each cut. All numbers are of held-out images.
 
@@ -518,3 +518,42 @@ def _draw(found: Stitch, **look: Unpack[Look]) -> Axes:
     panels[1].set_ylim(bottom=0)
     canvas.legend_below(panels[0], 3)
     return panels[0]
+
+
+NETS = """import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        torch.manual_seed(width)
+        self.layer1 = nn.Sequential(nn.Conv2d(3, width, 3, 4, 1), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), nn.ReLU())
+        self.head = nn.Linear(2 * width, 5)
+
+    def forward(self, x):
+        return 4 * self.head(self.layer2(self.layer1(x)).mean((2, 3)))
+
+
+def small():
+    return Net(4)
+
+
+def large():
+    return Net(8)
+"""
+
+
+def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Two tiny untrained nets, and pictures of the toy world."""
+    from repalign.dataset import Dataset
+    from repalign.files import write_file
+
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    write_file(folder / "nets.py", NETS)
+    for i, image in enumerate(Dataset.toy(60).stimuli("image", range(60))):
+        image.save(folder / "images" / f"{i:02d}.png")
+    nets = {"a": f"torch:{(folder / 'nets.py').absolute()}:small", "b": f"torch:{(folder / 'nets.py').absolute()}:large"}
+    nothing = dict.fromkeys(("cuts", "cuts_b", "column", "label"))
+    return {**nets, **nothing, "images": (folder / "images").absolute(), "n": 60, "epochs": 2, "device": "cpu"}
