@@ -542,17 +542,21 @@ def test_steering_moves_the_log_odds_of_a_real_head(llama, pairs_file):
     assert change.numpy() == pytest.approx(found.tables["steering"].loc[0, "kept"], abs=1e-4)  # float32
 
 
-@pytest.mark.parametrize("prepend", ["always", "first", "never"])
-def test_a_word_is_looked_up_as_it_stands_behind_a_space(prepend: Any):
-    """Also where the tokenizer puts a blank before a text of its own, as sentencepiece does."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+@pytest.mark.parametrize("own_blank", [True, False])
+def test_a_word_is_looked_up_as_it_stands_behind_a_space(own_blank: bool):
+    """Also where the tokenizer puts a blank before a text of its own, as Llama's does: there " king" has two of them."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     from repalign.experiments import concept_words
 
     made = Tokenizer(models.WordLevel({"<unk>": 0, "▁the": 1, "the": 2, "▁king": 3, "king": 4, "▁": 5}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
-    row = concept_words._rows(PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>"), 6)
+    blanks = [normalizers.Prepend("▁")] * own_blank + [normalizers.Replace(" ", "▁")]
+    made.normalizer = normalizers.Sequence(blanks)
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    assert len(tokenizer(" king", add_special_tokens=False)["input_ids"]) == 1 + own_blank
+    row = concept_words._rows(tokenizer, 6)
     assert row("king") == 3 and row("queen") == "no token" and row("the king") == "several tokens"
 
 
