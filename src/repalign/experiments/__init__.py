@@ -18,6 +18,8 @@ from repalign.experiments.disentangle import disentangle
 from repalign.experiments.disentangle import mock as mock_disentangle
 from repalign.experiments.perceive import mock as mock_perceive
 from repalign.experiments.perceive import perceive
+from repalign.experiments.self_consuming import mock as mock_self_consuming
+from repalign.experiments.self_consuming import self_consuming
 from repalign.experiments.sparse_codes import mock as mock_universality
 from repalign.experiments.sparse_codes import universality
 from repalign.experiments.stages import mock as mock_stages
@@ -49,6 +51,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "perceive": Experiment(
         perceive, "What accuracy loses without each modality", "repalign perceive labels.csv photos.npy captions.npy --test 0.5",
         "a logistic regression and n² predictions: seconds at n = 1,000", mock_perceive,
+    ),
+    "self_consuming": Experiment(
+        self_consuming, "Models that learn from their own samples", "repalign self_consuming --shares 0 --shares 0.1 --shares 0.5",
+        "no data and no model: about ten seconds on one core", mock_self_consuming,
     ),
     "stages": Experiment(
         stages, "What each block does", "repalign stages hf:HuggingFaceTB/SmolLM2-135M texts.jsonl --n 100 --out stages",
