@@ -57,7 +57,7 @@ def results(tmp_path_factory) -> Results:
 # A kind without a row here fails the test below: options of a study file, and the names of the figures.
 CASES = {
     "matrix": ({"value": "calibrated", "measure": "all"}, ["matrix", "matrix"]),
-    "layer_map": ({"model_x": "llama-13b", "variant": "ab"}, ["layer_map"]),
+    "layer_map": ({"model_x": "llama-13b", "variant": "ab", "depth": "relative"}, ["layer_map"]),
     "null": ({"variant": "all"}, ["null"] * 3),
     "trend": ({"against": ["n_parameters", "bits_per_byte"], "published": True}, ["trend_n_parameters", "trend_bits_per_byte"]),
     "bins": ({"against": "bits_per_byte", "bins": 2, "variant": "among", "draws": 19}, ["bins"]),

@@ -322,6 +322,15 @@ def test_selected_layers_keep_their_order(table):
     assert frame.rows == ["layer.1", "layer.4", "layer.6"] and frame.best is not None and frame.best[0] == 2
 
 
+def test_layers_at_relative_depth(alignment):
+    axes = figures.layer_map(alignment, "bloom-7b1", "clip-large", depth="relative")
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3, 4] and axes.get_yticks().tolist() == [0, 1.5, 3, 4.5, 6]
+    assert axes.get_xlabel() == "relative depth in clip-large"
+    with pytest.raises(RepalignError, match=r"(?s)unknown depth 'relativ'.*relative"):
+        figures.layer_map(alignment, depth="relativ")
+
+
 def test_matplotlib_draws_the_map_from_the_lower_left_with_its_mark(alignment):
     frame = mapped(alignment.table, "bloom-7b1", "clip-large", KNN)
     axes = figures.layer_map(alignment, "bloom-7b1", "clip-large")

@@ -39,7 +39,7 @@ class Closeness(Found):
     @property
     def text(self) -> str:
         (row,), f = self.table.to_dict("records"), self.facts
-        apart, shuffled = words.alike(row["d_llv"], row["shuffled"])
+        apart, shuffled = words.number(row["d_llv"]), words.number(row["shuffled"])
         kl, back, cka, other = (words.number(row[name]) for name in ("kl_ab", "kl_ba", "cka", "disagreement"))
         return (
             f"{f['a']} and {f['b']}, n = {f['n']:,} inputs, {f['labels']:,} labels: d_LLV {apart}; with the inputs of B shuffled "

@@ -46,16 +46,17 @@ def matrix(alignment: Result, *, measure: str | None = None, value: str = "stati
 
 def layer_map(
     alignment: Result, model_x: str | None = None, model_y: str | None = None, *, measure: str | None = None,
-    value: str = "statistic", **look: Unpack[canvas.Look],
+    value: str = "statistic", depth: str = "layers", **look: Unpack[canvas.Look],
 ) -> Axes:  # fmt: skip
     """Layers by layers of one pair of models; the best aligned pair by default.
 
     A dot marks pairs of layers above chance, family-wise over all of them; a frame the best of the layer search.
-    `value` is one of statistic, gain, null_mean, calibrated, pvalue, p_stepdown.
+    `value` is one of statistic, gain, null_mean, calibrated, pvalue, p_stepdown. `depth` is what the axes say: the names of the
+    "layers", or their "relative" depth, from 0 for the first that is compared to 1 for the last.
     """
     result = _result(alignment)
     found = layer_map_chart.shown(result, measure, model_x=model_x, model_y=model_y, value=value)
-    return _stamped(layer_map_chart.draw(found, **look), result)
+    return _stamped(layer_map_chart.draw(found, depth=depth, **look), result)
 
 
 def null(alignment: Result, *, measure: str | None = None, **look: Unpack[canvas.Look]) -> Axes:

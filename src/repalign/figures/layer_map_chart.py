@@ -19,6 +19,8 @@ from repalign.errors import choose
 from repalign.figures import canvas
 from repalign.figures.palette import ACCENT, LIGHT_INK, PAPER
 
+RELATIVE = ("0", "0.25", "0.5", "0.75", "1")  # of the first layer, and so on to the last
+
 
 @dataclass(frozen=True, eq=False)
 class Layers:
@@ -115,8 +117,13 @@ def shown(
     )  # fmt: skip
 
 
-def draw(made: LayerMap, **look: Unpack[canvas.Look]) -> Axes:
-    """Layers by layers, first layers at the lower left, those above chance dotted, the best pair framed."""
+def draw(made: LayerMap, *, depth: str = "layers", **look: Unpack[canvas.Look]) -> Axes:
+    """Layers by layers, first layers at the lower left, those above chance dotted, the best pair framed.
+
+    depth : what the axes say: the names of the "layers", or their "relative" depth, from 0 for the first that is compared to 1
+        for the last.
+    """
+    choose("depth", depth, ("layers", "relative"))
     n_x, n_y = made.values.shape
     width, height = map(float, np.clip([2.4 + 0.17 * n_y, 2.2 + 0.17 * n_x], [5.6, 4.4], [9.0, 9.0]))
     about = {"above": f"{made.subtitle}\n{made.best_text}", "below": made.note}
@@ -126,9 +133,13 @@ def draw(made: LayerMap, **look: Unpack[canvas.Look]) -> Axes:
     image = axes.imshow(made.scale.position(made.values), **canvas.COLOURED, aspect="auto", interpolation="nearest")
     axes.invert_yaxis()
     for ticks, layers, turned in ((axes.set_xticks, made.columns, canvas.TURNED), (axes.set_yticks, made.rows, {})):
+        if depth == "relative" and len(layers) > 1:
+            ticks(np.linspace(0, len(layers) - 1, len(RELATIVE)), RELATIVE)
+            continue
         some, short = range(0, len(layers), max(1, round(len(layers) / 8))), words.readable(layers, length=14)
         ticks(some, [canvas.plain(short[layers[i]]) for i in some], **turned)
-    canvas.labels(axes, f"layers of {y}", f"layers of {x}")
+    of = "relative depth in" if depth == "relative" else "layers of"
+    canvas.labels(axes, f"{of} {y}", f"{of} {x}")
     i, j = np.nonzero(made.marked)
     if len(i):
         # A dot in the ink that stands out from its cell, about a sixth of it in points.

@@ -250,7 +250,7 @@ function drawReadout() {
     parts.push(make("hr"), make("h4", {}, state.cursor ? "Cell" : "Its best cell on its own"),
       make("p", { class: "where" }, `${data.layers[pair[0]][cell[0]]} × ${data.layers[pair[1]][cell[1]]}`),
       list([["Score", number(map.statistic[i])], ["Chance", number(map.null_mean[i])], ["Threshold", number(map.threshold[i])],
-        ["Calibrated", number(map.calibrated[i])], ["p", show("pvalue", map.pvalue[i], m.cellDraws)],
+        ["Relative depth", cell.map((at, side) => number(at / Math.max(1, [map.lx, map.ly][side] - 1))).join(" × ")], ["Calibrated", number(map.calibrated[i])], ["p", show("pvalue", map.pvalue[i], m.cellDraws)],
         ...(map.p_stepdown ? [[VIEW.p_stepdown.label, show("p_stepdown", map.p_stepdown[i], m.draws)]] : [])]));
   }
   fill("#readout", ...parts);
