@@ -16,6 +16,7 @@ from repalign.models import (
     known_models,
     model_set,
     published_model,
+    year_of,
 )
 from repalign.sources import SOURCES, Spec, parse_spec
 
@@ -143,6 +144,21 @@ def test_known_models_are_those_of_the_paper() -> None:
     assert find_model("Mixtral-8x7B-v0.1").nominal_parameters == 46_700_000_000  # all eight experts
 
 
+def test_dates_of_release_are_months_of_the_years_of_these_models_and_part_of_their_records() -> None:
+    dates = {k.name: k.released for k in known_models()}
+    assert all(d is None or 2021 < year_of(d) < 2024.5 for d in dates.values())
+    assert [name for name, d in dates.items() if d is None] == ["vit_base_patch16_clip_224.laion2b"]
+    assert dates["llama-7b"] < dates["open_llama_7b"] < dates["Meta-Llama-3-8B"]  # texts sort as the dates do
+    assert find_model("Meta-Llama-3-8B").record().factors == {"released": 2024.2917}
+    assert find_model("vit_base_patch16_clip_224.laion2b").record().factors == {}
+
+
+@pytest.mark.parametrize("wrong", ["2022", "2022-13", "22-10", "2022-10-05", "autumn"])
+def test_a_date_that_is_no_month_is_refused(wrong: str) -> None:
+    with pytest.raises(RepalignError, match="no month"):
+        year_of(wrong)
+
+
 def test_labels_of_published_figures_name_one_model_each() -> None:
     labels = [re.sub(r"[\s_-]+", "", label.casefold()) for k in known_models() for label in k.published_as]
     assert all(k.published_as for k in known_models()) and len(set(labels)) == len(labels)
@@ -171,6 +187,7 @@ def test_a_known_model_is_found_by_name_and_by_spec() -> None:
         modality="text",
         family="BLOOMZ",
         objective="next word",
+        factors={"released": 2022.875},
     )
     assert ModelRecord(**record.to_dict()) == record
 

@@ -184,3 +184,18 @@ def test_a_mean_whose_units_leave_no_pair_behind_has_no_interval():
     alone = np.where((pairs["model_x"] == "x0") & (pairs["model_y"] == "y0"), 0.5, np.nan)
     found = mean_of_pairs(pairs, alone)
     assert found.mean == 0.5 and found.n_pairs == 1 and np.isnan(found.low) and np.isnan(found.high)
+
+
+def test_a_trend_against_the_year_of_release_has_plain_years_and_says_per_year(table, models):
+    from repalign.figures.trend_chart import TrendChart
+
+    dates = ["2022-11", 2023.0, "2023-06", 2023.5, "2024-04"]  # months and numbers of years alike
+    dated = [m | {"factors": {"released": d}} for m, d in zip(models, dates, strict=False)]
+    found = trend(table, dated, "released")
+    assert found.points["x"].tolist() == [2022.875, 2023.0, 2023.4583, 2023.5, 2024.2917] and not found.log
+    assert found.label == "Year of release" and "per year (" in found.text and "per unit" not in found.text
+    chart = TrendChart.of(found)
+    assert chart.x_label == "Year of release" and all("," not in text for _, text in chart.x_ticks)
+    assert {"2023", "2024"} <= {text.removesuffix(".0") for _, text in chart.x_ticks}
+    with pytest.raises(RepalignError, match="no month"):
+        trend(table, [m | {"factors": {"released": "autumn"}} for m in models], "released")

@@ -24,8 +24,8 @@ class ModelRecord:
     `revision` is what the spec resolved to (a commit, or a digest of local files). `scores` maps a
     competence ("bits_per_byte", "imagenet_top1", ...) to its value; `lower_is_better` is a fact of the
     competence, not of the record. `factors` are facts of its making that alignment can be related to, numbers or
-    words: "training_steps", "width", "run" (the training that it comes from, shared by its checkpoints). The `objective`
-    "untrained" marks random weights, "none" raw input without a network (`training_of`).
+    words: "training_steps", "width", "released" (a year, see `year_of`), "run" (the training that it comes from, shared by its
+    checkpoints). The `objective` "untrained" marks random weights, "none" raw input without a network (`training_of`).
     """
 
     spec: str
@@ -56,6 +56,21 @@ def training_of(record: Mapping[str, Any]) -> str:
     return "untrained" if objective in RANDOM or (record.get("factors") or {}).get("training_steps") == 0 else "trained"
 
 
+RELEASED = "released"
+
+
+def year_of(month: str) -> float:
+    """A month, YYYY-MM, as a number of years: its middle.
+
+    >>> year_of("2022-10")
+    2022.7917
+    """
+    year, _, rest = month.partition("-")
+    if not (len(year) == 4 and year.isdigit() and rest.isdigit() and 1 <= int(rest) <= 12):
+        raise RepalignError("no month", expected="YYYY-MM", got=month)
+    return round(int(year) + (int(rest) - 0.5) / 12, 4)
+
+
 # --- known models and competences: data ----------------------------------------------------------
 
 
@@ -71,7 +86,8 @@ class KnownModel:
     language models but OLMo, single for OLMo and timm. `gated` models need an account on the hub that has been granted
     access.
     `published_as` are its labels in published figures: "bloom-0.56b" is drawn for what the code calls bloomz-560m,
-    and "dinov2" alone is the giant (Figure 4).
+    and "dinov2" alone is the giant (Figure 4). `released` is the month in which the weights became public (of OpenLLaMA, the
+    last ones; of fine-tuned CLIP, timm 0.8); None where it is not known for sure.
     """
 
     spec: str
@@ -88,10 +104,17 @@ class KnownModel:
     model_set: str
     gated: bool
     published_as: tuple[str, ...] = ()
+    released: str | None = None
+
+    @property
+    def factors(self) -> dict[str, float | str]:
+        """What its record has among its factors: the year of its release, as a number."""
+        return {} if self.released is None else {RELEASED: year_of(self.released)}
 
     def record(self) -> ModelRecord:
         """The record to start an extraction from."""
-        return ModelRecord(self.spec, self.name, self.modality, family=self.family, objective=self.objective)
+        about = {"family": self.family, "objective": self.objective, "factors": self.factors}
+        return ModelRecord(self.spec, self.name, self.modality, **about)
 
 
 @cache
@@ -107,6 +130,7 @@ def known_models() -> tuple[KnownModel, ...]:
     for row in csv.DictReader(text.splitlines()):
         said: dict[str, Any] = {**row, **{name: int(row[name]) if row[name] else None for name in whole}}
         said |= {"gated": row["gated"] == "yes", "published_as": tuple(filter(None, row["published_as"].split("|")))}
+        said["released"] = row["released"] or None
         out.append(KnownModel(**said))
     return tuple(out)
 

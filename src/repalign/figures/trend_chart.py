@@ -20,6 +20,7 @@ from repalign.comparison.conventions import vertical_range
 from repalign.figures import canvas
 from repalign.figures.palette import FAINT, FAMILY_LIGHT, MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
+from repalign.models import RELEASED
 from repalign.relate import PARAMETERS, Published, Trend, published_points
 from repalign.relate.scores import names_of, other_side
 
@@ -68,6 +69,8 @@ class TrendChart:
         marks = canvas.ticks(left, right, log=log)
         if trend.against == PARAMETERS:
             marks = [(t, words.parameters(t).replace(".00", "").replace(".0", "")) for t, _ in marks]
+        elif trend.against == RELEASED:
+            marks = [(t, text.replace(",", "")) for t, text in marks]
         better = " (lower is better; axis reversed)" if trend.lower_is_better else ""
         partners = max(points["n_partners"].tolist())
         over = f"each the mean over {words.counted(partners, 'partner')}; n = {trend.n_stimuli:,}"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from repalign.comparison.alignment import rows_of
 from repalign.errors import RepalignError, choose
-from repalign.models import COMPETENCES, ModelRecord
+from repalign.models import COMPETENCES, RELEASED, ModelRecord, year_of
 
 SIDES = ("x", "y", "both")
 PAIR = ["model_x", "model_y"]
@@ -23,6 +23,7 @@ WORDS = ("family", "objective", "modality")  # of a record
 Models = Iterable[Mapping[str, Any] | ModelRecord]
 # Numbers that span orders of magnitude; on log10 unless said otherwise.
 LOGGED = (PARAMETERS, "width", "training_steps")
+LABELS = {RELEASED: "Year of release"}  # of factors that words do not say plainly
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -42,6 +43,8 @@ class Records(dict[str, dict[str, Any]]):
         record = self.get(name, {})
         known = {**(record.get("factors") or {}), **(record.get("scores") or {}), PARAMETERS: record.get(PARAMETERS)}
         number = known.get(key)
+        if key == RELEASED and isinstance(number, str):
+            number = year_of(number)
         if number is None or isinstance(number, str) or not math.isfinite(float(number)) or (key == PARAMETERS and number <= 0):
             return None
         return float(number)
@@ -75,8 +78,8 @@ def yardsticks(models: Models, names: Sequence[str] | None = None, at_least: int
 
 def yardstick_label(name: str) -> str:
     """A score for people: by its label if it is a known competence, else as words: "my_score" is "My score"."""
-    if name in COMPETENCES:
-        return COMPETENCES[name].label
+    if name in COMPETENCES or name in LABELS:
+        return COMPETENCES[name].label if name in COMPETENCES else LABELS[name]
     words = name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from repalign.models import RELEASED
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit
 from repalign.relate.permutations import FEW_ORDERS
 from repalign.text import counted, named, plural, span
@@ -83,6 +84,11 @@ class Against(Finding):
     side: str
     lower_is_better: bool
     n_stimuli: int
+
+    @property
+    def unit(self) -> str:
+        """What the covariate rises by, without a logarithm, in a sentence."""
+        return "year" if self.against == RELEASED else f"unit of {noun(self.label)}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -165,7 +171,7 @@ def _few_models(n: int) -> Sentences:
 
 def trend(found: Trend) -> Sentences:
     """The line, its inference, families, and caveats."""
-    models, unit = counted(found.n, "model"), "per tenfold" if found.log else "per unit"
+    models, unit = counted(found.n, "model"), "per tenfold" if found.log else f"per {found.unit.split(' ')[0]}"
     if found.fit is None or found.inference is None:
         same = f"all have the same {noun(found.label)}"
         yield f"{models}: {same if found.n >= MIN_MODELS_LINE else 'too few for a line'}."
@@ -193,7 +199,7 @@ def _line(found: Trend, fit: Fit, inference: TrendInference, models: str) -> str
     ranked = interval(LEVEL, *inference.spearman_interval)
     correlation = f"r = {signed(fit.r)}; Spearman {signed(fit.spearman)}{', ' * bool(ranked)}{ranked}"
     return (
-        f"Alignment changes by {signed(fit.slope)} per {'tenfold' if found.log else 'unit of'} {label} "
+        f"Alignment changes by {signed(fit.slope)} per {f'tenfold {label}' if found.log else found.unit} "
         f"({ends}, {p_words(inference.slope_pvalue)}; {correlation}, {p_words(inference.spearman_pvalue)}; {models})."
     )
 

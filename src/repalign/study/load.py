@@ -411,5 +411,8 @@ def _known_entries(config: ModelConfig, about: dict[str, Any]) -> list[ModelEntr
         known = model_set(config.spec)
     else:
         known = (find_model(str(config.spec)),)
-    own = [{"name": k.name, "family": k.family, "objective": k.objective} for k in known]
-    return [ModelEntry(**{**said, **about, "spec": k.spec}) for k, said in zip(known, own, strict=True)]
+    out = []
+    for k in known:
+        said = {"name": k.name, "family": k.family, "objective": k.objective, **about}
+        out.append(ModelEntry(**{**said, "spec": k.spec, "factors": {**k.factors, **said.get("factors", {})}}))
+    return out

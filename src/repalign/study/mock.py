@@ -18,6 +18,8 @@ from repalign.dataset import IN_CELLS, Dataset, DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
+from repalign.models import RELEASED
+from repalign.relate import PARAMETERS
 from repalign.sources import ModelEntry, parse_spec
 from repalign.sources.array import as_read
 from repalign.sources.standins import stand_in, stand_in_scores, write_dataset
@@ -193,7 +195,7 @@ def _competence(
     """Scores of every name that the study's figures ask for, made up; bits per byte measured on the captions."""
     given, out = study.config.competence, {}
     against = [(o or {}).get("against", []) for item in study.config.figures for o in item.values()]
-    wanted = sorted({name for some in against for name in ([some] if isinstance(some, str) else some)} - {"n_parameters"})
+    wanted = sorted({name for some in against for name in ([some] if isinstance(some, str) else some)} - {PARAMETERS, RELEASED})
     if wanted and (given.lm_eval or given.timm or given.csv):
         path = folder / "scores.csv"
         scores = stand_in_scores(wanted, names, seed=0)
