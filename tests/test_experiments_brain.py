@@ -243,6 +243,20 @@ def test_ties_are_named_where_the_measure_favours_them():
     assert "predicts ties" not in brain(stack, models, measure="rho_a", draws=FEW).text
 
 
+@pytest.mark.parametrize("measure", ["pearson", "rho_a", "tau_a", "TopologicalRSA()"])
+def test_chance_is_the_mean_over_people_of_the_relabelled_scores(measure):
+    from repalign.null import Permutations
+
+    stack, models = made_up(people=4)
+    given = {f"{i}": _rdm(squareform(m)) for i, m in enumerate(stack)}, {k: _rdm(pdist(v)) for k, v in models.items()}
+    chosen = _measure(measure)
+    data = _Data.of(*given, ["anna", "anna", "ben", "cleo"], chosen, measure if "(" not in measure else "other")
+    people = np.array([1, 1, 2, 2]) / 6
+    for p, found in zip(Permutations(5, 7).permutations(20), data.chance(5, 7), strict=True):
+        scores = [[chosen(m, _rdm(squareform(r[np.ix_(p, p)]))) for r in stack] for m in given[1].values()]
+        np.testing.assert_allclose(found, np.array(scores) @ people, atol=1e-12)
+
+
 # --- chance and errors in simulation -------------------------------------------------------------
 
 

@@ -184,7 +184,7 @@ def _measure(text: Any) -> Measure:
         named_so = {name: cls for cls in known_measures() for name in (cls.__name__, *cls.aliases, *cls.shorthands)}
         if text not in WORDS and text.partition("(")[0] not in named_so:
             choose("measure", text, (*WORDS, *(name for name, cls in named_so.items() if "rdm" in cls.takes)))
-        found = parse_measure(WORDS.get(text, text))
+        found = parse_measure(WORDS.get(text) or text)
     found.check(max(3, found.min_n), "brain", {"brain": "rdm"})
     if not found.closer_is_higher or not found.paired:
         raise RepalignError(
@@ -247,8 +247,8 @@ def _marked(x: Any, kind: str) -> Any:
     """A square array in memory as the RDM that it is taken for."""
     from repalign.layers import RDM
 
-    shape = getattr(x, "shape", ())
-    is_square = kind == "rdm" and len(shape) in (2, 3) and shape[-1] == shape[-2] and not hasattr(x, "columns")
+    shape = tuple(getattr(x, "shape", ()))
+    is_square = kind == "rdm" and len(shape) in (2, 3) and len(set(shape[-2:])) == 1 and not hasattr(x, "columns")
     return RDM(x) if is_square and not isinstance(x, RDM) and type(x).__module__.partition(".")[0] in ("numpy", "torch") else x
 
 
@@ -381,7 +381,7 @@ def _labels(given: Any, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id": names} | {c: [str(row_of[name][c]) for name in names] for c in columns})
 
 
-def _of_region(labels: pd.DataFrame, region: str | None) -> pd.DataFrame:
+def _of_region(labels: Any, region: str | None) -> pd.DataFrame:
     """The recordings of one region, of at least two people."""
     if region is not None and REGION not in labels:
         raise RepalignError("no recording has a region", expected="a column region in the table of subjects", got=repr(region))
@@ -485,11 +485,17 @@ class _Data:
 
     def chance(self, draws: int, seed: int) -> np.ndarray:
         """(draws, M): scores with the stimuli of the brains relabelled, all recordings alike."""
+        from repalign.measures.measure import DenseRelation
         from repalign.null import Permutations
         from repalign.null.null import Prepared
 
-        a, b = (Prepared(self.states(v)) for v in (self.predicted, self.recorded))
-        return (Permutations(draws, seed).draws(self.measure, a, b) @ self.to_people).mean(2)
+        a, b = (self.states(v) for v in (self.predicted, self.recorded))
+        weights = self.to_people.mean(1)
+        if self.compared in RESAMPLED and all(isinstance(s, DenseRelation) for s in b):
+            # Scores are inner products with relations of unit norm, so that their mean is that with the mean relation.
+            mean: Any = sum(float(w) * s.matrix for w, s in zip(weights, b, strict=True))
+            b, weights = [DenseRelation(mean, 1.0)], np.ones(1)
+        return Permutations(draws, seed).draws(self.measure, Prepared(a), Prepared(b)) @ weights
 
     def judged(
         self, over: str, level: float, draws: int, seed: int, progress: Progress, *, how: tuple[str, ...],
@@ -701,7 +707,7 @@ class _Errors:
 # --- regions -------------------------------------------------------------------------------------
 
 
-def _identify(labels: pd.DataFrame, recordings: Mapping[str, RDM], measure: Measure, draws: int, seed: int) -> Identified | None:
+def _identify(labels: Any, recordings: Mapping[str, RDM], measure: Measure, draws: int, seed: int) -> Identified | None:
     """Is a person's region known by the RDMs of other people? None where no person has two, or there is one."""
     if REGION not in labels or labels["subject"].nunique() < 2 or labels.groupby("subject")[REGION].nunique().max() < 2:
         return None
@@ -747,7 +753,8 @@ _FOR: dict[str, str] = {"both": "people and stimuli", "subjects": "people", "sti
 
 
 def _sentences(found: Brain) -> Iterator[str]:
-    table, pairs = found.table, found.tables["pairs"]
+    table: Any = found.table
+    pairs: Any = found.tables["pairs"]
     best = table.iloc[0]
     people = counted(found.n_people, "person").replace("persons", "people")
     whom = people if found.n_people == found.n_recordings else f"{people} ({found.n_recordings} recordings)"
@@ -808,8 +815,8 @@ def _draw(found: Brain, look: Any) -> Axes:
     )  # fmt: skip
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvspan(lower, upper, color=LIGHT[4], linewidth=0, label="noise ceiling", zorder=0.5)
-    scores = found.tables["scores"].groupby("subject", sort=False)[table["model"].tolist()].mean()  # (P, M)
-    for _, values in scores.iterrows():
+    scores: Any = found.tables["scores"].groupby("subject", sort=False)[table["model"].tolist()].mean()  # (P, M)
+    for values in scores.to_numpy():
         axes.plot(values, rows + 0.22, "o", color=FAINT, markersize=3, alpha=0.8, markeredgewidth=0)
     axes.hlines(rows, table["low"], table["high"], color=SCORE, linewidth=1.8)
     axes.plot(table["score"], rows, "o", color=SCORE, markersize=6, markeredgecolor=PAPER, markeredgewidth=0.8)
