@@ -284,6 +284,38 @@ def simulated(rng: np.random.Generator, taste: float, n: int = 20, people: int =
     return np.array([errors.of(np.array([[1.0, -1, 0, 0]]), over, 0.95)["p"][0] for over in ("both", "subjects", "stimuli")])
 
 
+def test_samples_of_stimuli_leave_out_pairs_of_a_stimulus_with_itself():
+    """The first sample, done with rows and columns; ceilings are held fixed in it, that of each recording with itself alone."""
+    stack, models = made_up(people=3)
+    given = {f"{i}": _rdm(squareform(m)) for i, m in enumerate(stack)}, {k: _rdm(pdist(v)) for k, v in models.items()}
+    data = _Data.of(*given, ["anna", "anna", "ben"], _measure("pearson"), "pearson")
+    found = data.resampled(1, 5, silent)[0]
+    drawn = np.random.default_rng(5).integers(20, size=20)
+    i, j = np.triu_indices(20, 1)
+    pairs = drawn[i[drawn[i] != drawn[j]]], drawn[j[drawn[i] != drawn[j]]]
+    assert len(pairs[0]) < 190
+
+    def score(x: np.ndarray, person: int) -> float:
+        return float(np.corrcoef(x[pairs], stack[person][pairs])[0, 1])
+
+    bounds = [squareform(b) for b in data.bounds]
+    expected = [[score(squareform(pdist(x)), person) for person in range(3)] for x in models.values()]
+    expected += [[score(bounds[person], person) for person in range(3)], [score(bounds[-1], person) for person in range(3)]]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_variances_of_people_and_stimuli_add_and_their_interaction_counts_once():
+    """Noise of stimuli that all people share adds its variance; noise of each person and sample alone is in that of people."""
+    rng, n, draws = np.random.default_rng(0), 30, 20_000
+    people = rng.standard_normal((1, 6))
+    shared, alone = rng.standard_normal((draws, 1, 1)), 0.3 * rng.standard_normal((draws, 1, 6))
+    of_people, of_stimuli = people.var(ddof=1) / 6, n / (n - 1)
+    for samples, expected in ((people + shared, of_people + of_stimuli), (people + alone, of_people)):
+        found = _Errors(people, samples, n, np.eye(6)).of(np.eye(1), "both", 0.95)
+        assert found["se"][0] ** 2 == pytest.approx(expected, rel=0.04) and found["df"][0] == 5
+    assert found["low"][0] + found["high"][0] == pytest.approx(2 * people.mean())
+
+
 @pytest.mark.parametrize(("taste", "alone"), [(0.0, "people"), (0.8, "stimuli")])
 def test_the_size_of_a_difference_over_people_and_stimuli(taste, alone):
     """Two models that are equally close are told apart at .05, over both, in .01 (people alike) and .07 (of strong tastes) of 150
