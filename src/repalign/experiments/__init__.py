@@ -26,6 +26,8 @@ from repalign.experiments.stages import mock as mock_stages
 from repalign.experiments.stages import stages
 from repalign.experiments.stitch import mock as mock_stitch
 from repalign.experiments.stitch import stitch
+from repalign.experiments.superposition import mock as mock_superposition
+from repalign.experiments.superposition import superposition
 
 EXPERIMENTS: dict[str, Experiment] = {
     "brain": Experiment(
@@ -63,6 +65,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "stitch": Experiment(
         stitch, "One model's first half and another's second", "repalign stitch torch:./nets.py:small torch:./nets.py:large photos "
         "--cuts layer1 --cuts layer2 --out stitch", "two trainings of an affine map at each cut, on the images to fit", mock_stitch,
+    ),
+    "superposition": Experiment(
+        superposition, "More features than dimensions", "repalign superposition --widths 5 --sparsity 0 --sparsity 0.9",
+        "no data and no model: about twenty seconds on one core", mock_superposition,
     ),
     "universality": Experiment(
         universality, "Sparse features of two models", "repalign universality image.npy text.npy --k 24 --atoms 48",
