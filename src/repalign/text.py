@@ -6,9 +6,11 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 UNDEFINED = "–"
 TIMES = "×"
@@ -273,6 +275,15 @@ class Progress(Protocol):
     """
 
     def __call__(self, task: str, done: float, total: int, note: str | None = None) -> None: ...
+
+
+def telling(items: Sequence[T], task: str, progress: Progress) -> Iterator[T]:
+    """The items one by one; before each, and at the end, how many are done."""
+    for done, item in enumerate(items):
+        progress(task, done, len(items))
+        yield item
+    if items:
+        progress(task, len(items), len(items))
 
 
 def pace(done: float, total: int, more: float, seconds: float) -> str:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
 from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader, age_in_seconds
 from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.text import MOCK, counted, duration, number, parameters, size
+from repalign.text import MOCK, counted, duration, number, parameters, size, telling
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
@@ -256,13 +256,11 @@ def check(folder: str, shallow: bool = False) -> None:
     found, findings = [r for store in stores for r in FeatureStore(store).representations()], []
     read = [] if shallow else found
     with bars() as progress:
-        for done, r in enumerate(read):
-            progress("examine", done, len(read))
+        for r in telling(read, "examine", progress):
             for layer in r.layers:
                 x = r.load(layer)
                 dtype = str(x.dtype).removeprefix("torch.")
                 findings += examine(x, model=r.name, layer=layer, stored_dtype=dtype, facts=r.facts)
-        progress("examine", len(read), len(read))
     for sentence in summarise(findings):
         out.print(f"[yellow]look at:[/] {escape(sentence)}")
     layers = sum(len(r.layers) for r in found)

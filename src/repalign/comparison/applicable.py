@@ -19,7 +19,7 @@ from repalign.layers import Given
 from repalign.measures import Group, parse_wanted
 from repalign.measures.measure import Bilinear, Measure, as_layer
 from repalign.representation import Representation
-from repalign.text import Progress, duration, silent
+from repalign.text import Progress, duration, silent, telling
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +150,7 @@ def _try(
     cells = sum(len(r.layers) for r in x) * sum(len(r.layers) for r in y) // (2 if y is x else 1)
     first_pair = functools.cache(functools.partial(_first_pair, x, y))  # read once for all measures
     few, slow, long = nulls.Permutations(FEW_DRAWS, null.seed, null.groups), [], []
-    for done, measure in enumerate(measures):
-        progress("try measures", done, len(measures))
+    for measure in telling(measures, "try measures", progress):
         try:
             a, b = (one.to(device) for one in first_pair(measure.equal_widths))
             measure.check_widths(a.shape[1], b.shape[1])
@@ -176,7 +175,6 @@ def _try(
             chosen.how[measure] = way, few
             slow.append(f"{type(measure).__name__} ({duration(taken.seconds)})")
         chosen.seconds[measure] = within
-    progress("try measures", len(measures), len(measures))
     for taken in long:
         sentence = taken.sentence(sum(chosen.seconds.values()))
         log.log(logging.WARNING if progress is silent else logging.INFO, "%s", sentence)

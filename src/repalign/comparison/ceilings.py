@@ -26,7 +26,7 @@ from repalign.measures import Bilinear, Measure, parse_measure
 from repalign.measures.measure import as_layer
 from repalign.null import Moments, Permutations
 from repalign.representation import Representation, check_same_dataset
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def split_half(
     loaded = [{name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers} for r in (x, y)]
     layers = [list(preprocess(side).values()) for side in loaded]
     chosen, held_out, correlations = [], [], []
-    for done, halves in enumerate(halves_of(units_of(x.n, groups), n_splits, seed)):
-        progress("split halves", done, n_splits)
+    for halves in telling(list(halves_of(units_of(x.n, groups), n_splits, seed)), "split halves", progress):
         maps = [_maps(measure, *([f[torch.from_numpy(rows)] for f in side] for side in layers)) for rows in halves]
         for (scores, height), (other, _) in (maps, maps[::-1]):
             if np.isnan(height).all():
@@ -79,7 +78,6 @@ def split_half(
             chosen.append(scores[best])
             held_out.append(other[best])
         correlations.append(_correlation(maps[0][0], maps[1][0]))
-    progress("split halves", n_splits, n_splits)
     r = float(np.mean(correlations))
     stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
     means = (float(np.mean(v)) if v else math.nan for v in (held_out, chosen))
@@ -121,8 +119,7 @@ def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[s
 def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, progress: Progress) -> list[dict[str, Any]]:
     """Choose layers on one half of the stimuli and score them on the other; kept in the folder of the tiles."""
     out = []
-    for done, tile in enumerate(tiles):
-        progress("ceilings", done, len(tiles))
+    for tile in telling(tiles, "ceilings", progress):
         key = "" if folder is None else f"{tile.key}-{n_splits}"
         path = None if folder is None else folder / "ceilings" / f"{key}.json"
         ceiling = None if path is None else kept(path, key) if path.is_file() else None
@@ -136,8 +133,6 @@ def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, prog
             if path is not None:
                 keep(path, key, ceiling)
         out.append(ceiling)
-    if tiles:
-        progress("ceilings", len(tiles), len(tiles))
     return out
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment, read_tile
 from repalign.errors import RepalignError
 from repalign.files import (
+    AGAIN,
     FILES,
     TEMPORARY,
     DamagedError,
@@ -27,11 +28,10 @@ from repalign.files import (
 )
 from repalign.store import MARKER, Problem
 from repalign.store import check as check_store
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 TILES, KEPT = "tiles", ("findings", "ceilings")  # folders of a result: what a run goes on from
 VARIANTS_FILE, FIGURES_FILE, BITS = "variants.parquet", "files.json", "competence"
-AGAIN = "run the same command again: this file is made again, and what is whole is kept"
 SEAL_IT = "it can be used as it is; the same command run again writes it with a seal"
 OLD = "was written before such files had seals: nothing shows whether it is whole"
 
@@ -58,11 +58,8 @@ def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress 
         )  # fmt: skip
     in_store = functools.partial(check_store, deep=deep, progress=progress)
     problems = [one for store in stores for one in _guarded(in_store, store)]
-    for done, place in enumerate(results):
-        progress("checking results", done, len(results))
+    for place in telling(results, "checking results", progress):
         problems += _guarded(_result, place)
-    if results:
-        progress("checking results", len(results), len(results))
     return problems
 
 

@@ -20,7 +20,7 @@ from repalign.comparison.alignment import keep, kept
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
 from repalign.representation import Representation
-from repalign.text import Progress
+from repalign.text import Progress, telling
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
 # one of 1,000 points moved away, CKA between a space and itself falls from 1 to 0.15.
@@ -354,12 +354,9 @@ class Examination:
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""
         unseen = [r for name, r in self.models.items() if len(self.found.get(name, {})) < len(r.layers)]
-        for done, r in enumerate(unseen):
-            progress("examine", done, len(unseen))
+        for r in telling(unseen, "examine", progress):
             for _ in self.read(r):
                 pass
-        if unseen:
-            progress("examine", len(unseen), len(unseen))
         for name, path in self.paths.items():
             if not path.is_file():  # what workers with a disk of their own have found
                 keep(path, path.stem, self.found[name])

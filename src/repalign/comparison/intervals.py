@@ -46,7 +46,7 @@ from repalign.layers import Given
 from repalign.measures import Measure, parse_measure
 from repalign.null import Null, Search
 from repalign.representation import DEFAULT_MEMORY, Representation
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 N_GROUPS = 20
 N_SPLITS = 20
@@ -300,11 +300,9 @@ def _interval(arrays: list[Given], measure: Measure, plan: _Plan, progress: Prog
     on_all = scores(None)
     statistic = on_all[0] - sum(on_all[1:])
     replicates = np.empty(len(sizes))
-    for i, rows in enumerate(plan.subsets):
-        progress("interval", i, len(sizes))
+    for i, rows in enumerate(telling(plan.subsets, "interval", progress)):
         one, *other = scores(torch.from_numpy(rows))
         replicates[i] = one - sum(other)
-    progress("interval", len(sizes), len(sizes))
     variance, bias = plan.estimate(statistic, replicates, sizes, n)
     error = math.sqrt(variance)
     reach = float(stdtrit(plan.df, (1 + plan.level) / 2)) * error

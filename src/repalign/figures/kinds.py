@@ -37,7 +37,7 @@ from repalign.figures import (
 from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
 from repalign.measures import facts_of, labels_of, measure_among
 from repalign.relate.scores import names_of
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 DPI = 200
 LAYER_MAPS = 3  # of a measure, with a result: n models have n (n - 1) / 2 of them, and the report shows each of these on request
@@ -199,8 +199,7 @@ class Results:
         The results are there by now: a figure that cannot be drawn, for instance for too few models, says so in its place.
         """
         out: list[Drawn] = []
-        for done, item in enumerate(wanted):
-            progress("figures", done, len(wanted))
+        for item in telling(wanted, "figures", progress):
             ((kind, options),) = item.items()
             figure = FIGURES[kind]
             if self.published is None and "published" in figure.parameters[0]:  # nothing to draw without
@@ -210,7 +209,6 @@ class Results:
             except RepalignError as error:
                 title = kind.replace("_", " ").capitalize()
                 out.append(Drawn(kind, title, None, pd.DataFrame(), f"Not drawn: {error}"))
-        progress("figures", len(wanted), len(wanted))
         return tuple(out)
 
     def _figures(self, kind: Figure, options: dict[str, Any]) -> Iterator[Drawn]:
@@ -277,12 +275,10 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
         best = [(x, y) for x, y in ranked(pairs)[["model_x", "model_y"]].to_numpy() if cells.get((x, y), 0) > 1]
         for x, y in best[:LAYER_MAPS]:  # the map of one layer by one layer is a number
             jobs.append((measure, "layer_map", f"layers-{x}-{y}", {"model_x": x, "model_y": y}))
-    for done, (measure, kind, name, options) in enumerate(jobs):
-        progress("figures", done, len(jobs))
+    for measure, kind, name, options in telling(jobs, "figures", progress):
         given = {"alignment": alignment, "table": alignment.table, "models": models, "measure": measure}
         for one in FIGURES[kind].drawn(given, options, run, measure):
             yield replace(one, name=f"{name}-{labels[measure]}")
-    progress("figures", len(jobs), len(jobs))
 
 
 def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *, numbered: bool = True) -> list[Path | None]:

@@ -19,7 +19,7 @@ from repalign.prh.colour import spaces
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
 from repalign.prh.colour.spaces import ColourSpace
 from repalign.sources import ModelEntry
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,12 +153,10 @@ def _controls(
     photos: Sequence[np.ndarray], options: ColourOptions, controls: Sequence[tuple[float, str]], progress: Progress
 ) -> list[dict[str, Any]]:
     rows = []
-    for done, (radius, shuffle) in enumerate(controls):
-        progress("controls", done, len(controls))
+    for radius, shuffle in telling(controls, "controls", progress):
         changed = options.model_copy(update={"palette": "grid", "radius": radius, "shuffle": shuffle})
         space = spaces.pixel_space(photos, changed)
         judged = spaces.score(space, spaces.perceptual_space(space), changed, changed.k)
         facts = {k: space.facts[k] for k in ("share_of_pairs_never_seen", "negative_share")}
         rows += [{"radius": radius, "shuffle": shuffle, **facts, **row} for row in judged]
-    progress("controls", len(controls), len(controls))
     return rows

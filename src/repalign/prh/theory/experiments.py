@@ -6,7 +6,7 @@ a given seed and take seconds on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 from repalign.prh.theory.latents import Box, Contrast, Gaussian, Latents, Sphere, contrast, linear_r2
 from repalign.prh.theory.learn import BinaryNCE, Critic, InfoNCE, Learned, learn
 from repalign.prh.theory.worlds import World, circle, representability, ring, torus
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 STEPS = 4000  # of a learner: where no f exists the loss may fall for ever, and five times as many move a score by 1e-5
 K = 10  # neighbours: whole shells of the torus, so that no tie stands at the border of a neighbourhood
@@ -54,7 +54,7 @@ def recovery(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         *(("ring, <f, h> + b", ring(), third, "towers", d, True) for d in (4, 8, 12)),
     ]
     rows, points = [], []
-    for case, world, p_pos, critic, d, bias in _each(cases, "recovery", progress):
+    for case, world, p_pos, critic, d, bias in telling(cases, "recovery", progress):
         objective = BinaryNCE(p_pos)
         found = learn(world, objective, critic, d, bias=bias, seed=seed)
         target = objective.optimum(world)
@@ -84,7 +84,7 @@ def infonce(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     learners: list[tuple[str, Critic, int]] = [("any table", "free", 1), ("<f, f>", "tied", 2)]
     cases = [(o, *c) for o in objectives for c in learners]
     rows, points = [], []
-    for objective, name, critic, d in _each(cases, "infonce", progress):
+    for objective, name, critic, d in telling(cases, "infonce", progress):
         found = learn(world, objective, critic, d, bias=False, seed=seed)
         target = objective.optimum(world)
         constants = (found.kernel - target).mean(axis=1)
@@ -120,7 +120,7 @@ def existence(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     ]
     worlds += [("events not alike", uneven(12, 3, seed=seed))]
     rows = []
-    for kind, world in _each(worlds, "existence", progress):
+    for kind, world in telling(worlds, "existence", progress):
         there = representability(world.pmi)
         found = learn(world, BinaryNCE(0.5), "tied", world.n_events, seed=seed, starts=1, max_steps=STEPS, polish=False)
         rows.append({
@@ -161,7 +161,7 @@ def bijections(*, seed: int = 0, progress: Progress = silent) -> Experiment:
         (InfoNCE(1.0), InfoNCE(0.1)),
     ]
     rows, points = [], []
-    for objectives in _each(pairs, "bijections", progress):
+    for objectives in telling(pairs, "bijections", progress):
         kernels, features = [], []
         for objective in objectives:
             names = rng.permutation(world.n_events)
@@ -200,7 +200,7 @@ def lossy(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     whole = _features(learn(world, BinaryNCE(0.5), d=8, seed=seed))
     off = ~np.eye(world.n_events, dtype=bool)
     rows = []
-    for i, (kind, name, labels) in enumerate(_each(views, "lossy", progress)):
+    for i, (kind, name, labels) in enumerate(telling(views, "lossy", progress)):
         seen = world.view(labels, name)
         there = representability(seen.pmi)
         found = learn(seen, BinaryNCE(0.5), d=8, seed=seed + 1 + i, starts=1, max_steps=STEPS, polish=False)
@@ -231,7 +231,7 @@ def samples(
     """
     world = torus()
     rows, rng = [], np.random.default_rng(seed)
-    for size, repeat in _each(list(product(n_pairs, range(repeats))), "samples", progress):
+    for size, repeat in telling(list(product(n_pairs, range(repeats))), "samples", progress):
         features, errors = [], []
         for _ in "xy":
             names = rng.permutation(world.n_events)
@@ -300,14 +300,6 @@ EXPERIMENTS: tuple[Callable[..., Experiment], ...] = (
 
 
 # --- shared ------------------------------------------------------------------------------------------
-
-
-def _each(cases: Sequence[Any], name: str, progress: Progress) -> Iterator[Any]:
-    """The cases one by one, each told as it begins, and the end."""
-    for i, case in enumerate(cases):
-        progress(name, i, len(cases))
-        yield case
-    progress(name, len(cases), len(cases))
 
 
 def centred(kernel: np.ndarray) -> np.ndarray:
