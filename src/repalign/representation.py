@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, Pairwise, kind_of, said
 from repalign.models import ModelRecord
 
+T = TypeVar("T")
 # Bytes of layers and their states that are held at once if nobody says: a quarter of the machine's memory.
 DEFAULT_MEMORY = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
 
@@ -236,3 +238,15 @@ def _order(n: int, seed: int) -> np.ndarray:
 
 def _digest(*parts: object, size: int = 16) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:size]
+
+
+# --- reading ahead -------------------------------------------------------------------------------
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread reads the next one while this one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item

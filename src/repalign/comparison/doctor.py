@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from repalign.comparison.alignment import keep, kept
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
-from repalign.representation import Representation
+from repalign.representation import Representation, ahead
 from repalign.text import Progress, telling
 
 # A row whose squared distance from the mean is this share of all rows' sum, and far above the average, drives CKA: with
@@ -336,20 +335,15 @@ class Examination:
         Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
         """
         found = self.found.setdefault(r.name, {})
-        with ThreadPoolExecutor(1) as reader:
-            waiting = reader.submit(r.load, r.layers[0])
-            for name, following in zip(r.layers, [*r.layers[1:], None], strict=True):
-                stored = waiting.result()
-                if following is not None:
-                    waiting = reader.submit(r.load, following)
-                layer = as_layer(stored, f"{r.name}, layer {name}")
-                if name not in found:
-                    dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
-                    told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
-                    found[name] = [asdict(f) for f in told]
-                    if r.name in self.paths and len(found) == len(r.layers):
-                        keep(self.paths[r.name], self.paths[r.name].stem, found)
-                yield layer
+        for name, stored in zip(r.layers, ahead(map(r.load, r.layers)), strict=True):
+            layer = as_layer(stored, f"{r.name}, layer {name}")
+            if name not in found:
+                dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
+                told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
+                found[name] = [asdict(f) for f in told]
+                if r.name in self.paths and len(found) == len(r.layers):
+                    keep(self.paths[r.name], self.paths[r.name].stem, found)
+            yield layer
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from repalign.layers import FEATURES, Given, kind_of
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, linear_inner
 from repalign.measures.measure import Measure, as_layer, check_paired
 from repalign.measures.numerics.precision import full_precision, power_of_two
-from repalign.representation import DEFAULT_MEMORY, Representation, check_same_dataset
+from repalign.representation import DEFAULT_MEMORY, Representation, ahead, check_same_dataset
 from repalign.store import StoredRepresentation
 from repalign.text import Progress, silent, size
 
@@ -214,8 +213,6 @@ def _cell(inner: float, x: Layer, y: Layer, n: int) -> tuple[float, float, float
 
 # --- rows of a layer, wherever it is kept --------------------------------------------------------
 
-T = TypeVar("T")
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -332,15 +329,6 @@ def in_step(rows: list[Rows], n: int, size: int) -> Iterator[tuple[int, list[Ten
                 problem = f"{source.name}: its blocks are out of step at row {start:,}"
                 raise RepalignError(problem, expected=f"shape {shape}", got="no more rows" if got is None else f"shape {got}")
         yield start, blocks  # type: ignore[misc]
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread reads the next one while this one is in use."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = pool.submit(next, items, None)
-        while (item := waiting.result()) is not None:
-            waiting = pool.submit(next, items, None)
-            yield item
 
 
 # --- sums over the rows, about a provisional origin ----------------------------------------------

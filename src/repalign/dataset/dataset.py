@@ -54,8 +54,7 @@ class Dataset(FromHub, FromMemory):
 
     def __post_init__(self) -> None:
         changed = {m: c.distortion for m, c in self.columns.items() if isinstance(c, Distorted)}
-        for name, value in {"n": len(self.ids), "modalities": tuple(self.columns), "distortions": changed}.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(n=len(self.ids), modalities=tuple(self.columns), distortions=changed)
         if bad_text("\n".join(self.ids)):  # all at once, which is quick; the one is looked for if there is one
             row, problem = next((i, found) for i, id_ in enumerate(self.ids) if (found := bad_text(id_)))
             raise RepalignError(f"dataset {self.name!r}: row {row} has an id with {problem}", expected="an id that is text")

@@ -54,9 +54,8 @@ class State(ABC):
     def __post_init__(self) -> None:
         held = list(vars(self).values())
         device = next((value.device for value in held if isinstance(value, Tensor)), torch.device("cpu"))
-        object.__setattr__(self, "device", device)
-        object.__setattr__(self, "n", held[0] if isinstance(held[0], int) else len(held[0]))
-        object.__setattr__(self, "nbytes", sum(getattr(value, "nbytes", 0) for value in held))
+        n, nbytes = held[0] if isinstance(held[0], int) else len(held[0]), sum(getattr(value, "nbytes", 0) for value in held)
+        vars(self).update(device=device, n=n, nbytes=nbytes)
 
     @property
     def width(self) -> int:

@@ -78,8 +78,7 @@ class Model(ModelEntry):
             while is_of(model, "torch", *WRAPPED):  # what trains or compiles a module
                 model = getattr(model, WRAPPED[type(model).__name__])
             name = getattr(model, "__qualname__", type(model).__qualname__).rpartition("<locals>.")[2]
-            for option, value in (("model", model), ("preprocess", next(iter(beside), None)), ("spec", f"memory:{name}")):
-                object.__setattr__(self, option, value)
+            vars(self).update(model=model, preprocess=next(iter(beside), None), spec=f"memory:{name}")
         super().__post_init__()
 
 

@@ -101,14 +101,11 @@ class ModelEntry:
     label: str = field(init=False, repr=False, metadata=ABOUT)  # what errors call it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "label", self.name or self.spec)
+        layers = (self.layers,) if isinstance(self.layers, str) else self.layers
+        given = {"features": self.features, "layers": layers}
+        several = {k: v if v is None or isinstance(v, str) else tuple(v) for k, v in given.items()}
+        vars(self).update(label=self.name or self.spec, **several)
         label = f"model {self.label}"
-        for several in ("features", "layers"):
-            value = getattr(self, several)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, several, tuple(value))
-        if isinstance(self.layers, str):
-            object.__setattr__(self, "layers", (self.layers,))
         for option, known in CHOICES.items():
             value = getattr(self, option)
             if value not in known:

@@ -39,8 +39,7 @@ class Part:
     file: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", self.stop - self.start)
-        object.__setattr__(self, "file", f"part-{self.index:05d}.safetensors")
+        vars(self).update(n=self.stop - self.start, file=f"part-{self.index:05d}.safetensors")
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,7 @@ class ToyModel:
         count = sum(w.numel() for w in self.network.state_dict().values())
         facts = {name: getattr(self.recipe, name) for name in ("modality", "family", "objective")}
         facts |= {"factors": self.recipe.factors(self.step), "layers": self.network.layers, "n_parameters": count}
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(facts)
 
     def forward(self, stimuli: Any) -> dict[str, Tensor]:
         """Every layer of images or captions, pooled: (b, d) float32 by layer name.
