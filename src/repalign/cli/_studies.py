@@ -405,7 +405,7 @@ def models(name: Annotated[str | None, typer.Argument()] = None) -> None:
     name : A set or a model.
     """
     from repalign.models import find_model, known_models, model_set
-    from repalign.sources import SOURCES
+    from repalign.sources.source import SCHEMES, SOURCES
 
     known = known_models()
     sets = {k.model_set for k in known}
@@ -418,5 +418,5 @@ def models(name: Annotated[str | None, typer.Argument()] = None) -> None:
     show_table(columns, [tuple(map(escape, row)) for row in rows], words=len(columns))
     if name is None:
         out.print("any model is named by a spec:")
-        for source in SOURCES.values():
+        for source in map(SOURCES.__getitem__, SCHEMES):
             out.print(f"  {escape(source.form)}   [dim]for example {escape(source.example)}[/]")

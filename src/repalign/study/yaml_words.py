@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from repalign.errors import RepalignError, closest, did_you_mean
-from repalign.sources import SOURCES
+from repalign.sources.source import SCHEMES
 
 Location = tuple[str | int, ...]
 
@@ -117,7 +117,7 @@ def _other_field(name: str, value: Any, known: Sequence[str]) -> str | None:
     """What to do about a field that is not among those that are `known`; None where it is not plain what it is."""
     if name in FORMER:
         return FORMER[name]
-    if "spec" in known and name in SOURCES:
+    if "spec" in known and name in SCHEMES:
         return f'write "{name}:{value}", in quotation marks and without a blank behind the colon'
     if "spec" in known and ":" in name:
         return f'a model with options is {{spec: "{name}", pooling: mean}}, without options "{name}" alone'
