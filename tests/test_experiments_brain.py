@@ -308,8 +308,8 @@ def test_variances_of_people_and_stimuli_add_and_their_interaction_counts_once()
     """Noise of stimuli that all people share adds its variance; noise of each person and sample alone is in that of people."""
     rng, n, draws = np.random.default_rng(0), 30, 20_000
     people = rng.standard_normal((1, 6))
-    shared, alone = rng.standard_normal((draws, 1, 1)), 0.3 * rng.standard_normal((draws, 1, 6))
-    of_people, of_stimuli = people.var(ddof=1) / 6, n / (n - 1)
+    shared, alone = 0.2 * rng.standard_normal((draws, 1, 1)), 0.3 * rng.standard_normal((draws, 1, 6))
+    of_people, of_stimuli = people.var(ddof=1) / 6, 0.2**2 * n / (n - 1)
     for samples, expected in ((people + shared, of_people + of_stimuli), (people + alone, of_people)):
         found = _Errors(people, samples, n, np.eye(6)).of(np.eye(1), "both", 0.95)
         assert found["se"][0] ** 2 == pytest.approx(expected, rel=0.04) and found["df"][0] == 5
