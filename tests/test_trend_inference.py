@@ -13,6 +13,7 @@ from scipy import stats
 from alignment_table import CKA, KNN, LANGUAGE, make_run, make_table
 from repalign.errors import RepalignError
 from repalign.relate import Crossed, infer, trend
+from repalign.relate.jackknife import ranks
 
 ROWS, PARTNERS = tuple("abcdefghijkl"), tuple(f"p{j}" for j in range(17))
 
@@ -157,6 +158,16 @@ def test_models_and_partners_without_any_score_are_no_units():
     found, plain = infer(empty, np.append(x, 3.0)), infer(crossed(scores), x)
     assert found is not None and plain is not None and found.method == plain.method
     assert (found.slope_interval, found.slope_pvalue) == (plain.slope_interval, plain.slope_pvalue)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_ranks_are_scipys_with_ties_infinities_and_nan(n: int):
+    rng = np.random.default_rng(n)
+    for x in (rng.standard_normal(n), rng.integers(0, 4, n) / 3, np.full(n, 2.0), np.where(rng.random(n) < 0.4, -np.inf, 1.0)):
+        np.testing.assert_array_equal(ranks(x), stats.rankdata(x))
+        x[n // 2] = np.nan
+        np.testing.assert_array_equal(ranks(x), stats.rankdata(x))
+    assert len(ranks([])) == 0
 
 
 # --- p-values against enumerations -------------------------------------------------------------

@@ -57,10 +57,16 @@ class Fit:
 
 
 def ranks(x: ArrayLike) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean rank."""
-    from scipy.stats import rankdata
-
-    return rankdata(x)
+    """Ranks from 1 of a vector, ties sharing their mean rank; all nan if one of them is. As `scipy.stats.rankdata`, faster."""
+    values = np.asarray(x, float)
+    if np.isnan(values).any():
+        return np.full(values.shape, math.nan)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(values)])  # of ties, most of them of one
+    ends, out = np.append(starts[1:], len(values)), np.empty(len(values))
+    out[order] = np.repeat((starts + 1 + ends) / 2, ends - starts)
+    return out
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:

@@ -141,7 +141,11 @@ def names_of(pairs: pd.DataFrame, side: str) -> list[str]:
 def partners_of(pairs: pd.DataFrame, side: str) -> dict[str, pd.DataFrame]:
     """The rows of every model of a side, in the table's order."""
     columns = PAIR if side == "both" else [f"model_{side}"]
-    return {name: pairs.loc[(pairs[columns] == name).any(axis=1)] for name in names_of(pairs, side)}
+    rows: dict[str, list[int]] = {name: [] for name in names_of(pairs, side)}
+    for i, names in enumerate(zip(*(pairs[column] for column in columns), strict=True)):
+        for name in {str(one) for one in names}:
+            rows[name].append(i)
+    return {name: pairs.iloc[some] for name, some in rows.items()}
 
 
 def other_side(side: str) -> str:
