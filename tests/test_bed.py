@@ -142,8 +142,8 @@ for line in sys.stdin:
 KILLS = 10
 # Fewer photos in smaller parts: five parts of every model, where the whole study has four.
 FEW = (
-    ("  text: captions\n", "  text: captions\n  sample: {n: 300, seed: 0}\n"),
-    ("batch_size: 64}", "batch_size: 64, rows_per_part: 64}"),
+    ("  text: captions\n", "  text: captions\n  sample: {n: 200, seed: 0}\n"),
+    ("batch_size: 64}", "batch_size: 64, rows_per_part: 44}"),
 )
 
 
