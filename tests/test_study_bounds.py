@@ -191,6 +191,16 @@ def test_a_mock_keeps_its_features_to_itself(folder: Path) -> None:
     assert mock.store == str(folder / "runs/one-mock/store")
 
 
+@pytest.mark.parametrize("null, draws", [
+    ("", 19), ("{method: permutation, draws: 999}", 19), ("{draws: 9}", 9), ("{method: cyclic, relabellings: 2}", None),
+])  # fmt: skip
+def test_a_mock_draws_no_more_shuffles_than_a_p_of_5_percent_needs(folder: Path, null: str, draws: int | None) -> None:
+    text = "name: one\ndataset: {toy: {n: 300}}\nmodels: [toy:vision-pixels, toy:language-bag]\nmeasures: [CKA()]\n"
+    study = load_study(write(folder, text + (f"null: {null}\n" if null else "")))
+    (variant,), (whole,) = study.mock().variants, study.variants
+    assert getattr(variant.null, "n_draws", None) == draws and type(variant.null) is type(whole.null)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run `repalign ...` in this process; (status, all that was told)."""

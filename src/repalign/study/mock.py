@@ -1,7 +1,7 @@
 """A study tried out: tiny stand-ins for its models, a generated dataset of the same form, and every other line as it is.
 
-At most `MODELS` models of a side are run. What a mock finds is a mistake in the file, a measure that the number of stimuli
-forbids, a figure that cannot be drawn, a library that is missing. Its numbers mean nothing.
+At most `MODELS` models of a side are run, with at most `DRAWS` random shuffles. What a mock finds is a mistake in the file, a
+measure that the number of stimuli forbids, a figure that cannot be drawn, a library that is missing. Its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
 from repalign.models import RELEASED
+from repalign.null import Auto, Permutations
 from repalign.relate import PARAMETERS
 from repalign.sources import ModelEntry, parse_spec
 from repalign.sources.array import as_read
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 SIZE = 208  # stimuli, if all measures allow it: at 200 and more most nulls are closed forms
 LEAST = 12  # stimuli of a sample
 MODELS = 6  # of a side that are run
+DRAWS = 19  # random shuffles at most: as many as a p of 0.05 needs
 LIMIT = 5.0  # seconds for a measure of a group, where none is named: a limit holds for those too
 TOKENS = 2000  # of the corpus that bits per byte are measured on
 TEXT = "text"  # what bits per byte are measured on
@@ -58,7 +60,9 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
         sided = variant.y is not None
         x, *y = (tuple(models.of(as_read(e, data, of_sides=sided), data) for e in few(side)) for side in variant.sides)
         config = smaller.run(variant, dataset, data.ids, {e.label for side in (x, *y) for e in side})
-        variants.append(replace(variant, config=config, x=x, y=y[0] if y else None))
+        null = variant.null  # the cyclic one draws none
+        null = replace(null, n_draws=min(null.n_draws, DRAWS)) if isinstance(null, (Auto, Permutations)) else null
+        variants.append(replace(variant, config=config, x=x, y=y[0] if y else None, null=null))
     names = sorted({e.label for v in variants for side in v.sides for e in side})
     config = study.config.model_copy(
         update={
