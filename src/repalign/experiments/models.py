@@ -45,12 +45,8 @@ class Answers:
         if self.kind == "text":
             logits, tokens, mask = self.source.logits([p.ids for p in prepared])  # type: ignore[attr-defined]
             return logits, mask.bool().to(logits.device), tokens
-        logits = self.pass_(prepared)[:, None]
+        logits = logits_of(self.module, self.inputs(prepared), self.label)[:, None]
         return logits, torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device), None
-
-    def pass_(self, prepared: Sequence[Any]) -> Tensor:
-        """The logits (b, v) of images."""
-        return logits_of(self.module, self.inputs(prepared), self.label)
 
     def inputs(self, prepared: Sequence[Any]) -> Any:
         """A batch of images as the module takes it: one tensor, or several by name."""
@@ -72,6 +68,11 @@ def logits_of(module: nn.Module, inputs: Any, label: str) -> Tensor:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise RepalignError(f"model {label}: it names no class of an image", expected="logits (images, classes)", got=got)
     return logits
+
+
+def wide(x: Tensor) -> Tensor:
+    """Numbers in float64: where they are, or on the CPU where they are on an Apple GPU, which has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def answering(model: str, device: str = "auto", progress: Progress = silent) -> Answers:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError, Unavailable
 from repalign.experiments.base import Found, Input
-from repalign.experiments.models import Answers, answering, doing, read_stimuli
+from repalign.experiments.models import Answers, answering, doing, read_stimuli, wide
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -203,11 +203,11 @@ class Changes:
         import torch
 
         for i in range(0, len(before), POSITIONS):
-            p, q = (x[i : i + POSITIONS].double().log_softmax(-1) for x in (before, after.to(before.device)))
+            p, q = (wide(x[i : i + POSITIONS]).log_softmax(-1) for x in (before, after.to(before.device)))
             token = following[i : i + POSITIONS].to(p.device)
             mass = p.exp()
             self.kl.append(torch.where(mass > 0, mass * (p - q), 0.0).sum(-1).clamp(min=0).cpu())
-            self.same.append((p.argmax(-1) == q.argmax(-1)).double().cpu())
+            self.same.append((p.argmax(-1) == q.argmax(-1)).cpu().double())
             self.entropy.append(-torch.where(q.isfinite(), q.exp() * q, 0.0).sum(-1).cpu())
             scored = token >= 0
             self.cost.append(-q[scored].gather(1, token[scored, None])[:, 0].cpu())
@@ -233,13 +233,13 @@ def curvature(state: Tensor) -> Tensor:
     """
     import torch
 
-    steps = state.double().diff(dim=0)
+    steps = wide(state).diff(dim=0)
     return torch.nn.functional.cosine_similarity(steps[1:], steps[:-1], dim=-1).clamp(-1, 1).arccos()
 
 
 def update(before: Tensor, after: Tensor) -> Tensor:
     """The norm of what a block adds, over that of what it is added to: |h' - h| / |h| of states (..., d)."""
-    before, after = before.double(), after.to(before.device).double()
+    before, after = wide(before), wide(after.to(before.device))
     return (after - before).norm(dim=-1) / before.norm(dim=-1)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.experiments.models import Answers, answering, doing, logits_of, read_stimuli
+from repalign.experiments.models import Answers, answering, doing, logits_of, read_stimuli, wide
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Affine:
 
 def rows_of(x: Tensor, axis: int) -> Tensor:
     """Every position of every image as a row (positions, d), in float64."""
-    return x.movedim(axis, -1).flatten(0, -2).double()
+    return wide(x.movedim(axis, -1).flatten(0, -2))
 
 
 def least_squares(x: Tensor, y: Tensor, axis: int) -> Affine:
@@ -159,7 +159,7 @@ def least_squares(x: Tensor, y: Tensor, axis: int) -> Affine:
     values, vectors = torch.linalg.eigh(a.T @ a)
     inverse = torch.where(values > TINY * values.max(), 1 / values, 0.0)
     weight = (vectors * inverse @ vectors.T @ (a.T @ b)).T
-    return Affine(weight.to(x.dtype), (mean_b - weight @ mean_a).to(x.dtype), axis)
+    return Affine(weight.to(x), (mean_b - weight @ mean_a).to(x), axis)
 
 
 def residual(found: Affine, x: Tensor, y: Tensor) -> float:
@@ -215,7 +215,7 @@ class Training:
         return best, best_epoch
 
     def _loss(self, found: Affine, half: Half, x: Tensor, logits: Tensor) -> float:
-        return float(divergence(logits.double(), answers(found, half, x, self.batch_size).double()).mean())
+        return float(divergence(wide(logits), wide(answers(found, half, x, self.batch_size))).mean())
 
 
 def answers(found: Affine, half: Half, x: Tensor, batch_size: int = 100) -> Tensor:
@@ -244,9 +244,9 @@ def at_cut(fit: Rows, judge: Rows, half: Half, axis: int, training: Training, te
 
     def told(what: str, found: Affine, x: Tensor) -> dict[str, float]:
         logits = answers(found, half, x, training.batch_size)
-        same = (logits.argmax(-1) == judge.logits.argmax(-1)).double().mean()
+        same = (logits.argmax(-1) == judge.logits.argmax(-1)).float().mean()
         return {
-            f"{what}_agreement": float(same), f"{what}_kl": float(divergence(judge.logits.double(), logits.double()).mean()),
+            f"{what}_agreement": float(same), f"{what}_kl": float(divergence(wide(judge.logits), wide(logits)).mean()),
         }  # fmt: skip
 
     start = least_squares(fit.a, fit.b, axis)
@@ -264,10 +264,10 @@ def at_cut(fit: Rows, judge: Rows, half: Half, axis: int, training: Training, te
 
 def channel_axis(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor) -> int:
     """Where the channels of states are: the last axis of vectors and tokens, the second of maps, or the last as some models say."""
-    last = [str(getattr(m, "output_fmt", "NCHW")).endswith("NHWC") for m in (a, b)]
-    axis = 1 if x.ndim == 4 and not any(last) else -1
-    places = [x.movedim(axis, -1).shape[1:-1], y.movedim(axis, -1).shape[1:-1]] if x.ndim == y.ndim else [x.shape[1:], y.shape[1:]]
-    if x.ndim != y.ndim or x.ndim < 2 or places[0] != places[1] or len(set(last)) > (x.ndim != 4) + 1:
+    last = [str(getattr(m, "output_fmt", "NCHW")).endswith("NHWC") for m in (a, b)]  # as timm says of Swin
+    axis = 1 if x.ndim == 4 and not last[0] else -1
+    alike = x.ndim == y.ndim > 1 and x.movedim(axis, -1).shape[1:-1] == y.movedim(axis, -1).shape[1:-1]
+    if not alike or (x.ndim == 4 and last[0] != last[1]):
         raise RepalignError(
             "the states at the cuts do not have the same positions", expected="maps of one height and width, or as many tokens",
             got=f"{tuple(x.shape[1:])} of A and {tuple(y.shape[1:])} of B",
@@ -436,7 +436,7 @@ def scored(of_b: Tensor, stitched: Tensor, labels: Sequence[int] | None) -> dict
     if not bool(((right >= 0) & (right < of_b.shape[1])).all()):
         expected, got = f"0 to {of_b.shape[1] - 1}", f"{min(labels)} to {max(labels)}"
         raise RepalignError("labels are no classes of B", expected=expected, got=got)
-    own, theirs = (float((x.argmax(-1) == right).double().mean()) for x in (of_b, stitched))
+    own, theirs = (float((x.argmax(-1) == right).float().mean()) for x in (of_b, stitched))
     return {"accuracy_b": own, "accuracy": theirs, "penalty": own - theirs}
 
 
