@@ -35,6 +35,9 @@ def test_what_is_measured_of_toys_made_by_hand():
     assert (dense["per_dimension"], dense["kept"], dense["interference"]) == (1, 2, 0)
     assert dense["read"] == pytest.approx(1) and dense["read_linearly"] == pytest.approx(1, abs=0.01)
     assert (sparse["per_dimension"], sparse["kept"]) == (2, 4) and sparse["interference"] == pytest.approx(1 / 3)
+    faint = torch.tensor([[[1.0, 0, 0.4, 0], [0, 1, 0, 0.4]]])
+    (found,) = _measured(Toys(faint, torch.zeros(1, 1, 4), linear=False), x[:1])
+    assert (found["kept"], found["interference"]) == (2, 0) and found["per_dimension"] == pytest.approx(1.16)
     assert sparse["read"] == pytest.approx(2) and sparse["read_linearly"] < 1.4  # the relu reads both of a pair, a line cannot
 
 
