@@ -671,7 +671,7 @@ def test_open_dataset_selects_rows(photos: Path) -> None:
         ({}, ["dataset: exactly one of hub, table, folder, arrays, toy must be given, not none"]),
         ({"table": "t", "folder": "f"}, ["not table and folder"]),
         ({"tabel": "t.csv"}, ["dataset.tabel: there is no field 'tabel'", "did you mean 'table'"]),
-        ({"table": "t.csv", "revision": "v1"}, ["'revision' is no option of 'table', which takes id, image"]),
+        ({"table": "t.csv", "revision": "v1"}, ["'revision' is no option of 'table', which takes files, id, image"]),
         ({"toy": {}, "text": "x"}, ["'text' is no option of 'toy', which takes no options"]),
         ({"toy": {"sed": 1}}, ["dataset.toy.sed: there is no field 'sed'", "did you mean 'seed'"]),
         ({"toy": {"detail": 11}}, ["dataset.toy.detail:", "less than or equal to 10", "got: 11"]),

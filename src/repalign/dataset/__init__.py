@@ -7,6 +7,6 @@ done with each.
 
 from repalign.dataset.config import DatasetConfig
 from repalign.dataset.dataset import Dataset
-from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, LeftOut
+from repalign.dataset.kinds import CELLS, DISTORTIONS, GIVEN, IN_CELLS, KINDS, LeftOut
 
-__all__ = ["DISTORTIONS", "IN_CELLS", "KINDS", "Dataset", "DatasetConfig", "LeftOut"]
+__all__ = ["CELLS", "DISTORTIONS", "GIVEN", "IN_CELLS", "KINDS", "Dataset", "DatasetConfig", "LeftOut"]

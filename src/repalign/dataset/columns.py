@@ -224,7 +224,12 @@ class Files(Cells):
 
     suffixes: ClassVar[tuple[str, ...]]
     feature: ClassVar[str]
+    noun: ClassVar[str]  # of one of its files in sentences
     blobs: tuple[Blob, ...]
+
+    def __init_subclass__(cls) -> None:
+        if "noun" not in vars(cls):
+            cls.noun = f"{cls.kind} file"
 
     @staticmethod
     @abstractmethod
@@ -236,6 +241,12 @@ class Files(Cells):
         """Raise what `decode` raises for a broken file."""
         cls.decode(data)
 
+    @classmethod
+    def look(cls, blob: Blob) -> tuple[Any, str]:
+        """What `decode` takes of a file, and the SHA-256 of its bytes."""
+        data = blob.read()
+        return data, hashlib.sha256(data).hexdigest()
+
     @cached_property
     def digests(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(blob.digest for blob in self.blobs)
@@ -243,14 +254,14 @@ class Files(Cells):
     def read(self, row: int) -> Any:
         blob = self.blobs[row]
         try:
-            data = blob.read()
+            data, digest = self.look(blob)
         except OSError as error:
             raise RepalignError(
                 f"{self.kind} {blob.label!r} can no longer be read",
                 expected="the file that was there when the dataset was opened", got=error,
                 remedy="put the file back, or open the dataset again",
             ) from error
-        if (digest := hashlib.sha256(data).hexdigest()) != blob.digest:
+        if digest != blob.digest:
             raise RepalignError(
                 f"{self.kind} {blob.label!r} has changed since the dataset was opened",
                 expected=f"bytes with SHA-256 {blob.digest[:12]}", got=digest[:12],
@@ -264,7 +275,7 @@ class Files(Cells):
     @classmethod
     def cell(cls, values: Sequence[Any], names: Sequence[str], row: int, where: str, folder: Path) -> Blob | None:  # noqa: ARG003
         """The file that a cell names, relative to a folder, or whose bytes it holds; None for an empty cell."""
-        (path,) = values
+        path = os.fspath(values[0]) if isinstance(values[0], os.PathLike) else values[0]
         if isinstance(path, Mapping) and {*path} == {"bytes", "path"}:  # as the `datasets` library has it
             path = path["bytes"] or path["path"]
         if isinstance(path, bytes):
@@ -273,7 +284,7 @@ class Files(Cells):
             return None
         if not isinstance(path, str) or "://" in path:
             raise RepalignError(
-                f"{where}: row {row} names no {cls.kind} file", got=repr(path)[:80],
+                f"{where}: row {row} names no {cls.noun}", got=repr(path)[:80],
                 expected="a path, relative to the table's folder or to `root`",
                 remedy=f"download the {cls.plural} first; a table that holds their bytes is read by `hub:`",
             )
@@ -283,17 +294,24 @@ class Files(Cells):
 
     @classmethod
     def hub_cells(cls, data: Any, names: Sequence[str], ids: Sequence[str], where: str) -> list[Any]:
-        import datasets
-
-        (name,), kind = names, getattr(datasets, cls.feature)
+        (name,) = names
         feature = data.features[name]
-        if not isinstance(feature, kind) and not (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
+        undecoded = cls.undecoded(feature)
+        if undecoded is None:
             raise RepalignError(
                 f"{where}: column {name!r} holds no {cls.plural}", expected=f"a column of the feature type {cls.feature}",
                 got=str(feature), remedy="name another column; for paths in a table use `table:` (Dataset.from_table)",
             )
-        table = data.select_columns([name]).cast_column(name, kind(decode=False))
+        table = data.select_columns([name]).cast_column(name, undecoded)
         return [HubBlob(name, f"{name} of {id_}", table=table, row=i) for i, id_ in enumerate(ids)]
+
+    @classmethod
+    def undecoded(cls, feature: Any) -> Any:
+        """The feature type of the `datasets` library under which such a column gives its files; None where it holds none."""
+        import datasets
+
+        kind = getattr(datasets, cls.feature)
+        return kind(decode=False) if isinstance(feature, kind) or is_files(feature) else None
 
     @classmethod
     def checked(cls, cells: Sequence[Blob | None], progress: Progress) -> list[Checked]:
@@ -311,16 +329,21 @@ class Files(Cells):
         if blob is None:
             return None, f"no {cls.kind} named"
         try:
-            data = blob.read()
+            data, digest = cls.look(blob)
         except FileNotFoundError:
-            return None, f"{cls.kind} file not found: {blob.label!r}"
+            return None, f"{cls.noun} not found: {blob.label!r}"
         except (OSError, ValueError) as error:
-            return None, f"{cls.kind} file cannot be read: {blob.label!r} ({error})"
+            return None, f"{cls.noun} cannot be read: {blob.label!r} ({error})"
         try:
             cls.verify(data)
         except (OSError, ValueError, EOFError) as error:
             return None, f"{cls.kind} cannot be decoded: {blob.label!r} ({error})"
-        return replace(blob, digest=hashlib.sha256(data).hexdigest()), None
+        return replace(blob, digest=digest), None
+
+
+def is_files(feature: Any) -> bool:
+    """Whether a feature type of the `datasets` library is the plain form of files: their bytes and paths."""
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
 # --- stimuli that are arrays ---------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from repalign.dataset.dataset import Dataset
-from repalign.dataset.kinds import DISTORTIONS, IN_CELLS, KINDS, wrong_distortion
+from repalign.dataset.kinds import DISTORTIONS, GIVEN, IN_CELLS, KINDS, wrong_distortion
 from repalign.errors import RepalignError, about
 from repalign.tables import id_lines
 from repalign.text import Progress, silent, told_of
@@ -128,14 +128,16 @@ class DatasetConfig(_Columns):
     toy : Scenes of the toy world.
     image : The column of images, or of their paths.
     text : The column of captions, or several such columns.
+    files : Columns of paths that a function of yours reads, by the modality: {audio: clip}.
+    values : Columns of anything else that a function of yours reads, by the modality: {molecule: smiles}.
     revision : Of a data set on the hub: a branch, tag or commit.
     split : Of a data set on the hub.
     config : Of a data set on the hub.
     data_files : Of a data set on the hub: the files to read.
     id : The column that names the stimuli.
-    root : The folder from which paths of images start; that of the table by default.
+    root : The folder from which paths of images and files start; that of the table by default.
     row_ids : Ids of the rows of `arrays`: a list, or a file with an id on each line.
-    on_missing : error, or drop: leave out stimuli without a caption or with an image that cannot be read.
+    on_missing : error, or drop: leave out stimuli without a caption or with an image or file that cannot be read.
     name : What the data set is called.
     ids : Take these stimuli only: a list, or a file with an id on each line.
     sample : Take a random sample of the rows.
@@ -153,6 +155,8 @@ class DatasetConfig(_Columns):
     config: str | None = None
     data_files: str | list[str] | None = None
     id: str | None = None
+    files: dict[str, str] | None = None
+    values: dict[str, str] | None = None
     root: str | None = None
     row_ids: str | list[str | int] | None = None
     on_missing: str | None = None
@@ -173,6 +177,7 @@ class DatasetConfig(_Columns):
     def columns(self) -> dict[str, list[str]]:
         """The columns that are named, by the kind of their stimuli."""
         named = {kind: getattr(self, kind) for kind in IN_CELLS}
+        named |= {kind.kind: [*(getattr(self, option) or {}).values()] for option, kind in GIVEN.items()}
         return {kind: [said] if isinstance(said, str) else said for kind, said in named.items() if said}
 
     @field_validator("toy", mode="before")

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from repalign.dataset.columns import Arrays, Blob, Column, Distortion, Files
+from repalign.dataset.columns import Arrays, Blob, Cells, Column, Distortion, Files
 from repalign.dataset.from_hub import FromHub
 from repalign.dataset.from_memory import FromMemory
 from repalign.dataset.images import Images, Pixels
@@ -69,8 +69,8 @@ class Dataset(FromHub, FromMemory):
     @classmethod
     def from_table(
         cls, table: Any, *, id: str | None = "id", image: str | None = None, text: str | Sequence[str] | None = None,
-        root: str | Path | None = None, on_missing: str = "error", name: str | None = None, progress: Progress = silent,
-        **others: str | Sequence[str] | None,
+        files: Mapping[str, str] | None = None, values: Mapping[str, str] | None = None, root: str | Path | None = None,
+        on_missing: str = "error", name: str | None = None, progress: Progress = silent, **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
         """A table with a column of ids and columns named by the caller: CSV, TSV, JSONL or Parquet, or in memory.
 
@@ -78,12 +78,16 @@ class Dataset(FromHub, FromMemory):
 
         `image` is a column of paths, relative to the table's folder or to `root`, or of pictures or bytes in memory; `text` a
         column of strings or of lists of strings, or several columns of strings; `others` name the columns of other kinds
-        (`KINDS`). Rows with the same id are merged into several captions if each holds one caption and all name the same image.
+        (`KINDS`). What a function of yours reads has a name of yours: `files={"audio": "clip"}` is a column of paths (of which
+        the function gets paths), `values={"molecule": "smiles"}` a column of anything (it gets what stands there). Rows with the
+        same id are merged into several captions if each holds one caption and all name the same image.
         With `id=None` the ids are row numbers, as those of a table in memory are that has no column `id`. Equal content gives
-        the same fingerprint in every format, but for pictures: those in files go by their bytes.
+        the same fingerprint in every format, but for pictures (those in files go by their bytes) and for values (a number is
+        text in a CSV).
         """
         if is_of(table, "datasets", "Dataset"):
             options: dict[str, Any] = {"on_missing": on_missing, "name": name, "progress": progress, **others}
+            options |= {"files": files, "values": values}
             id = None if id == "id" and id not in table.column_names else id
             return cls.from_hub(table, id=id, image=image, text=text, **options)
         held = table_of(table)
@@ -97,20 +101,21 @@ class Dataset(FromHub, FromMemory):
             )
         path = Path(type(table).__name__ if held is not None else table)
         where = path.name
-        named, told = named_columns(id, {"image": image, "text": text, **others}, where)
+        given = {"files": files, "values": values}
+        named, kinds, told = named_columns(id, {"image": image, "text": text, **others}, given, where)
         asked = fields_of(id, named)
         read = read_table(path, list(asked)) if held is None else held
         refuse_unknown(asked, read.columns, where)
         ids = row_ids([f"{i:05d}" if id is None else row.get(id) for i, row in enumerate(read.rows)], where)
         folder, rows = path.parent if root is None else Path(root).expanduser(), None
         cells = {
-            kind: [IN_CELLS[kind].cell([row.get(c) for c in names], names, i, where, folder) for i, row in enumerate(read.rows)]
-            for kind, names in named.items()
+            m: [kinds[m].cell([row.get(c) for c in names], names, i, where, folder) for i, row in enumerate(read.rows)]
+            for m, names in named.items()
         }
         if len(set(ids)) < len(ids):
-            rows = _merged(ids, cells, where)
+            rows = _merged(ids, cells, kinds, where)
         source = f"table {where} ({told}{'' if id else '; ids are row numbers'})"
-        return cls(*assemble(name or path.stem, ids, cells, where, source, on_missing, progress, rows=rows))
+        return cls(*assemble(name or path.stem, ids, cells, where, source, on_missing, progress, rows=rows, kinds=kinds))
 
     @classmethod
     def from_folder(
@@ -221,8 +226,8 @@ class Dataset(FromHub, FromMemory):
         SHA-256 over lines of compact JSON in UTF-8, each ended by a newline. The first line is
         ``["repalign-dataset-1", revision, [[modality, kind], ...]]`` with the modalities in
         alphabetical order, then comes one line ``[id, digest, ...]`` per row with the digest of
-        each modality in that order. The digest of an image covers the file's bytes, of captions
-        their JSON list, of an array dtype, shape and values. Name, path and format
+        each modality in that order. The digest of an image or another file covers the file's bytes, of captions
+        their JSON list, of an array dtype, shape and values, of another value its JSON. Name, path and format
         of the source do not enter.
 
         The digest of a distorted stimulus is the SHA-256 of compact JSON
@@ -239,7 +244,7 @@ class Dataset(FromHub, FromMemory):
         return sha.hexdigest()
 
     def kind(self, modality: str) -> str:
-        """The kind of the stimuli of a modality, a name of `KINDS`: "text", "image" or "array"."""
+        """The kind of the stimuli of a modality, a name of `KINDS`: "text", "image", "array", "file" or "value"."""
         return self._column(modality).kind
 
     def stimuli(self, modality: str, rows: Sequence[int]) -> list[Any]:
@@ -247,9 +252,10 @@ class Dataset(FromHub, FromMemory):
 
         For kind "text" a list of tuples of strings (all captions of the row, the first never blank; a
         later one that is missing between others is ``""``), for "image" a list of PIL images in RGB
-        (upright, transparency over white), for "array" a list of numpy arrays.
+        (upright, transparency over white), for "array" a list of numpy arrays, for "file" a list of paths (bytes of files
+        in memory or of the hub), for "value" what stands in the cells.
 
-        Raises RepalignError for an unknown modality or row, and for an image that has changed on
+        Raises RepalignError for an unknown modality or row, and for an image or file that has changed on
         disk since the dataset was opened.
         """
         column = self._column(modality)
@@ -311,8 +317,8 @@ class Dataset(FromHub, FromMemory):
         changes at one amount changes at every larger one. Ids, pairing and the other modalities stay. Call it once
         for each modality.
 
-        Raises RepalignError for an unknown modality or kind, an amount outside [0, 1], arrays, and a modality that is
-        distorted already.
+        Raises RepalignError for an unknown modality or kind, an amount outside [0, 1], stimuli of kinds without distortions,
+        and a modality that is distorted already.
         """
         how, where = Distortion(kind, amount, seed), f"dataset {self.name!r}, modality {modality!r}"
         column = distorted(self._column(modality), how, modality, self.ids, where)
@@ -343,25 +349,25 @@ class Dataset(FromHub, FromMemory):
         }
 
 
-def _merged(ids: Sequence[str], cells: Mapping[str, list[Any]], where: str) -> list[int]:
+def _merged(ids: Sequence[str], cells: Mapping[str, list[Any]], kinds: Mapping[str, type[Cells]], where: str) -> list[int]:
     """The first row of each id, to which the others add a caption; what has no captions must be the same in all of them.
 
     Nothing is merged, and so the rows refused later, where a row has all of its captions already.
     """
-    several = [kind for kind in cells if IN_CELLS[kind].several]
+    several = [m for m in cells if kinds[m].several]
     if not several or any(isinstance(cell, list) for kind in several for cell in cells[kind]):
         return list(range(len(ids)))
     first: dict[str, int] = {}
     for row, id_ in enumerate(ids):
         at = first.setdefault(id_, row)
-        for kind, column in cells.items() if at != row else ():
-            if kind in several:  # an empty cell keeps its place among the captions of an id
+        for modality, column in cells.items() if at != row else ():
+            if modality in several:  # an empty cell keeps its place among the captions of an id
                 column[at] = (*(column[at] or (None,)), *(column[row] or (None,)))
             elif column[at] != column[row]:
                 both = column[at], column[row]
-                expected, got = (f"no {kind}" if cell is None else getattr(cell, "label", cell) for cell in both)
+                expected, got = (f"no {modality}" if cell is None else getattr(cell, "label", cell) for cell in both)
                 raise RepalignError(
-                    f"{where}: rows {at} and {row} have the same id {id_!r} but name different {IN_CELLS[kind].plural}",
+                    f"{where}: rows {at} and {row} have the same id {id_!r} but name different {kinds[modality].plural}",
                     expected=f"{expected}, as in row {at}", got=got, remedy="give different things different ids",
                 )
     return list(first.values())

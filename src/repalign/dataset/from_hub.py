@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from repalign.dataset.kinds import IN_CELLS, assemble, fields_of, named_columns, refuse_unknown, row_ids
+from repalign.dataset.kinds import assemble, fields_of, named_columns, refuse_unknown, row_ids
 from repalign.errors import NotHere, RepalignError, choose, is_of, require
 from repalign.tables import iter_rows
 from repalign.text import Progress, silent
@@ -31,9 +31,10 @@ class FromHub:
     @classmethod
     def from_hub(
         cls, path: Any, *, revision: str | None = None, split: str = "train", id: str | None = None,
-        image: str | None = None, text: str | Sequence[str] | None = None, config: str | None = None,
-        data_files: str | Sequence[str] | None = None, on_missing: str = "error", name: str | None = None,
-        progress: Progress = silent, **others: str | Sequence[str] | None,
+        image: str | None = None, text: str | Sequence[str] | None = None, files: Mapping[str, str] | None = None,
+        values: Mapping[str, str] | None = None, config: str | None = None, data_files: str | Sequence[str] | None = None,
+        on_missing: str = "error", name: str | None = None, progress: Progress = silent,
+        **others: str | Sequence[str] | None,
     ) -> Self:  # fmt: skip
         """A dataset of the Hugging Face hub, a local one that `datasets` can load, or a `datasets.Dataset` itself.
 
@@ -41,14 +42,16 @@ class FromHub:
         `Dataset.revision` records and the fingerprint covers. A `path` that exists is local, may be a folder written by
         `save_to_disk`, a folder of data files or one such file, and has no revision. `image` is a column of images;
         `text` a column of strings or of lists of strings, or several columns of strings; `others` name the columns of
-        other kinds; of several captions the first counts. Without an `id` column the ids are row numbers.
+        other kinds, `files` and `values` those that a function of yours reads, as in `from_table` (files as bytes); of several
+        captions the first counts. Without an `id` column the ids are row numbers.
 
         Raises RepalignError without network and cache, and if the cache holds another commit.
         """
         held = is_of(path, "datasets", "Dataset")
         local = Path("dataset" if held else path).expanduser()
         where = local.name if held or local.exists() else str(path)
-        named, told = named_columns(id, {"image": image, "text": text, **others}, where)
+        given = {"files": files, "values": values}
+        named, kinds, told = named_columns(id, {"image": image, "text": text, **others}, given, where)
         require(f"dataset {where}", "models", "datasets")
         commit = None
         if held:
@@ -66,10 +69,11 @@ class FromHub:
             source = f"hub {path}@{revision or 'default branch'}"
         refuse_unknown(fields_of(id, named), data.column_names, where)
         ids = row_ids([f"{i:05d}" for i in range(len(data))] if id is None else data.select_columns([id])[:][id], where)
-        cells = {kind: IN_CELLS[kind].hub_cells(data, names, ids, where) for kind, names in named.items()}
+        cells = {modality: kinds[modality].hub_cells(data, names, ids, where) for modality, names in named.items()}
         name = name or (local.stem if held or local.exists() else str(path).rsplit("/", 1)[-1])
         source = f"{source} ({told})" if held else f"{source} (split={split}, {told})"
-        return cls(*assemble(name, ids, cells, where, source, on_missing, progress, revision=commit))  # type: ignore[call-arg]
+        made: Any = assemble(name, ids, cells, where, source, on_missing, progress, revision=commit, kinds=kinds)
+        return cls(*made)
 
 
 # --- local ---------------------------------------------------------------------------------------

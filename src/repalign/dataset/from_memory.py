@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from repalign.dataset.images import is_picture
-from repalign.dataset.kinds import IN_CELLS, assemble, row_ids
+from repalign.dataset.kinds import IN_CELLS, assemble, kinds_with, row_ids
 from repalign.errors import RepalignError, is_of
 from repalign.text import silent
 
@@ -17,16 +17,23 @@ class FromMemory:
     """How a `Dataset` is made of stimuli in memory; of frames it is `from_table`."""
 
     @classmethod
-    def of(cls, *, ids: Iterable[str | int] | None = None, name: str | None = None, **stimuli: Iterable[Any]) -> Self:
+    def of(
+        cls, *, ids: Iterable[str | int] | None = None, name: str | None = None, files: Mapping[str, Iterable[Any]] | None = None,
+        values: Mapping[str, Iterable[Any]] | None = None, **stimuli: Iterable[Any],
+    ) -> Self:  # fmt: skip
         """A dataset of lists of stimuli, row i of all of them the same thing: `Dataset.of(image=pictures, text=captions)`.
 
         `text` holds strings, or lists of them, where a row has several; `image` pictures of Pillow, arrays of bytes (height,
         width, 3), or paths. Arrays and tensors of other numbers, of one shape, are stimuli of kind "array" by any name: a torch
-        module reads them as they are. Without `ids` these are row numbers.
+        module reads them as they are. What a function of yours reads has a name of yours: `files={"audio": paths}`, or of their
+        bytes, and `values={"molecule": smiles}`, texts, numbers, lists or arrays of any shape. Without `ids` these are row
+        numbers.
 
         Raises RepalignError: lists of unequal length, what is no text, picture or array, a picture that cannot be read.
         """
-        name, lists = name or "memory", {modality: _listed(values, modality) for modality, values in stimuli.items()}
+        name, given = name or "memory", {"files": files or {}, "values": values or {}}
+        named_kinds = kinds_with(given, stimuli, f"dataset {name!r}")
+        lists = {m: _listed(some, m) for of_kind in (stimuli, *given.values()) for m, some in of_kind.items()}
         n = max(map(len, lists.values()), default=0)
         told = ", ".join(lists) + ("; ids are row numbers" if ids is None else "")
         named = row_ids([f"{i:05d}" for i in range(n)] if ids is None else list(ids), f"dataset {name!r}")
@@ -36,10 +43,12 @@ class FromMemory:
                 f"dataset {name!r}: lists of unequal length", expected="a stimulus of each in every row",
                 got=", ".join(f"{length} {modality}" for modality, length in lengths.items()),
             )  # fmt: skip
-        kinds = {m: k for m, k in IN_CELLS.items() if m in lists and (is_picture(lists[m][0]) or not _is_array(lists[m][0]))}
+        as_arrays = {m for m in stimuli if _is_array(lists[m][0]) and not (m in IN_CELLS and is_picture(lists[m][0]))}
+        kinds = {m: k for m, k in named_kinds.items() if m in lists and m not in as_arrays}
         cells = {m: [kind.cell([x], [m], i, m, Path()) for i, x in enumerate(lists[m])] for m, kind in kinds.items()}
         arrays = {m: _stacked(values, f"dataset {name!r}: {m}") for m, values in lists.items() if m not in kinds}
-        made: Any = cls(*assemble(name, named, cells, f"dataset {name!r}", f"lists in memory ({told})", "error", silent))
+        source = f"lists in memory ({told})"
+        made: Any = cls(*assemble(name, named, cells, f"dataset {name!r}", source, "error", silent, kinds=kinds))
         more = made.from_arrays(arrays, named).columns if arrays else {}
         return replace(made, columns={m: {**made.columns, **more}[m] for m in lists})
 
@@ -98,5 +107,5 @@ def _stacked(values: Sequence[Any], where: str) -> Any:
     except ValueError as error:
         raise RepalignError(
             f"{where}: these are no arrays of one shape", expected="arrays or tensors of numbers", got=error,
-            remedy="texts stand under `text`, and pictures under `image`",
+            remedy="texts stand under `text`, pictures under `image`, and what a function of yours reads in `values={name: ...}`",
         ) from error  # fmt: skip

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from repalign.dataset.columns import Arrays, Cells, Column, Distortion
+from repalign.dataset.given import GivenFiles, Values
 from repalign.dataset.images import Images
 from repalign.dataset.texts import Texts, Vocabulary
 from repalign.errors import Mistakes, RepalignError, choose, did_you_mean
@@ -18,7 +19,11 @@ from repalign.text import Progress
 
 # One row for each kind of stimuli. Files, folders, the hub, study files and mock runs take it from here.
 KINDS: Mapping[str, type[Column]] = {kind.kind: kind for kind in (Texts, Images, Arrays)}
+# Those of which a dataset has one column, which the kind gives its name, and those whose columns the user names, by the option.
 IN_CELLS: Mapping[str, type[Cells]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, Cells)}
+GIVEN: Mapping[str, type[Cells]] = {kind.plural: kind for kind in (GivenFiles, Values)}
+KINDS = {**KINDS, **{kind.kind: kind for kind in GIVEN.values()}}
+CELLS: Mapping[str, type[Cells]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, Cells)}
 DISTORTIONS: Mapping[str, tuple[str, ...]] = {n: tuple(k.distortions) for n, k in sorted(KINDS.items()) if k.distortions}
 
 
@@ -106,10 +111,12 @@ class LeftOut:
 def assemble(
     name: str, ids: Sequence[str], cells: Mapping[str, Sequence[Any]], where: str, source: str, on_missing: str,
     progress: Progress, *, revision: str | None = None, rows: Sequence[int] | None = None,
+    kinds: Mapping[str, type[Cells]] = IN_CELLS,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Check the raw cells of every kind and make its columns of them: the fields of a `Dataset`, in their order.
+    """Check the raw cells of every modality and make its column of them: the fields of a `Dataset`, in their order.
 
-    `rows` are the places in `ids` and `cells` that are taken, all without; `where` names the source in errors.
+    `rows` are the places in `ids` and `cells` that are taken, all without; `where` names the source in errors; `kinds` are those
+    of the modalities.
     """
     choose("on_missing", on_missing, ("error", "drop"), f"on_missing={on_missing!r} is not known")
     rows = range(len(ids)) if rows is None else rows
@@ -117,9 +124,9 @@ def assemble(
         refuse_twins(ids, rows, where)
     left_out: list[LeftOut] = []
     usable: dict[str, dict[int, Any]] = {}
-    for kind in (k for k in IN_CELLS if k in cells):
-        checked = dict(zip(rows, IN_CELLS[kind].checked([cells[kind][r] for r in rows], progress), strict=True))
-        usable[kind] = {r: value for r, (value, _) in checked.items()}
+    for modality in (m for m in kinds if m in cells):
+        checked = dict(zip(rows, kinds[modality].checked([cells[modality][r] for r in rows], progress), strict=True))
+        usable[modality] = {r: value for r, (value, _) in checked.items()}
         bad = [LeftOut(ids[r], r, why) for r, (_, why) in checked.items() if why is not None]
         if bad and on_missing == "error":
             named = "; ".join(f"row {b.row} (id {b.id!r}): {b.reason}" for b in bad[:SHOWN])
@@ -134,7 +141,7 @@ def assemble(
         if not rows:
             got = f"row {bad[0].row} (id {bad[0].id!r}): {bad[0].reason}"
             raise RepalignError(f"{where}: no row can be used", expected="at least one row with every modality", got=got)
-    columns = {kind: IN_CELLS[kind](tuple(values[r] for r in rows)) for kind, values in sorted(usable.items())}
+    columns = {m: kinds[m](tuple(values[r] for r in rows)) for m, values in sorted(usable.items())}
     return name, tuple(ids[r] for r in rows), columns, source, revision, tuple(sorted(left_out, key=lambda x: x.row))
 
 
@@ -175,23 +182,47 @@ def refuse_twins(ids: Sequence[str], rows: Sequence[int], where: str) -> None:
 
 
 def named_columns(
-    id: str | None, asked: Mapping[str, str | Sequence[str] | None], where: str
-) -> tuple[dict[str, list[str]], str]:
-    """The columns of each kind, and what is named in words. Refuses to name none, or a kind that there is not."""
+    id: str | None, asked: Mapping[str, str | Sequence[str] | None], given: Mapping[str, Mapping[str, str] | None], where: str
+) -> tuple[dict[str, list[str]], dict[str, type[Cells]], str]:
+    """The columns of each modality, its kind, and what is named in words. Refuses to name none, or a kind that there is not.
+
+    `asked` are columns by kind, `given` by the option and the modality that the user names.
+    """
     for kind in asked:
         choose("kind of stimuli", kind, IN_CELLS, f"{where}: there is no option and no kind of stimuli {kind!r}")
     named = {kind: [names] if isinstance(names, str) else list(names) for kind, names in sorted(asked.items()) if names}
     for kind, names in named.items():
         if len(names) > 1 and not IN_CELLS[kind].several:
             raise RepalignError(f"{where}: {kind} is one column", expected="the name of a column", got=", ".join(names))
+    kinds = kinds_with({option: columns or {} for option, columns in given.items()}, named, where)
+    named |= {modality: [column] for columns in given.values() for modality, column in (columns or {}).items()}
     if not named:
         known = sorted(IN_CELLS)
         raise RepalignError(
-            f"{where}: no column of stimuli is named", expected=f"{', '.join(f'{kind}=' for kind in known)} or several", got="none",
+            f"{where}: no column of stimuli is named", got="none",
+            expected=f"{', '.join(f'{kind}=' for kind in known)} or several, or {' or '.join(GIVEN)} for a function of yours",
             remedy=f"name the column that holds the {' or the '.join(IN_CELLS[kind].plural for kind in known)}",
         )
     told = {"id": [id] if id else [], **named}
-    return named, ", ".join(f"{kind}={','.join(names)}" for kind, names in told.items() if names)
+    return named, kinds, ", ".join(f"{kind}={','.join(names)}" for kind, names in told.items() if names)
+
+
+def kinds_with(given: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any], where: str) -> dict[str, type[Cells]]:
+    """The kinds of modalities: those that have the name of their kind, and those that the user names, `given` by option."""
+    kinds, taken = dict(IN_CELLS), set(others)
+    for option, columns in given.items():
+        if not isinstance(columns, Mapping) or not all(isinstance(name, str) and name.strip() for name in columns):
+            raise RepalignError(
+                f"{where}: nothing says what the {option} are", expected=f"{option}={{'audio': ...}}: modalities by name",
+                got=repr(columns)[:60],
+            )  # fmt: skip
+        if twice := taken & set(columns):
+            raise RepalignError(
+                f"{where}: two columns are the modality {min(twice)!r}", expected="another name for one of them", got=option
+            )  # fmt: skip
+        taken |= set(columns)
+        kinds |= dict.fromkeys(columns, GIVEN[option])
+    return kinds
 
 
 def fields_of(id: str | None, named: Mapping[str, Sequence[str]]) -> dict[str, str]:

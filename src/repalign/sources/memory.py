@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from repalign.sources.model import (
     ModelEntry,
     count_parameters,
     first_line,
+    out_of_memory,
     own_dtype,
     run_dtype,
     told,
@@ -168,7 +171,7 @@ class InMemory(Source):
         return [of_column(entry, dataset)]
 
     def wrap(self, spec: Spec, entry: Model, loaded: Loaded) -> LoadedModel:  # noqa: ARG002
-        return Function(spec, entry)
+        return Function(spec, entry, entry.model)
 
     @contextmanager
     def borrowed(self, entry: ModelEntry) -> Iterator[None]:
@@ -234,12 +237,15 @@ class Function(LoadedModel):
     kind = "any"
     shown_first = 2  # which tell its layers
 
-    def __init__(self, spec: Spec, entry: Model) -> None:
-        self.entry, self.function, self.weights, self.layers = entry, entry.model, "none", ()
+    def __init__(
+        self, spec: Spec, entry: ModelEntry, function: Callable[[list[Any]], Any], weights: str = "none", **facts: Any
+    ) -> None:
+        self.entry, self.function, self.weights, self.layers = entry, function, weights, ()
+        self.widths: dict[str, int] = {}
         self.record = ModelRecord(str(spec), spec.source.name(spec, entry), str(entry.modality))
         self.facts = {
-            "source": "memory", "architecture": told(entry.model), "pooling": entry.pooling or "as the function gives it",
-            "dtype": "as given", "versions": versions(),
+            "source": spec.scheme, "architecture": told(function), "pooling": entry.pooling or "as the function gives it",
+            "dtype": "as given", **facts, "versions": versions(),
         }  # fmt: skip
 
     def settle(self, prepared: Sequence[Any]) -> None:
@@ -253,8 +259,18 @@ class Function(LoadedModel):
 
     def _called(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
         """What the function gives for some stimuli, by layer: (b, d)."""
-        with torch.inference_mode(False), torch.no_grad():
-            given = self.function(list(prepared))
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                given = self.function(list(prepared))
+        except Exception as error:
+            if isinstance(error, RepalignError) or out_of_memory(error):
+                raise
+            raise RepalignError(
+                f"model {self.entry.label}: the function fails: {type(error).__name__}: {first_line(error)}",
+                expected="a function that takes a list of stimuli and gives an array, a row for each",
+                got=f"{place_of(error, self.function)}, given {len(prepared)} stimuli of column {self.entry.modality}, the first "
+                f"{repr(prepared[0])[:80]}",
+            ) from error  # fmt: skip
         found = {str(name): x for name, x in given.items()} if isinstance(given, Mapping) else {OUTPUT: given}
         if self.layers and (lost := [layer.name for layer in self.layers if layer.name not in found]):
             raise RepalignError(
@@ -278,4 +294,20 @@ class Function(LoadedModel):
                 f"{where}: not one row for each of the stimuli that the function is given", expected=f"({n}, d)",
                 got=f"shape {tuple(tensor.shape)}",
             )  # fmt: skip
-        return any_pool(tensor, self.entry.pooling, where)
+        vectors = any_pool(tensor, self.entry.pooling, where)
+        if vectors.shape[1] != self.widths.setdefault(where, vectors.shape[1]):
+            raise RepalignError(
+                f"{where}: the function gives vectors of another length for other stimuli", got=f"{vectors.shape[1]} numbers",
+                expected=f"{self.widths[where]} numbers, as for the first", remedy="take a mean over what differs",
+            )  # fmt: skip
+        return vectors
+
+
+def place_of(error: BaseException, function: Any) -> str:
+    """The line at which a function fails: the last one of its own file."""
+    file, line = getattr(getattr(function, "__code__", None), "co_filename", None), ""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in frames:
+        if frame.filename == file or (file is None and frame is frames[-1]):
+            line = f"line {frame.lineno} of {Path(frame.filename).name}"
+    return line or f"an error in {told(function)}"

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from repalign import files
-from repalign.dataset import IN_CELLS, kinds
+from repalign.dataset import CELLS, kinds
 from repalign.dataset.columns import Wanted
+from repalign.dataset.given import SCENE
 from repalign.dataset.texts import MORE
 from repalign.errors import RepalignError, choose
 from repalign.features import read_file
@@ -401,6 +402,8 @@ def tiny(modality: str, *, depth: int, width: int, seed: int) -> SimpleNamespace
 
 def as_vector(stimulus: Any) -> Tensor:
     """A picture as 8 x 8 pixels, a text as counts of words by their digest, anything else by its first numbers: (192,)."""
+    if isinstance(stimulus, str) and stimulus.endswith(SCENE):
+        stimulus = json.loads(Path(stimulus).read_text("utf-8"))
     if isinstance(stimulus, str):
         words = torch.tensor([zlib.crc32(word.encode()) % INPUTS for word in stimulus.lower().split()], dtype=torch.int64)
         return torch.bincount(words, minlength=INPUTS).to(torch.float32)
@@ -509,7 +512,7 @@ def write_dataset(
     RepalignError for arguments out of range and for a folder that cannot be written.
     """
     for column, kind in columns.items():
-        choose("kind", kind, IN_CELLS, f"stand-in dataset: column {column!r} is of no known kind")
+        choose("kind", kind, CELLS, f"stand-in dataset: column {column!r} is of no known kind")
     if id in columns:
         raise RepalignError("stand-in dataset: the column of ids is one of the stimuli too", got=repr(id))
     for what, value, least in (("n", n, 1), ("captions", captions, 1), ("seed", seed, 0)):
@@ -521,7 +524,7 @@ def write_dataset(
         rows: list[dict[str, object]] = [{id: f"mock-{i:05d}"} for i in range(n)]
         _, scenes = world.content(n, seed)
         for column, kind in columns.items():
-            cells = IN_CELLS[kind].made_up(Wanted(to, column, scenes, seed, captions, unequal))
+            cells = CELLS[kind].made_up(Wanted(to, column, scenes, seed, captions, unequal))
             for row, cell in zip(rows, cells, strict=True):
                 row[column] = cell
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,10 +1,13 @@
-"""Any torch module: `torch:package.module:factory` or `torch:path/to/file.py:factory`.
+"""Any function of a batch, or torch module: `torch:package.module:name` or `torch:path/to/file.py:name`.
 
-The factory takes no argument and returns one of
+The name is of a function. One that takes one argument is the model itself: it is given a list of stimuli, as the dataset has
+them, and gives an array (n, d) with a row for each, or several by the name of the layer. One that takes none is a factory. It
+returns one of
 
 * an `nn.Module`;
 * a pair `(module, preprocess)`;
-* an object with the attribute `module` and, if it likes, `preprocess`, `modality` and `layers`.
+* an object with the attribute `module` and, if it likes, `preprocess`, `modality` and `layers`;
+* a function of a batch, as above, for which it has loaded what has to be loaded.
 
 `preprocess` takes one stimulus (a PIL image, a text, or an array, as the dataset has it) and returns the tensor
 that goes into the module, stacked with others of its shape; without it images become float tensors (3, h, w) in
@@ -18,7 +21,8 @@ module lists them, with the members in place of an `nn.ModuleList`. Each must be
 The revision is a digest of the factory's file, of the weights, and of the code that the factory is made of: the modules
 that it imports, theirs in turn, and the files that they name in so many words ("mean.npy"); of an installed package its
 version. The factory is called once to tell it, even where the features are in the store, and once more to load the model.
-It has to make the same model each time.
+It has to make the same model each time. The weights of a function of a batch are the modules, arrays and constants that it
+names; what it reads by itself as it runs is told only if its file names it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import copy
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +45,8 @@ from torch.nn.parameter import is_lazy
 
 from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, did_you_mean
-from repalign.sources.identity import imported_code, source_digest
-from repalign.sources.memory import OUTPUT, Model, of_column, refuse_company
+from repalign.sources.identity import fingerprint, imported_code, source_digest
+from repalign.sources.memory import OUTPUT, Function, Model, of_column, refuse_company
 from repalign.sources.model import (
     Batch,
     Context,
@@ -91,7 +96,8 @@ class TorchModules(Source):
         made = _make(spec)
         if (entry.modality or made.modality) is None:
             raise no_modality(entry, self.scheme)
-        _chosen(made.module, entry, made.layers)
+        if isinstance(made.module, nn.Module):
+            _chosen(made.module, entry, made.layers)
 
     def name(self, spec: Spec, entry: ModelEntry) -> str:
         return entry.name or spec.path.rpartition(":")[2]
@@ -113,12 +119,14 @@ class TorchModules(Source):
         modality = entry.modality or made.modality
         if modality is None:
             raise no_modality(entry, "torch")
+        code = {"factory_sha256": made.code, **({"imports": made.imports} if made.imports else {})}
+        if not isinstance(made.module, nn.Module):
+            model = Function(spec, replace(entry, modality=modality), made.module, made.weights, **code)
+            model.placed = {"device": "its own device"}
+            return model
         loaded = ready(made.module, next((p.dtype for p in made.module.parameters()), None), context, entry.label)
         read = getattr(made.preprocess, "__qualname__", type(made.preprocess).__name__)
-        facts = {
-            "preprocessing": read if made.preprocess else "images to [0, 1]", "factory_sha256": made.code,
-            **({"imports": made.imports} if made.imports else {}),
-        }  # fmt: skip
+        facts = {"preprocessing": read if made.preprocess else "images to [0, 1]", **code}
         return TorchModule(spec, entry, loaded, modality, made.preprocess, made.layers, facts, made.weights)
 
     def takes(self, entry: Model) -> bool:
@@ -176,14 +184,14 @@ def _is_dotted(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Made:
-    """What a factory makes."""
+    """What a factory makes, or a function of a batch itself."""
 
-    module: nn.Module
+    module: nn.Module | Callable[[list[Any]], Any]
     preprocess: Callable[[Any], Tensor] | None
     modality: str | None
     layers: tuple[str, ...] | None
     code: str  # digest of the factory's file
-    weights: str  # digest of the weights
+    weights: str  # digest of the weights, of a function of all that it names
     imports: dict[str, str]  # of what else it is made of
 
     @property
@@ -199,10 +207,20 @@ def _make(spec: Spec) -> Made:
     if not callable(factory):
         known = [n for n, v in vars(code).items() if callable(v) and not n.startswith("_")]
         raise RepalignError(
-            f"model {spec}: no factory {name!r} in {path}", expected="a function without arguments that builds the model",
+            f"model {spec}: no function {name!r} in {path}",
+            expected="a function of a list of stimuli, or one without arguments that builds the model",
             got=name, remedy=did_you_mean(name, known),
         )  # fmt: skip
-    made = factory()
+    needed = _needed(factory)
+    if needed > 1:
+        raise RepalignError(
+            f"model {spec}: {name} takes {needed} arguments", got=f"{name}{inspect.signature(factory)}",
+            expected="one, which is a list of stimuli, or none where it builds the model", remedy="give the others a default",
+        )  # fmt: skip
+    made = factory if needed else factory()
+    code_of = {"code": source_digest(code), "imports": imported_code(code)}
+    if callable(made) and not isinstance(made, (nn.Module, type)) and not hasattr(made, "module"):
+        return Made(made, None, None, None, weights=fingerprint(made) or "none", **code_of)
     if isinstance(made, nn.Module):
         module, rest = made, {}
     elif isinstance(made, tuple) and len(made) == 2:
@@ -213,13 +231,24 @@ def _make(spec: Spec) -> Made:
     if not isinstance(module, nn.Module) or not (rest.get("preprocess") is None or callable(rest["preprocess"])):
         raise RepalignError(
             f"model {spec}: the factory returns something else than a model", got=type(made).__name__,
-            expected="an nn.Module, a pair (nn.Module, preprocess), or an object with the attribute `module`",
+            expected="an nn.Module, (nn.Module, preprocess), an object with the attribute `module`, or a function of a batch",
         )  # fmt: skip
     layers = rest.get("layers")
     return Made(
         module.eval(), rest.get("preprocess"), rest.get("modality"), None if layers is None else tuple(layers),
-        code=source_digest(code), weights=weights_digest(module), imports=imported_code(code),
+        weights=weights_digest(module), **code_of,
     )  # fmt: skip
+
+
+def _needed(function: Any) -> int:
+    """How many arguments a function has to be given; of a class, and of what does not say it, none."""
+    if isinstance(function, type):
+        return 0
+    try:
+        every = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    return sum(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in every)
 
 
 def _import(path: str, spec: Spec) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.dataset import IN_CELLS, Dataset, DatasetConfig
+from repalign.dataset import CELLS, GIVEN, IN_CELLS, Dataset, DatasetConfig
 from repalign.errors import RepalignError
 from repalign.files import write_file
 from repalign.measures import Measure
@@ -99,7 +99,7 @@ def _rows(n: int) -> Dataset:
 
 def _captions(study: AlignmentStudy, configs: Sequence[DatasetConfig]) -> int:
     """How many captions of a stimulus a column has: one where several columns are the captions."""
-    if any(len(names) > 1 for config in configs for names in config.columns.values()):
+    if any(len(config.columns.get(kind, ())) > 1 for config in configs for kind in IN_CELLS):
         return 1
     several = max(count for v in study.variants for count in (v.config.captions.x, v.config.captions.y))
     return several + max(e.caption for v in study.variants for side in v.sides for e in side)
@@ -107,7 +107,9 @@ def _captions(study: AlignmentStudy, configs: Sequence[DatasetConfig]) -> int:
 
 def generated_table(folder: Path, configs: Sequence[DatasetConfig], n: int, captions: int) -> Path:
     """A table with every column that some variant reads."""
-    columns = {column: kind for config in configs for kind, some in _columns(config).items() for column in some}
+    named = [(column, kind) for config in configs for kind, some in _columns(config).items() for column in some]
+    # The last of a column counts: a cell that names a file, a text or an image is a value too.
+    columns = dict(sorted(named, key=lambda pair: 0 if pair[1] in IN_CELLS else -[*CELLS].index(pair[1])))
     return write_dataset(folder, columns, n, captions=captions)
 
 
@@ -141,7 +143,9 @@ class _Smaller:
                 expected=f"a dataset of {' or '.join(kind.plural for kind in IN_CELLS.values())}",
                 remedy="run the study itself: arrays need no download",
             )  # fmt: skip
-        columns = {kind: some if len(some) > 1 else some[0] for kind, some in _columns(config).items()}
+        named = {kind: some for kind, some in _columns(config).items() if kind in IN_CELLS}
+        columns: dict[str, Any] = {kind: some if len(some) > 1 else some[0] for kind, some in named.items()}
+        columns |= {option: getattr(config, option) for option in GIVEN}
         return DatasetConfig.model_validate({**data, **columns, "table": str(self.table), "id": "id"})
 
     def run(self, variant: Variant, dataset: DatasetConfig | None, ids: Sequence[str], names: Collection[str]) -> RunConfig:
