@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from repalign.competence import img_size_of, join_scores, read_lm_eval, read_scores, read_timm
+from repalign.competence import img_size_of, join_scores, published_scores, read_lm_eval, read_scores, read_timm
+from repalign.competence.imports import shipped
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord, find_model
 from repalign.relate import trend
@@ -228,3 +229,47 @@ def test_a_known_model_is_found_under_its_name_without_the_revision_of_its_safet
     for name in ("openlm-research/open_llama_7b", "hf:openlm-research/open_llama_7b", "open_llama_7b", record.spec):
         joined = join_scores([record], [Score(name, "hellaswag", 0.5, "file")])
         assert joined.records[0].scores == {"hellaswag": 0.5}
+
+
+# --- scores that ship --------------------------------------------------------------------------------
+
+HEAD = "model,score,value,how,source\n"
+
+
+def test_every_shipped_score_has_a_source_and_is_of_a_model_that_there_is():
+    import timm
+
+    scores, there = published_scores(), set(timm.list_pretrained())
+    assert len(scores) == len({(s.model, s.name) for s in scores}) == 81
+    for s in scores:
+        assert s.source.startswith(("EleutherAI/lm-evaluation-harness ", "openlm-research/open_llama ", "huggingface/pytorch-"))
+        assert s.details["how"] and (0 < s.value < 1 if s.name != "imagenet_top1" else 20 < s.value < 90), s
+        assert s.model in there if s.name == "imagenet_top1" else find_model(s.model).modality == "text", s.model
+    values = {(s.model, s.name): s.value for s in scores}
+    assert values[("resnet50.a1_in1k", "imagenet_top1")] == 80.382  # at the 224 px that it is fed, not 81.240 at 288
+    assert values[("llama-30b", "gsm8k")] == pytest.approx(0.3048, abs=1e-4)
+    assert join_scores([find_model("llama-7b").record()], scores).records[0].scores["hellaswag"] == pytest.approx(0.5639, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,hellaswag,0.5,acc,\n", "line 2 lacks its source"), ("a,hellaswag,0.5,,somewhere\n", "lacks its how"),
+        (",hellaswag,0.5,acc,x\n", "lacks its model"), ("a,hellaswag,high,acc,x\n", "is no number"),
+        ("a,b,nan,acc,x\n", "is no number"),
+        ("a,b,1,acc,x\na,b,2,acc,x\n", "line 3: b of 'a' again"), ("a,b,1,acc\n", "lacks its source"),
+    ],
+)  # fmt: skip
+def test_a_score_without_a_source_is_refused(rows, message):
+    with pytest.raises(RepalignError, match=message):
+        shipped(HEAD + rows)
+
+
+def test_truthfulqa_is_one_score_in_old_and_new_result_files(tmp_path):
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    new.write_text(json.dumps(lm_eval("pretrained=a/b") | {"results": {"truthfulqa_mc2": {"alias": "x", "acc,none": 0.4}}}))
+    old.write_text(json.dumps({"results": {"truthfulqa_mc": {"mc1": 0.2, "mc1_stderr": 0.01, "mc2": 0.35}},
+                               "config": {"model_args": "pretrained=a/b"}}))  # fmt: skip
+    assert {s.name: s.value for s in read_lm_eval(new)} == {"truthfulqa_mc2/acc": 0.4, "truthfulqa_mc2": 0.4}
+    assert {s.name: s.value for s in read_lm_eval(old)} == {
+        "truthfulqa_mc/mc1": 0.2, "truthfulqa_mc/mc2": 0.35, "truthfulqa_mc2": 0.35}  # fmt: skip

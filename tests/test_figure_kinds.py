@@ -68,6 +68,7 @@ CASES = {
     "curve": ({"x": "share", "variant": "a*", "measure": KNN}, ["curve_share"]),
     "trend_curve": ({"x": "share", "against": "n_parameters", "measure": KNN, "draws": 19, "log": True}, ["trend_over_share"]),
     "contrast": ({"measure": KNN, "variant": "a*"}, ["contrast"]),
+    "matched": ({"pairs": {"size": [["llama-13b", "bloom-560m"]]}, "side": "x"}, ["matched_x"]),
     "beside": ({}, ["beside"]),
 }
 

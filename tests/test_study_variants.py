@@ -305,3 +305,18 @@ def test_factors_of_a_model_join_its_record(folder):
     text = BASE.replace("name: mine,", "name: mine, factors: {width: 6, how: fast},")
     models = {m["name"]: m for m in load_study(write(folder, text)).run().alignment.run["models"]}
     assert models["mine"]["factors"] == {"width": 6, "how": "fast"} and not models["theirs"]["factors"]
+
+
+def test_two_swept_fields_of_one_name_are_called_by_two_parts(folder):
+    text = BASE + "sweep: {dataset.sample.n: [20, 30], rows.n: [10, 15], null.seed: [0, 1]}\n"
+    factors = [v.factors for v in load_study(write(folder, text)).variants]
+    assert len(factors) == 8 and factors[0] == {"sample_n": 20, "rows_n": 10, "seed": 0}
+
+
+def test_published_scores_join_the_records_where_nothing_else_says_them(folder):
+    text = BASE.replace("name: mine,", "name: llama-7b, scores: {gsm8k: 0.5},") + "competence: {published: true, csv: scores.csv}\n"
+    write(folder, "model,truthfulqa_mc2\nllama-7b,0.9\n", "scores.csv")
+    models = {m["name"]: m for m in load_study(write(folder, text)).run().alignment.run["models"]}
+    scores = models["llama-7b"]["scores"]
+    assert (scores["gsm8k"], scores["truthfulqa_mc2"]) == (0.5, 0.9)  # the study's own, and that of the file
+    assert scores["hellaswag"] == pytest.approx(0.5639, abs=1e-4) and not models["theirs"]["scores"]

@@ -197,6 +197,7 @@ COMPETENCES: dict[str, Competence] = {
         Competence("vtab_solved", "VTAB tasks solved", "", False),
         Competence("hellaswag", "HellaSwag accuracy", "share", False),
         Competence("gsm8k", "GSM8K accuracy", "share", False),
+        Competence("truthfulqa_mc2", "TruthfulQA accuracy (MC2)", "share", False),
         Competence("n_parameters", "Parameters", "", False),
     )
 }

@@ -10,6 +10,7 @@ from repalign.competence.imports import (
     add_scores,
     img_size_of,
     join_scores,
+    published_scores,
     read_lm_eval,
     read_scores,
     read_timm,
@@ -31,6 +32,6 @@ from repalign.competence.probes import (
 
 __all__ = [
     "Bits", "BitsProtocol", "Corpus", "FewShotProbe", "Joined", "KNNProbe", "LinearProbe", "ProbeRecord", "Score", "Split", "Task",
-    "add_scores", "best_layer", "bits_per_byte", "img_size_of", "join_scores", "named_corpus", "probe", "read_labels",
-    "read_lm_eval", "read_scores", "read_timm", "solved", "vtab_tasks", "with_score",
+    "add_scores", "best_layer", "bits_per_byte", "img_size_of", "join_scores", "named_corpus", "probe", "published_scores",
+    "read_labels", "read_lm_eval", "read_scores", "read_timm", "solved", "vtab_tasks", "with_score",
 ]  # fmt: skip

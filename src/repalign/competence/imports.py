@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,11 @@ from repalign.tables import is_missing, read_table
 
 # The paper's two tasks under the names that `COMPETENCES` has. It states no metric: its values of HellaSwag are plain `acc`
 # by their size; of GSM8K the strict match is the harness's first.
-CHOSEN = {"hellaswag": ("acc,none", "acc"), "gsm8k": ("exact_match,strict-match", "exact_match,get-answer", "acc")}
+CHOSEN = {
+    "hellaswag": ("acc,none", "acc"), "gsm8k": ("exact_match,strict-match", "exact_match,get-answer", "acc"),
+    "truthfulqa_mc2": ("acc,none", "acc"),
+}  # fmt: skip
+BEFORE = {"truthfulqa_mc/mc2": "truthfulqa_mc2"}  # scores that versions before 0.4 held among the metrics of another task
 NO_METRIC = ("alias", "name", "sample_len", "samples")  # what else stands among a task's metrics
 OTHER_WEIGHTS = ("peft", "delta")  # arguments that make another model of the one that is named
 # Columns by which timm's tables hold one model more than once, the first decides: side of the image, share of it that is seen.
@@ -85,6 +92,8 @@ def _lm_eval_file(path: Path, chosen: Mapping[str, str], partial: bool) -> list[
             details["standard_error"] = float(error) if _is_number(error) else None
             label = name if rule in ("", "none") else metric
             out.append(Score(model, f"{task}/{label}", float(value), path.name, details))
+            if (now := BEFORE.get(f"{task}/{label}")) is not None:
+                out.append(Score(model, now, float(value), path.name, details))
             if metric == _chosen(task, known, chosen, path):
                 out.append(Score(model, task, float(value), path.name, details))
     return out
@@ -173,6 +182,37 @@ def _number(cell: str, where: str) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- scores that ship ----------------------------------------------------------------------------
+
+
+@cache
+def published_scores() -> tuple[Score, ...]:
+    """Published scores of known models, each with its source: `published_scores.csv`, beside this module.
+
+    HellaSwag (plain accuracy), GSM8K and TruthfulQA (MC2) of LLaMA and OpenLLaMA, as far as result files are public; ImageNet top-1
+    of models of timm, from its own table at the size of image that a model takes by default. `details["how"]` says by what
+    protocol: of some scores of one name it differs.
+
+    Raises RepalignError for a row without a source, a model, a score or a finite number, and for one that stands there twice.
+    """
+    text = resources.files("repalign.competence").joinpath("published_scores.csv").read_text(encoding="utf-8")
+    return tuple(shipped(text))
+
+
+def shipped(text: str) -> list[Score]:
+    """The scores of a table with the columns model, score, value, how and source, of which no cell is empty."""
+    out: dict[tuple[str, str], Score] = {}
+    for line, row in enumerate(csv.DictReader(text.splitlines()), 2):
+        where = f"published scores, line {line}"
+        if empty := [c for c in ("model", "score", "value", "how", "source") if not (row.get(c) or "").strip()]:
+            raise RepalignError(f"{where} lacks its {empty[0]}", expected="a cell in each column", got=", ".join(empty))
+        key = (row["model"], row["score"])
+        if key in out:
+            raise RepalignError(f"{where}: {key[1]} of {key[0]!r} again", expected="one row per model and score")
+        out[key] = Score(*key, _number(row["value"], where), row["source"], {"how": row["how"]})
+    return list(out.values())
 
 
 # --- joining -------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from repalign.experiments.stitch import mock as mock_stitch
 from repalign.experiments.stitch import stitch
 from repalign.experiments.superposition import mock as mock_superposition
 from repalign.experiments.superposition import superposition
+from repalign.experiments.translate import mock as mock_translate
+from repalign.experiments.translate import translate
 
 EXPERIMENTS: dict[str, Experiment] = {
     "brain": Experiment(
@@ -73,6 +75,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "universality": Experiment(
         universality, "Sparse features of two models", "repalign universality image.npy text.npy --k 24 --atoms 48",
         "a dictionary for each start of each model: seconds at n = 500", mock_universality,
+    ),
+    "translate": Experiment(
+        translate, "How many pairs join two models", "repalign translate image.npy text.npy --out translate",
+        "two maps for each number of pairs and draw: about a minute at n = 500", mock_translate,
     ),
 }  # fmt: skip
 

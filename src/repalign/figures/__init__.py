@@ -21,14 +21,15 @@ from repalign.figures.effects_chart import draw as effects
 from repalign.figures.gallery_chart import draw as gallery
 from repalign.figures.kinds import FIGURES, Drawn, Figure, write_figures
 from repalign.figures.map_chart import draw as model_map
+from repalign.figures.matched_chart import draw as matched
 from repalign.figures.pairs_chart import beside, contrast
 from repalign.models import ModelRecord
 from repalign.relate import PARAMETERS, Published
 from repalign.relate import trend as find_trend
 
 __all__ = [
-    "FIGURES", "Drawn", "Figure", "agreement", "beside", "bins", "contrast", "curve", "effects", "gallery", "layer_map", "matrix",
-    "model_map", "null", "trend", "write_figures",
+    "FIGURES", "Drawn", "Figure", "agreement", "beside", "bins", "contrast", "curve", "effects", "gallery", "layer_map",
+    "matched", "matrix", "model_map", "null", "trend", "write_figures",
 ]  # fmt: skip
 
 Result = Alignment | pd.DataFrame  # a bare table has the conventions of PLAIN

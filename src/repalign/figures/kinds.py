@@ -29,6 +29,7 @@ from repalign.figures import (
     gallery_chart,
     layer_map_chart,
     map_chart,
+    matched_chart,
     matrix_chart,
     null_chart,
     pairs_chart,
@@ -147,6 +148,9 @@ FIGURES = {
         more=("log", "lower_is_better", "label"), required=("against",),
     ),
     "contrast": Figure(relate.contrast, pairs_chart.contrast, "By {column}", "contrast", per="study"),
+    "matched": Figure(
+        relate.matched, matched_chart.draw, "Pairs of models of side {side}", "matched_{side}", required=("pairs",)
+    ),
     "beside": Figure(relate.beside, pairs_chart.beside, "Beside the published values", "beside"),
 }  # fmt: skip
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -16,9 +16,10 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import NullLocator
 
 from repalign import text as words
-from repalign.comparison.conventions import vertical_range
+from repalign.comparison.alignment import Alignment
+from repalign.comparison.conventions import SEEDS, Ceiling, Conventions, vertical_range
 from repalign.figures import canvas
-from repalign.figures.palette import FAINT, FAMILY_LIGHT, MUTED, PAPER, RULE, family
+from repalign.figures.palette import FAINT, FAMILY_LIGHT, INK, MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.models import RELEASED
 from repalign.relate import PARAMETERS, Published, Trend, published_points
@@ -51,6 +52,7 @@ class TrendChart:
     x_ticks: list[tuple[float, str]]
     is_cut: bool  # whether the interval goes on beyond the picture
     published: pd.DataFrame | None  # published points: point, x, alignment
+    ending: np.ndarray  # of the curve that ends: x and alignment, (k, 2), up to where it may be read
 
     @classmethod
     def of(cls, trend: Trend, published: pd.DataFrame | None = None) -> TrendChart:
@@ -60,9 +62,10 @@ class TrendChart:
         grid = np.geomspace(x.min(), x.max(), GRID) if log else np.linspace(x.min(), x.max(), GRID)
         low, high = trend.band(grid)
         laid = np.empty((0, 2)) if published is None else published[["x", "alignment"]].to_numpy(float)
-        shown = np.concatenate([y, laid[:, 1], trend.predict(grid)])
+        ending = _ending(trend, x)
+        shown = np.concatenate([y, laid[:, 1], trend.predict(grid), ending[:, 1]])
         bottom, top = vertical_range(shown, np.concatenate([low, high]))
-        u = np.concatenate([x, laid[:, 0]])
+        u = np.concatenate([x, laid[:, 0], ending[:, 0]])
         u = np.log10(u) if log else u
         margin = BESIDE * float(np.ptp(u)) or 0.1 * abs(float(u[0])) or 1.0
         left, right = (float(10**v if log else v) for v in (u.min() - margin, u.max() + margin))
@@ -82,7 +85,7 @@ class TrendChart:
             families=list(dict.fromkeys(points["family"])), curve_x=grid, curve=trend.predict(grid),
             low=np.clip(low, bottom, top), high=np.clip(high, bottom, top), x_range=(left, right),
             y_range=(bottom, top), x_ticks=marks, is_cut=bool((low < bottom).any() or (high > top).any()),
-            published=published,
+            published=published, ending=ending,
         )  # fmt: skip
 
     def drawing(self) -> dict[str, Any]:
@@ -121,6 +124,46 @@ class TrendChart:
         }  # fmt: skip
 
 
+def _ending(trend: Trend, x: np.ndarray) -> np.ndarray:
+    """Points along the curve that ends, from the worst model to as far as it may be read; none without one that bends."""
+    bent = trend.saturation
+    if bent is None or isinstance(bent, str) or not bent.bends:
+        return np.empty((0, 2))
+    ends = (bent.limit, x.max()) if bent.lower_is_better else (x.min(), bent.limit)
+    along = np.clip(np.geomspace(*ends, GRID) if trend.log else np.linspace(*ends, GRID), *ends)
+    return np.column_stack([along, bent.predict(along)])
+
+
+def _draw_ending(axes: Axes, made: TrendChart, ceilings: Sequence[Ceiling]) -> None:
+    """The curve, dotted beyond the best model; where it ends, with its interval; the best two trainings of one model."""
+    bent, points = made.trend.saturation, made.trend.points["x"].to_numpy(float)
+    if not len(made.ending) or bent is None or isinstance(bent, str):
+        return
+    x, y = made.ending.T
+    seen = (x >= points.min()) & (x <= points.max())
+    does = ", no better than the line" * bent.line_does
+    axes.plot(x[seen], y[seen], color=FAMILY_LIGHT[5], linewidth=1.3, label=f"a curve that ends{does}")
+    axes.plot(x, y, color=FAMILY_LIGHT[5], linewidth=1.3, linestyle=":")
+    bottom, top = made.y_range
+    label = f"its end: {words.number(bent.end)}"
+    if bent.end <= top:
+        axes.axhline(bent.end, color=FAMILY_LIGHT[5], linewidth=0.9, linestyle=canvas.DASHED, label=label)
+    else:
+        axes.plot([], [], color=FAMILY_LIGHT[5], linewidth=0.9, linestyle=canvas.DASHED, label=f"{label}, above the picture")
+    low, high = (float(np.clip(v, bottom, top)) for v in (bent.low, bent.high))
+    if high > low:
+        ends = "no upper end" if np.isinf(bent.high) else words.number(bent.high)
+        told = f"95 % interval of its end: {words.number(bent.low)} to {ends}"
+        axes.axhspan(low, high, color=FAMILY_LIGHT[5], alpha=0.07, linewidth=0, label=told)
+    own = [c for c in ceilings if (c.measure, c.kind, c.n) == (made.trend.measure, SEEDS, made.trend.n_stimuli)]
+    if own:
+        told = f"{own[0].source(own[0].n)}: {words.number(own[0].statistic)}"
+        if own[0].statistic <= top:
+            axes.axhline(own[0].statistic, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), label=told)
+        else:
+            axes.plot([], [], color=INK, linewidth=0.9, linestyle=(0, (1, 2)), label=f"{told}, above the picture")
+
+
 def _anchored(spot: tuple[float, float], wide: float, x: float) -> tuple[float, float, str]:
     """Where a name stands, held at the side of its point at x: no browser's letters are as wide as was reckoned."""
     left, low = spot
@@ -137,8 +180,14 @@ def outline(k: int, size: float) -> tuple[str, list[tuple[float, float]]]:
     return f"f{k % len(FAMILY_LIGHT)}", [] if code == "o" else [(2 * size * x, -2 * size * y) for x, y in corners]
 
 
-def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = None, **look: Unpack[canvas.Look]) -> Axes:
-    """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey."""
+def draw(
+    found: Trend, *, table: pd.DataFrame, published: Published | None = None, alignment: Alignment | None = None,
+    **look: Unpack[canvas.Look],
+) -> Axes:  # fmt: skip
+    """The trend of a result's `table`; published scores with the same partners lie over ours, hollow and grey.
+
+    A curve that ends stands beside the ceilings of the run of `alignment`: what two trainings of one model reach.
+    """
     laid = None
     if published is not None:
         pairs = table.loc[(table["scope"] == "max") & (table["measure"] == found.measure)]
@@ -154,6 +203,7 @@ def draw(found: Trend, *, table: pd.DataFrame, published: Published | None = Non
         axes.fill_between(made.curve_x, made.low, made.high, color=FAINT, alpha=0.25, linewidth=0, label=label)
     if found.fit is not None:
         axes.plot(made.curve_x, made.curve, color=MUTED, linewidth=1.3)
+    _draw_ending(axes, made, [] if alignment is None else list(Conventions.of(alignment.run).ceilings))
     dots: Mapping[str, Any] = {"linestyle": "none", "markersize": 7}
     for k, name in enumerate(made.families):
         rows, (color, marker) = found.points.loc[found.points["family"] == name], family(k)

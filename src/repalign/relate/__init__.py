@@ -13,6 +13,7 @@ from repalign.relate.curves import Contrast, Curve, TrendCurve, contrast, curve,
 from repalign.relate.factors import Effects, effects
 from repalign.relate.jackknife import MIN_MODELS_LINE, MIN_UNITS, Fit, ModelDifference, difference_of_models
 from repalign.relate.maps import ModelMap, model_map
+from repalign.relate.matched import Matched, matched
 from repalign.relate.permutations import DRAWS
 from repalign.relate.replication import Beside, Published, beside, published_points, read_published
 from repalign.relate.scores import PARAMETERS, SIDES, Crossed, sides_of, yardstick_label, yardsticks
@@ -21,9 +22,9 @@ from repalign.relate.trends import FamilySlope, Trend, TrendInference, infer, tr
 from repalign.relate.verdict import SideVerdict, Verdict, verdict
 
 __all__ = [
-    "DRAWS", "FEW_MODELS", "MIN_MODELS_BAND", "MIN_MODELS_LINE", "MIN_UNITS", "PARAMETERS", "QUANTITIES", "SIDES",
-    "Agreement", "Beside", "Bins", "Contrast", "Crossed", "Curve", "Effects", "FamilySlope", "Finding", "Fit", "ModelDifference",
+    "DRAWS", "FEW_MODELS", "MIN_MODELS_BAND", "MIN_MODELS_LINE", "MIN_UNITS", "PARAMETERS", "QUANTITIES", "SIDES", "Agreement",
+    "Beside", "Bins", "Contrast", "Crossed", "Curve", "Effects", "FamilySlope", "Finding", "Fit", "Matched", "ModelDifference",
     "ModelMap", "Published", "SideVerdict", "Trend", "TrendCurve", "TrendInference", "Verdict", "agreement", "beside", "bins",
-    "contrast", "curve", "difference_of_models", "effects", "infer", "model_map", "published_points", "read_published", "sides_of",
-    "story", "trend", "trend_curve", "verdict", "yardstick_label", "yardsticks",
+    "contrast", "curve", "difference_of_models", "effects", "infer", "matched", "model_map", "published_points", "read_published",
+    "sides_of", "story", "trend", "trend_curve", "verdict", "yardstick_label", "yardsticks",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from repalign.relate.curves import Contrast, Curve, TrendCurve
     from repalign.relate.factors import Effects
     from repalign.relate.maps import ModelMap
+    from repalign.relate.matched import Matched
     from repalign.relate.replication import Beside
     from repalign.relate.trends import Trend, TrendInference
 
@@ -180,6 +181,7 @@ def trend(found: Trend) -> Sentences:
         yield found.inference.method
         yield from _families(found.inference, unit, found.points["family"].tolist())
         yield from _few_models(found.n)
+    yield from _ending(found)
     for family, one in found.families.items():
         yield f"Within {family}: {signed(one.slope)} {unit} (r = {signed(one.r)}, {one.n} models)."
     for row in found.points.to_dict("records"):
@@ -187,6 +189,28 @@ def trend(found: Trend) -> Sentences:
             total = row["n_partners"] + row["n_undefined"]
             yield f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest."
     yield from _left_out(found.left_out)
+
+
+def _ending(found: Trend) -> Sentences:
+    """The curve that ends: where, how sure that is, and whether a straight line does as well."""
+    bent = found.saturation
+    if bent is None or isinstance(bent, str):
+        yield from [bent] if bent else []
+        return
+    gain = bent.line_aicc - bent.aicc
+    if bent.line_does:
+        why = "no bend is seen" if not bent.bends else f"AICc is smaller by {plain(gain)} with the bend" if gain > 0 else \
+            f"AICc is smaller by {plain(-gain)} without the bend"  # fmt: skip
+        yield f"A straight line does as well as a curve that ends ({why}): these models do not say where it ends."
+    end = plain(bent.end) if bent.bends else "beyond any number"
+    high = "no upper end" if math.isinf(bent.high) else plain(bent.high)
+    low = "no lower end" if math.isinf(bent.low) else plain(bent.low)
+    sign, how = ("", "half the lowest") if bent.lower_is_better else ("−", "twice the highest")
+    yield (
+        f"A curve s = end − c x^{sign}a ends at {end} (95 % interval {low} to {high}, models resampled {bent.draws} times, "
+        f"{percent(bent.unbounded)} of which do not bend). It is not read beyond {noun(found.label)} {plain(bent.limit)}, {how} of "
+        "these models."
+    )
 
 
 def _line(found: Trend, fit: Fit, inference: TrendInference, models: str) -> str:
@@ -469,7 +493,25 @@ def beside(found: Beside) -> Sentences:
             yield f"{what}: {named(names, LISTED)}."
 
 
+def matched(found: Matched) -> Sentences:
+    """The mean difference of every question, and what it holds for."""
+    for question in found.questions:
+        row = found.overall(question)
+        if not row["n_partners"]:
+            yield f"{question}: no partner met both."
+            continue
+        ends = interval(found.level, row["low"], row["high"])
+        kind = "families" if row["unit"] == "family" else "models"
+        over = f", over {row['n_units']} {kind} of partners" if ends else "; too few partners for an interval"
+        yield (
+            f"{question}: {signed(row['difference'])} ({ends or 'no interval'}{over}; {plain(row['score_first'])} against "
+            f"{plain(row['score_second'])}; {counted(row['n_pairs'], 'pair')} of models, {counted(row['n_partners'], 'partner')})."
+        )
+    yield "It holds for these very pairs, which may differ in more than is asked, and for partners like these."
+    yield from _left_out(found.left_out)
+
+
 OF: dict[str, Callable[[Any], Sentences]] = {
     "trend": trend, "effects": effects, "bins": bins, "map": model_map, "agreement": agreement, "curve": curve,
-    "trend_curve": trend_curve, "contrast": contrast, "beside": beside,
+    "trend_curve": trend_curve, "contrast": contrast, "beside": beside, "matched": matched,
 }  # fmt: skip

@@ -17,9 +17,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.models import RELEASED
 from repalign.relate import sentences
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, said_by, units_of
 from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family_means
+from repalign.relate.saturation import Saturation, saturation
 from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
 from repalign.relate.sentences import Against, Fitted
 
@@ -174,13 +176,15 @@ class Trend(Against, Fitted):
     (mean over the partners), spread (their standard deviation), chance (mean chance level), n_partners, n_undefined.
     `fit` is over log10(x) if `log`; `inference` has its intervals and p-values over models or families. Both are
     None if no line can be drawn; `slope`, `intercept`, `r` and `spearman` are then nan. `families` has a fit for every
-    family of three models or more. `text` says all that in sentences.
+    family of three models or more. `saturation`, where it was asked for, is a curve that ends, or why there is none. `text` says
+    all that in sentences.
     """
 
     kind = "trend"
     log: bool
     inference: TrendInference | None = None
     families: Mapping[str, Fit] = field(default_factory=dict)
+    saturation: Saturation | str | None = None
 
     @property
     def points(self) -> pd.DataFrame:
@@ -216,7 +220,7 @@ def scaled(x: ArrayLike, log: bool) -> np.ndarray:
 
 def trend(
     table: pd.DataFrame, models: Models, against: str = PARAMETERS, side: str = "x", measure: str | None = None, *,
-    log: bool | None = None, lower_is_better: bool | None = None, label: str | None = None,
+    log: bool | None = None, lower_is_better: bool | None = None, label: str | None = None, saturating: bool = False,
     draws: int = DRAWS, seed: int = 0,
 ) -> Trend:  # fmt: skip
     """Relate the alignment of the models of one side to their parameters or one of their scores.
@@ -230,6 +234,7 @@ def trend(
     measure : the first of the table by default.
     log : fit on log10; by default for parameters, width and training steps.
     lower_is_better, label : facts of a score that `COMPETENCES` does not know.
+    saturating : fit a curve that ends, too (`relate.saturation`), and say whether a straight line does as well.
     draws, seed : random reorderings for the p-values, if there are more than 10,000 possible ones.
 
     Raises
@@ -251,11 +256,16 @@ def trend(
         fit = Fit.of(x[rows.index], y[rows.index]) if family and len(rows) < len(points) else None
         if fit is not None:
             families[str(family)] = fit
+    bent: Saturation | str | None = None
+    if saturating:
+        bent = "No saturating curve: a year is no quantity with a zero." if against == RELEASED else None
     scores, (label, lower) = Crossed.of(pairs, side, points["model"].tolist()), described(against, label, lower_is_better)
+    if saturating and bent is None:
+        bent = saturation(points["x"], y, log=log, lower_is_better=lower, seed=seed)
     return Trend(
         measure=measure, table=points, left_out=left_out, draws=draws, seed=seed, fit=Fit.of(x, y),
         against=against, label=label, side=side, log=log, lower_is_better=lower, n_stimuli=int(pairs["n"].iloc[0]),
-        inference=infer(scores, x, records.families, draws=draws, seed=seed), families=families,
+        inference=infer(scores, x, records.families, draws=draws, seed=seed), families=families, saturation=bent,
     )  # fmt: skip
 
 

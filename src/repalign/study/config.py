@@ -253,12 +253,14 @@ class CompetenceConfig(Block):
     timm : Result tables of timm.
     csv : Tables with a column `model` and a column for each score.
     bits_per_byte : Bits per byte, computed here.
+    published : Scores that others have published and that come with repalign; those of files count more.
     """
 
     lm_eval: Paths = Field(default_factory=list)
     timm: Paths = Field(default_factory=list)
     csv: Paths = Field(default_factory=list)
     bits_per_byte: BitsConfig | None = None
+    published: bool = False
 
 
 class RunConfig(Block):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -212,10 +213,13 @@ def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, 
     swept = [[(f, *one) for one in some] for f, some in pairs.items()]
     if not _is_a_possible_number(config, where):
         return
+    ends = [str(field).split(".") for field in pairs]  # a field is called by its last part, or by two where that is not enough
+    lasts = Counter(parts[-1] for parts in ends)
+    called = [parts[-1] if lasts[parts[-1]] == 1 else "_".join(parts[-2:]) for parts in ends]
     seen: set[str] = set()
     for name, changes in (config.variants or {"": {}}).items():
         for combination in itertools.product(*swept):
-            factors = {field.rpartition(".")[2]: label for field, label, _, _ in combination}
+            factors = dict(zip(called, (label for _, label, _, _ in combination), strict=True))
             label = ", ".join(filter(None, [name, *(f"{f} {v}" for f, v in factors.items())]))
             said = {field: (value, ("variants", name, field)) for field, value in (changes or {}).items()}
             said |= {field: (value, ("sweep", field, at)) for field, _, value, at in combination}

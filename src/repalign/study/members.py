@@ -153,8 +153,12 @@ class Competence:
 
     def scored(self, entry: ModelEntry, representation: Any) -> Any:
         """A stored representation with every score that is known of its model in its record."""
-        from repalign.competence import img_size_of, join_scores
+        from repalign.competence import img_size_of, join_scores, published_scores
 
+        own = representation.record
+        if self.config.published:
+            known = [s for s in published_scores() if s.name not in own.scores]  # what the study says of its models counts more
+            representation = representation.with_record(join_scores([own], known, missing="skip").records[0])
         scores = [*self.files, *self._bits(entry, representation)]
         if not scores:
             return representation

@@ -204,7 +204,7 @@ def _competence(
     given, out = study.config.competence, {}
     against = [(o or {}).get("against", []) for item in study.config.figures for o in item.values()]
     wanted = sorted({name for some in against for name in ([some] if isinstance(some, str) else some)} - {PARAMETERS, RELEASED})
-    if wanted and (given.lm_eval or given.timm or given.csv):
+    if wanted and (given.lm_eval or given.timm or given.csv or given.published):
         path = folder / "scores.csv"
         scores = stand_in_scores(wanted, names, seed=0)
         write_file(path, pd.DataFrame(scores).rename_axis("model").reset_index().to_csv(index=False, lineterminator="\n"))
