@@ -85,7 +85,7 @@ def test_the_study_and_the_command(tmp_path):
     assert study.given["shares"] == [0, 0.1, 0.5, 1] and "seconds" in " ".join(study.plan().lines)
     study.mock().run()
     assert {p.name for p in (tmp_path / "runs/self-consuming-mock/results").iterdir()} >= {"self_consuming.csv", "generations.csv"}
-    done = CliRunner().invoke(app, ["self_consuming", "--n", "30", "--d", "2", "--runs", "2", "--count", "2", "--shares", "0.5"])
+    done = CliRunner().invoke(app, ["self-consuming", "--n", "30", "--d", "2", "--runs", "2", "--count", "2", "--shares", "0.5"])
     assert done.exit_code == 0 and "50% real data" in " ".join(done.stdout.split()), done.output
 
 

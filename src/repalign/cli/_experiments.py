@@ -57,7 +57,7 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
 
     of_output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, annotation=Output)
     own = [p.replace(annotation=plain(p.annotation)) for p in options.values()]
-    command.__name__, command.__doc__ = name, experiment.run.__doc__
+    command.__name__, command.__doc__ = name.replace("_", "-"), experiment.run.__doc__
     command.__signature__ = inspect.Signature([*own, of_output])  # type: ignore[attr-defined]
     return command
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -51,14 +52,17 @@ class Experiment:
         each means. It takes `progress` too, which is no option.
     title : Heads the figure. example : The command, as its help shows it.
     needs : What a run needs, in a sentence, told before it starts.
-    mock : Gives the arguments with tiny stand-ins for models and data, made in the folder. Without it there is no mock run.
     """
 
     run: Callable[..., Found]
     title: str
     example: str
     needs: str
-    mock: Callable[[dict[str, Any], Path], dict[str, Any]] | None = None
+
+    @property
+    def mock(self) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+        """Gives the arguments with tiny stand-ins for models and data, made in a folder: `mock`, beside the experiment."""
+        return sys.modules[self.run.__module__].mock
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

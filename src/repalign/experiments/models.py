@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable
 from repalign.tables import FORMATS
 from repalign.text import Progress, silent
@@ -16,6 +15,7 @@ from repalign.text import Progress, silent
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from repalign.dataset import Dataset
     from repalign.sources import LoadedModel
 
 
@@ -129,6 +129,8 @@ def read_stimuli(path: Path, kind: str, column: str | None = None, n: int = 0) -
     Texts are a column of a table (.csv, .tsv, .jsonl, .parquet; by default `text`), or the lines of a text file; images a
     column of paths (by default `image`), or a folder.
     """
+    from repalign.dataset import Dataset
+
     if n < 0:
         raise RepalignError("n is out of range", expected="0 for all, or at least 1", got=n)
     where, is_table = Path(path), Path(path).suffix.lower() in FORMATS
