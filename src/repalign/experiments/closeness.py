@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, silent
+from repalign.text import Progress, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,11 +116,9 @@ def closeness(
     how = {**chosen, "weight": weight, "samples": sets, "seed": seed}
     found = log_likelihood_variance_distance(f, g, f2, g2, **how)
     generator, shuffled = np.random.default_rng(seed), []
-    for i in range(draws):
-        progress("closeness", i, draws)
+    for _ in telling(range(draws), "closeness", progress):
         order = generator.permutation(n)
         shuffled.append(log_likelihood_variance_distance(f, g, f2[order], g2, **how).distance)
-    progress("closeness", draws, draws)
     p, q = f @ g.T, f2 @ g2.T
     row = {
         "d_llv": found.distance, **{term: getattr(found, term) for term in TERMS}, "shuffled": float(np.mean(shuffled)),

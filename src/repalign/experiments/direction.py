@@ -9,7 +9,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, between, number, p_sentence, silent
+from repalign.text import Progress, between, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,11 +124,7 @@ def directions(found: Inputs, measures: list[Measure], draws: int, seed: int, pr
     from repalign.measures import MutualKNN
 
     x, y = (torch.from_numpy(one) for one in found.arrays)
-    rows = []
-    for done, measure in enumerate(measures):
-        progress("directions", done, len(measures))
-        rows.append(_both(measure, x, y, draws, seed))
-    progress("directions", len(measures), len(measures))
+    rows = [_both(measure, x, y, draws, seed) for measure in telling(measures, "directions", progress)]
     hubs = []
     for name, one in zip(found.names, (x, y), strict=True):
         k = min(HUBS, found.n - 1)

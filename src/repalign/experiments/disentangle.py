@@ -16,7 +16,7 @@ import numpy as np
 
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, counted, interval, number, p_sentence, silent
+from repalign.text import Progress, counted, interval, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,11 +233,7 @@ def disentangle(
         raise RepalignError("components are of one model or two", expected="one or two inputs", got=len(inputs))
     given = read_inputs(inputs, layers)
     task = None if labels is None else _Labels.read(labels, label, shift, given.ids or tuple(map(str, range(given.n))))
-    rows = []
-    for i, size in enumerate(k):
-        progress("disentangle", i, len(k))
-        rows.append(_row(given.arrays, size, starts, seed))
-    progress("disentangle", len(k), len(k))
+    rows = [_row(given.arrays, size, starts, seed) for size in telling(k, "disentangle", progress)]
     tables = {}
     if task is not None:
         few = [r for name, x in zip(given.names, given.arrays, strict=True) for r in task.scores(name, x, k, seed, progress)]

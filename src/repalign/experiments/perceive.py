@@ -13,7 +13,7 @@ import numpy as np
 
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, number, pvalue, silent
+from repalign.text import Progress, number, pvalue, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -367,10 +367,8 @@ def perception(
     sizes = range(1, k + 1) if k <= MOST_SUBSETS else (1, k)
     sets = [some for size in sizes for some in combinations(range(k), size)]
     judged: dict[frozenset[int], Score] = {}
-    for done, some in enumerate(sets):
-        progress("modalities", done, len(sets))
+    for some in telling(sets, "modalities", progress):
         judged[frozenset(some)] = perceptual_score(scores, found.arrays, y, some, classes=range(len(classes)))
-    progress("modalities", len(sets), len(sets))
     everything = frozenset(range(k))
     shares = [math.nan] * k
     if k <= MOST_SUBSETS:

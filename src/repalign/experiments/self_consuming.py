@@ -15,7 +15,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found
-from repalign.text import Progress, counted, number, silent
+from repalign.text import Progress, counted, number, silent, telling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,19 +148,17 @@ def self_consuming(
     if wrong := [share for share in shares if not 0 <= share <= 1]:
         raise RepalignError("a share of real data", expected="0 to 1", got=wrong[0])
     frechet, energy, rows, floors = BuresWasserstein(), EnergyDistance(), [], []
-    for done in range(runs):
-        progress("self-consuming", done, runs)
-        rng = np.random.default_rng([seed, done])
+    for run in telling(range(runs), "self-consuming", progress):
+        rng = np.random.default_rng([seed, run])
         real, new = rng.standard_normal((2, n, d))
         floors.append((frechet(new, real) ** 2, energy(new, real)))
         size = np.linalg.slogdet(np.atleast_2d(np.cov(real.T)))[1]
         for share in dict.fromkeys(shares):
-            sets = generations(real, share, count, np.random.default_rng([seed, done, round(1e6 * share)]))
+            sets = generations(real, share, count, np.random.default_rng([seed, run, round(1e6 * share)]))
             for generation, one in enumerate(sets):
                 volume = np.linalg.slogdet(np.atleast_2d(np.cov(one.T)))[1] - size
                 same = {"frechet": frechet(one, real) ** 2, "energy": energy(one, real), "log_volume": float(volume)}
                 rows.append({"share": float(share), "generation": generation, **same})
-    progress("self-consuming", runs, runs)
     grouped = pd.DataFrame(rows).groupby(["share", "generation"], sort=False)
     every = grouped.mean().assign(low=grouped["frechet"].min(), high=grouped["frechet"].max()).reset_index()
     shown = np.unique(np.linspace(0, count, min(count, SHOWN) + 1).round())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
@@ -16,7 +17,7 @@ import numpy as np
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found, Input
 from repalign.experiments.disentangle import DRAWS, Array, mcc, relabelled
-from repalign.text import Progress, interval, number, p_sentence, silent
+from repalign.text import Progress, interval, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,11 +142,8 @@ def universality(
     given = read_inputs(inputs, layers)
     fit, rest = np.array_split(np.random.default_rng(seed).permutation(given.n), 2)
     codes: list[list[Array]] = [[], []]
-    for done in range(2 * starts):
-        progress("dictionaries", done, 2 * starts)
-        side, start = divmod(done, starts)
+    for side, start in telling([*product(range(2), range(starts))], "dictionaries", progress):
         codes[side].append(sparse_codes(given.arrays[side], fit, k, atoms, alpha, seed + start)[rest])
-    progress("dictionaries", 2 * starts, 2 * starts)
     across = np.array([mcc(x, y) for x, y in zip(*codes, strict=True)])
     chance = relabelled(codes[0][0], codes[1][0], seed)
     rows = [_row(" and ".join(given.names), across), _row("relabelled rows", chance, np.quantile(chance, [0.025, 0.975]))]

@@ -15,7 +15,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found
-from repalign.text import Progress, number, silent
+from repalign.text import Progress, number, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,12 +191,10 @@ def superposition(
         raise RepalignError("widths, sparsity and steps", expected="one of each or more", got=f"{widths}, {sparsity}, {steps}")
     kinds = [(toy, width) for width in sorted(set(widths)) for toy in (TRAINED, LINEAR, UNTRAINED)]
     rows, levels = [], sorted(set(sparsity))
-    for done, (toy, width) in enumerate(kinds):
-        progress("superposition", done, len(kinds))
+    for toy, width in telling(kinds, "superposition", progress):
         asked = steps if toy != UNTRAINED else 0
         found = _measured(*train(width, features, levels, linear=toy == LINEAR, steps=asked, seed=seed))
         rows += [{"toy": toy, "width": width, "sparsity": level, **own} for level, own in zip(levels, found, strict=True)]
-    progress("superposition", len(kinds), len(kinds))
     toys = pd.DataFrame(rows)
     of = {toy: own.reset_index(drop=True) for toy, own in toys.groupby("toy")}
     table = of[TRAINED].drop(columns="toy").assign(linear=of[LINEAR]["per_dimension"], untrained=of[UNTRAINED]["read"])
