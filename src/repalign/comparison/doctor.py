@@ -64,6 +64,11 @@ class Finding:
     severity: str
     message: str
 
+    @property
+    def level(self) -> int:
+        """How grave it is: its place among SEVERITIES; a warning's where a stored result has a word that is not one of them."""
+        return SEVERITIES.index(self.severity) if self.severity in SEVERITIES else 1
+
 
 def examine(
     x: Given, *, model: str, layer: str, stored_dtype: str | None = None, k: int = 10, facts: Mapping[str, Any] | None = None
@@ -107,9 +112,9 @@ def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, list[str], int]]
     groups: dict[tuple[str, str], list[Finding]] = {}
     for f in findings:
         groups.setdefault((f.model, f.code), []).append(f)
-    worst = [max(group, key=lambda f: SEVERITIES.index(f.severity)) for group in groups.values()]
+    worst = [max(group, key=lambda f: f.level) for group in groups.values()]
     found = [(w, list(dict.fromkeys(f.layer for f in group)), len(group)) for w, group in zip(worst, groups.values(), strict=True)]
-    return sorted(found, key=lambda one: -SEVERITIES.index(one[0].severity))
+    return sorted(found, key=lambda one: -one[0].level)
 
 
 def summarise(findings: Sequence[Finding]) -> list[str]:

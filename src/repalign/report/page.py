@@ -24,7 +24,7 @@ from repalign import figures
 from repalign import text as words
 from repalign.comparison.alignment import TABLE_FILE, Alignment, about_of, is_mock
 from repalign.comparison.conventions import RULES, VIEWS, Conventions, Pairs, text_of
-from repalign.comparison.doctor import SEVERITIES, Finding, grouped
+from repalign.comparison.doctor import Finding, grouped
 from repalign.errors import RepalignError
 from repalign.figures import canvas, palette, trend_chart
 from repalign.figures.kinds import Drawn, of_result, write_figures
@@ -257,10 +257,11 @@ def models(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     Findings of one kind stand together, told by the gravest of them; the gravest kind first.
     """
     findings: dict[str, list[dict[str, Any]]] = {}
-    for worst, layers, n in grouped(Finding(**one) for one in run.get("findings") or []):
+    found = [{part: str(one.get(part)) for part in Finding.__dataclass_fields__} for one in run.get("findings") or []]
+    for worst, layers, n in grouped(Finding(**one) for one in found):
         several = f"{len(layers)} layers, {layers[0]} to {layers[-1]}, for instance {worst.layer}"
         findings.setdefault(worst.model, []).append({
-            "tag": f"{worst.severity}: {worst.code}", "level": SEVERITIES.index(worst.severity), "message": worst.message,
+            "tag": f"{worst.severity}: {worst.code}", "level": worst.level, "message": worst.message,
             "where": several if len(layers) > 1 else layers[0], "layers": ", ".join(layers), "n": n,
         })  # fmt: skip
     out = []
