@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from repalign.cli import _experiments
-from repalign.cli._competence import bits, import_, probe
+from repalign.cli._competence import bits, import_, probe, vtab
 from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
 from repalign.cli._files import curve, difference, pair
 from repalign.cli._studies import check, compare, demo, extract, init, measures, models, report, run, store
@@ -66,6 +66,7 @@ COMMANDS = {
 OF_COMPETENCE = (
     (bits, "repalign competence bits hf:bigscience/bloomz-560m corpus.jsonl --context 1024 --out bits.json"),
     (probe, "repalign competence probe runs/store labels.csv --probe knn --k 20 --csv probes.csv"),
+    (vtab, "repalign competence vtab studies/vision_78.yaml --task dtd --task pets"),
     (import_, "repalign competence import runs/photos/results results-imagenet.csv --column top1=imagenet_top1"),
 )
 

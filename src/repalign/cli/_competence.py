@@ -149,6 +149,42 @@ def probe(
         wrote("table", csv)
 
 
+def vtab(
+    study: Path, tasks: Annotated[list[str] | None, typer.Option("--task")] = None, tables: Path | None = None, n: int = 5000,
+    seed: int = 0, csv: Path | None = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Probe the vision models of a study on the tasks of VTAB, and count which they solve.
+
+    Images come from the hub, where a copy of a task is known (15 of 19), or from tables of your own. What cannot be had is named.
+
+    Parameters
+    ----------
+    study : A study file.
+    tasks : A task, such as dtd; may be repeated; all 19 by default.
+    tables : A folder with TASK.csv of your own (columns id, image, label), which go before the hub.
+    n : Images of each task, at most.
+    seed : Of the samples and probes.
+    csv : Write the counts here; by default data/vtab.csv beside the study. All accuracies go beside it.
+    """
+    from repalign.study import load_study
+    from repalign.study.alignment import AlignmentStudy
+    from repalign.study.vtab import vtab as run
+
+    loaded = load_study(study)
+    if not isinstance(loaded, AlignmentStudy):
+        raise RepalignError(f"{study} compares no models", expected="a study with models", got=type(loaded).__name__)
+    with bars() as progress:
+        found = run(loaded, tasks, tables=tables, n=n, seed=seed, progress=progress)
+    written = found.write(csv or loaded.base / "data" / "vtab.csv")
+    if as_json:
+        print_json(found.table.to_dict("records"))
+        return
+    show_table(("model", "tasks solved"), [(escape(m), f"{k} of {len(found.tasks)}") for m, k in found.counts.items()], words=1)
+    out.print(escape(found.text))
+    for what, path in zip(("counts", "accuracies"), written, strict=True):
+        wrote(what, path)
+
+
 def import_(
     results: Path, file: Path, columns: Annotated[list[str] | None, typer.Option("--column")] = None,
     overwrite: bool = False,
