@@ -43,7 +43,7 @@ def study_page() -> str:
     whole = schema()
     lines = [
         "# Study file", "",
-        "A study file says what is compared, how, and what is drawn. Only `name` and `models` are needed; a data set too, unless",
+        "A study file says what is compared, how, and what is drawn. Only `models` are needed; a data set too, unless",
         "all models are files of features. [Write a study](../study.md) shows the fields at work. Editors complete and check them",
         "by the {download}`JSON schema <study.schema.json>`.", "",
     ]  # fmt: skip

@@ -190,7 +190,7 @@ MISTAKES = {
         "extract: {device: cpu}", "device: cpu\ndraws: 9", 13, "there is no field 'draws'", "a field of `null`: indent it there",
     ),
     "a field of before": ("name: mine", "bos: skip", 5, "there is no field 'bos'", "write `sink`"),
-    "no name": ("name: pairs\n", "", 1, "the field 'name' is missing(.|\n)*a text", "name: ..."),
+    "a yes for a number": ("draws: 19", "draws: yes", 10, "wrong kind of value(.|\n)*a whole number(.|\n)*true", "a whole number"),
     "a text for a number": (
         "draws: 19", "draws: many", 10, "wrong kind of value(.|\n)*a whole number(.|\n)*'many'", "10 without quotation",
     ),

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 import time
 
@@ -25,7 +26,7 @@ from repalign.comparison import anchored_mutual_knn
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
-from repalign.text import interval, number, pvalue
+from repalign.text import alike, interval, number, pvalue
 
 
 @pytest.fixture
@@ -120,8 +121,29 @@ def test_the_table_has_the_adjusted_p_that_decides(monkeypatch, capsys, change, 
     draws = {c: int(best["n_draws"].iloc[0]) for c in ("pvalue", "p_maxt")}  # Holm's and BH's p have no floor
     expected = [[pvalue(p, draws.get(c)).replace("≤ ", "≤") for p in best[c]] for c in ("pvalue", shown)]
     assert [[r[-2] for r in rows], [r[-1] for r in rows]] == expected
-    numbers = best[["statistic", "null_mean", "calibrated"]].to_numpy()
-    assert [r[-5:-2] for r in rows] == [[number(v) for v in row] for row in numbers]
+    assert [r[-3] for r in rows] == [number(v) for v in best["calibrated"]]
+    assert [r[-5] for r in rows] + [r[-4] for r in rows] == alike(*best["statistic"], *best["null_mean"])
+
+
+def test_chance_has_the_decimals_of_the_scores(capsys):
+    """Chance was −0.0000260 beside a score of 0.123."""
+    table = make_table(LANGUAGE[:1], VISION[:2], (2, 2)).assign(statistic=0.1234, null_mean=-2.6e-5)
+    cli.show(Alignment(table[table["measure"] == KNN], make_run()))
+    assert re.search(r"0\.123 +0\.000 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", [["measures"], ["compare", "features"]])
+def test_a_reader_that_leaves_costs_no_file(arrays, command):
+    """`repalign compare f | head -1` ended before report and figures were written."""
+    (arrays / "features").mkdir()
+    for name in ("x.npy", "y.npy"):
+        (arrays / name).rename(arrays / "features" / name)
+    run = [sys.executable, "-m", "repalign", *command]
+    with subprocess.Popen(run, cwd=arrays, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in (told := process.stderr.read()) and "Broken" not in told
+    assert process.returncode == 0
+    assert command == ["measures"] or (arrays / "repalign-results/report.html").is_file()
 
 
 def test_a_small_score_is_not_shown_as_nothing(capsys):
@@ -189,7 +211,7 @@ def study(arrays):
 def test_the_flow_from_study_to_check(call, study):
     folder, store = study.parent / "runs/small", study.parent / "runs/store"
     status, out, _ = call("run", study, "--plan")
-    assert status == 0 and "1 pairs of models" in out and not folder.exists()
+    assert status == 0 and "1 pair of models" in out and not folder.exists()
     status, out, _ = call("extract", study)
     assert status == 0 and "next: repalign run" in out
     status, out, err = call("run", study)

@@ -55,7 +55,7 @@ def test_a_study_runs_and_says_what_it_was(folder):
     models = {m["name"]: m for m in result.run["models"]}
     assert models["mine"]["scores"] == {"probe_accuracy": 0.5} and models["mine"]["family"] == "f"
     assert result.run["study"]["name"] == "pairs" and result.run["dataset"]["n"] == 60
-    assert any("1 pairs of models" in line for line in told[0].lines)
+    assert any("1 pair of models" in line for line in told[0].lines)
 
 
 def test_a_study_under_another_name_extracts_nothing_again(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_facto
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     study = load_study(folder / "study.yaml")
     assert study.x[0].spec == f"array:{folder / 'x.npy'}"
-    assert any("1 pairs of models" in line for line in study.plan().lines)
+    assert any("1 pair of models" in line for line in study.plan().lines)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,8 @@ def test_relative_paths_start_from_the_study(folder, monkeypatch, tmp_path_facto
         ("ids: rows, family", "idz: rows, family", r"line 7, models.x\[0\].idz: there is no field 'idz'"),
         ("draws: 19", "draws: many", r"line 11, null.draws: the wrong kind of value\n  expected: a whole number(.|\n)*'many'"),
         ("draws: 19", "draws: 0", r"line 11, null.draws: out of range\n  expected: a number greater than or equal to 1"),
-        ("name: pairs\n", "", r"changed.yaml, line 1, name: the field 'name' is missing"),
+        ("draws: 19", "draws: yes", r"line 11, null.draws: the wrong kind of value\n  expected: a whole number\n  got: true"),
+        ("name: theirs", "name: theirs, scores: {a: off}", r"line 9, models.y\[0\].scores.a: the wrong kind(.|\n)*a number"),
         ("method: permutation", "method: permute", r"line 11, null.method: unknown null 'permute'(.|\n)*'permutation'"),
         ('"CKA()"', '"CKAA()"', r"line 10, measures\[0\]: unknown measure 'CKAA'(.|\n)*did you mean 'CKA'"),
         ("MutualKNN(k=5)", "MutualKNN(kk=5)", r"line 10, measures\[1\]: (.|\n)*'kk'(.|\n)*'k'"),

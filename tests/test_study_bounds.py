@@ -147,7 +147,7 @@ def test_extending_is_bounded(tmp_path: Path) -> None:
     write(tmp_path, STUDY.format(name="s"), "e0.yaml")
     for i in range(1, 12):
         write(tmp_path, f"extends: [e{i - 1}.yaml, e{i - 1}.yaml, e{i - 1}.yaml]\n", f"e{i}.yaml")
-    assert load_study(tmp_path / "e2.yaml").name == "s"
+    assert load_study(tmp_path / "e2.yaml").name == "e2"  # by its file: where a study writes is its own
     with pytest.raises(RepalignError, match="the study extends more than 100 files"):
         load_study(tmp_path / "e11.yaml")
 

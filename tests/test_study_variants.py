@@ -102,7 +102,7 @@ def test_a_sample_is_of_the_rows_that_were_extracted(folder):
 
 def test_a_plan_names_eight_variants_and_counts_the_others(folder):
     lines = load_study(write(folder, f"{BASE}sweep: {{alpha: {[0.01 * i for i in range(1, 11)]}}}\n")).plan().lines
-    named = [f"variant alpha {0.01 * i}: n = 80, 2 models, 1 pairs of models, 2 measures" for i in range(1, 9)]
+    named = [f"variant alpha {0.01 * i}: n = 80, 2 models, 1 pair of models, 2 measures" for i in range(1, 9)]
     assert list(lines[1:10]) == [*named, "and 2 more variants"]
 
 
@@ -137,7 +137,7 @@ def test_extending_replaces_fields_and_keeps_the_paths_of_the_other(folder):
     assert study.open_dataset().n == N
     write(folder, "alpha: 0.01\nname: strict\n", "strict.yaml")
     both = load_study(write(folder, "extends: [base.yaml, strict.yaml]\n", "both.yaml"))
-    assert both.config.alpha == 0.01 and both.name == "strict"
+    assert both.config.alpha == 0.01 and both.name == "both"  # where things go is each file's own
 
 
 @pytest.mark.parametrize(

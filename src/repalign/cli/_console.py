@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from repalign.text import between, counted, duration, number, pace, pvalue
+from repalign.text import alike, between, counted, duration, number, pace, pvalue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +31,20 @@ if TYPE_CHECKING:
     from repalign.measures import MeasureFacts
     from repalign.text import Progress
 
+
+class Stream(Console):
+    """A stream of the command line. The work goes on, and its files are written, when nobody reads on (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what Python still holds back for the stream goes there when it ends
+        os.close(nowhere)
+
+
 # A file or a pipe has no width: tables are laid out for a wide one.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Stream(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
+err = Stream(stderr=True, highlight=False, soft_wrap=True)
 
 ABORTED, FAILED, BROKEN = 130, 1, 70
 EVERY, LONG = 30.0, 5.0  # seconds between lines about a stage; of a stage whose end is told
@@ -233,9 +245,14 @@ def show(alignment: Alignment, limit: int = 40) -> None:
         if not pairs.blind and pairs.tests > 1:  # of one pair the same again
             shown[pairs.rule] = VIEWS[pairs.rule].label
         shown = {c: name for c, name in shown.items() if best[c].notna().any()}
-        for row in best.head(limit).to_dict("records"):
+        top = best.head(limit)
+        texts = {c: [text_of(c, value, pairs.draws) for value in top[c]] for c in shown}
+        both = alike(*top["statistic"], *top["null_mean"])  # for they are compared with one another
+        if not any(value and not text.strip("−0.e") for value, text in zip(top["statistic"], both, strict=False)):
+            texts |= {"statistic": both[: len(top)]} | ({"null_mean": both[len(top) :]} if "null_mean" in shown else {})
+        for row, *cells in zip(top.to_dict("records"), *texts.values(), strict=True):
             ends = (f"{escape(row[f'model_{s}'])} [dim]{escape('[' + str(row[f'layer_{s}']) + ']')}[/]" for s in "xy")
-            rows.append((*ends, *(text_of(c, row[c], pairs.draws) for c in shown)))
+            rows.append((*ends, *cells))
         title = f"{about[measure].label}, n = {int(best['n'].iloc[0])}"
         show_table(("x [layer]", "y [layer]", *shown.values()), rows, title, words=2)
         how = ""
@@ -290,7 +307,7 @@ def _show_measures(alignment: Alignment) -> None:
             family = about.family
             rows.append([f"[bold]{family}[/]"])
         ends = (escape(str(row[side])) if row[side] is not None else "-" for side in ("layer_x", "layer_y"))
-        numbers = (number(row[c]) for c in ("statistic", "null_mean", "z"))
+        numbers = (*alike(row["statistic"], row["null_mean"]), number(row["z"]))
         draws = int(row["n_draws"])
         p = "" if draws and 1 / (draws + 1) > alpha * (1 + 1e-9) else pvalue(row["pvalue"], draws)  # one that could find nothing
         rows.append([f"  {marked(about)}", *ends, *numbers, p])

@@ -32,7 +32,7 @@ from repalign.cli._options import (
     Reader,
 )
 from repalign.errors import choose
-from repalign.text import between, number, pvalue
+from repalign.text import alike, between, number, pvalue
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
@@ -160,7 +160,7 @@ def difference(
     tell(joined.how)
     rows, about = [], about_of({}, [row["measure"] for row in scored])
     for row in scored:
-        numbers = (number(row[c]) for c in ("score_a", "score_b", "difference"))
+        numbers = (*alike(row["score_a"], row["score_b"]), number(row["difference"]))
         rows.append((marked(about[row["measure"]]), *numbers, between(row["low"], row["high"]), pvalue(row["pvalue"])))
     title = f"{ref.name} with A = {a.name} and with B = {b.name}, n = {joined.n}"
     show_table(("measure", "with A", "with B", "difference", "95 % interval", "p"), rows, title)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
 from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader, age_in_seconds
 from repalign.errors import RepalignError, choose, did_you_mean
-from repalign.text import MOCK, counted, duration, number, parameters, size, telling
+from repalign.text import MOCK, alike, counted, duration, parameters, size, telling
 
 if TYPE_CHECKING:
     from repalign.comparison.alignment import Alignment
@@ -87,7 +87,7 @@ def _show_variants(alignments: Mapping[str, Alignment]) -> None:
     for name, alignment in alignments.items():
         for measure, about in alignment.about.items():
             best = alignment.best(measure)
-            means = (number(float(best[c].to_numpy(float).mean())) for c in ("statistic", "null_mean"))
+            means = alike(*(float(best[c].to_numpy(float).mean()) for c in ("statistic", "null_mean")))
             rows.append((escape(name), escape(about.label), str(len(best)), str(best["n"].iloc[0]), *means))
     columns = ("variant", "measure", "pairs", "n", "score", "chance")
     show_table(columns, rows, "mean over pairs of models", words=2)

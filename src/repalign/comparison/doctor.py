@@ -269,14 +269,14 @@ def _space(facts: _Facts) -> Told:
     if cosine > MEAN_COSINE:
         yield "common-mean", "warning", (
             f"all vectors point nearly the same way (mean cosine {cosine:.3f}, above {MEAN_COSINE}), so neighbours by cosine "
-            "depend on rounding; compare again with center=True, and not in half precision"
+            "depend on rounding; take MutualKNN(center=True), and not half precision"
         )
     # The participation ratio tr(K)^2 / tr(K^2) of the centred Gram matrix, tr(K^2) from `PROBES` of its rows.
     effective = facts.total**2 / facts.squares
     if min(n, d) > LOW_RANK and effective < LOW_RANK:
         yield "low-rank", "warning", (
             f"the layer has about {effective:.1f} effective dimensions of {min(n - 1, d)}: CKA and RSA compare little more than "
-            "one direction; mutual k-NN with center=True sees the rest"
+            "one direction; MutualKNN(center=True) sees the rest"
         )
     elif effective > n / 2:
         yield "full-rank", "note", (

@@ -37,7 +37,7 @@ from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members
 from repalign.study.needs import Needs, estimate
 from repalign.study.yaml_lines import Where
-from repalign.text import Progress, silent
+from repalign.text import Progress, counted, silent
 
 LONGEST = 80  # characters of a folder's name, without a digest
 # Names that are taken among results, or by Windows; and those that look as if a digest stood in them.
@@ -237,7 +237,7 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
     """What one run compares, and the draws behind each measure's chance level."""
     nx, ny, measures = len(variant.x), len(variant.y or ()), variant.every_measure
     pairs = nx * ny if variant.y is not None else nx * (nx - 1) // 2
-    counts = f"{nx + ny} models, {pairs} pairs of models, {len(measures)} measures"
+    counts = f"{counted(nx + ny, 'model')}, {counted(pairs, 'pair')} of models, {counted(len(measures), 'measure')}"
     if variant.name:
         return [f"variant {variant.name}: n = {n}, {counts}"]
     drawn = {}

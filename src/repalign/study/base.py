@@ -66,7 +66,7 @@ class StudyBlock(Block):
 
     Parameters
     ----------
-    name : The name of the study, and of its folder in `runs/`.
+    name : The name of the study, and of its folder in `runs/`; by default that of the file, without its ending.
     question : What the study asks; it stands above the answer on its pages. By default "Do better models agree more?", or what
         its models allow to ask.
     description : What the study is about, in a sentence or two; it stands on the study's page.
@@ -74,7 +74,7 @@ class StudyBlock(Block):
     report : The HTML file of the report; by default runs/NAME/report.html.
     """
 
-    name: Name
+    name: Name = ""  # `load_study` gives the default, of which it knows the file
     question: str | None = None
     description: str | None = None
     results: Place = None

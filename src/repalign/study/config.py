@@ -330,5 +330,6 @@ def schema() -> dict[str, Any]:
     found = AlignmentConfig.model_json_schema()
     found["properties"]["extends"] = {**ONE_OR_SEVERAL, "description": "Study files whose fields this one takes over."}
     found["properties"]["experiment"] = {"type": "string", "description": "The kind of study; alignment by default."}
-    found["required"] = ["name"]  # what a study extends may bring the rest
+    found.pop("required")  # what a study extends may bring anything
+    found["properties"]["name"].pop("default")  # that of the file
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "A study of repalign"}

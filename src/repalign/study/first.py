@@ -113,6 +113,8 @@ def _look(folder: Path, base: Path) -> Here:
         _look_for_images(here, path, path.iterdir() if path == folder else path.rglob("*"))
     for path in folders:
         _look_for_model(here, path)
+        for inner in sorted(p for p in path.iterdir() if p.is_dir()):  # models/NAME
+            _look_for_model(here, inner)
     here.datasets.sort(key=lambda one: -len(here.kinds(one[0])))  # tables stay before folders
     return here
 

@@ -43,7 +43,8 @@ def load_study(path: str | Path) -> Study:
     """Read and validate a study file.
 
     `extends: other.yaml` (or a list of files, of which later ones count more) takes the fields of other studies; those that
-    stand here replace them, whole. Relative paths start from the folder of the file in which they stand.
+    stand here replace them, whole. Relative paths start from the folder of the file in which they stand. A study without a
+    `name` is called as its file.
 
     Raises RepalignError with all that is wrong, each with the file, the line and the field: bad YAML, a field that does not
     exist (with the closest one that does), a value of the wrong kind, an unknown model, measure, preset or option. Where there
@@ -55,6 +56,7 @@ def load_study(path: str | Path) -> Study:
         data = _extended(path, data, where, itertools.count(2))  # this file is the first
         if not where.is_right("extends"):
             where.refuse()
+    data.setdefault("name", path.stem)
     name = str(data.get("experiment", ALIGNMENT.name))
     points = {point.name: point for point in (*entry_points(group=ENTRY_POINTS), *OURS)}
     with where.at("experiment"):
@@ -99,7 +101,7 @@ def _extended(
                 its = _extended(found, its, there, counter, (*below, path.resolve()))
             out |= _rooted(its, found.parent)
             marks = _taken(marks, out.keys() - its.keys()) | _taken(there.marks, its)
-    for key in ("store", "results", "report"):
+    for key in ("name", "store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
     where.marks.update(_taken(marks, out.keys() - data.keys()))
     return {**out, **data}

@@ -104,26 +104,30 @@ class Needs:
         if len(running):
             largest = f"{size(int(memory.max()))}, for {running.loc[memory.idxmax(), 'model']}"
             for what, column, much in (
-                ("downloads", "download_bytes", size(download)),
+                ("downloads", "download_bytes", size(download) if download else ""),
                 ("features on disk", "feature_bytes", size(int(running["feature_bytes"].sum()))),
                 (f"memory on {self.device} while models run", "memory_bytes", largest),
                 ("running models", "seconds", duration(float(running["seconds"].sum()))),
             ):
                 unknown = running.loc[running[column].isna(), "model"].tolist()
                 lost = f"; not known and not counted: {named(unknown)}" if unknown else ""
-                out.append(f"{what}: " + (f"about {much}{lost}" if len(unknown) < len(running) else "not known"))
+                out.append(f"{what}: " + (f"{_about(much)}{lost}" if len(unknown) < len(running) else "not known"))
         lost = self.table.loc[self.table["layers"].isna(), "model"].tolist()
         out.append(
             f"comparing {sum(c.layer_pairs for c in self.comparing):,} pairs of layers: "
-            f"about {duration(sum(c.seconds for c in self.comparing))} and {size(self.compare_bytes)} of memory"
+            f"{_about(duration(sum(c.seconds for c in self.comparing)))} and {size(self.compare_bytes)} of memory"
             + (f"; without the layers, which are not known, of {named(lost)}" if lost else "")
         )
         for one in sorted((t for c in self.comparing for t in c.long), key=lambda t: -t.seconds)[:LONG]:
             out.append(one.sentence(sum(c.seconds for c in self.comparing)))
         if left_out:
             out.append(f"not known and not counted: the time of {named(list(left_out))}")
-        out.append(f"in all about {duration(self.seconds)}" + (" and the downloads" if download else ""))
+        out.append(f"in all {_about(duration(self.seconds))}" + (" and the downloads" if download else ""))
         return [*out, *(f"warning: {w}" for w in self.warnings)]
+
+
+def _about(much: str) -> str:
+    return f"about {much}" if much[:1].isdigit() else much or "none"
 
 
 def estimate(

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from repalign.errors import Mistakes, RepalignError
-from repalign.study.yaml_words import Location, blank_of, dotted, is_required, mistakes_in, said
+from repalign.study.yaml_words import Location, blank_of, booleans_in, dotted, is_required, mistakes_in, said
 
 MOST_BYTES = 5_000_000
 MOST = 100_000  # fields and values of a file, those that an anchor repeats counted each time
@@ -143,6 +143,11 @@ class Where:
         RepalignError where nothing stands for what is wrong.
         """
         tried: set[Location] = set()
+        for location, mistakes in list(booleans_in(model, data)):
+            self.keep(location, *mistakes)
+            data = _without(model, data, location, tried)
+            if data is None:
+                self.refuse()
         while True:
             try:
                 model.model_validate(data)

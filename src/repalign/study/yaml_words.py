@@ -57,6 +57,16 @@ def mistakes_in(model: type[BaseModel], data: Any, error: ValidationError) -> It
         yield location, [] if one["type"] == "missing" and meant else [_told(model, location, one, _value(data, location))]
 
 
+def booleans_in(model: type[BaseModel], data: Any, location: Location = ()) -> Iterator[tuple[Location, list[RepalignError]]]:
+    """Every true or false where a number is wanted: pydantic reads `draws: yes` as 1. One mistake each."""
+    if isinstance(data, bool):
+        forms = [form for one in annotations_at(model, location) for form in forms_of(one)]
+        if {int, float} & {*forms} and not {bool, Any} & {*forms}:
+            yield location, [_told(model, location, {"type": "number_type", "loc": location}, data)]
+    for part, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from booleans_in(model, value, (*location, part))
+
+
 def _in_file(data: Any, location: Sequence[str | int], is_missing: bool) -> Location:
     """The parts of pydantic's location that are fields and items of the file, and not names of alternatives."""
     out: list[str | int] = []
