@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repalign.aggregate import feature_maps, parts, sets_mutual_knn
+from repalign.aggregate import feature_maps, parts, patch_alignment, sets_mutual_knn, spatial_self_similarity
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN
 from repalign.null import Groups
@@ -85,3 +85,76 @@ def test_owners_that_do_not_fit_are_refused():
         parts(x, captions, np.where(OWNER == 3, 0, OWNER))
     with pytest.raises(RepalignError, match="sets are compared by cosine"):
         sets_mutual_knn(x, captions, OWNER, MutualKNN(k=2, similarity="dot"))
+
+
+# --- grids of patches ----------------------------------------------------------------------------
+
+
+def halves(b: int = 1) -> np.ndarray:
+    maps = np.zeros((b, 16, 16, 2))
+    maps[:, :, :8, 0] = maps[:, :, 8:, 1] = 1
+    return maps
+
+
+def test_golden_local_against_distant_similarity():
+    assert spatial_self_similarity(halves(), near=4, far=8) == pytest.approx(0.557668, abs=5e-7)
+    assert spatial_self_similarity(np.ones((2, 16, 16, 3)), near=4, far=8) == pytest.approx(0, abs=1e-12)
+    noise = rng().standard_normal((1, 16, 16, 32))
+    assert spatial_self_similarity(noise, near=4, far=8) == pytest.approx(-0.003453, abs=2e-6)
+
+
+def test_local_similarity_by_every_pair():
+    maps, near, far = rng(3).standard_normal((3, 4, 5, 6)), 3, 5
+    places = [(r, c) for r in range(4) for c in range(5)]
+    each = []
+    for image in maps:
+        close, distant = [], []
+        for p in places:
+            for q in places:
+                d = abs(p[0] - q[0]) + abs(p[1] - q[1])
+                cosine = image[p] @ image[q] / np.linalg.norm(image[p]) / np.linalg.norm(image[q])
+                close += [cosine] if 0 < d < near else []
+                distant += [cosine] if d >= far else []
+        each.append(np.mean(close) - np.mean(distant))
+    assert spatial_self_similarity(maps, near, far) == pytest.approx(np.mean(each), abs=1e-12)
+    assert spatial_self_similarity(3 * maps, near, far) == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_patches_within_an_image_by_hand():
+    from scipy.stats import spearmanr
+
+    x, y = rng(4).standard_normal((3, 4, 4, 6)), rng(5).standard_normal((3, 4, 4, 5))
+    y[..., :3] += 2 * x[..., :3]
+
+    def cosines(image: np.ndarray) -> np.ndarray:
+        flat = image.reshape(16, -1) / np.linalg.norm(image.reshape(16, -1), axis=1, keepdims=True)
+        return (flat @ flat.T)[np.triu_indices(16, 1)]
+
+    found = patch_alignment(x, y)
+    expected = [spearmanr(cosines(a), cosines(b))[0] for a, b in zip(x, y, strict=True)]
+    elsewhere = [spearmanr(cosines(x[i]), cosines(y[(i + 1) % 3]))[0] for i in range(3)]
+    assert found.scores == pytest.approx(expected, abs=1e-9) and found.score == pytest.approx(np.mean(expected), abs=1e-9)
+    assert found.places == pytest.approx(np.mean(elsewhere), abs=1e-9)
+    assert patch_alignment(x, y, CKA()).scores[1] == pytest.approx(CKA()(x[1].reshape(16, -1), y[1].reshape(16, -1)))
+
+
+def test_places_alone_are_told():
+    """What both models see is where a patch is: the score is high, and so is what places give."""
+    where = np.stack(np.meshgrid(range(6), range(6), indexing="ij"), axis=-1)[None].repeat(4, axis=0).astype(float)
+    x, y = (where - 2.5 + 0.3 * rng(s).standard_normal(where.shape) for s in (0, 1))
+    found = patch_alignment(x, y)
+    assert found.score > 0.6 and found.places > 0.6
+    assert np.isnan(patch_alignment(np.ones((2, 3, 3, 4)), np.ones((2, 3, 3, 4))).score)
+
+
+def test_what_are_no_grids():
+    with pytest.raises(RepalignError, match="no grids of patches(.|\n)*moveaxis"):
+        spatial_self_similarity(np.ones((4, 16, 3)), 4, 8)
+    for near, far in ((1, 8), (8, 4), (4, 31)):
+        with pytest.raises(RepalignError, match="no patches are so near, or so far(.|\n)*far <= 30"):
+            spatial_self_similarity(halves(), near, far)
+    with pytest.raises(RepalignError, match="finite"):
+        spatial_self_similarity(np.where(halves() > 0, np.nan, halves()), 4, 8)
+    for other in (halves(3), halves(2)[:, :8]):
+        with pytest.raises(RepalignError, match="the patches do not belong together"):
+            patch_alignment(halves(2), other)

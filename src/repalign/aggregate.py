@@ -1,8 +1,9 @@
-"""Data that are not one vector per stimulus: feature maps of convolutions, several captions per image.
+"""Data that are not one vector per stimulus: feature maps of convolutions, grids of patches, several captions per image.
 
-Each function gives what `compare.pair` and every measure take, an (n, d) array, and where one stimulus has several rows
-also their groups, for a null that moves whole stimuli (`null.Groups.of(groups, "whole")`). All layers of a model side by
-side are `Preprocess(concatenate=True)`.
+Grids of patches have numbers of their own, `spatial_self_similarity` and `patch_alignment`. Every other function gives what
+`compare.pair` and every measure take, an (n, d) array, and where one stimulus has several rows also their groups, for a null
+that moves whole stimuli (`null.Groups.of(groups, "whole")`). All layers of a model side by side are
+`Preprocess(concatenate=True)`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, choose
-from repalign.measures import MutualKNN
-from repalign.measures.measure import GraphRelation, as_features
+from repalign.measures import RSA, MutualKNN
+from repalign.measures.measure import GraphRelation, Measure, as_features
 from repalign.measures.numerics.precision import full_precision, unit_rows
 
 MAP_FORMS = ("flatten", "mean", "max", "samples")
@@ -58,6 +59,96 @@ def feature_maps(x: np.ndarray | Tensor, form: str = "flatten") -> Pooled:
         return Pooled(as_features(by_position.swapaxes(1, 2).flatten(0, 1)), np.repeat(np.arange(n), p))
     wide = by_position.to(torch.float64 if by_position.dtype == torch.float64 else torch.float32)
     return Pooled(as_features(wide.mean(dim=2) if form == "mean" else wide.amax(dim=2)))
+
+
+class PatchAlignment(NamedTuple):
+    """Of patches within an image: the mean score of two models, of each image (b,), and what the places alone give.
+
+    `places` is the mean score of x on an image and y on the next one: where a patch is, and not what it shows, is the same.
+    """
+
+    score: float
+    places: float
+    scores: np.ndarray
+
+
+def spatial_self_similarity(maps: np.ndarray | Tensor, near: float, far: float) -> float:
+    """How much more alike patches are that are near one another: LDS, local against distant similarity.
+
+    s = mean over images of (E[K_pq | 0 < D_pq < near] - E[K_pq | D_pq >= far]), with K the cosine of two patches of one image and
+    D the distance of their places, rows plus columns.
+
+    maps (b, height, width, d). Range [-2, 2], 0 for maps without any structure in space. `near` above 1, `far` at least `near`.
+    A patch of zeros has the cosine 0 with every other. A patch is not beside itself: the paper's page does not say.
+
+    Source: J. Singh et al., What matters for representation alignment: global information or spatial structure? (2025), arXiv
+    2512.10794.
+
+    Raises RepalignError: no such maps, distances that no two patches have.
+
+    >>> halves = np.zeros((1, 16, 16, 2))
+    >>> halves[:, :, :8, 0] = halves[:, :, 8:, 1] = 1
+    >>> round(spatial_self_similarity(halves, near=4, far=8), 6)
+    0.557668
+    """
+    grids, (height, width) = _grids(maps)
+    place = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    apart = (place[:, None] - place[None]).abs().sum(dim=2)  # (p, p)
+    some = (apart > 0) & (apart < near), apart >= far
+    if not near <= far or not all(bool(s.any()) for s in some):
+        raise RepalignError(
+            "no patches are so near, or so far", expected=f"1 < near <= far <= {height + width - 2}, the longest way",
+            got=f"near={near}, far={far}, a grid of {height} x {width}",
+        )  # fmt: skip
+    weight = some[0].double() / some[0].sum() - some[1].double() / some[1].sum()
+    with full_precision():
+        each = [float((weight * (units @ units.T)).sum()) for units in map(unit_rows, grids)]
+    return float(np.mean(each))
+
+
+def patch_alignment(x: np.ndarray | Tensor, y: np.ndarray | Tensor, measure: Measure | None = None) -> PatchAlignment:
+    """Whether two models see the same structure within an image: a measure over its patches, the mean over images.
+
+    x (b, height, width, d1) and y (b, height, width, d2), of the same images on one grid. By default `RSA("cosine")`: the
+    correlation of the two tables of patch-to-patch similarities. Compare the score with `places`: neighbouring patches are alike
+    in all models, so a score alone is above 0 of itself. An image at which the measure is undefined is left out of the means.
+
+    Raises RepalignError: no such maps, other images or grids, a single image.
+
+    >>> x = np.random.default_rng(0).standard_normal((4, 5, 5, 8))
+    >>> found = patch_alignment(x, 2 * x)
+    >>> round(found.score, 9), abs(found.places) < 0.1
+    (1.0, True)
+    """
+    measure = RSA(dissimilarity="cosine") if measure is None else measure
+    (a, one), (b, other) = _grids(x), _grids(y)
+    if len(a) != len(b) or one != other or len(a) < 2:
+        raise RepalignError(
+            "the patches do not belong together", expected="the same images, two or more, on one grid: (b, height, width, d)",
+            got=f"shapes {tuple(np.shape(x))} and {tuple(np.shape(y))}", remedy="scale one of the two grids to the other's size",
+        )  # fmt: skip
+    states = [measure.prepare(g) for g in a], [measure.prepare(g) for g in b]
+    scores = [np.array([float(measure.compare(*both)) for both in zip(states[0], side, strict=True)])
+              for side in (states[1], [*states[1][1:], states[1][0]])]  # fmt: skip
+    return PatchAlignment(_mean(scores[0]), _mean(scores[1]), scores[0])
+
+
+def _grids(maps: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Maps (b, h, w, d) as (b, h w, d), and h and w."""
+    grids = torch.as_tensor(maps)
+    if grids.ndim != 4 or 0 in grids.shape:
+        raise RepalignError(
+            "no grids of patches", expected="an array (images, height, width, d)", got=f"shape {tuple(grids.shape)}",
+            remedy="maps of convolutions (b, d, height, width) are moved: np.moveaxis(maps, 1, -1); of tokens take the patches "
+            "alone, and reshape them",
+        )  # fmt: skip
+    as_features(grids.flatten(0, 2), "maps")  # finite numbers
+    return grids.flatten(1, 2), (grids.shape[1], grids.shape[2])
+
+
+def _mean(scores: np.ndarray) -> float:
+    there = scores[np.isfinite(scores)]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def parts(
