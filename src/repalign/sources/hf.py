@@ -21,7 +21,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, is_of
 from repalign.sources.hub import HubSource, at, file_of, held, hub_errors
 from repalign.sources.memory import Model, alone, tower
-from repalign.sources.model import NO_BOS, Context, Loaded, LoadedModel, ModelEntry, run_dtype
+from repalign.sources.model import GENERATED, NO_BOS, Context, Loaded, LoadedModel, ModelEntry, run_dtype
 from repalign.sources.source import FILE, HUB, Answer, Asked, Facts, Spec, StandIn, needless_prompt, outdated
 from repalign.sources.tokenizer import PROBE, given_tokenizer, load_tokenizer
 
@@ -43,9 +43,9 @@ class Transformers(HubSource):
 
     packages = ("transformers", "accelerate")
     scheme, form, example = "hf", "hf:org/name[@revision], or hf:./folder", "hf:bigscience/bloomz-560m@main"
-    takes_prompts = True
+    takes_prompts = generates = True
     measures_bits = True
-    poolings: ClassVar = {"text": ("mean", "last", "cls"), "image": ("cls", "mean", "spatial_mean")}
+    poolings: ClassVar = {"text": ("mean", "last", "cls", GENERATED), "image": ("cls", "mean", "spatial_mean")}
 
     def modality(self, spec: Spec, entry: ModelEntry) -> str | None:
         return super().modality(spec, entry) or "text"
@@ -175,7 +175,7 @@ def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: tup
     here = file_of(spec, "config.json") is not None
     return Facts(
         kind="image" if sees else "text", widths=widths, names=names, tokens=tokens, layers_from=FILE if here else HUB,
-        poolings=("mean", "last") if not sees and _sees_only_back(spec, config) else None,
+        poolings=("mean", "last", GENERATED) if not sees and _sees_only_back(spec, config) else None,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
-from repalign.sources.model import NO_BOS, Batch, Context, Layer, Loaded, ModelEntry, refuse_infinite
-from repalign.sources.source import Spec
+from repalign.sources.model import GENERATED, NO_BOS, Batch, Context, Layer, Loaded, ModelEntry, refuse_infinite
+from repalign.sources.source import Spec, no_generation
 from repalign.sources.tokenizer import PROBE, Reading, context_length, load_tokenizer, pad_id
 
 POOLINGS = ("mean", "last", "cls")
@@ -65,9 +65,13 @@ class HFText(passes.TextModel):
         refuse_missing(entry.label, trace.needed(missing, hidden[-1]))
         self.own_positions = self._check_padding(dtype)
         self.causal = self._check_causal(dtype)
-        self.scored = causal and self.causal and not missing and entry.prompt is None
+        self.scored = causal and self.causal and not missing and entry.prompt is None and entry.pooling != GENERATED
         # The first token of a causal model sees itself alone: it says nothing of the text.
-        self.pooling = self.choose_pooling(POOLINGS[:2] if self.causal else POOLINGS)
+        if entry.pooling == GENERATED and not (causal and self.causal and not missing):
+            raise no_generation(entry, "models that do not predict the next token")
+        self.pooling = self.choose_pooling((*POOLINGS[:2], GENERATED) if self.causal else POOLINGS)
+        self.ends = ends_of(loaded.model, self.tokenizer) if self.pooling == GENERATED else ()
+        self.keeps = self.pooling == GENERATED and self._check_kept(dtype)
         ids, token = list(self.tokenizer(PROBE)["input_ids"]), self.tokenizer.cls_token_id
         self.class_is_last = token is not None and ids[0] != token == ids[-1]  # as the tokenizer of XLNet puts it
         # A BOS is the sink wherever there is one; of a first word `settle` finds out.
@@ -79,7 +83,7 @@ class HFText(passes.TextModel):
             "pooling": self.pooling, **reading.facts, "tokens": self._which_tokens(), **self.token_facts,
             "padding": self._how_padded(), "pad_token_id": self.pad, "last_layer": every[-1].what,
             "context": self.context, **self.text_facts(),
-            "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing),
+            "bits_per_byte": "computed" if self.scored else _why_not_scored(causal, self.causal, missing, entry),
         }  # fmt: skip
         objective = _objective(causal and self.causal, config)
         libraries, dtypes = ("transformers", "tokenizers"), (dtype, loaded.stored)
@@ -109,12 +113,13 @@ class HFText(passes.TextModel):
                 expected="a text of which the tokenizer makes at least one token", remedy="leave such rows out of the dataset",
             )  # fmt: skip
         self._refuse_beyond(ids, row)
-        if self.context is None or len(ids) <= self.context:
+        most = None if self.context is None else max(1, self.context + 1 - (self.entry.tokens or 1))  # and what is generated
+        if most is None or len(ids) <= most:
             return Tokens(list(ids), *size, cut=False)
         if not self.entry.truncate:
-            raise self.too_long(row, self.context, len(ids))
+            raise self.too_long(row, most, len(ids))
         # The tokenizer cuts, not we: it keeps the tokens that belong at the end.
-        short = self.tokenizer(text, truncation=True, max_length=self.context)["input_ids"]
+        short = self.tokenizer(text, truncation=True, max_length=most)["input_ids"]
         return Tokens(list(short), *size, cut=True)
 
     def _refuse_beyond(self, ids: Sequence[int], what: str) -> None:
@@ -126,6 +131,11 @@ class HFText(passes.TextModel):
                 remedy="put the tokenizer beside it that the model was trained with",
             )  # fmt: skip
 
+    @property
+    def apart(self) -> bool:
+        """Whether only texts of one length share a pass."""
+        return self.entry.padding == "none" or self.pooling == GENERATED
+
     def length(self, prepared: Tokens) -> int:
         return len(prepared.ids)
 
@@ -134,6 +144,8 @@ class HFText(passes.TextModel):
         return bos is not None and len(ids) > 0 and ids[0] == bos
 
     def _which_tokens(self) -> str:
+        if self.pooling == GENERATED:
+            return f"the last place, mean over at most {self.entry.tokens} steps of the likeliest next token"
         if self.pooling == "cls":
             return "the last token, which is the class token" if self.class_is_last else "the first token"
         if self.pooling == "last":
@@ -150,16 +162,20 @@ class HFText(passes.TextModel):
             seen = "with a mask" if self.masked else "without a mask, as its tokenizer says"
             return f"to {self.full} places on the {self.side}, {seen}: its own pooling takes the last place, padding or not"
         positions = "the model's own positions" if self.own_positions else "positions given"
-        return "none: batches of one length" if self.entry.padding == "none" else f"{self.entry.padding}, {positions}"
+        return "none: batches of one length" if self.apart else f"{self.entry.padding}, {positions}"
 
     # --- the pass --------------------------------------------------------------------------------
 
     def forward(self, prepared: Sequence[Tokens]) -> Batch:
-        """All rows in one pass, or without padding those of one length in each."""
-        return self.in_passes(prepared, [len(p.ids) if self.entry.padding == "none" else 0 for p in prepared], self._pass)
+        """All rows in one pass, or without padding, as where texts are generated, those of one length in each."""
+        return self.in_passes(prepared, [len(p.ids) if self.apart else 0 for p in prepared], self._pass)
 
     def _pass(self, prepared: Sequence[Tokens]) -> Batch:
         tokens, mask = self._padded([p.ids for p in prepared])
+        if self.pooling == GENERATED:
+            states = passes.greedy(self._step if self.keeps else self._again, tokens, int(self.entry.tokens or 1), self.ends)
+            layers = {layer.name: states[self.places[layer.name]].to("cpu") for layer in self.layers}
+            return Batch(layers, passes.per_row(cut=[p.cut for p in prepared]))
         out = self._run(tokens, mask, self.own_positions)
         layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
         # Of a model that pools the last place, padding or not, every place counts.
@@ -167,6 +183,26 @@ class HFText(passes.TextModel):
         batch = self.pooled(layers, places, "last" if self.pooling == "cls" and self.class_is_last else None)
         bits = self._bits(out.logits, tokens, mask, prepared) if self.scored else {}
         return Batch(batch.layers, {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras, **bits})
+
+    def _step(self, tokens: Tensor, kept: Any) -> tuple[Tensor, Any, list[Tensor]]:
+        """One step of a greedy continuation: the tokens that are new, beside the keys and values that are kept of the others."""
+        new = tokens if kept is None else tokens[:, -1:]
+        out = self.model(input_ids=new, output_hidden_states=True, use_cache=True, past_key_values=kept)
+        return out.logits[:, -1], out.past_key_values, [h[:, -1] for h in out.hidden_states]
+
+    def _again(self, tokens: Tensor, kept: Any) -> tuple[Tensor, Any, list[Tensor]]:
+        """The same, all tokens run again."""
+        out = self._run(tokens, torch.ones_like(tokens), own_positions=True)
+        return out.logits[:, -1], kept, [h[:, -1] for h in out.hidden_states]
+
+    @torch.inference_mode()
+    def _check_kept(self, dtype: torch.dtype) -> bool:
+        """Whether a step beside what is kept gives the states that all tokens give, run again; that is tried out."""
+        if not {"use_cache", "past_key_values"} <= self.accepts:
+            return False
+        tokens, _ = self._padded([self._probe()[:4]])
+        made = [passes.greedy(step, tokens, 2, ()) for step in (self._step, self._again)]
+        return passes.same_states(made[0], made[1], dtype)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of valid ones, each (b, t)."""
@@ -315,6 +351,13 @@ def _vocabulary(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
+def ends_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a text: those that the model's files say generation stops at, else the tokenizer's."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    return () if found is None else tuple(found) if isinstance(found, (list, tuple)) else (int(found),)
+
+
 def _name(hidden_state: int) -> str:
     return f"block.{hidden_state - 1}" if hidden_state else "embeddings"
 
@@ -355,9 +398,11 @@ def _objective(causal: bool, config: Any) -> str | None:
     return "masked token" if masked else None
 
 
-def _why_not_scored(architecture: bool, causal: bool, missing: Sequence[str]) -> str:
+def _why_not_scored(architecture: bool, causal: bool, missing: Sequence[str], entry: ModelEntry) -> str:
     if not architecture:
         return "not computed: not a causal language model"
     if not causal:
         return "not computed: tokens see those behind them"
-    return f"not computed: the model's files lack {missing[0]}" if missing else "not computed: texts stand in a prompt"
+    if missing:
+        return f"not computed: the model's files lack {missing[0]}"
+    return "not computed: texts stand in a prompt" if entry.prompt is not None else "not computed: the model goes on with the texts"

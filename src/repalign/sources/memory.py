@@ -27,6 +27,7 @@ from repalign.models import ModelRecord
 from repalign.sources.identity import fingerprint
 from repalign.sources.model import (
     ABOUT,
+    GENERATED,
     Batch,
     Context,
     Layer,
@@ -43,7 +44,7 @@ from repalign.sources.model import (
     weights_digest,
 )
 from repalign.sources.passes import any_pool, same_states
-from repalign.sources.source import COUNTED, FILE, SOURCES, Answer, Asked, Facts, Source, Spec, StandIn
+from repalign.sources.source import COUNTED, FILE, SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, no_generation
 
 UNTOLD = "session-"  # how the revision of a model begins whose features cannot be told from those of another
 WRAPPED = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
@@ -139,11 +140,15 @@ class InMemory(Source):
 
     scheme, form = "memory", "memory:Name (an object in memory, given to extract in Python)"
     example = "memory:ResNet"
-    takes_prompts = True
+    takes_prompts = generates = True
 
     def check(self, spec: Spec, entry: ModelEntry) -> None:
         super().check(spec, entry)
-        _given(entry)
+        home = home_of(_given(entry))
+        if entry.pooling == GENERATED and home is not self and not home.generates:
+            raise no_generation(entry, f"{home.scheme}: models")
+        if entry.pooling == GENERATED and home is self:
+            raise no_generation(entry, "functions")
 
     def revision(self, spec: Spec, entry: ModelEntry) -> str:  # noqa: ARG002
         """A digest of the weights, and of all else that can be told; else of the weights and what the entry says of the rest."""

@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 SPREAD = {"auto": "if needed", "sharded": "always"}  # over all GPUs, by the device that is asked for; others: "never"
 DIGEST_BYTES = 2**28
 HOUSE = str(Path(__file__).parents[1])  # where the code of this package is
+GENERATED = "generated"  # the pooling over what a language model goes on with
 CAPTION = "{caption}"  # where a prompt takes the text in
 NO_BOS = "all; the tokenizer adds no beginning-of-sequence token"  # the tokens of a mean that has such a model's sink in it
 
@@ -54,7 +55,8 @@ class ModelEntry:
     * `spec`: the spec string; `name`: a short label.
     * `modality`: the dataset's column to read, needed where the model does not say it (torch, array).
     * `pooling`: how the tokens or positions of a layer become one vector, such as "mean", "last", "cls",
-      "spatial_mean"; None takes the source's default.
+      "spatial_mean"; None takes the source's default. "generated", of a causal language model of transformers: the text is gone
+      on with by the likeliest `tokens`, and the vector is the mean of the states that chose them.
     * `layers`: names, patterns of names (in "blocks.*.attn" a star stands for what is between two dots) or indices (negative
       ones count from the end); None takes all.
     * `caption`: which of several captions, from 0.
@@ -93,6 +95,7 @@ class ModelEntry:
     axes: str | None = None
     kind: str | None = None
     prompt: str | None = None
+    tokens: int | None = None
     family: str | None = field(default=None, metadata=ABOUT)
     objective: str | None = field(default=None, metadata=ABOUT)
     n_parameters: int | None = field(default=None, metadata=ABOUT)
@@ -114,6 +117,12 @@ class ModelEntry:
             raise RepalignError(f"{label}: an empty list of layers", remedy="name layers, or leave `layers` out for all of them")
         if self.caption < 0:
             raise RepalignError(f"{label}: caption is out of range", expected=">= 0", got=self.caption)
+        if (self.tokens is None) == (self.pooling == GENERATED) or (self.tokens is not None and self.tokens < 1):
+            raise RepalignError(
+                f"{label}: `tokens` says how many tokens `pooling: {GENERATED}` goes on with, and goes with nothing else",
+                expected="a number, at least 1, with it; none without it", got=f"pooling {self.pooling}, tokens {self.tokens}",
+                remedy=f"write pooling: {GENERATED} and tokens: 32, or neither",
+            )  # fmt: skip
         if self.prompt is not None and self.prompt.count(CAPTION) != 1:
             raise RepalignError(
                 f"{label}: the prompt does not say where the caption goes", expected=f"a text with {CAPTION} in it, once",

@@ -401,6 +401,30 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
 TOKEN_POOLINGS = {"mean": masked_mean, "last": last_token, "cls": first_token}
 
 
+def greedy(
+    run: Callable[[Tensor, Any], tuple[Tensor, Any, Sequence[Tensor]]], tokens: Tensor, n: int, ends: Sequence[int]
+) -> list[Tensor]:
+    """The mean over n steps of the states that choose the next token, (b, d) of every layer, in float32.
+
+    `tokens` (b, t) are texts of one length, without padding; in each step the likeliest next token is put behind them. `run`
+    takes token ids and what it kept of those before, to the logits (b, v) of the last place, what it keeps, and the hidden states
+    (b, d) there. A text ends with a token of `ends`: its mean is over the steps up to the one that chose it.
+    """
+    kept, total, going = None, [], torch.ones(len(tokens), 1, device=tokens.device)
+    steps, ended = torch.zeros_like(going), torch.tensor(list(ends), device=tokens.device)
+    for step in range(n):
+        logits, kept, states = run(tokens, kept)
+        each = [torch.where(going.to(h.device) > 0, h.to(torch.float32), 0) for h in states]
+        total = each if step == 0 else [a + b for a, b in zip(total, each, strict=True)]
+        steps = steps + going
+        chosen = logits.argmax(dim=1, keepdim=True).to(tokens.device)
+        going = going * ~torch.isin(chosen, ended)
+        if not bool(going.any()):
+            break
+        tokens = torch.cat([tokens, chosen], dim=1)
+    return [x / steps.to(x.device) for x in total]
+
+
 class TextModel(LoadedModel):
     """A text model: the hidden states of its tokens become vectors, with or without the first one, which may be a sink."""
 

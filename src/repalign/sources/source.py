@@ -19,7 +19,7 @@ import torch
 from repalign.errors import RepalignError, about, did_you_mean, require
 from repalign.layers import KINDS, said
 from repalign.models import KnownModel, known_models
-from repalign.sources.model import Context, Loaded, LoadedModel, ModelEntry, named_by
+from repalign.sources.model import GENERATED, Context, Loaded, LoadedModel, ModelEntry, named_by
 
 if TYPE_CHECKING:
     from repalign.dataset import Dataset
@@ -233,6 +233,7 @@ class Source(ABC):
     has_revisions: ClassVar[bool] = False  # whether @revision may stand behind a path that is not local
     published: ClassVar[bool] = False  # others made the models: one that does not load is `Unavailable`, not a user's mistake
     takes_prompts: ClassVar[bool] = False  # whether its text models read captions in a prompt
+    generates: ClassVar[bool] = False  # whether its causal models go on with a text: `pooling: generated`
     measures_bits: ClassVar[bool] = False  # whether its causal models give bits per byte of a corpus: see `competence`
     extra: ClassVar[str] = "models"  # the extra of repalign that installs `packages`, which its models are run by
     packages: ClassVar[tuple[str, ...]] = ()
@@ -271,6 +272,8 @@ class Source(ABC):
         what = f"{self.scheme}: models"
         if entry.prompt is not None and not self.takes_prompts:
             raise needless_prompt(entry, what)
+        if entry.pooling == GENERATED and not self.generates:
+            raise no_generation(entry, what)
         if not self.is_file:
             refuse_options_of_files(entry, what)
         if self.packages:
@@ -381,6 +384,13 @@ def needless_prompt(entry: ModelEntry, what: str) -> RepalignError:
         f"model {entry.label}: a prompt does not go with {what}",
         expected="a text model of transformers (hf:) or sentence-transformers (st:)",
         got=f"prompt {entry.prompt!r}", remedy="leave `prompt` out of this model's entry",
+    )  # fmt: skip
+
+
+def no_generation(entry: ModelEntry, what: str) -> RepalignError:
+    return RepalignError(
+        f"model {entry.label}: {what} go on with no text", got=f"pooling {GENERATED!r}",
+        expected="a causal language model of transformers (hf:), which predicts the next token", remedy="choose another `pooling`",
     )  # fmt: skip
 
 

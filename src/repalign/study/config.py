@@ -30,8 +30,9 @@ class ModelOptions(_Options):
     Parameters
     ----------
     modality : What the model reads, such as image or text. Needed only where neither the model nor its side says it.
-    pooling : How the many vectors of one stimulus become one: mean, last, cls, spatial_mean and others; the source has a
-        default.
+    pooling : How the many vectors of one stimulus become one: mean, last, cls, spatial_mean, generated (the mean over what a
+        language model goes on with) and others; the source has a default.
+    tokens : How many tokens `pooling: generated` goes on with.
     layers : Layers to keep, by name or index; negative ones count from the end. All layers by default.
     caption : Which of several captions a text model reads, from 0.
     prompt : A text around every caption, such as "An image of {caption}".

@@ -23,7 +23,8 @@ from repalign.text import Progress, silent
 if TYPE_CHECKING:
     from repalign.competence import Score
 
-PROMPTED = "texts stand in a prompt"  # why a causal model may have no bits of the stimuli; it still has those of a corpus
+# Why a causal model may have no bits of the stimuli; it still has those of a corpus.
+OTHER_TEXTS = ("texts stand in a prompt", "the model goes on with the texts")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Competence:
 
         config, found = self.config.bits_per_byte, representation.facts.get("bits_per_byte")
         # A definition if the extraction computed them for the stimuli; else a sentence that says why not.
-        causal = isinstance(found, Mapping) or PROMPTED in str(found)
+        causal = isinstance(found, Mapping) or str(found).endswith(OTHER_TEXTS)
         if config is None or not parse_spec(entry.spec).source.measures_bits or not causal:
             return []
         path = config.corpus if config.corpus.startswith(HUB) else str(self.base / Path(config.corpus).expanduser())

@@ -210,6 +210,7 @@ def _costs(
         held = facts.file_bytes
         return facts.download_bytes, held, None if held is None else held / FILE_BYTES + written
     tokens = facts.tokens if facts.kind == "image" else _tokens(entry, dataset) if facts.kind == "text" else None
+    tokens = tokens + (entry.tokens or 1) - 1 if tokens is not None else None  # with those that are generated
     memory, seconds, operations = None, None, facts.flops
     if facts.parameters is not None:
         memory = facts.parameters * run.itemsize + int(batch_size * (tokens or 1) * sum(widths) * run.itemsize)
