@@ -97,3 +97,10 @@ def test_alignment_over_k_and_agreement_of_measures(run):
                                   'measures: ["MutualKNN(k=10)", "LCSKNN(k=10)", "CKNNA(k=10)", "CKA()"]\n')  # fmt: skip
     pairs = agreed.drawn[0].table.set_index(["measure_a", "measure_b"])["spearman"]
     assert pairs.iloc[0] > 0.95 and (pairs > 0.5).all()
+
+
+def test_alignment_falls_as_captions_lose_their_words_and_images_their_parts(run):
+    found = run("bed_information_kept", "sweep: {dataset.distort.text.amount: [0, 0.9], dataset.distort.image.amount: [0, 0.75]}\n")
+    score = {(t, i): mean(found, f"text_amount {t}, image_amount {i}", CKA) for t in (0, 0.9) for i in (0, 0.75)}
+    assert score[(0, 0)] > score[(0, 0.75)] > score[(0.9, 0)] and score[(0, 0)] > 2 * score[(0.9, 0.75)]
+    assert [one.table["line"].nunique() for one in found.drawn] == [2]  # a line for whole images and one for covered ones
