@@ -89,7 +89,7 @@ def command_page() -> str:
 
 
 def glossary() -> list[dict[str, str]]:
-    """The words that the report explains, too."""
+    """The words that the report explains, and those of the pages alone."""
     with (Path(repalign.__file__).parent / "report/glossary.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import re
 from importlib import import_module
@@ -78,3 +79,13 @@ def test_every_figure_is_made_by_a_command_of_its_page(page):
     """A command of ours, a program of the repository, or a block of the page itself."""
     makes = r"repalign (run|demo|[a-z]+ \S+)[^\n]*|python (benchmarks|examples)/\w+\.py|savefig\(|The block above draws"
     assert re.search(makes, page.read_text("utf-8"))
+
+
+def test_the_glossary_explains_each_word_once():
+    """The words of the experiments, too; no form leads to two terms."""
+    with (ROOT / "src/repalign/report/glossary.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    forms = [form.lower() for row in rows for form in (row["term"], *filter(None, row["forms"].split("|")))]
+    assert len(forms) == len(set(forms)) and all(row["meaning"].endswith(".") and row["of"] in ("", "pages") for row in rows)
+    asked = "causal inner product, logit lens, noise ceiling, perceptual score, information imbalance, hubs, stitching, ica, mcc, steering"
+    assert set(asked.split(", ")) <= set(forms)

@@ -120,6 +120,7 @@ def test_words_are_explained_where_they_first_stand(page):
     twice = explain("Chance, by the chance of chance-like <b>, and BH")
     assert twice.count("<a ") == 2 and "&lt;b&gt;" in twice and "term-false-discovery-rate" in twice  # once each; not "by"
     assert len({row["term"].lower() for row in glossary()}) == len(glossary()) >= 40
+    assert not {"stitching", "logit lens"} & {row["term"] for row in glossary()}  # words of the pages, which no report uses
 
 
 @pytest.mark.parametrize(

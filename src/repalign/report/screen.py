@@ -251,9 +251,12 @@ def _far(u: np.ndarray) -> np.ndarray:
 
 @cache
 def glossary() -> tuple[dict[str, str], ...]:
-    """Every word of `glossary.csv`: the term, its other forms, what it means in plain words, and where it stands on a page."""
+    """Every word of `glossary.csv` that a report may use: the term, its other forms, its meaning, and where it stands on a page.
+
+    Words "of" the pages of the documentation alone are left out.
+    """
     rows = csv.DictReader(resources.files("repalign.report").joinpath("glossary.csv").read_text("utf-8").splitlines())
-    return tuple({**row, "slug": re.sub(r"\W+", "-", row["term"].lower()).strip("-")} for row in rows)
+    return tuple({**row, "slug": re.sub(r"\W+", "-", row["term"].lower()).strip("-")} for row in rows if not row["of"])
 
 
 @cache
