@@ -108,6 +108,7 @@ def test_options_are_those_of_the_analysis_and_of_the_drawing():
     [
         ({"curv": {}}, r"no figure is called 'curv'(.|\n)*did you mean 'curve'"),
         ({"bins": {"against": "x", "bin": 3}}, r"figure bins has no option 'bin'(.|\n)*did you mean 'bins'"),
+        ({"gallery": {"k": True}}, "figure gallery: k is no number(.|\n)*got: true"),
         ({"map": {"color": "family"}}, r"figure map has no option 'color'(.|\n)*'colour'"),
         ({"effects": None}, "figure effects needs the option 'factors'"),
         ({"trend_curve": {"x": "k"}}, "figure trend_curve needs the option 'against'"),

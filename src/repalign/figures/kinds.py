@@ -171,6 +171,8 @@ def check(item: Mapping[str, Any], variants: Sequence[str] = (), measures: Seque
         with mistakes.kept():
             if default is inspect.Parameter.empty and name not in options:
                 raise RepalignError(f"figure {kind} needs the option {name!r}", got="none")
+            if isinstance(value := options.get(name), bool) and type(default) in (int, float):  # YAML reads `draws: yes` so
+                raise RepalignError(f"figure {kind}: {name} is no number", expected="a number", got=str(value).lower())
     for (name, value), (extra, package) in figure.packages.items():
         with mistakes.kept():
             if options.get(name) == value:
