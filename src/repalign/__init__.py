@@ -47,14 +47,15 @@ _PUBLIC = {
 }
 
 _ROOMS = (
-    "aggregate", "comparison", "competence", "experiments", "features", "figures", "null", "prh", "relate", "study", "testing",
-    "toyworld",
+    "aggregate", "comparison", "competence", "experiments", "features", "figures", "losses", "null", "prh", "relate", "study",
+    "testing", "toyworld",
 )  # fmt: skip
 __all__ = ["__version__", *_PUBLIC]
 
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run no `__getattr__`; a name `as` itself is a public one
-    from . import aggregate, comparison, competence, experiments, features, figures, null, prh, relate, study, testing, toyworld  # noqa: F401, I001
+    from . import aggregate, comparison, competence, experiments, features, figures, losses, null, prh, relate, study  # noqa: F401, I001
+    from . import testing, toyworld  # noqa: F401
     from . import figures as plot  # noqa: F401
     from repalign.comparison import Alignment as Alignment, Preprocess as Preprocess
     from repalign.comparison import compare as compare, pair as pair, preset as preset

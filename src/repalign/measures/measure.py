@@ -13,6 +13,7 @@ is needed for it to get matrix products over all layers, closed-form moments and
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -453,6 +455,8 @@ class Measure(ABC):
 
     def checked(self, x: Any, y: Any) -> tuple[Given, Given]:
         """Two layers at the border: RepalignError unless this measure is defined for them."""
+        if any(getattr(v, "requires_grad", False) for v in (x, y)):
+            _tell_of_losses()
         x, y = as_layer(x, "x"), as_layer(y, "y")
         for layer, name in ((x, "x"), (y, "y")):
             self.check(len(layer), name, {name: kind_of(layer)})
@@ -462,6 +466,12 @@ class Measure(ABC):
         if self.paired:
             check_paired(len(x), len(y))
         return x, y
+
+
+@cache
+def _tell_of_losses() -> None:
+    """Once: who measures what gradients flow through may want them to go on."""
+    logging.getLogger(__name__).warning("a measure gives a number and no gradient; repalign.losses has differentiable forms")
 
 
 class Distance(Measure):
