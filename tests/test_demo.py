@@ -35,7 +35,7 @@ def test_a_small_demo_end_to_end_and_again(tmp_path, monkeypatch):
     notes = []
     second = demo.run_demo(out, progress=lambda task, done, total, note=None: notes.append(f"{task}: {note}"))
     pd.testing.assert_frame_equal(first.table, second.table, check_exact=True)
-    assert sum("complete in the store" in n for n in notes) == 4 and any("8 of 8 tiles were there" in n for n in notes)
+    assert sum("complete in the store" in n for n in notes) == 4 and any("8 of 8 parts were done" in n for n in notes)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

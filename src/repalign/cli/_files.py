@@ -49,10 +49,10 @@ def pair(
 
     Dissimilarities and kernels are marked as such: --rdm, --kernel, or --kind once for each file.
 
-    The command says what it reads, how it pairs rows and what it leaves out; what could be meant otherwise is refused.
+    The command says what it reads, how it pairs rows and what it leaves out; what could mean two things is refused.
 
-    At large n the cost is told first: linear CKA streams over the rows above 8,192 of them,
-    mutual k-NN goes by exact tiles without draws above 20,000, and by 2,000 anchors above 200,000.
+    Large n changes how scores are computed, and the command says so: linear CKA reads the rows in a stream above 8,192,
+    mutual k-NN is exact but without draws above 20,000, and an estimate from 2,000 anchors above 200,000.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def curve(
     """Mutual k-NN as the number of stimuli grows (n = 2^j), with k fixed and with k a share of n.
 
     With k fixed the score of the very same two spaces falls as n grows:
-    scores at different n do not compare.
+    do not compare scores at different n.
 
     Parameters
     ----------

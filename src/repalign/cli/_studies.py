@@ -237,7 +237,7 @@ def check(folder: str, shallow: bool = False) -> None:
     Parameters
     ----------
     folder : A feature store, a results folder, or a folder with these, such as runs.
-    shallow : Of a store sizes and headers only, not every byte: nothing is said of what its layers hold.
+    shallow : Look at sizes and headers of a store only, not at every byte: nothing is said of what its layers hold.
     """
     from repalign.comparison.check import check as check_folder
     from repalign.comparison.check import find
@@ -282,7 +282,7 @@ def store(
     ----------
     folder : A feature store, or a folder with stores in it.
     delete : Delete what is kept of this model, by its name or spec; may be repeated.
-    older_than : Delete what was written longer ago, for instance 30d, 12h or 8w; with --delete of these models.
+    older_than : Delete what was written longer ago, for instance 30d, 12h or 8w; with --delete only of these models.
     dry_run : Say what would be deleted, and delete nothing.
     yes : Delete without asking, as is needed without a terminal.
     """

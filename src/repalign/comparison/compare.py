@@ -303,7 +303,7 @@ def run_tiles(
     there = {i: kept_tile(file, tiles[i].key) for i, file in enumerate(files) if file is not None and file.is_file()}
     done = {i: scored for i, scored in there.items() if scored is not None}  # else it is damaged
     work = _Work(tiles, seconds, progress)
-    work.add(*done, note=f"{len(done)} of {len(tiles)} tiles were there" if done else None)
+    work.add(*done, note=f"{len(done)} of {len(tiles)} parts were done in an earlier run, and are taken" if done else None)
     at = [i for i in range(len(tiles)) if i not in done]
     missing = [tiles[i] for i in at]
     if any(t.settings.way for t in missing) and progress is not silent:

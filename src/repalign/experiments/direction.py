@@ -9,7 +9,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, between, number, p_sentence, silent, telling
+from repalign.text import Progress, alike, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +42,10 @@ class Direction(Found):
         for row in self.table.to_dict("records"):
             lead = row["difference"] if np.isfinite(row["difference"]) else 0.0
             more = f"{x} tells more of {y}" if lead > 0 else f"{y} tells more of {x}"
+            difference, low, high = alike(row["difference"], row["low"], row["high"])
             is_told = row["p"] <= 0.05 and (row["low"] > 0 or row["high"] < 0)
             parts.append(
-                f"{row['label']}: beyond chance the two differ by {number(row['difference'])} ({between(row['low'], row['high'])} "
+                f"{row['label']}: beyond chance the two differ by {difference} ({low} to {high} "
                 f"over stimuli), {p_sentence(row['p'], self.draws)}: {more if is_told else 'no direction is shown'}."
             )
         raw = max((abs(row["raw"] - row["difference"]) for row in self.table.to_dict("records")), default=0.0)

@@ -133,7 +133,7 @@ def self_consuming(
     d : Dimensions of the standard normal data.
     shares : Shares of real data in every generation, from 0 to 1; may be repeated.
     count : Generations.
-    runs : Of every share, each with its own real data, the same for all shares.
+    runs : Runs of every share. Each has its own real data, the same for all shares.
     seed : Of all that is drawn.
     """
     import pandas as pd

@@ -126,7 +126,7 @@ def universality(
     inputs : Two: files of features, or STORE#MODEL. In Python also arrays by name.
     layers : The layer of each; last is the last one. By default the only one.
     k : Principal components that are coded.
-    atoms : Of each dictionary; at most twice the components is usual.
+    atoms : Atoms of each dictionary; at most twice the components is usual.
     alpha : The price of a code; the larger, the fewer atoms are active.
     starts : Random starts of every dictionary, 2 or more: the ceiling is how far they agree.
     seed : Of the halves, the starts and the relabellings.
