@@ -113,12 +113,24 @@ def test_options_are_those_of_the_analysis_and_of_the_drawing():
         ({"effects": None}, "figure effects needs the option 'factors'"),
         ({"trend_curve": {"x": "k"}}, "figure trend_curve needs the option 'against'"),
         ({"agreement": {"measure": "CKA()"}}, "figure agreement has no option 'measure'"),
+        ({"agreement": {"acros": "variant"}}, "figure agreement has no option 'acros'(.|\\n)*did you mean 'across'"),
         ({"matrix": {}, "null": {}}, "a figure is one kind with its options"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_runs(item, message):
     with pytest.raises(RepalignError, match=message):
         kinds.check(item)
+
+
+def test_agreement_of_runs_is_one_figure_of_a_study(results):
+    item = {"agreement": {"across": "variant", "variant": "a*", "measure": KNN, "draws": 19}}
+    kinds.check(item, ["a", "ab", "among"], [KNN])
+    (drawn,) = results.draw([item])
+    axes = drawn.figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "ab", "among"]
+    assert drawn.figure.get_suptitle() == "Do variants agree?"
+    assert drawn.title == "Agreement of variants, mutual k-NN (k=10)" and drawn.text.startswith("3 variants over 30 pairs")
+    assert drawn.table["variant_b"].tolist() == ["ab", "among", "among"]
 
 
 def test_what_cannot_be_drawn_says_so_and_published_values_may_be_absent(results):

@@ -14,6 +14,7 @@ from scipy import stats
 
 from alignment_table import CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from model_tables import ANGLE, against, among, records, symmetric, three
+from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
 from repalign.relate import agreement, bins, maps, model_map
 
@@ -431,6 +432,59 @@ def test_intervals_leave_out_models_of_both_sides():
     df = total**2 / sum(v**2 / d for v, d in parts)
     half = stats.t.ppf(0.975, df) * math.sqrt(total)
     assert (row["low"], row["high"], row["df"]) == pytest.approx((math.tanh(z - half), math.tanh(z + half), df))
+
+
+def test_data_sets_rank_the_same_models_alike_or_not(tmp_path):
+    """Results by the names of their data sets, in memory and from a folder; a distance turns nothing."""
+    rng = np.random.default_rng(9)
+    a = symmetric(rng, 7)
+    b, c = a + 0.5 * symmetric(rng, 7), symmetric(rng, 7)
+    two = pd.concat([against(rng.standard_normal((3, 3)), KNN), against(rng.standard_normal((3, 3)), ANGLE)])
+    tables = {"photos": among(a, ANGLE, n=300), "drawings": among(b, ANGLE, n=1000), "noise": among(c, ANGLE)}
+    made = {name: Alignment(table, {}) for name, table in tables.items()}
+    found = agreement(made)
+    upper = np.triu_indices(7, 1)
+    for (x, y), row in zip(itertools.combinations((a, b, c), 2), found.table.to_dict("records"), strict=True):
+        assert row["spearman"] == pytest.approx(stats.spearmanr(x[upper], y[upper]).statistic)
+    assert list(found.table[["dataset_a", "dataset_b"]].iloc[0]) == ["photos", "drawings"]
+    assert found.names == ("photos", "drawings", "noise") and found.measures == () and found.measure == ANGLE
+    assert found.distances == () and (found.n_stimuli, found.n_most) == (300, 1000)
+    assert found.text.startswith("3 data sets over 21 pairs of models of 7 models, n = 300 to 1,000: median Spearman")
+    assert found.table["pvalue"].iloc[0] < 0.05 < found.table["pvalue"].iloc[1] and found.unit == "model"
+    assert found.matrix().loc["photos", "drawings"] == found.table["spearman"].iloc[0]
+    # the same by a column of one table, of one of its measures
+    joined = pd.concat([t.assign(variant=name) for name, t in tables.items()] + [two.assign(variant=name) for name in tables])
+    again = agreement(joined.loc[~joined["model_y"].str.startswith("p")], across="variant", measure=ANGLE)
+    assert again.table.drop(columns=["variant_a", "variant_b"]).equals(found.table.drop(columns=["dataset_a", "dataset_b"]))
+    whole = {"one": Alignment(make_table(seed=1), make_run()), "two": make_table(seed=2)}
+    folder = Alignment(whole["two"], make_run()).save(tmp_path / "two")
+    (row,) = agreement({"one": whole["one"], "two": folder}, measure="CKA").table.to_dict("records")
+    scores = [t[(t["scope"] == "max") & (t["measure"] == CKA)]["statistic"] for t in (whole["one"].table, whole["two"])]
+    assert row["spearman"] == pytest.approx(stats.spearmanr(*scores, nan_policy="omit").statistic) and row["n_left_out"] == 1
+
+
+def test_models_that_one_data_set_lacks_are_left_out():
+    rng = np.random.default_rng(10)
+    a, b = symmetric(rng, 6), symmetric(rng, 8)
+    (row,) = agreement({"few": Alignment(among(a), {}), "many": Alignment(among(b), {})}).table.to_dict("records")
+    upper = np.triu_indices(6, 1)
+    assert row["spearman"] == pytest.approx(stats.spearmanr(a[upper], b[upper]).statistic)
+    assert (row["n_pairs"], row["n_left_out"]) == (15, 13)
+
+
+def test_what_cannot_be_held_against_one_another():
+    one = among(symmetric(np.random.default_rng(11), 5))
+    other = one.assign(model_x="other " + one["model_x"], model_y="other " + one["model_y"])
+    with pytest.raises(RepalignError, match="no two datasets have a pair of models in common(.|\n)*20 pairs, each under one"):
+        agreement({"a": Alignment(one, {}), "b": Alignment(other, {})})
+    with pytest.raises(RepalignError, match="agreement is between datasets(.|\n)*got: a\n"):
+        agreement({"a": Alignment(one, {})})
+    with pytest.raises(RepalignError, match="m00 and m01 stand more than once under variant a"):
+        agreement(pd.concat([one.assign(variant=v) for v in "aab"]), across="variant")
+    with pytest.raises(RepalignError, match="no column 'varant' tells runs apart(.|\n)*did you mean 'variant'"):
+        agreement(one.assign(variant="a"), across="varant")
+    with pytest.raises(RepalignError, match="agreement of measures is of all of them"):
+        agreement(one, measure=CKA)
 
 
 def test_layers_move_with_their_models():

@@ -65,7 +65,8 @@ class Figure:
         own.
     title, name : heading and file name, in which `{found}` and the options are filled in.
     per : "measure", "result" or "study", how many are drawn: one for each measure of a result, one for a result, or one
-    for the pairs of models of all results. each : an option that may be a list, with one figure for each item.
+    for the pairs of models of all results. of_study : an option with which one for a result is one of all results.
+    each : an option that may be a list, with one figure for each item.
     more : options that go through to another function, and not to `draw`. defaults : options that depend on the run.
     required : options that a study file must give though the analysis has a default.
     packages : by the value of an option, the extra and the package that it wants.
@@ -78,6 +79,7 @@ class Figure:
     title: str
     name: str
     per: str = "measure"
+    of_study: str = ""
     each: str = ""
     more: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
@@ -90,11 +92,19 @@ class Figure:
         both = [dict(inspect.signature(f).parameters) for f in (self.relate, self.draw)]
         both[1].pop(next(iter(both[1])))
         parameters = [{k: p for k, p in some.items() if p.kind is not p.VAR_KEYWORD} for some in both]
-        of_all = ["variant", "title", *self.more, *["measure"] * (self.per != "result")]
+        of_all = ["variant", "title", *self.more, *["measure"] * (self.per != "result" or bool(self.of_study))]
         of_all += ["published"] * ("published" in parameters[1])
         options = {k: p.default for some in parameters for k, p in some.items() if k not in GIVEN}
         options |= dict.fromkeys(self.required, inspect.Parameter.empty) | dict.fromkeys(of_all)
         self.parameters, self.options = parameters, options
+
+    def per_of(self, options: Mapping[str, Any]) -> str:
+        """How many are drawn with these options."""
+        return "study" if self.of_study and options.get(self.of_study) is not None else self.per
+
+    def known(self, options: Mapping[str, Any]) -> list[str]:
+        """The options that go with these."""
+        return [name for name in self.options if name != "measure" or self.per_of(options) != "result"]
 
     def drawn(
         self, given: Mapping[str, Any], options: Mapping[str, Any], run: Mapping[str, Any], measure: str | None,
@@ -139,7 +149,9 @@ FIGURES = {
         relate.model_map, map_chart.draw, "Map of models, by {colour}", "map_{colour}",
         packages={("method", "umap"): ("map", "umap")},
     ),
-    "agreement": Figure(relate.agreement, agreement_chart.draw, "Agreement of measures", "agreement", per="result"),
+    "agreement": Figure(
+        relate.agreement, agreement_chart.draw, "Agreement of {found.things}", "agreement", per="result", of_study="across"
+    ),
     "effects": Figure(relate.effects, effects_chart.draw, "What moves alignment, side {side}", "effects_{side}"),
     "gallery": Figure(gallery_chart.shown, gallery_chart.draw, "Gallery size", "gallery", per="result"),
     "curve": Figure(relate.curve, curve_chart.draw, "Alignment over {x}", "curve_{x}", per="study"),
@@ -166,7 +178,7 @@ def check(item: Mapping[str, Any], variants: Sequence[str] = (), measures: Seque
     figure, options, mistakes = FIGURES[choose("figure", kind, FIGURES, f"no figure is called {kind!r}")], options or {}, Mistakes()
     for name in options:
         with mistakes.kept():
-            choose("option", name, figure.options, f"figure {kind} has no option {name!r}")
+            choose("option", name, figure.known(options), f"figure {kind} has no option {name!r}")
     for name, default in figure.options.items():
         with mistakes.kept():
             if default is inspect.Parameter.empty and name not in options:
@@ -220,9 +232,10 @@ class Results:
     def _figures(self, kind: Figure, options: dict[str, Any]) -> Iterator[Drawn]:
         variant, measure = options.pop("variant", None), options.pop("measure", None)
         given: dict[str, Any] = {}
+        per = kind.per_of(options)
         if self.published is not None and ("published" in kind.parameters[0] or options.get("published")):
             given["published"] = relate.read_published(self.published)
-        if kind.per == "study":
+        if per == "study":
             records = {m["name"]: m for a in self.alignments.values() for m in a.run["models"]}
             table = self._pairs(variant, measure, options.get("x"))
             given |= {"table": table, "models": list(records.values())}
@@ -235,7 +248,7 @@ class Results:
             given |= {"alignment": alignment, "table": alignment.table, "models": alignment.run["models"]}
             given["representations"] = self.representations.get(name, {})
             known: Sequence[str | None] = alignment.measures
-            if kind.per == "result":
+            if per == "result":
                 known = [None]
             elif measure != "all":
                 known = known[:1] if measure is None else [measure_among(measure, alignment.measures)]

@@ -1,4 +1,4 @@
-"""Agreement of measures: do they rank pairs of models, or of layers, alike?
+"""Agreement of measures, or of data sets: do they rank pairs of models, or of layers, alike?
 
 After Figure 12 of M. Huh, B. Cheung, T. Wang, P. Isola, The Platonic Representation Hypothesis (2024), which prints
 Spearman's correlation of every two measures over all pairs of its vision models. Pairs share models: an interval or a p
@@ -10,39 +10,45 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError, choose
 from repalign.measures import facts_of
 from repalign.null import benjamini_hochberg
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, MIN_UNITS, Jackknife, ranks, units_of
 from repalign.relate.permutations import FEW_ORDERS, TIE, Orders, blocks_of
-from repalign.relate.scores import Crossed, Models, Records, all_met, names_of, stimuli
+from repalign.relate.scores import PAIR, Crossed, Models, Records, all_met, names_of, stimuli
 from repalign.relate.sentences import OVER, Finding
 
 ORDERS = ("table", "cluster")
 DRAWS = 999
+MEASURE = "measure"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Agreement(Finding):
     """Spearman's correlation of every two measures over pairs of models (or layers); distances have their sign turned.
 
-    table : one row per two measures: measure_a, measure_b, spearman; low, high, df, the interval over models of `level`;
-        pvalue, two-sided, models changing places (Mantel), and p_bh, adjusted over the rows (Benjamini and Hochberg, false
-        discovery rate); n_pairs with both scores, n_left_out with one or none.
-    measures : in the order of the figure. distances : the measures whose sign was turned.
+    Or, `across` data sets or other runs, of every two of these under one measure: then all below is of them.
+
+    table : one row per two measures: measure_a, measure_b (or dataset_a, dataset_b and so on), spearman; low, high, df, the
+        interval over models of `level`; pvalue, two-sided, models changing places (Mantel), and p_bh, adjusted over the rows
+        (Benjamini and Hochberg, false discovery rate); n_pairs with both scores, n_left_out with one or none.
+    names : the measures in the order of the figure. distances : the measures whose sign was turned.
     n_models : models compared. unit, n_units : what the interval leaves out one at a time ("model", "family", or
         "family or model" if sides differ); "" and 0 if there are too few.
     n_orders : possible reorderings of the models, all of which were visited if `exact`, else `draws` of `seed`; below 20
-        there is no p. n_stimuli : n of every score.
+        there is no p. n_stimuli, n_most : n of the scores; that of the data set with most stimuli.
     """
 
     kind = "agreement"
     over: str
-    measures: tuple[str, ...]
+    across: str
+    names: tuple[str, ...]
     distances: tuple[str, ...]
     n_models: int
     unit: str
@@ -50,25 +56,45 @@ class Agreement(Finding):
     n_orders: int
     exact: bool
     n_stimuli: int
+    n_most: int
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures, if they are what is compared."""
+        return self.names if self.across == MEASURE else ()
+
+    @property
+    def things(self) -> str:
+        """What is compared, in words."""
+        return {"dataset": "data sets"}.get(self.across, f"{self.across}s")
+
+    @property
+    def counted_n(self) -> str:
+        return f"n = {self.n_stimuli:,}" + (f" to {self.n_most:,}" if self.n_most > self.n_stimuli else "")
 
     def matrix(self, column: str = "spearman") -> pd.DataFrame:
         """Measures by measures of a column of the table; the diagonal is 1 for "spearman", else empty."""
-        names = list(self.measures)
-        half = self.table.pivot(index="measure_a", columns="measure_b", values=column).reindex(index=names, columns=names)
+        names, across = list(self.names), self.across
+        half = self.table.pivot(index=f"{across}_a", columns=f"{across}_b", values=column).reindex(index=names, columns=names)
         own = 1.0 if column == "spearman" else math.nan
         return half.fillna(half.T).where(~np.eye(len(names), dtype=bool), own).rename_axis(index=None, columns=None)
 
 
 def agreement(
-    table: pd.DataFrame, *, over: str = "max", order: str = "table", models: Models = (),
-    level: float = LEVEL, draws: int = DRAWS, seed: int = 0,
+    table: pd.DataFrame | Mapping[str, Alignment | str | Path], *, over: str = "max", across: str | None = None,
+    measure: str | None = None, order: str = "table", models: Models = (), level: float = LEVEL, draws: int = DRAWS,
+    seed: int = 0,
 ) -> Agreement:  # fmt: skip
-    """Spearman's correlation of every two measures of an alignment over its pairs of models, or of layers.
+    """Spearman's correlation of every two measures of an alignment, or of data sets, over pairs of models, or of layers.
 
     Parameters
     ----------
     table : the table of an alignment of two measures or more. The two directions of an asymmetric measure, if models
-        were compared among themselves, are averaged.
+        were compared among themselves, are averaged. Or results by the names of their data sets, as they are or their folders:
+        do other data rank the same models alike?
+    across : what is compared: "measure"; "dataset", where results are given; or a column that tells runs apart, such as
+        "variant" of a study's.
+    measure : across data sets and the like, whose scores; the first by default.
     over : "max", pairs of models after the search over layers; "cell", pairs of layers of all pairs of models.
     order : of the measures: "table", or "cluster", hierarchical clustering by 1 - rho (average linkage, neighbours as
         close as the tree allows).
@@ -87,36 +113,81 @@ def agreement(
 
     Raises
     ------
-    RepalignError : fewer than two measures; nothing to compare; unknown `over` or `order`.
+    RepalignError : fewer than two measures, or data sets; no pair of models in common; unknown names; a pair that one data set
+        has twice.
     """
     choose("scope", over, OVER)
     choose("order", order, ORDERS)
-    rows = table.loc[table["scope"] == over]
-    measures = list(dict.fromkeys(rows["measure"]))
+    across = across or ("dataset" if isinstance(table, Mapping) else MEASURE)
+    rows = _rows(_of_results(table, across) if isinstance(table, Mapping) else table, over, across, measure)
+    measures = list(dict.fromkeys(rows[across]))
     if len(measures) < 2:
         raise RepalignError(
-            "agreement is between measures", expected=f"rows of scope {over!r} of two measures or more",
-            got=", ".join(measures) or "none", remedy="compare the models with another measure too",
+            f"agreement is between {across}s", expected=f"rows of scope {over!r} of two {across}s or more",
+            got=", ".join(measures) or "none", remedy=f"compare the models with another {across} too",
         )  # fmt: skip
-    sign = {m: 1.0 if facts_of(m).closer_is_higher else -1.0 for m in measures}
-    grid = _Grid.of(rows, sign)
+    sign = {m: 1.0 if facts_of(m).closer_is_higher else -1.0 for m in dict.fromkeys(rows["measure"])}
+    grid = _Grid.of(rows.assign(measure=rows[across]), sign if across == MEASURE else dict.fromkeys(measures, 1.0))
     values = grid.scores[:, *grid.seen]  # measures by pairs, nan if a pair was not compared or is undefined
     rho, count = _spearman(values)
+    compared = values.shape[1] if across == MEASURE else _n_compared(rows, over, grid.both)
+    sizes = [stimuli(rows)] if across == MEASURE else [stimuli(some) for _, some in rows.groupby(across)]
+    if across != MEASURE and not np.triu(count, 1).any():
+        raise RepalignError(
+            f"no two {across}s have a pair of models in common", expected="the same models, by name, under each",
+            got=f"{compared:,} pairs, each under one of {', '.join(measures)}",
+            remedy="give models the same `name` in all of them",
+        )  # fmt: skip
     low, high, df, unit, n_units = _intervals(grid, values, Records.of(models).families, (rho, count), level)
     pvalues, orders = _mantel(grid, draws, seed)
     i, j = np.triu_indices(len(measures), 1)
-    left_out, p = values.shape[1] - count[i, j].astype(int), pvalues[i, j]
+    left_out, p = compared - count[i, j].astype(int), pvalues[i, j]
     found = {
-        "measure_a": [measures[a] for a in i], "measure_b": [measures[b] for b in j], "spearman": rho[i, j],
+        f"{across}_a": [measures[a] for a in i], f"{across}_b": [measures[b] for b in j], "spearman": rho[i, j],
         "low": low[i, j], "high": high[i, j], "df": df[i, j], "pvalue": p, "p_bh": benjamini_hochberg(p),
         "n_pairs": count[i, j].astype(int), "n_left_out": left_out,
     }  # fmt: skip
     return Agreement(
-        measure=None, table=pd.DataFrame(found), level=level, draws=draws, seed=seed, over=over,
-        measures=tuple(measures[k] for k in (_clustered(rho) if order == "cluster" else range(len(measures)))),
-        distances=tuple(m for m in measures if sign[m] < 0), n_models=len({name for side in grid.models for name in side}),
-        unit=unit, n_units=n_units, n_orders=orders.n, exact=orders.exact, n_stimuli=stimuli(rows),
+        measure=None if across == MEASURE else next(iter(sign)), table=pd.DataFrame(found), level=level, draws=draws,
+        seed=seed, over=over, across=across, n_stimuli=min(sizes), n_most=max(sizes),
+        names=tuple(measures[k] for k in (_clustered(rho) if order == "cluster" else range(len(measures)))),
+        distances=tuple(m for m in sign if sign[m] < 0 and across == MEASURE),
+        n_models=len({name for side in grid.models for name in side}),
+        unit=unit, n_units=n_units, n_orders=orders.n, exact=orders.exact,
     )  # fmt: skip
+
+
+def _of_results(results: Mapping[str, Alignment | str | Path], across: str) -> pd.DataFrame:
+    """One table of several results, whose names are in the column `across`."""
+    made = {str(name): r if isinstance(r, Alignment) else Alignment.load(r) for name, r in results.items()}
+    return pd.concat([r.table.assign(**{across: name}) for name, r in made.items()] or [pd.DataFrame()], ignore_index=True)
+
+
+def _n_compared(rows: pd.DataFrame, over: str, both: bool) -> int:
+    """How many pairs have a row under some data set; a pair in its two directions is one."""
+    ends = [list(zip(rows[f"model_{s}"], rows[f"index_{s}"] if over == "cell" else rows["scope"], strict=True)) for s in "xy"]
+    pairs = {frozenset(pair) if both else pair for pair in zip(*ends, strict=True) if pair[0][0] != pair[1][0]}
+    return len(pairs)
+
+
+def _rows(table: pd.DataFrame, over: str, across: str, measure: str | None) -> pd.DataFrame:
+    """What is compared: the rows of a scope; across anything but measures, those of one measure."""
+    choose("column", across, map(str, table.columns), f"no column {across!r} tells runs apart")
+    if across == MEASURE:
+        if measure is not None:
+            raise RepalignError("agreement of measures is of all of them", expected="no `measure`", got=measure)
+        return table.loc[table["scope"] == over]
+    rows = rows_of(table, over, measure)
+    rows = rows.loc[rows["measure"] == rows["measure"].iloc[0]].assign(**{across: rows[across].astype(str)})
+    twice = rows.loc[rows.duplicated([across, *PAIR, *[c for c in ("index_x", "index_y") if over == "cell"]])]
+    if not twice.empty:
+        first = twice.iloc[0]
+        raise RepalignError(
+            f"{first['model_x']} and {first['model_y']} stand more than once under {across} {first[across]}",
+            expected=f"one row for each pair of models and {across}", got=f"{len(twice)} rows too many",
+            remedy="take the rows of one setting, or another column that tells runs apart",
+        )  # fmt: skip
+    return rows
 
 
 # --- scores by model ---------------------------------------------------------------------------

@@ -349,9 +349,9 @@ def agreement(found: Agreement) -> Sentences:
     rows = found.table.sort_values("spearman", kind="stable").to_dict("records")
     known = [row for row in rows if not math.isnan(row["spearman"])]
     over = f"{max(row['n_pairs'] for row in rows):,} {OVER[found.over]} of {found.n_models} models"
-    start = f"{len(found.measures)} measures over {over}, n = {found.n_stimuli:,}"
+    start = f"{len(found.names)} {found.things} over {over}, {found.counted_n}"
     if not known:
-        yield f"{start}: no two measures have a correlation."
+        yield f"{start}: no two {found.things} have a correlation."
         return
     least, most = (_two_measures(found, known[end]) for end in (0, -1))
     middle = signed(statistics.median(row["spearman"] for row in known))
@@ -368,14 +368,14 @@ def agreement(found: Agreement) -> Sentences:
         yield f"Distances with their sign turned: {', '.join(found.distances)}."
     lost = [row["n_left_out"] for row in rows if row["n_left_out"]]
     if lost:
-        cells = f"for {len(lost)} of {len(rows)} pairs of measures"
+        cells = f"for {len(lost)} of {len(rows)} pairs of {found.things}"
         yield f"Pairs without both scores are left out: up to {max(lost):,}, {cells}."
 
 
 def _two_measures(found: Agreement, row: Mapping[Any, Any]) -> str:
     ends = interval(found.level, row["low"], row["high"])
     inferred = f"{ends}{', ' * bool(ends)}{p_words(row['pvalue'])}"
-    return f"{row['measure_a']} and {row['measure_b']}, {signed(row['spearman'])} ({inferred})"
+    return f"{row[f'{found.across}_a']} and {row[f'{found.across}_b']}, {signed(row['spearman'])} ({inferred})"
 
 
 # --- several runs --------------------------------------------------------------------------------
