@@ -178,7 +178,7 @@ def _environment() -> jinja2.Environment:
         "search_meaning": search_meaning, "most_tracks": MOST_TRACKS, "first_tracks": FIRST_TRACKS, "fewest": MIN_MODELS_LINE,
         "explainer": explainer, "glossary": glossary, "dict": dict, "count": "{:,}".format,
     }  # fmt: skip
-    told = (words.number, words.counted, words.interval, words.parameters, words.pvalue)
+    told = (words.alike, words.number, words.counted, words.interval, words.parameters, words.pvalue)
     env.globals |= {f.__name__: f for f in told}
     return env
 

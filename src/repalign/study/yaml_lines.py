@@ -202,8 +202,9 @@ def read(path: Path, found: list[Found] | None = None) -> tuple[dict[str, Any], 
         size = path.stat().st_size
         text = path.read_text("utf-8") if size <= MOST_BYTES else ""
     except (OSError, UnicodeDecodeError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         remedy = "check the path; a study is a YAML file"
-        raise RepalignError(f"{path}: the study cannot be read", got=str(error), remedy=remedy) from error
+        raise RepalignError(f"{path}: the study cannot be read", got=got, remedy=remedy) from error
     if size > MOST_BYTES:
         remedy = "keep long lists (ids, captions) in files of their own"
         raise RepalignError(f"{path}: a study file of {size:,} bytes", expected=f"{MOST_BYTES:,} at most", remedy=remedy)
