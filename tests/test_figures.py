@@ -180,6 +180,14 @@ def test_joint_draws_decide_then_holm_then_benjamini_hochberg(table):
     assert constant.rows["p_maxt"].isna().sum() == 1 and constant.rule == "p_maxt" and constant.tests == 29
 
 
+def test_nothing_is_found_where_every_shuffle_scores_the_same(table):
+    """Mutual k-NN at k = n - 1 is 1 whatever is paired: "none of the pairs agrees" is not said of it."""
+    same = {"statistic": 1.0, "null_mean": 1.0, "null_std": 0.0}
+    assert with_pairs(table, KNN, **same).blind.startswith("every shuffle scores the same")
+    for other in ({"statistic": 0.9}, {"null_std": 0.1}, {"null_std": np.nan}):
+        assert not with_pairs(table, KNN, **same | other).blind
+
+
 def test_what_is_found_follows_the_rule_that_decides(table):
     pairs = rows_of(table, "max", KNN)
     torn = {"p_maxt": np.where(pairs.index % 2, 0.01, 0.9), "p_holm": 0.9, "p_bh": 0.9}

@@ -157,7 +157,7 @@ class Pairs:
             blind = f"{f'{draws:,} shuffles' if least > conventions.least_p else 'these groups'} give no p below {least:.2g}"
         elif not tests:
             blind = "this measure has no chance level"
-        elif (rows["null_std"] <= words.NOTHING * rows["null_mean"].abs().clip(lower=1)).all():  # k = n - 1, or CCA at n <= d
+        elif (rows[["null_std", "gain"]].abs().max(axis=1, skipna=False) <= words.NOTHING).all():  # k = n - 1, or CCA at n <= d
             blind = "every shuffle scores the same as the true pairing, as with too few stimuli for this measure"
         seeds, halves = ([c for c in conventions.ceilings if (c.measure, c.kind) == (first["measure"], kind)]
                          for kind in (SEEDS, HALVES))  # fmt: skip
