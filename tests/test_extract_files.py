@@ -344,7 +344,7 @@ def test_other_weights_or_other_code_are_another_revision(factory, data, tmp_pat
         ("pair", {"layers": ["sten"]}, r"no module 'sten'(.|\n)*did you mean 'stem'"),
         ("pair", {"layers": ["stem"], "pooling": "cls"}, r"a map \(b, d, height, width\) needs another pooling"),
         ("pair", {"modality": None}, r"torch models do not say which modality they read"),
-        ("pairs", {}, r"no factory 'pairs' in .*my_model\.py(.|\n)*did you mean 'pair'"),
+        ("pairs", {}, r"no function 'pairs' in .*my_model\.py(.|\n)*did you mean 'pair'"),
         ("wrong", {}, r"the factory returns something else than a model(.|\n)*got: int"),
         ("not_tensors", {}, r"row 0 \(id 's00'\): preprocess gives no tensor(.|\n)*got: list"),
         ("net", {"modality": "text"}, r"row 0 \(id 's00'\): preprocess gives no tensor(.|\n)*got: str"),
