@@ -38,6 +38,12 @@ def test_every_page_is_reached_from_the_front(site):
     assert pages <= reached
 
 
+def test_the_gallery_shows_every_figure(site):
+    """A line that ends in a semicolon shows nothing in a notebook."""
+    for section in re.split(r"<h2>", (site / "gallery.html").read_text("utf-8"))[1:]:
+        assert section.count("<img") >= max(1, section.count("cell_input docutils")), section[:60]
+
+
 def test_nothing_is_asked_of_other_servers(site):
     for page in site.rglob("*.html"):
         text = page.read_text("utf-8")
