@@ -40,6 +40,8 @@ _PUBLIC = {
     "compare": "comparison",
     "pair": "comparison",
     "Alignment": "comparison",
+    "Panel": "track",
+    "Tracker": "track",
     "trend": "relate",
     "load_study": "study",
     "report": "report",
@@ -48,14 +50,14 @@ _PUBLIC = {
 
 _ROOMS = (
     "aggregate", "comparison", "competence", "experiments", "features", "figures", "losses", "null", "prh", "relate", "study",
-    "testing", "toyworld",
+    "testing", "toyworld", "track",
 )  # fmt: skip
 __all__ = ["__version__", *_PUBLIC]
 
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run no `__getattr__`; a name `as` itself is a public one
     from . import aggregate, comparison, competence, experiments, features, figures, losses, null, prh, relate, study  # noqa: F401, I001
-    from . import testing, toyworld  # noqa: F401
+    from . import testing, toyworld, track  # noqa: F401
     from . import figures as plot  # noqa: F401
     from repalign.comparison import Alignment as Alignment, Preprocess as Preprocess
     from repalign.comparison import compare as compare, pair as pair, preset as preset
@@ -72,6 +74,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which run no 
     from repalign.sources import Model as Model, ModelEntry as ModelEntry, extract as extract
     from repalign.store import FeatureStore as FeatureStore
     from repalign.study import load_study as load_study
+    from repalign.track import Panel as Panel, Tracker as Tracker
 else:
 
     def __getattr__(name: str) -> Any:

@@ -345,7 +345,7 @@ def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None)
     What the model itself gives is the layer `output`, which is read where there are no children.
     """
     known = {OUTPUT: "", **{name: name for name, _ in model.named_modules() if name}}
-    every = list(stated) if stated is not None else _children(model) or [OUTPUT]
+    every = list(stated) if stated is not None else children(model) or [OUTPUT]
     out = []
     for w in every if entry.layers is None else entry.layers:
         found = [every[w]] if isinstance(w, int) and -len(every) <= w < len(every) else named_by(w, known)
@@ -358,7 +358,7 @@ def _chosen(model: nn.Module, entry: ModelEntry, stated: tuple[str, ...] | None)
     return {name: known[name] for name in out}
 
 
-def _children(model: nn.Module) -> list[str]:
+def children(model: nn.Module) -> list[str]:
     """The direct children with parameters, the members of an `nn.ModuleList` in its place."""
     out = []
     for name, child in model.named_children():

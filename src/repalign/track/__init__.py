@@ -1,0 +1,6 @@
+"""Alignment while a model trains: frozen references (`Panel`), and what scores a live model against them (`Tracker`)."""
+
+from repalign.track.panel import Panel
+from repalign.track.tracker import COLUMNS, Tracker, rankme
+
+__all__ = ["COLUMNS", "Panel", "Tracker", "rankme"]
