@@ -163,16 +163,18 @@ class Found:
 
 
 def nearest_of(
-    rows: Rows, which: Tensor, k: int, similarity: str, *, block: int = BLOCK, device: str | torch.device = "cpu",
-    progress: Progress = silent,
+    rows: Rows, which: Tensor, k: int, similarity: str, *, queries: Tensor | None = None, block: int = BLOCK,
+    device: str | torch.device = "cpu", progress: Progress = silent,
 ) -> Found:  # fmt: skip
     """The k nearest (as a set, ties by lower index) of the rows `which` (a,) among all n rows, themselves left out.
+
+    queries : points (a, d) that are searched for in place of the rows `which`, which still are left out: -1 where there is none.
 
     One pass with products in float32 (float64 for float64 features) keeps the best k + 1 of each. Rows whose k-th and
     next are closer than rounding can tell apart are searched again in a second, float64 pass. Memory: the a rows, a
     block of rows, and a x block products.
     """
-    space = _Space(similarity, taken(rows, which).to(device))
+    space = _Space(similarity, (taken(rows, which) if queries is None else queries).to(device))
     which = which.to(device)
     task = f"neighbours in {rows.name}"
     progress(task, 0, rows.n)

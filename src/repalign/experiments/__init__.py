@@ -8,6 +8,7 @@ from __future__ import annotations
 from repalign.experiments.base import Experiment, Found, Input
 from repalign.experiments.brain import brain
 from repalign.experiments.closeness import closeness
+from repalign.experiments.compress import compress
 from repalign.experiments.concepts import concepts
 from repalign.experiments.direction import direction
 from repalign.experiments.disentangle import disentangle
@@ -27,6 +28,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "closeness": Experiment(
         closeness, "Closeness in distribution, d_LLV", "repalign closeness f.npy g.npy other-f.npy other-g.npy --out closeness",
         "the files; the search for two labels grows with the cube of their number",
+    ),
+    "compress": Experiment(
+        compress, "What compression costs", "repalign compress vectors.parquet --queries queries.parquet --k 10 --out compress",
+        "an exact search for each form of the vectors: seconds at n = 10,000",
     ),
     "concepts": Experiment(
         concepts, "Directions of concepts", "repalign concepts hf:HuggingFaceTB/SmolLM2-135M --metric causal",
