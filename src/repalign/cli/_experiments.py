@@ -48,12 +48,14 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
         files = [] if output.to is None else _written(name, found, given, output.to)
         if output.as_json:
             print_json(found.table.to_dict("records"))
-            return
-        _show(name, found)
-        if output.csv is not None:
-            wrote("table", output.csv)
-        for what, path in files:
-            wrote(what, path)
+        else:
+            _show(name, found)
+            if output.csv is not None:
+                wrote("table", output.csv)
+            for what, path in files:
+                wrote(what, path)
+        if found.status:
+            raise typer.Exit(found.status)
 
     of_output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, annotation=Output)
     own = [p.replace(annotation=plain(p.annotation)) for p in options.values()]
@@ -90,4 +92,29 @@ def _written(name: str, found: Found, given: dict[str, Any], folder: Path) -> tu
     return ExperimentStudy(Path.cwd() / f"{name}.yaml", config).write(found).wrote
 
 
-COMMANDS = tuple((command_of(name, experiment), experiment.example) for name, experiment in EXPERIMENTS.items())
+def adapt(adapter: Path, vectors: str, to: Path, model: str = "", layer: str | None = None, id: str | None = None) -> None:
+    """Map vectors of a new embedding model into the space of the old one, with the adapter of `repalign migrate`.
+
+    Parameters
+    ----------
+    adapter : The file that `repalign migrate --adapter` wrote.
+    vectors : Vectors of the new model, such as queries: a file of features, or STORE#MODEL.
+    to : Write the mapped vectors here, as a .npy file of float32; ids go beside it.
+    model : What made the vectors: refused if the adapter is of another model.
+    layer : Which layer, where the file has several; last is the last one.
+    id : The column that names the rows.
+    """
+    from repalign.experiments.adapters import adapt_file
+
+    found, n, sidecar = adapt_file(adapter, vectors, to, model=model, layer=layer, id=id)
+    new, old = found.widths
+    out.print(escape(f"{n:,} vectors of {new} dimensions, mapped to {old} ({found.kind}, fitted on {found.pairs:,} pairs)"))
+    wrote("vectors", to)
+    if sidecar is not None:
+        wrote("ids", sidecar)
+
+
+COMMANDS = (
+    *((command_of(name, experiment), experiment.example) for name, experiment in EXPERIMENTS.items()),
+    (adapt, "repalign adapt adapter.safetensors new_queries.parquet mapped.npy"),
+)

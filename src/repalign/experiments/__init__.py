@@ -12,6 +12,7 @@ from repalign.experiments.compress import compress
 from repalign.experiments.concepts import concepts
 from repalign.experiments.direction import direction
 from repalign.experiments.disentangle import disentangle
+from repalign.experiments.migrate import migrate
 from repalign.experiments.perceive import perceive
 from repalign.experiments.self_consuming import self_consuming
 from repalign.experiments.sparse_codes import universality
@@ -44,6 +45,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "disentangle": Experiment(
         disentangle, "Components of two models, after PCA and after ICA", "repalign disentangle image.npy text.npy --k 8 --k 16",
         "FastICA some twenty times for each k: half a minute at n = 500",
+    ),
+    "migrate": Experiment(
+        migrate, "Must I re-embed?", "repalign migrate old.npy new_sample.npy --queries-old q_old.npy --queries-new q_new.npy",
+        "an exact search for each adapter and number of anchors: seconds at n = 10,000",
     ),
     "perceive": Experiment(
         perceive, "What accuracy loses without each modality", "repalign perceive labels.csv photos.npy captions.npy --test 0.5",

@@ -40,6 +40,11 @@ class Found(ABC):
     def draw(self, **look: Any) -> Axes:
         """The figure. `look` is the axes, size, title, caption and labels that a caller asks for (see `repalign.figures`)."""
 
+    @property
+    def status(self) -> int:
+        """What the command ends with: 0, or another number where something that was required does not hold."""
+        return 0
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.text})"
 

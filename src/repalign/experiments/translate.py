@@ -31,7 +31,19 @@ PENALTIES = np.geomspace(1e-4, 1e4, 17)  # of ridge, times the mean eigenvalue o
 # --- maps ------------------------------------------------------------------------------------------
 
 
-def ridge(x: Array, y: Array) -> Map:
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """z -> (z - centre) weights + shift, of rows z (n, d1); weights are (d1, d2)."""
+
+    weights: Array
+    centre: Array
+    shift: Array
+
+    def __call__(self, z: Array) -> Array:
+        return (z - self.centre) @ self.weights + self.shift
+
+
+def ridge(x: Array, y: Array) -> Affine:
     """Ridge regression of y (m, d2) on x (m, d1) with a free intercept; its penalty by leaving out one pair at a time, exactly.
 
     With H = 1/m + Xc (Xc'Xc + p I)^-1 Xc', the residual of a pair that is left out is that of the fit over 1 - H_ii.
@@ -42,40 +54,45 @@ def ridge(x: Array, y: Array) -> Map:
     """
     mean_x, mean_y, m = x.mean(0), y.mean(0), len(x)
     xc, yc = x - mean_x, y - mean_y
-    values, vectors = np.linalg.eigh(xc @ xc.T)
-    values = np.clip(values, 0, None)
-    turned, best = vectors.T @ yc, (np.inf, 0.0)
-    for penalty in PENALTIES * max(float(values.mean()), np.finfo(float).tiny):
+    u, s, vt = np.linalg.svd(xc, full_matrices=False)
+    values, turned, best = s**2, u.T @ yc, (np.inf, 0.0)
+    for penalty in PENALTIES * max(float(values.sum()) / m, np.finfo(float).tiny):
         share = values / (values + penalty)
-        left = yc - vectors @ (share[:, None] * turned)
-        out = 1 - 1 / m - (vectors**2 @ share)
+        left = yc - u @ (share[:, None] * turned)
+        out = 1 - 1 / m - (u**2 @ share)
         error = float((left**2 / np.maximum(out, 1e-9)[:, None] ** 2).sum())
         best = min(best, (error, float(penalty)))
-    weights = xc.T @ (vectors @ (turned / (values + best[1])[:, None]))
-    return lambda z: (z - mean_x) @ weights + mean_y
+    return Affine(vt.T @ (turned * (s / (values + best[1]))[:, None]), mean_x, mean_y)
 
 
-def orthogonal(x: Array, y: Array) -> Map:
+def rotation(x: Array, y: Array) -> tuple[Array, float]:
+    """The W (d1, d2) with orthonormal rows or columns that takes x (m, d1) nearest to y (m, d2) (Schonemann 1966), and tr(W'X'Y).
+
+    U V' of the singular vectors of X'Y that the pairs determine. What they do not determine goes to 0.
+    """
+    if len(x) < min(x.shape[1], y.shape[1]):  # the same singular vectors, of an m x m matrix
+        (qx, rx), (qy, ry) = np.linalg.qr(x.T), np.linalg.qr(y.T)
+        u, s, vt = np.linalg.svd(rx @ ry.T)
+        u, vt = qx @ u, vt @ qy.T
+    else:
+        u, s, vt = np.linalg.svd(x.T @ y, full_matrices=False)
+    known = s > 1e-10 * s[0] if s[0] > 0 else np.zeros(len(s), bool)
+    return u[:, known] @ vt[known], float(s[known].sum())
+
+
+def orthogonal(x: Array, y: Array) -> Affine:
     """The rotation and one scale that take x (m, d1) nearest to y (m, d2), both centred (Procrustes).
 
-    U V' of the singular vectors of Xc'Yc that the pairs determine, times sum(S) / |Xc|^2. What they do not determine goes to 0.
+    `rotation` of the centred rows, times tr(W'X'Y) / |Xc|^2.
 
     >>> x = np.random.default_rng(0).standard_normal((9, 3))
     >>> bool(np.allclose(orthogonal(x, 2 * x[:, ::-1] + 1)(x), 2 * x[:, ::-1] + 1))
     True
     """
     mean_x, mean_y = x.mean(0), y.mean(0)
-    xc, yc = x - mean_x, y - mean_y
-    if len(x) < min(x.shape[1], y.shape[1]):  # the same singular vectors, of an m x m matrix
-        (qx, rx), (qy, ry) = np.linalg.qr(xc.T), np.linalg.qr(yc.T)
-        u, s, vt = np.linalg.svd(rx @ ry.T)
-        u, vt = qx @ u, vt @ qy.T
-    else:
-        u, s, vt = np.linalg.svd(xc.T @ yc, full_matrices=False)
-    known = s > 1e-10 * s[0] if s[0] > 0 else np.zeros(len(s), bool)
-    scale = float(s[known].sum() / (xc**2).sum()) if known.any() else 0.0
-    weights = scale * u[:, known] @ vt[known]
-    return lambda z: (z - mean_x) @ weights + mean_y
+    weights, total = rotation(x - mean_x, y - mean_y)
+    size = float(((x - mean_x) ** 2).sum())
+    return Affine(weights * (total / size if size > 0 else 0.0), mean_x, mean_y)
 
 
 MAPS: dict[str, Callable[[Array, Array], Map]] = {"ridge": ridge, "orthogonal": orthogonal}
