@@ -85,9 +85,10 @@ def best_layers(found: Verdict, cells: pd.DataFrame) -> str:
         each = [("both", sum(e[1] for e in each), sum(e[2] for e in each), each[0][3] | each[1][3])]
     for side, n, of, names in each:
         if of:
-            kind = next((f"{s.kind} " for s in found.sides if s.side == side and s.kind), "" if side == "both" else f"side {side} ")
+            kind = next((f"{s.kind} " for s in found.sides if s.side == side and s.kind), "")
+            whose = "" if kind or side == "both" else f" of side {side}"
             named = f" ({next(iter(names))})" if len(names) == 1 else ""
-            told.append(f"the last {kind}layer{named} is best in {n:,} of {words.counted(of, 'pair')}")
+            told.append(f"the last {kind}layer{whose}{named} is best in {n:,} of {words.counted(of, 'pair')}")
     return f"{story.capital('; '.join(told))}." if told else ""
 
 
