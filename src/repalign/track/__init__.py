@@ -1,6 +1,6 @@
 """Alignment while a model trains: frozen references (`Panel`), and what scores a live model against them (`Tracker`).
 
-The callback for the Trainer of transformers stands in `track.hf`, which nothing here imports.
+Callbacks stand in `track.hf`, for the Trainer of transformers, and `track.lightning`; nothing here imports them.
 """
 
 from repalign.track.panel import Panel
