@@ -269,7 +269,8 @@ class Migration(Found):
 
         rows = self.table.to_dict("records")
         called = canvas.called([r["adapter"] for r in rows], look=look, what="words")
-        above = (f"{self.q:,} queries, {self.m:,} anchors, k = {self.k}", "the same over the anchors", "thresholds")
+        chance = f"dotted: chance {number(self.chance)}"
+        above = (f"{self.q:,} queries, {self.m:,} anchors, k = {self.k}; {chance}", "the same over the anchors", "thresholds")
         _, grid = canvas.sheet(11.4, 3.9, f"Must I re-embed? {self.verdict}", 1, [1.25, 1, 1], above=above, room=3.6, **look)
         first, second, third = grid.flat
         for i, row in enumerate(rows):
@@ -277,12 +278,11 @@ class Migration(Found):
             first.plot([row["kept_low"], row["kept_high"]], [i, i], color=INK, linewidth=2)
             first.annotate(number(row["kept"]), (max(row["kept_high"], 0), i), xytext=(4, 0), textcoords="offset points",
                            va="center", fontsize=8, color=INK)  # fmt: skip
-        first.axvline(self.chance, color=MUTED, linewidth=1, linestyle=":", label=f"chance {number(self.chance)}")
+        first.axvline(self.chance, color=MUTED, linewidth=1, linestyle=":")
         first.set_yticks(range(len(rows)), [canvas.plain(called[r["adapter"]]) for r in rows])
         first.set_ylim(len(rows) - 0.4, -0.6)
         first.set_xlim(0, 1.12)
         canvas.labels(first, "share of the new answers that is kept")
-        first.legend(fontsize=7, frameon=False, loc="lower right")
         curve = self.tables["curve"]
         for j, (name, some) in enumerate(curve.groupby("adapter", sort=False)):
             color, marker = family(j)
