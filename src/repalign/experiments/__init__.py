@@ -19,6 +19,7 @@ from repalign.experiments.sparse_codes import universality
 from repalign.experiments.stages import stages
 from repalign.experiments.stitch import stitch
 from repalign.experiments.superposition import superposition
+from repalign.experiments.track import track
 from repalign.experiments.translate import translate
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -69,6 +70,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "superposition": Experiment(
         superposition, "More features than dimensions", "repalign superposition --widths 5 --sparsity 0 --sparsity 0.9",
         "no data and no model: about twenty seconds on one core",
+    ),
+    "track": Experiment(
+        track, "Alignment over training", "repalign track out/checkpoint-2 out/checkpoint-4 --references photos.npz --data a.csv",
+        "the stimuli through every checkpoint; kept in the store, if one is named",
     ),
     "universality": Experiment(
         universality, "Sparse features of two models", "repalign universality image.npy text.npy --k 24 --atoms 48",

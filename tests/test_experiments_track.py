@@ -1,0 +1,131 @@
+"""Checkpoints against references: the numbers, duplicates, what is left out, resuming, the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import repalign
+from repalign.cli import app
+from repalign.errors import RepalignError
+from repalign.experiments import EXPERIMENTS
+from repalign.experiments.track import _checkpoints, _twins, step_of, track
+
+BED = Path(__file__).resolve().parents[2] / "shared/bed"
+
+
+@pytest.fixture(scope="module")
+def run(shared, tmp_path_factory) -> Path:
+    """Three checkpoints: a language model, and as it is after two and four steps; one copied under another name; a table."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("run")
+    model = AutoModelForCausalLM.from_pretrained(BED / "models/stories260k")
+    generator = torch.Generator().manual_seed(0)
+    for step in (0, 2, 4):
+        there = folder / f"checkpoint-{step}"
+        shutil.copytree(BED / "models/stories260k", there)
+        model.save_pretrained(there)
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.5 * p.std() * torch.randn(p.shape, generator=generator)
+    shutil.copytree(folder / "checkpoint-4", folder / "checkpoint-1")
+    (folder / "checkpoint-3").mkdir()
+    with (BED / "flickr8k_dev/pairs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    pd.DataFrame(rows)[["id", "caption"]].to_csv(folder / "texts.csv", index=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_checkpoints_of_the_bed(run, tmp_path):
+    """Step 0 is the bed's figure, .0310 at the third block; copies are named; what is broken is left out; then nothing runs."""
+    photos = str(BED / "features/mobilenet_v1_075.safetensors")
+    models = [str(run / f"checkpoint-{k}") for k in (4, 0, 1, 2, 3)]
+    given = {"references": [photos], "data": run / "texts.csv", "text": "caption", "store": tmp_path / "store", "device": "cpu"}
+    told = []
+    found = track(models, measures=["MutualKNN(k=10)"], **given, progress=lambda *said: told.append(said))
+    table = found.table
+    assert table["checkpoint"].tolist() == ["checkpoint-0", "checkpoint-1", "checkpoint-2", "checkpoint-4"]
+    cells = found.tables["cells"].query("checkpoint == 'checkpoint-0'").set_index("layer")["statistic"]
+    assert cells.to_numpy() == pytest.approx([0.0295, 0.0273, 0.0287, 0.0310, 0.0256, 0.0251], abs=3e-4)
+    first = table.iloc[0]
+    assert (first["layer"], first["fixed_layer"]) == ("block.2", "block.2") and first["fixed"] == first["statistic"]
+    assert first["low"] < first["statistic"] < first["high"] and first["p"] < 0.01 and first["bits_per_byte"] > 1
+    assert table["same_as"].tolist() == ["", "checkpoint-4", "", ""]
+    assert found.course["checkpoint"].tolist() == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
+    assert [name for name, _ in found.left_out] == ["checkpoint-3"]
+    assert "checkpoint-1 and checkpoint-4 hold the same weights" in found.text and "checkpoint-3 is left out" in found.text
+    assert any(note == "complete in the store" for *_, note in told) is False
+    told.clear()
+    again = track(models, measures=["MutualKNN(k=10)"], **given, progress=lambda *said: told.append(said))
+    assert sum(said[-1] == "complete in the store" for said in told) == 4
+    pd.testing.assert_frame_equal(again.table, table)
+    axes = found.draw()
+    assert axes.get_lines()[0].get_xdata().tolist() == [0, 2, 4]
+
+
+def test_a_panel_and_files_give_the_same(tmp_path):
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path)
+    one = track(**made)
+    panel = repalign.Panel.of({"reference": tmp_path / "reference.npz"}).save(tmp_path / "panel.safetensors")
+    other = track(**{**made, "references": [str(panel)]})
+    assert np.allclose(one.table["statistic"], other.table["statistic"], atol=1e-5) and one.n == 120
+    scores = one.table["statistic"].tolist()
+    assert scores == sorted(scores) and one.table["step"].tolist() == [0, 10, 100] and scores[0] < 0.1 < 0.3 < scores[-1]
+    part = repalign.Panel.load(panel).subset([f"s{i}" for i in range(50, 100)]).save(tmp_path / "part.safetensors")
+    assert track(**{**made, "references": [str(part)]}).n == 50
+
+
+def test_a_constant_reference_has_no_score(tmp_path):
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path)
+    np.savez(tmp_path / "flat.npz", features=np.ones((120, 3)), ids=[f"s{i}" for i in range(120)])
+    found = track(**{**made, "references": [str(tmp_path / "flat.npz")]})
+    assert found.table["statistic"].isna().all() and "CKA with flat is undefined" in found.text
+    found.draw()
+
+
+def test_steps_and_names():
+    assert [step_of(n) for n in ("m@step0", "m@main", "out/checkpoint-12", "run3", "512", "a@stage1-step1000-tokens5B")] == [
+        0, None, 12, None, 512, 1000,
+    ]  # fmt: skip
+    assert _checkpoints(["hf:org/m-70m"], ["step0,step1", "main"]) == [
+        ("m-70m@step0", "hf:org/m-70m@step0"), ("m-70m@step1", "hf:org/m-70m@step1"), ("m-70m@main", "hf:org/m-70m@main"),
+    ]  # fmt: skip
+    names = [("s1", "a"), ("step2", "b"), ("step9", "a"), ("main", "a"), ("x", "none"), ("y", "none")]
+    assert _twins(names) == {"s1": "step9", "main": "step9"}
+
+
+def test_what_is_refused(tmp_path):
+    made = EXPERIMENTS["track"].mock({}, tmp_path)
+    with pytest.raises(RepalignError, match="revisions are of one model"):
+        track(**{**made, "revisions": ["step0"]})
+    with pytest.raises(RepalignError, match="checkpoints have names of their own"):
+        track(**{**made, "models": made["models"][:1] * 2})
+    for none in ({"references": []}, {"data": None}):
+        with pytest.raises(RepalignError, match="nothing to score against"):
+            track(**{**made, **none})
+    np.savez(tmp_path / "others.npz", features=np.random.default_rng(0).standard_normal((20, 3)), ids=[f"t{i}" for i in range(20)])
+    with pytest.raises(RepalignError, match="no id in common"):
+        track(**{**made, "references": [str(tmp_path / "others.npz")]})
+    np.save(tmp_path / "plain.npy", np.random.default_rng(0).standard_normal((20, 3)))
+    with pytest.raises(RepalignError, match="references without ids do not fit"):
+        track(**{**made, "references": [str(tmp_path / "plain.npy")]})
+
+
+def test_the_command(tmp_path):
+    made = EXPERIMENTS["track"].mock({}, tmp_path)
+    words = ["track", *made["models"], "--references", made["references"][0], "--data", str(made["data"]), "--measures", "CKA()"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert {"track.csv", "cells.csv", "experiment.json", "report.html", "figures"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert [row["checkpoint"] for row in told] == ["step0.npz", "step10.npz", "step100.npz"]
