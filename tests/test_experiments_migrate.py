@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.experiments import adapters
 from repalign.experiments.adapters import Adapter
 from repalign.experiments.migrate import TODAY, VERDICTS, Sides, judge, migrate, verdict_of
-from repalign.experiments.retrieval import Gallery, in_common, rank_biased_overlap, unit
+from repalign.experiments.retrieval import Gallery, in_common, ndcg, rank_biased_overlap, reciprocal_rank, unit
 
 BED = Path(__file__).resolve().parents[2] / "shared/bed/features"
 needs_bed = pytest.mark.skipif(not BED.exists(), reason="without the bed")
@@ -99,6 +99,20 @@ def test_rank_biased_overlap_is_that_of_the_package_rbo():
     a, b = (np.array([[ord(c) for c in word]]) for word in ("abcdefghij", "bacdxfghyz"))
     assert rank_biased_overlap(a, b)[0] == pytest.approx(0.737673689764, abs=1e-12)
     assert rank_biased_overlap(a, b, 0.98)[0] == pytest.approx(0.714690668345, abs=1e-12)
+
+
+def test_ndcg_is_that_of_sklearn():
+    from sklearn.metrics import ndcg_score
+
+    grades = [3, 2, 3, 0, 1, 2, 0, 0, 1, 0, 2, 0]
+    lists, of = np.arange(10)[None], [{i: float(g) for i, g in enumerate(grades)}]
+    assert ndcg(lists, of)[0] == pytest.approx(0.871585501160, abs=1e-12)
+    rng = np.random.default_rng(0)
+    y, scores = rng.integers(0, 4, (5, 30)), rng.permuted(np.tile(np.arange(30.0), (5, 1)), axis=1)
+    lists = np.argsort(-scores, axis=1)[:, :10]
+    got = ndcg(lists, [{i: float(g) for i, g in enumerate(row)} for row in y])
+    assert got.mean() == pytest.approx(ndcg_score(y, scores, k=10), abs=1e-12)
+    assert np.isnan(ndcg(lists[:1], [{}])[0]) and np.isnan(reciprocal_rank(lists[:1], [{3: 0.0}])[0])
 
 
 # --- six worlds ------------------------------------------------------------------------------------
@@ -232,6 +246,53 @@ def test_queries_that_are_vectors_of_the_index_are_not_their_own_answers(tmp_pat
     found = migrate(given["old"], given["new"], queries_old=given["old"], queries_new=given["new"])
     assert "300 queries are vectors of the index" in found.text and found.q == 300
     assert found.table.set_index("adapter").loc["orthogonal", "kept"] == 1
+
+
+def graded(folder: Path, given: dict[str, str]) -> Path:
+    """The nearest vector to each query in the new model is its good answer, the second is half as good."""
+    import pandas as pd
+
+    read = {name: pd.read_parquet(given[name]) for name in ("new", "queries_new")}
+    lists = Gallery(np.stack(read["new"]["vector"])).nearest(np.stack(read["queries_new"]["vector"]), 2)
+    rows = [f"{query},{read['new']['id'][row]},{grade}" for query, some in zip(read["queries_new"]["id"], lists, strict=True)
+            for row, grade in zip(some, (2, 1), strict=True)]  # fmt: skip
+    path = folder / "qrels.csv"
+    path.write_text("\n".join(["query,id,grade", *rows, "q0,elsewhere,2", "other,doc1,1"]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("rotated", "adapter"), ("linear map", "adapter for now")])
+def test_judged_answers_decide_where_there_are_some(tmp_path, name, verdict):
+    given = files(tmp_path, name)
+    found = migrate(**given, qrels=graded(tmp_path, given))
+    row = found.table.set_index("adapter").loc[found.best]
+    assert found.verdict == verdict and "of their nDCG by the judged answers" in found.because
+    assert row["ndcg"] == pytest.approx(row["ndcg_share"]) and row["ndcg_share_low"] <= row["ndcg_share"] <= row["ndcg_share_high"]
+    assert (row["ndcg"] == pytest.approx(1)) == (name == "rotated") == (row["mrr"] == 1)
+    assert "150 of 150 queries have judged answers among the anchors, 300 good answers in all" in found.text
+    assert "after embedding everything again 1.00." in found.text
+    loose = migrate(**given, qrels=graded(tmp_path, given), enough=0.5)  # of nDCG, which more of is kept than of answers
+    assert loose.verdict == "adapter"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("query,id,grade\nq0,doc1,good\n", "row 0 has no grade"), ("query,id,grade\nq0,doc1,-1\n", "row 0 has no grade"),
+        ("query,doc,grade\nq0,doc1,1\n", "no column 'id'"), ("query,id,grade\nq0,doc1,0\n", "graded above 0"),
+    ],
+)  # fmt: skip
+def test_grades_that_are_refused(tmp_path, text, message):
+    (tmp_path / "qrels.csv").write_text(text)
+    with pytest.raises(RepalignError, match=message):
+        migrate(**files(tmp_path), qrels=tmp_path / "qrels.csv")
+
+
+def test_grades_need_ids(tmp_path):
+    (tmp_path / "qrels.csv").write_text("query,id,grade\n0,1,1\n")
+    sides = world("same", 0)
+    with pytest.raises(RepalignError, match="grades need ids"):
+        migrate(sides.old, sides.new, qrels=tmp_path / "qrels.csv")
 
 
 def test_few_anchors_get_rotations_only():

@@ -20,14 +20,20 @@ from repalign.experiments.retrieval import (
     RESAMPLES,
     Array,
     Gallery,
+    Grades,
     Lists,
     bounds,
+    ends,
     held_out,
     in_common,
+    ndcg,
     own_rows,
     rank_biased_overlap,
+    read_grades,
     read_vectors,
+    reciprocal_rank,
     remarks,
+    resampled,
     unit,
 )
 from repalign.text import Progress, counted, interval, number, silent, size
@@ -60,7 +66,7 @@ class Sides:
     """What is compared: the vectors of today, the anchors in both models, the queries in both.
 
     everything : all old vectors (n, d_old). old, new : the anchors, (m, d_old) and (m, d_new). queries_old may be missing.
-    own_everything, own : where queries are rows of these themselves.
+    own_everything, own : where queries are rows of these themselves. grades : of answers among the anchors, if some are judged.
     """
 
     everything: Array
@@ -73,6 +79,7 @@ class Sides:
     own: np.ndarray | None = None
     ids: tuple[str, ...] | None = None
     query_ids: tuple[str, ...] | None = None
+    grades: Grades | None = None
 
     @property
     def seen(self) -> tuple[Array, Array]:
@@ -122,12 +129,13 @@ def judge(
     today_whole = today if whole is None or q_old is None else whole.nearest(q_old, k, sides.own_everything)
     adapters, rows, kept = adapters_of(sides, rank), [], {}
     fidelity: dict[str, Array] = {}
+    answers: dict[str, Lists] = {} if today is None else {TODAY: today}
     if today is not None:
         kept[TODAY], fidelity[TODAY] = in_common(today[:, :k], later[:, :k]), np.ones(len(q_new))
         rows.append({"adapter": TODAY, "rbo": float(rank_biased_overlap(today, later).mean())})
     for name, adapter in adapters.items():
         mapped = adapter.transform(q_new)
-        lists = old.nearest(mapped, depth, sides.own)
+        lists = answers[name] = old.nearest(mapped, depth, sides.own)
         kept[name] = in_common(lists[:, :k], later[:, :k])
         row = {"adapter": name, "rbo": float(rank_biased_overlap(lists, later).mean())}
         if q_old is not None and today_whole is not None:
@@ -148,8 +156,26 @@ def judge(
             middle, a, b = found.get((what, row["adapter"]), nothing)
             row |= {what: middle, f"{what}_low": a, f"{what}_high": b}
     order = ["adapter", *(f"{w}{e}" for w in ("kept", "fidelity", "gain") for e in ("", "_low", "_high")), "rbo", "r2", "cosine"]
+    if sides.grades is not None:
+        order += [*_graded(rows, answers, later, sides.grades, k, seed, resamples)]
     table = pd.DataFrame(rows).reindex(columns=order)
     return Judged(table.assign(queries=len(q_new), k=k, anchors=m), kept, adapters, today, later)
+
+
+def _graded(
+    rows: list[dict[str, Any]], answers: Mapping[str, Lists], later: Lists, grades: Grades, k: int, seed: int, resamples: int
+) -> tuple[str, ...]:
+    """Put nDCG and MRR of the answers into the rows, with the share of the nDCG after embedding anew; gives their columns."""
+    whole = ndcg(later[:, :k], grades)
+    known = np.isfinite(whole)
+    for row in rows:
+        lists = answers[row["adapter"]][:, :k]
+        scores = np.stack([ndcg(lists, grades), whole], axis=1)[known]
+        means = resampled(scores, seed, resamples)
+        (mean, new), (low, high) = scores.mean(0), ends(means[:, :1] / np.maximum(means[:, 1:], 1e-300))
+        row |= {"ndcg": mean, "ndcg_share": mean / new if new else float("nan"), "ndcg_share_low": low[0],
+                "ndcg_share_high": high[0], "mrr": float(reciprocal_rank(lists, grades)[known].mean())}  # fmt: skip
+    return "ndcg", "ndcg_share", "ndcg_share_low", "ndcg_share_high", "mrr"
 
 
 def verdict_of(judged: Judged, chance: float, same: float = 0.99, enough: float = 0.95) -> tuple[str, str]:
@@ -157,8 +183,8 @@ def verdict_of(judged: Judged, chance: float, same: float = 0.99, enough: float 
 
     In this order: fewer than 50 queries; `same`: new queries as they are give the answers of today, low end >= same; `unrelated`:
     the high end of every adapter is below 5 times chance, or a quarter of the way from chance to 1 if that is less; `adapter`: the
-    best keeps low end >= enough of the new answers; `adapter for now`: it keeps surely more of them than the old queries do; else
-    `re-embed`.
+    best keeps low end >= enough of the new answers, or of their nDCG where answers are judged; `adapter for now`: it keeps surely
+    more of them than the old queries do; else `re-embed`.
     """
     rows = judged.table.set_index("adapter")
     best, none, q = rows.loc[judged.best], rows.loc[NONE], int(rows["queries"].iloc[0])
@@ -171,7 +197,9 @@ def verdict_of(judged: Judged, chance: float, same: float = 0.99, enough: float 
     reached = rows.drop(index=TODAY, errors="ignore")[["kept_high", "fidelity_high"]].max().max()
     if reached < min(ABOVE_CHANCE * chance, chance + (1 - chance) / 4):  # 5 times chance may be more than all, where m is small
         return UNRELATED, f"{keeps}, chance is {number(chance)}"
-    if best["kept_low"] >= enough:
+    if "ndcg_share" in rows:
+        keeps = f"{keeps}, and {_said(best, 'ndcg_share')} of their nDCG by the judged answers"
+    if best["ndcg_share_low" if "ndcg_share" in rows else "kept_low"] >= enough:
         return ADAPTER, keeps
     if TODAY not in rows.index:
         return RE_EMBED, f"{keeps}; whether that is more than today cannot be told without the queries in the old model"
@@ -257,7 +285,13 @@ class Migration(Found):
                 f"the pairs would pass in place of {number(row['share'])}."
             )
         out += [f"{row['what']}: {row['said']}." for row in self.tables["cost"].to_dict("records")]
-        out.append("It says which answers change, not which are better: for that, judge answers.")
+        if "ndcg" in rows:
+            told = f"today {number(rows.loc[TODAY, 'ndcg'])}, " if TODAY in rows.index else ""
+            new = float(rows.loc[self.best, "ndcg"] / rows.loc[self.best, "ndcg_share"])
+            out.append(f"nDCG@{self.k} by the judged answers: {told}with the adapter {number(rows.loc[self.best, 'ndcg'])}, after "
+                       f"embedding everything again {number(new)}.")  # fmt: skip
+        else:
+            out.append("It says which answers change, not which are better: for that, judge answers (qrels).")
         return " ".join(out)
 
     def draw(self, **look: Unpack[Look]) -> Axes:
@@ -312,9 +346,10 @@ _MEASURED = {"cosine": "cosine", "dot": "dot product", "euclidean": "distance"}
 
 def migrate(
     old: Input, new: Input, *, queries_old: Input | None = None, queries_new: Input | None = None, layer: str | None = None,
-    id: str | None = None, k: int = 10, metric: str = "cosine", thresholds: list[float] | None = None, rank: int = RANK,
-    same: float = 0.99, enough: float = 0.95, require: str | None = None, adapter: Path | None = None, model: str = "",
-    items: int | None = None, tokens: float | None = None, price: float | None = None, seed: int = 0, progress: Progress = silent,
+    id: str | None = None, qrels: Path | None = None, k: int = 10, metric: str = "cosine", thresholds: list[float] | None = None,
+    rank: int = RANK, same: float = 0.99, enough: float = 0.95, require: str | None = None, adapter: Path | None = None,
+    model: str = "", items: int | None = None, tokens: float | None = None, price: float | None = None, seed: int = 0,
+    progress: Progress = silent,
 ) -> Migration:  # fmt: skip
     """Must I re-embed? How much a new embedding model changes answers, and how much of it a map of its queries keeps.
 
@@ -326,6 +361,7 @@ def migrate(
     queries_new : The same queries in the new model.
     layer : Which layer, where files have several; last is the last one.
     id : The column that names the rows, in all files.
+    qrels : A table of judged answers with the columns query, id and grade (0 or more), by the ids of queries and vectors.
     k : How many answers a query has.
     metric : How the index is searched: cosine, dot or euclidean.
     thresholds : Similarities (distances if euclidean) that something hangs on; by default those that 10, 1 and 0.1 % of pairs pass.
@@ -349,6 +385,9 @@ def migrate(
     progress("migrate", 0, 4)
     sides, notes = _read(old, new, queries_old, queries_new, layer, id, k, metric, seed)
     m, q = len(sides.old), len(sides.queries_new)
+    if qrels is not None:
+        sides = replace(sides, grades=read_grades(Path(qrels), sides.query_ids, sides.ids))
+        notes.append(_judged_note(sides))
     judged = judge(sides, k, rank=rank, seed=seed)
     if m < 2 * sides.old.shape[1]:
         notes.append(f"{m:,} anchors are fewer than twice the {sides.old.shape[1]:,} old dimensions: no regression is fitted, "
@@ -420,6 +459,13 @@ def _read(
         notes.append(f"What is new is searched among the {m:,} anchors alone: the other {len(sides.everything) - m:,} have no new "
                      "vectors.")  # fmt: skip
     return sides, notes
+
+
+def _judged_note(sides: Sides) -> str:
+    good = [sum(grade > 0 for grade in of.values()) for of in sides.grades or ()]
+    with_some = sum(count > 0 for count in good)
+    answers = counted(sum(good), "good answer")
+    return f"{with_some:,} of {len(good):,} queries have judged answers among the anchors, {answers} in all."
 
 
 def _refuse_widths(a: Array, b: Array, q_old: Array | None, q_new: Array) -> None:
@@ -554,5 +600,5 @@ def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
             np.save(paths[f"{part}{name}"], rows)
     asked = {name: paths[name] for name in ("queries_old", "queries_new") if given[name] is not None}
     saved = None if given["adapter"] is None else folder / "adapter.safetensors"
-    return {**asked, "old": paths["old"], "new": paths["new"], "layer": None, "id": None, "adapter": saved, "require": None,
-            "k": min(given["k"], 20)}  # fmt: skip
+    none = dict.fromkeys(("layer", "id", "qrels", "require"))
+    return {**none, **asked, "old": paths["old"], "new": paths["new"], "adapter": saved, "k": min(given["k"], 20)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,15 +91,8 @@ def in_common(a: Lists, b: Lists) -> Array:
     return (both[:, 1:] == both[:, :-1]).sum(1) / a.shape[1]
 
 
-def bounds(values: Array, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> tuple[Array, Array]:
-    """The ends of an interval for the mean of each column of values (q, c): percentiles over queries drawn with replacement.
-
-    The same draws for all columns, so of paired values give the differences as a column.
-
-    >>> low, high = bounds(np.arange(400.0)[:, None] % 2)
-    >>> bool(0.44 < low[0] < 0.46 and 0.54 < high[0] < 0.56)
-    True
-    """
+def resampled(values: Array, seed: int = 0, resamples: int = RESAMPLES) -> Array:
+    """Means (resamples, c) of each column of values (q, c) over queries drawn with replacement, the same draws for all columns."""
     q, generator = len(values), np.random.default_rng(seed)
     means, step = np.empty((resamples, values.shape[1])), max(1, MOST // q)
     columns = np.ascontiguousarray(values.T)
@@ -105,6 +100,23 @@ def bounds(values: Array, seed: int = 0, resamples: int = RESAMPLES, level: floa
         drawn = generator.integers(q, size=(min(step, resamples - start), q))
         for c, column in enumerate(columns):
             means[start : start + step, c] = column[drawn].mean(1)
+    return means
+
+
+def bounds(values: Array, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> tuple[Array, Array]:
+    """The ends of an interval for the mean of each column of values (q, c): percentiles of `resampled`.
+
+    Of paired values give the differences as a column.
+
+    >>> low, high = bounds(np.arange(400.0)[:, None] % 2)
+    >>> bool(0.44 < low[0] < 0.46 and 0.54 < high[0] < 0.56)
+    True
+    """
+    return ends(resampled(values, seed, resamples), level)
+
+
+def ends(means: Array, level: float = LEVEL) -> tuple[Array, Array]:
+    """Percentiles of each column that leave out as much on both sides."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
@@ -190,3 +202,65 @@ def rank_biased_overlap(a: Lists, b: Lists, p: float = 0.9) -> Array:
         np.add.at(deepest, (query, place[i, j]), 1)
         out[start : start + step] = deepest.cumsum(1) @ weights
     return out
+
+
+# --- judged answers --------------------------------------------------------------------------------
+
+Grades = Sequence[Mapping[int, float]]  # for each query the grades of rows of the index
+
+
+def read_grades(path: Path, queries: Sequence[str] | None, rows: Sequence[str] | None) -> Grades:
+    """The grades of a table with the columns query, id and grade, as rows of the index; of what is not in the index none.
+
+    Raises RepalignError where queries or vectors have no ids, for a grade that is no number or below 0, and if nothing is graded.
+    """
+    from repalign.tables import read_table
+
+    names = ("query", "id", "grade")
+    table = read_table(path, names, "grades")
+    for name in names:
+        choose("column", name, table.columns, f"{path}: no column {name!r}")
+    if queries is None or rows is None:
+        raise RepalignError(f"{path}: grades need ids", expected="ids of queries and of vectors", got="rows without ids",
+                            remedy="give files with a column id")  # fmt: skip
+    row_of, query_of = ({one: i for i, one in enumerate(ids)} for ids in (rows, queries))
+    out: list[dict[int, float]] = [{} for _ in queries]
+    for number, row in enumerate(table.rows):
+        try:
+            grade = float(row["grade"])
+        except (TypeError, ValueError):
+            grade = math.nan
+        if not 0 <= grade < math.inf:
+            raise RepalignError(f"{path}: row {number} has no grade", expected="a number, 0 or more", got=row["grade"])
+        query, at = query_of.get(str(row["query"])), row_of.get(str(row["id"]))
+        if query is not None and at is not None:
+            out[query][at] = grade
+    if not any(grade > 0 for one in out for grade in one.values()):
+        raise RepalignError(f"{path}: no answer to these queries is graded above 0", expected=f"queries such as {queries[0]!r} and "
+                            f"ids such as {rows[0]!r}", got=f"{len(table.rows):,} rows")  # fmt: skip
+    return out
+
+
+def ndcg(lists: Lists, grades: Grades) -> Array:
+    """nDCG of lists (q, k): sum of grade / log2(1 + place), over that of the best order; nan for a query without a good answer.
+
+    >>> float(ndcg(np.array([[0, 1]]), [{1: 1.0}])[0].round(4))
+    0.6309
+    """
+    k = lists.shape[1]
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    gains = np.array([[of.get(int(row), 0.0) for row in some] for some, of in zip(lists, grades, strict=True)])
+    best = np.array([sum(g * w for g, w in zip(sorted(of.values(), reverse=True), discount, strict=False)) for of in grades])
+    return np.divide(gains @ discount, best, out=np.full(len(lists), np.nan), where=best > 0)
+
+
+def reciprocal_rank(lists: Lists, grades: Grades) -> Array:
+    """1 / place of the first answer that is graded above 0, 0 if none is in the list; nan for a query without a good answer.
+
+    >>> reciprocal_rank(np.array([[0, 1]]), [{1: 1.0}]).tolist()
+    [0.5]
+    """
+    good = np.array([[of.get(int(row), 0.0) > 0 for row in some] for some, of in zip(lists, grades, strict=True)])
+    known = np.array([any(grade > 0 for grade in of.values()) for of in grades])
+    found = np.where(good.any(1), 1 / (1 + good.argmax(1)), 0.0)
+    return np.where(known, found, np.nan)
