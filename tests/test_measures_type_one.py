@@ -85,12 +85,12 @@ DESIGNS = [
 ]
 
 
-def in_its_place(observed: np.ndarray, draws: np.ndarray, alpha: float) -> float:
-    """The share of the observed score and its draws that would be rejected in the observed one's place."""
-    pool = np.append(draws, observed)
-    tie = nulls.TIE_TOLERANCE * np.abs(pool).max()
-    at_least = len(pool) - np.searchsorted(np.sort(pool), pool - tie)
-    return float(np.mean(at_least / len(pool) <= alpha))
+def in_its_place(observed: np.ndarray, draws: np.ndarray, alpha: float) -> np.ndarray:
+    """The share of each observed score and its draws (K, ...) that would be rejected in the observed one's place."""
+    pool = np.concatenate([draws, observed[None]])
+    tie = nulls.TIE_TOLERANCE * np.abs(pool).max(axis=0)
+    at_least = (pool[None] >= (pool - tie)[:, None]).sum(axis=1)
+    return (at_least / len(pool) <= alpha).mean(axis=0)
 
 
 @pytest.mark.slow
@@ -106,9 +106,10 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
     at_the_edge = dict.fromkeys((0.05, 0.01), 0.0)  # the share that lies within one shared edge below the threshold
     edge = 1 / (10 * n) if isinstance(measure, MutualKNN) else 0.0
 
-    def record(method: str, p: float, level: float, share: float) -> None:
-        rejected[method] = rejected.get(method, 0) + bool(p <= level)
-        attainable[method] = attainable.get(method, 0.0) + share / TRIALS
+    def record(method: str, p: np.ndarray, level: float, share: np.ndarray) -> None:
+        """Of all trials of a block at once."""
+        rejected[method] = rejected.get(method, 0) + int((p <= level).sum())
+        attainable[method] = attainable.get(method, 0.0) + float(share.sum()) / TRIALS
 
     for block in range(BLOCKS):
         # One list of all layers of a side, as `compare` holds those of one model; a trial's cells are cut out of it.
@@ -117,27 +118,30 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         null = nulls.Moments(nulls.Cyclic(seed=block))
         a, b = (null.prepare(measure, side) for side in states)
         observed, draws = null.scored(measure, a, b)
-        judged = {level: null.judge_cells(measure, a, b, observed, draws, level)[0] for level in (0.05, 0.01)}
-        for i, j in itertools.product(range(0, len(x), len(widths_x)), range(0, len(y), len(widths_y))):
-            for level, cells in judged.items():
-                pool, tau = np.append(draws[:, i, j], observed[i, j]), cells.threshold[i, j]
-                above = pool > tau
-                at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean()) / TRIALS
-                record(f"moments {level}", cells.pvalue[i, j], level, float(above.mean()))
-            p = float(nulls.pvalue(observed[i, j], draws[:, i, j]))
-            record("cyclic", p, ALPHA, in_its_place(observed[i, j], draws[:, i, j], ALPHA))
-            layers = np.s_[i : i + len(widths_x), j : j + len(widths_y)]
-            for how in ("studentised max", "studentised rows", "raw max"):
-                found = nulls.search_layers(observed[layers], draws[:, *layers], how=how)
-                share = in_its_place(found.calibration.statistic, found.draws, ALPHA)
-                record(how, float(found.calibration.pvalue), ALPHA, share)
+        # One cell a trial: that of the first layers.
+        firsts = np.s_[:: len(widths_x), :: len(widths_y)]
+        scores, drawn = observed[firsts], draws[:, *firsts]
+        pool = np.concatenate([drawn, scores[None]])
+        for level in (0.05, 0.01):
+            cells = null.judge_cells(measure, a, b, observed, draws, level)[0]
+            tau = cells.threshold[firsts]
+            at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean(axis=0).sum()) / TRIALS
+            record(f"moments {level}", cells.pvalue[firsts], level, (pool > tau).mean(axis=0))
+        record("cyclic", nulls.pvalue(scores, drawn), ALPHA, in_its_place(scores, drawn, ALPHA))
+        layers = [
+            np.s_[i : i + len(widths_x), j : j + len(widths_y)]
+            for i, j in itertools.product(range(0, len(x), len(widths_x)), range(0, len(y), len(widths_y)))
+        ]
+        for how in ("studentised max", "studentised rows", "raw max"):
+            found = [nulls.search_layers(observed[of], draws[:, *of], how=how) for of in layers]
+            statistic, p = (np.array([getattr(f.calibration, name) for f in found]) for name in ("statistic", "pvalue"))
+            record(how, p, ALPHA, in_its_place(statistic, np.stack([f.draws for f in found], axis=1), ALPHA))
         if block % 3 == 0:  # one of three is enough for the group that holds the cyclic one
             more = nulls.Cyclic(seed=block, relabellings=2)
-            firsts = (states[0][:: len(widths_x)], states[1][:: len(widths_y)])
-            observed, draws = more.scored(measure, *(more.prepare(measure, side) for side in firsts))
-            for i, j in np.ndindex(observed.shape):
-                p = float(nulls.pvalue(observed[i, j], draws[:, i, j]))
-                record("affine", p, ALPHA, 3 * in_its_place(observed[i, j], draws[:, i, j], ALPHA))
+            sides = (states[0][:: len(widths_x)], states[1][:: len(widths_y)])
+            scores, drawn = more.scored(measure, *(more.prepare(measure, side) for side in sides))
+            record("affine", nulls.pvalue(scores, drawn), ALPHA, 3 * in_its_place(scores, drawn, ALPHA))
+    assert set(rejected) == {"moments 0.05", "moments 0.01", "cyclic", "studentised max", "studentised rows", "raw max", "affine"}
     for method, count in rejected.items():
         low, high = wilson(count, TRIALS // 3 if method == "affine" else TRIALS)
         assert low <= attainable[method] <= high, (method, count, attainable[method])
