@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import socket
 import threading
 import time
@@ -199,6 +200,23 @@ def test_a_model_of_timm_that_is_not_in_the_table_is_counted():
     assert facts.download_bytes == 4 * facts.parameters
     assert facts.flops == pytest.approx(2 * 1.81e9, rel=0.02)  # 1.81e9 multiply-adds, as published
     assert facts_of([ModelEntry("timm:no_such_model")], 0)[0] == Facts()
+
+
+def test_models_of_timm_that_are_built_alike_are_built_once(monkeypatch, tmp_path):
+    import timm
+
+    built, build = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: built.append(name) or build(name, **more))
+    names = ["test_resnet.r160_in1k", "resnet18.gluon_in1k", "resnet18.tv_in1k", "vit_tiny_patch16_224.augreg_in21k"]
+    facts = [facts_of([ModelEntry(f"timm:{name}")], 0)[0] for name in (*names, *names)]
+    assert len(built) <= 3 and facts[:4] == facts[4:] and facts[1] == facts[2]
+    for name, fact in zip(names, facts, strict=False):
+        assert fact.parameters == sum(p.numel() for p in build(name, pretrained=False).parameters())
+    folder = tiny.timm_vit(tmp_path / "model")
+    shallow = tiny.timm_cnn(tmp_path / "other") / "config.json"
+    before = facts_of([ModelEntry(f"timm:{folder}")], 0)[0]
+    shutil.copy(shallow, folder / "config.json")  # a folder that holds another model by now
+    assert facts_of([ModelEntry(f"timm:{folder}")], 0)[0].names != before.names
 
 
 def test_toy_models_cost_their_recipe_until_they_are_trained(monkeypatch):

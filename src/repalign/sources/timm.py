@@ -7,6 +7,7 @@ network's stages; with `layers:` naming modules of the model instead, their outp
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from repalign.errors import RepalignError, Unavailable, did_you_mean, is_of
 from repalign.models import known_models
@@ -51,19 +53,58 @@ def _configured(name: str) -> Any:
         return None
 
 
-def _counted(name: str) -> Facts:
+# What the initialisation of a model does to its weights.
+_SETS = {getattr(Tensor, f"{name}_") for name in ("normal", "uniform", "erfinv", "mul", "add", "clamp", "fill", "zero")}
+_SETS |= {f for name, f in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")}
+
+
+class _Unset(TorchFunctionMode):
+    """Weights without values are not set to any: on "meta" that took half the time of building them, and changes no shape."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **kwargs) if func not in _SETS else args[0] if args else kwargs["tensor"]
+
+
+_ALIKE: dict[str, str] = {}  # the first of the names whose models are built alike
+# What timm tells of a name that its model is not built by.
+_NOT_BUILT_BY = {
+    "url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode",
+    "license", "origin_url", "paper_name", "paper_ids", "notes", "test_crop_pct", "test_input_size", "label_names",
+    "label_descriptions", "custom_load", "state_dict",
+}  # fmt: skip
+
+
+def _built(name: str) -> str:
+    """What the model of a name is built by: its architecture, and what of the configuration of its weights may change it."""
+    config = _configured(name)
+    told = {} if config is None else {k: v for k, v in vars(config).items() if k not in _NOT_BUILT_BY}
+    return repr((name if config is None else name.partition(".")[0], told))
+
+
+def _counted(spec: Spec) -> Facts:
     """The architecture, built and run without a weight: parameters, layers and operations."""
+    import timm  # noqa: F401  # one that is not installed is told by name
+
+    try:
+        if spec.is_local:
+            return _count(f"local-dir:{spec.path}", (Path(spec.path) / "config.json").read_bytes())
+        return _count(_ALIKE.setdefault(_built(spec.path), spec.path))
+    except Exception:  # unknown to timm, or without intermediates: the run will say so
+        return Facts()
+
+
+@functools.lru_cache(maxsize=256)  # before a study runs, its check, its plan and all variants ask of the same models
+def _count(name: str, config: bytes = b"") -> Facts:  # noqa: ARG001  # of a folder, which may hold another model by now
     import timm
     from torch.utils.flop_counter import FlopCounterMode
 
-    try:
-        with torch.device("meta"), torch.inference_mode():
+    with torch.device("meta"), torch.inference_mode():
+        with _Unset():
             model: Any = timm.create_model(name, pretrained=False).eval()
-            pixels = torch.empty(1, *model.pretrained_cfg["input_size"])
-            with FlopCounterMode(display=False) as counter:
-                states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
-    except Exception:  # unknown to timm, or without intermediates: the run will say so
-        return Facts()
+        pixels = torch.empty(1, *model.pretrained_cfg["input_size"])
+        with FlopCounterMode(display=False) as counter:
+            states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
     word, poolings = "stage", ("spatial_mean", "mean")
     if getattr(model, "num_prefix_tokens", 0):
         word, poolings = "block", ("cls", "mean") if passes.class_tokens(model) else ("mean",)
@@ -297,7 +338,7 @@ class Timm(HubSource):
         return (name, None) if name else None
 
     def facts(self, spec: Spec, entry: ModelEntry, answer: Answer | None = None) -> Facts:  # noqa: ARG002
-        counted = _counted(f"local-dir:{spec.path}" if spec.is_local else spec.path)
+        counted = _counted(spec)
         found = self.weight_facts(spec, answer)
         if found or answer is not None or counted.parameters is None or self.repository(spec) is None:
             return replace(counted, **found)
