@@ -245,7 +245,19 @@ def test_all_layers_of_a_module_are_its_children():
     assert list(dict.fromkeys(tracker.table().query("scope == 'cell'")["layer"])) == ["first", "blocks.0", "blocks.1", "head"]
 
 
-def test_a_compiled_or_wrapped_module_is_read_inside():
+def test_what_a_module_gives_is_a_layer_too_and_the_only_one_where_it_has_no_children():
+    x, _, ids = made()
+    layer = nn.Linear(6, 4)
+    tracker = Tracker(panel(), ["CKA()"], strict=True)
+    found = tracker.score(layer, batches(x, ids), step=0)
+    assert set(tracker.table()["layer"]) == {"output"}
+    both = Tracker(panel(), ["CKA()"], ["output", "0"], strict=True)
+    same = both.score(nn.Sequential(layer), batches(x, ids), step=0)
+    assert same["repalign/CKA/target"] == pytest.approx(found["repalign/CKA/target"], abs=1e-6)
+    assert set(both.table()["layer"]) == {"output", "0"}
+
+
+def test_a_wrapped_module_is_read_inside():
     x, _, ids = made()
     net = Net()
     tracker = Tracker(panel(), ["CKA()"], layers="blocks.*", strict=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean, is_of
+from repalign.sources.memory import OUTPUT
 from repalign.sources.model import named_by
 from repalign.sources.passes import ROUNDING, TOKEN_POOLINGS, any_pool, outputs_of, without_first
 from repalign.sources.torch import children
@@ -105,8 +106,8 @@ def reader(model: Any, layers: str | Sequence[str], pooling: str | None) -> Forw
         causal = is_causal(config)
     if layers == ALL and of_transformers:
         return lambda _, batch: _hidden_states(inner, batch, causal, pooling)
-    known = [name for name, _ in inner.named_modules() if name]
-    wanted = children(inner) if layers == ALL else [layers] if isinstance(layers, str) else list(layers)
+    known = {OUTPUT: "", **{name: name for name, _ in inner.named_modules() if name}}
+    wanted = children(inner) or [OUTPUT] if layers == ALL else [layers] if isinstance(layers, str) else list(layers)
     names = []
     for one in wanted:
         if not (found := named_by(one, known)):
@@ -115,9 +116,10 @@ def reader(model: Any, layers: str | Sequence[str], pooling: str | None) -> Forw
         names += found
 
     def forward(_: Any, batch: Any) -> Layers:
-        with outputs_of(inner, list(dict.fromkeys(names)), type(inner).__name__) as outputs:
+        with outputs_of(inner, [known[name] for name in dict.fromkeys(names)], type(inner).__name__) as outputs:
             _run(inner, batch)
-        return {name: _pooled(x, name, _counted(batch, x, causal), pooling) for name, x in outputs.items()}
+        found = {name: outputs[known[name]] for name in dict.fromkeys(names)}
+        return {name: _pooled(x, name, _counted(batch, x, causal), pooling) for name, x in found.items()}
 
     return forward
 
