@@ -59,7 +59,7 @@ _SETS |= {f for name, f in vars(nn.init).items() if name.endswith("_") and not n
 
 
 class _Unset(TorchFunctionMode):
-    """Weights without values are not set to any: on "meta" that took half the time of building them, and changes no shape."""
+    """Weights without values, on "meta", are not set to any: that takes time and changes no shape."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
