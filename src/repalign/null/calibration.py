@@ -104,7 +104,7 @@ def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max:
         wanted = f"shape (K, {', '.join(map(str, observed.shape))}) with K >= 1"
         raise RepalignError("draws do not fit the observed scores", expected=wanted, got=f"shape {draws.shape}")
     known = np.isfinite(draws)
-    if known.all():  # the same to the last digit, in a fourth of the time
+    if known.all():  # the same to the last digit, without a mask
         mean, std = draws.mean(axis=0), draws.std(axis=0)
     else:
         none = ~known.any(axis=0)
