@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 from repalign.errors import RepalignError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -115,3 +117,11 @@ def plain(annotation: Any) -> Any:
     for kind in rest:
         first = first | kind
     return first
+
+
+def half_width(values: np.ndarray, level: float = 0.95) -> float:
+    """Half of the interval of a mean, by Student's t."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    return float(stdtrit(n - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)

@@ -243,8 +243,8 @@ def off_diagonal(square: np.ndarray) -> np.ndarray:
 def random_cosine(d: int) -> float:
     """E|cos| of two random directions in d dimensions: Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), near sqrt(2 / (pi d)).
 
-    >>> round(random_cosine(576), 4)
-    0.0333
+    >>> round(random_cosine(2), 6), round(random_cosine(576), 4), round(random_cosine(500) / math.sqrt(2 / (math.pi * 500)), 3)
+    (0.63662, 0.0333, 1.001)
     """
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 

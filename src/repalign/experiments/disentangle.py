@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from repalign.errors import RepalignError, choose
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, half_width
 from repalign.text import Progress, counted, interval, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
@@ -243,6 +243,8 @@ def disentangle(
 
 def _row(arrays: Sequence[Array], k: int, starts: int, seed: int) -> dict[str, Any]:
     """All numbers of one k."""
+    from repalign.null import pvalue
+
     fits = [[components(x, k, seed + s) for s in range(starts)] for x in arrays]
     n = len(arrays[0])
     halves = np.array_split(np.random.default_rng([seed, 2]).permutation(n), 2)
@@ -262,7 +264,7 @@ def _row(arrays: Sequence[Array], k: int, starts: int, seed: int) -> dict[str, A
     every = [fit for some in (*fits, *split) for fit in some]
     return {
         "k": k, "n": n, "pca": pca, "ica": float(np.mean(ica)), "ica_low": min(ica), "ica_high": max(ica),
-        "relabelled": float(chance.mean()), "p": float((1 + (chance >= ica[0] - 1e-12).sum()) / (1 + len(chance))),
+        "relabelled": float(chance.mean()), "p": float(pvalue(ica[0], chance)),
         "split_half_pca": float(np.mean(split_pca)), "split_half_ica": float(np.mean(split_ica)),
         "restart": float(np.mean(again)) if again else float("nan"),
         "kurtosis": float(np.median(np.concatenate([_excess(some[0]) for some in turned]))),
@@ -330,18 +332,11 @@ class _Labels:
                     row: dict[str, Any] = {"file": name, "test": test, "k": size, "per_class": m}
                     several = {"raw": raw, "pca": pca, "ica": ica, "over_raw": ica - raw, "over_pca": ica - pca}
                     for what, some in several.items():
-                        mean, half = float(some.mean()), _half_width(some)
+                        mean, half = float(some.mean()), half_width(some)
                         row |= {what: mean, f"{what}_low": mean - half, f"{what}_high": mean + half}
                     rows.append(row | {"chance": chance, "n_test": len(at), "n_classes": len(classes)})
         progress(f"few labels, {name}", total, total)
         return sorted(rows, key=lambda row: (row["test"], row["k"], row["per_class"]))
-
-
-def _half_width(values: Array) -> float:
-    """Half of the 95 % interval of a mean (Student)."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:

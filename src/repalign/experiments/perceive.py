@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 
 from repalign.errors import RepalignError, choose
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, half_width
 from repalign.text import Progress, number, pvalue, silent, telling
 
 if TYPE_CHECKING:
@@ -70,16 +70,8 @@ class Score:
         """How much more `raw` is than that of another predictor, or set of modalities, on the same rows; with its 95 % interval."""
         if self.n != other.n:
             raise RepalignError("the scores are not of the same rows", expected=f"n = {self.n}", got=f"n = {other.n}")
-        half = _half(self.influence - other.influence)
+        half = half_width(self.influence - other.influence)
         return self.raw - other.raw, self.raw - other.raw - half, self.raw - other.raw + half
-
-
-def _half(influence: np.ndarray) -> float:
-    """Half a 95 % interval of a mean over rows, by Student's t."""
-    from scipy.special import stdtrit
-
-    n = len(influence)
-    return float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * float(influence.std(ddof=1)) / math.sqrt(n)
 
 
 class _Sums:
@@ -112,7 +104,7 @@ class _Sums:
         full = np.full(n, mean)
         full[self.columns] = columns
         influence = (self.own - accuracy) - (self.rows - mean) - (full - mean)
-        raw, half = accuracy - mean, _half(influence)
+        raw, half = accuracy - mean, half_width(influence)
         p = float(np.mean(self.shifts >= self.shifts[0] - 1e-9 * max(1.0, abs(self.shifts[0])))) if m == n else math.nan
         return Score(accuracy, mean, sd, p, raw - half, raw + half, self.own - self.rows, influence, n)
 

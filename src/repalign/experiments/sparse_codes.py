@@ -134,6 +134,7 @@ def universality(
     import pandas as pd
 
     from repalign.experiments.inputs import read_inputs
+    from repalign.null import pvalue
 
     if len(inputs) != 2:
         raise RepalignError("sparse codes are compared between two models", expected="two inputs", got=len(inputs))
@@ -150,7 +151,7 @@ def universality(
     for name, some in zip(given.names, codes, strict=True):
         again = np.array([mcc(some[i], some[j]) for i in range(starts) for j in range(i)])
         rows.append(_row(f"two starts of {name}", again) | {"active": float((np.stack(some) > 0).sum(axis=2).mean())})
-    p = float((1 + (chance >= across[0] - 1e-12).sum()) / (1 + len(chance)))
+    p = float(pvalue(across[0], chance))
     return Universality(table=pd.DataFrame(rows).assign(n=len(rest)), names=given.names, n=len(rest), atoms=atoms, p=p)  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found
+from repalign.experiments.concept_numbers import random_cosine
 from repalign.text import Progress, number, silent, telling
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ IMPORTANCE = 0.9  # of each feature, of that of the one before
 KEPT = 0.5  # norm of its direction from which on a feature counts as kept
 HELD_OUT = 5000
 TRAINED, LINEAR, UNTRAINED = "relu", "linear", "untrained"
-
-
-def random_cosine(d: int) -> float:
-    """E |cos| of two random directions in d dimensions, gamma(d / 2) / (sqrt(pi) gamma((d + 1) / 2)); about sqrt(2 / (pi d)).
-
-    >>> round(random_cosine(2), 6), round(random_cosine(500) / math.sqrt(2 / (math.pi * 500)), 3)
-    (0.63662, 1.001)
-    """
-    return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
 
 
 @dataclass(frozen=True, eq=False)

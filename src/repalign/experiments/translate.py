@@ -104,8 +104,10 @@ def recall(translated: Array, y: Array, centre: Array) -> float:
     >>> recall(np.eye(3), np.eye(3), np.zeros(3))
     1.0
     """
+    from repalign.experiments.retrieval import unit
+
     a, b = (z - centre for z in (translated, y))
-    a, b = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-300) for z in (a, b))
+    a, b = map(unit, (a, b))
     cosine = a @ b.T
     own = np.diag(cosine).copy()
     np.fill_diagonal(cosine, -np.inf)
