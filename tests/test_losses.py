@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr
 
+from processes import join, of_two
 from repalign import losses
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, SoftKNN
@@ -146,8 +143,7 @@ def test_training_on_it_brings_two_spaces_together(name):
 def of_a_process(rank: int, port: int, results) -> None:
     import torch.distributed as distributed
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    distributed.init_process_group("gloo")
+    join(rank, port)
     x, y = batch(16)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
     rows = slice(8 * rank, 8 * rank + 8)
@@ -164,18 +160,7 @@ def of_a_process(rank: int, port: int, results) -> None:
 
 
 def test_two_processes_have_the_loss_and_gradient_of_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        results = manager.dict()
-        processes = [context.Process(target=of_a_process, args=(rank, port, results)) for rank in range(2)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-        found = dict(results)
+    found = of_two(of_a_process)
     x, y = batch(16)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
     value = losses.cka(x @ weight, y)

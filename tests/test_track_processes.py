@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-
 import numpy as np
 import pytest
 import torch
 
+from processes import join, of_two
 from repalign import Panel, Tracker
 from repalign.measures import MutualKNN
 
@@ -42,8 +39,7 @@ def fed(rows: list[int]) -> list[tuple[list[str], torch.Tensor]]:
 def of_a_process(rank: int, port: int, folder: str, results) -> None:
     import torch.distributed as distributed
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    distributed.init_process_group("gloo")
+    join(rank, port)
     torch.manual_seed(0)
     model = torch.nn.Identity()
     live = tracker(file=f"{folder}/table.csv")
@@ -58,18 +54,7 @@ def of_a_process(rank: int, port: int, folder: str, results) -> None:
 
 
 def test_two_processes_have_the_numbers_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        results = manager.dict()
-        processes = [context.Process(target=of_a_process, args=(rank, port, str(tmp_path), results)) for rank in range(2)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-        found = dict(results)
+    found = of_two(of_a_process, str(tmp_path))
     x, y, _ = data()
     one = tracker().score(torch.nn.Identity(), fed(list(range(N))), step=0)[NAME]
     assert one == pytest.approx(MutualKNN()(x, y), abs=1e-12)

@@ -709,6 +709,8 @@ class _Errors:
 
 def _identify(labels: Any, recordings: Mapping[str, RDM], measure: Measure, draws: int, seed: int) -> Identified | None:
     """Is a person's region known by the RDMs of other people? None where no person has two, or there is one."""
+    from repalign.null import pvalue
+
     if REGION not in labels or labels["subject"].nunique() < 2 or labels.groupby("subject")[REGION].nunique().max() < 2:
         return None
     states = [measure.prepare(r) for r in recordings.values()]
@@ -725,7 +727,7 @@ def _identify(labels: Any, recordings: Mapping[str, RDM], measure: Measure, draw
         right[k] = (identified(similar, people, shuffled) == shuffled).mean()
     accuracy = float((taken == true).mean())
     rows = labels.assign(identified=[region.cat.categories[t] for t in taken], correct=taken == true)
-    return Identified(accuracy, float(right.mean()), float((1 + (right >= accuracy - 1e-9).sum()) / (draws + 1)), draws, rows)
+    return Identified(accuracy, float(right.mean()), float(pvalue(accuracy, right)), draws, rows)
 
 
 def identified(similar: np.ndarray, people: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -95,6 +95,7 @@ def closeness(
 
     from repalign.experiments.inputs import read_inputs
     from repalign.measures import CKA, Disagreement, JensenShannon, KLDivergence, log_likelihood_variance_distance
+    from repalign.null import pvalue
 
     if draws < 1 or samples < 1:
         raise RepalignError("draws and samples are out of range", expected="at least 1", got=(draws, samples))
@@ -122,7 +123,7 @@ def closeness(
     p, q = f @ g.T, f2 @ g2.T
     row = {
         "d_llv": found.distance, **{term: getattr(found, term) for term in TERMS}, "shuffled": float(np.mean(shuffled)),
-        "p": (1 + sum(s <= found.distance * (1 + 1e-6) for s in shuffled)) / (draws + 1), "kl_ab": KLDivergence()(p, q),
+        "p": float(pvalue(-found.distance, -np.array(shuffled))), "kl_ab": KLDivergence()(p, q),
         "kl_ba": KLDivergence()(q, p), "jensen_shannon": JensenShannon()(p, q), "disagreement": Disagreement()(p, q),
         "cka": CKA()(f, f2),
     }  # fmt: skip

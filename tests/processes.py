@@ -1,0 +1,33 @@
+"""Two processes that talk to each other, for tests of what is gathered."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+
+def join(rank: int, port: int) -> None:
+    """Make this process one of two."""
+    import torch.distributed as distributed
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    distributed.init_process_group("gloo")
+
+
+def of_two(target: Callable[..., None], *given: Any) -> dict[int, Any]:
+    """What two processes put into the results, by rank; each runs `target(rank, port, *given, results)`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        results = manager.dict()
+        processes = [context.Process(target=target, args=(rank, port, *given, results)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        return dict(results)
