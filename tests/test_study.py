@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,3 +153,67 @@ def test_the_example_study_is_valid_and_plans():
 
     study = load_study(Path(__file__).parents[1] / "studies/example.yaml")
     assert any("9 pairs of models" in line for line in study.plan().lines)
+
+
+# --- models of the hub that lie in a folder ---------------------------------------------------------
+
+ON_THE_HUB = """\
+dataset: {folder: images}
+models:
+  x: [{spec: "timm:tiny_cnn.a", family: f, scores: {top1: 60}}]
+  y: ["timm:tiny_cnn.b"]
+measures: ["CKA()"]
+null: {method: permutation, draws: 19}
+ceilings: {replicates: [["timm:tiny_cnn.a", "timm:tiny_cnn.b"]]}
+variants: {all: {}, half: {rows: {n: 12}}}
+"""
+
+
+@pytest.fixture
+def on_the_hub(tmp_path):
+    """A study of two models that are not on this machine by their names, and the folder that holds one of them."""
+    pytest.importorskip("timm")
+    from PIL import Image
+
+    import tiny_models
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"images/{i:02d}.png")
+    tiny_models.timm_cnn(tmp_path / "here/tiny_cnn.a")
+    tiny_models.timm_cnn(tmp_path / "here/tiny_cnn.b")
+    (tmp_path / "zoo.yaml").write_text(ON_THE_HUB)
+    return tmp_path
+
+
+def test_models_of_the_hub_are_read_from_a_folder_under_their_names(on_the_hub):
+    study = load_study(on_the_hub / "zoo.yaml").with_local(on_the_hub / "here")
+    place = on_the_hub / "here/tiny_cnn.a"
+    told = f"tiny_cnn.a: {place} in the place of timm:tiny_cnn.a"
+    assert told in study.plan().lines
+    assert [e.label for v in study.variants for e in (*v.x, *v.y)] == ["tiny_cnn.a", "tiny_cnn.b"] * 2
+    for alignment in study.run().alignments.values():
+        mine, theirs = alignment.run["models"]
+        assert (mine["name"], mine["spec"], mine["family"], mine["scores"]) == ("tiny_cnn.a", f"timm:{place}", "f", {"top1": 60})
+        assert theirs["name"] == "tiny_cnn.b" and told in alignment.run["how"]
+        assert alignment.run["ceilings"][0]["model_y"] == "tiny_cnn.b"  # the file names both by their specs
+
+
+def test_what_the_folder_lacks_stays_on_the_hub(on_the_hub):
+    shutil.rmtree(on_the_hub / "here/tiny_cnn.b")
+    study = load_study(on_the_hub / "zoo.yaml").with_local(on_the_hub / "here")
+    assert study.local == {"tiny_cnn.a": "timm:tiny_cnn.a"} and study.y[0].spec == "timm:tiny_cnn.b"
+
+
+def test_a_folder_without_any_of_the_models_is_refused(on_the_hub, folder):
+    study = load_study(on_the_hub / "zoo.yaml")
+    with pytest.raises(RepalignError, match=r"images holds none of the study's models\n  expected: .*images.tiny_cnn.a"):
+        study.with_local(on_the_hub / "images")
+    with pytest.raises(RepalignError, match="got: no such folder"):
+        study.with_local(on_the_hub / "nowhere")
+    with pytest.raises(RepalignError, match="expected: a study with models of the hub"):
+        load_study(folder / "study.yaml").with_local(on_the_hub / "here")
+    (folder / "theory.yaml").write_text("experiment: self_consuming\n")
+    with pytest.raises(RepalignError, match="only a study that compares models"):
+        load_study(folder / "theory.yaml").with_local(on_the_hub / "here")

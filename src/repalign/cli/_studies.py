@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
-from repalign.cli._options import Comparing, MeasureNames, OneDataset, Reader, age_in_seconds
+from repalign.cli._options import Comparing, LocalModels, MeasureNames, OneDataset, Reader, age_in_seconds
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, alike, counted, duration, parameters, size, telling
 
@@ -47,7 +47,14 @@ def init(
     wrote("study", to, f"repalign run {to} --plan")
 
 
-def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
+def _loaded(study: Path, local: Path | None) -> Any:
+    from repalign.study import load_study
+
+    loaded = load_study(study)
+    return loaded if local is None else loaded.with_local(local)
+
+
+def run(study: StudyFile, plan: bool = False, mock: bool = False, local: LocalModels = None) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped.
 
     Parameters
@@ -55,9 +62,7 @@ def run(study: StudyFile, plan: bool = False, mock: bool = False) -> None:
     plan : Only say what would be done and what it needs.
     mock : Try it out: tiny stand-ins for the models and a generated dataset; no download.
     """
-    from repalign.study import load_study
-
-    loaded = load_study(study)
+    loaded = _loaded(study, local)
     with bars() as progress:
         if mock:
             loaded = loaded.mock(progress)
@@ -93,14 +98,14 @@ def _show_variants(alignments: Mapping[str, Alignment]) -> None:
     show_table(columns, rows, "mean over pairs of models", words=2)
 
 
-def extract(study: StudyFile) -> None:
+def extract(study: StudyFile, local: LocalModels = None) -> None:
     """Extract all models of a study into its store, and compare nothing yet."""
-    from repalign.study import load_study
     from repalign.study.alignment import AlignmentStudy
 
-    loaded = load_study(study)
+    loaded = _loaded(study, local)
     if not isinstance(loaded, AlignmentStudy):
         raise RepalignError(f"{study}: this study has no models to extract by themselves", remedy=f"repalign run {study}")
+    tell(loaded.told_of_local)
     with bars() as progress:
         found = loaded.extract(progress=progress)
     rows = []

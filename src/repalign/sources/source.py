@@ -65,6 +65,13 @@ class Spec:
             return self
         return replace(self, path=os.path.normpath(Path(base).absolute() / Path(local).expanduser()) + self.path[len(local) :])
 
+    def found_in(self, folder: Path) -> Spec | None:
+        """A hub's model as a folder of this machine, where `folder` holds its path; None where it does not."""
+        there = Path(folder).expanduser().absolute() / self.path
+        if self.is_local or self.source.local_part(str(there)) is None or not there.is_dir():
+            return None
+        return replace(self, path=str(there), revision=None)
+
     @property
     def slug(self) -> str:
         """A name for files and folders: the readable part of the spec and eight digits of its SHA-256.

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,13 +22,13 @@ from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
 from repalign.comparison.check import VARIANTS_FILE
 from repalign.comparison.ways import way_of
 from repalign.dataset import Dataset
-from repalign.errors import NotHere
+from repalign.errors import NotHere, RepalignError
 from repalign.figures import kinds
 from repalign.files import FILES, file_sha256, seal_parquet, write_file
 from repalign.null import Null
 from repalign.report import write_report
 from repalign.representation import Representation
-from repalign.sources import ModelEntry
+from repalign.sources import ModelEntry, parse_spec
 from repalign.store import FeatureStore
 from repalign.study import before
 from repalign.study.base import STORE, OnPlan, Outcome, Plan, Study
@@ -51,6 +51,7 @@ class AlignmentStudy(Study):
 
     variants: tuple[Variant, ...]
     where: Where = field(kw_only=True, repr=False, compare=False)
+    local: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # hub specs of models read from a folder, by name
 
     @classmethod
     def load(cls, path: Path, data: dict[str, Any], where: Where) -> AlignmentStudy:
@@ -64,6 +65,25 @@ class AlignmentStudy(Study):
             with where.at("figures", i):
                 kinds.check(item, *(([v.name for v in variants], measures) if sure else ()))
         return cls(path, config, variants, where=where)
+
+    def with_local(self, folder: Path) -> AlignmentStudy:
+        local: dict[str, str] = {}
+        study = replace(self, variants=tuple(_from_folder(v, folder, local) for v in self.variants), local=local)
+        if not local:
+            specs = [parse_spec(e.spec) for v in self.variants for side in v.sides for e in side]
+            paths = [str(folder / s.path) for s in specs if not s.is_local]
+            raise RepalignError(
+                f"{folder} holds none of the study's models", got="no such folder" if not folder.is_dir() else "other paths",
+                expected=f"a folder such as {paths[0]}" if paths else "a study with models of the hub",
+                remedy="name the folder above their paths, or leave --local out",
+            )  # fmt: skip
+        return study
+
+    @property
+    def told_of_local(self) -> tuple[str, ...]:
+        """What was read from where in the place of models of the hub."""
+        entries = {e.label: parse_spec(e.spec).path for v in self.variants for side in v.sides for e in side}
+        return tuple(f"{name}: {entries[name]} in the place of {spec}" for name, spec in self.local.items())
 
     def look(self) -> None:
         before.look(self, self._inputs(silent), self.where, is_plan=True)
@@ -160,7 +180,9 @@ class AlignmentStudy(Study):
     def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path) -> Alignment:
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first, dataset = variant.config, found.x[0], inputs.dataset(variant)
-        named = {key: r for r in found.everything for key in (r.record.spec, r.name)}
+        how = [] if config.dataset is not None else [dataset.source, *(r.facts["read"] for r in found.everything)]
+        how += self.told_of_local
+        named = {key: r for r in found.everything for key in (r.record.spec, r.name, self.local.get(r.name, r.name))}
         replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
         return compare(
             found.x,
@@ -180,7 +202,7 @@ class AlignmentStudy(Study):
             describe={
                 "name": f"{self.name}: {variant.name}" if variant.name else self.name,
                 "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
-                **({"how": [dataset.source, *(r.facts["read"] for r in found.everything)]} if config.dataset is None else {}),
+                **({"how": how} if how else {}),
                 "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
                 "warnings": found.warnings,
             },
@@ -230,7 +252,24 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
         if not (study.base / path).exists():
             lines.append(f"warning: {path} is not there yet; the run needs it for the scores of models")
     needs = _needs(inputs, runs, is_known)
-    return Plan((*lines, *needs.lines(), f"features in {study.store}"), needs.table)
+    return Plan((*lines, *study.told_of_local, *needs.lines(), f"features in {study.store}"), needs.table)
+
+
+def _from_folder(variant: Variant, folder: Path, local: dict[str, str]) -> Variant:
+    """A variant with the models that the folder holds read from there, under their names; `local` is told which."""
+    sides, places = [], dict(variant.places)
+    for name, side in zip("xy", variant.sides, strict=False):
+        entries = []
+        for entry in side:
+            spec = parse_spec(entry.spec)
+            found = spec.found_in(folder)
+            if found is not None:
+                was, entry = entry, replace(entry, spec=str(found), name=spec.source.name(spec, entry))
+                local[entry.label] = str(spec)
+                places[name, entry.label] = places.get((name, was.label), ("models",))
+            entries.append(entry)
+        sides.append(tuple(entries))
+    return replace(variant, x=sides[0], y=sides[1] if len(sides) == 2 else None, places=places)
 
 
 def _compared(variant: Variant, n: int, null: Null) -> list[str]:

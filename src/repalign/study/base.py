@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 
 from repalign.dataset.config import Block as OfDataset
+from repalign.errors import RepalignError
 from repalign.figures.kinds import Drawn, write_figures
 from repalign.report import write_study_page
 from repalign.text import Progress, silent
@@ -151,6 +152,13 @@ class Study(ABC):
 
     def look(self) -> None:  # noqa: B027
         """Keep in the `where` of `load` what is wrong beyond what that has found; called if it has found something."""
+
+    def with_local(self, folder: Path) -> Study:
+        """The same study with models of the hub read from a folder that holds their paths: FOLDER/org/name for hf:org/name."""
+        raise RepalignError(
+            f"{self.name}: only a study that compares models reads some of them from {folder}",
+            got=f"experiment {self.config.experiment!r}", remedy="leave --local out, and name the folders in the study",
+        )  # fmt: skip
 
     @abstractmethod
     def plan(self, progress: Progress = silent) -> Plan:
