@@ -10,6 +10,7 @@ import pytest
 from repalign import text as words
 from repalign.figures import kinds
 from repalign.relate import maps
+from repalign.sources import standins
 from repalign.study import load_study, mock, needs
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -41,17 +42,25 @@ def every(*without: str):
 
 @every()
 def test_a_plan_needs_no_network_and_says_what_a_run_needs(study, monkeypatch):
-    # Trials end early, of few stimuli and layers: how near they come is asked in test_needs.
-    for name, least in {"TRIAL_SECONDS": 0.01, "SMALLEST": 128, "LAYERS": 2}.items():
-        monkeypatch.setattr(needs, name, least)
+    # No trial of bilinear measures, which are most, and short ones of others: how near they come is asked in test_needs.
+    monkeypatch.setattr(needs, "_timed", lambda jobs, n, width, layers: (0.01 * layers, 0.001 * layers**2, 4 * n * layers))
+    monkeypatch.setattr(needs, "TRIAL_SECONDS", 0.01)
     told = " ".join(study.plan().lines)
     assert ("about" in told or "minutes" in told) and (str(study.folder) in told or study.store in told)
     assert not study.folder.exists()
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder for the stand-ins of all studies: they have many in common, and to write one takes half a second."""
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.mark.slow
 @every()
-def test_a_mock_runs_to_the_end(study, monkeypatch):
+def test_a_mock_runs_to_the_end(study, models, monkeypatch):
+    made_once = standins.made_once
+    monkeypatch.setattr(standins, "made_once", lambda parent, *of: made_once(models if parent.name == "models" else parent, *of))
     # As few as a trend takes, and four where all meet all, for six pairs: with six models a side most take twice as long.
     monkeypatch.setattr(mock, "MODELS", 3 if all(v.y for v in getattr(study, "variants", ())) else 4)
     monkeypatch.setattr(kinds, "DPI", 40)  # nobody looks at these pictures
