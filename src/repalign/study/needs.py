@@ -331,13 +331,16 @@ def _trial(settings: tuple[tuple[Measure, Settings], ...], n: int, width: int) -
     growth = GROWTH if settings[0][1].way in STATES else np.full(4, 2.0)  # what is streamed grows with n, not n^2
     size = min(n, max([SMALLEST, *(m.min_n for m in jobs)]))
     start = time.perf_counter()
-    _timed(jobs, size, width, 1)  # which may have to load a library
-    layers = LAYERS if time.perf_counter() - start < LAYERS * TRIAL_SECONDS else 2
+    first = _timed(jobs, size, width, 1)  # which may have to load a library: that is little beside what takes long
+    begun = time.perf_counter() - start
+    layers = LAYERS if begun < LAYERS * TRIAL_SECONDS else 2
     while True:
         start = time.perf_counter()
-        (_, one, _), (prepare, many, held) = (_timed(jobs, size, width, count) for count in (1, layers))
-        spent, cell = time.perf_counter() - start, (many - one) / (layers**2 - 1)
-        now = np.maximum([prepare / (2 * layers), cell, one - cell, held / (2 * layers)], 0)
+        if before is not None or begun < 2 * TRIAL_SECONDS:
+            first, begun = _timed(jobs, size, width, 1), 0.0
+        prepare, many, held = _timed(jobs, size, width, layers)
+        spent, cell = begun + time.perf_counter() - start, (many - first[1]) / (layers**2 - 1)
+        now = np.maximum([prepare / (2 * layers), cell, first[1] - cell, held / (2 * layers)], 0)
         if size == n or ((before is not None or size > SMALLEST) and spent * growth[0] > TRIAL_SECONDS):
             # What does not grow with the stimuli is in both trials, and so not in their difference.
             step = np.maximum(now - (now / growth if before is None else before), 0)
