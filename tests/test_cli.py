@@ -250,7 +250,7 @@ def test_what_is_made_again_or_has_no_seal_is_told(call, study):
     status, out, err = call("check", results)
     assert status == 1 and tile.name in out
     status, _, err = call("run", study)
-    assert status == 0 and f"note: {tile}" in err and "the tile is computed again" in err
+    assert status == 0 and f"note: {tile}" in err and "what it held is computed again" in err
     run = json.loads((results / "run.json").read_text())
     assert run["machine"]["threads"] > 0 and run["machine"]["device"] == "cpu"
     (results / "run.json").write_text(json.dumps({k: v for k, v in run.items() if "seal" not in k and k != "files"}))

@@ -153,7 +153,7 @@ def test_a_tile_of_a_slow_measure_is_more_of_the_work(sides):
 def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkeypatch):
     """Of 8 tiles the second fails: its error is raised, no tile begins after it, and the first is kept."""
     xs, ys = sides
-    begun, real = [], engine.compute_tile
+    begun, real = [], engine.judged_tile
 
     def fails(tile, *rest, **named):
         begun.append(tile.key)
@@ -162,7 +162,7 @@ def test_an_error_of_one_tile_cancels_what_has_not_begun(sides, tmp_path, monkey
         time.sleep(0.4 * (len(begun) > 2))  # as long as a tile takes
         return real(tile, *rest, **named)
 
-    monkeypatch.setattr(engine, "compute_tile", fails)
+    monkeypatch.setattr(engine, "judged_tile", fails)
     with ThreadPoolExecutor(1) as pool, pytest.raises(RepalignError, match="disk is full"):
         compare(xs, ys, ["MutualKNN(k=5)", "CKA()"], nulls.Permutations(19), results=tmp_path, executor=pool)
     assert len(begun) <= 3  # one may be on its way when the error arrives
@@ -248,8 +248,8 @@ def test_resume_does_only_the_missing_tiles(sides, tmp_path, monkeypatch):
     files[3].write_bytes(files[3].read_bytes()[:50])  # cut short by a crash
     (tmp_path / "results.parquet").unlink()
     done = []
-    original = engine.compute_tile
-    monkeypatch.setattr(engine, "compute_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
+    original = engine.judged_tile
+    monkeypatch.setattr(engine, "judged_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
     compare(*sides, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     assert len(done) == 2
     assert (tmp_path / "results.parquet").read_bytes() == before
@@ -259,8 +259,8 @@ def test_adding_a_model_computes_only_its_tiles_and_another_seed_computes_all(si
     xs, ys = sides
     compare(xs[:1], ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     done = []
-    original = engine.compute_tile
-    monkeypatch.setattr(engine, "compute_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
+    original = engine.judged_tile
+    monkeypatch.setattr(engine, "judged_tile", lambda tile, *rest: done.append(tile) or original(tile, *rest))
     compare(xs, ys, ["CKA()"], nulls.Permutations(9), results=tmp_path)
     assert {t.x.name for t in done} == {"lm-b"}
     done.clear()

@@ -48,6 +48,7 @@ SEAL = "repalign-seal"
 FILES = "files"  # in a sealed JSON file: the SHA-256 of the files that it speaks of
 _RULE = (f"{SEAL}-rule", f"{SEAL} is the SHA-256 of this file, with its own 64 digits read as zeros")
 _ZEROS = "0" * 64
+FOOTER = 64 * 2**10  # bytes at the end of a Parquet file that are read at once: mostly its whole footer
 # In JSON a value follows its key after a colon; in a Parquet footer (Thrift) after its type and its length, 64.
 _DIGITS = re.compile(SEAL.encode() + rb'(?:": ?"|\x18\x40)([0-9a-f]{64})')
 AGAIN = "run the same command again: this file is made again, and what is whole is kept"
@@ -119,19 +120,51 @@ def seal_parquet(table: pa.Table, about: Mapping[str, str] | None = None) -> byt
 
 
 def read_parquet(path: Path, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:
-    """A table, the texts about it, and whether it has a seal. Raises DamagedError."""
+    """`parse_parquet` of a file. Raises DamagedError, also if it cannot be read."""
+    return parse_parquet(read_bytes(path, remedy), path, remedy)
+
+
+def parse_parquet(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:
+    """The table of a Parquet file, the texts about it, and whether it has a seal. `path` names the file.
+
+    Raises DamagedError if the seal is broken, or this is no Parquet table.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = read_bytes(path, remedy)
     has_seal = check_seal(data, path, remedy)
     try:
         table = pq.read_table(pa.BufferReader(data))
-        about = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        about = _texts(table.schema.metadata)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
         raise DamagedError(path, "is no Parquet table", got=_first_line(error), remedy=remedy) from error
-    own = {k: v for k, v in about.items() if k not in (SEAL, _RULE[0])}
-    return table.replace_schema_metadata(None), own, has_seal
+    return table.replace_schema_metadata(None), about, has_seal
+
+
+def parquet_about(files: Files, name: str, size: int) -> dict[str, str]:
+    """The texts about the table of a Parquet file of `size` bytes, from its footer alone, which no seal vouches for.
+
+    Raises DamagedError if it has none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = f"{files.root}/{name}"
+    try:
+        end = files.read(name, max(0, size - FOOTER), size)
+        length = int.from_bytes(end[-8:-4], "little") + 8
+        if len(end) < length <= size:
+            end = files.read(name, size - length, size)
+        # A file of a footer alone is as good to a reader that asks for no column.
+        return _texts(pq.read_metadata(pa.BufferReader(b"PAR1" + end[-length:])).metadata)
+    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
+        raise DamagedError(path, "is no Parquet table", got=_first_line(error)) from error
+
+
+def _texts(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """What a footer says of its table, without what belongs to the seal."""
+    about = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
+    return {k: v for k, v in about.items() if k not in (SEAL, _RULE[0])}
 
 
 def check_seal(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> bool:

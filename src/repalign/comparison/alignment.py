@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -60,7 +58,6 @@ MOCK_OF = "mock of "
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
-KEY, ABOUT = "repalign-tile", "repalign-about"  # in a tile: what it depends on, and what the run says of it
 ENDS = ("measure", "model_x", "model_y")  # what names a score of the layer search
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
@@ -240,24 +237,6 @@ def is_mock(table: pd.DataFrame) -> bool:
     return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
 
 
-def write_tile(rows: pd.DataFrame, draws: np.ndarray, path: Path, key: str, about: Mapping[str, Any] | None = None) -> None:
-    """Write the rows of one tile, the draws of its layer search (in the first row), its key, and what was found about it."""
-    rows = rows.assign(draws=[draws, *[None] * (len(rows) - 1)])
-    table = pa.Table.from_pandas(rows, TILE_SCHEMA, preserve_index=False)
-    write_file(path, seal_parquet(table, {KEY: key, **({ABOUT: json.dumps(about)} if about else {})}))
-
-
-def read_tile(path: Path, key: str) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
-    """Read what `write_tile` wrote. Raises DamagedError if it is something else, or another tile."""
-    table, notes, has_seal = read_parquet(path)
-    if not has_seal or notes.get(KEY) != key:
-        raise DamagedError(path, "is not this tile", expected=f"a sealed tile {key}", got=notes.get(KEY, "none"))
-    frame = _as_frame(table, TILE_SCHEMA, path)
-    if not len(frame) or frame[DRAWS.name].iloc[0] is None:
-        raise DamagedError(path, "is not a tile: it has no rows")
-    return frame.drop(columns=DRAWS.name), np.asarray(frame[DRAWS.name].iloc[0], float), json.loads(notes.get(ABOUT, "{}"))
-
-
 def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
     """A table of these columns, and the one of which run.json speaks (None: a run.json from before there were seals)."""
     if stated is not None:
@@ -265,11 +244,11 @@ def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFra
     table, _, has_seal = read_parquet(path, REMEDY)
     if has_seal and stated is None:
         raise DamagedError(path, f"is newer than {RUN_FILE}: a run was stopped while it wrote", remedy=REMEDY)
-    return _as_frame(table, schema, path)
+    return as_table(table, schema, path).to_pandas()
 
 
-def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
-    """The table as a frame of this schema. Raises DamagedError where it has other columns."""
+def as_table(table: pa.Table, schema: pa.Schema, path: object) -> pa.Table:
+    """The table in this schema, of the file at `path`. Raises DamagedError where it has other columns."""
     for name in ADDED.intersection(schema.names).difference(table.column_names):
         table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     missing = [name for name in schema.names if name not in table.column_names]
@@ -278,7 +257,7 @@ def _as_frame(table: pa.Table, schema: pa.Schema, path: Path) -> pd.DataFrame:
         what = f"lacks the column {missing[0]!r}" if missing else f"has an unknown column {extra[0]!r}"
         raise DamagedError(path, f"{what}: another version of repalign wrote it", remedy=REMEDY)
     try:
-        return table.select(schema.names).cast(schema).to_pandas()
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DamagedError(path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY) from error
 

@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment, read_tile
+from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment
+from repalign.comparison.kept import REMEDY, TILES, opened
 from repalign.errors import RepalignError
 from repalign.files import (
     AGAIN,
@@ -22,6 +23,7 @@ from repalign.files import (
     LocalFiles,
     check_files,
     check_seal,
+    parse_parquet,
     read_bytes,
     read_json,
     read_parquet,
@@ -30,7 +32,7 @@ from repalign.store import MARKER, Problem
 from repalign.store import check as check_store
 from repalign.text import Progress, silent, telling
 
-TILES, KEPT = "tiles", ("findings", "ceilings")  # folders of a result: what a run goes on from
+KEPT = ("findings", "ceilings")  # folders of a result, besides the tiles: what a run goes on from
 VARIANTS_FILE, FIGURES_FILE, BITS = "variants.parquet", "files.json", "competence"
 SEAL_IT = "it can be used as it is; the same command run again writes it with a seal"
 OLD = "was written before such files had seals: nothing shows whether it is whole"
@@ -117,7 +119,7 @@ def _result(folder: Path) -> Iterator[Problem]:
         yield Problem(str(folder), "is not finished: there is no table", "run the same command again: it goes on")
     for name in (TILES, *KEPT):  # each under the name that it states; those from before seals no run reads
         for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            look = _cut_off if TEMPORARY.match(path.name) else _tile if name == TILES else _file
+            look = _cut_off if TEMPORARY.match(path.name) else _tiles if name == TILES else _file
             yield from (problem for problem in _guarded(look, path) if problem.problem != OLD)
 
 
@@ -137,11 +139,12 @@ def _tables(folder: Path) -> Iterator[Problem]:
         yield Problem(str(folder / RUN_FILE), OLD, SEAL_IT)
 
 
-def _tile(path: Path) -> Iterator[Problem]:
-    if path.suffix == ".parquet" and not read_parquet(path)[2]:
+def _tiles(path: Path) -> Iterator[Problem]:
+    data = read_bytes(path)
+    if path.suffix == ".parquet" and not parse_parquet(data, path, REMEDY)[2]:
         yield Problem(str(path), OLD, SEAL_IT)
     else:
-        read_tile(path, path.stem)
+        opened(data, path, path.name)
 
 
 def _file(path: Path) -> Iterator[Problem]:

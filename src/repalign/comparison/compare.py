@@ -9,8 +9,9 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,15 +23,16 @@ import pandas as pd
 import torch
 
 import repalign.null as nulls
-from repalign.comparison.alignment import MOCK_OF, Alignment, write_tile
+from repalign.comparison.alignment import MOCK_OF, Alignment
 from repalign.comparison.applicable import applicable
 from repalign.comparison.doctor import Examination
+from repalign.comparison.kept import TILES, Kept
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import Cache, Scored, Settings, Tile, kept_tile, pairs_of
-from repalign.comparison.ways import WAYS, compute_tile, matmul_rate
+from repalign.comparison.tiles import Cache, Scored, Settings, Tile, groups_of, pairs_of, table_of
+from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
 from repalign.errors import RepalignError
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
-from repalign.files import LocalFiles
+from repalign.files import LocalFiles, open_files
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer, counting
@@ -148,10 +150,11 @@ def compare(
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
 
     folder = None if results is None else Path(results)
-    for place in () if folder is None else (folder, *(folder / name for name in ("tiles", "findings", "ceilings"))):
+    for place in () if folder is None else (folder, *(folder / name for name in (TILES, "findings", "ceilings"))):
         LocalFiles(place).sweep()
     examination = Examination(models, folder)
-    done = run_tiles([*tiles, *twins], folder, executor, budget, progress, examination, chosen.seconds)
+    kept = None if folder is None else Kept(open_files(folder))
+    done = run_tiles([*tiles, *twins], kept, executor, budget, progress, examination, chosen.seconds)
     scored, of_twins = done[: len(tiles)], done[len(tiles) :]
 
     table = across_pairs(tiles, scored)
@@ -292,20 +295,18 @@ def _device_of(asked: str) -> tuple[str, list[str]]:
 
 
 def run_tiles(
-    tiles: Sequence[Tile], folder: Path | None, executor: Executor | None, budget: int, progress: Progress,
+    tiles: Sequence[Tile], kept: Kept | None, executor: Executor | None, budget: int, progress: Progress,
     examination: Examination, seconds: Mapping[Measure, float] = MappingProxyType({}),
 ) -> list[Scored]:  # fmt: skip
-    """Compute the tiles that are not there yet, keep each as soon as it is done, return all in order.
+    """Compute the tiles that are not there yet, keep each group as soon as it is done, return all in order.
 
     `seconds` that measures take, as far as they are known: a tile of a slow one is more of the work than that of another.
     """
-    files = [None if folder is None else folder / "tiles" / f"{t.key}.parquet" for t in tiles]
-    there = {i: kept_tile(file, tiles[i].key) for i, file in enumerate(files) if file is not None and file.is_file()}
-    done = {i: scored for i, scored in there.items() if scored is not None}  # else it is damaged
+    done = {} if kept is None else kept.find(tiles)
     work = _Work(tiles, seconds, progress)
     work.add(*done, note=f"{len(done)} of {len(tiles)} parts were done in an earlier run, and are taken" if done else None)
-    at = [i for i in range(len(tiles)) if i not in done]
-    missing = [tiles[i] for i in at]
+    groups = missing_groups(tiles, done)
+    missing = [tiles[i] for group in groups for i in group]
     if any(t.settings.way for t in missing) and progress is not silent:
         rate = matmul_rate()
         for measure in dict.fromkeys(t.measure for t in missing if t.settings.way):  # what they will cost, before it is paid
@@ -313,33 +314,79 @@ def run_tiles(
             progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
     if executor is None:
         cache = Cache(budget, missing, examination, progress)
-        for i in cache.order(missing) if len(missing) > 1 else range(len(missing)):
-            with counting(work.within(at[i])):
-                done[at[i]] = compute_tile(missing[i], cache, progress, files[at[i]])
-            work.add(at[i])
+        for group in _in_order(tiles, groups, cache):
+            scored = compute_group([tiles[i] for i in group], cache, kept, progress, lambda k, group=group: work.within(group[k]))
+            done |= zip(group, scored, strict=True)
+            work.add(*group)
         return [done[i] for i in range(len(tiles))]
-    # A job is a run of tiles that share models, with a cache of its own that ends with it; there are a few for every worker, so
+    # A job is a run of groups that share models, with a cache of its own that ends with it; there are a few for every worker, so
     # that none waits long for the last.
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    order = sorted(range(len(missing)), key=lambda i: (missing[i].x.name, missing[i].y.name))
-    length = max(1, len(missing) // (8 * workers))
+    order = sorted(groups, key=lambda group: (tiles[group[0]].x.name, tiles[group[0]].y.name))
+    length = max(1, len(order) // (8 * workers))
     parts = [order[start : start + length] for start in range(0, len(order), length)]
-    jobs = ([(missing[i], files[at[i]]) for i in part] for part in parts)
-    futures = {executor.submit(_compute_part, job, budget // workers, folder): part for part, job in zip(parts, jobs, strict=True)}
+    jobs = ([[tiles[i] for i in group] for group in part] for part in parts)
+    futures = {executor.submit(compute_groups, job, budget // workers, kept): part for part, job in zip(parts, jobs, strict=True)}
     try:
         for future in as_completed(futures):
             scored, found = future.result()
             examination.found.update(found)
-            for i, one in zip(futures[future], scored, strict=True):
-                done[at[i]] = one
-                file = files[at[i]]
-                if file is not None and not file.is_file():  # a worker with a disk of its own
-                    write_tile(one.rows, one.draws, file, missing[i].key, one.about)
-            work.add(*(at[i] for i in futures[future]))
+            for group, some in zip(futures[future], scored, strict=True):
+                of_group = [tiles[i] for i in group]
+                if kept is not None and not kept.holds(of_group):  # a worker with a disk of its own
+                    kept.write(of_group, some)
+                done |= zip(group, some, strict=True)
+                work.add(*group)
     finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
         for future in futures:
             future.cancel()
     return [done[i] for i in range(len(tiles))]
+
+
+def missing_groups(tiles: Sequence[Tile], done: Container[int] = ()) -> list[list[int]]:
+    """The places of the tiles that are not done, in the groups in which they are computed: `groups_of` all tiles, less those.
+
+    So whoever works on the same tiles has the same groups, whatever was done when it began.
+    """
+    groups = ([i for i in group if i not in done] for group in groups_of(tiles))
+    return [group for group in groups if group]
+
+
+def compute_group(
+    tiles: Sequence[Tile], cache: Cache, kept: Kept | None = None, progress: Progress = silent,
+    within: Callable[[int], Callable[[int], None]] | None = None,
+) -> list[Scored]:  # fmt: skip
+    """Compute a group of tiles, and keep it.
+
+    `within` gives, for the place of a tile in the group, what is told of the pairs of layers that were just compared.
+    """
+    judged: dict[int, Judged] = {}
+    for k in cache.order(tiles) if len(tiles) > 1 else (0,):  # whatever the order, the same table
+        with nullcontext() if within is None else counting(within(k)):
+            judged[k] = judged_tile(tiles[k], cache, progress)
+    scored = scored_of([judged[k] for k in range(len(tiles))])
+    if kept is not None:
+        kept.write(tiles, scored)
+    return scored
+
+
+def compute_groups(
+    groups: Sequence[Sequence[Tile]], budget: int, kept: Kept | None
+) -> tuple[list[list[Scored]], dict[str, Any]]:  # fmt: skip
+    """Some groups in a worker, with one cache, and the doctor's findings on their layers."""
+    tiles = [t for group in groups for t in group]
+    examination = Examination([r for t in tiles for r in (t.x, t.y)], None if kept is None else Path(kept.files.root))
+    cache = Cache(budget, tiles, examination)
+    return [compute_group(group, cache, kept) for group in groups], {k: v for k, v in examination.found.items() if v}
+
+
+def _in_order(tiles: Sequence[Tile], groups: Sequence[list[int]], cache: Cache) -> list[list[int]]:
+    """Which group after which, so that models are prepared as rarely as the memory allows."""
+    of = [i for group in groups for i in group]
+    own = [group for group in groups for _ in group]
+    if len(groups) < 2:
+        return list(groups)
+    return list({id(own[k]): own[k] for k in cache.order([tiles[i] for i in of])}.values())
 
 
 class _Work:
@@ -375,21 +422,12 @@ class _Work:
         self.progress("compare", done, n, note)
 
 
-def _compute_part(
-    job: Sequence[tuple[Tile, Path | None]], budget: int, folder: Path | None
-) -> tuple[list[Scored], dict[str, Any]]:
-    """Some tiles in a worker, each with its file, and the doctor's findings on their layers."""
-    examination = Examination([r for t, _ in job for r in (t.x, t.y)], folder)
-    cache = Cache(budget, [t for t, _ in job], examination)
-    return [compute_tile(t, cache, file=file) for t, file in job], {k: v for k, v in examination.found.items() if v}
-
-
 # --- the table and the description of the run -----------------------------------------------------
 
 
 def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
     """The whole table, with p-values adjusted over the pairs of models of each measure."""
-    table = pd.concat([s.rows for s in scored], ignore_index=True)
+    table = table_of(scored).to_pandas()
     is_max = table["scope"] == "max"  # one row per tile, in order
     for measure in dict.fromkeys(t.measure for t in tiles):
         which = [i for i, t in enumerate(tiles) if t.measure is measure]

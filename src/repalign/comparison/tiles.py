@@ -1,6 +1,6 @@
-"""A tile: one measure on one pair of models, a pure function of two representations, and the unit of resume.
+"""A tile: one measure on one pair of models, a pure function of two representations.
 
-What a tile depends on is in its file's name and in the file, so that a tile is never taken for another. Work that tiles share is
+What a tile depends on is its key, by which it is found again, so that a tile is never taken for another. Work that tiles share is
 done once per layer: states, and whatever a null keeps with them, in a cache that is bounded in bytes.
 """
 
@@ -15,7 +15,6 @@ import importlib
 import inspect
 import itertools
 import json
-import logging
 import re
 import sys
 from collections import OrderedDict
@@ -29,25 +28,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 import repalign.null as nulls
-from repalign.comparison.alignment import TILE_SCHEMA, read_tile
+from repalign.comparison.alignment import TILE_SCHEMA
 from repalign.comparison.doctor import Examination
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import version_of
-from repalign.files import DamagedError
 from repalign.measures.measure import Measure, State
 from repalign.measures.numerics.precision import sharing
 from repalign.representation import Representation
 from repalign.text import Progress, silent
 
-log = logging.getLogger(__name__)
-
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
 FORMULAS = 6
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
+GROUPS = 256  # of tiles at most: the files of a run, and what is lost of it when it is killed
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,67 @@ class Tile:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Scored:
-    """The result of a tile: its rows of the table, the null draws of its layer search (K,), and what the run says of its way."""
+    """The result of a tile: its rows of the table, the null draws of its layer search (K,), and what the run says of its way.
 
-    rows: pd.DataFrame
+    The rows are those from `start` to `stop` of a table that tiles of one group share: a frame for each of a hundred thousand
+    would weigh more than what is in it.
+    """
+
+    table: pa.Table
+    start: int
+    stop: int
     draws: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The row of the layer search, then one for each pair of layers."""
+        return self.table.slice(self.start, self.stop - self.start).to_pandas()
+
+
+def table_of(scored: Sequence[Scored]) -> pa.Table:
+    """The rows of some tiles, one after the other."""
+    tables = {id(one.table): one.table for one in scored}
+    begins = dict(zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False))
+    starts = np.array([begins[id(one.table)] + one.start for one in scored])
+    lengths = np.array([one.stop - one.start for one in scored])
+    ends = np.cumsum(lengths)
+    at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
+    every = pa.concat_tables(tables.values())
+    return every if len(at) == len(every) and np.array_equal(at, np.arange(len(at))) else every.take(pa.array(at))
+
+
+def groups_of(tiles: Sequence[Tile], most: int = GROUPS) -> list[list[int]]:
+    """The places of all tiles, in at most `most` groups: what is computed together, and kept in one file.
+
+    The same for the same list of tiles, wherever it is asked. Up to `most` tiles are a group each. More are put together by
+    blocks of models, so that a group of many pairs prepares few models; where there are fewer blocks than groups may be, also
+    by measures.
+    """
+    if len(tiles) <= most:
+        return [[i] for i in range(len(tiles))]
+    models = {name: i for i, name in enumerate(dict.fromkeys([t.x.name for t in tiles] + [t.y.name for t in tiles]))}
+    measures = {of: i for i, of in enumerate(dict.fromkeys(id(t.measure) for t in tiles))}
+    ends = np.array([[models[t.x.name], models[t.y.name]] for t in tiles]).T
+    kinds = np.array([measures[id(t.measure)] for t in tiles])
+
+    def blocks(count: int) -> np.ndarray:
+        """Which pair of blocks each tile is in, of so many blocks of models."""
+        a, b = ends * count // len(models)
+        return np.unique(a * count + b, return_inverse=True)[1]
+
+    low, high = 1, len(models) + 1  # the most blocks that are not too many
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if blocks(middle).max() < most else (low, middle)
+    pairs = blocks(low)
+    parts = max(1, min(most // (int(pairs.max()) + 1), len(measures)))
+    group = pairs * parts + kinds * parts // len(measures)
+    order = np.argsort(group, kind="stable")
+    found = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return sorted((some.tolist() for some in found), key=lambda some: some[0])
 
 
 def pairs_of(
@@ -190,18 +242,6 @@ class Cache:
         rank = {name: i for i, name in enumerate(weight)}
         ends = [(t.x.name, t.y.name) for t in tiles]
         return sorted(range(len(tiles)), key=lambda i: (block_of[ends[i][1]], rank[ends[i][0]], rank[ends[i][1]]))
-
-
-# --- what is kept in a folder --------------------------------------------------------------------
-
-
-def kept_tile(path: Path, key: str) -> Scored | None:
-    """A finished tile of an earlier run; None, with a warning in the log if its file is damaged."""
-    try:
-        return Scored(*read_tile(path, key))
-    except DamagedError as error:
-        log.warning("%s %s; the tile is computed again", path, error.problem)
-        return None
 
 
 # --- the identity of values with their code ------------------------------------------------------

@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +24,7 @@ import pyarrow as pa
 import torch
 
 import repalign.null as nulls
-from repalign.comparison.alignment import SCHEMA, write_tile
+from repalign.comparison.alignment import SCHEMA
 from repalign.comparison.anchors import anchored_all
 from repalign.comparison.streaming import BLOCK, BLOCKS, stream_cka_all, strips, sums_bytes
 from repalign.comparison.tiles import Cache, Scored, Tile
@@ -235,12 +234,19 @@ def _by_bounds(
     return nulls.Judgement(cells, by, found, search, str(by[i, j]), 0)
 
 
-def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent, file: Path | None = None) -> Scored:
-    """Scores, draws and what follows for one tile, a pure function of the two representations; kept in the file, if any.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A tile that was judged: the columns of its rows, each a value for all or one for each, and what `Scored` has besides."""
 
-    The rows of the table are that of the layer search, then one per cell.
-    """
-    judged, about = WAYS[tile.settings.way].judge(tile, Cache(DEFAULT_MEMORY) if cache is None else cache, progress)
+    rows: int
+    columns: dict[str, Any]
+    draws: np.ndarray
+    about: dict[str, Any]
+
+
+def judged_tile(tile: Tile, cache: Cache, progress: Progress = silent) -> Judged:
+    """One tile, a pure function of the two representations: the row of the layer search, then one per cell."""
+    judged, about = WAYS[tile.settings.way].judge(tile, cache, progress)
     found, preprocess = judged.found, tile.settings.preprocess
     layers = [r.layers if preprocess is None else preprocess.layer_names(r.layers) for r in (tile.x, tile.y)]
     names_x, names_y = (np.array([*names, None], dtype=object) for names in layers)
@@ -259,17 +265,27 @@ def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = si
     }  # fmt: skip
     for name in nulls.Calibration.__dataclass_fields__:
         columns[name] = np.concatenate([np.ravel(getattr(found.calibration, name)), getattr(judged.cells, name).ravel()])
-    # In the columns and types of the schema; columns that are not given are null.
-    arrays = [
-        pa.repeat(pa.scalar(value, type=column.type), len(i))
-        if (value := columns.get(column.name)) is None or isinstance(value, (str, int, float))
-        else pa.array(value, type=column.type)
-        for column in SCHEMA
-    ]
-    scored = Scored(pa.Table.from_arrays(arrays, schema=SCHEMA).to_pandas(), found.draws, about)
-    if file is not None:
-        write_tile(scored.rows, scored.draws, file, tile.key, about)
-    return scored
+    return Judged(len(i), columns, found.draws, about)
+
+
+def scored_of(judged: Sequence[Judged]) -> list[Scored]:
+    """Tiles that were judged, with one table for the rows of all: the columns of the schema, null where none is given."""
+    lengths = np.array([one.rows for one in judged])
+    own = pa.array(np.repeat(np.arange(len(judged)), lengths))  # the tile of each row
+    arrays = []
+    for column in SCHEMA:  # a column is one value for each tile, or one for each row
+        values = [one.columns.get(column.name) for one in judged]
+        by_row = isinstance(values[0], np.ndarray)
+        arrays.append(pa.array(np.concatenate(values) if by_row else values, type=column.type))
+        arrays[-1] = arrays[-1] if by_row else arrays[-1].take(own)
+    table, stops = pa.Table.from_arrays(arrays, schema=SCHEMA), np.cumsum(lengths).tolist()
+    places = zip(judged, [0, *stops], stops, strict=False)
+    return [Scored(table, start, stop, one.draws, one.about) for one, start, stop in places]
+
+
+def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent) -> Scored:
+    """Scores, draws and what follows for one tile, a pure function of the two representations."""
+    return scored_of([judged_tile(tile, Cache(DEFAULT_MEMORY) if cache is None else cache, progress)])[0]
 
 
 # --- the cost of linear CKA, dense and streamed --------------------------------------------------
