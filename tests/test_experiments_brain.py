@@ -15,7 +15,9 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from repalign import RepalignError
-from repalign.experiments.brain import Brain, _Data, _Errors, _measure, _rdm, brain, identified, weighted
+from repalign.experiments.brain import Brain, brain
+from repalign.experiments.brain_inputs import measure_of, rdm_of
+from repalign.experiments.brain_scores import Data, Errors, identified, weighted
 from repalign.text import silent
 
 FEW = 19  # draws where they are not what is tested
@@ -140,13 +142,13 @@ def test_without_weights_the_scores_are_those_of_the_measure(measure):
     from repalign.measures.numerics.distances import dense_ranks
 
     stack, _ = made_up()
-    chosen = _measure(measure)
+    chosen = measure_of(measure)
     compared = "tau_b" if "tau='b'" in measure else measure
     vectors = np.stack([squareform(m) for m in stack])
     ranked = compared not in ("pearson", "cosine")
     values = np.stack([dense_ranks(v) for v in vectors]) if ranked else vectors
     found = weighted(compared, values, values, np.ones(vectors.shape[1], int))
-    expected = [[chosen(_rdm(a), _rdm(b)) for b in vectors] for a in vectors]
+    expected = [[chosen(rdm_of(a), rdm_of(b)) for b in vectors] for a in vectors]
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -248,12 +250,12 @@ def test_chance_is_the_mean_over_people_of_the_relabelled_scores(measure):
     from repalign.null import Permutations
 
     stack, models = made_up(people=4)
-    given = {f"{i}": _rdm(squareform(m)) for i, m in enumerate(stack)}, {k: _rdm(pdist(v)) for k, v in models.items()}
-    chosen = _measure(measure)
-    data = _Data.of(*given, ["anna", "anna", "ben", "cleo"], chosen, measure if "(" not in measure else "other")
+    given = {f"{i}": rdm_of(squareform(m)) for i, m in enumerate(stack)}, {k: rdm_of(pdist(v)) for k, v in models.items()}
+    chosen = measure_of(measure)
+    data = Data.of(*given, ["anna", "anna", "ben", "cleo"], chosen, measure if "(" not in measure else "other")
     people = np.array([1, 1, 2, 2]) / 6
     for p, found in zip(Permutations(5, 7).permutations(20), data.chance(5, 7), strict=True):
-        scores = [[chosen(m, _rdm(squareform(r[np.ix_(p, p)]))) for r in stack] for m in given[1].values()]
+        scores = [[chosen(m, rdm_of(squareform(r[np.ix_(p, p)]))) for r in stack] for m in given[1].values()]
         np.testing.assert_allclose(found, np.array(scores) @ people, atol=1e-12)
 
 
@@ -277,18 +279,18 @@ def simulated(rng: np.random.Generator, taste: float, n: int = 20, people: int =
     a, b = (rng.standard_normal((n, 5)) for _ in range(2))
     gains = np.exp(taste * rng.standard_normal((people, 2)))
     seen = [np.hstack([u * a, v * b]) / np.hypot(u, v) + 0.7 * rng.standard_normal((n, 10)) for u, v in gains]
-    rdms = [{f"{i}": _rdm(pdist(x)) for i, x in enumerate(some)} for some in (seen, (a, b))]
-    data = _Data.of(rdms[0], rdms[1], [str(i) for i in range(people)], _measure("pearson"), "pearson")
+    rdms = [{f"{i}": rdm_of(pdist(x)) for i, x in enumerate(some)} for some in (seen, (a, b))]
+    data = Data.of(rdms[0], rdms[1], [str(i) for i in range(people)], measure_of("pearson"), "pearson")
     samples = data.resampled(draws, int(rng.integers(2**31)), silent)
-    errors = _Errors(data.scores() @ data.to_people, samples, n, data.to_people)
+    errors = Errors(data.scores() @ data.to_people, samples, n, data.to_people)
     return np.array([errors.of(np.array([[1.0, -1, 0, 0]]), over, 0.95)["p"][0] for over in ("both", "subjects", "stimuli")])
 
 
 def test_samples_of_stimuli_leave_out_pairs_of_a_stimulus_with_itself():
     """The first sample, done with rows and columns; ceilings are held fixed in it, that of each recording with itself alone."""
     stack, models = made_up(people=3)
-    given = {f"{i}": _rdm(squareform(m)) for i, m in enumerate(stack)}, {k: _rdm(pdist(v)) for k, v in models.items()}
-    data = _Data.of(*given, ["anna", "anna", "ben"], _measure("pearson"), "pearson")
+    given = {f"{i}": rdm_of(squareform(m)) for i, m in enumerate(stack)}, {k: rdm_of(pdist(v)) for k, v in models.items()}
+    data = Data.of(*given, ["anna", "anna", "ben"], measure_of("pearson"), "pearson")
     found = data.resampled(1, 5, silent)[0]
     drawn = np.random.default_rng(5).integers(20, size=20)
     i, j = np.triu_indices(20, 1)
@@ -311,7 +313,7 @@ def test_variances_of_people_and_stimuli_add_and_their_interaction_counts_once()
     shared, alone = 0.2 * rng.standard_normal((draws, 1, 1)), 0.3 * rng.standard_normal((draws, 1, 6))
     of_people, of_stimuli = people.var(ddof=1) / 6, 0.2**2 * n / (n - 1)
     for samples, expected in ((people + shared, of_people + of_stimuli), (people + alone, of_people)):
-        found = _Errors(people, samples, n, np.eye(6)).of(np.eye(1), "both", 0.95)
+        found = Errors(people, samples, n, np.eye(6)).of(np.eye(1), "both", 0.95)
         assert found["se"][0] ** 2 == pytest.approx(expected, rel=0.04) and found["df"][0] == 5
     assert found["low"][0] + found["high"][0] == pytest.approx(2 * people.mean())
 
@@ -330,16 +332,16 @@ def test_the_intervals_of_a_true_difference_cover_it():
     """Over people, of models whose mean scores over all people are known from 1,000 of them: 95 % intervals cover 90 % or more."""
     rng = np.random.default_rng(0)
     n, a = 20, rng.standard_normal((20, 4))
-    model = {"all": _rdm(pdist(a)), "half": _rdm(pdist(a[:, :2]))}
+    model = {"all": rdm_of(pdist(a)), "half": rdm_of(pdist(a[:, :2]))}
 
     def scores(people: int) -> np.ndarray:
-        seen = {f"{i}": _rdm(pdist(a * np.exp(rng.standard_normal(4)) + rng.standard_normal(a.shape))) for i in range(people)}
-        return _Data.of(seen, model, list(seen), _measure("pearson"), "pearson").scores()[:2]
+        seen = {f"{i}": rdm_of(pdist(a * np.exp(rng.standard_normal(4)) + rng.standard_normal(a.shape))) for i in range(people)}
+        return Data.of(seen, model, list(seen), measure_of("pearson"), "pearson").scores()[:2]
 
     true = float(np.subtract(*scores(1000).mean(1)))
     contrast, covered = np.array([[1.0, -1]]), 0
     for _ in range(100):
-        found = _Errors(scores(6), None, n, np.eye(6)).of(contrast, "subjects", 0.95)
+        found = Errors(scores(6), None, n, np.eye(6)).of(contrast, "subjects", 0.95)
         covered += bool(found["low"][0] <= true <= found["high"][0])
     assert 90 <= covered <= 99
 
