@@ -183,12 +183,13 @@ class Alignment:
         return cls(with_ends(table, run), run, draws)
 
     def __repr__(self) -> str:
-        about = self.about
-        return "\n".join(
-            f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]  {about[row.measure].label}: {row.statistic:.4g} "
-            f"(chance {row.null_mean:.4g}, n = {row.n}, p = {row.pvalue:.3g})"
-            for row in self.best().itertuples()
-        )
+        about, lines = self.about, []
+        for row in self.best().itertuples():
+            score, chance = words.alike(row.statistic, row.null_mean)
+            sides = f"{row.model_x} [{row.layer_x}] ~ {row.model_y} [{row.layer_y}]"
+            beside = f"chance {chance}, n = {row.n}, {words.p_sentence(row.pvalue)}"
+            lines.append(f"{sides}  {about[row.measure].label}: {score} ({beside})")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return words.html_of(self)
