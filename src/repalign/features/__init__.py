@@ -20,6 +20,7 @@ paired by position only if nothing on either side could be an id, or the caller 
 from repalign.features.files import (
     SUFFIXES,
     feature_files,
+    file_pieces,
     file_rows,
     file_widths,
     is_features,
@@ -30,6 +31,6 @@ from repalign.features.files import (
 from repalign.features.rule import AXES, Found, Joined, Reading, id_tier, join, names_of
 
 __all__ = [
-    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_rows", "file_widths", "id_tier", "is_features",
-    "join", "names_of", "read_features", "read_file", "sidecars",
+    "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_pieces", "file_rows", "file_widths", "id_tier",
+    "is_features", "join", "names_of", "read_features", "read_file", "sidecars",
 ]  # fmt: skip

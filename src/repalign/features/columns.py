@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.features.rule import UNNAMED_INDEX, Block, Kind, Reading, Table, listed, names_of, option
+from repalign.features.ids import as_texts
+from repalign.features.rule import UNNAMED_INDEX, Block, Kind, Reading, Table, listed, names_of, option, parts_of
 from repalign.layers import FEATURES, KINDS, as_tensor, said
 
 _NAMES = {"halffloat": "float16", "float": "float32", "double": "float64", "string": "text", "large_string": "text"}
@@ -129,6 +130,54 @@ def read_parquet(path: Path, headers: bool = False) -> Table:
         return pa.chunked_array([rows.column(0)])
 
     return _of_schema(str(path), file.schema_arrow, file.metadata.num_rows, column, first if headers else column)
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """A column of vectors (n, width) of a .parquet file, and the column that names its rows: read piece by piece, never held."""
+
+    path: Path
+    vector: str
+    id: str
+    n: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def pieces(self, size: int) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """Ids and vectors (size, width), in the order of the file. Raises RepalignError for a row without an id or a vector."""
+        start = 0
+        # Buffered: else the vectors of a whole row group, often a million, are in memory before the first of them is given.
+        with pq.ParquetFile(self.path, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(batch_size=size, columns=[self.id, self.vector]):
+                part = pa.Table.from_batches([batch])
+                ids, n = part.column(self.id), len(batch)
+                kind = _NAMES.get(str(ids.type), str(ids.type))
+                yield as_texts(ids.to_pylist(), self.name, self.id, kind, start), _numbers(part.column(self.vector), n, self.vector)
+                start += n
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """The vectors alone."""
+        for _, vectors in self.pieces(size):
+            yield vectors
+
+
+def parquet_pieces(path: Path, layer: str | None = None, id: str | None = None) -> Pieces | None:
+    """A .parquet file as pieces; None where it has several layers and none is named, or more or less than one column of ids.
+
+    layer : the column of vectors, or "last"; by default the only one. id : the column that names the rows.
+    """
+    table = read_parquet(path, headers=True)
+    parts = parts_of(table, Reading(id=id))
+    wanted = list(parts)[-1] if layer == "last" or (layer is None and len(parts) == 1) else layer
+    named = [b for b in table.blocks if b.name == id] or [b for b in table.blocks if b.id_tier == 0]
+    named = named or [b for b in table.blocks if b.id_tier == 1 and [b] not in parts.values()]
+    if wanted not in parts or not parts[wanted][0].is_vectors or len(named) != 1 or named[0].place != "column":
+        return None
+    (vectors,) = parts[wanted]
+    return Pieces(path, vectors.name, named[0].name, *vectors.shape)
 
 
 def read_ipc(path: Path, headers: bool = False) -> Table:

@@ -19,7 +19,7 @@ from repalign.features.arrays import (
     read_safetensors,
     read_torch,
 )
-from repalign.features.columns import read_ipc, read_parquet
+from repalign.features.columns import Pieces, parquet_pieces, read_ipc, read_parquet
 from repalign.features.containers import read_hdf5, read_matlab, read_zarr
 from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of, rows_of
 from repalign.features.texts import read_delimited, read_jsonl, read_words, shows_numbers
@@ -113,6 +113,15 @@ def read_file(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa:
     """Layers and ids of a file in any of the forms; no pickle is ever loaded."""
     with _broken(Path(path)):
         return apply(_table_of_file(Path(path)), reading)
+
+
+def file_pieces(source: Any, layer: str | None = None, id: str | None = None) -> Pieces | None:
+    """A .parquet file whose vectors and ids are read piece by piece (`Pieces`); None for all else, which is read as a whole."""
+    path = Path(source) if isinstance(source, (str, Path)) else Path()
+    if suffix_of(path) != ".parquet" or not path.is_file() or any(beside.is_file() for beside in sidecars(path)):
+        return None
+    with _broken(path):
+        return parquet_pieces(path, layer, id)
 
 
 def file_rows(path: str | Path, reading: Reading = Reading()) -> Found:  # noqa: B008

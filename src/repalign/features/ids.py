@@ -18,14 +18,16 @@ _MANTISSA = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}
 _OTHER = "name another column (--id NAME, ids=)"
 
 
-def as_texts(values: Sequence[Any], what: str, name: str, dtype: str = "") -> tuple[str, ...]:
+def as_texts(values: Sequence[Any], what: str, name: str, dtype: str = "", start: int = 0) -> tuple[str, ...]:
     """Values as ids: whole numbers in decimal (also those that are stored as floats), times in ISO form, texts as they are.
+
+    start : the row of the first of them.
 
     Raises RepalignError, naming the row, for a null, a duplicate, or what is no name.
     """
-    out = tuple(_text(v, f"{what}: row {row} has {{}} in {name}", dtype) for row, v in enumerate(values))
+    out = tuple(_text(v, f"{what}: row {row} has {{}} in {name}", dtype) for row, v in enumerate(values, start))
     seen: dict[str, int] = {}
-    for row, id_ in enumerate(out):
+    for row, id_ in enumerate(out, start):
         if seen.setdefault(id_, row) != row:
             raise RepalignError(
                 f"{what}: rows {seen[id_]} and {row} have the same id {id_!r} in {name}: ids do not fit the rows",
