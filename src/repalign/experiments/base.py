@@ -22,6 +22,15 @@ IS_INPUT = "a model, or a file or folder"
 Input = Annotated[str, IS_INPUT]  # a relative path, of its own or in a spec, starts in the folder of the study
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a page says below its figure, under a heading: sentences, and a table whose columns are named for people."""
+
+    title: str
+    text: str
+    table: pd.DataFrame | None = None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Found(ABC):
     """What an experiment found.
@@ -41,6 +50,16 @@ class Found(ABC):
     @abstractmethod
     def draw(self, **look: Any) -> Axes:
         """The figure. `look` is the axes, size, title, caption and labels that a caller asks for (see `repalign.figures`)."""
+
+    @property
+    def answer(self) -> tuple[str, str] | None:
+        """The answer in a sentence and what it rests on, for who reads nothing else: they head the page."""
+        return None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that is said, with its tables, where that is too much for one paragraph: a page shows them in place of `text`."""
+        return ()
 
     @property
     def status(self) -> int:

@@ -116,21 +116,35 @@ def _trends(found: Verdict, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str
 def write_study_page(
     path: Path, name: str, description: str | None, drawn: Sequence[Drawn], pictures: Sequence[Path | None],
     reports: Mapping[str, Path], skipped: Sequence[tuple[str, str]] = (), *, question: str | None = None, is_mock: bool = False,
+    answer: tuple[str, str] | None = None, parts: Sequence[tuple[str, str, pd.DataFrame | None]] = (),
 ) -> Path:  # fmt: skip
     """Write the page of a study: its figures in the file's order, each with what it says, and the way to the full reports.
 
     `pictures` are the SVG files of the figures, None for one that could not be drawn; `reports` the reports of the
     variants by name; `skipped` the models that are left out, with the reason. The page of a mock run says so.
+    `answer` heads it in place of the name, with what it rests on; `parts` are headings, sentences and tables below the figures.
     """
     embedded = [None if file is None else base64.b64encode(file.read_bytes()).decode() for file in pictures]
     page = _filled(
         "study.html", is_mock, policy=STUDY_POLICY, name=name, question=question, description=description,
         figures=list(zip(drawn, embedded, strict=True)),
         reports={label: Path(os.path.relpath(file, path.parent)).as_posix() for label, file in reports.items()},
-        skipped=skipped,
+        skipped=skipped, answer=answer,
+        parts=[(title, said, None if table is None else _cells(table)) for title, said, table in parts],
     )  # fmt: skip
     write_file(path, seal_html(page))
     return path
+
+
+def _cells(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as a page shows it: its columns, which of them are numbers, and the cells in words."""
+    numbers = [pd.api.types.is_numeric_dtype(table[name]) for name in table]
+
+    def cell(value: Any) -> str:
+        return str(value) if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else words.number(value)
+
+    rows = [[*map(cell, row.values())] for row in table.to_dict("records")]
+    return {"columns": list(zip(table, numbers, strict=True)), "rows": rows}
 
 
 def notebook_html(table: pd.DataFrame, run: Mapping[str, Any]) -> str:

@@ -133,15 +133,17 @@ class Study(ABC):
         vars(self).update(name=self.config.name, base=base, **found)
 
     def show(
-        self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path], page: Path, reports: Mapping[str, Path]
+        self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path], page: Path, reports: Mapping[str, Path],
+        **more: Any,
     ) -> Outcome:
         """Write every figure with its table, and the page that shows them; what is written is added to the outcome.
 
-        `figures` are the folder of the figures and what to call it, `reports` the full reports to which the page leads.
+        `figures` are the folder of the figures and what to call it, `reports` the full reports to which the page leads, `more` what
+        else `write_study_page` takes.
         """
         pictures = write_figures(drawn, figures[1], self.is_mock)
         about = (page, self.name, self.config.description, drawn, pictures, reports, outcome.skipped)
-        write_study_page(*about, question=self.config.question, is_mock=self.is_mock)
+        write_study_page(*about, question=self.config.question, is_mock=self.is_mock, **more)
         wrote = (*outcome.wrote, *([figures] if drawn else ()), ("report", page))
         return replace(outcome, drawn=tuple(drawn), wrote=wrote)
 

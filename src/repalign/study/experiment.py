@@ -74,10 +74,11 @@ class ExperimentStudy(Study):
             write_file(self.results / file, csv_text(rows))
         record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
         write_file(self.results / RECORD, seal_json(record, default=str))
-        drawn = [Drawn(name, self.experiment.title, found.draw().figure, found.table, found.text)]
+        drawn = [Drawn(name, self.experiment.title, found.draw().figure, found.table, "" if found.parts else found.text)]
         reports = {file: self.results / file for file in tables}
+        page = {"answer": found.answer, "parts": [(part.title, part.text, part.table) for part in found.parts]}
         outcome = Outcome(wrote=(("tables", self.results),))
-        return self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports)
+        return self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports, **page)
 
     def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
         folder = self.runs / f"{self.name}-mock"
