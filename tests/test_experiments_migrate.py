@@ -13,7 +13,9 @@ from repalign.cli import app
 from repalign.errors import RepalignError
 from repalign.experiments import adapters
 from repalign.experiments.adapters import Adapter
-from repalign.experiments.migrate import TODAY, VERDICTS, Sides, judge, migrate, verdict_of
+from repalign.experiments.migrate import migrate
+from repalign.experiments.migrate_numbers import TODAY, VERDICTS, adapters_of, judge, verdict_of
+from repalign.experiments.migrate_sides import Sides
 from repalign.experiments.retrieval import Gallery, in_common, ndcg, rank_biased_overlap, reciprocal_rank, unit
 
 BED = Path(__file__).resolve().parents[2] / "shared/bed/features"
@@ -46,11 +48,9 @@ def test_golden_values_of_the_bed(found):
     assert (rows.loc[TODAY, "kept_high"] - rows.loc[TODAY, "kept_low"]) / 2 == pytest.approx(1.96 * 0.1605 / 300**0.5, rel=0.1)
     assert rows.loc[TODAY, "rbo"] == pytest.approx(0.325240, abs=5e-7)
     assert found.tables["queries"]["today"].eq(0).mean() == pytest.approx(0.0267, abs=5e-5)
-    golden = {"orthogonal": (0.4987, 0.5100), "orthogonal, centred": (0.4993, 0.5093)}
+    golden = {"orthogonal": (0.4987, 0.5100), "orthogonal, centred": (0.4993, 0.5093), "ridge": (0.5033, 0.4417),
+              "low rank": (0.4913, 0.4043)}  # fmt: skip
     assert {name: tuple(rows.loc[name, ["fidelity", "kept"]].round(4)) for name in golden} == golden
-    # Penalties are chosen by leaving out single pairs, the golden ones by five folds: .5033, .4417 and rank 32 .4913, .4043.
-    assert tuple(rows.loc["ridge", ["fidelity", "kept"]]) == pytest.approx((0.5033, 0.4417), abs=0.01)
-    assert tuple(rows.loc["low rank", ["fidelity", "kept"]]) == pytest.approx((0.4913, 0.4043), abs=0.01)
     assert tuple(rows.loc["orthogonal", ["gain", "gain_low", "gain_high"]]) == pytest.approx((0.164, 0.149, 0.179), abs=0.002)
     assert (found.verdict, found.best) == ("adapter for now", "orthogonal")
 
@@ -89,9 +89,22 @@ def test_rotations_of_few_anchors_keep_what_the_golden_ones_do_or_more(bed, anch
             assert all(0 <= g - want < 0.025 for g, want in zip(np.round(got, 4) + 5e-5, golden, strict=True))
 
 
-def adapters_at(sides: Sides, anchors: int) -> dict[str, Adapter]:
-    from repalign.experiments.migrate import adapters_of
+@needs_bed
+@pytest.mark.parametrize(
+    ("anchors", "ridge", "low_rank"),
+    [(50, (0.3140, 0.2807), (0.3117, 0.2737)), (100, (0.3780, 0.3403), (0.3850, 0.3313)), (200, (0.4380, 0.3930), (0.4230, 0.3677)),
+     (400, (0.4927, 0.4357), (0.4687, 0.4003))],
+)  # fmt: skip
+def test_regressions_of_few_anchors_keep_what_the_golden_ones_do(bed, anchors, ridge, low_rank):
+    """Of 13 penalties from 1e-4 to 1e2 by five folds, for each rank its own; `migrate` fits them from 512 anchors on."""
+    lists = [Gallery(bed[a]).nearest(bed[b], 10) for a, b in (("old", "queries_old"), ("new", "queries_new"))]
+    fitted = adapters.regressions(bed["new"][:anchors], bed["old"][:anchors], (256, 32))
+    for one, golden in zip(fitted, (ridge, low_rank), strict=True):
+        answers = Gallery(bed["old"]).nearest(unit(one(bed["queries_new"])), 10)
+        assert [in_common(answers, some).mean() for some in lists] == pytest.approx(golden, abs=5e-5)
 
+
+def adapters_at(sides: Sides, anchors: int) -> dict[str, Adapter]:
     return adapters_of(sides, rows=np.arange(anchors))
 
 
@@ -194,6 +207,48 @@ def test_low_rank_is_ridge_cut_to_its_rank():
     assert np.linalg.matrix_rank(adapters.low_rank(x, y, 2).weights) == 2
 
 
+def test_ridge_is_that_of_sklearn_at_the_penalty_of_five_folds():
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, KFold
+
+    rng = np.random.default_rng(2)
+    x = unit(rng.standard_normal((60, 12)))
+    y = x @ rng.standard_normal((12, 5)) + rng.standard_normal((60, 5))
+    folds = KFold(5, shuffle=True, random_state=0)  # in 60 rows another division than ours leads to the same penalty
+    theirs = GridSearchCV(Ridge(), {"alpha": adapters.PENALTIES}, scoring="neg_mean_squared_error", cv=folds).fit(x, y)
+    np.testing.assert_allclose(adapters.ridge(x, y)(x), theirs.predict(x), atol=1e-9)
+    wide = rng.standard_normal((30, 80))  # fewer pairs than dimensions
+    found = adapters.ridge(wide, wide[:, :4])
+    (at,) = [p for p in adapters.PENALTIES * (wide**2).sum() / 30
+             if np.allclose(Ridge(alpha=p).fit(wide, wide[:, :4]).predict(wide), found(wide), atol=1e-8)]  # fmt: skip
+    assert at > 0
+
+
+def bent(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A new model, and an old one that is the new one turned, with a kink."""
+    rng = np.random.default_rng(seed)
+    x, mix = rng.standard_normal((n, 8)), np.random.default_rng(9).standard_normal((2, 8, 8)) / 8**0.5
+    return x, x @ np.linalg.qr(mix[0])[0] + 2 * np.maximum(x @ mix[1], 0)
+
+
+def test_a_network_finds_what_no_linear_map_does():
+    (x, y), (asked, wanted) = bent(2000, 0), bent(500, 1)
+    error = {name: ((adapters.FITS[name](x, y)(asked) - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
+             for name in ("ridge", "residual MLP")}  # fmt: skip
+    assert error["residual MLP"] < 0.1 < error["ridge"]
+    again = [adapters.residual_mlp(x[:300], y[:300])(asked) for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+
+
+def test_a_network_that_does_not_help_is_none():
+    """Of noise there is nothing to learn: what is held out stops it at the start, and the rotation is left."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 6))
+    y = x + 3 * rng.standard_normal((100, 6))
+    found = adapters.residual_mlp(x, y)
+    assert np.abs(found(x) - found.affine(x)).max() < 0.5 * np.abs(found.affine(x)).max()
+
+
 def test_other_widths_are_filled_with_zeros_or_cut():
     x = np.arange(6.0).reshape(2, 3)
     assert adapters.unmapped(x, np.zeros((2, 4)))(x).tolist() == [[0, 1, 2, 0], [3, 4, 5, 0]]
@@ -224,6 +279,52 @@ def test_vectors_are_paired_by_id_and_only_a_sample_need_be_new(tmp_path):
     rows = found.table.set_index("adapter")
     assert rows.loc["orthogonal", "kept"] == 1 and rows.loc["orthogonal", "fidelity"] == 1
     assert found.tables["gallery"]["vectors"].tolist() == [37, 75, 150, 300]
+
+
+def test_parquet_is_read_in_pieces_with_the_result_of_the_whole(tmp_path, monkeypatch):
+    """Pieces of 7 rows; the same arrays in memory; queries of the index are not their own answers; anchors as queries leave it."""
+    import pandas as pd
+
+    from repalign.experiments import migrate_sides
+    from repalign.features.columns import Pieces
+
+    monkeypatch.setattr(migrate_sides, "PIECE", 7)
+    given = files(tmp_path, "rotated, other")
+    whole = {name: pd.read_parquet(path) for name, path in given.items()}
+    memory = {name: {"x": np.stack(x["vector"]), "ids": x["id"].tolist()} for name, x in whole.items()}
+    of_index = {"queries_old": given["old"], "queries_new": given["new"]}
+    for asked in ({}, {"queries_old": given["queries_old"], "queries_new": given["queries_new"]}, of_index):
+        held = {name: memory[Path(path).stem] for name, path in asked.items()}
+        one, other = migrate(given["old"], given["new"], **asked), migrate(memory["old"], memory["new"], **held)
+        pd.testing.assert_frame_equal(one.table, other.table)
+        assert one.notes == other.notes and one.n == other.n > one.m
+    sides, _ = migrate_sides.read_sides(given["old"], given["new"], None, None, None, None, 10, "cosine", 0)
+    assert isinstance(sides.everything, migrate_sides.Without) and isinstance(sides.everything.rows, Pieces)
+
+
+def test_ids_of_pieces_are_checked(tmp_path):
+    import pandas as pd
+
+    given = files(tmp_path)
+    frame = pd.read_parquet(given["old"])
+    pd.concat([frame, frame[:2]]).to_parquet(given["old"], index=False)
+    with pytest.raises(RepalignError, match="500 distinct|502 distinct(.|\n)*2 that are there twice"):
+        migrate(**given)
+    frame.assign(id=[f"x{i}" for i in range(N)]).to_parquet(given["old"], index=False)
+    with pytest.raises(RepalignError, match="have no id in common"):
+        migrate(**given)
+    frame.assign(vector=[x * np.nan if i == 0 else x for i, x in enumerate(frame["vector"])]).to_parquet(given["old"], index=False)
+    with pytest.raises(RepalignError, match="NaN or infinite"):
+        migrate(**given)
+
+
+def test_new_vectors_without_an_old_one_are_counted(tmp_path):
+    import pandas as pd
+
+    given = files(tmp_path)
+    frame = pd.read_parquet(given["new"])
+    pd.concat([frame, frame[:3].assign(id=["a", "b", "c"])]).to_parquet(given["new"], index=False)
+    assert "3 new vectors have no old one by their id" in migrate(**given).text
 
 
 def test_without_queries_anchors_are_held_out():
@@ -295,6 +396,62 @@ def test_grades_need_ids(tmp_path):
         migrate(sides.old, sides.new, qrels=tmp_path / "qrels.csv")
 
 
+def test_the_group_that_loses_most_is_named(tmp_path):
+    """Two languages, far apart in the old model; the new one sees one of them otherwise."""
+    rng = np.random.default_rng(0)
+    german = np.arange(N + Q) % 5 == 0
+    old = rng.standard_normal((N + Q, 8)) + 20 * german[:, None]
+    new = old @ np.linalg.qr(rng.standard_normal((8, 8)))[0] + german[:, None] * rng.standard_normal((N + Q, 8))
+    sides = [{"x": x[rows], "ids": [f"{i}" for i in range(N + Q)][rows]} for rows in (slice(N), slice(N, None)) for x in (old, new)]
+    given = dict(zip(("old", "new", "queries_old", "queries_new"), sides, strict=True))
+    path = tmp_path / "groups.csv"
+    path.write_text("\n".join(["query,group", *(f"{i},{'de' if german[i] else 'en'}" for i in range(N, N + Q))]))
+    found = migrate(**given, groups=path, metric="euclidean")
+    groups = found.tables["groups"]
+    assert groups["group"].tolist() == ["de", "en"] and groups["queries"].tolist() == [30, 120]
+    assert groups["adapter"][1] > 0.95 > 0.5 > groups["high"][0] > groups["adapter"][0] > groups["low"][0]
+    assert "Worst is de: its 30 queries keep" in found.text
+    assert set(found.tables["queries"]["group"][:10]) == {"de"}
+    path.write_text("query,group\n500,de\n")
+    with pytest.raises(RepalignError, match="149 queries have no group"):
+        migrate(**given, groups=path)
+
+
+def test_thresholds_say_what_they_find_of_pairs_that_mean_the_same(tmp_path):
+    """Pairs that are near in both models; the new model's similarities are larger throughout."""
+    rng = np.random.default_rng(0)
+    old = unit(rng.standard_normal((400, 16)))
+    old[200:250] = unit(old[:50] + 0.1 * rng.standard_normal((50, 16)))
+    new = unit(old @ np.linalg.qr(rng.standard_normal((16, 16)))[0] + 0.3)  # a part that all share
+    ids = [f"d{i}" for i in range(400)]
+    (tmp_path / "same.csv").write_text("\n".join(["a,b", *(f"d{i},d{200 + i}" for i in range(50)), "d1,elsewhere"]))
+    found = migrate({"x": old, "ids": ids}, {"x": new, "ids": ids}, thresholds=[0.9], positives=tmp_path / "same.csv")
+    (row,) = found.tables["thresholds"].to_dict("records")
+    stay = set(range(400)) - {int(one[1:]) for one in found.tables["queries"]["query"]}
+    pairs = [(i, 200 + i) for i in range(50) if {i, 200 + i} <= stay]
+    want = np.array([old[a] @ old[b] for a, b in pairs])
+    got = np.array([new[a] @ new[b] for a, b in pairs])
+    assert row["positives"] == len(pairs) and row["positives_found"] == pytest.approx((want >= 0.9).mean())
+    assert row["unchanged_found"] == pytest.approx((got >= 0.9).mean())
+    assert row["new_for_positives"] == pytest.approx(np.quantile(got, 1 - (want >= 0.9).mean()))
+    assert row["new"] > 0.9 and f"Of the {len(pairs)} pairs that mean the same it finds" in found.text
+    (tmp_path / "same.csv").write_text("a,b\nx,y\n")
+    with pytest.raises(RepalignError, match="no pair of it is among the anchors"):
+        migrate({"x": old, "ids": ids}, {"x": new, "ids": ids}, positives=tmp_path / "same.csv")
+
+
+def test_vectors_that_are_found_more_often_are_named():
+    """A vector that is five times as long in the new model is an answer to every other query by the dot product: a hub."""
+    sides = world("same", 0)
+    new = sides.new.copy()
+    new[7] *= 5
+    found = migrate(sides.old, new, queries_old=sides.queries_old, queries_new=sides.queries_new, metric="dot")
+    first = found.tables["hubs"].iloc[0]
+    lists = [Gallery(x, "dot").nearest(q, 10) for x, q in ((sides.old, sides.queries_old), (new, sides.queries_new))]
+    assert first["vector"] == "7" and first["change"] == first["later"] - first["today"] > 30
+    assert [first["today"], first["later"]] == [(some == 7).sum() for some in lists]
+
+
 def test_few_anchors_get_rotations_only():
     sides = world("rotated", 2)
     found = migrate(sides.old[:60], sides.new[:60], queries_old=sides.queries_old, queries_new=sides.queries_new)
@@ -363,6 +520,20 @@ def test_an_adapter_comes_back_as_it_was_and_refuses_what_does_not_fit(tmp_path)
         again.transform(x * np.nan)
 
 
+def test_a_network_is_asked_for_saved_and_applied(tmp_path):
+    (x, y), (asked, wanted) = bent(700, 0), bent(100, 1)
+    path = tmp_path / "adapter.safetensors"
+    found = migrate(y, x, queries_old=wanted, queries_new=asked, metric="euclidean", mlp=True, adapter=path)
+    assert found.best == "residual MLP" and "residual MLP" in set(found.tables["curve"]["adapter"])
+    again = Adapter.load(path)
+    assert again.fingerprint == found.adapter.fingerprint and again.widths == (8, 8)
+    np.testing.assert_allclose(again.transform(asked), found.adapter.transform(asked), atol=1e-12)
+    np.save(tmp_path / "q.npy", asked)
+    adapters.adapt_file(path, str(tmp_path / "q.npy"), tmp_path / "mapped.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "mapped.npy"), found.adapter.map(asked), rtol=1e-5, atol=1e-5)
+    assert "residual MLP" not in set(migrate(y, x, queries_old=wanted, queries_new=asked).table["adapter"])
+
+
 def test_files_that_are_no_adapter_are_refused(tmp_path):
     from safetensors.numpy import load_file, save_file
 
@@ -390,7 +561,12 @@ def test_the_commands_and_their_files(tmp_path):
     names = {p.name for p in out.iterdir()}
     assert {f"{name}.csv" for name in ("migrate", "curve", "thresholds", "queries", "hubs", "cost")} <= names
     page = (out / "report.html").read_text("utf-8")
-    assert "Must I re-embed?" in page and "adapter" in page
+    assert "<h1>No. Map the new queries, and keep your old vectors.</h1>" in page
+    assert "Today&#39;s search gives" in page and "where a guess gives 0.3" in page
+    titles = ("What is kept of the new answers", "Would more anchors help?", "Thresholds", "The 20 queries that lose most", "Cost")
+    for title in titles:
+        assert f"<h2>{title}" in page
+    assert page.count("<table") >= 5 and "<td>orthogonal, centred</td>" in page
     done = run(app, ["adapt", str(tmp_path / "a.safetensors"), given["queries_new"], str(tmp_path / "q.npy")])
     assert done.exit_code == 0, done.output
     mapped = np.load(tmp_path / "q.npy")
@@ -407,3 +583,56 @@ def test_a_verdict_can_be_required(tmp_path, name, status):
     asked = ["migrate", given["old"], given["new"], "--queries-old", given["queries_old"], "--queries-new", given["queries_new"]]
     done = CliRunner().invoke(app, [*asked, "--require", "same", "--json"])
     assert done.exit_code == status and json.loads(done.output)
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "said"),
+    [
+        (lambda x, turn: x.astype(np.float16), 0, "same space"), (lambda x, turn: x @ turn, 3, "NOT the same space"),
+        (lambda x, turn: x[:, :5] * np.nan, 1, "could not be checked"),
+    ],
+)  # fmt: skip
+def test_the_guard_of_ci_ends_as_it_says(tmp_path, made, status, said):
+    """In a shell, with the command as it is installed."""
+    import os
+    import subprocess
+    import sys
+
+    rng = np.random.default_rng(0)
+    x, turn = rng.standard_normal((200, 8)), np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    for name, rows in (("stored", x), ("fresh", made(x, turn))):
+        np.savez(tmp_path / f"{name}.npz", x=np.asarray(rows), id=[f"text{i}" for i in range(200)])
+    (tmp_path / "repalign").write_text(f"#!/bin/sh\nexec {sys.executable} -m repalign \"$@\"\n")
+    (tmp_path / "repalign").chmod(0o755)
+    script = Path(__file__).resolve().parents[1] / "examples/same_space.sh"
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", script, "stored.npz", "fresh.npz"], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert done.returncode == status and said in done.stdout + done.stderr, done.stderr
+
+
+@pytest.mark.integrations
+@pytest.mark.parametrize("width", [390, 1366])
+def test_the_page_fits_a_browser_and_answers_on_the_first_screen(tmp_path, width):
+    """Without its policy, so that a script can look: nothing but a table or a figure is wider than the window."""
+    import re
+    import shutil
+    import subprocess
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    given = files(tmp_path, "rotated, other")
+    asked = ["migrate", given["old"], given["new"], "--queries-old", given["queries_old"], "--queries-new", given["queries_new"]]
+    assert CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "out")]).exit_code == 0
+    page = (tmp_path / "out/report.html").read_text("utf-8")
+    probe = """<script>const e = document.querySelector("#answer"), say = document.createElement("pre");
+    say.id = "probe"; say.textContent = [document.documentElement.scrollWidth, innerWidth, e.getBoundingClientRect().bottom,
+    innerHeight, document.querySelectorAll("table").length].join(" "); document.body.append(say);</script>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", f"{probe}</body>")
+    (tmp_path / "page.html").write_text(page, "utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'user'}",
+             f"--window-size={width},800", "--virtual-time-budget=3000", "--dump-dom"]  # fmt: skip
+    done = subprocess.run([chromium, *flags, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120)
+    wide, inner, bottom, high, tables = map(float, re.search(r'<pre id="probe">([^<]+)', done.stdout)[1].split())
+    assert wide <= inner and bottom < high and tables >= 5, (wide, inner, bottom, high)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from repalign.errors import RepalignError, choose
+
+if TYPE_CHECKING:
+    from repalign.comparison.streaming import Rows
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Lists = np.ndarray[Any, np.dtype[np.int64]]  # (queries, k) rows of an index, nearest first
@@ -33,12 +36,14 @@ class Gallery:
         choose("metric", self.metric, METRICS)
 
     @cached_property
-    def _narrow(self) -> Any:
-        """As a tensor; in single precision where it holds every number."""
+    def blocks(self) -> Rows:
+        """As `Rows`; in single precision where it holds every number."""
         import torch
 
+        from repalign.comparison.streaming import ArrayRows
+
         narrow = self.rows.astype(np.float32)
-        return torch.from_numpy(narrow if np.array_equal(narrow, self.rows) else self.rows)
+        return ArrayRows(torch.from_numpy(narrow if np.array_equal(narrow, self.rows) else self.rows), "the index")
 
     def nearest(self, queries: Array, k: int, own: Sequence[int] | None = None) -> Lists:
         """The k nearest rows (q, k) to each query (q, d), nearest first, ties by lower index.
@@ -48,20 +53,10 @@ class Gallery:
         >>> Gallery(np.eye(3)).nearest(np.array([[3.0, 2.0, 1.0]]), 2).tolist()
         [[0, 1]]
         """
-        import torch
-
-        from repalign.comparison.anchors import nearest_of
-        from repalign.comparison.streaming import ArrayRows
-
-        if queries.shape[1] != self.rows.shape[1]:
-            raise RepalignError("queries and index are of different widths", expected=self.rows.shape[1], got=queries.shape[1])
         if not 1 <= k < len(self.rows):
             raise RepalignError(f"k = {k} neighbours among {len(self.rows):,} vectors", expected=f"1 to {len(self.rows) - 1}",
                                 got=k, remedy="take a smaller k, or more vectors")  # fmt: skip
-        which = torch.full((len(queries),), -1) if own is None else torch.as_tensor(own)
-        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self._narrow.dtype)
-        lists = nearest_of(ArrayRows(self._narrow, "the index"), which, k, self.metric, queries=asked).indices.numpy()
-        return self.ordered(lists, queries)
+        return self.ordered(nearest_in(self.blocks, queries, k, self.metric, own), queries)
 
     def ordered(self, lists: Lists, queries: Array) -> Lists:
         """The rows of each list by their similarity to the query in double precision, nearest first, ties by lower index."""
@@ -79,6 +74,23 @@ class Gallery:
             order = np.lexsort((block, -np.round(similarity / size, 12)), axis=1)
             out[start : start + step] = np.take_along_axis(block, order, axis=1)
         return out
+
+
+def nearest_in(rows: Rows, queries: Array, k: int, metric: str, own: Sequence[int] | None = None) -> Lists:
+    """The k nearest of rows (n, d) to each query (q, d), as sets (q, k): exact, in one pass over blocks of the rows.
+
+    own : the row that each query is, which is left out; -1 for those that are none.
+    """
+    import torch
+
+    from repalign.comparison.anchors import nearest_of
+
+    if queries.shape[1] != rows.width:
+        raise RepalignError("queries and index are of different widths", expected=rows.width, got=queries.shape[1])
+    dtype = torch.float64 if next(rows.blocks(1)).dtype == torch.float64 else torch.float32
+    which = torch.full((len(queries),), -1) if own is None else torch.as_tensor(own)
+    asked = torch.from_numpy(np.ascontiguousarray(queries)).to(dtype)
+    return nearest_of(rows, which, k, metric, queries=asked).indices.numpy()
 
 
 def in_common(a: Lists, b: Lists) -> Array:
