@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import repalign.null as nulls
-from repalign.comparison.alignment import MOCK_OF, Alignment
+from repalign.comparison.alignment import ENDS, MOCK_OF, Alignment
 from repalign.comparison.applicable import applicable
 from repalign.comparison.doctor import Examination
 from repalign.comparison.kept import TILES, Kept
@@ -45,6 +45,7 @@ Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 TILE_SECONDS = 0.1  # of a tile whose measure was not tried, and of every other besides: it matters where some take minutes
 TELL_EVERY = 0.2  # seconds, within a tile
+JOINT = 2**20  # draws of many pairs of models that are aligned at once
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
 
@@ -167,7 +168,7 @@ def compare(
 
         halved = tiles if split_half else []
         run["ceilings"] = [*seed_to_seed(twins, of_twins), *split_halves(halved, split_half, folder, progress)]
-    names = pd.DataFrame([(repr(t.measure), t.x.name, t.y.name) for t in tiles], columns=["measure", "model_x", "model_y"])
+    names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
     alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
     if folder is not None:
         alignment.save(folder)
@@ -428,20 +429,33 @@ class _Work:
 def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
     """The whole table, with p-values adjusted over the pairs of models of each measure."""
     table = table_of(scored).to_pandas()
-    is_max = table["scope"] == "max"  # one row per tile, in order
-    for measure in dict.fromkeys(t.measure for t in tiles):
-        which = [i for i, t in enumerate(tiles) if t.measure is measure]
-        at = table.index[is_max & (table["measure"] == repr(measure))]
-        p, observed = (table.loc[at, c].to_numpy() for c in ("pvalue", "statistic"))
-        null, streams, closeness = tiles[which[0]].settings.null, [tiles[i].streams for i in which], measure.closeness(observed)
+    firsts = np.cumsum([0, *(s.stop - s.start for s in scored)])[:-1]  # the rows of scope "max"
+    adjusted = {name: np.full(len(table), np.nan) for name in ("p_maxt", "p_holm", "p_bh", "p_by")}
+    p, statistic = (table[name].to_numpy()[firsts] for name in ("pvalue", "statistic"))
+    of_measure: dict[int, list[int]] = {}
+    for i, tile in enumerate(tiles):
+        of_measure.setdefault(id(tile.measure), []).append(i)
+    for which in of_measure.values():
+        closeness, at = tiles[which[0]].measure.closeness(statistic[which]), firsts[which]
         if all(len(scored[i].draws) for i in which):
-            draws = np.stack([scored[i].draws for i in which])
-            if nulls.ONE_SIDE not in streams:
-                draws = null.joint(closeness, draws, streams, tiles[which[0]].x.n)
-            table.loc[at, "p_maxt"] = nulls.max_t(closeness, draws)
+            adjusted["p_maxt"][at] = nulls.max_t(closeness, _joint_draws(tiles, scored, which, closeness))
         for rule in ("holm", "bh", "by"):
-            table.loc[at, f"p_{rule}"] = nulls.adjusted(p, rule)
-    return table
+            adjusted[f"p_{rule}"][at] = nulls.adjusted(p[which], rule)
+    return table.assign(**adjusted)
+
+
+def _joint_draws(
+    tiles: Sequence[Tile], scored: Sequence[Scored], which: Sequence[int], closeness: np.ndarray
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The draws of the tiles of one measure, some pairs of models at a time, aligned where every model is relabelled."""
+    streams = [tiles[i].streams for i in which]
+    by_model = nulls.ONE_SIDE not in streams
+    align = tiles[which[0]].settings.null.joint(streams, tiles[which[0]].x.n) if by_model else None
+    few = max(1, JOINT // len(scored[which[0]].draws))
+    for start in range(0, len(which), few):
+        part = slice(start, start + few)
+        draws = np.stack([scored[i].draws for i in which[part]])
+        yield draws if align is None else align(closeness[part], draws, streams[part])
 
 
 def describe_run(

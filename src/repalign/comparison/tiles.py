@@ -60,10 +60,13 @@ class Settings:
     way: str = ""  # a name of `ways.WAYS`; "": by prepared states
 
     def identity(self, measure: Measure) -> str:
-        """A digest, of values and code, of what a measure computes under these settings."""
-        # Tiles say False for "" and Preprocess() for None since before the two had these names.
-        parts = (self.null, self.search, self.alpha, self.preprocess or Preprocess(), self.device, self.way or False)
-        return identity(repr(measure), measure, *parts)
+        """A digest, of values and code, of what a measure computes under these settings; looked at once."""
+        known = self.__dict__.setdefault("_known", {})  # with the measure, so that its id stays its own
+        if known.get(id(measure), (None,))[0] is not measure:
+            # Tiles say False for "" and Preprocess() for None since before the two had these names.
+            parts = (self.null, self.search, self.alpha, self.preprocess or Preprocess(), self.device, self.way or False)
+            known[id(measure)] = measure, identity(repr(measure), measure, *parts)
+        return known[id(measure)][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +83,13 @@ class Tile:
     def key(self) -> str:
         """A digest of all that the rows hold or follow from."""
         sides = [(r.key, r.name, r.layers, r.dataset_name, r.dataset_fingerprint, r.n) for r in (self.x, self.y)]
-        columns = hashlib.sha256(str(TILE_SCHEMA).encode()).hexdigest()
-        facts = [FORMULAS, columns, sides, self.settings.identity(self.measure), self.streams]
+        facts = [FORMULAS, _columns(TILE_SCHEMA), sides, self.settings.identity(self.measure), self.streams]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+@functools.lru_cache(1)
+def _columns(schema: pa.Schema) -> str:
+    return hashlib.sha256(str(schema).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,7 +7,7 @@ maximum over pairs of models. Ties are decided with a tolerance everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,7 @@ __all__ = [
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
 TIE_TOLERANCE = 1e-6
+BLOCK = 2**20  # draws of many scores that are worked on at once: all of them may be as many as the memory holds
 # A smaller p in closed form must not be owed to one stimulus in its place.
 SMALL_P = 0.01
 Array = np.ndarray | float
@@ -192,36 +193,53 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """
     sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, draws))
     tie = TIE_TOLERANCE * max(sizes)  # a draw of any score may be held against any score
-    draws = np.where(np.isnan(draws), np.inf, draws)
     order = np.argsort(observed, kind="stable")
-    running = np.maximum.accumulate(draws[:, order], axis=1)
-    p = (1 + (running >= (observed - tie)[order]).sum(axis=0)) / (len(draws) + 1)
+    least, count = (observed - tie)[order], np.zeros(len(observed), int)
+    few = max(1, BLOCK // max(1, len(observed)))
+    for start in range(0, len(draws), few):  # some draws at a time: all of them would be held twice
+        some = draws[start : start + few]
+        running = np.maximum.accumulate(np.where(np.isnan(some), np.inf, some)[:, order], axis=1)
+        count += (running >= least).sum(axis=0)
+    p = (1 + count) / (len(draws) + 1)
     out = np.empty(len(observed))
     out[order] = np.maximum.accumulate(p[::-1])[::-1]
     return out
 
 
-def max_t(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def max_t(observed: np.ndarray, draws: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     """Step-down maxT p-values over pairs of models (family-wise error), from joint draws.
 
-    observed (P,), draws (P, K): draw k is one relabelling of all models. Every pair is studentised over its draws and
-    the observed score, so that pairs with more layers or wider nulls do not decide the maximum. It knows how the pairs
-    depend on each other, which Holm's rule does not. nan stays nan and is not counted; undefined draws (nan or infinite)
-    count as exceedances.
+    observed (P,), draws (P, K), or blocks of these pairs in their order, which are never all there at once: draw k is one
+    relabelling of all models. Every pair is studentised over its draws and the observed score, so that pairs with more layers
+    or wider nulls do not decide the maximum. It knows how the pairs depend on each other, which Holm's rule does not. nan stays
+    nan and is not counted; undefined draws (nan or infinite) count as exceedances.
     """
-    out = np.full(observed.shape, np.nan)
-    defined = ~np.isnan(observed)
+    out, defined = np.full(observed.shape, np.nan), ~np.isnan(observed)
     if not defined.any():
         return out
-    scores, values = observed[defined], snap_ties(observed[defined], draws[defined].T)
+    scores, found, start, filled = observed[defined], None, 0, 0
+    for block in [draws] if isinstance(draws, np.ndarray) else draws:
+        some = block[defined[start : start + len(block)]]
+        if found is None:
+            found = np.empty((block.shape[1], len(scores)))
+        part = slice(filled, filled + len(some))
+        scores[part], found[:, part] = _in_units(scores[part], some.T)
+        start, filled = start + len(block), part.stop
+    assert found is not None
+    out[defined] = step_down(scores, found)
+    return out
+
+
+def _in_units(scores: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (p,) and their draws (K, p) in units of the spread of both, from their mean; inf for an undefined draw."""
+    values = snap_ties(scores, draws)
     lost = ~np.isfinite(values)
     pool = np.concatenate([np.where(lost, np.nan, values), scores[None]])
     mean, sd = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
     varies = sd > TIE_TOLERANCE * np.nanmax(np.abs(pool), axis=0)
     unit = np.where(varies, sd, 1.0)
     standard = np.where(varies, (np.where(lost, 0.0, values) - mean) / unit, 0.0)
-    out[defined] = step_down(np.where(varies, (scores - mean) / unit, 0.0), np.where(lost, np.inf, standard))
-    return out
+    return np.where(varies, (scores - mean) / unit, 0.0), np.where(lost, np.inf, standard)
 
 
 def adjusted(p: Sequence[float] | np.ndarray, rule: str) -> np.ndarray:

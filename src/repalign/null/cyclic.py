@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles, in_roles
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Null, Prepared, Scored, Streams, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, must_be_bilinear
 
 
 @dataclass(frozen=True)
@@ -99,29 +99,30 @@ class Cyclic(Null):
         out += zero
         return out[0], out[1:]
 
-    def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
+    def joint(self, streams: Sequence[Streams], n: int) -> Joint:
         """Draws aligned across pairs.
 
         K random elements of the product group are taken, one of the group's maps i -> h i + b per model: the pair (x, y) then
         sees the map of y after the inverse of that of x, whose score is there already.
         """
-        multipliers = np.array(units(n, self.relabellings))
-        scores = np.concatenate([observed[:, None], draws], axis=1)  # by h, then by the shift b / h, as in `scored`
-        size = scores.shape[1]
-        n = size // len(multipliers)  # stimuli, or whole groups
-        position = {h: i for i, h in enumerate(multipliers.tolist())}
-        inverse = np.array([pow(h, -1, n) if n > 1 else 0 for h in position])
+        multipliers, size = np.array(units(n, self.relabellings)), self.count(n) + 1
+        places = size // len(multipliers)  # stimuli, or whole groups
+        inverse = np.array([pow(h, -1, places) if places > 1 else 0 for h in multipliers.tolist()])
+        position = np.zeros(max(multipliers) + 1, int)
+        position[multipliers] = np.arange(len(multipliers))
         generator = np.random.Generator(np.random.PCG64([self.seed, 1]))
-        names = sorted({s for pair in streams for s in pair})
-        h = {s: generator.integers(len(multipliers), size=size - 1) for s in names}
-        b = {s: generator.integers(n, size=size - 1) for s in names}
-        out = np.empty((len(streams), size - 1))
-        for p, (x, y) in enumerate(streams):
-            ratio = multipliers[h[y]] * inverse[h[x]] % n  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
-            index = np.array([position[r] for r in ratio.tolist()])
-            shift = (b[y] - ratio * b[x]) * inverse[index] % n
-            out[p] = scores[p, index * n + shift]
-        return out
+        at = {s: i for i, s in enumerate(sorted({s for pair in streams for s in pair}))}
+        h, b = (np.array([generator.integers(top, size=size - 1) for _ in at]) for top in (len(multipliers), places))
+
+        def aligned(observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams]) -> np.ndarray:
+            scores = np.concatenate([observed[:, None], draws], axis=1)  # by h, then by the shift b / h, as in `scored`
+            x, y = np.array([[at[s] for s in pair] for pair in streams]).T
+            ratio = multipliers[h[y]] * inverse[h[x]] % places  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
+            index = position[ratio]
+            shift = (b[y] - ratio * b[x]) * inverse[index] % places
+            return np.take_along_axis(scores, index * places + shift, axis=1)
+
+        return aligned
 
 
 def _released(state: Any) -> Any:

@@ -15,7 +15,7 @@ from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, cal
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Judgement, Null, Prepared, Scored, Streams, Unpaired, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Joint, Judgement, Null, Prepared, Scored, Streams, Unpaired, must_be_bilinear
 from repalign.null.permutation import Permutations
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
@@ -83,8 +83,8 @@ class Moments(Null):
     def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
         return self.sampler.scored(measure, a, b, streams)
 
-    def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:
-        return self.sampler.joint(observed, draws, streams, n)
+    def joint(self, streams: Sequence[Streams], n: int) -> Joint:
+        return self.sampler.joint(streams, n)
 
     def law(self, measure: Any, a: Prepared, b: Prepared) -> Law:
         """The law of the closeness of all pairs of layers."""

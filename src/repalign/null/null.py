@@ -195,6 +195,7 @@ def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[
 # their dependence is kept; where all models meet all others, each has its own, and a draw is one relabelling of them all.
 Streams = tuple[int, int]
 ONE_SIDE: Streams = (0, 1)
+Joint = Callable[[np.ndarray, np.ndarray, Sequence[Streams]], np.ndarray]
 Scored = tuple[np.ndarray, np.ndarray]  # closeness of all cells (la, lb), and its draws (K, la, lb)
 
 
@@ -300,12 +301,13 @@ class Null(ABC):
         """Hold the search over the closeness of all cells against the same search in every draw."""
         return search_layers(observed, draws, how=search, alpha=alpha, s_max=measure.s_max)
 
-    def joint(self, observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], n: int) -> np.ndarray:  # noqa: ARG002
-        """The draws (P, K) of P pairs of models, aligned: column k is one relabelling of all models.
+    def joint(self, streams: Sequence[Streams], n: int) -> Joint:  # noqa: ARG002
+        """What aligns the draws of pairs of models, of all these streams: column k is one relabelling of all models then.
 
-        Asked where every model is relabelled; where one side alone is, draw k is one relabelling of all its models as it is.
+        It takes the scores (P,), the draws (P, K) and the streams of any P of the pairs. Asked where every model is relabelled;
+        where one side alone is, draw k is one relabelling of all its models as it is.
         """
-        return draws
+        return lambda observed, draws, streams: draws  # noqa: ARG005
 
 
 @dataclass(frozen=True)
