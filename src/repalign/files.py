@@ -76,14 +76,14 @@ def seal_json(value: Mapping[str, Any], **how: Any) -> str:
     marks = json.dumps({SEAL: _ZEROS, _RULE[0]: _RULE[1]}, indent=how["indent"])
     text = marks[:-1].rstrip() + ("," if value else "") + json.dumps(value, **how)[1:] + "\n"
     try:
-        return _sealed(text.encode("utf-8")).decode("utf-8")
+        return _sealed(bytearray(text, "utf-8")).decode("utf-8")
     except UnicodeEncodeError:  # half a surrogate, which only an escape can hold
         return seal_json(value, **{**how, "ensure_ascii": True})
 
 
 def seal_html(page: str) -> str:
     """A page with its seal in a comment at its end."""
-    return _sealed(f'{page.rstrip()}\n<!-- "{SEAL}": "{_ZEROS}" -->\n'.encode()).decode("utf-8")
+    return _sealed(bytearray(f'{page.rstrip()}\n<!-- "{SEAL}": "{_ZEROS}" -->\n', "utf-8")).decode("utf-8")
 
 
 def parse_json(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
@@ -106,17 +106,24 @@ def read_json(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
     return parse_json(read_bytes(path, remedy), path, remedy)
 
 
-def seal_parquet(table: pa.Table, about: Mapping[str, str] | None = None) -> bytes:
-    """A table as a Parquet file with its seal and the texts of `about` in its footer; equal tables give equal bytes."""
+def seal_parquet(table: pa.Table | Iterable[pa.Table], about: Mapping[str, str] | None = None) -> bytearray:
+    """A table as a Parquet file with its seal and the texts of `about` in its footer; equal tables give equal bytes.
+
+    Of a large table there may be parts, which follow each other and are never all there at once.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table, sink = table.replace_schema_metadata(None), pa.BufferOutputStream()
+    parts = (t.replace_schema_metadata(None) for t in ([table] if isinstance(table, pa.Table) else table))
+    first, sink = next(parts), pa.BufferOutputStream()
     # Without the schema in the footer: it is told by the columns, and would be another place to check.
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
-        writer.write_table(table)
+    with pq.ParquetWriter(sink, first.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(first)
+        for part in parts:
+            writer.write_table(part)
         writer.add_key_value_metadata({**(about or {}), _RULE[0]: _RULE[1], SEAL: _ZEROS})
-    return _sealed(sink.getvalue().to_pybytes())
+    del first
+    return _sealed(bytearray(sink.getvalue()))
 
 
 def read_parquet(path: Path, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:
@@ -184,12 +191,12 @@ def check_seal(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> bo
     return True
 
 
-def _sealed(data: bytes) -> bytes:
-    """The bytes with their digest in the place of the zeros of the first seal."""
+def _sealed(data: bytearray) -> bytearray:
+    """The bytes with their digest in the place of the zeros of the first seal, in place."""
     start, stop = next(_DIGITS.finditer(data)).span(1)
-    sealed = data[:start] + hashlib.sha256(data).hexdigest().encode() + data[stop:]
-    check_seal(sealed, "a file that is being written")  # a text that looks like a second seal is told now
-    return sealed
+    data[start:stop] = hashlib.sha256(data).hexdigest().encode()
+    check_seal(data, "a file that is being written")  # a text that looks like a second seal is told now
+    return data
 
 
 def _first_line(error: BaseException) -> str:

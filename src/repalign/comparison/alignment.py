@@ -6,7 +6,7 @@ import csv
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ ADDED: frozenset[str] = frozenset()  # columns that results of before lack: null
 
 DRAWS = pa.field("draws", pa.list_(pa.float64()))
 TILE_SCHEMA = SCHEMA.append(DRAWS)
+DRAWS_AT_ONCE = 2**24  # numbers, of 8 bytes, that are made into a table at once
 DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
 
 # A mock run says so in the name of its dataset, which stands in every row of its table and in its store.
@@ -140,7 +141,7 @@ class Alignment:
         LocalFiles(folder).sweep()
         files = {TABLE_FILE: seal_parquet(pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False))}
         if self.draws is not None:
-            files[DRAWS_FILE] = seal_parquet(pa.Table.from_pandas(self.draws, DRAWS_SCHEMA, preserve_index=False))
+            files[DRAWS_FILE] = seal_parquet(_draws_tables(self.draws))
         for name, data in files.items():
             write_file(folder / name, data)
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -236,6 +237,13 @@ def about_of(run: Mapping[str, Any], measures: Iterable[str]) -> dict[str, Measu
 def is_mock(table: pd.DataFrame) -> bool:
     """Whether a table is of a mock run: of stand-ins and generated data, so that its numbers mean nothing."""
     return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
+
+
+def _draws_tables(draws: pd.DataFrame) -> Iterator[pa.Table]:
+    """The draws as a table, of many pairs of models in parts."""
+    few = max(1, DRAWS_AT_ONCE // max(1, draws[DRAWS.name].map(len).max())) if len(draws) else 1
+    for start in range(0, max(1, len(draws)), few):
+        yield pa.Table.from_pandas(draws.iloc[start : start + few], DRAWS_SCHEMA, preserve_index=False)
 
 
 def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
