@@ -515,7 +515,7 @@ def test_a_folder_with_other_things_is_no_store(tmp_path: Path) -> None:
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     path.touch()
-    with message(f"{path} is a file\n  expected: a folder, which is the feature store"):
+    with message(f"{path} is a file\n  expected: a folder"):
         FeatureStore(path)
 
 

@@ -2,7 +2,8 @@
 
 A file is written under a temporary name in its own folder, flushed, and renamed; the folder is flushed too, so that the
 new name survives a power cut. A writer holds a lock on its temporary file: what a killed process left behind can be told
-from what another one is writing at this moment.
+from what another one is writing at this moment. An object store has no rename, and shows an object only when it is whole:
+there a file is written at once.
 
 The seal of a JSON or Parquet file is the SHA-256 of its own bytes, taken with the seal's 64 digits read as zeros. So
 every byte is under the seal, the file needs no companion, and other programs read it as before. A file that says nowhere
@@ -16,6 +17,8 @@ import hashlib
 import json
 import logging
 import os
+import posixpath
+import random
 import re
 import secrets
 import shutil
@@ -25,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from repalign.errors import RepalignError
@@ -43,6 +46,7 @@ log = logging.getLogger(__name__)
 Chunk = bytes | bytearray | memoryview
 TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?:\d+-)?[0-9a-f]{8}$")
 STALE_AFTER = 3600.0  # seconds; for folders, and file systems without locks
+WAITS = (0.2, 0.8, 3.0, 10.0)  # seconds before a request behind a URL is made again; the libraries' own tries come in addition
 
 SEAL = "repalign-seal"
 FILES = "files"  # in a sealed JSON file: the SHA-256 of the files that it speaks of
@@ -60,6 +64,10 @@ class DamagedError(RepalignError):
     def __init__(self, path: object, problem: str, *, expected: object = None, got: object = None, remedy: str = AGAIN):
         super().__init__(f"{path} {problem}", expected=expected, got=got, remedy=remedy)
         self.path, self.problem, self.remedy = str(path), problem, remedy
+
+
+class Unreachable(RepalignError):  # noqa: N818
+    """A file of which nothing is known: what lies behind a URL did not answer, or a disk or a server refused to read it."""
 
 
 # --- the seal ------------------------------------------------------------------------------------
@@ -101,7 +109,7 @@ def parse_json(data: bytes | bytearray, path: object, remedy: str = AGAIN) -> tu
     return {k: v for k, v in value.items() if k not in (SEAL, _RULE[0])}, has_seal
 
 
-def read_json(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
+def read_json(path: Path | Url, remedy: str = AGAIN) -> tuple[dict[str, Any], bool]:
     """`parse_json` of a file. Raises DamagedError, also if it cannot be read."""
     return parse_json(read_bytes(path, remedy), path, remedy)
 
@@ -126,7 +134,7 @@ def seal_parquet(table: pa.Table | Iterable[pa.Table], about: Mapping[str, str] 
     return _sealed(bytearray(sink.getvalue()))
 
 
-def read_parquet(path: Path, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:
+def read_parquet(path: Path | Url, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:
     """`parse_parquet` of a file. Raises DamagedError, also if it cannot be read."""
     return parse_parquet(read_bytes(path, remedy), path, remedy)
 
@@ -206,16 +214,21 @@ def _first_line(error: BaseException) -> str:
 # --- whole or not at all -------------------------------------------------------------------------
 
 
-def read_bytes(path: Path, remedy: str = AGAIN) -> bytes:
-    """The bytes of a file. Raises DamagedError if they cannot be read."""
+def read_bytes(path: Path | Url, remedy: str = AGAIN) -> bytes:
+    """The bytes of a file. Raises DamagedError if they cannot be read, Unreachable where no answer came from a URL."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise DamagedError(path, "cannot be read", got=error.strerror or str(error), remedy=remedy) from error
 
 
-def refuse_unwritable(folder: Path) -> None:
+def refuse_unwritable(folder: Path | Url) -> None:
     """Refuse a folder that cannot be made, or written into. Nothing is left behind."""
+    if isinstance(folder, Url):
+        files, probe = open_files(folder), temporary_name("probe")
+        files.write(probe, b"")
+        files.remove(probe)
+        return
     try:
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if not there.is_dir():
@@ -229,8 +242,10 @@ def refuse_unwritable(folder: Path) -> None:
         ) from error  # fmt: skip
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path | Url) -> str:
     """The SHA-256 of a file of any size, as `sha256sum` gives it. Raises DamagedError if it cannot be read."""
+    if isinstance(path, Url):
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -254,7 +269,7 @@ def path_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
-def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:
+def check_files(folder: Path | Url, stated: Mapping[str, str], index: str = "run.json", remedy: str = AGAIN) -> None:
     """Hold files to the digests that a sealed file in their folder states. Raises DamagedError for the first that differs."""
     for name, digest in stated.items():
         data = read_bytes(folder / name, remedy)
@@ -265,9 +280,14 @@ def check_files(folder: Path, stated: Mapping[str, str], index: str = "run.json"
             raise DamagedError(folder / name, problem, expected=f"SHA-256 {digest}", got=got, remedy=remedy)
 
 
-def write_file(path: Path, *chunks: Chunk | str) -> None:
+def write_file(path: Path | Url, *chunks: Chunk | str) -> None:
     """Make or replace a file, and its folder if there is none; text in UTF-8. RepalignError if it cannot be written."""
     data = [chunk.encode("utf-8") if isinstance(chunk, str) else chunk for chunk in chunks]
+    if isinstance(path, Url):
+        open_files(path.parent).write(path.name, *data)
+        return
+    if scheme := next((p for p in path.parts if re.fullmatch(r"[A-Za-z][\w+.-]+:", p)), None):  # Path("s3://a") is s3:/a
+        raise RepalignError(f"{path}: this file cannot be behind a URL", expected="a path", got=f"an address of {scheme}//")
     with replacing(path, sum(map(len, data))) as temporary, temporary.open("r+b") as handle:
         for chunk in data:
             handle.write(chunk)
@@ -279,7 +299,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
 
     Raises RepalignError for what the system refuses at any step; it names `size`, the bytes to be written, if the disk is full.
     """
-    handle = None
+    handle, is_there = None, False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
@@ -297,6 +317,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         yield temporary
         os.fsync(handle.fileno())
         temporary.replace(path)
+        is_there = True
         if os.name == "posix":  # the rename survives a power cut only if the folder is flushed too
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -308,7 +329,9 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     finally:
         if handle is not None:
             handle.close()
-            temporary.unlink(missing_ok=True)  # it is gone if it was renamed
+            if not is_there:
+                with suppress(OSError):  # what cannot be removed now a sweep will take
+                    temporary.unlink(missing_ok=True)
 
 
 def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -369,20 +392,172 @@ def cannot_write(target: object, error: OSError, size: int | None = None) -> Rep
     )
 
 
+def cannot_read(target: object, error: OSError) -> Unreachable:
+    """The error for a file or folder that the system did not let us read, or remove."""
+    remedy = "see that it may be read; then run the same command again: it resumes"
+    return Unreachable(f"{target} cannot be read: {error.strerror or error}", remedy=remedy)
+
+
 # --- a folder of this machine or of any other ----------------------------------------------------
 
 
-def open_files(url: str | os.PathLike[str]) -> Files:
+def place_of(text: str | os.PathLike[str] | Url, base: Path | None = None) -> Path | Url:
+    """Where a path or URL leads: a `Url` for any address of fsspec but file://, else a path, which starts at `base`.
+
+    Raises RepalignError for an address with a password or key in it, which would end in files and messages.
+
+    >>> place_of("s3://bucket/runs") / "results"
+    Url('s3://bucket/runs/results')
+    >>> place_of("file:///tmp/runs").name
+    'runs'
+    """
+    if isinstance(text, Url):
+        return text
+    given = os.fspath(text)
+    if "://" in given and not given.startswith("file://"):
+        if _SECRET.search(given):
+            raise RepalignError(
+                f"{without_secrets(given)}: credentials have no place in an address", expected="an address without them",
+                got="a password, key or signature in it",
+                remedy="give them in the environment (AWS_ACCESS_KEY_ID and so on), or in ~/.config/fsspec",
+            )  # fmt: skip
+        return Url(given.rstrip("/"))
+    path = Path(given.removeprefix("file://")).expanduser()
+    return path if base is None else (base / path).absolute()
+
+
+# user:password@, and what signs an address
+_SECRET = re.compile(
+    r"(?<=://)[^/@:\s]*:(?!\d+/)[^@\s]+(?=@)|(?<=[?&])((x-amz-)?(sig|signature|credential|security-token|token)=[^&\s]*)",
+    re.I,
+)
+_SECRETS = re.compile("SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING|CREDENTIAL", re.I)
+
+
+def without_secrets(text: str) -> str:
+    """A text without the credentials of addresses in it, and of the environment."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRETS.search(name):
+            text = text.replace(value, "***")
+    return _SECRET.sub("***", text)
+
+
+def seen_from(path: Path | Url, folder: Path | Url) -> str:
+    """The way from a folder to a file, with forward slashes, so that both can be moved together; whole, where there is none."""
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return Path(os.path.relpath(path, folder)).as_posix()
+    here, _, inside = str(path).partition("://")
+    there, _, start = str(folder).partition("://")
+    if isinstance(path, Path) or isinstance(folder, Path) or (here, inside.split("/")[0]) != (there, start.split("/")[0]):
+        return str(path)
+    return posixpath.relpath(inside, start)
+
+
+def walk(folder: Path | Url) -> Iterator[tuple[Path | Url, list[str], list[str]]]:
+    """As `os.walk`, of a folder behind a URL too: all of it is then asked for at once."""
+    if isinstance(folder, Path):
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise cannot_read(folder, error) from error
+
+        yield from ((Path(place), inside, names) for place, inside, names in os.walk(folder, onerror=refuse))
+        return
+    folders: dict[str, tuple[set[str], list[str]]] = {"": (set(), [])}
+    for name in open_files(folder).tree():
+        above, _, last = name.rpartition("/")
+        folders.setdefault(above, (set(), []))[1].append(last)
+        while above:
+            above, _, own = above.rpartition("/")
+            folders.setdefault(above, (set(), []))[0].add(own)
+    waiting = [""]
+    while waiting:
+        at = waiting.pop()
+        inside, names = sorted(folders[at][0]), sorted(folders[at][1])
+        yield folder / at if at else folder, inside, names  # who walks may take folders away
+        waiting += [f"{at}/{name}".lstrip("/") for name in reversed(inside)]
+
+
+@dataclass(frozen=True, order=True)
+class Url:
+    """A file or folder behind an fsspec URL, with as much of a `Path` as results ask for."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Url({self.text!r})"
+
+    def __truediv__(self, name: str) -> Url:
+        scheme, _, inside = self.text.partition("://")
+        return Url(f"{scheme}://{posixpath.normpath(f'{inside}/{name}')}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        _refuse_memory(self.text)
+        return {"text": self.text}
+
+    @property
+    def parent(self) -> Url:
+        above = self.text.rpartition("/")[0]
+        return self if above.endswith("/") else Url(above)
+
+    @property
+    def name(self) -> str:
+        return self.text.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    def with_name(self, name: str) -> Url:
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> Url:
+        return self.parent / PurePosixPath(self.name).with_suffix(suffix).name
+
+    def absolute(self) -> Url:
+        return self
+
+    resolve = absolute
+
+    def is_file(self) -> bool:
+        return open_files(self.parent).size(self.name) is not None
+
+    def is_dir(self) -> bool:
+        return bool(open_files(self).listing())
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[Url]:
+        return (self / name for name in open_files(self).listing())
+
+    def read_bytes(self) -> bytes:
+        return bytes(open_files(self.parent).read(self.name))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        if not missing_ok and not self.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
+        open_files(self.parent).remove(self.name)
+
+
+def open_files(folder: str | os.PathLike[str] | Url) -> Files:
     """The files under a local path or an fsspec URL such as `s3://bucket/folder`.
 
     A relative path starts from the working folder of now, wherever the files are sent: a worker has another one.
     """
-    text = os.fspath(url)
-    if "://" in text and not text.startswith("file://"):
-        return RemoteFiles(text.rstrip("/"))
-    root = Path(text.removeprefix("file://")).expanduser().absolute()
+    place = place_of(folder)
+    if isinstance(place, Url):
+        return RemoteFiles(place.text)
+    root = place.absolute()
     if root.exists() and not root.is_dir():
-        raise RepalignError(f"{root} is a file", expected="a folder, which is the feature store")
+        raise RepalignError(f"{root} is a file", expected="a folder")
     return LocalFiles(root)
 
 
@@ -398,15 +573,22 @@ class LocalFiles:
             return (self.root / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise cannot_read(self.root / name, error) from error
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
-        """The bytes of a file, or of a stretch of it; fewer if it is shorter."""
-        with (self.root / name).open("rb") as handle:
-            handle.seek(start)
-            if stop is None:
-                return bytearray(handle.read())
-            data = bytearray(stop - start)
-            return data[: handle.readinto(data)]
+        """The bytes of a file, or of a stretch of it; fewer if it is shorter. FileNotFoundError if there is no such file."""
+        try:
+            with (self.root / name).open("rb") as handle:
+                handle.seek(start)
+                if stop is None:
+                    return bytearray(handle.read())
+                data = bytearray(stop - start)
+                return data[: handle.readinto(data)]
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise cannot_read(self.root / name, error) from error
 
     def write(self, name: str, *chunks: Chunk) -> None:
         """Make or replace a file, whole or not at all. RepalignError if that cannot be done."""
@@ -414,7 +596,10 @@ class LocalFiles:
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is not there."""
-        (self.root / name).unlink(missing_ok=True)
+        try:
+            (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self.root / name, error) from error
 
     def listing(self, folder: str = "") -> dict[str, int | None]:
         """Names in a folder, sorted: bytes of a file, None for a folder. Empty if there is no such folder."""
@@ -426,14 +611,18 @@ class LocalFiles:
                     found[path.name] = size
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise cannot_read(self.root / folder, error) from error
         return found
 
     def modified(self, name: str) -> float:
         """When a file was written, in the seconds of `time.time`; 0 if it is not there."""
         try:
             return (self.root / name).stat().st_mtime
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0.0
+        except OSError as error:
+            raise cannot_read(self.root / name, error) from error
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder with all that is in it: at once, under a temporary name, which a sweep takes if this is cut off."""
@@ -446,10 +635,15 @@ class LocalFiles:
 
     def sweep(self, folder: str = "") -> None:
         """Remove the temporary files and folders that killed writers left in a folder."""
-        place = self.root / folder
-        for path in place.iterdir() if place.is_dir() else ():
-            if TEMPORARY.match(path.name) and self.is_abandoned(f"{folder}/{path.name}" if folder else path.name, remove=True):
-                log.info("removed %s, left by a run that was cut off", path)
+        try:
+            names = os.listdir(self.root / folder)  # noqa: PTH208  (names are enough)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise cannot_read(self.root / folder, error) from error
+        for name in filter(TEMPORARY.match, names):
+            if self.is_abandoned(f"{folder}/{name}" if folder else name, remove=True):
+                log.info("removed %s, left by a run that was cut off", self.root / folder / name)
 
     def is_abandoned(self, name: str, *, remove: bool = False) -> bool:
         """Whether nobody is writing this temporary file any more; `remove` takes it away while no writer can begin."""
@@ -465,9 +659,31 @@ class LocalFiles:
             return False
 
 
+_PASSING = re.compile(
+    r"\b(429|50[0234])\b|slow ?down|too many requests|throttl|request rate|time(d|s)?[ -]?out|connection|broken pipe|"
+    "temporar|internal ?error|unavailable|try again|incomplete ?read", re.I
+)  # fmt: skip
+_LASTING = (PermissionError, IsADirectoryError, NotADirectoryError, ImportError, NotImplementedError)
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "az", "abfs": "az", "abfss": "az"}
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error of a file system may be gone in a moment: it is asked to slow down, or a connection was cut."""
+    if isinstance(error, _LASTING):
+        return False
+    busy = (errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, getattr(errno, "EREMOTEIO", errno.EAGAIN))
+    if isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in busy:
+        return True
+    return bool(_PASSING.search(f"{type(error).__name__} {getattr(error, 'status', '')} {error}"))
+
+
 @dataclass(frozen=True)
 class RemoteFiles:
-    """As `LocalFiles`, behind an fsspec URL."""
+    """As `LocalFiles`, behind an fsspec URL.
+
+    What may pass (a server that asks to slow down, a connection that is cut) is tried again, with growing waits, a few times.
+    All that then fails is `Unreachable`, but for a file that is not there.
+    """
 
     root: str
 
@@ -481,80 +697,142 @@ class RemoteFiles:
             fs, root = fsspec.core.url_to_fs(self.root)
             return DirFileSystem(root.rstrip("/") or root, fs)
         except (ImportError, ValueError) as error:
+            extra = EXTRAS.get(re.split("://|::", self.root)[0])
             raise RepalignError(
                 f"{self.root} cannot be opened: {error}", expected="a local path, or a URL that fsspec knows",
-                remedy="install the file system's own package (s3fs, gcsfs, adlfs, ...)",
+                remedy="install the file system's own package" + (f": pip install 'repalign[{extra}]'" if extra else ""),
             ) from error
+
+    @property
+    def _renames(self) -> bool:
+        """Whether a file can be renamed at one stroke. In an object store it is copied, and is whole as soon as it is there."""
+        from fsspec.spec import AbstractFileSystem
+
+        fs = self._fs.fs
+        return type(fs).mv is not AbstractFileSystem.mv and not fs.async_impl
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to another process: refused for the memory of this one, where nothing that is written comes back."""
-        if re.search(r"(^|::)memory://", self.root):
-            raise RepalignError(
-                f"{self.root} is in the memory of this process: no other process can read or write it",
-                expected="a folder or a URL that all workers reach", got="workers in other processes",
-                remedy="put the store into a folder; or use threads, or no executor",
-            )
+        _refuse_memory(self.root)
         return {"root": self.root}  # each process opens it for itself
 
+    def _ask(self, what: str, name: str, request: Callable[[Any], Any]) -> Any:
+        """What a request gives, tried again where its error may pass. Raises FileNotFoundError, else Unreachable."""
+        for wait in (*WAITS, None):
+            try:
+                return request(self._fs)
+            except (FileNotFoundError, NotADirectoryError, RepalignError):
+                raise
+            except Exception as error:
+                passing = is_passing(error)
+                if wait is None or not passing:
+                    raise self._unreachable(what, name, error, passing) from error
+                log.info("%s/%s cannot be %s at the moment (%s); again in %.1f s", self.root, name, what, _first_line(error), wait)
+                time.sleep(wait * random.uniform(0.5, 1.0))  # not all workers at once
+        raise AssertionError
+
+    def _unreachable(self, what: str, name: str, error: Exception, passing: bool = False) -> Unreachable:
+        said = without_secrets(_first_line(error))
+        remedy = "see that this place is there and that your credentials may use it; then run the same command again: it resumes"
+        return Unreachable(
+            f"{self.root}/{name}".rstrip("/") + f" cannot be {what}: {said}",
+            got=f"the same {len(WAITS) + 1} times" if passing else None,
+            remedy="run the same command again later: what is finished is kept" if passing else remedy,
+        )
+
     def size(self, name: str) -> int | None:
-        self._fs.invalidate_cache()  # others write here
         try:
-            return int(self._fs.info(name)["size"])
+            about = self._ask("read", name, lambda fs: (fs.fs.invalidate_cache(), fs.info(name))[1])  # others write here
+            return None if about["type"] == "directory" else int(about["size"])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
-        return bytearray(self._fs.cat_file(name, start=start, end=stop))
+        try:  # a stretch even where it is all of it: one request, where some ask for the size first
+            return bytearray(self._ask("read", name, lambda fs: fs.cat_file(name, start=start, end=stop)))
+        except Unreachable as error:
+            if re.search(r"InvalidRange|\b416\b|not satisfiable", str(error.__cause__)):  # the file ends before it
+                return bytearray()
+            raise
 
     def write(self, name: str, *chunks: Chunk) -> None:
-        temporary = temporary_name(name)
+        data = b"".join(chunks)
+
+        def put(fs: Any) -> None:
+            if not self._renames:
+                fs.pipe_file(name, data)
+                return
+            temporary = temporary_name(name)
+            try:
+                fs.makedirs(name.rpartition("/")[0], exist_ok=True)
+                fs.pipe_file(temporary, data)
+                fs.mv(temporary, name)
+            except BaseException:
+                with suppress(Exception):
+                    fs.rm_file(temporary)
+                raise
+
         try:
-            self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(temporary, b"".join(chunks))
-            self._fs.mv(temporary, name)
-        except OSError as error:
-            raise RepalignError(
-                f"{self.root}/{name} cannot be written: {error}",
-                remedy="mend the cause and run again: the parts that are finished are kept",
-            ) from error
+            self._ask("written", name, put)
+        except OSError as error:  # no such bucket
+            raise self._unreachable("written", name, error) from error
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):  # another process removed it
-            self._fs.rm_file(name)
+            self._ask("removed", name, lambda fs: fs.rm_file(name))
 
     def listing(self, folder: str = "") -> dict[str, int | None]:
-        self._fs.invalidate_cache()
         try:
-            items = self._fs.ls(folder, detail=True)
+            items = self._ask("listed", folder, lambda fs: (fs.fs.invalidate_cache(), fs.ls(folder, detail=True))[1])
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in items}
+        inside = (i for i in items if i["name"].strip("/") != folder.strip("/"))  # of a file some list itself
+        names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in inside}
         return dict(sorted(names.items()))
+
+    def tree(self) -> dict[str, int]:
+        """Bytes of every file of all folders, by its name."""
+        try:
+            found = self._ask("listed", "", lambda fs: (fs.fs.invalidate_cache(), fs.find("", detail=True))[1])
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {name.lstrip("/"): about["size"] for name, about in sorted(found.items())}
 
     def modified(self, name: str) -> float:
         try:
-            return self._fs.modified(name).timestamp()
-        except (FileNotFoundError, NotImplementedError):
+            return self._ask("read", name, lambda fs: fs.modified(name)).timestamp()
+        except FileNotFoundError:
             return 0.0
+        except Unreachable as error:
+            if isinstance(error.__cause__, NotImplementedError):  # a file system without times
+                return 0.0
+            raise
 
     def remove_folder(self, name: str) -> None:
         try:
-            self._fs.rm(name, recursive=True)
-        except OSError as error:
-            raise RepalignError(f"{self.root}/{name} cannot be removed: {error}") from error
+            self._ask("removed", name, lambda fs: fs.rm(name, recursive=True))
+        except FileNotFoundError as error:
+            raise self._unreachable("removed", name, error) from error
 
     def sweep(self, folder: str = "") -> None:
-        for name in self.listing(folder):
+        for name in self.listing(folder) if self._renames else ():  # else nothing is ever written under another name
             full = f"{folder}/{name}" if folder else name
             if TEMPORARY.match(name) and self.is_abandoned(full):
                 log.info("removing %s, left by a run that was cut off", f"{self.root}/{full}")
                 self.remove(full)
 
     def is_abandoned(self, name: str) -> bool:
-        try:
-            return time.time() - self._fs.modified(name).timestamp() > STALE_AFTER
-        except (FileNotFoundError, NotImplementedError):
-            return False
+        return 0.0 < self.modified(name) < time.time() - STALE_AFTER
+
+
+def _refuse_memory(url: str) -> None:
+    """Refuse to send the memory of this process to another one, where nothing that is written comes back."""
+    if re.search(r"(^|::)memory://", url):
+        raise RepalignError(
+            f"{url} is in the memory of this process: no other process can read or write it",
+            expected="a folder or a URL that all workers reach", got="workers in other processes",
+            remedy="put the store into a folder; or use threads, or no executor",
+        )
 
 
 Files = LocalFiles | RemoteFiles

@@ -186,20 +186,21 @@ def vtab(
 
 
 def import_(
-    results: Path, file: Path, columns: Annotated[list[str] | None, typer.Option("--column")] = None,
+    results: str, file: Path, columns: Annotated[list[str] | None, typer.Option("--column")] = None,
     overwrite: bool = False,
 ) -> None:  # fmt: skip
     """Give the models of a result scores that others measured, for its trends and its report.
 
     Parameters
     ----------
-    results : A results folder.
+    results : A results folder, or its URL.
     file : Results of lm-evaluation-harness (.json or a folder), or a CSV with a column model.
     columns : A column of the CSV, COLUMN or COLUMN=SCORE; may be repeated; all by default.
     overwrite : Replace scores that the models have.
     """
     from repalign.comparison.alignment import RUN_FILE, Alignment
     from repalign.competence import add_scores, read_lm_eval, read_scores
+    from repalign.files import place_of
 
     is_table = file.suffix == ".csv"
     if columns and not is_table:
@@ -212,4 +213,4 @@ def import_(
     out.print(f"{len(joined.records) - len(joined.without)} of {len(joined.records)} models: {escape(', '.join(names))}")
     for line in (*joined.sizes, *([f"without: {', '.join(joined.without)}"] if joined.without else ())):
         out.print(f"[dim]{escape(line)}[/]")
-    wrote("run", results / RUN_FILE, f"repalign report {results}")
+    wrote("run", place_of(results) / RUN_FILE, f"repalign report {results}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from repalign.comparison.alignment import Alignment
+    from repalign.files import Url
     from repalign.measures import MeasureFacts
     from repalign.text import Progress
 
@@ -180,14 +181,14 @@ def write_csv(path: Path, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
     write_file(path, csv_text(pd.DataFrame(rows)))
 
 
-def wrote(what: str, path: Path | str, then: str | None = None) -> None:
+def wrote(what: str, path: Path | Url | str, then: str | None = None) -> None:
     out.print(f"{what}: [bold]{escape(str(path))}[/]")
-    then = f"open {path}" if then is None and str(path).endswith(".html") else then
+    then = f"open {path}" if then is None and isinstance(path, Path) and path.suffix == ".html" else then
     if then:
         out.print(f"next: {escape(then)}")
 
 
-def write_result(alignment: Alignment, folder: Path) -> list[tuple[str, Path]]:
+def write_result(alignment: Alignment, folder: Path | Url) -> list[tuple[str, Path | Url]]:
     """Write the table of a result as CSV, its figures and its report into the folder that it is saved in; what there is now."""
     from repalign.report import write_report
 

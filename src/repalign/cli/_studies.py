@@ -117,18 +117,19 @@ def extract(study: StudyFile, local: LocalModels = None) -> None:
     wrote("features", loaded.store, f"repalign run {study}")
 
 
-def report(results: Path, to: Annotated[Path | None, typer.Option("--out")] = None, static: Path | None = None) -> None:
+def report(results: str, to: Annotated[str | None, typer.Option("--out")] = None, static: str | None = None) -> None:
     """Write the report of finished results: one HTML file that needs no network.
 
     Parameters
     ----------
-    results : A results folder.
-    to : The HTML file; by default beside the table.
+    results : A results folder, or its URL.
+    to : The HTML file, or its URL; by default beside the table.
     static : Also write each figure as SVG and PNG into this folder.
     """
+    from repalign.files import place_of
     from repalign.report import write_report
 
-    path = write_report(results, to or results / "report.html", static=static)
+    path = write_report(results, to or place_of(results) / "report.html", static=static)
     wrote("report", path)
     if static is not None:
         wrote("figures", static)
@@ -156,7 +157,7 @@ def demo(to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo")) -> 
 def compare(
     sources: Annotated[list[str], typer.Argument()], x: list[str] | None = None, y: list[str] | None = None,
     measure: MeasureNames = None, *, how: Comparing, reader: Reader, dataset: OneDataset = None,
-    results: Path = Path("repalign-results"),
+    results: str = "repalign-results",
 ) -> None:  # fmt: skip
     """Compare files of features, each a model, or what is in a store: two sides, or all models with each other.
 
@@ -167,9 +168,11 @@ def compare(
     sources : Files of features, or folders of these; or one feature store.
     x : Models of one side, by name (that of a file without its ending); all by default.
     y : Models of the other side.
-    results : Where results go.
+    results : Where results go: a folder or a URL.
     """
-    place, told = ", ".join(sources), {}
+    from repalign.files import place_of
+
+    place, told, folder = ", ".join(sources), {}, place_of(results)
     if len(sources) == 1 and _is_store(sources[0]):
         reader.refuse("files of features")
         models = stored(place, dataset)
@@ -184,9 +187,9 @@ def compare(
     left, right = picked(models, x, place), picked(models, y, place) if y else None
     groups = how.grouped(models[0].ids)
     with bars() as progress:
-        alignment = how.compare(left, right, measure, groups, results=results, progress=progress, **told)
+        alignment = how.compare(left, right, measure, groups, results=folder, progress=progress, **told)
     answer(alignment)
-    for what, path in write_result(alignment, results):
+    for what, path in write_result(alignment, folder):
         wrote(what, path)
 
 
@@ -241,12 +244,13 @@ def check(folder: str, shallow: bool = False) -> None:
 
     Parameters
     ----------
-    folder : A feature store, a results folder, or a folder with these, such as runs.
+    folder : A feature store, a results folder, or a folder with these, such as runs; or its URL.
     shallow : Look at sizes and headers of a store only, not at every byte: nothing is said of what its layers hold.
     """
     from repalign.comparison.check import check as check_folder
     from repalign.comparison.check import find
     from repalign.comparison.doctor import examine, summarise
+    from repalign.files import place_of
     from repalign.store import FeatureStore
 
     with bars() as progress:
@@ -257,7 +261,7 @@ def check(folder: str, shallow: bool = False) -> None:
     if problems:
         err.print(counted(len(problems), "problem"))
         raise typer.Exit(FAILED)
-    stores, results = ([folder], []) if "://" in folder else find(Path(folder))
+    stores, results = find(place_of(folder))
     found, findings = [r for store in stores for r in FeatureStore(store).representations()], []
     read = [] if shallow else found
     with bars() as progress:
@@ -285,16 +289,17 @@ def store(
 
     Parameters
     ----------
-    folder : A feature store, or a folder with stores in it.
+    folder : A feature store, or a folder with stores in it; or its URL.
     delete : Delete what is kept of this model, by its name or spec; may be repeated.
     older_than : Delete what was written longer ago, for instance 30d, 12h or 8w; with --delete only of these models.
     dry_run : Say what would be deleted, and delete nothing.
     yes : Delete without asking, as is needed without a terminal.
     """
     from repalign.comparison.check import find
+    from repalign.files import place_of
     from repalign.store import FeatureStore
 
-    stores = [FeatureStore(place) for place in ([folder] if "://" in folder else find(Path(folder))[0])]
+    stores = [FeatureStore(place) for place in find(place_of(folder))[0]]
     if not stores:
         problem, expected = f"{folder}: there is no feature store", "a store, or a folder with one in it, such as runs"
         raise RepalignError(problem, expected=expected, got="none", remedy="name the folder that `repalign run` printed")

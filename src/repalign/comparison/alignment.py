@@ -19,9 +19,11 @@ from repalign.errors import RepalignError, choose
 from repalign.files import (
     FILES,
     DamagedError,
-    LocalFiles,
+    Url,
     check_files,
     file_sha256,
+    open_files,
+    place_of,
     read_json,
     read_parquet,
     seal_json,
@@ -117,28 +119,28 @@ class Alignment:
             cells = cells[cells[side] == choose(side, chosen, known, f"no {side} {chosen!r} in the result")]
         return _grid(cells, "layer", value)
 
-    def to_csv(self, path: str | Path) -> Path:
+    def to_csv(self, path: str | Path | Url) -> Path | Url:
         """Write the whole table as CSV: a row for each pair of layers, and one for the best of each pair of models."""
-        write_file(Path(path), csv_text(self.table))
-        return Path(path)
+        write_file(place_of(path), csv_text(self.table))
+        return place_of(path)
 
-    def to_latex(self, path: str | Path | None = None, measure: Measure | str | None = None) -> str:
+    def to_latex(self, path: str | Path | Url | None = None, measure: Measure | str | None = None) -> str:
         """The best pair of layers of every pair of models as a LaTeX table of the package booktabs; also written to `path`.
 
         Of all measures, or of one. Names are escaped, and numbers stand as they do in figures and the report.
         """
         text = latex_text(self, self.best(measure))
         if path is not None:
-            write_file(Path(path), text)
+            write_file(place_of(path), text)
         return text
 
-    def save(self, folder: str | Path) -> Path:
-        """Write results.parquet, draws.parquet and run.json into a folder, each by rename.
+    def save(self, folder: str | Path | Url) -> Path | Url:
+        """Write results.parquet, draws.parquet and run.json into a folder, local or behind an fsspec URL, each whole.
 
         run.json comes last and holds the SHA-256 of the tables: until it is there, the folder has no result that loads.
         """
-        folder = Path(folder)
-        LocalFiles(folder).sweep()
+        folder = place_of(folder)
+        open_files(folder).sweep()
         files = {TABLE_FILE: seal_parquet(pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False))}
         if self.draws is not None:
             files[DRAWS_FILE] = seal_parquet(_draws_tables(self.draws))
@@ -147,12 +149,12 @@ class Alignment:
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         write_file(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         if self.draws is None:
-            (folder / DRAWS_FILE).unlink(missing_ok=True)  # of an earlier run
+            open_files(folder).remove(DRAWS_FILE)  # of an earlier run
         return folder
 
-    def save_run(self, folder: str | Path) -> Path:
+    def save_run(self, folder: str | Path | Url) -> Path | Url:
         """Write run.json anew into the folder that this was loaded from; its tables stay."""
-        folder = Path(folder)
+        folder = place_of(folder)
         Alignment.load(folder)
         names = [TABLE_FILE, *([] if self.draws is None else [DRAWS_FILE])]
         digests = {name: file_sha256(folder / name) for name in names}
@@ -160,12 +162,14 @@ class Alignment:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Alignment:
-        """Read what `save` wrote. A result from before there were seals is read with a warning in the log.
+    def load(cls, folder: str | Path | Url) -> Alignment:
+        """Read what `save` wrote, in a folder or behind an fsspec URL.
+
+        A result from before there were seals is read with a warning in the log.
 
         Raises RepalignError, naming the file, where one is missing, is not what was written, or is of another run.
         """
-        folder = Path(folder)
+        folder = place_of(folder)
         for file in (TABLE_FILE, RUN_FILE):
             if not (folder / file).is_file():
                 raise RepalignError(
@@ -246,7 +250,7 @@ def _draws_tables(draws: pd.DataFrame) -> Iterator[pa.Table]:
         yield pa.Table.from_pandas(draws.iloc[start : start + few], DRAWS_SCHEMA, preserve_index=False)
 
 
-def _read_table(path: Path, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
+def _read_table(path: Path | Url, schema: pa.Schema, stated: str | None) -> pd.DataFrame:
     """A table of these columns, and the one of which run.json speaks (None: a run.json from before there were seals)."""
     if stated is not None:
         check_files(path.parent, {path.name: stated}, RUN_FILE, REMEDY)
@@ -271,17 +275,19 @@ def as_table(table: pa.Table, schema: pa.Schema, path: object) -> pa.Table:
         raise DamagedError(path, "has columns of another type", got=str(error).splitlines()[0], remedy=REMEDY) from error
 
 
-def kept(path: Path, key: str) -> Any:
-    """Read what `keep` wrote under this key; None, with a warning in the log, if the file is damaged."""
+def kept(path: Path | Url, key: str) -> Any:
+    """Read what `keep` wrote under this key; None if there is no such file, and, with a warning in the log, if it is damaged."""
     try:
         entry, has_seal = read_json(path)
     except DamagedError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
         log.warning("%s %s; it is made again", path, error.problem)
         return None
     return entry.get("value") if has_seal and entry.get("key") == key else None
 
 
-def keep(path: Path, key: str, value: Any) -> None:
+def keep(path: Path | Url, key: str, value: Any) -> None:
     """Write a sealed value next to the tiles of a run, with its key."""
     write_file(path, seal_json({"key": key, "value": value}, indent=None))
 

@@ -21,6 +21,7 @@ from repalign.comparison.intervals import halves_of, units_of
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Scored, Tile
 from repalign.errors import RepalignError
+from repalign.files import Url
 from repalign.layers import Given
 from repalign.measures import Bilinear, Measure, parse_measure
 from repalign.measures.measure import as_layer
@@ -116,13 +117,13 @@ def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[s
     ]
 
 
-def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | None, progress: Progress) -> list[dict[str, Any]]:
+def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | Url | None, progress: Progress) -> list[dict[str, Any]]:
     """Choose layers on one half of the stimuli and score them on the other; kept in the folder of the tiles."""
     out = []
     for tile in telling(tiles, "ceilings", progress):
         key = "" if folder is None else f"{tile.key}-{n_splits}"
         path = None if folder is None else folder / "ceilings" / f"{key}.json"
-        ceiling = None if path is None else kept(path, key) if path.is_file() else None
+        ceiling = None if path is None else kept(path, key)
         if ceiling is None:
             null, how = tile.settings.null, tile.settings.preprocess
             groups = None if null.groups is None else null.groups.labels

@@ -20,13 +20,17 @@ from repalign.files import (
     FILES,
     TEMPORARY,
     DamagedError,
-    LocalFiles,
+    Unreachable,
+    Url,
     check_files,
     check_seal,
+    open_files,
     parse_parquet,
+    place_of,
     read_bytes,
     read_json,
     read_parquet,
+    walk,
 )
 from repalign.store import MARKER, Problem
 from repalign.store import check as check_store
@@ -38,16 +42,14 @@ SEAL_IT = "it can be used as it is; the same command run again writes it with a 
 OLD = "was written before such files had seals: nothing shows whether it is whole"
 
 
-def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress = silent) -> list[Problem]:
-    """Everything that is wrong in the stores and results under a folder, or in a file of these; empty if nothing is.
+def check(folder: str | os.PathLike[str] | Url, deep: bool = True, progress: Progress = silent) -> list[Problem]:
+    """Everything that is wrong in the stores and results under a folder or URL, or in a file of these; empty if nothing is.
 
-    `deep` goes to `repalign.store.check`; results are always read whole. A URL is a store.
+    `deep` goes to `repalign.store.check`; results are always read whole.
 
     Raises RepalignError if there is nothing at this place that repalign writes.
     """
-    if "://" in os.fspath(folder):
-        return check_store(folder, deep, progress)
-    path = Path(folder)
+    path = place_of(folder)
     if path.is_file():
         return _guarded(_file, path)
     stores, results = find(path)
@@ -65,12 +67,11 @@ def check(folder: str | os.PathLike[str], deep: bool = True, progress: Progress 
     return problems
 
 
-def find(folder: Path) -> tuple[list[Path], list[Path]]:
+def find(folder: Path | Url) -> tuple[list[Path | Url], list[Path | Url]]:
     """The feature stores under a folder, and the folders that hold something of results."""
-    stores, results = [], []
-    for place, inside, names in os.walk(folder):
-        here, kept = Path(place), (TILES, *KEPT)
-        if MARKER in names or any(here.glob("*/*/*/part-*.safetensors")):
+    stores, results, kept = [], [], (TILES, *KEPT)
+    for here, inside, names in walk(folder):
+        if MARKER in names or _holds_parts(here):
             stores.append(here)
             inside.clear()
             continue
@@ -84,19 +85,26 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
     return stores, results
 
 
-def _is_sealed(path: Path) -> bool:
+def _holds_parts(folder: Path | Url) -> bool:
+    """Whether it is a store that has lost its marker; behind a URL a store is known by the marker alone."""
+    return isinstance(folder, Path) and any(folder.glob("*/*/*/part-*.safetensors"))
+
+
+def _is_sealed(path: Path | Url) -> bool:
     try:
         return check_seal(read_bytes(path), path)
     except DamagedError:
         return True  # `check` reports it
 
 
-def _guarded(look: Callable[[Path], Iterable[Problem]], path: Path) -> list[Problem]:
+def _guarded(look: Callable[[Path | Url], Iterable[Problem]], path: Path | Url) -> list[Problem]:
     """Problems found by `look`; if it fails in an unforeseen way, that is the problem."""
     try:
         return list(look(path))
     except DamagedError as error:
         return [Problem(error.path, error.problem, error.remedy)]
+    except Unreachable:  # which says nothing of the file
+        raise
     except RepalignError as error:
         first, *rest = str(error).splitlines()
         remedy = next((line.removeprefix("  do: ") for line in rest if line.startswith("  do: ")), AGAIN)
@@ -105,9 +113,10 @@ def _guarded(look: Callable[[Path], Iterable[Problem]], path: Path) -> list[Prob
         return [Problem(str(path), f"cannot be checked: {type(error).__name__}: {error}", AGAIN)]
 
 
-def _result(folder: Path) -> Iterator[Problem]:
+def _result(folder: Path | Url) -> Iterator[Problem]:
     """A results folder, a folder of figures, or one of bits per byte."""
-    files = sorted(p for p in folder.iterdir() if p.is_file())
+    there = open_files(folder).listing()
+    files = [folder / name for name, size in there.items() if size is not None]
     for path in files:
         if TEMPORARY.match(path.name):
             yield from _cut_off(path)
@@ -115,20 +124,20 @@ def _result(folder: Path) -> Iterator[Problem]:
             yield from _guarded(_file, path)
     if {TABLE_FILE, RUN_FILE} & {path.name for path in files}:
         yield from _guarded(_tables, folder)
-    elif (folder / TILES).is_dir():
+    elif TILES in there:
         yield Problem(str(folder), "is not finished: there is no table", "run the same command again: it goes on")
     for name in (TILES, *KEPT):  # each under the name that it states; those from before seals no run reads
-        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+        for path in sorted((folder / name).iterdir()) if name in there else ():
             look = _cut_off if TEMPORARY.match(path.name) else _tiles if name == TILES else _file
             yield from (problem for problem in _guarded(look, path) if problem.problem != OLD)
 
 
-def _cut_off(path: Path) -> Iterator[Problem]:
-    if LocalFiles(path.parent).is_abandoned(path.name):
+def _cut_off(path: Path | Url) -> Iterator[Problem]:
+    if open_files(path.parent).is_abandoned(path.name):
         yield Problem(str(path), "is a half-written file of a run that was cut off", "run again, or delete it")
 
 
-def _tables(folder: Path) -> Iterator[Problem]:
+def _tables(folder: Path | Url) -> Iterator[Problem]:
     """The files of which run.json speaks; an alignment is loaded as every reader loads it."""
     run, has_seal = read_json(folder / RUN_FILE, AGAIN)
     if "what" not in run:  # which another experiment than an alignment says of itself
@@ -139,7 +148,7 @@ def _tables(folder: Path) -> Iterator[Problem]:
         yield Problem(str(folder / RUN_FILE), OLD, SEAL_IT)
 
 
-def _tiles(path: Path) -> Iterator[Problem]:
+def _tiles(path: Path | Url) -> Iterator[Problem]:
     data = read_bytes(path)
     if path.suffix == ".parquet" and not parse_parquet(data, path, REMEDY)[2]:
         yield Problem(str(path), OLD, SEAL_IT)
@@ -147,7 +156,7 @@ def _tiles(path: Path) -> Iterator[Problem]:
         opened(data, path, path.name)
 
 
-def _file(path: Path) -> Iterator[Problem]:
+def _file(path: Path | Url) -> Iterator[Problem]:
     """One file by itself: its seal, and if it speaks of others, theirs."""
     if path.suffix == ".parquet":
         _, about, has_seal = read_parquet(path)

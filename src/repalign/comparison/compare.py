@@ -32,7 +32,7 @@ from repalign.comparison.tiles import Cache, Scored, Settings, Tile, groups_of, 
 from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
 from repalign.errors import RepalignError
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
-from repalign.files import LocalFiles, open_files
+from repalign.files import Url, open_files, place_of
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure
 from repalign.measures.measure import Measure, as_layer, counting
@@ -67,7 +67,7 @@ def compare(
     search: str | None = None,
     alpha: float = 0.05,
     preprocess: Preprocess | None = None,
-    results: str | Path | None = None,
+    results: str | Path | Url | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
     memory: int | None = None,
@@ -94,7 +94,7 @@ def compare(
         "studentised top-5", "matching" (see `null.Search`).
     alpha : level of the threshold, and so of the calibrated score.
     preprocess : applied to all layers of a model before measuring; nothing by default.
-    results : a folder. Finished tiles are kept there, so that a killed run resumes with the missing ones.
+    results : a folder, or an fsspec URL. Finished tiles are kept there, so that a killed run resumes with the missing ones.
     executor : any `concurrent.futures.Executor`; tiles are then computed there.
     device : where layers are prepared and compared, "cpu", "cuda", "cuda:1" and so on; "auto" is a CUDA GPU where there is one.
         An Apple GPU has no float64, in which sums and near ties are settled: where "mps" is asked for the CPU is taken, and the
@@ -150,9 +150,9 @@ def compare(
     if not tiles:
         raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
 
-    folder = None if results is None else Path(results)
+    folder = None if results is None else place_of(results)
     for place in () if folder is None else (folder, *(folder / name for name in (TILES, "findings", "ceilings"))):
-        LocalFiles(place).sweep()
+        open_files(place).sweep()
     examination = Examination(models, folder)
     kept = None if folder is None else Kept(open_files(folder))
     done = run_tiles([*tiles, *twins], kept, executor, budget, progress, examination, chosen.seconds)
@@ -376,7 +376,7 @@ def compute_groups(
 ) -> tuple[list[list[Scored]], dict[str, Any]]:  # fmt: skip
     """Some groups in a worker, with one cache, and the doctor's findings on their layers."""
     tiles = [t for group in groups for t in group]
-    examination = Examination([r for t in tiles for r in (t.x, t.y)], None if kept is None else Path(kept.files.root))
+    examination = Examination([r for t in tiles for r in (t.x, t.y)], None if kept is None else place_of(kept.files.root))
     cache = Cache(budget, tiles, examination)
     return [compute_group(group, cache, kept) for group in groups], {k: v for k, v in examination.found.items() if v}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from repalign.comparison.alignment import keep, kept
+from repalign.files import Url
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
 from repalign.representation import Representation, ahead
@@ -327,12 +328,13 @@ class Examination:
     found : findings by model and by layer; kept in the folder of the tiles, if there is one, by a representation's key.
     """
 
-    def __init__(self, models: Sequence[Representation] = (), folder: Path | None = None) -> None:
+    def __init__(self, models: Sequence[Representation] = (), folder: Path | Url | None = None) -> None:
         self.models = {r.name: r for r in models}
         self.paths = {} if folder is None else {r.name: folder / "findings" / f"{r.key}.json" for r in models}
         self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
-            name: kept(path, path.stem) or {} for name, path in self.paths.items() if path.is_file()
+            name: kept(path, path.stem) or {} for name, path in self.paths.items()
         }
+        self.kept = {name for name, found in self.found.items() if found}
 
     def read(self, r: Representation) -> Iterator[Given]:
         """All layers, checked and, unless that was done, examined.
@@ -348,6 +350,7 @@ class Examination:
                 found[name] = [asdict(f) for f in told]
                 if r.name in self.paths and len(found) == len(r.layers):
                     keep(self.paths[r.name], self.paths[r.name].stem, found)
+                    self.kept.add(r.name)
             yield layer
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
@@ -357,6 +360,6 @@ class Examination:
             for _ in self.read(r):
                 pass
         for name, path in self.paths.items():
-            if not path.is_file():  # what workers with a disk of their own have found
+            if name not in self.kept and not path.is_file():  # what workers with a disk of their own have found
                 keep(path, path.stem, self.found[name])
         return [{**f, "model": name} for name, r in self.models.items() for layer in r.layers for f in self.found[name][layer]]

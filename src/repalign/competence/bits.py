@@ -20,7 +20,7 @@ import torch
 from repalign.competence.corpus import Corpus, as_corpus
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, choose
-from repalign.files import SEAL, DamagedError, parse_json, read_bytes, seal_json, write_file
+from repalign.files import SEAL, DamagedError, Url, parse_json, place_of, read_bytes, seal_json, write_file
 from repalign.models import ModelRecord
 from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf import quiet
@@ -345,7 +345,7 @@ def bits_per_byte(
         "asked": asdict(protocol), "batch_size": batch_size, "every": every, "padding": entry.padding, "dtype": dtype,
         "device": device, "versions": versions("transformers", "tokenizers"),
     }  # fmt: skip
-    path = None if state is None else Path(state)
+    path = None if state is None else place_of(state)
     held = None if path is None else read_state(path, KIND)
     if path is not None and held is not None:
         is_told = held["complete"] and None not in (run["corpus_sha256"], held.get("corpus_sha256"))
@@ -414,7 +414,7 @@ def _block(documents: Iterator[str], reader: Reader, totals: Totals, every: int)
     return out
 
 
-def _skipped(documents: Iterator[str], totals: Totals, path: Path | None) -> Iterator[str]:
+def _skipped(documents: Iterator[str], totals: Totals, path: Path | Url | None) -> Iterator[str]:
     """The documents behind those that are done, which are checked to be the same as they were."""
     digest = ""
     for text in islice(documents, totals.n_documents):
@@ -458,7 +458,7 @@ def _no_causal(entry: ModelEntry, got: str) -> RepalignError:
 log = logging.getLogger(__name__)
 
 
-def read_state(path: Path, kind: str) -> dict[str, Any] | None:
+def read_state(path: Path | Url, kind: str) -> dict[str, Any] | None:
     """The file's value, or None where there is none, or one that was damaged: the log says so, and it is made again.
 
     Raises RepalignError for a file that is something else, which is not written over.
@@ -480,7 +480,7 @@ def read_state(path: Path, kind: str) -> dict[str, Any] | None:
     return value
 
 
-def refuse_other(path: Path, mine: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def refuse_other(path: Path | Url, mine: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Refuse to go on with a file of another run, naming the first thing that differs."""
     for name in mine:
         if found.get(name) != mine[name]:

@@ -5,10 +5,12 @@ A new kind is one module, with a function that draws a finding, and one row of `
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from repalign.figures import (
     pairs_chart,
     trend_chart,
 )
-from repalign.files import FILES, LocalFiles, file_sha256, replacing, seal_json, write_file
+from repalign.files import FILES, Url, open_files, seal_json, write_file
 from repalign.measures import facts_of, labels_of, measure_among
 from repalign.relate.scores import names_of
 from repalign.text import Progress, silent, telling
@@ -300,14 +302,16 @@ def of_result(alignment: Alignment, progress: Progress = silent) -> Iterator[Dra
             yield replace(one, name=f"{name}-{labels[measure]}")
 
 
-def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *, numbered: bool = True) -> list[Path | None]:
-    """Write every figure as PNG and SVG, and what it shows as CSV, by rename; the SVG files, None for what was not drawn.
+def write_figures(
+    drawn: Iterable[Drawn], folder: Path | Url, is_mock: bool = False, *, numbered: bool = True
+) -> list[Path | Url | None]:  # fmt: skip
+    """Write every figure as PNG and SVG, and what it shows as CSV, each whole; the SVG files, None for what was not drawn.
 
     Files have the names of the figures, behind their number if `numbered`, and are listed with their digests in files.json.
     Text stays text, and the same figure gives the same files. Of a mock run every one of them says so.
     """
-    LocalFiles(folder).sweep()
-    out: list[Path | None] = []
+    open_files(folder).sweep()
+    out: list[Path | Url | None] = []
     files: dict[str, str] = {}
     for k, one in enumerate(drawn, start=1):
         if one.figure is None:
@@ -320,11 +324,13 @@ def write_figures(drawn: Iterable[Drawn], folder: Path, is_mock: bool = False, *
         out.append(path)
         if is_mock:
             canvas.stamp(one.figure)
+        made = {".csv": csv_text(one.table.assign(mock=True) if is_mock else one.table).encode()}
         with matplotlib.rc_context({"svg.hashsalt": one.name, "svg.fonttype": "none"}), canvas.laid_out(one.figure, DPI) as box:
             for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                with replacing(path.with_suffix(f".{kind}")) as temporary:
-                    one.figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches=box, metadata=metadata)
-        write_file(path.with_suffix(".csv"), csv_text(one.table.assign(mock=True) if is_mock else one.table))
-        files |= {p.name: file_sha256(p) for p in map(path.with_suffix, (".png", ".svg", ".csv"))}
+                one.figure.savefig(content := BytesIO(), format=kind, dpi=DPI, bbox_inches=box, metadata=metadata)
+                made[f".{kind}"] = content.getvalue()
+        for suffix, data in made.items():
+            write_file(path.with_suffix(suffix), data)
+            files[path.with_suffix(suffix).name] = hashlib.sha256(data).hexdigest()
     write_file(folder / "files.json", seal_json({FILES: files}))
     return out

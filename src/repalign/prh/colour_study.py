@@ -96,13 +96,14 @@ class ColourStudy(Study):
         """On a few generated pictures, with stand-ins for the text models and few draws."""
         from repalign.study.mock import SIZE, StandIns, generated_table
 
-        folder = self.runs / f"{self.name}-mock"
+        folder = self.mock_folder
         table = generated_table(folder / "data", [self.config.dataset], SIZE, 1)
         dataset = DatasetConfig(table=str(table), id="id", image=self.config.dataset.image or "image")
         data = dataset.open(self.base)
         made = StandIns(folder / "models", progress)
         few = {"n_pairs": 20_000, "n_fits": 4, "n_draws": 19, "min_count": 10, "k": 3}
         options = self.config.options.model_copy(update=few)
-        changes = {"name": f"{self.name}-mock", "dataset": dataset, "options": options, "results": None, "report": None}
+        places = {"out": None, "results": None, "report": None}
+        changes = {"name": f"{self.name}-mock", "dataset": dataset, "options": options, **places}
         models = tuple(made.of(e, data, "text") for e in self.models)
         return replace(self, config=self.config.model_copy(update=changes), models=models, is_mock=True)

@@ -71,7 +71,7 @@ class TheoryStudy(Study):
 
     def mock(self, progress: Progress = silent) -> TheoryStudy:  # noqa: ARG002
         """The quickest experiment alone: nothing here is downloaded or large."""
-        config = self.config.model_copy(update={"name": f"{self.name}-mock", "only": [self.chosen[0]]})
+        config = self.config.model_copy(update={"name": f"{self.name}-mock", "out": None, "only": [self.chosen[0]]})
         return replace(self, config=config)
 
 

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -31,7 +30,7 @@ from repalign.figures.kinds import Drawn, of_result, write_figures
 from repalign.figures.matrix_chart import Matrix
 from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
-from repalign.files import seal_html, write_file
+from repalign.files import Url, place_of, seal_html, seen_from, write_file
 from repalign.null import MEANINGS, Unpaired
 from repalign.relate import MIN_MODELS_LINE, Trend, Verdict, story, trend, verdict, yardstick_label, yardsticks
 from repalign.report import payload
@@ -49,28 +48,28 @@ FILES = resources.files("repalign.report")
 
 
 def write_report(
-    results: Alignment | str | Path, out: str | Path, *, alignment: Alignment | None = None, static: str | Path | None = None,
-    progress: Progress = silent,
-) -> Path:  # fmt: skip
-    """Write the report of a result in memory, or of a results folder: one self-contained HTML file, by rename.
+    results: Alignment | str | Path | Url, out: str | Path | Url, *, alignment: Alignment | None = None,
+    static: str | Path | Url | None = None, progress: Progress = silent,
+) -> Path | Url:  # fmt: skip
+    """Write the report of a result in memory, or of a results folder: one self-contained HTML file.
 
     `alignment` is what was saved in the folder, if it is at hand: then the folder is not read. `out` is a file, or a
     folder in which `report.html` is written. With `static`, a folder, its figures (`figures.kinds.of_result`) are also
-    written there as SVG and PNG, with what they show as CSV.
+    written there as SVG and PNG, with what they show as CSV. Each may be a path or an fsspec URL.
 
     Raises RepalignError if the folder holds no finished result, or the file cannot be written.
     """
-    out, where = Path(out), IN_MEMORY
+    out, where = place_of(out), IN_MEMORY
     path = out / "report.html" if out.is_dir() else out
     if not isinstance(results, Alignment):  # as seen from the report's folder, so that both can be moved together
-        where = os.path.relpath((Path(results) / TABLE_FILE).resolve(), path.parent.resolve())
+        where = seen_from((place_of(results) / TABLE_FILE).resolve(), path.parent.resolve())
     alignment = results if isinstance(results, Alignment) else alignment or Alignment.load(results)
     progress("report", 0, 1)
     run = json.loads(json.dumps(alignment.run, sort_keys=True))  # in the order of run.json, read or not
     write_file(path, seal_html(render(alignment.table, run, where)))
     progress("report", 1, 1)
     if static is not None:
-        write_figures(of_result(alignment, progress), Path(static), is_mock(alignment.table), numbered=False)
+        write_figures(of_result(alignment, progress), place_of(static), is_mock(alignment.table), numbered=False)
     return path
 
 
@@ -114,10 +113,10 @@ def _trends(found: Verdict, run: Mapping[str, Any]) -> Iterator[tuple[Trend, str
 
 
 def write_study_page(
-    path: Path, name: str, description: str | None, drawn: Sequence[Drawn], pictures: Sequence[Path | None],
-    reports: Mapping[str, Path], skipped: Sequence[tuple[str, str]] = (), *, question: str | None = None, is_mock: bool = False,
-    answer: tuple[str, str] | None = None, parts: Sequence[tuple[str, str, pd.DataFrame | None]] = (),
-) -> Path:  # fmt: skip
+    path: Path | Url, name: str, description: str | None, drawn: Sequence[Drawn], pictures: Sequence[Path | Url | None],
+    reports: Mapping[str, Path | Url], skipped: Sequence[tuple[str, str]] = (), *, question: str | None = None,
+    is_mock: bool = False, answer: tuple[str, str] | None = None, parts: Sequence[tuple[str, str, pd.DataFrame | None]] = (),
+) -> Path | Url:  # fmt: skip
     """Write the page of a study: its figures in the file's order, each with what it says, and the way to the full reports.
 
     `pictures` are the SVG files of the figures, None for one that could not be drawn; `reports` the reports of the
@@ -128,7 +127,7 @@ def write_study_page(
     page = _filled(
         "study.html", is_mock, policy=STUDY_POLICY, name=name, question=question, description=description,
         figures=list(zip(drawn, embedded, strict=True)),
-        reports={label: Path(os.path.relpath(file, path.parent)).as_posix() for label, file in reports.items()},
+        reports={label: seen_from(file, path.parent) for label, file in reports.items()},
         skipped=skipped, answer=answer,
         parts=[(title, said, None if table is None else _cells(table)) for title, said, table in parts],
     )  # fmt: skip

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.files import TEMPORARY, Files
+from repalign.files import TEMPORARY, Files, Unreachable, Url
 from repalign.store import format as fmt
 from repalign.store.store import MARKER, FeatureStore
 from repalign.text import Progress, silent
@@ -34,7 +34,7 @@ class Problem:
         return f"{self.path} {self.problem}\n  do: {self.remedy}"
 
 
-def check(url: str | os.PathLike[str], deep: bool = True, progress: Progress = silent) -> list[Problem]:
+def check(url: str | os.PathLike[str] | Url, deep: bool = True, progress: Progress = silent) -> list[Problem]:
     """Everything that is wrong in a store, in the order of the folders; an empty list if nothing is.
 
     `deep` reads every byte; without it headers, sizes and names are checked, not the contents.
@@ -79,11 +79,13 @@ class _Folder:
         self.broken: set[str] = set()
 
     def problems(self) -> Iterator[Problem]:
-        for name in self.files.listing(self.folder):
+        for name, size in self.files.listing(self.folder).items():
             if fmt.PART.match(name):
                 try:
-                    self.heads[name] = (fmt.verify if self.deep else fmt.read_head)(self.files, f"{self.folder}/{name}")
+                    self.heads[name] = (fmt.verify if self.deep else fmt.read_head)(self.files, f"{self.folder}/{name}", size)
                     yield from self._place(name, self.heads[name].header)
+                except Unreachable:
+                    raise
                 except (fmt.BrokenError, RepalignError) as error:
                     self.broken.add(name)
                     yield self._problem(name, str(error), f"delete it and {MISSING_AGAIN}")
@@ -92,6 +94,8 @@ class _Folder:
                 yield from _stranger(self.files, f"{self.folder}/{name}")
         try:
             manifest = fmt.read_manifest(self.files, self.folder)
+        except Unreachable:
+            raise
         except RepalignError as error:
             if error.__cause__ is None:  # a newer format, with a remedy of its own
                 remedy = str(error).splitlines()[-1].removeprefix("  do: ")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.files import Chunk, DamagedError, Files, check_seal
+from repalign.files import Chunk, DamagedError, Files, Unreachable, check_seal
 from repalign.models import ModelRecord
 
 FORMAT = 1  # of parts, and of the store as a whole
@@ -40,6 +40,7 @@ _ZEROS = "0" * 64
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # quotes inside strings are escaped: it matches once
 _DEEPEST = 100  # levels of JSON: whatever walks through a header or a manifest needs no bound of its own
 _LONGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_FIRST, _AT_ONCE = 1 << 16, 1 << 24  # bytes: what is read to find a header; a part that is read in one piece
 
 # The fields in which all files of one folder agree, and what each file must hold: no later use meets another type.
 IDENTITY = ("format", "dataset_fingerprint", "spec", "revision", "settings")
@@ -243,19 +244,22 @@ def encode(
     return [head, *data.values()], replace(_parse_head(head, len(head) + start), file_sha256=whole.hexdigest())
 
 
-def read_head(files: Files, name: str) -> Head:
-    """The header of a part, checked against its digest and against the size of the file."""
-    size = files.size(name)
+def read_head(files: Files, name: str, size: int | None = None) -> Head:
+    """The header of a part, checked against its digest and against the size of the file, as a listing says it or the file."""
+    size = files.size(name) if size is None else size
     if size is None:
         raise BrokenError("is missing")
     if size < 8:
         raise BrokenError("is cut short", "at least 8 bytes", f"{size:,} bytes")
-    length: int = struct.unpack("<Q", _read(files, name, 0, 8))[0]
+    start = _read(files, name, 0, min(size, _FIRST))  # more than the length: behind a URL every request takes its time
+    length: int = struct.unpack("<Q", start[:8])[0]
     if length > _LONGEST_HEADER:
         raise BrokenError("is corrupt", "a safetensors header", f"a header of {length:,} bytes")
     if 8 + length > size:
         raise BrokenError("is cut short", f"more than {8 + length:,} bytes", f"{size:,} bytes")
-    return _parse_head(bytes(_read(files, name, 0, 8 + length)), size)
+    if 8 + length > len(start):
+        start += _read(files, name, len(start), 8 + length)
+    return _parse_head(bytes(start[: 8 + length]), size)
 
 
 def _parse_head(head: bytes, size: int) -> Head:
@@ -318,9 +322,26 @@ def read_tensor(files: Files, name: str, head: Head, tensor: str) -> Tensor:
     return torch.frombuffer(data, dtype=entry.dtype).reshape(entry.shape)
 
 
-def verify(files: Files, name: str) -> Head:
-    """Read a whole part and check every byte of it, one tensor in memory at a time."""
-    head = read_head(files, name)
+@dataclass(frozen=True)
+class _Held:
+    """One file that has been read, with as much of `Files` as reading takes."""
+
+    root: object
+    data: bytearray
+
+    def size(self, name: str) -> int:  # noqa: ARG002
+        return len(self.data)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:  # noqa: ARG002
+        return self.data[start:stop]
+
+
+def verify(files: Files, name: str, size: int | None = None) -> Head:
+    """Read a whole part and check every byte of it, a large one with one tensor in memory at a time."""
+    size = files.size(name) if size is None else size
+    if size is not None and size <= _AT_ONCE:
+        files = _Held(files.root, _read(files, name, 0, size))  # type: ignore[assignment]
+    head = read_head(files, name, size)
     ordered = sorted(head.entries.items(), key=lambda item: item[1].start)
     position = ordered[0][1].start if ordered else head.size
     whole = hashlib.sha256(_read(files, name, 0, position))
@@ -350,8 +371,6 @@ class Manifest:
 def read_manifest(files: Files, folder: str) -> Manifest | None:
     """The manifest of a folder, or None if there is none. RepalignError if the file is no manifest, or of a newer format."""
     name = f"{folder}/{MANIFEST}"
-    if files.size(name) is None:
-        return None
     try:
         raw = bytes(files.read(name))
         data = parse_json(raw)
@@ -369,6 +388,8 @@ def read_manifest(files: Files, folder: str) -> Manifest | None:
             for i, part in enumerate(data["parts"]):
                 if not PART.match(part["file"]) or len(part["rows"]) != 2:
                     raise ValueError(f"parts[{i}] is {shown(part)}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, TypeError, OSError) as error:
         problem = f"{files.root}/{name} is not a manifest of a feature store: {type(error).__name__}: {error}"
         raise RepalignError(problem, remedy=AGAIN) from error
@@ -400,7 +421,7 @@ def readable(files: Files, folder: str) -> tuple[dict[str, Any] | None, str | No
         manifest = read_manifest(files, folder)
         if manifest is not None and manifest.flaw is not None:
             raise refusal(files, folder, manifest)
-    except NewerFormat:
+    except (NewerFormat, Unreachable):
         raise
     except RepalignError as error:
         return None, str(error).splitlines()[0]

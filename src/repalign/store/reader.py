@@ -39,6 +39,7 @@ class StoredRepresentation(Representation):
         self.facts: Mapping[str, Any] = manifest["facts"]
         self._described = {layer["name"]: layer for layer in manifest["layers"]}
         self._heads: dict[str, fmt.Head] = {}
+        self._sizes: dict[str, int | None] = {}
 
     def __repr__(self) -> str:
         return f"StoredRepresentation({self.name!r}, n={self.n}, {len(self.layers)} layers, {self.path!r})"
@@ -122,7 +123,8 @@ class StoredRepresentation(Representation):
         name = f"{self.folder}/{part['file']}"
         try:
             if name not in self._heads:  # held to the manifest when it is first read
-                head = fmt.read_head(self.files, name)
+                self._sizes = self._sizes or self.files.listing(self.folder)
+                head = fmt.read_head(self.files, name, self._sizes.get(part["file"]))
                 if head.sha256 != part["header_sha256"]:
                     seals = f"header sha256 {part['header_sha256']}", f"header sha256 {head.sha256}"
                     raise fmt.BrokenError("is not the part of which the manifest speaks", *seals)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.files import STALE_AFTER, TEMPORARY, Files, open_files, seal_json
+from repalign.files import STALE_AFTER, TEMPORARY, Files, Url, open_files, seal_json
 from repalign.models import ModelRecord
 from repalign.store import format as fmt
 from repalign.store.reader import BrokenRepresentation, StoredRepresentation
@@ -69,7 +69,7 @@ class FeatureStore:
     Raises RepalignError if the folder holds other things and is no store, or is of a newer format.
     """
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
+    def __init__(self, url: str | os.PathLike[str] | Url) -> None:
         self.files = open_files(url)
         self.url = str(self.files.root)
         if self.is_there:
@@ -276,14 +276,15 @@ class Writer:
             stated = fmt.identity_of(manifest)
             fmt.refuse_other(f"{self.place}/{fmt.MANIFEST}", self.identity, stated, folder=self.place)
         expected = {part.file for part in self.parts}
-        for file in self.files.listing(self.folder):
+        sizes = self.files.listing(self.folder)
+        for file in sizes:
             if fmt.PART.match(file) and file not in expected:
                 raise RepalignError(
                     f"{self.place}/{file} is not one of the {len(expected)} parts",
                     expected=f"parts of {self.parts[0].n} rows up to {self.parts[-1].file}", got=file,
                     remedy=f"use the rows per part that this store was begun with, or delete {self.place}",
                 )
-        return [part for part in self.parts if not self._is_whole(part)]
+        return [part for part in self.parts if part.file not in sizes or not self._is_whole(part, sizes[part.file])]
 
     def write(
         self, part: Part, layers: Mapping[str, Tensor], extras: Mapping[str, Tensor] | None = None,
@@ -391,14 +392,14 @@ class Writer:
             self._refuse_disagreement(part, head.header, head.layers)
         return {part.file: self._checked[part.index] for part in self.parts}
 
-    def _is_whole(self, part: Part) -> bool:
-        """Whether a part is there, whole and ours; else it has to be written."""
+    def _is_whole(self, part: Part, size: int | None) -> bool:
+        """Whether a part of this size is whole and ours; else it has to be written."""
         name = f"{self.folder}/{part.file}"
         try:
             known = self._checked.get(part.index)
-            head = fmt.read_head(self.files, name)
+            head = fmt.read_head(self.files, name, size)
             if known is None or known.sha256 != head.sha256:
-                known = fmt.verify(self.files, name)
+                known = fmt.verify(self.files, name, size)
         except fmt.BrokenError as error:
             if error.problem != "is missing":
                 log.warning("%s/%s %s: it will be written again", self.files.root, name, error)
@@ -453,9 +454,10 @@ class Writer:
 
     def _refuse_disagreement(self, part: Part, header: Mapping[str, Any], layers: Sequence[tuple[str, int, str]]) -> None:
         """Refuse a part whose layers, extras or weights are not those of the first part that is there."""
-        for first in [p for p in self.parts if p.index in self._checked] or self.parts:  # known here, or else on disk
+        sizes = {} if self._checked else self.files.listing(self.folder)
+        for first in [p for p in self.parts if p.index in self._checked or p.file in sizes]:  # known here, or else on disk
             try:
-                head = self._checked.get(first.index) or fmt.read_head(self.files, f"{self.folder}/{first.file}")
+                head = self._checked.get(first.index) or fmt.read_head(self.files, f"{self.folder}/{first.file}", sizes[first.file])
                 break
             except fmt.BrokenError:
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from repalign.comparison.ways import way_of
 from repalign.dataset import Dataset
 from repalign.errors import NotHere, RepalignError
 from repalign.figures import kinds
-from repalign.files import FILES, file_sha256, seal_parquet, write_file
+from repalign.files import FILES, Url, file_sha256, place_of, seal_parquet, seen_from, write_file
 from repalign.null import Null
 from repalign.report import write_report
 from repalign.representation import Representation
@@ -115,10 +114,10 @@ class AlignmentStudy(Study):
         """
         given, own = self.config.store, self.folder / STORE
         if given is not None:
-            return given if "://" in given else str((self.base / Path(given).expanduser()).absolute())
-        return str(own if own.is_dir() else self.runs / STORE)
+            return str(place_of(given, self.base))
+        return str(own if isinstance(own, Path) and own.is_dir() else self.runs / STORE)
 
-    def results_of(self, variant: Variant) -> Path:
+    def results_of(self, variant: Variant) -> Path | Url:
         """Where the result of a variant is kept: a folder of its own among the results, if there are several.
 
         One that was kept under its readable name alone stays there, where no other variant means that folder.
@@ -126,6 +125,8 @@ class AlignmentStudy(Study):
         if not variant.name:
             return self.results
         folder, before = self.results / folder_name(variant.name), self.results / _readable(variant.name)
+        if isinstance(before, Url):  # no version before that wrote there
+            return folder
         others = {_readable(v.name).lower() for v in self.variants if v.name != variant.name}
         if before.is_dir() and before.name.lower() not in others and not folder.exists() and not _TAKEN.fullmatch(before.name):
             return before
@@ -177,7 +178,7 @@ class AlignmentStudy(Study):
             outcome = replace(outcome, wrote=(("table", write_combined(table, self.results / VARIANTS_FILE, folders)),))
         return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
-    def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path) -> Alignment:
+    def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path | Url) -> Alignment:
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first, dataset = variant.config, found.x[0], inputs.dataset(variant)
         how = [] if config.dataset is not None else [dataset.source, *(r.facts["read"] for r in found.everything)]
@@ -316,10 +317,10 @@ def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_know
 # --- files and folders ---------------------------------------------------------------------------
 
 
-def write_combined(table: pd.DataFrame, path: Path, of: Sequence[Path]) -> Path:
+def write_combined(table: pd.DataFrame, path: Path | Url, of: Sequence[Path | Url]) -> Path | Url:
     """Write the table of all variants as a sealed Parquet file that states the digests of the results it is made `of`."""
     files = [folder / TABLE_FILE for folder in of]
-    stated = {os.path.relpath(file, path.parent).replace(os.sep, "/"): file_sha256(file) for file in files}
+    stated = {seen_from(file, path.parent): file_sha256(file) for file in files}
     about = {FILES: json.dumps(stated, sort_keys=True)}
     write_file(path, seal_parquet(pa.Table.from_pandas(table, preserve_index=False), about))
     return path

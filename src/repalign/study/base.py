@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from repalign.dataset.config import Block as OfDataset
 from repalign.errors import RepalignError
 from repalign.figures.kinds import Drawn, write_figures
+from repalign.files import Url, place_of
 from repalign.report import write_study_page
 from repalign.text import Progress, silent
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from repalign.study.yaml_lines import Where
 
 LONGEST = 200  # bytes of a name that is a folder's: file systems take 255, and a mock's name is longer
+RUNS = "runs"  # the folder in which a study writes, beside its file
 STORE = "store"  # the folder beside those of the studies, which their features share
 
 
@@ -52,7 +54,9 @@ def _check_name(name: str) -> str:
 
 
 def _check_place(place: str | None) -> str | None:
-    """A path, or a URL, whose parts a file system takes."""
+    """A path, or a URL without credentials in it, whose parts a file system takes."""
+    if place is not None:
+        place_of(place)
     if place is not None and max(len(p.encode()) for p in place.split("/")) > 255:
         raise ValueError("a part of this path is longer than a file's name can be (255 bytes)")
     return place
@@ -71,13 +75,15 @@ class StudyBlock(Block):
     question : What the study asks; it stands above the answer on its pages. By default "Do better models agree more?", or what
         its models allow to ask.
     description : What the study is about, in a sentence or two; it stands on the study's page.
-    results : The folder of the results; by default runs/NAME/results.
-    report : The HTML file of the report; by default runs/NAME/report.html.
+    out : A folder or an fsspec URL for all that is written: OUT/store, OUT/NAME/results and so on; by default runs.
+    results : The folder of the results, or an fsspec URL; by default OUT/NAME/results.
+    report : The HTML file of the report, or its fsspec URL; by default OUT/NAME/report.html.
     """
 
     name: Name = ""  # `load_study` gives the default, of which it knows the file
     question: str | None = None
     description: str | None = None
+    out: Place = None
     results: Place = None
     report: Place = None
 
@@ -103,7 +109,7 @@ class Outcome:
     alignments: Mapping[str, Alignment] = field(default_factory=dict)
     drawn: tuple[Drawn, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
-    wrote: tuple[tuple[str, Path], ...] = ()
+    wrote: tuple[tuple[str, Path | Url], ...] = ()
 
     @property
     def alignment(self) -> Alignment:
@@ -120,22 +126,28 @@ class Study(ABC):
     is_mock: bool = field(default=False, kw_only=True)
     name: str = field(init=False)
     base: Path = field(init=False)  # where relative paths start
-    runs: Path = field(init=False)  # of all studies of files in one folder, and the features that they share
-    folder: Path = field(init=False)  # of everything of this study that the file does not place elsewhere
-    results: Path = field(init=False)
-    report: Path = field(init=False)
+    runs: Path | Url = field(init=False)  # of all studies of files in one folder, and the features that they share
+    folder: Path | Url = field(init=False)  # of everything of this study that the file does not place elsewhere
+    results: Path | Url = field(init=False)
+    report: Path | Url = field(init=False)
 
     def __post_init__(self) -> None:
-        base, own = self.path.parent, f"runs/{self.config.name}"
-        places = {"runs": "runs", "folder": own, "results": f"{own}/results", "report": f"{own}/report.html"}
-        places |= {what: given for what in ("results", "report") if (given := getattr(self.config, what)) is not None}
-        found = {what: (base / Path(place).expanduser()).absolute() for what, place in places.items()}
-        vars(self).update(name=self.config.name, base=base, **found)
+        base, config = self.path.parent, self.config
+        runs = place_of(config.out or RUNS, base)
+        own = runs / config.name
+        found = {"runs": runs, "folder": own, "results": own / "results", "report": own / "report.html"}
+        found |= {what: place_of(given, base) for what in ("results", "report") if (given := getattr(config, what)) is not None}
+        vars(self).update(name=config.name, base=base, **found)
+
+    @property
+    def mock_folder(self) -> Path:
+        """Where the mock of this study writes: on this machine, wherever the study does."""
+        return (self.base / RUNS / f"{self.name}-mock").absolute()
 
     def show(
-        self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path], page: Path, reports: Mapping[str, Path],
-        **more: Any,
-    ) -> Outcome:
+        self, drawn: Sequence[Drawn], outcome: Outcome, figures: tuple[str, Path | Url], page: Path | Url,
+        reports: Mapping[str, Path | Url], **more: Any,
+    ) -> Outcome:  # fmt: skip
         """Write every figure with its table, and the page that shows them; what is written is added to the outcome.
 
         `figures` are the folder of the figures and what to call it, `reports` the full reports to which the page leads, `more` what

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from repalign.comparison.applicable import possible_way, search_of
 from repalign.errors import NotHere, RepalignError, Unavailable, choose
-from repalign.files import refuse_unwritable
+from repalign.files import place_of, refuse_unwritable
 from repalign.layers import FEATURES, KINDS
 from repalign.relate import read_published
 from repalign.representation import DEFAULT_MEMORY, check_sample, refuse_mean
@@ -38,11 +38,11 @@ def look(study: AlignmentStudy, inputs: Inputs, where: Where, *, is_plan: bool) 
     config = study.config
     for what, folder in (("name", study.folder), ("results", study.results), ("report", study.report.parent)):
         if what == "name" or getattr(config, what) is not None:
-            with where.at(what):
+            with where.at("out" if what == "name" and config.out is not None else what):
                 refuse_unwritable(folder)
     with where.at("store"):
-        if not FeatureStore(study.store).is_there and config.store is not None and "://" not in study.store:
-            refuse_unwritable(Path(study.store))
+        if not FeatureStore(study.store).is_there and config.store is not None:
+            refuse_unwritable(place_of(study.store))
     for kind in ("lm_eval", "timm", "csv"):
         for i, path in enumerate(getattr(config.competence, kind)):
             with where.at("competence", kind, i), _yet_to_come(is_plan):

@@ -81,6 +81,6 @@ class ExperimentStudy(Study):
         return self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports, **page)
 
     def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
-        folder = self.runs / f"{self.name}-mock"
-        changes = {"name": f"{self.name}-mock", "results": None, "report": None, **self.experiment.mock(self.given, folder)}
+        places = {"out": None, "results": None, "report": None}
+        changes = {"name": f"{self.name}-mock", **places, **self.experiment.mock(self.given, self.mock_folder)}
         return replace(self, config=self.config.model_copy(update=changes), is_mock=True)

@@ -101,7 +101,7 @@ def _extended(
                 its = _extended(found, its, there, counter, (*below, path.resolve()))
             out |= _rooted(its, found.parent)
             marks = _taken(marks, out.keys() - its.keys()) | _taken(there.marks, its)
-    for key in ("name", "store", "results", "report"):
+    for key in ("name", "out", "store", "results", "report"):
         out.pop(key, None)  # where things go is each file's own
     where.marks.update(_taken(marks, out.keys() - data.keys()))
     return {**out, **data}

@@ -13,6 +13,7 @@ from repalign.comparison.alignment import MOCK_OF
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.features import join
+from repalign.files import Url
 from repalign.representation import Representation, break_pairs, mean_of, sample_rows
 from repalign.sources import ModelEntry, Skipped, extract, parse_spec
 from repalign.sources.array import as_read, rows_of
@@ -139,7 +140,7 @@ class Competence:
     """The scores that a study's competence block asks for. `folder` keeps what was measured, so that it is measured once."""
 
     def __init__(
-        self, config: CompetenceConfig, base: Path, folder: Path, extraction: ExtractConfig, progress: Progress = silent
+        self, config: CompetenceConfig, base: Path, folder: Path | Url, extraction: ExtractConfig, progress: Progress = silent
     ) -> None:
         self.config, self.base, self.folder = config, base, folder
         self.extraction, self.progress = extraction, progress

@@ -44,7 +44,7 @@ OPTIONS = ("sample", "distort", "on_missing")  # of a dataset, which a generated
 
 def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentStudy:
     """The study with stand-ins, in a folder of its own beside the real one's."""
-    folder = study.runs / f"{study.name}-mock"
+    folder = study.mock_folder
     study = replace(study, variants=_fewer_neighbors(study.variants))
     n = max([SIZE, *(m.min_n for v in study.variants for m in v.every_measure)])
     configs = [v.config.dataset for v in study.variants if v.config.dataset is not None]
@@ -68,7 +68,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
         update={
             "name": f"{study.name}-mock", "competence": _competence(study, configs, folder, names, table), "published": None,
             "store": str(folder / STORE),  # not among the features of real models
-            "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
+            "out": None, "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
     return replace(study, config=config, variants=tuple(variants), is_mock=True)

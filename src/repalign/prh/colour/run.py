@@ -14,7 +14,7 @@ import numpy as np
 
 from repalign.comparison.alignment import csv_text, from_csv_cell
 from repalign.dataset import Dataset
-from repalign.files import FILES, check_files, file_sha256, read_bytes, read_json, seal_json, write_file
+from repalign.files import FILES, Url, check_files, file_sha256, place_of, read_bytes, read_json, seal_json, write_file
 from repalign.prh.colour import spaces
 from repalign.prh.colour.colours import WORDS, ColourOptions, named_colours, read_photos
 from repalign.prh.colour.spaces import ColourSpace
@@ -47,10 +47,9 @@ class ColourResult:
     layouts: pd.DataFrame
     run: dict[str, Any]
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | Url) -> Path | Url:
         """scores.csv, controls.csv, layouts.csv and run.json with their digests; equal results give equal bytes."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = place_of(folder)
         for name in _TABLES:
             write_file(folder / f"{name}.csv", csv_text(getattr(self, name)))
         files = {f"{name}.csv": file_sha256(folder / f"{name}.csv") for name in _TABLES}
@@ -58,11 +57,11 @@ class ColourResult:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> ColourResult:
+    def load(cls, folder: str | Path | Url) -> ColourResult:
         """What `save` wrote. Raises RepalignError where a file is missing, or not what was written."""
         import pandas as pd
 
-        folder = Path(folder)
+        folder = place_of(folder)
         run, _ = read_json(folder / "run.json")
         check_files(folder, run.pop(FILES, {}))
 
@@ -81,7 +80,7 @@ class ColourResult:
 
 def run_colour(
     dataset: Dataset, models: Sequence[ModelEntry | str] = (), options: ColourOptions | None = None,
-    folder: str | Path = "colour", *, words: Sequence[str] = WORDS, column: str = "image",
+    folder: str | Path | Url = "colour", *, words: Sequence[str] = WORDS, column: str = "image",
     controls: Sequence[tuple[float, str]] = CONTROLS, progress: Progress = silent, **extraction: Any,
 ) -> ColourResult:  # fmt: skip
     """Pixels of a dataset's photos and colour words of text models, against CIELAB and against each other.
@@ -96,7 +95,7 @@ def run_colour(
     import pandas as pd
 
     options = options or ColourOptions()
-    folder = Path(folder)
+    folder = place_of(folder)
     named_colours(words)  # an unknown word is told before any work
     photos = read_photos(dataset, options.size, column, progress=progress)
     grid, worded = (options.model_copy(update={"palette": palette}) for palette in ("grid", "words"))

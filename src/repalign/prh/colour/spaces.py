@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
-from repalign.files import write_file
+from repalign.files import Url, place_of, write_file
 from repalign.layers import RDM, as_features
 from repalign.measures import RSA, Measure, MutualKNN, Procrustes
 from repalign.null import Permutations
@@ -89,8 +90,8 @@ def pixel_space(
 
 
 def word_space(
-    model: ModelEntry | str, words: Sequence[str], options: ColourOptions, folder: str | Path, *, progress: Progress = silent,
-    **extraction: Any,
+    model: ModelEntry | str, words: Sequence[str], options: ColourOptions, folder: str | Path | Url, *,
+    progress: Progress = silent, **extraction: Any,
 ) -> ColourSpace:
     """The language side: Euclidean distances between colour words in every layer of a text model.
 
@@ -99,12 +100,15 @@ def word_space(
     features; `extraction` goes to `extract` (`device`, `dtype`, `batch_size`).
     """  # fmt: skip
     entry = ModelEntry(model) if isinstance(model, str) else model
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place_of(folder)
     rgb = colours.named_colours(words)
     lines = [json.dumps({"id": w, "sentences": [t.format(w) for t in options.templates]}) for w in words]
     write_file(folder / "colour_words.jsonl", "\n".join(lines) + "\n")
-    dataset = Dataset.from_table(folder / "colour_words.jsonl", id="id", text="sentences", name="colour words")
+    with TemporaryDirectory() as own:  # a dataset is read from this machine
+        here = folder if isinstance(folder, Path) else Path(own)
+        if here is not folder:
+            write_file(here / "colour_words.jsonl", "\n".join(lines) + "\n")
+        dataset = Dataset.from_table(here / "colour_words.jsonl", id="id", text="sentences", name="colour words")
     entries = [replace(entry, caption=i) for i in range(len(options.templates))]
     found = extract(dataset, entries, str(folder / "store"), progress=progress, **extraction)
     layers = {n: np.mean([r.load(n).double().numpy() for r in found], axis=0) for n in found[0].layers}
