@@ -17,7 +17,7 @@ from torch import Tensor
 
 import repalign.null as nulls
 from repalign.errors import RepalignError, choose
-from repalign.files import write_file
+from repalign.files import cannot_write, read_bytes, write_file
 from repalign.layers import as_features
 from repalign.measures import Measure, parse_measure, participation_ratio
 from repalign.measures.numerics.precision import sharing
@@ -109,7 +109,7 @@ class Tracker:
         with torch.no_grad(), without_autocast():
             for name, some in panel.references.items():
                 self._references[name] = self._prepared(some.values())
-        self.file = None if file is None else Path(file)
+        self.file, self.is_torn = None if file is None else Path(file), False
         if self.file is not None:
             choose("format", self.file.suffix.lower(), FORMATS, f"{self.file.name}: a table of unknown format")
             self._resume(self.file)
@@ -277,16 +277,18 @@ class Tracker:
         if self.file is None or not is_first():
             return
         try:
-            if self.file.suffix.lower() == ".csv" and not again and self.file.is_file():
+            if self.file.suffix.lower() == ".csv" and not again and not self.is_torn and self.file.is_file():
+                self.is_torn = True  # until all of it is on the disk; else the next step writes the whole table
                 with self.file.open("a", encoding="utf-8", newline="") as handle:
                     handle.write(_lines(rows))
                     handle.flush()
                     os.fsync(handle.fileno())
             else:
                 self._write(self.file)
+            self.is_torn = False
         except (OSError, RepalignError) as error:
             if self.strict:
-                raise
+                raise error if isinstance(error, RepalignError) else cannot_write(self.file, error) from error
             log.warning("%s is not written: %s", self.file, error)
 
     def _write(self, path: Path) -> None:
@@ -323,7 +325,7 @@ def _lines(rows: Sequence[Row]) -> str:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    text = path.read_text("utf-8")
+    text = read_bytes(path, "name another file").decode("utf-8", "replace")  # a crash may cut within a letter
     whole = text[: text.rfind("\n") + 1]
     lines = list(csv.reader(io.StringIO(whole)))
     if not lines or tuple(lines[0]) != COLUMNS:
