@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repalign.study import load_study
@@ -104,3 +106,81 @@ def test_alignment_falls_as_captions_lose_their_words_and_images_their_parts(run
     score = {(t, i): mean(found, f"text_amount {t}, image_amount {i}", CKA) for t in (0, 0.9) for i in (0, 0.75)}
     assert score[(0, 0)] > score[(0, 0.75)] > score[(0.9, 0)] and score[(0, 0)] > 2 * score[(0.9, 0.75)]
     assert [one.table["line"].nunique() for one in found.drawn] == [2]  # a line for whole images and one for covered ones
+
+
+# --- the zoo: its measures, by plain numpy ----------------------------------------------------------
+
+
+def cosines(x: np.ndarray) -> np.ndarray:
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+def mutual_knn(x: np.ndarray, y: np.ndarray) -> float:
+    lists = []
+    for a in (x, y):
+        similar = cosines(a)
+        np.fill_diagonal(similar, -np.inf)
+        lists.append(np.argsort(-similar, axis=1, kind="stable")[:, :10])
+    return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*lists, strict=True)]))
+
+
+def soft_knn(x: np.ndarray, y: np.ndarray) -> float:
+    shares = []
+    for a in (x, y):
+        rows = []
+        for i, row in enumerate(cosines(a)):
+            others = np.delete(row, i)
+            low, high = 0.0, 1e6
+            for _ in range(100):  # the inverse temperature at which 10 neighbours count
+                b = (low + high) / 2
+                p = np.exp(b * (others - others.max()))
+                p /= p.sum()
+                entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
+                low, high = (b, high) if entropy > np.log(10) else (low, b)
+            rows.append(np.insert(p, i, 0))
+        shares.append(np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True))
+    return float((shares[0] * shares[1]).sum(1).mean())
+
+
+def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Song et al. 2012, equation 5, with the zero diagonals that it asks for."""
+    n, kernels = len(x), [(a - a.mean(0)) @ (a - a.mean(0)).T for a in (x, y)]
+    for k in kernels:
+        np.fill_diagonal(k, 0)
+
+    def hsic(k: np.ndarray, q: np.ndarray) -> float:
+        return float((k * q).sum() + k.sum() * q.sum() / ((n - 1) * (n - 2)) - 2 * k.sum(0) @ q.sum(0) / (n - 2))
+
+    k, q = kernels
+    return hsic(k, q) / np.sqrt(hsic(k, k) * hsic(q, q))
+
+
+def test_the_numbers_of_the_zoo_are_those_of_plain_numpy(shared, tmp_path):
+    """Every measure of studies/zoo.yaml, on stored layers of the bed; the whole zoo is run by hand (docs/studies/zoo.md)."""
+    from safetensors.numpy import load_file
+
+    bed, zoo = shared / "bed", Path(__file__).parents[1] / "studies/zoo.yaml"
+    layers = {"glove50_captions": "L0_caption1_mean", "mobilenet_v1_025": "L5_AvgPool_1a", "mobilenet_v1_075": "L5_AvgPool_1a"}
+    entries = [
+        f'{{spec: "array:{bed}/features/{name}.safetensors", name: {name}, modality: {side}, layers: [{layers[name]}]}}'
+        for name, side in zip(layers, ("text", "image", "image"), strict=True)
+    ]
+    (tmp_path / "study.yaml").write_text(
+        f"extends: {zoo}\ndataset: {{table: {bed}/flickr8k_dev/pairs.jsonl, id: id, image: image, text: captions}}\n"
+        f"models: {{x: [{entries[0]}], y: [{entries[1]}, {entries[2]}]}}\nvariants: {{}}\nfigures: []\nrows: {{n: 200, seed: 1}}\n"
+    )
+    found = load_study(tmp_path / "study.yaml").run().alignment
+    ids = [json.loads(line)["id"] for line in (bed / "flickr8k_dev/pairs.jsonl").read_text("utf-8").splitlines()]
+    rows = [ids.index(one) for one in load_study(tmp_path / "study.yaml").variants[0].compared(ids)]
+    x, *ys = (load_file(bed / f"features/{name}.safetensors")[layer][rows].astype(float) for name, layer in layers.items())
+    by_hand = {
+        "MutualKNN": mutual_knn, "SoftKNN": soft_knn, "CKA": debiased_cka,
+        "center=True": lambda a, b: mutual_knn(a - a.mean(0), b - b.mean(0)),
+    }  # fmt: skip
+    assert len(found.measures) == 4
+    for measure in found.measures:
+        score = by_hand["center=True" if "center=True" in measure else measure.partition("(")[0]]
+        for name, y in zip(list(layers)[1:], ys, strict=True):
+            cell = found.cells(measure).set_index("model_y").loc[name, "statistic"]
+            assert cell == pytest.approx(score(x, y), abs=1e-6), (measure, name)  # features are float32

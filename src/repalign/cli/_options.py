@@ -34,9 +34,9 @@ IntervalMethod = Annotated[str | None, typer.Option(
     metavar="METHOD", help="The 95 % interval over stimuli: auto (the right method for the measure), jackknife or subsample.",
 )]  # fmt: skip
 OneDataset = Annotated[str | None, typer.Option(help="Fingerprint (or its start) of the dataset, if the store has several.")]
-LocalModels = Annotated[Path | None, typer.Option(
-    metavar="FOLDER", help="A folder with models of the hub: one that it holds as FOLDER/org/name is read from there in the place "
-    "of hf:org/name (or st:, timm:), for instance --local models.",
+LocalModels = Annotated[list[Path] | None, typer.Option(
+    "--local", metavar="FOLDER", help="A folder with models of the hub: one that it holds as FOLDER/org/name is read from there in "
+    "the place of hf:org/name (or st:, timm:), for instance --local models; may be repeated.",
 )]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print the rows of the result as JSON.")]
 

@@ -47,11 +47,11 @@ def init(
     wrote("study", to, f"repalign run {to} --plan")
 
 
-def _loaded(study: Path, local: Path | None) -> Any:
+def _loaded(study: Path, local: list[Path] | None) -> Any:
     from repalign.study import load_study
 
     loaded = load_study(study)
-    return loaded if local is None else loaded.with_local(local)
+    return loaded.with_local(*local) if local else loaded
 
 
 def run(study: StudyFile, plan: bool = False, mock: bool = False, local: LocalModels = None) -> None:

@@ -67,7 +67,7 @@ class Spec:
 
     def found_in(self, folder: Path) -> Spec | None:
         """A hub's model as a folder of this machine, where `folder` holds its path; None where it does not."""
-        there = Path(folder).expanduser().absolute() / self.path
+        there = Path(os.path.normpath(Path(folder).expanduser().absolute() / self.path))
         if self.is_local or self.source.local_part(str(there)) is None or not there.is_dir():
             return None
         return replace(self, path=str(there), revision=None)

@@ -65,24 +65,22 @@ class AlignmentStudy(Study):
                 kinds.check(item, *(([v.name for v in variants], measures) if sure else ()))
         return cls(path, config, variants, where=where)
 
-    def with_local(self, folder: Path) -> AlignmentStudy:
+    def with_local(self, *folders: Path) -> AlignmentStudy:
         local: dict[str, str] = {}
-        study = replace(self, variants=tuple(_from_folder(v, folder, local) for v in self.variants), local=local)
-        if not local:
-            specs = [parse_spec(e.spec) for v in self.variants for side in v.sides for e in side]
-            paths = [str(folder / s.path) for s in specs if not s.is_local]
-            raise RepalignError(
-                f"{folder} holds none of the study's models", got="no such folder" if not folder.is_dir() else "other paths",
-                expected=f"a folder such as {paths[0]}" if paths else "a study with models of the hub",
-                remedy="name the folder above their paths, or leave --local out",
-            )  # fmt: skip
-        return study
+        study = self
+        for folder in folders:
+            found = dict(local)
+            study = replace(study, variants=tuple(_from_folder(v, folder, found) for v in study.variants))
+            if found == local:
+                raise _holds_none(self, folder)
+            local = found
+        return replace(study, local=local)
 
     @property
     def told_of_local(self) -> tuple[str, ...]:
         """What was read from where in the place of models of the hub."""
-        entries = {e.label: parse_spec(e.spec).path for v in self.variants for side in v.sides for e in side}
-        return tuple(f"{name}: {entries[name]} in the place of {spec}" for name, spec in self.local.items())
+        found = {e.label: parse_spec(e.spec).path for v in self.variants for side in v.sides for e in side if e.label in self.local}
+        return tuple(f"{name}: {path} in the place of {self.local[name]}" for name, path in found.items())
 
     def look(self) -> None:
         before.look(self, self._inputs(silent), self.where, is_plan=True)
@@ -254,6 +252,16 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
             lines.append(f"warning: {path} is not there yet; the run needs it for the scores of models")
     needs = _needs(inputs, runs, is_known)
     return Plan((*lines, *study.told_of_local, *needs.lines(), f"features in {study.store}"), needs.table)
+
+
+def _holds_none(study: AlignmentStudy, folder: Path) -> RepalignError:
+    specs = [parse_spec(e.spec) for v in study.variants for side in v.sides for e in side]
+    paths = [str(folder / spec.path) for spec in specs if not spec.is_local]
+    return RepalignError(
+        f"{folder} holds none of the study's models", got="other paths" if folder.is_dir() else "no such folder",
+        expected=f"a folder such as {paths[0]}" if paths else "a study with models of the hub",
+        remedy="name the folder above their paths, or leave --local out",
+    )  # fmt: skip
 
 
 def _from_folder(variant: Variant, folder: Path, local: dict[str, str]) -> Variant:

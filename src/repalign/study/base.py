@@ -167,10 +167,13 @@ class Study(ABC):
     def look(self) -> None:  # noqa: B027
         """Keep in the `where` of `load` what is wrong beyond what that has found; called if it has found something."""
 
-    def with_local(self, folder: Path) -> Study:
-        """The same study with models of the hub read from a folder that holds their paths: FOLDER/org/name for hf:org/name."""
+    def with_local(self, *folders: Path) -> Study:
+        """The same study with models of the hub read from folders that hold their paths: FOLDER/org/name for hf:org/name.
+
+        The first folder that holds a model counts. RepalignError for a folder that holds none of the study's models.
+        """
         raise RepalignError(
-            f"{self.name}: only a study that compares models reads some of them from {folder}",
+            f"{self.name}: only a study that compares models reads some of them from {', '.join(map(str, folders))}",
             got=f"experiment {self.config.experiment!r}", remedy="leave --local out, and name the folders in the study",
         )  # fmt: skip
 

@@ -71,7 +71,7 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
             "out": None, "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
         }
     )  # fmt: skip
-    return replace(study, config=config, variants=tuple(variants), is_mock=True)
+    return replace(study, config=config, variants=tuple(variants), is_mock=True, local={})
 
 
 # --- the dataset ---------------------------------------------------------------------------------
