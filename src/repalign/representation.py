@@ -7,7 +7,6 @@ is read from the representation behind when it is asked for.
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,11 @@ from torch import Tensor
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, Pairwise, kind_of, said
 from repalign.models import ModelRecord
+from repalign.workers import machine_memory
 
 T = TypeVar("T")
 # Bytes of layers and their states that are held at once if nobody says: a quarter of the machine's memory.
-DEFAULT_MEMORY = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
+DEFAULT_MEMORY = machine_memory() // 4
 
 
 class Representation(ABC):

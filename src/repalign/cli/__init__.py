@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,7 +19,7 @@ from rich.markup import escape
 
 from repalign.cli import _experiments
 from repalign.cli._competence import bits, import_, probe, vtab
-from repalign.cli._console import ABORTED, BROKEN, FAILED, err, out, show
+from repalign.cli._console import ABORTED, BROKEN, FAILED, TERMINATED, err, out, show
 from repalign.cli._files import curve, difference, pair
 from repalign.cli._studies import check, compare, demo, extract, init, measures, models, report, run, store
 from repalign.errors import RepalignError
@@ -112,15 +113,21 @@ for _command, _example in OF_COMPETENCE:
 app.add_typer(competence, rich_help_panel="Ask other questions")
 
 
+def _terminated(signal: int, frame: Any) -> None:  # noqa: ARG001
+    """As a batch system asks when the time of a job is over: what is open is closed, as after an error."""
+    sys.exit(TERMINATED)
+
+
 def main() -> None:
     """Run the command line; a failure is one message and a status, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except RepalignError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(FAILED)
     except SystemExit as stop:
-        if stop.code == ABORTED:  # an interrupt, as typer tells it
+        if stop.code in (ABORTED, TERMINATED):  # an interrupt, as typer tells it
             err.print("stopped; what is finished is kept: the same command goes on from here")
         raise
     except Exception as error:

@@ -47,7 +47,7 @@ class Stream(Console):
 out = Stream(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
 err = Stream(stderr=True, highlight=False, soft_wrap=True)
 
-ABORTED, FAILED, BROKEN = 130, 1, 70
+ABORTED, TERMINATED, FAILED, BROKEN = 130, 143, 1, 70
 EVERY, LONG = 30.0, 5.0  # seconds between lines about a stage; of a stage whose end is told
 REMARKS = 6  # of the doctor, printed; the report has all
 FEW_PAIRS = 6  # of models: these have their scores one by one below the answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from repalign.cli._console import bars, out, print_json, show_table, write_csv, wrote
-from repalign.cli._options import AsJson
+from repalign.cli._options import AsJson, Workers
 from repalign.experiments import EXPERIMENTS
 from repalign.experiments.base import Experiment, plain
 from repalign.text import number, pvalue
@@ -40,9 +41,9 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
     """The command that runs an experiment and shows its finding."""
     options = experiment.options
 
-    def command(output: Output, **given: Any) -> None:
-        with bars() as progress:
-            found = experiment.run(**given, progress=progress)
+    def command(output: Output, workers: Workers | None = None, **given: Any) -> None:
+        with bars() as progress, nullcontext() if workers is None else workers.executor() as executor:
+            found = experiment.run(**given, progress=progress, **({} if workers is None else {"executor": executor}))
         if output.csv is not None:
             write_csv(output.csv, found.table)
         files = [] if output.to is None else _written(name, found, given, output.to)
@@ -57,10 +58,11 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
         if found.status:
             raise typer.Exit(found.status)
 
-    of_output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, annotation=Output)
+    shared = {"output": Output, **({"workers": Workers} if experiment.has_workers else {})}
+    of_shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=cls) for name, cls in shared.items()]
     own = [p.replace(annotation=plain(p.annotation)) for p in options.values()]
     command.__name__, command.__doc__ = name.replace("_", "-"), experiment.run.__doc__
-    command.__signature__ = inspect.Signature([*own, of_output])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*own, *of_shared])  # type: ignore[attr-defined]
     return command
 
 

@@ -6,7 +6,8 @@ A class of options is a parameter of a command like any other; `app` makes an op
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,50 @@ def age_in_seconds(text: str) -> float:
             remedy="for instance --older-than 30d",
         )  # fmt: skip
     return float(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]]
+
+
+def share_of(text: str) -> Any:
+    """The share that "3/8" or "join" says."""
+    from repalign.workers import Share
+
+    return Share.parse(text)
+
+
+Part = Annotated[Any, typer.Option(
+    "--part", parser=share_of, metavar="I/N", help="Do one of N parts of the work and wait for nothing, for instance 3/8, as each "
+    "task of an array job does. What is missing then is told. join puts the parts together, and does no part itself.",
+)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work in place of this process.
+
+    Parameters
+    ----------
+    jobs : Work with this many processes, which share the memory and the threads of this machine, for instance 4.
+    dask : Work on a Dask cluster: the address of its scheduler, local (with --jobs processes of this machine), or slurm, pbs or
+        lsf, which submit the jobs that the block `cluster` of the study describes.
+    """
+
+    jobs: int | None = None
+    dask: str | None = None
+
+    @contextmanager
+    def executor(self, cluster: Any = None) -> Iterator[Any]:
+        """The executor, as long as it is needed; None is this process. `cluster` is the block of a study."""
+        from repalign import workers
+
+        if self.dask is not None:
+            if self.jobs is not None and self.dask != "local":
+                raise RepalignError(f"--jobs is of this machine, and --dask {self.dask} is not", remedy="leave out one of them")
+            with workers.dask(self.dask, None if cluster is None else cluster.model_dump(), self.jobs) as executor:
+                yield executor
+        elif self.jobs is not None:
+            with workers.processes(self.jobs) as executor:
+                yield executor
+        else:
+            yield None
 
 
 @dataclass(frozen=True)
@@ -206,5 +251,8 @@ class Comparing:
         """Compare as the options say; `more` goes to `repalign.comparison.compare`."""
         from repalign.comparison import compare
 
-        how = {"search": self.search, "memory": self.memory, "limit": self.limit, "device": self.device}
-        return compare(x, y, measures or None, self.chance(groups), **how, **more)
+        return compare(x, y, measures or None, self.chance(groups), **self.how, **more)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"search": self.search, "memory": self.memory, "limit": self.limit, "device": self.device}

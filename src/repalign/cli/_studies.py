@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,16 @@ import typer
 from rich.markup import escape
 
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
-from repalign.cli._options import Comparing, LocalModels, MeasureNames, OneDataset, Reader, age_in_seconds
+from repalign.cli._options import (
+    Comparing,
+    LocalModels,
+    MeasureNames,
+    OneDataset,
+    Part,
+    Reader,
+    Workers,
+    age_in_seconds,
+)
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, alike, counted, duration, parameters, size, telling
 
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from repalign.measures import Measure
     from repalign.store import FeatureStore, Kept
 
+FEW = 4  # commands that are named
 StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).")]
 
 
@@ -54,7 +65,9 @@ def _loaded(study: Path, local: list[Path] | None) -> Any:
     return loaded.with_local(*local) if local else loaded
 
 
-def run(study: StudyFile, plan: bool = False, mock: bool = False, local: LocalModels = None) -> None:
+def run(
+    study: StudyFile, plan: bool = False, mock: bool = False, local: LocalModels = None, *, workers: Workers, part: Part = None
+) -> None:
     """Run a study: dataset, extraction, comparison, figures, report. A killed run goes on where it stopped.
 
     Parameters
@@ -70,7 +83,14 @@ def run(study: StudyFile, plan: bool = False, mock: bool = False, local: LocalMo
         if plan:
             out.print(escape("\n".join(loaded.plan(progress).lines)))
             return
-        outcome = loaded.run(progress=progress, on_plan=lambda plan: tell(plan.lines))
+        told = {"progress": progress, "on_plan": lambda plan: tell(plan.lines)}
+        with _at_work(loaded, workers) as executor:
+            if part is not None:
+                left = loaded.share(part, executor=executor, **told)
+                _say_left(left, part, "run", study, local)
+                if part.index:
+                    return
+            outcome = loaded.run(executor=executor, **told)
     only = outcome.alignments.get("")  # without variants
     if only is not None and (len(only.measures) <= MANY_MEASURES or not outcome.drawn):
         answer(only)
@@ -86,6 +106,36 @@ def run(study: StudyFile, plan: bool = False, mock: bool = False, local: LocalMo
         out.print(f"[bold yellow]{MOCK}[/]")
 
 
+@contextmanager
+def _at_work(study: Any, workers: Workers) -> Iterator[Any]:
+    """The executor for a study, which must have something to do for it."""
+    if not study.has_workers and workers != Workers():
+        remedy = "leave out --jobs and --dask"
+        raise RepalignError(f"{study.path}: this kind of study has no work for several workers", remedy=remedy)
+    with workers.executor(study.cluster) as executor:
+        yield executor
+
+
+def _say_left(left: Any, part: Any, name: str, of: object, local: Path | None = None) -> None:
+    """What is missing after a part of the work, and which command makes it; refused where all of it is to be put together."""
+    command = f"repalign {name} {of}" + ("" if local is None else f" --local {local}")
+    then = command.replace("repalign extract", "repalign run", 1)
+    if left and not part.index:
+        raise RepalignError(
+            f"{left}", expected="all parts, to put them together",
+            remedy=f"run the parts that are missing ({command} --part I/N); or {command}, which makes them itself",
+        )  # fmt: skip
+    if not part.index:
+        return
+    out.print(f"part {part} is done" + (f"; {escape(str(left))}" if left else "; nothing is missing"))
+    if owners := [f"{command} --part {i}/{part.count}" for i in left.shares if i != part.index]:
+        out.print(f"made by: {escape('; '.join(owners[:FEW]))}{' ...' if len(owners) > FEW else ''}")
+    if left.models:
+        out.print(escape(f"then, to compare: {then} --part {part}, or {then}"))
+    elif not left:
+        out.print(escape(f"next: {then}"))
+
+
 def _show_variants(alignments: Mapping[str, Alignment]) -> None:
     """A line for each variant and measure."""
     rows = []
@@ -98,7 +148,7 @@ def _show_variants(alignments: Mapping[str, Alignment]) -> None:
     show_table(columns, rows, "mean over pairs of models", words=2)
 
 
-def extract(study: StudyFile, local: LocalModels = None) -> None:
+def extract(study: StudyFile, local: LocalModels = None, *, workers: Workers, part: Part = None) -> None:
     """Extract all models of a study into its store, and compare nothing yet."""
     from repalign.study.alignment import AlignmentStudy
 
@@ -106,8 +156,13 @@ def extract(study: StudyFile, local: LocalModels = None) -> None:
     if not isinstance(loaded, AlignmentStudy):
         raise RepalignError(f"{study}: this study has no models to extract by themselves", remedy=f"repalign run {study}")
     tell(loaded.told_of_local)
-    with bars() as progress:
-        found = loaded.extract(progress=progress)
+    with bars() as progress, _at_work(loaded, workers) as executor:
+        if part is not None:
+            left = loaded.share(part, compare=False, executor=executor, progress=progress)
+            _say_left(left, part, "extract", study, local)
+            if part.index:
+                return
+        found = loaded.extract(progress=progress, executor=executor)
     rows = []
     for r in found:
         widths = sorted({r.load(layer).shape[1] for layer in r.layers})
@@ -157,7 +212,7 @@ def demo(to: Annotated[Path, typer.Option("--out")] = Path("repalign-demo")) -> 
 def compare(
     sources: Annotated[list[str], typer.Argument()], x: list[str] | None = None, y: list[str] | None = None,
     measure: MeasureNames = None, *, how: Comparing, reader: Reader, dataset: OneDataset = None,
-    results: str = "repalign-results",
+    results: str = "repalign-results", workers: Workers, part: Part = None,
 ) -> None:  # fmt: skip
     """Compare files of features, each a model, or what is in a store: two sides, or all models with each other.
 
@@ -186,8 +241,17 @@ def compare(
         told = {"describe": {"how": list(found.how)}}
     left, right = picked(models, x, place), picked(models, y, place) if y else None
     groups = how.grouped(models[0].ids)
-    with bars() as progress:
-        alignment = how.compare(left, right, measure, groups, results=folder, progress=progress, **told)
+    with bars() as progress, workers.executor() as executor:
+        at = {"results": folder, "progress": progress, "executor": executor}
+        if part is not None:
+            from repalign.comparison import compare_share
+            from repalign.study.base import Left
+
+            missing, of, owners = compare_share(part, left, right, measure, how.chance(groups), **how.how, **at)
+            _say_left(Left((), missing, of, owners), part, "compare", "...")
+            if part.index:
+                return
+        alignment = how.compare(left, right, measure, groups, **at, **told)
     answer(alignment)
     for what, path in write_result(alignment, folder):
         wrote(what, path)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
-import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
-from contextlib import nullcontext
-from dataclasses import asdict
+from concurrent.futures import Executor
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ import repalign.null as nulls
 from repalign.comparison.alignment import ENDS, MOCK_OF, Alignment
 from repalign.comparison.applicable import applicable
 from repalign.comparison.doctor import Examination
-from repalign.comparison.kept import TILES, Kept
+from repalign.comparison.kept import TILES, Kept, name_of
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import Cache, Scored, Settings, Tile, groups_of, pairs_of, table_of
 from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
@@ -39,11 +39,14 @@ from repalign.measures.measure import Measure, as_layer, counting
 from repalign.models import COMPETENCES, ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
 from repalign.text import Progress, named, silent
+from repalign.workers import Claims, Share, Task, computing, count_of, memory_of, threads_of
+from repalign.workers import work as do
 
 # Models of one side: by name, paths, or representations.
 Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 TILE_SECONDS = 0.1  # of a tile whose measure was not tried, and of every other besides: it matters where some take minutes
+TURNS = 8  # jobs for every worker
 TELL_EVERY = 0.2  # seconds, within a tile
 JOINT = 2**20  # draws of many pairs of models that are aligned at once
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
@@ -116,11 +119,86 @@ def compare(
     RepalignError : datasets differ, names repeat, a measure is unknown or undefined at this n, or a layer
         holds NaN; the message names the model and the layer.
     """
+    planned = _planned(
+        x, y, measures, null, Reading(ids, rows), search=search, alpha=alpha, preprocess=preprocess, results=results, device=device,
+        memory=memory, replicates=replicates, limit=limit, progress=progress,
+    )  # fmt: skip
+    tiles, chosen = planned.tiles, planned.chosen
+    done = run_tiles(
+        [*tiles, *planned.twins], planned.kept, executor, planned.memory, progress, planned.examination, chosen.seconds
+    )
+    scored, of_twins = done[: len(tiles)], done[len(tiles) :]
+
+    table = across_pairs(tiles, scored)
+    describe = {**({"how": planned.how} if planned.how else {}), **(describe or {})}
+    run = describe_run(planned.x, planned.y, tiles, planned.null, table, describe, executor)
+    run |= {"findings": planned.examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
+    run["warnings"] = [*planned.told, *chosen.warnings, *_mixed(planned.x, planned.y, done), *run["warnings"]]
+    run["ways"] = _ways(tiles, scored) if any(t.settings.way for t in tiles) else {}
+    if planned.twins or split_half:
+        from repalign.comparison.ceilings import seed_to_seed, split_halves
+
+        halved = tiles if split_half else []
+        run["ceilings"] = [
+            *seed_to_seed(planned.twins, of_twins), *split_halves(halved, split_half, planned.folder, progress)
+        ]  # fmt: skip
+    names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
+    alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
+    if planned.folder is not None:
+        alignment.save(planned.folder)
+    return alignment
+
+
+def compare_share(
+    share: Share, x: Models, y: Models | None = None,
+    measures: Sequence[Measure | Group | str] | Measure | Group | str | None = None,
+    null: nulls.Null | str = nulls.Auto(),  # noqa: B008  (frozen)
+    *, results: str | Path | Url, executor: Executor | None = None, progress: Progress = silent, **options: Any,
+) -> tuple[int, int, tuple[int, ...]]:  # fmt: skip
+    """Do one share of what `compare` of the same arguments does, and keep it in `results`.
+
+    Gives how many groups of comparisons are missing then, of how many, and the shares in which they are. When none is, `compare`
+    finds all of them there. `split_half` and `describe` are of `compare` alone.
+    """
+    about = {k: v for k, v in options.items() if k not in ("split_half", "describe", "ids", "rows")}
+    reading = Reading(options.get("ids"), options.get("rows", False))
+    planned = _planned(x, y, measures, null, reading, results=results, progress=progress, **about)
+    assert planned.kept is not None
+    missing, of = run_share(
+        share, [*planned.tiles, *planned.twins], planned.kept, executor, planned.memory, progress, planned.examination
+    )
+    return len(missing), of, share.owners(missing, of)
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """What is to be compared: every tile, and what is known before any is computed. `told` is what a reader must know."""
+
+    x: list[Representation]
+    y: list[Representation] | None
+    null: nulls.Null
+    tiles: list[Tile]
+    twins: list[Tile]  # of two trainings of one model
+    chosen: Any
+    examination: Examination
+    kept: Kept | None
+    folder: Path | Url | None
+    memory: int
+    how: list[str]
+    told: list[str]
+
+
+def _planned(
+    x: Models, y: Models | None, measures: Any, null: nulls.Null | str, reading: Reading, *, search: str | None = None,
+    alpha: float = 0.05, preprocess: Preprocess | None = None, results: str | Path | Url | None = None, device: str = "cpu",
+    memory: int | None = None, replicates: Sequence[tuple[Representation, Representation]] = (), limit: float | None = None,
+    progress: Progress = silent,
+) -> _Planned:  # fmt: skip
+    """The work of `compare`, by its arguments. Raises RepalignError for what is wrong with them."""
     if isinstance(measures, (str, Measure, Group)):
         measures = [measures]
-    (x, *others), how = as_models([x] if y is None else [x, y], Reading(ids, rows))
+    (x, *others), how = as_models([x] if y is None else [x, y], reading)
     y = others[0] if others else None
-    describe = {**({"how": how} if how else {}), **(describe or {})}
     models = [*x, *(y or ()), *(r for both in replicates for r in both)]
     if not x or y == []:
         raise RepalignError("nothing to compare", expected="at least one model on each side", got="none")
@@ -155,24 +233,7 @@ def compare(
         open_files(place).sweep()
     examination = Examination(models, folder)
     kept = None if folder is None else Kept(open_files(folder))
-    done = run_tiles([*tiles, *twins], kept, executor, budget, progress, examination, chosen.seconds)
-    scored, of_twins = done[: len(tiles)], done[len(tiles) :]
-
-    table = across_pairs(tiles, scored)
-    run = describe_run(x, y, tiles, null, table, describe)
-    run |= {"findings": examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
-    run["warnings"] = [*of_device, *chosen.warnings, *run["warnings"]]
-    run["ways"] = _ways(tiles, scored) if any(s.way for s in settings.values()) else {}
-    if twins or split_half:
-        from repalign.comparison.ceilings import seed_to_seed, split_halves
-
-        halved = tiles if split_half else []
-        run["ceilings"] = [*seed_to_seed(twins, of_twins), *split_halves(halved, split_half, folder, progress)]
-    names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
-    alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
-    if folder is not None:
-        alignment.save(folder)
-    return alignment
+    return _Planned(x, y, null, tiles, twins, chosen, examination, kept, folder, budget, how, of_device)
 
 
 def pair(
@@ -313,35 +374,82 @@ def run_tiles(
         for measure in dict.fromkeys(t.measure for t in missing if t.settings.way):  # what they will cost, before it is paid
             some = [t for t in missing if t.measure is measure]
             progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
-    if executor is None:
-        cache = Cache(budget, missing, examination, progress)
-        for group in _in_order(tiles, groups, cache):
-            scored = compute_group([tiles[i] for i in group], cache, kept, progress, lambda k, group=group: work.within(group[k]))
-            done |= zip(group, scored, strict=True)
-            work.add(*group)
-        return [done[i] for i in range(len(tiles))]
-    # A job is a run of groups that share models, with a cache of its own that ends with it; there are a few for every worker, so
-    # that none waits long for the last.
-    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    order = sorted(groups, key=lambda group: (tiles[group[0]].x.name, tiles[group[0]].y.name))
-    length = max(1, len(order) // (8 * workers))
-    parts = [order[start : start + length] for start in range(0, len(order), length)]
-    jobs = ([[tiles[i] for i in group] for group in part] for part in parts)
-    futures = {executor.submit(compute_groups, job, budget // workers, kept): part for part, job in zip(parts, jobs, strict=True)}
-    try:
-        for future in as_completed(futures):
-            scored, found = future.result()
-            examination.found.update(found)
-            for group, some in zip(futures[future], scored, strict=True):
-                of_group = [tiles[i] for i in group]
-                if kept is not None and not kept.holds(of_group):  # a worker with a disk of its own
-                    kept.write(of_group, some)
-                done |= zip(group, some, strict=True)
-                work.add(*group)
-    finally:  # after an error nobody waits for the others; what is kept is there when the run goes on
-        for future in futures:
-            future.cancel()
+    for group, some in _computed(tiles, groups, kept, executor, budget, progress, examination, work):
+        done |= zip(group, some, strict=True)
+        work.add(*group)
     return [done[i] for i in range(len(tiles))]
+
+
+def run_share(
+    share: Share, tiles: Sequence[Tile], kept: Kept, executor: Executor | None, budget: int, progress: Progress,
+    examination: Examination,
+) -> tuple[list[int], int]:  # fmt: skip
+    """Compute and keep those groups of a share that are not there: the places of the groups that are missing then, of how many."""
+    done, every = kept.find(tiles), groups_of(tiles)
+    missing = {k: [i for i in group if i not in done] for k, group in enumerate(every)}
+    missing = {k: group for k, group in missing.items() if group}
+    own = [[tiles[i] for i in missing[k]] for k in share.of(len(every)) if k in missing]
+    of, starts = [t for some in own for t in some], itertools.accumulate(map(len, own), initial=0)
+    work = _Work(of, {}, progress)
+    places = [list(range(start, start + len(some))) for start, some in zip(starts, own, strict=False)]
+    for group, _ in _computed(of, places, kept, executor, budget, progress, examination, work):
+        work.add(*group)
+    there = kept.names()
+    return [k for k, group in missing.items() if name_of([tiles[i] for i in group]) not in there], len(every)
+
+
+def _computed(
+    tiles: Sequence[Tile], groups: Sequence[list[int]], kept: Kept | None, executor: Executor | None, budget: int,
+    progress: Progress, examination: Examination, told: _Work,
+) -> Iterator[tuple[list[int], list[Scored]]]:  # fmt: skip
+    """Groups of tiles, here or in workers, each with its rows as soon as they are there; what another run is at comes last."""
+    of = [[tiles[i] for i in group] for group in groups]
+    names = [name_of(some) if kept is not None else "" for some in of]
+    jobs: list[list[int]]  # places among the groups
+    if executor is None:
+        cache = Cache(budget, [t for some in of for t in some], examination, progress)
+        jobs = [[k] for k in _in_order(tiles, groups, cache)]
+    else:
+        # A job is a run of groups that share models, with a cache of its own that ends with it; there are a few for every worker,
+        # so that none waits long for the last.
+        order = sorted(range(len(groups)), key=lambda k: (of[k][0].x.name, of[k][0].y.name))
+        length = max(1, len(order) // (TURNS * count_of(executor)))
+        jobs = [order[start : start + length] for start in range(0, len(order), length)]
+
+    def here(k: int) -> tuple[list[list[Scored]], dict[str, Any]]:
+        return [compute_group(of[k], cache, kept, progress, lambda j: told.within(groups[k][j]))], {}
+
+    def task(job: list[int]) -> Task:
+        first, last = of[job[0]][0], of[job[-1]][-1]
+        what = f"{first.measure!r} of {first.x.name} and {first.y.name}"
+        what += "" if first is last else f" to {last.measure!r} of {last.x.name} and {last.y.name}"
+        keys = tuple(names[k] for k in job) if kept is not None else ()
+        if executor is None:
+            return Task(what, here, (job[0],), keys, about=job)
+        return Task(what, compute_groups, ([of[k] for k in job], memory_of(executor, budget), kept), keys, about=job)
+
+    with Claims(None if kept is None or not groups else kept.files) as claims:
+
+        def needless(task: Task) -> bool:
+            return bool(claims.others) and kept is not None and all(kept.holds(of[k]) for k in task.about)
+
+        with closing(do([task(job) for job in jobs], executor, claims, needless)) as finished:
+            for one, future in finished:
+                if future is not None:
+                    scored, found = future.result()
+                else:  # another run has computed them; what cannot be read of it is computed again
+                    assert kept is not None
+                    read = [kept.find(of[k]) for k in one.about]
+                    whole = all(len(some) == len(of[k]) for k, some in zip(one.about, read, strict=True))
+                    if whole:
+                        scored, found = [[some[j] for j in range(len(some))] for some in read], {}
+                    else:
+                        scored, found = compute_groups([of[k] for k in one.about], budget, kept)
+                examination.found.update(found)
+                for k, some in zip(one.about, scored, strict=True):
+                    if executor is not None and kept is not None and not kept.holds(of[k]):  # a worker with a disk of its own
+                        kept.write(of[k], some)
+                    yield groups[k], some
 
 
 def missing_groups(tiles: Sequence[Tile], done: Container[int] = ()) -> list[list[int]]:
@@ -365,7 +473,8 @@ def compute_group(
     for k in cache.order(tiles) if len(tiles) > 1 else (0,):  # whatever the order, the same table
         with nullcontext() if within is None else counting(within(k)):
             judged[k] = judged_tile(tiles[k], cache, progress)
-    scored = scored_of([judged[k] for k in range(len(tiles))])
+    made = ", ".join(f"{name} {value}" for name, value in computing(tiles[0].settings.device).items())
+    scored = scored_of([judged[k] for k in range(len(tiles))], made)
     if kept is not None:
         kept.write(tiles, scored)
     return scored
@@ -381,13 +490,12 @@ def compute_groups(
     return [compute_group(group, cache, kept) for group in groups], {k: v for k, v in examination.found.items() if v}
 
 
-def _in_order(tiles: Sequence[Tile], groups: Sequence[list[int]], cache: Cache) -> list[list[int]]:
-    """Which group after which, so that models are prepared as rarely as the memory allows."""
-    of = [i for group in groups for i in group]
-    own = [group for group in groups for _ in group]
+def _in_order(tiles: Sequence[Tile], groups: Sequence[list[int]], cache: Cache) -> list[int]:
+    """Which group after which, by their places, so that models are prepared as rarely as the memory allows."""
     if len(groups) < 2:
-        return list(groups)
-    return list({id(own[k]): own[k] for k in cache.order([tiles[i] for i in of])}.values())
+        return list(range(len(groups)))
+    of = [(k, i) for k, group in enumerate(groups) for i in group]
+    return list(dict.fromkeys(of[j][0] for j in cache.order([tiles[i] for _, i in of])))
 
 
 class _Work:
@@ -460,7 +568,7 @@ def _joint_draws(
 
 def describe_run(
     x: Sequence[Representation], y: Sequence[Representation] | None, tiles: Sequence[Tile], null: nulls.Null,
-    table: pd.DataFrame, extra: Mapping[str, Any],
+    table: pd.DataFrame, extra: Mapping[str, Any], executor: Executor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The run: models, dataset, measures, null, versions and machine, as run.json holds it."""
     first, settings = x[0], tiles[0].settings
@@ -476,7 +584,8 @@ def describe_run(
         "versions": {name: _version(name) for name in LIBRARIES},
         # Besides the versions, the last digits of the scores depend on this.
         "machine": {
-            "device": settings.device, "threads": torch.get_num_threads(), "processor": platform.machine(),
+            "device": settings.device, "threads": threads_of(executor), "workers": count_of(executor),
+            "processor": platform.machine(),
             "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
             "python": platform.python_version(),
         },
@@ -527,6 +636,17 @@ def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) ->
             f"{draws} shuffles give no p below {1 / (draws + 1):.2g}, so that nothing can be found at alpha = {alpha:g} "
             f"({named(names)}); {enough} are enough, for {(enough + 1) / (draws + 1):.2g} times the work"
         )
+
+
+def _mixed(x: Sequence[Representation], y: Sequence[Representation] | None, scored: Sequence[Scored]) -> Iterator[str]:
+    """What was made under several settings, by runs that were resumed elsewhere: the last digits are a mix of theirs."""
+    made = list(dict.fromkeys(one.made or "not known" for one in scored))
+    if len(made) > 1:
+        yield f"scores were computed under several settings ({'; '.join(made)}): their last digits are a mix"
+    mixed = {r.name: said for r in [*x, *(y or ())] if (said := r.facts.get("mixed"))}
+    for said in dict.fromkeys(mixed.values()):
+        names = [name for name, one in mixed.items() if one == said]
+        yield f"features of {named(names)} were extracted under several settings ({said}): their last digits are a mix"
 
 
 def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:

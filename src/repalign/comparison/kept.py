@@ -26,6 +26,7 @@ from repalign.files import DamagedError, Files, parquet_about, parse_parquet, se
 log = logging.getLogger(__name__)
 
 TILES = "tiles"  # the folder of a result where they lie
+MADE = "repalign-made"  # in the footer: with which threads and processor they were computed
 MEMBERS = "repalign-tiles"  # in the footer: for each tile its key, its number of rows, and what the run says of it
 KEY, ABOUT = "repalign-tile", "repalign-about"  # the same in files of a single tile, as they were written before there were groups
 REMEDY = "delete it: the same command computes again what it needs of it"
@@ -69,12 +70,16 @@ class Kept:
         """Keep a group of tiles in a file of its own, whole or not at all. RepalignError if it cannot be written."""
         keys = [tile.key for tile in tiles]
         members = [[key, one.stop - one.start, one.about] for key, one in zip(keys, scored, strict=True)]
-        about = {MEMBERS: json.dumps(members, separators=(",", ":"))}
+        about = {MEMBERS: json.dumps(members, separators=(",", ":")), MADE: scored[0].made}
         self.files.write(f"{TILES}/{file_name(keys)}", seal_parquet(_with_draws(scored), about))
 
     def holds(self, tiles: Sequence[Tile]) -> bool:
         """Whether there is a file of exactly these tiles."""
-        return self.files.size(f"{TILES}/{file_name([tile.key for tile in tiles])}") is not None
+        return self.files.size(f"{TILES}/{name_of(tiles)}") is not None
+
+    def names(self) -> set[str]:
+        """All files of tiles that are there."""
+        return set(self.files.listing(TILES))
 
     def _path(self, name: str) -> str:
         return f"{self.files.root}/{TILES}/{name}"
@@ -84,6 +89,11 @@ def file_name(keys: Sequence[str]) -> str:
     """What a file of these tiles is called: a tile alone goes by its key, several by a digest of theirs."""
     (own,) = keys if len(keys) == 1 else (hashlib.sha256("\n".join(keys).encode()).hexdigest()[: len(keys[0])],)
     return f"{own}.parquet"
+
+
+def name_of(tiles: Sequence[Tile]) -> str:
+    """What the file of these tiles is called."""
+    return file_name([tile.key for tile in tiles])
 
 
 def opened(data: bytes | bytearray, path: object, name: str) -> dict[str, Scored]:
@@ -102,9 +112,9 @@ def opened(data: bytes | bytearray, path: object, name: str) -> dict[str, Scored
     if min(lengths) < 1 or stops[-1] != len(table) or draws.take(pa.array(starts)).null_count:
         raise DamagedError(path, "has other rows than it states", remedy=REMEDY)
     values, ends = draws.values.to_numpy(zero_copy_only=False), draws.offsets.to_numpy()
-    rows = table.select(SCHEMA.names)
+    rows, made = table.select(SCHEMA.names), notes.get(MADE, "")
     places = zip(members, starts.tolist(), stops.tolist(), strict=True)
-    return {key: Scored(rows, a, b, values[ends[a] : ends[a + 1]], about) for (key, _, about), a, b in places}
+    return {key: Scored(rows, a, b, values[ends[a] : ends[a + 1]], about, made) for (key, _, about), a, b in places}
 
 
 def _members(notes: Mapping[str, str], path: object) -> Members:

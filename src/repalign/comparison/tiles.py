@@ -105,6 +105,7 @@ class Scored:
     stop: int
     draws: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
+    made: str = ""  # with which threads and processor, as far as it is known
 
     @property
     def rows(self) -> pd.DataFrame:

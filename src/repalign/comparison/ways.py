@@ -268,7 +268,7 @@ def judged_tile(tile: Tile, cache: Cache, progress: Progress = silent) -> Judged
     return Judged(len(i), columns, found.draws, about)
 
 
-def scored_of(judged: Sequence[Judged]) -> list[Scored]:
+def scored_of(judged: Sequence[Judged], made: str = "") -> list[Scored]:
     """Tiles that were judged, with one table for the rows of all: the columns of the schema, null where none is given."""
     lengths = np.array([one.rows for one in judged])
     own = pa.array(np.repeat(np.arange(len(judged)), lengths))  # the tile of each row
@@ -280,7 +280,7 @@ def scored_of(judged: Sequence[Judged]) -> list[Scored]:
         arrays[-1] = arrays[-1] if by_row else arrays[-1].take(own)
     table, stops = pa.Table.from_arrays(arrays, schema=SCHEMA), np.cumsum(lengths).tolist()
     places = zip(judged, [0, *stops], stops, strict=False)
-    return [Scored(table, start, stop, one.draws, one.about) for one, start, stop in places]
+    return [Scored(table, start, stop, one.draws, one.about, made) for one, start, stop in places]
 
 
 def compute_tile(tile: Tile, cache: Cache | None = None, progress: Progress = silent) -> Scored:

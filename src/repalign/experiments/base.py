@@ -75,7 +75,7 @@ class Experiment:
     """A row of the table of experiments.
 
     run : The experiment. Its arguments are the options of its command and the fields of its study, and its docstring says what
-        each means. It takes `progress` too, which is no option.
+        each means. It takes `progress` too, and `executor` where it has work for several workers; these are no options.
     title : Heads the figure. example : The command, as its help shows it.
     needs : What a run needs, in a sentence, told before it starts.
     """
@@ -94,7 +94,12 @@ class Experiment:
     def options(self) -> dict[str, inspect.Parameter]:
         """The arguments that are options, with their types."""
         parameters = inspect.signature(self.run, eval_str=True).parameters
-        return {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name != "progress"}
+        return {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name not in ("progress", "executor")}
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether workers may do a part of it: it takes an executor."""
+        return "executor" in inspect.signature(self.run).parameters
 
     def placed(self, given: Mapping[str, Any], base: Path) -> dict[str, Any]:
         """The arguments with every relative path made to start in a folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -140,7 +141,8 @@ def _scale(axes: Axes, rows: pd.DataFrame) -> None:
 def track(
     models: list[Input], *, references: list[Input] | None = None, data: Path | None = None, revisions: list[str] | None = None,
     text: str | None = None, image: str | None = None, id: str = "id", reference_layers: list[str] | None = None,
-    measures: list[str] | None = None, store: Path | None = None, device: str = "auto", seed: int = 0, progress: Progress = silent,
+    measures: list[str] | None = None, store: Path | None = None, device: str = "auto", seed: int = 0,
+    executor: Executor | None = None, progress: Progress = silent,
 ) -> Tracked:  # fmt: skip
     """How does alignment change over training? Checkpoints against frozen references.
 
@@ -177,7 +179,7 @@ def track(
     entries = [ModelEntry(spec, name=name, modality=modality) for name, spec in _checkpoints(models, revisions)]
     tracker = Tracker(panel, measures or MEASURES, strict=True, seed=seed)  # refuses before any model is run
     kept_in = None if store is None else str(store)
-    found = extract(dataset, entries, kept_in, device=device, on_unavailable="skip", progress=progress)
+    found = extract(dataset, entries, kept_in, device=device, executor=executor, on_unavailable="skip", progress=progress)
     left_out = tuple((one.name, one.reason) for one in found if isinstance(one, Skipped))
     kept = [one for one in found if not isinstance(one, Skipped)]
     if not kept:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from repalign.sources.loop import choose_device, extract
 from repalign.sources.memory import Model
-from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, Skipped
+from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, Pending, Skipped
 from repalign.sources.source import SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, facts_of, parse_spec
 
 __all__ = [
-    "SOURCES", "Answer", "Asked", "Batch", "Context", "Facts", "Layer", "LoadedModel", "Model", "ModelEntry", "Skipped", "Source",
-    "Spec", "StandIn", "choose_device", "extract", "facts_of", "parse_spec",
+    "SOURCES", "Answer", "Asked", "Batch", "Context", "Facts", "Layer", "LoadedModel", "Model", "ModelEntry", "Pending", "Skipped",
+    "Source", "Spec", "StandIn", "choose_device", "extract", "facts_of", "parse_spec",
 ]  # fmt: skip

@@ -15,8 +15,8 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
-from contextlib import ExitStack, suppress
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,7 @@ from repalign.sources.model import (
     Context,
     LoadedModel,
     ModelEntry,
+    Pending,
     Skipped,
     first_line,
     library_errors,
@@ -46,11 +47,13 @@ from repalign.sources.passes import FIRST, LONGEST, per_row
 from repalign.sources.source import Spec, as_asked_today, column_of, parse_spec
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
+from repalign.workers import Claims, Share, Task, computing, count_of, work
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 ON_UNAVAILABLE = ("error", "skip")
+TURNS = 4  # tasks for every worker, where parts of one model go together: it is loaded less often, and none waits long at the end
 NOT_KEPT = "kept until Python ends, not in the store: nothing tells what it computes; give it a `revision` that does"
 
 
@@ -82,7 +85,7 @@ def choose_device(device: str = "auto") -> str:
 def extract(
     dataset: Dataset, models: Any, store: FeatureStore | str | None = None, *, device: str = "auto",
     dtype: str = "auto", batch_size: int = 32, rows_per_part: int = 256, trust_remote_code: bool = False,
-    executor: Executor | None = None, on_unavailable: str = "error", progress: Progress = silent,
+    executor: Executor | None = None, share: Share | None = None, on_unavailable: str = "error", progress: Progress = silent,
 ) -> list[Any]:  # fmt: skip
     """All layers of all models on one dataset, one vector per stimulus, in a store.
 
@@ -91,8 +94,9 @@ def extract(
     in a folder that is removed when Python ends, and those of a function that has no `revision` always are.
 
     A model that is complete in the store is not run; of one that is not, the missing parts are made. Code that comes
-    with a model is not run unless `trust_remote_code`. With an executor the parts are made there, and each worker loads
-    the model once; the bytes are the same. What was chosen of the following is told through `progress` and stored.
+    with a model is not run unless `trust_remote_code`. With an executor the parts are made there; the bytes are the same. Several
+    calls on one store share the work: what another run has begun comes last, and is made here only if that run has ended.
+    What was chosen of the following is told through `progress` and stored.
 
     * `device`: "auto" is a GPU where there is one, and several for a text model of transformers whose weights take more
       than 0.8 of the free memory of the first; "sharded" spreads such models over all GPUs and runs others on the
@@ -102,6 +106,8 @@ def extract(
       stored in anywhere; or "float32", "bfloat16", "float16", "float64" (not on an Apple GPU). Pooling is in float32 always.
     * A model in memory runs where it is and in the dtype that it has; where a device or dtype is named that is another one, a
       copy of it does. It runs in this process, whatever the executor.
+    * `share`: of all parts of all models make those of one share only (see `workers.Share`), and wait for nothing. A model that
+      lacks parts of other shares then is a `Pending` in the list.
     * `on_unavailable`: "error", or "skip": a model that cannot be loaded for a reason of its own (gated, gone, in no cache
       and out of reach, without safetensors weights or a tokenizer, broken, too large, in need of a package or an
       architecture that is not installed) is left out with one line, and a `Skipped` stands in its place in the list.
@@ -124,21 +130,38 @@ def extract(
             spec.source.check(spec, entry)
     spread = SPREAD.get(device, "never")
     context = Context(choose_device(device), dtype, trust_remote_code, dataset.ids, spread=spread)
-    out: list[StoredRepresentation | Skipped] = []
-    for entry, spec in zip(entries, specs, strict=True):
+    skips = on_unavailable == "skip"
+    out: list[StoredRepresentation | Skipped | Pending | None] = [None] * len(entries)
+    refused: RepalignError | None = None
+    makings: dict[tuple[str, str], _Making] = {}  # by their place: what is asked for twice is made once
+    for i, (entry, spec) in enumerate(zip(entries, specs, strict=True)):
         try:
             spec.source.check(spec, entry)
             with library_errors(entry.label, "finding its revision"):
                 at = replace(context, revision=spec.source.revision(spec, entry))
             location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
-            job = _Job(dataset, entry, spec, location, at, batch_size)
-            out.append(_extract_one(job, store, rows_per_part, executor, progress))
-        except Unavailable as error:
-            if on_unavailable == "error":
-                raise
-            out.append(left_out(entry, error, f"extract {entry.label}", progress, dataset.n))
-        finally:
-            _forget()
+            found = _begun(_Job(dataset, entry, spec, location, at, batch_size), store, rows_per_part, progress)
+        except RepalignError as error:
+            if not skips or not isinstance(error, Unavailable):
+                refused = error  # what stands before it is made
+                break
+            out[i] = left_out(entry, error, f"extract {entry.label}", progress, dataset.n)
+            continue
+        if isinstance(found, StoredRepresentation):
+            out[i] = found
+        else:
+            making = makings.setdefault((found.store.url, found.writer.folder), found)
+            making.at.append((i, found.job))
+            each = len(making.writer.parts)
+            making.start, making.total = making.at[0][0] * each, len(entries) * each
+    try:
+        for making, answer in _made(list(makings.values()), store, executor, share, skips):
+            for i, job in making.at:
+                out[i] = answer if isinstance(answer, Skipped) or job is making.job else _again(job, making, answer)
+    finally:
+        _forget()
+    if refused is not None:
+        raise refused
     return out
 
 
@@ -189,17 +212,36 @@ class _Job:
     batch_size: int
 
 
-def _extract_one(
-    job: _Job, store: FeatureStore, rows_per_part: int, executor: Executor | None, progress: Progress
-) -> StoredRepresentation:
-    """One model: found in the store, or its missing parts made and its manifest written."""
+@dataclass(eq=False)
+class _Making:
+    """A model whose features are not complete in the store."""
+
+    job: _Job
+    store: FeatureStore
+    writer: Writer
+    missing: list[Part]
+    rows: _Rows
+    at: list[tuple[int, _Job]] = field(default_factory=list)  # where in the list of models it was asked for, and how
+    start: int = 0  # where its parts begin among those of all models, complete or not, of which there are `total`
+    total: int = 0
+    left: int = 0  # parts of it that this call has still to make
+    told: Told | None = None
+    heard: list[str] = field(default_factory=list)
+    lost: Unavailable | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is an object of this process."""
+        return isinstance(self.job.entry, Model)
+
+
+def _begun(job: _Job, store: FeatureStore, rows_per_part: int, progress: Progress) -> StoredRepresentation | _Making:
+    """What is complete in the store; or what is to be made."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
-    if isinstance(entry, Model):  # the object is in this process
-        executor = None
-        if job.context.revision.startswith(UNTOLD) and store is not session_store():
-            _warn(progress, task, 0, n, NOT_KEPT)
-            store = session_store()
+    if isinstance(entry, Model) and job.context.revision.startswith(UNTOLD) and store is not session_store():
+        _warn(progress, task, 0, n, NOT_KEPT)
+        store = session_store()
     found = _stored(job, store)
     if found is not None:
         progress(task, n, n, "complete in the store")
@@ -210,27 +252,119 @@ def _extract_one(
         rows_per_part=rows_per_part,
     )  # fmt: skip
     missing = writer.missing()
-    rows = _Rows(progress, task, n - sum(p.n for p in missing), n)
-    rows.tell()
-    told = []
-    if executor is None:
-        told = [_make_part(job, writer, part, rows) for part in missing]
-    else:
-        futures = {executor.submit(_make_part, job, writer, part, replace(rows, progress=silent)): part for part in missing}
-        try:
-            for future in as_completed(futures):
-                told.append(future.result())
-                rows.tell(futures[future].n)
-        except BaseException:  # an interrupt too: what has not begun is not begun any more
-            for future in futures:
-                future.cancel()
+    return _Making(job, store, writer, missing, _Rows(progress, task, n - sum(p.n for p in missing), n))
+
+
+def _again(job: _Job, making: _Making, made: StoredRepresentation | Pending) -> StoredRepresentation | Pending:
+    """What was made for one entry, for another that asks for the same."""
+    if isinstance(made, Pending):
+        return replace(made, name=job.entry.label)
+    found = _stored(job, making.store)
+    assert found is not None
+    return found.with_record(job.entry.complete(found.record))
+
+
+def _made(
+    makings: Sequence[_Making], store: FeatureStore, executor: Executor | None, share: Share | None, skips: bool
+) -> Iterator[tuple[_Making, StoredRepresentation | Skipped | Pending]]:
+    """Make what is missing, all of it or a share, and say of each model what it has become."""
+    tasks = []
+    for making in makings:
+        job, writer, mine = making.job, making.writer, None if share is None else share.of(making.total)
+        parts = [part for part in making.missing if mine is None or making.start + part.index in mine]
+        making.left = len(parts)
+        length = 1
+        if executor is not None and not making.is_here:
+            everything = sum(len(m.missing) for m in makings)
+            length = min(max(1, everything // (TURNS * count_of(executor))), max(1, len(parts)))
+        for some in (parts[i : i + length] for i in range(0, len(parts), length)):
+            called = f"part {some[0].index + 1}" if len(some) == 1 else f"parts {some[0].index + 1} to {some[-1].index + 1}"
+            tasks.append(Task(
+                f"model {job.entry.label}, {called} of {len(writer.parts)}", _make_parts, (job, writer, tuple(some)),
+                tuple(f"{writer.folder}/{part.file}" for part in some) if making.store is store else (), making.is_here,
+                (making, some),
+            ))  # fmt: skip
+    here = {making for making in makings if executor is None or making.is_here}
+    tasks = [replace(t, args=(*t.args, t.about[0].rows)) if t.about[0] in here else t for t in tasks]
+    with Claims(store.files if makings else None) as claims:
+
+        def needless(task: Task) -> bool:
+            making, some = task.about
+            names = [f"{making.writer.folder}/{part.file}" for part in some]
+            return making.lost is not None or (bool(claims.others) and all(making.store.files.size(name) for name in names))
+
+        for making in makings:
+            if not making.left:
+                yield making, _finished(making, executor, share, skips)
+        with closing(work(tasks, executor, claims, needless)) as done:
+            for task, future in done:
+                making, some = task.about
+                making.left -= len(some)
+                if making.lost is None:
+                    _told(making, some, future, making in here, skips)
+                if not making.left:
+                    yield making, _finished(making, executor, share, skips)
+
+
+def _told(making: _Making, some: Sequence[Part], future: Future[Any] | None, is_here: bool, skips: bool) -> None:
+    """Take what came of some parts; None: another run has made them."""
+    try:
+        told, notes = (None, ()) if future is None else future.result()
+    except Unavailable as error:
+        if not skips:
             raise
-    # A run that was killed between its last part and the manifest has none to make, and still has to say.
-    record, facts = told[0] if told else _loaded(job, rows).told
-    if extras := writer.extras():
-        scores, more = summary(extras, entry.caption)
-        record, facts = replace(record, scores={**record.scores, **scores}), {**facts, **more}
-    return writer.finish(entry.complete(record), facts)
+        making.lost = error
+        return
+    making.told = told or making.told
+    for note in notes:
+        if note not in making.heard:  # every worker says it
+            making.heard.append(note)
+            making.rows.tell(note=note)
+    if future is None or not is_here:  # else it has told of its rows one by one
+        making.rows.tell(sum(part.n for part in some))
+
+
+def _finished(
+    making: _Making, executor: Executor | None, share: Share | None, skips: bool
+) -> StoredRepresentation | Skipped | Pending:
+    """The manifest of a model, of which this call has made all that it was to make; or what it still lacks."""
+    job, writer, rows = making.job, making.writer, making.rows
+    try:
+        if making.lost is not None:
+            raise making.lost
+        if share is not None:
+            there = making.store.files.listing(writer.folder)
+            missing = [part for part in writer.parts if not there.get(part.file)] or writer.missing()
+            if missing:
+                owners = share.owners([making.start + part.index for part in missing], making.total)
+                return Pending(str(job.spec), job.entry.label, len(missing), len(writer.parts), owners)
+        if making.told is None and (found := _stored(job, making.store)) is not None:  # another run has finished it
+            return found.with_record(job.entry.complete(found.record))
+        # A run that was killed between its last part and the manifest has none to make, and still has to say.
+        if making.told is None:
+            ask = Task(f"model {job.entry.label}", _make_parts, (job, writer, ()), is_here=making.is_here)
+            ask = replace(ask, args=(*ask.args, rows)) if executor is None or making.is_here else ask
+            ((_, answer),) = work([ask], executor)
+            assert answer is not None
+            making.told, _ = answer.result()
+        assert making.told is not None
+        record, facts = making.told
+        if extras := writer.extras():
+            scores, more = summary(extras, job.entry.caption)
+            record, facts = replace(record, scores={**record.scores, **scores}), {**facts, **more}
+        if len(sizes := facts.get("rows_by_batch_size", ())) > 1:
+            facts = {**facts, "mixed": f"batch_size {', '.join(sizes)}"}
+        made = writer.finish(job.entry.complete(record), facts)
+        if "mixed" in made.facts:
+            rows.tell(note=f"its parts come from several settings ({made.facts['mixed']}): the last digits differ between them")
+        return made
+    except Unavailable as error:
+        if not skips:
+            raise
+        return left_out(job.entry, error, rows.task, rows.progress, rows.n)
+    finally:
+        if executor is None or making.is_here:
+            _forget()
 
 
 def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
@@ -348,16 +482,24 @@ class _Rows:
         self.progress(self.task, self.done, self.n, note)
 
 
-def _make_part(job: _Job, writer: Writer, part: Part, rows: _Rows) -> Told:
-    """Run the rows of a part and write them."""
+def _make_parts(job: _Job, writer: Writer, parts: Sequence[Part], rows: _Rows | None = None) -> tuple[Told, list[str]]:
+    """Run the rows of some parts and write them: what there is to say of the model, and notes where `rows` tell nothing here."""
+    notes: list[str] = []
+
+    def hear(task: str, done: float, total: int, note: str | None = None) -> None:  # noqa: ARG001
+        notes.extend([note] if note else [])
+
+    rows = rows or _Rows(hear, f"extract {job.entry.label}", 0, 0)
+    rows.tell()
     loaded = _loaded(job, rows)
-    batch = merged(_batches(job, loaded, part, rows), part.n)
-    dtype, model = STORE_DTYPES[job.entry.store_dtype], loaded.model
-    facts = dict(model.facts)
-    versions = {**facts.pop("versions", {}), "device": job.context.device, **model.placed}
-    header = {"weights_fingerprint": model.weights, "versions": versions, **facts}
-    writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
-    return loaded.told
+    for part in parts:
+        batch = merged(_batches(job, loaded, part, rows), part.n)
+        dtype, model = STORE_DTYPES[job.entry.store_dtype], loaded.model
+        facts = dict(model.facts)
+        versions = {**facts.pop("versions", {}), "device": job.context.device, **computing(job.context.device), **model.placed}
+        header = {"weights_fingerprint": model.weights, "versions": versions, **facts}
+        writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
+    return loaded.told, notes
 
 
 def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tuple[list[int], Batch]]:

@@ -192,6 +192,17 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """A model of which parts are still missing, which are of other shares of the work."""
+
+    spec: str
+    name: str
+    missing: int  # parts
+    parts: int  # in all
+    shares: tuple[int, ...]  # by whom they are to be made, counted from 1; empty where nothing was shared out
+
+
+@dataclass(frozen=True)
 class Context:
     """Where and how models are run, and what a source may need besides."""
 

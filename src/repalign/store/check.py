@@ -13,6 +13,7 @@ from repalign.files import TEMPORARY, Files, Unreachable, Url
 from repalign.store import format as fmt
 from repalign.store.store import MARKER, FeatureStore
 from repalign.text import Progress, silent
+from repalign.workers import CLAIMS
 
 MISSING_AGAIN = "run the extraction again: only what is missing is computed"
 SEAL_IT = (
@@ -55,7 +56,8 @@ def check(url: str | os.PathLike[str] | Url, deep: bool = True, progress: Progre
     step()
     above = [f"{folder}/{name}".lstrip("/") for depth in range(3) for folder in store.folders(depth)
              for name, size in files.listing(folder).items() if size is not None]  # fmt: skip
-    problems = [problem for name in above if name != MARKER for problem in _stranger(files, name)]
+    own = (MARKER, f"{CLAIMS}/")  # what runs at work tell one another is nobody's concern
+    problems = [problem for name in above if not name.startswith(own) for problem in _stranger(files, name)]
     for folder in folders:
         problems += _Folder(files, folder, deep, step).problems()
     return problems

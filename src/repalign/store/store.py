@@ -335,7 +335,8 @@ class Writer:
         """Write the manifest, which says that the extraction is complete.
 
         `record` may know more than the one that the writer was opened with (parameters, scores), but
-        is of the same spec and revision. `facts` say how the features came about.
+        is of the same spec and revision. `facts` say how the features came about; `mixed` is added where parts were made with
+        other versions, threads or processors than others.
 
         Raises RepalignError if a part is missing or if parts disagree.
         """
@@ -348,6 +349,11 @@ class Writer:
         for head in parts.values():
             if head.header["versions"] not in versions:
                 versions.append(head.header["versions"])
+        if len(versions) > 1:
+            names = sorted({name for one in versions for name in one})
+            differ = {name: list(dict.fromkeys(str(one.get(name, "unknown")) for one in versions)) for name in names}
+            said = [f"{name} {', '.join(values)}" for name, values in differ.items() if len(values) > 1]
+            facts = {**facts, "mixed": "; ".join([*([facts["mixed"]] if "mixed" in facts else []), *said])}
         manifest = {
             "format": fmt.MANIFEST_FORMAT, "kind": fmt.KIND, "dataset": self.dataset, "record": record.to_dict(),
             "settings": self.settings, "facts": facts, "n": len(self.ids), "ids": list(self.ids),

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from repalign.comparison import compare
-from repalign.comparison.alignment import SCHEMA, TABLE_FILE, Alignment
+from repalign import comparison
+from repalign.comparison.alignment import SCHEMA, TABLE_FILE
 from repalign.comparison.check import VARIANTS_FILE
 from repalign.comparison.ways import way_of
 from repalign.dataset import Dataset
@@ -30,13 +30,14 @@ from repalign.representation import Representation
 from repalign.sources import ModelEntry, parse_spec
 from repalign.store import FeatureStore
 from repalign.study import before
-from repalign.study.base import STORE, OnPlan, Outcome, Plan, Study
+from repalign.study.base import STORE, Left, OnPlan, Outcome, Plan, Study
 from repalign.study.config import AlignmentConfig, CompetenceConfig
 from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members
 from repalign.study.needs import Needs, estimate
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, counted, silent
+from repalign.workers import Share
 
 LONGEST = 80  # characters of a folder's name, without a digest
 # Names that are taken among results, or by Windows; and those that look as if a digest stood in them.
@@ -140,7 +141,28 @@ class AlignmentStudy(Study):
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
         inputs = self._ready(progress, executor)
+        inputs.gather(self.variants)
         return list({r.key: r for v in self.variants for r in inputs.members(v).everything}.values())
+
+    @property
+    def has_workers(self) -> bool:
+        return True
+
+    def share(
+        self, share: Share, *, compare: bool = True, executor: Executor | None = None, progress: Progress = silent,
+        on_plan: OnPlan = None,
+    ) -> Left:  # fmt: skip
+        inputs = self._ready(progress, executor)
+        if on_plan is not None:
+            on_plan(_plan(self, inputs))
+        if pending := inputs.gather(self.variants, share):
+            return Left(tuple(pending), shares=tuple(sorted({i for one in pending for i in one.shares})))
+        missing, total, owners = 0, 0, set[int]()
+        for variant in self.variants if compare else ():
+            given, options = self._asked(variant, inputs.members(variant), inputs, self.results_of(variant))
+            lacks, of, shares = comparison.compare_share(share, *given, **options)
+            missing, total, owners = missing + lacks, total + of, owners | set(shares)
+        return Left((), missing, total, tuple(sorted(owners)))
 
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
         config = self.config
@@ -150,13 +172,15 @@ class AlignmentStudy(Study):
             inputs.competence = Competence(config.competence, self.base, kept, config.extract, progress)
         if on_plan is not None:
             on_plan(_plan(self, inputs))
+        inputs.gather(self.variants)  # all models first, so that workers have no pause between variants
         representations, alignments, reports, skipped, pairs = {}, {}, {}, {}, []
         for variant in self.variants:
             found = inputs.members(variant)
             representations[variant.name] = {r.name: r for r in found.everything}
             skipped |= found.skipped
             folder = self.results_of(variant)
-            made = alignments[variant.name] = self._compare(variant, found, inputs, folder)
+            given, options = self._asked(variant, found, inputs, folder)
+            made = alignments[variant.name] = comparison.compare(*given, **options)
             reports[variant.name] = folder / "report.html" if variant.name else self.report
             write_report(folder, reports[variant.name], alignment=made)
             swept = {name: value for name, value in variant.factors.items() if name not in SCHEMA.names}
@@ -176,36 +200,29 @@ class AlignmentStudy(Study):
             outcome = replace(outcome, wrote=(("table", write_combined(table, self.results / VARIANTS_FILE, folders)),))
         return self.show(drawn, outcome, ("figures", self.folder / "figures"), page, reports)
 
-    def _compare(self, variant: Variant, found: Members, inputs: Inputs, folder: Path | Url) -> Alignment:
+    def _asked(
+        self, variant: Variant, found: Members, inputs: Inputs, folder: Path | Url
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+        """What `compare` is given for a variant."""
         whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"variants", "sweep"})
         config, first, dataset = variant.config, found.x[0], inputs.dataset(variant)
         how = [] if config.dataset is not None else [dataset.source, *(r.facts["read"] for r in found.everything)]
         how += self.told_of_local
         named = {key: r for r in found.everything for key in (r.record.spec, r.name, self.local.get(r.name, r.name))}
         replicates = [both for both in config.ceilings.replicates if not found.skipped.keys() & set(both)]
-        return compare(
-            found.x,
-            found.y,
-            variant.measures,
-            variant.null_of(first.ids, self.base),
-            search=variant.search,
-            alpha=config.alpha,
-            preprocess=variant.preprocess,
-            results=folder,
-            executor=inputs.executor,
-            device=config.device,
-            replicates=[(named[a], named[b]) for a, b in replicates],
-            split_half=config.ceilings.split_half,
-            limit=config.limit,
-            progress=inputs.progress,
-            describe={
-                "name": f"{self.name}: {variant.name}" if variant.name else self.name,
-                "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
-                **({"how": how} if how else {}),
-                "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
-                "warnings": found.warnings,
-            },
-        )
+        given = found.x, found.y, variant.measures, variant.null_of(first.ids, self.base)
+        described = {
+            "name": f"{self.name}: {variant.name}" if variant.name else self.name,
+            "dataset": {**dataset.describe(), "n": first.n, "name": first.dataset_name},
+            **({"how": how} if how else {}),
+            "study": {**whole, **config.model_dump(mode="json", exclude_unset=True)},
+            "warnings": found.warnings,
+        }  # fmt: skip
+        return given, {
+            "search": variant.search, "alpha": config.alpha, "preprocess": variant.preprocess, "results": folder,
+            "executor": inputs.executor, "device": config.device, "replicates": [(named[a], named[b]) for a, b in replicates],
+            "split_half": config.ceilings.split_half, "limit": config.limit, "progress": inputs.progress, "describe": described,
+        }  # fmt: skip
 
     def mock(self, progress: Progress = silent) -> AlignmentStudy:
         from repalign.study.mock import mock_study

@@ -17,7 +17,9 @@ from repalign.errors import RepalignError
 from repalign.figures.kinds import Drawn, write_figures
 from repalign.files import Url, place_of
 from repalign.report import write_study_page
-from repalign.text import Progress, silent
+from repalign.sources import Pending
+from repalign.text import Progress, counted, named, silent
+from repalign.workers import Share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +68,31 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
 Place = Annotated[str | None, AfterValidator(_check_place)]
 
 
+class ClusterConfig(Block):
+    """What each job of `--dask slurm`, `pbs` or `lsf` asks its queue for; one job is one worker (docs/scale.md).
+
+    Parameters
+    ----------
+    workers : How many jobs are submitted.
+    cores : Cores of a job: a worker does one task at a time with all of them.
+    memory : Memory of a job, such as 16GB.
+    walltime : The time limit of a job, such as 04:00:00. What is finished by then is kept.
+    queue : The queue, or partition.
+    account : The account, or project, that pays.
+    options : More lines for the head of the job, such as "--gres=gpu:1".
+    setup : Commands before the worker starts, such as "source venv/bin/activate".
+    """
+
+    workers: int = Field(ge=1)
+    cores: int = Field(default=1, ge=1)
+    memory: str = "16GB"
+    walltime: str = "04:00:00"
+    queue: str | None = None
+    account: str | None = None
+    options: list[str] = Field(default_factory=list)
+    setup: list[str] = Field(default_factory=list)
+
+
 class StudyBlock(Block):
     """The fields of a study of any kind.
 
@@ -78,6 +105,7 @@ class StudyBlock(Block):
     out : A folder or an fsspec URL for all that is written: OUT/store, OUT/NAME/results and so on; by default runs.
     results : The folder of the results, or an fsspec URL; by default OUT/NAME/results.
     report : The HTML file of the report, or its fsspec URL; by default OUT/NAME/report.html.
+    cluster : What jobs ask a queue for, where the study is run with `--dask slurm`, `pbs` or `lsf`.
     """
 
     name: Name = ""  # `load_study` gives the default, of which it knows the file
@@ -86,6 +114,7 @@ class StudyBlock(Block):
     out: Place = None
     results: Place = None
     report: Place = None
+    cluster: ClusterConfig | None = None
 
 
 # --- what a study tells and gives ----------------------------------------------------------------
@@ -118,6 +147,25 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Left:
+    """What a study lacks before its results can be put together: models with missing parts, and groups of comparisons."""
+
+    models: tuple[Pending, ...] = ()
+    groups: int = 0
+    of: int = 0
+    shares: tuple[int, ...] = ()  # by whom what is missing is to be made, counted from 1
+
+    def __bool__(self) -> bool:
+        return bool(self.models or self.groups)
+
+    def __str__(self) -> str:
+        if self.models:
+            told = [f"{m.missing} of {m.parts} of model {m.name}" for m in self.models]
+            return f"parts of extraction are missing: {named(told)}"
+        return f"{self.groups} of {counted(self.of, 'group')} of comparisons {'is' if self.groups == 1 else 'are'} missing"
+
+
+@dataclass(frozen=True)
 class Study(ABC):
     """A validated study: the file, and what it says; `is_mock` if models and data are stand-ins."""
 
@@ -130,6 +178,7 @@ class Study(ABC):
     folder: Path | Url = field(init=False)  # of everything of this study that the file does not place elsewhere
     results: Path | Url = field(init=False)
     report: Path | Url = field(init=False)
+    cluster: ClusterConfig | None = field(init=False)
 
     def __post_init__(self) -> None:
         base, config = self.path.parent, self.config
@@ -137,7 +186,7 @@ class Study(ABC):
         own = runs / config.name
         found = {"runs": runs, "folder": own, "results": own / "results", "report": own / "report.html"}
         found |= {what: place_of(given, base) for what in ("results", "report") if (given := getattr(config, what)) is not None}
-        vars(self).update(name=config.name, base=base, **found)
+        vars(self).update(name=config.name, base=base, cluster=config.cluster, **found)
 
     @property
     def mock_folder(self) -> Path:
@@ -184,6 +233,22 @@ class Study(ABC):
     @abstractmethod
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
         """Run the study. A killed run resumes where it stopped. `on_plan` receives the plan before the work starts."""
+
+    def share(
+        self, share: Share, *, compare: bool = True, executor: Executor | None = None, progress: Progress = silent,  # noqa: ARG002
+        on_plan: OnPlan = None,  # noqa: ARG002
+    ) -> Left:  # fmt: skip
+        """Do one share of the work, wait for nothing, and say what is missing then.
+
+        A share is of the parts of extraction first. When no part of any share is missing it is one of the comparisons, unless
+        these are not wanted. RepalignError for a study whose work cannot be shared out.
+        """
+        raise RepalignError(f"{self.path}: this kind of study has no work to share out", remedy="leave out --part")
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the executor of `run` has anything to do."""
+        return False
 
     @abstractmethod
     def mock(self, progress: Progress = silent) -> Study:

@@ -61,10 +61,14 @@ class ExperimentStudy(Study):
         return Plan((f"{self.config.experiment}: {what}", self.experiment.needs, f"tables, figure and page in {self.folder}"))
 
     def run(self, *, progress: Progress = silent, executor: Executor | None = None, on_plan: OnPlan = None) -> Outcome:
-        del executor  # one process does it
         if on_plan is not None:
             on_plan(self.plan())
-        return self.write(self.experiment.run(**self.given, progress=progress))
+        at = {"progress": progress, **({"executor": executor} if self.has_workers else {})}
+        return self.write(self.experiment.run(**self.given, **at))
+
+    @property
+    def has_workers(self) -> bool:
+        return self.experiment.has_workers
 
     def write(self, found: Found) -> Outcome:
         """Write what was found: tables as CSV, the figure, the page, and a record of what was asked."""

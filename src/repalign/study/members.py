@@ -15,11 +15,12 @@ from repalign.errors import RepalignError
 from repalign.features import join
 from repalign.files import Url
 from repalign.representation import Representation, break_pairs, mean_of, sample_rows
-from repalign.sources import ModelEntry, Skipped, extract, parse_spec
+from repalign.sources import ModelEntry, Pending, Skipped, extract, parse_spec
 from repalign.sources.array import as_read, rows_of
 from repalign.study.config import CompetenceConfig, ExtractConfig
 from repalign.study.load import Variant
 from repalign.text import Progress, silent
+from repalign.workers import Share
 
 if TYPE_CHECKING:
     from repalign.competence import Score
@@ -90,6 +91,7 @@ class Inputs:
     def members(self, variant: Variant) -> Members:
         """What a variant compares: extracted, averaged over captions, sampled, and with its pairs broken."""
         config, skipped = variant.config, {}
+        self.gather([variant])
         sides = [self._side(variant, side, skipped) for side in self.captioned(variant)]
         x, y = sides[0], sides[1] if len(sides) == 2 else None
         if not x or y == [] or (y is None and len(x) < 2):
@@ -109,16 +111,32 @@ class Inputs:
             warnings.append(f"{config.broken_pairs.share:.4g} of the pairs are broken on purpose")
         return Members(x, y, [*x, *(y or ())], skipped, warnings)
 
+    def gather(self, variants: Sequence[Variant], share: Share | None = None) -> list[Pending]:
+        """Extract every model of all variants, or a share of that; what still lacks parts is given."""
+        wanted: dict[str, tuple[Variant, dict[str, ModelEntry]]] = {}
+        for variant in variants:
+            about = self._about(variant)
+            entries = {f"{about} {e!r}": e for side in self.captioned(variant) for several in side for e in several}
+            new = {key: e for key, e in entries.items() if key not in self._found}
+            wanted.setdefault(about, (variant, {}))[1].update(new)
+        for variant, new in wanted.values():
+            how = variant.config.extract.model_dump(exclude_unset=True)
+            made = extract(
+                self.dataset(variant), list(new.values()), self.store, executor=self.executor, share=share,
+                progress=self.progress, **how,
+            )  # fmt: skip
+            for (key, entry), one in zip(new.items(), made, strict=True):
+                is_scored = self.competence is not None and not isinstance(one, (Skipped, Pending))
+                self._found[key] = self.competence.scored(entry, one) if is_scored else one
+        return [one for one in self._found.values() if isinstance(one, Pending)]
+
+    def _about(self, variant: Variant) -> str:
+        """The stimuli that models of a variant see, and how they are run."""
+        return f"{self.dataset(variant).fingerprint} {variant.config.extract.model_dump_json()}"
+
     def _side(self, variant: Variant, side: list[list[ModelEntry]], skipped: dict[str, str]) -> list[Representation]:
         """The models of a side, each averaged over its captions; those that are not available go to `skipped`."""
-        dataset, options = self.dataset(variant), variant.config.extract
-        about, how = f"{dataset.fingerprint} {options.model_dump_json()}", options.model_dump(exclude_unset=True)
-        new = {f"{about} {e!r}": e for several in side for e in several if f"{about} {e!r}" not in self._found}
-        made = extract(dataset, list(new.values()), self.store, executor=self.executor, progress=self.progress, **how)
-        for (key, entry), one in zip(new.items(), made, strict=True):
-            is_scored = self.competence is not None and not isinstance(one, Skipped)
-            self._found[key] = self.competence.scored(entry, one) if is_scored else one
-        out = []
+        about, out = self._about(variant), []
         for several in side:
             parts = [self._found[f"{about} {e!r}"] for e in several]
             missing = next((p for p in parts if isinstance(p, Skipped)), None)
