@@ -21,6 +21,7 @@ from repalign.experiments.stitch import stitch
 from repalign.experiments.superposition import superposition
 from repalign.experiments.track import track
 from repalign.experiments.translate import translate
+from repalign.experiments.unpaired import unpaired
 
 EXPERIMENTS: dict[str, Experiment] = {
     "brain": Experiment(
@@ -82,6 +83,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "translate": Experiment(
         translate, "How many pairs join two models", "repalign translate image.npy text.npy --out translate",
         "two maps for each number of pairs and draw: about a minute at n = 500",
+    ),
+    "unpaired": Experiment(
+        unpaired, "Joined without pairs?", "repalign unpaired old.npy new_of_other_texts.npy --adapter adapter.safetensors",
+        "60 clusterings of up to 10,000 vectors of each model: some ten seconds at n = 2,000",
     ),
 }  # fmt: skip
 
