@@ -31,6 +31,7 @@ from repalign.comparison.tiles import Cache, Scored, Tile
 from repalign.errors import RepalignError
 from repalign.measures.measure import Bilinear, Measure
 from repalign.measures.numerics.precision import full_precision
+from repalign.null import BOUND
 from repalign.representation import DEFAULT_MEMORY
 from repalign.text import Progress, duration, silent, size
 
@@ -39,7 +40,6 @@ from repalign.text import Progress, duration, silent, size
 ABOVE = {"streamed": 8_192, "closed": 20_000, "anchored": 200_000}
 ANCHORS = 2_000
 KERNELS, FEATURE_SPACE = "dense", "feature space"  # the two methods of linear CKA
-BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
 
 
 class Way:
@@ -91,7 +91,7 @@ class Streamed(Way):
             return nulls.Calibration.of(score, mean, std, p, mean + std * math.sqrt(1 / level - 1), measure.s_max)
 
         # The largest of m scores of mean 0 and variance 1 has a mean of at most sqrt(m - 1), whatever their joint law.
-        return _by_bounds(tile, at, lambda m: mean + std * math.sqrt(m - 1)), {"method": found.method}
+        return _by_bounds(tile, at, lambda m, i, j: mean[i, j] + std[i, j] * math.sqrt(m - 1)), {"method": found.method}
 
 
 class Closed(Way):
@@ -110,26 +110,10 @@ class Closed(Way):
 
     def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
         measure: Any = tile.measure
-        null: Any = tile.settings.null
-        a, b = (cache.get(r, measure, tile.settings) for r in (tile.x, tile.y))
-        observed, law = measure.closeness_all(a.states, b.states).numpy(), null.law(measure, a, b)
-
-        def at(level: float) -> nulls.Calibration:
-            cells = nulls.calibrate_by_moments(observed, *law[:-1], alpha=level, s_max=measure.s_max)
-            reach = np.minimum(math.sqrt(1 / level - 1), ((law.kurtosis + 3) / level) ** 0.25)  # where `bound` is the level
-            p = np.where(law.trusted, cells.pvalue, nulls.bound(law, cells.z))
-            tau = np.where(law.trusted, cells.threshold, law.mean + law.sd * reach)
-            return nulls.Calibration.of(observed, cells.null_mean, cells.null_std, p, tau, measure.s_max)
-
-        def most(m: int) -> np.ndarray:
-            """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, as if streamed."""
-            levels = (np.arange(32) + 0.5) / 32 / m
-            upper = law.mean if m == 1 else np.mean([at(level).threshold for level in levels], axis=0)
-            return np.where(law.trusted, upper, law.mean + law.sd * math.sqrt(m - 1))
-
-        bounded = "" if law.trusted.all() else ", a bound where their law is a mixture"
-        method = f"mutual k-NN, all n = {a.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{bounded}"
-        return _by_bounds(tile, at, most, np.where(law.trusted, null.name, BOUND)), {"method": method}
+        judged = super().judge(tile, cache, progress)[0]
+        bounded = ", a bound where their law is a mixture" if (judged.cells_by == BOUND).any() else ""
+        method = f"mutual k-NN, all n = {tile.x.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{bounded}"
+        return judged, {"method": method}
 
 
 class Anchored(Way):
@@ -164,7 +148,7 @@ class Anchored(Way):
             if f.low == f.low
         ]
         # No score is negative: the largest of m is at most their sum.
-        return _by_bounds(tile, at, lambda m: np.minimum(1.0, m * chance)), {"method": found[0][0].method, "intervals": ends}
+        return _by_bounds(tile, at, lambda m, i, j: min(1.0, m * chance[i, j])), {"method": found[0][0].method, "intervals": ends}
 
 
 DENSE = Way()
@@ -186,7 +170,7 @@ def way_of(
     open_ = [name for name, above in reversed(ABOVE.items()) if n > above] if free else []
     way = next((WAYS[name] for name in open_ if WAYS[name].suits(measure, plain, nulls.Search.parse(search))), DENSE)
     if way.closed:
-        return way, nulls.Moments(nulls.Permutations(1, null.seed))  # its sampler is not asked
+        return way, nulls.Closed(nulls.Permutations(1, null.seed), bounded=True)  # its sampler is not asked
     return way, null.resolve(measure, n, spectra=n <= ABOVE["streamed"])
 
 
@@ -204,34 +188,9 @@ def check_memory(
 
 
 def _by_bounds(
-    tile: Tile, at: Callable[[float], nulls.Calibration], most: Callable[[int], np.ndarray], by: np.ndarray | None = None
-) -> nulls.Judgement:
-    """The cells of a tile and the search over them, where nothing is drawn.
-
-    at(level) : what chance says of every cell, with its threshold at this level.
-    most(m) : the most that the largest of m scores such as this cell's can be on average by chance.
-    by : what judged each cell, a bound if not given.
-
-    p and threshold of the search over m cells come from its best cell at level alpha / m, which holds whatever the dependence.
-    Its chance level is `most`, the chance level of the search as with draws, and not the lower one of the cell. z counts from
-    there in the spread of the cell.
-    """
-    search, alpha = nulls.Search.parse(tile.settings.search), tile.settings.alpha
-    if search.aggregate != "max":
-        raise RepalignError(f"the layer search {search} needs draws", expected="a maximum for streamed measures", got=str(search))
-    cells = at(alpha)
-    by = np.full(cells.statistic.shape, BOUND, dtype=object) if by is None else by
-    m, height = cells.statistic.size, cells.statistic if search.scale == "raw" or np.isnan(cells.z).all() else cells.z
-    i, j, whole = -1, -1, nulls.Calibration.of(np.nan)
-    if not np.isnan(height).all():
-        i, j = (int(v) for v in np.unravel_index(np.nanargmax(height), height.shape))
-        score, std, strict, mean = cells.statistic[i, j], cells.null_std[i, j], at(alpha / m), most(m)[i, j]
-        whole = nulls.Calibration(
-            statistic=score, null_mean=mean, null_std=std, z=(score - mean) / std if std > 0 else math.nan,
-            pvalue=np.minimum(1.0, m * cells.pvalue[i, j]), threshold=strict.threshold[i, j], calibrated=strict.calibrated[i, j],
-        )  # fmt: skip
-    found = nulls.Found(i, j, whole, np.empty(0), np.minimum(1.0, m * cells.pvalue))
-    return nulls.Judgement(cells, by, found, search, str(by[i, j]), 0)
+    tile: Tile, at: Callable[[float], nulls.Calibration], most: Callable[[int, int, int], float]
+) -> nulls.Judgement:  # fmt: skip
+    return nulls.by_bounds(tile.measure, at, most, nulls.Search.parse(tile.settings.search), tile.settings.alpha)[0]
 
 
 @dataclass(frozen=True, eq=False)

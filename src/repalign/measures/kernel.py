@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -44,10 +45,11 @@ from repalign.measures.numerics.precision import (
     gram,
     layer_of,
     scaled,
+    sharing,
     u_centre,
     unit_of,
 )
-from repalign.measures.numerics.search import embed, nearest
+from repalign.measures.numerics.search import Space, embed, nearest
 
 ESTIMATORS = ("debiased", "biased")
 UNBIASED = ("debiased", "unbiased")
@@ -282,11 +284,16 @@ class _OfMaskedKernels(Local):
         common = frozenset({"orthogonal", "isotropic_scale", "permutation"})
         return common | {"row_scale"} if self.similarity == "cosine" else common
 
+    def _entries(self, x: Given, include_self: bool) -> tuple[Space, Tensor, Tensor]:
+        """The space, its neighbour lists (n, k), and the kernel there: of features all from one product."""
+        with sharing(x) if isinstance(x, Tensor) else nullcontext():
+            embedded = embed(x, self.similarity)
+            lists = nearest(embedded, self.k, include_self=include_self)
+            return embedded, lists, embedded.products_at(lists, self.centre)
+
     def prepare(self, x: Given) -> Neighbors:
         """The kernel (n, k) at unit norm; norm 0 if all rows are alike."""
-        embedded = embed(x, self.similarity)
-        lists = nearest(embedded, self.k, include_self=self.k == len(x))
-        values = embedded.products_at(lists, self.centre)
+        embedded, lists, values = self._entries(x, self.k == len(x))
         norm = 0.0 if embedded.is_constant else float(torch.linalg.vector_norm(values))
         return GraphRelation(lists, values / norm if norm > 0 else values, norm=norm)
 
@@ -393,9 +400,7 @@ class CKNNAReference(_OfMaskedKernels):
         return super().invariances - (frozenset() if scale_free else {"isotropic_scale"})
 
     def prepare(self, x: Given) -> Neighbors:
-        embedded = embed(x, self.similarity)
-        lists = nearest(embedded, self.k, include_self=self.estimator == "biased" or self.k == len(x))
-        values = embedded.products_at(lists, self.centre)
+        embedded, lists, values = self._entries(x, self.estimator == "biased" or self.k == len(x))
         self_term = self._hsic(Neighbors(lists, values), Neighbors(lists, values))
         if embedded.is_constant or not self_term > 0:
             return Neighbors(lists, values, 0.0)

@@ -22,6 +22,7 @@ from repalign.measures.numerics.precision import (
     centred,
     full_precision,
     gram,
+    layer_of,
     scaled,
     sum_of_unit_rows,
     unit_rows,
@@ -241,6 +242,9 @@ class ParticipationRatioDifference(_Difference):
     unchanged_by: ClassVar[frozenset[str]] = ISOMETRIES_AND_SCALE
 
     def statistic(self, x: Tensor) -> float:
+        if (layer := layer_of(x)).shared:  # products that others may ask for, too
+            square, own = layer.products.gram, layer.products.gram.diagonal().double().sum()
+            return float(own) ** 2 / float(torch.linalg.vector_norm(square, dim=1).double().square().sum()) if own > 0 else math.nan
         rows = centred(x).rows
         with full_precision():
             products = rows.T @ rows if rows.shape[1] < rows.shape[0] else gram(rows)

@@ -18,15 +18,25 @@ from repalign.null.calibration import *  # noqa: F403  (p-values, thresholds, ma
 from repalign.null.calibration import __all__ as _calibration
 from repalign.null.cyclic import Cyclic
 from repalign.null.groups import SHUFFLES, Groups
-from repalign.null.moments import CYCLIC_MIN_N, MOMENTS_MAX_SKEWNESS, MOMENTS_MIN_N, Auto, Law, Moments, bound
+from repalign.null.moments import (
+    BOUND,
+    CYCLIC_MIN_N,
+    MOMENTS_MAX_SKEWNESS,
+    MOMENTS_MIN_N,
+    Auto,
+    Closed,
+    Law,
+    Moments,
+    by_bounds,
+)
 from repalign.null.null import *  # noqa: F403  (a null, and the search over layers)
 from repalign.null.null import Null, Unpaired
 from repalign.null.null import __all__ as _null
 from repalign.null.permutation import Aristotelian, Permutations, permuted_scores, published
 
 __all__ = [
-    "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "SHUFFLES", "Groups", "Law", "Moments", "bound",
-    "make_null", "permuted_scores", "published", *_calibration, *_null,
+    "BOUND", "CYCLIC_MIN_N", "MEANINGS", "MOMENTS_MAX_SKEWNESS", "MOMENTS_MIN_N", "NULLS", "SHUFFLES", "Closed", "Groups", "Law",
+    "Moments", "by_bounds", "make_null", "permuted_scores", "published", *_calibration, *_null,
 ]  # fmt: skip
 
 # The nulls that are chosen by name. A new one is a class and its place here; help, report and tests follow.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,15 @@ class Calibration:
         found = {"null_mean": null_mean, "null_std": null_std, "z": z, "pvalue": pvalue, "threshold": threshold}
         undefined, found = np.isnan(statistic), {"statistic": statistic, **found, "calibrated": calibrated}
         return cls(**{name: np.where(undefined, np.nan, np.asarray(v, float)) for name, v in found.items()})
+
+
+    def at(self, where: Any) -> Calibration:
+        """That of some of the scores, by an index of numpy."""
+        return Calibration(**{name: values[where] for name, values in vars(self).items()})
+
+    def in_direction_of(self, measure: Any) -> Calibration:
+        """What was said of closeness in the measure's own direction, or back again."""
+        return replace(self, **{name: measure.closeness(getattr(self, name)) for name in ("statistic", "null_mean", "threshold")})
 
 
 def snap_ties(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -125,7 +135,7 @@ def calibrate(observed: Array, draws: np.ndarray, *, alpha: float = 0.05, s_max:
 def calibrate_by_moments(
     observed: np.ndarray, mean: np.ndarray, std: np.ndarray, skewness: np.ndarray, kurtosis: np.ndarray | None = None,
     rest: np.ndarray | None = None, kept: tuple[np.ndarray, np.ndarray] | None = None, step: np.ndarray | float = 0.0, *,
-    alpha: float = 0.05, s_max: float = 1.0,
+    alpha: Array = 0.05, s_max: float = 1.0,
 ) -> Calibration:  # fmt: skip
     """The same from the moments of the null, by the Pearson type III law (a shifted gamma).
 
@@ -153,8 +163,8 @@ def calibrate_by_moments(
     tail = np.maximum(tail, np.finfo(float).tiny)
     tail = np.maximum(tail, np.minimum(1.0, rest / np.where(z > 0, z, np.inf) ** 4))
     least = quantile(1 - alpha)
-    if alpha < SMALL_P:
-        least = np.maximum(least, (shift + np.where(spreads > 0, spreads, 1.0) * least).max(axis=0, initial=-np.inf))
+    by_all = np.maximum(least, (shift + np.where(spreads > 0, spreads, 1.0) * least).max(axis=0, initial=-np.inf))
+    least = np.where(alpha < SMALL_P, by_all, least)
     tau = centre + std * np.maximum(least, (rest / alpha) ** 0.25)
     # At the threshold itself rounding must not part the p-value from the gate.
     p = np.where(observed > tau, np.minimum(tail, alpha), np.maximum(tail, np.nextafter(alpha, 1)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +16,19 @@ from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, cal
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Joint, Judgement, Null, Prepared, Scored, Streams, Unpaired, must_be_bilinear
+from repalign.null.null import (
+    ONE_SIDE,
+    Found,
+    Joint,
+    Judgement,
+    Null,
+    Prepared,
+    Scored,
+    Search,
+    Streams,
+    Unpaired,
+    must_be_bilinear,
+)
 from repalign.null.permutation import Permutations
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
@@ -70,7 +83,12 @@ class Moments(Null):
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")  # the door: without its sums there is no law
-        prepared = self.sampler.prepare(measure, states)
+        return self._with_law(self.sampler.prepare(measure, states), states)
+
+    @staticmethod
+    def _with_law(prepared: Prepared, states: Sequence[State] | None = None) -> Prepared:
+        """The sums of every layer that the law of its scores is made of."""
+        states = prepared.states if states is None else states
         roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
         of_layers = [zip(*(sums_and_leverage(s) for s in role), strict=True) for role in roles]
         prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
@@ -122,10 +140,122 @@ class Moments(Null):
         return cells, np.where(poor, self.sampler.name, self.name)
 
 
-def bound(law: Law, z: np.ndarray) -> np.ndarray:
+BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
+
+
+@dataclass(frozen=True)
+class Closed(Moments):
+    """Closed-form moments for every cell, and a bound for the search over layers: nothing is drawn where the law is known.
+
+    p of the search is that of its best cell times the number of cells, which holds whatever their dependence, and knows no
+    smallest value as that of n draws does.
+
+    bounded : where the law of a cell is not known, it is judged by a bound that holds for every law, and not by draws.
+    """
+
+    bounded: bool = False
+
+    def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
+        """What the draws need is not there before they are asked for."""
+        must_be_bilinear(measure, "closed-form moments do not apply")
+        return self._with_law(Prepared(states))
+
+    def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
+        by = self.sampler
+        return by.scored(measure, by.prepare(measure, a.states), by.prepare(measure, b.states), streams)
+
+    def judge_each(
+        self, measure: Measure, a: Prepared, b: Prepared, columns: Sequence[slice], *, how: Search | str = "studentised",
+        alpha: float = 0.05, streams: Streams = ONE_SIDE,
+    ) -> list[Judgement]:  # fmt: skip
+        law, observed = self.law(measure, a, b), measure.closeness_all(a.states, b.states).numpy()
+        poor = ~law.trusted & ~np.isnan(observed)
+        drawn = None
+        if poor.any() and not self.bounded:
+            drawn = np.full((self.sampler.count(a.n), *observed.shape), np.nan)
+            for some in columns:  # of few layers, where few need it
+                rows, others = (np.flatnonzero(poor[:, some].any(axis=k)) for k in (1, 0))
+                if len(rows):
+                    others = np.arange(observed.shape[1])[some][others]
+                    mine = Prepared([a.states[i] for i in rows]), Prepared([b.states[j] for j in others])
+                    drawn[:, rows[:, None], others] = self.scored(measure, *mine, streams)[1]
+
+        def at(level: Any, i: slice = slice(None), j: slice = slice(None)) -> Calibration:
+            """What chance says of cells; several levels stand in the place of one cell."""
+            kept = None if law.kept is None else InPlace(*(v[:, i, j] for v in law.kept))
+            of_law = (*(v[i, j] for v in law[:5]), kept, law.step[i, j])
+            cells = calibrate_by_moments(observed[i, j], *of_law, alpha=level, s_max=measure.s_max)
+            lost = poor[i, j]
+            if not lost.any():
+                return cells
+            if drawn is None:
+                reach = np.minimum(np.sqrt(1 / level - 1), ((law.kurtosis[i, j] + 3) / level) ** 0.25)  # where `bound` is the level
+                p = np.where(lost, bound(law.kurtosis[i, j], cells.z), cells.pvalue)
+                tau = np.where(lost, law.mean[i, j] + law.sd[i, j] * reach, cells.threshold)
+                return Calibration.of(observed[i, j], cells.null_mean, cells.null_std, p, tau, measure.s_max)
+            found = calibrate(observed[i, j][lost], drawn[:, i, j][:, lost], alpha=level, s_max=measure.s_max)
+            for name, values in vars(found).items():
+                getattr(cells, name)[lost] = values
+            return cells
+
+        def most(m: int, i: int, j: int) -> float:
+            """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, of any law."""
+            if m == 1:
+                return float(law.mean[i, j])
+            if not poor[i, j]:
+                levels = (np.arange(32) + 0.5) / 32 / m
+                return float(np.mean(at(levels, slice(i, i + 1), slice(j, j + 1)).threshold))
+            if drawn is None:
+                return float(law.mean[i, j] + law.sd[i, j] * math.sqrt(m - 1))
+            upper = np.sort(drawn[:, i, j])[-math.ceil(len(drawn) / m) :]
+            return float(upper.mean())
+
+        by = np.where(poor, BOUND if drawn is None else self.sampler.name, self.name)
+        return by_bounds(measure, at, most, Search.parse(how), alpha, by, columns)
+
+
+def by_bounds(
+    measure: Measure, at: Callable[[float], Calibration], most: Callable[[int, int, int], float], search: Search, alpha: float,
+    by: np.ndarray | None = None, columns: Sequence[slice] = (slice(None),),
+) -> list[Judgement]:  # fmt: skip
+    """The cells of two models and the search over them, by bounds and not by draws; of each of several models, as `judge_each`.
+
+    at(level) : what chance says of the closeness of every cell, with its threshold at this level.
+    most(m, i, j) : the most that the largest of m scores such as that of cell (i, j) can be on average by chance.
+    by : what judged each cell, a bound if not given.
+
+    p and threshold of the search over m cells come from its best cell at level alpha / m, which holds whatever the dependence.
+    Its chance level is `most`, the chance level of the search as with draws, and not the lower one of the cell. z counts from
+    there in the spread of the cell.
+    """
+    if search.aggregate != "max":
+        raise RepalignError(f"the layer search {search} needs draws", expected="a maximum for streamed measures", got=str(search))
+    cells = at(alpha)
+    by = np.full(cells.statistic.shape, BOUND, dtype=object) if by is None else by
+    strict: dict[int, Calibration] = {}
+    out = []
+    for some in columns:
+        mine, first = cells.at((slice(None), some)), np.arange(cells.statistic.shape[1])[some][0]
+        m = mine.statistic.size
+        height = mine.statistic if search.scale == "raw" or np.isnan(mine.z).all() else mine.z
+        i, j, whole = -1, -1, Calibration.of(np.nan)
+        if not np.isnan(height).all():
+            i, j = (int(v) for v in np.unravel_index(np.nanargmax(height), height.shape))
+            strict.setdefault(m, at(alpha / m))
+            score, std, best, mean = mine.statistic[i, j], mine.null_std[i, j], strict[m].at((i, first + j)), most(m, i, first + j)
+            whole = Calibration(
+                statistic=score, null_mean=np.float64(mean), null_std=std, z=(score - mean) / std if std > 0 else np.float64(np.nan),
+                pvalue=np.minimum(1.0, m * mine.pvalue[i, j]), threshold=best.threshold, calibrated=best.calibrated,
+            )  # fmt: skip
+        found = Found(i, j, whole.in_direction_of(measure), np.empty(0), np.minimum(1.0, m * mine.pvalue))
+        out.append(Judgement(mine.in_direction_of(measure), by[:, some], found, search, str(by[:, some][i, j]), 0))
+    return out
+
+
+def bound(kurtosis: np.ndarray, z: np.ndarray) -> np.ndarray:
     """An upper bound of p that holds for every law with these moments: Cantelli's, or Markov's of the fourth."""
     above = np.where(z > 0, z, np.nan)
-    least = np.minimum(1 / (1 + above**2), np.minimum(1.0, (law.kurtosis + 3) / above**4))
+    least = np.minimum(1 / (1 + above**2), np.minimum(1.0, (kurtosis + 3) / above**4))
     return np.where(z > 0, least, np.where(np.isnan(z), np.nan, 1.0))
 
 

@@ -278,15 +278,23 @@ class Null(ABC):
         streams: Streams = ONE_SIDE,
     ) -> Judgement:  # fmt: skip
         """Hold all cells (la, lb) of two models and the search over them against chance."""
+        return self.judge_each(measure, a, b, [slice(None)], how=how, alpha=alpha, streams=streams)[0]
+
+    def judge_each(
+        self, measure: Measure, a: Prepared, b: Prepared, columns: Sequence[slice], *, how: Search | str = "studentised",
+        alpha: float = 0.05, streams: Streams = ONE_SIDE,
+    ) -> list[Judgement]:  # fmt: skip
+        """As `judge`, where `b` has the layers of several models, one after another: of each its own search, over its columns."""
         search, by = Search.parse(how), self.sampler or self
         observed, draws = by.scored(measure, a, b, streams)
         cells, cells_by = self.judge_cells(measure, a, b, observed, draws, alpha)
-        found = self.judge_search(measure, observed, draws, search, alpha)
-        cells, whole = (  # told in the measure's own direction
-            replace(c, **{name: measure.closeness(getattr(c, name)) for name in ("statistic", "null_mean", "threshold")})
-            for c in (cells, found.calibration)
-        )
-        return Judgement(cells, cells_by, replace(found, calibration=whole), search, by.name, len(draws))
+        out = []
+        for some in columns:
+            found = self.judge_search(measure, observed[:, some], draws[:, :, some], search, alpha)
+            whole = replace(found, calibration=found.calibration.in_direction_of(measure))
+            within = cells.at((slice(None), some)).in_direction_of(measure)
+            out.append(Judgement(within, cells_by[:, some], whole, search, by.name, len(draws)))
+        return out
 
     def judge_cells(
         self, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, draws: np.ndarray, alpha: float  # noqa: ARG002

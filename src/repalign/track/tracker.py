@@ -8,10 +8,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +21,8 @@ import repalign.null as nulls
 from repalign.errors import RepalignError, choose
 from repalign.files import cannot_write, read_bytes, write_file
 from repalign.layers import as_features
-from repalign.measures import Measure, parse_measure, participation_ratio
-from repalign.measures.numerics.precision import sharing
+from repalign.measures import Measure, ParticipationRatioDifference, parse_measure
+from repalign.measures.numerics.precision import gram, sharing
 from repalign.track.panel import Panel
 from repalign.track.processes import is_first, together
 from repalign.track.reading import ALL, Forward, arranged, read, refuse_infinite, undisturbed, without_autocast
@@ -51,12 +53,25 @@ def rankme(x: Any) -> float:
     2.0
     """
     x = as_features(x).double()
-    squares = torch.linalg.eigvalsh(x.T @ x if x.shape[1] <= len(x) else x @ x.T).clamp_min(0)
-    s = squares.sqrt()
+    square = gram(x.T if x.shape[1] <= len(x) else x)
+    s = (_eigenvalues(square) if square.device.type == "cpu" else torch.linalg.eigvalsh(square)).clamp_min(0).sqrt()
     if not (total := float(s.sum())) > 0:
         return math.nan
     p = s / total + 1e-7
     return float(torch.exp(-(p * p.log()).sum()))
+
+
+def _eigenvalues(square: Tensor) -> Tensor:
+    """Those of a symmetric matrix on the CPU, in two thirds of the time that torch takes."""
+    from scipy.linalg import eigh
+
+    return torch.from_numpy(eigh(square.numpy(), eigvals_only=True, driver="ev", overwrite_a=True, check_finite=False))
+
+
+def _null(measure: Measure, n: int, seed: int) -> nulls.Null:
+    """That of `auto`; where it has closed forms, these alone judge: what n draws tell cannot be less than 1 / n."""
+    null = nulls.Auto(seed=seed).resolve(measure, n)
+    return nulls.Closed(null.sampler) if isinstance(null, nulls.Moments) else null
 
 
 class Tracker:
@@ -100,15 +115,15 @@ class Tracker:
         self.called = {m: name if names.count(name) == 1 else repr(m) for m, name in zip(self.measures, names, strict=True)}
         for measure in self.measures:
             measure.check(panel.n, "the panel")
-        self.nulls = {m: nulls.Auto(seed=seed).resolve(m, panel.n) for m in self.measures}
+        self.nulls = {m: _null(m, panel.n, seed) for m in self.measures}
         self.fixed = fixed
         self.chosen: dict[tuple[str, str], tuple[str, str]] = {}  # (reference, measure) -> its fixed layers
         self.rows: list[Row] = []
         self.sinks: list[Callable[[dict[str, float], int], Any]] = []
-        self._references: dict[str, dict[Measure, nulls.Prepared]] = {}
+        ends = np.cumsum([0, *map(len, panel.references.values())]).tolist()
+        self._columns = [slice(*both) for both in pairwise(ends)]  # of each reference: its layers among those of all
         with torch.no_grad(), without_autocast():
-            for name, some in panel.references.items():
-                self._references[name] = self._prepared(some.values())
+            self._references = self._prepared(x for layers in panel.references.values() for x in layers.values())[0]
         self.file, self.is_torn = None if file is None else Path(file), False
         if self.file is not None:
             choose("format", self.file.suffix.lower(), FORMATS, f"{self.file.name}: a table of unknown format")
@@ -201,27 +216,31 @@ class Tracker:
         with without_autocast(torch.device(self.device).type):
             layers = {name: x.to(self.device) for name, x in arranged(ids, layers, self.panel.ids).items()}
             refuse_infinite(layers, self.panel.ids, step)
-            live = self._prepared(layers.values())
-            spectra = {name: {"rankme": rankme(x), "participation": participation_ratio(x)} for name, x in layers.items()}
+            live, participations = self._prepared(layers.values())
+            spectra = {
+                name: {"rankme": rankme(x), "participation": some} for (name, x), some in zip(layers.items(), participations, strict=True)
+            }
+            judged = [self.nulls[m].judge_each(m, live[m], self._references[m], self._columns) for m in self.measures]
             rows: list[Row] = []
-            for reference, prepared in self._references.items():
-                for measure in self.measures:
-                    judged = self.nulls[measure].judge(measure, live[measure], prepared[measure])
-                    rows += self._rows_of(judged, list(layers), reference, measure)
+            for reference, by_measure in zip(self.panel.references, zip(*judged, strict=True), strict=True):
+                for measure, one in zip(self.measures, by_measure, strict=True):
+                    rows += self._rows_of(one, list(layers), reference, measure)
         same = {"step": step, "n": self.panel.n, "loss": math.nan if loss is None else float(loss),
                 "seconds": time.perf_counter() - start, "panel": self.panel.digest[:12]}  # fmt: skip
         none = {"rankme": math.nan, "participation": math.nan}
         return [{name: {**row, **spectra.get(row["layer"], none), **same}[name] for name in COLUMNS} for row in rows]
 
-    def _prepared(self, layers: Any) -> dict[Measure, nulls.Prepared]:
-        """The states of all layers for all measures, once."""
+    def _prepared(self, layers: Iterable[Tensor]) -> tuple[dict[Measure, nulls.Prepared], list[float]]:
+        """The states of all layers for all measures, once; and the participation ratio of each, from the same products."""
         states: dict[Measure, list[Any]] = {m: [] for m in self.measures}
+        participations = []
         for x in layers:
             x = as_features(x).to(self.device)
             with sharing(x):
                 for measure, some in states.items():
                     some.append(measure.prepare(x))
-        return {m: self.nulls[m].prepare(m, some) for m, some in states.items()}
+                participations.append(ParticipationRatioDifference().statistic(x))
+        return {m: self.nulls[m].prepare(m, some) for m, some in states.items()}, participations
 
     def _rows_of(self, judged: nulls.Judgement, layers: list[str], reference: str, measure: Measure) -> list[Row]:
         """The rows of the search, of the fixed layer, and of every pair of layers."""

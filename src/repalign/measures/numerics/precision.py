@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -408,6 +408,10 @@ class Cosines(NamedTuple):
     resolution: Tensor
 
 
+# Deviations are not lost beside a common direction as long as they are this share of the squares.
+_DEVIATES = 1e-6
+
+
 # A layer is narrow if it has this many more rows than columns: what needs a cube of n is then sooner done from its rows.
 NARROW = 3
 
@@ -428,6 +432,7 @@ class Layer:
 
     x: Tensor
     shared: bool = False
+    lists: dict[Hashable, Tensor] = field(default_factory=dict)  # neighbours (n, k) that were found, by how; kept if shared
 
     @cached_property
     def products(self) -> Products:
@@ -451,17 +456,10 @@ class Layer:
         With x_i = c_i + m, x_i . x_j = c_i . c_j + c_i . m + c_j . m + |m|^2. Rounding is that of the centred products,
         which are small where a common direction dominates, so that few digits are lost to it.
         """
-        kernel, dtype = self.products.gram, self.x.dtype
-        along, square = self.products.along_mean, self.products.mean_square
-        deviation = kernel.diagonal().to(torch.float64).sqrt()
-        if center:
-            along, square = torch.zeros_like(deviation), 0.0
-        squared = deviation**2 + 2 * along + square
-        parts = deviation + square**0.5
-        smallest = torch.finfo(dtype).tiny ** 0.5
-        in_range = (squared > smallest) & (squared < 1 / smallest)
-        if not bool((in_range & (squared >= (_CANCELLATION * parts) ** 2)).all()):
+        found, dtype = self._lengths(center), self.x.dtype
+        if found is None:
             return None
+        deviation, along, square, squared, parts = found
         inverse = squared.rsqrt()
         of_row, of_column, scale = (v.to(dtype) for v in (along + square, along, inverse))
         values = self.gram
@@ -474,14 +472,56 @@ class Layer:
         resolution = unit_resolution(self.x.shape[1], dtype) * of_products * of_products.max()
         return Cosines(values, resolution + 8 * torch.finfo(dtype).eps * of_sums * of_sums.max())
 
+    def cosines_at(self, lists: Tensor, centre: str) -> Tensor | None:
+        """Cosines of the rows i at the entries j of `lists` (n, k), in float64; None where that would cost digits.
+
+        centre : "nothing", or the means over j of all cosines that are taken off: those of "rows", or "rows and columns". Of the
+        products in the precision of x only those of centred rows are used, so that what they round is small beside what is left.
+        """
+        found, kernel = self._lengths(False), self.products.gram
+        if found is None or not float((found.deviation**2 / found.squared).mean()) > _DEVIATES:
+            return None
+        along, square, inverse = found.along, found.square, found.squared.rsqrt()
+        values = kernel.gather(1, lists).double().add_(along[lists]).add_((along + square)[:, None])
+        values.mul_(inverse[lists]).mul_(inverse[:, None])
+        if centre == "nothing":
+            return values
+        whole, with_mean = inverse.sum(), along @ inverse
+        means = ((kernel @ inverse.to(kernel.dtype)).double() + (along + square) * whole + with_mean) * inverse / len(kernel)
+        values.sub_(means[:, None])
+        return values if centre == "rows" else values.sub_((means - means.mean())[lists])
+
+    def _lengths(self, center: bool) -> Lengths | None:
+        """What makes cosines of products; None where a row is so short beside its parts that digits cancel."""
+        along, square = self.products.along_mean, self.products.mean_square
+        deviation = self.products.gram.diagonal().to(torch.float64).sqrt()
+        if center:
+            along, square = torch.zeros_like(deviation), 0.0
+        squared = deviation**2 + 2 * along + square
+        parts = deviation + square**0.5
+        smallest = torch.finfo(self.x.dtype).tiny ** 0.5
+        in_range = (squared > smallest) & (squared < 1 / smallest)
+        kept = bool((in_range & (squared >= (_CANCELLATION * parts) ** 2)).all())
+        return Lengths(deviation, along, square, squared, parts) if kept else None
+
+
+class Lengths(NamedTuple):
+    """Of rows x_i = c_i + m, in the unit of `Products`: (n,) float64 each, and |m|^2."""
+
+    deviation: Tensor  # |c_i|
+    along: Tensor  # c_i . m
+    square: float  # |m|^2
+    squared: Tensor  # |x_i|^2
+    parts: Tensor  # |c_i| + |m|
+
 
 _shared: ContextVar[Layer | None] = ContextVar("_shared", default=None)
 
 
 @contextmanager
 def sharing(x: Tensor) -> Iterator[None]:
-    """Let all measures that prepare this very tensor share one `Layer`; x must not change meanwhile."""
-    token = _shared.set(Layer(x, shared=True))
+    """Let all measures that prepare this very tensor share one `Layer`, which may be there already; x must not change meanwhile."""
+    token = _shared.set(one if (one := layer_of(x)).shared else Layer(x, shared=True))
     try:
         yield
     finally:

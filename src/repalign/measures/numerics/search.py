@@ -94,7 +94,7 @@ class Embedded:
     unit = 1.0  # f times this is in the unit of the features
 
     def __init__(self, features: Tensor, similarity: str, center: bool = False) -> None:
-        self.features, self.center = features, center
+        self.features, self.similarity, self.center = features, similarity, center
         (self.n, self.d), self.dtype = features.shape, features.dtype  # dtype: of the first pass, too
         self.is_unit = similarity == "cosine"  # rows of norm 1, where they are not 0
         if not self.is_unit:
@@ -139,6 +139,10 @@ class Embedded:
 
     def products_at(self, lists: Tensor, centre: str) -> Tensor:
         """f_i . f_j at the entries j of `lists` (n, k), up to one factor; see `CENTRES` for what is subtracted."""
+        if self.is_unit and not self.center and (layer := layer_of(self.features)).shared:
+            found = layer.cosines_at(lists, centre)
+            if found is not None:
+                return found
         if centre == "nothing":
             return products(self.rows, lists)
         deviations = centred(self.rows)
@@ -246,6 +250,17 @@ def nearest(embedded: Space, k: int, *, include_self: bool = False) -> Tensor:
     if isinstance(embedded, Tabulated) or 2 * k > n:  # there, or soonest computed in float64 at once
         held = embedded.values if isinstance(embedded, Tabulated) else embedded.features
         return _nearest_of_all(embedded, torch.arange(n, device=held.device), k, include_self)
+    how, layer = (embedded.similarity, embedded.center, k, include_self), layer_of(embedded.features)
+    if layer.shared:
+        if how not in layer.lists:
+            layer.lists[how] = _nearest(embedded, k, include_self)
+        return layer.lists[how]
+    return _nearest(embedded, k, include_self)
+
+
+def _nearest(embedded: Embedded, k: int, include_self: bool) -> Tensor:
+    """The same of features, by a first pass in their precision, and a second look in float64 where that cannot tell."""
+    n = embedded.n
     best, slack = _first_pass(embedded, min(n, k + 1 + SPARE), include_self)
     close = best.values[:, :-1] - best.values[:, 1:] <= slack[:, None]  # entry t with entry t + 1
     found = best.indices[:, :k].clone()
