@@ -20,7 +20,7 @@ LAYERS, N, D = 2, 24, 8
 @pytest.fixture(scope="module")
 def scripts():
     """The benchmark scripts, imported from their folder as they import one another."""
-    names = ("contestants", "layers", "curves", "outside", "measures", "peers")
+    names = ("contestants", "layers", "curves", "outside", "measures", "peers", "track")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield {name: __import__(name) for name in names}
@@ -101,6 +101,14 @@ def test_the_report_prints_every_contestant(scripts, capsys):
     ):
         assert words in said
     assert said.count("calibrated-similarity") >= 2
+
+
+def test_what_tracking_costs_is_told_beside_its_limit(scripts, capsys):
+    scripts["track"].report(48, D, LAYERS, 1, ())
+    said = capsys.readouterr().out
+    for words in ("X X^T of all layers", "a score without RankMe", "a loop of pair"):
+        assert words in said
+    assert scripts["track"].training("tiny", 32, 1).keys() == {"step", "forward", "score"}
 
 
 def test_a_missing_package_is_said(scripts, data, capsys, monkeypatch):

@@ -404,6 +404,52 @@ def test_where_the_moments_are_not_trusted_draws_judge_the_cell():
     assert judged.cells_by[0, 0] == "permutation"
 
 
+def test_closed_forms_alone_judge_cells_as_ever_and_the_search_by_a_bound():
+    rng, measure = np.random.default_rng(2), parse_measure("CKA()")
+    x = rng.standard_normal((90, 12))
+    ours = states(measure, x[:, :4], rng.standard_normal((90, 5)))
+    theirs = states(measure, x + rng.standard_normal((90, 12)), rng.standard_normal((90, 6)), rng.standard_normal((90, 7)))
+    drawn, closed = nulls.Moments(nulls.Permutations(199)), nulls.Closed(nulls.Permutations(199))
+    usual = drawn.judge(measure, drawn.prepare(measure, ours), drawn.prepare(measure, theirs))
+    first, rest = closed.judge_each(
+        measure, closed.prepare(measure, ours), closed.prepare(measure, theirs), [slice(0, 1), slice(1, 3)]
+    )
+    assert (usual.cells_by == "moments").all() and first.search_by == "moments" and first.n_draws == 0
+    for name, values in vars(usual.cells).items():
+        found = np.concatenate([getattr(judged.cells, name) for judged in (first, rest)], axis=1)
+        assert found == pytest.approx(values, rel=1e-12), name
+    asked = closed.judge_each(measure, closed.prepare(measure, ours), closed.prepare(measure, theirs), [slice(None)], asked=())[0]
+    assert np.isnan(asked.cells.pvalue).tolist() == [[False] * 3, [True] * 3]  # of the layer that the search finds alone
+    for name in ("statistic", "null_mean", "null_std", "z"):
+        assert getattr(asked.cells, name) == pytest.approx(getattr(usual.cells, name), rel=1e-9), name
+    assert asked.cells.pvalue[0] == pytest.approx(usual.cells.pvalue[0], rel=1e-9)
+    assert asked.found.calibration.pvalue == pytest.approx(3 * first.found.calibration.pvalue)
+    whole, cell = first.found.calibration, usual.cells.at((0, 0))
+    assert (first.found.layer_x, first.found.layer_y) == (0, 0) and whole.statistic == cell.statistic
+    assert whole.pvalue == pytest.approx(2 * cell.pvalue) and whole.pvalue < 1e-6
+    assert whole.statistic > whole.threshold > cell.threshold
+    alone = drawn.judge(measure, *(drawn.prepare(measure, s) for s in (ours, theirs[1:])))
+    # What chance gives to the larger of four scores: by the bound at least as much as by draws, and not much more.
+    assert 0 < rest.found.calibration.null_mean - alone.found.calibration.null_mean < 0.75 * alone.cells.null_std.max()
+
+
+def test_closed_forms_alone_ask_for_draws_where_a_law_is_not_known():
+    rng, measure = np.random.default_rng(0), parse_measure("CKA(estimator='biased')")
+    x, y = rng.standard_normal((2, 60, 40))
+    far = x[:, :3].copy()
+    far[0] *= 400  # one row of enormous leverage
+    ours, theirs = states(measure, y, far), states(measure, x, far[:, :2] ** 3)
+    sampler = nulls.Permutations(99)
+    drawn, closed, bounded = nulls.Moments(sampler), nulls.Closed(sampler), nulls.Closed(sampler, bounded=True)
+    usual, found, sure = (
+        null.judge(measure, null.prepare(measure, ours), null.prepare(measure, theirs)) for null in (drawn, closed, bounded)
+    )
+    assert set(usual.cells_by.ravel()) == {"moments", "permutation"} and (found.cells_by == usual.cells_by).all()
+    assert found.cells.pvalue == pytest.approx(usual.cells.pvalue)
+    assert ((sure.cells_by == "bound") == (usual.cells_by == "permutation")).all()
+    assert found.found.calibration.pvalue == pytest.approx(min(1, 4 * found.cells.pvalue[found.found.layer_x, found.found.layer_y]))
+
+
 def test_pearson_type_three_is_exact_for_a_gamma():
     """calibrate_by_moments against scipy's gamma distribution itself."""
     from scipy import stats

@@ -108,12 +108,12 @@ class Closed(Way):
         models = {r.name: r for t in tiles for r in (t.x, t.y)}.values()
         return f"exact tiles: {_products(float(tiles[0].x.n) ** 2 * sum(sum(r.widths) for r in models), rate)}"
 
-    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:  # noqa: ARG002
+    def judge(self, tile: Tile, cache: Cache, progress: Progress) -> tuple[nulls.Judgement, dict[str, Any]]:
         measure: Any = tile.measure
         judged = super().judge(tile, cache, progress)[0]
         bounded = ", a bound where their law is a mixture" if (judged.cells_by == BOUND).any() else ""
-        method = f"mutual k-NN, all n = {tile.x.n:,} rows, exact {measure.similarity} neighbours by tiles; p from exact moments{bounded}"
-        return judged, {"method": method}
+        method = f"mutual k-NN, all n = {tile.x.n:,} rows, exact {measure.similarity} neighbours by tiles"
+        return judged, {"method": f"{method}; p from exact moments{bounded}"}
 
 
 class Anchored(Way):

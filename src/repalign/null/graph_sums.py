@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from itertools import combinations_with_replacement
@@ -55,13 +55,13 @@ FORTH, BACK, BOTH = (1, 0), (0, 1), (1, 1)
 
 # Triangles and cycles of four of a directed relation, by ways of two edges from a first to a third vertex. No way leads
 # through a vertex where both edges end: hubs would make it a product of many entries.
-ON, OUT = (FORTH, FORTH), (BACK, FORTH)
+ON, OUT, AGAIN = (FORTH, FORTH), (BACK, FORTH), (BACK, BACK)
 TRIANGLES = ((ON, FORTH), (ON, BACK), (OUT, FORTH), (OUT, BACK))  # a way, and the edges that lead from first to third
 DOUBLED = (  # the same with one of their edges doubled
     *((ON, (2, 0)), (ON, BOTH), (ON, (0, 2)), (OUT, (0, 2)), (OUT, BOTH)),
     *(((BOTH, FORTH), FORTH), (((2, 0), FORTH), FORTH)),
 )
-SQUARES = ((ON, ON), (ON, OUT), (OUT, OUT), (ON, (BACK, BACK)))  # two ways
+SQUARES = ((ON, ON), (ON, OUT), (OUT, OUT), (ON, AGAIN))  # two ways
 WAYS = {*(way for way, _ in (*TRIANGLES, *DOUBLED)), *(way for ways in SQUARES for way in ways)}
 
 
@@ -97,12 +97,14 @@ class Stored(ABC):
         SQUARES; of a symmetric relation the one kind of each."""
 
 
-def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
+def connected_sums(stored: Stored, edges: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Sums of products of A along the edges of all connected graphs of up to four edges, over all values of the indices.
 
     A tree of four edges, loops counted as leaves, has a vertex at which it falls into two halves of two edges at most: its
     sum is an inner product of two of few vectors over that vertex. The exceptions have an edge of two, three or four
     parallel ones in their midst, or a cycle. Also returned are the vectors that `leverage` needs.
+
+    edges : 4, or 2 for graphs of up to two edges alone: they are the first of the sums, and need no product of relations.
     """
     one, two, three, four = (
         [(r, 0)] if stored.symmetric else [(forth, r - forth) for forth in range(r + 1)] for r in (1, 2, 3, 4)
@@ -111,6 +113,10 @@ def connected_sums(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
     single, double = [stored.rows(e) for e in one], [stored.rows(e) for e in two]
     ends = [*single, diagonal]  # what hangs on a vertex by one edge
     halves = [x * y for x, y in combinations_with_replacement(ends, 2)]
+    if edges == 2:
+        none = [np.zeros_like(ones)] * (len(one) * len(ends))  # in the place of what no graph of two edges has
+        vectors = np.stack([ones, *ends, *halves, *double, *none])
+        return np.concatenate([np.ones(1), (vectors @ vectors.T).ravel()]), np.empty((0, len(ones)))
     halves += [*double, *(moved for e in one for moved in stored.times(e, ends))]
     vectors = np.stack([ones, *ends, *halves])
     corners, numbers = stored.cycles()
@@ -263,7 +269,10 @@ class Sparse(Stored):
             rows = slice(start, min(start + size, n))
             some = {e: self.power(e)[rows] if size < n else self.power(e) for e in {*bases, *(way[0] for way in all_ways)}}
             edges = {base: _entries(some[base]) for base in bases}
-            ways = {way: _entries(some[way[0]] @ self.power(way[1])) for way in all_ways}
+            ways = {way: _entries(some[way[0]] @ self.power(way[1])) for way in all_ways if way != AGAIN or size < n}
+            if size == n:  # two edges back are two edges on, from the other end
+                row, place, value = ways[ON]
+                ways[AGAIN] = row, place % n * n + row, value
             for way in first_ways:
                 _, place, value = ways[way]
                 table[place] = value
@@ -313,9 +322,7 @@ def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     Relations of one comparison must be of one kind (dense or graph, symmetric or directed) for their vectors to be
     combined.
     """
-    n, kind = relation.n, Symmetric if relation.symmetric else Dense  # as its sums are found soonest
-    is_sparse = isinstance(relation, GraphRelation) and SPARSE * relation.k <= n and not relation.symmetric
-    stored = Sparse(relation) if is_sparse else kind(relation)  # type: ignore[arg-type]
+    n, stored = relation.n, _stored(relation)
     sums, vectors = connected_sums(stored)
     shape, second = 0.0, 0.0
     if isinstance(relation, DenseRelation) and relation.symmetric:
@@ -324,17 +331,35 @@ def sums_and_leverage(relation: Relation) -> tuple[np.ndarray, np.ndarray]:
         rows, squared, twice, fourth = gram[1, 1], gram[0, 6], gram[7, 7], sums[-1]
         second = max(squared - 2 * rows / n, 0.0)
         shape = (fourth - 4 * twice / n + 2 * rows**2 / n**2) / second**2 - 2 / n if second > 0 else 0.0
-    parts = [[*stored.means, shape, second]]
-    for order in ORDERS:
-        found = shapes(order, relation.symmetric)
-        parts.append(found.inversion @ sums[found.factors].prod(axis=1))
     d, others = vectors[0], vectors[1:] - vectors[0] ** np.array([[1], [1], [2], [2]])  # rows, columns, and their squares
     squares = np.maximum(others[2:] - others[:2] ** 2 / max(1, n - 1), 0.0)
     d, rows, columns = d - d.mean(), *(v - v.mean() for v in others[:2])
     moves, total = d**2 * n + rows**2 + columns**2, squares[0].sum()
     share = np.minimum(1.0, (squares[0] + squares[1]) / np.where(total > 0, total, np.inf))
     out = share + moves / np.where(moves.sum() > 0, moves.sum(), np.inf)
-    return np.concatenate(parts), np.stack([d, rows, columns, *squares, share, out])
+    return _distinct(stored, shape, second, sums, ORDERS), np.stack([d, rows, columns, *squares, share, out])
+
+
+def first_sums(relation: Relation) -> np.ndarray:
+    """Of the first array of `sums_and_leverage` what mean and standard deviation are made of, without a product of n^3."""
+    stored = _stored(relation)
+    return _distinct(stored, 0.0, 0.0, connected_sums(stored, 2)[0], ORDERS[:2])
+
+
+def _stored(relation: Relation) -> Stored:
+    """The relation as its sums are found soonest."""
+    kind = Symmetric if relation.symmetric else Dense
+    is_sparse = isinstance(relation, GraphRelation) and SPARSE * relation.k <= relation.n and not relation.symmetric
+    return Sparse(relation) if is_sparse else kind(relation)  # type: ignore[arg-type]
+
+
+def _distinct(stored: Stored, shape: float, second: float, sums: np.ndarray, orders: Sequence[int]) -> np.ndarray:
+    """The sums over distinct indices of some orders, behind what was taken off and the two numbers about the spectrum."""
+    parts: list[Any] = [[*stored.means, shape, second]]
+    for order in orders:
+        found = shapes(order, stored.symmetric)
+        parts.append(found.inversion @ sums[found.factors].prod(axis=1))
+    return np.concatenate(parts)
 
 
 # --- what two relations make of it ----------------------------------------------------------------
@@ -358,27 +383,43 @@ def four_moments(sums_a: np.ndarray, sums_b: np.ndarray, n: int, symmetric: bool
     means add to the variance of T and nothing to it. What the true kurtosis has beyond comes from single stimuli: an outlier
     that meets an outlier.
     """
+    mean, sd, *raw = _raw(sums_a, sums_b, n, symmetric, ORDERS)
+    varies = sd > 0
+    third = raw[2] - 3 * mean * raw[1] + 2 * mean**3
+    fourth = raw[3] - 4 * mean * raw[2] + 6 * mean**2 * raw[1] - 3 * mean**4
+    unit = np.where(varies, sd, 1.0)
+    skewness, kurtosis = np.where(varies, third / unit**3, 0.0), np.where(varies, fourth / unit**4 - 3, 0.0)
+    rotated = 2 * np.outer(sums_a[:, 3], sums_b[:, 3]) / max(1, (n - 2) * (n + 1)) / unit**2  # share of the variance
+    of_spectra = 12 * np.outer(sums_a[:, 2], sums_b[:, 2]) * np.minimum(rotated, 1.0) ** 2
+    return Moments(_fixed(sums_a, sums_b, n) + mean, sd, skewness, kurtosis, of_spectra)
+
+
+def two_moments(sums_a: np.ndarray, sums_b: np.ndarray, n: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of `four_moments`; either side may have the `first_sums` alone."""
+    mean, sd = _raw(sums_a, sums_b, n, symmetric, ORDERS[:2])[:2]
+    return _fixed(sums_a, sums_b, n) + mean, sd
+
+
+def _fixed(sums_a: np.ndarray, sums_b: np.ndarray, n: int) -> np.ndarray:
+    """What the mean entries that were taken off add to T: the same under every permutation."""
+    return sums_a[:, :2] * [n, n * (n - 1)] @ sums_b[:, :2].T
+
+
+def _raw(sums_a: np.ndarray, sums_b: np.ndarray, n: int, symmetric: bool, orders: Sequence[int]) -> list[np.ndarray]:
+    """Mean and standard deviation of T less what is fixed, then E[T^r] of it for every order r."""
     raw, start = [], 4
-    for order in ORDERS:
+    for order in orders:
         found = shapes(order, symmetric)
         stop = start + len(found.vertices)
         falling = np.array([math.perm(n, int(v)) for v in found.vertices], dtype=float)
         weight = np.where(falling > 0, found.count / np.where(falling > 0, falling, 1.0), 0.0)
         raw.append((sums_a[:, start:stop] * weight) @ sums_b[:, start:stop].T)
         start = stop
-    fixed = sums_a[:, :2] * [n, n * (n - 1)] @ sums_b[:, :2].T  # the same under every permutation
     mean = raw[0]
     variance = np.maximum(raw[1] - mean**2, 0.0)
-    third = raw[2] - 3 * mean * raw[1] + 2 * mean**3
-    fourth = raw[3] - 4 * mean * raw[2] + 6 * mean**2 * raw[1] - 3 * mean**4
     # A variance that is rounding residue of E[T^2] or of the squares is none: the pairing does not matter.
     varies = variance > 1e-12 * np.maximum(raw[1], mean**2)
-    sd = np.sqrt(np.where(varies, variance, 0.0))
-    unit = np.where(varies, sd, 1.0)
-    skewness, kurtosis = np.where(varies, third / unit**3, 0.0), np.where(varies, fourth / unit**4 - 3, 0.0)
-    rotated = 2 * np.outer(sums_a[:, 3], sums_b[:, 3]) / max(1, (n - 2) * (n + 1)) / unit**2  # share of the variance
-    of_spectra = 12 * np.outer(sums_a[:, 2], sums_b[:, 2]) * np.minimum(rotated, 1.0) ** 2
-    return Moments(fixed + mean, sd, skewness, kurtosis, of_spectra)
+    return [mean, np.sqrt(np.where(varies, variance, 0.0)), *raw]
 
 
 class InPlace(NamedTuple):

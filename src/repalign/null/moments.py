@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from repalign.errors import RepalignError
 from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, TwoRoles, in_roles
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
-from repalign.null.graph_sums import InPlace, four_moments, in_place, sums_and_leverage
+from repalign.null.graph_sums import InPlace, first_sums, four_moments, in_place, sums_and_leverage, two_moments
 from repalign.null.groups import Groups
 from repalign.null.null import (
     ONE_SIDE,
@@ -110,8 +110,8 @@ class Moments(Null):
         inner = four_moments(sums_a, sums_b, n, all(s.symmetric for s in (*a.states, *b.states)))  # type: ignore[attr-defined]
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         none = np.zeros_like(inner.mean)
-        ends = torch.from_numpy(np.stack([inner.mean, inner.mean + inner.sd, none, none + counts]))
-        mean, above, none, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
+        ends = (inner.mean, inner.mean + inner.sd, none, none + counts)
+        mean, above, none, one = _as_scores(measure, ends, a, b)
         gamma, of_spectra = 1.5 * inner.skewness**2, inner.of_spectra * (1 + 5 / n)  # to leading order; clean data stay below
         more = inner.kurtosis - np.maximum(gamma, of_spectra)
         less = inner.kurtosis - np.minimum(gamma, of_spectra)
@@ -156,9 +156,9 @@ class Closed(Moments):
     bounded: bool = False
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
-        """What the draws need is not there before they are asked for."""
+        """What draws need, and what p-values need beside z, is not there before they are asked for."""
         must_be_bilinear(measure, "closed-form moments do not apply")
-        return self._with_law(Prepared(states))
+        return self._with_law(Prepared(states)) if self.bounded else Prepared(states)
 
     def scored(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> Scored:
         by = self.sampler
@@ -166,52 +166,110 @@ class Closed(Moments):
 
     def judge_each(
         self, measure: Measure, a: Prepared, b: Prepared, columns: Sequence[slice], *, how: Search | str = "studentised",
-        alpha: float = 0.05, streams: Streams = ONE_SIDE,
+        alpha: float = 0.05, streams: Streams = ONE_SIDE, asked: Collection[int] | None = None,
     ) -> list[Judgement]:  # fmt: skip
-        law, observed = self.law(measure, a, b), measure.closeness_all(a.states, b.states).numpy()
-        poor = ~law.trusted & ~np.isnan(observed)
-        drawn = None
-        if poor.any() and not self.bounded:
-            drawn = np.full((self.sampler.count(a.n), *observed.shape), np.nan)
+        """As of every null. Mean and spread of all cells follow from sums over rows; p costs a product of n^3 for each layer."""
+        search, observed = Search.parse(how), measure.closeness_all(a.states, b.states).numpy()
+        for one in (a, b) if asked is None else (b,):
+            if one.of_law is None:
+                self._with_law(one)
+        whole, which = Calibration.of(observed), range(len(observed))
+        if asked is not None:
+            whole = Calibration.of(observed, *self._mean_and_sd(measure, a, b))
+            found = (_best(whole.at((slice(None), some)), search)[0] for some in columns)
+            which = sorted({*asked, *(i for i in found if i >= 0)})
+        if not which:  # no score is defined
+            return by_bounds(measure, lambda _: whole, lambda *_: math.nan, search, alpha, None, columns)
+        some = a if asked is None else self._with_law(Prepared([a.states[i] for i in which]))
+        of_some = _Judged(self, measure, some, b, observed[which], columns, streams)
+
+        def at(level: float) -> Calibration:
+            cells = of_some.at(level)
+            return Calibration(**{name: _put(values, which, getattr(cells, name)) for name, values in vars(whole).items()})
+
+        def most(m: int, i: int, j: int) -> float:
+            return of_some.most(m, which.index(i), j)
+
+        by = _put(np.full(observed.shape, self.name, dtype=object), which, of_some.by)
+        return by_bounds(measure, at, most, search, alpha, by, columns)
+
+    @staticmethod
+    def _mean_and_sd(measure: Any, a: Prepared, b: Prepared) -> tuple[np.ndarray, np.ndarray]:
+        sums = np.stack([first_sums(s) for s in in_roles(a.states, 0)])
+        symmetric = all(s.symmetric for s in (*a.states, *b.states))  # type: ignore[attr-defined]
+        mean, sd = two_moments(sums, b.of_law[-1][0], a.n, symmetric)
+        mean, above = _as_scores(measure, (mean, mean + sd), a, b)
+        return mean, above - mean
+
+
+def _put(whole: np.ndarray, rows: Sequence[int], some: np.ndarray) -> np.ndarray:
+    out = whole.copy()
+    out[list(rows)] = some
+    return out
+
+
+class _Judged:
+    """All cells of some layers (la, lb) by closed forms, or by draws or a bound where their law is not known."""
+
+    def __init__(
+        self, null: Closed, measure: Measure, a: Prepared, b: Prepared, observed: np.ndarray, columns: Sequence[slice],
+        streams: Streams,
+    ) -> None:  # fmt: skip
+        self.measure, self.observed, self.law = measure, observed, null.law(measure, a, b)
+        self.poor = ~self.law.trusted & ~np.isnan(observed)
+        self.drawn: np.ndarray | None = None
+        if self.poor.any() and not null.bounded:
+            self.drawn = np.full((null.sampler.count(a.n), *observed.shape), np.nan)
             for some in columns:  # of few layers, where few need it
-                rows, others = (np.flatnonzero(poor[:, some].any(axis=k)) for k in (1, 0))
+                rows, others = (np.flatnonzero(self.poor[:, some].any(axis=k)) for k in (1, 0))
                 if len(rows):
                     others = np.arange(observed.shape[1])[some][others]
                     mine = Prepared([a.states[i] for i in rows]), Prepared([b.states[j] for j in others])
-                    drawn[:, rows[:, None], others] = self.scored(measure, *mine, streams)[1]
+                    self.drawn[:, rows[:, None], others] = null.scored(measure, *mine, streams)[1]
+        self.by = np.where(self.poor, BOUND if self.drawn is None else null.sampler.name, null.name)
 
-        def at(level: Any, i: slice = slice(None), j: slice = slice(None)) -> Calibration:
-            """What chance says of cells; several levels stand in the place of one cell."""
-            kept = None if law.kept is None else InPlace(*(v[:, i, j] for v in law.kept))
-            of_law = (*(v[i, j] for v in law[:5]), kept, law.step[i, j])
-            cells = calibrate_by_moments(observed[i, j], *of_law, alpha=level, s_max=measure.s_max)
-            lost = poor[i, j]
-            if not lost.any():
-                return cells
-            if drawn is None:
-                reach = np.minimum(np.sqrt(1 / level - 1), ((law.kurtosis[i, j] + 3) / level) ** 0.25)  # where `bound` is the level
-                p = np.where(lost, bound(law.kurtosis[i, j], cells.z), cells.pvalue)
-                tau = np.where(lost, law.mean[i, j] + law.sd[i, j] * reach, cells.threshold)
-                return Calibration.of(observed[i, j], cells.null_mean, cells.null_std, p, tau, measure.s_max)
-            found = calibrate(observed[i, j][lost], drawn[:, i, j][:, lost], alpha=level, s_max=measure.s_max)
-            for name, values in vars(found).items():
-                getattr(cells, name)[lost] = values
+    def at(self, level: Any, i: slice = slice(None), j: slice = slice(None)) -> Calibration:
+        """What chance says of cells; several levels stand in the place of one cell."""
+        law, observed, s_max = self.law, self.observed[i, j], self.measure.s_max
+        kept = None if law.kept is None else InPlace(*(v[:, i, j] for v in law.kept))
+        cells = calibrate_by_moments(observed, *(v[i, j] for v in law[:5]), kept, law.step[i, j], alpha=level, s_max=s_max)
+        lost = self.poor[i, j]
+        if not lost.any():
             return cells
+        if self.drawn is None:
+            reach = np.minimum(np.sqrt(1 / level - 1), ((law.kurtosis[i, j] + 3) / level) ** 0.25)  # where `bound` is the level
+            p = np.where(lost, bound(law.kurtosis[i, j], cells.z), cells.pvalue)
+            tau = np.where(lost, law.mean[i, j] + law.sd[i, j] * reach, cells.threshold)
+            return Calibration.of(observed, cells.null_mean, cells.null_std, p, tau, s_max)
+        found = calibrate(observed[lost], self.drawn[:, i, j][:, lost], alpha=level, s_max=s_max)
+        for name in ("pvalue", "threshold", "calibrated"):  # mean and spread are exact as they are
+            getattr(cells, name)[lost] = getattr(found, name)
+        return cells
 
-        def most(m: int, i: int, j: int) -> float:
-            """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, of any law."""
-            if m == 1:
-                return float(law.mean[i, j])
-            if not poor[i, j]:
-                levels = (np.arange(32) + 0.5) / 32 / m
-                return float(np.mean(at(levels, slice(i, i + 1), slice(j, j + 1)).threshold))
-            if drawn is None:
-                return float(law.mean[i, j] + law.sd[i, j] * math.sqrt(m - 1))
-            upper = np.sort(drawn[:, i, j])[-math.ceil(len(drawn) / m) :]
-            return float(upper.mean())
+    def most(self, m: int, i: int, j: int) -> float:
+        """Of scores of one law: the mean of its upper 1/m (Lai and Robbins 1976); where it is not known, of any law."""
+        if m == 1:
+            return float(self.law.mean[i, j])
+        if not self.poor[i, j]:
+            levels = (np.arange(32) + 0.5) / 32 / m
+            return float(np.mean(self.at(levels, slice(i, i + 1), slice(j, j + 1)).threshold))
+        if self.drawn is None:
+            return float(self.law.mean[i, j] + self.law.sd[i, j] * math.sqrt(m - 1))
+        return float(np.sort(self.drawn[:, i, j])[-math.ceil(len(self.drawn) / m) :].mean())
 
-        by = np.where(poor, BOUND if drawn is None else self.sampler.name, self.name)
-        return by_bounds(measure, at, most, Search.parse(how), alpha, by, columns)
+
+def _as_scores(measure: Any, inner: Sequence[np.ndarray], a: Prepared, b: Prepared) -> np.ndarray:
+    """Inner products (la, lb) as closeness, of which the score is an affine function."""
+    return measure.closeness(measure.scale(torch.from_numpy(np.stack(inner)), a.states, b.states)).numpy()
+
+
+def _best(cells: Calibration, search: Search) -> tuple[int, int]:
+    """The layers with the highest score, in units of its own chance level if the search is studentised; -1 if none is defined."""
+    height = cells.statistic if search.scale == "raw" or np.isnan(cells.z).all() else cells.z
+    if np.isnan(height).all():
+        return -1, -1
+    i, j = np.unravel_index(np.nanargmax(height), height.shape)
+    return int(i), int(j)
 
 
 def by_bounds(
@@ -237,14 +295,13 @@ def by_bounds(
     for some in columns:
         mine, first = cells.at((slice(None), some)), np.arange(cells.statistic.shape[1])[some][0]
         m = mine.statistic.size
-        height = mine.statistic if search.scale == "raw" or np.isnan(mine.z).all() else mine.z
-        i, j, whole = -1, -1, Calibration.of(np.nan)
-        if not np.isnan(height).all():
-            i, j = (int(v) for v in np.unravel_index(np.nanargmax(height), height.shape))
+        (i, j), whole = _best(mine, search), Calibration.of(np.nan)
+        if i >= 0:
             strict.setdefault(m, at(alpha / m))
-            score, std, best, mean = mine.statistic[i, j], mine.null_std[i, j], strict[m].at((i, first + j)), most(m, i, first + j)
+            score, std, best = mine.statistic[i, j], mine.null_std[i, j], strict[m].at((i, first + j))
+            mean = np.float64(most(m, i, first + j))
             whole = Calibration(
-                statistic=score, null_mean=np.float64(mean), null_std=std, z=(score - mean) / std if std > 0 else np.float64(np.nan),
+                statistic=score, null_mean=mean, null_std=std, z=(score - mean) / std if std > 0 else np.float64(np.nan),
                 pvalue=np.minimum(1.0, m * mine.pvalue[i, j]), threshold=best.threshold, calibrated=best.calibrated,
             )  # fmt: skip
         found = Found(i, j, whole.in_direction_of(measure), np.empty(0), np.minimum(1.0, m * mine.pvalue))

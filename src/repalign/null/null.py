@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -282,9 +282,12 @@ class Null(ABC):
 
     def judge_each(
         self, measure: Measure, a: Prepared, b: Prepared, columns: Sequence[slice], *, how: Search | str = "studentised",
-        alpha: float = 0.05, streams: Streams = ONE_SIDE,
+        alpha: float = 0.05, streams: Streams = ONE_SIDE, asked: Collection[int] | None = None,  # noqa: ARG002
     ) -> list[Judgement]:  # fmt: skip
-        """As `judge`, where `b` has the layers of several models, one after another: of each its own search, over its columns."""
+        """As `judge`, where `b` has the layers of several models, one after another: of each its own search, over its columns.
+
+        asked : the layers of `a` whose cells must have p and threshold, beside those that a search finds; None for all.
+        """
         search, by = Search.parse(how), self.sampler or self
         observed, draws = by.scored(measure, a, b, streams)
         cells, cells_by = self.judge_cells(measure, a, b, observed, draws, alpha)

@@ -217,10 +217,12 @@ class Tracker:
             layers = {name: x.to(self.device) for name, x in arranged(ids, layers, self.panel.ids).items()}
             refuse_infinite(layers, self.panel.ids, step)
             live, participations = self._prepared(layers.values())
-            spectra = {
-                name: {"rankme": rankme(x), "participation": some} for (name, x), some in zip(layers.items(), participations, strict=True)
-            }
-            judged = [self.nulls[m].judge_each(m, live[m], self._references[m], self._columns) for m in self.measures]
+            ranks = zip(layers, map(rankme, layers.values()), participations, strict=True)
+            spectra = {name: {"rankme": rank, "participation": some} for name, rank, some in ranks}
+            judged = [
+                self.nulls[m].judge_each(m, live[m], self._references[m], self._columns, asked=self._followed(m, list(layers)))
+                for m in self.measures
+            ]
             rows: list[Row] = []
             for reference, by_measure in zip(self.panel.references, zip(*judged, strict=True), strict=True):
                 for measure, one in zip(self.measures, by_measure, strict=True):
@@ -241,6 +243,11 @@ class Tracker:
                     some.append(measure.prepare(x))
                 participations.append(ParticipationRatioDifference().statistic(x))
         return {m: self.nulls[m].prepare(m, some) for m, some in states.items()}, participations
+
+    def _followed(self, measure: Measure, layers: list[str]) -> set[int]:
+        """The layers whose p-values are asked for, whatever the search finds."""
+        names = {one for (_, by), (one, _) in self.chosen.items() if by == repr(measure)} | {self.fixed}
+        return {i for i, name in enumerate(layers) if name in names}
 
     def _rows_of(self, judged: nulls.Judgement, layers: list[str], reference: str, measure: Measure) -> list[Row]:
         """The rows of the search, of the fixed layer, and of every pair of layers."""
