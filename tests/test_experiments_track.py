@@ -17,7 +17,8 @@ import repalign
 from repalign.cli import app
 from repalign.errors import RepalignError
 from repalign.experiments import EXPERIMENTS
-from repalign.experiments.track import _checkpoints, _twins, step_of, track
+from repalign.experiments.track import _twins, checkpoints_of, step_of, track
+from repalign.files import DamagedError
 
 BED = Path(__file__).resolve().parents[2] / "shared/bed"
 
@@ -46,7 +47,7 @@ def run(shared, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_checkpoints_of_the_bed(run, tmp_path):
+def test_checkpoints_of_the_bed(run, tmp_path, monkeypatch):
     """Step 0 is the bed's figure, .0310 at the third block; copies are named; what is broken is left out; then nothing runs."""
     photos = str(BED / "features/mobilenet_v1_075.safetensors")
     models = [str(run / f"checkpoint-{k}") for k in (4, 0, 1, 2, 3)]
@@ -65,10 +66,19 @@ def test_checkpoints_of_the_bed(run, tmp_path):
     assert [name for name, _ in found.left_out] == ["checkpoint-3"]
     assert "checkpoint-1 and checkpoint-4 hold the same weights" in found.text and "checkpoint-3 is left out" in found.text
     assert any(note == "complete in the store" for *_, note in told) is False
-    told.clear()
+    told.clear()  # finished rows are read: what is left out alone is tried again, and nothing is run or compared
+    monkeypatch.setattr("repalign.track.Tracker._scored", None)
     again = track(models, measures=["MutualKNN(k=10)"], **given, progress=lambda *said: told.append(said))
-    assert sum(said[-1] == "complete in the store" for said in told) == 4
+    assert {said[0] for said in told} <= {"extract checkpoint-3", "score"}
     pd.testing.assert_frame_equal(again.table, table)
+    pd.testing.assert_frame_equal(again.tables["cells"], found.tables["cells"])
+    monkeypatch.setattr("repalign.sources.extract", None)
+    whole = track(models[:4], measures=["MutualKNN(k=10)"], **given)
+    pd.testing.assert_frame_equal(whole.table, table)
+    kept = next((tmp_path / "store/tracked").iterdir())
+    kept.write_bytes(kept.read_bytes().replace(b'"statistic": 0', b'"statistic": 1', 1))
+    with pytest.raises(DamagedError, match="is not what was written"):
+        track(models[:4], measures=["MutualKNN(k=10)"], **given)
     axes = found.draw()
     assert axes.get_lines()[0].get_xdata().tolist() == [0, 2, 4]
 
@@ -97,11 +107,39 @@ def test_steps_and_names():
     assert [step_of(n) for n in ("m@step0", "m@main", "out/checkpoint-12", "run3", "512", "a@stage1-step1000-tokens5B")] == [
         0, None, 12, None, 512, 1000,
     ]  # fmt: skip
-    assert _checkpoints(["hf:org/m-70m"], ["step0,step1", "main"]) == [
+    assert checkpoints_of(["hf:org/m-70m"], ["step0,step1", "main"]) == [
         ("m-70m@step0", "hf:org/m-70m@step0"), ("m-70m@step1", "hf:org/m-70m@step1"), ("m-70m@main", "hf:org/m-70m@main"),
     ]  # fmt: skip
     names = [("s1", "a"), ("step2", "b"), ("step9", "a"), ("main", "a"), ("x", "none"), ("y", "none")]
     assert _twins(names) == {"s1": "step9", "main": "step9"}
+
+
+def test_revisions_by_a_pattern(tmp_path, monkeypatch):
+    """Of a folder its folders; on the hub branches and tags, of which a stub of its client tells."""
+    from types import SimpleNamespace
+
+    for name in ("stage1-step1000-tokens5B", "stage1-step0", "stage1-step500", "stage2-step1", "main"):
+        (tmp_path / "olmo" / name).mkdir(parents=True)
+    (tmp_path / "olmo" / "stage1-step7.txt").touch()
+    folder = str(tmp_path / "olmo")
+    wanted = ["stage1-step0", "stage1-step500", "stage1-step1000-tokens5B"]
+    found = checkpoints_of([folder], ["stage1-step*,main"])
+    assert [name for name, _ in found] == [f"olmo@{one}" for one in (*wanted, "main")]
+    assert found[1][1] == f"hf:{tmp_path}/olmo/stage1-step500"
+    with pytest.raises(RepalignError, match="no revision fits 'step-\\*'"):
+        checkpoints_of([folder], ["step-*"])
+    asked = []
+
+    def refs(self, repository):
+        asked.append(repository)
+        return SimpleNamespace(branches=[SimpleNamespace(name=n) for n in ("main", "step512", "step8")],
+                               tags=[SimpleNamespace(name="step64")])  # fmt: skip
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_refs", refs)
+    assert [spec for _, spec in checkpoints_of(["hf:org/name"], ["step*", "main,m*"])] == [
+        "hf:org/name@step8", "hf:org/name@step64", "hf:org/name@step512", "hf:org/name@main",
+    ]  # fmt: skip
+    assert asked == ["org/name"]
 
 
 def test_what_is_refused(tmp_path):

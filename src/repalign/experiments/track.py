@@ -6,8 +6,11 @@ are equal to the bit are named, and all but one of them are left out of what is 
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, did_you_mean
 from repalign.experiments.base import Found, Input
+from repalign.files import parse_json, seal_json
 from repalign.text import Progress, counted, named, number, silent
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from repalign.dataset import Dataset
+    from repalign.measures import Measure
+    from repalign.sources import ModelEntry
     from repalign.track import Panel
 
 
@@ -150,25 +156,26 @@ def track(
 
     Parameters
     ----------
-    models : Checkpoints: folders that a Trainer wrote, or specs of models. With revisions, one model of a hub.
+    models : Checkpoints: folders that a Trainer wrote, or specs of models. With revisions, one model of a hub, or a folder.
     references : A panel (a file that Panel.save wrote), or files of features, or STORE#MODEL.
     data : A table of the stimuli (.csv, .tsv, .jsonl, .parquet), whose ids the references have.
-    revisions : Branches, tags or commits of the model, in the order of training; several may stand in one word, with commas.
+    revisions : Branches, tags or commits of the model, in the order of training; several may stand in one word, with commas. A
+        pattern, such as "stage1-step*", stands for all branches and tags that it fits; of a folder for folders in it.
     text : The column of texts; by default the column text, if no image is named.
     image : The column of paths of images.
     id : The column of ids.
     reference_layers : The layer of each reference that is no panel; last, the default, is the last one.
     measures : Measures; by default MutualKNN(k=10) and CKA().
-    store : A feature store, where what was extracted is kept: a run that was stopped goes on, checkpoint by checkpoint.
+    store : A feature store, where what was extracted and scored is kept: a run that was stopped goes on, checkpoint by checkpoint.
     device : Where models run: auto, cpu, cuda.
     seed : Of shuffles and intervals, where they are drawn.
     """
     import pandas as pd
 
     from repalign.dataset import Dataset
-    from repalign.sources import ModelEntry, Skipped, extract
-    from repalign.track import Tracker
-    from repalign.track.tracker import MEASURES
+    from repalign.measures import parse_measure
+    from repalign.sources import ModelEntry
+    from repalign.store import FeatureStore
 
     if not references or data is None:
         raise RepalignError("nothing to score against", expected="references, and data: a table of their stimuli",
@@ -176,57 +183,123 @@ def track(
     dataset = Dataset.from_table(data, id=id, text=text or (None if image else "text"), image=image)
     panel = _joined(_panel(references, reference_layers), dataset)
     modality = dataset.modalities[0] if len(dataset.modalities) == 1 else None
-    entries = [ModelEntry(spec, name=name, modality=modality) for name, spec in _checkpoints(models, revisions)]
-    tracker = Tracker(panel, measures or MEASURES, strict=True, seed=seed)  # refuses before any model is run
+    entries = [ModelEntry(spec, name=name, modality=modality) for name, spec in checkpoints_of(models, revisions)]
+    wanted = [parse_measure(one) for one in measures or MEASURES]
+    names = {} if store is None else _finished(panel, dataset, entries, wanted, seed)
+    files = None if store is None else FeatureStore(store).files
+    done = {
+        label: parse_json(files.read(name), f"{store}/{name}", "remove it")[0]
+        for label, name in names.items() if files is not None and files.size(name) is not None
+    }  # fmt: skip
+    left_out: tuple[tuple[str, str], ...] = ()
+    if missing := [one for one in entries if one.label not in done]:
+
+        def keep(label: str, one: dict[str, Any]) -> None:
+            done[label] = one
+            if files is not None and label in names:
+                files.write(names[label], seal_json(one).encode())
+
+        left_out = _scored(panel, dataset, missing, wanted, store, keep, device, executor, seed, progress)
+    kept = [(one.label, done[one.label]) for one in entries if one.label in done]
+    if not kept:
+        raise RepalignError("no checkpoint could be loaded", expected="at least one", got=named([f"{n}: {r}" for n, r in left_out]))
+    kept.sort(key=lambda one: (step_of(one[0]) is None, step_of(one[0]) or 0))  # stable: those without a step stay in order, last
+    same = _twins([(name, one["weights"]) for name, one in kept])
+    fixed = {(row["reference"], row["measure"]): row for row in kept[0][1]["search"] if row["layer"]}
+    rows, cells = [], []
+    for name, one in kept:
+        step = step_of(name)
+        at = {"checkpoint": name, "step": np.nan if step is None else step}
+        score_of = {tuple(row[k] for k in PAIR): row["statistic"] for row in one["cells"]}
+        for row in one["search"]:
+            still = fixed.get((row["reference"], row["measure"]), {})
+            score = score_of.get(tuple(still.get(k, "") for k in PAIR), np.nan)
+            weights = one["weights"][:12] if one["weights"] != "none" else ""
+            followed = {"fixed_layer": still.get("layer", ""), "fixed": score}
+            rows.append({**at, **row, **followed, "weights": weights, "same_as": same.get(name, "")})
+        cells += [{**at, **row} for row in one["cells"]]
+    table = pd.DataFrame(rows)[list(TABLE)]
+    table["measure"] = table["measure"].map({repr(m): m.facts.label for m in wanted})
+    return Tracked(table=table, tables={"cells": pd.DataFrame(cells)}, n=panel.n, left_out=left_out)
+
+
+MEASURES = ("MutualKNN(k=10)", "CKA()")
+PAIR = ("reference", "measure", "layer", "reference_layer")
+TABLE = (
+    "checkpoint", "step", "reference", "measure", "layer", "reference_layer", "statistic", "low", "high", "null_mean", "z", "p",
+    "fixed_layer", "fixed", "rankme", "participation", "bits_per_byte", "n", "weights", "same_as",
+)  # fmt: skip
+
+
+def _finished(
+    panel: Panel, dataset: Dataset, entries: Sequence[ModelEntry], measures: Sequence[Measure], seed: int
+) -> dict[str, str]:  # fmt: skip
+    """The file in the store with the finished rows of each checkpoint, named by all that they depend on.
+
+    A checkpoint whose revision nothing tells now has none: what keeps it from being loaded is told when it is.
+    """
+    from repalign.comparison.tiles import FORMULAS, identity
+    from repalign.sources import parse_spec
+
+    out = {}
+    for entry in entries:
+        try:
+            spec = parse_spec(entry.spec)
+            of_features = [dataset.fingerprint, str(spec), spec.source.revision(spec, entry), entry.settings("auto")]
+        except RepalignError:
+            continue
+        facts = [FORMULAS, panel.digest, of_features, [identity(m) for m in measures], list(map(repr, measures)), seed]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        out[entry.label] = f"tracked/{digest[:32]}.json"
+    return out
+
+
+def _scored(
+    panel: Panel, dataset: Dataset, entries: Sequence[ModelEntry], measures: Sequence[Measure], store: Path | None,
+    keep: Callable[[str, dict[str, Any]], None], device: str, executor: Executor | None, seed: int, progress: Progress,
+) -> tuple[tuple[str, str], ...]:  # fmt: skip
+    """Hand over the rows of each checkpoint that is finished; what is left out, and why."""
+    from repalign.sources import Skipped, extract
+    from repalign.track import Tracker
+
+    tracker = Tracker(panel, measures, strict=True, seed=seed)  # refuses before any model is run
     kept_in = None if store is None else str(store)
     found = extract(dataset, entries, kept_in, device=device, executor=executor, on_unavailable="skip", progress=progress)
     left_out = tuple((one.name, one.reason) for one in found if isinstance(one, Skipped))
     kept = [one for one in found if not isinstance(one, Skipped)]
-    if not kept:
-        raise RepalignError("no checkpoint could be loaded", expected="at least one", got=named([f"{n}: {r}" for n, r in left_out]))
-    kept.sort(key=lambda r: (step_of(r.name) is None, step_of(r.name) or 0))  # stable: those without a step stay in order, last
-    rows: list[dict[str, Any]] = []
-    same = _twins([(r.name, str(r.facts.get("weights_fingerprint") or "none")) for r in kept])
     for i, r in enumerate(kept):
         progress("score", i, len(kept))
         layers = {name: r.load(name) for name in r.layers}
         tracker.score_features(layers, ids=r.ids, step=i, loss=r.record.scores.get("bits_per_byte"))
-        rows += _rows(tracker, layers, r, i, same.get(r.name, ""), seed)
+        mine = [row for row in tracker.rows if row["step"] == i]
+        one = {
+            "search": [_searched(tracker, layers, r, row, seed) for row in mine if row["scope"] == "search"],
+            "cells": [{name: row[name] for name in CELL} for row in mine if row["scope"] == "cell"],
+            "weights": str(r.facts.get("weights_fingerprint") or "none"),
+        }
+        keep(r.name, one)
     progress("score", len(kept), len(kept))
-    cells = tracker.table().query("scope == 'cell'").drop(columns=["scope", "panel", "loss"])
-    cells["step"] = [step_of(kept[i].name) for i in cells["step"]]
-    cells.insert(0, "checkpoint", [kept[i].name for i in tracker.table().query("scope == 'cell'")["step"]])
-    return Tracked(table=pd.DataFrame(rows), tables={"cells": cells}, n=panel.n, left_out=left_out)
+    return left_out
 
 
-def _rows(tracker: Any, layers: dict[str, Any], r: Any, at: int, twin: str, seed: int) -> list[dict[str, Any]]:
-    """A row for each reference and measure of one checkpoint."""
+CELL = (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")
+
+
+def _searched(tracker: Any, layers: dict[str, Any], r: Any, row: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The row of a search, with its interval over stimuli."""
     from repalign.comparison.intervals import score_interval
 
-    row_of = {one: i for i, one in enumerate(r.ids)}
-    order = [row_of[one] for one in tracker.panel.ids]
-    mine = [row for row in tracker.rows if row["step"] == at]
-    called = {repr(measure): measure.facts.label for measure in tracker.measures}
-    fixed = {(row["reference"], row["measure"]): row for row in mine if row["scope"] == "fixed"}
-    out = []
-    for row in (row for row in mine if row["scope"] == "search"):
-        still = fixed.get((row["reference"], row["measure"]), {})
-        low = high = np.nan
-        if row["statistic"] == row["statistic"]:
-            x, y = layers[row["layer"]][order], tracker.panel.references[row["reference"]][row["reference_layer"]]
-            over = score_interval(x, y, row["measure"], method="auto", seed=seed)
-            low, high = over.low, over.high
-        step = step_of(r.name)
-        out.append({
-            "checkpoint": r.name, "step": np.nan if step is None else step,
-            "reference": row["reference"], "measure": called[row["measure"]],
-            **{name: row[name] for name in ("layer", "reference_layer", "statistic")},
-            "low": low, "high": high, "null_mean": row["null_mean"], "z": row["z"], "p": row["pvalue"],
-            "fixed_layer": still.get("layer", ""), "fixed": still.get("statistic", np.nan), "rankme": row["rankme"],
-            "participation": row["participation"], "bits_per_byte": row["loss"], "n": row["n"],
-            "weights": str(r.facts.get("weights_fingerprint") or "")[:12], "same_as": twin,
-        })  # fmt: skip
-    return out
+    low = high = np.nan
+    if row["statistic"] == row["statistic"]:
+        row_of = {one: i for i, one in enumerate(r.ids)}
+        order = [row_of[one] for one in tracker.panel.ids]
+        x, y = layers[row["layer"]][order], tracker.panel.references[row["reference"]][row["reference_layer"]]
+        over = score_interval(x, y, row["measure"], method="auto", seed=seed)
+        low, high = over.low, over.high
+    return {
+        **{name: row[name] for name in (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")},
+        "low": float(low), "high": float(high), "p": row["pvalue"], "bits_per_byte": row["loss"],
+    }  # fmt: skip
 
 
 def step_of(name: str) -> int | None:
@@ -240,15 +313,17 @@ def step_of(name: str) -> int | None:
     return int(said[1]) if said else None
 
 
-def _checkpoints(models: Sequence[str], revisions: Sequence[str] | None) -> list[tuple[str, str]]:
-    """The name and the spec of each checkpoint."""
+def checkpoints_of(models: Sequence[str], revisions: Sequence[str] | None) -> list[tuple[str, str]]:
+    """The name and the spec of each checkpoint. A pattern stands for all revisions of the model that it fits, in order of steps."""
     wanted = [one.strip() for some in revisions or () for one in some.split(",") if one.strip()]
     if wanted:
-        if len(models) != 1 or Path(models[0]).exists() or "@" in models[0]:
-            raise RepalignError("revisions are of one model of a hub", expected="such as hf:org/name", got=named(list(models)),
-                                remedy="give folders without revisions")  # fmt: skip
-        short = models[0].rpartition("/")[2]
-        out = [(f"{short}@{one}", f"{models[0]}@{one}") for one in wanted]
+        if len(models) != 1 or "@" in models[0]:
+            raise RepalignError("revisions are of one model", expected="such as hf:org/name, or a folder of folders",
+                                got=named(list(models)), remedy="give folders without revisions")  # fmt: skip
+        folder = Path(models[0].removeprefix("hf:"))
+        short, local = models[0].rstrip("/").rpartition("/")[2], folder.is_dir()
+        names = _fitting(wanted, lambda: _there(models[0], folder if local else None))
+        out = [(f"{short}@{one}", f"hf:{(folder / one).absolute()}" if local else f"{models[0]}@{one}") for one in names]
     else:
         specs = [f"hf:{Path(one).absolute()}" if Path(one).is_dir() else one for one in models]
         names = [one.rstrip("/").rpartition("/")[2] or one for one in models]
@@ -257,6 +332,33 @@ def _checkpoints(models: Sequence[str], revisions: Sequence[str] | None) -> list
         raise RepalignError("checkpoints have names of their own", expected="different checkpoints, at least one",
                             got=named([name for name, _ in out]) or "none")  # fmt: skip
     return out
+
+
+def _there(model: str, folder: Path | None) -> list[str]:
+    """The names of all revisions: subfolders of a folder, branches and tags of a repository of the hub."""
+    if folder is not None:
+        return [one.name for one in folder.iterdir() if one.is_dir()]
+    from repalign.sources import parse_spec
+    from repalign.sources.hub import hub_revisions
+
+    return hub_revisions(parse_spec(model))
+
+
+def _fitting(wanted: Sequence[str], there: Callable[[], list[str]]) -> list[str]:
+    """Revisions as they are named, and those that fit a pattern; each once."""
+    out: list[str] = []
+    known: list[str] | None = None
+    for one in wanted:
+        if not set(one) & set("*?["):
+            out.append(one)
+            continue
+        known = there() if known is None else known
+        found = sorted(fnmatch.filter(known, one), key=lambda name: (step_of(name) is None, step_of(name) or 0, name))
+        if not found:
+            raise RepalignError(f"no revision fits {one!r}", expected="a pattern such as 'step*'", got=one,
+                                remedy=did_you_mean(one, known) or "look at the names of its branches")  # fmt: skip
+        out += found
+    return list(dict.fromkeys(out))
 
 
 def _twins(fingerprints: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -127,6 +127,15 @@ def hub_revision(spec: Spec, nested: bool = False) -> str:
             raise
 
 
+def hub_revisions(spec: Spec) -> list[str]:
+    """The branches and tags of a repository of the hub. Unavailable where it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    with hub_errors(spec):
+        found = HfApi().list_repo_refs(spec.path)
+    return [one.name for one in (*found.branches, *found.tags)]
+
+
 def local_folder(spec: Spec) -> Path:
     """The folder of a model on this machine. RepalignError if it is not there."""
     folder = Path(spec.path)
