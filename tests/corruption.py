@@ -239,6 +239,8 @@ def _one(work: Path, inputs: Inputs, name: str, wanted: dict[str, Any], first: d
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         _run_again(work, inputs, name, found)
     now = {p.relative_to(work): p.read_bytes() for p in files(work)}
+    # What a finished result no longer asks for may be gone.
+    now |= {name: data for name, data in first.items() if name not in now and {"tiles", "findings", "ceilings"} & set(name.parts)}
     if now != first:
         differing = [str(n) for n in {*now, *first} if now.get(n) != first.get(n)]
         found.not_mended.append(f"{name}: {differing}; {[str(p) for p in check(work)][:1]}")

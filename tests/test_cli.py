@@ -248,7 +248,9 @@ def test_what_is_made_again_or_has_no_seal_is_told(call, study):
     tile = next((results / "tiles").iterdir())
     tile.write_bytes(tile.read_bytes()[:-1])
     status, out, err = call("check", results)
-    assert status == 1 and tile.name in out
+    assert status == 1 and tile.name in out and "delete it" in out
+    assert call("run", study)[0] == 0 and call("check", results)[0] == 1  # a finished result asks for no tile
+    (results / "results.parquet").unlink()
     status, _, err = call("run", study)
     assert status == 0 and f"note: {tile}" in err and "what it held is computed again" in err
     run = json.loads((results / "run.json").read_text())

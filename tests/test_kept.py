@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from repalign import null as nulls
 from repalign.comparison import Tile, compare
 from repalign.comparison import compare as public
 from repalign.comparison import tiles as tiling
-from repalign.comparison.alignment import DRAWS, TILE_SCHEMA
+from repalign.comparison.alignment import DRAWS, TILE_SCHEMA, Alignment
 from repalign.comparison.check import check
 from repalign.comparison.kept import ABOUT, KEY, MEMBERS, Kept, opened, table_of
 from repalign.comparison.tiles import Settings, groups_of, pairs_of
@@ -188,3 +189,66 @@ def test_workers_keep_the_same_files(few, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         run(tmp_path / "threads", executor=pool)
     assert files(tmp_path / "loop") == files(tmp_path / "threads")
+
+
+# --- a result that is finished -------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read, or listed, below a results folder."""
+    read: list[str] = []
+    for kind, name in ((LocalFiles, "read"), (LocalFiles, "listing"), (Path, "read_bytes")):
+        real = getattr(kind, name)
+
+        def told(own, *args, real=real):
+            read.append(str(own / args[0] if args and isinstance(own, Path) else args[0] if args else own))
+            return real(own, *args)
+
+        monkeypatch.setattr(kind, name, told)
+    return read
+
+
+def test_the_same_command_again_reads_the_table_and_no_tile(few, reads, tmp_path):
+    told: list[str] = []
+    tell = lambda task, done, total, note=None: told.append(note) if note else None  # noqa: E731
+    first = run(tmp_path, describe={"name": "one", "study": {"a": 1}})
+    before = files(tmp_path)
+    reads.clear()
+    few.clear()
+    again = run(tmp_path, describe={"name": "one", "study": {"a": 1}}, progress=tell)
+    assert not few and not any("tiles" in path for path in reads) and told == ["42 of 42 parts were done in an earlier run, and are taken"]
+    pd.testing.assert_frame_equal(again.table, first.table, check_exact=True)
+    assert json.loads(json.dumps(first.run)) == again.run and "asked" not in again.run
+    assert all(np.array_equal(a, b) for a, b in zip(first.draws["draws"], again.draws["draws"], strict=True))
+    assert files(tmp_path) == before
+
+
+def test_what_differs_is_not_taken_from_the_finished_result(few, reads, tmp_path):
+    """The text of the study, its warnings, a ceiling, a model's score: the tiles are read then, and the description is new."""
+    run(tmp_path)
+    better = replace(MODELS[0], record=replace(MODELS[0].record, scores={"top1": 0.5}))
+    changes = [
+        ({"describe": {"study": {"a": 2}}}, lambda r: r.run["study"] == {"a": 2}),
+        ({"describe": {"warnings": ["look here"]}}, lambda r: "look here" in r.run["warnings"]),
+        ({"models": [better, *MODELS[1:]]}, lambda r: r.run["models"][0]["scores"] == {"top1": 0.5}),
+        ({"replicates": [(MODELS[0], MODELS[1])]}, lambda r: len(r.run["ceilings"]) == len(MEASURES)),
+        ({}, lambda r: not r.run["ceilings"] and r.run["study"] is None),
+    ]
+    few.clear()
+    for change, holds in changes:
+        reads.clear()
+        assert holds(run(tmp_path, **change)) and any("tiles" in path for path in reads)
+        assert holds(run(tmp_path, **change))
+    assert set(few) <= {"m0m1"}  # the twins are relabelled on one side
+
+
+def test_a_description_that_was_changed_by_hand_or_a_damaged_table_is_written_anew(few, tmp_path):
+    first = run(tmp_path)
+    data = (tmp_path / "results.parquet").read_bytes()
+    (tmp_path / "results.parquet").write_bytes(data[:-7])
+    pd.testing.assert_frame_equal(run(tmp_path).table, first.table, check_exact=True)
+    assert (tmp_path / "results.parquet").read_bytes() == data
+    loaded = Alignment.load(tmp_path)
+    Alignment(loaded.table, {**loaded.run, "name": "added"}, loaded.draws).save_run(tmp_path)
+    assert Alignment.load(tmp_path).run["name"] == "added" and run(tmp_path).run["name"] is None

@@ -61,6 +61,7 @@ MOCK_OF = "mock of "
 TABLE_FILE = "results.parquet"
 DRAWS_FILE = "draws.parquet"
 RUN_FILE = "run.json"
+ASKED = "asked"  # in it: a digest of all that a result follows from; whoever changes the file leaves it out
 ENDS = ("measure", "model_x", "model_y")  # what names a score of the layer search
 REMEDY = "run the same command again: it writes the result anew, and keeps the finished tiles"
 
@@ -177,7 +178,7 @@ class Alignment:
                     remedy="name the results folder of a finished run, or run the study again: it resumes",
                 )  # fmt: skip
         run, has_seal = read_json(folder / RUN_FILE, REMEDY)
-        stated = run.pop(FILES, None)
+        stated, _ = run.pop(FILES, None), run.pop(ASKED, None)
         if has_seal and not isinstance(stated, dict):
             raise DamagedError(folder / RUN_FILE, "describes no alignment", expected=f"an entry {FILES!r}", remedy=REMEDY)
         if stated is None:

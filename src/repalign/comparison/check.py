@@ -10,6 +10,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from repalign.comparison.alignment import DRAWS_FILE, RUN_FILE, TABLE_FILE, Alignment
@@ -129,7 +130,8 @@ def _result(folder: Path | Url) -> Iterator[Problem]:
     for name in (TILES, *KEPT):  # each under the name that it states; those from before seals no run reads
         for path in sorted((folder / name).iterdir()) if name in there else ():
             look = _cut_off if TEMPORARY.match(path.name) else _tiles if name == TILES else _file
-            yield from (problem for problem in _guarded(look, path) if problem.problem != OLD)
+            found = (problem for problem in _guarded(look, path) if problem.problem != OLD)
+            yield from (problem if look is _cut_off else replace(problem, remedy=REMEDY) for problem in found)
 
 
 def _cut_off(path: Path | Url) -> Iterator[Problem]:

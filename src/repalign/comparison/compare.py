@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import json
 import math
 import platform
 import time
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -22,19 +23,31 @@ import numpy as np
 import pandas as pd
 import torch
 
+import repalign
 import repalign.null as nulls
-from repalign.comparison.alignment import ENDS, MOCK_OF, Alignment
+from repalign.comparison.alignment import ASKED, ENDS, MOCK_OF, RUN_FILE, Alignment
 from repalign.comparison.applicable import applicable
 from repalign.comparison.doctor import Examination
 from repalign.comparison.kept import TILES, Kept, name_of
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import Cache, Scored, Settings, Tile, groups_of, pairs_of, table_of
+from repalign.comparison.tiles import (
+    Cache,
+    Scored,
+    Settings,
+    Tile,
+    groups_of,
+    identity,
+    pairs_of,
+    side_of,
+    table_of,
+    versions,
+)
 from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
 from repalign.errors import RepalignError
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
-from repalign.files import Url, open_files, place_of
+from repalign.files import Url, open_files, path_sha256, place_of, read_json
 from repalign.layers import FEATURES, kind_of
-from repalign.measures import Group, parse_measure
+from repalign.measures import Group, parse_measure, parse_wanted
 from repalign.measures.measure import Measure, as_layer, counting
 from repalign.models import COMPETENCES, ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
@@ -48,6 +61,7 @@ DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
 TILE_SECONDS = 0.1  # of a tile whose measure was not tried, and of every other besides: it matters where some take minutes
 TURNS = 8  # jobs for every worker
 TELL_EVERY = 0.2  # seconds, within a tile
+PACKAGE = Path(repalign.__file__).parent
 JOINT = 2**20  # draws of many pairs of models that are aligned at once
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
@@ -119,33 +133,38 @@ def compare(
     RepalignError : datasets differ, names repeat, a measure is unknown or undefined at this n, or a layer
         holds NaN; the message names the model and the layer.
     """
-    planned = _planned(
+    asked = _asked(
         x, y, measures, null, Reading(ids, rows), search=search, alpha=alpha, preprocess=preprocess, results=results, device=device,
-        memory=memory, replicates=replicates, limit=limit, progress=progress,
+        memory=memory, replicates=replicates, limit=limit,
     )  # fmt: skip
+    describe, digest = {**({"how": asked.how} if asked.how else {}), **(describe or {})}, ""
+    if asked.folder is not None:
+        digest = question_of(asked, split_half, describe, executor)
+        if (finished := finished_result(asked.folder, digest, progress)) is not None:
+            return finished
+    planned = _planned(asked, progress)
     tiles, chosen = planned.tiles, planned.chosen
     done = run_tiles(
-        [*tiles, *planned.twins], planned.kept, executor, planned.memory, progress, planned.examination, chosen.seconds
+        [*tiles, *planned.twins], planned.kept, executor, asked.memory, progress, planned.examination, chosen.seconds
     )
     scored, of_twins = done[: len(tiles)], done[len(tiles) :]
 
     table = across_pairs(tiles, scored)
-    describe = {**({"how": planned.how} if planned.how else {}), **(describe or {})}
-    run = describe_run(planned.x, planned.y, tiles, planned.null, table, describe, executor)
+    run = describe_run(asked.x, asked.y, tiles, asked.null, table, describe, executor)
     run |= {"findings": planned.examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
-    run["warnings"] = [*planned.told, *chosen.warnings, *_mixed(planned.x, planned.y, done), *run["warnings"]]
+    run["warnings"] = [*asked.told, *chosen.warnings, *_mixed(asked.x, asked.y, done), *run["warnings"]]
     run["ways"] = _ways(tiles, scored) if any(t.settings.way for t in tiles) else {}
     if planned.twins or split_half:
         from repalign.comparison.ceilings import seed_to_seed, split_halves
 
         halved = tiles if split_half else []
         run["ceilings"] = [
-            *seed_to_seed(planned.twins, of_twins), *split_halves(halved, split_half, planned.folder, progress)
+            *seed_to_seed(planned.twins, of_twins), *split_halves(halved, split_half, asked.folder, progress)
         ]  # fmt: skip
     names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
     alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
-    if planned.folder is not None:
-        alignment.save(planned.folder)
+    if asked.folder is not None:
+        replace(alignment, run={**run, ASKED: digest}).save(asked.folder)
     return alignment
 
 
@@ -162,39 +181,53 @@ def compare_share(
     """
     about = {k: v for k, v in options.items() if k not in ("split_half", "describe", "ids", "rows")}
     reading = Reading(options.get("ids"), options.get("rows", False))
-    planned = _planned(x, y, measures, null, reading, results=results, progress=progress, **about)
+    asked = _asked(x, y, measures, null, reading, results=results, **about)
+    planned = _planned(asked, progress)
     assert planned.kept is not None
     missing, of = run_share(
-        share, [*planned.tiles, *planned.twins], planned.kept, executor, planned.memory, progress, planned.examination
+        share, [*planned.tiles, *planned.twins], planned.kept, executor, asked.memory, progress, planned.examination
     )
     return len(missing), of, share.owners(missing, of)
 
 
 @dataclass(frozen=True, eq=False)
-class _Planned:
-    """What is to be compared: every tile, and what is known before any is computed. `told` is what a reader must know."""
+class _Asked:
+    """What `compare` is asked, read and found to be right. `told` is what a reader must know, `how` how rows were paired."""
 
     x: list[Representation]
     y: list[Representation] | None
+    measures: Sequence[Measure | Group | str]
     null: nulls.Null
-    tiles: list[Tile]
-    twins: list[Tile]  # of two trainings of one model
-    chosen: Any
-    examination: Examination
-    kept: Kept | None
+    search: str | None
+    alpha: float
+    preprocess: Preprocess | None
+    device: str
+    replicates: Sequence[tuple[Representation, Representation]]
+    limit: float | None
     folder: Path | Url | None
+    kinds: dict[str, str]
     memory: int
     how: list[str]
     told: list[str]
 
 
-def _planned(
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """What is to be compared: every tile, and what is known before any is computed."""
+
+    tiles: list[Tile]
+    twins: list[Tile]  # of two trainings of one model
+    chosen: Any
+    examination: Examination
+    kept: Kept | None
+
+
+def _asked(
     x: Models, y: Models | None, measures: Any, null: nulls.Null | str, reading: Reading, *, search: str | None = None,
     alpha: float = 0.05, preprocess: Preprocess | None = None, results: str | Path | Url | None = None, device: str = "cpu",
     memory: int | None = None, replicates: Sequence[tuple[Representation, Representation]] = (), limit: float | None = None,
-    progress: Progress = silent,
-) -> _Planned:  # fmt: skip
-    """The work of `compare`, by its arguments. Raises RepalignError for what is wrong with them."""
+) -> _Asked:  # fmt: skip
+    """The arguments of `compare`. Raises RepalignError for what is wrong with them."""
     if isinstance(measures, (str, Measure, Group)):
         measures = [measures]
     (x, *others), how = as_models([x] if y is None else [x, y], reading)
@@ -218,22 +251,32 @@ def _planned(
     device, of_device = _device_of(device)
     budget = DEFAULT_MEMORY if memory is None else memory
     measures = default_measures(kinds.values()) if measures is None else measures
-    plain, most = preprocess is None and set(kinds.values()) == {FEATURES}, max(budget, 4 * DEFAULT_MEMORY)
-    chosen = applicable(
-        measures, x, y, null, kinds, plain=plain, search=search, memory=most, limit=limit, progress=progress, device=device
-    )
-    settings = {m: Settings(used, chosen.search, alpha, preprocess, device, way.name) for m, (way, used) in chosen.how.items()}
-    tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
-    twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in replicates]
-    if not tiles:
-        raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
-
     folder = None if results is None else place_of(results)
     for place in () if folder is None else (folder, *(folder / name for name in (TILES, "findings", "ceilings"))):
         open_files(place).sweep()
-    examination = Examination(models, folder)
-    kept = None if folder is None else Kept(open_files(folder))
-    return _Planned(x, y, null, tiles, twins, chosen, examination, kept, folder, budget, how, of_device)
+    return _Asked(
+        x, y, measures, null, search, alpha, preprocess, device, replicates, limit, folder, kinds, budget, how, of_device
+    )  # fmt: skip
+
+
+def _planned(asked: _Asked, progress: Progress) -> _Planned:
+    """The work of `compare`. Raises RepalignError for measures that cannot be computed here."""
+    x, y, plain = asked.x, asked.y, asked.preprocess is None and set(asked.kinds.values()) == {FEATURES}
+    chosen = applicable(
+        asked.measures, x, y, asked.null, asked.kinds, plain=plain, search=asked.search,
+        memory=max(asked.memory, 4 * DEFAULT_MEMORY), limit=asked.limit, progress=progress, device=asked.device,
+    )  # fmt: skip
+    settings = {
+        m: Settings(used, chosen.search, asked.alpha, asked.preprocess, asked.device, way.name)
+        for m, (way, used) in chosen.how.items()
+    }
+    tiles = [Tile(a, b, m, s, streams) for m, s in settings.items() for a, b, streams in pairs_of(x, y, m)]
+    twins = [Tile(a, b, m, s) for m, s in settings.items() for a, b in asked.replicates]
+    if not tiles:
+        raise RepalignError("nothing to compare", expected="two models, or one on each side", got=f"{len(x)} model")
+    models = [*x, *(y or ()), *(r for both in asked.replicates for r in both)]
+    kept = None if asked.folder is None else Kept(open_files(asked.folder))
+    return _Planned(tiles, twins, chosen, Examination(models, asked.folder), kept)
 
 
 def pair(
@@ -531,6 +574,45 @@ class _Work:
         self.progress("compare", done, n, note)
 
 
+# --- a result that is there already --------------------------------------------------------------
+
+
+def question_of(asked: _Asked, split_half: int, describe: Mapping[str, Any], executor: Executor | None) -> str:
+    """A digest of all that a result and its description follow from: what is compared and how, this program and this machine.
+
+    The keys of all tiles follow from it, and cost many times as much.
+    """
+    sides = [
+        None if side is None else [[*side_of(r), r.widths, asdict(r.record), dict(r.facts)] for r in side]
+        for side in (asked.x, asked.y)
+    ]
+    twins = [[side_of(r) for r in both] for both in asked.replicates]
+    measures = [parse_wanted(m) if isinstance(m, str) else m for m in asked.measures]
+    how = identity(measures, asked.null, asked.search, asked.alpha, asked.preprocess, asked.device, asked.told, asked.limit)
+    facts = [versions(), _code(), _programs(), _machine(executor), sides, twins, split_half, how, describe]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of this program, so that what it says is never older than it."""
+    return path_sha256(PACKAGE, PACKAGE.rglob("*.py"))
+
+
+def finished_result(folder: Path | Url, asked: str, progress: Progress) -> Alignment | None:
+    """The result in a folder if it is the answer to this question and whole. Then no tile is looked at."""
+    try:
+        run, has_seal = read_json(folder / RUN_FILE)
+        if not has_seal or run.get(ASKED) != asked or "intervals" in run:  # which a later step has added
+            return None
+        found = Alignment.load(folder)
+    except RepalignError:  # it is written anew
+        return None
+    n = int((found.table["scope"] == "max").sum())
+    progress("compare", n, n, f"{n:,} of {n:,} parts were done in an earlier run, and are taken")
+    return found
+
+
 # --- the table and the description of the run -----------------------------------------------------
 
 
@@ -581,14 +663,8 @@ def describe_run(
     }
     return {
         "repalign": _version("repalign"),
-        "versions": {name: _version(name) for name in LIBRARIES},
-        # Besides the versions, the last digits of the scores depend on this.
-        "machine": {
-            "device": settings.device, "threads": threads_of(executor), "workers": count_of(executor),
-            "processor": platform.machine(),
-            "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
-            "python": platform.python_version(),
-        },
+        "versions": _programs(),
+        "machine": {"device": settings.device, **_machine(executor)},
         "name": extra.get("name"), "mock": any(r.dataset_name.startswith(MOCK_OF) for r in x), "study": extra.get("study"),
         **({"how": list(extra["how"])} if "how" in extra else {}),
         "dataset": extra.get("dataset") or dataset,
@@ -658,6 +734,19 @@ def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
             for row in one.about.get("intervals", ()):
                 way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
     return out
+
+
+def _programs() -> dict[str, str | None]:
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _machine(executor: Executor | None) -> dict[str, Any]:
+    """What the last digits of the scores depend on, besides the versions."""
+    return {
+        "threads": threads_of(executor), "workers": count_of(executor), "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
+        "python": platform.python_version(),
+    }  # fmt: skip
 
 
 @functools.cache

@@ -82,13 +82,22 @@ class Tile:
     @cached_property
     def key(self) -> str:
         """A digest of all that the rows hold or follow from."""
-        sides = [(r.key, r.name, r.layers, r.dataset_name, r.dataset_fingerprint, r.n) for r in (self.x, self.y)]
-        facts = [FORMULAS, _columns(TILE_SCHEMA), sides, self.settings.identity(self.measure), self.streams]
+        facts = [*versions(), [side_of(self.x), side_of(self.y)], self.settings.identity(self.measure), self.streams]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
+def side_of(r: Representation) -> tuple[object, ...]:
+    """What of a representation stands in the rows, or decides over them."""
+    return r.key, r.name, r.layers, r.dataset_name, r.dataset_fingerprint, r.n
+
+
+def versions() -> tuple[object, ...]:
+    """What of the program does: the version of its formulas, and the columns."""
+    return FORMULAS, _digest(TILE_SCHEMA)
+
+
 @functools.lru_cache(1)
-def _columns(schema: pa.Schema) -> str:
+def _digest(schema: pa.Schema) -> str:
     return hashlib.sha256(str(schema).encode()).hexdigest()
 
 
