@@ -217,7 +217,8 @@ def test_the_same_command_again_reads_the_table_and_no_tile(few, reads, tmp_path
     reads.clear()
     few.clear()
     again = run(tmp_path, describe={"name": "one", "study": {"a": 1}}, progress=tell)
-    assert not few and not any("tiles" in path for path in reads) and told == ["42 of 42 parts were done in an earlier run, and are taken"]
+    assert not few and not any("tiles" in path for path in reads)
+    assert told == ["42 of 42 parts were done in an earlier run, and are taken"]
     pd.testing.assert_frame_equal(again.table, first.table, check_exact=True)
     assert json.loads(json.dumps(first.run)) == again.run and "asked" not in again.run
     assert all(np.array_equal(a, b) for a, b in zip(first.draws["draws"], again.draws["draws"], strict=True))

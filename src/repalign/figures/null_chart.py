@@ -18,6 +18,7 @@ from repalign.comparison.conventions import Conventions, Pairs
 from repalign.figures import canvas
 from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, RULE, SCORE
 
+MOST_DRAWN = 200  # pairs on one figure
 COLUMNS = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]
 
 
@@ -51,6 +52,15 @@ class NullChart:
             ceilings=[(c.statistic, c.source(pairs.n)) for c in pairs.seeds if c.n == pairs.n], text=pairs.text,
         )  # fmt: skip
 
+    def ends(self, few: int) -> NullChart:
+        """The chart of the highest and the lowest scores, `few` of each, where there are more."""
+        n = len(self.observed)
+        if n <= 2 * few:
+            return self
+        arrays = {k: np.concatenate([v[:few], v[-few:]]) for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        text = f"{self.text} Of {n:,} pairs the {few} highest and the {few} lowest scores."
+        return replace(self, **arrays, pairs=[*self.pairs[:few], *self.pairs[-few:]], text=text)
+
     def tracks(self, most: int) -> dict[str, object]:
         """The report's chart: every place on it in per cent of its width, of the first `most` pairs."""
         mean, sd = self.null_mean, self.null_std
@@ -64,14 +74,16 @@ class NullChart:
             "reach": np.minimum(self.threshold, self.observed), "end": np.max([self.observed, self.threshold, mean + sd], 0),
             "ceilings": np.array([v for v, _ in self.ceilings]), "ticks": np.array([t for t, _ in marks]),
         }  # fmt: skip
+        whole = ("ceilings", "ticks")
+        along = {k: values if k in whole else values[:most] for k, values in along.items()}
         at = {k: [f"{100 * (v - low) / (high - low):.2f}%" for v in values] for k, values in along.items()}
-        numbers = zip(self.observed, mean, sd, self.threshold, strict=True)
+        numbers = list(zip(self.observed, mean, sd, self.threshold, strict=True))[:most]
         rows = [
-            {"x": x, "y": y, "found": above, "at": {k: at[k][i] for k in along if k not in ("ceilings", "ticks")},
+            {"x": x, "y": y, "found": above, "at": {k: at[k][i] for k in along if k not in whole},
              "score": words.number(score), "chance": f"{words.number(m)} ± {words.number(s)}", "threshold": words.number(t)}
-            for i, ((x, y), above, (score, m, s, t)) in enumerate(zip(self.pairs, self.found, numbers, strict=True))
+            for i, ((x, y), above, (score, m, s, t)) in enumerate(zip(self.pairs[:most], self.found[:most], numbers, strict=True))
         ]  # fmt: skip
-        return {"rows": rows[:most], "ticks": list(zip(at["ticks"], (text for _, text in marks), strict=True)),
+        return {"rows": rows, "ticks": list(zip(at["ticks"], (text for _, text in marks), strict=True)),
                 "ceilings": at["ceilings"]}  # fmt: skip
 
 
@@ -79,7 +91,7 @@ def shown(alignment: Alignment, measure: str | None = None) -> NullChart:
     """The scores of a result, with their table."""
     measure = measure or alignment.measures[0]
     made = NullChart.of(Pairs.of(alignment.table, measure, Conventions.of(alignment.run)))
-    return replace(made, table=alignment.best(measure)[COLUMNS])
+    return replace(made.ends(MOST_DRAWN // 2), table=alignment.best(measure)[COLUMNS])
 
 
 def draw(made: NullChart, **look: Unpack[canvas.Look]) -> Axes:

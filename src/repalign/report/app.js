@@ -51,6 +51,7 @@ function make(name, attributes = {}, ...children) {
   return node;
 }
 const fill = (selector, ...children) => $(selector).replaceChildren(...children);
+const count = (v) => v.toLocaleString("en-US");
 const step = (position) => Math.round(position * 31);
 
 function place(view, value, [low, high]) {
@@ -89,14 +90,15 @@ function legend(selector, view, [low, high], marks, floor) {
 // --- models against models ----------------------------------------------------------------------
 function drawMatrix() {
   const m = data.measures[state.measure], view = state.matrixView, { texts, steps, scale, chance } = m.matrix[view], grid = m.grid;
-  const folded = data.pairViews.filter((key) => data.adjusted.includes(key) && key !== m.rule);
-  buttons("#matrix-view", data.pairViews.filter((key) => !folded.includes(key)), view, (key) => { state.matrixView = key; drawMatrix(); }, folded);
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, data.models[r]), ...grid.columns.map((c, j) => {
+  const views = Object.keys(m.matrix), folded = views.filter((key) => data.adjusted.includes(key) && key !== m.rule);
+  buttons("#matrix-view", views.filter((key) => !folded.includes(key)), view, (key) => { state.matrixView = key; drawMatrix(); }, folded);
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, c))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, r), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0) return make("td", { class: "none" });
-    const mark = m.pairs[k][4] || texts[i][j] === "–" ? "" : "○ ";
-    const name = `${data.models[r]} and ${data.models[c]}: ${VIEW[view].label} ${texts[i][j]}`;
+    const mark = grid.found[i][j] || texts[i][j] === "–" ? "" : "○ ";
+    const over = m.groups ? `, the mean of ${count(grid.counts[0][i][j])} pairs, ${count(grid.counts[1][i][j])} above chance; click for the best` : "";
+    const name = `${r} and ${c}: ${VIEW[view].label} ${texts[i][j]}${over}`;
     return make("td", {}, make("button", {
       type: "button", class: steps[i][j] < 0 ? "qx" : `q${steps[i][j]}`, title: name, "aria-label": name, "data-pair": k,
       "aria-pressed": String(k === state.pair), on: { click: () => { choosePair(k); $("#layers").scrollIntoView(); } },
@@ -110,7 +112,8 @@ function drawMatrix() {
   const level = chance[0] === chance[1] ? number(chance[0]) : `${number(chance[0])} to ${number(chance[1])}`;
   const span = chance[1] - chance[0], wide = view === "statistic" && span > 0.25 * (scale[1] - chance[0]);
   const ceiling = m.ceilings.length ? ` Ceiling: ${m.ceilings.join("; ")}.` : "";
-  fill("#matrix-note", `${m.note}. Chance level of the search: ${level}.${ceiling}${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
+  const grouped = m.groups ? `${count(m.pairCount)} pairs are too many to show one by one: rows and columns are ${m.groups}, numbers are means over pairs. ` : "";
+  fill("#matrix-note", `${grouped}${m.groups ? m.note.replace("not", "no pair") : m.note}. Chance level of the search: ${level}.${ceiling}${wide ? " Chance differs much between pairs: look at “Above chance” or “Calibrated” before comparing raw scores." : ""}`);
 }
 
 // Cells as wide as the page allows; where numbers find no room, colour alone, and the number on hover.
@@ -118,7 +121,7 @@ function fitMatrix() {
   const table = $(".matrix"), room = $("#matrix").clientWidth;
   if (!table || !room) return;
   const count = table.tHead.rows[0].cells.length - 1, longest = (texts) => Math.max(...texts.map((text) => text.length));
-  const names = Math.min(room * 0.34, 8 * longest(data.models) + 20), cell = Math.max(8, Math.min(64, Math.floor((room - names - 4) / count) - 2));
+  const names = Math.min(room * 0.34, 8 * longest(data.measures[state.measure].grid.rows) + 20), cell = Math.max(8, Math.min(64, Math.floor((room - names - 4) / count) - 2));
   const size = Math.min(12.8, cell / (0.62 * longest([...table.querySelectorAll("td > button")].map((button) => button.textContent))));
   table.classList.toggle("bare", size < 8);
   table.classList.toggle("tight", cell < 30);
@@ -262,12 +265,12 @@ function drawAtlas() {
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => { const c = style.getPropertyValue(name).trim(); return [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)); };
   const colors = Array.from({ length: 32 }, (_, k) => rgb(`--q${k}`));
-  const hidden = m.pairs.length < 2 || m.maps.every((p) => !p.shape[0]);
+  const hidden = m.groups || m.pairs.length < 2 || m.maps.every((p) => !p.shape[0]);
   $("#atlas-title").hidden = $("#atlas-note").hidden = $("#atlas").hidden = hidden;
   if (hidden) return;
   const room = $("#atlas").clientWidth || 930, size = Math.max(9, Math.min(76, Math.floor((0.72 * room) / grid.columns.length) - 6));
-  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, data.models[c]))));
-  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, data.models[r]), ...grid.columns.map((c, j) => {
+  const head = make("tr", {}, make("td"), ...grid.columns.map((c) => make("th", { scope: "col" }, make("span", {}, c))));
+  const rows = grid.rows.map((r, i) => make("tr", {}, make("th", { scope: "row" }, r), ...grid.columns.map((c, j) => {
     const k = grid.index[i][j];
     if (k < 0 || !m.maps[k].shape[0]) return make("td");
     const map = cells(state.measure, k), turned = grid.mirrored[i][j], [high, wide] = turned ? [map.ly, map.lx] : [map.lx, map.ly];
@@ -278,7 +281,7 @@ function drawAtlas() {
       image.data.set(p === null ? [0, 0, 0, 0] : [...colors[step(p)], 255], 4 * ((high - 1 - a) * wide + b));
     }
     pen.putImageData(image, 0, 0);
-    const name = `Layer map of ${data.models[r]} and ${data.models[c]}`;
+    const name = `Layer map of ${r} and ${c}`;
     return make("td", {}, make("button", { type: "button", title: name, "aria-label": name, "data-pair": k, "aria-pressed": String(k === state.pair),
       on: { click: () => { choosePair(k); $("#layers").scrollIntoView(); } } }, canvas));
   })));
@@ -373,7 +376,7 @@ function moreRows() {
     })));
   }
   table.shown += next.length;
-  const left = table.rows.length - table.shown, count = (v) => v.toLocaleString("en-US");
+  const left = table.rows.length - table.shown;
   $("#more").hidden = left <= 0;
   fill("#more", `Show ${count(Math.min(50, left))} more`);
   fill("#table-count", `${count(table.shown)} of ${count(table.rows.length)} rows shown; n = ${count(data.n)} throughout. Click a heading to sort.`);
@@ -556,7 +559,8 @@ $("#all-columns").addEventListener("change", () => { table.shown = 0; drawTable(
 $("#find").addEventListener("input", filterRows);
 $("#more").addEventListener("click", moreRows);
 $("#csv").addEventListener("click", download);
-if (!data.exact) fill("#table-note", `The ${data.cellCount.toLocaleString("en-US")} pairs of layers are in the layer maps above; as a table they are in the file named at the foot of this page.`);
+if (data.measures.some((m) => m.groups)) fill("#table-note", "This page has the best and the worst pairs of models of each measure, and the best of every two groups. All pairs are in the file named at the foot of this page.");
+else if (!data.exact) fill("#table-note", `The ${data.cellCount.toLocaleString("en-US")} pairs of layers are in the layer maps above; as a table they are in the file named at the foot of this page.`);
 recall();
 document.documentElement.dataset.ready = "yes";
 })();

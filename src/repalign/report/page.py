@@ -27,7 +27,7 @@ from repalign.comparison.doctor import Finding, grouped
 from repalign.errors import RepalignError
 from repalign.figures import canvas, palette, trend_chart
 from repalign.figures.kinds import Drawn, of_result, write_figures
-from repalign.figures.matrix_chart import Matrix
+from repalign.figures.matrix_chart import MOST_PAIRS, Matrix
 from repalign.figures.null_chart import NullChart
 from repalign.figures.trend_chart import TrendChart
 from repalign.files import Url, place_of, seal_html, seen_from, write_file
@@ -93,6 +93,7 @@ def render(table: pd.DataFrame, run: Mapping[str, Any], where: str = TABLE_FILE)
         table=table, charts=[NullChart.of(some) for some in pairs],
         trends=trends, has_trends=any(trends), layered=bool((cells[["index_x", "index_y"]] > 0).to_numpy().any()),
         draws=min(some.draws for some in pairs),
+        excerpt=max(n if (n := len(some.rows)) > MOST_PAIRS else 0 for some in pairs), ends=payload.ENDS,
         packed=len(cells) > payload.EXACT_CELLS, only_best=len(cells) > payload.MOST_CELLS,
         undefined=int(table["statistic"].isna().to_numpy().sum()), where=where,
         data=payload.data(table, pairs, cells, run), script=Markup(script),

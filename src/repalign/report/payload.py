@@ -11,19 +11,21 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from repalign import text as words
-from repalign.comparison.conventions import ADJUSTED, FLOORED, P_VIEWS, VIEWS, VIEWS_OF, Pairs, scale_of
+from repalign.comparison.conventions import ADJUSTED, FLOORED, P_VIEWS, VIEWS, VIEWS_OF, Pairs, ranked, scale_of
 from repalign.figures.layer_map_chart import Layers
-from repalign.figures.matrix_chart import Matrix
+from repalign.figures.matrix_chart import MEANS, Grouped, Matrix
 
 EXACT_CELLS = 20_000
 MOST_CELLS = 400_000  # beyond this only the best aligned pairs have their layer maps in the page
 PAIR_COLUMNS = ("statistic", "null_mean", "null_std", "z", "pvalue", "threshold", "calibrated", *ADJUSTED)
+ENDS = 100  # pairs at either end, of those that are too many
 MODELS = ("model_x", "model_y")
 INTERVAL = ("low", "high")  # of the score, where the result has it
 CELL_COLUMNS = ("statistic", "null_mean", "null_std", "pvalue", "p_stepdown", "threshold", "calibrated")
@@ -47,7 +49,8 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
     columns = [c for c in (CELL_COLUMNS if shown["exact"] else PACKED_COLUMNS) if c not in absent]
     cells, most = cells.assign(gain=cells["statistic"] - cells["null_mean"]), MOST_CELLS // len(pairs)
     layers: dict[str, list[str]] = {}
-    packs = [_packed(some, cells, names, columns, shown, most, layers) for some in pairs]
+    records = list(run.get("models") or [])
+    packs = [_packed(some, cells, names, columns, shown, most, layers, Grouped.of(some, records)) for some in pairs]
     kinds = [some.about.name for some in pairs]
     for (summary, _), some in zip(packs, pairs, strict=True):  # what the measure is called in the page's address
         called = some.about.name if kinds.count(some.about.name) == 1 else some.about.label
@@ -64,31 +67,43 @@ def data(table: pd.DataFrame, pairs: Sequence[Pairs], cells: pd.DataFrame, run: 
 
 def _packed(
     pairs: Pairs, cells: pd.DataFrame, names: list[str], columns: list[str], shown: Mapping[str, Any], most: int,
-    layers: dict[str, list[str]],
+    layers: dict[str, list[str]], groups: Grouped | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """One measure for the page: what is read at once, and the layer maps of at most `most` cells.
 
-    The layers of the models are added to `layers`.
+    The layers of the models are added to `layers`. Where models are in groups, there are the best and the worst pairs alone, and
+    the best of every two groups.
     """
-    exact, place, rows = shown["exact"], names.index, pairs.rows.to_dict("records")
-    measure, best = rows[0]["measure"], pairs.best
-    cells = cells.loc[cells["measure"] == measure].reset_index(drop=True)
+    exact, place, measure = shown["exact"], {name: i for i, name in enumerate(names)}.__getitem__, pairs.rows["measure"].iloc[0]
+    views = [v for v in shown["pairViews"] if groups is None or v in MEANS]
+    matrices = {v: Matrix.of(pairs, v, groups) for v in views}
+    grid, cells = next(iter(matrices.values())), cells.loc[cells["measure"] == measure]
+    index, n_pairs = grid.index, len(pairs.rows)
+    if groups is not None:
+        order = ranked(pairs.rows).index.to_numpy()
+        chosen = np.unique(np.concatenate([order[:ENDS], order[-ENDS:], index[index >= 0]]))
+        index = np.where(index < 0, -1, np.searchsorted(chosen, index))
+        few = pairs.rows.loc[chosen, list(MODELS)]
+        pairs = replace(pairs, rows=pairs.rows.loc[chosen].reset_index(drop=True), found=pairs.found[chosen])
+        cells = cells.loc[pd.MultiIndex.from_frame(cells[list(MODELS)]).isin(pd.MultiIndex.from_frame(few))]
+    rows, best = pairs.rows.to_dict("records"), pairs.best
+    cells = cells.reset_index(drop=True)
     cell_draws = min(cells["n_draws"].tolist(), default=0)
     drawn = dict.fromkeys(VIEWS, cell_draws) | {"p_stepdown": pairs.draws}
     fields, codes = [], {}
     for column in columns:
         field, codes[column] = coded(column, cells[column].to_numpy(float), drawn.get(column, 0), exact)
         fields.append(field)
-    groups = dict(iter(cells.groupby(["model_x", "model_y"], sort=False)))
+    by_pair = dict(iter(cells.groupby(["model_x", "model_y"], sort=False)))
     kept, left = set(), most  # the best aligned pairs first
     for k in pairs.rows.sort_values(by=["calibrated", "z"], ascending=False, kind="stable").index:
-        size = len(groups.get((rows[k]["model_x"], rows[k]["model_y"]), ()))
+        size = len(by_pair.get((rows[k]["model_x"], rows[k]["model_y"]), ()))
         left -= size
         if size and left >= 0:
             kept.add(k)
     blocks, maps = [], []
     for k, row in enumerate(rows):
-        of_pair = groups[row["model_x"], row["model_y"]] if k in kept else cells.iloc[:0]
+        of_pair = by_pair[row["model_x"], row["model_y"]] if k in kept else cells.iloc[:0]
         laid = Layers.of(of_pair, row, {c: code[of_pair.index] for c, code in codes.items()}, pairs.alpha)
         if k in kept:
             layers[row["model_x"]], layers[row["model_y"]] = laid.layers_x, laid.layers_y
@@ -101,8 +116,6 @@ def _packed(
             "threshold": _finite([laid.threshold])[0],
             "note": laid.note,
         })  # fmt: skip
-    matrices = {v: Matrix.of(pairs, v) for v in shown["pairViews"]}
-    grid = next(iter(matrices.values()))
     summary = {
         "repr": measure,
         "label": pairs.about.label,
@@ -112,8 +125,9 @@ def _packed(
         "rule": pairs.rule,
         "note": pairs.note,
         "ceilings": [f"{words.number(c.statistic)} ({c.source(pairs.n)})" for c in pairs.seeds],
-        "grid": {"rows": [place(r) for r in grid.rows], "columns": [place(c) for c in grid.columns],
-                 "index": grid.index.tolist(), "mirrored": grid.mirrored.tolist()},
+        "grid": {"rows": grid.rows, "columns": grid.columns, "index": index.tolist(), "mirrored": grid.mirrored.tolist(),
+                 "found": grid.found.tolist(), "counts": None if grid.counts is None else grid.counts.tolist()},
+        "groups": "" if groups is None else groups.why, "pairCount": n_pairs,
         "matrix": {
             v: {"texts": m.texts.tolist(), "steps": m.scale.steps(m.values).tolist(),
                 "scale": _finite([m.scale.low, m.scale.high]), "chance": _finite(m.chance)}
