@@ -22,13 +22,16 @@ import pytest
 from PIL import Image
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
+from many_models import made
 from repalign import text as words
 from repalign.comparison import compare
 from repalign.comparison import conventions as views
 from repalign.comparison.alignment import Alignment, rows_of
 from repalign.comparison.conventions import Pairs
 from repalign.errors import RepalignError
+from repalign.figures import kinds as figures_kinds
 from repalign.figures.canvas import ticks
+from repalign.figures.matrix_chart import MOST_GROUPS, Grouped
 from repalign.measures.measure import as_features
 from repalign.models import ModelRecord
 from repalign.relate import story, verdict
@@ -425,6 +428,59 @@ def test_beyond_a_limit_only_the_best_pairs_have_their_maps(table, monkeypatch):
     best = pairs.sort_values("calibrated", ascending=False).index[:3]
     assert [k for k, shape in enumerate(shapes) if shape == (7, 5)] == sorted(best)
     assert shapes.count((0, 0)) == 27 and "Only the layer maps of the best aligned pairs" in Elements(page).text
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[pd.DataFrame, dict]:
+    return made(120)
+
+
+def test_of_many_models_the_page_has_groups_and_both_ends(many):
+    """7,140 pairs under two measures: means over families, whose best pairs are there, and the best and the worst 100."""
+    table, run = many
+    page = render(table, run, "results/results.parquet")
+    assert len(page) < 1.2e6
+    data, family = embedded(page), {one["name"]: one["family"] for one in run["models"]}
+    for m, measure in enumerate((KNN, CKA)):
+        entry, rows = data["measures"][m], rows_of(table, "max", measure)
+        grid, names = entry["grid"], [name.rpartition(" (")[0] for name in entry["grid"]["rows"]]
+        assert sorted(names) == sorted(set(family.values()))
+        assert list(entry["matrix"]) == ["statistic", "gain", "null_mean", "calibrated"]
+        of = rows.assign(a=rows["model_x"].map(family), b=rows["model_y"].map(family))
+        pairs = [(data["models"][p[0]], data["models"][p[1]]) for p in entry["pairs"]]
+        for i, a in enumerate(names):
+            for j, b in enumerate(names):
+                some = of.loc[((of["a"] == a) & (of["b"] == b)) | ((of["a"] == b) & (of["b"] == a))]
+                assert entry["matrix"]["statistic"]["texts"][i][j] == words.number(some["statistic"].mean())
+                assert [grid["counts"][c][i][j] for c in (0, 1)] == [len(some), (some["p_maxt"] <= 0.05).sum()]
+                best = some.sort_values(["calibrated", "z"]).iloc[-1]
+                assert pairs[grid["index"][i][j]] == (best["model_x"], best["model_y"])
+        order = rows.sort_values(["calibrated", "z", "statistic"], ascending=False, kind="stable")
+        ends = order[["model_x", "model_y"]].to_numpy().tolist()
+        assert {tuple(pair) for pair in [*ends[:90], *ends[-90:]]} <= set(pairs) and len(pairs) < 300
+        assert pairs[entry["best"]] == tuple(ends[0]) and entry["pairCount"] == 7140
+    assert "7,140 pairs of models are too many for one page" in text_of(page) and "results/results.parquet" in text_of(page)
+
+
+def test_many_models_without_families_are_grouped_by_their_scores(many):
+    """The families that made the scores are found again without their names."""
+    table, run = many
+    family = {one["name"]: one["family"] for one in run["models"]}
+    pairs = Pairs.of(table, KNN)
+    groups = Grouped.of(pairs, [])
+    assert groups is not None and len(groups.names[0]) <= MOST_GROUPS and "alike" in groups.why
+    of = dict(zip(pairs.rows["model_x"], groups.x, strict=True)) | dict(zip(pairs.rows["model_y"], groups.y, strict=True))
+    mixed = [len({family[name] for name in of if of[name] == g}) for g in set(of.values())]
+    assert max(mixed) == 1
+    assert Grouped.of(Pairs.of(make_table()), []) is None
+
+
+def test_figures_of_many_models_keep_their_size(many):
+    table, run = many
+    matrix, chance = (figures_kinds.FIGURES[kind].relate(Alignment(table, run), KNN) for kind in ("matrix", "null"))
+    assert len(matrix.rows) == 12 and "7,140 pairs are too many" in matrix.text and len(matrix.table) == 12
+    assert len(chance.observed) == len(chance.pairs) == 200 and len(chance.table) == 7140
+    assert (np.diff(chance.observed) <= 0).all() and chance.observed[0] == rows_of(table, "max", KNN)["statistic"].max()
 
 
 def test_closed_form_pvalues_keep_their_size_when_packed(table, monkeypatch):
@@ -891,6 +947,14 @@ def test_pairs_without_a_map_draw_themselves(table, tmp_path, monkeypatch):
     monkeypatch.setattr(payload, "MOST_CELLS", 0)
     dom, console = browse(render(table, make_run()), tmp_path)
     assert 'data-ready="yes"' in dom and console == "" and "No layer map is stored for this pair." in dom
+
+
+@needs_chromium
+def test_many_models_draw_themselves(many, tmp_path):
+    dom, console = browse(render(*many), tmp_path)
+    assert 'data-ready="yes"' in dom and console == ""
+    matrix = re.search(r'<table class="matrix".*?</table>', dom, flags=re.S)
+    assert matrix is not None and matrix[0].count("<button") == 12 * 12 and "are too many to show one by one" in dom
 
 
 @needs_chromium

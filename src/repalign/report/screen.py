@@ -25,6 +25,7 @@ SIZES = {"wide": (440, 344), "alone": (820, 360), "narrow": (356, 316)}
 LEFT, RIGHT, TOP, BOTTOM, SLOT, MARK = 42, 8, 50, 44, 54, 5
 CHARACTER, LINE = 6.5, 13  # mean width of a character at 11 px, and the height of a line
 GRID, BESIDE = 40, 0.06  # places of the line's interval; room beside the points, in ranges of the points
+MOST_NAMES = 80  # models that have their names beside them; of more, half as many
 REACH = 8  # how many times farther than beside its mark a name may stand
 
 
@@ -37,6 +38,7 @@ def screen(found: Verdict, others: Sequence[Verdict], cells: pd.DataFrame, run: 
         "question": story.question(found), "headline": story.headline(found), "sizes": story.sizes(found),
         "care": story.care(found), "panels": drawn,
         "kinds": sorted({kind for panel in drawing for kind in panel.side.points["training"]}),
+        "some_named": any(len(panel.u) > MOST_NAMES for panel in drawing),
         "has_line": any(one["line"] for panel in drawn for one in panel.values()),
         "has_chance": any(any(one["bands"]) for panel in drawn for one in panel.values()),
         "ways": [way | {"text": ""} if found.is_mock else way for way in _ways(found, others, cells, run)],
@@ -182,8 +184,14 @@ class Panel:
             found = canvas.place_labels(at[which], sizes, MARK + 1, area, reach=REACH, taken=[*taken, *marks], apart=True)
             return [None if spot is None else (*spot, *(np.array(spot) + size)) for spot, size in zip(found, sizes, strict=True)]
 
-        boxes = spots(names, np.arange(len(names)), [corner])
-        lost = np.array([i for i, box in enumerate(boxes) if box is None], int)
+        named = np.arange(len(names))
+        if len(names) > MOST_NAMES:  # the highest and the lowest; the others tell theirs where the pointer is
+            order = np.argsort(y, kind="stable")
+            named = np.sort(np.concatenate([order[: MOST_NAMES // 4], order[-MOST_NAMES // 4 :]]))
+        boxes: list[Any] = [None] * len(names)
+        for i, box in zip(named, spots([names[i] for i in named], named, [corner]), strict=True):
+            boxes[i] = box
+        lost = np.array([i for i in named if boxes[i] is None], int)
         for number, i in enumerate(lost, 1):
             names[i] = str(number)
         if len(lost):
