@@ -250,5 +250,7 @@ def test_commands_take_urls_and_name_them(here):
     assert "report: memory://cli/r/report.html" in said and "open memory" not in said
     assert "report: memory://cli/again.html" in told("report", "memory://cli/r", "--out", "memory://cli/again.html")
     assert "report: " in told("report", "memory://cli/r", "--out", str(here / "page.html")) and (here / "page.html").is_file()
-    assert "whole: 3 folders of results" in told("check", "memory://cli")
+    assert "report: memory://cli/p/report.html" in told("pair", str(here / "x.npy"), str(here / "y.npy"), "--out", "memory://cli/p")
+    assert "memory://cli/e/report.html" in told("direction", str(here / "x.npy"), str(here / "y.npy"), "--out", "memory://cli/e")
+    assert "whole: 7 folders of results" in told("check", "memory://cli")
     assert not list((here / "here").iterdir())

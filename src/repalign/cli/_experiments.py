@@ -20,6 +20,7 @@ from repalign.text import number, pvalue
 
 if TYPE_CHECKING:
     from repalign.experiments import Found
+    from repalign.files import Url
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Output:
 
     Parameters
     ----------
-    to : Write all tables, the figure and a page into this folder.
+    to : Write all tables, the figure and a page into this folder or URL.
     csv : Write the table here, for instance table.csv.
     """
 
-    to: Annotated[Path | None, typer.Option("--out")] = None
+    to: Annotated[str | None, typer.Option("--out")] = None
     csv: Path | None = None
     as_json: AsJson = False
 
@@ -85,11 +86,13 @@ def _cell(column: str, value: Any) -> str:
     return pvalue(value) if column == "p" or column.startswith("p_") else number(value)
 
 
-def _written(name: str, found: Found, given: dict[str, Any], folder: Path) -> tuple[tuple[str, Path], ...]:
+def _written(name: str, found: Found, given: dict[str, Any], out: str) -> tuple[tuple[str, Path | Url], ...]:
     """Everything that a study of it would write, in one folder."""
+    from repalign.files import place_of
     from repalign.study.experiment import ExperimentStudy, config_of
 
-    places = {"results": str(folder.absolute()), "report": str((folder / "report.html").absolute())}
+    folder = place_of(out).absolute()
+    places = {"results": str(folder), "report": str(folder / "report.html")}
     config = config_of(name)(name=name, experiment=name, **given, **places)
     return ExperimentStudy(Path.cwd() / f"{name}.yaml", config).write(found).wrote
 

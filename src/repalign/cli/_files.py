@@ -43,7 +43,7 @@ FIXED = "layers are taken as fixed: after a search for the best pair of layers a
 
 def pair(
     x: FeatureFile, y: OtherFile, measure: MeasureNames = None, *, how: Comparing, interval: IntervalMethod = None,
-    to: Annotated[Path | None, typer.Option("--out")] = None, csv: Path | None = None, reader: Reader, as_json: AsJson = False,
+    to: Annotated[str | None, typer.Option("--out")] = None, csv: Path | None = None, reader: Reader, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compare two files of features. Rows are joined on ids; without any in both files, row i with row i.
 
@@ -56,7 +56,7 @@ def pair(
 
     Parameters
     ----------
-    to : Also write the result into this folder: the table as Parquet and CSV, the report, and the figures.
+    to : Also write the result into this folder or URL: the table as Parquet and CSV, the report, and the figures.
     csv : Also write the table here, for instance table.csv.
     """
     from repalign.comparison import in_memory
