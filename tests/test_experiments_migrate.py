@@ -302,6 +302,27 @@ def test_parquet_is_read_in_pieces_with_the_result_of_the_whole(tmp_path, monkey
     assert isinstance(sides.everything, migrate_sides.Without) and isinstance(sides.everything.rows, Pieces)
 
 
+@pytest.mark.parametrize("group", [5_000, 60_000])
+def test_pieces_are_let_go(tmp_path, group):
+    """What Arrow holds while 15 MB go by, in groups of rows and in one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from repalign.features import file_pieces
+
+    x = np.arange(60_000, dtype=np.float32).repeat(64)
+    table = pa.table({"id": [str(i) for i in range(60_000)], "vector": pa.FixedSizeListArray.from_arrays(pa.array(x), 64)})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=group, compression="none", use_dictionary=False)
+    del table, x
+    pieces = file_pieces(tmp_path / "x.parquet")
+    before, held, rows = pa.total_allocated_bytes(), [], 0
+    for ids, vectors in pieces.pieces(2_000):
+        assert ids[0] == str(rows) and vectors[0, 0] == rows
+        rows += len(ids)
+        held.append(pa.total_allocated_bytes() - before)
+    assert rows == pieces.n == 60_000 and max(held) < 8e6, max(held)
+
+
 def test_ids_of_pieces_are_checked(tmp_path):
     import pandas as pd
 

@@ -149,8 +149,8 @@ class Pieces:
     def pieces(self, size: int) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         """Ids and vectors (size, width), in the order of the file. Raises RepalignError for a row without an id or a vector."""
         start = 0
-        # Buffered: else the vectors of a whole row group, often a million, are in memory before the first of them is given.
-        with pq.ParquetFile(self.path, buffer_size=1 << 20) as file:
+        # Buffered, else a row group, often a million vectors, is in memory at once; not pre-buffered, else all that was read stays.
+        with pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=size, columns=[self.id, self.vector]):
                 part = pa.Table.from_batches([batch])
                 ids, n = part.column(self.id), len(batch)
