@@ -20,7 +20,7 @@ LAYERS, N, D = 2, 24, 8
 @pytest.fixture(scope="module")
 def scripts():
     """The benchmark scripts, imported from their folder as they import one another."""
-    names = ("contestants", "layers", "curves", "outside", "measures", "peers", "track")
+    names = ("contestants", "layers", "curves", "outside", "measures", "peers", "track", "embeddings")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield {name: __import__(name) for name in names}
@@ -168,3 +168,24 @@ def test_a_peer_that_does_not_load_is_said(scripts, capsys, monkeypatch):
     assert {peer.package for peer in peers.peers([])} == {"scipy"}
     assert {peer.name for peer in peers.peers(["NormalisedBures"])} == {"procrustes"}
     assert "broken: left out, ImportError: no such library" in capsys.readouterr().err
+
+
+def test_a_plain_script_has_the_numbers_of_the_report(scripts):
+    """The two sides of the race of `embeddings.py report`, at a tenth of its size."""
+    from repalign.experiments import migrate
+
+    embeddings = scripts["embeddings"]
+    old, new, q_old, q_new = embeddings.bed(150, 60, (16, 24))
+    got = migrate(old, new, queries_old=q_old, queries_new=q_new).table.set_index("adapter")["kept"]
+    want = embeddings.plain(old, new, q_old, q_new)
+    assert len(want) == len(got) == 6
+    for name, value in want.items():
+        assert got[name.replace("today", embeddings.TODAY)] == pytest.approx(value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("name", ["same", "rotated", "rotated + .05", "linear map", "unrelated"])
+def test_verdicts_are_right_in_worlds_of_their_full_size(scripts, name):
+    """One of the 20 draws that `embeddings.py worlds` makes of each."""
+    embeddings = scripts["embeddings"]
+    judged = embeddings.judge(embeddings.world(name, 0, 1500, 300, 800), 10, resamples=500, depth=10)
+    assert embeddings.verdict_of(judged, 10 / 800)[0] == embeddings.WORLDS[name]

@@ -498,6 +498,23 @@ def test_half_and_small_whole_numbers_are_read(tmp_path):
     assert found.table.set_index("adapter").loc["none", "kept"] > 0.85
 
 
+def test_codes_of_int8_are_vectors_where_they_are_named(tmp_path):
+    import pandas as pd
+
+    sides = world("same", 4)
+    codes = np.round(127 * sides.old / np.abs(sides.old).max()).astype(np.int8)
+    ids = [f"d{i}" for i in range(N)]
+    for name, x in (("old", codes), ("new", sides.new.astype(np.float16))):
+        pd.DataFrame({"id": ids, "vector": list(x)}).to_parquet(tmp_path / f"{name}.parquet", index=False)
+        np.save(tmp_path / f"{name}.npy", x)
+    found = migrate(str(tmp_path / "old.parquet"), str(tmp_path / "new.parquet"), layer="vector")
+    assert found.table.set_index("adapter").loc["none", "kept"] > 0.85 and found.n == 350
+    found = migrate(str(tmp_path / "old.npy"), str(tmp_path / "new.npy"), layer="features")
+    assert found.table.set_index("adapter").loc["none", "kept"] > 0.85
+    with pytest.raises(RepalignError, match="if these are features, --layer features\\Z"):
+        migrate(str(tmp_path / "old.npy"), str(tmp_path / "new.npy"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

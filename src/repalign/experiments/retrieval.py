@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -155,12 +157,27 @@ class Vectors:
 
 
 def read_vectors(sources: Mapping[str, Any], layer: str | None = None, id: str | None = None) -> Vectors:
-    """Vectors of files, stores or memory, paired by id; row by row only if nothing names them. `id` : the column of ids."""
-    from repalign.experiments.inputs import read_inputs
+    """Vectors of files, stores or memory, paired by id; row by row only if nothing names them. `id` : the column of ids.
+
+    layer : a name may be that of whole numbers too, such as codes of int8, which are vectors by that word.
+    """
+    from repalign.experiments.inputs import LAST, read_inputs
     from repalign.features import read_features
 
-    given = {name: x if id is None else read_features(x, name=name, id=id) for name, x in sources.items()}
-    found = read_inputs(given, None if layer is None else [layer])
+    def read(name: str, x: Any) -> Any:
+        said = {} if id is None else {"id": id}
+        if layer not in (None, LAST):
+            with suppress(RepalignError):  # it is no block of this source: one of several layers in one, or of a store
+                return read_features(x, name=name, vector=layer, **said)
+        return read_features(x, name=name, **said) if said else x
+
+    try:
+        found = read_inputs({name: read(name, x) for name, x in sources.items()}, None if layer is None else [layer])
+    except RepalignError as error:
+        if "--vector" not in str(error):  # an option that others have
+            raise
+        told = re.sub(r"--vector (\S+) \(in Python [^`]*`[^`]*`\)", r"--layer \1", str(error))
+        raise RepalignError(told) from error
     return Vectors(found.arrays, found.ids, found.how)
 
 

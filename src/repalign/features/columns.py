@@ -167,16 +167,19 @@ class Pieces:
 def parquet_pieces(path: Path, layer: str | None = None, id: str | None = None) -> Pieces | None:
     """A .parquet file as pieces; None where it has several layers and none is named, or more or less than one column of ids.
 
-    layer : the column of vectors, or "last"; by default the only one. id : the column that names the rows.
+    layer : the column of vectors, also of whole numbers, or "last"; by default the only one. id : the column that names the rows.
     """
     table = read_parquet(path, headers=True)
-    parts = parts_of(table, Reading(id=id))
+    try:
+        parts = parts_of(table, Reading(id=id, vector=None if layer == "last" else layer))
+    except RepalignError:
+        return None  # who reads it as a whole says what is wrong
     wanted = list(parts)[-1] if layer == "last" or (layer is None and len(parts) == 1) else layer
     named = [b for b in table.blocks if b.name == id] or [b for b in table.blocks if b.id_tier == 0]
     named = named or [b for b in table.blocks if b.id_tier == 1 and [b] not in parts.values()]
-    if wanted not in parts or not parts[wanted][0].is_vectors or len(named) != 1 or named[0].place != "column":
+    vectors = parts[wanted][0] if wanted in parts else None
+    if vectors is None or len(vectors.shape) != 2 or -1 in vectors.shape or len(named) != 1 or named[0].place != "column":
         return None
-    (vectors,) = parts[wanted]
     return Pieces(path, vectors.name, named[0].name, *vectors.shape)
 
 
