@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from repalign import null as nulls
-from repalign.comparison import Tile, compare
+from repalign.comparison import Tile, compare, doctor
 from repalign.comparison import compare as public
 from repalign.comparison import tiles as tiling
 from repalign.comparison.alignment import DRAWS, TILE_SCHEMA, Alignment
@@ -189,6 +189,24 @@ def test_workers_keep_the_same_files(few, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         run(tmp_path / "threads", executor=pool)
     assert files(tmp_path / "loop") == files(tmp_path / "threads")
+
+
+def test_the_findings_of_many_models_are_some_a_file(few, tmp_path, monkeypatch):
+    """Seven models with three files at most, in the loop and by workers; those that are kept are not looked at again."""
+    monkeypatch.setattr(doctor, "APART", 3)
+    monkeypatch.setattr(engine, "APART", 3)
+    looked: list[str] = []
+    real = doctor.examine
+    monkeypatch.setattr(doctor, "examine", lambda x, **about: looked.append(about["model"]) or real(x, **about))
+    first = run(tmp_path / "loop", MODELS[:5])
+    assert len(list((tmp_path / "loop/findings").iterdir())) == 3 and sorted(looked) == [r.name for r in MODELS[:5]]
+    looked.clear()
+    grown = run(tmp_path / "loop")
+    assert sorted(looked) == ["m5", "m6"] and grown.run["findings"][: len(first.run["findings"])] == first.run["findings"]
+    assert check(tmp_path) == []
+    with ThreadPoolExecutor(2) as pool:
+        assert run(tmp_path / "threads", executor=pool).run["findings"] == grown.run["findings"]
+    assert len(list((tmp_path / "threads/findings").iterdir())) == 3
 
 
 # --- a result that is finished -------------------------------------------------------------------

@@ -27,7 +27,7 @@ import repalign
 import repalign.null as nulls
 from repalign.comparison.alignment import ASKED, ENDS, MOCK_OF, RUN_FILE, Alignment
 from repalign.comparison.applicable import applicable
-from repalign.comparison.doctor import Examination
+from repalign.comparison.doctor import APART, Examination
 from repalign.comparison.kept import TILES, Kept, name_of
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import (
@@ -459,6 +459,8 @@ def _computed(
         length = max(1, len(order) // (TURNS * count_of(executor)))
         jobs = [order[start : start + length] for start in range(0, len(order), length)]
 
+    looks = len(examination.models) <= APART
+
     def here(k: int) -> tuple[list[list[Scored]], dict[str, Any]]:
         return [compute_group(of[k], cache, kept, progress, lambda j: told.within(groups[k][j]))], {}
 
@@ -469,7 +471,7 @@ def _computed(
         keys = tuple(names[k] for k in job) if kept is not None else ()
         if executor is None:
             return Task(what, here, (job[0],), keys, about=job)
-        return Task(what, compute_groups, ([of[k] for k in job], memory_of(executor, budget), kept), keys, about=job)
+        return Task(what, compute_groups, ([of[k] for k in job], memory_of(executor, budget), kept, looks), keys, about=job)
 
     with Claims(None if kept is None or not groups else kept.files) as claims:
 
@@ -524,11 +526,12 @@ def compute_group(
 
 
 def compute_groups(
-    groups: Sequence[Sequence[Tile]], budget: int, kept: Kept | None
+    groups: Sequence[Sequence[Tile]], budget: int, kept: Kept | None, looks: bool = True
 ) -> tuple[list[list[Scored]], dict[str, Any]]:  # fmt: skip
-    """Some groups in a worker, with one cache, and the doctor's findings on their layers."""
+    """Some groups in a worker, with one cache, and the doctor's findings on their layers if it `looks`."""
     tiles = [t for group in groups for t in group]
-    examination = Examination([r for t in tiles for r in (t.x, t.y)], None if kept is None else place_of(kept.files.root))
+    folder = None if kept is None or not looks else place_of(kept.files.root)
+    examination = Examination([r for t in tiles for r in (t.x, t.y)], folder, looks=looks)
     cache = Cache(budget, tiles, examination)
     return [compute_group(group, cache, kept) for group in groups], {k: v for k, v in examination.found.items() if v}
 

@@ -5,6 +5,7 @@ Each check is cheap, O(n d) but for one Gram matrix of the smaller side. Thresho
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from repalign.comparison.alignment import keep, kept
-from repalign.files import Url
+from repalign.files import Url, open_files
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
 from repalign.representation import Representation, ahead
@@ -50,6 +51,8 @@ SPECTRUM_MAX_N = 2000
 # of .14 they differ by 30 % at most, at 2.3 times and .07 by 7 %, from 2.2 times and .17 on by a factor of two or more.
 RULING_TOKEN, RULING_SHARE = SINK, 0.15
 
+APART = 128  # models whose findings are a file each
+MANY = "many-"  # how the name of a file begins that has those of several
 SEVERITIES = ("note", "warning", "serious")
 
 Told = Iterator[tuple[str, str, str]]  # code, severity and message of each finding
@@ -325,16 +328,24 @@ def _pairs(x: Pairwise, k: int) -> Told:
 class Examination:
     """The doctor's findings on every layer, which is looked at once: when it is read for the measures, or at the end.
 
-    found : findings by model and by layer; kept in the folder of the tiles, if there is one, by a representation's key.
+    found : findings by model and by layer; kept in the folder of the tiles, if there is one, by a representation's key. Those of
+        up to `APART` models are a file each, those of more some models a file.
+    looks : whether a layer is looked at when it is read. Of many models each worker reads many: they leave it to the end.
     """
 
-    def __init__(self, models: Sequence[Representation] = (), folder: Path | Url | None = None) -> None:
-        self.models = {r.name: r for r in models}
-        self.paths = {} if folder is None else {r.name: folder / "findings" / f"{r.key}.json" for r in models}
-        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {
-            name: kept(path, path.stem) or {} for name, path in self.paths.items()
-        }
+    def __init__(
+        self, models: Sequence[Representation] = (), folder: Path | Url | None = None, *, looks: bool = True
+    ) -> None:  # fmt: skip
+        self.models, self.looks = {r.name: r for r in models}, looks
+        self.folder = None if folder is None else folder / "findings"
+        self.keys = {} if folder is None else {r.name: r.key for r in models}
+        self.share = max(1, -(-len(self.models) // APART))
+        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        if self.folder is not None:
+            there = self._many() if self.share > 1 else {key: kept(self.folder / f"{key}.json", key) for key in self.keys.values()}
+            self.found = {name: there.get(key) or {} for name, key in self.keys.items()}
         self.kept = {name for name, found in self.found.items() if found}
+        self.waiting: list[str] = []  # models whose findings are not in a file yet
 
     def read(self, r: Representation) -> Iterator[Given]:
         """All layers, checked and, unless that was done, examined.
@@ -344,13 +355,12 @@ class Examination:
         found = self.found.setdefault(r.name, {})
         for name, stored in zip(r.layers, ahead(map(r.load, r.layers)), strict=True):
             layer = as_layer(stored, f"{r.name}, layer {name}")
-            if name not in found:
+            if self.looks and name not in found:
                 dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
                 told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
                 found[name] = [asdict(f) for f in told]
-                if r.name in self.paths and len(found) == len(r.layers):
-                    keep(self.paths[r.name], self.paths[r.name].stem, found)
-                    self.kept.add(r.name)
+                if len(found) == len(r.layers):
+                    self._keep(r.name)
             yield layer
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
@@ -359,7 +369,36 @@ class Examination:
         for r in telling(unseen, "examine", progress):
             for _ in self.read(r):
                 pass
-        for name, path in self.paths.items():
-            if name not in self.kept and not path.is_file():  # what workers with a disk of their own have found
-                keep(path, path.stem, self.found[name])
+        for name, key in self.keys.items():
+            if name not in self.kept and not (self.folder / f"{key}.json").is_file():  # type: ignore[operator]
+                self._keep(name)  # what workers with a disk of their own have found
+        self._write()
         return [{**f, "model": name} for name, r in self.models.items() for layer in r.layers for f in self.found[name][layer]]
+
+    def _keep(self, name: str) -> None:
+        if name in self.keys:
+            self.kept.add(name)
+            self.waiting.append(name)
+            if len(self.waiting) >= self.share:
+                self._write()
+
+    def _write(self) -> None:
+        if not self.waiting or self.folder is None:
+            return
+        found = {self.keys[name]: self.found[name] for name in self.waiting}
+        if self.share > 1:
+            key = MANY + hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]
+            found = {key: found}
+        for key, value in found.items():
+            keep(self.folder / f"{key}.json", key, value)
+        self.waiting = []
+
+    def _many(self) -> dict[str, dict[str, Any]]:
+        """What is in the folder, by the keys of representations."""
+        assert self.folder is not None
+        names = [name for name in open_files(self.folder).listing() if name.endswith(".json") and not name.startswith(".")]
+        stems, own = [name.removesuffix(".json") for name in names], set(self.keys.values())
+        out = {stem: kept(self.folder / f"{stem}.json", stem) for stem in stems if stem in own}
+        for stem in stems:
+            out |= (kept(self.folder / f"{stem}.json", stem) or {}) if stem.startswith(MANY) else {}
+        return out
