@@ -551,7 +551,8 @@ class _Work:
         count = Counter(t.measure for t in tiles)
         each = [TILE_SECONDS + seconds.get(t.measure, 0.0) / count[t.measure] for t in tiles]
         self.tiles, self.progress, self.count, self.done, self.told = tiles, progress, 0, 0.0, 0.0
-        self.shares = [s * len(tiles) / sum(each) for s in each]
+        mean = sum(each) / max(1, len(tiles))
+        self.shares = [s / mean for s in each]
 
     def add(self, *finished: int, note: str | None = None) -> None:
         self.count += len(finished)
