@@ -182,8 +182,9 @@ def local_minus_global(table: pd.DataFrame, run: dict[str, Any], against: str, s
     families = {name: m["family"] for name, m in records.items()}
     units = units_of(families, [both[0].rows[i] for i in kept], both[0].columns, least=(3, 1))
     low, high, _ = Jackknife.over(units, gap).interval(lambda value: value)
+    interval = "no interval" if math.isnan(low) else f"95 % {low:+.3f} to {high:+.3f}"
     r = [turn * pearson(x, one.means()[kept]) for one in both]
-    return f"r {r[0]:+.3f} for mutual 10-NN, {r[1]:+.3f} for CKA; difference {r[0] - r[1]:+.3f}, 95 % {low:+.3f} to {high:+.3f}"
+    return f"r {r[0]:+.3f} for mutual 10-NN, {r[1]:+.3f} for CKA; difference {r[0] - r[1]:+.3f}, {interval}"
 
 
 def depths(found: Alignment, measure: str) -> pd.DataFrame:
@@ -212,6 +213,12 @@ def tables(found: dict[str, Alignment], bed: dict[str, Alignment]) -> Iterator[s
     yield from ("", "### a2")
     for variant in ("language", "sink kept", "as the paper"):
         yield f"* {variant}: {local_minus_global(of_family(found[variant], 'SmolLM2'), found[variant].run, BITS, 'x')}"
+    yield from ("", "### not planned: the deeper half of each language model alone", "", *TREND_HEAD)
+    for variant in ("language", "sink kept"):
+        one = found[variant]
+        own = of_family(one, "SmolLM2")
+        for what, models in (("all", own["model_x"].unique()), ("the same six", same)):
+            yield from trends(deeper(one, own, models), one.run, BITS, "x", f"{variant}, {what}")
     yield from ("", "### a3: trends on top-1", "", *TREND_HEAD)
     for name, one in [("four networks", vision), *(("six networks", a) for a in bed.values())]:
         yield from trends(one.best(), one.run, TOP1, "y", name)
@@ -254,6 +261,17 @@ def tables(found: dict[str, Alignment], bed: dict[str, Alignment]) -> Iterator[s
     models = list({m["name"]: m for a in (vision, found["untrained"]) for m in a.run["models"]}.values())
     for measure in (KNN, CKA):
         yield "* " + matched(both, models, {"trained or not": [["Lite0", "Lite0 untrained"]]}, "y", measure).text
+
+
+def deeper(found: Alignment, pairs: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """The pairs with the best pair of layers, by distance from chance, of those in the deeper half of side x."""
+    last = {m["name"]: len(m["layers"]) - 1 for m in found.run["models"]}
+    cells = found.cells()
+    cells = cells[cells["model_x"].isin(models) & (cells["index_x"] >= cells["model_x"].map(last) / 2)]
+    best = cells.loc[cells.groupby(["measure", "model_x", "model_y"])["z"].idxmax()].set_index(["measure", "model_x", "model_y"])
+    pairs = pairs[pairs["model_x"].isin(models)].set_index(["measure", "model_x", "model_y"])
+    columns = ["statistic", "null_mean"]
+    return pairs.assign(**{c: best[c].reindex(pairs.index) for c in columns}).reset_index()
 
 
 def halves(found: Alignment) -> str:
@@ -308,8 +326,18 @@ def published_picture(found: Alignment, path: Path) -> plt.Figure:
     return figure
 
 
-def pictures(found: dict[str, Alignment], folder: Path, published: Path | None) -> None:
+def vision_picture(found: Alignment) -> plt.Figure:
+    """Mutual k-NN and CKA of six vision networks against their ImageNet top-1."""
+    figure, pair = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
+    for axes, measure in zip(pair, (KNN, CKA), strict=True):
+        figures.trend(found, TOP1, "y", measure=measure, ax=axes, title=f"{label(measure)}, six vision networks")
+    return figure
+
+
+def pictures(found: dict[str, Alignment], bed: dict[str, Alignment], folder: Path, published: Path | None) -> None:
     drawn = {"zoo_trend": trend_picture(found)}
+    for one in bed.values():  # one, if it was run
+        drawn["zoo_vision"] = vision_picture(one)
     if published is not None:
         drawn["zoo_published"] = published_picture(found["as the paper"], published)
     for name, figure in drawn.items():
@@ -334,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif given.task == "tables":
         print("\n".join(tables(results(given.study), results(given.bed))))
     else:
-        pictures(results(given.study), given.folder, given.published)
+        pictures(results(given.study), results(given.bed), given.folder, given.published)
 
 
 if __name__ == "__main__":
