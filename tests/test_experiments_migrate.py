@@ -53,6 +53,10 @@ def test_golden_values_of_the_bed(found):
     assert {name: tuple(rows.loc[name, ["fidelity", "kept"]].round(4)) for name in golden} == golden
     assert tuple(rows.loc["orthogonal", ["gain", "gain_low", "gain_high"]]) == pytest.approx((0.164, 0.149, 0.179), abs=0.002)
     assert (found.verdict, found.best) == ("adapter for now", "orthogonal")
+    # Query by query: the two rotations are alike to .005, and ridge is surely behind them.
+    assert rows.loc["orthogonal", ["behind", "behind_low", "behind_high"]].tolist() == [0, 0, 0]
+    assert rows.loc["ridge", "behind"] == pytest.approx(0.5100 - 0.4417, abs=1e-4) and rows.loc["ridge", "behind_low"] > 0.04
+    assert -0.005 < rows.loc["orthogonal, centred", "behind_low"] <= 0 < rows.loc["orthogonal, centred", "behind_high"] < 0.005
 
 
 @needs_bed

@@ -13,6 +13,7 @@ from repalign.experiments.adapters import RANK, Adapter
 from repalign.experiments.base import Found, Input, Part
 from repalign.experiments.migrate_numbers import (
     ADAPTER,
+    COMPARED,
     FEWEST_QUERIES,
     FOR_NOW,
     RE_EMBED,
@@ -65,10 +66,10 @@ class Migration(Found):
     """What changing the model does, from `migrate`.
 
     table : a row for each adapter, and one for the old queries as they are served today: `kept` of the new answers, `fidelity` to
-    those of today, `gain` (kept less that of today, paired), each with its interval; rbo against the new answers (p = .9), and r2
-    and cosine of the mapped queries with the old ones. tables : curve (kept by anchors), gallery (agreement by vectors searched),
-    thresholds, queries (worst first), groups of queries if any (worst first), hubs (vectors that are found more or less often),
-    cost.
+    those of today, `gain` (kept less that of today, paired) and `behind` (that of the best adapter less kept, paired), each with
+    its interval; rbo against the new answers (p = .9), and r2 and cosine of the mapped queries with the old ones.
+    tables : curve (kept by anchors), gallery (agreement by vectors searched), thresholds, queries and groups of
+    them if any (worst first), hubs (vectors that are found more or less often), cost.
     """
 
     verdict: str
@@ -155,7 +156,8 @@ class Migration(Found):
 
         rows = self.table.to_dict("records")
         out = {"queries": [row["adapter"] for row in rows]}
-        for what, name in (("kept", "of the new answers"), ("fidelity", "of today's answers"), ("gain", "more than today")):
+        names = ("of the new answers", "of today's answers", "more than today", "behind the best")
+        for what, name in zip(COMPARED, names, strict=True):
             out[name] = [said(row, what) for row in rows]
         for column in ("rbo", "cosine", "ndcg", "mrr"):
             if column in self.table:

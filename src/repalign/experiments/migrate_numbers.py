@@ -39,6 +39,7 @@ SAME, ADAPTER, FOR_NOW, RE_EMBED, UNRELATED, TOO_FEW = VERDICTS = (
     "same", "adapter", "adapter for now", "re-embed", "unrelated", "not enough queries",
 )  # fmt: skip
 TODAY = "old queries, as today"
+COMPARED = ("kept", "fidelity", "gain", "behind")  # means over queries, each with an interval
 FEWEST_QUERIES = 50
 ABOVE_CHANCE = 5  # times chance, that some adapter's interval must reach
 DEPTH = 100  # of the lists for rank-biased overlap
@@ -63,7 +64,11 @@ class Judged:
     @property
     def best(self) -> str:
         """The fitted adapter that keeps most."""
-        return max((name for name in self.adapters if name != NONE), key=lambda name: float(self.kept[name].mean()))
+        return _best(self.kept)
+
+
+def _best(kept: Mapping[str, Array]) -> str:
+    return max((name for name in kept if name not in (TODAY, NONE)), key=lambda name: float(kept[name].mean()))
 
 
 def adapters_of(sides: Sides, rank: int = RANK, rows: np.ndarray | None = None, mlp: bool = False) -> dict[str, Adapter]:
@@ -101,19 +106,21 @@ def judge(
     columns = {("kept", name): values for name, values in kept.items()}
     columns |= {("fidelity", name): values for name, values in fidelity.items()}
     columns |= {("gain", name): values - kept[TODAY] for name, values in kept.items() if TODAY in kept}
+    best = kept[_best(kept)]
+    columns |= {("behind", name): best - kept[name] for name in adapters}
     low, high = bounds(np.stack(list(columns.values()), axis=1), seed, resamples)
     found = {key: (float(v.mean()), float(a), float(b)) for (key, v), a, b in zip(columns.items(), low, high, strict=True)}
     nothing, rows = (float("nan"),) * 3, []
     for name, queries in asked.items():
         row: dict[str, Any] = {"adapter": name, "rbo": float(rank_biased_overlap(answers[name], later).mean())}
-        for what in ("kept", "fidelity", "gain"):
+        for what in COMPARED:
             row |= dict(zip((what, f"{what}_low", f"{what}_high"), found.get((what, name), nothing), strict=True))
         if q_old is not None and name != TODAY:
             wanted = unit(q_old) if adapters[name].is_unit else q_old
             error = ((wanted - queries) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
             row |= {"r2": float(1 - error), "cosine": float((unit(wanted) * unit(queries)).sum(1).mean())}
         rows.append(row)
-    order = ["adapter", *(f"{w}{e}" for w in ("kept", "fidelity", "gain") for e in ("", "_low", "_high")), "rbo", "r2", "cosine"]
+    order = ["adapter", *(f"{w}{e}" for w in COMPARED for e in ("", "_low", "_high")), "rbo", "r2", "cosine"]
     if sides.grades is not None:
         order += [*_graded(rows, answers, later, sides.grades, k, seed, resamples)]
     table = pd.DataFrame(rows).reindex(columns=order)
