@@ -23,7 +23,7 @@ from repalign.report import write_report
 from repalign.study import load_study
 
 RNG = np.random.default_rng(0)
-MODELS = {name: {"a": RNG.standard_normal((40, 4)), "b": RNG.standard_normal((40, 6))} for name in "xyz"}
+MODELS = {name: {"a": RNG.standard_normal((40, 4)), "b": RNG.standard_normal((40, 6))} for name in "xy"}
 STUDY = """\
 name: s
 dataset: {arrays: {thing: thing.npy}, row_ids: ids.txt}
