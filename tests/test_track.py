@@ -516,6 +516,39 @@ def test_layers_and_rows_of_a_panel(tmp_path):
         Panel.of({"m": repalign.RDM(torch.cdist(y, y))})
 
 
+def test_the_best_layer_of_each_reference_is_that_the_others_are_nearest_to():
+    x, y, ids = made()
+    noise = torch.randn(N, 7, generator=torch.Generator().manual_seed(8))
+    models = {"one": {"early": noise, "late": x}, "two": {"first": y, "end": noise.flip(0)}, "three": {"only": x[:, :3]}}
+    found = Panel.of(models, ids=ids, layers="best")
+    assert {name: list(some) for name, some in found.references.items()} == {"one": ["late"], "two": ["first"], "three": ["only"]}
+    found = Panel.of(models, ids=ids, layers={"one": "best", "two": "end"})  # the third has its last, as always
+    assert [list(some) for some in found.references.values()] == [["late"], ["end"], ["only"]]
+    with pytest.raises(RepalignError, match="nothing says which layer is best"):
+        Panel.of({"one": models["one"]}, ids=ids, layers="best")
+    assert list(Panel.of({"one": {"best": x, "b": y}}, ids=ids, layers="best").references["one"]) == ["best"]  # a name is a name
+
+
+def test_batches_of_a_dataset():
+    from repalign.track import Batches
+
+    scenes = repalign.Dataset.toy(64)
+
+    def collate(texts):
+        return torch.tensor([[float(t.count(c)) for c in "abcdefghilmnoprstuw"] for t in texts])
+
+    batches = Batches(scenes, collate, "text", size=20)
+    everything = collate([one for one, *_ in scenes.stimuli("text", list(range(64)))])
+    tracker = Tracker(Panel.of({"counts": everything}, ids=scenes.ids), ["CKA()"], strict=True)
+    for step in range(2):  # again, at each step
+        assert tracker.score(nn.Identity(), batches, step=step)["repalign/CKA/counts"] == pytest.approx(1)
+    assert len(batches) == 4
+    with pytest.raises(RepalignError, match="nothing says which stimuli are fed"):
+        Batches(scenes, collate)
+    with pytest.raises(RepalignError, match="size is out of range"):
+        Batches(scenes, collate, "text", size=0)
+
+
 def test_a_panel_of_a_store(tmp_path):
     data = repalign.Dataset.of(text=[f"a text of {i} words {i * i}" for i in range(30)])
     store = repalign.FeatureStore(tmp_path / "store")

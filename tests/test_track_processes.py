@@ -66,6 +66,46 @@ def test_two_processes_have_the_numbers_of_one(tmp_path):
     assert tracker(file=tmp_path / "table.csv").table()["step"].tolist() == [0, 0, 0, 1, 2, 3, 3, 3]
 
 
+def of_a_shard(rank: int, port: int, results) -> None:
+    """Weights over both processes; the second has fewer batches, of which it runs the last again."""
+    import torch.distributed as distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    join(rank, port)
+    net = sharded_net()
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in net:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    live = tracker()
+    live.layers = ["0", "2"]
+    rows = [i for i in range(N) if i % 3] if rank else [i for i in range(N) if i % 3 == 0]
+    found = live.score(net, fed(rows), step=0)
+    none = live.score(net, fed(rows) if rank else [], step=1)  # refused in both, and neither waits
+    results[rank] = found[NAME], len(passes), none[NAME], type(net[0].weight).__name__
+    distributed.destroy_process_group()
+
+
+def sharded_net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 6)).double()
+
+
+def test_weights_that_are_spread_over_processes_are_read():
+    pytest.importorskip("torch.distributed.fsdp", reason="this torch has no FSDP")
+    found = of_two(of_a_shard)
+    alone = tracker()
+    alone.layers = ["0", "2"]
+    one = alone.score(sharded_net(), fed(list(range(N))), step=0)[NAME]
+    for rank in range(2):
+        score, passes, none, kind = found[rank]
+        assert score == pytest.approx(one, abs=1e-12) and kind == "DTensor"
+        assert passes == 7 and np.isnan(none)  # 167 rows in 4 batches, 334 in 7
+
+
 def test_the_mean_of_two_shares_is_another_number():
     """Why nothing is averaged: neighbours among half of the stimuli are easier to find. A row that counts twice moves it, too."""
     x, y, _ = data()

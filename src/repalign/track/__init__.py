@@ -4,6 +4,7 @@ Callbacks stand in `track.hf`, for the Trainer of transformers, and `track.light
 """
 
 from repalign.track.panel import Panel
+from repalign.track.reading import Batches
 from repalign.track.tracker import COLUMNS, Tracker, rankme
 
-__all__ = ["COLUMNS", "Panel", "Tracker", "rankme"]
+__all__ = ["COLUMNS", "Batches", "Panel", "Tracker", "rankme"]

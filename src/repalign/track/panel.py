@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from repalign.files import DamagedError, read_bytes, write_file
 from repalign.layers import as_features, check_paired
 from repalign.sources.model import named_by
 
-LAST, ALL = "last", "all"
+LAST, ALL, BEST = "last", "all", "best"
+BEST_BY = 10  # neighbours that layers are chosen by
 FORMAT = "repalign-panel-1"
 REMEDY = "make the panel again, or copy its file again"
 Layers = Mapping[str, Tensor]
@@ -53,7 +54,8 @@ class Panel:
         """From arrays, mappings of layers, frames, or files of features, by the name of each model.
 
         ids : of all rows, where the features name them nowhere. layers : which layers of each model: "all", "last", names or
-        patterns, or any of these by the name of a model.
+        patterns, "best", or any of these by the name of a model. The best layer of a model is that with the highest z of mutual
+        10-NN, in the mean over the other models of the panel, of each its best layer.
 
         Rows are joined on ids. Raises RepalignError for rows that cannot be paired, and for layers that are not there.
         """
@@ -64,9 +66,11 @@ class Panel:
                                 got=repr(references).splitlines()[0][:80])  # fmt: skip
         said = {} if ids is None else {"id": list(ids)}
         joined = join([read_features(one, name=name, **said) for name, one in references.items()])
-        found: dict[str, Any] = {}
-        for name, some in zip(references, joined.layers, strict=True):
-            found[name] = {k: some[k] for k in _chosen(name, list(some), layers)}
+        by_name = dict(zip(references, joined.layers, strict=True))
+        chosen = _with_best({name: list(some) for name, some in by_name.items()}, layers, lambda name, layer: by_name[name][layer])
+        found: dict[str, Any] = {
+            name: {k: some[k] for k in _chosen(name, list(some), chosen)} for name, some in by_name.items()
+        }
         named = tuple(map(str, range(joined.n))) if joined.ids is None else joined.ids
         return cls(named, found, joined.ids is not None)
 
@@ -100,7 +104,9 @@ class Panel:
         check_same_dataset(wanted)
         order = {name: i for i, name in enumerate(models or ())}
         wanted.sort(key=lambda r: order.get(r.name, 0))
-        found: dict[str, Any] = {r.name: {k: r.load(k) for k in _chosen(r.name, r.layers, layers)} for r in wanted}
+        by_name = {r.name: r for r in wanted}
+        chosen = _with_best({r.name: r.layers for r in wanted}, layers, lambda name, layer: by_name[name].load(layer))
+        found: dict[str, Any] = {r.name: {k: r.load(k) for k in _chosen(r.name, r.layers, chosen)} for r in wanted}
         facts = {r.name: {"spec": r.record.spec, "revision": r.record.revision, "dataset": r.dataset_name} for r in wanted}
         return cls(wanted[0].ids, found, facts=facts)
 
@@ -184,6 +190,32 @@ class Panel:
             raise DamagedError(path, "is not what was written", expected=f"digest {metadata.get('digest')}",
                                got=f"digest {panel.digest}", remedy=REMEDY)  # fmt: skip
         return panel
+
+
+def _with_best(there: Mapping[str, Sequence[str]], layers: Any, load: Callable[[str, str], Any]) -> Any:
+    """The layers that are asked for, by model, with the name of the best one in the place of "best"."""
+    asked = {name: layers.get(name, LAST) if isinstance(layers, Mapping) else layers for name in there}
+    wanted = [name for name, one in asked.items() if isinstance(one, str) and one == BEST and BEST not in there[name]]
+    if not wanted:
+        return layers
+    if len(there) < 2:
+        raise RepalignError("nothing says which layer is best", expected="at least two models, which are compared with each other",
+                            got="one", remedy="name a layer, or say 'last'")  # fmt: skip
+    import numpy as np
+
+    import repalign.null as nulls
+    from repalign.measures import MutualKNN
+
+    first = as_features(load(*next((name, some[0]) for name, some in there.items())))
+    measure, null = MutualKNN(k=max(1, min(BEST_BY, len(first) // 2))), nulls.Closed()
+    prepared = {}
+    for name, some in there.items():
+        prepared[name] = null.prepare(measure, [measure.prepare(as_features(load(name, k))) for k in some])
+    out = dict(asked)
+    for name in wanted:
+        others = [null.judge(measure, prepared[name], prepared[other]).cells.z.max(axis=1) for other in there if other != name]
+        out[name] = there[name][int(np.nan_to_num(np.mean(others, axis=0), nan=-np.inf).argmax())]
+    return out
 
 
 def _chosen(model: str, there: Sequence[str], layers: Any) -> list[str]:

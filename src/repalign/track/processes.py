@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -55,6 +55,30 @@ def together(features: Callable[[], Rows], score: Callable[[Sequence[str], dict[
     if answer[1]:
         raise RepalignError(answer[1])
     return answer[0]
+
+
+def in_step(batches: Iterable[Any], sharded: bool) -> Iterator[tuple[Any, bool]]:
+    """The batches of this process, and whether their rows count.
+
+    Of a model whose weights are spread over processes all run as many: who has no more runs its last one again, for nothing.
+    """
+    if not sharded or count() == 1:
+        yield from ((one, True) for one in batches)
+        return
+    import torch.distributed as distributed
+
+    own, last, first = iter(batches), None, True
+    while True:
+        one = next(own, None)
+        more: list[Any] = [None] * count()
+        distributed.all_gather_object(more, one is not None)
+        if not any(more):
+            return
+        if first and not all(more):  # told to all, so that none waits for another
+            raise RepalignError("a process has no batch", expected="at least one batch in each, as the weights are spread over all",
+                                got=f"none in process {more.index(False)}", remedy="let a sampler repeat ids")  # fmt: skip
+        first, last = False, last if one is None else one
+        yield last, one is not None
 
 
 def _joined(every: Sequence[tuple[Sequence[str], dict[str, Tensor], str]]) -> Rows:

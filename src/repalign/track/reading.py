@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from repalign.sources.memory import OUTPUT
 from repalign.sources.model import named_by
 from repalign.sources.passes import ROUNDING, TOKEN_POOLINGS, any_pool, outputs_of, without_first
 from repalign.sources.torch import children
+from repalign.track.processes import in_step
+
+if TYPE_CHECKING:
+    from repalign.dataset import Dataset
 
 ALL = "all"
 Layers = dict[str, Tensor]
@@ -70,7 +74,7 @@ def read(
     forward = layers if callable(layers) else reader(model, layers, pooling)
     ids: list[str] = []
     parts: dict[str, list[Tensor]] = {}
-    for given in batches() if callable(batches) else batches:
+    for given, counts in in_step(batches() if callable(batches) else batches, is_sharded(model)):
         if not isinstance(given, (tuple, list)) or len(given) != 2:
             raise RepalignError("a batch is no pair", expected="(ids, batch), for each batch", got=type(given).__name__)
         some, batch = given
@@ -79,6 +83,8 @@ def read(
         if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
             raise RepalignError("the model is in training mode after your function has run", expected="eval mode, as it was given",
                                 got="model.train() inside the function", remedy="leave the mode alone there")  # fmt: skip
+        if not counts:
+            continue
         if parts and set(parts) != set(found):
             raise RepalignError("batches have different layers", expected=", ".join(parts), got=", ".join(found))
         for name, x in found.items():
@@ -89,6 +95,42 @@ def read(
             parts.setdefault(name, []).append(x.to(device))
         ids += some
     return ids, {name: torch.cat(some) for name, some in parts.items()}
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether the weights are spread over processes (FSDP), so that a pass of one needs a pass of all."""
+    kinds = {"FSDPModule", "FullyShardedDataParallel"}
+    return isinstance(model, nn.Module) and any(kinds & {c.__name__ for c in type(m).__mro__} for m in model.modules())
+
+
+class Batches:
+    """Batches of a dataset for `Tracker.score`: pairs of ids and collate(stimuli), the same at each step.
+
+    dataset : a `repalign.Dataset`. collate : what the model takes of a list of texts or images, for instance a tokenizer with its
+    options. kind : "text" or "image", where the dataset has both. size : stimuli in a batch. Of several captions the first is fed.
+
+    >>> import repalign
+    >>> some = Batches(repalign.Dataset.toy(5), lambda texts: torch.tensor([[float(len(t))] for t in texts]), "text", size=2)
+    >>> [len(ids) for ids, lengths in some]
+    [2, 2, 1]
+    """
+
+    def __init__(self, dataset: Dataset, collate: Callable[[list[Any]], Any], kind: str | None = None, size: int = 32) -> None:
+        there = dataset.modalities
+        if kind is None and len(there) > 1:
+            raise RepalignError("nothing says which stimuli are fed", expected=f"kind: {' or '.join(there)}", got="none")
+        if size < 1:
+            raise RepalignError("size is out of range", expected="at least 1", got=size)
+        self.dataset, self.collate, self.kind, self.size = dataset, collate, there[0] if kind is None else kind, size
+
+    def __len__(self) -> int:
+        return -(-self.dataset.n // self.size)
+
+    def __iter__(self) -> Iterator[tuple[list[str], Any]]:
+        for start in range(0, self.dataset.n, self.size):
+            rows = list(range(start, min(start + self.size, self.dataset.n)))
+            some = [one[0] if isinstance(one, tuple) else one for one in self.dataset.stimuli(self.kind, rows)]
+            yield [self.dataset.ids[i] for i in rows], self.collate(some)
 
 
 def reader(model: Any, layers: str | Sequence[str], pooling: str | None) -> Forward:
