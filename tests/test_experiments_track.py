@@ -164,6 +164,7 @@ def test_the_command(tmp_path):
     words = ["track", *made["models"], "--references", made["references"][0], "--data", str(made["data"]), "--measures", "CKA()"]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
+    assert "features on disk: about" in done.stderr and "running models:" in done.stderr  # told before
     assert {"track.csv", "cells.csv", "experiment.json", "report.html", "figures"} <= {p.name for p in (tmp_path / "out").iterdir()}
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [row["checkpoint"] for row in told] == ["step0.npz", "step10.npz", "step100.npz"]

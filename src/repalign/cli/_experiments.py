@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli._console import bars, out, print_json, show_table, write_csv, wrote
+from repalign.cli._console import bars, out, print_json, show_table, tell, write_csv, wrote
 from repalign.cli._options import AsJson, Workers
+from repalign.errors import RepalignError
 from repalign.experiments import EXPERIMENTS
 from repalign.experiments.base import Experiment, plain
 from repalign.text import number, pvalue
@@ -43,6 +44,7 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
     options = experiment.options
 
     def command(output: Output, workers: Workers | None = None, **given: Any) -> None:
+        _tell_cost(experiment, given)
         with bars() as progress, nullcontext() if workers is None else workers.executor() as executor:
             found = experiment.run(**given, progress=progress, **({} if workers is None else {"executor": executor}))
         if output.csv is not None:
@@ -65,6 +67,20 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
     command.__name__, command.__doc__ = name.replace("_", "-"), experiment.run.__doc__
     command.__signature__ = inspect.Signature([*own, *of_shared])  # type: ignore[attr-defined]
     return command
+
+
+def _tell_cost(experiment: Experiment, given: dict[str, Any]) -> None:
+    """Before models are run: what is downloaded and how long they take. What is wrong with the arguments the experiment tells."""
+    if experiment.extracted is None:
+        return
+    from repalign.store import FeatureStore
+    from repalign.study.needs import estimate
+
+    store, device = given.get("store"), {name: given[name] for name in ("device",) if name in given}
+    with suppress(RepalignError):
+        dataset, entries = experiment.extracted(**given)
+        needs = estimate(dataset, entries, measures=(), store=None if store is None else FeatureStore(store), **device)
+        tell(needs.lines())
 
 
 def _show(name: str, found: Found) -> None:

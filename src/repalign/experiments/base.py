@@ -91,6 +91,11 @@ class Experiment:
         return sys.modules[self.run.__module__].mock
 
     @property
+    def extracted(self) -> Callable[..., tuple[Any, list[Any]]] | None:
+        """Gives the dataset, and the models that are run on it, of the arguments: `extracted`, beside one that runs some."""
+        return getattr(sys.modules[self.run.__module__], "extracted", None)
+
+    @property
     def options(self) -> dict[str, inspect.Parameter]:
         """The arguments that are options, with their types."""
         parameters = inspect.signature(self.run, eval_str=True).parameters

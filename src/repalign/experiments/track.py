@@ -172,18 +172,13 @@ def track(
     """
     import pandas as pd
 
-    from repalign.dataset import Dataset
     from repalign.measures import parse_measure
-    from repalign.sources import ModelEntry
     from repalign.store import FeatureStore
 
-    if not references or data is None:
-        raise RepalignError("nothing to score against", expected="references, and data: a table of their stimuli",
-                            got="no references" if not references else "no data", remedy="say --references and --data")  # fmt: skip
-    dataset = Dataset.from_table(data, id=id, text=text or (None if image else "text"), image=image)
+    if not references:
+        raise _nothing("references")
+    dataset, entries = extracted(models, revisions=revisions, data=data, text=text, image=image, id=id)
     panel = _joined(_panel(references, reference_layers), dataset)
-    modality = dataset.modalities[0] if len(dataset.modalities) == 1 else None
-    entries = [ModelEntry(spec, name=name, modality=modality) for name, spec in checkpoints_of(models, revisions)]
     wanted = [parse_measure(one) for one in measures or MEASURES]
     names = {} if store is None else _finished(panel, dataset, entries, wanted, seed)
     files = None if store is None else FeatureStore(store).files
@@ -221,6 +216,26 @@ def track(
     table = pd.DataFrame(rows)[list(TABLE)]
     table["measure"] = table["measure"].map({repr(m): m.facts.label for m in wanted})
     return Tracked(table=table, tables={"cells": pd.DataFrame(cells)}, n=panel.n, left_out=left_out)
+
+
+def extracted(
+    models: Sequence[str], *, data: Path | None, revisions: Sequence[str] | None = None, text: str | None = None,
+    image: str | None = None, id: str = "id", **_: Any,
+) -> tuple[Dataset, list[ModelEntry]]:  # fmt: skip
+    """The stimuli, and the checkpoints that are run on them."""
+    from repalign.dataset import Dataset
+    from repalign.sources import ModelEntry
+
+    if data is None:
+        raise _nothing("data")
+    dataset = Dataset.from_table(data, id=id, text=text or (None if image else "text"), image=image)
+    modality = dataset.modalities[0] if len(dataset.modalities) == 1 else None
+    return dataset, [ModelEntry(spec, name=name, modality=modality) for name, spec in checkpoints_of(models, revisions)]
+
+
+def _nothing(what: str) -> RepalignError:
+    return RepalignError("nothing to score against", expected="references, and data: a table of their stimuli", got=f"no {what}",
+                         remedy="say --references and --data")  # fmt: skip
 
 
 MEASURES = ("MutualKNN(k=10)", "CKA()")

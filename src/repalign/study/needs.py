@@ -92,7 +92,7 @@ class Needs:
     def __post_init__(self) -> None:
         running: Any = self.table[~self.table["complete"]]
         seconds = START_SECONDS + float(running["seconds"].sum()) + sum(c.seconds for c in self.comparing)
-        vars(self).update(running=running, seconds=seconds, compare_bytes=max(c.memory_bytes for c in self.comparing))
+        vars(self).update(running=running, seconds=seconds, compare_bytes=max((c.memory_bytes for c in self.comparing), default=0))
 
     def lines(self) -> list[str]:
         """All of it in sentences, for the terminal."""
@@ -112,6 +112,8 @@ class Needs:
                 unknown = running.loc[running[column].isna(), "model"].tolist()
                 lost = f"; not known and not counted: {named(unknown)}" if unknown else ""
                 out.append(f"{what}: " + (f"{_about(much)}{lost}" if len(unknown) < len(running) else "not known"))
+        if not self.comparing:
+            return [*out, *(f"warning: {w}" for w in self.warnings)]
         lost = self.table.loc[self.table["layers"].isna(), "model"].tolist()
         out.append(
             f"comparing {sum(c.layer_pairs for c in self.comparing):,} pairs of layers: "
@@ -139,7 +141,7 @@ def estimate(
     """What extracting these models and comparing them needs; nothing is loaded, trained or downloaded for it.
 
     x, y : the models of both sides, as `extract` takes them; without y those of x are compared with one another.
-    measures, null, preprocess, limit : as `compare` takes them.
+    measures, null, preprocess, limit : as `compare` takes them; without a measure it is extracting alone that is told.
     store : what is complete there costs nothing.
     n_compared : how many of the stimuli are compared, all by default.
     device, dtype, batch_size : as `extract` takes them.
@@ -171,13 +173,13 @@ def estimate(
         })  # fmt: skip
     sides = [[f.widths for (at, _), f in zip(models, facts, strict=True) if at == side and f.widths] for side in "xy"]
     wanted = [parse_wanted(m) if isinstance(m, str) else m for m in measures]
-    compared = comparing(
+    compared = [] if not wanted else [comparing(
         sides[0], None if y is None else sides[1], n_compared or dataset.n, wanted,
         nulls.make_null(null) if isinstance(null, str) else null, preprocess or Preprocess(), limit,
-    )  # fmt: skip
+    )]  # fmt: skip
     whole = ("parameters", "layers", "width", "download_bytes", "memory_bytes", "feature_bytes")
     table = pd.DataFrame(rows).astype({**dict.fromkeys(whole, "Int64"), "seconds": "float64"})
-    needs = Needs(table, (compared,), place)
+    needs = Needs(table, tuple(compared), place)
     return replace(needs, warnings=tuple(_shortages(needs, None if store is None else str(store.url))))
 
 
