@@ -106,11 +106,12 @@ def test_a_rerun_that_stops_between_two_files_leaves_no_result(step, tmp_path, m
                 if not left[0]:
                     raise KeyboardInterrupt
                 left[0] -= 1
-            write(path, data)
+            return write(path, data)
 
         return writing
 
-    monkeypatch.setattr(alignment_module, "write_file", stop(alignment_module.write_file))
+    for name in ("write_file", "write_parquet"):
+        monkeypatch.setattr(alignment_module, name, stop(getattr(alignment_module, name)))
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path)
     monkeypatch.undo()

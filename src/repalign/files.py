@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -114,24 +115,48 @@ def read_json(path: Path | Url, remedy: str = AGAIN) -> tuple[dict[str, Any], bo
     return parse_json(read_bytes(path, remedy), path, remedy)
 
 
-def seal_parquet(table: pa.Table | Iterable[pa.Table], about: Mapping[str, str] | None = None) -> bytearray:
-    """A table as a Parquet file with its seal and the texts of `about` in its footer; equal tables give equal bytes.
-
-    Of a large table there may be parts, which follow each other and are never all there at once.
-    """
+def seal_parquet(table: pa.Table, about: Mapping[str, str] | None = None) -> bytearray:
+    """A table as a Parquet file with its seal and the texts of `about` in its footer; equal tables give equal bytes."""
     import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    _fill_parquet(sink, [table], about)
+    return _sealed(bytearray(sink.getvalue()))
+
+
+def write_parquet(path: Path | Url, parts: Iterable[pa.Table]) -> str:
+    """Write the parts of a table, one after the other, as one sealed Parquet file; its SHA-256.
+
+    On this machine neither the table nor the file is ever all in memory. RepalignError if the file cannot be written.
+    """
+    if isinstance(path, Url):
+        import pyarrow as pa
+
+        data = seal_parquet(pa.concat_tables(parts))
+        write_file(path, data)
+        return hashlib.sha256(data).hexdigest()
+    with replacing(path) as temporary:
+        _fill_parquet(str(temporary), parts)
+        digest = file_sha256(temporary)  # with zeros in the place of the seal
+        with temporary.open("r+b") as handle:
+            handle.seek(-8, os.SEEK_END)
+            start = handle.seek(-8 - int.from_bytes(handle.read(4), "little"), os.SEEK_END)
+            handle.seek(start + next(_DIGITS.finditer(handle.read())).start(1))
+            handle.write(digest.encode())
+    return file_sha256(path)
+
+
+def _fill_parquet(sink: Any, parts: Iterable[pa.Table], about: Mapping[str, str] | None = None) -> None:
+    """A table in parts, with a place for the seal."""
     import pyarrow.parquet as pq
 
-    parts = (t.replace_schema_metadata(None) for t in ([table] if isinstance(table, pa.Table) else table))
-    first, sink = next(parts), pa.BufferOutputStream()
+    tables = (table.replace_schema_metadata(None) for table in parts)
+    first = next(tables)
     # Without the schema in the footer: it is told by the columns, and would be another place to check.
     with pq.ParquetWriter(sink, first.schema, compression="zstd", store_schema=False) as writer:
-        writer.write_table(first)
-        for part in parts:
-            writer.write_table(part)
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
         writer.add_key_value_metadata({**(about or {}), _RULE[0]: _RULE[1], SEAL: _ZEROS})
-    del first
-    return _sealed(bytearray(sink.getvalue()))
 
 
 def read_parquet(path: Path | Url, remedy: str = AGAIN) -> tuple[pa.Table, dict[str, str], bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +26,8 @@ from repalign.files import (
     read_json,
     read_parquet,
     seal_json,
-    seal_parquet,
     write_file,
+    write_parquet,
 )
 from repalign.measures import Measure, MeasureFacts, facts_of, labels_of, measure_among
 
@@ -52,7 +51,7 @@ ADDED: frozenset[str] = frozenset()  # columns that results of before lack: null
 
 DRAWS = pa.field("draws", pa.list_(pa.float64()))
 TILE_SCHEMA = SCHEMA.append(DRAWS)
-DRAWS_AT_ONCE = 2**24  # numbers, of 8 bytes, that are made into a table at once
+DRAWS_AT_ONCE = 2**22  # numbers, of 8 bytes, that are made into a table at once
 DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
 
 # A mock run says so in the name of its dataset, which stands in every row of its table and in its store.
@@ -142,12 +141,10 @@ class Alignment:
         """
         folder = place_of(folder)
         open_files(folder).sweep()
-        files = {TABLE_FILE: seal_parquet(pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False))}
+        table = pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False)
+        digests = {TABLE_FILE: write_parquet(folder / TABLE_FILE, [table])}
         if self.draws is not None:
-            files[DRAWS_FILE] = seal_parquet(_draws_tables(self.draws))
-        for name, data in files.items():
-            write_file(folder / name, data)
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            digests[DRAWS_FILE] = write_parquet(folder / DRAWS_FILE, _draws_tables(self.draws))
         write_file(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         if self.draws is None:
             open_files(folder).remove(DRAWS_FILE)  # of an earlier run

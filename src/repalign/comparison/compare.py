@@ -35,6 +35,7 @@ from repalign.comparison.tiles import (
     Scored,
     Settings,
     Tile,
+    as_one,
     groups_of,
     identity,
     pairs_of,
@@ -420,7 +421,7 @@ def run_tiles(
     for group, some in _computed(tiles, groups, kept, executor, budget, progress, examination, work):
         done |= zip(group, some, strict=True)
         work.add(*group)
-    return [done[i] for i in range(len(tiles))]
+    return as_one([done[i] for i in range(len(tiles))])
 
 
 def run_share(

@@ -19,7 +19,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -132,6 +132,13 @@ def table_of(scored: Sequence[Scored]) -> pa.Table:
     at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
     every = pa.concat_tables(tables.values())
     return every if len(at) == len(every) and np.array_equal(at, np.arange(len(at))) else every.take(pa.array(at))
+
+
+def as_one(scored: Sequence[Scored]) -> list[Scored]:
+    """The same with one table for all: those of groups can be let go."""
+    table, stops = table_of(scored).combine_chunks(), np.cumsum([one.stop - one.start for one in scored]).tolist()
+    places = zip(scored, [0, *stops], stops, strict=False)
+    return [replace(one, table=table, start=start, stop=stop) for one, start, stop in places]
 
 
 def groups_of(tiles: Sequence[Tile], most: int = GROUPS) -> list[list[int]]:
