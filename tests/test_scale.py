@@ -94,8 +94,36 @@ def test_by_two_runs_at_once(tmp_path, alone):
     study = str(made(tmp_path))
     both = [subprocess.Popen([sys.executable, "-m", "repalign", "run", study], stdout=-3, stderr=subprocess.PIPE) for _ in range(2)]
     for run in both:
-        assert run.wait(300) == 0, run.stderr.read().decode()
+        said = run.communicate(timeout=300)[1]
+        assert run.returncode == 0, said.decode()
     assert bytes_of(tmp_path) == alone and not [*tmp_path.rglob("claims/*")]
+
+
+# --- a bucket ---
+
+
+def test_by_a_bucket_that_refuses_every_seventh_request(tmp_path, alone):
+    """Store and results in S3; two processes, and a second run at the same time."""
+    pytest.importorskip("moto", reason="moto is not installed (the extra `integrations`)")
+    import fsspec
+
+    from s3 import bucket
+
+    study = made(tmp_path)
+    study.write_text(f"{STUDY}out: s3://bucket/runs\n")
+    with bucket() as there:
+        there.refuse = 7
+        other = subprocess.Popen([sys.executable, "-m", "repalign", "run", str(study)], stdout=-3, stderr=subprocess.PIPE)
+        done = command("run", str(study), "--jobs", "2")
+        assert done.returncode == 0, done.stderr
+        said = other.communicate(timeout=300)[1]
+        assert other.returncode == 0, said.decode()
+        there.refuse = 0
+        files = fsspec.filesystem("s3").find("bucket/runs")
+        wanted = {name: name.removeprefix("bucket/") for name in files if name.endswith((".safetensors", *TABLES))}
+        found = {own: fsspec.filesystem("s3").cat_file(name) for name, own in wanted.items()}
+        assert {name: data for name, data in found.items() if "/tiles/" not in name} == alone
+        assert there.refused > 5 and not [name for name in files if "/claims/" in name or ".tmp-" in name]
 
 
 # --- Dask ---

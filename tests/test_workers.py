@@ -149,6 +149,14 @@ def _has_dask() -> bool:
     return is_installed("distributed") and is_installed("dask_jobqueue")
 
 
+def test_the_plan_says_what_workers_share(tmp_path):
+    study = str(made(tmp_path))
+    said = told("run", study, "--plan", "--jobs", "3")
+    assert "3 workers share" in said and "as 9 parts and 6 groups of comparisons" in said
+    assert "files: 12 in the store, 6 beside the results; sent to workers: about" in said
+    assert "sent to workers" not in told("run", study, "--plan", "--part", "1/4")
+
+
 # --- processes ---
 
 

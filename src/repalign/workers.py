@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repalign.errors import RepalignError, Unavailable, require
-from repalign.files import Files, LocalFiles
+from repalign.files import Files, LocalFiles, temporary_name
 
 log = logging.getLogger(__name__)
 
@@ -332,6 +332,13 @@ def work(
             claims.give(task.keys)
 
 
+def sent_bytes(value: Any) -> int:
+    """The bytes of a value on its way to another process."""
+    from multiprocessing.reduction import ForkingPickler
+
+    return len(ForkingPickler.dumps(value))
+
+
 def _submitted(executor: Executor, task: Task) -> Future[Any]:
     try:
         return executor.submit(_done_there, task.what, task.call, *task.args)
@@ -486,11 +493,23 @@ class Claims:
         about = {"run": self.run, "host": socket.gethostname(), "pid": os.getpid(), "keys": sorted(mine),
                  "until": time.time() + self.lease, "count": self._count}  # fmt: skip
         try:
-            self.files.write(self._name(self.run), json.dumps(about).encode())
+            self._put(json.dumps(about).encode())
         except (RepalignError, OSError) as error:  # others then do the same work: no reason to stop
             log.info("a claim could not be written: %s", error)
             return
         self._told, self._told_at = frozenset(mine), time.monotonic()
+
+    def _put(self, data: bytes) -> None:
+        """Whole or not at all. On a disk without a flush, which costs more than all the rest: a power cut ends this run too."""
+        if not isinstance(self.files, LocalFiles):
+            assert self.files is not None
+            self.files.write(self._name(self.run), data)
+            return
+        path = self.files.root / self._name(self.run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(temporary_name(path.name))
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
 
     def _live(self) -> None:
         while not self._stop.wait(BEAT):

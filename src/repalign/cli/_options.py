@@ -95,6 +95,10 @@ class Workers:
     jobs: int | None = None
     dask: str | None = None
 
+    def count(self, cluster: Any = None) -> int:
+        """How many there will be; 1 where only a scheduler knows it."""
+        return self.jobs or (cluster.workers if self.dask is not None and cluster is not None else 1)
+
     @contextmanager
     def executor(self, cluster: Any = None) -> Iterator[Any]:
         """The executor, as long as it is needed; None is this process. `cluster` is the block of a study."""

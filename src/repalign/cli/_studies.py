@@ -81,7 +81,9 @@ def run(
             loaded = loaded.mock(progress)
             err.print(f"[bold yellow]{MOCK}[/] All of it is in {escape(str(loaded.folder))}")
         if plan:
-            out.print(escape("\n".join(loaded.plan(progress).lines)))
+            over = workers.count(loaded.cluster) if part is None else part.count
+            found = loaded.plan(progress, over, part is None) if over > 1 and loaded.has_workers else loaded.plan(progress)
+            out.print(escape("\n".join(found.lines)))
             return
         told = {"progress": progress, "on_plan": lambda plan: tell(plan.lines)}
         with _at_work(loaded, workers) as executor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ import pyarrow as pa
 from repalign import comparison
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE
 from repalign.comparison.check import VARIANTS_FILE
+from repalign.comparison.compare import TURNS as JOBS
+from repalign.comparison.tiles import GROUPS
 from repalign.comparison.ways import way_of
 from repalign.dataset import Dataset
 from repalign.errors import NotHere, RepalignError
@@ -28,6 +31,7 @@ from repalign.null import Null
 from repalign.report import write_report
 from repalign.representation import Representation
 from repalign.sources import ModelEntry, parse_spec
+from repalign.sources.loop import TURNS
 from repalign.store import FeatureStore
 from repalign.study import before
 from repalign.study.base import STORE, Left, OnPlan, Outcome, Plan, Study
@@ -36,8 +40,8 @@ from repalign.study.load import Variant, read_variants
 from repalign.study.members import Competence, Inputs, Members
 from repalign.study.needs import Needs, estimate
 from repalign.study.yaml_lines import Where
-from repalign.text import Progress, counted, silent
-from repalign.workers import Share
+from repalign.text import Progress, counted, duration, silent, size
+from repalign.workers import Share, count_of, sent_bytes
 
 LONGEST = 80  # characters of a folder's name, without a digest
 # Names that are taken among results, or by Windows; and those that look as if a digest stood in them.
@@ -135,8 +139,9 @@ class AlignmentStudy(Study):
         """The stimuli of the first variant."""
         return self._inputs(progress).dataset(self.variants[0])
 
-    def plan(self, progress: Progress = silent) -> Plan:
-        return _plan(self, self._ready(progress, is_plan=True))
+    def plan(self, progress: Progress = silent, over: int = 1, is_sent: bool = False) -> Plan:
+        """As of any study; for work that is shared out over so many workers, to whom it is sent or who read it themselves."""
+        return _plan(self, self._ready(progress, is_plan=True), over, is_sent)
 
     def extract(self, *, progress: Progress = silent, executor: Executor | None = None) -> list[Representation]:
         """All representations of all variants, in the store, comparing none."""
@@ -154,7 +159,7 @@ class AlignmentStudy(Study):
     ) -> Left:  # fmt: skip
         inputs = self._ready(progress, executor)
         if on_plan is not None:
-            on_plan(_plan(self, inputs))
+            on_plan(_plan(self, inputs, share.count))
         if pending := inputs.gather(self.variants, share):
             return Left(tuple(pending), shares=tuple(sorted({i for one in pending for i in one.shares})))
         missing, total, owners = 0, 0, set[int]()
@@ -171,7 +176,7 @@ class AlignmentStudy(Study):
             kept = self.folder / "competence"
             inputs.competence = Competence(config.competence, self.base, kept, config.extract, progress)
         if on_plan is not None:
-            on_plan(_plan(self, inputs))
+            on_plan(_plan(self, inputs, count_of(executor), executor is not None))
         inputs.gather(self.variants)  # all models first, so that workers have no pause between variants
         representations, alignments, reports, skipped, pairs = {}, {}, {}, {}, []
         for variant in self.variants:
@@ -236,7 +241,7 @@ FEW = 8  # measures, and variants, that the plan names one by one
 ASSUMED = 1024  # stimuli of a dataset that cannot be opened yet: the paper's number
 
 
-def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
+def _plan(study: AlignmentStudy, inputs: Inputs, over: int = 1, is_sent: bool = False) -> Plan:
     """The dataset, the comparisons, and an estimate of downloads, disk, memory and time."""
     is_known = True
     try:
@@ -268,7 +273,8 @@ def _plan(study: AlignmentStudy, inputs: Inputs) -> Plan:
         if not (study.base / path).exists():
             lines.append(f"warning: {path} is not there yet; the run needs it for the scores of models")
     needs = _needs(inputs, runs, is_known)
-    return Plan((*lines, *study.told_of_local, *needs.lines(), f"features in {study.store}"), needs.table)
+    shared = [] if over == 1 else [_shared_out(needs, runs, over, is_sent)]
+    return Plan((*lines, *study.told_of_local, *needs.lines(), *shared, f"features in {study.store}"), needs.table)
 
 
 def _holds_none(study: AlignmentStudy, folder: Path) -> RepalignError:
@@ -314,6 +320,24 @@ def _compared(variant: Variant, n: int, null: Null) -> list[str]:
     return [counts, *(f"{count} measures: {how}" for how, count in Counter(drawn.values()).items())]
 
 
+def _shared_out(needs: Needs, runs: Sequence[tuple[Variant, Dataset, int]], over: int, is_sent: bool) -> str:
+    """What the work is that `over` workers share: hours of each kind, files, and the bytes that are sent to them."""
+    parts, models = int(needs.running["parts"].sum()), len(needs.running)
+    pairs = [len(v.x) * len(v.y) if v.y is not None else len(v.x) * (len(v.x) - 1) // 2 for v, _, _ in runs]
+    groups = [min(GROUPS, many * len(v.every_measure)) for (v, _, _), many in zip(runs, pairs, strict=True)]
+    comparing, running = sum(c.seconds for c in needs.comparing), float(needs.running["seconds"].sum())
+    said = f"{over} workers share {duration(running)} of running models on {needs.device} and {duration(comparing)} of comparing "
+    said += f"on a CPU, as {counted(parts, 'part')} and {counted(sum(groups), 'group')} of comparisons: "
+    said += f"at best {duration(needs.seconds / over)} in all"
+    said += f"; files: {parts + models:,} in the store, {sum(groups):,} beside the results"
+    if is_sent:  # with a task of extraction the data set, with one of comparing the description of its models
+        stimuli = max(sent_bytes(dataset) for _, dataset, _ in runs)
+        ids = max(sent_bytes(dataset.ids) for _, dataset, _ in runs)
+        tasks = min(parts, TURNS * over) * stimuli + sum(min(many, JOBS * over) for many in groups) * 2 * ids
+        said += f"; sent to workers: about {size(tasks)}, and features by the store"
+    return said
+
+
 def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_known: bool) -> Needs:
     """What all runs need: every model is run once for each dataset, every variant compared once."""
     parts, compared, kept = {}, [], FeatureStore(inputs.store)
@@ -329,7 +353,8 @@ def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_know
         if key not in parts:
             found = estimate(dataset, x, y[0] if y else None, variant.measures, variant.null, store=kept, **options)
             entries = [f"{dataset.fingerprint} {e!r}" for side in (x, *y) for e in side]
-            parts[key] = replace(found, table=found.table.assign(entry=entries))
+            several = math.ceil(dataset.n / config.extract.rows_per_part)
+            parts[key] = replace(found, table=found.table.assign(entry=entries, parts=several))
         compared += parts[key].comparing
     last, every = next(reversed(parts.values())), pd.concat([part.table for part in parts.values()])
     table = every.drop_duplicates("entry").drop(columns="entry").reset_index(drop=True)
