@@ -201,13 +201,13 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     A draw of one score may equal another score in exact arithmetic: ties are decided with a tolerance, as everywhere.
     Undefined draws count as exceedances.
     """
-    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, draws))
+    few = max(1, BLOCK // max(1, len(observed)))  # draws at a time: all of them would be held twice
+    blocks = [draws[start : start + few] for start in range(0, len(draws), few)]
+    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, *blocks))
     tie = TIE_TOLERANCE * max(sizes)  # a draw of any score may be held against any score
     order = np.argsort(observed, kind="stable")
     least, count = (observed - tie)[order], np.zeros(len(observed), int)
-    few = max(1, BLOCK // max(1, len(observed)))
-    for start in range(0, len(draws), few):  # some draws at a time: all of them would be held twice
-        some = draws[start : start + few]
+    for some in blocks:
         running = np.maximum.accumulate(np.where(np.isnan(some), np.inf, some)[:, order], axis=1)
         count += (running >= least).sum(axis=0)
     p = (1 + count) / (len(draws) + 1)
