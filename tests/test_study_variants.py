@@ -140,6 +140,19 @@ def test_extending_replaces_fields_and_keeps_the_paths_of_the_other(folder):
     assert both.config.alpha == 0.01 and both.name == "both"  # where things go is each file's own
 
 
+def test_extending_keeps_the_paths_in_variants_sweeps_and_experiments(folder):
+    other = '{models.x: [{spec: "array:y.npy", name: mine, modality: thing, ids: rows}], dataset.arrays: {thing: x.npy}}'
+    write(folder, f"{BASE}variants: {{other: {other}}}\nsweep: {{dataset.row_ids: [ids.txt]}}\n", "several.yaml")
+    (here,) = load_study(folder / "several.yaml").variants
+    (there,) = load_study(write(folder, "extends: ../several.yaml\n", "deep/study.yaml")).variants
+    assert there.name == here.name == "other, row_ids ids.txt" and there.x[0].spec == f"array:{folder / 'y.npy'}"
+    data = there.config.dataset
+    assert (data.arrays, data.row_ids) == ({"thing": str(folder / "x.npy")}, str(folder / "ids.txt"))
+    write(folder, "experiment: perceive\nlabels: labels.csv\ninputs: [x.npy, y.npy]\n", "asked.yaml")
+    given = load_study(write(folder, "extends: ../asked.yaml\n", "deep/other.yaml")).given
+    assert given["labels"] == folder / "labels.csv" and given["inputs"] == [str(folder / "x.npy"), str(folder / "y.npy")]
+
+
 @pytest.mark.parametrize(
     "more, message",
     [

@@ -113,8 +113,8 @@ class Experiment:
         def place(value: Any, annotation: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return [place(one, annotation) for one in value]
-            if isinstance(value, Path):
-                return base / value.expanduser()
+            if isinstance(value, Path) or (isinstance(value, str) and is_path(annotation)):  # as a file has it, a path is a text
+                return base / Path(value).expanduser()
             if not isinstance(value, str) or not is_input(annotation):
                 return value
             path = base / Path(value).expanduser()
@@ -126,6 +126,11 @@ class Experiment:
                 return value  # the experiment says what is wrong with it
 
         return {name: place(value, self.options[name].annotation) for name, value in given.items()}
+
+
+def is_path(annotation: Any) -> bool:
+    """Whether an argument, or each of a list of them, is a path."""
+    return annotation is Path or any(map(is_path, get_args(annotation)))
 
 
 def is_input(annotation: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -136,9 +137,33 @@ def _rooted(data: dict[str, Any], base: Path) -> dict[str, Any]:
             return {k: spec(v) if k == "spec" else models(v) for k, v in value.items()}
         return [spec(v) if isinstance(v, str) else models(v) for v in value] if isinstance(value, list) else value
 
-    for place in PATHS:
-        data = _changed(data, place, lambda value, at=place: path(value, at in LISTS))
-    return {**data, "models": models(data["models"])} if "models" in data else data
+    def run(block: dict[str, Any]) -> dict[str, Any]:
+        for place in PATHS:
+            block = _changed(block, place, lambda value, at=place: path(value, at in LISTS))
+        return {**block, "models": models(block["models"])} if "models" in block else block
+
+    def at(field: str, value: Any) -> Any:
+        """The value of a field that a variant or a sweep names with its place, as `models.x`."""
+        names, block = str(field).split("."), value
+        for name in reversed(names):
+            block = {name: block}
+        return functools.reduce(lambda inner, name: inner[name], names, run(block))
+
+    def swept(field: str, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {label: at(field, value) for label, value in values.items()}
+        found = [at(field, value) for value in values] if isinstance(values, list) else values
+        return values if found == values else dict(zip(map(str, values), found, strict=True))  # called as in its file
+
+    if (experiment := EXPERIMENTS.get(str(data.get("experiment")))) is not None:
+        own = {name: value for name, value in data.items() if name in experiment.options}
+        return {**data, **experiment.placed(own, base)}
+    named, sweep = data.get("variants"), data.get("sweep")
+    if isinstance(named, dict):
+        named = {k: {f: at(f, v) for f, v in one.items()} if isinstance(one, dict) else one for k, one in named.items()}
+    if isinstance(sweep, dict):
+        sweep = {f: swept(f, values) for f, values in sweep.items()}
+    return {**run(data), **{k: v for k, v in (("variants", named), ("sweep", sweep)) if k in data}}
 
 
 def _changed(block: Any, place: Sequence[str], change: Callable[[Any], Any]) -> Any:
