@@ -89,6 +89,14 @@ def test_by_an_array_job(tmp_path, alone):
     assert bytes_of(tmp_path) == alone
 
 
+def test_the_script_of_the_array_job_is_sound():
+    """By shellcheck where there is one, else by the parser of bash."""
+    checker = shutil.which("shellcheck")
+    program = [checker] if checker else ["bash", "-n"]
+    done = subprocess.run([*program, ROOT / "examples/slurm_array.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_by_two_runs_at_once(tmp_path, alone):
     """They claim, so that both do a part of it."""
     study = str(made(tmp_path))
