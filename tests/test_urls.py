@@ -21,6 +21,7 @@ from repalign.files import Unreachable, Url, open_files, place_of, seen_from, wa
 from repalign.null import Permutations
 from repalign.report import write_report
 from repalign.study import load_study
+from repalign.study.demo import run_demo
 
 RNG = np.random.default_rng(0)
 MODELS = {name: {"a": RNG.standard_normal((40, 4)), "b": RNG.standard_normal((40, 6))} for name in "xy"}
@@ -72,8 +73,10 @@ def test_an_address_is_a_url_or_a_path():
     assert seen_from(url / "t", Path("/a")) == "s3://bucket/a/t" == seen_from(url / "t", Url("s3://other/a"))
     with pytest.raises(TypeError):
         Path(url)  # which would be a folder called "s3:"
-    with pytest.raises(RepalignError, match="this file cannot be behind a URL"):
+    with pytest.raises(RepalignError, match="this cannot be behind a URL"):
         write_file(Path("s3://bucket/a"), b"")
+    with pytest.raises(RepalignError, match="this cannot be behind a URL"):
+        run_demo("s3://bucket/demo")
 
 
 @pytest.mark.parametrize("url", ["s3://key:se/cret@bucket/a", "https://u:secret@host/a", "az://c/a?sv=1&sig=secret", "x::s3://k:secret@b"])

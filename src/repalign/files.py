@@ -254,6 +254,7 @@ def refuse_unwritable(folder: Path | Url) -> None:
         files.write(probe, b"")
         files.remove(probe)
         return
+    _refuse_address(folder)
     try:
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if not there.is_dir():
@@ -305,14 +306,19 @@ def check_files(folder: Path | Url, stated: Mapping[str, str], index: str = "run
             raise DamagedError(folder / name, problem, expected=f"SHA-256 {digest}", got=got, remedy=remedy)
 
 
+def _refuse_address(path: Path) -> None:
+    """Refuse what was a URL before it was a path: `Path("s3://a")` is the folder `s3:`."""
+    if scheme := next((p for p in path.parts if re.fullmatch(r"[A-Za-z][\w+.-]+:", p)), None):
+        raise RepalignError(f"{path}: this cannot be behind a URL", expected="a path", got=f"an address of {scheme}//")
+
+
 def write_file(path: Path | Url, *chunks: Chunk | str) -> None:
     """Make or replace a file, and its folder if there is none; text in UTF-8. RepalignError if it cannot be written."""
     data = [chunk.encode("utf-8") if isinstance(chunk, str) else chunk for chunk in chunks]
     if isinstance(path, Url):
         open_files(path.parent).write(path.name, *data)
         return
-    if scheme := next((p for p in path.parts if re.fullmatch(r"[A-Za-z][\w+.-]+:", p)), None):  # Path("s3://a") is s3:/a
-        raise RepalignError(f"{path}: this file cannot be behind a URL", expected="a path", got=f"an address of {scheme}//")
+    _refuse_address(path)
     with replacing(path, sum(map(len, data))) as temporary, temporary.open("r+b") as handle:
         for chunk in data:
             handle.write(chunk)

@@ -9,6 +9,7 @@ from typing import Any
 
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
+from repalign.files import refuse_unwritable
 from repalign.study.base import Plan
 from repalign.study.load import load_study
 from repalign.text import Progress, silent
@@ -34,6 +35,7 @@ def run_demo(
             f"{folder} holds other things", expected="a new or empty folder, or one of an earlier demo",
             remedy="name another one with --out",
         )  # fmt: skip
+    refuse_unwritable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         shutil.copyfile(STUDY, path)
