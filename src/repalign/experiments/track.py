@@ -38,7 +38,7 @@ class Tracked(Found):
     """Scores of checkpoints, from `track`.
 
     table : a row for each checkpoint, reference and measure: the layer that the search finds, its score with the interval over
-    stimuli (low, high), what chance gives to the search (null_mean, z, p), the score of the layer that was best at the first
+    stimuli (low, high), what chance gives there (null_mean, z), p of the search, the score of the layer that was best at the first
     checkpoint (fixed_layer, fixed), rankme and participation of the found layer, bits_per_byte of a causal language model, and
     same_as, a checkpoint with the same weights. tables : `cells`, every pair of layers. left_out : checkpoints that could not be
     loaded, with the reason.
@@ -87,7 +87,7 @@ class Tracked(Found):
     def draw(self, **look: Any) -> Axes:
         """Scores over steps, with intervals and what chance gives; and RankMe of the found layer."""
         from repalign.figures import canvas
-        from repalign.figures.palette import RULE, family
+        from repalign.figures.palette import MUTED, RULE, family
 
         rows = self.course
         measures, references = (list(dict.fromkeys(rows[name])) for name in ("measure", "reference"))
@@ -95,12 +95,14 @@ class Tracked(Found):
         _, grid = canvas.sheet(
             3.6 * (len(measures) + 1), 3.6, "Alignment over training", 1, [1] * (len(measures) + 1), room=3.2,
             above=[*measures, "RankMe of the layer that is found"],
-            below="Bands: 95 % over stimuli. Dashed: shuffled pairs. Dotted: the best layer of the first checkpoint.", **look,
+            below="Bands: 95 % over stimuli; grey: 95 % of shuffled pairs at one layer. Dashed: their mean. Dotted: the layer that "
+            "is best at the first checkpoint.", **look,
         )  # fmt: skip
         for axes, measure in zip(grid.flat, measures, strict=False):
             for k, reference in enumerate(references):
                 some, (color, marker) = rows.loc[(rows["measure"] == measure) & (rows["reference"] == reference)], family(k)
-                x = _places(some)
+                x, reach = _places(some), 1.96 * (some["statistic"] - some["null_mean"]) / some["z"]  # of normal scores
+                axes.fill_between(x, some["null_mean"] - reach, some["null_mean"] + reach, color=MUTED, alpha=0.2, linewidth=0)
                 axes.fill_between(x, some["low"], some["high"], color=color, alpha=0.15, linewidth=0)
                 axes.plot(x, some["statistic"], color=color, marker=marker, markersize=5, label=canvas.plain(called[reference]))
                 axes.plot(x, some["fixed"], color=color, linewidth=1, linestyle=":")
