@@ -793,7 +793,7 @@ def test_a_long_run_without_a_terminal_talks(call, arrays, monkeypatch):
     clock = iter(range(0, 10**6, 31))
     monkeypatch.setattr(console.Lines, "keep_telling", lambda *_: None)
     monkeypatch.setattr(console, "Lines", functools.partial(console.Lines, lambda: next(clock)))
-    monkeypatch.setattr(importlib.import_module("repalign.comparison.compare"), "TELL_EVERY", -1.0)
+    monkeypatch.setattr(importlib.import_module("repalign.comparison.work"), "TELL_EVERY", -1.0)
     _, _, err = call("pair", arrays / "x.npy", arrays / "y.npy", "-m", "Procrustes", "--draws", 4)
     within = re.findall(r"^compare: 0\.(\d) of 1, \S+ (?:a minute|an hour), about .+ left$", err, flags=re.M)
     assert within == ["2", "4", "6", "8"]  # of one tile: the score and four draws

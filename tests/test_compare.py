@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from repalign import null as nulls
-from repalign.comparison import compare, doctor, pair
+from repalign.comparison import Settings, Tile, compare, doctor, pair
 from repalign.comparison.alignment import COLUMNS, Alignment
 from repalign.comparison.preprocess import Preprocess
 from repalign.errors import RepalignError
@@ -26,7 +26,7 @@ from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation
 
-engine = importlib.import_module("repalign.comparison.compare")  # the package has a function of this name
+engine = importlib.import_module("repalign.comparison.work")
 
 N = 64
 IDS = tuple(f"s{i}" for i in range(N))
@@ -142,8 +142,8 @@ def test_progress_goes_on_within_a_tile_and_ends_at_the_number_of_tiles(sides, m
 def test_a_tile_of_a_slow_measure_is_more_of_the_work(sides):
     """Two tiles of 0.1 s and two of 9.9 s: the slow ones are 0.99 of it."""
     told, x, y = [], sides[0][0], sides[1]
-    settings = engine.Settings(nulls.Permutations(9), "studentised", 0.05)
-    tiles = [engine.Tile(x, other, parse_measure(name), settings) for other in y for name in ("CKA()", "Procrustes()")]
+    settings = Settings(nulls.Permutations(9), "studentised", 0.05)
+    tiles = [Tile(x, other, parse_measure(name), settings) for other in y for name in ("CKA()", "Procrustes()")]
     work = engine._Work(tiles, {parse_measure("Procrustes()"): 19.6}, lambda task, done, *_: told.append(done))
     for i in range(4):
         work.add(i)

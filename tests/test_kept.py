@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +17,6 @@ import pytest
 
 from repalign import null as nulls
 from repalign.comparison import Tile, compare, doctor
-from repalign.comparison import compare as public
 from repalign.comparison import tiles as tiling
 from repalign.comparison.alignment import DRAWS, TILE_SCHEMA, Alignment
 from repalign.comparison.check import check
@@ -28,7 +27,7 @@ from repalign.files import LocalFiles, open_files, read_parquet, seal_parquet
 from repalign.measures import parse_measure
 from test_compare import model
 
-engine = sys.modules[public.__module__]
+engine = importlib.import_module("repalign.comparison.work")
 NULL, MEASURES = nulls.Permutations(19), ["CKA()", "MutualKNN(k=5)"]
 MODELS = [model(f"m{i}", 40 + i, (3 + i % 4,)) for i in range(7)]  # 21 pairs, 42 tiles
 FEW = 6  # groups, in these tests

@@ -378,7 +378,7 @@ def test_a_mix_of_settings_is_told(tmp_path, monkeypatch):
     study.share(Share(1, 2))
     monkeypatch.setattr("repalign.sources.loop.computing", lambda device: {"threads": 7, "instructions": "OTHER"})
     study.share(Share(2, 2))
-    module = importlib.import_module("repalign.comparison.compare")
+    module = importlib.import_module("repalign.comparison.work")
     monkeypatch.setattr(module, "computing", lambda device: {"threads": 7, "instructions": "OTHER"})
     study.share(Share(1, 2))
     warnings = study.run().alignment.run["warnings"]

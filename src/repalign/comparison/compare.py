@@ -4,67 +4,46 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
-import math
-import platform
-import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
-
-import numpy as np
-import pandas as pd
-import torch
 
 import repalign
 import repalign.null as nulls
-from repalign.comparison.alignment import ASKED, ENDS, MOCK_OF, RUN_FILE, Alignment
+from repalign.comparison.alignment import ASKED, ENDS, RUN_FILE, Alignment
 from repalign.comparison.applicable import applicable
-from repalign.comparison.doctor import APART, Examination
-from repalign.comparison.kept import TILES, Kept, name_of
+from repalign.comparison.described import across_pairs, describe_run, machine, mixed, programs, ways
+from repalign.comparison.doctor import Examination
+from repalign.comparison.kept import TILES, Kept
 from repalign.comparison.preprocess import Preprocess
 from repalign.comparison.tiles import (
-    Cache,
-    Scored,
     Settings,
     Tile,
-    as_one,
-    groups_of,
     identity,
     pairs_of,
     side_of,
-    table_of,
     versions,
 )
-from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
+from repalign.comparison.work import run_share, run_tiles
 from repalign.errors import RepalignError
 from repalign.features import SUFFIXES, Reading, feature_files, is_features, join, read_features
 from repalign.files import Url, open_files, path_sha256, place_of, read_json
 from repalign.layers import FEATURES, kind_of
 from repalign.measures import Group, parse_measure, parse_wanted
-from repalign.measures.measure import Measure, as_layer, counting
-from repalign.models import COMPETENCES, ModelRecord
+from repalign.measures.measure import Measure, as_layer
+from repalign.models import ModelRecord
 from repalign.representation import DEFAULT_MEMORY, MemoryRepresentation, Representation, check_same_dataset
-from repalign.text import Progress, named, silent
-from repalign.workers import Claims, Share, Task, computing, count_of, memory_of, threads_of
-from repalign.workers import work as do
+from repalign.text import Progress, silent
+from repalign.workers import Share
 
 # Models of one side: by name, paths, or representations.
 Models = Mapping[str, Any] | Sequence[Representation | str | Path] | str | Path
 DEFAULT_MEASURES = ("MutualKNN(k=10)", "CKA()")
-TILE_SECONDS = 0.1  # of a tile whose measure was not tried, and of every other besides: it matters where some take minutes
-TURNS = 8  # jobs for every worker
-TELL_EVERY = 0.2  # seconds, within a tile
 PACKAGE = Path(repalign.__file__).parent
-JOINT = 2**20  # draws of many pairs of models that are aligned at once
-LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
 
 def default_measures(kinds: Iterable[str]) -> list[str]:
@@ -153,8 +132,8 @@ def compare(
     table = across_pairs(tiles, scored)
     run = describe_run(asked.x, asked.y, tiles, asked.null, table, describe, executor)
     run |= {"findings": planned.examination.all(progress), "left_out": chosen.left_out, "ceilings": []}
-    run["warnings"] = [*asked.told, *chosen.warnings, *_mixed(asked.x, asked.y, done), *run["warnings"]]
-    run["ways"] = _ways(tiles, scored) if any(t.settings.way for t in tiles) else {}
+    run["warnings"] = [*asked.told, *chosen.warnings, *mixed(asked.x, asked.y, done), *run["warnings"]]
+    run["ways"] = ways(tiles, scored) if any(t.settings.way for t in tiles) else {}
     if planned.twins or split_half:
         from repalign.comparison.ceilings import seed_to_seed, split_halves
 
@@ -397,188 +376,6 @@ def _device_of(asked: str) -> tuple[str, list[str]]:
     return "cpu", [] if asked == "auto" else [said]
 
 
-# --- tiles, here or elsewhere --------------------------------------------------------------------
-
-
-def run_tiles(
-    tiles: Sequence[Tile], kept: Kept | None, executor: Executor | None, budget: int, progress: Progress,
-    examination: Examination, seconds: Mapping[Measure, float] = MappingProxyType({}),
-) -> list[Scored]:  # fmt: skip
-    """Compute the tiles that are not there yet, keep each group as soon as it is done, return all in order.
-
-    `seconds` that measures take, as far as they are known: a tile of a slow one is more of the work than that of another.
-    """
-    done = {} if kept is None else kept.find(tiles)
-    work = _Work(tiles, seconds, progress)
-    work.add(*done, note=f"{len(done)} of {len(tiles)} parts were done in an earlier run, and are taken" if done else None)
-    groups = missing_groups(tiles, done)
-    missing = [tiles[i] for group in groups for i in group]
-    if any(t.settings.way for t in missing) and progress is not silent:
-        rate = matmul_rate()
-        for measure in dict.fromkeys(t.measure for t in missing if t.settings.way):  # what they will cost, before it is paid
-            some = [t for t in missing if t.measure is measure]
-            progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
-    for group, some in _computed(tiles, groups, kept, executor, budget, progress, examination, work):
-        done |= zip(group, some, strict=True)
-        work.add(*group)
-    return as_one([done[i] for i in range(len(tiles))])
-
-
-def run_share(
-    share: Share, tiles: Sequence[Tile], kept: Kept, executor: Executor | None, budget: int, progress: Progress,
-    examination: Examination,
-) -> tuple[list[int], int]:  # fmt: skip
-    """Compute and keep those groups of a share that are not there: the places of the groups that are missing then, of how many."""
-    done, every = kept.find(tiles), groups_of(tiles)
-    missing = {k: [i for i in group if i not in done] for k, group in enumerate(every)}
-    missing = {k: group for k, group in missing.items() if group}
-    own = [[tiles[i] for i in missing[k]] for k in share.of(len(every)) if k in missing]
-    of, starts = [t for some in own for t in some], itertools.accumulate(map(len, own), initial=0)
-    work = _Work(of, {}, progress)
-    places = [list(range(start, start + len(some))) for start, some in zip(starts, own, strict=False)]
-    for group, _ in _computed(of, places, kept, executor, budget, progress, examination, work):
-        work.add(*group)
-    there = kept.names()
-    return [k for k, group in missing.items() if name_of([tiles[i] for i in group]) not in there], len(every)
-
-
-def _computed(
-    tiles: Sequence[Tile], groups: Sequence[list[int]], kept: Kept | None, executor: Executor | None, budget: int,
-    progress: Progress, examination: Examination, told: _Work,
-) -> Iterator[tuple[list[int], list[Scored]]]:  # fmt: skip
-    """Groups of tiles, here or in workers, each with its rows as soon as they are there; what another run is at comes last."""
-    of = [[tiles[i] for i in group] for group in groups]
-    names = [name_of(some) if kept is not None else "" for some in of]
-    jobs: list[list[int]]  # places among the groups
-    if executor is None:
-        cache = Cache(budget, [t for some in of for t in some], examination, progress)
-        jobs = [[k] for k in _in_order(tiles, groups, cache)]
-    else:
-        # A job is a run of groups that share models, with a cache of its own that ends with it; there are a few for every worker,
-        # so that none waits long for the last.
-        order = sorted(range(len(groups)), key=lambda k: (of[k][0].x.name, of[k][0].y.name))
-        length = max(1, len(order) // (TURNS * count_of(executor)))
-        jobs = [order[start : start + length] for start in range(0, len(order), length)]
-
-    looks = len(examination.models) <= APART
-
-    def here(k: int) -> tuple[list[list[Scored]], dict[str, Any]]:
-        return [compute_group(of[k], cache, kept, progress, lambda j: told.within(groups[k][j]))], {}
-
-    def task(job: list[int]) -> Task:
-        first, last = of[job[0]][0], of[job[-1]][-1]
-        what = f"{first.measure!r} of {first.x.name} and {first.y.name}"
-        what += "" if first is last else f" to {last.measure!r} of {last.x.name} and {last.y.name}"
-        keys = tuple(names[k] for k in job) if kept is not None else ()
-        if executor is None:
-            return Task(what, here, (job[0],), keys, about=job)
-        return Task(what, compute_groups, ([of[k] for k in job], memory_of(executor, budget), kept, looks), keys, about=job)
-
-    with Claims(None if kept is None or not groups else kept.files) as claims:
-
-        def needless(task: Task) -> bool:
-            return bool(claims.others) and kept is not None and all(kept.holds(of[k]) for k in task.about)
-
-        with closing(do([task(job) for job in jobs], executor, claims, needless)) as finished:
-            for one, future in finished:
-                if future is not None:
-                    scored, found = future.result()
-                else:  # another run has computed them; what cannot be read of it is computed again
-                    assert kept is not None
-                    read = [kept.find(of[k]) for k in one.about]
-                    whole = all(len(some) == len(of[k]) for k, some in zip(one.about, read, strict=True))
-                    if whole:
-                        scored, found = [[some[j] for j in range(len(some))] for some in read], {}
-                    else:
-                        scored, found = compute_groups([of[k] for k in one.about], budget, kept)
-                examination.found.update(found)
-                for k, some in zip(one.about, scored, strict=True):
-                    if executor is not None and kept is not None and not kept.holds(of[k]):  # a worker with a disk of its own
-                        kept.write(of[k], some)
-                    yield groups[k], some
-
-
-def missing_groups(tiles: Sequence[Tile], done: Container[int] = ()) -> list[list[int]]:
-    """The places of the tiles that are not done, in the groups in which they are computed: `groups_of` all tiles, less those.
-
-    So whoever works on the same tiles has the same groups, whatever was done when it began.
-    """
-    groups = ([i for i in group if i not in done] for group in groups_of(tiles))
-    return [group for group in groups if group]
-
-
-def compute_group(
-    tiles: Sequence[Tile], cache: Cache, kept: Kept | None = None, progress: Progress = silent,
-    within: Callable[[int], Callable[[int], None]] | None = None,
-) -> list[Scored]:  # fmt: skip
-    """Compute a group of tiles, and keep it.
-
-    `within` gives, for the place of a tile in the group, what is told of the pairs of layers that were just compared.
-    """
-    judged: dict[int, Judged] = {}
-    for k in cache.order(tiles) if len(tiles) > 1 else (0,):  # whatever the order, the same table
-        with nullcontext() if within is None else counting(within(k)):
-            judged[k] = judged_tile(tiles[k], cache, progress)
-    made = ", ".join(f"{name} {value}" for name, value in computing(tiles[0].settings.device).items())
-    scored = scored_of([judged[k] for k in range(len(tiles))], made)
-    if kept is not None:
-        kept.write(tiles, scored)
-    return scored
-
-
-def compute_groups(
-    groups: Sequence[Sequence[Tile]], budget: int, kept: Kept | None, looks: bool = True
-) -> tuple[list[list[Scored]], dict[str, Any]]:  # fmt: skip
-    """Some groups in a worker, with one cache, and the doctor's findings on their layers if it `looks`."""
-    tiles = [t for group in groups for t in group]
-    folder = None if kept is None or not looks else place_of(kept.files.root)
-    examination = Examination([r for t in tiles for r in (t.x, t.y)], folder, looks=looks)
-    cache = Cache(budget, tiles, examination)
-    return [compute_group(group, cache, kept) for group in groups], {k: v for k, v in examination.found.items() if v}
-
-
-def _in_order(tiles: Sequence[Tile], groups: Sequence[list[int]], cache: Cache) -> list[int]:
-    """Which group after which, by their places, so that models are prepared as rarely as the memory allows."""
-    if len(groups) < 2:
-        return list(range(len(groups)))
-    of = [(k, i) for k, group in enumerate(groups) for i in group]
-    return list(dict.fromkeys(of[j][0] for j in cache.order([tiles[i] for _, i in of])))
-
-
-class _Work:
-    """Tells how much of some tiles is done, in tiles of their mean cost, and within a tile by the pairs of layers compared."""
-
-    def __init__(self, tiles: Sequence[Tile], seconds: Mapping[Measure, float], progress: Progress) -> None:
-        count = Counter(t.measure for t in tiles)
-        each = [TILE_SECONDS + seconds.get(t.measure, 0.0) / count[t.measure] for t in tiles]
-        self.tiles, self.progress, self.count, self.done, self.told = tiles, progress, 0, 0.0, 0.0
-        mean = sum(each) / max(1, len(tiles))
-        self.shares = [s / mean for s in each]
-
-    def add(self, *finished: int, note: str | None = None) -> None:
-        self.count += len(finished)
-        self.done += sum(self.shares[i] for i in finished)
-        self._tell(note=note)
-
-    def within(self, i: int) -> Callable[[int], None]:
-        """To be called with the number of pairs of layers of tile i that have just been compared, under every draw."""
-        tile, compared = self.tiles[i], 0
-        total = len(tile.x.layers) * len(tile.y.layers) * (1 + tile.settings.null.count(tile.x.n))
-
-        def count(more: int) -> None:
-            nonlocal compared
-            compared += more
-            if time.monotonic() - self.told > TELL_EVERY:
-                self._tell(self.shares[i] * min(0.99, compared / total))  # its rows are still to be made
-
-        return count
-
-    def _tell(self, more: float = 0.0, note: str | None = None) -> None:
-        self.told, n = time.monotonic(), len(self.tiles)
-        done = n if self.count == n else round(self.done + more, 3)
-        self.progress("compare", done, n, note)
-
-
 # --- a result that is there already --------------------------------------------------------------
 
 
@@ -594,7 +391,7 @@ def question_of(asked: _Asked, split_half: int, describe: Mapping[str, Any], exe
     twins = [[side_of(r) for r in both] for both in asked.replicates]
     measures = [parse_wanted(m) if isinstance(m, str) else m for m in asked.measures]
     how = identity(measures, asked.null, asked.search, asked.alpha, asked.preprocess, asked.device, asked.told, asked.limit)
-    facts = [versions(), _code(), _programs(), _machine(executor), sides, twins, split_half, how, describe]
+    facts = [versions(), _code(), programs(), machine(executor), sides, twins, split_half, how, describe]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -616,148 +413,3 @@ def finished_result(folder: Path | Url, asked: str, progress: Progress) -> Align
     n = int((found.table["scope"] == "max").sum())
     progress("compare", n, n, f"{n:,} of {n:,} parts were done in an earlier run, and are taken")
     return found
-
-
-# --- the table and the description of the run -----------------------------------------------------
-
-
-def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
-    """The whole table, with p-values adjusted over the pairs of models of each measure."""
-    table = table_of(scored).to_pandas()
-    firsts = np.cumsum([0, *(s.stop - s.start for s in scored)])[:-1]  # the rows of scope "max"
-    adjusted = {name: np.full(len(table), np.nan) for name in ("p_maxt", "p_holm", "p_bh", "p_by")}
-    p, statistic = (table[name].to_numpy()[firsts] for name in ("pvalue", "statistic"))
-    of_measure: dict[int, list[int]] = {}
-    for i, tile in enumerate(tiles):
-        of_measure.setdefault(id(tile.measure), []).append(i)
-    for which in of_measure.values():
-        closeness, at = tiles[which[0]].measure.closeness(statistic[which]), firsts[which]
-        if all(len(scored[i].draws) for i in which):
-            adjusted["p_maxt"][at] = nulls.max_t(closeness, _joint_draws(tiles, scored, which, closeness))
-        for rule in ("holm", "bh", "by"):
-            adjusted[f"p_{rule}"][at] = nulls.adjusted(p[which], rule)
-    return table.assign(**adjusted)
-
-
-def _joint_draws(
-    tiles: Sequence[Tile], scored: Sequence[Scored], which: Sequence[int], closeness: np.ndarray
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """The draws of the tiles of one measure, some pairs of models at a time, aligned where every model is relabelled."""
-    streams = [tiles[i].streams for i in which]
-    by_model = nulls.ONE_SIDE not in streams
-    align = tiles[which[0]].settings.null.joint(streams, tiles[which[0]].x.n) if by_model else None
-    few = max(1, JOINT // len(scored[which[0]].draws))
-    for start in range(0, len(which), few):
-        part = slice(start, start + few)
-        draws = np.stack([scored[i].draws for i in which[part]])
-        yield draws if align is None else align(closeness[part], draws, streams[part])
-
-
-def describe_run(
-    x: Sequence[Representation], y: Sequence[Representation] | None, tiles: Sequence[Tile], null: nulls.Null,
-    table: pd.DataFrame, extra: Mapping[str, Any], executor: Executor | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The run: models, dataset, measures, null, versions and machine, as run.json holds it."""
-    first, settings = x[0], tiles[0].settings
-    preprocess, groups = settings.preprocess, settings.null.groups
-    by_measure = {t.measure: t.settings for t in tiles}
-    dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
-    drawn = table[table["scope"] == "max"].groupby("measure")["n_draws"].first()
-    methods = {
-        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
-    }
-    return {
-        "repalign": _version("repalign"),
-        "versions": _programs(),
-        "machine": {"device": settings.device, **_machine(executor)},
-        "name": extra.get("name"), "mock": any(r.dataset_name.startswith(MOCK_OF) for r in x), "study": extra.get("study"),
-        **({"how": list(extra["how"])} if "how" in extra else {}),
-        "dataset": extra.get("dataset") or dataset,
-        "models": [
-            {
-                **asdict(r.record), "layers": list(r.layers) if preprocess is None else preprocess.layer_names(r.layers),
-                "widths": list(r.widths), "facts": dict(r.facts),
-            }
-            for r in {r.name: r for r in (*x, *(y or ()))}.values()
-        ],
-        "sides": {"x": [r.name for r in x], "y": [r.name for r in (x if y is None else y)]},
-        "measures": list(methods),
-        "about": {repr(m): asdict(m.facts) for m in by_measure},
-        "null": {
-            "method": null.name, "seed": null.seed, "by_measure": methods,
-            "relabelled": "one side" if tiles[0].streams == nulls.ONE_SIDE else "every model",
-            "groups": None if null.groups is None else {
-                "shuffle": null.groups.shuffle, "n_groups": len(null.groups.members), "digest": null.groups.digest,
-                "least_p": 1 / null.groups.n_relabellings,
-            },
-        },
-        "search": settings.search, "alpha": settings.alpha,
-        "preprocess": None if preprocess is None else asdict(preprocess),
-        "warnings": [*extra.get("warnings", ()), *_warnings(table, groups, settings.alpha)],
-        "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
-    }  # fmt: skip
-
-
-def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) -> Iterator[str]:
-    if groups is not None and groups.n_relabellings < 1 / alpha:
-        yield (
-            f"the groups allow {groups.n_relabellings:.0f} relabellings: p >= {1 / groups.n_relabellings:.2g}, so that nothing "
-            f"can be found at alpha = {alpha:g}; shuffle whole groups, or use more groups"
-        )
-    few: dict[int, list[str]] = {}
-    for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
-        draws = int(pairs["n_draws"].iloc[0])
-        if draws and (draws + 1) * alpha * (1 + 1e-9) < 1:
-            few.setdefault(draws, []).append(str(measure).partition("(")[0])
-        if undefined := int(pairs["statistic"].isna().sum()):
-            yield f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)"
-    for draws, names in few.items():
-        enough = math.ceil(1 / alpha - 1e-9) - 1
-        yield (
-            f"{draws} shuffles give no p below {1 / (draws + 1):.2g}, so that nothing can be found at alpha = {alpha:g} "
-            f"({named(names)}); {enough} are enough, for {(enough + 1) / (draws + 1):.2g} times the work"
-        )
-
-
-def _mixed(x: Sequence[Representation], y: Sequence[Representation] | None, scored: Sequence[Scored]) -> Iterator[str]:
-    """What was made under several settings, by runs that were resumed elsewhere: the last digits are a mix of theirs."""
-    made = list(dict.fromkeys(one.made or "not known" for one in scored))
-    if len(made) > 1:
-        yield f"scores were computed under several settings ({'; '.join(made)}): their last digits are a mix"
-    mixed = {r.name: said for r in [*x, *(y or ())] if (said := r.facts.get("mixed"))}
-    for said in dict.fromkeys(mixed.values()):
-        names = [name for name, one in mixed.items() if one == said]
-        yield f"features of {named(names)} were extracted under several settings ({said}): their last digits are a mix"
-
-
-def _ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
-    """How measures were computed that are not dense: in a sentence, and the intervals of what is an estimate."""
-    out: dict[str, Any] = {}
-    for tile, one in zip(tiles, scored, strict=False):
-        if tile.settings.way:
-            way = out.setdefault(repr(tile.measure), {"way": tile.settings.way, "method": one.about.get("method")})
-            for row in one.about.get("intervals", ()):
-                way.setdefault("intervals", []).append({"model_x": tile.x.name, "model_y": tile.y.name, **row})
-    return out
-
-
-def _programs() -> dict[str, str | None]:
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _machine(executor: Executor | None) -> dict[str, Any]:
-    """What the last digits of the scores depend on, besides the versions."""
-    return {
-        "threads": threads_of(executor), "workers": count_of(executor), "processor": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
-        "python": platform.python_version(),
-    }  # fmt: skip
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    """The installed version; None for what is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -20,9 +20,9 @@ import pyarrow as pa
 from repalign import comparison
 from repalign.comparison.alignment import SCHEMA, TABLE_FILE
 from repalign.comparison.check import VARIANTS_FILE
-from repalign.comparison.compare import TURNS as JOBS
 from repalign.comparison.tiles import GROUPS
 from repalign.comparison.ways import way_of
+from repalign.comparison.work import TURNS as JOBS
 from repalign.dataset import Dataset
 from repalign.errors import NotHere, RepalignError
 from repalign.figures import kinds
