@@ -398,9 +398,10 @@ class InformationImbalance(_NeighborLists, Bilinear, Distance):
         embedded = embed(x, self.similarity, self.center)
         order = nearest(embedded, len(x) - 1)
         n, k = len(order), self.k
-        graph = order.new_full((n, n), -k / (n - 1), dtype=torch.float32)
+        dtype = torch.promote_types(embedded.dtype, torch.float32)
+        graph = order.new_full((n, n), -k / (n - 1), dtype=dtype)
         graph.scatter_add_(1, order[:, :k], graph.new_ones(n, k))
-        places = n / 2 - torch.arange(1, n, device=order.device, dtype=torch.float32)
+        places = n / 2 - torch.arange(1, n, device=order.device, dtype=dtype)
         ranks = graph.new_zeros(n, n).scatter_(1, order, places.expand(n, -1))
         for matrix in (graph, ranks):
             matrix.fill_diagonal_(0)

@@ -338,7 +338,8 @@ def _finished(
             if missing:
                 owners = share.owners([making.start + part.index for part in missing], making.total)
                 return Pending(str(job.spec), job.entry.label, len(missing), len(writer.parts), owners)
-        if making.told is None and (found := _stored(job, making.store)) is not None:  # another run has finished it
+        # Another run may have finished it.
+        if making.told is None and writer.is_finished and (found := _stored(job, making.store)) is not None:
             return found.with_record(job.entry.complete(found.record))
         # A run that was killed between its last part and the manifest has none to make, and still has to say.
         if making.told is None:

@@ -331,6 +331,11 @@ class Writer:
         self.files.write(f"{self.folder}/{part.file}", *chunks)
         self._checked[part.index] = written
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a manifest that can be believed."""
+        return fmt.readable(self.files, self.folder)[0] is not None
+
     def finish(self, record: ModelRecord, facts: Mapping[str, Any]) -> StoredRepresentation:
         """Write the manifest, which says that the extraction is complete.
 
