@@ -139,7 +139,7 @@ for line in sys.stdin:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(status, file=answer, flush=True)
 """
-KILLS = 10
+KILLS = 6
 # Fewer photos in smaller parts: five parts of every model, where the whole study has four.
 FEW = (
     ("  text: captions\n", "  text: captions\n  sample: {n: 200, seed: 0}\n"),
@@ -149,7 +149,7 @@ FEW = (
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(shared, tmp_path):
-    """SIGKILL at ten random moments; finished parts are never written again; the table is byte-identical."""
+    """SIGKILL at six random moments; finished parts are never written again; the table is byte-identical."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         study_file(tmp_path / name, *FEW)
