@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import wave
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ def test_what_a_function_uses_is_in_its_revision(folder: Path) -> None:
     revisions = set()
     for weight in ("1.0", "2.0", "float('1.0')"):
         (folder / "f.py").write_text(code.format(weight))
+        os.utime(folder / "f.py", (1e9, 1e9))  # all within one second
         made = repalign.extract(data, [ModelEntry("torch:./f.py:f", modality="text")])[0]
         revisions.add((made.record.revision, float(made.load("output")[0, 0])))
     assert len({r for r, _ in revisions}) == 3 and len({x for _, x in revisions}) == 2

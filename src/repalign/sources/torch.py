@@ -252,6 +252,8 @@ def _needed(function: Any) -> int:
 
 
 def _import(path: str, spec: Spec) -> Any:
+    # Bytecode is told from its source by size and second: a file that is changed at once and read again would run as it was.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         if not path.endswith(".py"):
             return importlib.import_module(path)
@@ -266,6 +268,8 @@ def _import(path: str, spec: Spec) -> Any:
         return module
     except (ImportError, OSError, SyntaxError) as error:
         raise _not_imported(spec, first_line(error)) from error
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _not_imported(spec: Spec, got: str) -> RepalignError:
