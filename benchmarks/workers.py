@@ -15,8 +15,10 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +30,9 @@ from repalign.dataset import Dataset
 from repalign.null import Permutations
 from repalign.sources import extract, loop
 
-MODELS = [f"toy:vision-cnn{width}-untrained" for width in (3, 8, 16)]
+NETS = Path(__file__).parents[1] / "studies/models/random_nets.py"
+SMALL = tuple(f"toy:vision-cnn{width}-untrained" for width in (3, 8, 16))  # of which a part takes 20 ms, most of it beside the net
+MODELS = {"small nets": (SMALL, 1), "a network of 4.7 million parameters": ((f"torch:{NETS}:efficientnet_lite0",), 16)}
 
 
 def burn(products: int = 400) -> None:
@@ -46,11 +50,12 @@ def bound(pool: Executor, count: int) -> float:
     return time.perf_counter() - start
 
 
-def extraction(pool: Executor | None, n: int) -> float:
+def extraction(pool: Executor | None, n: int, models: Sequence[str] = SMALL) -> float:
     """Seconds for the features of some untrained nets."""
+    data = Dataset.toy(n)  # made by one process, whoever runs the models
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        extract(Dataset.toy(n), MODELS, folder, rows_per_part=max(1, n // 16), executor=pool)
+        extract(data, models, folder, rows_per_part=max(1, n // 16), executor=pool)
         return time.perf_counter() - start
 
 
@@ -72,7 +77,9 @@ def two_over_one(rounds: int, n: int) -> pd.DataFrame:
             bound(pool, count)
             comparison(pool, 100)
         for _ in range(rounds):
-            for name, call, size in (("bound", bound, None), ("extraction", extraction, n), ("comparison", comparison, n // 4)):
+            calls: list[tuple[str, Callable[..., float], int | None]] = [("bound", bound, None), ("comparison", comparison, n // 4)]
+            calls += [(name, partial(extraction, models=some), n // less) for name, (some, less) in MODELS.items()]
+            for name, call, size in calls:
                 for count, pool in pools.items():
                     taken.setdefault(name, {}).setdefault(count, []).append(call(pool, size or count))
     gains = {name: statistics.median(a / b for a, b in zip(by[1], by[2], strict=True)) for name, by in taken.items()}
