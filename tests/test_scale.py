@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+import study_files
 from repalign import workers
 from repalign.errors import RepalignError
 from repalign.study import load_study
+from study_files import TABLES, bytes_of
 
 pytestmark = pytest.mark.integrations
 
@@ -27,7 +29,6 @@ models: ["toy:vision-pixels", "toy:language-bag", "toy:vision-cnn3-untrained", "
 measures: ["CKA()", "MutualKNN(k=5)", "RSA()"]
 extract: {rows_per_part: 20}
 """
-TABLES = ("results.parquet", "draws.parquet")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,14 +40,7 @@ def alone(tmp_path_factory) -> dict[str, bytes]:
 
 
 def made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "s.yaml").write_text(STUDY)
-    return folder / "s.yaml"
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    found = [*folder.rglob("part-*.safetensors"), *(folder / "runs/s/results" / name for name in TABLES)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return study_files.made(folder, STUDY)
 
 
 def command(*arguments: str, **more: str) -> subprocess.CompletedProcess:

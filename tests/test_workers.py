@@ -18,6 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import study_files
 from repalign import workers
 from repalign.cli import app
 from repalign.comparison import compare, compare_share
@@ -26,6 +27,7 @@ from repalign.files import open_files
 from repalign.null import Permutations
 from repalign.study import load_study
 from repalign.workers import Claims, Share, Task, work
+from study_files import bytes_of
 
 STUDY = """
 dataset: {toy: {n: 60, seed: 0}}
@@ -33,7 +35,6 @@ models: ["toy:vision-pixels", "toy:language-bag", "toy:vision-cnn3-untrained"]
 measures: ["CKA()", "MutualKNN(k=5)"]
 extract: {rows_per_part: 20}
 """
-TABLES = ("results.parquet", "draws.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,7 @@ def alone(tmp_path_factory) -> dict[str, bytes]:
 
 
 def made(folder: Path) -> Path:
-    (folder / "s.yaml").write_text(STUDY)
-    return folder / "s.yaml"
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """The features and the tables of a study, by their names."""
-    found = [*folder.rglob("part-*.safetensors"), *(folder / "runs/s/results" / name for name in TABLES)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return study_files.made(folder, STUDY)
 
 
 def told(*arguments: str) -> str:

@@ -143,7 +143,6 @@ def compare(
         ]  # fmt: skip
     names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
     alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
-    del done, scored, of_twins  # with a table as large as the result's own
     if asked.folder is not None:
         replace(alignment, run={**run, ASKED: digest}).save(asked.folder)
     return alignment

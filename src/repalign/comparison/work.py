@@ -13,13 +13,7 @@ from typing import Any
 
 from repalign.comparison.doctor import APART, Examination
 from repalign.comparison.kept import Kept, name_of
-from repalign.comparison.tiles import (
-    Cache,
-    Scored,
-    Tile,
-    as_one,
-    groups_of,
-)
+from repalign.comparison.tiles import Cache, Scored, Tile, as_one, groups_of
 from repalign.comparison.ways import WAYS, Judged, judged_tile, matmul_rate, scored_of
 from repalign.files import place_of
 from repalign.measures.measure import Measure, counting
@@ -43,7 +37,7 @@ def run_tiles(
     done = {} if kept is None else kept.find(tiles)
     work = _Work(tiles, seconds, progress)
     work.add(*done, note=f"{len(done)} of {len(tiles)} parts were done in an earlier run, and are taken" if done else None)
-    groups = missing_groups(tiles, done)
+    groups = list(missing_of(groups_of(tiles), done).values())
     missing = [tiles[i] for group in groups for i in group]
     if any(t.settings.way for t in missing) and progress is not silent:
         rate = matmul_rate()
@@ -61,17 +55,16 @@ def run_share(
     examination: Examination,
 ) -> tuple[list[int], int]:  # fmt: skip
     """Compute and keep those groups of a share that are not there: the places of the groups that are missing then, of how many."""
-    done, every = kept.find(tiles), groups_of(tiles)
-    missing = {k: [i for i in group if i not in done] for k, group in enumerate(every)}
-    missing = {k: group for k, group in missing.items() if group}
-    own = [[tiles[i] for i in missing[k]] for k in share.of(len(every)) if k in missing]
+    every = groups_of(tiles)
+    missing, count = missing_of(every, kept.find(tiles)), len(every)
+    own = [[tiles[i] for i in missing[k]] for k in share.of(count) if k in missing]
     of, starts = [t for some in own for t in some], itertools.accumulate(map(len, own), initial=0)
     work = _Work(of, {}, progress)
     places = [list(range(start, start + len(some))) for start, some in zip(starts, own, strict=False)]
     for group, _ in _computed(of, places, kept, executor, budget, progress, examination, work):
         work.add(*group)
     there = kept.names()
-    return [k for k, group in missing.items() if name_of([tiles[i] for i in group]) not in there], len(every)
+    return [k for k, group in missing.items() if name_of([tiles[i] for i in group]) not in there], count
 
 
 def _computed(
@@ -130,13 +123,13 @@ def _computed(
                     yield groups[k], some
 
 
-def missing_groups(tiles: Sequence[Tile], done: Container[int] = ()) -> list[list[int]]:
-    """The places of the tiles that are not done, in the groups in which they are computed: `groups_of` all tiles, less those.
+def missing_of(groups: Sequence[list[int]], done: Container[int]) -> dict[int, list[int]]:
+    """Of `groups_of` all tiles, by their places, the tiles that are not done.
 
     So whoever works on the same tiles has the same groups, whatever was done when it began.
     """
-    groups = ([i for i in group if i not in done] for group in groups_of(tiles))
-    return [group for group in groups if group]
+    left = ((k, [i for i in group if i not in done]) for k, group in enumerate(groups))
+    return {k: group for k, group in left if group}
 
 
 def compute_group(
