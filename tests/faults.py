@@ -32,13 +32,12 @@ import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from repalign import files as sealed
 from repalign import null as nulls
 from repalign.comparison import compare
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
-from repalign.files import Url, open_files, place_of, walk
+from repalign.files import Url, open_files, place_of, remote, seen_from, walk
 from repalign.models import ModelRecord
 from repalign.report import write_report
 from repalign.store import FeatureStore
@@ -327,7 +326,7 @@ def contents(place: Place) -> dict[str, bytes]:
             elif name.startswith("track."):
                 table = pd.read_csv(io.BytesIO(data)) if name.endswith("csv") else pd.read_parquet(io.BytesIO(data))
                 data = table.drop(columns="seconds").to_csv().encode()
-            out[sealed.seen_from(folder / name, place)] = data
+            out[seen_from(folder / name, place)] = data
     return out
 
 
@@ -425,7 +424,7 @@ def numbered(root: str | Path) -> Callable[[], Place]:
 
 def everything(folder: Path, most: int, kinds: list[str], out: io.TextIOBase | Any = sys.stdout) -> list[Found]:
     """The whole loop: here, in an object store, and on a disk behind a URL; steps that fail once, for good, and for a moment."""
-    sealed.WAITS = (0.0, 0.0)
+    remote.WAITS = (0.0, 0.0)
     runs: dict[str, Callable[[], Found]] = {}
     anywhere = [kind for kind in kinds if kind in ANYWHERE]
 

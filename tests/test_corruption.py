@@ -13,9 +13,9 @@ import pytest
 
 import corruption
 import tiny_models
-from repalign import files as sealed
 from repalign.comparison import alignment
 from repalign.comparison import check as checking
+from repalign.files import sealed
 
 
 @pytest.fixture(scope="module")

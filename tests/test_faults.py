@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import faults
-from repalign import files as sealed
+from repalign.files import local, remote
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(sealed, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
 
 
 def test_a_disk_that_fails(tmp_path):
@@ -43,13 +43,13 @@ def test_what_lies_behind_a_url_fails(root, how, tmp_path):
 def test_the_campaign_can_fail(tmp_path, monkeypatch):
     """A writer that puts half a file in its place, and one that lets the system's errors through, are found."""
 
-    def torn(path: Path, *chunks: bytes | str) -> None:
+    def torn(path: Path, *chunks: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as handle:
             for chunk in chunks:
-                handle.write(chunk.encode() if isinstance(chunk, str) else chunk)
+                handle.write(chunk)
 
-    monkeypatch.setattr(sealed, "write_file", torn)
+    monkeypatch.setattr(local, "write_local", torn)
     with faults.patched(tmp_path):
         found = faults.campaign(["store"], faults.numbered(tmp_path), ("write",))
     assert found.raw

@@ -11,13 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 import s3
-from repalign import files as sealed
 from repalign.cli import app
 from repalign.comparison import compare
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
-from repalign.files import Url, open_files, seen_from, walk
+from repalign.files import Url, open_files, remote, seen_from, walk
 from repalign.null import Permutations
 from repalign.study import load_study
 
@@ -104,7 +103,7 @@ def test_a_study_in_a_bucket_is_that_of_a_folder_and_asks_for_little(bucket, stu
 
 
 def test_every_seventh_request_is_refused_once(bucket, study, monkeypatch):
-    monkeypatch.setattr(sealed, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01, 0.01))
     local = load_study(study).run()
     bucket.refuse = 7
     assert load_study(in_bucket(study, bucket.url)).run().alignment.table.equals(local.alignment.table)
@@ -114,7 +113,7 @@ def test_every_seventh_request_is_refused_once(bucket, study, monkeypatch):
 
 
 def test_a_server_that_refuses_for_good_is_told_and_the_next_run_goes_on(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(sealed, "WAITS", (0.01,))
+    monkeypatch.setattr(remote, "WAITS", (0.01,))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     models = {name: np.random.default_rng(i).standard_normal((N, 4)) for i, name in enumerate("abc")}
 

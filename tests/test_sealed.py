@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from repalign import files as sealed
+from repalign import files
 from repalign.errors import RepalignError
 from repalign.files import DamagedError, parse_json, read_json, read_parquet, seal_json, seal_parquet, write_file
 
@@ -111,7 +111,7 @@ def test_a_refused_step_is_told_and_leaves_nothing(step, tmp_path, monkeypatch):
     write_file(tmp_path / "a/b.json", b"before")
     if step == "write":
         step, refuse = "open", lambda path, mode: Refusing(path, "r+") if mode == "r+b" else opened(path, mode)
-    monkeypatch.setattr(sealed.os if step == "fsync" else Path, step, refuse)
+    monkeypatch.setattr(os if step == "fsync" else Path, step, refuse)
     with pytest.raises(RepalignError, match=r"b\.json cannot be written: Input/output error\n  do: "):
         write_file(tmp_path / "a/b.json", b"after")
     monkeypatch.undo()
@@ -120,9 +120,9 @@ def test_a_refused_step_is_told_and_leaves_nothing(step, tmp_path, monkeypatch):
 
 
 def test_a_folder_is_made_once_and_whole(tmp_path):
-    made = sealed.made_once(tmp_path / "a/b", lambda folder: (folder / "x").write_text("1"))
+    made = files.made_once(tmp_path / "a/b", lambda folder: (folder / "x").write_text("1"))
     assert made == tmp_path / "a/b" and (made / "x").read_text() == "1"
-    assert sealed.made_once(made, lambda folder: (folder / "x").write_text("2")) == made  # it is there: not written again
+    assert files.made_once(made, lambda folder: (folder / "x").write_text("2")) == made  # it is there: not written again
     assert (made / "x").read_text() == "1"
 
     def fail(folder: Path) -> None:
@@ -130,11 +130,11 @@ def test_a_folder_is_made_once_and_whole(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RepalignError, match=r"c cannot be written: the disk is full\n  got: [\d,]+ bytes free in "):
-        sealed.made_once(tmp_path / "a/c", fail)
+        files.made_once(tmp_path / "a/c", fail)
     old = tmp_path / "a/.d.tmp-12-0a1b2c3d"
     old.mkdir()
     os.utime(old, (0, 0))
-    sealed.made_once(tmp_path / "a/d", lambda folder: sealed.made_once(tmp_path / "a/d", lambda f: (f / "first").touch()))
+    files.made_once(tmp_path / "a/d", lambda folder: files.made_once(tmp_path / "a/d", lambda f: (f / "first").touch()))
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["b", "d"] and (tmp_path / "a/d/first").exists()
 
 
@@ -142,9 +142,9 @@ def test_only_what_nobody_writes_is_swept(tmp_path):
     left, old, other = (tmp_path / n for n in (".a.tmp-12-0a1b2c3d", ".a.tmp-0a1b2c3d", ".a.tmp-x"))
     for path in (left, old, other):
         path.touch()
-    with sealed.replacing(tmp_path / "b") as live:
+    with files.replacing(tmp_path / "b") as live:
         live.write_bytes(b"half")
-        sealed.LocalFiles(tmp_path).sweep()
+        files.LocalFiles(tmp_path).sweep()
         assert live.exists() and other.exists() and not left.exists() and not old.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.tmp-x", "b"]
-    sealed.LocalFiles(tmp_path / "nowhere").sweep()
+    files.LocalFiles(tmp_path / "nowhere").sweep()

@@ -437,7 +437,7 @@ def test_what_is_deleted_is_gone_at_once_and_the_rest_stays(tmp_path: Path, monk
     store = FeatureStore(tmp_path)
     one = store.contents()[0]
     with monkeypatch.context() as cut_off:  # killed before a byte of the parts is removed
-        cut_off.setattr("repalign.files.shutil.rmtree", lambda *_, **__: None)
+        cut_off.setattr("repalign.files.local.shutil.rmtree", lambda *_, **__: None)
         store.delete(one)
     assert [c.model for c in store.contents()] == ["old"] and not check(tmp_path)
     assert len(list(tmp_path.glob(".removed.tmp-*/part-*"))) == 3
@@ -1187,7 +1187,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files.local, "fcntl", None)
     writer = open_writer(tmp_path)
     folder = tmp_path / FOLDER
     folder.mkdir(parents=True)
@@ -1202,7 +1202,7 @@ def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_swept_temporary_file_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep may come between the creation of the file and its lock."""
     writer = open_writer(tmp_path)
-    sweeps, lock = [2], files.lock
+    sweeps, lock = [2], files.local.lock
 
     def swept_first(handle) -> bool | None:
         if sweeps[0]:
@@ -1210,7 +1210,7 @@ def test_a_swept_temporary_file_is_written_again(tmp_path: Path, monkeypatch: py
             Path(handle.name).unlink(missing_ok=True)
         return lock(handle)
 
-    monkeypatch.setattr(files, "lock", swept_first)
+    monkeypatch.setattr(files.local, "lock", swept_first)
     write_part(writer, writer.parts[0])
     assert [part.index for part in open_writer(tmp_path).missing()] == [1, 2]
     sweeps[0] = 100

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from repalign import files as sealed
 from repalign.cli import app
 from repalign.comparison import compare
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.check import check
 from repalign.errors import RepalignError
-from repalign.files import Unreachable, Url, open_files, place_of, seen_from, walk, without_secrets, write_file
+from repalign.files import Unreachable, Url, open_files, place_of, remote, seen_from, walk, without_secrets, write_file
 from repalign.null import Permutations
 from repalign.report import write_report
 from repalign.study import load_study
@@ -135,7 +134,7 @@ LASTING = [PermissionError("Access Denied"), OSError(22, "InvalidBucketName"), V
 
 @pytest.mark.parametrize("error", [*PASSING, *LASTING], ids=repr)
 def test_what_passes_is_tried_again_and_what_lasts_is_told_at_once(error, monkeypatch):
-    monkeypatch.setattr(sealed, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0, 0.0))
     files, once, always = open_files("memory://busy"), Busy(error), Busy(*[error] * 9)
     if error in PASSING:
         assert files._ask("read", "a", once) == "answer" and once.asked == 2
@@ -148,7 +147,7 @@ def test_a_damaged_file_is_made_again_but_not_one_that_no_answer_came_for(here, 
     """Else a server that is down for a minute would have everything computed again."""
     compare(MODELS, measures=["CKA()"], null=Permutations(9), results="memory://down")
     before = contents(Url("memory://down"))
-    monkeypatch.setattr(sealed, "WAITS", ())
+    monkeypatch.setattr(remote, "WAITS", ())
 
     def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError("Access Denied")
