@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -263,6 +264,22 @@ def test_a_lazy_module_is_drawn_for_the_run_and_stays_lazy(data):
     (got,) = extract(data, module)
     with torch.no_grad():
         torch.testing.assert_close(got.load("1"), module(torch.from_numpy(X)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_is_the_same_and_leaves_the_first_as_it_was():
+    """The first copy of an object leaves a mark, `__slotnames__`, on its class."""
+
+    class Half:
+        share = 2
+
+        def __call__(self, x):
+            return x / self.share
+
+    half = Half()
+    of_class, of_object = fingerprint(Half), fingerprint(Half, half)
+    copied = copy.deepcopy(half)
+    assert "__slotnames__" in vars(Half)
+    assert fingerprint(Half) == of_class and fingerprint(Half, half) == fingerprint(Half, copied) == of_object
 
 
 def test_what_wraps_a_module_is_taken_off(net, data):

@@ -52,7 +52,7 @@ LEFT_BEHIND = "transformers.utils.output_capturing"  # whose hooks stay where hi
 # Of a class: what says nothing of what it computes.
 SILENT = {
     "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__", "__firstlineno__",
-    "__static_attributes__", "_abc_impl",
+    "__static_attributes__", "__slotnames__", "_abc_impl",  # slot names come with the first copy of an object
 }  # fmt: skip
 
 
