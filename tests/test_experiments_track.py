@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +78,99 @@ def test_checkpoints_of_the_bed(run, tmp_path, monkeypatch):
     monkeypatch.setattr("repalign.sources.extract", None)
     whole = track(models[:4], measures=["MutualKNN(k=10)"], **given)
     pd.testing.assert_frame_equal(whole.table, table)
-    kept = next((tmp_path / "store/tracked").iterdir())
-    kept.write_bytes(kept.read_bytes().replace(b'"statistic": 0', b'"statistic": 1', 1))
-    with pytest.raises(DamagedError, match="is not what was written"):
-        track(models[:4], measures=["MutualKNN(k=10)"], **given)
+    of_run, *of_rows = sorted((tmp_path / "store/tracked").iterdir(), key=lambda path: not path.name.startswith("run-"))
+    for kept, old, new in ((of_rows[0], b'"statistic": 0', b'"statistic": 1'), (of_run, b'"n": 1000', b'"n": 1001')):
+        whole = kept.read_bytes()
+        kept.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(DamagedError, match="is not what was written"):
+            track(models[:4], measures=["MutualKNN(k=10)"], **given)
+        kept.write_bytes(whole)
     axes = found.draw()
     assert axes.get_lines()[0].get_xdata().tolist() == [0, 2, 4]
+
+
+def changed(path: Path) -> None:
+    """A file of features with other numbers."""
+    there = dict(np.load(path))
+    np.savez(path, **{**there, "features": there["features"][::-1]})
+
+
+def test_a_finished_run_is_read_without_torch_and_a_change_is_noticed(tmp_path):
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path)
+    words = ["track", *made["models"], "--references", made["references"][0], "--data", str(made["data"]), "--measures", "CKA()"]
+    words += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    code = (
+        "import sys; from repalign.cli import main\n"
+        f"sys.argv = ['repalign', *{words!r}]\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
+    )
+
+    def run() -> tuple[str, str, list[str]]:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        told, _, modules = done.stdout.rstrip().rpartition("\n")
+        return told, done.stderr, ast.literal_eval(modules)
+
+    first, told, modules = run()
+    assert "torch" in modules and "nothing is run" not in told
+    written = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))}
+    again, told, modules = run()
+    assert again == first and "nothing is run" in told and modules == []
+    assert written == {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))}
+    (tmp_path / "out/figures/01-track.svg").unlink()  # what is missing is drawn again
+    assert run()[0] == first and set(written) == set((tmp_path / "out").rglob("*"))
+    changed(tmp_path / "step10.npz")
+    other, told, modules = run()
+    assert other != first and "nothing is run" not in told and "torch" in modules
+    assert run()[2] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: changed(folder / "step100.npz"), lambda folder: changed(folder / "reference.npz"),
+        lambda folder: (folder / "step0.npz.ids.txt").write_text("\n".join(f"s{i}" for i in range(120))),
+        lambda folder: (folder / "texts.csv").write_text((folder / "texts.csv").read_text().replace("s7,a text", "s7,another")),
+        lambda folder: (folder / "step0.npz").unlink(),
+    ],
+    ids=["a checkpoint", "a reference", "ids beside it", "a stimulus", "a checkpoint that is gone"],
+)  # fmt: skip
+def test_what_a_finished_run_depends_on(tmp_path, change, monkeypatch):
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path) | {"store": tmp_path / "store", "device": "cpu"}
+    found, options = track(**made), EXPERIMENTS["track"].finished
+    asked = {name: made.get(name, p.default) for name, p in EXPERIMENTS["track"].options.items()}
+    again = options(**asked)
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert again.identity == found.identity != "" and again.text == found.text
+    assert options(**{**asked, "seed": 1}) is None and options(**{**asked, "store": None}) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[track.__module__], "_code", lambda: "another version")
+        assert options(**asked) is None
+    change(tmp_path)
+    assert options(**asked) is None
+
+
+def test_a_folder_of_a_model_and_a_commit_are_told_by_what_they_hold(tmp_path):
+    """Of a folder by the files that a model is loaded from, as its revision is; a branch may move, and is asked for each time."""
+    from repalign.experiments.track import _digest, _read
+    from repalign.sources import ModelEntry
+
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    ((path, endings, digest),) = _read([], [ModelEntry(f"hf:{folder}")])
+    assert path == str(folder) and digest == _digest(folder, endings) == _read([], [ModelEntry(f"hf:{folder}")])[0][2]
+    (folder / "optimizer.pt").write_bytes(b"state")
+    assert _digest(folder, endings) == digest
+    for file, data in (("model.safetensors", b"Weights"), ("tokenizer.json", b"{}")):
+        (folder / file).write_bytes(data)
+        assert _digest(folder, endings) not in (digest, None)
+        digest = _digest(folder, endings)
+    assert _read([], [ModelEntry(f"hf:org/name@{'0' * 40}")]) == []
+    assert _read([str(tmp_path / "none.npz")], []) is None and _read([], [ModelEntry("toy:vision-pixels")]) is None
 
 
 def test_a_panel_and_files_give_the_same(tmp_path):

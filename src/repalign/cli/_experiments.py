@@ -44,9 +44,12 @@ def command_of(name: str, experiment: Experiment) -> Callable[..., None]:
     options = experiment.options
 
     def command(output: Output, workers: Workers | None = None, **given: Any) -> None:
-        _tell_cost(experiment, given)
-        with bars() as progress, nullcontext() if workers is None else workers.executor() as executor:
-            found = experiment.run(**given, progress=progress, **({} if workers is None else {"executor": executor}))
+        if (found := experiment.finished(**given)) is not None:
+            tell(["all is in the store, and nothing that it depends on has changed: nothing is run"])
+        else:
+            _tell_cost(experiment, given)
+            with bars() as progress, nullcontext() if workers is None else workers.executor() as executor:
+                found = experiment.run(**given, progress=progress, **({} if workers is None else {"executor": executor}))
         if output.csv is not None:
             write_csv(output.csv, found.table)
         files = [] if output.to is None else _written(name, found, given, output.to)
@@ -103,11 +106,14 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _written(name: str, found: Found, given: dict[str, Any], out: str) -> tuple[tuple[str, Path | Url], ...]:
-    """Everything that a study of it would write, in one folder."""
+    """Everything that a study of it would write, in one folder; what is there already is not written again."""
     from repalign.files import place_of
-    from repalign.study.experiment import ExperimentStudy, config_of
 
     folder = place_of(out).absolute()
+    if found.is_in(folder):
+        return ("tables", folder), ("figure", folder / "figures"), ("report", folder / "report.html")
+    from repalign.study.experiment import ExperimentStudy, config_of
+
     places = {"results": str(folder), "report": str(folder / "report.html")}
     config = config_of(name)(name=name, experiment=name, **given, **places)
     return ExperimentStudy(Path.cwd() / f"{name}.yaml", config).write(found).wrote

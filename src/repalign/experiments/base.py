@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from repalign.errors import RepalignError
+from repalign.files import FILES, check_files, read_json
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from repalign.files import Url
+
+RECORD = "experiment.json"  # in the folder of all that was written: what was asked, and the digests of the files
 IS_INPUT = "a model, or a file or folder"
 Input = Annotated[str, IS_INPUT]  # a relative path, of its own or in a spec, starts in the folder of the study
 
@@ -36,11 +40,22 @@ class Found(ABC):
     """What an experiment found.
 
     table : the main table. tables : further ones, by name. shown : the columns of `table` that a terminal shows; all by default.
+    identity : a digest of all that it depends on; "" where that is not known.
     """
 
     table: pd.DataFrame
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    identity: str = ""
     shown: ClassVar[tuple[str, ...]] = ()
+
+    def is_in(self, folder: Path | Url) -> bool:
+        """Whether all that is written of this finding is in a folder, as it was written."""
+        try:
+            record, _ = read_json(folder / RECORD)
+            check_files(folder, record.get(FILES, {}), RECORD)
+        except RepalignError:
+            return False
+        return self.identity != "" and record.get("identity") == self.identity
 
     @property
     @abstractmethod
@@ -94,6 +109,11 @@ class Experiment:
     def extracted(self) -> Callable[..., tuple[Any, list[Any]]] | None:
         """Gives the dataset, and the models that are run on it, of the arguments: `extracted`, beside one that runs some."""
         return getattr(sys.modules[self.run.__module__], "extracted", None)
+
+    @property
+    def finished(self) -> Callable[..., Found | None]:
+        """Gives what the same run found before: `finished`, beside an experiment that keeps it. None: that has to be run."""
+        return getattr(sys.modules[self.run.__module__], "finished", lambda **_: None)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

@@ -65,7 +65,7 @@ def read_inputs(inputs: Sequence[Any] | Mapping[str, Any], layers: Sequence[str]
 
 def _names(inputs: Sequence[Any]) -> list[str]:
     """What inputs are called: files by their stem, models of a store by their name, where that tells them apart."""
-    short = [str(one).rpartition("#")[2] if _is_stored(one) else Path(one).stem if isinstance(one, (str, Path)) else f"x{k}"
+    short = [str(one).rpartition("#")[2] if is_stored(one) else Path(one).stem if isinstance(one, (str, Path)) else f"x{k}"
              for k, one in enumerate(inputs, start=1)]  # fmt: skip
     twice = {name for name in short if short.count(name) > 1}
     out = [str(one) if name in twice else name for one, name in zip(inputs, short, strict=True)]
@@ -74,23 +74,37 @@ def _names(inputs: Sequence[Any]) -> list[str]:
     return out
 
 
-def _is_stored(one: Any) -> bool:
+def is_stored(one: Any) -> bool:
     return isinstance(one, str) and "#" in one and not Path(one).exists()
 
 
 def _stored(one: Any) -> Any:
     """What a store holds of a model, as the reader of features gives it; None for what is not STORE#MODEL."""
-    if not _is_stored(one):
+    if not is_stored(one):
         return None
     from repalign.features import Found
-    from repalign.store import FeatureStore
 
     place, _, model = one.rpartition("#")
+    r = _representation(place, model)
+    return Found({layer: r.load(layer) for layer in r.layers}, r.n, tuple(r.ids), f"{model}: from {place}", what=model)
+
+
+def manifest_of(one: str) -> Path | None:
+    """The file that states every byte of what STORE#MODEL names; None where it is not on this machine."""
+    from repalign.store.format import MANIFEST
+
+    place, _, model = one.rpartition("#")
+    r = _representation(place, model)
+    return None if "://" in r.path else Path(r.path) / MANIFEST
+
+
+def _representation(place: str, model: str) -> Any:
+    from repalign.store import FeatureStore
+
     there = FeatureStore(place).representations()
     choose("model", model, {r.name for r in there}, f"{place}: no model {model!r}")
     several = [r for r in there if r.name == model]
     if len(several) > 1:
         raise RepalignError(f"{place}: {model} is kept {len(several)} times", expected="one data set, read in one way",
                             got=", ".join(r.dataset_name for r in several), remedy="give files of features")  # fmt: skip
-    r = several[0]
-    return Found({layer: r.load(layer) for layer in r.layers}, r.n, tuple(r.ids), f"{model}: from {place}", what=model)
+    return several[0]

@@ -10,9 +10,10 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,8 @@ import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.experiments.base import Found, Input
-from repalign.files import parse_json, seal_json
+from repalign.experiments.inputs import is_stored, manifest_of
+from repalign.files import open_files, parse_json, path_sha256, seal_json
 from repalign.text import Progress, counted, named, number, silent
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from repalign.dataset import Dataset
+    from repalign.files import Files
     from repalign.measures import Measure
     from repalign.sources import ModelEntry
     from repalign.track import Panel
@@ -172,22 +175,25 @@ def track(
     device : Where models run: auto, cpu, cuda.
     seed : Of shuffles and intervals, where they are drawn.
     """
-    import pandas as pd
+    asked = {
+        "models": models, "references": references, "data": data, "revisions": revisions, "text": text, "image": image, "id": id,
+        "reference_layers": reference_layers, "measures": measures, "device": device, "seed": seed,
+    }  # fmt: skip
+    if (again := finished(store=store, **asked)) is not None:
+        return again
 
     from repalign.measures import parse_measure
     from repalign.store import FeatureStore
 
     if not references:
         raise _nothing("references")
-    dataset, entries = extracted(models, revisions=revisions, data=data, text=text, image=image, id=id)
+    dataset, entries = extracted(**asked)
+    read = [] if store is None else _read(references, entries)
     panel = _joined(_panel(references, reference_layers), dataset)
     wanted = [parse_measure(one) for one in measures or MEASURES]
     names = {} if store is None else _finished(panel, dataset, entries, wanted, seed)
     files = None if store is None else FeatureStore(store).files
-    done = {
-        label: parse_json(files.read(name), f"{store}/{name}", "remove it")[0]
-        for label, name in names.items() if files is not None and files.size(name) is not None
-    }  # fmt: skip
+    done = {} if files is None else {k: _rows(files, name) for k, name in names.items() if files.size(name) is not None}
     left_out: tuple[tuple[str, str], ...] = ()
     if missing := [one for one in entries if one.label not in done]:
 
@@ -200,7 +206,22 @@ def track(
     kept = [(one.label, done[one.label]) for one in entries if one.label in done]
     if not kept:
         raise RepalignError("no checkpoint could be loaded", expected="at least one", got=named([f"{n}: {r}" for n, r in left_out]))
-    kept.sort(key=lambda one: (step_of(one[0]) is None, step_of(one[0]) or 0))  # stable: those without a step stay in order, last
+    labels = {repr(m): m.facts.label for m in wanted}
+    said = {"stimuli": dataset.fingerprint, "read": read, "rows": names, "measures": labels, "n": panel.n}
+    if files is not None and read is not None and not left_out:
+        files.write(_receipt(asked), seal_json(said).encode())
+        return replace(_tracked(kept, labels, panel.n), identity=_sha256(said))
+    return _tracked(kept, labels, panel.n, left_out)
+
+
+def _tracked(
+    kept: Sequence[tuple[str, dict[str, Any]]], labels: dict[str, str], n: int, left_out: tuple[tuple[str, str], ...] = ()
+) -> Tracked:  # fmt: skip
+    """The course that the rows of all checkpoints make."""
+    import pandas as pd
+
+    # Stable: those without a step stay in order, last.
+    kept = sorted(kept, key=lambda one: (step_of(one[0]) is None, step_of(one[0]) or 0))
     same = _twins([(name, one["weights"]) for name, one in kept])
     fixed = {(row["reference"], row["measure"]): row for row in kept[0][1]["search"] if row["layer"]}
     rows, cells = [], []
@@ -216,8 +237,77 @@ def track(
             rows.append({**at, **row, **followed, "weights": weights, "same_as": same.get(name, "")})
         cells += [{**at, **row} for row in one["cells"]]
     table = pd.DataFrame(rows)[list(TABLE)]
-    table["measure"] = table["measure"].map({repr(m): m.facts.label for m in wanted})
-    return Tracked(table=table, tables={"cells": pd.DataFrame(cells)}, n=panel.n, left_out=left_out)
+    table["measure"] = table["measure"].map(labels)
+    return Tracked(table=table, tables={"cells": pd.DataFrame(cells)}, n=n, left_out=left_out)
+
+
+# --- a run that is finished ------------------------------------------------------------------------
+# A run that left nothing out writes down what it read, with digests, and where its rows are. The same run again compares the
+# digests and reads the rows: neither torch nor a library of models is imported, which would take longer than all else.
+
+
+def finished(*, store: Path | None = None, **asked: Any) -> Tracked | None:
+    """What a run with these arguments found, if nothing that it read has changed since; None where that is not known."""
+    name = _receipt(asked)
+    if store is None or not (Path(store) / name).is_file():
+        return None
+    files = open_files(store)
+    said = _rows(files, name)
+    if not all(_digest(Path(path), endings) == digest for path, endings, digest in said["read"]):
+        return None
+    if _stimuli(**asked).fingerprint != said["stimuli"]:
+        return None
+    kept = [(label, _rows(files, of_rows)) for label, of_rows in said["rows"].items()]
+    return replace(_tracked(kept, said["measures"], said["n"]), identity=_sha256(said))
+
+
+def _rows(files: Files, name: str) -> dict[str, Any]:
+    return parse_json(files.read(name), f"{files.root}/{name}", "remove it")[0]
+
+
+def _sha256(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _receipt(asked: Mapping[str, Any]) -> str:
+    """The file in the store of a finished run with these arguments, in this folder, by this code."""
+    return f"tracked/run-{_sha256([str(Path.cwd()), _code(), asked])[:32]}.json"
+
+
+@cache
+def _code() -> str:
+    house = Path(__file__).parents[1]
+    return path_sha256(house, house.rglob("*.py"))
+
+
+def _digest(path: Path, endings: Sequence[str] | None = None) -> str | None:
+    """Of a file, or of a folder: of all its files, or of those with some endings that are right in it. None: it is not there."""
+    if not path.exists():
+        return None
+    return path_sha256(path, None if endings is None else (one for one in path.iterdir() if one.suffix in endings))
+
+
+def _read(references: Sequence[str], entries: Sequence[ModelEntry]) -> list[Read] | None:
+    """The files of references and checkpoints, each with its digest; None where one is told by something else, as by a branch."""
+    from repalign.features import sidecars
+    from repalign.sources import parse_spec
+    from repalign.sources.hub import MODEL_FILES, HubSource
+
+    files, folders = [manifest_of(one) if is_stored(one) else Path(one) for one in references], []
+    for entry in entries:
+        spec = parse_spec(entry.spec)
+        if spec.file is not None and spec.source.is_file:
+            files.append(spec.file)
+        elif spec.file is not None and isinstance(spec.source, HubSource) and not spec.source.nested:
+            folders.append(spec.file)
+        elif spec.revision is None or spec.source.revision(spec, entry) != spec.revision:  # else it names a commit, which stays
+            return None
+    if not all(path is not None and path.exists() for path in files):
+        return None
+    every = [(path, None) for one in files for path in (one, *sidecars(one))] + [(one, sorted(MODEL_FILES)) for one in folders]
+    return [(str(path.absolute()), endings, _digest(path, endings)) for path, endings in every]
+
+
 
 
 def extracted(
@@ -225,14 +315,19 @@ def extracted(
     image: str | None = None, id: str = "id", **_: Any,
 ) -> tuple[Dataset, list[ModelEntry]]:  # fmt: skip
     """The stimuli, and the checkpoints that are run on them."""
-    from repalign.dataset import Dataset
     from repalign.sources import ModelEntry
 
     if data is None:
         raise _nothing("data")
-    dataset = Dataset.from_table(data, id=id, text=text or (None if image else "text"), image=image)
+    dataset = _stimuli(data=data, text=text, image=image, id=id)
     modality = dataset.modalities[0] if len(dataset.modalities) == 1 else None
     return dataset, [ModelEntry(spec, name=name, modality=modality) for name, spec in checkpoints_of(models, revisions)]
+
+
+def _stimuli(*, data: Path, text: str | None, image: str | None, id: str, **_: Any) -> Dataset:
+    from repalign.dataset import Dataset
+
+    return Dataset.from_table(data, id=id, text=text or (None if image else "text"), image=image)
 
 
 def _nothing(what: str) -> RepalignError:
@@ -240,6 +335,7 @@ def _nothing(what: str) -> RepalignError:
                          remedy="say --references and --data")  # fmt: skip
 
 
+Read = tuple[str, list[str] | None, str | None]  # a path; of a folder the endings of the files that count; their digest
 MEASURES = ("MutualKNN(k=10)", "CKA()")
 PAIR = ("reference", "measure", "layer", "reference_layer")
 TABLE = (

@@ -13,12 +13,11 @@ from pydantic import create_model
 from repalign import __version__
 from repalign.comparison.alignment import csv_text
 from repalign.experiments import EXPERIMENTS, Experiment, Found
-from repalign.files import seal_json, write_file
+from repalign.experiments.base import RECORD
+from repalign.files import FILES, file_sha256, seal_json, write_file
 from repalign.study.base import Drawn, OnPlan, Outcome, Plan, Study, StudyBlock
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent, told_of
-
-RECORD = "experiment.json"
 
 
 @cache
@@ -76,13 +75,17 @@ class ExperimentStudy(Study):
         tables = {f"{table}.csv": rows for table, rows in {name: found.table, **found.tables}.items()}
         for file, rows in tables.items():
             write_file(self.results / file, csv_text(rows))
-        record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
-        write_file(self.results / RECORD, seal_json(record, default=str))
         drawn = [Drawn(name, self.experiment.title, found.draw().figure, found.table, "" if found.parts else found.text)]
         reports = {file: self.results / file for file in tables}
         page = {"answer": found.answer, "parts": [(part.title, part.text, part.table) for part in found.parts]}
         outcome = Outcome(wrote=(("tables", self.results),))
-        return self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports, **page)
+        outcome = self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports, **page)
+        files = [*tables, *sorted(f"figures/{path.name}" for path in (self.results / "figures").iterdir())]
+        files += [self.report.name] if self.report.parent == self.results else []
+        record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
+        record |= {"identity": found.identity, FILES: {file: file_sha256(self.results / file) for file in files}}
+        write_file(self.results / RECORD, seal_json(record, default=str))  # the last: all that it speaks of is there
+        return outcome
 
     def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
         places = {"out": None, "results": None, "report": None}
