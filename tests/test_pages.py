@@ -108,6 +108,16 @@ def test_the_readme_shows_what_its_block_prints():
     assert printed.strip() == blocks(ROOT / "README.md", "text")[0].strip()
 
 
+def test_the_examples_of_training_are_short():
+    """The Trainer of transformers, Lightning, and CKNNA as REPA has it: at most 15 lines each. All are run: Lightning's by
+    tests/test_track_lightning.py, the others above."""
+    page = ROOT / "docs/tracking.md"
+    found = [*blocks(page, "python"), *blocks(page, "py")]
+    for what in ("from transformers import", "lightning.Trainer(", "CKNNAReference("):
+        (block,) = [one for one in found if what in one]
+        assert len(block.splitlines()) <= 15, what
+
+
 def test_the_page_of_curves_says_what_its_dashed_line_is():
     there, _ = ran("docs/curves.md")
     knn, cknna = there["over_k"].lines

@@ -56,7 +56,7 @@ def test_weights_are_equal_to_the_bit_and_numbers_arrive(tmp_path):
     assert callback.tracker.rows[0]["statistic"] == pytest.approx(untrained[NAME])
 
 
-def test_it_may_choose_the_best_checkpoint_and_what_follows_is_not_in_the_table(tmp_path, caplog):
+def test_it_may_choose_the_best_checkpoint_and_what_follows_is_not_in_the_table(tmp_path):
     target = torch.randn(N, 8, generator=torch.Generator().manual_seed(5))
     live = Tracker(Panel.of({"target": target}, ids=IDS), ["CKA()"], strict=True)
     callback = AlignmentCallback(live, BATCHES)
@@ -69,8 +69,28 @@ def test_it_may_choose_the_best_checkpoint_and_what_follows_is_not_in_the_table(
     assert one.state.best_metric == scores.max() and one.state.best_model_checkpoint.endswith(f"checkpoint-{scores.idxmax()}")
     rows = len(live.rows)
     assert one.evaluate()[f"eval_{NAME}"] == pytest.approx(scores.max()) and len(live.rows) == rows
-    told = [record for record in caplog.records if "callback.attach" in record.getMessage()]
-    assert len(told) == 1 and not any(f"eval_{NAME}" in row for row in one.state.log_history)
+
+
+def test_a_callback_that_is_not_attached_says_so_once_and_gives_its_metrics_all_the_same(tmp_path, caplog):
+    callback = AlignmentCallback(tracker(strict=True), BATCHES)
+    one = trainer(tmp_path, [callback])
+    one.train()  # evaluated at steps 2 and 4
+    metrics = one.evaluate()
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("repalign")]
+    assert told == ["the numbers go into the metrics, but to no tracker: call callback.attach(trainer) once"]
+    assert metrics[f"eval_{NAME}"] == callback.tracker.rows[-5]["statistic"]
+    assert not any(f"eval_{NAME}" in row for row in one.state.log_history)
+
+
+def test_a_callback_is_attached_to_the_trainer_that_has_it(tmp_path):
+    callback = AlignmentCallback(tracker(), BATCHES)
+    for wrong, got in ((None, "NoneType"), (callback.tracker, "Tracker"), (trainer(tmp_path), "a Trainer with .*Callback")):
+        with pytest.raises(RepalignError, match=f"no Trainer with this callback[\\s\\S]*got: {got}[\\s\\S]*callback.attach"):
+            callback.attach(wrong)
+    assert callback.trainer is None
+    one = trainer(tmp_path)
+    one.add_callback(callback)
+    assert callback.attach(one).trainer is one
 
 
 def test_a_scorer_that_fails_does_not_stop_training(tmp_path, caplog):

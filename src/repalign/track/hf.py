@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from repalign.errors import require
+from repalign.errors import RepalignError, require
 from repalign.track.tracker import Tracker, when
 
 require("the callback for the Trainer of transformers", "models", "transformers")
@@ -40,7 +40,12 @@ class AlignmentCallback(TrainerCallback):
         self.over = self.told = False
 
     def attach(self, trainer: Any) -> AlignmentCallback:
-        """Say which Trainer logs the numbers: callbacks are not told."""
+        """Say which Trainer logs the numbers: callbacks are not told. RepalignError for one that does not have this callback."""
+        there = getattr(getattr(trainer, "callback_handler", None), "callbacks", None)
+        if there is None or self not in there:
+            got = type(trainer).__name__ if there is None else f"a Trainer with {', '.join(type(one).__name__ for one in there)}"
+            raise RepalignError("this is no Trainer with this callback", expected="Trainer(..., callbacks=[callback])", got=got,
+                                remedy="give the callback to the Trainer, then call callback.attach(trainer)")  # fmt: skip
         self.trainer = trainer
         return self
 
