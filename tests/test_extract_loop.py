@@ -195,6 +195,61 @@ def test_only_missing_parts_are_made(squares, tmp_path):
     assert bytes_of(tmp_path) == before
 
 
+def with_noise(n: int, noise: float) -> Dataset:
+    """The stimuli of `numbers`, and another column, by which such datasets differ."""
+    columns = {"array": np.arange(n, dtype=np.float32)[:, None], "other": np.full((n, 1), noise)}
+    return Dataset.from_arrays(columns, [f"i{k}" for k in range(n)])
+
+
+def test_what_differs_in_columns_that_a_model_does_not_read_is_not_run_again(squares, tmp_path):
+    heard, model = [], ModelEntry("toy:squares", modality="array")
+    for noise in (0.0, 1.0):
+        base = with_noise(10, noise)
+        (made,) = extract(base, [model], str(tmp_path / "one"), rows_per_part=4, progress=lambda *told: heard.append(told))
+        extract(with_noise(10, noise), [model], str(tmp_path / f"alone-{noise}"), rows_per_part=4)
+        assert made.dataset_fingerprint == with_noise(10, noise).fingerprint
+    assert squares.loads == 3  # one, and one for each store of its own
+    assert heard[-1] == ("extract toy:squares", 10, 10, "taken from the store: it has read the same stimuli of another dataset")
+    marker = {"repalign-store.json"}
+    alone = {f: d for noise in ("0.0", "1.0") for f, d in bytes_of(tmp_path / f"alone-{noise}").items()}
+    assert bytes_of(tmp_path / "one") == alone and marker < alone.keys() and len(alone) == 1 + 2 * 4
+    assert extract(with_noise(10, 1.0), [model], str(tmp_path / "one"))[0].record == made.record
+    assert squares.loads == 3
+
+
+@pytest.mark.parametrize("case", ["column", "ids", "order", "kinds", "settings", "parts", "old", "broken"])
+def test_only_the_very_same_stimuli_are_taken(case, squares, tmp_path, monkeypatch, caplog):
+    """Each case differs in one thing from what lies in the store, and the model has to run."""
+    entry, base, rows = ModelEntry("toy:squares", modality="array"), with_noise(10, 1.0), 4
+    describe = Dataset.describe
+    with monkeypatch.context() as patch:
+        if case == "old":  # manifests of before do not say what was seen
+            patch.setattr(Dataset, "describe", lambda self: {k: v for k, v in describe(self).items() if k != "seen"})
+        (first,) = extract(with_noise(10, 0.0), [entry], str(tmp_path), rows_per_part=4)
+    if case == "column":
+        entry = dataclasses.replace(entry, modality="other")
+    elif case == "ids":
+        base = dataclasses.replace(base, ids=tuple(f"j{k}" for k in range(10)))
+    elif case == "order":
+        base = dataclasses.replace(base, columns={m: c.take([1, 0, *range(2, 10)]) for m, c in base.columns.items()})
+    elif case == "kinds":
+        base = dataclasses.replace(base, columns={**base.columns, "third": base.columns["other"]})
+    elif case == "settings":
+        entry = dataclasses.replace(entry, store_dtype="float16")
+    elif case == "parts":
+        rows = 5
+    elif case == "broken":
+        part = Path(first.path) / "part-00001.safetensors"
+        data = part.read_bytes()
+        part.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (made,) = extract(base, [entry], str(tmp_path), rows_per_part=rows)
+    assert squares.loads == 2
+    assert ("the model is run instead" in caplog.text) == (case == "broken")
+    assert made.ids == base.ids and len(made.manifest["parts"]) == -(-10 // rows)
+    read = "other" if case == "column" else "array"
+    assert np.allclose(made.load("both")[:, 0].numpy(), np.stack(base.stimuli(read, range(10)))[:, 0])
+
+
 @pytest.mark.usefixtures("squares")
 def test_what_the_user_says_of_a_model_goes_into_the_record(tmp_path):
     said = dataclasses.replace(

@@ -222,9 +222,9 @@ def test_the_next_extraction_mends_a_broken_manifest(manifest: Path, broken: byt
     whole, parts = manifest.read_bytes(), {p: p.stat().st_ino for p in manifest.parent.glob("part-*")}
     manifest.write_bytes(whole.replace(b"2.81", b"1.81") if broken is None else broken)
     assert FeatureStore(store_of(manifest)).find(FINGERPRINT, RECORD.spec, RECORD.revision, SETTINGS) is None
-    assert FeatureStore(store_of(manifest)).whole(FINGERPRINT) == []
+    assert FeatureStore(store_of(manifest)).whole({"fingerprint": FINGERPRINT}) == []
     fill(store_of(manifest))
-    assert len(FeatureStore(store_of(manifest)).whole(FINGERPRINT)) == 1
+    assert len(FeatureStore(store_of(manifest)).whole({"fingerprint": FINGERPRINT})) == 1
     assert manifest.read_bytes() == whole and {p: p.stat().st_ino for p in manifest.parent.glob("part-*")} == parts
 
 

@@ -106,6 +106,23 @@ def test_a_plan_names_eight_variants_and_counts_the_others(folder):
     assert list(lines[1:10]) == [*named, "and 2 more variants"]
 
 
+def test_a_model_that_reads_what_no_variant_changes_is_run_once_and_planned_once(tmp_path):
+    study = load_study(write(tmp_path, """\
+name: noise
+dataset: {toy: {n: 24}, distort: {image: {kind: noise, amount: 0}}}
+models: {x: ["toy:language-bag"], y: ["toy:vision-pixels"]}
+measures: ["CKA()"]
+sweep: {dataset.distort.image.amount: [0, 0.5, 1]}
+"""))  # fmt: skip
+    planned = study.plan().table["model"].value_counts()
+    assert planned.to_dict() == {"vision-pixels": 3, "language-bag": 1}
+    heard = []
+    study.run(progress=lambda task, done, n, note=None: heard.append((task, note)))
+    taken = [task for task, note in heard if note and note.startswith("taken from the store")]
+    assert taken == ["extract toy:language-bag"] * 2
+    assert study.plan().table["complete"].all()
+
+
 def test_what_a_variant_says_reaches_its_run(folder):
     """Seeds that are not the default, the level of its own, and what changes places among groups."""
     (folder / "groups.csv").write_text("id,group\n" + "".join(f"s{i},{i // 4}\n" for i in range(N)))

@@ -243,6 +243,11 @@ class Dataset(FromHub, FromMemory):
             sha.update(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
         return sha.hexdigest()
 
+    @cached_property
+    def seen(self) -> dict[str, str]:
+        """What a model sees that reads one column: of each the fingerprint of a dataset of these ids and that column alone."""
+        return {m: replace(self, columns={m: column}, revision=None).fingerprint for m, column in self.columns.items()}
+
     def kind(self, modality: str) -> str:
         """The kind of the stimuli of a modality, a name of `KINDS`: "text", "image", "array", "file" or "value"."""
         return self._column(modality).kind
@@ -342,6 +347,7 @@ class Dataset(FromHub, FromMemory):
             **{field: getattr(self, field) for field in ("name", "source", "revision", "n", "fingerprint")},
             "modalities": list(self.modalities),
             "kinds": {m: c.kind for m, c in self.columns.items()},
+            "seen": self.seen,
             "distort": {m: asdict(how) for m, how in self.distortions.items()},
             "captions_per_image": {"min": min(counts), "max": max(counts)} if counts else None,
             "n_left_out": len(self.left_out),

@@ -252,6 +252,9 @@ def _begun(job: _Job, store: FeatureStore, rows_per_part: int, progress: Progres
         rows_per_part=rows_per_part,
     )  # fmt: skip
     missing = writer.missing()
+    if missing and (found := _taken(job, store, writer)) is not None:
+        progress(task, n, n, "taken from the store: it has read the same stimuli of another dataset")
+        return found
     return _Making(job, store, writer, missing, _Rows(progress, task, n - sum(p.n for p in missing), n))
 
 
@@ -383,6 +386,16 @@ def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
                 raise
             continue  # it is made again, under today's key
         return found
+    return None
+
+
+def _taken(job: _Job, store: FeatureStore, writer: Writer) -> StoredRepresentation | None:
+    """What the model has made of the same stimuli in another dataset, such as one of which another column is distorted."""
+    for twin in store.twins(writer.dataset, str(job.spec), job.context.revision, writer.settings):
+        with suppress(RepalignError):  # an outdated one is made anew
+            job.spec.source.refuse_outdated(job.spec, job.entry, twin)
+            if writer.take(twin):
+                return writer.finish(job.entry.complete(twin.record), twin.facts)
     return None
 
 

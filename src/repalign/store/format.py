@@ -165,6 +165,20 @@ def identity_of(file: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(IDENTITY, values, strict=True))
 
 
+def sees_the_same(manifest: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Whether the model of a manifest would read of a dataset, as `Dataset.describe` has it, the very stimuli that it has read.
+
+    True also where other columns differ: a noise on images changes nothing that a language model reads. Columns of the same
+    names and kinds are asked for, since by these a model finds its own. Manifests of before do not say what was seen.
+    """
+    theirs, column = manifest["dataset"], manifest["facts"].get("column")
+    if theirs["fingerprint"] == dataset["fingerprint"]:
+        return True
+    if not theirs.get("seen") or theirs.get("kinds") != dataset.get("kinds"):
+        return False
+    return column in theirs["seen"] and theirs["seen"][column] == dataset["seen"].get(column)
+
+
 def difference(expected: object, got: object, field: str = "") -> tuple[str, object, object] | None:
     """The first field, as a dotted path, in which two JSON values differ; None if they are equal."""
     if not isinstance(expected, dict) or not isinstance(got, dict):

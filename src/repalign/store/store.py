@@ -165,13 +165,34 @@ class FeatureStore:
                 out.append(BrokenRepresentation(self.files, folder, manifest))
         return out
 
-    def whole(self, dataset_fingerprint: str) -> list[StoredRepresentation]:
-        """As `representations`, without those whose manifest cannot be believed: for those who would make these anew."""
+    def twins(
+        self, dataset: Mapping[str, Any], record_spec: str, revision: str | None, settings: Mapping[str, Any]
+    ) -> list[StoredRepresentation]:
+        """As `find`, but on other datasets, of which the model has read the very stimuli that it would read of this one.
+
+        `dataset` is as `Dataset.describe` has it. Of every dataset of the store one folder is listed.
+        """
+        identity, folder = fmt.identify(dataset["fingerprint"], record_spec, revision, settings)
+        slug, out = folder.split("/")[1], []
+        for other in [name for name in self.folders(1) if name != folder.split("/")[0]]:
+            for name, size in self.files.listing(f"{other}/{slug}").items():
+                manifest = fmt.readable(self.files, f"{other}/{slug}/{name}")[0] if size is None else None
+                if manifest is not None and fmt.sees_the_same(manifest, dataset):
+                    about = fmt.identity_of(manifest)
+                    if {**about, "dataset_fingerprint": dataset["fingerprint"]} == identity:
+                        out.append(self.find(about["dataset_fingerprint"], record_spec, revision, settings))
+        return [found for found in out if found is not None]
+
+    def whole(self, dataset: Mapping[str, Any]) -> list[StoredRepresentation]:
+        """As `representations`, of models to which another dataset would show the same, too (`twins`).
+
+        Without those whose manifest cannot be believed: for those who would make these anew.
+        """
         found = ((folder, fmt.readable(self.files, folder)[0]) for folder in self.folders())
         return [
             StoredRepresentation(self.files, folder, manifest)
             for folder, manifest in found
-            if manifest is not None and manifest["dataset"]["fingerprint"] == dataset_fingerprint
+            if manifest is not None and fmt.sees_the_same(manifest, dataset)
         ]
 
     def folders(self, depth: int = 3) -> list[str]:
@@ -331,6 +352,25 @@ class Writer:
         self.files.write(f"{self.folder}/{part.file}", *chunks)
         self._checked[part.index] = written
 
+    def take(self, twin: StoredRepresentation) -> bool:
+        """Write every missing part with the features of a twin (`FeatureStore.twins`), as if the model had run.
+
+        False, with a warning in the log, where a part of the twin is broken; False where it is divided into other parts.
+        """
+        if [(p["file"], p["rows"]) for p in twin.manifest["parts"]] != [(p.file, [p.start, p.stop]) for p in self.parts]:
+            return False
+        for part in self.missing():
+            file = f"{twin.folder}/{part.file}"
+            try:
+                head = fmt.read_head(self.files, file)
+                layers = {name: fmt.read_tensor(self.files, file, head, fmt.LAYER + name) for name in head.header["layers"]}
+                extras = {name: fmt.read_tensor(self.files, file, head, fmt.EXTRA + name) for name in head.header["extras"]}
+            except fmt.BrokenError as error:
+                log.warning("%s/%s %s: the model is run instead", self.files.root, file, error)
+                return False
+            self.write(part, layers, extras, {**head.header["extraction"], "versions": head.header["versions"]})
+        return True
+
     @property
     def is_finished(self) -> bool:
         """Whether there is a manifest that can be believed."""
@@ -358,7 +398,8 @@ class Writer:
             names = sorted({name for one in versions for name in one})
             differ = {name: list(dict.fromkeys(str(one.get(name, "unknown")) for one in versions)) for name in names}
             said = [f"{name} {', '.join(values)}" for name, values in differ.items() if len(values) > 1]
-            facts = {**facts, "mixed": "; ".join([*([facts["mixed"]] if "mixed" in facts else []), *said])}
+            known = facts["mixed"].split("; ") if "mixed" in facts else []  # of a twin it says the same already
+            facts = {**facts, "mixed": "; ".join(dict.fromkeys([*known, *said]))}
         manifest = {
             "format": fmt.MANIFEST_FORMAT, "kind": fmt.KIND, "dataset": self.dataset, "record": record.to_dict(),
             "settings": self.settings, "facts": facts, "n": len(self.ids), "ids": list(self.ids),

@@ -339,7 +339,7 @@ def _shared_out(needs: Needs, runs: Sequence[tuple[Variant, Dataset, int]], over
 
 
 def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_known: bool) -> Needs:
-    """What all runs need: every model is run once for each dataset, every variant compared once."""
+    """What all runs need: every model is run once for all datasets that are the same to it, every variant compared once."""
     parts, compared, kept = {}, [], FeatureStore(inputs.store)
     for variant, dataset, n in runs:
         config = variant.config
@@ -352,7 +352,7 @@ def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_know
         key = repr((dataset.fingerprint, x, y, variant.measures, variant.null, options))
         if key not in parts:
             found = estimate(dataset, x, y[0] if y else None, variant.measures, variant.null, store=kept, **options)
-            entries = [f"{dataset.fingerprint} {e!r}" for side in (x, *y) for e in side]
+            entries = [f"{_seen(dataset, e)} {e!r}" for side in (x, *y) for e in side]
             several = math.ceil(dataset.n / config.extract.rows_per_part)
             parts[key] = replace(found, table=found.table.assign(entry=entries, parts=several))
         compared += parts[key].comparing
@@ -362,6 +362,12 @@ def _needs(inputs: Inputs, runs: Sequence[tuple[Variant, Dataset, int]], is_know
     table.loc[fetched & table["download_bytes"].notna(), "download_bytes"] = 0
     warnings = {w.partition(" about ")[0]: w for part in parts.values() for w in part.warnings}  # one for each need
     return replace(last, table=table, comparing=tuple(compared), warnings=tuple(warnings.values()))
+
+
+def _seen(dataset: Dataset, entry: ModelEntry) -> str:
+    """What a model reads of a dataset, as far as that is known before it is loaded."""
+    spec = parse_spec(entry.spec)
+    return dataset.seen.get(spec.source.modality(spec, entry) or "", dataset.fingerprint)
 
 
 # --- files and folders ---------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def estimate(
     models = [(side, ModelEntry(m) if isinstance(m, str) else m) for side, some in (("x", x), ("y", y or ())) for m in some]
     # What an extraction depends on, but for the revision, which only the hub or the files' bytes could tell.
     keys = [json.dumps([str(parse_spec(e.spec)), e.settings(dtype)], sort_keys=True) for _, e in models]
-    place, done = choose_device(device), {} if store is None else _complete(store, dataset.fingerprint)
+    place, done = choose_device(device), {} if store is None else _complete(store, dataset)
     found = iter(facts_of([e for (_, e), key in zip(models, keys, strict=True) if key not in done]))
     facts = [done.get(key) or next(found) for key in keys]
     rows, seen = [], set[str]()
@@ -185,12 +185,12 @@ def estimate(
 
 # --- running models ------------------------------------------------------------------------------
 
-def _complete(store: FeatureStore, fingerprint: str) -> dict[str, Facts]:
-    """The facts of all extractions of a dataset that are whole, by their identity."""
+def _complete(store: FeatureStore, dataset: Dataset) -> dict[str, Facts]:
+    """The facts of all extractions of a dataset, or of what a model reads of it, that are whole, by their identity."""
     out = {}
-    for r in store.whole(fingerprint):
+    for r in store.whole(dataset.describe()):
         spec, settings = r.manifest["record"]["spec"], r.manifest["settings"]
-        if store.find(fingerprint, spec, r.record.revision, settings) is not None:
+        if store.find(r.dataset_fingerprint, spec, r.record.revision, settings) is not None:
             count = r.record.n_parameters
             origin = {"parameters_from": UNKNOWN if count is None else MEASURED, "layers_from": MEASURED, "download_from": FILE}
             facts = Facts(parameters=count, widths=r.widths, names=r.layers, download_bytes=0, **origin)
