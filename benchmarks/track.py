@@ -4,8 +4,9 @@
 
 First the scores alone, without the forward passes, of layers (n, d) against three references of one layer each, by mutual 10-NN,
 CKNNA and CKA. The limit is one product X X^T for each live layer. Parts are taken in turn, so that all of them meet the same
-machine, and are told in processor time where there is one thread: other programs do not count then. Last, a score of n stimuli as a
-share of 100 steps of training of language models of three sizes, without and with the forward passes that it needs.
+machine, and are told in processor time where there is one thread: other programs do not count then. Then the loss of CKA, forward
+and backward, against its formula as it is written, which makes both U-centred matrices. Last, a score of n stimuli as a share of
+100 steps of training of language models of three sizes, without and with the forward passes that it needs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contestants import features
 from torch import Tensor
 
 import repalign
+from repalign.losses import cka
 from repalign.measures import ParticipationRatioDifference
 from repalign.measures.numerics.precision import sharing
 from repalign.track import Panel, Tracker, rankme
@@ -86,6 +88,32 @@ def loop_of_pairs(n: int, d: int, layers: int) -> float:
     return turns({"loop": loop}, 1)["loop"]
 
 
+def as_written(x: Tensor, y: Tensor) -> Tensor:
+    """1 - debiased CKA by its formula: both Gram matrices U-centred (Szekely & Rizzo 2014), and their cosine."""
+
+    def centred(x: Tensor) -> Tensor:
+        n, k = len(x), x @ x.T
+        k = k - k.diagonal().diag()
+        rows = k.sum(dim=1)
+        k = k - rows[:, None] / (n - 2) - rows / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+        return k - k.diagonal().diag()
+
+    k, l = centred(x), centred(y)  # noqa: E741
+    return 1 - (k * l).sum() / (k.norm() * l.norm())
+
+
+def loss(n: int, d: int, runs: int) -> dict[str, float]:
+    """Seconds of the loss and of its formula, forward and backward, on a batch (n, d)."""
+    x, y = features(2, n, d, seed=3)
+    x.requires_grad_()
+
+    def both(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        x.grad = None
+        function(x, y).backward()
+
+    return turns({"ours": lambda: both(cka), "formula": lambda: both(as_written)}, runs)
+
+
 def training(size: str, n: int, runs: int) -> dict[str, float]:
     """Seconds of a step of training, of a score, and of the forward passes that it needs."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -127,6 +155,9 @@ def report(n: int, d: int, layers: int, runs: int, sizes: tuple[str, ...] = tupl
     print(f"  a score without RankMe: {alone / limit:.2f} limits")
     print(f"  a loop of pair, which gives no RankMe: {loop:.1f} s, {loop / alone:.0f} times as long; as a score with it: "
           f"{loop / found['score']:.0f} times")  # fmt: skip
+    for rows in (min(n, 256), n):
+        took = loss(rows, d, 10 * runs)
+        print(f"  the loss of CKA on {rows:,} rows, forward and backward: {took['ours'] / took['formula']:.2f} of its formula")
     for size in sizes:
         took = training(size, 512, runs)
         epoch = 100 * took["step"]

@@ -106,9 +106,11 @@ def test_the_report_prints_every_contestant(scripts, capsys):
 def test_what_tracking_costs_is_told_beside_its_limit(scripts, capsys):
     scripts["track"].report(48, D, LAYERS, 1, ())
     said = capsys.readouterr().out
-    for words in ("X X^T of all layers", "a score without RankMe", "a loop of pair"):
+    for words in ("X X^T of all layers", "a score without RankMe", "a loop of pair", "the loss of CKA on 48 rows"):
         assert words in said
     assert scripts["track"].training("tiny", 32, 1).keys() == {"step", "forward", "score"}
+    x, y = torch.randn(2, 30, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert scripts["track"].as_written(x, y).item() == pytest.approx(1 - CKA()(x, y), abs=1e-12)
 
 
 def test_a_missing_package_is_said(scripts, data, capsys, monkeypatch):

@@ -51,6 +51,13 @@ def test_gradients_are_those_of_differences(loss):
     assert torch.autograd.gradcheck(loss, (x, y))
 
 
+@pytest.mark.parametrize("loss", [LOSSES["cka"], LOSSES["biased"]])
+def test_so_are_second_derivatives(loss):
+    x, y = batch(7, 3)
+    x.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, y), (x,))
+
+
 @every
 def test_a_rotation_changes_no_value_and_turns_the_gradient(loss):
     x, y = batch()

@@ -152,10 +152,13 @@ def _batches(x: Tensor, y: Tensor, least: int, dist: bool) -> tuple[Tensor, Tens
 
 
 def _gram(x: Tensor, unbiased: bool) -> Tensor:
-    """The Gram matrix of centred rows; with a zero diagonal if it is to be U-centred."""
-    x = x - x.mean(dim=0)
+    """The Gram matrix of centred rows; with a zero diagonal if it is to be U-centred.
+
+    No offset changes a U-centred matrix, so no gradient goes through the mean there.
+    """
+    x = x - (x.detach() if unbiased else x).mean(dim=0)
     gram = x @ x.T
-    return gram.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0.0) if unbiased else gram
+    return gram.fill_diagonal_(0.0) if unbiased else gram
 
 
 def _plain(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
