@@ -206,6 +206,9 @@ MISTAKES = {
     "yes for a name": ("name: mine", "name: yes", 5, "a text(.|\n)*true, as YAML reads true, yes and on", '"yes"'),
     "a number for a name": ("name: pairs", "name: 12", 1, "a text(.|\n)*the number 12", '"12"'),
     "nothing behind the colon": ("k=5)\"]", "k=5)\", ]\nalpha:", 10, "a number(.|\n)*got: nothing", "or leave the field out"),
+    "a half with too few": (
+        'k=5)"]', 'k=15)"]\nceilings: {split_half: 2}', 10, "half of dataset(.|\n)*too few stimuli(.|\n)*got: n = 12", None,
+    ),
     "no item": ('["CKA()", "MutualKNN(k=5)"]', "[]", 9, "too few items(.|\n)*at least 1", None),
     "an unknown word": ("device: cpu", "on_unavailable: skp", 12, "unknown value 'skp'", "did you mean 'skip'"),
     "a tab": ("    - {spec", "\t- {spec", 5, r"not YAML(.|\n)*\\t", "not with tabs"),

@@ -105,3 +105,25 @@ def test_ceilings_stand_beside_the_result(tmp_path):
     kept = {p: p.stat().st_ino for p in tmp_path.rglob("*") if "tiles" in p.parts or "ceilings" in p.parts}
     assert compare([one], [other], ["CKA()"], **options).run["ceilings"] == result.run["ceilings"]
     assert kept == {p: p.stat().st_ino for p in kept}
+
+
+def test_many_models_are_halved_once_each_and_kept_in_few_files(tmp_path, monkeypatch):
+    """A split prepares a model for a half once, whatever partners it has; what is kept is read back, pair by pair."""
+    from repalign.comparison import compare
+
+    models, measure = [model(f"m{i}", *noise(i, 40, 2)) for i in range(7)], "MutualKNN(k=4)"
+    prepared, prepare = [], MutualKNN.prepare
+    monkeypatch.setattr(MutualKNN, "prepare", lambda self, x: (prepared.append(len(x)), prepare(self, x))[1])
+    found = compare(models, measures=[measure], results=tmp_path, split_half=2).run["ceilings"]
+    assert prepared.count(20) == 7 * 2 * 2 * 2  # models, layers, splits, halves
+    names = [(c["model_x"], c["model_y"]) for c in found]
+    assert len(set(names)) == len(found) == 21 and len(list((tmp_path / "ceilings").iterdir())) == 1
+    for x, y in ((0, 1), (2, 6)):
+        alone = split_half(models[x], models[y], measure, n_splits=2)
+        assert alone.statistic == found[names.index((f"m{x}", f"m{y}"))]["statistic"]
+    (tmp_path / "run.json").unlink()
+    prepared.clear()
+    assert compare(models, measures=[measure], results=tmp_path, split_half=2).run["ceilings"] == found and not prepared
+    with pytest.raises(RepalignError, match="half of dataset 'noise': too few stimuli"):
+        compare(models, measures=["MutualKNN(k=20)"], split_half=2)
+    assert not prepared

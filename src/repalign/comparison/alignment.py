@@ -285,6 +285,12 @@ def kept(path: Path | Url, key: str) -> Any:
     return entry.get("value") if has_seal and entry.get("key") == key else None
 
 
+def kept_in(folder: Path | Url) -> dict[str, Any]:
+    """What `keep` wrote into a folder, by key; without what is damaged."""
+    names = (name.removesuffix(".json") for name in open_files(folder).listing() if name.endswith(".json") and name[0] != ".")
+    return {key: value for key in names if (value := kept(folder / f"{key}.json", key)) is not None}
+
+
 def keep(path: Path | Url, key: str, value: Any) -> None:
     """Write a sealed value next to the tiles of a run, with its key."""
     write_file(path, seal_json({"key": key, "value": value}, indent=None))

@@ -7,27 +7,31 @@ score when its layers were not chosen on the data that score them, and how well 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from repalign.comparison.alignment import keep, kept
+from repalign.comparison.alignment import keep, kept_in
+from repalign.comparison.doctor import Examination
 from repalign.comparison.intervals import halves_of, units_of
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import Scored, Tile
+from repalign.comparison.tiles import Cache, Scored, Settings, Tile, groups_of
 from repalign.errors import RepalignError
 from repalign.files import Url
-from repalign.layers import Given
 from repalign.measures import Bilinear, Measure, parse_measure
-from repalign.measures.measure import as_layer
-from repalign.null import Moments, Permutations
-from repalign.representation import Representation, check_same_dataset
+from repalign.null import Moments, Null, Permutations
+from repalign.representation import DEFAULT_MEMORY, Representation, check_same_dataset
 from repalign.text import Progress, silent, telling
+
+# Pairs of models that are split together, so that a model is prepared once for all of them; a run that is killed does one such
+# group again. There are `GROUPS` groups at most, each a file.
+TOGETHER, GROUPS = 16, 16
 
 
 @dataclass(frozen=True)
@@ -61,41 +65,70 @@ def split_half(
     """
     check_same_dataset([x, y])
     measure = parse_measure(measure) if isinstance(measure, str) else measure
-    preprocess = preprocess or Preprocess()
     if n_splits < 1:
         raise RepalignError("a ceiling without a split", expected="n_splits >= 1", got=n_splits)
-    kinds = {f"{r.name}, layer {layer}": kind for r in (x, y) for layer, kind in r.kinds.items()}
-    measure.check(x.n // 2, f"half of dataset {x.dataset_name!r}", kinds)
-    preprocess.check(kinds)
-    loaded = [{name: as_layer(r.load(name), f"{r.name}, layer {name}") for name in r.layers} for r in (x, y)]
-    layers = [list(preprocess(side).values()) for side in loaded]
-    chosen, held_out, correlations = [], [], []
-    for halves in telling(list(halves_of(units_of(x.n, groups), n_splits, seed)), "split halves", progress):
-        maps = [_maps(measure, *([f[torch.from_numpy(rows)] for f in side] for side in layers)) for rows in halves]
-        for (scores, height), (other, _) in (maps, maps[::-1]):
-            if np.isnan(height).all():
-                continue
-            best = np.unravel_index(np.nanargmax(height), height.shape)
-            chosen.append(scores[best])
-            held_out.append(other[best])
-        correlations.append(_correlation(maps[0][0], maps[1][0]))
-    r = float(np.mean(correlations))
-    stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
-    means = (float(np.mean(v)) if v else math.nan for v in (held_out, chosen))
-    return SplitHalf(*means, stepped_up, x.n // 2, n_splits)
+    tile = Tile(x, y, measure, Settings(Permutations(1), "studentised", 0.05, preprocess))
+    if preprocess is not None:
+        preprocess.check({f"{r.name}, layer {layer}": kind for r in (x, y) for layer, kind in r.kinds.items()})
+    check_halves([tile], groups)
+    (found,) = _split([tile], list(halves_of(units_of(x.n, groups), n_splits, seed)), DEFAULT_MEMORY, progress)
+    return found
 
 
-def _maps(measure: Measure, x: Sequence[Given], y: Sequence[Given]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all layers by all layers, and their height above chance."""
-    a, b = ([measure.prepare(f) for f in side] for side in (x, y))
-    scores = measure.compare_all(a, b).numpy()
-    closeness = measure.closeness(scores)
-    if not isinstance(measure, Bilinear):
-        return scores, closeness
-    null = Moments(Permutations(1))
-    mean, sd, _ = null.moments(measure, null.prepare(measure, a), null.prepare(measure, b))
-    height = np.where(sd > 0, (closeness - mean) / np.where(sd > 0, sd, 1.0), 0.0)
-    return scores, np.where(np.isnan(scores), np.nan, height)
+def labels_of(null: Null) -> Sequence[Hashable] | None:
+    """The groups of stimuli that a null keeps together, by label."""
+    groups = (null.sampler or null).groups
+    return None if groups is None else groups.labels
+
+
+def check_halves(tiles: Sequence[Tile], groups: Sequence[Hashable] | None) -> None:
+    """Refuse measures for which half of the stimuli are too few, and groups that do not fit."""
+    units_of(tiles[0].x.n, groups)
+    kinds = {f"{r.name}, layer {layer}": kind for t in tiles for r in (t.x, t.y) for layer, kind in r.kinds.items()}
+    for tile in {t.measure: t for t in tiles}.values():
+        tile.measure.check(tile.x.n // 2, f"half of dataset {tile.x.dataset_name!r}", kinds)
+
+
+def _split(
+    tiles: Sequence[Tile], splits: Sequence[tuple[np.ndarray, np.ndarray]], memory: int, progress: Progress
+) -> list[SplitHalf]:
+    """Every tile on both halves of every split. A model is prepared once for a half, however many partners it has."""
+    chosen, held_out, correlations = ([[] for _ in tiles] for _ in range(3))
+    for halves in telling(splits, "split halves", progress):
+        for i, maps in enumerate(zip(*(_maps(tiles, rows, memory) for rows in halves), strict=True)):
+            for (scores, height), (other, _) in (maps, maps[::-1]):
+                if not np.isnan(height).all():
+                    best = np.unravel_index(np.nanargmax(height), height.shape)
+                    chosen[i].append(scores[best])
+                    held_out[i].append(other[best])
+            correlations[i].append(_correlation(maps[0][0], maps[1][0]))
+    out = []
+    for tile, repeated, *found in zip(tiles, correlations, held_out, chosen, strict=True):
+        r = float(np.mean(repeated))
+        stepped_up = 2 * r / (1 + r) if r > -1 else math.nan
+        means = (float(np.mean(v)) if v else math.nan for v in found)
+        out.append(SplitHalf(*means, stepped_up, tile.x.n // 2, len(splits)))
+    return out
+
+
+def _maps(tiles: Sequence[Tile], rows: np.ndarray, memory: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every tile the scores of all layers by all layers on some stimuli, and their height above chance."""
+    law = Moments(Permutations(1))
+    jobs = {(t.settings, isinstance(t.measure, Bilinear)): t.settings for t in tiles}
+    jobs = {job: replace(how, null=law if job[1] else law.sampler, way="") for job, how in jobs.items()}
+    some = [replace(t, settings=jobs[t.settings, isinstance(t.measure, Bilinear)]) for t in tiles]
+    cache = Cache(memory, some, Examination(looks=False), rows=torch.from_numpy(rows))
+    out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for i in cache.order(some):
+        measure = some[i].measure
+        a, b = (cache.get(r, measure, some[i].settings) for r in (some[i].x, some[i].y))
+        scores = measure.compare_all(a.states, b.states).numpy()
+        height = measure.closeness(scores)
+        if isinstance(measure, Bilinear):
+            mean, sd, _ = law.moments(measure, a, b)
+            height = np.where(sd > 0, (height - mean) / np.where(sd > 0, sd, 1.0), 0.0)
+        out[i] = scores, np.where(np.isnan(scores), np.nan, height)
+    return [out[i] for i in range(len(tiles))]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -117,24 +150,28 @@ def seed_to_seed(tiles: Sequence[Tile], scored: Sequence[Scored]) -> list[dict[s
     ]
 
 
-def split_halves(tiles: Sequence[Tile], n_splits: int, folder: Path | Url | None, progress: Progress) -> list[dict[str, Any]]:
-    """Choose layers on one half of the stimuli and score them on the other; kept in the folder of the tiles."""
-    out = []
-    for tile in telling(tiles, "ceilings", progress):
-        key = "" if folder is None else f"{tile.key}-{n_splits}"
-        path = None if folder is None else folder / "ceilings" / f"{key}.json"
-        ceiling = None if path is None else kept(path, key)
-        if ceiling is None:
-            null, how = tile.settings.null, tile.settings.preprocess
-            groups = None if null.groups is None else null.groups.labels
-            found = split_half(tile.x, tile.y, tile.measure, n_splits=n_splits, seed=null.seed, groups=groups, preprocess=how)
+def split_halves(
+    tiles: Sequence[Tile], n_splits: int, null: Null, folder: Path | Url | None, memory: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Choose layers on one half of the stimuli and score them on the other; kept in the folder of the tiles, by groups."""
+    if not tiles:
+        return []
+    kept = {} if folder is None else {k: v for group in kept_in(folder / "ceilings").values() for k, v in group.items()}
+    name_of = {id(t): f"{t.key if folder is not None else i}-{n_splits}" for i, t in enumerate(tiles)}
+    waiting = [t for t in tiles if name_of[id(t)] not in kept]
+    splits = list(halves_of(units_of(tiles[0].x.n, labels_of(null)), n_splits, null.seed))
+    for places in groups_of(waiting, max(1, min(GROUPS, len(waiting) // TOGETHER))) if waiting else ():
+        group = [waiting[i] for i in places]
+        made = {}
+        for tile, found in zip(group, _split(group, splits, memory, progress), strict=True):
             numbers = {name: getattr(found, name) for name in ("statistic", "selected", "reliability")}
             numbers = {name: None if np.isnan(value) else value for name, value in numbers.items()}
-            ceiling = _ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **numbers)
-            if path is not None:
-                keep(path, key, ceiling)
-        out.append(ceiling)
-    return out
+            made[name_of[id(tile)]] = _ceiling("split half", tile, n=found.n_half, n_splits=n_splits, **numbers)
+        if folder is not None:
+            key = hashlib.sha256("\n".join(made).encode()).hexdigest()[:24]
+            keep(folder / "ceilings" / f"{key}.json", key, made)
+        kept |= made
+    return [kept[name_of[id(t)]] for t in tiles]
 
 
 def _ceiling(kind: str, tile: Tile, **numbers: Any) -> dict[str, Any]:

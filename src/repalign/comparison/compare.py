@@ -16,6 +16,7 @@ import repalign
 import repalign.null as nulls
 from repalign.comparison.alignment import ASKED, ENDS, RUN_FILE, Alignment
 from repalign.comparison.applicable import applicable
+from repalign.comparison.ceilings import check_halves, labels_of, seed_to_seed, split_halves
 from repalign.comparison.described import across_pairs, describe_run, machine, mixed, programs, ways
 from repalign.comparison.doctor import Examination
 from repalign.comparison.kept import TILES, Kept
@@ -124,6 +125,8 @@ def compare(
             return finished
     planned = _planned(asked, progress)
     tiles, chosen = planned.tiles, planned.chosen
+    if split_half:
+        check_halves(tiles, labels_of(asked.null))
     done = run_tiles(
         [*tiles, *planned.twins], planned.kept, executor, asked.memory, progress, planned.examination, chosen.seconds
     )
@@ -135,12 +138,8 @@ def compare(
     run["warnings"] = [*asked.told, *chosen.warnings, *mixed(asked.x, asked.y, done), *run["warnings"]]
     run["ways"] = ways(tiles, scored) if any(t.settings.way for t in tiles) else {}
     if planned.twins or split_half:
-        from repalign.comparison.ceilings import seed_to_seed, split_halves
-
-        halved = tiles if split_half else []
-        run["ceilings"] = [
-            *seed_to_seed(planned.twins, of_twins), *split_halves(halved, split_half, asked.folder, progress)
-        ]  # fmt: skip
+        halves = split_halves(tiles if split_half else [], split_half, asked.null, asked.folder, asked.memory, progress)
+        run["ceilings"] = [*seed_to_seed(planned.twins, of_twins), *halves]
     names = table.loc[table["scope"] == "max", list(ENDS)].reset_index(drop=True)
     alignment = Alignment(table, run, names.assign(draws=[s.draws for s in scored]))
     if asked.folder is not None:

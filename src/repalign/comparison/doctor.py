@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.comparison.alignment import keep, kept
-from repalign.files import Url, open_files
+from repalign.comparison.alignment import keep, kept, kept_in
+from repalign.files import Url
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
 from repalign.measures.numerics.precision import blocks
 from repalign.representation import Representation, ahead
@@ -396,9 +396,8 @@ class Examination:
     def _many(self) -> dict[str, dict[str, Any]]:
         """What is in the folder, by the keys of representations."""
         assert self.folder is not None
-        names = [name for name in open_files(self.folder).listing() if name.endswith(".json") and not name.startswith(".")]
-        stems, own = [name.removesuffix(".json") for name in names], set(self.keys.values())
-        out = {stem: kept(self.folder / f"{stem}.json", stem) for stem in stems if stem in own}
-        for stem in stems:
-            out |= (kept(self.folder / f"{stem}.json", stem) or {}) if stem.startswith(MANY) else {}
+        there, own = kept_in(self.folder), set(self.keys.values())
+        out = {key: value for key, value in there.items() if key in own}
+        for key, value in there.items():
+            out |= value if key.startswith(MANY) else {}
         return out

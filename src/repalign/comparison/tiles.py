@@ -196,13 +196,15 @@ class Cache:
 
     examination : looks at every layer that is read.
     progress : called with the number of layers prepared so far.
+    rows : these stimuli alone, taken when layers are preprocessed.
     """
 
     def __init__(
-        self, budget: int, tiles: Sequence[Tile] = (), examination: Examination | None = None, progress: Progress = silent
-    ) -> None:
+        self, budget: int, tiles: Sequence[Tile] = (), examination: Examination | None = None, progress: Progress = silent,
+        rows: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
         prepared = [t for t in tiles if t.settings.way in STATES]
-        self.budget, self.progress, self.examination = budget, progress, examination or Examination()
+        self.budget, self.progress, self.examination, self.rows = budget, progress, examination or Examination(), rows
         self.jobs = list({(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in prepared}.values())
         self.n_layers = sum(len(r.layers) for r in {r.name: r for t in prepared for r in (t.x, t.y)}.values())
         self.done = 0
@@ -232,7 +234,8 @@ class Cache:
         layers: Iterable[Any] = (x.to(settings.device) for x in self.examination.read(r))
         if settings.preprocess is not None:
             layers = settings.preprocess(dict(zip(r.layers, layers, strict=True))).values()
-        for x in layers:
+        for whole in layers:
+            x = whole if self.rows is None else whole[self.rows.to(settings.device)]
             self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
             with sharing(x):
                 for i, of_job in states.items():
@@ -279,7 +282,7 @@ class Cache:
 _IDLE = frozenset({
     "__module__", "__dict__", "__weakref__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
     "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
-    "__firstlineno__", "__static_attributes__", "__slots__", "__parameters__", "__orig_bases__", "__qualname__",
+    "__firstlineno__", "__static_attributes__", "__slots__", "__slotnames__", "__parameters__", "__orig_bases__", "__qualname__",
 })  # fmt: skip
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _INSTALLED = frozenset({"site-packages", "dist-packages"})

@@ -183,3 +183,7 @@ class _Run:
                 measure.check(measure.min_n if n is None else n, what, kinds)
                 if n is not None:
                     possible_way(measure, variant.null, n, plain=plain, search=search, memory=memory)
+        if n is not None and self.config.ceilings.split_half and where.is_right("measures"):
+            with where.at("ceilings", "split_half"):
+                for measure in variant.named:
+                    measure.check(n // 2, f"half of {what}", kinds)
