@@ -86,7 +86,53 @@ def _save_timm(
     _write_json(folder / "config.json", config)
 
 
-# --- networks of TensorFlow.js --------------------------------------------------------------------
+def onnx_dinov2(parts: Sequence[Part], folder: Path, **network: Any) -> None:
+    """The encoder of an ONNX export whose `backbone` is transformers' Dinov2Model, as timm's network with `img_size`.
+
+    The export has position embeddings of the grid of training (1, side^2, width) and resizes them: here that is done once.
+    """
+    (part,) = parts
+    state, nameless = _onnx_weights(part, "backbone.")
+    both = lambda name: [(f"{name}.{kind}", state[f"{name}.{kind}"]) for kind in ("weight", "bias")]  # noqa: E731
+    patches = both("embeddings.patch_embeddings.projection")
+    first, rest = (x for x in nameless if x.ndim == 3)  # position embeddings of the class token and of the patches
+    side, size = math.isqrt(rest.shape[1]), network["model_args"]["img_size"] // patches[0][1].shape[-1]
+    grid = rest.view(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(size, size), mode="bicubic", align_corners=False)
+    positions = torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
+    tensors = [("cls_token", state["embeddings.cls_token"]), ("pos_embed", positions), *patches]
+    for i in range(sum(name.endswith(".norm1.weight") for name in state)):
+        block = f"encoder.layer.{i}"
+        query, key, value = (both(f"{block}.attention.attention.{name}") for name in ("query", "key", "value"))
+        tensors += [
+            *both(f"{block}.norm1"), *((q[0], torch.cat([q[1], k[1], v[1]])) for q, k, v in zip(query, key, value, strict=True)),
+            *both(f"{block}.attention.output.dense"), (f"{block}.ls1.gamma", state[f"{block}.layer_scale1.lambda1"]),
+            *both(f"{block}.norm2"), *both(f"{block}.mlp.fc1"), *both(f"{block}.mlp.fc2"),
+            (f"{block}.ls2.gamma", state[f"{block}.layer_scale2.lambda1"]),
+        ]  # fmt: skip
+    _save_timm([*tensors, *both("layernorm")], folder, part.name, **network)
+
+
+# --- networks of Keras and TensorFlow.js ----------------------------------------------------------
+
+
+def keras(parts: Sequence[Part], folder: Path, *, layers: str, within: str, head: str, **network: Any) -> None:
+    """A Keras model in HDF5: the convolutions of the model `within` it, as `layers` calls them, then the linear layer `head`."""
+    arrays, last = keras_arrays(parts, within), keras_arrays(parts, head)
+    linear = [(f"{head}.weight", last["kernel"].T), (f"{head}.bias", last["bias"])]
+    _save_timm([*_convolutions(arrays, layers), *linear], folder, parts[0].name, **network)
+
+
+def keras_arrays(parts: Sequence[Part], within: str) -> dict[str, Tensor]:
+    """The weights of one of its models or layers by name, as `Conv1/kernel`."""
+    import h5py
+
+    found: dict[str, Tensor] = {}
+    with h5py.File(io.BytesIO(parts[0].read()), "r") as file:
+        group = file[f"model_weights/{within}"]
+        group = group.get(within, group)  # a layer stands in a group of its own name
+        group.visititems(lambda name, x: found.update({name: torch.tensor(x[()])} if isinstance(x, h5py.Dataset) else {}))
+    return found
 
 
 def tfjs(parts: Sequence[Part], folder: Path, *, layers: str, **network: Any) -> None:
@@ -94,11 +140,16 @@ def tfjs(parts: Sequence[Part], folder: Path, *, layers: str, **network: Any) ->
 
     `layers` says how its layers are called, in the order of timm's network. The linear layers behind them are left out.
     """
-    arrays = tfjs_arrays(parts)
+    _save_timm(_convolutions(tfjs_arrays(parts), layers), folder, parts[0].name, **network)
+
+
+def _convolutions(arrays: Mapping[str, Tensor], layers: str) -> list[tuple[str, Tensor]]:
+    """Convolutions and their batch norms with names and axes as PyTorch has them."""
     tensors: list[tuple[str, Tensor]] = []
     for convolution, norm in LAYERS[layers]():
         if "depthwise" in convolution:  # (height, width, maps, 1) to (maps, 1, height, width)
-            kernel = arrays[f"{convolution}/depthwise_kernel"].permute(2, 3, 0, 1)
+            name = f"{convolution}/depthwise_kernel"
+            kernel = arrays[name if name in arrays else f"{convolution}/kernel"].permute(2, 3, 0, 1)
         else:  # (height, width, in, out) to (out, in, height, width)
             kernel = arrays[f"{convolution}/kernel"].permute(3, 2, 0, 1)
         bias, mean, variance = (arrays[f"{norm}/{kind}"] for kind in ("beta", "moving_mean", "moving_variance"))
@@ -107,7 +158,7 @@ def tfjs(parts: Sequence[Part], folder: Path, *, layers: str, **network: Any) ->
             (f"{norm}.bias", bias), (f"{norm}.running_mean", mean), (f"{norm}.running_var", variance),
             (f"{norm}.num_batches_tracked", torch.tensor(0)),
         ]  # fmt: skip
-    _save_timm(tensors, folder, parts[0].name, **network)
+    return tensors
 
 
 def tfjs_arrays(parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -259,15 +310,12 @@ def unpacked(parts: Sequence[Part], folder: Path) -> None:
 
 
 def onnx_bert(parts: Sequence[Part], folder: Path) -> None:
-    """A sentence-transformers model from an ONNX export of its BERT; the second part is a model with the same tokenizer.
-
-    An export keeps the names of biases and drops those of the matrices: a matrix is the one whose product a named bias is added to.
-    """
+    """A sentence-transformers model from an ONNX export of its BERT; the second part is a model with the same tokenizer."""
     from transformers import BertConfig, BertModel
 
     weights, alike = parts
     unpacked([alike], folder)
-    state = _onnx_weights(weights)
+    state, _ = _onnx_weights(weights, "auto_model.")
     blocks = {name.split(".")[2] for name in state if name.startswith("encoder.layer.")}
     said = json.loads((folder / "config.json").read_text("utf-8"))
     bert = BertModel(BertConfig.from_dict({**said, "num_hidden_layers": len(blocks)}), add_pooling_layer=False)
@@ -280,7 +328,11 @@ def onnx_bert(parts: Sequence[Part], folder: Path) -> None:
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 128, "do_lower_case": False})
 
 
-def _onnx_weights(part: Part) -> dict[str, Tensor]:
+def _onnx_weights(part: Part, prefix: str) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The weights of an export by what follows the prefix in their names, and those that have lost their names.
+
+    An export keeps the names of biases and drops those of the matrices: a matrix is the one whose product a named bias is added to.
+    """
     try:
         import onnx
         from onnx.numpy_helper import to_array
@@ -291,12 +343,13 @@ def _onnx_weights(part: Part) -> dict[str, Tensor]:
     graph = onnx.load_model_from_string(part.read()).graph
     arrays = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     named = {name: array for name, array in arrays.items() if not name.startswith("onnx::")}
+    nameless = [torch.tensor(array.copy()) for name, array in arrays.items() if name not in named]
     matrix = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
         for bias, product in (node.input, reversed(node.input)) if node.op_type == "Add" else ():
             if bias in named and matrix.get(product) in arrays:
                 named[bias.removesuffix("bias") + "weight"] = arrays[matrix[product]].T
-    return {name.partition("auto_model.")[2]: torch.tensor(array.copy()) for name, array in named.items()}
+    return {name.partition(prefix)[2]: torch.tensor(array.copy()) for name, array in named.items() if prefix in name}, nameless
 
 
 def word_vectors(parts: Sequence[Part], folder: Path) -> None:
@@ -321,5 +374,6 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 CONVERSIONS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (state_dict, tfjs, gguf, unpacked, onnx_bert, word_vectors, without_blocks, rounded)
+    f.__name__: f
+    for f in (state_dict, onnx_dinov2, keras, tfjs, gguf, unpacked, onnx_bert, word_vectors, without_blocks, rounded)
 }
