@@ -181,6 +181,7 @@ def test_a_panel_and_files_give_the_same(tmp_path):
     assert np.allclose(one.table["statistic"], other.table["statistic"], atol=1e-5) and one.n == 120
     scores = one.table["statistic"].tolist()
     assert scores == sorted(scores) and one.table["step"].tolist() == [0, 10, 100] and scores[0] < 0.1 < 0.3 < scores[-1]
+    assert one.draw().get_xscale() == "symlog"  # a logarithm that keeps 0
     part = repalign.Panel.load(panel).subset([f"s{i}" for i in range(50, 100)]).save(tmp_path / "part.safetensors")
     assert track(**{**made, "references": [str(part)]}).n == 50
 

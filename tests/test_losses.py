@@ -125,14 +125,15 @@ def test_small_batches_of_independent_rows(n, biased):
 
 @pytest.mark.parametrize("name", ["cka", "soft_knn", "relational"])
 def test_training_on_it_brings_two_spaces_together(name):
-    """60 steps on half of the rows; mutual 10-NN of the other half rises."""
+    """60 steps on half of the rows; mutual 10-NN of the other half rises from .29 to above .43."""
     generator = torch.Generator().manual_seed(0)
     world = torch.randn(400, 8, generator=generator)
-    x = torch.cat([world + 0.5 * torch.randn(400, 8, generator=generator), 2 * torch.randn(400, 24, generator=generator)], dim=1)
+    x = torch.cat([world + 0.4 * torch.randn(400, 8, generator=generator), 0.4 * torch.randn(400, 24, generator=generator)], dim=1)
     y = world @ torch.randn(8, 32, generator=generator)
     layer = torch.nn.Linear(32, 16)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(16, 32, generator=generator) / 6)
+        layer.bias.zero_()
     optimiser, loss = torch.optim.Adam(layer.parameters(), 0.02), getattr(losses, name)
 
     def held_out() -> float:
@@ -144,7 +145,7 @@ def test_training_on_it_brings_two_spaces_together(name):
         optimiser.zero_grad()
         loss(layer(x[rows]), y[rows]).backward()
         optimiser.step()
-    assert held_out() > before + 0.1
+    assert before == pytest.approx(0.29, abs=0.02) and held_out() > 0.43
 
 
 def of_a_process(rank: int, port: int, results) -> None:

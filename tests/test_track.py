@@ -408,7 +408,7 @@ def test_what_a_tracker_refuses_at_once(tmp_path):
 # --- where it goes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet"])
 def test_a_table_is_continued_without_double_rows(tmp_path, name):
     x, _, ids = made()
     steps = [{"x": x * (torch.arange(6) <= k), "y": x.square()} for k in range(1, 5)]
@@ -430,9 +430,10 @@ def test_a_table_is_continued_without_double_rows(tmp_path, name):
         Tracker(Panel.of({"x": x}), ["CKA()"], file=file)
 
 
-def test_a_line_that_was_cut_off_is_left_out_with_its_step(tmp_path):
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl"])
+def test_a_line_that_was_cut_off_is_left_out_with_its_step(tmp_path, name):
     x, _, ids = made()
-    file = tmp_path / "table.csv"
+    file = tmp_path / name
     tracker = Tracker(panel(), ["CKA()"], strict=True, file=file)
     for step in (0, 1):
         tracker.score_features({"x": x}, ids=ids, step=step)
@@ -442,9 +443,11 @@ def test_a_line_that_was_cut_off_is_left_out_with_its_step(tmp_path):
     again.score_features({"x": x}, ids=ids, step=1)
     without = [c for c in COLUMNS if c != "seconds"]
     assert Tracker(panel(), ["CKA()"], file=file).table()[without].equals(tracker.table()[without])
-    file.write_text("a,b\n1,2\n")
-    with pytest.raises(RepalignError, match="is no table of a tracker"):
-        Tracker(panel(), file=file)
+    others = "a,b\n1,2\n" if name.endswith(".csv") else '{"a": 1}\n'
+    for text, told in ((others, "is no table of a tracker"), (file.read_text() + "7\n", "is damaged")):
+        file.write_text(text)
+        with pytest.raises(RepalignError, match=told):
+            Tracker(panel(), file=file)
 
 
 def test_numbers_go_to_whoever_asks_and_one_that_fails_stops_nobody(caplog):

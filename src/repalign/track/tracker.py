@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import math
 import os
@@ -39,7 +40,8 @@ COLUMNS = (
     "rankme", "participation", "seconds", "panel",
 )  # fmt: skip
 TEXTS = ("reference", "measure", "scope", "layer", "reference_layer", "panel")
-FORMATS = (".csv", ".parquet")
+LINES = (".csv", ".jsonl")  # a line for each row, appended to
+FORMATS = (*LINES, ".parquet")
 Row = dict[str, Any]
 
 
@@ -92,7 +94,7 @@ class Tracker:
         token, which sees itself alone), "cls" or "last". Maps are averaged over their places.
     fixed : the layer that is followed beside the searched one; by default the best of the first step, of each reference
         and measure.
-    file : a .csv (appended to) or .parquet file with the table. If it is there, it is continued.
+    file : a .csv or .jsonl (appended to) or .parquet file with the table. If it is there, it is continued.
     strict : raise what goes wrong. By default it is logged, the step's rows are NaN, and training goes on.
     device : where layers are compared. seed : of the shuffles, where some are drawn.
 
@@ -131,7 +133,7 @@ class Tracker:
             self._references = self._prepared(x for layers in panel.references.values() for x in layers.values())[0]
         self.file, self.is_torn = None if file is None else Path(file), False
         if self.file is not None:
-            choose("format", self.file.suffix.lower(), FORMATS, f"{self.file.name}: a table of unknown format")
+            choose("format", _suffix(self.file), FORMATS, f"{self.file.name}: a table of unknown format")
             self._resume(self.file)
 
     # --- scores --------------------------------------------------------------------------------------
@@ -308,10 +310,10 @@ class Tracker:
         if self.file is None or not is_first():
             return
         try:
-            if self.file.suffix.lower() == ".csv" and not again and not self.is_torn and self.file.is_file():
+            if _suffix(self.file) in LINES and not again and not self.is_torn and self.file.is_file():
                 self.is_torn = True  # until all of it is on the disk; else the next step writes the whole table
                 with self.file.open("a", encoding="utf-8", newline="") as handle:
-                    handle.write(_lines(rows))
+                    handle.write(_lines(rows, _suffix(self.file)))
                     handle.flush()
                     os.fsync(handle.fileno())
             else:
@@ -324,8 +326,9 @@ class Tracker:
 
     def _write(self, path: Path) -> None:
         """The whole table, whole or not at all."""
-        if path.suffix.lower() == ".csv":
-            write_file(path, _lines([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows]))
+        if (suffix := _suffix(path)) in LINES:
+            head = [dict(zip(COLUMNS, COLUMNS, strict=True))] if suffix == ".csv" else []
+            write_file(path, _lines([*head, *self.rows], suffix))
             return
         import pyarrow as pa
 
@@ -337,7 +340,7 @@ class Tracker:
         """Take the rows of an earlier run; a line that was cut off in a crash is left out, with its step."""
         if not path.is_file():
             return
-        self.rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+        self.rows = _read_lines(path) if _suffix(path) in LINES else _read_parquet(path)
         others = {row["panel"] for row in self.rows} - {self.panel.digest[:12]}
         if others:
             raise RepalignError(f"{path} is of another panel", expected=f"panel {self.panel.digest[:12]}",
@@ -345,25 +348,35 @@ class Tracker:
         for row in self.rows:
             if row["scope"] == FIXED:
                 self.chosen.setdefault((row["reference"], row["measure"]), (row["layer"], row["reference_layer"]))
-        if is_first() and path.suffix.lower() == ".csv":
+        if is_first() and _suffix(path) in LINES:
             self._write(path)  # without what was cut off
 
 
-def _lines(rows: Sequence[Row]) -> str:
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _lines(rows: Sequence[Row], suffix: str) -> str:
+    if suffix == ".jsonl":  # which has no NaN
+        return "".join(json.dumps({k: row[k] if row[k] == row[k] else None for k in COLUMNS}) + "\n" for row in rows)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([row[name] for name in COLUMNS] for row in rows)
     return out.getvalue()
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _read_lines(path: Path) -> list[Row]:
     text = read_bytes(path, "name another file").decode("utf-8", "replace")  # a crash may cut within a letter
     whole = text[: text.rfind("\n") + 1]
-    lines = list(csv.reader(io.StringIO(whole)))
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise _no_table(path, lines[0] if lines else ())
     try:
-        rows = [_typed(dict(zip(COLUMNS, line, strict=True))) for line in lines[1:]]
-    except ValueError as error:
+        if _suffix(path) == ".jsonl":
+            found = [dict(json.loads(line)) for line in whole.splitlines()]
+            head, lines = list(found[0]) if found else COLUMNS, [list(one.values()) for one in found]
+        else:
+            head, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+        if tuple(head) != COLUMNS:
+            raise _no_table(path, head)
+        rows = [_typed(dict(zip(COLUMNS, line, strict=True))) for line in lines]
+    except (ValueError, TypeError) as error:
         raise RepalignError(f"{path} is damaged", expected="a row of a tracker in each line", got=str(error)[:120],
                             remedy="name another file, or take this line out") from error  # fmt: skip
     if len(whole) == len(text):
@@ -371,8 +384,10 @@ def _read_csv(path: Path) -> list[Row]:
     return [row for row in rows if row["step"] != rows[-1]["step"]]  # the step that was being written is scored again
 
 
-def _typed(row: dict[str, str]) -> Row:
-    return {name: value if name in TEXTS else int(value) if name in ("step", "n") else float(value) for name, value in row.items()}
+def _typed(row: dict[str, Any]) -> Row:
+    """The values of a line; null is NaN."""
+    kinds: dict[str, Callable[[Any], Any]] = {**dict.fromkeys(TEXTS, str), "step": int, "n": int}
+    return {name: kinds.get(name, float)(math.nan if value is None else value) for name, value in row.items()}
 
 
 def _read_parquet(path: Path) -> list[Row]:
