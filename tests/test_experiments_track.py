@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import repalign
 from repalign.cli import app
+from repalign.comparison.check import check
 from repalign.errors import RepalignError
 from repalign.experiments import EXPERIMENTS
 from repalign.experiments.track import _twins, checkpoints_of, step_of, track
@@ -257,5 +258,9 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert "features on disk: about" in done.stderr and "running models:" in done.stderr  # told before
     assert {"track.csv", "cells.csv", "experiment.json", "report.html", "figures"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert check(str(tmp_path / "out")) == []
+    (tmp_path / "out/cells.csv").write_text("checkpoint\n")
+    (problem,) = check(str(tmp_path / "out"))
+    assert problem.path.endswith("cells.csv") and "is not the file of which experiment.json speaks" in problem.problem
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [row["checkpoint"] for row in told] == ["step0.npz", "step10.npz", "step100.npz"]

@@ -14,7 +14,7 @@ from repalign import __version__
 from repalign.comparison.alignment import csv_text
 from repalign.experiments import EXPERIMENTS, Experiment, Found
 from repalign.experiments.base import RECORD
-from repalign.files import FILES, file_sha256, seal_json, write_file
+from repalign.files import FILES, file_sha256, read_json, seal_json, write_file
 from repalign.study.base import Drawn, OnPlan, Outcome, Plan, Study, StudyBlock
 from repalign.study.yaml_lines import Where
 from repalign.text import Progress, silent, told_of
@@ -80,7 +80,8 @@ class ExperimentStudy(Study):
         page = {"answer": found.answer, "parts": [(part.title, part.text, part.table) for part in found.parts]}
         outcome = Outcome(wrote=(("tables", self.results),))
         outcome = self.show(drawn, outcome, ("figure", self.results / "figures"), self.report, reports, **page)
-        files = [*tables, *sorted(f"figures/{path.name}" for path in (self.results / "figures").iterdir())]
+        pictures = read_json(self.results / "figures/files.json")[0][FILES]
+        files = [*tables, "figures/files.json", *(f"figures/{one}" for one in pictures)]
         files += [self.report.name] if self.report.parent == self.results else []
         record = {"experiment": name, "repalign": __version__, "options": self.given, "text": found.text}
         record |= {"identity": found.identity, FILES: {file: file_sha256(self.results / file) for file in files}}
