@@ -192,7 +192,6 @@ def test_bins_refuse_what_no_model_has_or_all_have_alike():
 
 
 def test_the_plane_is_scikit_learns():
-    pytest.importorskip("sklearn", minversion="1.7", reason="scikit-learn stopped by another rule before 1.7")
     from sklearn.manifold import smacof
 
     z = np.random.default_rng(0).standard_normal((9, 6))

@@ -25,8 +25,6 @@ from repalign.relate.sentences import DISTANCES, Finding
 # Three points with a metric fit the plane always.
 MIN_MODELS_MAP = 4
 STARTS = 8
-STEPS, NEARER = 300, 1e-6  # of SMACOF: at most so many, and no more once one lowers the stress by less of the squared distances
-AT_ONCE = 2**21  # distances that are mapped together
 NEIGHBOURS = 15
 DRAWS = 99
 # Of the largest distance: what rounding may add to a triangle or take from a zero.
@@ -112,10 +110,10 @@ def model_map(
         )  # fmt: skip
     names = [everyone[i] for i in kept]
     given = _distances(scores[np.ix_(kept, kept)], distance, names)
-    plane = _upright(embed(given[None], seed, STARTS)[0])
+    plane = _upright(embed(given, seed, STARTS))
     spread = _between(plane)
     chance = _dealt(given, embed, draws, seed)
-    alike = _faithfulness(_between(embed(given[None], seed, 1)[0]), given) if draws else math.nan
+    alike = _faithfulness(_between(embed(given, seed, 1)), given) if draws else math.nan
     p = (int((~(chance < alike - TIE)).sum()) + 1) / (draws + 1)
     stress = float(np.sqrt(((spread - given) ** 2).sum() / (spread**2).sum())) if method == "mds" else math.nan
     return ModelMap(
@@ -201,34 +199,10 @@ def _violations(given: np.ndarray) -> float:
 
 
 def _mds(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
-    """Metric scaling by SMACOF, the best of several random starts (those of scikit-learn's `smacof`, and its rule to stop)."""
-    m, n, _ = given.shape
-    begin = np.random.RandomState(seed).uniform(size=(starts, 1, n, 2))
-    every = (np.broadcast_to(a, (starts, m, n, a.shape[-1])).reshape(-1, n, a.shape[-1]) for a in (given[None], begin))
-    planes, stress = _smacof(*every)
-    best = stress.reshape(starts, m).argmin(axis=0)
-    return planes.reshape(starts, m, n, 2)[best, np.arange(m)]
+    from sklearn.manifold import smacof
 
-
-def _smacof(given: np.ndarray, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every plane (m, n, 2) moved until it no longer comes nearer to its distances (m, n, n); and the stress of each, (m,).
-
-    A step is the Guttman transform (Borg and Groenen 2005, equation 8.29). All maps go at once: one of few models is some dozen
-    tiny sums, of which Python's part would be most.
-    """
-    plane, stress, going = plane.copy(), np.full(len(given), np.inf), np.arange(len(given))
-    spread = _between(plane)
-    for _ in range(STEPS):
-        ratio = given[going] / np.where(spread == 0, 1e-5, spread)
-        here = (ratio.sum(axis=2)[..., None] * plane[going] - ratio @ plane[going]) / given.shape[1]
-        spread = _between(here)
-        left = ((spread - given[going]) ** 2).sum(axis=(1, 2)) / 2
-        nearer = (stress[going] - left) / ((spread**2).sum(axis=(1, 2)) / 2) >= NEARER
-        plane[going], stress[going] = here, left
-        going, spread = going[nearer], spread[nearer]
-        if not going.size:
-            break
-    return plane, stress
+    # The measure of fit is computed here, once for all releases: it was not returned for metric MDS before 1.7.
+    return np.asarray(smacof(given, n_components=2, n_init=starts, n_jobs=1, max_iter=300, eps=1e-6, random_state=seed)[0])
 
 
 def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
@@ -242,7 +216,7 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
         from umap import UMAP
 
         # UMAP's own start needs more points than some maps have.
-        start: Any = _mds(given[None], seed, starts)[0].astype(np.float32)
+        start: Any = _mds(given, seed, starts).astype(np.float32)
         neighbors = min(NEIGHBOURS, len(given) - 1)
         # UMAP would find the same ones, with a function that numba compiles first, for six seconds.
         order = given.argsort(axis=1, kind="stable")[:, :neighbors]
@@ -256,8 +230,8 @@ def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
             torch.set_num_threads(threads)
 
 
-Embed = Callable[[np.ndarray, int, int], np.ndarray]  # distances (m, n, n), seed and starts to planes (m, n, 2)
-METHOD: dict[str, Embed] = {"mds": _mds, "umap": lambda given, *how: np.stack([_umap(one, *how) for one in given])}
+Embed = Callable[[np.ndarray, int, int], np.ndarray]
+METHOD: dict[str, Embed] = {"mds": _mds, "umap": _umap}
 
 
 def _upright(plane: np.ndarray) -> np.ndarray:
@@ -270,9 +244,7 @@ def _upright(plane: np.ndarray) -> np.ndarray:
 
 
 def _between(plane: np.ndarray) -> np.ndarray:
-    """The distances of all points of a plane (..., n, 2): (..., n, n)."""
-    x, y = (a[..., :, None] - a[..., None, :] for a in (plane[..., 0], plane[..., 1]))
-    return np.hypot(x, y)
+    return np.linalg.norm(plane[:, None] - plane[None], axis=-1)
 
 
 def _faithfulness(spread: np.ndarray, given: np.ndarray) -> float:
@@ -283,15 +255,14 @@ def _faithfulness(spread: np.ndarray, given: np.ndarray) -> float:
 
 def _dealt(given: np.ndarray, embed: Embed, draws: int, seed: int) -> np.ndarray:
     """The faithfulness of maps of the same distances dealt out to the pairs at random, (draws,)."""
-    rng, n = np.random.default_rng(seed), len(given)
-    upper, out = np.triu_indices(n, 1), []
-    while len(out) < draws:
-        dealt = np.zeros((min(draws - len(out), max(1, AT_ONCE // n**2)), n, n))
-        for one in dealt:
-            one[upper] = rng.permutation(given[upper])
-            one += one.T
-        out += [_faithfulness(_between(plane), one) for plane, one in zip(embed(dealt, seed, 1), dealt, strict=True)]
-    return np.array(out)
+    rng, upper = np.random.default_rng(seed), np.triu_indices(len(given), 1)
+    out = np.empty(draws)
+    for k in range(draws):
+        dealt = np.zeros_like(given)
+        dealt[upper] = rng.permutation(given[upper])
+        dealt += dealt.T
+        out[k] = _faithfulness(_between(embed(dealt, seed, 1)), dealt)
+    return out
 
 
 def _points(names: Sequence[str], plane: np.ndarray, records: Records) -> pd.DataFrame:
