@@ -76,9 +76,10 @@ def test_every_measure_and_aggregate_is_exact_over_all_relabellings(measure: Mea
     assert min(np.ravel(p["cells"])) <= 0.2  # the test could have failed: small p-values do come
 
 
-# One of each class: whether scores are exchangeable does not depend on a parameter, and at five all of them are asked.
-@pytest.mark.parametrize("measure", {type(m): m for m in small_measures(6)}.values(), ids=repr)
-def test_every_measure_is_exact_at_six(measure: Measure):
+# Ranks of all relabellings are exact whatever gave the scores, and at five every measure is asked. What more relabellings add is
+# more ties, or more scores that come close: one measure of counts, a similarity and a distance.
+@pytest.mark.parametrize("measure", [parse_measure(m) for m in ("MutualKNN(k=2)", "CKA()", "Procrustes()")], ids=repr)
+def test_p_is_exact_over_all_relabellings_of_six(measure: Measure):
     scores = everything(measure, 6)
     for cell in scores.reshape(len(scores), -1).T:
         if np.isnan(cell).any():
