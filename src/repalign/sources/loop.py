@@ -459,7 +459,7 @@ def _forget() -> None:
     A collection takes up to a second; where nothing but the main memory is held, Python's own turn comes soon enough.
     """
     with _loading:
-        spread, any_held = any(m.model.placed for m in _models.values()), bool(_models)
+        spread, any_held = any("device_map" in m.model.placed for m in _models.values()), bool(_models)
         for held in _models.values():
             held.give_back()
         _models.clear()
