@@ -153,6 +153,21 @@ def test_what_a_finished_run_depends_on(tmp_path, change, monkeypatch):
     assert options(**asked) is None
 
 
+def test_a_finished_run_depends_on_its_pictures(tmp_path):
+    """Which the table only names."""
+    from PIL import Image
+
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path) | {"store": tmp_path / "store", "image": "photo"}
+    for i in range(20):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "texts.csv").write_text("id,photo\n" + "".join(f"s{i},{i}.png\n" for i in range(20)))
+    assert track(**made).n == 20
+    asked = {name: made.get(name, p.default) for name, p in EXPERIMENTS["track"].options.items()}
+    assert EXPERIMENTS["track"].finished(**asked).n == 20
+    Image.new("RGB", (4, 4), (0, 9, 0)).save(tmp_path / "7.png")
+    assert EXPERIMENTS["track"].finished(**asked) is None
+
+
 def test_a_folder_of_a_model_and_a_commit_are_told_by_what_they_hold(tmp_path):
     """Of a folder by the files that a model is loaded from, as its revision is; a branch may move, and is asked for each time."""
     from repalign.experiments.track import _digest, _read

@@ -89,13 +89,12 @@ def _stored(one: Any) -> Any:
     return Found({layer: r.load(layer) for layer in r.layers}, r.n, tuple(r.ids), f"{model}: from {place}", what=model)
 
 
-def manifest_of(one: str) -> Path | None:
-    """The file that states every byte of what STORE#MODEL names; None where it is not on this machine."""
+def manifest_of(one: str) -> Path:
+    """The file that states every byte of what STORE#MODEL names."""
     from repalign.store.format import MANIFEST
 
     place, _, model = one.rpartition("#")
-    r = _representation(place, model)
-    return None if "://" in r.path else Path(r.path) / MANIFEST
+    return Path(_representation(place, model).path) / MANIFEST
 
 
 def _representation(place: str, model: str) -> Any:

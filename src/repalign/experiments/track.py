@@ -188,7 +188,7 @@ def track(
     if not references:
         raise _nothing("references")
     dataset, entries = extracted(**asked)
-    read = [] if store is None else _read(references, entries)
+    read = [] if store is None else _read([data, *references], entries)
     panel = _joined(_panel(references, reference_layers), dataset)
     wanted = [parse_measure(one) for one in measures or MEASURES]
     names = {} if store is None else _finished(panel, dataset, entries, wanted, seed)
@@ -255,7 +255,7 @@ def finished(*, store: Path | None = None, **asked: Any) -> Tracked | None:
     said = _rows(files, name)
     if not all(_digest(Path(path), endings) == digest for path, endings, digest in said["read"]):
         return None
-    if _stimuli(**asked).fingerprint != said["stimuli"]:
+    if asked["image"] and _stimuli(**asked).fingerprint != said["stimuli"]:  # a table alone is one of the files
         return None
     kept = [(label, _rows(files, of_rows)) for label, of_rows in said["rows"].items()]
     return replace(_tracked(kept, said["measures"], said["n"]), identity=_sha256(said))
@@ -287,13 +287,13 @@ def _digest(path: Path, endings: Sequence[str] | None = None) -> str | None:
     return path_sha256(path, None if endings is None else (one for one in path.iterdir() if one.suffix in endings))
 
 
-def _read(references: Sequence[str], entries: Sequence[ModelEntry]) -> list[Read] | None:
-    """The files of references and checkpoints, each with its digest; None where one is told by something else, as by a branch."""
+def _read(inputs: Sequence[Any], entries: Sequence[ModelEntry]) -> list[Read] | None:
+    """All files that are read, each with its digest; None where one is told by something else, as by a branch."""
     from repalign.features import sidecars
     from repalign.sources import parse_spec
     from repalign.sources.hub import MODEL_FILES, HubSource
 
-    files, folders = [manifest_of(one) if is_stored(one) else Path(one) for one in references], []
+    files, folders = [manifest_of(one) if is_stored(one) else Path(one) for one in inputs], []
     for entry in entries:
         spec = parse_spec(entry.spec)
         if spec.file is not None and spec.source.is_file:
@@ -302,12 +302,10 @@ def _read(references: Sequence[str], entries: Sequence[ModelEntry]) -> list[Read
             folders.append(spec.file)
         elif spec.revision is None or spec.source.revision(spec, entry) != spec.revision:  # else it names a commit, which stays
             return None
-    if not all(path is not None and path.exists() for path in files):
+    if not all(path.exists() for path in files):  # as behind a URL
         return None
     every = [(path, None) for one in files for path in (one, *sidecars(one))] + [(one, sorted(MODEL_FILES)) for one in folders]
     return [(str(path.absolute()), endings, _digest(path, endings)) for path, endings in every]
-
-
 
 
 def extracted(

@@ -71,7 +71,7 @@ def _squares(x: Tensor) -> Tensor:
         return torch.linalg.eigvalsh(gram(x.T if x.shape[1] <= len(x) else x))
     from scipy.linalg import blas, eigh
 
-    square = blas.dsyrk(1.0, x.numpy().T, trans=x.shape[1] > len(x))  # one triangle
+    square = blas.dsyrk(1.0, x.numpy().T, trans=x.shape[1] > len(x))  # one triangle  # pyright: ignore[reportAttributeAccessIssue]
     return torch.from_numpy(eigh(square, lower=False, eigvals_only=True, driver="ev", overwrite_a=True, check_finite=False))
 
 
@@ -327,7 +327,7 @@ class Tracker:
     def _write(self, path: Path) -> None:
         """The whole table, whole or not at all."""
         if (suffix := _suffix(path)) in LINES:
-            head = [dict(zip(COLUMNS, COLUMNS, strict=True))] if suffix == ".csv" else []
+            head: list[Row] = [dict(zip(COLUMNS, COLUMNS, strict=True))] if suffix == ".csv" else []
             write_file(path, _lines([*head, *self.rows], suffix))
             return
         import pyarrow as pa
