@@ -168,6 +168,20 @@ def test_a_finished_run_depends_on_its_pictures(tmp_path):
     assert EXPERIMENTS["track"].finished(**asked) is None
 
 
+def test_a_finished_run_depends_on_its_reference_in_a_store(tmp_path):
+    made = EXPERIMENTS["track"].mock({"measures": ["CKA()"]}, tmp_path) | {"store": tmp_path / "store"}
+    stimuli = repalign.Dataset.from_table(made["data"], text="text")
+    reference = repalign.ModelEntry(f"array:{made['references'][0]}", name="photos", modality="text")
+    repalign.extract(stimuli, [reference], tmp_path / "others")
+    made["references"] = [f"{tmp_path / 'others'}#photos"]
+    found = track(**made)
+    asked = {name: made.get(name, p.default) for name, p in EXPERIMENTS["track"].options.items()}
+    pd.testing.assert_frame_equal(EXPERIMENTS["track"].finished(**asked).table, found.table)
+    (manifest,) = (tmp_path / "others").rglob("manifest.json")
+    manifest.write_bytes(manifest.read_bytes() + b" ")
+    assert EXPERIMENTS["track"].finished(**asked) is None
+
+
 def test_a_folder_of_a_model_and_a_commit_are_told_by_what_they_hold(tmp_path):
     """Of a folder by the files that a model is loaded from, as its revision is; a branch may move, and is asked for each time."""
     from repalign.experiments.track import _digest, _read
