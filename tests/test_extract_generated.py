@@ -56,6 +56,14 @@ def test_the_mean_of_states_is_that_of_transformers(llama, monkeypatch, keeps, p
     assert made.facts["pooling"] == "generated" and made.facts["padding"] == "none: batches of one length"
 
 
+def test_earlier_tokens_are_not_run_again(llama, monkeypatch, tmp_path):
+    """A step that gives the wrong states is not used, which costs time and says nothing: here it has to be the one in use."""
+    again, steps = HFText._again, []
+    monkeypatch.setattr(HFText, "_again", lambda self, tokens, kept: (steps.append(tokens.shape), again(self, tokens, kept))[1])
+    extract(Dataset.of(text=CAPTIONS), [entry(llama, 5)], str(tmp_path), device="cpu", batch_size=4)
+    assert len(steps) == 2 and all(shape[0] == 1 for shape in steps)  # of the trial alone
+
+
 def test_a_text_ends_where_the_model_ends_it(llama, tmp_path):
     """The token that the model chooses second for some text is declared the end of texts."""
     import shutil

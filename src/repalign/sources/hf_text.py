@@ -23,6 +23,7 @@ from repalign.sources.source import Spec, no_generation
 from repalign.sources.tokenizer import PROBE, Reading, context_length, load_tokenizer, pad_id
 
 POOLINGS = ("mean", "last", "cls")
+KEPT = ("cache", "past_key_values")  # what newer and older versions of transformers call the keys and values of earlier tokens
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ class HFText(passes.TextModel):
     def _step(self, tokens: Tensor, kept: Any) -> tuple[Tensor, Any, list[Tensor]]:
         """One step of a greedy continuation: the tokens that are new, beside the keys and values that are kept of the others."""
         new = tokens if kept is None else tokens[:, -1:]
-        out = self.model(input_ids=new, output_hidden_states=True, use_cache=True, past_key_values=kept)
-        return out.logits[:, -1], out.past_key_values, [h[:, -1] for h in out.hidden_states]
+        out = self.model(input_ids=new, output_hidden_states=True, use_cache=True, **{self.kept_in: kept})
+        return out.logits[:, -1], out[self.kept_in], [h[:, -1] for h in out.hidden_states]
 
     def _again(self, tokens: Tensor, kept: Any) -> tuple[Tensor, Any, list[Tensor]]:
         """The same, all tokens run again."""
@@ -198,8 +199,10 @@ class HFText(passes.TextModel):
     @torch.inference_mode()
     def _check_kept(self, dtype: torch.dtype) -> bool:
         """Whether a step beside what is kept gives the states that all tokens give, run again; that is tried out."""
-        if not {"use_cache", "past_key_values"} <= self.accepts:
+        names = [name for name in KEPT if {"use_cache", name} <= self.accepts]
+        if not names:
             return False
+        self.kept_in = names[0]
         tokens, _ = self._padded([self._probe()[:4]])
         made = [passes.greedy(step, tokens, 2, ()) for step in (self._step, self._again)]
         return passes.same_states(made[0], made[1], dtype)
