@@ -170,7 +170,7 @@ def test_what_is_written_is_what_is_found_by_a_folder_and_by_a_url(few, tmp_path
     for place in (str(tmp_path), "memory://kept"):
         kept = Kept(open_files(place))
         kept.write(tiles[2:5], some)
-        found = kept.find(tiles)
+        found = dict(kept.find(tiles))
         assert sorted(found) == [2, 3, 4] and kept.holds(tiles[2:5]) and not kept.holds(tiles[2:4])
         for one, was in zip((found[i] for i in (2, 3, 4)), some, strict=True):
             assert np.array_equal(one.draws, was.draws, equal_nan=True) and one.about == was.about

@@ -224,7 +224,7 @@ def test_every_model_has_its_own_relabelling_where_all_meet_all():
         streams = [(1, 2), (1, 3), (2, 3)]
         scored = [null.scored(measure, ready[i - 1], ready[j - 1], (i, j)) for i, j in streams]
         observed = np.array([o[0, 0] for o, _ in scored])
-        joint = null.joint(streams, n)(observed, np.stack([d[:, 0, 0] for _, d in scored]), streams)
+        joint = null.joint(streams, n)(observed, np.stack([d[:, 0, 0] for _, d in scored]), streams, slice(None))
         sigma, multipliers = null.order(n), np.array(units(n, null.relabellings))
         generator = np.random.Generator(np.random.PCG64([2, 1]))
         k = joint.shape[1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -51,7 +52,8 @@ ADDED: frozenset[str] = frozenset()  # columns that results of before lack: null
 
 DRAWS = pa.field("draws", pa.list_(pa.float64()))
 TILE_SCHEMA = SCHEMA.append(DRAWS)
-DRAWS_AT_ONCE = 2**22  # numbers, of 8 bytes, that are made into a table at once
+# What is written at once: rows of the table, and draws, of 8 bytes each. Each is a row group of its file.
+AT_ONCE = 2**20
 DRAWS_SCHEMA = pa.schema([("measure", pa.string()), ("model_x", pa.string()), ("model_y", pa.string()), DRAWS])
 
 # A mock run says so in the name of its dataset, which stands in every row of its table and in its store.
@@ -141,10 +143,9 @@ class Alignment:
         """
         folder = place_of(folder)
         open_files(folder).sweep()
-        table = pa.Table.from_pandas(self.table, SCHEMA, preserve_index=False)
-        digests = {TABLE_FILE: write_parquet(folder / TABLE_FILE, [table])}
+        digests = {TABLE_FILE: write_parquet(folder / TABLE_FILE, _table_parts(self.table))}
         if self.draws is not None:
-            digests[DRAWS_FILE] = write_parquet(folder / DRAWS_FILE, _draws_tables(self.draws))
+            digests[DRAWS_FILE] = write_parquet(folder / DRAWS_FILE, _draws_parts(self.draws))
         write_file(folder / RUN_FILE, seal_json({**self.run, FILES: digests}, sort_keys=True))
         if self.draws is None:
             open_files(folder).remove(DRAWS_FILE)  # of an earlier run
@@ -241,11 +242,21 @@ def is_mock(table: pd.DataFrame) -> bool:
     return "dataset" in table and any(str(name).startswith(MOCK_OF) for name in table["dataset"].unique())
 
 
-def _draws_tables(draws: pd.DataFrame) -> Iterator[pa.Table]:
+def _table_parts(table: pd.DataFrame) -> Iterator[pa.Table]:
+    """The table, of many rows in parts."""
+    for start in range(0, max(1, len(table)), AT_ONCE):
+        yield pa.Table.from_pandas(table.iloc[start : start + AT_ONCE], SCHEMA, preserve_index=False)
+
+
+def _draws_parts(draws: pd.DataFrame) -> Iterator[pa.Table]:
     """The draws as a table, of many pairs of models in parts."""
-    few = max(1, DRAWS_AT_ONCE // max(1, draws[DRAWS.name].map(len).max())) if len(draws) else 1
+    lengths = draws[DRAWS.name].map(len).to_numpy(int)
+    few = max(1, AT_ONCE // max(1, lengths.max(initial=0)))
     for start in range(0, max(1, len(draws)), few):
-        yield pa.Table.from_pandas(draws.iloc[start : start + few], DRAWS_SCHEMA, preserve_index=False)
+        part, ends = draws.iloc[start : start + few], np.cumsum([0, *lengths[start : start + few]], dtype=np.int32)
+        values = pa.array(np.concatenate([np.empty(0), *part[DRAWS.name]]), from_pandas=True)
+        names = pa.Table.from_pandas(part, DRAWS_SCHEMA.remove(len(DRAWS_SCHEMA) - 1), preserve_index=False)
+        yield names.append_column(DRAWS, pa.ListArray.from_arrays(pa.array(ends), values))
 
 
 def _read_table(path: Path | Url, schema: pa.Schema, stated: str | None) -> pd.DataFrame:

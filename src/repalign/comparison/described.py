@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -17,24 +17,20 @@ import torch
 
 import repalign.null as nulls
 from repalign.comparison.alignment import MOCK_OF
-from repalign.comparison.tiles import (
-    Scored,
-    Tile,
-    table_of,
-)
+from repalign.comparison.tiles import Scored, Tile
 from repalign.comparison.ways import WAYS
 from repalign.models import COMPETENCES
 from repalign.representation import Representation
 from repalign.text import named
 from repalign.workers import count_of, threads_of
 
-JOINT = 2**20  # draws of many pairs of models that are aligned at once
+JOINT = 2**18  # draws of many pairs of models that are aligned at once
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "timm", "sentence-transformers", "safetensors", "pyarrow")
 
 
 def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFrame:
-    """The whole table, with p-values adjusted over the pairs of models of each measure."""
-    table = table_of(scored).to_pandas()
+    """The whole table, with p-values adjusted over the pairs of models of each measure; `scored` are the first in theirs."""
+    table = scored[0].table.iloc[: scored[-1].stop]
     firsts = np.cumsum([0, *(s.stop - s.start for s in scored)])[:-1]  # the rows of scope "max"
     adjusted = {name: np.full(len(table), np.nan) for name in ("p_maxt", "p_holm", "p_bh", "p_by")}
     p, statistic = (table[name].to_numpy()[firsts] for name in ("pvalue", "statistic"))
@@ -52,16 +48,20 @@ def across_pairs(tiles: Sequence[Tile], scored: Sequence[Scored]) -> pd.DataFram
 
 def _joint_draws(
     tiles: Sequence[Tile], scored: Sequence[Scored], which: Sequence[int], closeness: np.ndarray
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """The draws of the tiles of one measure, some pairs of models at a time, aligned where every model is relabelled."""
+) -> Callable[[slice], Iterator[np.ndarray]]:  # fmt: skip
+    """Some draws of the tiles of one measure, some pairs of models at a time, aligned where every model is relabelled."""
     streams = [tiles[i].streams for i in which]
     by_model = nulls.ONE_SIDE not in streams
     align = tiles[which[0]].settings.null.joint(streams, tiles[which[0]].x.n) if by_model else None
     few = max(1, JOINT // len(scored[which[0]].draws))
-    for start in range(0, len(which), few):
-        part = slice(start, start + few)
-        draws = np.stack([scored[i].draws for i in which[part]])
-        yield draws if align is None else align(closeness[part], draws, streams[part])
+
+    def blocks(at: slice) -> Iterator[np.ndarray]:
+        for start in range(0, len(which), few):
+            part = slice(start, start + few)
+            draws = np.stack([scored[i].draws for i in which[part]])
+            yield draws[:, at] if align is None else align(closeness[part], draws, streams[part], at)
+
+    return blocks
 
 
 def describe_run(

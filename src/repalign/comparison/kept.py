@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,8 @@ class Kept:
 
     files: Files
 
-    def find(self, tiles: Sequence[Tile]) -> dict[int, Scored]:
-        """Those of the tiles that are there, by their place among `tiles`.
+    def find(self, tiles: Sequence[Tile]) -> Iterator[tuple[int, Scored]]:
+        """Those of the tiles that are there, with their places among `tiles`; those of one file at a time.
 
         Footers say which tiles a file has, and a file that has one of these is read whole. One that is damaged is told of in
         the log and passed over.
@@ -49,7 +49,6 @@ class Kept:
         listing = self.files.listing(TILES) if tiles else {}
         for i, tile in enumerate(tiles if listing else ()):
             wanted[tile.key].append(i)
-        found: dict[int, Scored] = {}
         for name, size in listing.items():
             if size is None or name.startswith(".") or not name.endswith(".parquet"):
                 continue
@@ -59,12 +58,13 @@ class Kept:
                 if wanted.keys().isdisjoint(keys) and keys and file_name(keys) == name:
                     continue  # of other models, or of another run
                 data = self.files.read(path)
-                found |= {i: one for key, one in opened(data, self._path(name), name).items() for i in wanted.get(key, ())}
+                found = opened(data, self._path(name), name)
             except FileNotFoundError:  # another process removed it in the meantime
                 continue
             except DamagedError as error:
                 log.warning("%s %s; what it held is computed again", self._path(name), error.problem)
-        return found
+                continue
+            yield from ((i, one) for key, one in found.items() for i in wanted.get(key, ()))
 
     def write(self, tiles: Sequence[Tile], scored: Sequence[Scored]) -> None:
         """Keep a group of tiles in a file of its own, whole or not at all. RepalignError if it cannot be written."""

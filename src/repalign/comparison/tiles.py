@@ -109,7 +109,7 @@ class Scored:
     would weigh more than what is in it.
     """
 
-    table: pa.Table
+    table: pa.Table | pd.DataFrame
     start: int
     stop: int
     draws: np.ndarray
@@ -119,11 +119,35 @@ class Scored:
     @property
     def rows(self) -> pd.DataFrame:
         """The row of the layer search, then one for each pair of layers."""
+        if isinstance(self.table, pd.DataFrame):
+            return self.table.iloc[self.start : self.stop].reset_index(drop=True)
         return self.table.slice(self.start, self.stop - self.start).to_pandas()
 
 
 def table_of(scored: Sequence[Scored]) -> pa.Table:
     """The rows of some tiles, one after the other."""
+    every, at = _in_order(scored)
+    return every if at is None else every.take(at)
+
+
+def as_one(scored: list[Scored]) -> list[Scored]:
+    """The same, in the place of those given, with one table of pandas for all.
+
+    Where nothing else holds the tables of groups, a column of theirs goes as soon as that of pandas is there.
+    """
+    every, at = _in_order(scored)
+    table, stop = pd.DataFrame(index=pd.RangeIndex(len(every) if at is None else len(at))), 0
+    for i, one in enumerate(scored):
+        start, stop = stop, stop + one.stop - one.start
+        scored[i] = replace(one, table=table, start=start, stop=stop)
+    for name in every.column_names:
+        column, every = every[name], every.drop_columns(name)
+        table[name] = (column if at is None else column.take(at)).to_pandas()
+    return scored
+
+
+def _in_order(scored: Sequence[Scored]) -> tuple[pa.Table, pa.Array | None]:
+    """All tables of some tiles, and where their rows are in these; None for all as they are."""
     tables = {id(one.table): one.table for one in scored}
     begins = dict(zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False))
     starts = np.array([begins[id(one.table)] + one.start for one in scored])
@@ -131,14 +155,7 @@ def table_of(scored: Sequence[Scored]) -> pa.Table:
     ends = np.cumsum(lengths)
     at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
     every = pa.concat_tables(tables.values())
-    return every if len(at) == len(every) and np.array_equal(at, np.arange(len(at))) else every.take(pa.array(at))
-
-
-def as_one(scored: Sequence[Scored]) -> list[Scored]:
-    """The same with one table for all: those of groups can be let go."""
-    table, stops = table_of(scored).combine_chunks(), np.cumsum([one.stop - one.start for one in scored]).tolist()
-    places = zip(scored, [0, *stops], stops, strict=False)
-    return [replace(one, table=table, start=start, stop=stop) for one, start, stop in places]
+    return every, None if len(at) == len(every) and np.array_equal(at, np.arange(len(at))) else pa.array(at)
 
 
 def groups_of(tiles: Sequence[Tile], most: int = GROUPS) -> list[list[int]]:

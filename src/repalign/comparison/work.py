@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from repalign.comparison.doctor import APART, Examination
 from repalign.comparison.kept import Kept, name_of
@@ -34,7 +37,7 @@ def run_tiles(
 
     `seconds` that measures take, as far as they are known: a tile of a slow one is more of the work than that of another.
     """
-    done = {} if kept is None else kept.find(tiles)
+    done = {} if kept is None else dict(kept.find(tiles))
     work = _Work(tiles, seconds, progress)
     work.add(*done, note=f"{len(done)} of {len(tiles)} parts were done in an earlier run, and are taken" if done else None)
     groups = list(missing_of(groups_of(tiles), done).values())
@@ -44,10 +47,19 @@ def run_tiles(
         for measure in dict.fromkeys(t.measure for t in missing if t.settings.way):  # what they will cost, before it is paid
             some = [t for t in missing if t.measure is measure]
             progress(f"plan for {measure!r}", 0, 0, WAYS[some[0].settings.way].plan(some, rate))
+    # Those of a measure in one array: many small ones would lie between what is freed, which then is not given back.
+    count = Counter(id(t.measure) for t in missing)
+    draws: dict[tuple[int, int], Iterator[np.ndarray]] = {}  # rows, by measure and number of draws
     for group, some in _computed(tiles, groups, kept, executor, budget, progress, examination, work):
-        done |= zip(group, some, strict=True)
+        for i, one in zip(group, some, strict=True):
+            place = id(tiles[i].measure), len(one.draws)
+            if place not in draws:
+                draws[place] = iter(np.empty((count[place[0]], place[1])))
+            own = next(draws[place])
+            own[:] = one.draws
+            done[i] = replace(one, draws=own)
         work.add(*group)
-    return as_one([done[i] for i in range(len(tiles))])
+    return as_one([done.pop(i) for i in range(len(tiles))])
 
 
 def run_share(
@@ -56,7 +68,7 @@ def run_share(
 ) -> tuple[list[int], int]:  # fmt: skip
     """Compute and keep those groups of a share that are not there: the places of the groups that are missing then, of how many."""
     every = groups_of(tiles)
-    missing, count = missing_of(every, kept.find(tiles)), len(every)
+    missing, count = missing_of(every, {i for i, _ in kept.find(tiles)}), len(every)
     own = [[tiles[i] for i in missing[k]] for k in share.of(count) if k in missing]
     of, starts = [t for some in own for t in some], itertools.accumulate(map(len, own), initial=0)
     work = _Work(of, {}, progress)
@@ -110,7 +122,7 @@ def _computed(
                     scored, found = future.result()
                 else:  # another run has computed them; what cannot be read of it is computed again
                     assert kept is not None
-                    read = [kept.find(of[k]) for k in one.about]
+                    read = [dict(kept.find(of[k])) for k in one.about]
                     whole = all(len(some) == len(of[k]) for k, some in zip(one.about, read, strict=True))
                     if whole:
                         scored, found = [[some[j] for j in range(len(some))] for some in read], {}

@@ -201,55 +201,79 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     A draw of one score may equal another score in exact arithmetic: ties are decided with a tolerance, as everywhere.
     Undefined draws count as exceedances.
     """
-    few = max(1, BLOCK // max(1, len(observed)))  # draws at a time: all of them would be held twice
-    blocks = [draws[start : start + few] for start in range(0, len(draws), few)]
-    sizes = (np.abs(v).max(initial=0.0, where=np.isfinite(v)) for v in (observed, *blocks))
-    tie = TIE_TOLERANCE * max(sizes)  # a draw of any score may be held against any score
-    order = np.argsort(observed, kind="stable")
+    blocks = [draws[at] for at in _few(len(draws), len(observed))]
+    return _stepped(observed, blocks, max((_size(v) for v in blocks), default=0.0))
+
+
+def _stepped(observed: np.ndarray, blocks: Iterable[np.ndarray], largest: float) -> np.ndarray:
+    """The same from some draws at a time, of which no finite one is larger."""
+    tie = TIE_TOLERANCE * max(_size(observed), largest)  # a draw of any score may be held against any score
+    order, n_draws = np.argsort(observed, kind="stable"), 0
     least, count = (observed - tie)[order], np.zeros(len(observed), int)
     for some in blocks:
         running = np.maximum.accumulate(np.where(np.isnan(some), np.inf, some)[:, order], axis=1)
         count += (running >= least).sum(axis=0)
-    p = (1 + count) / (len(draws) + 1)
+        n_draws += len(some)
+    p = (1 + count) / (n_draws + 1)
     out = np.empty(len(observed))
     out[order] = np.maximum.accumulate(p[::-1])[::-1]
     return out
 
 
-def max_t(observed: np.ndarray, draws: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
+def _few(n_draws: int, scores: int) -> list[slice]:
+    """Some draws at a time: all of them would be held twice."""
+    few = max(1, BLOCK // max(1, scores))
+    return [slice(start, start + few) for start in range(0, n_draws, few)]
+
+
+def _size(values: np.ndarray) -> float:
+    """The largest size of those that are finite."""
+    return float(np.abs(values).max(initial=0.0, where=np.isfinite(values)))
+
+
+def max_t(observed: np.ndarray, draws: np.ndarray | Callable[[slice], Iterable[np.ndarray]]) -> np.ndarray:
     """Step-down maxT p-values over pairs of models (family-wise error), from joint draws.
 
-    observed (P,), draws (P, K), or blocks of these pairs in their order, which are never all there at once: draw k is one
-    relabelling of all models. Every pair is studentised over its draws and the observed score, so that pairs with more layers
-    or wider nulls do not decide the maximum. It knows how the pairs depend on each other, which Holm's rule does not. nan stays
-    nan and is not counted; undefined draws (nan or infinite) count as exceedances.
+    observed (P,), draws (P, K), or what gives, for some of the K, blocks of these pairs in their order, which are never all
+    there at once: draw k is one relabelling of all models. Every pair is studentised over its draws and the observed score, so
+    that pairs with more layers or wider nulls do not decide the maximum. It knows how the pairs depend on each other, which
+    Holm's rule does not. nan stays nan and is not counted; undefined draws (nan or infinite) count as exceedances.
     """
+    blocks = draws if callable(draws) else lambda at: [draws[:, at]]
     out, defined = np.full(observed.shape, np.nan), ~np.isnan(observed)
     if not defined.any():
         return out
-    scores, found, start, filled = observed[defined], None, 0, 0
-    for block in [draws] if isinstance(draws, np.ndarray) else draws:
-        some = block[defined[start : start + len(block)]]
-        if found is None:
-            found = np.empty((block.shape[1], len(scores)))
-        part = slice(filled, filled + len(some))
-        scores[part], found[:, part] = _in_units(scores[part], some.T)
-        start, filled = start + len(block), part.stop
-    assert found is not None
-    out[defined] = step_down(scores, found)
+    units, largest, stop, n_draws = [], 0.0, 0, 0
+    for block in blocks(slice(None)):
+        start, stop, n_draws = stop, stop + len(block), block.shape[1]
+        here = defined[start:stop]
+        units.append((here, _Units(observed[start:stop][here], block[here].T)))
+        largest = max(largest, _size(units[-1][1].of(block[here].T)))
+    scores = np.concatenate([unit.of(unit.scores) for _, unit in units])
+    each = (
+        np.concatenate([unit.of(block[here].T) for (here, unit), block in zip(units, blocks(at), strict=True)], axis=1)
+        for at in _few(n_draws, len(scores))
+    )
+    out[defined] = _stepped(scores, each, largest)
     return out
 
 
-def _in_units(scores: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (p,) and their draws (K, p) in units of the spread of both, from their mean; inf for an undefined draw."""
-    values = snap_ties(scores, draws)
-    lost = ~np.isfinite(values)
-    pool = np.concatenate([np.where(lost, np.nan, values), scores[None]])
-    mean, sd = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
-    varies = sd > TIE_TOLERANCE * np.nanmax(np.abs(pool), axis=0)
-    unit = np.where(varies, sd, 1.0)
-    standard = np.where(varies, (np.where(lost, 0.0, values) - mean) / unit, 0.0)
-    return np.where(varies, (scores - mean) / unit, 0.0), np.where(lost, np.inf, standard)
+class _Units:
+    """The units of scores (p,) and their draws (K, p): the spread of both, from their mean."""
+
+    def __init__(self, scores: np.ndarray, draws: np.ndarray) -> None:
+        self.scores, self.tie = scores, TIE_TOLERANCE * _largest(scores, draws, np.isfinite(draws))
+        values = _snapped(scores, draws, self.tie)
+        pool = np.concatenate([np.where(np.isfinite(values), values, np.nan), scores[None]])
+        self.mean, sd = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
+        self.varies = sd > TIE_TOLERANCE * np.nanmax(np.abs(pool), axis=0)
+        self.unit = np.where(self.varies, sd, 1.0)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Scores or draws in these units; inf for an undefined one."""
+        values = _snapped(self.scores, values, self.tie)
+        known = np.isfinite(values)
+        return np.where(known, np.where(self.varies, (np.where(known, values, 0.0) - self.mean) / self.unit, 0.0), np.inf)
 
 
 def adjusted(p: Sequence[float] | np.ndarray, rule: str) -> np.ndarray:

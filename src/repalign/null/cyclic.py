@@ -114,12 +114,12 @@ class Cyclic(Null):
         at = {s: i for i, s in enumerate(sorted({s for pair in streams for s in pair}))}
         h, b = (np.array([generator.integers(top, size=size - 1) for _ in at]) for top in (len(multipliers), places))
 
-        def aligned(observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams]) -> np.ndarray:
+        def aligned(observed: np.ndarray, draws: np.ndarray, streams: Sequence[Streams], k: slice) -> np.ndarray:
             scores = np.concatenate([observed[:, None], draws], axis=1)  # by h, then by the shift b / h, as in `scored`
             x, y = np.array([[at[s] for s in pair] for pair in streams]).T
-            ratio = multipliers[h[y]] * inverse[h[x]] % places  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
+            ratio = multipliers[h[y, k]] * inverse[h[x, k]] % places  # g_y after the inverse of g_x: i -> r i + (b_y - r b_x)
             index = position[ratio]
-            shift = (b[y] - ratio * b[x]) * inverse[index] % places
+            shift = (b[y, k] - ratio * b[x, k]) * inverse[index] % places
             return np.take_along_axis(scores, index * places + shift, axis=1)
 
         return aligned

@@ -195,7 +195,7 @@ def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[
 # their dependence is kept; where all models meet all others, each has its own, and a draw is one relabelling of them all.
 Streams = tuple[int, int]
 ONE_SIDE: Streams = (0, 1)
-Joint = Callable[[np.ndarray, np.ndarray, Sequence[Streams]], np.ndarray]
+Joint = Callable[[np.ndarray, np.ndarray, Sequence[Streams], slice], np.ndarray]
 Scored = tuple[np.ndarray, np.ndarray]  # closeness of all cells (la, lb), and its draws (K, la, lb)
 
 
@@ -315,10 +315,11 @@ class Null(ABC):
     def joint(self, streams: Sequence[Streams], n: int) -> Joint:  # noqa: ARG002
         """What aligns the draws of pairs of models, of all these streams: column k is one relabelling of all models then.
 
-        It takes the scores (P,), the draws (P, K) and the streams of any P of the pairs. Asked where every model is relabelled;
+        It takes the scores (P,), the draws (P, K) and the streams of any P of the pairs, and which of the K are wanted. Asked where
+        every model is relabelled;
         where one side alone is, draw k is one relabelling of all its models as it is.
         """
-        return lambda observed, draws, streams: draws  # noqa: ARG005
+        return lambda observed, draws, streams, at: draws[:, at]  # noqa: ARG005
 
 
 @dataclass(frozen=True)
