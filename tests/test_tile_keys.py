@@ -21,8 +21,8 @@ import torch
 from repalign import null as nulls
 from repalign.comparison import Cache, Settings, Tile, compare, pair
 from repalign.comparison import tiles as engine
+from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
-from repalign.comparison.tiles import identity
 from repalign.errors import RepalignError
 from repalign.measures import CKA, MEASURES, Measure, MutualKNN
 from test_compare import model
@@ -201,7 +201,7 @@ def test_the_identity_is_the_same_in_another_process(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text("from math import sin as g\ndef h():\n    return 1\n", "utf-8")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import own_file\n"
-        "from repalign.comparison.tiles import identity\n"
+        "from repalign.comparison.identity import identity\n"
         "mine = own_file.Mine(); first = identity(mine); mine.once; own_file.helper(1.0)\n"
         "assert identity(mine) == first; print(first)"
     )

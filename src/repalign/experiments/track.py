@@ -349,7 +349,8 @@ def _finished(
 
     A checkpoint whose revision nothing tells now has none: what keeps it from being loaded is told when it is.
     """
-    from repalign.comparison.tiles import FORMULAS, identity
+    from repalign.comparison.identity import identity
+    from repalign.comparison.tiles import FORMULAS
     from repalign.sources import parse_spec
 
     out = {}
