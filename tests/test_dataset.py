@@ -24,7 +24,7 @@ from PIL import Image
 
 from repalign.dataset import DISTORTIONS, IN_CELLS, Dataset, DatasetConfig, LeftOut
 from repalign.dataset.columns import Files
-from repalign.dataset.images import decode_rgb
+from repalign.dataset.images import Images, decode_rgb
 from repalign.dataset.texts import Texts
 from repalign.errors import RepalignError
 from repalign.sources.standins import write_dataset
@@ -304,6 +304,25 @@ def test_missing_stimuli_are_an_error_that_names_the_row(photos: Path) -> None:
         "row 6 (id 'unnamed'): no image named",
         "row 7 (id 'flipped'): image cannot be decoded: 'images/flipped.png'",
     )
+
+
+def test_files_of_the_same_bytes_are_decoded_once_and_broken_ones_refused_again(photos: Path, monkeypatch) -> None:
+    """Ten variants of a study with distorted photos decoded every photo ten times before any work."""
+    decoded, verify = [], Images.verify
+    monkeypatch.setattr(Images, "whole", set())
+    monkeypatch.setattr(Images, "verify", lambda data: decoded.append(data) or verify(data))
+    (photos / "images/b.png").write_bytes((photos / "images/a.png").read_bytes())
+    rows = [{"id": name, "image": f"images/{name}.png"} for name in "abcd"]
+    path = jsonl(photos / "some.jsonl", rows)
+    first = Dataset.from_table(path, id="id", image="image").fingerprint
+    assert Dataset.from_table(path, id="id", image="image").fingerprint == first
+    assert len(decoded) in (3, 4) and len(set(decoded)) == 3  # in threads, of which two may hold the same bytes at once
+    whole = (photos / "images/c.png").read_bytes()
+    (photos / "images/c.png").write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        fails(lambda: Dataset.from_table(path, id="id", image="image"), "row 2 (id 'c'): image cannot be decoded")
+    (photos / "images/c.png").write_bytes(whole)
+    assert Dataset.from_table(path, id="id", image="image").fingerprint == first
 
 
 def test_rows_may_be_left_out_of_every_modality_and_are_counted(photos: Path) -> None:

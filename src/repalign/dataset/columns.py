@@ -225,9 +225,11 @@ class Files(Cells):
     suffixes: ClassVar[tuple[str, ...]]
     feature: ClassVar[str]
     noun: ClassVar[str]  # of one of its files in sentences
+    whole: ClassVar[set[str]]  # digests of what could be decoded in this process: the variants of a study share their files
     blobs: tuple[Blob, ...]
 
     def __init_subclass__(cls) -> None:
+        cls.whole = set()
         if "noun" not in vars(cls):
             cls.noun = f"{cls.kind} file"
 
@@ -315,7 +317,7 @@ class Files(Cells):
 
     @classmethod
     def checked(cls, cells: Sequence[Blob | None], progress: Progress) -> list[Checked]:
-        """Files with their digests, each read and decoded once."""
+        """Files with their digests, each read once, and decoded where no file of the same bytes has been."""
         out: list[Checked] = []
         progress(f"check {cls.plural}", 0, len(cells))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves the interpreter lock
@@ -335,9 +337,11 @@ class Files(Cells):
         except (OSError, ValueError) as error:
             return None, f"{cls.noun} cannot be read: {blob.label!r} ({error})"
         try:
-            cls.verify(data)
+            if digest not in cls.whole:
+                cls.verify(data)
         except (OSError, ValueError, EOFError) as error:
             return None, f"{cls.kind} cannot be decoded: {blob.label!r} ({error})"
+        cls.whole.add(digest)
         return replace(blob, digest=digest), None
 
 
