@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -39,6 +40,11 @@ def make_table(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Scores that rise with size and depth, chance 10/1023 for mutual k-NN, a blind model, an undefined pair."""
+    return _made(tuple(language), tuple(vision), layers, n_draws, seed).copy()
+
+
+@functools.cache  # most tests want the same
+def _made(language: tuple, vision: tuple, layers: tuple[int, int], n_draws: int, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     frames = []
     for measure, (x, _, px, _), (y, _, py, _) in itertools.product((KNN, CKA), language, vision):
@@ -77,36 +83,27 @@ def _pair(rng: np.random.Generator, measure: str, x: tuple, y: tuple, n_draws: i
         score[:] = np.nan
     elif measure == KNN:
         score[0, 0] = np.nan  # one constant layer: one cell without a score in every pair
-    i, j = np.ix_(range(lx), range(ly))
-    cells = pd.DataFrame(
-        {
-            "index_x": np.broadcast_to(i, score.shape).ravel(),
-            "index_y": np.broadcast_to(j, score.shape).ravel(),
-        }
-    )
-    cells["scope"], cells["statistic"], cells["null_mean"] = "cell", score.ravel(), chance
-    cells["threshold"] = chance + 1.66 * sd
-    found = pd.DataFrame([{"scope": "max", "index_x": -1, "index_y": -1, "statistic": np.nan}])
-    if not np.isnan(score).all():
-        a, b = np.unravel_index(np.nanargmax(score), score.shape)
-        found = pd.DataFrame([{"scope": "max", "index_x": a, "index_y": b, "statistic": score[a, b]}])
-    found["null_mean"], found["threshold"] = chance + 2.2 * sd, chance + 3.1 * sd
-    out = pd.concat([found, cells], ignore_index=True)
-    out["null_std"] = np.where(out["scope"] == "max", 0.45 * sd, sd)
-    out["z"] = (out["statistic"] - out["null_mean"]) / out["null_std"]
-    k = n_draws + 1
-    out["pvalue"] = [np.nan if np.isnan(z) else max(1, math.ceil(_phi(z) * k)) / k for z in out["z"]]
-    gain = (out["statistic"] - out["threshold"]) / (1 - out["threshold"])
-    out["calibrated"] = gain.clip(lower=0).where(out["statistic"].notna())
-    undefined = out["statistic"].isna()
-    out.loc[undefined, ["null_mean", "null_std", "threshold"]] = np.nan
-    for side, model in (("x", model_x), ("y", model_y)):
-        out[f"model_{side}"] = model
-        out[f"layer_{side}"] = [None if i < 0 else f"layer.{i}" for i in out[f"index_{side}"]]
+    a, b = np.unravel_index(np.nanargmax(score), score.shape) if not np.isnan(score).all() else (-1, -1)
+    i, j = np.indices(score.shape).reshape(2, -1)
+    cell = np.arange(score.size + 1) > 0  # the search is the first row
+    statistic = np.concatenate([[score[a, b]], score.ravel()])
+    null_mean, null_std = np.where(cell, chance, chance + 2.2 * sd), np.where(cell, sd, 0.45 * sd)
+    threshold = np.where(cell, chance + 1.66 * sd, chance + 3.1 * sd)
+    undefined, z, k = np.isnan(statistic), (statistic - null_mean) / null_std, n_draws + 1
+    gain = (statistic - threshold) / (1 - threshold)
+    index = {"x": np.concatenate([[a], i]), "y": np.concatenate([[b], j])}
+    out = pd.DataFrame({
+        "scope": np.where(cell, "cell", "max"), "statistic": statistic, "z": z,
+        **{name: np.where(undefined, np.nan, v) for name, v in
+           (("null_mean", null_mean), ("null_std", null_std), ("threshold", threshold), ("calibrated", gain.clip(0)))},
+        "pvalue": [np.nan if np.isnan(one) else max(1, math.ceil(_phi(one) * k)) / k for one in z],
+        **{f"index_{side}": index[side] for side in "xy"}, "model_x": model_x, "model_y": model_y,
+        **{f"layer_{side}": [None if i < 0 else f"layer.{i}" for i in index[side]] for side in "xy"},
+    })  # fmt: skip
     return out.assign(
         dataset="wit_1024", dataset_fingerprint="ab" * 32, n=N, measure=measure, p_holm=np.nan, p_bh=np.nan,
         p_by=np.nan, p_maxt=np.nan, p_stepdown=np.nan,
-        null="cyclic", n_draws=n_draws, seed=0, search=np.where(out["scope"] == "max", "studentised max", None),
+        null="cyclic", n_draws=n_draws, seed=0, search=np.where(cell, None, "studentised max"),
     )  # fmt: skip
 
 
