@@ -130,6 +130,14 @@ def test_editors_are_told_the_names_that_there_are():
     assert not [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
 
 
+def test_editors_are_told_of_every_experiment():
+    tree = ast.parse((SOURCE / "experiments/__init__.py").read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    told = {ast.unparse(node) for node in block.body}
+    rows = {name: row.at.partition(":")[0] for name, row in repalign.experiments.EXPERIMENTS.items()}
+    assert told == {f"from repalign.experiments.{file} import {name} as {name}" for name, file in rows.items()}
+
+
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from repalign.errors import RepalignError
-from repalign.files import FILES, check_files, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,8 @@ class Found(ABC):
 
     def is_in(self, folder: Path | Url) -> bool:
         """Whether all that is written of this finding is in a folder, as it was written."""
+        from repalign.files import FILES, check_files, read_json
+
         try:
             record, _ = read_json(folder / RECORD)
             check_files(folder, record.get(FILES, {}), RECORD)
@@ -89,31 +91,44 @@ class Found(ABC):
 class Experiment:
     """A row of the table of experiments.
 
-    run : The experiment. Its arguments are the options of its command and the fields of its study, and its docstring says what
-        each means. It takes `progress` too, and `executor` where it has work for several workers; these are no options.
+    at : The experiment, "file:function" of this room, imported when it is used. Its arguments are the options of its command
+        and the fields of its study, and its docstring says what each means. It takes `progress` too, and `executor` where it
+        has work for several workers; these are no options.
+    asks : The first line of its docstring, for lists of commands, which need no experiment.
     title : Heads the figure. example : The command, as its help shows it.
     needs : What a run needs, in a sentence, told before it starts.
     """
 
-    run: Callable[..., Found]
+    at: str
+    asks: str
     title: str
     example: str
     needs: str
 
     @property
+    def module(self) -> ModuleType:
+        """The file of the experiment."""
+        return import_module(f"repalign.experiments.{self.at.partition(':')[0]}")
+
+    @property
+    def run(self) -> Callable[..., Found]:
+        """The experiment itself."""
+        return getattr(self.module, self.at.partition(":")[2])
+
+    @property
     def mock(self) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
         """Gives the arguments with tiny stand-ins for models and data, made in a folder: `mock`, beside the experiment."""
-        return sys.modules[self.run.__module__].mock
+        return self.module.mock
 
     @property
     def extracted(self) -> Callable[..., tuple[Any, list[Any]]] | None:
         """Gives the dataset, and the models that are run on it, of the arguments: `extracted`, beside one that runs some."""
-        return getattr(sys.modules[self.run.__module__], "extracted", None)
+        return getattr(self.module, "extracted", None)
 
     @property
     def finished(self) -> Callable[..., Found | None]:
         """Gives what the same run found before: `finished`, beside an experiment that keeps it. None: that has to be run."""
-        return getattr(sys.modules[self.run.__module__], "finished", lambda **_: None)
+        return getattr(self.module, "finished", lambda **_: None)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

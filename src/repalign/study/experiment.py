@@ -25,11 +25,10 @@ def config_of(name: str) -> type[StudyBlock]:
     """The fields of a study of this experiment."""
     experiment = EXPERIMENTS[name]
     text, told = told_of(experiment.run)
-    asked = text.partition("\n")[0]
     fields: dict[str, Any] = {
         option: (p.annotation, ... if p.default is p.empty else p.default) for option, p in experiment.options.items()
     }
-    fields |= {"experiment": (Literal[name], ...), "question": (str | None, asked)}
+    fields |= {"experiment": (Literal[name], ...), "question": (str | None, experiment.asks)}
     block = create_model(f"{name.title()}Config", __base__=StudyBlock, **fields)
     said = "".join(f"{option} : {meaning}\n" for option, meaning in {"experiment": f"{name}.", **told}.items())
     block.__doc__ = f"{text}\n\nParameters\n----------\n{said}"
