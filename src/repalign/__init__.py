@@ -5,16 +5,11 @@ The public names, in the order of the flow; each is imported when it is first us
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from repalign import text as _text
-
-try:
-    __version__ = version("repalign")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "0.0.0"
 
 _PUBLIC = {
     "RepalignError": "errors",
@@ -53,7 +48,7 @@ _ROOMS = (
     "testing", "toyworld", "track",
 )  # fmt: skip
 __all__ = ["__version__", *_PUBLIC]
-
+__version__: str
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which run no `__getattr__`; a name `as` itself is a public one
     from . import aggregate, comparison, competence, experiments, features, figures, losses, null, prh, relate, study  # noqa: F401, I001
@@ -80,9 +75,21 @@ else:
     def __getattr__(name: str) -> Any:
         if name in (*_ROOMS, "plot"):  # `plot` is what many look for
             return import_module(f"repalign.{'figures' if name == 'plot' else name}")
+        if name == "__version__":
+            return _version()
         if name not in _PUBLIC:
             raise AttributeError(f"module 'repalign' has no attribute {name!r}")
         return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
+
+
+@cache
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # half of the time of `import repalign`
+
+    try:
+        return version("repalign")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0.0.0"
 
 
 def __dir__() -> list[str]:

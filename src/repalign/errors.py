@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -125,6 +124,8 @@ def is_installed(package: str) -> bool:
 
 def version_of(package: str) -> str | None:
     """The installed version; None for what is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # slow, for a command that only tells its help
+
     try:
         return version(package)
     except (PackageNotFoundError, ValueError):  # it is there under another name, or this is no name

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import os
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from repalign.cli import _experiments
+from repalign.cli._commands import Row, group
 from repalign.cli._competence import bits, import_, probe, vtab
 from repalign.cli._console import ABORTED, BROKEN, FAILED, TERMINATED, err, out, show
 from repalign.cli._files import curve, difference, pair
 from repalign.cli._studies import check, compare, demo, extract, init, measures, models, report, run, store
 from repalign.errors import RepalignError
-from repalign.text import told_of
 
 __all__ = ["app", "err", "main", "out", "show"]
 
-app = typer.Typer(
-    name="repalign", help="Do two models put the same things close together, and is that more than chance?",
-    epilog="Start with: repalign demo", no_args_is_help=True, rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
-)  # fmt: skip
-
-competence = typer.Typer(
-    name="competence",
-    help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
-    no_args_is_help=True, rich_markup_mode="rich",
-)  # fmt: skip
-
 # The commands in the order of the help, under what a person wants, each with an example.
-COMMANDS = {
+COMMANDS: dict[str, tuple[Any, ...]] = {
     "Start": (
         (demo, "repalign demo --out my-demo"),
         (init, "repalign init photos --out photos.yaml"),
@@ -56,7 +40,7 @@ COMMANDS = {
         (extract, "repalign extract studies/example.yaml"),
         (report, "repalign report runs/photos/results --out report.html --static figures"),
     ),
-    "Ask other questions": _experiments.COMMANDS,
+    "Ask other questions": _experiments.commands("Ask other questions"),
     "See what there is": (
         (measures, "repalign measures MutualKNN"),
         (models, "repalign models prh-val"),
@@ -72,45 +56,18 @@ OF_COMPETENCE = (
 )
 
 
-def _add(group: typer.Typer, command: Callable[..., None], example: str, panel: str | None = None) -> None:
-    """Add a command. What must be given is an argument, all else an option; a class of options has one for each of its fields.
-
-    The help of each stands in the docstring of the command, or of the class, unless several share it (`_options.py`). Typer
-    reads it off a signature, so a command with such a class is wrapped in a function that has all of them in its own.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    classes: dict[str, Any] = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
-    options: dict[Any, list[inspect.Parameter]] = {}
-    for source in (*classes.values(), command):
-        text, helps = told_of(source)
-        options[source] = []
-        for p in inspect.signature(source, eval_str=True).parameters.values():
-            if p.name in classes:
-                options[source] += options[p.annotation]
-                continue
-            kind, *given = get_args(p.annotation) if get_origin(p.annotation) is Annotated else (p.annotation,)
-            flag = [f"--{p.name}".replace("_", "-")] if kind is bool else []  # without its opposite
-            (info,) = given or [typer.Argument() if p.default is p.empty else typer.Option(*flag)]
-            info.help = info.help or helps[p.name]
-            options[source].append(p.replace(kind=p.KEYWORD_ONLY, annotation=Annotated[kind, info]))
-
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        for name, cls in classes.items():
-            given[name] = cls(**{f.name: given.pop(f.name) for f in fields(cls)})
-        command(**given)
-
-    shown: Any = called if classes else command
-    shown.__signature__ = signature.replace(parameters=options[command])
-    group.command(command.__name__.strip("_"), help=text, epilog=f"Example: {example}", rich_help_panel=panel)(shown)
-
-
-for _panel, _commands in COMMANDS.items():
-    for _command, _example in _commands:
-        _add(app, _command, _example, _panel)
-for _command, _example in OF_COMPETENCE:
-    _add(competence, _command, _example)
-app.add_typer(competence, rich_help_panel="Ask other questions")
+app = group(
+    tuple(row if isinstance(row, Row) else Row.of(*row, panel=panel) for panel, rows in COMMANDS.items() for row in rows),
+    name="repalign", help="Do two models put the same things close together, and is that more than chance?",
+    epilog="Start with: repalign demo", context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
+)  # fmt: skip
+app.add_typer(
+    group(
+        tuple(Row.of(*row) for row in OF_COMPETENCE), name="competence",
+        help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
+    ),
+    rich_help_panel="Ask other questions",
+)  # fmt: skip
 
 
 def _terminated(signal: int, frame: Any) -> None:  # noqa: ARG001

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from repalign.cli._commands import Row
 from repalign.cli._console import bars, out, print_json, show_table, tell, write_csv, wrote
 from repalign.cli._options import AsJson, Workers
 from repalign.errors import RepalignError
@@ -141,7 +143,10 @@ def adapt(adapter: Path, vectors: str, to: Path, model: str = "", layer: str | N
         wrote("ids", sidecar)
 
 
-COMMANDS = (
-    *((command_of(name, experiment), experiment.example) for name, experiment in EXPERIMENTS.items()),
-    (adapt, "repalign adapt adapter.safetensors new_queries.parquet mapped.npy"),
-)
+def commands(panel: str) -> tuple[Row, ...]:
+    """A command for each experiment, which is imported once its command is asked for, and one that uses what they write."""
+    asked = [
+        Row(name.replace("_", "-"), partial(command_of, name, one), one.asks, one.example, panel, is_late=True)
+        for name, one in EXPERIMENTS.items()
+    ]
+    return (*asked, Row.of(adapt, "repalign adapt adapter.safetensors new_queries.parquet mapped.npy", panel))
