@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
+import sys
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
@@ -15,6 +18,23 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from repalign.text import told_of
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around imports that bring torch: what they make stays until the end, so Python's collector of garbage leaves it alone.
+
+    Else it goes through all of it again and again, as it is made and at the end.
+    """
+    if "torch" in sys.modules:  # nothing large comes; and what another has made may be garbage
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @dataclass(frozen=True)

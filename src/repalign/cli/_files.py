@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from repalign.cli._commands import importing
 from repalign.cli._console import (
     bars,
     estimate_of,
@@ -59,8 +60,9 @@ def pair(
     to : Also write the result into this folder or URL: the table as Parquet and CSV, the report, and the figures.
     csv : Also write the table here, for instance table.csv.
     """
-    from repalign.comparison import in_memory
-    from repalign.comparison.intervals import CHOICES, with_intervals
+    with importing():
+        from repalign.comparison import in_memory
+        from repalign.comparison.intervals import CHOICES, with_intervals
 
     if interval is not None:
         choose("--interval", interval, CHOICES)
@@ -131,7 +133,8 @@ def difference(
     a : Features of one candidate.
     layers : A layer of each file, such as --layers layer.7 layer.11 features.
     """
-    from repalign.comparison import default_measures
+    with importing():
+        from repalign.comparison import default_measures
     from repalign.comparison.alignment import about_of
     from repalign.comparison.intervals import difference_interval
     from repalign.layers import kind_of
@@ -185,7 +188,8 @@ def curve(
     layers : A layer of each file, for instance --layers layer.7 features.
     csv : Also write the table here, for instance curve.csv.
     """
-    from repalign.comparison import gallery_curve
+    with importing():
+        from repalign.comparison import gallery_curve
 
     (left, right), joined = reader.read_layers((x, y), layers)
     with bars() as progress:

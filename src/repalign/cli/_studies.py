@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from repalign.cli._commands import importing
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
 from repalign.cli._options import (
     Comparing,
@@ -59,7 +60,8 @@ def init(
 
 
 def _loaded(study: Path, local: list[Path] | None) -> Any:
-    from repalign.study import load_study
+    with importing():
+        from repalign.study import load_study
 
     loaded = load_study(study)
     return loaded.with_local(*local) if local else loaded
@@ -152,7 +154,8 @@ def _show_variants(alignments: Mapping[str, Alignment]) -> None:
 
 def extract(study: StudyFile, local: LocalModels = None, *, workers: Workers, part: Part = None) -> None:
     """Extract all models of a study into its store, and compare nothing yet."""
-    from repalign.study.alignment import AlignmentStudy
+    with importing():
+        from repalign.study.alignment import AlignmentStudy
 
     loaded = _loaded(study, local)
     if not isinstance(loaded, AlignmentStudy):
@@ -183,8 +186,9 @@ def report(results: str, to: Annotated[str | None, typer.Option("--out")] = None
     to : The HTML file, or its URL; by default beside the table.
     static : Also write each figure as SVG and PNG into this folder.
     """
-    from repalign.files import place_of
-    from repalign.report import write_report
+    with importing():
+        from repalign.files import place_of
+        from repalign.report import write_report
 
     path = write_report(results, to or place_of(results) / "report.html", static=static)
     wrote("report", path)
@@ -227,15 +231,15 @@ def compare(
     y : Models of the other side.
     results : Where results go: a folder or a URL.
     """
-    from repalign.files import place_of
+    with importing():
+        from repalign.comparison import compare_share, in_memory, model_files
+        from repalign.files import place_of
 
     place, told, folder = ", ".join(sources), {}, place_of(results)
     if len(sources) == 1 and _is_store(sources[0]):
         reader.refuse("files of features")
         models = stored(place, dataset)
     else:
-        from repalign.comparison import in_memory, model_files
-
         files = model_files(sources)
         found = reader.read(*files.values())
         tell(found.how)
@@ -246,7 +250,6 @@ def compare(
     with bars() as progress, workers.executor() as executor:
         at = {"results": folder, "progress": progress, "executor": executor}
         if part is not None:
-            from repalign.comparison import compare_share
             from repalign.study.base import Left
 
             missing, of, owners = compare_share(part, left, right, measure, how.chance(groups), **how.how, **at)
@@ -428,7 +431,8 @@ def measures(name: Annotated[str | None, typer.Argument()] = None) -> None:
     ----------
     name : A measure to explain, or a family.
     """
-    from repalign.measures import describe, is_group, known_measures, parse_measure
+    with importing():
+        from repalign.measures import describe, is_group, known_measures, parse_measure
 
     if name is not None and name.lower() in (D_LLV.lower(), LLV):
         from repalign.measures import log_likelihood_variance_distance
