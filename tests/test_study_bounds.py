@@ -185,6 +185,12 @@ def test_a_store_in_the_studys_own_folder_stays_in_use(folder: Path) -> None:
     assert load_study(write(folder, STUDY.format(name="s") + "store: memory://here\n")).store == "memory://here"
 
 
+def test_a_mock_compares_a_map_with_as_few_of_chance_unless_the_file_says_how_many(folder: Path) -> None:
+    text = "name: one\ndataset: {toy: {n: 30}}\nmodels: [toy:vision-pixels, toy:language-bag]\nmeasures: [CKA()]\n"
+    study = load_study(write(folder, text + "figures: [{map: {}}, {map: {draws: 0, colour: family}}, {matrix: {}}]\n"))
+    assert study.mock().config.figures == [{"map": {"draws": 19}}, {"map": {"draws": 0, "colour": "family"}}, {"matrix": {}}]
+
+
 def test_a_mock_keeps_its_features_to_itself(folder: Path) -> None:
     text = "name: one\ndataset: {toy: {n: 30}}\nmodels: [toy:vision-pixels, toy:language-bag]\nmeasures: [CKA()]\n"
     mock = load_study(write(folder, text)).mock()

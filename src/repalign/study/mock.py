@@ -88,8 +88,12 @@ def _fewer_neighbors(variants: Sequence[Variant]) -> tuple[Variant, ...]:
 
 
 def _figure(item: dict[str, Any]) -> dict[str, Any]:
-    """A figure of the file without the sizes of galleries, which are larger than a mock's."""
-    return {kind: {k: v for k, v in (options or {}).items() if (kind, k) != ("gallery", "sizes")} for kind, options in item.items()}
+    """A figure of the file without the sizes of galleries, which are larger than a mock's, and with few maps of chance."""
+    given = {kind: options or {} for kind, options in item.items()}
+    fewer = {kind: {k: v for k, v in own.items() if (kind, k) != ("gallery", "sizes")} for kind, own in given.items()}
+    if "map" in fewer:
+        fewer["map"].setdefault("draws", DRAWS)
+    return fewer
 
 
 def _rows(n: int) -> Dataset:
