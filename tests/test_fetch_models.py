@@ -290,7 +290,9 @@ def test_a_keras_model_in_hdf5_is_the_network_of_timm_again(tmp_path):
     assert all(torch.equal(made[name], net.state_dict()[name]) for name in names)
 
 
+@pytest.mark.integrations
 def test_an_encoder_of_dinov2_out_of_onnx_gives_what_transformers_gives(tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed (the extra `integrations`)")
     import timm
     from onnx import helper, numpy_helper
     from transformers import Dinov2Config, Dinov2Model
