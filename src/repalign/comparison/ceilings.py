@@ -75,7 +75,7 @@ def split_half(
     return found
 
 
-def labels_of(null: Null) -> Sequence[Hashable] | None:
+def group_labels(null: Null) -> Sequence[Hashable] | None:
     """The groups of stimuli that a null keeps together, by label."""
     groups = (null.sampler or null).groups
     return None if groups is None else groups.labels
@@ -159,7 +159,7 @@ def split_halves(
     kept = {} if folder is None else {k: v for group in kept_in(folder / "ceilings").values() for k, v in group.items()}
     name_of = {id(t): f"{t.key if folder is not None else i}-{n_splits}" for i, t in enumerate(tiles)}
     waiting = [t for t in tiles if name_of[id(t)] not in kept]
-    splits = list(halves_of(units_of(tiles[0].x.n, labels_of(null)), n_splits, null.seed))
+    splits = list(halves_of(units_of(tiles[0].x.n, group_labels(null)), n_splits, null.seed))
     for places in groups_of(waiting, max(1, min(GROUPS, len(waiting) // TOGETHER))) if waiting else ():
         group = [waiting[i] for i in places]
         made = {}

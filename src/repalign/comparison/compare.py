@@ -16,7 +16,7 @@ import repalign
 import repalign.null as nulls
 from repalign.comparison.alignment import ASKED, ENDS, RUN_FILE, Alignment
 from repalign.comparison.applicable import applicable
-from repalign.comparison.ceilings import check_halves, labels_of, seed_to_seed, split_halves
+from repalign.comparison.ceilings import check_halves, group_labels, seed_to_seed, split_halves
 from repalign.comparison.described import across_pairs, describe_run, machine, mixed, programs, ways
 from repalign.comparison.doctor import Examination
 from repalign.comparison.kept import TILES, Kept
@@ -126,7 +126,7 @@ def compare(
     planned = _planned(asked, progress)
     tiles, chosen = planned.tiles, planned.chosen
     if split_half:
-        check_halves(tiles, labels_of(asked.null))
+        check_halves(tiles, group_labels(asked.null))
     done = run_tiles(
         [*tiles, *planned.twins], planned.kept, executor, asked.memory, progress, planned.examination, chosen.seconds
     )
