@@ -127,3 +127,16 @@ def test_many_models_are_halved_once_each_and_kept_in_few_files(tmp_path, monkey
     with pytest.raises(RepalignError, match="half of dataset 'noise': too few stimuli"):
         compare(models, measures=["MutualKNN(k=20)"], split_half=2)
     assert not prepared
+
+
+def test_halves_keep_the_groups_of_the_null_together():
+    """The labels of a null may be a list, which nothing can be looked up by."""
+    from repalign.comparison import compare
+    from repalign.null import Permutations
+    from repalign.null.groups import Groups
+
+    labels = [str(i // 4) for i in range(80)]
+    x, y = model("x", *noise(1, 80, 2)), model("y", *noise(2, 80, 2))
+    found = compare([x], [y], ["MutualKNN(k=3)"], Permutations(9, seed=1, groups=Groups(labels)), split_half=2).run["ceilings"]
+    alone = split_half(x, y, "MutualKNN(k=3)", n_splits=2, seed=1, groups=labels)
+    assert found[0]["statistic"] == alone.statistic != split_half(x, y, "MutualKNN(k=3)", n_splits=2, seed=1).statistic

@@ -114,9 +114,10 @@ def _split(
 def _maps(tiles: Sequence[Tile], rows: np.ndarray, memory: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of every tile the scores of all layers by all layers on some stimuli, and their height above chance."""
     law = Moments(Permutations(1))
-    jobs = {(t.settings, isinstance(t.measure, Bilinear)): t.settings for t in tiles}
-    jobs = {job: replace(how, null=law if job[1] else law.sampler, way="") for job, how in jobs.items()}
-    some = [replace(t, settings=jobs[t.settings, isinstance(t.measure, Bilinear)]) for t in tiles]
+    # One object for all tiles of the same settings, as those given have: by these a cache knows what it holds.
+    jobs = {(id(t.settings), isinstance(t.measure, Bilinear)): t.settings for t in tiles}
+    new = {job: replace(how, null=law if job[1] else law.sampler, way="") for job, how in jobs.items()}
+    some = [replace(t, settings=new[id(t.settings), isinstance(t.measure, Bilinear)]) for t in tiles]
     cache = Cache(memory, some, Examination(looks=False), rows=torch.from_numpy(rows))
     out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for i in cache.order(some):
