@@ -5,7 +5,6 @@ The public names, in the order of the flow; each is imported when it is first us
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,20 +75,13 @@ else:
         if name in (*_ROOMS, "plot"):  # `plot` is what many look for
             return import_module(f"repalign.{'figures' if name == 'plot' else name}")
         if name == "__version__":
-            return _version()
+            from repalign.errors import version_of
+
+            globals()[name] = version_of("repalign") or "0.0.0"  # a source tree that is not installed
+            return globals()[name]
         if name not in _PUBLIC:
             raise AttributeError(f"module 'repalign' has no attribute {name!r}")
         return getattr(import_module(f"repalign.{_PUBLIC[name]}"), name)
-
-
-@cache
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # half of the time of `import repalign`
-
-    try:
-        return version("repalign")
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "0.0.0"
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import repalign.null as nulls
 from repalign.comparison.alignment import MOCK_OF
 from repalign.comparison.tiles import Scored, Tile
 from repalign.comparison.ways import WAYS
+from repalign.errors import version_of
 from repalign.models import COMPETENCES
 from repalign.representation import Representation
 from repalign.text import named
@@ -58,8 +58,10 @@ def _joint_draws(
     def blocks(at: slice) -> Iterator[np.ndarray]:
         for start in range(0, len(which), few):
             part = slice(start, start + few)
-            draws = np.stack([scored[i].draws for i in which[part]])
-            yield draws[:, at] if align is None else align(closeness[part], draws, streams[part], at)
+            if align is None:
+                yield np.stack([scored[i].draws[at] for i in which[part]])
+            else:
+                yield align(closeness[part], np.stack([scored[i].draws for i in which[part]]), streams[part], at)
 
     return blocks
 
@@ -165,10 +167,4 @@ def machine(executor: Executor | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@functools.cache
-def _version(package: str) -> str | None:
-    """The installed version; None for what is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+_version = functools.cache(version_of)

@@ -315,9 +315,8 @@ class Null(ABC):
     def joint(self, streams: Sequence[Streams], n: int) -> Joint:  # noqa: ARG002
         """What aligns the draws of pairs of models, of all these streams: column k is one relabelling of all models then.
 
-        It takes the scores (P,), the draws (P, K) and the streams of any P of the pairs, and which of the K are wanted. Asked where
-        every model is relabelled;
-        where one side alone is, draw k is one relabelling of all its models as it is.
+        It takes the scores (P,), the draws (P, K) and the streams of any P of the pairs, and which of the K are wanted. It is asked
+        where every model is relabelled; where one side alone is, draw k is one relabelling of all its models as it is.
         """
         return lambda observed, draws, streams, at: draws[:, at]  # noqa: ARG005
 
