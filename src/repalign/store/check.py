@@ -10,10 +10,10 @@ from typing import Any
 
 from repalign.errors import RepalignError
 from repalign.files import TEMPORARY, Files, Unreachable, Url
+from repalign.files.claims import CLAIMS
 from repalign.store import format as fmt
 from repalign.store.store import MARKER, FeatureStore
 from repalign.text import Progress, silent
-from repalign.workers import CLAIMS
 
 MISSING_AGAIN = "run the extraction again: only what is missing is computed"
 SEAL_IT = (
