@@ -27,8 +27,8 @@ from repalign.sources import (
     Source,
     StandIn,
     extract,
-    loop,
     parse_spec,
+    parts,
 )
 from repalign.store import FeatureStore
 
@@ -356,7 +356,7 @@ def test_processes_give_the_same_bytes_and_load_a_model_once_each(gpt2, data, tm
 
 
 def _models_in_memory() -> int:
-    return len(loop._models)
+    return len(parts._models)
 
 
 class Counting(Executor):
@@ -383,7 +383,7 @@ def test_jobs_are_plain_data_and_share_a_loaded_model(squares, tmp_path):
     got = extract(numbers(50), [ENTRY], tmp_path, rows_per_part=10, executor=executor)[0]
     assert (executor.calls, squares.loads) == (5, 1)
     assert torch.equal(got.load("both")[:, 0], torch.arange(50.0))
-    assert loop._models == {}  # nothing is kept in memory after the call
+    assert parts._models == {}  # nothing is kept in memory after the call
 
 
 def test_an_error_in_a_worker_is_the_same_error(data, tmp_path):

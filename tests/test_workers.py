@@ -24,9 +24,10 @@ from repalign.cli import app
 from repalign.comparison import compare, compare_share
 from repalign.errors import RepalignError, Unavailable
 from repalign.files import open_files
+from repalign.files.claims import LEASE, Claims
 from repalign.null import Permutations
 from repalign.study import load_study
-from repalign.workers import Claims, Share, Task, work
+from repalign.workers import Share, Task, work
 from study_files import bytes_of
 
 STUDY = """
@@ -298,7 +299,7 @@ def test_a_claim_is_void_when_its_run_is_silent(two, monkeypatch):
         path.write_text(json.dumps({**about, "host": "elsewhere", "until": time.time() + far, "count": far}))
         assert not b.take(["x"])
     now = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: now() + workers.LEASE + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + LEASE + 1)
     assert b.take(["x"]) and not path.exists()
 
 
@@ -370,7 +371,7 @@ def test_a_mix_of_settings_is_told(tmp_path, monkeypatch):
     """Features and scores that were made with other threads than the rest."""
     study = load_study(made(tmp_path))
     study.share(Share(1, 2))
-    monkeypatch.setattr("repalign.sources.loop.computing", lambda device: {"threads": 7, "instructions": "OTHER"})
+    monkeypatch.setattr("repalign.sources.parts.computing", lambda device: {"threads": 7, "instructions": "OTHER"})
     study.share(Share(2, 2))
     module = importlib.import_module("repalign.comparison.work")
     monkeypatch.setattr(module, "computing", lambda device: {"threads": 7, "instructions": "OTHER"})

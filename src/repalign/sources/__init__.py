@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from repalign.sources.loop import choose_device, extract
+from repalign.sources.loop import extract
 from repalign.sources.memory import Model
 from repalign.sources.model import Batch, Context, Layer, LoadedModel, ModelEntry, Pending, Skipped
+from repalign.sources.parts import choose_device
 from repalign.sources.source import SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, facts_of, parse_spec
 
 __all__ = [

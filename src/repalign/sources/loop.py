@@ -1,85 +1,41 @@
-"""The one loop: batch -> forward -> pool -> write a part.
+"""The one loop over models: what is in the store is taken, and what is missing is made, part by part.
 
-A part is a block of rows of the dataset. What is in it depends on the model, the dataset and the part alone, so
-that a run that was killed, or spread over workers, ends with the same bytes.
+A part is a block of rows of the dataset (`parts.py` makes it). What is in it depends on the model, the dataset and the part
+alone, so that a run that was killed, or spread over workers, ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
 import logging
-import math
 import shutil
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from repalign.dataset import KINDS, Dataset
+from repalign.dataset import Dataset
 from repalign.errors import RepalignError, Unavailable, choose
+from repalign.files.claims import Claims
 from repalign.models import ModelRecord
 from repalign.sources.memory import UNTOLD, Model, home_of
-from repalign.sources.model import (
-    SPREAD,
-    STORE_DTYPES,
-    Batch,
-    Context,
-    LoadedModel,
-    ModelEntry,
-    Pending,
-    Skipped,
-    first_line,
-    library_errors,
-    merged,
-    out_of_memory,
-)  # fmt: skip
-from repalign.sources.passes import FIRST, LONGEST, per_row
-from repalign.sources.source import Spec, as_asked_today, column_of, parse_spec
+from repalign.sources.model import SPREAD, Context, ModelEntry, Pending, Skipped, library_errors
+from repalign.sources.parts import Job, Rows, Told, choose_device, forget, make_parts, summary
+from repalign.sources.source import as_asked_today, parse_spec
 from repalign.store import FeatureStore, Part, StoredRepresentation, Writer
 from repalign.text import Progress, silent
-from repalign.workers import Claims, Share, Task, computing, count_of, work
+from repalign.workers import Share, Task, count_of, work
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = "batch_size"  # how many rows at most were run together with this one
 ON_UNAVAILABLE = ("error", "skip")
 TURNS = 4  # tasks for every worker, where parts of one model go together: it is loaded less often, and none waits long at the end
 NOT_KEPT = "kept until Python ends, not in the store: nothing tells what it computes; give it a `revision` that does"
-
-
-def choose_device(device: str = "auto") -> str:
-    """The device to run on: of "auto" a CUDA GPU, else an Apple GPU (mps), else the CPU; "sharded" is all CUDA GPUs.
-
-    A named one is taken as it is. RepalignError if it cannot be used.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device == "sharded":
-        if torch.cuda.is_available():
-            return "cuda"
-        raise RepalignError(
-            "device 'sharded' cannot be used", expected="GPUs to spread a model over", got="none that torch can use",
-            remedy="say `device: auto` to take GPUs where there are some, and the CPU elsewhere",
-        )  # fmt: skip
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RepalignError(
-            f"device {device!r} cannot be used", got=first_line(error),
-            expected="auto, cpu, mps, sharded, cuda or cuda:0 and so on, on a machine that has it",
-            remedy="say `device: auto` to take a GPU where there is one",
-        ) from error  # fmt: skip
-    return device
 
 
 def extract(
@@ -140,7 +96,8 @@ def extract(
             with library_errors(entry.label, "finding its revision"):
                 at = replace(context, revision=spec.source.revision(spec, entry))
             location = spec if executor is None else spec.resolve(Path.cwd())  # a worker may have another working folder
-            found = _begun(_Job(dataset, entry, spec, location, at, batch_size), store, rows_per_part, progress)
+            job, is_here = Job(dataset, entry, spec, location, at, batch_size), executor is None or isinstance(entry, Model)
+            found = _begun(job, store, rows_per_part, progress, is_here)
         except RepalignError as error:
             if not skips or not isinstance(error, Unavailable):
                 refused = error  # what stands before it is made
@@ -159,7 +116,7 @@ def extract(
             for i, job in making.at:
                 out[i] = answer if isinstance(answer, Skipped) or job is making.job else _again(job, making, answer)
     finally:
-        _forget()
+        forget()
     if refused is not None:
         raise refused
     return out
@@ -200,28 +157,17 @@ def session_store() -> FeatureStore:
     return FeatureStore(folder)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """All that a worker needs to make a part; plain data."""
-
-    dataset: Dataset
-    entry: ModelEntry
-    spec: Spec
-    location: Spec  # the spec with its path absolute
-    context: Context
-    batch_size: int
-
-
 @dataclass(eq=False)
 class _Making:
     """A model whose features are not complete in the store."""
 
-    job: _Job
+    job: Job
     store: FeatureStore
     writer: Writer
     missing: list[Part]
-    rows: _Rows
-    at: list[tuple[int, _Job]] = field(default_factory=list)  # where in the list of models it was asked for, and how
+    rows: Rows
+    is_here: bool  # made in this process: without workers all are, and objects of this process always
+    at: list[tuple[int, Job]] = field(default_factory=list)  # where in the list of models it was asked for, and how
     start: int = 0  # where its parts begin among those of all models, complete or not, of which there are `total`
     total: int = 0
     left: int = 0  # parts of it that this call has still to make
@@ -229,13 +175,10 @@ class _Making:
     heard: list[str] = field(default_factory=list)
     lost: Unavailable | None = None
 
-    @property
-    def is_here(self) -> bool:
-        """Whether it is an object of this process."""
-        return isinstance(self.job.entry, Model)
 
-
-def _begun(job: _Job, store: FeatureStore, rows_per_part: int, progress: Progress) -> StoredRepresentation | _Making:
+def _begun(
+    job: Job, store: FeatureStore, rows_per_part: int, progress: Progress, is_here: bool
+) -> StoredRepresentation | _Making:
     """What is complete in the store; or what is to be made."""
     entry, n = job.entry, job.dataset.n
     task = f"extract {entry.label}"
@@ -255,10 +198,10 @@ def _begun(job: _Job, store: FeatureStore, rows_per_part: int, progress: Progres
     if missing and (found := _taken(job, store, writer)) is not None:
         progress(task, n, n, "taken from the store: it has read the same stimuli of another dataset")
         return found
-    return _Making(job, store, writer, missing, _Rows(progress, task, n - sum(p.n for p in missing), n))
+    return _Making(job, store, writer, missing, Rows(progress, task, n - sum(p.n for p in missing), n), is_here)
 
 
-def _again(job: _Job, making: _Making, made: StoredRepresentation | Pending) -> StoredRepresentation | Pending:
+def _again(job: Job, making: _Making, made: StoredRepresentation | Pending) -> StoredRepresentation | Pending:
     """What was made for one entry, for another that asks for the same."""
     if isinstance(made, Pending):
         return replace(made, name=job.entry.label)
@@ -272,23 +215,17 @@ def _made(
 ) -> Iterator[tuple[_Making, StoredRepresentation | Skipped | Pending]]:
     """Make what is missing, all of it or a share, and say of each model what it has become."""
     tasks = []
+    everything = sum(len(making.missing) for making in makings)
     for making in makings:
         job, writer, mine = making.job, making.writer, None if share is None else share.of(making.total)
         parts = [part for part in making.missing if mine is None or making.start + part.index in mine]
         making.left = len(parts)
-        length = 1
-        if executor is not None and not making.is_here:
-            everything = sum(len(m.missing) for m in makings)
-            length = min(max(1, everything // (TURNS * count_of(executor))), max(1, len(parts)))
-        for some in (parts[i : i + length] for i in range(0, len(parts), length)):
+        together = 1 if making.is_here else min(max(1, everything // (TURNS * count_of(executor))), max(1, len(parts)))
+        for some in (parts[i : i + together] for i in range(0, len(parts), together)):
             called = f"part {some[0].index + 1}" if len(some) == 1 else f"parts {some[0].index + 1} to {some[-1].index + 1}"
-            tasks.append(Task(
-                f"model {job.entry.label}, {called} of {len(writer.parts)}", _make_parts, (job, writer, tuple(some)),
-                tuple(f"{writer.folder}/{part.file}" for part in some) if making.store is store else (), making.is_here,
-                (making, some),
-            ))  # fmt: skip
-    here = {making for making in makings if executor is None or making.is_here}
-    tasks = [replace(t, args=(*t.args, t.about[0].rows)) if t.about[0] in here else t for t in tasks]
+            keys = tuple(f"{writer.folder}/{part.file}" for part in some) if making.store is store else ()
+            what = f"model {job.entry.label}, {called} of {len(writer.parts)}"
+            tasks.append(_task(making, what, tuple(some), keys))
     with Claims(store.files if makings else None) as claims:
 
         def needless(task: Task) -> bool:
@@ -304,12 +241,18 @@ def _made(
                 making, some = task.about
                 making.left -= len(some)
                 if making.lost is None:
-                    _told(making, some, future, making in here, skips)
+                    _told(making, some, future, skips)
                 if not making.left:
                     yield making, _finished(making, executor, share, skips)
 
 
-def _told(making: _Making, some: Sequence[Part], future: Future[Any] | None, is_here: bool, skips: bool) -> None:
+def _task(making: _Making, what: str, parts: tuple[Part, ...], keys: tuple[str, ...] = ()) -> Task:
+    """The task of making some parts. One that is done here tells of its rows one by one."""
+    given = (making.job, making.writer, parts, *([making.rows] if making.is_here else []))
+    return Task(what, make_parts, given, keys, making.is_here, (making, parts))
+
+
+def _told(making: _Making, some: Sequence[Part], future: Future[Any] | None, skips: bool) -> None:
     """Take what came of some parts; None: another run has made them."""
     try:
         told, notes = (None, ()) if future is None else future.result()
@@ -323,7 +266,7 @@ def _told(making: _Making, some: Sequence[Part], future: Future[Any] | None, is_
         if note not in making.heard:  # every worker says it
             making.heard.append(note)
             making.rows.tell(note=note)
-    if future is None or not is_here:  # else it has told of its rows one by one
+    if future is None or not making.is_here:  # else it has told of its rows one by one
         making.rows.tell(sum(part.n for part in some))
 
 
@@ -346,9 +289,7 @@ def _finished(
             return found.with_record(job.entry.complete(found.record))
         # A run that was killed between its last part and the manifest has none to make, and still has to say.
         if making.told is None:
-            ask = Task(f"model {job.entry.label}", _make_parts, (job, writer, ()), is_here=making.is_here)
-            ask = replace(ask, args=(*ask.args, rows)) if executor is None or making.is_here else ask
-            ((_, answer),) = work([ask], executor)
+            ((_, answer),) = work([_task(making, f"model {job.entry.label}", ())], executor)
             assert answer is not None
             making.told, _ = answer.result()
         assert making.told is not None
@@ -367,11 +308,11 @@ def _finished(
             raise
         return left_out(job.entry, error, rows.task, rows.progress, rows.n)
     finally:
-        if executor is None or making.is_here:
-            _forget()
+        if making.is_here:
+            forget()
 
 
-def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
+def _stored(job: Job, store: FeatureStore) -> StoredRepresentation | None:
     """The complete extraction that is asked for, of this version or of a former one."""
     today = job.entry.settings(job.context.dtype)
     former = {k: v for k, v in today.items() if k != "sink"} | {"bos": job.entry.sink}  # where they may be the same features
@@ -389,7 +330,7 @@ def _stored(job: _Job, store: FeatureStore) -> StoredRepresentation | None:
     return None
 
 
-def _taken(job: _Job, store: FeatureStore, writer: Writer) -> StoredRepresentation | None:
+def _taken(job: Job, store: FeatureStore, writer: Writer) -> StoredRepresentation | None:
     """What the model has made of the same stimuli in another dataset, such as one of which another column is distorted."""
     for twin in store.twins(writer.dataset, str(job.spec), job.context.revision, writer.settings):
         with suppress(RepalignError):  # an outdated one is made anew
@@ -397,234 +338,3 @@ def _taken(job: _Job, store: FeatureStore, writer: Writer) -> StoredRepresentati
             if writer.take(twin):
                 return writer.finish(job.entry.complete(twin.record), twin.facts)
     return None
-
-
-# --- a loaded model, one per process -------------------------------------------------------------
-
-
-Told = tuple[ModelRecord, dict[str, Any]]  # what there is to say of a model once it is loaded: its record and its facts
-
-
-@dataclass
-class _Loaded:
-    """A model in memory, the column that it reads, and the batch size that it has been found to take."""
-
-    model: LoadedModel
-    column: str | None
-    batch_size: int
-    lock: threading.Lock  # forward passes of threads that share a model go one after another
-    told: Told = field(init=False)
-    give_back: Callable[[], None] = field(init=False)  # leaves an object of the user's as it was
-
-
-_models: dict[str, _Loaded] = {}
-_loading = threading.RLock()
-
-
-def _loaded(job: _Job, rows: _Rows) -> _Loaded:
-    at, entry = job.context, job.entry
-    key = repr((entry, at.revision, at.device, at.dtype, job.dataset.fingerprint))  # equal keys: one model serves both jobs
-    with _loading:
-        if key in _models:
-            return _models[key]
-        _forget()  # first, so that two models are never in memory at once
-        source, context = job.spec.source, replace(at, progress=rows.progress)
-        kind = Unavailable if source.published else RepalignError
-        with ExitStack() as borrowed:  # what is begun and fails is given back at once
-            borrowed.enter_context(source.borrowed(entry))
-            with library_errors(entry.label, "loading it, or its first pass,", kind, alone=True):
-                model = source.load(job.location, entry, context)
-            column = None if model.kind is None else column_of(job.dataset, model.kind, entry, model.record.modality)
-            made = _Loaded(model, column, job.batch_size, threading.Lock())
-            if model.shown_first:
-                with library_errors(entry.label, "a forward pass over the first stimuli"):
-                    model.settle(_prepared(job, made, range(min(model.shown_first, job.dataset.n))))
-            made.give_back = borrowed.pop_all().close
-        facts = {
-            **model.facts, "layers": {layer.name: layer.what for layer in model.layers}, "column": column,
-            "device": at.device, **model.placed, "store_dtype": entry.store_dtype, "weights_fingerprint": model.weights,
-        }  # fmt: skip
-        made.told = replace(model.record, spec=str(job.spec), revision=at.revision), facts
-        _models[key] = made
-        if "read" in model.facts:  # of a file of features: what was taken of it, and what was left out
-            rows.tell(note=model.facts["read"])
-        where = model.placed.get("device", at.device)
-        rows.tell(note=f"{len(model.layers)} layers, {model.facts.get('dtype', 'as stored')}, on {where}")
-        return made
-
-
-def _forget() -> None:
-    """Release models. One that is spread over devices refers to itself: without collection it stays in their memory.
-
-    A collection takes up to a second; where nothing but the main memory is held, Python's own turn comes soon enough.
-    """
-    with _loading:
-        spread, any_held = any("device_map" in m.model.placed for m in _models.values()), bool(_models)
-        for held in _models.values():
-            held.give_back()
-        _models.clear()
-        if any_held and (spread or choose_device() != "cpu"):
-            gc.collect()
-            _release()
-
-
-def _release() -> None:
-    """Give the memory of GPUs that torch holds without using it back."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-
-
-# --- one part ------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Rows:
-    """Tells how many rows of a model are done."""
-
-    progress: Progress
-    task: str
-    done: int
-    n: int
-
-    def tell(self, more: int = 0, note: str | None = None) -> None:
-        """More rows are done; or there is something to say."""
-        self.done += more
-        if note is not None:
-            log.info("%s: %s", self.task, note)
-        self.progress(self.task, self.done, self.n, note)
-
-
-def _make_parts(job: _Job, writer: Writer, parts: Sequence[Part], rows: _Rows | None = None) -> tuple[Told, list[str]]:
-    """Run the rows of some parts and write them: what there is to say of the model, and notes where `rows` tell nothing here."""
-    notes: list[str] = []
-
-    def hear(task: str, done: float, total: int, note: str | None = None) -> None:  # noqa: ARG001
-        notes.extend([note] if note else [])
-
-    rows = rows or _Rows(hear, f"extract {job.entry.label}", 0, 0)
-    rows.tell()
-    loaded = _loaded(job, rows)
-    for part in parts:
-        batch = merged(_batches(job, loaded, part, rows), part.n)
-        dtype, model = STORE_DTYPES[job.entry.store_dtype], loaded.model
-        facts = dict(model.facts)
-        versions = {**facts.pop("versions", {}), "device": job.context.device, **computing(job.context.device), **model.placed}
-        header = {"weights_fingerprint": model.weights, "versions": versions, **facts}
-        writer.write(part, {name: x.to(dtype) for name, x in batch.layers.items()}, batch.extras, header)
-    return loaded.told, notes
-
-
-def _batches(job: _Job, loaded: _Loaded, part: Part, rows: _Rows) -> Iterator[tuple[list[int], Batch]]:
-    """The part in batches, each with its rows counted from the part's start."""
-    order, model, label = list(range(part.n)), loaded.model, job.entry.label
-    ready: dict[int, Any] = {}
-    if model.sorts:  # the longest first, so that memory runs out early if it does
-        ready = dict(zip(order, _prepared(job, loaded, range(part.start, part.stop)), strict=True))
-        order.sort(key=lambda i: -model.length(ready[i]))
-    while order:
-        now = order[: loaded.batch_size]
-        prepared, problem, batch = [part.start + i for i in now], "", None  # of a file the rows themselves
-        if loaded.column is not None:
-            prepared = [ready[i] for i in now] if ready else _prepared(job, loaded, prepared)
-        try:
-            with loaded.lock, torch.inference_mode(), library_errors(label, "a forward pass"):
-                batch = model.forward(prepared)
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not out_of_memory(error):
-                raise
-            problem = first_line(error)  # not the error itself: as long as it is held, so is the memory of its pass
-        if batch is None and len(now) == 1:
-            raise RepalignError(
-                f"{rows.task}: one stimulus does not fit the memory", got=problem,
-                remedy="use a smaller dtype (bfloat16), another device, or fewer layers",
-            )  # fmt: skip
-        if batch is None:
-            loaded.batch_size = len(now) // 2
-            _release()
-            note = f"a batch of {len(now)} does not fit the memory; going on with batches of {loaded.batch_size}"
-            rows.tell(note=note)
-            continue
-        if loaded.column is not None:
-            batch.extras.update(per_row(**{BATCH_SIZE: [loaded.batch_size] * len(now)}))
-        yield now, batch
-        order = order[len(now) :]
-        rows.tell(len(now))
-
-
-def _prepared(job: _Job, loaded: _Loaded, absolute: Sequence[int]) -> list[Any]:
-    """The stimuli of some rows, as the model takes them."""
-    assert loaded.column is not None
-    where = [f"row {r} (id {job.dataset.ids[r]!r})" for r in absolute]
-    told = f"preparing {where[0]}" + (f" to {where[-1]}" if len(where) > 1 else "")
-    stimuli = job.dataset.stimuli(loaded.column, absolute)
-    if KINDS[job.dataset.kind(loaded.column)].several:
-        stimuli = [job.entry.prompted(_caption(s, job.entry, w)) for s, w in zip(stimuli, where, strict=True)]
-    with library_errors(job.entry.label, told):
-        return loaded.model.prepare(stimuli, where)
-
-
-def _caption(captions: tuple[str, ...], entry: ModelEntry, where: str) -> str:
-    there = entry.caption < len(captions)
-    if there and captions[entry.caption].strip():
-        return captions[entry.caption]
-    raise RepalignError(
-        f"model {entry.label}: {where} has {'an empty' if there else 'no'} caption {entry.caption}",
-        expected="a caption that is not empty",
-        got=repr(captions[entry.caption]) if there else f"{len(captions)} captions, counted from 0",
-        remedy="choose another caption, or leave such rows out of the dataset",
-    )
-
-
-# --- what all rows say ---------------------------------------------------------------------------
-
-
-def summary(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """The scores and facts that the extras of all rows give, whoever computed them."""
-    facts: dict[str, Any] = {}
-    if BATCH_SIZE in extras:
-        sizes, counts = extras[BATCH_SIZE].unique(return_counts=True)
-        facts["rows_by_batch_size"] = {str(int(s)): int(c) for s, c in zip(sizes, counts, strict=True)}
-    if "cut" in extras:
-        facts["texts_cut"] = int(extras["cut"].sum())
-    if "tokens_counted" in extras:
-        facts["texts_of_one_token"] = int((extras["tokens_valid"] == 1).sum())
-        layers = [name.removeprefix(FIRST) for name in extras if name.startswith(FIRST)]
-        facts["token_norms"] = {layer: _norms(extras, layer) for layer in layers}
-    if "nats" not in extras:
-        return {}, facts
-    scores, facts["bits_per_byte"] = _bits(extras, caption)
-    return scores, facts
-
-
-def _norms(extras: Mapping[str, Tensor], layer: str) -> dict[str, float]:
-    """Means over the texts that have another token to compare with.
-
-    One of c tokens that is r times as long as the mean of the others has the share r / (r + c - 1) of all their norms.
-    """
-    longest = extras[LONGEST + layer]
-    share = longest / (longest + extras["tokens_counted"] - 1)
-    told = {"first": extras[FIRST + layer], "longest": longest, "share": share}
-    return {name: float(x.nanmean()) for name, x in told.items() if not bool(x.isnan().all())}
-
-
-def _bits(extras: Mapping[str, Tensor], caption: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Bits per byte and per character and nats per token over all texts, and their definition."""
-    total = {name: float(extras[name].sum()) for name in ("nats", "tokens", "bytes", "chars")}
-    scored, n_bos = int((extras["bytes"] > 0).sum()), int(extras["bos"].sum())
-    if not scored or not total["tokens"]:
-        return {}, {"texts": 0}
-    bits = total["nats"] / math.log(2)
-    found = {
-        "bits_per_byte": bits / total["bytes"],
-        "bits_per_char": bits / total["chars"],
-        "nats_per_token": total["nats"] / total["tokens"],
-    }
-    definition = {
-        "formula": "nats of all tokens after the first given one, over all texts / ln 2 / UTF-8 bytes (or characters)",
-        "texts": scored, "text": f"caption {caption} of each row; texts that were cut are left out",
-        "bos": "in all texts" if n_bos == scored else f"in {n_bos} of {scored} texts",
-        "first_token": "scored after BOS" if n_bos == scored else "not scored", "first_token_bytes": "count", **total,
-    }  # fmt: skip
-    return found, definition
