@@ -8,6 +8,7 @@ are each there whole or not at all, and is complete when its manifest is there; 
 from repalign.store.check import Problem, check
 from repalign.store.format import extraction_hash
 from repalign.store.reader import StoredRepresentation
-from repalign.store.store import MARKER, FeatureStore, Kept, Part, Writer
+from repalign.store.store import MARKER, FeatureStore, Kept
+from repalign.store.writer import Part, Writer
 
 __all__ = ["MARKER", "FeatureStore", "Kept", "Part", "Problem", "StoredRepresentation", "Writer", "check", "extraction_hash"]
