@@ -147,7 +147,7 @@ def test_what_a_finished_run_depends_on(tmp_path, change, monkeypatch):
     assert again.identity == found.identity != "" and again.text == found.text
     assert options(**{**asked, "seed": 1}) is None and options(**{**asked, "store": None}) is None
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[track.__module__], "_code", lambda: "another version")
+        patch.setattr("repalign.experiments.track_record._code", lambda: "another version")
         assert options(**asked) is None
     change(tmp_path)
     assert options(**asked) is None
@@ -184,23 +184,23 @@ def test_a_finished_run_depends_on_its_reference_in_a_store(tmp_path):
 
 def test_a_folder_of_a_model_and_a_commit_are_told_by_what_they_hold(tmp_path):
     """Of a folder by the files that a model is loaded from, as its revision is; a branch may move, and is asked for each time."""
-    from repalign.experiments.track import _digest, _read
+    from repalign.experiments.track_record import all_read, digest_of
     from repalign.sources import ModelEntry
 
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    ((path, endings, digest),) = _read([], [ModelEntry(f"hf:{folder}")])
-    assert path == str(folder) and digest == _digest(folder, endings) == _read([], [ModelEntry(f"hf:{folder}")])[0][2]
+    ((path, endings, digest),) = all_read([], [ModelEntry(f"hf:{folder}")])
+    assert path == str(folder) and digest == digest_of(folder, endings) == all_read([], [ModelEntry(f"hf:{folder}")])[0][2]
     (folder / "optimizer.pt").write_bytes(b"state")
-    assert _digest(folder, endings) == digest
+    assert digest_of(folder, endings) == digest
     for file, data in (("model.safetensors", b"Weights"), ("tokenizer.json", b"{}")):
         (folder / file).write_bytes(data)
-        assert _digest(folder, endings) not in (digest, None)
-        digest = _digest(folder, endings)
-    assert _read([], [ModelEntry(f"hf:org/name@{'0' * 40}")]) == []
-    assert _read([str(tmp_path / "none.npz")], []) is None and _read([], [ModelEntry("toy:vision-pixels")]) is None
+        assert digest_of(folder, endings) not in (digest, None)
+        digest = digest_of(folder, endings)
+    assert all_read([], [ModelEntry(f"hf:org/name@{'0' * 40}")]) == []
+    assert all_read([str(tmp_path / "none.npz")], []) is None and all_read([], [ModelEntry("toy:vision-pixels")]) is None
 
 
 def test_a_panel_and_files_give_the_same(tmp_path):

@@ -7,13 +7,10 @@ are equal to the bit are named, and all but one of them are left out of what is 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,8 +18,8 @@ import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.experiments.base import Found, Input
-from repalign.experiments.inputs import is_stored, manifest_of
-from repalign.files import open_files, parse_json, path_sha256, seal_json
+from repalign.experiments.track_record import all_read, is_unchanged, names_of_rows, receipt_of, rows_in, sha256_of
+from repalign.files import open_files, seal_json
 from repalign.text import Progress, counted, named, number, silent
 
 if TYPE_CHECKING:
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from repalign.dataset import Dataset
-    from repalign.files import Files
     from repalign.measures import Measure
     from repalign.sources import ModelEntry
     from repalign.track import Panel
@@ -188,12 +184,12 @@ def track(
     if not references:
         raise _nothing("references")
     dataset, entries = extracted(**asked)
-    read = [] if store is None else _read([data, *references], entries)
+    read = [] if store is None else all_read([data, *references], entries)
     panel = _joined(_panel(references, reference_layers), dataset)
     wanted = [parse_measure(one) for one in measures or MEASURES]
-    names = {} if store is None else _finished(panel, dataset, entries, wanted, seed)
+    names = {} if store is None else names_of_rows(panel, dataset, entries, wanted, seed)
     files = None if store is None else FeatureStore(store).files
-    done = {} if files is None else {k: _rows(files, name) for k, name in names.items() if files.size(name) is not None}
+    done = {} if files is None else {k: rows_in(files, name) for k, name in names.items() if files.size(name) is not None}
     left_out: tuple[tuple[str, str], ...] = ()
     if missing := [one for one in entries if one.label not in done]:
 
@@ -209,8 +205,8 @@ def track(
     labels = {repr(m): m.facts.label for m in wanted}
     said = {"stimuli": dataset.fingerprint, "read": read, "rows": names, "measures": labels, "n": panel.n}
     if files is not None and read is not None and not left_out:
-        files.write(_receipt(asked), seal_json(said).encode())
-        return replace(_tracked(kept, labels, panel.n), identity=_sha256(said))
+        files.write(receipt_of(asked), seal_json(said).encode())
+        return replace(_tracked(kept, labels, panel.n), identity=sha256_of(said))
     return _tracked(kept, labels, panel.n, left_out)
 
 
@@ -241,71 +237,19 @@ def _tracked(
     return Tracked(table=table, tables={"cells": pd.DataFrame(cells)}, n=n, left_out=left_out)
 
 
-# --- a run that is finished ------------------------------------------------------------------------
-# A run that left nothing out writes down what it read, with digests, and where its rows are. The same run again compares the
-# digests and reads the rows: neither torch nor a library of models is imported, which would take longer than all else.
-
-
 def finished(*, store: Path | None = None, **asked: Any) -> Tracked | None:
     """What a run with these arguments found, if nothing that it read has changed since; None where that is not known."""
-    name = _receipt(asked)
+    name = receipt_of(asked)
     if store is None or not (Path(store) / name).is_file():
         return None
     files = open_files(store)
-    said = _rows(files, name)
-    if not all(_digest(Path(path), endings) == digest for path, endings, digest in said["read"]):
+    said = rows_in(files, name)
+    if not is_unchanged(said["read"]):
         return None
     if asked["image"] and _stimuli(**asked).fingerprint != said["stimuli"]:  # a table alone is one of the files
         return None
-    kept = [(label, _rows(files, of_rows)) for label, of_rows in said["rows"].items()]
-    return replace(_tracked(kept, said["measures"], said["n"]), identity=_sha256(said))
-
-
-def _rows(files: Files, name: str) -> dict[str, Any]:
-    return parse_json(files.read(name), f"{files.root}/{name}", "remove it")[0]
-
-
-def _sha256(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _receipt(asked: Mapping[str, Any]) -> str:
-    """The file in the store of a finished run with these arguments, in this folder, by this code."""
-    return f"tracked/run-{_sha256([str(Path.cwd()), _code(), asked])[:32]}.json"
-
-
-@cache
-def _code() -> str:
-    house = Path(__file__).parents[1]
-    return path_sha256(house, house.rglob("*.py"))
-
-
-def _digest(path: Path, endings: Sequence[str] | None = None) -> str | None:
-    """Of a file, or of a folder: of all its files, or of those with some endings that are right in it. None: it is not there."""
-    if not path.exists():
-        return None
-    return path_sha256(path, None if endings is None else (one for one in path.iterdir() if one.suffix in endings))
-
-
-def _read(inputs: Sequence[Any], entries: Sequence[ModelEntry]) -> list[Read] | None:
-    """All files that are read, each with its digest; None where one is told by something else, as by a branch."""
-    from repalign.features import sidecars
-    from repalign.sources import parse_spec
-    from repalign.sources.hub import MODEL_FILES, HubSource
-
-    files, folders = [manifest_of(one) if is_stored(one) else Path(one) for one in inputs], []
-    for entry in entries:
-        spec = parse_spec(entry.spec)
-        if spec.file is not None and spec.source.is_file:
-            files.append(spec.file)
-        elif spec.file is not None and isinstance(spec.source, HubSource) and not spec.source.nested:
-            folders.append(spec.file)
-        elif spec.revision is None or spec.source.revision(spec, entry) != spec.revision:  # else it names a commit, which stays
-            return None
-    if not all(path.exists() for path in files):  # as behind a URL
-        return None
-    every = [(path, None) for one in files for path in (one, *sidecars(one))] + [(one, sorted(MODEL_FILES)) for one in folders]
-    return [(str(path.absolute()), endings, _digest(path, endings)) for path, endings in every]
+    kept = [(label, rows_in(files, of_rows)) for label, of_rows in said["rows"].items()]
+    return replace(_tracked(kept, said["measures"], said["n"]), identity=sha256_of(said))
 
 
 def extracted(
@@ -333,37 +277,13 @@ def _nothing(what: str) -> RepalignError:
                          remedy="say --references and --data")  # fmt: skip
 
 
-Read = tuple[str, list[str] | None, str | None]  # a path; of a folder the endings of the files that count; their digest
 MEASURES = ("MutualKNN(k=10)", "CKA()")
 PAIR = ("reference", "measure", "layer", "reference_layer")
+CELL = (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")
 TABLE = (
     "checkpoint", "step", "reference", "measure", "layer", "reference_layer", "statistic", "low", "high", "null_mean", "z", "p",
     "fixed_layer", "fixed", "rankme", "participation", "bits_per_byte", "n", "weights", "same_as",
 )  # fmt: skip
-
-
-def _finished(
-    panel: Panel, dataset: Dataset, entries: Sequence[ModelEntry], measures: Sequence[Measure], seed: int
-) -> dict[str, str]:  # fmt: skip
-    """The file in the store with the finished rows of each checkpoint, named by all that they depend on.
-
-    A checkpoint whose revision nothing tells now has none: what keeps it from being loaded is told when it is.
-    """
-    from repalign.comparison.identity import identity
-    from repalign.comparison.tiles import FORMULAS
-    from repalign.sources import parse_spec
-
-    out = {}
-    for entry in entries:
-        try:
-            spec = parse_spec(entry.spec)
-            of_features = [dataset.fingerprint, str(spec), spec.source.revision(spec, entry), entry.settings("auto")]
-        except RepalignError:
-            continue
-        facts = [FORMULAS, panel.digest, of_features, [identity(m) for m in measures], list(map(repr, measures)), seed]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        out[entry.label] = f"tracked/{digest[:32]}.json"
-    return out
 
 
 def _scored(
@@ -394,9 +314,6 @@ def _scored(
     return left_out
 
 
-CELL = (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")
-
-
 def _searched(tracker: Any, layers: dict[str, Any], r: Any, row: dict[str, Any], seed: int) -> dict[str, Any]:
     """The row of a search, with its interval over stimuli."""
     from repalign.comparison.intervals import score_interval
@@ -409,7 +326,7 @@ def _searched(tracker: Any, layers: dict[str, Any], r: Any, row: dict[str, Any],
         over = score_interval(x, y, row["measure"], method="auto", seed=seed)
         low, high = over.low, over.high
     return {
-        **{name: row[name] for name in (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")},
+        **{name: row[name] for name in CELL},
         "low": float(low), "high": float(high), "p": row["pvalue"], "bits_per_byte": row["loss"],
     }  # fmt: skip
 
