@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from repalign.cli import _experiments
 from repalign.cli._commands import Row, group
 from repalign.cli._competence import bits, import_, probe, vtab
 from repalign.cli._console import ABORTED, BROKEN, FAILED, TERMINATED, err, out, show
+from repalign.cli._experiments import PANEL, ROWS
 from repalign.cli._files import curve, difference, pair
 from repalign.cli._studies import check, compare, demo, extract, init, measures, models, report, run, store
 from repalign.errors import RepalignError
@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
         (extract, "repalign extract studies/example.yaml"),
         (report, "repalign report runs/photos/results --out report.html --static figures"),
     ),
-    "Ask other questions": _experiments.commands("Ask other questions"),
+    PANEL: ROWS,
     "See what there is": (
         (measures, "repalign measures MutualKNN"),
         (models, "repalign models prh-val"),
@@ -66,7 +66,7 @@ app.add_typer(
         tuple(Row.of(*row) for row in OF_COMPETENCE), name="competence",
         help="How good models are: bits per byte of any text, probes on their layers, scores of benchmarks.",
     ),
-    rich_help_panel="Ask other questions",
+    rich_help_panel=PANEL,
 )  # fmt: skip
 
 

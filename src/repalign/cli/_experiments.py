@@ -143,10 +143,12 @@ def adapt(adapter: Path, vectors: str, to: Path, model: str = "", layer: str | N
         wrote("ids", sidecar)
 
 
-def commands(panel: str) -> tuple[Row, ...]:
-    """A command for each experiment, which is imported once its command is asked for, and one that uses what they write."""
-    asked = [
-        Row(name.replace("_", "-"), partial(command_of, name, one), one.asks, one.example, panel, is_late=True)
+# A command for each experiment, which is imported once its command is asked for, and one that uses what they write.
+PANEL = "Ask other questions"
+ROWS = (
+    *(
+        Row(name.replace("_", "-"), partial(command_of, name, one), one.asks, one.example, PANEL, is_late=True)
         for name, one in EXPERIMENTS.items()
-    ]
-    return (*asked, Row.of(adapt, "repalign adapt adapter.safetensors new_queries.parquet mapped.npy", panel))
+    ),
+    Row.of(adapt, "repalign adapt adapter.safetensors new_queries.parquet mapped.npy", PANEL),
+)

@@ -113,7 +113,10 @@ def run(
 @contextmanager
 def _at_work(study: Any, workers: Workers) -> Iterator[Any]:
     """The executor for a study, which must have something to do for it."""
-    if not study.has_workers and workers != Workers():
+    if workers == Workers():
+        yield None
+        return
+    if not study.has_workers:
         remedy = "leave out --jobs and --dask"
         raise RepalignError(f"{study.path}: this kind of study has no work for several workers", remedy=remedy)
     with workers.executor(study.cluster) as executor:
