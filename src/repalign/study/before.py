@@ -7,7 +7,7 @@ wrong itself is not looked at: the rows of files where the dataset cannot be ope
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 def look(study: AlignmentStudy, inputs: Inputs, where: Where, *, is_plan: bool) -> None:
     """Keep in `where` all that is wrong. A plan does without files that are yet to come, and asks no hub for its models."""
     config = study.config
+    yet_to_come = suppress(*([NotHere] if is_plan else []))  # data that is not on this machine yet
     for what, folder in (("name", study.folder), ("results", study.results), ("report", study.report.parent)):
         if what == "name" or getattr(config, what) is not None:
             with where.at("out" if what == "name" and config.out is not None else what):
@@ -45,34 +46,27 @@ def look(study: AlignmentStudy, inputs: Inputs, where: Where, *, is_plan: bool) 
             refuse_unwritable(place_of(study.store))
     for kind in ("lm_eval", "timm", "csv"):
         for i, path in enumerate(getattr(config.competence, kind)):
-            with where.at("competence", kind, i), _yet_to_come(is_plan):
+            with where.at("competence", kind, i), yet_to_come:
                 refuse_missing(study.base / path)
                 read_file_scores(kind, study.base / path)
     bits = config.competence.bits_per_byte
     if bits is not None and ":" not in bits.corpus:
-        with where.at("competence", "bits_per_byte", "corpus"), _yet_to_come(is_plan):
+        with where.at("competence", "bits_per_byte", "corpus"), yet_to_come:
             refuse_missing(study.base / Path(bits.corpus).expanduser())
     if config.published is not None:
-        with where.at("published"), _yet_to_come(is_plan):
+        with where.at("published"), yet_to_come:
             refuse_missing(study.base / config.published)
             read_published(study.base / config.published)
     looked: dict[str, bool] = {}
     for variant in study.variants:
-        _Run(variant, inputs, is_plan, looked).look()
-
-
-@contextmanager
-def _yet_to_come(is_plan: bool) -> Iterator[None]:
-    """Data that is not on this machine yet does not keep a plan from being made."""
-    with suppress(*([NotHere] if is_plan else [])):
-        yield
+        _Run(variant, inputs, is_plan, yet_to_come, looked).look()
 
 
 class _Run:
     """One variant, looked at part by part; `looked` says of each model, of all variants, whether it is there."""
 
-    def __init__(self, variant: Variant, inputs: Inputs, is_plan: bool, looked: dict[str, bool]) -> None:
-        self.variant, self.inputs, self.is_plan, self.looked = variant, inputs, is_plan, looked
+    def __init__(self, variant: Variant, inputs: Inputs, is_plan: bool, yet_to_come: Any, looked: dict[str, bool]) -> None:
+        self.variant, self.inputs, self.is_plan, self.yet_to_come, self.looked = variant, inputs, is_plan, yet_to_come, looked
         self.where, self.config = variant.where, variant.config
         self.skips = self.config.extract.on_unavailable == "skip"
 
@@ -88,7 +82,7 @@ class _Run:
             self._once(self._look_at, *one, dataset)
         self._measures(dataset)
         if dataset is not None and self.where.is_right("null"):
-            with self.where.at("null", "groups"), _yet_to_come(self.is_plan):
+            with self.where.at("null", "groups"), self.yet_to_come:
                 self.variant.null_of(self.variant.compared(dataset.ids), self.inputs.base)
 
     def _once(self, look: Callable[..., bool], at: Location, entry: ModelEntry, spec: Spec, given: Any) -> bool:
@@ -158,7 +152,7 @@ class _Run:
                     remedy="add one, such as dataset: {table: pairs.csv, id: id, image: image, text: caption}; files of features "
                     "(array:) alone need none",
                 )  # fmt: skip
-        with self.where.at(*(("dataset",) if self.config.dataset is not None else ("models",))), _yet_to_come(self.is_plan):
+        with self.where.at(*(("dataset",) if self.config.dataset is not None else ("models",))), self.yet_to_come:
             return self.inputs.dataset(self.variant) if self.where.is_right("dataset") else None
         return None
 
