@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import faults
@@ -43,13 +41,14 @@ def test_what_lies_behind_a_url_fails(root, how, tmp_path):
 def test_the_campaign_can_fail(tmp_path, monkeypatch):
     """A writer that puts half a file in its place, and one that lets the system's errors through, are found."""
 
-    def torn(path: Path, *chunks: bytes) -> None:
+    def torn(self: local.LocalFiles, name: str, *chunks: bytes) -> None:
+        path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as handle:
             for chunk in chunks:
                 handle.write(chunk)
 
-    monkeypatch.setattr(local, "write_local", torn)
+    monkeypatch.setattr(local.LocalFiles, "write", torn)
     with faults.patched(tmp_path):
         found = faults.campaign(["store"], faults.numbered(tmp_path), ("write",))
     assert found.raw

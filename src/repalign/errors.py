@@ -138,6 +138,11 @@ def is_of(thing: object, package: str, *names: str) -> bool:
     return any(not names or c.__name__ in names for c in classes)
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's text, short enough for a message; its kind where it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the closest known ones, or all of them if none is close."""
     known = sorted(known)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, first_line
 
 _REAL = ("real numbers", "put the parts side by side, np.concatenate([x.real, x.imag], axis=-1), or take abs(x)")
 _DENSE = "make it dense, x{}, where (n, d) fits in memory; else reduce it first, for instance by sklearn's TruncatedSVD"
@@ -49,7 +49,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:
         raise RepalignError(
-            f"{name}: not an array", expected="rows of equal length", got=str(error).splitlines()[0][:200],
+            f"{name}: not an array", expected="rows of equal length", got=first_line(error),
             remedy="give every stimulus a vector of the same length",
         ) from error  # fmt: skip
     if array.dtype.kind == "c":

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from repalign.errors import RepalignError, Unavailable, require
+from repalign.errors import RepalignError, Unavailable, first_line, require
 from repalign.files.claims import BEAT, Claims
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask-jobqueue
@@ -193,7 +193,7 @@ def dask(address: str, cluster: Mapping[str, Any] | None = None, jobs: int | Non
             client = opened.enter_context(Client(place, timeout=20))
         except (OSError, ValueError, ImportError) as error:  # a timeout is an OSError
             raise RepalignError(
-                f"no Dask scheduler answers at {address}", got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                f"no Dask scheduler answers at {address}", got=first_line(error),
                 expected="an address such as tcp://host:8786; or local, slurm, pbs, lsf",
                 remedy="start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`",
             ) from error  # fmt: skip
@@ -344,7 +344,7 @@ def _is_lost(error: BaseException | None) -> bool:
 def _lost(task: Task, error: BaseException | None) -> RepalignError:
     return RepalignError(
         f"a worker was lost, whose process ended from outside; {task.what} was at work, or waited for it",
-        got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        got=first_line(error),
         remedy="run the same command again: what is finished is kept. Where memory ran out, take fewer workers",
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, choose, require
+from repalign.errors import RepalignError, choose, first_line, require
 from repalign.files import file_sha256
 from repalign.tables import FORMATS, bad_text, iter_rows
 
@@ -79,7 +79,7 @@ class Corpus:
                     else:
                         yield from _separated(handle, documents)
                 except ValueError as error:  # of decoding
-                    got = str(error).splitlines()[0][:200]
+                    got = first_line(error)
                     raise RepalignError(f"{path} cannot be read", expected="text in UTF-8", got=got) from error
 
         return cls(f"{path.name}, documents: {documents}", read, sha256=lambda: file_sha256(path))

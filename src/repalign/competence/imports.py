@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.comparison.alignment import Alignment, from_csv_cell
-from repalign.errors import RepalignError, choose, did_you_mean
+from repalign.errors import RepalignError, choose, did_you_mean, first_line
 from repalign.models import ModelRecord, known_models
 from repalign.sources import parse_spec
 from repalign.tables import is_missing, read_table
@@ -67,7 +67,7 @@ def _lm_eval_file(path: Path, chosen: Mapping[str, str], partial: bool) -> list[
     try:
         held = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RepalignError(f"{path} cannot be read", expected="JSON", got=str(error).splitlines()[0]) from error
+        raise RepalignError(f"{path} cannot be read", expected="JSON", got=first_line(error)) from error
     results = held.get("results") if isinstance(held, dict) else None
     if not isinstance(results, dict) or not all(isinstance(found, dict) for found in results.values()):
         raise RepalignError(

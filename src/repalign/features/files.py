@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, first_line
 from repalign.features.arrays import (
     ids_block,
     listed_ids,
@@ -104,7 +104,7 @@ def read_features(source: Any, reading: Reading | None = None, *, name: str = "x
         raise RepalignError(
             f"{name}: it cannot be read as features",
             expected="arrays of numpy or torch, frames, mappings or lists of these",
-            got=f"{type(source).__name__}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}",
+            got=f"{type(source).__name__}: {first_line(error)}",
             remedy="convert it to a float array (n, d)",
         ) from error
 
@@ -144,7 +144,7 @@ def _broken(path: Path) -> Iterator[None]:
         torch_too = ", nor are numpy arrays in a file of torch: make them tensors" if path.suffix.lower() in (".pt", ".pth") else ""
         raise RepalignError(
             f"{path}: the file cannot be read", expected=f"a whole {suffix_of(path)} file of numbers",
-            got=re.sub(r"\x1b\[\d*m", "", (str(error).splitlines() or [type(error).__name__])[0])[:200],
+            got=re.sub(r"\x1b\[\d*m", "", first_line(error)),
             remedy=f"write it again; object arrays and pickles are never loaded{torch_too}",
         ) from error
 

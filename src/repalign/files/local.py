@@ -37,10 +37,6 @@ class Unreachable(RepalignError):  # noqa: N818
     """A file of which nothing is known: what lies behind a URL did not answer, or a disk or a server refused to read it."""
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
 def cannot_write(target: object, error: OSError, size: int | None = None) -> RepalignError:
     """The error for a file that the system did not let us write, with a remedy."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -123,13 +119,6 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
                     temporary.unlink(missing_ok=True)
 
 
-def write_local(path: Path, *chunks: Chunk) -> None:
-    """Make or replace a file, and its folder if there is none. RepalignError if it cannot be written."""
-    with replacing(path, sum(map(len, chunks))) as temporary, temporary.open("r+b") as handle:
-        for chunk in chunks:
-            handle.write(chunk)
-
-
 @dataclass(frozen=True)
 class LocalFiles:
     """A folder of this machine. Names are relative, with forward slashes."""
@@ -160,8 +149,10 @@ class LocalFiles:
             raise cannot_read(self.root / name, error) from error
 
     def write(self, name: str, *chunks: Chunk) -> None:
-        """Make or replace a file, whole or not at all. RepalignError if that cannot be done."""
-        write_local(self.root / name, *chunks)
+        """Make or replace a file, whole or not at all, and its folder if there is none. RepalignError if that cannot be done."""
+        with replacing(self.root / name, sum(map(len, chunks))) as temporary, temporary.open("r+b") as handle:
+            for chunk in chunks:
+                handle.write(chunk)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is not there."""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repalign.errors import RepalignError
-from repalign.files.local import Chunk, LocalFiles, cannot_read, temporary_name, write_local
+from repalign.files.local import Chunk, LocalFiles, cannot_read, temporary_name
 from repalign.files.remote import SECRET, RemoteFiles, refuse_memory, without_secrets
 
 Files = LocalFiles | RemoteFiles
@@ -197,8 +197,7 @@ def refuse_unwritable(folder: Path | Url) -> None:
 def write_file(path: Path | Url, *chunks: Chunk | str) -> None:
     """Make or replace a file, and its folder if there is none; text in UTF-8. RepalignError if it cannot be written."""
     data = [chunk.encode("utf-8") if isinstance(chunk, str) else chunk for chunk in chunks]
-    if isinstance(path, Url):
-        open_files(path.parent).write(path.name, *data)
-        return
-    _refuse_address(path)
-    write_local(path, *data)
+    if isinstance(path, Path):
+        _refuse_address(path)
+    files = open_files(path.parent) if isinstance(path, Url) else LocalFiles(path.parent)  # errors say the path as it is given
+    files.write(path.name, *data)

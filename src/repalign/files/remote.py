@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from repalign.errors import RepalignError
-from repalign.files.local import STALE_AFTER, TEMPORARY, Chunk, Unreachable, first_line, temporary_name
+from repalign.errors import RepalignError, first_line
+from repalign.files.local import STALE_AFTER, TEMPORARY, Chunk, Unreachable, temporary_name
 
 log = logging.getLogger(__name__)
 

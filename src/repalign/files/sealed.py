@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.errors import RepalignError
-from repalign.files.local import first_line, replacing
+from repalign.errors import RepalignError, first_line
+from repalign.files.local import replacing
 from repalign.files.places import Files, Url, write_file
 
 if TYPE_CHECKING:

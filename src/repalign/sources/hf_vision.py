@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import Unavailable
+from repalign.errors import Unavailable, first_line
 from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
 from repalign.sources.hub import at, hub_errors
-from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, first_line, plain
+from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, plain
 from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from repalign.errors import RepalignError, Unavailable, nearby
+from repalign.errors import RepalignError, Unavailable, first_line, nearby
 from repalign.files import path_sha256
-from repalign.sources.model import ModelEntry, first_line, out_of_memory
+from repalign.sources.model import ModelEntry, out_of_memory
 from repalign.sources.source import FILE, HUB, Answer, Repository, Source, Spec, is_local_path
 
 log = logging.getLogger(__name__)

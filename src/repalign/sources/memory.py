@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign.dataset import Dataset
-from repalign.errors import RepalignError, is_of
+from repalign.errors import RepalignError, first_line, is_of
 from repalign.models import ModelRecord
 from repalign.sources.identity import fingerprint
 from repalign.sources.model import (
@@ -35,7 +35,6 @@ from repalign.sources.model import (
     LoadedModel,
     ModelEntry,
     count_parameters,
-    first_line,
     out_of_memory,
     own_dtype,
     run_dtype,

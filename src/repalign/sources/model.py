@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError, Unavailable, choose, did_you_mean, version_of
+from repalign.errors import RepalignError, Unavailable, choose, did_you_mean, first_line, version_of
 from repalign.layers import FEATURES, KINDS
 from repalign.models import ModelRecord
 from repalign.text import Progress, silent
@@ -495,8 +495,3 @@ def out_of_memory(error: BaseException) -> bool:
     signs = ("out of memory", "can't allocate memory", "not enough memory")
     by_name = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
     return by_name or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, short enough for a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

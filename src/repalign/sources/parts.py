@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from repalign.dataset import KINDS, Dataset
-from repalign.errors import RepalignError, Unavailable
+from repalign.errors import RepalignError, Unavailable, first_line
 from repalign.models import ModelRecord
 from repalign.sources.model import (
     STORE_DTYPES,
@@ -26,7 +26,6 @@ from repalign.sources.model import (
     Context,
     LoadedModel,
     ModelEntry,
-    first_line,
     library_errors,
     merged,
     out_of_memory,

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repalign.errors import Unavailable, is_installed
+from repalign.errors import Unavailable, first_line, is_installed
 from repalign.sources.hub import at, hub_errors
-from repalign.sources.model import Context, first_line
+from repalign.sources.model import Context
 from repalign.sources.source import Spec
 
 PROBE = "A brown dog runs across the wide green field."

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from repalign.dataset import KINDS, Dataset
-from repalign.errors import RepalignError, did_you_mean
+from repalign.errors import RepalignError, did_you_mean, first_line
 from repalign.sources.identity import fingerprint, imported_code, source_digest
 from repalign.sources.memory import OUTPUT, Function, Model, of_column, refuse_company
 from repalign.sources.model import (
@@ -54,7 +54,6 @@ from repalign.sources.model import (
     Loaded,
     LoadedModel,
     ModelEntry,
-    first_line,
     named_by,
     no_modality,
     out_of_memory,

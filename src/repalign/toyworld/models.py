@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from repalign.errors import RepalignError
+from repalign.errors import RepalignError, first_line
 from repalign.files import write_file
 from repalign.text import Progress, silent
 from repalign.toyworld import captions, recipes, render, training
@@ -116,7 +116,7 @@ def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, ToyMod
             write_file(sidecar, json.dumps(facts, indent=1, sort_keys=True))
         except RepalignError as error:
             raise RepalignError(
-                f"toy model {name}: the cache {folder} cannot be written", got=str(error).splitlines()[0],
+                f"toy model {name}: the cache {folder} cannot be written", got=first_line(error),
                 remedy="name another folder, or set XDG_CACHE_HOME to one that can be written"
             ) from error
         out[name] = _model(name, recipe, trained.step, data, facts)
