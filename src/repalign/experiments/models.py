@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repalign.errors import RepalignError, Unavailable
-from repalign.tables import FORMATS
+from repalign.errors import RepalignError, Unavailable, choose
+from repalign.tables import FORMATS, read_table
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -151,6 +151,25 @@ def read_stimuli(path: Path, kind: str, column: str | None = None, n: int = 0) -
     return [x[0] for x in found] if kind == "text" else found, data
 
 
+def read_labels(table: Path, column: str, n: int) -> list[int]:
+    """Class numbers of a table's rows. RepalignError for what is no whole number."""
+    if table.suffix.lower() not in FORMATS:
+        raise RepalignError(f"{table} has no columns", expected=f"a table ({', '.join(FORMATS)})", got=f"label {column!r}")
+    rows = read_table(table, [column]).rows
+    choose("column", column, list(rows[0]) if rows else [], f"{table} has no column {column!r}")
+    out = []
+    for i, row in enumerate(rows):
+        try:
+            out.append(int(str(row[column])))
+        except ValueError as error:
+            raise RepalignError(
+                f"{table}: row {i} has no class in column {column!r}", expected="the number of one of B's classes", got=row[column]
+            ) from error
+    if len(out) != n:
+        raise RepalignError(f"{table}: some rows have no image", expected=f"{len(out)} images", got=n)
+    return out
+
+
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not blank. RepalignError where there is none."""
     if path.is_dir():
@@ -164,7 +183,31 @@ def lines_of(path: Path) -> list[str]:
     return found
 
 
+def toy_images(folder: Path, n: int) -> Path:
+    """Pictures of the toy world, for mock runs, and the folder in which they are."""
+    from repalign.dataset import Dataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(Dataset.toy(n).stimuli("image", range(n))):
+        image.save(folder / f"{i:02d}.png")
+    return folder.absolute()
+
+
 # --- what is done to them ------------------------------------------------------------------------
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients of its weights; afterwards as it was."""
+    modes, needs = {m: m.training for m in module.modules()}, {p: p.requires_grad for p in module.parameters()}
+    try:
+        module.eval().requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+        for p, need in needs.items():
+            p.requires_grad_(need)
 
 
 @contextmanager

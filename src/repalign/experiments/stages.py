@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError, Unavailable
 from repalign.experiments.base import Found, Input
-from repalign.experiments.models import Answers, answering, doing, read_stimuli, wide
+from repalign.experiments.models import Answers, answering, doing, read_stimuli, toy_images, wide
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -271,7 +271,51 @@ class Stages(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         """Four panels over relative depth: what stays, KL, the entropy of early answers, and the shape of the stream."""
-        return _draw(self, **look)
+        from repalign.figures import canvas
+        from repalign.figures.palette import MUTED, PAPER, RULE, family
+
+        table, facts = self.table, self.facts
+        names = {"delete": "one block deleted", "swap": "two neighbours swapped", "lens": "answered early (lens)"}
+        look.pop("labels", None)
+        what = "text" if facts["kind"] == "text" else "image"
+        about = f"{words.counted(facts['n'], what)}, {facts['positions']:,} positions, {facts['blocks']} blocks"
+        heads = ["answers that stay (top-1)", "KL to the answers, nats", "entropy of early answers, nats", "shape of the stream"]
+        heads[0] = f"{about}\n{heads[0]}"
+        _, grid = canvas.sheet(8.2, 6.2, f"Stages of {facts['model']}", 2, (1, 1), above=heads, **look)
+        panels = list(grid.flat)
+        depth, half = table["relative_depth"].to_numpy(float), 0.5 / facts["blocks"]
+        for axes in panels:
+            axes.grid(color=RULE, linewidth=0.6)
+            axes.set_xlim(-0.03, 1.03)
+
+        def line(axes: Axes, column: str, k: int, label: str, aside: float = 0.0) -> None:
+            color, marker = family(k)
+            axes.plot(
+                depth + aside, table[column], color=color, marker=marker, markersize=4.5, linewidth=1.5, markeredgecolor=PAPER,
+                label=label,
+            )  # fmt: skip
+
+        for k, (name, label) in enumerate(names.items()):
+            aside = {"delete": half, "swap": 2 * half, "lens": 0.0}[name]  # a block lies between two depths
+            line(panels[0], f"{name}_top1", k, label, aside)
+            line(panels[1], f"{name}_kl", k, "_", aside)
+        panels[0].axhline(facts["commonest_answer"], color=MUTED, linewidth=1.2, linestyle=canvas.DASHED, label="commonest answer")
+        panels[0].set_ylim(-0.03, 1.03)
+        panels[1].set_yscale("symlog", linthresh=0.1, linscale=0.4)
+        panels[1].set_ylim(bottom=0)
+        ticks = [t for t in (0, 0.1, 0.3, 1, 3, 10, 30, 100) if t <= 1.1 * panels[1].get_ylim()[1]]
+        panels[1].set_yticks(ticks, [f"{t:g}" for t in ticks])
+        panels[1].minorticks_off()
+        line(panels[2], "lens_entropy", 2, "_")
+        panels[2].set_ylim(bottom=0)
+        line(panels[3], "update", 4, "update |h' − h| / |h|", half)
+        if table["curvature"].notna().any():
+            line(panels[3], "curvature", 3, "curvature, radians")
+        panels[3].set_ylim(bottom=0)
+        for axes in panels:
+            canvas.labels(axes, "relative depth")
+        canvas.legend_below(panels[0], 3)
+        return panels[0]
 
 
 def stages(
@@ -389,12 +433,13 @@ class Counts:
             rows.append(row)
         table = pd.DataFrame(rows)
         counts = torch.cat(self.answers).unique(return_counts=True)[1]
-        again = self.unchanged.told(nats)
+        again, about = self.unchanged.told(nats), self.model.source.facts
         facts = {
             "model": self.model.source.record.name, "kind": self.model.kind, "blocks": depth, "n": n,
             "positions": int(counts.sum()), "nats_per_token": nats, "entropy": again["entropy"],
             "commonest_answer": float(counts.max() / counts.sum()), "unchanged_kl": again["kl"], "unchanged_top1": again["top1"],
-            "tokens": self._tokens(), "revision": self.model.source.record.revision, **_said(self.model.source.facts),
+            "tokens": self._tokens(), "revision": self.model.source.record.revision,
+            **{k: about[k] for k in ("architecture", "dtype", "versions") if k in about},
         }  # fmt: skip
         refused = [{"block": i, "next": i + 1, "reason": why} for i, why in self.refused.items()]
         tables = {"words": words_beside(table), "refused": pd.DataFrame(refused, columns=["block", "next", "reason"])}
@@ -409,10 +454,6 @@ class Counts:
         bos = self.model.source.tokenizer.bos_token_id  # type: ignore[attr-defined]
         adds = bos is not None and ids[:1] == [bos]
         return f"all tokens of each text; the tokenizer adds {'a' if adds else 'no'} beginning-of-sequence token"
-
-
-def _said(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: facts[k] for k in ("architecture", "dtype", "versions") if k in facts}
 
 
 def words_beside(table: pd.DataFrame) -> pd.DataFrame:
@@ -476,57 +517,4 @@ def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from timm.models import save_for_hf
 
     save_for_hf(timm.create_model("test_vit", pretrained=False), str(folder / "model"), safe_serialization=True)
-    (folder / "images").mkdir(exist_ok=True)
-    for i, image in enumerate(Dataset.toy(12).stimuli("image", range(12))):
-        image.save(folder / "images" / f"{i:02d}.png")
-    return {"model": f"timm:{(folder / 'model').absolute()}", "stimuli": (folder / "images").absolute(), **same}
-
-
-# --- the figure ----------------------------------------------------------------------------------
-
-
-def _draw(found: Stages, **look: Unpack[Look]) -> Axes:
-    from repalign.figures import canvas
-    from repalign.figures.palette import MUTED, PAPER, RULE, family
-
-    table, facts = found.table, found.facts
-    names = {"delete": "one block deleted", "swap": "two neighbours swapped", "lens": "answered early (lens)"}
-    look.pop("labels", None)
-    what = "text" if facts["kind"] == "text" else "image"
-    about = f"{words.counted(facts['n'], what)}, {facts['positions']:,} positions, {facts['blocks']} blocks"
-    heads = ["answers that stay (top-1)", "KL to the answers, nats", "entropy of early answers, nats", "shape of the stream"]
-    _, grid = canvas.sheet(8.2, 6.2, f"Stages of {facts['model']}", 2, (1, 1), above=[f"{about}\n{heads[0]}", *heads[1:]], **look)
-    panels = list(grid.flat)
-    depth, half = table["relative_depth"].to_numpy(float), 0.5 / facts["blocks"]
-    for axes in panels:
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_xlim(-0.03, 1.03)
-
-    def line(axes: Axes, column: str, k: int, label: str, aside: float = 0.0) -> None:
-        color, marker = family(k)
-        axes.plot(
-            depth + aside, table[column], color=color, marker=marker, markersize=4.5, linewidth=1.5, markeredgecolor=PAPER,
-            label=label,
-        )  # fmt: skip
-
-    for k, (name, label) in enumerate(names.items()):
-        aside = {"delete": half, "swap": 2 * half, "lens": 0.0}[name]  # a block lies between two depths
-        line(panels[0], f"{name}_top1", k, label, aside)
-        line(panels[1], f"{name}_kl", k, "_", aside)
-    panels[0].axhline(facts["commonest_answer"], color=MUTED, linewidth=1.2, linestyle=canvas.DASHED, label="commonest answer")
-    panels[0].set_ylim(-0.03, 1.03)
-    panels[1].set_yscale("symlog", linthresh=0.1, linscale=0.4)
-    panels[1].set_ylim(bottom=0)
-    ticks = [t for t in (0, 0.1, 0.3, 1, 3, 10, 30, 100) if t <= 1.1 * panels[1].get_ylim()[1]]
-    panels[1].set_yticks(ticks, [f"{t:g}" for t in ticks])
-    panels[1].minorticks_off()
-    line(panels[2], "lens_entropy", 2, "_")
-    panels[2].set_ylim(bottom=0)
-    line(panels[3], "update", 4, "update |h' − h| / |h|", half)
-    if table["curvature"].notna().any():
-        line(panels[3], "curvature", 3, "curvature, radians")
-    panels[3].set_ylim(bottom=0)
-    for axes in panels:
-        canvas.labels(axes, "relative depth")
-    canvas.legend_below(panels[0], 3)
-    return panels[0]
+    return {"model": f"timm:{(folder / 'model').absolute()}", "stimuli": toy_images(folder / "images", 12), **same}

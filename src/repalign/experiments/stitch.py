@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -17,7 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.experiments.models import Answers, answering, doing, logits_of, read_stimuli, wide
+from repalign.experiments.models import (
+    Answers,
+    answering,
+    doing,
+    frozen,
+    logits_of,
+    read_labels,
+    read_stimuli,
+    toy_images,
+    wide,
+)
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -300,7 +309,35 @@ class Stitch(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         """Agreement with B over the cuts: trained, direct, and the controls; beside it KL and the residual."""
-        return _draw(self, **look)
+        from repalign.figures import canvas
+        from repalign.figures.palette import MUTED, PAPER, RULE, family
+
+        table, facts = self.table, self.facts
+        look.pop("labels", None)
+        about = f"fitted on {facts['fit']:,} images, judged on {facts['judge']:,} others; {facts['classes']} classes"
+        heads = [f"{about}\nagreement with B (top-1)", f"{SHORT}\nKL(B ‖ stitched), nats; residual of the direct map"]
+        _, grid = canvas.sheet(8.2, 4.2, f"{facts['a']} into {facts['b']}", 1, (1, 1), above=heads, room=4.6, **look)
+        panels, places = list(grid.flat), range(len(table))
+        names = [_cut(row) for row in table.to_dict("records")]
+        lines = {"trained": "trained map", "direct": "direct map", "untrained": "untrained A, trained map", "self": "A = B, direct"}
+        for axes in panels:
+            axes.grid(color=RULE, linewidth=0.6)
+            axes.set_xticks(list(places), [canvas.plain(name) for name in names])
+            axes.set_xlim(-0.4, len(table) - 0.6)
+            canvas.labels(axes, "cut after")
+        for k, (what, called) in enumerate(lines.items()):
+            color, marker = family(k)
+            style: Any = {"color": color, "marker": marker, "markersize": 5.5, "linewidth": 1.5, "markeredgecolor": PAPER}
+            panels[0].plot(places, table[f"{what}_agreement"], label=called, **style)
+            panels[1].plot(places, table[f"{what}_kl"], label="_", **style)
+        color, marker = family(4)
+        panels[0].plot([], [], color=color, marker=marker, linestyle=canvas.DASHED, label="residual (right panel)")
+        panels[1].plot(places, table["residual"], color=color, marker=marker, linestyle=canvas.DASHED, label="_")
+        panels[0].plot(places, table["majority"], color=MUTED, linewidth=1.2, linestyle=canvas.DASHED, label="B's commonest class")
+        panels[0].set_ylim(-0.03, 1.05)
+        panels[1].set_ylim(bottom=0)
+        canvas.legend_below(panels[0], 3)
+        return panels[0]
 
 
 def stitch(
@@ -383,7 +420,8 @@ def stitched(
         of_b, logits = states_of(b.module, dict.fromkeys(into), batches[1], b.label)
         ones = _batches(b, pictures[:2], 1)
         rows: list[dict[str, Any]] = []
-        share = judge_share(logits[training_rows:])
+        counts = logits[training_rows:].argmax(-1).unique(return_counts=True)[1]
+        majority = float(counts.max() / counts.sum())
         steps = max(1, 2 * training.epochs)
         for k, (cut, place) in enumerate(zip(cuts, into, strict=True)):
             x, r, y = of_a[cut], of_random[cut], of_b[place]
@@ -393,7 +431,8 @@ def stitched(
             progress("stitch", k * steps, len(cuts) * steps)
             found = at_cut(*parts, half, axis, training, lambda e, k=k: progress("stitch", k * steps + e, len(cuts) * steps))
             given = found.pop("_trained")
-            rows.append({"cut_a": cut, "cut_b": place, **found, "majority": share, **scored(logits[training_rows:], given, labels)})
+            of_labels = scored(logits[training_rows:], given, labels)
+            rows.append({"cut_a": cut, "cut_b": place, **found, "majority": majority, **of_labels})
     facts = {
         "a": a.source.record.name, "b": b.source.record.name, "fit": training_rows, "judge": len(judge), "classes": logits.shape[1],
         "validation": round(training.validation * training_rows), "epochs": training.epochs, "lr": training.lr,
@@ -402,28 +441,9 @@ def stitched(
     return Stitch(table=pd.DataFrame(rows), facts=facts)
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients of its weights; afterwards as it was."""
-    modes, needs = {m: m.training for m in module.modules()}, {p: p.requires_grad for p in module.parameters()}
-    try:
-        module.eval().requires_grad_(False)
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-        for p, need in needs.items():
-            p.requires_grad_(need)
-
-
 def _batches(model: Answers, pictures: Sequence[Any], size: int) -> list[Any]:
     prepared = model.prepare(pictures)
     return [model.inputs(prepared[i : i + size]) for i in range(0, len(prepared), size)]
-
-
-def judge_share(logits: Tensor) -> float:
-    """The share of the commonest likeliest class."""
-    return float(logits.argmax(-1).unique(return_counts=True)[1].max() / len(logits))
 
 
 def scored(of_b: Tensor, stitched: Tensor, labels: Sequence[int] | None) -> dict[str, float]:
@@ -438,27 +458,6 @@ def scored(of_b: Tensor, stitched: Tensor, labels: Sequence[int] | None) -> dict
         raise RepalignError("labels are no classes of B", expected=expected, got=got)
     own, theirs = (float((x.argmax(-1) == right).float().mean()) for x in (of_b, stitched))
     return {"accuracy_b": own, "accuracy": theirs, "penalty": own - theirs}
-
-
-def read_labels(table: Path, column: str, n: int) -> list[int]:
-    """Class numbers of a table's rows. RepalignError for what is no whole number."""
-    from repalign.tables import FORMATS, read_table
-
-    if table.suffix.lower() not in FORMATS:
-        raise RepalignError(f"{table} has no columns", expected=f"a table ({', '.join(FORMATS)})", got=f"label {column!r}")
-    rows = read_table(table, [column]).rows
-    choose("column", column, list(rows[0]) if rows else [], f"{table} has no column {column!r}")
-    out = []
-    for i, row in enumerate(rows):
-        try:
-            out.append(int(str(row[column])))
-        except ValueError as error:
-            raise RepalignError(
-                f"{table}: row {i} has no class in column {column!r}", expected="the number of one of B's classes", got=row[column]
-            ) from error
-    if len(out) != n:
-        raise RepalignError(f"{table}: some rows have no image", expected=f"{len(out)} images", got=n)
-    return out
 
 
 def _cut(row: Mapping[str, Any]) -> str:
@@ -488,38 +487,6 @@ def _sentences(found: Stitch) -> Iterator[str]:
     yield WARNING
 
 
-def _draw(found: Stitch, **look: Unpack[Look]) -> Axes:
-    from repalign.figures import canvas
-    from repalign.figures.palette import MUTED, PAPER, RULE, family
-
-    table, facts = found.table, found.facts
-    look.pop("labels", None)
-    about = f"fitted on {facts['fit']:,} images, judged on {facts['judge']:,} others; {facts['classes']} classes"
-    heads = [f"{about}\nagreement with B (top-1)", f"{SHORT}\nKL(B ‖ stitched), nats; residual of the direct map"]
-    _, grid = canvas.sheet(8.2, 4.2, f"{facts['a']} into {facts['b']}", 1, (1, 1), above=heads, room=4.6, **look)
-    panels, places = list(grid.flat), range(len(table))
-    names = [_cut(row) for row in table.to_dict("records")]
-    lines = {"trained": "trained map", "direct": "direct map", "untrained": "untrained A, trained map", "self": "A = B, direct"}
-    for axes in panels:
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_xticks(list(places), [canvas.plain(name) for name in names])
-        axes.set_xlim(-0.4, len(table) - 0.6)
-        canvas.labels(axes, "cut after")
-    for k, (what, called) in enumerate(lines.items()):
-        color, marker = family(k)
-        style: Any = {"color": color, "marker": marker, "markersize": 5.5, "linewidth": 1.5, "markeredgecolor": PAPER}
-        panels[0].plot(places, table[f"{what}_agreement"], label=called, **style)
-        panels[1].plot(places, table[f"{what}_kl"], label="_", **style)
-    color, marker = family(4)
-    panels[0].plot([], [], color=color, marker=marker, linestyle=canvas.DASHED, label="residual (right panel)")
-    panels[1].plot(places, table["residual"], color=color, marker=marker, linestyle=canvas.DASHED, label="_")
-    panels[0].plot(places, table["majority"], color=MUTED, linewidth=1.2, linestyle=canvas.DASHED, label="B's commonest class")
-    panels[0].set_ylim(-0.03, 1.05)
-    panels[1].set_ylim(bottom=0)
-    canvas.legend_below(panels[0], 3)
-    return panels[0]
-
-
 NETS = """import torch
 from torch import nn
 
@@ -547,13 +514,9 @@ def large():
 
 def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
     """Two tiny untrained nets, and pictures of the toy world."""
-    from repalign.dataset import Dataset
     from repalign.files import write_file
 
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     write_file(folder / "nets.py", NETS)
-    for i, image in enumerate(Dataset.toy(60).stimuli("image", range(60))):
-        image.save(folder / "images" / f"{i:02d}.png")
     nets = {"a": f"torch:{(folder / 'nets.py').absolute()}:small", "b": f"torch:{(folder / 'nets.py').absolute()}:large"}
     nothing = dict.fromkeys(("cuts", "cuts_b", "column", "label"))
-    return {**nets, **nothing, "images": (folder / "images").absolute(), "n": 60, "epochs": 2, "device": "cpu"}
+    return {**nets, **nothing, "images": toy_images(folder / "images", 60), "n": 60, "epochs": 2, "device": "cpu"}
