@@ -103,6 +103,14 @@ def test_four_parts_are_the_same_table_and_say_what_is_missing(tmp_path, alone):
     assert bytes_of(tmp_path) == alone
 
 
+def test_the_commands_for_other_parts_name_every_folder_of_models(capsys):
+    from repalign.cli._studies import _say_left
+    from repalign.study.base import Left
+
+    _say_left(Left((), 1, 4, (2,)), Share(1, 2), "run", "s.yaml", [Path("a"), Path("b")])
+    assert "made by: repalign run s.yaml --local a --local b --part 2/2" in capsys.readouterr().out
+
+
 def test_files_are_compared_in_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -123,9 +123,9 @@ def _at_work(study: Any, workers: Workers) -> Iterator[Any]:
         yield executor
 
 
-def _say_left(left: Any, part: Any, name: str, of: object, local: Path | None = None) -> None:
+def _say_left(left: Any, part: Any, name: str, of: object, local: list[Path] | None = None) -> None:
     """What is missing after a part of the work, and which command makes it; refused where all of it is to be put together."""
-    command = f"repalign {name} {of}" + ("" if local is None else f" --local {local}")
+    command = f"repalign {name} {of}" + "".join(f" --local {folder}" for folder in local or ())
     then = command.replace("repalign extract", "repalign run", 1)
     if left and not part.index:
         raise RepalignError(
@@ -173,9 +173,8 @@ def extract(study: StudyFile, local: LocalModels = None, *, workers: Workers, pa
         found = loaded.extract(progress=progress, executor=executor)
     rows = []
     for r in found:
-        widths = sorted({r.load(layer).shape[1] for layer in r.layers})
-        shown = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
-        rows.append((escape(r.name), str(len(r.layers)), shown, parameters(r.record.n_parameters)))
+        widths = " to ".join(map(str, dict.fromkeys((min(r.widths), max(r.widths)))))
+        rows.append((escape(r.name), str(len(r.layers)), widths, parameters(r.record.n_parameters)))
     show_table(("model", "layers", "widths", "parameters"), rows, f"n = {found[0].n}")
     wrote("features", loaded.store, f"repalign run {study}")
 
