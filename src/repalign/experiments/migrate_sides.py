@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FEWEST_ANCHORS = 8
 PIECE = 8192  # rows of a file that are in memory at a time
-ALL_ANCHORS = "the anchors"
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,6 @@ MOST_CALLS = 10_000_000  # predictions of a callable predictor, above which part
 TILE = 4_000_000  # scores computed at once
 MOST_SUBSETS = 4  # modalities up to which all subsets are permuted
 LEVEL = 0.95
-PREDICTORS = "labels (n,) or scores (n, classes), a class for each column in the order of the sorted labels"
 
 Predictor = Callable[..., Any]
 

@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repalign.errors import RepalignError, first_line
-from repalign.features.arrays import (
-    ids_block,
-    listed_ids,
-    of_object,
-    read_npy,
-    read_npz,
-    read_safetensors,
-    read_torch,
-)
+from repalign.features.arrays import ids_block, listed_ids, of_object, read_npy, read_npz, read_safetensors, read_torch
 from repalign.features.columns import Pieces, parquet_pieces, read_ipc, read_parquet
 from repalign.features.containers import read_hdf5, read_matlab, read_zarr
 from repalign.features.rule import Found, Reading, Table, apply, axes_of, parts_of, rows_of
