@@ -68,6 +68,9 @@ def age_in_seconds(text: str) -> float:
     return float(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]]
 
 
+OlderThan = Annotated[float | None, typer.Option(parser=age_in_seconds, metavar="AGE")]
+
+
 def share_of(text: str) -> Any:
     """The share that "3/8" or "join" says."""
     from repalign.workers import Share

@@ -16,16 +16,7 @@ from rich.markup import escape
 
 from repalign.cli._commands import importing
 from repalign.cli._console import FAILED, MANY_MEASURES, answer, bars, err, out, show_table, tell, write_result, wrote
-from repalign.cli._options import (
-    Comparing,
-    LocalModels,
-    MeasureNames,
-    OneDataset,
-    Part,
-    Reader,
-    Workers,
-    age_in_seconds,
-)
+from repalign.cli._options import Comparing, LocalModels, MeasureNames, OlderThan, OneDataset, Part, Reader, Workers
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.text import MOCK, alike, counted, duration, parameters, size, telling
 
@@ -351,8 +342,7 @@ def check(folder: str, shallow: bool = False) -> None:
 
 def store(
     folder: Annotated[str, typer.Argument()] = "runs", delete: list[str] | None = None,
-    older_than: Annotated[float | None, typer.Option(parser=age_in_seconds, metavar="AGE")] = None,
-    dry_run: bool = False, yes: bool = False,
+    older_than: OlderThan = None, dry_run: bool = False, yes: bool = False,
 ) -> None:  # fmt: skip
     """List what stores keep of which model, with its size and age; delete it by model or by age.
 

@@ -16,22 +16,13 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.base import Found, Input
-from repalign.experiments.retrieval import (
-    Array,
-    Gallery,
-    bounds,
-    held_out,
-    in_common,
-    own_rows,
-    read_vectors,
-    remarks,
-    unit,
-)
+from repalign.experiments.retrieval import Gallery, bounds, held_out, in_common, own_rows, read_vectors, remarks, unit
 from repalign.text import Progress, counted, interval, number, silent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from repalign.experiments.retrieval import Array
     from repalign.figures.canvas import Look
 
 PARTS = (2, 4, 8)  # of the dimensions, that stay where others are cut off

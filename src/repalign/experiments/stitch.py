@@ -16,17 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from repalign import text as words
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.experiments.models import (
-    Answers,
-    answering,
-    doing,
-    frozen,
-    logits_of,
-    read_labels,
-    read_stimuli,
-    toy_images,
-    wide,
-)
+from repalign.experiments.models import Answers, answering, doing, frozen, logits_of, read_labels, read_stimuli, wide
 from repalign.text import Progress, silent
 
 if TYPE_CHECKING:
@@ -514,6 +504,7 @@ def large():
 
 def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
     """Two tiny untrained nets, and pictures of the toy world."""
+    from repalign.experiments.models import toy_images
     from repalign.files import write_file
 
     write_file(folder / "nets.py", NETS)

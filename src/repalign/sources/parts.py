@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,21 +20,15 @@ from torch import Tensor
 from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, Unavailable, first_line
 from repalign.models import ModelRecord
-from repalign.sources.model import (
-    STORE_DTYPES,
-    Batch,
-    Context,
-    LoadedModel,
-    ModelEntry,
-    library_errors,
-    merged,
-    out_of_memory,
-)
+from repalign.sources.model import STORE_DTYPES, library_errors, merged, out_of_memory
 from repalign.sources.passes import FIRST, LONGEST, per_row
 from repalign.sources.source import Spec, column_of
 from repalign.store import Part, Writer
 from repalign.text import Progress
 from repalign.workers import computing
+
+if TYPE_CHECKING:
+    from repalign.sources.model import Batch, Context, LoadedModel, ModelEntry
 
 log = logging.getLogger(__name__)
 
