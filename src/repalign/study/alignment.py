@@ -262,8 +262,9 @@ def _plan(study: AlignmentStudy, inputs: Inputs, over: int = 1, is_sent: bool = 
         n = dataset.n if sample is None else sample.n
         if len(runs) < FEW:
             null = variant.null
-            with suppress(NotHere):  # nor are the groups
-                null = variant.null_of(variant.compared(dataset.ids), study.base) if is_known else null
+            if is_known and variant.config.null.groups is not None:
+                with suppress(NotHere):  # nor are the groups
+                    null = variant.null_of(variant.compared(dataset.ids), study.base)
             lines += _compared(variant, n, null)
         runs.append((variant, dataset, n))
     if len(runs) > FEW:

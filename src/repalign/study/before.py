@@ -81,7 +81,7 @@ class _Run:
         for one in there:
             self._once(self._look_at, *one, dataset)
         self._measures(dataset)
-        if dataset is not None and self.where.is_right("null"):
+        if self.config.null.groups is not None and dataset is not None and self.where.is_right("null"):
             with self.where.at("null", "groups"), self.yet_to_come:
                 self.variant.null_of(self.variant.compared(dataset.ids), self.inputs.base)
 
@@ -122,8 +122,9 @@ class _Run:
         with self.where.at(*at, "pooling"):
             spec.source.check_pooling(entry, facts)
         captions = getattr(self.config.captions, "y" if at[:2] == ("models", "y") else "x")
-        with self.where.at(*at, "kind"):
-            refuse_mean(entry.label, str(entry.kind or FEATURES), captions)
+        if captions > 1:
+            with self.where.at(*at, "kind"):
+                refuse_mean(entry.label, str(entry.kind or FEATURES), captions)
         if dataset is None:
             return True
         with self.where.at(*at):

@@ -232,6 +232,10 @@ def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, 
 
     None of those that are wrong: `where` keeps why.
     """
+    run = {k: v for k, v in data.items() if k in RunConfig.model_fields}
+    if not config.variants and not config.sweep:
+        yield _variant("", {}, where.validate(RunConfig, run), base, where)
+        return
     # The values of a swept field with their labels and places: a mapping says them, a list is labelled by its values.
     pairs = {
         f: [(k, one, str(k)) for k, one in v.items()] if isinstance(v, Mapping) else [(one, one, i) for i, one in enumerate(v)]
@@ -251,8 +255,8 @@ def read_variants(data: Mapping[str, Any], config: AlignmentConfig, base: Path, 
             said = {field: (value, ("variants", name, field)) for field, value in (changes or {}).items()}
             said |= {field: (value, ("sweep", field, at)) for field, _, value, at in combination}
             here = where.variant_of(label, {tuple(str(field).split(".")): at for field, (_, at) in said.items()})
-            changed, made = {k: v for k, v in data.items() if k in RunConfig.model_fields}, None
-            with here.at(*(("variants", name) if name else ("sweep",) if swept else ())):
+            changed, made = run, None
+            with here.at(*(("variants", name) if name else ("sweep",))):
                 if label.lower() in seen:  # folders are named after them, and some file systems ignore case
                     raise RepalignError("two variants have one name", got=label, remedy="give one of them another")
                 for field, (value, _) in said.items():

@@ -112,6 +112,8 @@ class Where:
 
     def is_right(self, *location: str | int) -> bool:
         """Whether nothing is wrong with a field, in it or around it."""
+        if not self.found:
+            return True
         mark, full = self.mark(location)
         full = (str(mark.path), *full)
         return not any(full[: len(one)] == one[: len(full)] for one, *_ in self.found)
