@@ -178,6 +178,7 @@ def track(
     if (again := finished(store=store, **asked)) is not None:
         return again
 
+    from repalign.comparison import DEFAULT_MEASURES
     from repalign.measures import parse_measure
     from repalign.store import FeatureStore
 
@@ -186,7 +187,7 @@ def track(
     dataset, entries = extracted(**asked)
     read = [] if store is None else all_read([data, *references], entries)
     panel = _joined(_panel(references, reference_layers), dataset)
-    wanted = [parse_measure(one) for one in measures or MEASURES]
+    wanted = [parse_measure(one) for one in measures or DEFAULT_MEASURES]
     names = {} if store is None else names_of_rows(panel, dataset, entries, wanted, seed)
     files = None if store is None else FeatureStore(store).files
     done = {} if files is None else {k: rows_in(files, name) for k, name in names.items() if files.size(name) is not None}
@@ -277,7 +278,6 @@ def _nothing(what: str) -> RepalignError:
                          remedy="say --references and --data")  # fmt: skip
 
 
-MEASURES = ("MutualKNN(k=10)", "CKA()")
 PAIR = ("reference", "measure", "layer", "reference_layer")
 CELL = (*PAIR, "statistic", "null_mean", "z", "n", "rankme", "participation")
 TABLE = (

@@ -78,11 +78,17 @@ class Model(ModelEntry):
                     expected="a torch module, a pair of a model and its processor, a SentenceTransformer, or a function of a batch",
                     remedy="pass the object itself; a model that is not in memory has a spec, such as 'hf:org/name'",
                 )  # fmt: skip
-            while is_of(model, "torch", *WRAPPED):  # what trains or compiles a module
-                model = getattr(model, WRAPPED[type(model).__name__])
+            model = unwrapped(model)
             name = getattr(model, "__qualname__", type(model).__qualname__).rpartition("<locals>.")[2]
             vars(self).update(model=model, preprocess=next(iter(beside), None), spec=f"memory:{name}")
         super().__post_init__()
+
+
+def unwrapped(model: Any) -> Any:
+    """The module itself: what compiles it or spreads it over processes has hooks of its own. FSDP stays, which must run itself."""
+    while is_of(model, "torch", *WRAPPED):
+        model = getattr(model, WRAPPED[type(model).__name__])
+    return model
 
 
 def home_of(entry: Model) -> Source:

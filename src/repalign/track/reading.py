@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign.errors import RepalignError, did_you_mean, is_of
-from repalign.sources.memory import OUTPUT
+from repalign.sources.memory import OUTPUT, unwrapped
 from repalign.sources.model import named_by
 from repalign.sources.passes import ROUNDING, TOKEN_POOLINGS, any_pool, outputs_of, without_first
 from repalign.sources.torch import children
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ALL = "all"
 Layers = dict[str, Tensor]
 Forward = Callable[[Any, Any], Mapping[str, Any]]
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
 @contextmanager
@@ -58,13 +57,6 @@ def without_autocast(*devices: str) -> Iterator[None]:
         for device in dict.fromkeys(("cpu", *devices)):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
-
-
-def unwrapped(model: Any) -> Any:
-    """The module itself: what compiles it or spreads it over processes has hooks of its own. FSDP stays, which must run itself."""
-    while is_of(model, "torch", *WRAPPERS):
-        model = getattr(model, WRAPPERS[type(model).__name__])
-    return model
 
 
 def read(

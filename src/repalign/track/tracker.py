@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import repalign.null as nulls
+from repalign.comparison import DEFAULT_MEASURES
 from repalign.errors import RepalignError, choose
 from repalign.files import cannot_write, read_bytes, write_file
 from repalign.layers import as_features
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("MutualKNN(k=10)", "CKA()")
 SEARCH, FIXED, CELL = "search", "fixed", "cell"
 COLUMNS = (
     "step", "reference", "measure", "scope", "layer", "reference_layer", "statistic", "null_mean", "z", "pvalue", "n", "loss",
@@ -109,7 +109,7 @@ class Tracker:
     """
 
     def __init__(
-        self, panel: Panel, measures: Sequence[Measure | str] | Measure | str = MEASURES,
+        self, panel: Panel, measures: Sequence[Measure | str] | Measure | str = DEFAULT_MEASURES,
         layers: str | Sequence[str] | Forward = ALL, *, pooling: str | None = None, fixed: str | None = None,
         file: str | Path | None = None, strict: bool = False, device: str = "cpu", seed: int = 0,
     ) -> None:  # fmt: skip
