@@ -71,9 +71,15 @@ def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store for the mocks of all studies: what one study asks of a stand-in is often what another has asked before."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.slow
 @every()
-def test_a_mock_runs_to_the_end(study, models, monkeypatch):
+def test_a_mock_runs_to_the_end(study, models, store, monkeypatch):
     made_once = standins.made_once
     monkeypatch.setattr(standins, "made_once", lambda parent, *of: made_once(models if parent.name == "models" else parent, *of))
     # As few as a trend takes, and four where all meet all, for six pairs: with six models a side most take twice as long.
@@ -81,6 +87,7 @@ def test_a_mock_runs_to_the_end(study, models, monkeypatch):
     monkeypatch.setattr(kinds, "DPI", 40)  # nobody looks at these pictures
     # UMAP of four models and of more is tried in test_relate_models; numba would compile it here for half a minute.
     monkeypatch.setitem(maps.METHOD, "umap", maps.METHOD["mds"])
+    monkeypatch.setattr(mock, "STORE", str(store))
     mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()
