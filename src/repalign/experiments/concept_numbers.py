@@ -311,10 +311,12 @@ def align(x: np.ndarray, y: np.ndarray, draws: int = 999, seed: int = 0) -> tupl
     c = len(x)
     exact = c <= EXACT_CONCEPTS
     rng = np.random.default_rng(seed)
-    orders = permutations(range(c)) if exact else (rng.permutation(c) for _ in range(draws))
-    fixed = _standard(off_diagonal(x))
-    r = float(fixed @ _standard(off_diagonal(y)))
-    drawn = np.array([fixed @ _standard(off_diagonal(y[np.ix_(order, order)])) for order in orders])
+    orders = map(np.array, permutations(range(c))) if exact else (rng.permutation(c) for _ in range(draws))
+    i, j = np.triu_indices(c, 1)
+    fixed, moved = _standard(x[i, j]), np.zeros((c, c))
+    moved[i, j] = moved[j, i] = _standard(y[i, j])  # once: in another order the same numbers stand in other places
+    drawn = np.array([fixed @ moved[order[i], order[j]] for order in orders])
+    r = float(fixed @ moved[i, j])
     return r, _chance(r, drawn, exact)
 
 
