@@ -1,4 +1,4 @@
-"""Two processes that talk to each other, for tests of what is gathered."""
+"""New processes, and two that talk to each other, for tests of what is gathered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Any
+
+# Processes without a thread or lock of this one. They come from a server that has imported what takes seconds to import, once.
+FRESH = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+FRESH.set_forkserver_preload(["pytest", "torch.distributed.fsdp", "repalign.losses", "repalign.track", "repalign.study.alignment"])
 
 
 def join(rank: int, port: int) -> None:
@@ -22,10 +26,9 @@ def of_two(target: Callable[..., None], *given: Any) -> dict[int, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    with FRESH.Manager() as manager:
         results = manager.dict()
-        processes = [context.Process(target=target, args=(rank, port, *given, results)) for rank in range(2)]
+        processes = [FRESH.Process(target=target, args=(rank, port, *given, results)) for rank in range(2)]
         for process in processes:
             process.start()
         for process in processes:

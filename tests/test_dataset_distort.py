@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 from PIL import Image, ImageEnhance
 from scipy import stats
 
+from processes import FRESH
 from repalign.dataset import DISTORTIONS, Dataset, DatasetConfig
 from repalign.dataset.columns import stream
 from repalign.dataset.texts import Vocabulary
@@ -361,7 +361,7 @@ def test_order_batch_and_process_do_not_matter(modality: str, kind: str) -> None
 def test_another_process_reads_the_same() -> None:
     d = Dataset.toy(12, seed=1)
     sent = [d.distort(m, kind, 0.6, seed=2) for m, kind in KINDS]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=FRESH) as pool:
         for (modality, _), e in zip(KINDS, sent, strict=True):
             rows = list(range(12))
             assert pool.submit(read_all, e, modality, rows).result() == read_all(e, modality, rows)

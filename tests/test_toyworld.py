@@ -17,6 +17,7 @@ from scipy.special import ive
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestNeighbors
 
+from processes import FRESH
 from repalign.errors import RepalignError
 from repalign.toyworld import captions, models, networks, recipes, render, training, world
 
@@ -567,7 +568,8 @@ def test_processes_train_what_one_process_trains(tmp_path):
         assert models.load(name, tmp_path / "two").weights == models.load(name, tmp_path / "one").weights
 
 
-def test_an_error_in_a_worker_is_the_callers(tmp_path):
+def test_an_error_in_a_worker_is_the_callers(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.multiprocessing, "get_context", lambda _: FRESH)
     (tmp_path / "file").write_text("")
     with pytest.raises(RepalignError, match="cannot be written"):
         models.train_roster(["language-conv8-untrained", "language-bag"], tmp_path / "file", workers=2)
