@@ -23,6 +23,7 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()  # not looked through in any test either
+        gc.set_threshold(20_000, 10, 10)  # what a test imports stays too, and to look through that again and again costs
         gc.enable()
 
 
