@@ -274,6 +274,7 @@ def wilson_99(hits: int, trials: int) -> tuple[float, float]:
     return found.low, found.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("measure", [CKA(), MutualKNN(k=10)], ids=["cka", "knn"])
 def test_coverage_of_a_difference_that_is_zero_by_symmetry(measure: Measure, method: str):

@@ -163,6 +163,7 @@ def test_the_plan_says_what_workers_share(tmp_path):
 # --- processes ---
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(tmp_path, alone):
     """And are recorded; each has its share of threads and of memory."""
     study = load_study(made(tmp_path))
