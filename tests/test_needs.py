@@ -194,6 +194,16 @@ def test_a_folder_of_timm_is_counted_without_weights(pairs, tmp_path, name):
     assert facts.layers_from == "counted" and facts.download_bytes == 0
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "swin_s3_tiny_224", "efficientnet_lite0"])
+def test_what_is_not_run_to_count_operations_has_none(name, monkeypatch):
+    """Norms and activations: with them, the same operations, widths and names."""
+    from repalign.sources import timm
+
+    short = timm._count.__wrapped__(name)
+    monkeypatch.setattr(timm, "_ELEMENTWISE", set())
+    assert short == timm._count.__wrapped__(name) and short.flops > 1e8
+
+
 def test_a_model_of_timm_that_is_not_in_the_table_is_counted():
     facts = facts_of([ModelEntry("timm:resnet18.a1_in1k")], 0)[0]
     assert facts.parameters == 11_689_512  # as torchvision counts it

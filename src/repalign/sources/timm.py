@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,14 +56,25 @@ def _configured(name: str) -> Any:
 # What the initialisation of a model does to its weights.
 _SETS = {getattr(Tensor, f"{name}_") for name in ("normal", "uniform", "erfinv", "mul", "add", "clamp", "fill", "zero")}
 _SETS |= {f for name, f in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")}
+# What keeps the shape and multiplies no matrices. Who counts operations takes each apart, which is most of the time.
+_ELEMENTWISE = {
+    getattr(nn.functional, name)
+    for name in ("batch_norm", "gelu", "group_norm", "hardswish", "layer_norm", "relu", "relu6", "silu", "softmax")
+}
 
 
-class _Unset(TorchFunctionMode):
-    """Weights without values, on "meta", are not set to any: that takes time and changes no shape."""
+class _Left(TorchFunctionMode):
+    """Numbers without values, on "meta", are left as they are by some functions: to run those takes time and changes no shape."""
+
+    def __init__(self, functions: Collection[Any]) -> None:
+        super().__init__()
+        self.functions = functions
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **kwargs) if func not in _SETS else args[0] if args else kwargs["tensor"]
+        if func not in self.functions:
+            return func(*args, **kwargs)
+        return args[0] if args else kwargs["tensor" if "tensor" in kwargs else "input"]
 
 
 _ALIKE: dict[str, str] = {}  # the first of the names whose models are built alike
@@ -100,10 +111,10 @@ def _count(name: str, config: bytes = b"") -> Facts:  # noqa: ARG001  # of a fol
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.inference_mode():
-        with _Unset():
+        with _Left(_SETS):
             model: Any = timm.create_model(name, pretrained=False).eval()
         pixels = torch.empty(1, *model.pretrained_cfg["input_size"])
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, _Left(_ELEMENTWISE):
             states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
     word, poolings = "stage", ("spatial_mean", "mean")
     if getattr(model, "num_prefix_tokens", 0):
