@@ -182,7 +182,10 @@ class PairwiseMatching(HeldOut, _UnitMatching):
 def _units(x: Tensor) -> Tensor:
     """Columns of x (n, d) without their means at norm 1, in float64; constant ones left out."""
     rows = centred(x).rows
-    return _normalised(rows[:, rows.abs().amax(dim=0) > 0])
+    largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=0)
+    if not bool(largest.all()):
+        rows, largest = rows[:, largest > 0], largest[largest > 0]
+    return _unit_columns(rows, largest)
 
 
 def _normalised(columns: Tensor) -> Tensor:
@@ -190,9 +193,14 @@ def _normalised(columns: Tensor) -> Tensor:
     centre = columns - columns[:1]
     centre -= centre.mean(dim=0)
     centre[:, (columns == columns[:1]).all(dim=0)] = 0
-    centre /= power_of_two(centre.abs().amax(dim=0))
-    norms = torch.linalg.vector_norm(centre, dim=0)
-    return centre / torch.where(norms > 0, norms, 1.0)
+    return _unit_columns(centre, torch.linalg.vector_norm(centre, ord=math.inf, dim=0))
+
+
+def _unit_columns(columns: Tensor, largest: Tensor) -> Tensor:
+    """Columns, which are changed, at norm 1, of which these are the largest entries."""
+    columns /= power_of_two(largest)  # so that squares neither overflow nor vanish
+    norms = torch.linalg.vector_norm(columns, dim=0)
+    return columns.div_(torch.where(norms > 0, norms, 1.0))
 
 
 def _ranks(x: Tensor) -> Tensor:
