@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.measures.measure import Batched, Features, Measure, as_count, as_seed, check_flag, parameter
+from repalign.measures.numerics.distances import is_constant
 from repalign.measures.numerics.precision import centred, full_precision, scaled, unit_rows
 
 
@@ -59,7 +60,7 @@ class AlignedCosine(Measure):
         rows = centred(x).rows if self.center else scaled(x)[0]
         if self.alignment == "orthogonal" and rows.shape[1] > rows.shape[0]:
             rows = torch.linalg.qr(rows.T, mode="r").R.T  # the same rows in coordinates of the space that they span
-        return Features(rows, 0.0 if bool((x == x[:1]).all()) else 1.0)
+        return Features(rows, 0.0 if is_constant(x) else 1.0)
 
     def compare(self, a: Features, b: Features) -> float:
         if not a.norm or not b.norm:
@@ -130,7 +131,7 @@ class RelativeRepresentation(Batched):
 
     def prepare(self, x: Tensor) -> Features:
         rows = centred(x).rows if self.center else unit_rows(x)
-        return Features(rows, 0.0 if bool((x == x[:1]).all()) else 1.0)
+        return Features(rows, 0.0 if is_constant(x) else 1.0)
 
     def compare_all(self, a: Sequence[Features], b: Sequence[Features]) -> Tensor:
         out = torch.zeros(len(a), len(b), dtype=torch.float64)

@@ -30,12 +30,14 @@ from repalign.measures.measure import (
 from repalign.measures.numerics.distances import (
     DISSIMILARITIES,
     RDM_INVARIANCES,
-    TIED,
     WITH_UNIT,
     average_ranks,
     centred_relation,
     dense_ranks,
     dissimilarities,
+    float32_between_rows,
+    is_constant,
+    rounding_of,
     square,
     stored,
     upper,
@@ -58,14 +60,14 @@ def _rho_a(matrix: Tensor) -> DenseRelation:
 
 
 def _whitened_cosine(matrix: Tensor) -> DenseRelation:
-    floor = TIED * float(torch.linalg.vector_norm(matrix))
+    floor = rounding_of(matrix)
     double_centre(matrix)
     return DenseRelation.of(matrix, floor=floor)
 
 
 def _whitened_pearson(matrix: Tensor) -> DenseRelation:
     n = len(matrix)
-    floor = TIED * float(torch.linalg.vector_norm(matrix))
+    floor = rounding_of(matrix)
     matrix.sub_(matrix.sum() / (n * (n - 1))).fill_diagonal_(0)
     double_centre(matrix)
     return DenseRelation.of(matrix, floor=floor)
@@ -80,6 +82,7 @@ COMPARISONS: dict[str, Callable[[Tensor], DenseRelation]] = {
     "whitened_cosine": _whitened_cosine,
     "whitened_pearson": _whitened_pearson,
 }
+_OF_RANKS = frozenset({"spearman", "rho_a"})
 # Sums of products of dissimilarities, or of matrices without negative eigenvalues.
 _NOT_NEGATIVE = frozenset({"cosine", "whitened_cosine"})
 
@@ -153,6 +156,10 @@ class RSA(_OfDissimilarities, Bilinear):
         return 2 if self.comparison in _NOT_NEGATIVE else 3
 
     def prepare(self, x: Given) -> DenseRelation:
+        of_squares = self.dissimilarity == "sqeuclidean" and self.comparison not in _OF_RANKS
+        if of_squares and isinstance(x, Tensor) and x.dtype == torch.float32 and not is_constant(x):
+            # Sums over squared distances need no more digits than those have: no order of near ones counts, and no root is taken.
+            return COMPARISONS[self.comparison](float32_between_rows(x)[0])
         rdm = dissimilarities(x, self.dissimilarity)
         return stored(None if rdm is None else COMPARISONS[self.comparison](rdm.matrix), x)
 
@@ -208,7 +215,9 @@ class RSAKendall(_OfDissimilarities):
 
         if a.norm == 0 or b.norm == 0:
             return math.nan
-        found: Any = kendalltau(upper(a.matrix), upper(b.matrix), method="asymptotic")
+        first, second = upper(a.matrix), upper(b.matrix)
+        order = torch.from_numpy(second).argsort().numpy()  # by digits, as whole numbers are: the sort there then has little to do
+        found: Any = kendalltau(first[order], second[order], method="asymptotic")
         tau_b = float(found.statistic)
         return tau_b * math.sqrt(a.norm * b.norm) if self.tau == "a" else tau_b
 

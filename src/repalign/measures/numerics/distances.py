@@ -18,6 +18,7 @@ from repalign.layers import RDM, Given
 from repalign.measures.measure import ISOMETRIES, DenseRelation
 from repalign.measures.numerics.precision import (
     CACHED_BYTES,
+    RESIDUE,
     SCRATCH_BYTES,
     blocks,
     centred,
@@ -66,16 +67,12 @@ def squared_distances(features: Tensor) -> Tensor:
     done by their differences, so that duplicates are at distance 0 and near duplicates keep their order.
     """
     n, d = features.shape
-    norms = (features * features).sum(dim=1, keepdim=True)
-    if d < n // 8:  # the product of (-2 x_i, |x_i|^2, 1) with (x_j, 1, |x_j|^2): no other pass over all pairs
-        ones = torch.ones_like(norms)
-        squared = gram(torch.cat([-2 * features, norms, ones], dim=1), torch.cat([features, ones, norms], dim=1))
-    else:  # longer rows take longer to copy than all pairs to pass over
-        squared = gram(features)
-        for block in blocks(n, 8 * n, CACHED_BYTES):
-            torch.add(norms[block] + norms.T, squared[block], alpha=-2, out=squared[block])
+    squared = gram(features)
+    norms = squared.diagonal().clone()
+    for block in blocks(n, 8 * n, CACHED_BYTES):
+        torch.add(norms[block, None] + norms, squared[block], alpha=-2, out=squared[block])  # the sum first: symmetric
     squared.fill_diagonal_(math.inf)
-    norms, near = norms.flatten(), []
+    near = []
     for block in blocks(n, 32 * n):
         if float(squared[block].min()) < 2 * _CANCELLED * float(norms.max()):  # one pass, which finds none as a rule
             i, j = torch.nonzero(squared[block] < _CANCELLED * (norms[block, None] + norms), as_tuple=True)
@@ -167,7 +164,7 @@ def _of_directions(x: Tensor) -> Tensor:
     zero = ~rows.any(dim=1)
     features, unit, *_ = centred(rows)
     squared = squared_distances(features).mul_(unit * unit / 2)
-    squared[squared < _PARALLEL / 2] = 0
+    torch.nn.functional.threshold_(squared, _PARALLEL / 2, 0)
     squared[zero] = 1
     squared[:, zero] = 1
     return squared.fill_diagonal_(0)
@@ -217,7 +214,12 @@ def dissimilarities(x: Given, name: str) -> Dissimilarities | None:
     if isinstance(x, RDM):
         return None if x.is_constant else Dissimilarities(*scaled(x.matrix))
     assert isinstance(x, Tensor)
-    return None if bool((x == x[:1]).all()) else DISSIMILARITIES[name](x)
+    return None if is_constant(x) else DISSIMILARITIES[name](x)
+
+
+def is_constant(x: Tensor) -> bool:
+    """All rows of x (n, d) alike; where the first two are not, the others are not looked at."""
+    return bool((x[:2] == x[0]).all()) and bool((x == x[0]).all())
 
 
 def upper(matrix: Tensor) -> np.ndarray:
@@ -234,14 +236,18 @@ def square(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(squareform(values, checks=False)).to(like.device)
 
 
+def rounding_of(dissimilarities: Tensor) -> float:
+    """What is left of their norm where all are tied, at most."""
+    return max(TIED, RESIDUE * torch.finfo(dissimilarities.dtype).eps) * float(torch.linalg.vector_norm(dissimilarities))
+
+
 def centred_relation(matrix: Tensor) -> DenseRelation:
     """The entries off the diagonal without their mean, at unit norm: the inner product of two is a Pearson correlation.
 
     Entries that all are tied, as those of equidistant stimuli, have no correlation: the relation vanishes. The matrix is
     changed.
     """
-    n = len(matrix)
-    floor = TIED * float(torch.linalg.vector_norm(matrix))
+    n, floor = len(matrix), rounding_of(matrix)
     return DenseRelation.of(matrix.sub_(matrix.sum() / (n * (n - 1))).fill_diagonal_(0), floor=floor)
 
 
