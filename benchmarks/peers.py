@@ -273,6 +273,12 @@ def against(peer: Peer, n: int, d: int, dtype: torch.dtype, count: int, budget: 
     return row
 
 
+def expected(rows: list[dict[str, Any]], peer: Peer, n: int, d: int) -> float:
+    """Seconds of the processor that both together will take, from the last size of this peer, in n^2 d; 0 if there is none."""
+    last = next((r for r in reversed(rows) if (r["peer"], r["name"]) == (peer.package, peer.name)), None)
+    return 0.0 if last is None else (last["ours"] + last["theirs"]) * (n * n * d) / (last["n"] ** 2 * last["d"])
+
+
 def said(measure: Measure) -> str:
     """The repr without what is so by default."""
     fresh = type(measure)()
@@ -294,7 +300,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1])
     parser.add_argument("--dtypes", nargs="*", default=["float64", "float32"])
     parser.add_argument("--only", nargs="*", default=[], help="measures of ours, or packages")
-    parser.add_argument("--budget", type=float, default=None, help="seconds for one row (.3 with --quick, else 1)")
+    parser.add_argument("--budget", type=float, default=0.3, help="seconds for one row (.3)")
+    parser.add_argument("--most", type=float, default=3.0, help="leave out a size at which both together take so many seconds (3)")
     parser.add_argument("--peers", type=Path, help="a folder of checkouts")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
@@ -302,15 +309,17 @@ def main() -> None:
         sys.path[:0] = [str(args.peers / name) for name in FOLDERS]
         sys.path.append(str(args.peers / "site"))  # of `pip install --target`
     sizes = [tuple(map(int, size.split("x"))) for size in args.sizes or (QUICK if args.quick else FULL)]
-    budget = args.budget or (0.3 if args.quick else 1.0)
     rows = []
     print("| measure | peer | n x d | dtype | threads | ours | theirs | theirs / ours | by the clock | difference |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for peer in peers(args.only):
         for n, d in sizes:
+            if (long := expected(rows, peer, n, d)) > args.most:
+                print(f"{peer.package} {peer.name} {n} x {d}: left out, about {long:.0f} s", file=sys.stderr)
+                continue
             for name in args.dtypes:
                 for count in args.threads:
-                    if (row := against(peer, n, d, getattr(torch, name), count, budget)) is not None:
+                    if (row := against(peer, n, d, getattr(torch, name), count, args.budget)) is not None:
                         rows.append(row)
                         print(line(row), flush=True)
     table = pd.DataFrame(rows)
