@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -69,10 +69,14 @@ def power_of_two(largest: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
+def power_of_two_below(largest: float) -> float:
+    """The power of two just below a size; 1 for 0."""
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+
+
 def unit_of(x: Tensor) -> float:
     """The power of two just below the largest entry; 1 if all are 0."""
-    largest = float(torch.stack(torch.aminmax(x)).abs().amax())
-    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+    return power_of_two_below(float(torch.stack(torch.aminmax(x)).abs().amax()))
 
 
 def scaled(x: Tensor) -> tuple[Tensor, float]:
@@ -84,8 +88,61 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
     return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True).div_(unit), unit
 
 
-# Rows are widened this many bytes at a time where a float64 copy of all of them is not needed.
+# Rows of this many bytes, in the precision in which they are worked on, stay in the processor's cache from step to step.
 _WIDE_BYTES = 2 * 2**20
+# Numbers of about this size, or one over it, are worked on as they are: no square of what float32 can tell of them is lost.
+_USUAL = 2.0**20
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations:
+    """Rows of a layer without their mean, some at a time.
+
+    Whatever the dtype is, the first row is taken off before the mean, which is summed in float64 over blocks: a common offset
+    of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a threshold.
+    """
+
+    x: Tensor  # (n, d)
+    dtype: torch.dtype  # of the deviations
+    largest: float  # entry of x, in size; not finite where an entry is not
+    unit: float  # a power of two that is divided out; 1 for usual numbers
+    first: Tensor  # (d,) the first row
+    mean: Tensor  # (d,) float64, of the rows less the first
+    blocks: Sequence[slice]  # of rows
+
+    @classmethod
+    def of(cls, x: Tensor, dtype: torch.dtype = torch.float64) -> Deviations:
+        device = "cpu" if x.device.type == "mps" else x.device  # which has no float64
+        largest = float(torch.stack(torch.aminmax(x)).abs().amax())
+        unit = power_of_two_below(largest) if not 1 / _USUAL < largest < _USUAL and math.isfinite(largest) else 1.0
+        first = (x[0].to(torch.float64) / unit).to(device, dtype)
+        rows = blocks(len(x), dtype.itemsize * x.shape[1], _WIDE_BYTES)
+        total = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
+        from_first = cls(x, dtype, largest, unit, first, torch.zeros_like(total), rows)
+        scratch = first.new_empty(x[rows[0]].shape)
+        for b in rows:
+            total += from_first.some(b, scratch[: b.stop - b.start]).sum(dim=0)
+        return replace(from_first, mean=total / len(x))
+
+    @cached_property
+    def shift(self) -> Tensor | None:
+        """The mean in `dtype`, unless it is zero."""
+        return self.mean.to(self.dtype) if bool(self.mean.any()) else None
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The mean row (d,) in float64."""
+        return self.first + self.mean
+
+    def wide(self, which: slice | Tensor) -> Tensor:
+        """Some rows as they are, in `dtype` and `unit`; not to be changed."""
+        rows = self.x[which].to(self.first.device, self.dtype)
+        return rows if self.unit == 1 else rows / self.unit
+
+    def some(self, which: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """Some rows without the mean."""
+        rows = torch.sub(self.wide(which), self.first, out=out)
+        return rows if self.shift is None else rows.sub_(self.shift)
 
 
 class Centred(NamedTuple):
@@ -97,26 +154,20 @@ class Centred(NamedTuple):
     mean_square: float  # |m|^2
 
 
-def centred(x: Tensor, dtype: torch.dtype = torch.float64) -> Centred:
-    """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2).
-
-    Whatever `dtype` is, differences and means are taken in float64, after the first row is taken off: a common offset
-    of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a
-    threshold.
-    """
-    outer = unit_of(x)
-    wide = blocks(len(x), 8 * x.shape[1], _WIDE_BYTES)
-    first = widen(x[:1]) / outer
-    mean = sum((widen(x[b]) / outer).sub_(first).sum(dim=0) for b in wide) / len(x)
-    out = torch.empty(x.shape, dtype=dtype, device=first.device)
-    whole, along = first[0] + mean, torch.empty(len(x), dtype=torch.float64, device=first.device)
-    for b in wide:
-        rows = (widen(x[b]) / outer).sub_(first).sub_(mean)
-        out[b], along[b] = rows, rows @ whole
-    inner = unit_of(out)
-    out.div_(inner)
+def centred(x: Tensor, dtype: torch.dtype = torch.float64, deviations: Deviations | None = None) -> Centred:
+    """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2); `deviations` if they are there already."""
+    found = Deviations.of(x, dtype) if deviations is None else deviations
+    out, whole = found.first.new_empty(x.shape), found.whole
+    along, ends = found.mean.new_empty(len(x)), found.first.new_empty(2 * len(found.blocks))
+    for i, b in enumerate(found.blocks):
+        rows = found.some(b, out[b])
+        along[b] = rows.double() @ whole
+        torch.aminmax(rows, out=(ends[2 * i], ends[2 * i + 1]))
+    inner = unit_of(ends)
+    if inner != 1:
+        out.div_(inner)
     whole = whole / inner
-    return Centred(out, outer * inner, along / inner / inner, float(whole @ whole))
+    return Centred(out, found.unit * inner, along / inner / inner, float(whole @ whole))
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -435,8 +486,12 @@ class Layer:
     lists: dict[Hashable, Tensor] = field(default_factory=dict)  # neighbours (n, k) that were found, by how; kept if shared
 
     @cached_property
+    def deviations(self) -> Deviations:
+        return Deviations.of(self.x, self.x.dtype)
+
+    @cached_property
     def products(self) -> Products:
-        found = centred(self.x, self.x.dtype)
+        found = centred(self.x, self.x.dtype, self.deviations)
         narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
         return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square, narrow)
 
