@@ -19,7 +19,7 @@ from torch import Tensor
 from repalign.comparison.alignment import keep, kept, kept_in
 from repalign.files import Url
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
-from repalign.measures.numerics.precision import blocks
+from repalign.measures.numerics.precision import Deviations, layer_of
 from repalign.representation import Representation, ahead
 from repalign.text import Progress, telling
 
@@ -89,18 +89,16 @@ def examine(
         told.append(_pairs(x, k))
     else:
         work, facts = torch.float64 if x.dtype == torch.float64 else torch.float32, facts or {}
-        # NaN and infinity both survive a sum; a sum that overflows is looked at entry by entry.
-        rows = blocks(len(x), 4 * x.shape[1], BLOCK_BYTES)
-        lost = torch.cat([b.start + torch.nonzero(~torch.isfinite(x[b].to(work).sum(dim=1))).flatten() for b in rows])
-        bad = lost[~torch.isfinite(x[lost]).all(dim=1)]
-        if len(bad):
+        found = layer_of(x).deviations if x.dtype == work else Deviations.of(x, work)
+        if not math.isfinite(found.largest):
+            bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten()
             return [Finding(model, layer, "non-finite", "serious", (
                 f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
                 "run the model in float32 or leave these stimuli out"
             ))]  # fmt: skip
-        seen, dtype = _facts(x, work, rows), getattr(torch, stored_dtype or "", x.dtype)
+        seen, dtype = _facts(found), getattr(torch, stored_dtype or "", x.dtype)
         if dtype in (torch.float16, torch.bfloat16):
-            told.append(_digits(x, seen.largest, dtype, rows))
+            told.append(_digits(x, seen.largest, dtype, found.blocks))
         if "token_norms" in facts:
             told.append(_tokens(facts["token_norms"].get(layer, {}), facts))
         if seen.constant:
@@ -135,7 +133,7 @@ def summarise(findings: Sequence[Finding]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """Quantities for the checks, collected in two passes over blocks of rows; all but `largest` in a unit near it."""
+    """Quantities for the checks, collected in one pass over blocks of rows; all but `largest` in the unit of the deviations."""
 
     n: int
     d: int
@@ -149,34 +147,25 @@ class _Facts:
     constant: bool
 
 
-def _facts(x: Tensor, work: torch.dtype, rows: Sequence[slice]) -> _Facts:
-    n, d = x.shape
-    largest = max(float(torch.stack(torch.aminmax(x[b])).to(torch.float64).abs().amax()) for b in rows)
-    unit = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
-    # Differences to the first row, so that the mean of a constant column is exact and large offsets cost nothing.
-    first = x[:1].to(work) / unit
-    mean, directions = (torch.zeros(d, dtype=work, device=x.device) for _ in range(2))
-    norms = []
-    for b in rows:
-        wide = x[b].to(work) / unit
-        norm = torch.linalg.vector_norm(wide, dim=1)
+def _facts(found: Deviations) -> _Facts:
+    (n, d), device = found.x.shape, found.first.device
+    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values
+    probes = found.some(few.to(found.x.device))
+    directions, by_feature, squares = torch.zeros_like(found.first), torch.zeros_like(found.first), 0.0
+    norms, spread = (torch.empty(n, dtype=torch.float64, device=device) for _ in range(2))
+    for b in found.blocks:
+        wide = found.wide(b)
+        norms[b] = norm = torch.linalg.vector_norm(wide, dim=1)
         directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
-        mean += wide.sub_(first).sum(dim=0)
-        norms.append(norm.double())
-    centre = mean / n
-    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values.to(x.device)
-    probes = (x[few].to(work) / unit).sub_(first).sub_(centre)
-    spread, by_feature, squares = [], torch.zeros_like(centre), 0.0
-    for b in rows:
-        wide = (x[b].to(work) / unit).sub_(first).sub_(centre)
-        squares += float((wide @ probes.T).square_().sum(dtype=torch.float64))
-        squared = wide.square_()
-        spread.append(squared.sum(dim=1).double())
-        by_feature += squared.sum(dim=0)
-    spreads = torch.cat(spread)
-    total = float(spreads.sum())
+        rows = found.some(b)
+        squares += float((rows @ probes.T).square_().sum(dtype=torch.float64))
+        spread[b] = torch.linalg.vector_norm(rows, dim=1)
+        by_feature += rows.square_().sum(dim=0)
+    spread.square_()
+    total = float(spread.sum())
+    constant = total <= (1e-14 * n * d * found.largest / found.unit) ** 2
     means = by_feature.double(), directions.double(), squares * n / len(few)
-    return _Facts(n, d, largest, torch.cat(norms), spreads, total, *means, constant=total <= (1e-14 * n * d) ** 2)
+    return _Facts(n, d, found.largest, norms, spread, total, *means, constant=constant)
 
 
 def _digits(x: Tensor, largest: float, dtype: torch.dtype, rows: Sequence[slice]) -> Told:
@@ -347,28 +336,36 @@ class Examination:
         self.kept = {name for name, found in self.found.items() if found}
         self.waiting: list[str] = []  # models whose findings are not in a file yet
 
-    def read(self, r: Representation) -> Iterator[Given]:
-        """All layers, checked and, unless that was done, examined.
+    def read(self, r: Representation) -> Iterator[tuple[str, Given]]:
+        """All layers, as they are stored, with their names.
 
         Each is read while the one before is worked on: reading and digests leave the arithmetic units idle.
         """
-        found = self.found.setdefault(r.name, {})
-        for name, stored in zip(r.layers, ahead(map(r.load, r.layers)), strict=True):
-            layer = as_layer(stored, f"{r.name}, layer {name}")
-            if self.looks and name not in found:
-                dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
-                told = examine(layer, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
-                found[name] = [asdict(f) for f in told]
-                if len(found) == len(r.layers):
-                    self._keep(r.name)
-            yield layer
+        self.found.setdefault(r.name, {})
+        return zip(r.layers, ahead(map(r.load, r.layers)), strict=True)
+
+    def look(self, r: Representation, name: str, stored: Given, x: Given) -> Given:
+        """A layer x that was read as `stored`; it is examined unless that was done."""
+        found = self.found[r.name]
+        if self.looks and name not in found:
+            dtype = r.facts.get("store_dtype") or str(stored.dtype).removeprefix("torch.")
+            told = examine(x, model=r.name, layer=name, stored_dtype=dtype, facts=r.facts)
+            found[name] = [asdict(f) for f in told]
+        return x
+
+    def done(self, r: Representation) -> None:
+        """Keep what was found, once all layers of a model were looked at; in their order, whoever was first."""
+        if r.name not in self.kept and len(self.found[r.name]) == len(r.layers):
+            self.found[r.name] = {name: self.found[r.name][name] for name in r.layers}
+            self._keep(r.name)
 
     def all(self, progress: Progress) -> list[dict[str, Any]]:
         """All findings, model by model; what nobody has looked at is looked at now."""
         unseen = [r for name, r in self.models.items() if len(self.found.get(name, {})) < len(r.layers)]
         for r in telling(unseen, "examine", progress):
-            for _ in self.read(r):
-                pass
+            for name, stored in self.read(r):
+                self.look(r, name, stored, as_layer(stored, f"{r.name}, layer {name}"))
+            self.done(r)
         for name, key in self.keys.items():
             if name not in self.kept and not (self.folder / f"{key}.json").is_file():  # type: ignore[operator]
                 self._keep(name)  # what workers with a disk of their own have found

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -26,15 +26,18 @@ from repalign.comparison.alignment import TILE_SCHEMA
 from repalign.comparison.doctor import Examination
 from repalign.comparison.identity import identity
 from repalign.comparison.preprocess import Preprocess
+from repalign.layers import Given, as_layer
 from repalign.measures.measure import Measure, State
 from repalign.measures.numerics.precision import sharing
+from repalign.measures.numerics.threads import each
 from repalign.representation import Representation
 from repalign.text import Progress, silent
 
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
-FORMULAS = 6
+FORMULAS = 7
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
+COPIES, SQUARES = 3, 4  # of float32 features (n, d) and relations (n, n): about what is there while a layer is prepared
 GROUPS = 256  # of tiles at most: the files of a run, and what is lost of it when it is killed
 
 
@@ -238,22 +241,42 @@ class Cache:
             return entry[job]
         alike = [how.preprocess == settings.preprocess and how.device == settings.device for _, how in self.jobs]
         states: dict[int, list[State]] = {i: [] for i, same in enumerate(alike) if same and i not in entry}
-        layers: Iterable[Any] = (x.to(settings.device) for x in self.examination.read(r))
-        if settings.preprocess is not None:
-            layers = settings.preprocess(dict(zip(r.layers, layers, strict=True))).values()
-        for whole in layers:
-            x = whole if self.rows is None else whole[self.rows.to(settings.device)]
-            self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
+
+        def prepared(layer: Given) -> list[State]:
+            x = layer.to(settings.device)
+            x = x if self.rows is None else x[self.rows.to(settings.device)]
             with sharing(x):
-                for i, of_job in states.items():
-                    of_job.append(self.jobs[i][0].prepare(x))
-            self.done += 1
+                return [self.jobs[i][0].prepare(x) for i in states]
+
+        def looked_at(stored: tuple[str, Given]) -> list[State]:
+            layer = as_layer(stored[1], f"{r.name}, layer {stored[0]}")
+            with sharing(layer):
+                self.examination.look(r, *stored, layer)
+                return prepared(layer)
+
+        read = self.examination.read(r)
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
+        if settings.preprocess is None:
+            layers = each(looked_at, read, self._at_once(r, settings))
+        else:
+            given = {name: self.examination.look(r, name, x, as_layer(x, f"{r.name}, layer {name}")) for name, x in read}
+            layers = map(prepared, settings.preprocess({name: x.to(settings.device) for name, x in given.items()}).values())
+        for of_layer in layers:
+            for of_job, state in zip(states.values(), of_layer, strict=True):
+                of_job.append(state)
+            self.done += 1
+            self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
+        self.examination.done(r)
         new = {i: self.jobs[i][1].null.prepare(self.jobs[i][0], of_job) for i, of_job in states.items()}
         entry.update(new)
         self.nbytes += sum(p.nbytes for p in new.values())
         self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, len(r.layers)))
         return entry[job]
+
+    def _at_once(self, r: Representation, settings: Settings) -> int:
+        """How many layers of a model are best prepared at once: on a CPU all, as far as they fit the memory."""
+        needed = 4 * max(r.widths) * r.n * COPIES + 4 * r.n * r.n * SQUARES
+        return min(len(r.layers), max(1, self.budget // needed)) if settings.device == "cpu" else 1
 
     def order(self, tiles: Sequence[Tile]) -> list[int]:
         """Which tile after which, so that models are prepared as rarely as the memory allows.

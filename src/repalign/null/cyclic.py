@@ -13,6 +13,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles, in_roles
+from repalign.measures.numerics.threads import each
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, must_be_bilinear
 
@@ -170,24 +171,28 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     n, first, symmetric = len(order), relations[0], relations[0].symmetric
     order = order.to(first.device)
     at, diagonals = torch.arange(n, device=first.device)[:, None], torch.arange(n // 2 + 1 if symmetric else n, device=first.device)
-    weight = torch.where((diagonals == 0) | (2 * diagonals == n), 1.0, first.matrix.new_tensor(2).sqrt())
-    entries: Tensor | None = None  # of a dense relation, in the order (i, d)
-    out: Tensor | None = None
-    for i, relation in enumerate(relations):
-        if isinstance(relation, GraphRelation):  # few entries are soonest put where a row is a diagonal
+    is_graph = isinstance(first, GraphRelation)
+    dtype = torch.float32 if is_graph and first.values is None else (first.values if is_graph else first.matrix).dtype
+    weight = torch.where((diagonals == 0) | (2 * diagonals == n), 1.0, torch.tensor(2, dtype=dtype).sqrt())
+    # Of a dense relation, in the order (i, d).
+    entries = None if is_graph else (order[at] * n + order[(at + diagonals) % n]).flatten()
+    out = weight.new_empty(n // 2 + 1, len(relations), len(diagonals), dtype=dtype.to_complex())
+
+    def put(i: int) -> None:
+        relation: Any = relations[i]
+        if entries is None:  # few entries are soonest put where a row is a diagonal
             moved = relation.permute(order)
             place = ((moved.indices - at) % n * n + at).flatten()
             values = torch.ones((), device=place.device) if moved.values is None else moved.values.flatten()
             wrapped = values.new_zeros(n * n)
             wrapped[place] = values
-            found = torch.fft.rfft(wrapped.view(n, n), dim=1).T
+            out[:, i] = torch.fft.rfft(wrapped.view(n, n), dim=1).T
         else:  # one gather, row after row, in the place of rows, columns and diagonals
-            entries = order[at] * n + order[(at + diagonals) % n] if entries is None else entries
-            wrapped = relation.matrix.flatten().index_select(0, entries.flatten()).view(entries.shape)
-            found = torch.fft.rfft(wrapped, dim=0)
-        out = found.new_empty(len(found), len(relations), len(diagonals)) if out is None else out
-        torch.mul(found, weight, out=out[:, i]) if symmetric else out[:, i].copy_(found)
-    assert out is not None
+            wrapped = relation.matrix.flatten().index_select(0, entries).view(n, -1)
+            out[:, i] = torch.fft.rfft(wrapped.mul_(weight) if symmetric else wrapped, dim=0)
+
+    for _ in each(put, range(len(relations)), len(relations) if first.device.type == "cpu" else 1):
+        pass
     return out
 
 
@@ -196,10 +201,17 @@ def correlations(a: Tensor, b: Tensor, n: int) -> Tensor:
     dtype = torch.promote_types(a.dtype, b.dtype)  # the two sides may come in different precision
     a, b = a.to(dtype), b.to(dtype)
     if a.device.type == "cpu":
-        # A product that conjugates as it goes, where a batched one would first copy a conjugate.
         found = a.new_empty(len(a), b.shape[1], a.shape[1])
-        for left, right, out in zip(a, b, found, strict=True):
-            torch.mm(right, left.mH, out=out)
+
+        def multiply(some: slice) -> None:
+            # A product that conjugates as it goes, where a batched one would first copy a conjugate.
+            for left, right, out in zip(a[some], b[some], found[some], strict=True):
+                torch.mm(right, left.mH, out=out)
+
+        size = -(-len(a) // torch.get_num_threads())  # small products, of which a thread each is soonest
+        some = [slice(start, start + size) for start in range(0, len(a), size)]
+        for _ in each(multiply, some, len(some)):
+            pass
     else:
         found = torch.bmm(b, a.mH)
     return torch.fft.irfft(found, n=n, dim=0).transpose(1, 2)

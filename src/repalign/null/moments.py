@@ -12,6 +12,7 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, TwoRoles, in_roles
+from repalign.measures.numerics.threads import each
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, first_sums, four_moments, in_place, sums_and_leverage, two_moments
@@ -90,7 +91,7 @@ class Moments(Null):
         """The sums of every layer that the law of its scores is made of."""
         states = prepared.states if states is None else states
         roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
-        of_layers = [zip(*(sums_and_leverage(s) for s in role), strict=True) for role in roles]
+        of_layers = [zip(*each(sums_and_leverage, role, len(role)), strict=True) for role in roles]
         prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
         prepared.nbytes += sum(v.nbytes for of_role in prepared.of_law for v in of_role)
         return prepared

@@ -1,0 +1,99 @@
+"""Several layers at once: the same numbers in the same order, within bounds, and settings put back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import repalign
+from repalign.measures.numerics.threads import each
+
+
+@pytest.fixture(params=[2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_whoever_is_first(threads):
+    def work(i: int) -> int:
+        time.sleep(0.02 * (i % 3 == 0))
+        return i * i
+
+    assert list(each(work, iter(range(11)), 11)) == [i * i for i in range(11)]
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (2, 2), (99, None)])
+def test_so_many_at_once_and_no_more(threads, at_once, most):
+    running, peak, lock = 0, 0, threading.Lock()
+
+    def work(_: int) -> int:
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return torch.get_num_threads()
+
+    found = list(each(work, range(8), at_once))
+    assert peak == min(most or threads, threads)
+    assert set(found) == {max(1, threads // min(at_once, threads))}  # all threads have something to do, and no more
+    assert torch.get_num_threads() == threads
+
+
+def test_layers_are_taken_as_they_are_needed(threads):
+    taken = []
+
+    def layers() -> Iterator[int]:
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    found = each(lambda i: i, layers(), 20)
+    assert next(found) == 0
+    assert len(taken) <= threads + 1
+
+
+def test_an_error_comes_out_and_threads_are_put_back(threads):
+    def work(i: int) -> float:
+        if i == 3:
+            raise ValueError("layer 3")
+        return i
+
+    with pytest.raises(ValueError, match="layer 3"):
+        list(each(work, range(9), 9))
+    assert torch.get_num_threads() == threads
+
+
+def test_a_run_within_another_does_not_lose_the_setting(threads):
+    found = list(each(lambda i: sum(each(lambda j: i * j, range(4), 4)), range(5), 5))
+    assert found == [6 * i for i in range(5)]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_table_is_the_same_with_any_number_of_threads(threads):
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((300, 12))
+
+    def layers(widths: tuple[int, ...]) -> dict[str, np.ndarray]:
+        made = {f"layer {w}": base @ rng.standard_normal((12, w)) + rng.standard_normal((300, w)) for w in widths}
+        return {name: x.astype(np.float32) for name, x in made.items()}
+
+    x, y = layers((20, 150, 400, 30)), layers((64, 310, 16))
+    measures = ["CKA()", "MutualKNN(k=10)", "RSA()"]
+    several = repalign.pair(x, y, measures)
+    torch.set_num_threads(1)
+    one = repalign.pair(x, y, measures)
+    pd.testing.assert_frame_equal(several.table, one.table, rtol=1e-9, atol=1e-12)
+    assert several.run["findings"] == one.run["findings"]
