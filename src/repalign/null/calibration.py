@@ -24,7 +24,7 @@ __all__ = [
 # Draws closer to the observed score than this share of the scale count as equal to it. Float rounding is
 # below 1e-6 of the largest score in float32; a null's standard deviation is some hundred times larger.
 TIE_TOLERANCE = 1e-6
-BLOCK = 2**20  # draws of many scores that are worked on at once: all of them may be as many as the memory holds
+BLOCK = 2**17  # draws of many scores that are worked on at once: they stay in the processor's cache
 # A smaller p in closed form must not be owed to one stimulus in its place.
 SMALL_P = 0.01
 Array = np.ndarray | float
@@ -211,8 +211,8 @@ def _stepped(observed: np.ndarray, blocks: Iterable[np.ndarray], largest: float)
     order, n_draws = np.argsort(observed, kind="stable"), 0
     least, count = (observed - tie)[order], np.zeros(len(observed), int)
     for some in blocks:
-        running = np.maximum.accumulate(np.where(np.isnan(some), np.inf, some)[:, order], axis=1)
-        count += (running >= least).sum(axis=0)
+        running = np.where(np.isnan(some), np.inf, some).T[order]  # by scores: a step then takes all draws at once
+        count += (np.maximum.accumulate(running, axis=0, out=running) >= least[:, None]).sum(axis=1)
         n_draws += len(some)
     p = (1 + count) / (n_draws + 1)
     out = np.empty(len(observed))

@@ -20,7 +20,8 @@ import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
-from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, snap_ties, step_down
+from repalign.measures.numerics.threads import each
+from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, snap_ties, step_down
 from repalign.null.groups import Groups
 
 __all__ = [
@@ -147,7 +148,8 @@ def search_layers(
         nothing = np.full(len(draws), np.nan)
         return Found(-1, -1, calibrate(math.nan, nothing, alpha=alpha, s_max=s_max), nothing, stepdown)
     within = np.ix_(rows, columns)
-    scores, values, unit = _on_one_scale(observed[within], draws[:, rows][:, :, columns], search.scale)
+    some = draws if defined.all() else draws[:, rows][:, :, columns]
+    scores, values, unit = _on_one_scale(observed[within], some, search.scale)
     stepdown[within] = np.where(
         defined[within], step_down(scores.ravel(), values.reshape(len(values), -1)).reshape(scores.shape), np.nan
     )
@@ -161,15 +163,29 @@ def search_layers(
 
 
 def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observed scores and draws as the search sees them, and the raw size of one unit of each cell.
+    """Observed scores and draws as the search sees them, and the raw size of one unit of each cell; in new arrays.
 
     An undefined score is below all others, an undefined draw of a defined score above all others.
     """
+    flat, scores = draws.reshape(len(draws), -1), observed.flatten()
+    values, unit = np.empty(flat.shape), np.empty(scores.shape)
+
+    def work(some: slice) -> None:
+        scores[some], values[:, some], unit[some] = _in_units(scores[some], flat[:, some], scale)
+
+    size = max(1, BLOCK // len(draws))  # cells whose draws stay in the processor's cache
+    parts = [slice(start, start + size) for start in range(0, observed.size, size)]
+    for _ in each(work, parts, len(parts)):
+        pass
+    return scores.reshape(observed.shape), values.reshape(draws.shape), unit.reshape(observed.shape)
+
+
+def _in_units(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of some cells (m,) and their draws (K, m)."""
     undefined = np.isnan(observed)
     draws = snap_ties(observed, draws)
-    if scale == "raw":
-        unit = np.ones_like(observed)
-    else:
+    unit = np.ones_like(observed)
+    if scale == "studentised":
         pool = len(draws) + 1
         mean = (np.nansum(draws, axis=0) + observed) / pool
         draws -= mean
