@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import repalign
 from repalign.comparison import compare
+from repalign.comparison.tiles import Cache, Tile
 from repalign.measures import CKA, MutualKNN
 from repalign.models import ModelRecord
 from repalign.report import write_report
@@ -36,6 +37,16 @@ class Work:
     digested: int = 0  # bytes
     calls: Counter[Any] = field(default_factory=Counter)
     multiplications: float = 0.0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
 
             patch.setattr(kind, name, told)
 
-        with monkeypatch.context() as patch, FlopCounterMode(display=False) as flops:
+        with monkeypatch.context() as patch, FlopCounterMode(display=False) as flops, one_thread():  # the only one it counts
             patch.setattr(hashlib, "sha256", Digest)
             for measure in (CKA, MutualKNN):
                 count(measure, "prepare", lambda own, _: type(own).__name__)
@@ -140,6 +151,21 @@ def test_a_run_loads_and_prepares_every_layer_once_and_a_second_one_none(countin
     assert not second.calls and second.multiplications == 0
     written = sum(path.stat().st_size for path in (tmp_path / "results").rglob("*") if path.is_file())
     assert second.digested < 2.5 * written  # every tile that was there is checked, and what is written anew is sealed
+
+
+def test_a_model_goes_when_no_pair_needs_it(stored, monkeypatch):
+    """All of one side and a model of the other are held, not both sides."""
+    held, used = [], Cache.used
+
+    def told(own: Cache, tile: Tile) -> None:
+        held.append(set(own.entries))
+        used(own, tile)
+        held.append((own.nbytes, *own.entries))
+
+    monkeypatch.setattr(Cache, "used", told)
+    compare(stored[:2], stored[2:], MEASURES)
+    assert held[::2] == [{"a", "c"}, {"a", "c"}, {"b", "c"}, {"b", "c"}]
+    assert held[-1] == (0,)
 
 
 def test_arrays_with_a_folder_for_results_are_digested_once(counting, tmp_path):

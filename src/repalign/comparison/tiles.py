@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -218,6 +218,7 @@ class Cache:
         self.jobs = list({(id(t.measure), id(t.settings)): (t.measure, t.settings) for t in prepared}.values())
         self.n_layers = sum(len(r.layers) for r in {r.name: r for t in prepared for r in (t.x, t.y)}.values())
         self.done = 0
+        self.left = Counter(name for t in prepared for name in {t.x.name, t.y.name})  # tiles that still need a model
         self.entries: OrderedDict[str, dict[int, nulls.Prepared]] = OrderedDict()
         self.nbytes = 0  # of all that is held
         self.per_layer = 0.0  # bytes, of the models seen so far
@@ -231,7 +232,7 @@ class Cache:
         if r.name not in self.entries:
             # The partner of a model in its tile stays, whatever it weighs.
             while len(self.entries) > 1 and self.nbytes + len(r.layers) * self.per_layer > self.budget:
-                self.nbytes -= sum(p.nbytes for p in self.entries.popitem(last=False)[1].values())
+                self._release(next(iter(self.entries)))
         entry = self.entries.setdefault(r.name, {})
         self.entries.move_to_end(r.name)
         job = next((i for i, (m, how) in enumerate(self.jobs) if m is measure and how is settings), len(self.jobs))
@@ -272,6 +273,16 @@ class Cache:
         self.nbytes += sum(p.nbytes for p in new.values())
         self.per_layer = max(self.per_layer, sum(p.nbytes for p in entry.values()) / max(1, len(r.layers)))
         return entry[job]
+
+    def used(self, tile: Tile) -> None:
+        """Release what no other tile needs than this one, which is done."""
+        for name in {tile.x.name, tile.y.name} if tile.settings.way in STATES else ():
+            self.left[name] -= 1
+            if not self.left[name] and name in self.entries:
+                self._release(name)
+
+    def _release(self, name: str) -> None:
+        self.nbytes -= sum(p.nbytes for p in self.entries.pop(name).values())
 
     def _at_once(self, r: Representation, settings: Settings) -> int:
         """How many layers of a model are best prepared at once: on a CPU all, as far as they fit the memory."""

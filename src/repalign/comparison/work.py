@@ -156,6 +156,7 @@ def compute_group(
     for k in cache.order(tiles) if len(tiles) > 1 else (0,):  # whatever the order, the same table
         with nullcontext() if within is None else counting(within(k)):
             judged[k] = judged_tile(tiles[k], cache, progress)
+        cache.used(tiles[k])
     made = ", ".join(f"{name} {value}" for name, value in computing(tiles[0].settings.device).items())
     scored = scored_of([judged[k] for k in range(len(tiles))], made)
     if kept is not None:
