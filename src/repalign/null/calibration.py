@@ -90,7 +90,8 @@ def _largest(observed: np.ndarray, draws: np.ndarray, known: np.ndarray) -> np.n
 
 
 def _snapped(observed: np.ndarray, draws: np.ndarray, tie: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(draws - observed) <= tie, observed, draws)
+    apart = draws - observed
+    return np.where(np.abs(apart, out=apart) <= tie, observed, draws)
 
 
 def pvalue(observed: Array, draws: np.ndarray) -> np.ndarray:

@@ -184,14 +184,15 @@ def _in_units(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[np.n
     """The same of some cells (m,) and their draws (K, m)."""
     undefined = np.isnan(observed)
     draws = snap_ties(observed, draws)
+    total, most = (np.nansum, np.nanmax) if np.isnan(draws).any() else (np.sum, np.max)
     unit = np.ones_like(observed)
     if scale == "studentised":
         pool = len(draws) + 1
-        mean = (np.nansum(draws, axis=0) + observed) / pool
+        mean = (total(draws, axis=0) + observed) / pool
         draws -= mean
         observed = observed - mean
-        sd = np.sqrt((np.nansum(np.square(draws), axis=0) + observed**2) / pool)
-        largest = np.abs(mean) + np.nanmax(np.abs(draws), axis=0, initial=0.0)
+        sd = np.sqrt((total(np.square(draws), axis=0) + observed**2) / pool)
+        largest = np.abs(mean) + np.maximum(most(draws, axis=0, initial=0.0), most(-draws, axis=0, initial=0.0))
         varies = sd > TIE_TOLERANCE * largest
         unit = np.where(varies, sd, 0.0)
         # A score that no relabelling changes says nothing: it stands at its mean.
