@@ -20,7 +20,7 @@ LAYERS, N, D = 2, 24, 8
 @pytest.fixture(scope="module")
 def scripts():
     """The benchmark scripts, imported from their folder as they import one another."""
-    names = ("contestants", "layers", "curves", "outside", "measures", "peers", "track", "embeddings")
+    names = ("contestants", "layers", "curves", "outside", "measures", "peers", "track", "embeddings", "start")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield {name: __import__(name) for name in names}
@@ -98,6 +98,8 @@ def test_the_report_prints_every_contestant(scripts, capsys):
         "direct engine, lists",
         "plain loop",
         "both measures",
+        "repalign.pair on arrays",
+        "null='cyclic'",
     ):
         assert words in said
     assert said.count("calibrated-similarity") >= 2
@@ -191,3 +193,9 @@ def test_verdicts_are_right_in_worlds_of_their_full_size(scripts, name):
     embeddings = scripts["embeddings"]
     judged = embeddings.judge(embeddings.world(name, 0, 1500, 300, 800), 10, resamples=500, depth=10)
     assert embeddings.verdict_of(judged, 10 / 800)[0] == embeddings.WORLDS[name]
+
+
+def test_the_start_of_commands_is_told_beside_what_they_import(scripts, capsys):
+    scripts["start"].report(1)
+    said = capsys.readouterr().out
+    assert "times import torch" in said and "repalign run, finished" in said
