@@ -148,10 +148,10 @@ class _Facts:
 
 
 def _facts(found: Deviations) -> _Facts:
-    (n, d), device = found.x.shape, found.first.device
+    (n, d), device = found.x.shape, found.about.device
     few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values
     probes = found.some(few.to(found.x.device))
-    directions, by_feature, squares = torch.zeros_like(found.first), torch.zeros_like(found.first), 0.0
+    directions, by_feature, squares = torch.zeros_like(found.about), torch.zeros_like(found.about), 0.0
     norms, spread = (torch.empty(n, dtype=torch.float64, device=device) for _ in range(2))
     for b in found.blocks:
         wide = found.wide(b)

@@ -98,16 +98,18 @@ _USUAL = 2.0**20
 class Deviations:
     """Rows of a layer without their mean, some at a time.
 
-    Whatever the dtype is, the first row is taken off before the mean, which is summed in float64 over blocks: a common offset
-    of 1e8 leaves no residue, a constant column is exactly zero, and a constant representation is recognised without a threshold.
+    The mean is that of the rows less the first, summed in float64 over blocks, and is taken off in two parts: as it is in the
+    dtype, and what that leaves. So a common offset of 1e8 leaves no residue, one row far out costs the others no digits, a
+    constant column is exactly zero, and a constant representation is recognised without a threshold.
     """
 
     x: Tensor  # (n, d)
     dtype: torch.dtype  # of the deviations
     largest: float  # entry of x, in size; not finite where an entry is not
     unit: float  # a power of two that is divided out; 1 for usual numbers
-    first: Tensor  # (d,) the first row
-    mean: Tensor  # (d,) float64, of the rows less the first
+    mean: Tensor  # (d,) float64
+    about: Tensor  # (d,) the mean in `dtype`
+    rest: Tensor | None  # (d,) what it leaves, in `dtype`; None for nothing
     blocks: Sequence[slice]  # of rows
 
     @classmethod
@@ -115,34 +117,26 @@ class Deviations:
         device = "cpu" if x.device.type == "mps" else x.device  # which has no float64
         largest = float(torch.stack(torch.aminmax(x)).abs().amax())
         unit = power_of_two_below(largest) if not 1 / _USUAL < largest < _USUAL and math.isfinite(largest) else 1.0
-        first = (x[0].to(torch.float64) / unit).to(device, dtype)
+        first = x[0].to(device, torch.float64) / unit
         rows = blocks(len(x), dtype.itemsize * x.shape[1], _WIDE_BYTES)
-        total = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
-        from_first = cls(x, dtype, largest, unit, first, torch.zeros_like(total), rows)
-        scratch = first.new_empty(x[rows[0]].shape)
+        from_first = cls(x, dtype, largest, unit, first, first.to(dtype), None, rows)
+        scratch, total = from_first.about.new_empty(x[rows[0]].shape), torch.zeros_like(first)
         for b in rows:
             total += from_first.some(b, scratch[: b.stop - b.start]).sum(dim=0)
-        return replace(from_first, mean=total / len(x))
-
-    @cached_property
-    def shift(self) -> Tensor | None:
-        """The mean in `dtype`, unless it is zero."""
-        return self.mean.to(self.dtype) if bool(self.mean.any()) else None
-
-    @cached_property
-    def whole(self) -> Tensor:
-        """The mean row (d,) in float64."""
-        return self.first + self.mean
+        mean = first + total / len(x)
+        about = mean.to(dtype)
+        rest = mean - about
+        return replace(from_first, mean=mean, about=about, rest=rest.to(dtype) if bool(rest.any()) else None)
 
     def wide(self, which: slice | Tensor) -> Tensor:
         """Some rows as they are, in `dtype` and `unit`; not to be changed."""
-        rows = self.x[which].to(self.first.device, self.dtype)
+        rows = self.x[which].to(self.about.device, self.dtype)
         return rows if self.unit == 1 else rows / self.unit
 
     def some(self, which: slice | Tensor, out: Tensor | None = None) -> Tensor:
         """Some rows without the mean."""
-        rows = torch.sub(self.wide(which), self.first, out=out)
-        return rows if self.shift is None else rows.sub_(self.shift)
+        rows = torch.sub(self.wide(which), self.about, out=out)
+        return rows if self.rest is None else rows.sub_(self.rest)
 
 
 class Centred(NamedTuple):
@@ -157,8 +151,8 @@ class Centred(NamedTuple):
 def centred(x: Tensor, dtype: torch.dtype = torch.float64, deviations: Deviations | None = None) -> Centred:
     """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2); `deviations` if they are there already."""
     found = Deviations.of(x, dtype) if deviations is None else deviations
-    out, whole = found.first.new_empty(x.shape), found.whole
-    along, ends = found.mean.new_empty(len(x)), found.first.new_empty(2 * len(found.blocks))
+    out, whole = found.about.new_empty(x.shape), found.mean
+    along, ends = found.mean.new_empty(len(x)), found.about.new_empty(2 * len(found.blocks))
     for i, b in enumerate(found.blocks):
         rows = found.some(b, out[b])
         along[b] = rows.double() @ whole
