@@ -262,7 +262,7 @@ def test_a_run_that_is_alone_writes_no_claim_for_short_work(tmp_path):
 @pytest.fixture
 def two(tmp_path, monkeypatch):
     """Two runs on one folder that have seen each other."""
-    monkeypatch.setattr(workers, "BEAT", 60.0)  # they look when they are made to
+    monkeypatch.setattr(Claims, "beat", 60.0)  # they look when they are made to
     a, b = (Claims(open_files(tmp_path), run=run) for run in ("1-a", "2-b"))
     with a, b:
         for one in (a, b):
@@ -332,7 +332,7 @@ def test_what_is_no_claim_claims_nothing(two, text):
 
 def test_two_runs_on_one_folder_do_everything_and_little_twice(tmp_path, monkeypatch):
     """Each leaves to the other what that one has begun, and waits for it at the end."""
-    monkeypatch.setattr(workers, "BEAT", 0.05)
+    monkeypatch.setattr(Claims, "beat", 0.05)
     made_by: dict[str, list[int]] = {}
 
     def make(run: int, name: str) -> None:

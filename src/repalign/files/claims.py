@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from repalign.errors import RepalignError
 from repalign.files.local import LocalFiles, temporary_name
@@ -24,7 +24,7 @@ from repalign.files.places import Files
 log = logging.getLogger(__name__)
 
 CLAIMS = "claims"  # the folder of claims, in a store or beside results
-BEAT, LEASE = 1.0, 30.0  # seconds between two looks at the claims of others; without a sign of life, until a claim is void
+LEASE = 30.0  # seconds without a sign of life until a claim is void
 LONG_AGO = 3600.0  # seconds: clocks of machines differ by less
 
 
@@ -51,6 +51,7 @@ class Claims:
 
     files: Files | None
     lease: float = LEASE
+    beat: ClassVar[float] = 1.0  # seconds between two looks at the claims of others
     run: str = field(default_factory=lambda: f"{int(time.time()):x}-{secrets.token_hex(4)}")
     others: dict[str, _Other] = field(default_factory=dict)
     mine: set[str] = field(default_factory=set)
@@ -164,7 +165,7 @@ class Claims:
         unfinished.replace(path)
 
     def _live(self) -> None:
-        while not self._stop.wait(BEAT):
+        while not self._stop.wait(self.beat):
             with self._lock, suppress(Exception):  # a folder that does not answer: the work goes on without claims
                 if self._told != self.mine or time.monotonic() - self._told_at > self.lease / 3:
                     self._tell()
