@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import repalign
-from repalign.measures.numerics.threads import each
+from repalign.workers import at_once, each
 
 
 @pytest.fixture(params=[2, 3])
@@ -32,8 +32,14 @@ def test_results_come_in_order_whoever_is_first(threads):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (2, 2), (99, None)])
-def test_so_many_at_once_and_no_more(threads, at_once, most):
+def test_so_many_as_fit_the_memory(monkeypatch):
+    monkeypatch.setattr("repalign.workers.machine_memory", lambda: 800)
+    assert [at_once(5, nbytes, "cpu") for nbytes in (0, 20, 30, 200)] == [5, 5, 3, 1]
+    assert at_once(5, 1, "cuda") == 1  # whose memory is another
+
+
+@pytest.mark.parametrize(("asked", "most"), [(1, 1), (2, 2), (99, None)])
+def test_so_many_at_once_and_no_more(threads, asked, most):
     running, peak, lock = 0, 0, threading.Lock()
 
     def work(_: int) -> int:
@@ -46,9 +52,9 @@ def test_so_many_at_once_and_no_more(threads, at_once, most):
             running -= 1
         return torch.get_num_threads()
 
-    found = list(each(work, range(8), at_once))
+    found = list(each(work, range(8), asked))
     assert peak == min(most or threads, threads)
-    assert set(found) == {max(1, threads // min(at_once, threads))}  # all threads have something to do, and no more
+    assert set(found) == {max(1, threads // min(asked, threads))}  # all threads have something to do, and no more
     assert torch.get_num_threads() == threads
 
 

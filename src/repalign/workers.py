@@ -1,4 +1,4 @@
-"""Where work is done: here, by processes of this machine, by a cluster, or by several runs that know nothing of one another.
+"""Where work is done: here, by threads, by processes, by a cluster, or by several runs that know nothing of one another.
 
 Nothing is scheduled by hand: an engine is a `concurrent.futures.Executor`, of the standard library or of Dask. What is here
 shares out threads and memory among its workers, and names the worker where something goes wrong. Two runs on one folder do not do
@@ -9,20 +9,30 @@ Work is made of tasks that are pure functions and that leave whole files or none
 
 from __future__ import annotations
 
+import contextvars
 import os
 import re
 import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from repalign.errors import RepalignError, Unavailable, first_line, require
-from repalign.files.claims import BEAT, Claims
+from repalign.files.claims import Claims
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask-jobqueue
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -309,9 +319,10 @@ def work(
                     running[_submitted(executor, task)] = task
             waiting = held + waiting
             if not running and held:
-                time.sleep(BEAT / 2)
+                time.sleep(claims.beat / 2)
                 claims.look()
-            for future in wait(running, timeout=BEAT if waiting else None, return_when=FIRST_COMPLETED).done if running else ():
+            some = wait(running, timeout=claims.beat if waiting else None, return_when=FIRST_COMPLETED).done if running else ()
+            for future in some:
                 task = running.pop(future)
                 claims.give(task.keys)
                 if _is_lost(error := future.exception()):
@@ -362,3 +373,66 @@ def _done_there(what: str, call: Callable[..., Any], *args: Any) -> Any:
 
 def _place() -> str:
     return f"worker {os.getpid()} on {socket.gethostname()}"
+
+
+# --- threads of this process ---------------------------------------------------------------------
+
+T, R = TypeVar("T"), TypeVar("R")
+
+_lock = threading.Lock()
+_depth = 0
+_saved = 1
+
+
+@contextmanager
+def _threads_each(count: int) -> Iterator[None]:
+    """Operations of torch on a CPU take `count` threads each, in this thread and in those that ask for it within.
+
+    Torch has one setting for the thread that sets it and for all products, so uses are counted: the first one in saves the
+    number of threads, the last one out restores it.
+    """
+    import torch
+
+    global _depth, _saved
+    with _lock:
+        if _depth == 0:
+            _saved = torch.get_num_threads()
+        _depth += 1
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                torch.set_num_threads(_saved)
+
+
+def at_once(count: int, nbytes: int, device: str) -> int:
+    """How many of `count` layers are best worked on at once, each of which takes `nbytes`: on a CPU all that fit the memory."""
+    return min(count, max(1, machine_memory() // 8 // max(1, nbytes))) if device == "cpu" else 1
+
+
+def each(work: Callable[[T], R], layers: Iterable[T], most: int) -> Iterator[R]:
+    """`work` of every layer, in their order, `most` at a time but not more than torch has threads.
+
+    A layer has many passes over few megabytes, which one core does as soon as two, and few products. So a thread for a layer
+    is sooner done than all threads for each operation. Layers are taken from their iterator as they are needed, in the calling
+    thread.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    most = min(most, threads)
+    if most < 2:
+        yield from map(work, layers)
+        return
+    waiting: deque[Future[R]] = deque()
+    own = threads // most
+    with _threads_each(own), ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(own,)) as pool:
+        for layer in layers:
+            waiting.append(pool.submit(contextvars.copy_context().run, work, layer))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -36,7 +36,6 @@ ROGUE_SHARE = 0.5
 LOW_RANK = 3.0
 # Rows of the Gram matrix from which the effective dimension is estimated.
 PROBES = 64
-BLOCK_BYTES = 2 * 2**20  # of rows: they stay in the processor's cache from one operation to the next
 # Values beyond this share of a dtype's largest are about to overflow; entries below its smallest normal have lost digits.
 NEAR_MAXIMUM = 0.5
 SUBNORMAL_SHARE = 0.05

@@ -29,9 +29,9 @@ from repalign.comparison.preprocess import Preprocess
 from repalign.layers import Given, as_layer
 from repalign.measures.measure import Measure, State
 from repalign.measures.numerics.precision import sharing
-from repalign.measures.numerics.threads import each
 from repalign.representation import Representation
 from repalign.text import Progress, silent
+from repalign.workers import at_once, each
 
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
@@ -258,7 +258,8 @@ class Cache:
         read = self.examination.read(r)
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)
         if settings.preprocess is None:
-            layers = each(looked_at, read, self._at_once(r, settings))
+            needed = 4 * max(r.widths) * r.n * COPIES + 4 * r.n * r.n * SQUARES
+            layers = each(looked_at, read, at_once(len(r.layers), needed, settings.device))
         else:
             given = {name: self.examination.look(r, name, x, as_layer(x, f"{r.name}, layer {name}")) for name, x in read}
             layers = map(prepared, settings.preprocess({name: x.to(settings.device) for name, x in given.items()}).values())
@@ -283,11 +284,6 @@ class Cache:
 
     def _release(self, name: str) -> None:
         self.nbytes -= sum(p.nbytes for p in self.entries.pop(name).values())
-
-    def _at_once(self, r: Representation, settings: Settings) -> int:
-        """How many layers of a model are best prepared at once: on a CPU all, as far as they fit the memory."""
-        needed = 4 * max(r.widths) * r.n * COPIES + 4 * r.n * r.n * SQUARES
-        return min(len(r.layers), max(1, self.budget // needed)) if settings.device == "cpu" else 1
 
     def order(self, tiles: Sequence[Tile]) -> list[int]:
         """Which tile after which, so that models are prepared as rarely as the memory allows.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles, in_roles
-from repalign.measures.numerics.threads import each
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, must_be_bilinear
+from repalign.workers import at_once, each
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
             wrapped = relation.matrix.flatten().index_select(0, entries).view(n, -1)
             out[:, i] = torch.fft.rfft(wrapped.mul_(weight) if symmetric else wrapped, dim=0)
 
-    for _ in each(put, range(len(relations)), len(relations) if first.device.type == "cpu" else 1):
+    for _ in each(put, range(len(relations)), at_once(len(relations), 16 * n * n, first.device.type)):
         pass
     return out
 

@@ -12,7 +12,6 @@ import torch
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, TwoRoles, in_roles
-from repalign.measures.numerics.threads import each
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, first_sums, four_moments, in_place, sums_and_leverage, two_moments
@@ -31,6 +30,7 @@ from repalign.null.null import (
     must_be_bilinear,
 )
 from repalign.null.permutation import Permutations
+from repalign.workers import at_once, each
 
 # Where the closed form is not trusted: what relabellings are for few stimuli, where it is far from normal, and where the
 # fourth moment is not that of its law. Of clean data the rest is within -0.1 and 0.01 (n from 60); one outlier in both
@@ -91,7 +91,8 @@ class Moments(Null):
         """The sums of every layer that the law of its scores is made of."""
         states = prepared.states if states is None else states
         roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
-        of_layers = [zip(*each(sums_and_leverage, role, len(role)), strict=True) for role in roles]
+        most = at_once(len(states), 8 * states[0].n ** 2, states[0].device.type)
+        of_layers = [zip(*each(sums_and_leverage, role, most), strict=True) for role in roles]
         prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
         prepared.nbytes += sum(v.nbytes for of_role in prepared.of_law for v in of_role)
         return prepared

@@ -20,9 +20,9 @@ import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
-from repalign.measures.numerics.threads import each
 from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, snap_ties, step_down
 from repalign.null.groups import Groups
+from repalign.workers import each
 
 __all__ = [
     "AGGREGATES", "ONE_SIDE", "SCALES", "Found", "Judgement", "Null", "Prepared", "Search", "Streams", "Unpaired", "search_layers",
