@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import repalign
 from repalign.workers import at_once, each
@@ -80,6 +81,15 @@ def test_an_error_comes_out_and_threads_are_put_back(threads):
     with pytest.raises(ValueError, match="layer 3"):
         list(each(work, range(9), 9))
     assert torch.get_num_threads() == threads
+
+
+def test_products_of_numpy_take_no_more_threads(threads):
+    def blas() -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        assert set().union(*each(lambda _: blas(), range(threads), threads)) == {1}
+        assert blas() == {2}
 
 
 def test_a_run_within_another_does_not_lose_the_setting(threads):

@@ -381,22 +381,29 @@ T, R = TypeVar("T"), TypeVar("R")
 
 _lock = threading.Lock()
 _depth = 0
-_saved = 1
+_restore: Callable[[], None] | None = None
 
 
 @contextmanager
 def _threads_each(count: int) -> Iterator[None]:
-    """Operations of torch on a CPU take `count` threads each, in this thread and in those that ask for it within.
+    """Operations of torch, numpy and scipy on a CPU take `count` threads each, in this thread and in those that ask for it within.
 
-    Torch has one setting for the thread that sets it and for all products, so uses are counted: the first one in saves the
-    number of threads, the last one out restores it.
+    Their settings are partly of the process, so uses are counted: the first one in saves them, the last one out restores them.
+    Threads of numpy's products that wait for more would take the time of those that work.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
-    global _depth, _saved
+    global _depth, _restore
     with _lock:
         if _depth == 0:
-            _saved = torch.get_num_threads()
+            threads, of_numpy = torch.get_num_threads(), threadpool_limits(count, "blas")
+
+            def restore() -> None:
+                of_numpy.restore_original_limits()
+                torch.set_num_threads(threads)
+
+            _restore = restore
         _depth += 1
     torch.set_num_threads(count)
     try:
@@ -404,8 +411,8 @@ def _threads_each(count: int) -> Iterator[None]:
     finally:
         with _lock:
             _depth -= 1
-            if _depth == 0:
-                torch.set_num_threads(_saved)
+            if _depth == 0 and _restore is not None:
+                _restore()
 
 
 def at_once(count: int, nbytes: int, device: str) -> int:
