@@ -203,13 +203,12 @@ def triangle(n: int, start: int = 0) -> Iterator[tuple[slice, slice]]:
     yield from triangle(n - half, start + half)
 
 
-def gram(x: Tensor, other: Tensor | None = None) -> Tensor:
-    """X X^T (n, n), exactly symmetric: the tiles of its lower triangle, and their mirror images. X Y^T where that is symmetric."""
-    n, other = len(x), x if other is None else other
-    out = x.new_empty(n, n)
+def gram(x: Tensor) -> Tensor:
+    """X X^T (n, n), exactly symmetric: the tiles of its lower triangle, and their mirror images."""
+    out = x.new_empty(len(x), len(x))
     with full_precision():
-        for rows, columns in triangle(n):
-            tile = torch.mm(x[rows], other[columns].T, out=out[rows, columns])
+        for rows, columns in triangle(len(x)):
+            tile = torch.mm(x[rows], x[columns].T, out=out[rows, columns])
             if rows == columns:
                 tile.copy_(tile.tril() + tile.tril(-1).T)
             else:
