@@ -261,8 +261,8 @@ class Cache:
             needed = 4 * max(r.widths) * r.n * COPIES + 4 * r.n * r.n * SQUARES
             layers = each(looked_at, read, at_once(len(r.layers), needed, settings.device))
         else:
-            given = {name: self.examination.look(r, name, x, as_layer(x, f"{r.name}, layer {name}")) for name, x in read}
-            layers = map(prepared, settings.preprocess({name: x.to(settings.device) for name, x in given.items()}).values())
+            looked = ((name, self.examination.look(r, name, x, as_layer(x, f"{r.name}, layer {name}"))) for name, x in read)
+            layers = map(prepared, settings.preprocess({name: x.to(settings.device) for name, x in looked}).values())
         for of_layer in layers:
             for of_job, state in zip(states.values(), of_layer, strict=True):
                 of_job.append(state)

@@ -29,7 +29,7 @@ from repalign.errors import RepalignError, choose
 from repalign.layers import ASYMMETRY
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, Estimated
 from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
-from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
+from repalign.measures.numerics.precision import RESIDUE, double_centre, is_constant, u_centre
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class NeighborOverlap(Local, Bilinear):
                 expected=f"(n, k) = ({n}, {self.k}) indices, in every row {self.k} different other rows",
                 got=f"shape {tuple(found.shape)}, {int(found.min())} to {int(found.max())}, or a row that repeats or lists itself",
             )
-        return GraphRelation(found, norm=0.0 if bool((x == x[0]).all()) else 1.0)
+        return GraphRelation(found, norm=0.0 if is_constant(x) else 1.0)
 
     def scale(self, inner: Tensor, a: Sequence[Relation], b: Sequence[Relation]) -> Tensor:
         return super().scale(inner, a, b) / (a[0].n * self.k)

@@ -36,13 +36,12 @@ from repalign.measures.numerics.distances import (
     dense_ranks,
     dissimilarities,
     float32_between_rows,
-    is_constant,
     rounding_of,
     square,
     stored,
     upper,
 )
-from repalign.measures.numerics.precision import double_centre
+from repalign.measures.numerics.precision import double_centre, is_constant
 
 _RDM = tuple(DISSIMILARITIES)
 

@@ -23,6 +23,7 @@ from repalign.measures.numerics.precision import (
     blocks,
     centred,
     gram,
+    is_constant,
     layer_of,
     scaled,
     unit_rows,
@@ -215,11 +216,6 @@ def dissimilarities(x: Given, name: str) -> Dissimilarities | None:
         return None if x.is_constant else Dissimilarities(*scaled(x.matrix))
     assert isinstance(x, Tensor)
     return None if is_constant(x) else DISSIMILARITIES[name](x)
-
-
-def is_constant(x: Tensor) -> bool:
-    """All rows of x (n, d) alike; where the first two are not, the others are not looked at."""
-    return bool((x[:2] == x[0]).all()) and bool((x == x[0]).all())
 
 
 def upper(matrix: Tensor) -> np.ndarray:

@@ -74,9 +74,19 @@ def power_of_two_below(largest: float) -> float:
     return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
 
 
+def largest_of(x: Tensor) -> float:
+    """The largest entry in size; nan where one is."""
+    return float(torch.stack(torch.aminmax(x)).abs().amax())
+
+
 def unit_of(x: Tensor) -> float:
     """The power of two just below the largest entry; 1 if all are 0."""
-    return power_of_two_below(float(torch.stack(torch.aminmax(x)).abs().amax()))
+    return power_of_two_below(largest_of(x))
+
+
+def is_constant(x: Tensor) -> bool:
+    """All rows of x (n, d) alike; where the first two are not, the others are not looked at."""
+    return bool((x[:2] == x[0]).all()) and bool((x == x[0]).all())
 
 
 def scaled(x: Tensor) -> tuple[Tensor, float]:
@@ -115,7 +125,7 @@ class Deviations:
     @classmethod
     def of(cls, x: Tensor, dtype: torch.dtype = torch.float64) -> Deviations:
         device = "cpu" if x.device.type == "mps" else x.device  # which has no float64
-        largest = float(torch.stack(torch.aminmax(x)).abs().amax())
+        largest = largest_of(x)
         unit = power_of_two_below(largest) if not 1 / _USUAL < largest < _USUAL and math.isfinite(largest) else 1.0
         first = x[0].to(device, torch.float64) / unit
         rows = blocks(len(x), dtype.itemsize * x.shape[1], _WIDE_BYTES)
@@ -286,7 +296,7 @@ def rows_of(x: Tensor, center: bool = True) -> CentredRows:
     else:
         values, unit = scaled(x)
         whole = frobenius(values)
-        if bool((x == x[:1]).all()):
+        if is_constant(x):
             values.zero_()
         norm = frobenius(values)
     # Rounding is that of the features with their mean, which may be the larger part.
