@@ -15,7 +15,7 @@ from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN
 from repalign.sources import Model, ModelEntry, extract
 from repalign.sources.hf_text import HFText
-from repalign.sources.passes import greedy
+from repalign.sources.pooling import greedy
 
 CAPTIONS = ["a dog", "a red boat on the sea", "two cats", "a small grey cat sleeps on a chair", "a man", "a tall man in the rain"]
 

@@ -19,7 +19,7 @@ from repalign.sources import hf as _placement
 from repalign.sources import hf as hub
 from repalign.sources.hub import held
 from repalign.sources.model import Context, run_dtype, weights_digest
-from repalign.sources.passes import POSITIONS, nats
+from repalign.sources.pooling import POSITIONS, nats
 from repalign.sources.tokenizer import PROBE
 
 GIB = 2**30

@@ -20,7 +20,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.sources import ModelEntry, extract
 from repalign.sources.model import NO_BOS
-from repalign.sources.passes import norm_ratios, sees_only_back, without_first
+from repalign.sources.pooling import norm_ratios, sees_only_back, without_first
 from repalign.store import FeatureStore
 from repalign.study import load_study
 from repalign.study.alignment import AlignmentStudy

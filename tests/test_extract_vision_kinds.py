@@ -17,8 +17,8 @@ from torch import Tensor
 import tiny_models as tiny
 from repalign.errors import RepalignError, Unavailable
 from repalign.sources import SOURCES, Context, LoadedModel, ModelEntry, parse_spec
+from repalign.sources.image_tokens import images_shown
 from repalign.sources.model import library_errors
-from repalign.sources.passes import images_shown
 
 hf, timm_ = SOURCES["hf"], SOURCES["timm"]
 IMAGES = tiny.images(3)

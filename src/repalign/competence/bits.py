@@ -26,7 +26,7 @@ from repalign.sources import Context, ModelEntry, choose_device, parse_spec
 from repalign.sources.hf import quiet
 from repalign.sources.hf_text import HFText
 from repalign.sources.model import SPREAD, library_errors, versions
-from repalign.sources.passes import costs
+from repalign.sources.pooling import costs
 from repalign.sources.tokenizer import PROBE
 from repalign.text import Progress, silent
 

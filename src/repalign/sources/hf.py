@@ -117,7 +117,7 @@ class Transformers(HubSource):
         return standins.of_side(asked)
 
     def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:
-        from repalign.sources.passes import images_shown
+        from repalign.sources.image_tokens import images_shown
 
         return facts.get("tokens") != NO_BOS and images_shown(facts)
 

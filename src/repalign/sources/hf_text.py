@@ -19,6 +19,7 @@ from repalign.errors import RepalignError, Unavailable
 from repalign.sources import passes
 from repalign.sources.hf import load_model, placed, quiet, refuse_missing, within
 from repalign.sources.model import GENERATED, NO_BOS, Batch, Context, Layer, Loaded, ModelEntry, refuse_infinite
+from repalign.sources.pooling import TextModel, greedy, has_sink, nats, per_row, same_states, sees_only_back
 from repalign.sources.source import Spec, no_generation
 from repalign.sources.tokenizer import PROBE, Reading, context_length, load_tokenizer, pad_id
 
@@ -45,7 +46,7 @@ def load(spec: Spec, entry: ModelEntry, context: Context, config: Any) -> HFText
     return HFText(spec, entry, loaded, config, reading, causal)
 
 
-class HFText(passes.TextModel):
+class HFText(TextModel):
     """Tokens in, pooled hidden states out; `causal` says that the model has a head that predicts the next token."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, config: Any, reading: Reading, causal: bool) -> None:
@@ -95,7 +96,7 @@ class HFText(passes.TextModel):
         """Leave the first word out of the mean where it is a sink."""
         if self.may_skip and not self.skips_first:
             alone = (self._run(*self._padded([p.ids]), self.own_positions).hidden_states for p in prepared)
-            self.skips_first = passes.has_sink(alone)
+            self.skips_first = has_sink(alone)
             self.facts |= {**self.token_facts, "tokens": self._which_tokens()}
 
     # --- tokens ----------------------------------------------------------------------------------
@@ -174,16 +175,16 @@ class HFText(passes.TextModel):
     def _pass(self, prepared: Sequence[Tokens]) -> Batch:
         tokens, mask = self._padded([p.ids for p in prepared])
         if self.pooling == GENERATED:
-            states = passes.greedy(self._step if self.keeps else self._again, tokens, int(self.entry.tokens or 1), self.ends)
+            states = greedy(self._step if self.keeps else self._again, tokens, int(self.entry.tokens or 1), self.ends)
             layers = {layer.name: states[self.places[layer.name]].to("cpu") for layer in self.layers}
-            return Batch(layers, passes.per_row(cut=[p.cut for p in prepared]))
+            return Batch(layers, per_row(cut=[p.cut for p in prepared]))
         out = self._run(tokens, mask, self.own_positions)
         layers = {layer.name: out.hidden_states[self.places[layer.name]] for layer in self.layers}
         # Of a model that pools the last place, padding or not, every place counts.
         places = torch.ones_like(mask) if self.pooling == "last" and self.full is not None else mask
         batch = self.pooled(layers, places, "last" if self.pooling == "cls" and self.class_is_last else None)
         bits = self._bits(out.logits, tokens, mask, prepared) if self.scored else {}
-        return Batch(batch.layers, {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras, **bits})
+        return Batch(batch.layers, {**per_row(cut=[p.cut for p in prepared]), **batch.extras, **bits})
 
     def _step(self, tokens: Tensor, kept: Any) -> tuple[Tensor, Any, list[Tensor]]:
         """One step of a greedy continuation: the tokens that are new, beside the keys and values that are kept of the others."""
@@ -204,8 +205,8 @@ class HFText(passes.TextModel):
             return False
         self.kept_in = names[0]
         tokens, _ = self._padded([self._probe()[:4]])
-        made = [passes.greedy(step, tokens, 2, ()) for step in (self._step, self._again)]
-        return passes.same_states(made[0], made[1], dtype)
+        made = [greedy(step, tokens, 2, ()) for step in (self._step, self._again)]
+        return same_states(made[0], made[1], dtype)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and the mask of valid ones, each (b, t)."""
@@ -252,11 +253,11 @@ class HFText(passes.TextModel):
 
     def _bits(self, logits: Tensor, tokens: Tensor, mask: Tensor, prepared: Sequence[Tokens]) -> dict[str, Tensor]:
         """What the texts cost; one that was cut is left out, since its bytes are not those of its tokens."""
-        extras = passes.per_row(
+        extras = per_row(
             tokens=[len(p.ids) - 1 for p in prepared], bytes=[p.n_bytes for p in prepared],
             chars=[p.n_chars for p in prepared], bos=[self._has_bos(p.ids) for p in prepared],
         )  # fmt: skip
-        extras["nats"] = passes.nats(logits, tokens, mask)
+        extras["nats"] = nats(logits, tokens, mask)
         whole = torch.tensor([not p.cut for p in prepared])
         return {name: x * whole for name, x in extras.items()}
 
@@ -326,7 +327,7 @@ class HFText(passes.TextModel):
         ways = [True] if "position_ids" not in self.accepts else [self.entry.padding == "right", True, False]
         for own in dict.fromkeys(ways):
             beside = self._run(tokens, mask, own_positions=own).hidden_states
-            if passes.same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
+            if same_states([b[1][short.to(b.device)] for b in beside], [a[0] for a in alone], dtype):
                 return own
         raise RepalignError(
             f"model {self.entry.label}: a text has other hidden states when it is padded on the {self.entry.padding}",
@@ -340,7 +341,7 @@ class HFText(passes.TextModel):
         if self.full is not None:
             return False  # its last place sees the text, and padding is part of it
         tokens, mask = self._padded([self._probe()])
-        return passes.sees_only_back(
+        return sees_only_back(
             lambda ids: self._run(ids, mask, own_positions=True).hidden_states, tokens, tokens.shape[1] // 2, dtype
         )
 

@@ -19,7 +19,9 @@ from repalign.errors import Unavailable, first_line
 from repalign.sources import passes
 from repalign.sources.hf import load_model, quiet, refuse_missing, within
 from repalign.sources.hub import at, hub_errors
+from repalign.sources.image_tokens import Places, class_tokens, token_places, unlike_images
 from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, plain
+from repalign.sources.pooling import masked_mean, plain_mean
 from repalign.sources.source import Spec
 
 SIDES = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower")
@@ -97,11 +99,11 @@ class HFVision(LoadedModel):
     def _pool(self, name: str, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         places = self.places.get(name)
         if places is None:
-            return passes.plain_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
+            return plain_mean(hidden.permute(0, 3, 1, 2) if self.channels_last[name] else hidden)
         if self.pooling == "cls":
             assert places.cls is not None
             return hidden[:, places.cls].to(torch.float32)
-        return passes.masked_mean(hidden, inputs[self.mask]) if self.mask else passes.plain_mean(places.patches(hidden))
+        return masked_mean(hidden, inputs[self.mask]) if self.mask else plain_mean(places.patches(hidden))
 
     def _poolings(self) -> tuple[str, ...]:
         if not self.places:
@@ -161,7 +163,7 @@ class HFVision(LoadedModel):
     @torch.inference_mode()
     def _probe(self, missing: Sequence[str]) -> list[Layer]:
         """Run two images: what the hidden states are, and where the patches stand in them."""
-        each = [self._inputs(image) for image in passes.unlike_images()]
+        each = [self._inputs(image) for image in unlike_images()]
         inputs = {name: torch.cat([x[name] for x in each]) for name in each[0]}
         pixels = each[0].get(str(self._known_as("pixel_values")))
         self.input = {name: list(x.shape[1:]) for name, x in each[0].items()}
@@ -206,15 +208,15 @@ class HFVision(LoadedModel):
         self.places = self._places(trace, tokens, inputs)
         return every
 
-    def _places(self, trace: passes.Trace, tokens: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, passes.Places]:
-        if self.mask or (self.packed and not passes.class_tokens(self.model)):
-            return dict.fromkeys(tokens, passes.Places())
+    def _places(self, trace: passes.Trace, tokens: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Places]:
+        if self.mask or (self.packed and not class_tokens(self.model)):
+            return dict.fromkeys(tokens, Places())
         if self.packed:
             raise self._refused(
                 "the class token cannot be told from the patches", "images that go through it side by side",
                 "a row of the patches of all images, and a class token",
             )  # fmt: skip
-        return passes.token_places(trace, lambda: self._run(inputs), tokens, self.entry.label)
+        return token_places(trace, lambda: self._run(inputs), tokens, self.entry.label)
 
     def _is_layer(self, trace: passes.Trace, hidden: Sequence[Tensor]) -> bool:
         """Whether the first hidden state is the output of a block or stage, and not the embeddings."""

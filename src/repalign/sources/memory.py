@@ -42,7 +42,7 @@ from repalign.sources.model import (
     versions,
     weights_digest,
 )
-from repalign.sources.passes import any_pool, same_states
+from repalign.sources.pooling import any_pool, same_states
 from repalign.sources.source import COUNTED, FILE, SOURCES, Answer, Asked, Facts, Source, Spec, StandIn, no_generation
 
 UNTOLD = "session-"  # how the revision of a model begins whose features cannot be told from those of another

@@ -13,6 +13,7 @@ from repalign.dataset import Dataset
 from repalign.errors import RepalignError, did_you_mean, is_of
 from repalign.sources import passes
 from repalign.sources.hub import hub_errors, hub_revision
+from repalign.sources.image_tokens import Places, image_layers, pool_image, unlike_images
 from repalign.sources.memory import Model, alone, tower
 from repalign.sources.model import (
     Batch,
@@ -27,13 +28,14 @@ from repalign.sources.model import (
     told,
     versions,
 )
+from repalign.sources.pooling import TextModel, sees_only_back
 from repalign.sources.source import NAME, Answer, Asked, Facts, Source, Spec, StandIn
 
 EMBEDDING = "embedding"
 SIDES = "modality: image, or modality: text"
 
 
-class OpenCLIPSide(passes.TextModel):
+class OpenCLIPSide(TextModel):
     """Images or texts in; block outputs, before the final norm, and the unscaled shared embedding out."""
 
     sorts, shown_first = False, 0
@@ -84,7 +86,7 @@ class OpenCLIPSide(passes.TextModel):
         if self.kind == "text":
             batch = self.pooled({name: x for name, (x, _) in chosen.items()}, masks[0]) if masks else Batch({})
         else:
-            images = {n: passes.pool_image(state, self.tokens.get(n), self.pooling) for n, state in chosen.items()}
+            images = {n: pool_image(state, self.tokens.get(n), self.pooling) for n, state in chosen.items()}
             batch = Batch({name: x.to("cpu", torch.float32) for name, x in images.items()})
         batch.layers[EMBEDDING] = embedding.to("cpu", torch.float32)
         return Batch({layer.name: batch.layers[layer.name] for layer in self.layers}, batch.extras)
@@ -117,21 +119,21 @@ class OpenCLIPSide(passes.TextModel):
         """Whether tokens do not see those behind them."""
         tokens = self.tokenizer([text]).to(self.device)
         states, _ = self._run_texts(tokens)
-        return bool(states) and passes.sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
+        return bool(states) and sees_only_back(lambda ids: [x for x, _ in self._run_texts(ids)[0]], tokens, 2, self.dtype)
 
     @torch.inference_mode()
     def _probe(self) -> list[Layer]:
-        examples = ["a brown dog"] if self.kind == "text" else passes.unlike_images()
+        examples = ["a brown dog"] if self.kind == "text" else unlike_images()
         with passes.traced(self.model) as trace:
             states, _ = self._run(examples)
-        self.tokens: dict[str, passes.Places] = {}
+        self.tokens: dict[str, Places] = {}
         if self.kind == "text":
             self.known: tuple[str, ...] = ("mean", "last")
             self.causal = self._check_causal(examples[0])
             blocks = [Layer(f"block.{i}", trace.what(x, i)) for i, (x, _) in enumerate(states)]
         else:
             again = lambda: self._run(examples)  # noqa: E731
-            blocks, self.tokens, self.known = passes.image_layers(trace, again, states, self.entry.label, "OpenCLIP")
+            blocks, self.tokens, self.known = image_layers(trace, again, states, self.entry.label, "OpenCLIP")
         return [*blocks, Layer(EMBEDDING, "the embedding in the shared space")]
 
 

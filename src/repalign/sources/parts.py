@@ -21,7 +21,7 @@ from repalign.dataset import KINDS, Dataset
 from repalign.errors import RepalignError, Unavailable, first_line
 from repalign.models import ModelRecord
 from repalign.sources.model import STORE_DTYPES, library_errors, merged, out_of_memory
-from repalign.sources.passes import FIRST, LONGEST, per_row
+from repalign.sources.pooling import FIRST, LONGEST, per_row
 from repalign.sources.source import Spec, column_of
 from repalign.store import Part, Writer
 from repalign.text import Progress

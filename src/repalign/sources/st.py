@@ -17,6 +17,7 @@ from repalign.sources.hf import config_facts, quiet
 from repalign.sources.hub import HubSource, at, hub_errors
 from repalign.sources.memory import Model
 from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, ready
+from repalign.sources.pooling import TextModel, has_sink, per_row, same_states, sees_only_back
 from repalign.sources.source import Answer, Asked, Facts, Repository, Spec, StandIn
 from repalign.sources.tokenizer import PROBE, PROBES, load_tokenizer
 
@@ -34,7 +35,7 @@ class Text:
     cut: bool
 
 
-class Sentence(passes.TextModel):
+class Sentence(TextModel):
     """Sentences in; hidden states pooled here, and the embedding as the model's own modules make it, out."""
 
     def __init__(self, spec: Spec, entry: ModelEntry, loaded: Loaded, reading: Mapping[str, str]) -> None:
@@ -80,7 +81,7 @@ class Sentence(passes.TextModel):
             alone = [self._features([p.text]) for p in prepared]
             bos = getattr(self.model.tokenizer, "bos_token_id", None)
             leads = bos is not None and all(int(features["input_ids"][0, 0]) == bos for features in alone)
-            self.skips_first = leads or passes.has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
+            self.skips_first = leads or has_sink(self.model(features)["all_layer_embeddings"] for features in alone)
             self.facts |= {**self.token_facts, "tokens": self._which_tokens()}
 
     def prepare(self, stimuli: Sequence[str], where: Sequence[str]) -> list[Text]:
@@ -116,7 +117,7 @@ class Sentence(passes.TextModel):
         states = {layer.name: hidden[self.places[layer.name]] for layer in self.layers if layer.name != EMBEDDING}
         batch = self.pooled(states, out["attention_mask"]) if states else Batch({})
         batch.layers[EMBEDDING] = out[EMBEDDING].to("cpu", torch.float32)
-        extras = {**passes.per_row(cut=[p.cut for p in prepared]), **batch.extras}
+        extras = {**per_row(cut=[p.cut for p in prepared]), **batch.extras}
         return Batch({layer.name: batch.layers[layer.name] for layer in self.layers}, extras)
 
     def _run(self, texts: list[str]) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class Sentence(passes.TextModel):
     def _refuse_padding(self, dtype: torch.dtype) -> None:
         """Refuse a model that gives a text another embedding beside a longer one, unless texts of one length share a pass."""
         beside, alone = self._run([PROBE, f"{PROBE} {PROBE}"]), self._run([PROBE])
-        if self.entry.padding != "none" and not passes.same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
+        if self.entry.padding != "none" and not same_states([beside[EMBEDDING][:1]], [alone[EMBEDDING]], dtype):
             raise RepalignError(
                 f"model {self.entry.label}: a text has another embedding beside longer ones, which it is padded for",
                 expected="modules that leave padding out", got=self._modules(),
@@ -175,7 +176,7 @@ class Sentence(passes.TextModel):
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             return False
         run = lambda i: self.model[0]({**features, "input_ids": i})["all_layer_embeddings"]  # noqa: E731
-        return passes.sees_only_back(run, ids, ids.shape[1] // 2, dtype)
+        return sees_only_back(run, ids, ids.shape[1] // 2, dtype)
 
 
 def _own_tokenizer(model: Any, spec: Spec, context: Context) -> dict[str, str]:

@@ -22,6 +22,7 @@ from repalign.errors import RepalignError, Unavailable, did_you_mean, is_of
 from repalign.models import known_models
 from repalign.sources import passes
 from repalign.sources.hub import HubSource, fetch, hub_errors, hub_revision, read_headers
+from repalign.sources.image_tokens import Places, class_tokens, image_layers, pool_image, token_places, unlike_images
 from repalign.sources.memory import Model
 from repalign.sources.model import (
     Batch,
@@ -37,6 +38,7 @@ from repalign.sources.model import (
     told,
     versions,
 )
+from repalign.sources.pooling import any_pool, plain_mean
 from repalign.sources.source import COUNTED, NAME, Answer, Asked, Facts, Repository, Spec, StandIn, outdated
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def _count(name: str, config: bytes = b"") -> Facts:  # noqa: ARG001  # of a fol
             states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
     word, poolings = "stage", ("spatial_mean", "mean")
     if getattr(model, "num_prefix_tokens", 0):
-        word, poolings = "block", ("cls", "mean") if passes.class_tokens(model) else ("mean",)
+        word, poolings = "block", ("cls", "mean") if class_tokens(model) else ("mean",)
     return Facts(
         kind="image", parameters=count_parameters(model), parameters_from=COUNTED, layers_from=COUNTED,
         widths=tuple(s.shape[1] for s in states),  # (b, d, height, width)
@@ -188,16 +190,16 @@ class TimmVision(LoadedModel):
             layers = {n: self._pool_output(n, found[n]) for n in names}
         else:
             states = self._intermediates(pixels)
-            layers = {n: passes.pool_image(states[self.index[n]], self.places.get(n), self.pooling) for n in names}
+            layers = {n: pool_image(states[self.index[n]], self.places.get(n), self.pooling) for n in names}
         return Batch({name: x.to("cpu", torch.float32) for name, x in layers.items()})
 
     def _pool_output(self, name: str, x: Tensor) -> Tensor:
         """Of a module named by its path: as of other layers, no class token nor register is in a mean over tokens."""
         places = self.places.get(name)
         if places is None or self.pooling not in ("cls", "mean"):
-            return passes.any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
+            return any_pool(x, self.pooling, f"model {self.entry.label}, layer {name}")
         if self.pooling == "mean":
-            return passes.plain_mean(places.patches(x))
+            return plain_mean(places.patches(x))
         if places.cls is None:
             raise RepalignError(
                 f"model {self.entry.label}, layer {name}: pooling 'cls' does not apply",
@@ -226,20 +228,20 @@ class TimmVision(LoadedModel):
         return [s if isinstance(s, tuple) else (s, None) for s in states]
 
     def _probe_pixels(self) -> Tensor:
-        return torch.stack(self.prepare(passes.unlike_images(), ())).to(self.device, self.dtype)
+        return torch.stack(self.prepare(unlike_images(), ())).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def _intermediate_layers(self) -> list[Layer]:
         """The layers that timm gives, each with the module that makes it, as one run shows."""
         self.known: tuple[str, ...] = ()
-        self.places: dict[str, passes.Places] = {}
+        self.places: dict[str, Places] = {}
         if not hasattr(self.model, "forward_intermediates"):
             return []
         pixels = self._probe_pixels()
         with passes.traced(self.model) as trace:
             states = self._intermediates(pixels)
         again = lambda: self._intermediates(pixels)  # noqa: E731
-        every, self.places, self.known = passes.image_layers(trace, again, states, self.entry.label, "timm")
+        every, self.places, self.known = image_layers(trace, again, states, self.entry.label, "timm")
         return every
 
     @torch.inference_mode()
@@ -250,7 +252,7 @@ class TimmVision(LoadedModel):
             found = self._outputs(pixels, names)
         tokens = {n: x for n, x in found.items() if x.ndim == 3}
         if self.pooling in ("cls", "mean"):
-            self.places = passes.token_places(trace, lambda: self.model(pixels), tokens, self.entry.label)
+            self.places = token_places(trace, lambda: self.model(pixels), tokens, self.entry.label)
         return tuple(passes.module_layer(self.model, n) for n in names)
 
 
@@ -391,6 +393,6 @@ class Timm(HubSource):
         if pooling == "cls" and not by_path:
             with torch.device("meta"):
                 model = timm.create_model(f"local-dir:{spec.path}" if spec.is_local else spec.path, pretrained=False)
-            wrong = None if passes.class_tokens(model) else "a register in place of a class token"
+            wrong = None if class_tokens(model) else "a register in place of a class token"
         if wrong is not None:
             raise outdated(entry, wrong, stored)

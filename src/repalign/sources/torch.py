@@ -63,7 +63,8 @@ from repalign.sources.model import (
     told,
     weights_digest,
 )
-from repalign.sources.passes import any_pool, module_layer, outputs_of
+from repalign.sources.passes import module_layer, outputs_of
+from repalign.sources.pooling import any_pool
 from repalign.sources.source import FILE, Answer, Asked, Facts, Source, Spec, StandIn
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from repalign.errors import RepalignError, did_you_mean, is_of
 from repalign.sources.memory import OUTPUT, unwrapped
 from repalign.sources.model import named_by
-from repalign.sources.passes import ROUNDING, TOKEN_POOLINGS, any_pool, outputs_of, without_first
+from repalign.sources.passes import outputs_of
+from repalign.sources.pooling import ROUNDING, TOKEN_POOLINGS, any_pool, without_first
 from repalign.sources.torch import children
 from repalign.track.processes import in_step
 
