@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,28 @@ def order() -> list[str]:
     return [name.strip() for name in re.split(r"[<,]", block.replace("\n", " "))]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A file, parsed once for all rules."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All that is in a file."""
+    return tuple(ast.walk(tree_of(path)))
+
+
 def module(path: Path) -> str:
     """The part of the house that a file belongs to."""
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The parts of the house that a file imports, wherever in the file."""
     out = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("repalign"):
             parts = node.module.split(".")
             # A name that the front door gives is of the room that it comes from.
@@ -85,7 +99,7 @@ def test_nothing_imports_the_experiments_of_the_paper():
 
 def test_the_experiments_of_the_paper_use_public_names_only():
     for path in PRH:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign"):
                 names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
                 assert not [name for name in names if name.startswith("_")], f"{path.name}: {ast.unparse(node)}"
@@ -93,7 +107,7 @@ def test_the_experiments_of_the_paper_use_public_names_only():
 
 def test_no_room_imports_private_names_of_another():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign."):
                 room, *names = [*str(node.module).split(".")[1:], *(alias.name for alias in node.names)]
                 assert room == module(path) or not [n for n in names if n.startswith("_")], f"{path.name}: {ast.unparse(node)}"
@@ -105,7 +119,7 @@ def test_no_file_needs_itself_to_be_imported():
     for path in FILES:
         name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
         needs[name] = set()
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("repalign"):
                 needs[name] |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
     needs = {name: {n for n in some if n in needs and n != name} for name, some in needs.items()}
@@ -119,7 +133,7 @@ def test_no_file_needs_itself_to_be_imported():
 
 def test_editors_are_told_the_names_that_there_are():
     """Type checkers read the imports under `TYPE_CHECKING`, and no `__getattr__`, which would give them any name as Any."""
-    tree = ast.parse((SOURCE / "__init__.py").read_text("utf-8"))
+    tree = tree_of(SOURCE / "__init__.py")
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imported = [(node.module, alias) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     rooms = {alias.asname or alias.name: alias.name for module, alias in imported if module is None}
@@ -131,7 +145,7 @@ def test_editors_are_told_the_names_that_there_are():
 
 
 def test_editors_are_told_of_every_experiment():
-    tree = ast.parse((SOURCE / "experiments/__init__.py").read_text("utf-8"))
+    tree = tree_of(SOURCE / "experiments/__init__.py")
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     told = {ast.unparse(node) for node in block.body}
     rows = {name: row.at.partition(":")[0] for name, row in repalign.experiments.EXPERIMENTS.items()}
@@ -140,7 +154,7 @@ def test_editors_are_told_of_every_experiment():
 
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
             found.append((ast.unparse(node.func), node))
     return found
@@ -150,9 +164,8 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 def test_what_is_never_done(path: Path):
     """No pickle; no printing, exiting or reading of arguments outside the command line; no bare except."""
     text = path.read_text("utf-8")
-    tree = ast.parse(text)
     assert not re.search(r"^\s*(import|from) (pickle|dill|joblib|cloudpickle)\b", text, flags=re.M)
-    assert not any(isinstance(n, ast.ExceptHandler) and n.type is None for n in ast.walk(tree))
+    assert not any(isinstance(n, ast.ExceptHandler) and n.type is None for n in nodes_of(path))
     for name, call in calls(path):
         keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
         if name == "torch.load":
