@@ -436,7 +436,7 @@ def test_equal_calls_give_equal_bytes_in_every_process(tmp_path):
 
 def test_a_stand_in_that_is_there_is_not_made_again(data, models, monkeypatch):
     first = stand_in(ModelEntry("hf:org/again"), "text", models)
-    monkeypatch.setattr("repalign.sources.standins._write_text", None)
+    monkeypatch.setattr("repalign.sources.standin_models._write_text", None)
     assert stand_in(ModelEntry("hf:org/again", caption=1, layers=(0,)), "text", models)[0].spec == first[0].spec
     with pytest.raises(TypeError):
         stand_in(ModelEntry("hf:org/again"), "text", models, seed=1)

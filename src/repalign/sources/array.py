@@ -182,6 +182,6 @@ class Arrays(Source):
     load = ArrayFile
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
-        return standins.array_file(asked)
+        return standin_models.array_file(asked)

@@ -111,10 +111,10 @@ class Transformers(HubSource):
         return HFVision(spec, entry, loaded, config, reader)
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
         self.require(asked.entry)
-        return standins.of_side(asked)
+        return standin_models.of_side(asked)
 
     def skipped_sinks_before(self, facts: Mapping[str, Any]) -> bool:
         from repalign.sources.image_tokens import images_shown

@@ -212,11 +212,11 @@ class OpenCLIP(Source):
         return OpenCLIPSide(spec, entry, _side(entry), loaded, entry.preprocess, entry.preprocess)
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
         if asked.entry.modality is None:
             raise no_modality(asked.entry, self.scheme, SIDES)
-        return standins.of_side(asked, "gpt2")
+        return standin_models.of_side(asked, "gpt2")
 
 
 def _side(entry: Model) -> str:

@@ -264,7 +264,7 @@ class SentenceTransformers(HubSource):
         return Sentence(spec, entry, loaded, {"tokenizer": "as it was given"})
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
         self.require(asked.entry)
-        return standins.sentence_model(asked)
+        return standin_models.sentence_model(asked)

@@ -370,7 +370,7 @@ class Timm(HubSource):
         return TimmVision(spec, entry, loaded, entry.preprocess)
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
         self.require(asked.entry)
         notes: tuple[str, ...] = ()
@@ -379,7 +379,7 @@ class Timm(HubSource):
                 _pretrained(asked.spec, asked.entry)
             except Unavailable as error:
                 notes = (error.reason,)
-        return standins.timm_model(asked, notes)
+        return standin_models.timm_model(asked, notes)
 
     def refuse_outdated(self, spec: Spec, entry: ModelEntry, stored: StoredRepresentation) -> None:
         """Refuse an extraction by a former version, whose facts say nothing of a class token, that took something else."""

@@ -160,9 +160,9 @@ class TorchModules(Source):
         return TorchModule(spec, entry, loaded, str(entry.modality), entry.preprocess, None, facts)
 
     def stand_in(self, asked: Asked) -> StandIn:
-        from repalign.sources import standins
+        from repalign.sources import standin_models
 
-        return standins.module(asked)
+        return standin_models.module(asked)
 
 
 # Stimuli that do not go into a module of their own accord: what they are, what takes them there, and what would happen else.
