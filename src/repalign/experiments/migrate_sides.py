@@ -183,7 +183,7 @@ def _read_index(old: Any, new: Any, layer: str | None, id: str | None) -> _Index
 
 def _from_pieces(pieces: Pieces, sample: Vectors) -> _Index:
     """One pass over a file: its vectors with the ids of the sample, and that no id is there twice."""
-    from repalign.features.ids import match
+    from repalign.features.pairing import match
 
     (new,), wanted = sample.arrays, {one: i for i, one in enumerate(sample.ids or ())}
     ids, vectors, rows, start = [], [], [], 0

@@ -28,7 +28,8 @@ from repalign.features.files import (
     read_file,
     sidecars,
 )
-from repalign.features.rule import AXES, Found, Joined, Reading, id_tier, join, names_of
+from repalign.features.pairing import Joined, join
+from repalign.features.rule import AXES, Found, Reading, id_tier, names_of
 
 __all__ = [
     "AXES", "SUFFIXES", "Found", "Joined", "Reading", "feature_files", "file_pieces", "file_rows", "file_widths", "id_tier",

@@ -1,4 +1,4 @@
-"""Ids as texts: no null, no duplicate, nothing rounded; which values could be ids, and which rows they join."""
+"""Ids as texts: no null, no duplicate, nothing rounded; and which values could be ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from repalign.errors import RepalignError
@@ -102,53 +101,3 @@ def distinct(values: Sequence[Any]) -> bool:
         return all(v is not None for v in values) and len(set(values)) == len(values)
     except TypeError:  # what cannot be hashed is no id
         return False
-
-
-def agree(candidates: Sequence[Sequence[Any]]) -> bool:
-    """Whether the blocks of one name say the same in every row of all sources, and none is a mere counter."""
-    first = {block.name: block for block in candidates[0]}
-    if any({block.name for block in others} != set(first) for others in candidates):
-        return False
-    for name, block in first.items():
-        read = [list(b.values()) for others in candidates for b in others if b.name == name]
-        numbers = read[0] if block.kind == "integer" and len(block.shape) == 1 and None not in read[0] else []
-        counts = bool(numbers) and all(b - a == 1 for a, b in pairwise(numbers))
-        if counts or any(r != read[0] for r in read):
-            return False
-    return True
-
-
-def match(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[tuple[str, ...], list[list[int]], str]:
-    """The ids that all sources (name, ids) have, in the order of the first; their rows in each source; and how in words."""
-    row_of = [{id_: row for row, id_ in enumerate(ids)} for _, ids in sources]
-    common = tuple(id_ for id_ in row_of[0] if all(id_ in rows for rows in row_of))
-    known = set(common)
-    first = {_loose(i): i for i in row_of[0] if i not in known}
-    for (what, _), rows in zip(sources[1:], row_of[1:], strict=True):
-        # Ids without a partner that differ from another's in the way they are written only: '007' and '7', 'A' and 'a'.
-        twins = [(first[_loose(i)], i) for i in rows if i not in known and _loose(i) in first]
-        twins = [(a, b) for a, b in twins if a != b]
-        if twins:
-            raise RepalignError(
-                f"{sources[0][0]} and {what}: {len(twins)} ids differ only in how they are written",
-                expected="one way to write an id", got=", ".join(f"{a!r} and {b!r}" for a, b in twins[:3]),
-                remedy="write them alike; or leave these rows out of one file, if they are not the same stimuli",
-            )
-    if not common:
-        raise RepalignError(
-            f"{' and '.join(what for what, _ in sources)} have no id in common",
-            expected=f"ids such as {next(iter(row_of[0]))!r}",
-            got=" and ".join(repr(next(iter(rows))) for rows in row_of[1:]),
-            remedy="name the column that all have (--id NAME, ids=), or pair row by row (--rows, rows=True)",
-        )
-    alone = [str(len(ids) - len(common)) for _, ids in sources]
-    left = f"{', '.join(alone[:-1])} and {alone[-1]} rows have no partner and are left out"
-    rows = [[of[id_] for id_ in common] for of in row_of]
-    return common, rows, f"joined on {len(common)} ids; {left}"
-
-
-def _loose(id_: str) -> str:
-    """An id without what is easily written in two ways: case, zeros in front, a fraction of zero."""
-    text = id_.strip().casefold()
-    number = re.fullmatch(r"([+-]?)0*(\d+)(?:\.0*)?", text)
-    return f"{number[1].replace('+', '')}{number[2]}" if number else text

@@ -1,4 +1,4 @@
-"""The one rule: which blocks of a source are layers, which one names the rows, what is left out, and how rows pair.
+"""The one rule: which blocks of a source are layers, which one names the rows, and what is left out.
 
 Every form of features becomes a `Table` of named blocks, nothing loaded yet. Two-dimensional float blocks are layers, and so
 are the float columns of a table together. What could be meant as a feature and is not plainly one (a mask, a third axis, a
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError, choose
-from repalign.features.ids import agree, as_texts, distinct, match, tells_apart
+from repalign.features.ids import as_texts, distinct, tells_apart
 from repalign.layers import FEATURES, KINDS, Given, Pairwise, kind_of, said
 
 # "pairs": an RDM or a kernel; "closed": bytes and pickles, which are not looked into.
@@ -466,65 +466,3 @@ def available_bytes() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-# --- pairing rows --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Joined:
-    """The layers of every source with paired rows."""
-
-    layers: tuple[dict[str, Given], ...]
-    ids: tuple[str, ...] | None  # None if rows are paired by position
-    how: tuple[str, ...]  # how the rows are paired, then a sentence for every source
-
-    @property
-    def n(self) -> int:
-        return len(next(iter(self.layers[0].values())))
-
-
-def join(sources: Sequence[Found]) -> Joined:
-    """The rows whose id all sources have, in the order of the first; or row i with row i.
-
-    Rows are paired by position if no source has anything that could be an id, if what could be one says the same in
-    every row, or if the caller says `rows`. Raises RepalignError for everything else.
-    """
-    sentences = tuple(s.how for s in sources)
-    if all(s.ids is not None for s in sources):
-        ids, rows, how = match([(s.what, s.ids or ()) for s in sources])
-        layers = []
-        for source, index in zip(sources, map(torch.tensor, rows), strict=True):
-            same = torch.equal(index, torch.arange(source.n))
-            layers.append({name: x if same else x[index.to(x.device)] for name, x in source.layers.items()})
-        return Joined(tuple(layers), ids, (how, *sentences))
-    could, by_rows = [s.candidates for s in sources if s.candidates], [s.by_rows for s in sources]
-    agreed = len(could) == len(sources) and all(s.ids is None for s in sources) and agree(could)
-    if not all(by_rows) and not agreed and (could or any(s.ids is not None for s in sources)):
-        raise _which_row(sources)
-    if len({s.n for s in sources}) > 1:
-        raise RepalignError(
-            f"{' and '.join(s.what for s in sources)} have different numbers of rows",
-            expected=f"row i of {'both' if len(sources) == 2 else 'all'} describing the same stimulus",
-            got=", ".join(f"n = {s.n}" for s in sources),
-            remedy="give every file ids, for instance a column id, an array ids, or FILE.ids.txt with one id per line",
-        )
-    why = f"{could[0][0].label} says the same in every row" if could else "nothing names the rows"
-    how = f"row i of one is paired with row i of the other: {'as asked' if any(by_rows) else why}"
-    return Joined(tuple(dict(s.layers) for s in sources), None, (how, *sentences))
-
-
-def _which_row(sources: Sequence[Found]) -> RepalignError:
-    """The error for rows that would be paired by position although a source may name them."""
-    without = [s for s in sources if s.ids is None]
-    columns = next((s.candidates[0].name for s in without if s.candidates), None)
-    named = [(s.what, s.ids) for s in sources if s.ids is not None]
-    got = [f"{what}: {len(ids)} ids ({', '.join(map(repr, ids[:3]))}{' ...' * (len(ids) > 3)})" for what, ids in named]
-    got += [f"{s.what}: {f'which could be ids: {names_of(s.candidates)}' if s.candidates else 'no ids'}" for s in without]
-    remedy = "give it ids: an array or column `id`, FILE.ids.txt with a line each, in Python {'x': array, 'ids': ids}"
-    remedy = remedy if columns is None else f"say {option('id', columns)}"
-    return RepalignError(
-        f"{' and '.join(s.what for s in sources)}: which row belongs to which?",
-        expected="ids in all of them, or in none", got="; ".join(got),
-        remedy=f"{remedy}; or --rows (rows=True) if row i of all is the same stimulus",
-    )
