@@ -11,13 +11,13 @@ from repalign.relate.agreements import Agreement, agreement
 from repalign.relate.binning import Bins, bins
 from repalign.relate.curves import Contrast, Curve, TrendCurve, contrast, curve, trend_curve
 from repalign.relate.factors import Effects, effects
+from repalign.relate.findings import FEW_MODELS, MIN_MODELS_BAND, QUANTITIES, Finding
 from repalign.relate.jackknife import MIN_MODELS_LINE, MIN_UNITS, Fit, ModelDifference, difference_of_models
 from repalign.relate.maps import ModelMap, model_map
 from repalign.relate.matched import Matched, matched
 from repalign.relate.permutations import DRAWS
 from repalign.relate.replication import Beside, Published, beside, published_points, read_published
 from repalign.relate.scores import PARAMETERS, SIDES, Crossed, sides_of, yardstick_label, yardsticks
-from repalign.relate.sentences import FEW_MODELS, MIN_MODELS_BAND, QUANTITIES, Finding
 from repalign.relate.trends import FamilySlope, Trend, TrendInference, infer, trend
 from repalign.relate.verdict import SideVerdict, Verdict, verdict
 

@@ -19,10 +19,10 @@ from repalign.comparison.alignment import Alignment, rows_of
 from repalign.errors import RepalignError, choose
 from repalign.measures import facts_of
 from repalign.null import benjamini_hochberg
+from repalign.relate.findings import OVER, Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, MIN_UNITS, Jackknife, ranks, units_of
 from repalign.relate.permutations import FEW_ORDERS, TIE, Orders, blocks_of
 from repalign.relate.scores import PAIR, Crossed, Models, Records, all_met, names_of, stimuli
-from repalign.relate.sentences import OVER, Finding
 
 ORDERS = ("table", "cluster")
 DRAWS = 999

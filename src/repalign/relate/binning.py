@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.relate.findings import Against
 from repalign.relate.jackknife import LEVEL, MIN_UNITS, Jackknife, Units, units_of
 from repalign.relate.permutations import DRAWS, TIE, Orders
 from repalign.relate.scores import Crossed, Models, Records, all_met, described, names_of, other_side, searched, stimuli
-from repalign.relate.sentences import Against
 
 ALL_PARTNERS = -1
 

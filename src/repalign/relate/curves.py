@@ -17,10 +17,10 @@ import pandas as pd
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.measures import MeasureFacts, facts_of, measure_among
 from repalign.models import COMPETENCES
+from repalign.relate.findings import QUANTITIES, Finding, noun
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, mean_of_pairs, pearson, spearman
 from repalign.relate.permutations import DRAWS
 from repalign.relate.scores import PAIR, PARAMETERS, Models, Records, names_of, other_side, pairs_of, searched, stimuli
-from repalign.relate.sentences import QUANTITIES, Finding, noun
 from repalign.relate.trends import NOTHING, Trend, trend
 
 RELATIVE = ("smallest", "first")

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError, did_you_mean
+from repalign.relate.findings import Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Jackknife, labels_of, units_of
 from repalign.relate.permutations import DRAWS, TIE, block_orders
 from repalign.relate.scores import LOGGED, WORDS, Crossed, Models, Records, names_of, searched, stimuli, yardstick_label
-from repalign.relate.sentences import Finding
 
 # Shares take a regression for every set of factors.
 MOST_FACTORS = 12

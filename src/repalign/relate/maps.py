@@ -17,10 +17,10 @@ import pandas as pd
 
 from repalign.errors import RepalignError, choose, require
 from repalign.measures import facts_of
+from repalign.relate.findings import DISTANCES, Finding
 from repalign.relate.jackknife import spearman
 from repalign.relate.permutations import TIE
 from repalign.relate.scores import PARAMETERS, Crossed, Models, Records, all_met, names_of, searched, stimuli
-from repalign.relate.sentences import DISTANCES, Finding
 
 # Three points with a metric fit the plane always.
 MIN_MODELS_MAP = 4

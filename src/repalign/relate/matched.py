@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from repalign.errors import RepalignError
+from repalign.relate.findings import Finding
 from repalign.relate.jackknife import LEVEL, Jackknife, units_of
 from repalign.relate.scores import Crossed, Models, Records, names_of, searched, stimuli
-from repalign.relate.sentences import Finding
 
 OVERALL = "all"
 Pairs = Mapping[str, Sequence[Sequence[str]]] | Sequence[Sequence[str]]

@@ -14,9 +14,9 @@ import pandas as pd
 from repalign.errors import RepalignError, choose, did_you_mean
 from repalign.models import COMPETENCES, known_models, published_model
 from repalign.relate.curves import refuse_twice
+from repalign.relate.findings import Fitted
 from repalign.relate.jackknife import Fit, mean_of_pairs
 from repalign.relate.scores import PAIR, searched, stimuli
-from repalign.relate.sentences import Fitted
 from repalign.relate.trends import Trend
 from repalign.tables import csv_rows, split_lines
 

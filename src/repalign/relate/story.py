@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from repalign.relate.findings import FEW_MODELS
 from repalign.relate.jackknife import said_by
-from repalign.relate.sentences import FEW_MODELS, OF
+from repalign.relate.sentences import OF
 from repalign.text import TIMES, alike, counted, interval, p_sentence
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike
 from repalign.errors import RepalignError, did_you_mean
 from repalign.models import RELEASED
 from repalign.relate import sentences
+from repalign.relate.findings import Against, Fitted
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, said_by, units_of
 from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family_means
 from repalign.relate.saturation import Saturation, saturation
 from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
-from repalign.relate.sentences import Against, Fitted
 
 NOTHING = (math.nan, math.nan)
 NEARLY_PERFECT = 0.9  # a rank correlation that one swap in the order moves far on Fisher's scale

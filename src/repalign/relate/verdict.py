@@ -18,9 +18,9 @@ import pandas as pd
 from repalign.comparison.alignment import is_mock
 from repalign.comparison.conventions import Conventions, Pairs
 from repalign.models import COMPETENCES, training_of
+from repalign.relate.findings import Finding
 from repalign.relate.jackknife import MIN_MODELS_LINE, ModelDifference, difference_of_models, said_by
 from repalign.relate.scores import PARAMETERS, Records, names_of, partners_of, sides_of, yardsticks
-from repalign.relate.sentences import Finding
 from repalign.relate.trends import Trend, scaled, trend
 
 SENSES = {"image": "vision", "text": "language"}  # what models of a modality are called
