@@ -21,7 +21,7 @@ from repalign.comparison.ways import ABOVE
 from repalign.errors import RepalignError
 from repalign.measures import CKA, RSA, RTD, describe, parse_measure
 from repalign.measures.measure import as_layer
-from repalign.measures.topology import relative_to_null
+from repalign.measures.relative import relative_to_null
 from repalign.models import ModelRecord
 from repalign.representation import MemoryRepresentation, break_pairs, mean_of, sample_rows
 from repalign.testing import pair as related

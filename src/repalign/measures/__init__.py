@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what is bound when it is first used, below
     from repalign.measures.paired_cosine import *  # noqa: F403
     from repalign.measures.point_clouds import *  # noqa: F403
     from repalign.measures.rdm import *  # noqa: F403
+    from repalign.measures.relative import relative_to_null as relative_to_null
     from repalign.measures.shape import *  # noqa: F403
     from repalign.measures.shared_space import *  # noqa: F403
     from repalign.measures.soft_neighbors import *  # noqa: F403
@@ -41,9 +42,9 @@ if TYPE_CHECKING:  # what is bound when it is first used, below
 _OTHERS = {
     "custom": ("KernelAlignment", "NeighborOverlap"),
     "distribution": ("accuracy_difference", "embedding_svd_distance", "log_likelihood_variance_distance"),
+    "relative": ("relative_to_null",),
     "shared_space": ("cone_effect", "shift_curve"),
     "statistics": ("concentricity", "magnitude", "participation_ratio", "two_nn_dimension", "uniformity"),
-    "topology": ("relative_to_null",),
 }
 _HOMES = {**HOMES, **{name: f"{__name__}.{module}" for module, names in _OTHERS.items() for name in names}}
 
