@@ -202,7 +202,7 @@ def _sentences(found: Brain) -> Iterator[str]:
 
 def _draw(found: Brain, look: Any) -> Axes:
     from repalign.figures import canvas
-    from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, MUTED, PAPER, RULE, SCORE
+    from repalign.figures.palette import ACCENT, FAINT, LIGHT, MUTED, PAPER, SCORE
 
     table, rows = found.table, np.arange(len(found.table))
     names = canvas.called(table["model"], look=look)
@@ -213,9 +213,8 @@ def _draw(found: Brain, look: Any) -> Axes:
         above=f"{found.measure.facts.label}; {people}; n = {found.n:,} stimuli",
         below=f"Bars: {100 * found.level:g} % intervals over {_FOR[found.over]}. Faint points: people. Red: mean and 95th "
         f"percentile of {found.draws} relabellings of the stimuli. p: of chance, Holm over models.",
-        **look,
+        rules="x", **look,
     )  # fmt: skip
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvspan(lower, upper, color=LIGHT[4], linewidth=0, label="noise ceiling", zorder=0.5)
     scores: Any = found.tables["scores"].groupby("subject", sort=False)[table["model"].tolist()].mean()  # (P, M)
     for values in scores.to_numpy():
@@ -224,16 +223,14 @@ def _draw(found: Brain, look: Any) -> Axes:
     axes.plot(table["score"], rows, "o", color=SCORE, markersize=6, markeredgecolor=PAPER, markeredgewidth=0.8)
     axes.vlines(table["chance"], rows - 0.3, rows + 0.3, color=ACCENT, linewidth=1.3, label="chance")
     axes.vlines(table["threshold"], rows - 0.3, rows + 0.3, color=ACCENT, linewidth=1.1, linestyle=canvas.DASHED)
-    beside = {"xycoords": axes.get_yaxis_transform(), "va": "center", "annotation_clip": False}
     for row, p in zip(rows, table["p_chance_holm"], strict=True):
         said = pvalue(p)
-        axes.annotate(f"p {said}" if said[:1] in "<–" else f"p = {said}", (1.01, row), fontsize=7.5, color=INK, **beside)
+        canvas.at_end(axes, f"p {said}" if said[:1] in "<–" else f"p = {said}", row)
     axes.annotate(
         "noise\nceiling", ((lower + upper) / 2, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 3), textcoords="offset points",
         ha="center", va="bottom", fontsize=7, color=MUTED, annotation_clip=False,
     )  # fmt: skip
-    axes.set_yticks(rows, [canvas.plain(names[m]) for m in table["model"]])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    canvas.rows(axes, [names[m] for m in table["model"]])
     canvas.labels(axes, "Score, mean over people")
     return axes
 

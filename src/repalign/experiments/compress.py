@@ -136,15 +136,13 @@ class Compressed(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         """Recall over bytes of a vector, a line for each family of forms."""
-        from matplotlib.ticker import NullLocator
-
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         table, families = self.table, list(dict.fromkeys(self.table["family"]))
         called = canvas.called(families, look=look, what="words")
         above = f"{self.n:,} vectors of {self.d} dimensions, {counted(self.q, 'query')}, {self.metric}; upright: 95 % intervals"
-        _, ((axes,),) = canvas.sheet(7.4, 4.4, "What compression costs", above=above, **look)
+        _, ((axes,),) = canvas.sheet(7.4, 4.4, "What compression costs", above=above, rules="both", **look)
         for j, name in enumerate(families):
             rows, (color, marker) = table.loc[table["family"] == name].sort_values(["bytes", "recall"]), family(j)
             style = {RANDOM: canvas.DASHED, AS_THEY_ARE: ""}.get(name, "-")
@@ -152,12 +150,8 @@ class Compressed(Found):
                       label=canvas.plain(called[name]))  # fmt: skip
             axes.vlines(rows["bytes"], rows["low"], rows["high"], colors=color, linewidth=1.4)
         axes.axhline(self.chance, color=MUTED, linewidth=1, linestyle=":", label=f"chance {number(self.chance)}")
-        axes.set_xscale("log")
-        sizes = sorted(set(table["bytes"]))
-        axes.set_xticks(sizes, [f"{b:,.0f}" for b in sizes])
-        axes.xaxis.set_minor_locator(NullLocator())
+        canvas.sizes(axes, table["bytes"])
         axes.set_ylim(-0.02, 1.03)
-        axes.grid(color=RULE, linewidth=0.6)
         canvas.labels(axes, f"bytes of a vector, log scale (float32: {4 * self.d:,})", f"recall@{self.k}")
         canvas.legend_below(axes, 3)
         return axes

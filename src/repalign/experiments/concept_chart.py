@@ -80,7 +80,7 @@ def _offsets(axes: Axes, found: Concepts, shown: list[str]) -> None:
     """A row for each concept, as in the matrix: turned pairs as a band, shuffled partners as a line, and the offset."""
     table, at = found.table, np.arange(len(found.table))
     color = family(0)[0]
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    canvas.rule(axes, "x")
     spread = ENDS * table["flip_sd"].to_numpy(float)
     axes.barh(at, 2 * spread, left=-spread, height=0.62, color=RULE, label=f"turned pairs: 0 ± {ENDS} sd")
     mean, sd = (table[f"shuffled_{what}"].to_numpy(float) for what in ("mean", "sd"))

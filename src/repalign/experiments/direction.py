@@ -58,7 +58,7 @@ class Direction(Found):
     def draw(self, **look: Unpack[Look]) -> Axes:
         """The score and the chance of both directions, a pair of lines per measure."""
         from repalign.figures import canvas
-        from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE
+        from repalign.figures.palette import ACCENT, MUTED, PAPER, SCORE
 
         rows = self.table.to_dict("records")
         names = canvas.called([row["label"] for row in rows], look=look, what="words")
@@ -66,9 +66,8 @@ class Direction(Found):
         _, ((axes,),) = canvas.sheet(
             7.2, 1.5 + 0.75 * len(rows), "Both directions, and what chance gives to each",
             above=f"{x} and {y}, n = {self.n:,}; chance: {self.draws} relabellings",
-            below="Filled: the score. Hollow: chance. Bars: two standard deviations of chance.", **look,
+            below="Filled: the score. Hollow: chance. Bars: two standard deviations of chance.", rules="x", **look,
         )  # fmt: skip
-        axes.grid(axis="x", color=RULE, linewidth=0.6)
         told = {"there": f"{x} to {y}", "back": f"{y} to {x}"}
         for k, row in enumerate(rows):
             for j, (way, color) in enumerate((("there", SCORE), ("back", ACCENT))):
@@ -77,8 +76,7 @@ class Direction(Found):
                 axes.plot([chance - 2 * sd, chance + 2 * sd], [at, at], color=MUTED, linewidth=4, alpha=0.35)
                 axes.scatter([chance], [at], s=34, facecolors=PAPER, edgecolors=color, zorder=3)
                 axes.scatter([row[way]], [at], s=38, color=color, zorder=3, label=None if k else canvas.plain(told[way]))
-            axes.annotate(f"difference {number(row['difference'])}, {p_sentence(row['p'], self.draws)}", (1.01, k), fontsize=7.5,
-                          color=INK, xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)  # fmt: skip
+            canvas.at_end(axes, f"difference {number(row['difference'])}, {p_sentence(row['p'], self.draws)}", k)
         axes.set_yticks(range(len(rows)), [canvas.plain(names[row["label"]]) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.8)
         axes.legend(loc="upper left", fontsize=7, frameon=False, ncols=2)

@@ -152,7 +152,7 @@ class Disentangled(Found):
 
     def draw(self, **look: Any) -> Axes:
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         lines = {"ica": "ICA", "pca": "PCA"} if len(self.names) == 2 else {}
         lines |= {"split_half_ica": "ICA, halves of the rows", "split_half_pca": "PCA, halves of the rows"}
@@ -160,7 +160,7 @@ class Disentangled(Found):
         few = self.few_shot
         title, width = f"Components of {' and '.join(self.names)}", 1 if few is None else 2
         above = ("MCC of matched components, n = " + str(self.n), "accuracy with few labels, ICA minus raw")[:width]
-        _, grid = canvas.sheet(1.2 + 4.6 * width, 4, title, 1, [1] * width, above=above, room=4.6, **look)
+        _, grid = canvas.sheet(1.2 + 4.6 * width, 4, title, 1, [1] * width, above=above, room=4.6, rules="both", **look)
         axes, table = grid.flat[0], self.table
         at = np.arange(len(table))
         for i, (column, line) in enumerate(lines.items()):
@@ -172,7 +172,6 @@ class Disentangled(Found):
         axes.plot(at, table["relabelled"], color=MUTED, linestyle=canvas.DASHED, label="relabelled rows (chance)")
         axes.set_xticks(at, [str(k) for k in table["k"]])
         axes.set_ylim(0, 1)
-        axes.grid(color=RULE, linewidth=0.6)
         axes.legend(fontsize=7, frameon=False, loc="upper right")
         canvas.labels(axes, "components k", "MCC")
         if few is not None:
@@ -182,7 +181,7 @@ class Disentangled(Found):
 
 def _draw_few(axes: Axes, few: pd.DataFrame) -> None:
     from repalign.figures import canvas
-    from repalign.figures.palette import MUTED, RULE, family
+    from repalign.figures.palette import MUTED, family
 
     kinds = ["file", "k", "test"]
     groups = list(few.groupby(kinds, sort=False))
@@ -196,7 +195,6 @@ def _draw_few(axes: Axes, few: pd.DataFrame) -> None:
     axes.axhline(0, color=MUTED, linestyle=canvas.DASHED)
     sizes = few["per_class"].unique()
     axes.set_xticks(np.arange(len(sizes)), [str(m) for m in sizes])
-    axes.grid(color=RULE, linewidth=0.6)
     axes.legend(fontsize=6, frameon=False)
     canvas.labels(axes, "labelled stimuli of each class", "accuracy, ICA minus raw")
 

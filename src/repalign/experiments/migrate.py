@@ -206,10 +206,8 @@ class Migration(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         """What each adapter keeps, the same over anchors, and the map of thresholds."""
-        from matplotlib.ticker import NullLocator
-
         from repalign.figures import canvas
-        from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, RULE, SCORE, family
+        from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, SCORE, family
 
         rows = self.table.to_dict("records")
         called = canvas.called([r["adapter"] for r in rows], look=look, what="words")
@@ -220,11 +218,9 @@ class Migration(Found):
         for i, row in enumerate(rows):
             first.barh(i, row["kept"], height=0.55, color=FAINT if row["adapter"] in (TODAY, NONE) else SCORE)
             first.plot([row["kept_low"], row["kept_high"]], [i, i], color=INK, linewidth=2)
-            first.annotate(number(row["kept"]), (max(row["kept_high"], 0), i), xytext=(4, 0), textcoords="offset points",
-                           va="center", fontsize=8, color=INK)  # fmt: skip
+            canvas.after(first, number(row["kept"]), (max(row["kept_high"], 0), i))
         first.axvline(self.chance, color=MUTED, linewidth=1, linestyle=":")
-        first.set_yticks(range(len(rows)), [canvas.plain(called[r["adapter"]]) for r in rows])
-        first.set_ylim(len(rows) - 0.4, -0.6)
+        canvas.rows(first, [called[r["adapter"]] for r in rows])
         first.set_xlim(0, 1.12)
         canvas.labels(first, "share of the new answers that is kept")
         curve = self.tables["curve"]
@@ -232,12 +228,9 @@ class Migration(Found):
             color, marker = family(j)
             second.plot(some["anchors"], some["kept"], color=color, marker=marker, markersize=4, label=canvas.plain(called[name]))
             second.fill_between(some["anchors"], some["kept_low"], some["kept_high"], color=color, alpha=0.15, linewidth=0)
-        sizes = sorted(set(curve["anchors"]))
-        second.set_xscale("log")
-        second.set_xticks(sizes, [f"{m:,}" for m in sizes], rotation=45)
-        second.xaxis.set_minor_locator(NullLocator())
+        canvas.sizes(second, curve["anchors"], rotation=45)
         second.set_ylim(0, 1.02)
-        second.grid(color=RULE, linewidth=0.6)
+        canvas.rule(second)
         canvas.labels(second, "anchors, log scale", "share kept")
         second.legend(fontsize=7, frameon=False, loc="best")
         line, marks = self.tables["threshold_line"], self.tables["thresholds"]
@@ -246,7 +239,7 @@ class Migration(Found):
         third.plot(ends, ends, color=MUTED, linewidth=1, linestyle=canvas.DASHED, label="the same number")
         third.plot(marks["old"], marks["new"], "o", color=ACCENT, markersize=5, label="that were asked for")
         third.legend(fontsize=7, frameon=False, loc="upper left")
-        third.grid(color=RULE, linewidth=0.6)
+        canvas.rule(third)
         canvas.labels(third, f"{MEASURED[self.metric]}, old", f"{MEASURED[self.metric]}, new")
         return first
 

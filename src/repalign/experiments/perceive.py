@@ -292,10 +292,8 @@ class Perception(Found):
                 left += own[part]
             axes.plot([row["low"], row["high"]], [k, k], color=INK, linewidth=2)
             axes.vlines([-2 * row["sd"], 2 * row["sd"]], k - 0.35, k + 0.35, colors=MUTED, linestyles="dashed", linewidth=1)
-            axes.annotate(f"{number(row['raw'])}", (max(row["high"], left), k), xytext=(5, 0), textcoords="offset points",
-                          va="center", fontsize=8, color=INK)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [canvas.plain(names[row["permuted"]]) for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+            canvas.after(axes, number(row["raw"]), (max(row["high"], left), k), gap=5)
+        canvas.rows(axes, [names[row["permuted"]] for row in rows])
         canvas.labels(axes, "Accuracy lost when it changes places between rows")
         axes.legend(loc="lower right", fontsize=7, frameon=False)
         return axes

@@ -101,19 +101,18 @@ class Consumed(Found):
         from matplotlib.ticker import MaxNLocator
 
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         shares = [f"{share:.0%} real data" for share in self.table["share"].unique()]
         called = canvas.called(shares, look=look, what="words")
         above = f"n = {self.n:,}, d = {self.d}; lines: mean of {counted(self.runs, 'run')}, bands: least and most"
-        _, ((axes,),) = canvas.sheet(6.4, 4, "Gaussians that learn from their own samples", above=above, **look)
+        _, ((axes,),) = canvas.sheet(6.4, 4, "Gaussians that learn from their own samples", above=above, rules="both", **look)
         for k, (share, rows) in enumerate(self.tables["generations"].groupby("share", sort=False)):
             color, marker = family(k)
             axes.fill_between(rows["generation"], rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
             look_of: Any = {"color": color, "marker": marker, "markersize": 3.5}
             axes.plot(rows["generation"], rows["frechet"], label=canvas.plain(called[f"{share:.0%} real data"]), **look_of)
         axes.axhline(self.floor, color=MUTED, linestyle=canvas.DASHED, label="new data from the real source")
-        axes.grid(color=RULE, linewidth=0.6)
         axes.legend(fontsize=7, frameon=False, loc="upper left")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

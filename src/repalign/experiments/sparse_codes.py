@@ -93,7 +93,7 @@ class Universality(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         from repalign.figures import canvas
-        from repalign.figures.palette import ACCENT, INK, MUTED, SCORE
+        from repalign.figures.palette import ACCENT, MUTED, SCORE
 
         names = canvas.called(self.table["compared"], look=look, what="words")
         above, at = f"{self.atoms} atoms, n = {self.n:,} rows that no dictionary was fitted on", np.arange(len(self.table))[::-1]
@@ -103,8 +103,7 @@ class Universality(Found):
             color = {at[0]: SCORE, at[1]: MUTED}.get(place, ACCENT)
             axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2)
             axes.plot(row["mcc"], place, "o", color=color)
-            axes.annotate(number(row["mcc"]), (row["high"], place), xytext=(6, 0), textcoords="offset points", va="center",
-                          fontsize=8, color=INK)  # fmt: skip
+            canvas.after(axes, number(row["mcc"]), (row["high"], place), gap=6)
         axes.axvline(self.table["mcc"].iloc[1], color=MUTED, linestyle=canvas.DASHED, linewidth=1)
         axes.set_yticks(at, [canvas.plain(name) for name in names.values()])
         axes.set_xlim(0, 1)

@@ -133,13 +133,13 @@ class Superposed(Found):
 
     def draw(self, **look: Unpack[Look]) -> Axes:
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         widths = [f"{width} dimensions" for width in self.table["width"].unique()]
         called = canvas.called(widths, look=look, what="words")
         above = (f"features for each dimension, of {self.features} in all", "interference: mean |cos| of directions")
         title = "More features than dimensions, where features are sparse"
-        _, grid = canvas.sheet(9.6, 4, title, 1, [1, 1], above=above, room=4.6, **look)
+        _, grid = canvas.sheet(9.6, 4, title, 1, [1, 1], above=above, room=4.6, rules="both", **look)
         left, right = grid.flat
         for k, (width, rows) in enumerate(self.table.groupby("width", sort=False)):
             color, marker = family(k)
@@ -153,7 +153,6 @@ class Superposed(Found):
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_ylim(bottom=0)
-            axes.grid(color=RULE, linewidth=0.6)
             axes.legend(fontsize=7, frameon=False, loc="best")
             canvas.labels(axes, "1 / (1 − sparsity)")
         return left

@@ -86,7 +86,7 @@ class Tracked(Found):
     def draw(self, **look: Any) -> Axes:
         """Scores over steps, with intervals and what chance gives; and RankMe of the found layer."""
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         rows = self.course
         measures, references = (list(dict.fromkeys(rows[name])) for name in ("measure", "reference"))
@@ -95,7 +95,7 @@ class Tracked(Found):
             3.6 * (len(measures) + 1), 3.6, "Alignment over training", 1, [1] * (len(measures) + 1), room=3.2,
             above=[*measures, "RankMe of the layer that is found"],
             below="Bands: 95 % over stimuli; grey: 95 % of shuffled pairs at one layer. Dashed: their mean. Dotted: the layer that "
-            "is best at the first checkpoint.", **look,
+            "is best at the first checkpoint.", rules="both", **look,
         )  # fmt: skip
         for axes, measure in zip(grid.flat, measures, strict=False):
             for k, reference in enumerate(references):
@@ -113,7 +113,6 @@ class Tracked(Found):
         canvas.labels(last, "step", "RankMe")
         for axes in grid.flat:
             _scale(axes, first)
-            axes.grid(color=RULE, linewidth=0.6)
         if len(references) > 1 or look.get("ax") is None:
             grid.flat[0].legend(fontsize=7, frameon=False, loc="best")
         return grid.flat[0]

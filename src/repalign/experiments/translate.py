@@ -184,17 +184,15 @@ class Translated(Found):
 
     def draw(self, **look: Any) -> Axes:
         """R@1 and R2 on held-out stimuli over the number of pairs; the band is from the lowest to the highest draw."""
-        from matplotlib.ticker import NullLocator
-
         from repalign.figures import canvas
-        from repalign.figures.palette import MUTED, RULE, family
+        from repalign.figures.palette import MUTED, family
 
         maps = list(dict.fromkeys(self.table["map"]))
         called = canvas.called(maps, look=look, what="words")
         above = (f"R@1, mean of both ways; {self.n_test} held-out stimuli", "R2, mean of both ways")
         _, grid = canvas.sheet(
             9.6, 3.9, f"Pairs that join {' and '.join(self.names)}", 1, [1, 1], above=above, room=4.6,
-            below="Bands: lowest and highest draw. Dashed: the partners of the training pairs shuffled.", **look,
+            below="Bands: lowest and highest draw. Dashed: the partners of the training pairs shuffled.", rules="both", **look,
         )  # fmt: skip
         for axes, (value, low, high, shuffled) in zip(grid.flat, (
             ("r1", "low", "high", "shuffled_r1"), ("r2", "r2_low", "r2_high", "shuffled_r2"),
@@ -204,11 +202,7 @@ class Translated(Found):
                 axes.plot(rows["pairs"], rows[value], color=color, marker=marker, markersize=5, label=canvas.plain(called[one]))
                 axes.fill_between(rows["pairs"], rows[low], rows[high], color=color, alpha=0.15, linewidth=0)
                 axes.plot(rows["pairs"], rows[shuffled], color=color, linestyle=canvas.DASHED, linewidth=1)
-            sizes = sorted(set(self.table["pairs"]))
-            axes.set_xscale("log")
-            axes.set_xticks(sizes, [f"{m:,}" for m in sizes], rotation=45 if len(sizes) > 7 else 0)
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.grid(color=RULE, linewidth=0.6)
+            canvas.sizes(axes, self.table["pairs"], 45 if self.table["pairs"].nunique() > 7 else 0)
         first, second = grid.flat
         first.axhline(self.chance, color=MUTED, linewidth=1, label=f"a guess ({number(self.chance)})")
         if self.direct is not None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from repalign import text as words
 from repalign.comparison.conventions import Scale, vertical_range
 from repalign.figures import canvas
-from repalign.figures.palette import ACCENT, MUTED, RULE, SCORE
+from repalign.figures.palette import ACCENT, MUTED, SCORE
 from repalign.measures import facts_of
 from repalign.relate import PARAMETERS, Bins
 
@@ -57,7 +57,7 @@ def _means(axes: Axes, found: Bins, names: list[str], closer: bool) -> None:
     units = "families" if "family" in set(rows["unit"]) else "models"
     cut = ", cut at the edge" * bool((ends < bottom).any() or (ends > top).any())
     interval = f"{100 * found.level:g} % interval over {units}{cut}"
-    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    canvas.rule(axes, "y")
     axes.vlines(x, *ends.T, color=SCORE, linewidth=1.1, label=interval)
     axes.vlines(x, mean - se, mean + se, color=SCORE, linewidth=13, alpha=0.3, label="± standard error over pairs")
     axes.plot(x, mean, "o", color=SCORE, markersize=4.5, label="mean over pairs")

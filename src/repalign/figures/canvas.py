@@ -19,13 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from repalign import text as words
 from repalign.comparison.conventions import Scale
 from repalign.errors import RepalignError, choose
-from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, LIGHT_INK, MUTED, PAPER, VOID
+from repalign.figures.palette import ACCENT, FAINT, INK, LIGHT, LIGHT_INK, MUTED, PAPER, RULE, VOID
 from repalign.measures import labels_of, measure_among
 
 # How places on a scale, from 0 to 1, are coloured.
@@ -84,14 +84,15 @@ class Panel(Axes):
 
 def sheet(
     width: float, height: float, heading: str, rows: int = 1, widths: Sequence[float] = (1,), *,
-    above: str | Sequence[str] = (), room: float = 0, below: str = "", panels: int = 0, ax: Axes | Sequence[Axes] | None = None,
-    figsize: tuple[float, float] | None = None, title: str | None = None, caption: bool | None = None,
+    above: str | Sequence[str] = (), room: float = 0, below: str = "", panels: int = 0, rules: str = "",
+    ax: Axes | Sequence[Axes] | None = None, figsize: tuple[float, float] | None = None, title: str | None = None,
+    caption: bool | None = None,
 ) -> tuple[Any, np.ndarray]:  # fmt: skip
     """A figure with a title above a grid of bare axes, which is returned as an array (rows, columns); or the axes that are given.
 
     above : what stands above the first axes, or above several, `room` inches wide, by default as wide as the figure.
-    below : what the marks mean. panels : how many of the grid there are, by default all. The others are as in `Look`, whose
-    labels `called` takes.
+    below : what the marks mean. panels : how many of the grid there are, by default all. rules : lines behind what is drawn, at
+    the ticks of "x", "y" or "both". The others are as in `Look`, whose labels `called` takes.
     """
     panels, heading = panels or rows * len(widths), heading if title is None else title
     told = [above] if isinstance(above, str) else list(above)
@@ -108,6 +109,8 @@ def sheet(
     for axes in grid.flat[:panels]:
         axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
         axes.set_axisbelow(True)
+        if rules:
+            rule(axes, rules)
         for spine in axes.spines.values():
             spine.set_visible(False)
     if ax is not None:
@@ -227,6 +230,36 @@ def labels(axes: Axes, x: str = "", y: str = "") -> None:
     """What the axes show."""
     axes.set_xlabel(plain(x), fontsize=8, color=INK)
     axes.set_ylabel(plain(y), fontsize=8, color=INK)
+
+
+def rule(axes: Axes, which: str = "both") -> None:
+    """Lines behind what is drawn, at the ticks of "x", "y" or "both"."""
+    axes.grid(axis=which, color=RULE, linewidth=0.6)  # type: ignore[arg-type]
+
+
+def rows(axes: Axes, names: Sequence[str], **look: Any) -> None:
+    """A row for each name, the first at the top."""
+    axes.set_yticks(range(len(names)), [plain(name) for name in names], **look)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def sizes(axes: Axes, values: Iterable[float], rotation: float = 0) -> None:
+    """A horizontal axis that grows by factors, with a tick at each of these sizes and no other."""
+    ticks = sorted(set(values))
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{v:,.0f}" for v in ticks], rotation=rotation)
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def at_end(axes: Axes, text: str, row: float) -> None:
+    """A remark beside a row, behind the end of the axes."""
+    where: Any = {"xycoords": axes.get_yaxis_transform(), "va": "center", "annotation_clip": False}
+    axes.annotate(plain(text), (1.01, row), fontsize=7.5, color=INK, **where)
+
+
+def after(axes: Axes, text: str, point: tuple[float, float], gap: float = 4) -> None:
+    """A number behind its mark, so many points away."""
+    axes.annotate(text, point, xytext=(gap, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
 
 
 def legend_below(axes: Axes, columns: int) -> None:

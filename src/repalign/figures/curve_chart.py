@@ -14,7 +14,7 @@ from repalign import text as words
 from repalign.comparison.conventions import vertical_range
 from repalign.errors import RepalignError
 from repalign.figures import canvas
-from repalign.figures.palette import MUTED, PAPER, RULE, family
+from repalign.figures.palette import MUTED, PAPER, family
 from repalign.measures import facts_of
 from repalign.models import COMPETENCES
 from repalign.relate import Curve
@@ -49,7 +49,7 @@ def draw(found: Curve, *, log: bool | None = None, **look: Unpack[canvas.Look]) 
     title = f"{found.x_label} and {quantity}" if known else f"{found.quantity} by {found.x_label}"
     height = 4.2 + 0.16 * np.ceil(entries / columns)
     _, ((axes,),) = canvas.sheet(6.4, height, title, above=_subtitle(found), **look)
-    axes.grid(color=RULE, linewidth=0.6)
+    canvas.rule(axes)
     axes.set_xscale("log" if log else "linear")
     by_place = found.table.groupby("x")["chance"]
     lowest, highest = (pd.Series(some, dtype=float).reindex(places) for some in (by_place.min(), by_place.max()))

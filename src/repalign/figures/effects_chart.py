@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.figures import canvas
-from repalign.figures.palette import INK, MUTED, PAPER, RULE, family
+from repalign.figures.palette import MUTED, PAPER, RULE, family
 from repalign.measures import facts_of
 from repalign.relate import Effects
 
@@ -38,20 +38,17 @@ def draw(found: Effects, **look: Unpack[canvas.Look]) -> Axes:
     _, ((axes,),) = canvas.sheet(
         7.2, 1.7 + 0.24 * len(rows), "What moves alignment",
         above=f"{facts_of(found.measure).label}; n = {found.n_stimuli:,}; {over}",
-        below=" ".join([f"{bars} Shares sum to R² = {100 * found.r2:.0f} %.", *found.warnings]), **look,
+        below=" ".join([f"{bars} Shares sum to R² = {100 * found.r2:.0f} %.", *found.warnings]), rules="x", **look,
     )  # fmt: skip
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvline(0, color=MUTED, linewidth=1)
     colors = [family(k)[0] for k in factors]
     axes.hlines(rows, low, high, colors=colors, linewidth=2)
     axes.scatter(effect, rows, s=38, c=colors, edgecolors=PAPER, linewidths=0.8, zorder=3)
-    beside = {"xycoords": axes.get_yaxis_transform(), "va": "center", "annotation_clip": False}
     for k, remark in enumerate(remarks):  # beside the first row of a factor; every second factor is shaded
         first, last = factors.index(k), len(factors) - 1 - factors[::-1].index(k)
-        axes.annotate(canvas.plain(remark), (1.01, first), fontsize=7.5, color=INK, **beside)
+        canvas.at_end(axes, remark, first)
         if k % 2:
             axes.axhspan(first - 0.5, last + 0.5, color=RULE, alpha=0.35, linewidth=0)
-    axes.set_yticks(rows, [canvas.plain(label) for label in labels])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    canvas.rows(axes, labels)
     canvas.labels(axes, "Change of alignment, the other factors held")
     return axes

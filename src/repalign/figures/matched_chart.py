@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.figures import canvas
-from repalign.figures.palette import INK, MUTED, PAPER, RULE, family
+from repalign.figures.palette import MUTED, PAPER, family
 from repalign.measures import facts_of
 from repalign.relate import Matched
 from repalign.relate.matched import OVERALL
@@ -31,9 +30,8 @@ def draw(found: Matched, **look: Unpack[canvas.Look]) -> Axes:
         below += f" Not there: {', '.join(found.left_out)}."
     _, ((axes,),) = canvas.sheet(
         8.4 + canvas.beyond(labels), 1.7 + 0.26 * len(rows), "The same partners before two models",
-        above=f"{facts_of(found.measure).label}; n = {found.n_stimuli:,}; first minus second", below=below, **look,
+        above=f"{facts_of(found.measure).label}; n = {found.n_stimuli:,}; first minus second", below=below, rules="x", **look,
     )  # fmt: skip
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.axvline(0, color=MUTED, linewidth=1)
     for at, row in enumerate(rows):
         color, overall = family(found.questions.index(row["question"]))[0], row["first"] == OVERALL
@@ -41,9 +39,7 @@ def draw(found: Matched, **look: Unpack[canvas.Look]) -> Axes:
         axes.plot(row["difference"], at, marker="D" if overall else "o", markersize=7 if overall else 5.5, color=color,
                   markeredgecolor=PAPER)  # fmt: skip
         told = words.interval(row["difference"], row["low"], row["high"]) if overall else words.number(row["difference"])
-        axes.annotate(told, (1.01, at), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=INK,
-                      annotation_clip=False)  # fmt: skip
-    axes.set_yticks(np.arange(len(rows)), [canvas.plain(label) for label in labels])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+        canvas.at_end(axes, told, at)
+    canvas.rows(axes, labels)
     canvas.labels(axes, "Difference of alignment")
     return axes

@@ -16,7 +16,7 @@ from repalign import text as words
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.conventions import Conventions, Pairs
 from repalign.figures import canvas
-from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, RULE, SCORE
+from repalign.figures.palette import ACCENT, FAINT, INK, MUTED, PAPER, SCORE
 
 MOST_DRAWN = 200  # pairs on one figure
 COLUMNS = ["model_x", "model_y", "n", "statistic", "null_mean", "null_std", "threshold", "calibrated", "pvalue", "p_maxt"]
@@ -99,7 +99,7 @@ def draw(made: NullChart, **look: Unpack[canvas.Look]) -> Axes:
     rows = np.arange(len(made.observed))
     names = canvas.called(*zip(*made.pairs, strict=True), look=look)
     wide = 7.5 + 2 * canvas.beyond(names.values())
-    _, ((axes,),) = canvas.sheet(wide, 1.8 + 0.2 * len(rows), made.title, above=made.about.heading, **look)
+    _, ((axes,),) = canvas.sheet(wide, 1.8 + 0.2 * len(rows), made.title, above=made.about.heading, rules="x", **look)
     ends = made.null_mean - made.null_std, made.null_mean + made.null_std
     axes.hlines(rows, *ends, color=FAINT, linewidth=5, alpha=0.5)
     axes.plot(made.null_mean, rows, "|", color=MUTED, markersize=7, label="chance: mean ± sd")
@@ -109,9 +109,7 @@ def draw(made: NullChart, **look: Unpack[canvas.Look]) -> Axes:
     for there, label, fill in ((made.found, "above chance", SCORE), (~made.found, "not above chance", PAPER)):
         dots = {"color": SCORE, "markersize": 5, "markerfacecolor": fill, "label": f"score, {label}"}
         axes.plot(made.observed[there], rows[there], "o", **dots)
-    axes.set_yticks(rows, [canvas.plain(f"{names[x]} {words.TIMES} {names[y]}") for x, y in made.pairs], fontsize=7)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    canvas.rows(axes, [f"{names[x]} {words.TIMES} {names[y]}" for x, y in made.pairs], fontsize=7)
     if canvas.has_caption(look):  # not below everything: the legend is there
         axes.set_xlabel(canvas.plain(made.about.note, 90), fontsize=7, color=MUTED, loc="left")
     canvas.legend_below(axes, 5)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from repalign import text as words
 from repalign.figures import canvas
-from repalign.figures.palette import FAMILY_LIGHT, MUTED, PAPER, RULE, family
+from repalign.figures.palette import FAMILY_LIGHT, MUTED, PAPER, family
 from repalign.measures import facts_of
 from repalign.relate import QUANTITIES, Beside, Contrast
 
@@ -127,7 +127,7 @@ def _draw(title: str, subtitle: str, panels: list[Panel], note: str, look: canva
 
 
 def _panel(axes: Axes, panel: Panel) -> None:
-    axes.grid(color=RULE, linewidth=0.6)
+    canvas.rule(axes)
     for level, line in zip(panel.chance, (axes.axvline, axes.axhline), strict=True):
         if np.isfinite(level):
             line(level, color=MUTED, linewidth=1, linestyle=canvas.DASHED)

@@ -19,7 +19,7 @@ from repalign import text as words
 from repalign.comparison.alignment import Alignment
 from repalign.comparison.conventions import SEEDS, Ceiling, Conventions, vertical_range
 from repalign.figures import canvas
-from repalign.figures.palette import FAINT, FAMILY_LIGHT, INK, MUTED, PAPER, RULE, family
+from repalign.figures.palette import FAINT, FAMILY_LIGHT, INK, MUTED, PAPER, family
 from repalign.measures import facts_of
 from repalign.models import RELEASED
 from repalign.relate import PARAMETERS, Published, Trend, published_points
@@ -195,7 +195,7 @@ def draw(
     made = TrendChart.of(found, laid)
     names = canvas.called(found.points["model"], filter(None, made.families), look=look)
     _, ((axes,),) = canvas.sheet(6.4, 4.6, made.title, above=made.subtitle, **look)
-    axes.grid(color=RULE, linewidth=0.6)
+    canvas.rule(axes)
     if found.log:
         axes.set_xscale("log")
     if found.has_band:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from repalign.errors import choose
 from repalign.figures.canvas import plain, sheet
-from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, RULE, SCORE, family
+from repalign.figures.palette import ACCENT, INK, MUTED, PAPER, SCORE, family
 from repalign.prh.theory.experiments import Experiment
 
 FLOOR = 1e-17  # where a gap of zero, or below it by rounding, is drawn on a logarithmic axis
@@ -145,10 +145,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
 
 
 def _panels(n: int, title: str, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    figure, grid = sheet(width, height, title, 1, [1] * n)
+    figure, grid = sheet(width, height, title, 1, [1] * n, rules="both")
     for axes in grid.flat:
         axes.tick_params(labelsize=7)
-        axes.grid(color=RULE, linewidth=0.6)
     return figure, list(grid.flat)
 
 
