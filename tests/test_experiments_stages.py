@@ -15,7 +15,8 @@ import tiny_models
 from repalign.errors import RepalignError, Unavailable
 from repalign.experiments import stages
 from repalign.experiments.models import Answers, answering, read_stimuli
-from repalign.experiments.stages import Stream, curvature, measure, stream_of, update
+from repalign.experiments.residual_stream import Stream, stream_of
+from repalign.experiments.stages import curvature, measure, update
 
 TEXTS = list(tiny_models.CAPTIONS)
 MODELS = {"llama": tiny_models.llama, "gpt2": tiny_models.gpt2, "opt": tiny_models.opt}

@@ -13,8 +13,8 @@ import tiny_models
 from repalign.errors import RepalignError
 from repalign.experiments import stitch
 from repalign.experiments.models import Answers, answering, read_stimuli
-from repalign.experiments.stitch import (
-    WARNING,
+from repalign.experiments.stitch import WARNING, scored, stitched
+from repalign.experiments.stitching import (
     Affine,
     Rows,
     Training,
@@ -23,10 +23,8 @@ from repalign.experiments.stitch import (
     half_of,
     least_squares,
     residual,
-    scored,
     shared_cuts,
     states_of,
-    stitched,
     untrained,
 )
 
