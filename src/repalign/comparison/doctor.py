@@ -19,7 +19,7 @@ from torch import Tensor
 from repalign.comparison.alignment import keep, kept, kept_in
 from repalign.files import Url
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
-from repalign.measures.numerics.precision import Deviations, layer_of
+from repalign.measures.numerics.precision import Deviations, Layer, Products, frobenius, layer_of
 from repalign.representation import Representation, ahead
 from repalign.text import Progress, telling
 
@@ -88,14 +88,15 @@ def examine(
         told.append(_pairs(x, k))
     else:
         work, facts = torch.float64 if x.dtype == torch.float64 else torch.float32, facts or {}
-        found = layer_of(x).deviations if x.dtype == work else Deviations.of(x, work)
+        layer_of_x = layer_of(x) if x.dtype == work else Layer(x)
+        found = layer_of_x.deviations if x.dtype == work else Deviations.of(x, work)
         if not math.isfinite(found.largest):
             bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten()
             return [Finding(model, layer, "non-finite", "serious", (
                 f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
                 "run the model in float32 or leave these stimuli out"
             ))]  # fmt: skip
-        seen, dtype = _facts(found), getattr(torch, stored_dtype or "", x.dtype)
+        seen, dtype = _facts(found, layer_of_x.made), getattr(torch, stored_dtype or "", x.dtype)
         if dtype in (torch.float16, torch.bfloat16):
             told.append(_digits(x, seen.largest, dtype, found.blocks))
         if "token_norms" in facts:
@@ -146,18 +147,24 @@ class _Facts:
     constant: bool
 
 
-def _facts(found: Deviations) -> _Facts:
+def _facts(found: Deviations, made: Products | None) -> _Facts:
+    """made : the products of all centred rows, if they are there."""
     (n, d), device = found.x.shape, found.about.device
-    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values
-    probes = found.some(few.to(found.x.device))
-    directions, by_feature, squares = torch.zeros_like(found.about), torch.zeros_like(found.about), 0.0
+    few = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:PROBES].sort().values.to(found.x.device)
+    directions, by_feature, squares, probes = torch.zeros_like(found.about), torch.zeros_like(found.about), 0.0, None
+    if made is None:
+        probes = found.some(few).T
+    else:
+        squares = frobenius(made.gram[few]) ** 2 * (made.unit / found.unit) ** 4
     norms, spread = (torch.empty(n, dtype=torch.float64, device=device) for _ in range(2))
+    scratch = found.about.new_empty(found.x[found.blocks[0]].shape)
     for b in found.blocks:
         wide = found.wide(b)
         norms[b] = norm = torch.linalg.vector_norm(wide, dim=1)
         directions += torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0) @ wide
-        rows = found.some(b)
-        squares += float((rows @ probes.T).square_().sum(dtype=torch.float64))
+        rows = found.some(b, scratch[: b.stop - b.start])
+        if probes is not None:
+            squares += float((rows @ probes).square_().sum(dtype=torch.float64))
         spread[b] = torch.linalg.vector_norm(rows, dim=1)
         by_feature += rows.square_().sum(dim=0)
     spread.square_()
@@ -175,10 +182,13 @@ def _digits(x: Tensor, largest: float, dtype: torch.dtype, rows: Sequence[slice]
             f"values up to {largest:.3g} lie near the largest {name} number ({limits.max:.3g}): some may have "
             "been cut off; extract in bfloat16 or float32"
         )
-    tiny = 0.0
+    # The bits of a float32 without its sign grow with its size. Less one, those of 0 are the largest.
+    count, least = 0, np.float32(limits.smallest_normal).view(np.uint32) - 1
+    scratch = np.empty((rows[0].stop, x.shape[1]), np.uint32)
     for b in rows:
-        size = x[b].float().abs().cpu().numpy()  # numpy compares and counts five times as fast
-        tiny += np.count_nonzero((size < limits.smallest_normal) & (size > 0)) / x.numel()
+        size = np.bitwise_and(x[b].float().cpu().numpy().view(np.uint32), 0x7FFFFFFF, out=scratch[: b.stop - b.start])
+        count += np.count_nonzero(np.subtract(size, 1, out=size) < least)
+    tiny = count / x.numel()
     if tiny > SUBNORMAL_SHARE:
         yield "subnormal", "warning", (
             f"{tiny:.0%} of the entries are below the smallest normal {name} number ({limits.smallest_normal:.2g}) and have "

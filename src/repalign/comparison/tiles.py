@@ -252,8 +252,9 @@ class Cache:
         def looked_at(stored: tuple[str, Given]) -> list[State]:
             layer = as_layer(stored[1], f"{r.name}, layer {stored[0]}")
             with sharing(layer):
-                self.examination.look(r, *stored, layer)
-                return prepared(layer)
+                states = prepared(layer)
+                self.examination.look(r, *stored, layer)  # which takes from the products that are there by now
+                return states
 
         read = self.examination.read(r)
         self.progress("prepare layers", min(self.done, self.n_layers), self.n_layers)

@@ -99,7 +99,7 @@ def scaled(x: Tensor) -> tuple[Tensor, float]:
 
 
 # Rows of this many bytes, in the precision in which they are worked on, stay in the processor's cache from step to step.
-_WIDE_BYTES = 2 * 2**20
+_WIDE_BYTES = 2**20
 # Numbers of about this size, or one over it, are worked on as they are: no square of what float32 can tell of them is lost.
 _USUAL = 2.0**20
 
@@ -163,9 +163,11 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float64, deviations: Deviation
     found = Deviations.of(x, dtype) if deviations is None else deviations
     out, whole = found.about.new_empty(x.shape), found.mean
     along, ends = found.mean.new_empty(len(x)), found.about.new_empty(2 * len(found.blocks))
+    wide = whole.new_empty(max(1, len(x[found.blocks[0]]) // 4), len(whole))  # fewer at a time, which stay nearer to the processor
     for i, b in enumerate(found.blocks):
         rows = found.some(b, out[b])
-        along[b] = rows.double() @ whole
+        for few, products in zip(rows.split(len(wide)), along[b].split(len(wide)), strict=True):
+            torch.mv(wide[: len(few)].copy_(few), whole, out=products)
         torch.aminmax(rows, out=(ends[2 * i], ends[2 * i + 1]))
     inner = unit_of(ends)
     if inner != 1:
@@ -497,6 +499,11 @@ class Layer:
         found = centred(self.x, self.x.dtype, self.deviations)
         narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
         return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square, narrow)
+
+    @property
+    def made(self) -> Products | None:
+        """The products, if anyone has asked for them."""
+        return self.__dict__.get("products")
 
     @property
     def gram(self) -> Tensor:
