@@ -88,17 +88,18 @@ class Cyclic(Null):
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         step = 1 if self.groups is None else self.groups.equal_size or 1  # shifts by multiples of it keep groups together
         first, second = a.extra[0][0], b.extra[-1]
-        out = np.empty((len(second), a.n // step, len(a.states), len(b.states)))
-        for maps, right in zip(out, second, strict=True):
+        out = np.empty((len(a.states), len(b.states), len(second), a.n // step))  # the draws of a pair of layers side by side
+        for h, right in enumerate(second):
             inner = correlations(first, right, a.n, step)
-            maps[:] = (inner.round_() if counts else inner).cpu().numpy()  # counts of shared edges
-        out = out.reshape(-1, *out.shape[2:])
+            out[:, :, h] = (inner.round_() if counts else inner).cpu().numpy()  # counts of shared edges
+        out = out.reshape(*out.shape[:2], -1)
         # A score is affine in the inner product: two of them tell the line of every cell.
-        ends = torch.stack([torch.zeros(out.shape[1:]), torch.ones(out.shape[1:])]).to(torch.float64)
+        ends = torch.stack([torch.zeros(out.shape[:2]), torch.ones(out.shape[:2])]).to(torch.float64)
         zero, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
-        out *= one - zero
-        out += zero
-        return out[0], out[1:]
+        out *= (one - zero)[..., None]
+        out += zero[..., None]
+        by_draw = np.moveaxis(out, -1, 0)
+        return np.ascontiguousarray(by_draw[0]), by_draw[1:]
 
     def joint(self, streams: Sequence[Streams], n: int) -> Joint:
         """Draws aligned across pairs.
@@ -197,26 +198,24 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
 
 
 def correlations(a: Tensor, b: Tensor, n: int, step: int = 1) -> Tensor:
-    """T(s) of all layers by all layers from their spectra, for all multiples s of `step`: (n / step, la, lb).
+    """T(s) of all layers by all layers from their spectra, for all multiples s of `step`: (la, lb, n / step).
 
     One matrix product per frequency.
     """
     dtype = torch.promote_types(a.dtype, b.dtype)  # the two sides may come in different precision
     a, b = a.to(dtype), b.to(dtype)
     if a.device.type == "cpu":
-        found = a.new_empty(len(a), a.shape[1], b.shape[1])
+        found = a.new_empty(len(a), b.shape[1], a.shape[1])
 
         def multiply(some: slice) -> None:
             # A product that conjugates as it goes, where a batched one would first copy a conjugate.
             for left, right, out in zip(a[some], b[some], found[some], strict=True):
-                torch.mm(left, right.mH, out=out)
+                torch.mm(right, left.mH, out=out)
 
         size = -(-len(a) // torch.get_num_threads())  # small products, of which a thread each is soonest
         some = [slice(start, start + size) for start in range(0, len(a), size)]
         for _ in each(multiply, some, len(some)):
             pass
     else:
-        found = torch.bmm(a, b.mH)
-    # These are the conjugates of what gives T, in the order of its layers: shifts then run backwards.
-    backwards = -torch.arange(0, n, step, device=found.device) % n
-    return torch.fft.irfft(found, n=n, dim=0)[backwards]
+        found = torch.bmm(b, a.mH)
+    return torch.fft.irfft(found.permute(2, 1, 0), n=n)[..., ::step]

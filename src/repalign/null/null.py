@@ -20,7 +20,7 @@ import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
-from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, snap_ties, step_down
+from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, step_down
 from repalign.null.groups import Groups
 from repalign.workers import each
 
@@ -167,43 +167,53 @@ def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[
 
     An undefined score is below all others, an undefined draw of a defined score above all others.
     """
-    flat, scores = draws.reshape(len(draws), -1), observed.flatten()
-    values, unit = np.empty(flat.shape), np.empty(scores.shape)
+    flat, scores = draws.reshape(len(draws), -1).T, observed.flatten()
+    values, unit = np.empty(flat.shape), np.empty(scores.shape)  # the draws of a cell side by side
 
     def work(some: slice) -> None:
-        scores[some], values[:, some], unit[some] = _in_units(scores[some], flat[:, some], scale)
+        values[some] = flat[some]
+        scores[some], unit[some] = _in_units(scores[some], values[some], scale)
 
     size = max(1, BLOCK // len(draws))  # cells whose draws stay in the processor's cache
     parts = [slice(start, start + size) for start in range(0, observed.size, size)]
     for _ in each(work, parts, len(parts)):
         pass
-    return scores.reshape(observed.shape), values.reshape(draws.shape), unit.reshape(observed.shape)
+    return scores.reshape(observed.shape), values.T.reshape(draws.shape), unit.reshape(observed.shape)
 
 
-def _in_units(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same of some cells (m,) and their draws (K, m)."""
-    undefined = np.isnan(observed)
-    draws = snap_ties(observed, draws)
-    total, most = (np.nansum, np.nanmax) if np.isnan(draws).any() else (np.sum, np.max)
-    unit = np.ones_like(observed)
+def _in_units(observed: np.ndarray, values: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray]:
+    """Observed scores (m,) and units of some cells; their draws (m, K) are changed in place."""
+    undefined, raw, unit = np.isnan(observed), observed[:, None], np.ones_like(observed)
+    values -= raw  # the observed score is 0, and a tie with it exactly so
+    top, low = values.max(axis=1, initial=0.0), values.min(axis=1, initial=0.0)
+    lost = None if np.isfinite(top - low).all() else ~np.isfinite(values)
+    if lost is not None:
+        values[lost] = 0.0
+        top, low = values.max(axis=1, initial=0.0), values.min(axis=1, initial=0.0)
+    size = np.maximum(np.abs(observed), np.maximum(np.abs(observed + top), np.abs(observed + low)))
+    near = np.abs(values) <= (TIE_TOLERANCE * size)[:, None]
+    if near.any():
+        values[near] = 0.0
     if scale == "studentised":
-        pool = len(draws) + 1
-        mean = (total(draws, axis=0) + observed) / pool
-        draws -= mean
-        observed = observed - mean
-        sd = np.sqrt((total(np.square(draws), axis=0) + observed**2) / pool)
-        largest = np.abs(mean) + np.maximum(most(draws, axis=0, initial=0.0), most(-draws, axis=0, initial=0.0))
-        varies = sd > TIE_TOLERANCE * largest
+        pool = values.shape[1] + 1 - (0 if lost is None else lost.sum(axis=1))
+        mean = values.sum(axis=1) / pool
+        values -= mean[:, None]
+        if lost is not None:
+            values[lost] = 0.0
+        sd = np.sqrt((np.einsum("ij,ij->i", values, values) + mean**2) / pool)
+        varies = sd > TIE_TOLERANCE * (np.abs(observed + mean) + np.maximum(top - mean, mean - low))
         unit = np.where(varies, sd, 0.0)
         # A score that no relabelling changes says nothing: it stands at its mean.
-        draws *= np.where(varies, 1 / np.where(varies, sd, 1.0), 0.0)
-        observed = np.where(varies, observed / np.where(varies, sd, 1.0), 0.0)
-    lost = np.isnan(draws)
-    if lost.any():
-        draws[lost] = np.inf
+        scores = np.where(varies, -mean / np.where(varies, sd, 1.0), 0.0)
+        values *= np.where(varies, 1 / np.where(varies, sd, 1.0), 0.0)[:, None]
+    else:
+        scores = observed
+        values += raw
+    if lost is not None:
+        values[lost] = np.inf
     if undefined.any():
-        draws[:, undefined] = -np.inf
-    return np.where(undefined, -np.inf, observed), draws, unit
+        values[undefined] = -np.inf
+    return np.where(undefined, -np.inf, scores), unit
 
 
 # --- the null ------------------------------------------------------------------------------------
