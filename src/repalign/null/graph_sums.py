@@ -440,16 +440,13 @@ def in_place(one: np.ndarray, other: np.ndarray, sd: np.ndarray, n: int) -> InPl
     (|row| |row'| + |column| |column'|)^2 / (n - 2) with centred rows (at most that where a row is unlike its column).
     """
     one_heavy, other_heavy = (np.argpartition(-v[:, 6], min(HEAVIEST, n) - 1, axis=1)[:, :HEAVIEST] for v in (one, other))
-    shift, spread = np.empty((2, one_heavy.shape[1] + other_heavy.shape[1], len(one), len(other)))
-    right = np.arange(len(other))[:, None]
-    unit = np.where(sd > 0, sd, np.inf)
-    for i, (left, heavy) in enumerate(zip(one, one_heavy, strict=True)):
-        which = np.concatenate([np.broadcast_to(heavy, (len(other), len(heavy))), other_heavy], axis=1)  # (lb, m)
-        d, r, c, rows, columns, share = left[:6, which]
-        d2, r2, c2, rows2, columns2, share2 = (other[right, part, which] for part in range(6))
-        moved = d * d2 * n + r * r2 + c * c2 + (r + c) * (r2 + c2) / (n - 2)
-        shift[:, i] = (moved / (n - 1) / unit[i][:, None]).T
-        own = (np.sqrt(rows * rows2) + np.sqrt(columns * columns2)) ** 2 / (n - 2)
-        rest = (1 - share) * (1 - share2) * (n / (n - 1)) ** 2  # of n - 1 stimuli
-        spread[:, i] = np.sqrt(rest + own / unit[i][:, None] ** 2).T
-    return InPlace(shift, spread)
+    cells = len(one), len(other), one_heavy.shape[1]
+    which = np.concatenate([np.broadcast_to(v, cells) for v in (one_heavy[:, None], other_heavy)], axis=2)  # (la, lb, m)
+    unit = np.where(sd > 0, sd, np.inf)[..., None]
+    i, j = np.arange(len(one))[:, None, None], np.arange(len(other))[:, None]
+    d, r, c, rows, columns, share = (one[i, part, which] for part in range(6))
+    d2, r2, c2, rows2, columns2, share2 = (other[j, part, which] for part in range(6))
+    moved = d * d2 * n + r * r2 + c * c2 + (r + c) * (r2 + c2) / (n - 2)
+    own = (np.sqrt(rows * rows2) + np.sqrt(columns * columns2)) ** 2 / (n - 2)
+    rest = (1 - share) * (1 - share2) * (n / (n - 1)) ** 2  # of n - 1 stimuli
+    return InPlace(*(np.moveaxis(v, 2, 0) for v in (moved / (n - 1) / unit, np.sqrt(rest + own / unit**2))))
