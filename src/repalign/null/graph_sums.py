@@ -224,7 +224,7 @@ class Symmetric(Dense):
             at_vertex[rows] += walks.sum(dim=1)
             if times == 2:
                 at_vertex[columns] += walks.sum(dim=0)
-            doubled += times * torch.linalg.vecdot(walks, edges).double().sum()
+            doubled += times * walks.mul_(edges).sum(dim=1).double().sum()
         return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
 
 
