@@ -31,7 +31,7 @@ from torch import Tensor
 
 from repalign.comparison import anchored_mutual_knn
 from repalign.measures import MutualKNN
-from repalign.measures.numerics.precision import SCRATCH_BYTES, blocks
+from repalign.measures.numerics.rows import SCRATCH_BYTES, blocks
 from repalign.measures.numerics.search import embed, nearest
 
 BLOCK = 4096

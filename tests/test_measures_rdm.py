@@ -20,7 +20,7 @@ from repalign.measures.numerics.distances import (
     dissimilarities,
     squared_distances,
 )
-from repalign.measures.numerics.precision import centred
+from repalign.measures.numerics.rows import centred
 from repalign.measures.rdm import COMPARISONS, geo_topological_transform, geodesic_distances
 from repalign.testing import pair
 

@@ -11,7 +11,8 @@ from repalign.errors import RepalignError
 from repalign.measures import CKA, CKNNA, LCSKNN, CycleKNN, EditDistanceKNN, MutualKNN
 from repalign.measures.numerics import precision as _layer
 from repalign.measures.numerics import search as _search
-from repalign.measures.numerics.precision import Layer, full_precision, gram, sharing, unit_resolution
+from repalign.measures.numerics.precision import Layer, full_precision, gram, sharing
+from repalign.measures.numerics.rows import unit_resolution
 from repalign.measures.numerics.search import SIMILARITIES, embed, nearest
 
 
@@ -313,7 +314,7 @@ def test_many_layers_in_tight_memory_are_the_pairs(measure, monkeypatch):
     layers = [rng(i).standard_normal((50, 5 + i)) for i in range(5)]
     states = [measure.prepare(torch.from_numpy(x)) for x in layers]
     expected = [[measure(x, y) for y in layers[2:]] for x in layers[:2]]
-    monkeypatch.setattr("repalign.measures.numerics.precision.SCRATCH_BYTES", 4000)
+    monkeypatch.setattr("repalign.measures.numerics.rows.SCRATCH_BYTES", 4000)
     found = measure.compare_all(states[:2], states[2:])
     assert found.dtype == torch.float64 and found.device.type == "cpu"
     np.testing.assert_allclose(found, expected, atol=1e-12)

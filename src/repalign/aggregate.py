@@ -18,7 +18,8 @@ from torch import Tensor
 from repalign.errors import RepalignError, choose
 from repalign.measures import RSA, MutualKNN
 from repalign.measures.measure import GraphRelation, Measure, as_features
-from repalign.measures.numerics.precision import full_precision, unit_rows
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import unit_rows
 
 MAP_FORMS = ("flatten", "mean", "max", "samples")
 PART_FORMS = ("mean", "pairs")

@@ -21,7 +21,8 @@ from torch import Tensor
 from repalign.comparison.streaming import BLOCK, ArrayRows, Rows, paired_layers, paired_rows
 from repalign.errors import RepalignError, choose
 from repalign.measures.measure import GraphRelation, as_count
-from repalign.measures.numerics.precision import full_precision, power_of_two, unit_resolution, unit_rows
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import power_of_two, unit_resolution, unit_rows
 from repalign.measures.numerics.search import SIMILARITIES, Best, first_with_ties
 from repalign.representation import Representation, ahead
 from repalign.text import Progress, silent

@@ -19,7 +19,8 @@ from torch import Tensor
 from repalign.comparison.alignment import keep, kept, kept_in
 from repalign.files import Url
 from repalign.layers import RDM, SINK, Given, Pairwise, as_layer
-from repalign.measures.numerics.precision import Deviations, Layer, Products, frobenius, layer_of
+from repalign.measures.numerics.precision import Layer, Products, frobenius, layer_of
+from repalign.measures.numerics.rows import Deviations
 from repalign.representation import Representation, ahead
 from repalign.text import Progress, telling
 

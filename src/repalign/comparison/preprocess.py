@@ -19,7 +19,7 @@ from torch import Tensor
 from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, kind_of, said
 from repalign.measures.measure import SCRATCH_BYTES, Measure, check_flag
-from repalign.measures.numerics.precision import unit_rows
+from repalign.measures.numerics.rows import unit_rows
 
 CLIPS = ("exact", "mean")
 SCOPES = ("representation", "layer")

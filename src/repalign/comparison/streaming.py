@@ -21,7 +21,8 @@ from repalign.errors import RepalignError, choose
 from repalign.layers import FEATURES, Given, kind_of
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, linear_inner
 from repalign.measures.measure import Measure, as_layer, check_paired
-from repalign.measures.numerics.precision import full_precision, power_of_two
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import power_of_two
 from repalign.representation import DEFAULT_MEMORY, Representation, ahead, check_same_dataset
 from repalign.store import StoredRepresentation
 from repalign.text import Progress, silent, size

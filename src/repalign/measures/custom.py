@@ -29,7 +29,8 @@ from repalign.errors import RepalignError, choose
 from repalign.layers import ASYMMETRY
 from repalign.measures.kernel import ESTIMATORS, UNBIASED, Estimated
 from repalign.measures.measure import Bilinear, DenseRelation, GraphRelation, Local, Relation, parameter
-from repalign.measures.numerics.precision import RESIDUE, double_centre, is_constant, u_centre
+from repalign.measures.numerics.precision import RESIDUE, double_centre, u_centre
+from repalign.measures.numerics.rows import is_constant
 
 
 @dataclass(frozen=True)

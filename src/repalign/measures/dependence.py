@@ -40,7 +40,8 @@ from repalign.measures.measure import (
     parameter,
 )
 from repalign.measures.numerics.distances import between_rows
-from repalign.measures.numerics.precision import NORMAL, RESIDUE, centred, double_centre, gram, u_centre
+from repalign.measures.numerics.precision import NORMAL, RESIDUE, double_centre, gram, u_centre
+from repalign.measures.numerics.rows import centred
 
 BIASED_CKA = CKA(estimator="biased")
 # Below this cosine an angle from its cosine loses no digits that count.

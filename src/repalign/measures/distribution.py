@@ -23,7 +23,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.layers import as_features, check_paired
 from repalign.measures.measure import Distance, Features, State, check_flag, parameter
-from repalign.measures.numerics.precision import widen
+from repalign.measures.numerics.rows import widen
 
 
 @dataclass(frozen=True)

@@ -38,17 +38,15 @@ from repalign.measures.numerics.distances import between_rows, float32_between_r
 from repalign.measures.numerics.precision import (
     NORMAL,
     RESIDUE,
-    centred,
     double_centre,
     frobenius,
     full_precision,
     gram,
     layer_of,
-    scaled,
     sharing,
     u_centre,
-    unit_of,
 )
+from repalign.measures.numerics.rows import centred, scaled, unit_of
 from repalign.measures.numerics.search import Space, embed, nearest
 
 ESTIMATORS = ("debiased", "biased")

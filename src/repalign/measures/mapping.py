@@ -29,8 +29,9 @@ from repalign.measures.measure import (
     optional,
     parameter,
 )
-from repalign.measures.numerics.precision import basis, centred, frobenius, full_precision, rows_of, widen
+from repalign.measures.numerics.precision import basis, frobenius, full_precision, rows_of
 from repalign.measures.numerics.regressions import HeldOut, Predictor, held_out, least_squares, pls, ridge
+from repalign.measures.numerics.rows import centred, widen
 
 
 @dataclass(frozen=True, eq=False)

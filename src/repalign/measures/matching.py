@@ -16,8 +16,9 @@ from torch import Tensor
 
 from repalign.errors import choose, require
 from repalign.measures.measure import Features, Measure, parameter
-from repalign.measures.numerics.precision import centred, full_precision, power_of_two, widen
+from repalign.measures.numerics.precision import full_precision
 from repalign.measures.numerics.regressions import HeldOut, held_out
+from repalign.measures.numerics.rows import centred, power_of_two, widen
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.layers import FEATURES, Given, as_features, as_layer, check_paired, kind_of, refuse_unmarked_rdm, said
-from repalign.measures.numerics.precision import SCRATCH_BYTES
+from repalign.measures.numerics.rows import SCRATCH_BYTES
 from repalign.measures.states import (
     DenseRelation,
     Features,

@@ -37,7 +37,7 @@ from repalign.measures.measure import (
     norms,
     parameter,
 )
-from repalign.measures.numerics.precision import blocks
+from repalign.measures.numerics.rows import blocks
 from repalign.measures.numerics.search import SIMILARITIES, Searching, embed, nearest
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.measures.measure import Batched, Features, Measure, as_count, as_seed, check_flag, parameter
-from repalign.measures.numerics.precision import centred, full_precision, is_constant, scaled, unit_rows
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import centred, is_constant, scaled, unit_rows
 
 
 @dataclass(frozen=True)

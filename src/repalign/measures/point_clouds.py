@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from repalign.measures.measure import Distance, Features, Summary, as_count, as_seed, parameter
-from repalign.measures.numerics.precision import blocks, centred, full_precision, widen
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import blocks, centred, widen
 
 # Squared distances below this share of their terms have lost digits to cancellation and are computed again.
 _CANCELLATION = 1e-6

@@ -41,7 +41,8 @@ from repalign.measures.numerics.distances import (
     stored,
     upper,
 )
-from repalign.measures.numerics.precision import double_centre, is_constant
+from repalign.measures.numerics.precision import double_centre
+from repalign.measures.numerics.rows import is_constant
 
 _RDM = tuple(DISSIMILARITIES)
 

@@ -17,14 +17,8 @@ from torch import Tensor
 from repalign.errors import RepalignError, choose
 from repalign.layers import as_features, check_paired
 from repalign.measures.measure import Batched, Features, Local, Measure, Summary, as_count, as_folds, as_seed, parameter
-from repalign.measures.numerics.precision import (
-    blocks,
-    full_precision,
-    sum_of_unit_rows,
-    unit_resolution,
-    unit_rows,
-    widen,
-)
+from repalign.measures.numerics.precision import full_precision, sum_of_unit_rows
+from repalign.measures.numerics.rows import blocks, unit_resolution, unit_rows, widen
 from repalign.measures.numerics.search import Embedded
 
 

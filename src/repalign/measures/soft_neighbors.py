@@ -13,7 +13,7 @@ from torch import Tensor
 from repalign.errors import choose
 from repalign.layers import Given
 from repalign.measures.measure import Bilinear, DenseRelation, Local, Neighbors, State, as_number, check_flag, parameter
-from repalign.measures.numerics.precision import blocks
+from repalign.measures.numerics.rows import blocks
 from repalign.measures.numerics.search import SIMILARITIES, Searching, embed, nearest
 
 

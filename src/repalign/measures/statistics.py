@@ -17,17 +17,8 @@ from torch import Tensor
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_RDM, RDM, Given, as_features
 from repalign.measures.measure import ISOMETRIES_AND_SCALE, Distance, Summary, as_number, check_flag, parameter
-from repalign.measures.numerics.precision import (
-    blocks,
-    centred,
-    full_precision,
-    gram,
-    layer_of,
-    scaled,
-    sum_of_unit_rows,
-    unit_rows,
-    widen,
-)
+from repalign.measures.numerics.precision import full_precision, gram, layer_of, sum_of_unit_rows
+from repalign.measures.numerics.rows import blocks, centred, scaled, unit_rows, widen
 from repalign.measures.numerics.search import embed, nearest
 
 # --- summaries of one array -----------------------------------------------------------------------

@@ -31,7 +31,6 @@ from repalign.measures.measure import (
 from repalign.measures.numerics.precision import (
     Spectrum,
     basis,
-    centred,
     frobenius,
     gram,
     layer_of,
@@ -42,6 +41,7 @@ from repalign.measures.numerics.precision import (
     sum_of_singular_values,
     whitening,
 )
+from repalign.measures.numerics.rows import centred
 
 Components = int | float | None
 

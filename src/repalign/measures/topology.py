@@ -33,7 +33,7 @@ from repalign.measures.measure import (
     parameter,
 )
 from repalign.measures.numerics.distances import between_rows
-from repalign.measures.numerics.precision import widen
+from repalign.measures.numerics.rows import widen
 from repalign.measures.numerics.search import embed, nearest
 
 QUANTILE = 0.9  # of all distances, their unit

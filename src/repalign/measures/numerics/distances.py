@@ -16,18 +16,8 @@ from torch import Tensor
 
 from repalign.layers import RDM, Given
 from repalign.measures.measure import ISOMETRIES, DenseRelation
-from repalign.measures.numerics.precision import (
-    CACHED_BYTES,
-    RESIDUE,
-    SCRATCH_BYTES,
-    blocks,
-    centred,
-    gram,
-    is_constant,
-    layer_of,
-    scaled,
-    unit_rows,
-)
+from repalign.measures.numerics.precision import CACHED_BYTES, RESIDUE, gram, layer_of
+from repalign.measures.numerics.rows import SCRATCH_BYTES, blocks, centred, is_constant, scaled, unit_rows
 
 # |x_i|^2 + |x_j|^2 - 2 x_i . x_j is computed again from the difference below this share of its first two terms.
 _CANCELLED = 2.0**-7

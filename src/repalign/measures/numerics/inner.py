@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repalign.measures.numerics.precision import blocks, full_precision
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import blocks
 
 if TYPE_CHECKING:
     from repalign.measures.measure import DenseRelation, GraphRelation

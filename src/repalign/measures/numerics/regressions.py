@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from repalign.measures.measure import Measure, as_folds, as_seed, parameter
-from repalign.measures.numerics.precision import SCRATCH_BYTES, full_precision
+from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.rows import SCRATCH_BYTES
 
 
 def held_out(n: int, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,19 +26,8 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.layers import ANY_FORM, RDM, Given, Pairwise
 from repalign.measures.measure import Measure
-from repalign.measures.numerics.precision import (
-    RESIDUE,
-    SCRATCH_BYTES,
-    blocks,
-    centred,
-    double_centre,
-    full_precision,
-    gram,
-    layer_of,
-    scaled,
-    unit_resolution,
-    unit_rows,
-)
+from repalign.measures.numerics.precision import RESIDUE, double_centre, full_precision, gram, layer_of
+from repalign.measures.numerics.rows import SCRATCH_BYTES, blocks, centred, scaled, unit_resolution, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 

@@ -1,0 +1,160 @@
+"""Rows of a layer: blocks of them, their unit, and rows without their mean or of length 1, without loss of digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Rows of a dense scratch matrix are handled in blocks of about this many bytes.
+SCRATCH_BYTES = 256 * 2**20
+
+_EXPONENT_BITS = 0x7FF0000000000000
+
+def blocks(n: int, row_bytes: int, whole: int | None = None) -> list[slice]:
+    """Blocks of rows of about `whole` bytes each (`SCRATCH_BYTES`), at `row_bytes` a row."""
+    size = max(1, min(n, (SCRATCH_BYTES if whole is None else whole) // max(1, row_bytes)))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def widen(x: Tensor) -> Tensor:
+    """x in float64, on the CPU where the device has no float64."""
+    return x.to("cpu", torch.float64) if x.device.type == "mps" else x.to(torch.float64)
+
+
+def power_of_two(largest: Tensor) -> Tensor:
+    """The power of two just below each non-negative float64 entry (1 for 0): a scale that rounds nothing."""
+    scale = (largest.view(torch.int64) & _EXPONENT_BITS).view(torch.float64)
+    scale = torch.where(scale > 0, scale, largest)  # subnormal numbers have no exponent bits
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def power_of_two_below(largest: float) -> float:
+    """The power of two just below a size; 1 for 0."""
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
+
+
+def largest_of(x: Tensor) -> float:
+    """The largest entry in size; nan where one is."""
+    return float(torch.stack(torch.aminmax(x)).abs().amax())
+
+
+def unit_of(x: Tensor) -> float:
+    """The power of two just below the largest entry; 1 if all are 0."""
+    return power_of_two_below(largest_of(x))
+
+
+def is_constant(x: Tensor) -> bool:
+    """All rows of x (n, d) alike; where the first two are not, the others are not looked at."""
+    return bool((x[:2] == x[0]).all()) and bool((x == x[0]).all())
+
+
+def scaled(x: Tensor) -> tuple[Tensor, float]:
+    """x (n, d) in float64 with its largest entry in [1, 2), and the scale that was divided out.
+
+    Squares of the result can neither overflow nor vanish, whatever the unit of the features.
+    """
+    unit = unit_of(x)
+    return x.to("cpu" if x.device.type == "mps" else x.device, torch.float64, copy=True).div_(unit), unit
+
+
+# Rows of this many bytes, in the precision in which they are worked on, stay in the processor's cache from step to step.
+_WIDE_BYTES = 2**20
+# Numbers of about this size, or one over it, are worked on as they are: no square of what float32 can tell of them is lost.
+_USUAL = 2.0**20
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations:
+    """Rows of a layer without their mean, some at a time.
+
+    The mean is that of the rows less the first, summed in float64 over blocks, and is taken off in two parts: as it is in the
+    dtype, and what that leaves. So a common offset of 1e8 leaves no residue, one row far out costs the others no digits, a
+    constant column is exactly zero, and a constant representation is recognised without a threshold.
+    """
+
+    x: Tensor  # (n, d)
+    dtype: torch.dtype  # of the deviations
+    largest: float  # entry of x, in size; not finite where an entry is not
+    unit: float  # a power of two that is divided out; 1 for usual numbers
+    mean: Tensor  # (d,) float64
+    about: Tensor  # (d,) the mean in `dtype`
+    rest: Tensor | None  # (d,) what it leaves, in `dtype`; None for nothing
+    blocks: Sequence[slice]  # of rows
+
+    @classmethod
+    def of(cls, x: Tensor, dtype: torch.dtype = torch.float64) -> Deviations:
+        device = "cpu" if x.device.type == "mps" else x.device  # which has no float64
+        largest = largest_of(x)
+        unit = power_of_two_below(largest) if not 1 / _USUAL < largest < _USUAL and math.isfinite(largest) else 1.0
+        first = x[0].to(device, torch.float64) / unit
+        rows = blocks(len(x), dtype.itemsize * x.shape[1], _WIDE_BYTES)
+        from_first = cls(x, dtype, largest, unit, first, first.to(dtype), None, rows)
+        scratch, total = from_first.about.new_empty(x[rows[0]].shape), torch.zeros_like(first)
+        for b in rows:
+            total += from_first.some(b, scratch[: b.stop - b.start]).sum(dim=0)
+        mean = first + total / len(x)
+        about = mean.to(dtype)
+        rest = mean - about
+        return replace(from_first, mean=mean, about=about, rest=rest.to(dtype) if bool(rest.any()) else None)
+
+    def wide(self, which: slice | Tensor) -> Tensor:
+        """Some rows as they are, in `dtype` and `unit`; not to be changed."""
+        rows = self.x[which].to(self.about.device, self.dtype)
+        return rows if self.unit == 1 else rows / self.unit
+
+    def some(self, which: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """Some rows without the mean."""
+        rows = torch.sub(self.wide(which), self.about, out=out)
+        return rows if self.rest is None else rows.sub_(self.rest)
+
+
+class Centred(NamedTuple):
+    """Rows c_i without their mean m, in a unit in which the largest entry lies in [1, 2)."""
+
+    rows: Tensor  # (n, d)
+    unit: float  # what was divided out: x_i = unit (c_i + m)
+    along_mean: Tensor  # c_i . m, (n,) float64
+    mean_square: float  # |m|^2
+
+
+def centred(x: Tensor, dtype: torch.dtype = torch.float64, deviations: Deviations | None = None) -> Centred:
+    """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2); `deviations` if they are there already."""
+    found = Deviations.of(x, dtype) if deviations is None else deviations
+    out, whole = found.about.new_empty(x.shape), found.mean
+    along, ends = found.mean.new_empty(len(x)), found.about.new_empty(2 * len(found.blocks))
+    wide = whole.new_empty(max(1, len(x[found.blocks[0]]) // 4), len(whole))  # fewer at a time, which stay nearer to the processor
+    for i, b in enumerate(found.blocks):
+        rows = found.some(b, out[b])
+        for few, products in zip(rows.split(len(wide)), along[b].split(len(wide)), strict=True):
+            torch.mv(wide[: len(few)].copy_(few), whole, out=products)
+        torch.aminmax(rows, out=(ends[2 * i], ends[2 * i + 1]))
+    inner = unit_of(ends)
+    if inner != 1:
+        out.div_(inner)
+    whole = whole / inner
+    return Centred(out, found.unit * inner, along / inner / inner, float(whole @ whole))
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """x (n, d) in float64 with rows of Euclidean norm 1; a zero row stays zero."""
+    out = torch.empty(x.shape, dtype=torch.float64, device="cpu" if x.device.type == "mps" else x.device)
+    for block in blocks(len(x), 8 * x.shape[1], _WIDE_BYTES):
+        rows = widen(x[block])
+        if x.dtype == torch.float64:  # squares of anything narrower stay in the range of float64
+            rows = rows / power_of_two(torch.linalg.vector_norm(rows, ord=math.inf, dim=1, keepdim=True))
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        out[block] = rows / torch.where(norm > 0, norm, 1.0)
+    return out
+
+
+def unit_resolution(d: int, dtype: torch.dtype) -> float:
+    """Differences of products of two unit vectors of length d that `dtype` cannot tell from rounding.
+
+    Some ten standard deviations: rounding in a sum of d terms is a random walk and grows like sqrt(d) eps.
+    """
+    return 2 * torch.finfo(dtype).eps * (math.sqrt(d) + 2)
