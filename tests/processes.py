@@ -5,12 +5,31 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Processes without a thread or lock of this one. They come from a server that has imported what takes seconds to import, once.
 FRESH = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-FRESH.set_forkserver_preload(["pytest", "torch.distributed.fsdp", "repalign.losses", "repalign.track", "repalign.study.alignment"])
+FRESH.set_forkserver_preload([
+    "pytest", "torch.distributed.fsdp", "transformers.modeling_utils", "repalign.losses", "repalign.track",
+    "repalign.study.alignment",
+])  # fmt: skip
+
+
+def started(code: str, *arguments: str, said: Path) -> Any:
+    """A new process that runs `code` as `python -c code *arguments` would; what it prints goes to the file `said`."""
+    process = FRESH.Process(target=_run, args=(code, arguments, said))
+    process.start()
+    return process
+
+
+def _run(code: str, arguments: tuple[str, ...], said: Path) -> None:
+    sys.argv = ["-c", *arguments]
+    for stream in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    exec(code, {"__name__": "__main__"})
 
 
 def join(rank: int, port: int) -> None:

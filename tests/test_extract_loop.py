@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import multiprocessing
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 import tiny_models as tiny
+from processes import FRESH
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
 from repalign.models import ModelRecord
@@ -336,7 +336,7 @@ def test_processes_give_the_same_bytes_and_load_a_model_once_each(gpt2, data, tm
     torch.save({"features": torch.arange(22.0).reshape(11, 2)}, tmp_path / "a.pt")
     files = ModelEntry(f"array:{tmp_path / 'a.pt'}", modality="other", ids="rows")
     notes = []
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+    with ProcessPoolExecutor(1, mp_context=FRESH) as executor:
         got = extract(
             data,
             [entry, files],

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 import tiny_models as tiny
+from processes import started
 from repalign.competence import bits_per_byte
 from repalign.dataset import Dataset
 from repalign.errors import RepalignError
@@ -181,7 +180,6 @@ def bytes_of(store: Path) -> dict[str, str]:
 def test_killed_with_prompt_and_skip_and_resumed_gives_the_same_bytes(llama, tmp_path, monkeypatch, capsys):
     """The run that is killed is a process; this one makes the whole store and takes the killed one up."""
     tiny.dataset(tmp_path / "data")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def arguments(store: str, slow: float) -> list[str]:
         return [str(tmp_path / "data" / "pairs.jsonl"), str(llama), str(tmp_path / store), str(slow), PROMPT]
@@ -192,14 +190,15 @@ def test_killed_with_prompt_and_skip_and_resumed_gives_the_same_bytes(llama, tmp
         return capsys.readouterr().out
 
     assert "ended [True, False, False]" in told("whole")
-    command = [sys.executable, "-c", RUN, *arguments("killed", 0.3)]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    offline = "from huggingface_hub import constants; constants.HF_HUB_OFFLINE = True"
+    running = started(offline + RUN, *arguments("killed", 0.3), said=tmp_path / "said")
     deadline = time.monotonic() + 200
     while len(list((tmp_path / "killed").rglob("part-*.safetensors"))) < 3 and time.monotonic() < deadline:
+        assert running.is_alive(), (tmp_path / "said").read_text()
         time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.communicate(timeout=60)
-    assert running.returncode == -signal.SIGKILL
+    running.kill()
+    running.join(60)
+    assert running.exitcode == -signal.SIGKILL
     there = bytes_of(tmp_path / "killed")
     assert 0 < len(there) < len(bytes_of(tmp_path / "whole")) and not any("manifest" in f for f in there)
     assert "ended [True, False, False]" in told("killed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 import study_files
+from processes import started
 from repalign import workers
 from repalign.cli import app
 from repalign.comparison import compare, compare_share
@@ -363,14 +363,15 @@ def test_two_runs_on_one_folder_do_everything_and_little_twice(tmp_path, monkeyp
 def test_a_job_whose_time_is_over_says_how_to_go_on(tmp_path, alone):
     """SIGTERM: one line, status 143; the same command goes on."""
     (tmp_path / "s.yaml").write_text(STUDY.replace("n: 60", "n: 6000"))
-    command = [sys.executable, "-m", "repalign", "run", str(tmp_path / "s.yaml")]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not any(tmp_path.rglob("part-*")) and run.poll() is None:
+    said = tmp_path / "said"
+    run = started("from repalign.cli import main; main()", "run", str(tmp_path / "s.yaml"), said=said)
+    while not any(tmp_path.rglob("part-*")) and run.is_alive():
         time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 143 and said.rstrip().endswith("what is finished is kept: the same command goes on from here")
-    assert "Traceback" not in said and any(tmp_path.rglob("part-*")) and not [*tmp_path.rglob("claims/*")]
+    run.terminate()
+    run.join(60)
+    told = said.read_text()
+    assert run.exitcode == 143 and told.rstrip().endswith("what is finished is kept: the same command goes on from here")
+    assert "Traceback" not in told and any(tmp_path.rglob("part-*")) and not [*tmp_path.rglob("claims/*")]
 
 
 # --- what moves the last digits ---
