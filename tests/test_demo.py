@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pandas as pd
 import pytest
 
 from repalign.errors import RepalignError
 from repalign.study import demo, load_study
+from repalign.toyworld import models, recipes
 
 
 def test_the_demo_is_a_study(tmp_path):
@@ -19,8 +23,13 @@ def test_the_demo_is_a_study(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_demo_end_to_end_and_again(tmp_path, monkeypatch):
-    """Two models a side, really trained; the second run trains, extracts and compares nothing."""
+    """Two models a side, trained for fewer steps, in this process; the second run trains, extracts and compares nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "train_roster", partial(models.train_roster, workers=1))  # of more test_toyworld asks
+    for name, steps in (("language-conv8-next", 300), ("vision-cnn3-supervised", 100)):
+        recipe = replace(recipes.RECIPES[name], steps=steps, checkpoints=())
+        for table in (recipes.RECIPES, recipes.NAMES):
+            monkeypatch.setitem(table, name, recipe)
     kept = ("language-conv8-next", "language-bag", "vision-cnn3-supervised", "vision-pixels")
     lines = demo.STUDY.read_text("utf-8").splitlines()
     small = tmp_path / "small.yaml"

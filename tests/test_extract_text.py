@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -382,26 +379,18 @@ def test_a_refused_connection_is_told(data, tmp_path, monkeypatch):
         extract(data, ["hf:repalign-tests/model"], tmp_path / "store")
 
 
-def test_a_model_in_the_cache_is_found_without_a_network(tmp_path):
+def test_a_model_in_the_cache_is_found_without_a_network(data, tmp_path, monkeypatch):
     """A branch is resolved to the commit that the cache holds, and that commit is loaded and recorded."""
     commit = "0123456789abcdef0123456789abcdef01234567"
-    cache = tmp_path / "home" / "hub" / "models--org--tiny"
+    cache = tmp_path / "hub" / "models--org--tiny"
     tiny.gpt2(cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    tiny.dataset(tmp_path / "data")
-    code = f"""
-from repalign.dataset import Dataset
-from repalign.sources import extract
-data = Dataset.from_table({str(tmp_path / "data" / "pairs.jsonl")!r}, id="id", image="image", text="text")
-found = extract(data, ["hf:org/tiny"], {str(tmp_path / "store")!r})[0]
-print(found.record.revision, found.name, len(found.layers))
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == [commit, "tiny", "4"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (found,) = extract(data, ["hf:org/tiny"], tmp_path / "store")
+    assert (found.record.revision, found.name, len(found.layers)) == (commit, "tiny", 4)
 
 
 def test_code_that_comes_with_a_model_is_not_run(data, tmp_path):
