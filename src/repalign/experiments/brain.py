@@ -16,8 +16,8 @@ ceilings these are, with one departure in `brain_scores.Errors`. Lin & Kriegesko
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +30,6 @@ from repalign.experiments.brain_scores import ALPHA, OVER, RESAMPLED, Data, Iden
 from repalign.text import Progress, counted, interval, named, number, p_sentence, pvalue, silent
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from repalign.measures import Measure
@@ -56,8 +55,6 @@ class Brain(Found):
     where labels name regions, regions (each recording, and what it was taken for).
     """
 
-    table: pd.DataFrame
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     measure: Measure
     over: str
     n: int

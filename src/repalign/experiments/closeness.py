@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from repalign import text as words
 from repalign.errors import RepalignError
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, made_up
 from repalign.text import Progress, silent, telling
 
 if TYPE_CHECKING:
@@ -159,10 +159,7 @@ def mock(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG
     """Made-up models of width 3 over 8 labels, the second near the first."""
     import numpy as np
 
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     f, g, noise = rng.normal(size=(200, 3)), rng.normal(size=(8, 3)), 0.1 * rng.normal(size=(200, 3))
     made = {"embeddings_a": f, "unembeddings_a": g, "embeddings_b": f + noise, "unembeddings_b": g}
-    for name, x in made.items():
-        np.save(folder / f"{name}.npy", x)
-    return {**{name: str((folder / f"{name}.npy").absolute()) for name in made}, "pivot": -1, "left_out": -1}
+    return {**{name: made_up(folder.absolute() / f"{name}.npy", x) for name, x in made.items()}, "pivot": -1, "left_out": -1}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, made_up
 from repalign.experiments.retrieval import Gallery, bounds, held_out, in_common, own_rows, read_vectors, remarks, unit
 from repalign.text import Progress, counted, interval, number, silent
 
@@ -234,11 +234,9 @@ def compress(
 def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Made-up vectors, and queries if there are any."""
     rng, turn = np.random.default_rng(0), np.random.default_rng(1).standard_normal((6, 16))
-    folder.mkdir(parents=True, exist_ok=True)
 
     def made(name: str, n: int) -> str:
-        np.save(folder / f"{name}.npy", rng.standard_normal((n, 6)) @ turn + 0.1 * rng.standard_normal((n, 16)))
-        return str(folder / f"{name}.npy")
+        return made_up(folder / f"{name}.npy", rng.standard_normal((n, 6)) @ turn + 0.1 * rng.standard_normal((n, 16)))
 
     out = {"vectors": made("vectors", 120), "layer": None, "id": None, "widths": None, "k": min(given["k"], 20)}
     return {**out, "queries": None if given["queries"] is None else made("queries", 60)}

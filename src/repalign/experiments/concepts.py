@@ -13,7 +13,7 @@ from zlib import crc32
 
 from repalign.errors import RepalignError, choose
 from repalign.experiments.base import Found, Input
-from repalign.text import Progress, counted, named, number, p_sentence, silent, span
+from repalign.text import Progress, counted, named, number, p_sentence, silent, span, telling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,6 @@ class Concepts(Found):
     words give alone), dropped (pairs that were left out, and why); contexts and alignment where they were asked for.
     """
 
-    table: pd.DataFrame
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     what: str = ""
     record: Mapping[str, Any] = field(default_factory=dict)
     shown: ClassVar[tuple[str, ...]] = ("concept", "n", "dropped", "offset", "p_flip", "shuffled_mean", "p_shuffled", "found")
@@ -168,7 +166,6 @@ def _measure(
 
     look = look_up(pairs, vocabulary)
     names = list(look.rows)
-    progress("concepts", 0, len(names))
     population = vocabulary.population(over)
     root = numbers.metric(population, metric, ridge=ridge, what=vocabulary.what)
     causal: Metric | None = root
@@ -179,12 +176,11 @@ def _measure(
             causal = None
     rows: list[dict[str, Any]] = []
     differences: list[np.ndarray] = []
-    for done, name in enumerate(names):
+    for name in telling(names, "concepts", progress):
         base, target = (vocabulary.x[look.rows[name][:, side]].astype(np.float64) for side in (0, 1))
         differences.append(target - base)
         rows.append({"concept": name, "n": len(base), "dropped": look.lost(name)})
         rows[-1] |= _row(root(base), root(target), draws, (seed, crc32(name.encode())))
-        progress("concepts", done + 1, len(names))
     table = _judged(pd.DataFrame(rows))
     shared = numbers.overlap([look.pairs[name] for name in names])
     measured = _Measured(vocabulary, look, names, root, causal, differences, shared)
@@ -274,25 +270,19 @@ def _contexts(
     from repalign.experiments import concept_numbers as numbers
 
     if not set(texts) & set(measured.names):
-        raise RepalignError(
-            "no context is of a concept that was measured", expected=named(measured.names), got=named(list(texts))
-        )
+        raise RepalignError("no context is of a concept that was measured", expected=named(measured.names), got=named(list(texts)))
     plain = numbers.Metric("euclid", np.eye(measured.vocabulary.x.shape[1]))
     rows: list[dict[str, Any]] = []
     for of, pairs in texts.items():
         base, target = (np.stack([hidden[pair[side]] for pair in pairs]) for side in (0, 1))
         differs = np.linalg.norm(target - base, axis=1) > 0
         if not differs.any():
-            raise RepalignError(
-                f"contexts of {of!r}: base and target have the same hidden states", expected="contexts that differ"
-            )
+            raise RepalignError(f"contexts of {of!r}: base and target have the same hidden states", expected="contexts that differ")
         for name, direction in zip(measured.names, measured.means, strict=True):
             low, high = base @ direction, target @ direction
             right, n = float((high > low).sum() + (high == low).sum() / 2), len(low)
             moves = (target - base)[differs]
-            cosine = {
-                m.name: numbers.unified_cosine(moves, direction, m).mean() for m in (plain, measured.causal) if m is not None
-            }
+            cosine = {m.name: numbers.unified_cosine(moves, direction, m).mean() for m in (plain, measured.causal) if m is not None}
             rows.append({
                 CONTEXT: of, "concept": name, "matched": of == name, "n": n, "auc": numbers.auc(low, high),
                 "within_pair": right / n, "p_within": float(bdtrc(int(right) - 1, n, 0.5)) if right >= 1 else 1.0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, made_up
 from repalign.text import Progress, alike, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
@@ -193,9 +193,8 @@ def one_way(measure: Measure) -> Measure:
 
 def mock(given: dict[str, Any], folder: Any) -> dict[str, Any]:
     """Made-up features of two models."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     world = rng.standard_normal((60, 4))
-    for name in ("x", "y"):
-        np.save(folder / f"{name}.npy", world @ rng.standard_normal((4, 8)) + rng.standard_normal((60, 8)))
-    return {"x": str(folder / "x.npy"), "y": str(folder / "y.npy"), "layers": None, "draws": min(99, given["draws"])}
+    made = {name: world @ rng.standard_normal((4, 8)) + rng.standard_normal((60, 8)) for name in ("x", "y")}
+    paths = {name: made_up(folder / f"{name}.npy", x) for name, x in made.items()}
+    return {**paths, "layers": None, "draws": min(99, given["draws"])}

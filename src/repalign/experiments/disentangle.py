@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from repalign.errors import RepalignError, choose
-from repalign.experiments.base import Found, Input, half_width
+from repalign.experiments.base import Found, Input, half_width, made_up
 from repalign.text import Progress, counted, interval, number, p_sentence, silent, telling
 
 if TYPE_CHECKING:
@@ -282,23 +282,16 @@ class _Labels:
 
     @classmethod
     def read(cls, given: Any, label: str, shift: str | None, ids: Sequence[str]) -> _Labels:
-        from repalign.competence import read_labels
+        from repalign.experiments.inputs import read_columns
 
-        if not isinstance(given, (str, Path)):
-            y = np.array(list(map(str, given)))
-            if len(y) != len(ids) or shift:
-                raise RepalignError("labels do not fit the rows", expected=f"{len(ids)}, without shift; or a table", got=len(y))
-            return cls(y, np.zeros(len(y), bool))
-        path = Path(given)
-        y = np.array(read_labels(path, ids, label))
-        if shift is None:
-            return cls(y, np.zeros(len(y), bool))
-        column, sign, value = shift.partition("=")
-        if not sign:
+        column, sign, value = (None, "", "") if shift is None else shift.partition("=")
+        if shift is not None and not sign:
             raise RepalignError("--shift names a column and a value", expected="COLUMN=VALUE, such as domain=sketch", got=shift)
-        found = read_labels(path, ids, column)
-        choose("value", value, set(found), f"{path}: column {column!r} nowhere says {value!r}")
-        return cls(y, np.array([v == value for v in found]))
+        found = read_columns(given, ids, label, {"shift": column})
+        if column is None:
+            return cls(found[label], np.zeros(len(ids), bool))
+        choose("value", value, set(found[column].tolist()), f"{given}: column {column!r} nowhere says {value!r}")
+        return cls(found[label], found[column] == value)
 
     def scores(self, name: str, x: Array, k: Sequence[int], seed: int, progress: Progress) -> list[dict[str, Any]]:
         """Accuracies of raw, PCA and ICA features for each k and number of labels.
@@ -341,12 +334,9 @@ def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Made-up mixtures of the same components, and labels."""
     from repalign.files import write_file
 
-    rng, n, paths = np.random.default_rng(0), 160, []
-    latent = rng.laplace(size=(n, 6))
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(len(given["inputs"])):
-        paths.append(str(folder / f"model{i + 1}.npy"))
-        np.save(paths[-1], latent @ rng.standard_normal((6, 8)) + 0.1 * rng.standard_normal((n, 8)))
+    rng, n = np.random.default_rng(0), 160
+    latent, files = rng.laplace(size=(n, 6)), [folder / f"model{i + 1}.npy" for i in range(len(given["inputs"]))]
+    paths = [made_up(file, latent @ rng.standard_normal((6, 8)) + 0.1 * rng.standard_normal((n, 8))) for file in files]
     column, _, value = (given["shift"] or "shift=yes").partition("=")
     labels = (f"{i},{int(z > 0)},{value if i % 4 == 0 else 'no'}" for i, z in enumerate(latent[:, 0]))
     lines = [f"id,{given['label']},{column}", *labels]

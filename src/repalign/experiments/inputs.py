@@ -63,6 +63,20 @@ def read_inputs(inputs: Sequence[Any] | Mapping[str, Any], layers: Sequence[str]
     return Inputs(tuple(name for name, _ in named), tuple(chosen), tuple(arrays), joined.ids, tuple(joined.how))
 
 
+def read_columns(given: Any, ids: Sequence[str], label: str, others: Mapping[str, str | None]) -> dict[str | None, np.ndarray]:
+    """Labels of the rows of these ids, and `others` by what they are for: columns of a table; or a label per row, and no others."""
+    from repalign.competence import read_labels
+
+    asked = [name for name in others.values() if name is not None]
+    if isinstance(given, (str, Path)):
+        return {name: np.array(read_labels(given, ids, name)) for name in dict.fromkeys([label, *asked])}
+    labels = np.array(list(map(str, given)))
+    if len(labels) != len(ids) or asked:
+        raise RepalignError("labels do not fit the rows", expected=f"{len(ids)}, without {', '.join(others)}; or a table",
+                            got=len(labels))  # fmt: skip
+    return {label: labels}
+
+
 def _names(inputs: Sequence[Any]) -> list[str]:
     """What inputs are called: files by their stem, models of a store by their name, where that tells them apart."""
     short = [str(one).rpartition("#")[2] if is_stored(one) else Path(one).stem if isinstance(one, (str, Path)) else f"x{k}"

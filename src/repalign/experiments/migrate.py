@@ -10,7 +10,7 @@ import numpy as np
 
 from repalign.errors import RepalignError, choose
 from repalign.experiments.adapters import NONE, RANK, Adapter
-from repalign.experiments.base import Found, Input, Part
+from repalign.experiments.base import Found, Input, Part, made_up
 from repalign.experiments.migrate_numbers import (
     ADAPTER,
     COMPARED,
@@ -346,13 +346,11 @@ def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Made-up vectors of an old model and of a new one that is the old one turned."""
     rng = np.random.default_rng(0)
     turn, world = np.linalg.qr(rng.standard_normal((12, 12)))[0], rng.standard_normal((180, 6)) @ rng.standard_normal((6, 12))
-    folder.mkdir(parents=True, exist_ok=True)
     both = {"old": world, "new": world @ turn + 0.05 * rng.standard_normal(world.shape)}
     paths = {}
     for name, x in both.items():
         for part, rows in (("", x[:120]), ("queries_", x[120:])):
-            paths[f"{part}{name}"] = str(folder / f"{part}{name}.npy")
-            np.save(paths[f"{part}{name}"], rows)
+            paths[f"{part}{name}"] = made_up(folder / f"{part}{name}.npy", rows)
     asked = {name: paths[name] for name in ("queries_old", "queries_new") if given[name] is not None}
     saved = None if given["adapter"] is None else folder / "adapter.safetensors"
     none = dict.fromkeys(("layer", "id", "qrels", "groups", "positives", "require"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 
 from repalign.errors import RepalignError, choose
-from repalign.experiments.base import Found, Input, half_width
+from repalign.experiments.base import Found, Input, half_width, made_up
 from repalign.text import Progress, number, pvalue, silent, telling
 
 if TYPE_CHECKING:
@@ -321,19 +321,13 @@ def perceive(
     penalty : C of the logistic regression, the inverse of its penalty; by default by 5-fold cross-validation.
     seed : Of the split.
     """
-    from repalign.experiments.inputs import read_inputs
+    from repalign.experiments.inputs import read_columns, read_inputs
 
     if len(inputs) < 2:
         raise RepalignError("one modality has nothing to change places with", expected="two inputs or more", got=len(inputs))
     found = read_inputs(inputs, layers)
     ids = found.ids or tuple(map(str, range(found.n)))
-    if isinstance(labels, (str, Path)):
-        columns = _columns(Path(labels), ids, label, [split, groups, part])
-    else:
-        columns = {label: np.asarray(list(map(str, labels)))}
-        if len(columns[label]) != found.n or any((split, groups, part)):
-            raise RepalignError("labels do not fit the rows", expected=f"{found.n}, without split, groups and part; or a table",
-                                got=len(columns[label]))  # fmt: skip
+    columns = read_columns(labels, ids, label, {"split": split, "groups": groups, "part": part})
     train, test_rows = _sides(columns[label], columns.get(split), columns.get(groups), test, seed)
     return perception(found, columns[label], train, test_rows, parts=columns[part or label], C=penalty, progress=progress)
 
@@ -384,12 +378,6 @@ def perception(
     )  # fmt: skip
 
 
-def _columns(path: Path, ids: Sequence[str], label: str, others: Sequence[str | None]) -> dict[str | None, np.ndarray]:
-    from repalign.competence import read_labels
-
-    return {name: np.asarray(read_labels(path, ids, name)) for name in dict.fromkeys([label, *filter(None, others)])}
-
-
 def _sides(
     labels: np.ndarray, split: np.ndarray | None, groups: np.ndarray | None, test: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -420,15 +408,13 @@ def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Made-up modalities, with labels."""
     from repalign.files import write_file
 
-    rng, n, names = np.random.default_rng(0), 120, [f"modality{k + 1}" for k in range(len(given["inputs"]))]
-    y = np.arange(n) % 3
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        np.save(folder / f"{name}.npy", np.eye(3)[y] + rng.standard_normal((n, 3)))
+    rng, n = np.random.default_rng(0), 120
+    y, paths = np.arange(n) % 3, [folder / f"modality{k + 1}.npy" for k in range(len(given["inputs"]))]
+    inputs = [made_up(path, np.eye(3)[y] + rng.standard_normal((n, 3))) for path in paths]
     head = dict.fromkeys(filter(None, (given["label"], given["groups"], given["part"], given["split"])))
     lines = [",".join(["id", *head])]
     for i in range(n):
         cells = {given["groups"]: i, given["part"]: y[i], given["label"]: y[i], given["split"]: ("train", "test")[i // 3 % 2]}
         lines.append(",".join(map(str, [i, *(cells[name] for name in head)])))
     write_file(folder / "labels.csv", "\n".join(lines) + "\n")
-    return {"labels": folder / "labels.csv", "inputs": [str(folder / f"{name}.npy") for name in names], "layers": None}
+    return {"labels": folder / "labels.csv", "inputs": inputs, "layers": None}

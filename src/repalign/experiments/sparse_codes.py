@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import numpy as np
 
 from repalign.errors import RepalignError
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, made_up
 from repalign.experiments.disentangle import DRAWS, Array, mcc, relabelled
 from repalign.text import Progress, interval, number, p_sentence, silent, telling
 
@@ -161,10 +161,8 @@ def _row(compared: str, values: Array, ends: Any = None) -> dict[str, Any]:
 
 def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
     """Two made-up mixtures of the same sparse features."""
-    rng, paths = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
     latent = rng.exponential(size=(120, 8)) * (rng.uniform(size=(120, 8)) < 0.2)
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(2):
-        paths.append(str(folder / f"model{i + 1}.npy"))
-        np.save(paths[-1], latent @ rng.standard_normal((8, 10)) + 0.01 * rng.standard_normal((120, 10)))
+    mixed = [latent @ rng.standard_normal((8, 10)) + 0.01 * rng.standard_normal((120, 10)) for _ in range(2)]
+    paths = [made_up(folder / f"model{i}.npy", x) for i, x in enumerate(mixed, start=1)]
     return {"inputs": paths, "layers": None, "k": 6, "atoms": 8, "starts": 2}

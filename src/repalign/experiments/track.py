@@ -20,7 +20,7 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.experiments.base import Found, Input
 from repalign.experiments.track_record import all_read, is_unchanged, names_of_rows, receipt_of, rows_in, sha256_of
 from repalign.files import open_files, seal_json
-from repalign.text import Progress, counted, named, number, silent
+from repalign.text import Progress, counted, named, number, silent, telling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,8 +298,7 @@ def _scored(
     found = extract(dataset, entries, kept_in, device=device, executor=executor, on_unavailable="skip", progress=progress)
     left_out = tuple((one.name, one.reason) for one in found if isinstance(one, Skipped))
     kept = [one for one in found if not isinstance(one, Skipped)]
-    for i, r in enumerate(kept):
-        progress("score", i, len(kept))
+    for i, r in enumerate(telling(kept, "score", progress)):
         layers = {name: r.load(name) for name in r.layers}
         tracker.score_features(layers, ids=r.ids, step=i, loss=r.record.scores.get("bits_per_byte"))
         mine = [row for row in tracker.rows if row["step"] == i]
@@ -309,7 +308,6 @@ def _scored(
             "weights": str(r.facts.get("weights_fingerprint") or "none"),
         }
         keep(r.name, one)
-    progress("score", len(kept), len(kept))
     return left_out
 
 

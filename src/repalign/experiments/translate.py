@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from repalign.errors import RepalignError, choose
-from repalign.experiments.base import Found, Input
-from repalign.text import Progress, counted, named, number, silent
+from repalign.experiments.base import Found, Input, made_up
+from repalign.text import Progress, counted, named, number, silent, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -251,23 +251,17 @@ def translate(
         raise RepalignError("too few stimuli", expected=f"2 to hold out and {FEWEST} to fit on", got=f"{n_test} and {n - n_test}")
     sizes = _sizes(pairs, n - n_test)
     orders = [np.random.default_rng([seed, k]).permutation(n) for k in range(draws)]
-    rows, done, total = [], 0, len(chosen) * len(sizes)
-    for which in chosen:
-        for m in sizes:
-            progress("translate", done, total)
-            judged = np.array([_judged(found.arrays, MAPS[which], order, m, n_test, seed) for order in orders])
-            rows.append({"map": which, "pairs": m, **_row(judged), "n_test": n_test, "draws": draws})
-            done += 1
-    progress("translate", total, total)
+    rows = []
+    for which, m in telling([(which, m) for which in chosen for m in sizes], "translate", progress):
+        judged = np.array([_judged(found.arrays, MAPS[which], order, m, n_test, seed) for order in orders])
+        rows.append({"map": which, "pairs": m, **_row(judged), "n_test": n_test, "draws": draws})
     x, y = found.arrays
     direct = None
     if x.shape[1] == y.shape[1]:
         held = [(x[order[:n_test]], y[order[:n_test]]) for order in orders]
         both = [recall(a, b, np.zeros(a.shape[1])) for one in held for a, b in (one, one[::-1])]
         direct = float(np.mean(both))
-    return Translated(
-        table=pd.DataFrame(rows), names=found.names, layers=found.layers, n_test=n_test, draws=draws, direct=direct,
-    )  # fmt: skip
+    return Translated(table=pd.DataFrame(rows), names=found.names, layers=found.layers, n_test=n_test, draws=draws, direct=direct)
 
 
 def _sizes(pairs: Sequence[int] | None, most: int) -> list[int]:
@@ -310,10 +304,8 @@ def _row(judged: Array) -> dict[str, float]:
 
 def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
     """Made-up features of two models that see the same six numbers."""
-    rng, n, paths = np.random.default_rng(0), 120, []
+    rng, n = np.random.default_rng(0), 120
     latent = rng.standard_normal((n, 6))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, width in (("model1", 12), ("model2", 16)):
-        paths.append(str(folder / f"{name}.npy"))
-        np.save(paths[-1], latent @ rng.standard_normal((6, width)) + 0.1 * rng.standard_normal((n, width)))
+    seen = [latent @ rng.standard_normal((6, width)) + 0.1 * rng.standard_normal((n, width)) for width in (12, 16)]
+    paths = [made_up(folder / f"model{i}.npy", x) for i, x in enumerate(seen, start=1)]
     return {"inputs": paths, "layers": None, "pairs": None, "draws": 3}

@@ -19,7 +19,7 @@ import numpy as np
 
 from repalign.errors import RepalignError
 from repalign.experiments.adapters import Adapter
-from repalign.experiments.base import Found, Input
+from repalign.experiments.base import Found, Input, made_up
 from repalign.experiments.retrieval import Array, read_vectors, unit
 from repalign.experiments.translate import Affine, rotation
 from repalign.text import Progress, number, silent
@@ -264,9 +264,9 @@ def mock(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Made-up vectors of some clusters, and of the same clusters turned."""
     rng = np.random.default_rng(0)
     centres, turn = rng.standard_normal((12, 8)), np.linalg.qr(rng.standard_normal((8, 8)))[0]
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
     for name, z in (("old", np.eye(8)), ("new", turn)):
-        np.save(folder / f"{name}.npy", (centres[rng.integers(12, size=500)] + 0.3 * rng.standard_normal((500, 8))) @ z)
+        rows = centres[rng.integers(12, size=500)] + 0.3 * rng.standard_normal((500, 8))
+        paths[name] = made_up(folder / f"{name}.npy", rows @ z)
     saved = None if given["adapter"] is None else folder / "adapter.safetensors"
-    paths = {name: str(folder / f"{name}.npy") for name in ("old", "new")}
     return {**paths, "layer": None, "id": None, "restarts": 3, "adapter": saved}
