@@ -244,6 +244,17 @@ def mean_of_pairs(
     return PairMean(full, float(low), float(high), n_pairs, len(numbers) - n_pairs, " and ".join(units))
 
 
+def over_partners(
+    partners: Sequence[str], values: np.ndarray, families: Mapping[str, str], level: float = LEVEL
+) -> tuple[float, float, str, int]:
+    """The interval of the mean of `values`, one per partner, without one family of partners at a time, or one partner where there
+    are fewer than three families; what is left out, "" without an interval, and how many of these there are."""
+    (units,) = units_of(families, partners, least=(1,))
+    left = Jackknife.over((units,), lambda without: values[[name not in without for name in partners]].mean())
+    low, high, _ = left.interval(lambda mean: mean, level)
+    return float(low), float(high), units.kind if units else "", len(units) if units else 0
+
+
 @dataclass(frozen=True)
 class ModelDifference:
     """Mean score of some models minus that of others with the same partners, and its interval, nan for fewer than three units.
@@ -281,10 +292,7 @@ def difference_of_models(
     partners = [name for name, there in zip(scores.columns, both, strict=True) if there]
     means = np.nanmean(one[:, both], 0), np.nanmean(other[:, both], 0)
     gaps = means[0] - means[1]
-    (units,) = units_of(families or {}, partners, least=(1,))
-    left = Jackknife.over((units,), lambda without: gaps[[name not in without for name in partners]].mean())
-    low, high, _ = left.interval(lambda mean: mean, level)
     return ModelDifference(
-        tuple(first), tuple(second), (float(means[0].mean()), float(means[1].mean())), float(gaps.mean()), float(low), float(high),
-        units.kind if units else "", len(units) if units else 0, len(partners),
+        tuple(first), tuple(second), (float(means[0].mean()), float(means[1].mean())), float(gaps.mean()),
+        *over_partners(partners, gaps, families or {}, level), len(partners),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pandas as pd
 
 from repalign.errors import RepalignError
 from repalign.relate.findings import Finding
-from repalign.relate.jackknife import LEVEL, Jackknife, units_of
+from repalign.relate.jackknife import LEVEL, over_partners
 from repalign.relate.scores import Crossed, Models, Records, names_of, searched, stimuli
 
 OVERALL = "all"
@@ -106,12 +106,9 @@ def _row(
         nothing = dict.fromkeys(("score_first", "score_second", "difference", "low", "high"), np.nan)
         return {**nothing, "n_partners": 0, "n_pairs": 0, "unit": "", "n_units": 0}
     of_partner = np.nanmean(gaps[:, kept], 0)
-    (units,) = units_of(families, names, least=(1,))
-    left = Jackknife.over((units,), lambda without: of_partner[[name not in without for name in names]].mean())
-    low, high, _ = left.interval(lambda mean: mean, level)
+    low, high, unit, n_units = over_partners(names, of_partner, families, level)
     means = [float(np.nanmean(np.where(met, x, np.nan)[:, kept], 0).mean()) for x in (first, second)]
     return {
-        "score_first": means[0], "score_second": means[1], "difference": float(of_partner.mean()), "low": float(low),
-        "high": float(high), "n_partners": len(names), "n_pairs": int(met.any(1).sum()), "unit": units.kind if units else "",
-        "n_units": len(units) if units else 0,
+        "score_first": means[0], "score_second": means[1], "difference": float(of_partner.mean()), "low": low, "high": high,
+        "n_partners": len(names), "n_pairs": int(met.any(1).sum()), "unit": unit, "n_units": n_units,
     }  # fmt: skip
