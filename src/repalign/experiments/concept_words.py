@@ -103,9 +103,7 @@ class Vocabulary:
             return self.x
         if not over.is_file():
             raise RepalignError(f"there is no file {over}", expected="names, one a line", remedy=nearby(over))
-        found = {
-            row for name in id_lines(over.read_text("utf-8-sig"), over.name) if isinstance(row := self.row(name.strip()), int)
-        }
+        found = {row for name in id_lines(over.read_text("utf-8-sig"), over.name) if isinstance(row := self.row(name.strip()), int)}
         if not found:
             raise RepalignError(f"{over}: none of its names is in the vocabulary", expected=f"names of {self.what}")
         return self.x[sorted(found)]
@@ -240,20 +238,18 @@ def _named(source: Any, layer: str | None, called: str) -> Vocabulary:
 
 
 def _language_model(model: str) -> Vocabulary:
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
     from repalign.sources import Context, ModelEntry, parse_spec
-    from repalign.sources.hf import load_model
+    from repalign.sources.hf import load_model, read_config
     from repalign.sources.hf_text import is_causal
-    from repalign.sources.hub import at, hub_errors
     from repalign.sources.model import library_errors
     from repalign.sources.tokenizer import load_tokenizer
 
     spec, entry = parse_spec(model), ModelEntry(model)
     spec.source.check(spec, entry)
     context = Context("cpu", "float32", revision=spec.source.revision(spec, entry))
-    with hub_errors(spec):
-        config: Any = AutoConfig.from_pretrained(spec.path, **at(spec, context.revision))
+    config = read_config(spec, context)
     causal = is_causal(config)
     if not causal and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise _no_output(model, f"{type(config).__name__}, which predicts no token")

@@ -66,12 +66,7 @@ class Transformers(HubSource):
 
     def load(self, spec: Spec, entry: ModelEntry, context: Context) -> LoadedModel:
         """Load a text or a vision model; of a model that reads both, the side of `modality`."""
-        from transformers import AutoConfig
-
-        with hub_errors(spec):
-            config = AutoConfig.from_pretrained(
-                spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision)
-            )
+        config = read_config(spec, context)
         if _side(config, entry) == "image":
             from repalign.sources import hf_vision
 
@@ -150,6 +145,14 @@ def config_of(spec: Spec, answer: Answer | None = None) -> Any:
         return AutoConfig.for_model(**dict((json.loads(path.read_text("utf-8")) if path else values) or {}))
     except Exception:  # whatever a foreign file makes a library raise: the run will say what is wrong with it
         return None
+
+
+def read_config(spec: Spec, context: Context) -> Any:
+    """The configuration of the revision that is run, as the library reads it."""
+    from transformers import AutoConfig
+
+    with hub_errors(spec):
+        return AutoConfig.from_pretrained(spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision))
 
 
 def config_facts(spec: Spec, entry: ModelEntry, answer: Answer | None, more: tuple[str, ...] = ()) -> Facts:

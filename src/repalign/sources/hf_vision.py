@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from repalign.errors import Unavailable, first_line
 from repalign.sources import passes
-from repalign.sources.hf import load_model, quiet, refuse_missing, within
+from repalign.sources.hf import load_model, quiet, read_config, refuse_missing, within
 from repalign.sources.hub import at, hub_errors
 from repalign.sources.image_tokens import Places, class_tokens, token_places, unlike_images
 from repalign.sources.model import Batch, Context, Layer, Loaded, LoadedModel, ModelEntry, plain
@@ -37,10 +37,9 @@ def load(spec: Spec, entry: ModelEntry, context: Context, config: Any) -> HFVisi
 
 def load_classifier(spec: Spec, entry: ModelEntry, context: Context) -> HFVision:
     """A vision model with the head that names a class: its `model` gives `logits`. Unavailable where its files have none."""
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForImageClassification
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
 
-    with hub_errors(spec):
-        config = AutoConfig.from_pretrained(spec.path, trust_remote_code=context.trust_remote_code, **at(spec, context.revision))
+    config = read_config(spec, context)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise Unavailable(
             f"model {entry.label}: {type(config).__name__} has no head that names the class of an image",
