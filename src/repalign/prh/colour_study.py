@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,7 +103,5 @@ class ColourStudy(Study):
         made = StandIns(folder / "models", progress)
         few = {"n_pairs": 20_000, "n_fits": 4, "n_draws": 19, "min_count": 10, "k": 3}
         options = self.config.options.model_copy(update=few)
-        places = {"out": None, "results": None, "report": None}
-        changes = {"name": f"{self.name}-mock", "dataset": dataset, "options": options, **places}
         models = tuple(made.of(e, data, "text") for e in self.models)
-        return replace(self, config=self.config.model_copy(update=changes), models=models, is_mock=True)
+        return self.mocked({"dataset": dataset, "options": options}, models=models)

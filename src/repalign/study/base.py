@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -249,6 +249,11 @@ class Study(ABC):
     def has_workers(self) -> bool:
         """Whether the executor of `run` has anything to do."""
         return False
+
+    def mocked(self, changes: Mapping[str, Any], **own: Any) -> Self:
+        """The study under the name and in the folder of its mock, with changes in what its file says and in fields of its own."""
+        places = {"name": f"{self.name}-mock", "out": None, "results": None, "report": None}
+        return replace(self, config=self.config.model_copy(update={**places, **changes}), is_mock=True, **own)
 
     @abstractmethod
     def mock(self, progress: Progress = silent) -> Study:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,4 @@ class ExperimentStudy(Study):
         return outcome
 
     def mock(self, progress: Progress = silent) -> ExperimentStudy:  # noqa: ARG002
-        places = {"out": None, "results": None, "report": None}
-        changes = {"name": f"{self.name}-mock", **places, **self.experiment.mock(self.given, self.mock_folder)}
-        return replace(self, config=self.config.model_copy(update=changes), is_mock=True)
+        return self.mocked(self.experiment.mock(self.given, self.mock_folder))

@@ -64,14 +64,12 @@ def mock_study(study: AlignmentStudy, progress: Progress = silent) -> AlignmentS
         null = replace(null, n_draws=min(null.n_draws, DRAWS)) if isinstance(null, (Auto, Permutations)) else null
         variants.append(replace(variant, config=config, x=x, y=y[0] if y else None, null=null))
     names = sorted({e.label for v in variants for side in v.sides for e in side})
-    config = study.config.model_copy(
-        update={
-            "name": f"{study.name}-mock", "competence": _competence(study, configs, folder, names, table), "published": None,
-            "store": str(folder / STORE),  # not among the features of real models
-            "out": None, "results": None, "report": None, "figures": [_figure(item) for item in study.config.figures],
-        }
-    )  # fmt: skip
-    return replace(study, config=config, variants=tuple(variants), is_mock=True, local={})
+    changes = {
+        "competence": _competence(study, configs, folder, names, table), "published": None,
+        "store": str(folder / STORE),  # not among the features of real models
+        "figures": [_figure(item) for item in study.config.figures],
+    }  # fmt: skip
+    return study.mocked(changes, variants=tuple(variants), local={})
 
 
 # --- the dataset ---------------------------------------------------------------------------------
