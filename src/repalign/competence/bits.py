@@ -383,9 +383,7 @@ def bits_per_byte(
     totals.nats += reader.nats([windows.add(last=True)])
     found |= {"complete": True, "totals": asdict(totals), "windows": {"held": [], "due": []}}
     if not totals.n_tokens or not totals.n_bytes:
-        raise RepalignError(
-            f"{texts.source}: there is no token to score", expected="text", got=f"{totals.n_documents} documents"
-        )
+        raise RepalignError(f"{texts.source}: there is no token to score", expected="text", got=f"{totals.n_documents} documents")
     if not math.isfinite(totals.nats):
         raise RepalignError(
             f"model {entry.label}: the costs of {texts.source} are not finite", expected="finite logits",

@@ -211,9 +211,7 @@ class Texts(Cells):
         """The captions of a row, each with random numbers of its own; `vocabulary` is where replacements come from."""
         draws = [stream(how.seed, *key, index) for index in range(len(stimulus))]
         change = DISTORTIONS[how.kind]
-        return tuple(
-            rewrite(c, lambda w, d=d: change(w, how.amount, d, vocabulary)) for c, d in zip(stimulus, draws, strict=True)
-        )
+        return tuple(rewrite(c, lambda w, d=d: change(w, how.amount, d, vocabulary)) for c, d in zip(stimulus, draws, strict=True))
 
     @classmethod
     def made_up(cls, wanted: Wanted) -> list[str] | list[list[str]]:

@@ -114,9 +114,7 @@ class Stages(Found):
     """
 
     facts: Mapping[str, Any]
-    shown: ClassVar[tuple[str, ...]] = (
-        "depth", "delete_kl", "delete_top1", "swap_kl", "swap_top1", "lens_top1", "lens_entropy",
-    )  # fmt: skip
+    shown: ClassVar[tuple[str, ...]] = ("depth", "delete_kl", "delete_top1", "swap_kl", "swap_top1", "lens_top1", "lens_entropy")
 
     @property
     def text(self) -> str:

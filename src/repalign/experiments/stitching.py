@@ -231,9 +231,7 @@ def at_cut(fit: Rows, judge: Rows, half: Half, axis: int, training: Training, te
     def told(what: str, found: Affine, x: Tensor) -> dict[str, float]:
         logits = answers(found, half, x, training.batch_size)
         same = (logits.argmax(-1) == judge.logits.argmax(-1)).float().mean()
-        return {
-            f"{what}_agreement": float(same), f"{what}_kl": float(divergence(wide(judge.logits), wide(logits)).mean()),
-        }  # fmt: skip
+        return {f"{what}_agreement": float(same), f"{what}_kl": float(divergence(wide(judge.logits), wide(logits)).mean())}
 
     start = least_squares(fit.a, fit.b, axis)
     trained, epoch = training.train(start, half, fit.a, fit.logits, tell)

@@ -152,9 +152,7 @@ def _of_mapping(x: Mapping[Any, Any], what: str) -> Table:
     for name, table in frames.items():  # each is one layer, and all name their rows alike
         if table is None:
             got, remedy = f"{name} is no frame", "give frames only, or arrays and `ids`"
-            raise RepalignError(
-                f"{what}: frames and arrays in one mapping", expected="all of one kind", got=got, remedy=remedy
-            )
+            raise RepalignError(f"{what}: frames and arrays in one mapping", expected="all of one kind", got=got, remedy=remedy)
         found = apply(table, Reading())
         if len(found.layers) != 1:
             raise RepalignError(f"{table.what}: not one layer", expected="one (n, d) block", got=", ".join(found.layers))

@@ -83,8 +83,7 @@ class NullChart:
              "score": words.number(score), "chance": f"{words.number(m)} ± {words.number(s)}", "threshold": words.number(t)}
             for i, ((x, y), above, (score, m, s, t)) in enumerate(zip(self.pairs[:most], self.found[:most], numbers, strict=True))
         ]  # fmt: skip
-        return {"rows": rows, "ticks": list(zip(at["ticks"], (text for _, text in marks), strict=True)),
-                "ceilings": at["ceilings"]}  # fmt: skip
+        return {"rows": rows, "ticks": list(zip(at["ticks"], (text for _, text in marks), strict=True)), "ceilings": at["ceilings"]}
 
 
 def shown(alignment: Alignment, measure: str | None = None) -> NullChart:

@@ -105,9 +105,7 @@ def _draw(title: str, subtitle: str, panels: list[Panel], note: str, look: canva
     """Panels beside each other with one legend."""
     ends, groups = [name for panel in panels for name in (panel.x, panel.y)], [name for panel in panels for name in panel.groups]
     names = canvas.called(ends, groups, look=look)
-    panels = [
-        replace(p, x=names[p.x], y=names[p.y], groups={names[k]: points for k, points in p.groups.items()}) for p in panels
-    ]
+    panels = [replace(p, x=names[p.x], y=names[p.y], groups={names[k]: points for k, points in p.groups.items()}) for p in panels]
     columns = min(3, len(panels))
     rows, size = -(-len(panels) // columns), 4.6 if len(panels) == 1 else 3.4
     legend = 1.7 * any(len(panel.groups) > 1 for panel in panels)

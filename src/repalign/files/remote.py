@@ -113,14 +113,7 @@ class RemoteFiles:
                 passing = is_passing(error)
                 if wait is None or not passing:
                     raise self._unreachable(what, name, error, passing) from error
-                log.info(
-                    "%s/%s cannot be %s at the moment (%s); again in %.1f s",
-                    self.root,
-                    name,
-                    what,
-                    first_line(error),
-                    wait,
-                )
+                log.info("%s/%s cannot be %s at the moment (%s); again in %.1f s", self.root, name, what, first_line(error), wait)
                 time.sleep(wait * random.uniform(0.5, 1.0))  # not all workers at once
         raise AssertionError
 
@@ -182,9 +175,7 @@ class RemoteFiles:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         inside = (i for i in items if i["name"].strip("/") != folder.strip("/"))  # of a file some list itself
-        names = {
-            i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in inside
-        }
+        names = {i["name"].rstrip("/").rpartition("/")[2]: None if i["type"] == "directory" else i["size"] for i in inside}
         return dict(sorted(names.items()))
 
     def tree(self) -> dict[str, int]:

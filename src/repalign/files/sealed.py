@@ -225,9 +225,7 @@ def check_files(folder: Path | Url, stated: Mapping[str, str], index: str = "run
         got = hashlib.sha256(data).hexdigest()
         if got != digest:
             whole = check_seal(data, folder / name, remedy)  # damaged, or of another run?
-            problem = f"is not the file of which {index} speaks" + (
-                ": a run was stopped while it wrote" if whole else ""
-            )
+            problem = f"is not the file of which {index} speaks" + (": a run was stopped while it wrote" if whole else "")
             raise DamagedError(folder / name, problem, expected=f"SHA-256 {digest}", got=got, remedy=remedy)
 
 

@@ -199,10 +199,7 @@ def _environment() -> jinja2.Environment:
 
 # --- what the report says ----------------------------------------------------------------------------
 
-NULLS = {
-    **MEANINGS,
-    "bound": "what is exact of the mean and spread over all permutations, and a bound that holds for every law",
-}
+NULLS = {**MEANINGS, "bound": "what is exact of the mean and spread over all permutations, and a bound that holds for every law"}
 SCALES = {"studentised": "height above its own chance level, in units of its spread", "raw": "raw score"}
 AGGREGATES = {
     "max": "the pair of layers that is best by its {scale}",

@@ -339,7 +339,5 @@ def pad_id(config: Any, tokenizer: Any) -> int:
     """A token to pad with that the model has; the mask leaves it out, so any will do."""
     config = getattr(config, "text_config", None) or config
     size = getattr(config, "vocab_size", 0)
-    known = (
-        tokenizer.pad_token_id, getattr(config, "pad_token_id", None), tokenizer.eos_token_id, tokenizer.unk_token_id,
-    )  # fmt: skip
+    known = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), tokenizer.eos_token_id, tokenizer.unk_token_id)
     return next((int(i) for i in known if isinstance(i, int) and 0 <= i < size), 0)

@@ -119,9 +119,7 @@ class FeatureStore:
             log.warning("%s: the extraction is not complete, and its manifest is written anew", why)
         if manifest is None:
             return None
-        fmt.refuse_other(
-            f"{self.url}/{folder}/{fmt.MANIFEST}", identity, fmt.identity_of(manifest), folder=f"{self.url}/{folder}"
-        )
+        fmt.refuse_other(f"{self.url}/{folder}/{fmt.MANIFEST}", identity, fmt.identity_of(manifest), folder=f"{self.url}/{folder}")
         sizes = self.files.listing(folder)
         for part in manifest["parts"]:
             if sizes.get(part["file"]) != part["size"]:

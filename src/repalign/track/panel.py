@@ -68,9 +68,7 @@ class Panel:
         joined = join([read_features(one, name=name, **said) for name, one in references.items()])
         by_name = dict(zip(references, joined.layers, strict=True))
         chosen = _with_best({name: list(some) for name, some in by_name.items()}, layers, lambda name, layer: by_name[name][layer])
-        found: dict[str, Any] = {
-            name: {k: some[k] for k in _chosen(name, list(some), chosen)} for name, some in by_name.items()
-        }
+        found: dict[str, Any] = {name: {k: some[k] for k in _chosen(name, list(some), chosen)} for name, some in by_name.items()}
         named = tuple(map(str, range(joined.n))) if joined.ids is None else joined.ids
         return cls(named, found, joined.ids is not None)
 

@@ -114,10 +114,7 @@ def existence(*, seed: int = 0, progress: Progress = silent) -> Experiment:
     worlds: list[tuple[str, World]] = [("circle", circle())]
     worlds += [("circle in arcs", circle().view(np.arange(12) * m // 12, f"circle in {m} arcs")) for m in (2, 3, 4, 6)]
     worlds += [("ring, independence mixed in", ring(mixing=m)) for m in (1e-3, 1e-2, 0.05, 0.1, 0.15, 0.2, 0.5)]
-    worlds += [
-        ("ring, staying longer", World(ring(stay=s).joint, f"ring of 12, stay {s:g}"))
-        for s in (0.0, 0.25, 0.75, 0.9, 0.95)
-    ]
+    worlds += [("ring, staying longer", World(ring(stay=s).joint, f"ring of 12, stay {s:g}")) for s in (0.0, 0.25, 0.75, 0.9, 0.95)]
     worlds += [("events not alike", uneven(12, 3, seed=seed))]
     rows = []
     for kind, world in telling(worlds, "existence", progress):
@@ -294,9 +291,7 @@ def _recovered(name: str, claim: str, found: Sequence[tuple[Latents, Contrast]],
     return Experiment(name, claim, table, table)
 
 
-EXPERIMENTS: tuple[Callable[..., Experiment], ...] = (
-    recovery, infonce, existence, bijections, lossy, samples, hypersphere, box,
-)  # fmt: skip
+EXPERIMENTS: tuple[Callable[..., Experiment], ...] = (recovery, infonce, existence, bijections, lossy, samples, hypersphere, box)
 
 
 # --- shared ------------------------------------------------------------------------------------------

@@ -41,9 +41,7 @@ def infonce(points: pd.DataFrame) -> Figure:
     """What is learned minus temperature K_PMI, every pair of events, row by row."""
     at = points.loc[points["negatives"].isin(["1", "infinite"])]
     cases = list(dict.fromkeys(zip(at["negatives"], at["temperature"], strict=True)))
-    figure, panels = _panels(
-        len(cases), "InfoNCE: g minus temperature K_PMI, twelve points over every event", width=9, height=3.2
-    )
+    figure, panels = _panels(len(cases), "InfoNCE: g minus temperature K_PMI, twelve points over every event", width=9, height=3.2)
     for axes, (negatives, temperature) in zip(panels, cases, strict=True):
         rows = at.loc[(at["negatives"] == negatives) & (at["temperature"] == temperature)]
         for k, (critic, own) in enumerate(rows.groupby("critic", sort=False)):
@@ -70,9 +68,7 @@ def existence(points: pd.DataFrame) -> Figure:
 def bijections(points: pd.DataFrame) -> Figure:
     """The centred kernels of two learners of one-to-one views, entry by entry."""
     pairs = list(dict.fromkeys(points["pair"]))
-    figure, panels = _panels(
-        len(pairs), "Two modalities, one to one: centred kernels of 64 x 64 pairs", width=10.5, height=3.3
-    )
+    figure, panels = _panels(len(pairs), "Two modalities, one to one: centred kernels of 64 x 64 pairs", width=10.5, height=3.3)
     for axes, pair in zip(panels, pairs, strict=True):
         rows = points.loc[points["pair"] == pair]
         axes.plot(rows["kernel_x"], rows["kernel_y"], **_dots(0))

@@ -111,9 +111,7 @@ class World:
         the (N, N) table before it is normalised (0.5: Jeffreys' prior; the paper does not speak of finite samples).
         """
         if n_pairs < 1 or smoothing <= 0:
-            raise RepalignError(
-                "a sample of a world", expected="n_pairs >= 1, smoothing > 0", got=f"{n_pairs}, {smoothing}"
-            )
+            raise RepalignError("a sample of a world", expected="n_pairs >= 1, smoothing > 0", got=f"{n_pairs}, {smoothing}")
         drawn = np.random.default_rng(seed).multinomial(n_pairs, self.joint.ravel() / self.joint.sum())
         counts = drawn.reshape(self.joint.shape).astype(np.float64)
         counts = (counts + counts.T) / 2 + smoothing
@@ -134,9 +132,7 @@ def cooccurrence(transition: Array, window: int) -> Array:
     values, vectors = np.linalg.eig(t.T)
     one = np.flatnonzero(np.abs(values - 1) < 1e-9)
     if len(one) != 1:
-        raise RepalignError(
-            "a chain of events", expected="one stationary law", got=f"{len(one)}", remedy="connect its parts"
-        )
+        raise RepalignError("a chain of events", expected="one stationary law", got=f"{len(one)}", remedy="connect its parts")
     law = np.abs(np.real(vectors[:, one[0]]))
     flow = np.diag(law / law.sum())
     ahead = sum((flow @ np.linalg.matrix_power(t, k) for k in range(1, window + 1)), np.zeros_like(t))
@@ -180,9 +176,7 @@ def ring(n: int = 12, stay: float = 0.5, window: int = 3, mixing: float = 1e-3) 
     semidefinite with any constant unless it mixes much: no f with <f, f> = K_PMI + c exists.
     """
     if n < 3 or not 0 <= stay < 1 or not 0 < mixing <= 1:
-        raise RepalignError(
-            "a ring", expected="n >= 3, 0 <= stay < 1, 0 < mixing <= 1", got=f"n={n}, stay={stay}, mixing={mixing}"
-        )
+        raise RepalignError("a ring", expected="n >= 3, 0 <= stay < 1, 0 < mixing <= 1", got=f"n={n}, stay={stay}, mixing={mixing}")
     eye = np.eye(n)
     step = (np.roll(eye, 1, axis=0) + np.roll(eye, -1, axis=0)) / 2
     return World(mixed(cooccurrence(stay * eye + (1 - stay) * step, window), mixing), f"ring of {n}, mixing {mixing:g}")
