@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import repalign
+from repalign.measures.numerics import precision
 from repalign.workers import at_once, each
 
 
@@ -31,6 +32,20 @@ def test_results_come_in_order_whoever_is_first(threads):
 
     assert list(each(work, iter(range(11)), 11)) == [i * i for i in range(11)]
     assert torch.get_num_threads() == threads
+
+
+def test_products_of_two_layers_are_made_at_the_same_time(threads, monkeypatch):
+    both, gram = threading.Barrier(2, timeout=20), precision.gram
+
+    def together(x: torch.Tensor) -> torch.Tensor:
+        both.wait()  # an error where the other thread waits for this one
+        return gram(x)
+
+    monkeypatch.setattr(precision, "gram", together)
+    layers = [torch.randn(20, 5) for _ in range(4)]
+    for x, found in zip(layers, each(lambda x: precision.layer_of(x).products, layers, 2), strict=True):
+        rows = (x - x.mean(dim=0)) / found.unit
+        assert torch.allclose(found.gram, rows @ rows.T, atol=1e-6)
 
 
 def test_so_many_as_fit_the_memory(monkeypatch):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -310,6 +309,23 @@ def frobenius(x: Tensor) -> float:
 
 # --- shared by measures ---
 
+T = TypeVar("T")
+
+
+class once(Generic[T]):  # noqa: N801  (a decorator)
+    """A property that is made when first asked for, and kept: `functools.cached_property` without its lock.
+
+    Before Python 3.12 all objects of a class share that lock: of two threads with a layer each, one would wait for the other.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        found = instance.__dict__[self.make.__name__] = self.make(instance)
+        return found
+
+
 # Rows of so many bytes stay in the processor's cache from one step to the next.
 CACHED_BYTES = 2**20
 
@@ -351,11 +367,11 @@ class Layer:
     shared: bool = False
     lists: dict[Hashable, Tensor] = field(default_factory=dict)  # neighbours (n, k) that were found, by how; kept if shared
 
-    @cached_property
+    @once
     def deviations(self) -> Deviations:
         return Deviations.of(self.x, self.x.dtype)
 
-    @cached_property
+    @once
     def products(self) -> Products:
         found = centred(self.x, self.x.dtype, self.deviations)
         narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
@@ -371,7 +387,7 @@ class Layer:
         """The products of the centred rows, for whoever asks to change: a copy if others may ask for them."""
         return self.products.gram.clone() if self.shared else self.products.gram
 
-    @cached_property
+    @once
     def spectrum(self) -> Spectrum:
         """The singular vectors and values of the centred rows, in float64 whatever the precision of x."""
         return spectrum(self.x)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -26,7 +25,7 @@ from torch import Tensor
 from repalign.errors import RepalignError
 from repalign.layers import ANY_FORM, RDM, Given, Pairwise
 from repalign.measures.measure import Measure
-from repalign.measures.numerics.precision import RESIDUE, double_centre, full_precision, gram, layer_of
+from repalign.measures.numerics.precision import RESIDUE, double_centre, full_precision, gram, layer_of, once
 from repalign.measures.numerics.rows import SCRATCH_BYTES, blocks, centred, scaled, unit_resolution, unit_rows
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -92,7 +91,7 @@ class Embedded:
         if similarity == "euclidean":
             self.bias = -0.5 * (self.rows * self.rows).sum(dim=1)
 
-    @cached_property
+    @once
     def rows(self) -> Tensor:
         """f (n, d) in float64; unit rows are made when all of them are asked for."""
         return unit_rows(centred(self.features).rows if self.center else self.features)
@@ -101,7 +100,7 @@ class Embedded:
         """Some of the rows, without computing all of them where that can be helped."""
         return self.rows[which] if self.center or "rows" in self.__dict__ else unit_rows(self.features[which])
 
-    @cached_property
+    @once
     def is_constant(self) -> bool:
         """All rows alike, or all cosines 1 as far as float64 can tell: the lists hold the tie rule alone."""
         some = [slice(0, 16), *blocks(self.n, 2 * 8 * self.d)]  # a few rows nearly always tell
