@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import inspect
+import os
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ def importing() -> Iterator[None]:
     if "torch" in sys.modules:  # nothing large comes; and what another has made may be garbage
         yield
         return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large arrays in large pages, where Linux leaves that to programs
     gc.disable()
     try:
         yield
