@@ -74,9 +74,9 @@ def test_by_an_array_job(tmp_path, alone):
     shutil.copy(ROOT / "examples/slurm_array.sh", tmp_path)
     (tmp_path / "repalign").write_text(f'#!/bin/sh\nexec {sys.executable} -m repalign "$@"\n')
     (tmp_path / "repalign").chmod(0o755)
-    at = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STUDY": "s.yaml", "SLURM_ARRAY_TASK_COUNT": "4"}
+    at = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STUDY": "s.yaml", "SLURM_ARRAY_TASK_COUNT": "2"}
     for stage in ("extract", "compare", "join"):
-        for task in range(1, 5) if stage != "join" else (1,):
+        for task in (1, 2) if stage != "join" else (1,):
             env = {**at, "STAGE": stage, "SLURM_ARRAY_TASK_ID": str(task)}
             done = subprocess.run(["bash", "slurm_array.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
