@@ -50,6 +50,16 @@ def nothing_waits_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trials_are_short():
+    """A plan tells its seconds from trials, here as short as they can be; test_needs.py asks how near they come."""
+    from repalign.study import needs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(needs, "TRIAL_SECONDS", 0.01)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_stay():
     """A test that leaves torch with other threads changes the last digits of those that come after it in its process."""
