@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ def trials_are_short():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(needs, "TRIAL_SECONDS", 0.01)
         yield
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch):
+    """Pictures that nobody looks at: coarse ones, drawn but not laid out before, which takes longer.
+
+    What pictures look like is asked in test_figures, test_figure_kinds and test_report.
+    """
+    from repalign.figures import canvas, kinds
+
+    @contextmanager
+    def as_they_are(figure, dpi):
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine(None)
+        yield figure.bbox_inches
+        figure.set_layout_engine(engine)
+
+    monkeypatch.setattr(kinds, "DPI", 40)
+    monkeypatch.setattr(canvas, "laid_out", as_they_are)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from repalign.study import load_study
 HERE = Path(__file__).parent / "studies"
 KNN = "MutualKNN(k=10, similarity='cosine', center=False)"
 CKA = "CKA(kernel='linear', estimator='debiased', bandwidth=None, epsilon=0.0)"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_pictures")]
 
 
 @pytest.fixture(scope="module")

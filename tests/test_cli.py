@@ -28,6 +28,8 @@ from repalign.errors import RepalignError
 from repalign.measures import CKA, MutualKNN, parse_measure
 from repalign.text import alike, interval, number, pvalue
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 @pytest.fixture
 def call(monkeypatch, capsys):

@@ -193,6 +193,7 @@ def pairs(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_pictures")
 def test_the_study_of_the_paper_runs_over_all_language_models(offline, tmp_path, tokenizers):
     """Both sets, all four variants; a model that is not in the cache is left out, and the report says so."""
     vision = f"timm:{tiny.timm_vit(tmp_path / 'vit')}"
