@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import repalign
 from repalign import cli
 from repalign.errors import RepalignError
 from repalign.measures import CKA
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 
 @pytest.fixture
@@ -81,12 +82,6 @@ def test_results_go_by_the_name_that_was_typed(several):
     with pytest.raises(RepalignError, match="no measure 'rsa' in the result"):
         found.layer_map(measure="rsa")
     assert repalign.figures.matrix(found, measure="mutual_knn(k=3)").axes
-
-
-def test_rooms_are_there_in_a_fresh_session():
-    code = "import repalign; print(*(getattr(repalign, n).__name__ for n in ('relate', 'plot', 'aggregate', 'competence')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == [f"repalign.{n}" for n in ("relate", "figures", "aggregate", "competence")], done.stderr
 
 
 @pytest.fixture
