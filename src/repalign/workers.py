@@ -443,3 +443,13 @@ def each(work: Callable[[T], R], layers: Iterable[T], most: int) -> Iterator[R]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def in_parts(work: Callable[[slice], object], count: int, size: int | None = None) -> None:
+    """`work` of `count` things in parts of `size`, several parts at a time; without a size a part for each thread."""
+    import torch
+
+    size = size or -(-count // torch.get_num_threads())
+    parts = [slice(start, start + size) for start in range(0, count, size)]
+    for _ in each(work, parts, len(parts)):
+        pass

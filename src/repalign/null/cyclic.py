@@ -16,7 +16,7 @@ from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Rel
 from repalign.measures.numerics.precision import full_precision
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, must_be_bilinear
-from repalign.workers import at_once, each
+from repalign.workers import at_once, each, in_parts
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,22 @@ class Cyclic(Null):
         counts = all(isinstance(s, GraphRelation) and s.values is None for s in (*a.states, *b.states))
         step = 1 if self.groups is None else self.groups.equal_size or 1  # shifts by multiples of it keep groups together
         first, second = a.extra[0][0], b.extra[-1]
-        out = np.empty((len(a.states), len(b.states), len(second), a.n // step))  # the draws of a pair of layers side by side
-        for h, right in enumerate(second):
-            inner = correlations(first, right, a.n, step)
-            out[:, :, h] = (inner.round_() if counts else inner).cpu().numpy()  # counts of shared edges
-        out = out.reshape(*out.shape[:2], -1)
+        shape = len(a.states), len(b.states)
         # A score is affine in the inner product: two of them tell the line of every cell.
-        ends = torch.stack([torch.zeros(out.shape[:2]), torch.ones(out.shape[:2])]).to(torch.float64)
-        zero, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()
-        out *= (one - zero)[..., None]
-        out += zero[..., None]
+        ends = torch.stack([torch.zeros(shape), torch.ones(shape)]).to(torch.float64)
+        zero, one = measure.closeness(measure.scale(ends, a.states, b.states)).numpy()[..., None]
+        out = np.empty((*shape, len(second), a.n // step))  # the draws of a pair of layers side by side
+        for h, right in enumerate(second):
+            correlated = cross_spectra(first, right)
+
+            def put(some: slice, h: int = h, correlated: Tensor = correlated) -> None:
+                inner = torch.fft.irfft(correlated[some], n=a.n)[..., ::step]
+                scores = out[some, :, h]
+                np.multiply((inner.round_() if counts else inner).cpu().numpy(), (one - zero)[some], out=scores)  # counts of edges
+                scores += zero[some]
+
+            in_parts(put, len(a.states))
+        out = out.reshape(*shape, -1)
         by_draw = np.moveaxis(out, -1, 0)
         return np.ascontiguousarray(by_draw[0]), by_draw[1:]
 
@@ -201,8 +207,8 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     return out
 
 
-def correlations(a: Tensor, b: Tensor, n: int, step: int = 1) -> Tensor:
-    """T(s) of all layers by all layers from their spectra, for all multiples s of `step`: (la, lb, n / step).
+def cross_spectra(a: Tensor, b: Tensor) -> Tensor:
+    """Of all layers by all layers from their spectra, (la, lb, frequencies): the spectra of T(s) over all shifts s.
 
     One matrix product per frequency.
     """
@@ -221,8 +227,5 @@ def correlations(a: Tensor, b: Tensor, n: int, step: int = 1) -> Tensor:
         torch.sub(real_imaginary, imaginary_real, out=out[..., 1])
 
     # On a CPU a thread for some frequencies each is sooner done than all threads for each product.
-    size = -(-len(a) // torch.get_num_threads()) if a.device.type == "cpu" else len(a)
-    some = [slice(start, start + size) for start in range(0, len(a), size)]
-    for _ in each(multiply, some, len(some)):
-        pass
-    return torch.fft.irfft(torch.view_as_complex(found), n=n)[..., ::step]
+    in_parts(multiply, len(a), None if a.device.type == "cpu" else len(a))
+    return torch.view_as_complex(found)

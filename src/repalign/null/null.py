@@ -22,7 +22,7 @@ from repalign.errors import RepalignError, did_you_mean
 from repalign.measures.measure import Bilinear, Measure, State
 from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, step_down
 from repalign.null.groups import Groups
-from repalign.workers import each
+from repalign.workers import in_parts
 
 __all__ = [
     "AGGREGATES", "ONE_SIDE", "SCALES", "Found", "Judgement", "Null", "Prepared", "Search", "Streams", "Unpaired", "search_layers",
@@ -174,10 +174,7 @@ def _on_one_scale(observed: np.ndarray, draws: np.ndarray, scale: str) -> tuple[
         values[some] = flat[some]
         scores[some], unit[some] = _in_units(scores[some], values[some], scale)
 
-    size = max(1, BLOCK // len(draws))  # cells whose draws stay in the processor's cache
-    parts = [slice(start, start + size) for start in range(0, observed.size, size)]
-    for _ in each(work, parts, len(parts)):
-        pass
+    in_parts(work, observed.size, max(1, BLOCK // len(draws)))  # cells whose draws stay in the processor's cache
     return scores.reshape(observed.shape), values.T.reshape(draws.shape), unit.reshape(observed.shape)
 
 
