@@ -52,6 +52,7 @@ _FIRST_IN = {
     "repalign.measures.own": "KernelAlignment NeighborOverlap",
     "repalign.measures.neighbor_ranks": "JaccardKNN RankSimilarity JointRankJaccard MultiScaleKNN",
     "repalign.measures.soft_neighbors": "SecondOrderCosine SoftKNN",
+    "repalign.measures.kernel": "CKNNA",
     "repalign.measures.reference": "CKNNAPaper CKNNAReference",
     "repalign.measures.distance_correlation": "SquaredDistanceCorrelation DistanceCorrelation SquaredDistanceCovariance",
     "repalign.measures.topological_rsa": "TopologicalRSA SigmoidRSA",

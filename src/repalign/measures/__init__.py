@@ -16,6 +16,7 @@ from repalign.measures.registry import FAMILIES, HOMES
 from repalign.measures.registry import __all__ as _by_name
 
 if TYPE_CHECKING:  # what is bound when it is first used, below
+    from repalign.measures.cknna import *  # noqa: F403
     from repalign.measures.covariance import *  # noqa: F403
     from repalign.measures.custom import *  # noqa: F403
     from repalign.measures.dependence import *  # noqa: F403

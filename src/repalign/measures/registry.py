@@ -28,7 +28,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MultiScaleKNN", "InformationImbalance",
     ),
     "soft_neighbors": ("SecondOrderCosine", "SoftKNN"),
-    "kernel": ("CKA", "CKNNA", "CKNNAPaper", "CKNNAReference"),
+    "kernel": ("CKA",),
+    "cknna": ("CKNNA", "CKNNAPaper", "CKNNAReference"),
     "dependence": (
         "HSIC", "RV", "AngularCKA", "DependentColumnsCKA", "SquaredDistanceCorrelation", "DistanceCorrelation",
         "SquaredDistanceCovariance",
