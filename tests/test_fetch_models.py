@@ -421,6 +421,7 @@ PROSE = (
 
 def real(spec: str, folder: Path | None = None) -> Path:
     """The folder of a real model, made by the recipe; the test is skipped where that needs something that is not here."""
+    pytest.importorskip("onnx", reason="onnx is not installed (the extra `integrations`)")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repalign-test-models"
     kept = Path(os.environ.get("REPALIGN_TEST_MODELS") or cache)
     found = fetch_models.Records.read()

@@ -21,8 +21,6 @@ from repalign.errors import RepalignError
 from repalign.study import load_study
 from study_files import TABLES, bytes_of
 
-pytestmark = pytest.mark.integrations
-
 STUDY = """
 dataset: {toy: {n: 300, seed: 0}}
 models: ["toy:vision-pixels", "toy:language-bag", "toy:vision-cnn3-untrained", "toy:language-gru32-untrained"]
@@ -104,6 +102,7 @@ def test_by_two_runs_at_once(tmp_path, alone):
 # --- a bucket ---
 
 
+@pytest.mark.integrations
 def test_by_a_bucket_that_refuses_every_seventh_request(tmp_path, alone):
     """Store and results in S3; two processes, and a second run at the same time."""
     pytest.importorskip("moto", reason="moto is not installed (the extra `integrations`)")
@@ -150,6 +149,7 @@ def when(folder: Path, pattern: str, then) -> None:
     then()
 
 
+@pytest.mark.integrations
 @pytest.mark.filterwarnings("ignore")
 def test_by_dask(tmp_path, alone, cluster):
     load_study(made(tmp_path)).run(executor=cluster)
@@ -158,6 +158,7 @@ def test_by_dask(tmp_path, alone, cluster):
     assert (machine["workers"], machine["threads"]) == (2, 1)
 
 
+@pytest.mark.integrations
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pattern", ["part-*.safetensors", "tiles/*.parquet"])
 def test_dask_does_again_what_a_lost_worker_had(tmp_path, alone, cluster, pattern):
@@ -177,6 +178,7 @@ def test_dask_does_again_what_a_lost_worker_had(tmp_path, alone, cluster, patter
     assert 0 < there[0] < (60 if pattern.startswith("part") else 18)
 
 
+@pytest.mark.integrations
 def test_a_scheduler_that_is_not_there_is_told():
     pytest.importorskip("distributed", reason="distributed is not installed (the extra `dask`)")
     told = pytest.raises(RepalignError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9(.|\n)*do: start one with")
@@ -184,6 +186,7 @@ def test_a_scheduler_that_is_not_there_is_told():
         pass
 
 
+@pytest.mark.integrations
 @pytest.mark.parametrize(
     ("kind", "lines"),
     [
