@@ -449,7 +449,7 @@ def in_parts(work: Callable[[slice], object], count: int, size: int | None = Non
     """`work` of `count` things in parts of `size`, several parts at a time; without a size a part for each thread."""
     import torch
 
-    size = size or -(-count // torch.get_num_threads())
+    size = size or max(1, -(-count // torch.get_num_threads()))
     parts = [slice(start, start + size) for start in range(0, count, size)]
     for _ in each(work, parts, len(parts)):
         pass

@@ -89,15 +89,15 @@ def examine(
         told.append(_pairs(x, k))
     else:
         work, facts = torch.float64 if x.dtype == torch.float64 else torch.float32, facts or {}
-        layer_of_x = layer_of(x) if x.dtype == work else Layer(x)
-        found = layer_of_x.deviations if x.dtype == work else Deviations.of(x, work)
+        held = layer_of(x) if x.dtype == work else Layer(x)
+        found = held.deviations if x.dtype == work else Deviations.of(x, work)
         if not math.isfinite(found.largest):
             bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten()
             return [Finding(model, layer, "non-finite", "serious", (
                 f"{len(bad)} of {len(x)} rows hold NaN or infinity, the first is row {int(bad[0])}: no measure takes them; "
                 "run the model in float32 or leave these stimuli out"
             ))]  # fmt: skip
-        seen, dtype = _facts(found, layer_of_x.made), getattr(torch, stored_dtype or "", x.dtype)
+        seen, dtype = _facts(found, held.made), getattr(torch, stored_dtype or "", x.dtype)
         if dtype in (torch.float16, torch.bfloat16):
             told.append(_digits(x, seen.largest, dtype, found.blocks))
         if "token_norms" in facts:
