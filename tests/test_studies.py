@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,15 +76,6 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-def at_the_ends(study):
-    """A study with the variants at both ends of what it sweeps: between them only the number is another, which a plan checks."""
-    variants = getattr(study, "variants", ())
-    swept = {name: [v.factors[name] for v in variants if name in v.factors] for v in variants for name in v.factors}
-    ends = {name: (values[0], values[-1]) for name, values in swept.items()}
-    kept = tuple(v for v in variants if all(value in ends[name] for name, value in v.factors.items()))
-    return replace(study, variants=kept) if variants else study
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_pictures")
 @every()
@@ -97,7 +87,7 @@ def test_a_mock_runs_to_the_end(study, models, store, monkeypatch):
     # UMAP of four models and of more is tried in test_relate_models; numba would compile it here for half a minute.
     monkeypatch.setitem(maps.METHOD, "umap", maps.METHOD["mds"])
     monkeypatch.setattr(mock, "STORE", str(store))
-    mocked = at_the_ends(study).mock()
+    mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()
     assert not study.folder.exists() and not outcome.skipped
