@@ -17,18 +17,8 @@ from torch import Tensor
 
 from repalign.errors import choose
 from repalign.layers import FEATURES_OR_KERNEL, Given
-from repalign.measures.measure import (
-    Bilinear,
-    GraphRelation,
-    Local,
-    Neighbors,
-    as_epsilon,
-    parameter,
-)
-from repalign.measures.numerics.precision import (
-    NORMAL,
-    sharing,
-)
+from repalign.measures.measure import Bilinear, GraphRelation, Local, Neighbors, as_epsilon, parameter
+from repalign.measures.numerics.precision import NORMAL, sharing
 from repalign.measures.numerics.search import Space, embed, nearest
 
 KERNEL_SIMILARITIES = ("cosine", "dot")

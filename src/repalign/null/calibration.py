@@ -203,7 +203,7 @@ def step_down(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     Undefined draws count as exceedances.
     """
     # Where the draws of a score lie side by side, all are looked at as they are.
-    blocks = [draws] if draws.T.strides[-1] == draws.itemsize else [draws[at] for at in _few(len(draws), len(observed))]
+    blocks = [draws] if draws.flags.f_contiguous else [draws[at] for at in _few(len(draws), len(observed))]
     return _stepped(observed, blocks, max((_size(v) for v in blocks), default=0.0))
 
 
@@ -213,7 +213,7 @@ def _stepped(observed: np.ndarray, blocks: Iterable[np.ndarray], largest: float)
     order, n_draws = np.argsort(observed, kind="stable"), 0
     least, count = (observed - tie)[order], np.zeros(len(observed), int)
     for some in blocks:
-        values = some.T if some.T.strides[-1] == some.itemsize else np.ascontiguousarray(some.T)  # a step then takes all draws
+        values = np.ascontiguousarray(some.T)  # a step then takes all draws
         if np.isnan(values.sum()):
             values = np.where(np.isnan(values), np.inf, values)
         count += _reached(values, order, least)

@@ -322,6 +322,8 @@ class once(Generic[T]):  # noqa: N801  (a decorator)
         self.make, self.__doc__ = make, make.__doc__
 
     def __get__(self, instance: Any, owner: type) -> T:
+        if instance is None:  # asked of the class
+            return self  # type: ignore[return-value]
         found = instance.__dict__[self.make.__name__] = self.make(instance)
         return found
 
