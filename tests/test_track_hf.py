@@ -176,5 +176,6 @@ def test_wandb_holds_the_number(tmp_path, monkeypatch):
     one.train()
     assert wandb.run.summary[f"eval/{NAME}"] == pytest.approx(callback.tracker.rows[-5]["statistic"], abs=1e-6)
     wandb.finish()
+    wandb.teardown()  # its process writes the file, and may still do so after `finish`
     (file,) = tmp_path.rglob("*.wandb")
     assert f"eval/{NAME}".encode() in file.read_bytes()
