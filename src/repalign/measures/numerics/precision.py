@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,17 +76,24 @@ def triangle(n: int, start: int = 0) -> Iterator[tuple[slice, slice]]:
     yield from triangle(n - half, start + half)
 
 
+# Rows that begin at multiples of so many bytes drive each other out of the processor's cache, where columns are written.
+_CROWDED = 1024
+
+
 def gram(x: Tensor) -> Tensor:
-    """X X^T (n, n), exactly symmetric: the tiles of its lower triangle, and their mirror images."""
-    out = x.new_empty(len(x), len(x))
-    with full_precision():
-        for rows, columns in triangle(len(x)):
-            tile = torch.mm(x[rows], x[columns].T, out=out[rows, columns])
-            if rows == columns:
-                tile.copy_(tile.tril() + tile.tril(-1).T)
-            else:
-                out[columns, rows] = tile.T
-    return out
+    """X X^T (n, n), exactly symmetric.
+
+    On a CPU numpy makes it: for a matrix by its own transpose it takes the symmetric product of its BLAS, which needs half the
+    multiplications and which torch does not have.
+    """
+    if x.device.type != "cpu":
+        with full_precision():
+            product = x @ x.T
+        return product.tril() + product.tril(-1).T
+    rows = x.detach().numpy()
+    n = len(rows)
+    apart = np.empty((n, n + 16), rows.dtype)[:, :n] if n * rows.itemsize % _CROWDED == 0 else None
+    return torch.from_numpy(np.ascontiguousarray(np.matmul(rows, rows.T, out=apart)))
 
 
 # Entries that are widened at a time.
