@@ -142,9 +142,10 @@ class DirectStitching(Distance, Batched):
 
     def prepare(self, x: Tensor) -> Features:
         """Centred rows; the norm is the root of sum |y_i|^2 / sum |y_i - mean|^2."""
-        rows, _, _, mean_square = centred(x)
+        found = centred(x)
+        rows = found.rows
         norm = float(torch.linalg.vector_norm(rows))
-        return Features(rows / norm if norm else rows, math.sqrt(1 + len(x) * mean_square / norm**2) if norm else 0.0)
+        return Features(rows / norm if norm else rows, math.sqrt(1 + len(x) * found.mean_square / norm**2) if norm else 0.0)
 
     def compare_all(self, a: Sequence[Features], b: Sequence[Features]) -> Tensor:
         out, everything = torch.zeros(len(a), len(b), dtype=torch.float64), torch.arange(a[0].n)

@@ -160,9 +160,10 @@ def rows_of(x: Tensor, center: bool = True) -> CentredRows:
     A representation that is constant thus has no direction in either form.
     """
     if center:
-        values, unit, _, mean_square = centred(x)
+        found = centred(x)
+        values, unit = found.rows, found.unit
         norm = frobenius(values)
-        whole = math.hypot(norm, math.sqrt(len(x) * mean_square))  # of the features with their mean, both in one unit
+        whole = math.hypot(norm, math.sqrt(len(x) * found.mean_square))  # of the features with their mean, both in one unit
     else:
         values, unit = scaled(x)
         whole = frobenius(values)
@@ -385,7 +386,7 @@ class Layer:
     def products(self) -> Products:
         found = centred(self.x, self.x.dtype, self.deviations)
         narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
-        return Products(gram(found.rows), found.unit, found.along_mean, found.mean_square, narrow)
+        return Products(gram(found.rows), found.unit, found.along_mean(), found.mean_square, narrow)
 
     @property
     def made(self) -> Products | None:

@@ -118,26 +118,33 @@ class Centred(NamedTuple):
 
     rows: Tensor  # (n, d)
     unit: float  # what was divided out: x_i = unit (c_i + m)
-    along_mean: Tensor  # c_i . m, (n,) float64
-    mean_square: float  # |m|^2
+    mean: Tensor  # m, (d,) float64
+
+    @property
+    def mean_square(self) -> float:
+        """|m|^2."""
+        return float(self.mean @ self.mean)
+
+    def along_mean(self) -> Tensor:
+        """c_i . m, (n,) float64."""
+        along = self.mean.new_empty(len(self.rows))
+        few = blocks(*self.rows.shape, _WIDE_BYTES // 2 // self.mean.itemsize)  # which stay near the processor
+        wide = self.mean.new_empty(self.rows[few[0]].shape)
+        for b in few:
+            torch.mv(wide[: b.stop - b.start].copy_(self.rows[b]), self.mean, out=along[b])
+        return along
 
 
 def centred(x: Tensor, dtype: torch.dtype = torch.float64, deviations: Deviations | None = None) -> Centred:
     """x (n, d) without its column means, in `dtype`, its largest entry in [1, 2); `deviations` if they are there already."""
     found = Deviations.of(x, dtype) if deviations is None else deviations
-    out, whole = found.about.new_empty(x.shape), found.mean
-    along, ends = found.mean.new_empty(len(x)), found.about.new_empty(2 * len(found.blocks))
-    wide = whole.new_empty(max(1, len(x[found.blocks[0]]) // 4), len(whole))  # fewer at a time, which stay nearer to the processor
+    out, ends = found.about.new_empty(x.shape), found.about.new_empty(2 * len(found.blocks))
     for i, b in enumerate(found.blocks):
-        rows = found.some(b, out[b])
-        for few, products in zip(rows.split(len(wide)), along[b].split(len(wide)), strict=True):
-            torch.mv(wide[: len(few)].copy_(few), whole, out=products)
-        torch.aminmax(rows, out=(ends[2 * i], ends[2 * i + 1]))
+        torch.aminmax(found.some(b, out[b]), out=(ends[2 * i], ends[2 * i + 1]))
     inner = unit_of(ends)
     if inner != 1:
         out.div_(inner)
-    whole = whole / inner
-    return Centred(out, found.unit * inner, along / inner / inner, float(whole @ whole))
+    return Centred(out, found.unit * inner, found.mean / inner)
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class Embedded:
         deviations = centred(self.rows)
         found = products(deviations.rows, lists)
         # f_i . (f_j - m) = (f_i - m) . (f_j - m) + m . (f_j - m)
-        return found if centre == "rows and columns" else found + deviations.along_mean[lists]
+        return found if centre == "rows and columns" else found + deviations.along_mean()[lists]
 
     def cosine_distances(self) -> Tensor:
         """1 - cos (n, n) in the precision of the features; what rounding cannot tell from 0 is 0."""
