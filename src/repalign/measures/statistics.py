@@ -237,8 +237,7 @@ class ParticipationRatioDifference(_Difference):
             square, own = layer.products.gram, layer.products.gram.diagonal().double().sum()
             return float(own) ** 2 / float(torch.linalg.vector_norm(square, dim=1).double().square().sum()) if own > 0 else math.nan
         rows = centred(x).rows
-        with full_precision():
-            products = rows.T @ rows if rows.shape[1] < rows.shape[0] else gram(rows)
+        products = gram(rows.T if rows.shape[1] < rows.shape[0] else rows)
         total = float(rows.square().sum())
         return total**2 / float(products.square().sum()) if total > 0 else math.nan
 
