@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from repalign.measures.numerics.rows import (
+    Centred,
     Deviations,
     blocks,
     centred,
@@ -361,12 +362,10 @@ NARROW = 3
 
 
 class Products(NamedTuple):
-    """Products of all centred rows, and what gives those of the rows themselves; all in the square of one unit."""
+    """Products of all centred rows, in the square of one unit."""
 
     gram: Tensor  # (n, n), c_i . c_j; to be copied before it is changed
     unit: float
-    along_mean: Tensor  # (n,), c_i . m
-    mean_square: float  # |m|^2
     rows: Tensor | None  # (n, d), c_i, where they are much less than their products
 
 
@@ -383,10 +382,17 @@ class Layer:
         return Deviations.of(self.x, self.x.dtype)
 
     @once
+    def centred(self) -> Centred:
+        return centred(self.x, self.x.dtype, self.deviations)
+
+    @once
     def products(self) -> Products:
-        found = centred(self.x, self.x.dtype, self.deviations)
-        narrow = found.rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None
-        return Products(gram(found.rows), found.unit, found.along_mean(), found.mean_square, narrow)
+        rows, unit, _ = self.centred
+        return Products(gram(rows), unit, rows if NARROW * (self.x.shape[1] + 2) <= len(self.x) else None)
+
+    @once
+    def along_mean(self) -> Tensor:
+        return self.centred.along_mean()
 
     @property
     def made(self) -> Products | None:
@@ -446,10 +452,8 @@ class Layer:
 
     def _lengths(self, center: bool) -> Lengths | None:
         """What makes cosines of products; None where a row is so short beside its parts that digits cancel."""
-        along, square = self.products.along_mean, self.products.mean_square
         deviation = self.products.gram.diagonal().to(torch.float64).sqrt()
-        if center:
-            along, square = torch.zeros_like(deviation), 0.0
+        along, square = (torch.zeros_like(deviation), 0.0) if center else (self.along_mean, self.centred.mean_square)
         squared = deviation**2 + 2 * along + square
         parts = deviation + square**0.5
         smallest = torch.finfo(self.x.dtype).tiny ** 0.5
