@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,12 +125,20 @@ def is_installed(package: str) -> bool:
 
 def version_of(package: str) -> str | None:
     """The installed version; None for what is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # slow, for a command that only tells its help
+    from importlib.metadata import PackageNotFoundError  # slow, for a command that only tells its help
 
     try:
-        return version(package)
+        return _version(package)
     except (PackageNotFoundError, ValueError):  # it is there under another name, or this is no name
         return None
+
+
+@cache
+def _version(package: str) -> str:
+    """Of a package that is there, read once: every result, store and model that is loaded asks for some."""
+    from importlib.metadata import version
+
+    return version(package)
 
 
 def is_of(thing: object, package: str, *names: str) -> bool:

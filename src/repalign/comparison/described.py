@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +79,7 @@ def describe_run(
         repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
     }
     return {
-        "repalign": _version("repalign"),
+        "repalign": version_of("repalign"),
         "versions": programs(),
         "machine": {"device": settings.device, **machine(executor)},
         "name": extra.get("name"), "mock": any(r.dataset_name.startswith(MOCK_OF) for r in x), "study": extra.get("study"),
@@ -155,7 +154,7 @@ def ways(tiles: Sequence[Tile], scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def programs() -> dict[str, str | None]:
-    return {name: _version(name) for name in LIBRARIES}
+    return {name: version_of(name) for name in LIBRARIES}
 
 
 def machine(executor: Executor | None) -> dict[str, Any]:
@@ -165,6 +164,3 @@ def machine(executor: Executor | None) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
         "python": platform.python_version(),
     }  # fmt: skip
-
-
-_version = functools.cache(version_of)
