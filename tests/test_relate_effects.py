@@ -190,8 +190,8 @@ def test_the_p_of_one_number_is_the_permutation_test_of_the_correlation():
     table = made_table(np.tile(y[:, None], 3))
     found = effects(table, made_records(12, a=a), ["a"], draws=9999).table["pvalue"].iloc[0]
     oracle = stats.permutation_test(
-        (a,), lambda v: stats.pearsonr(v, y).statistic ** 2, permutation_type="pairings", n_resamples=9999, vectorized=False,
-        alternative="greater", rng=np.random.default_rng(0),
+        (a,), lambda v, axis: stats.pearsonr(v, y, axis=axis).statistic ** 2, permutation_type="pairings", n_resamples=9999,
+        vectorized=True, alternative="greater", rng=np.random.default_rng(0),
     ).pvalue  # fmt: skip
     assert 0.01 < oracle < 0.9 and found == pytest.approx(oracle, abs=4 * math.sqrt(2 * 0.25 / 9999))
 
