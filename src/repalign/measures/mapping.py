@@ -31,7 +31,7 @@ from repalign.measures.measure import (
 )
 from repalign.measures.numerics.precision import basis, frobenius, full_precision, rows_of
 from repalign.measures.numerics.regressions import HeldOut, Predictor, held_out, least_squares, pls, ridge
-from repalign.measures.numerics.rows import centred, widen
+from repalign.measures.numerics.rows import centred, column_norms, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,7 +405,7 @@ def _standardized(rows: Tensor, like: Tensor) -> Tensor:
 def _columnwise_pearson(a: Tensor, b: Tensor) -> Tensor:
     """Pearson r of paired columns; 0 where one is constant."""
     a, b = (z - z.mean(dim=0) for z in (a, b))
-    lengths = torch.linalg.vector_norm(a, dim=0) * torch.linalg.vector_norm(b, dim=0)
+    lengths = column_norms(a) * column_norms(b)
     return torch.where(lengths > 0, (a * b).sum(dim=0) / lengths, 0.0).clamp(-1, 1)
 
 

@@ -18,7 +18,7 @@ from repalign.errors import choose, require
 from repalign.measures.measure import Features, Measure, parameter
 from repalign.measures.numerics.precision import full_precision
 from repalign.measures.numerics.regressions import HeldOut, held_out
-from repalign.measures.numerics.rows import centred, power_of_two, widen
+from repalign.measures.numerics.rows import centred, column_norms, largest_along, power_of_two, widen
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class PairwiseMatching(HeldOut, _UnitMatching):
 def _units(x: Tensor) -> Tensor:
     """Columns of x (n, d) without their means at norm 1, in float64; constant ones left out."""
     rows = centred(x).rows
-    largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=0)
+    largest = largest_along(rows, 0)[0]
     if not bool(largest.all()):
         rows, largest = rows[:, largest > 0], largest[largest > 0]
     return _unit_columns(rows, largest)
@@ -194,13 +194,13 @@ def _normalised(columns: Tensor) -> Tensor:
     centre = columns - columns[:1]
     centre -= centre.mean(dim=0)
     centre[:, (columns == columns[:1]).all(dim=0)] = 0
-    return _unit_columns(centre, torch.linalg.vector_norm(centre, ord=math.inf, dim=0))
+    return _unit_columns(centre, largest_along(centre, 0)[0])
 
 
 def _unit_columns(columns: Tensor, largest: Tensor) -> Tensor:
     """Columns, which are changed, at norm 1, of which these are the largest entries."""
     columns /= power_of_two(largest)  # so that squares neither overflow nor vanish
-    norms = torch.linalg.vector_norm(columns, dim=0)
+    norms = column_norms(columns)
     return columns.div_(torch.where(norms > 0, norms, 1.0))
 
 
