@@ -115,18 +115,19 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
         # One list of all layers of a side, as `compare` holds those of one model; a trial's cells are cut out of it.
         x, y = ([torch.randn(n, d, generator=generator) for _ in range(SIDE) for d in widths] for widths in (widths_x, widths_y))
         states = [[measure.prepare(f) for f in side] for side in (x, y)]
-        null = nulls.Moments(nulls.Cyclic(seed=block))
-        a, b = (null.prepare(measure, side) for side in states)
-        observed, draws = null.scored(measure, a, b)
+        cyclic = nulls.Cyclic(seed=block)
+        observed, draws = cyclic.scored(measure, *(cyclic.prepare(measure, side) for side in states))
         # One cell a trial: that of the first layers.
-        firsts = np.s_[:: len(widths_x), :: len(widths_y)]
+        firsts, first = np.s_[:: len(widths_x), :: len(widths_y)], (states[0][:: len(widths_x)], states[1][:: len(widths_y)])
         scores, drawn = observed[firsts], draws[:, *firsts]
         pool = np.concatenate([drawn, scores[None]])
+        null = nulls.Moments(cyclic)
+        a, b = (null.prepare(measure, side) for side in first)
         for level in (0.05, 0.01):
-            cells = null.judge_cells(measure, a, b, observed, draws, level)[0]
-            tau = cells.threshold[firsts]
+            cells = null.judge_cells(measure, a, b, scores, drawn, level)[0]
+            tau = cells.threshold
             at_the_edge[level] += float(((pool <= tau) & (pool > tau - edge)).mean(axis=0).sum()) / TRIALS
-            record(f"moments {level}", cells.pvalue[firsts], level, (pool > tau).mean(axis=0))
+            record(f"moments {level}", cells.pvalue, level, (pool > tau).mean(axis=0))
         record("cyclic", nulls.pvalue(scores, drawn), ALPHA, in_its_place(scores, drawn, ALPHA))
         layers = [
             np.s_[i : i + len(widths_x), j : j + len(widths_y)]
@@ -138,8 +139,7 @@ def test_type_one_error_of_every_method(name: str, n: int, widths_x: tuple[int, 
             record(how, p, ALPHA, in_its_place(statistic, np.stack([f.draws for f in found], axis=1), ALPHA))
         if block % 3 == 0:  # one of three is enough for the group that holds the cyclic one
             more = nulls.Cyclic(seed=block, relabellings=2)
-            sides = (states[0][:: len(widths_x)], states[1][:: len(widths_y)])
-            scores, drawn = more.scored(measure, *(more.prepare(measure, side) for side in sides))
+            scores, drawn = more.scored(measure, *(more.prepare(measure, side) for side in first))
             record("affine", nulls.pvalue(scores, drawn), ALPHA, 3 * in_its_place(scores, drawn, ALPHA))
     assert set(rejected) == {"moments 0.05", "moments 0.01", "cyclic", "studentised max", "studentised rows", "raw max", "affine"}
     for method, count in rejected.items():
