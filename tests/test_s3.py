@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import s3
+from processes import FRESH
 from repalign.cli import app
 from repalign.comparison import compare
 from repalign.comparison.alignment import Alignment
@@ -134,17 +135,17 @@ def test_a_server_that_refuses_for_good_is_told_and_the_next_run_goes_on(bucket,
         compare(models, measures=["CKA()"], null=Permutations(9), results="s3://nobucket/a")
 
 
-def _one_of_two(url: str, folder: str, start, out) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _one_of_two(url: str, folder: str, environment: dict[str, str], start, out) -> None:
+    os.environ.update(environment)  # of the bucket, which the server of processes does not know
+    torch.set_num_threads(1)
     models = {name: np.load(Path(folder) / f"{name}.npy") for name in NAMES}
     start.wait()
     out.put(compare(models, measures=["CKA()"], null=Permutations(9), results=url, split_half=1).table)
 
 
 def test_two_processes_write_one_result(bucket, study):
-    context = multiprocessing.get_context("spawn")
-    start, out = context.Barrier(2), context.Queue()
-    both = [context.Process(target=_one_of_two, args=(bucket.url, str(study.parent), start, out)) for _ in range(2)]
+    start, out = FRESH.Barrier(2), FRESH.Queue()
+    both = [FRESH.Process(target=_one_of_two, args=(bucket.url, str(study.parent), {**os.environ}, start, out)) for _ in range(2)]
     for one in both:
         one.start()
     tables = [out.get(timeout=240) for _ in both]

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import study_files
+from processes import FRESH, started
 from repalign import workers
 from repalign.errors import RepalignError
 from repalign.study import load_study
@@ -28,6 +30,17 @@ measures: ["CKA()", "MutualKNN(k=5)", "RSA()"]
 extract: {rows_per_part: 20}
 """
 ROOT = Path(__file__).resolve().parents[1]
+# The command in a folder, with so many threads, in a process that has imported what takes seconds to import. That it is there as
+# `python -m repalign` is asked once, by two processes.
+RUN = """
+import os, sys, torch
+os.chdir(sys.argv.pop(1))
+torch.set_num_threads(int(sys.argv.pop(1)))
+from repalign.cli import main
+from repalign.study import needs
+needs.TRIAL_SECONDS = 0.01
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +65,8 @@ def test_by_two_processes(tmp_path, alone):
     assert bytes_of(tmp_path) == alone
 
 
-def test_a_lost_process_is_told_and_the_same_command_goes_on(tmp_path, alone):
+def test_a_lost_process_is_told_and_the_same_command_goes_on(tmp_path, alone, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: FRESH)
     study = load_study(made(tmp_path))
     lost = pytest.raises(RepalignError, match="a worker was lost.*\n(.|\n)*do: run the same command again")
     with lost, workers.processes(2) as pool:
@@ -70,7 +84,8 @@ def test_by_an_array_job(tmp_path, alone):
     """As examples/slurm_array.sh has it: the script itself, for each task as the batch system calls it."""
     made(tmp_path)
     shutil.copy(ROOT / "examples/slurm_array.sh", tmp_path)
-    (tmp_path / "repalign").write_text(f'#!/bin/sh\nexec {sys.executable} -m repalign "$@"\n')
+    # What the script calls is written down here, and done below, in a process that need not import everything again.
+    (tmp_path / "repalign").write_text('#!/bin/sh\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@" > called\n')
     (tmp_path / "repalign").chmod(0o755)
     at = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STUDY": "s.yaml", "SLURM_ARRAY_TASK_COUNT": "2"}
     for stage in ("extract", "compare", "join"):
@@ -78,6 +93,9 @@ def test_by_an_array_job(tmp_path, alone):
             env = {**at, "STAGE": stage, "SLURM_ARRAY_TASK_ID": str(task)}
             done = subprocess.run(["bash", "slurm_array.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
+            process = started(RUN, str(tmp_path), *(tmp_path / "called").read_text().splitlines(), said=tmp_path / "said")
+            process.join(300)
+            assert process.exitcode == 0, (tmp_path / "said").read_text()
     assert bytes_of(tmp_path) == alone
 
 
@@ -91,11 +109,12 @@ def test_the_script_of_the_array_job_is_sound():
 
 def test_by_two_runs_at_once(tmp_path, alone):
     """They claim, so that both do a part of it."""
-    study = str(made(tmp_path))
-    both = [subprocess.Popen([sys.executable, "-m", "repalign", "run", study], stdout=-3, stderr=subprocess.PIPE) for _ in range(2)]
-    for run in both:
-        said = run.communicate(timeout=300)[1]
-        assert run.returncode == 0, said.decode()
+    made(tmp_path)
+    words = (str(tmp_path), str(torch.get_num_threads()), "run", "s.yaml")
+    both = [started(RUN, *words, said=tmp_path / f"said {i}") for i in range(2)]
+    for i, run in enumerate(both):
+        run.join(300)
+        assert run.exitcode == 0, (tmp_path / f"said {i}").read_text()
     assert bytes_of(tmp_path) == alone and not [*tmp_path.rglob("claims/*")]
 
 
