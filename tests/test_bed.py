@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from processes import FRESH
 
 STUDY = Path(__file__).parent / "studies" / "flickr8k.yaml"
 
@@ -41,11 +44,12 @@ BITS_PER_CHAR = {"stories260k": 2.831485, "babyllama105": 2.810072}
 
 def study_file(folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of the study that writes its store and results into `folder`, with lines changed."""
-    text = STUDY.read_text().replace("../../../shared", str(STUDY.parents[3] / "shared"))
-    text = text.replace("torch:cifar_resnet.py", f"torch:{STUDY.parent / 'cifar_resnet.py'}")
+    text = STUDY.read_text()
     for old, new in changes:
         assert text.count(old) == 1
         text = text.replace(old, new)
+    text = text.replace("../../../shared", str(STUDY.parents[3] / "shared"))
+    text = text.replace("torch:cifar_resnet.py", f"torch:{STUDY.parent / 'cifar_resnet.py'}")
     path = folder / "study.yaml"
     path.write_text(text)
     return path
@@ -105,48 +109,57 @@ def test_the_order_to_expect(bed):
     assert best["null_mean"].between(0.0095, 0.0135).all()
 
 
-# Runs the study in the folder `whole` and says how many seconds it took; then reads "seconds" lines: for each it forks, runs the
-# study in the folder `killed` in the child, and kills it after so long. The imports, which take longer than the work, are made
-# once: by that first run.
-LAUNCHER = """
-import os, signal, sys, time
-answer = os.fdopen(os.dup(1), "w")
-os.dup2(os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-os.dup2(2, 1)
-import matplotlib, pandas, torch, transformers  # what a run imports
-from repalign.cli import main
-from repalign.study import needs
-needs.TRIAL_SECONDS = 0.01  # how long it takes is told from ever longer trials of it, in every run
-def run(folder):
-    os.chdir(folder)
-    sys.argv[1:] = ["run", "study.yaml"]
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-start = time.monotonic()
-assert run("whole") == 0
-print(time.monotonic() - start, file=answer, flush=True)
-for line in sys.stdin:
-    child, end, status = os.fork(), time.monotonic() + float(line), None
-    if not child:
-        os._exit(run("../killed"))
-    while status is None and time.monotonic() < end:
-        done, found = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(found) if done else None
-        time.sleep(0.005)
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, file=answer, flush=True)
-"""
+def launched(asked, folder: Path) -> None:
+    """Run the study in the folder `whole` and say how many seconds it took; then fork for all seconds that are asked for, run
+    the study in the folder `killed` in the child, kill it after so long, and say how it ended.
+
+    What takes longer than the work, to import, is done once: before this process, or by that first run.
+    """
+    import torch
+
+    from repalign.cli import main
+    from repalign.study import needs
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)  # a process that had several threads of OpenMP cannot go on in a child
+    needs.TRIAL_SECONDS = 0.01  # how long it takes is told from ever longer trials of it, in every run
+    for stream in (1, 2):
+        os.dup2(os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+
+    def run(name: str) -> int:
+        os.chdir(folder / name)
+        sys.argv = ["repalign", "run", "study.yaml"]
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    start = time.monotonic()
+    assert run("whole") == 0
+    asked.send(time.monotonic() - start)
+    while (seconds := asked.recv()) is not None:
+        child, end, status = os.fork(), time.monotonic() + seconds, None
+        if not child:
+            os._exit(run("killed"))
+        while status is None and time.monotonic() < end:
+            done, found = os.waitpid(child, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(found) if done else None
+            time.sleep(0.005)
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        asked.send(status)
+
+
 KILLS = 6
-# Fewer photos in smaller parts: five parts of every model, where the whole study has four.
+# Fewer photos in smaller parts: five parts of every model, where the whole study has four; and one model of each kind and side.
 FEW = (
+    *((line, "") for line in STUDY.read_text("utf-8").splitlines(keepends=True)
+      if any(f"name: {name}," in line for name in ("babyllama105", "resnet56", "mobilenet_075"))),
     ("  text: captions\n", "  text: captions\n  sample: {n: 200, seed: 0}\n"),
     ("batch_size: 64}", "batch_size: 64, rows_per_part: 44}"),
-)
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -155,23 +168,24 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(shared, tmp_path):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         study_file(tmp_path / name, *FEW)
-    # A process that had several threads of OpenMP cannot go on in a child.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     rng, inodes, killed = random.Random(0), {}, 0
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER], env=environment, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert launcher.stdin is not None and launcher.stdout is not None
+    asking, asked = FRESH.Pipe()
+    launcher = FRESH.Process(target=launched, args=(asked, tmp_path))
+    launcher.start()
+    asked.close()
 
-    def run(seconds: float) -> int:
-        launcher.stdin.write(f"{seconds}\n")
-        launcher.stdin.flush()
-        return int(launcher.stdout.readline())
+    def answer() -> float:
+        try:
+            return asking.recv()
+        except EOFError:
+            pytest.fail(f"nothing runs the study: {(tmp_path / 'log.txt').read_text()[-3000:]}")
+
+    def run(seconds: float) -> float:
+        asking.send(seconds)
+        return answer()
 
     try:
-        first = launcher.stdout.readline()
-        assert first, (tmp_path / "log.txt").read_text()[-3000:]
-        whole, folder = float(first), tmp_path / "killed"  # seconds on this machine, as busy as it is
+        whole, folder = answer(), tmp_path / "killed"  # seconds on this machine, as busy as it is
         while killed < KILLS:
             status = run(whole * rng.uniform(0.05, 0.35))
             killed += status == -signal.SIGKILL
@@ -186,7 +200,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(shared, tmp_path):
         assert inodes, "no part was ever finished before a kill: the test shot too early"
         assert run(300) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     finally:
-        launcher.communicate(timeout=60)
+        with suppress(OSError):  # it has ended already
+            asking.send(None)
+        launcher.join(60)
     one, other = (next((tmp_path / name).rglob("results.parquet")).read_bytes() for name in ("whole", "killed"))
     assert one == other
 
