@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sklearn import manifold
 
 import tiny_models
 from repalign import text as words
+from repalign.prh.theory import experiments as theory
+from repalign.prh.theory.learn import learn
 from repalign.relate import maps
 from repalign.sources import standins
 from repalign.study import load_study, mock, needs
@@ -87,6 +91,10 @@ def test_a_mock_runs_to_the_end(study, models, store, monkeypatch):
     # UMAP of four models and of more is tried in test_relate_models; numba would compile it here for half a minute.
     monkeypatch.setitem(maps.METHOD, "umap", maps.METHOD["mds"])
     monkeypatch.setattr(mock, "STORE", str(store))
+    # What a learner of the theory ends at is asked in test_theory, what the best start of an MDS finds in test_colour.
+    monkeypatch.setattr(theory, "learn", partial(learn, starts=1, max_steps=50, polish=False))
+    smacof = manifold.smacof
+    monkeypatch.setattr(manifold, "smacof", lambda d, **given: smacof(d, **{**given, "n_init": 1, "max_iter": 20}))
     mocked = study.mock()
     assert mocked.folder.name == f"{study.name}-mock" and mocked.folder.parent == study.folder.parent
     outcome = mocked.run()
