@@ -512,6 +512,19 @@ def test_a_folder_with_other_things_is_no_store(tmp_path: Path) -> None:
             opens(tmp_path)
 
 
+def test_a_store_that_another_run_is_just_making_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its marker comes after it was looked for, or what the other run claims is there before its marker."""
+
+    def looked(store: FeatureStore) -> bool:
+        store.files.write("repalign-store.json", b'{"format":1,"kind":"repalign feature store"}')
+        return False
+
+    (tmp_path / "claimed/claims").mkdir(parents=True)
+    FeatureStore(tmp_path / "claimed")
+    monkeypatch.setattr(FeatureStore, "is_there", property(looked))
+    FeatureStore(tmp_path / "marked")
+
+
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     path.touch()

@@ -13,6 +13,7 @@ from typing import Any
 
 from repalign.errors import RepalignError
 from repalign.files import STALE_AFTER, TEMPORARY, Url, open_files
+from repalign.files.claims import CLAIMS
 from repalign.models import ModelRecord
 from repalign.store import format as fmt
 from repalign.store.reader import BrokenRepresentation, StoredRepresentation
@@ -55,9 +56,11 @@ class FeatureStore:
     def __init__(self, url: str | os.PathLike[str] | Url) -> None:
         self.files = open_files(url)
         self.url = str(self.files.root)
-        if self.is_there:
+        found = {MARKER: None} if self.is_there else self.files.listing()
+        others = [name for name in found if name != CLAIMS and not TEMPORARY.match(name)]
+        if MARKER in others:  # if not at first, then another run has written it since
             self._check_marker()
-        elif others := [name for name in self.files.listing() if not TEMPORARY.match(name)]:
+        elif others:
             raise RepalignError(
                 f"{self.url} is not a feature store: it holds other things and no {MARKER}",
                 expected="a store, or an empty or new folder",
