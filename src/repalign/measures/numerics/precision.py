@@ -91,10 +91,10 @@ def gram(x: Tensor) -> Tensor:
         with full_precision():
             product = x @ x.T
         return product.tril() + product.tril(-1).T
-    rows = x.detach().numpy()
-    n = len(rows)
-    apart = np.empty((n, n + 16), rows.dtype)[:, :n] if n * rows.itemsize % _CROWDED == 0 else None
-    return torch.from_numpy(np.ascontiguousarray(np.matmul(rows, rows.T, out=apart)))
+    rows, n = x.detach().numpy(), len(x)
+    out = x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
+    np.matmul(rows, rows.T, out=out.numpy())
+    return out.contiguous()
 
 
 # Entries that are widened at a time.
