@@ -84,17 +84,24 @@ _CROWDED = 1024
 def gram(x: Tensor) -> Tensor:
     """X X^T (n, n), exactly symmetric.
 
-    On a CPU numpy makes it: for a matrix by its own transpose it takes the symmetric product of its BLAS, which needs half the
-    multiplications and which torch does not have.
+    In one thread of a CPU numpy makes it: for a matrix by its own transpose it takes the symmetric product of its BLAS, which needs
+    half the multiplications and which torch does not have. More threads would be of another pool than torch's, and each pool
+    waits for work at the cost of the other; so these, and GPUs, make the tiles of the lower triangle, and mirror them.
     """
-    if x.device.type != "cpu":
-        with full_precision():
-            product = x @ x.T
-        return product.tril() + product.tril(-1).T
-    rows, n = x.detach().numpy(), len(x)
-    out = x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
-    np.matmul(rows, rows.T, out=out.numpy())
-    return out.contiguous()
+    n = len(x)
+    if x.device.type == "cpu" and torch.get_num_threads() == 1:
+        values, out = x.detach().numpy(), x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
+        np.matmul(values, values.T, out=out.numpy())
+        return out.contiguous()
+    out = x.new_empty(n, n)
+    with full_precision():
+        for rows, columns in triangle(n):
+            tile = torch.mm(x[rows], x[columns].T, out=out[rows, columns])
+            if rows == columns:
+                tile.copy_(tile.tril() + tile.tril(-1).T)
+            else:
+                out[columns, rows] = tile.T
+    return out
 
 
 # Entries that are widened at a time.
