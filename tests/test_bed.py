@@ -153,13 +153,11 @@ def launched(asked, folder: Path) -> None:
 
 
 KILLS = 6
-# Fewer photos in smaller parts: five parts of every model, where the whole study has four; and one model of each kind and side.
+# Fewer photos in smaller parts: five parts of every model, where the whole study has four.
 FEW = (
-    *((line, "") for line in STUDY.read_text("utf-8").splitlines(keepends=True)
-      if any(f"name: {name}," in line for name in ("babyllama105", "resnet56", "mobilenet_075"))),
     ("  text: captions\n", "  text: captions\n  sample: {n: 200, seed: 0}\n"),
     ("batch_size: 64}", "batch_size: 64, rows_per_part: 44}"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.slow
