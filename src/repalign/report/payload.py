@@ -94,6 +94,7 @@ def _packed(
     for column in columns:
         field, codes[column] = coded(column, cells[column].to_numpy(float), drawn.get(column, 0), exact)
         fields.append(field)
+    numbers = {v: cells[v].to_numpy(float) for v in {*shown["cellViews"], "null_mean"}}
     by_pair = dict(iter(cells.groupby(["model_x", "model_y"], sort=False)))
     kept, left = set(), most  # the best aligned pairs first
     for k in pairs.rows.sort_values(by=["calibrated", "z"], ascending=False, kind="stable").index:
@@ -112,7 +113,7 @@ def _packed(
         maps.append({
             "shape": [len(laid.layers_x), len(laid.layers_y)],
             "best": laid.best,
-            "scales": _scales(of_pair, drawn, pairs.alpha, shown["cellViews"]),
+            "scales": _scales({v: some[of_pair.index] for v, some in numbers.items()}, drawn, pairs.alpha, shown["cellViews"]),
             "threshold": _finite([laid.threshold])[0],
             "note": laid.note,
         })  # fmt: skip
@@ -140,18 +141,19 @@ def _packed(
             for row, is_above in zip(rows, pairs.found.tolist(), strict=True)
         ],
         "maps": maps,
-        "common": _scales(cells, drawn, pairs.alpha, shown["cellViews"]),
+        "common": _scales(numbers, drawn, pairs.alpha, shown["cellViews"]),
     }  # fmt: skip
     return summary, {"fields": fields, "exact": exact, "blocks": blocks}
 
 
-def _scales(cells: pd.DataFrame, drawn: Mapping[str, int], alpha: float, views: Sequence[str]) -> list[list[float | None]]:
-    """Low and high end of the colours of some views of some cells; `drawn` has the number of draws behind each."""
-    if cells.empty:
+def _scales(
+    numbers: Mapping[str, np.ndarray], drawn: Mapping[str, int], alpha: float, views: Sequence[str]
+) -> list[list[float | None]]:  # fmt: skip
+    """Low and high end of the colours of some views of some cells, whose numbers these are; `drawn` has the draws behind each."""
+    level = numbers["null_mean"]
+    if not len(level):
         return [[None, None] for _ in views]
-    level = cells["null_mean"].to_numpy(float)
-    scales = (scale_of(v, cells[v].to_numpy(float), level, drawn[v], alpha) for v in views)
-    return [_finite([s.low, s.high]) for s in scales]
+    return [_finite([s.low, s.high]) for s in (scale_of(v, numbers[v], level, drawn[v], alpha) for v in views)]
 
 
 def _finite(values: Iterable[Any]) -> list[float | None]:
