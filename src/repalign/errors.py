@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 class RepalignError(Exception):
@@ -139,6 +141,18 @@ def _version(package: str) -> str:
     from importlib.metadata import version
 
     return version(package)
+
+
+def blas() -> Any:
+    """The libraries for products of numpy and scipy that this process has loaded, as `threadpoolctl` has them."""
+    return _blas(len(sys.modules))
+
+
+@lru_cache(1)
+def _blas(imported: int) -> Any:  # noqa: ARG001  (looked for again once more was imported: that takes 1 ms)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def is_of(thing: object, package: str, *names: str) -> bool:

@@ -10,12 +10,10 @@ Work is made of tasks that are pure functions and that leave whole files or none
 from __future__ import annotations
 
 import contextvars
-import functools
 import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -33,7 +31,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from repalign.errors import RepalignError, Unavailable, first_line, require
+from repalign.errors import RepalignError, Unavailable, blas, first_line, require
 from repalign.files.claims import Claims
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask-jobqueue
@@ -386,14 +384,6 @@ _depth = 0
 _restore: Callable[[], None] | None = None
 
 
-@functools.lru_cache(1)
-def _blas(imported: int) -> Any:  # noqa: ARG001
-    """The libraries for products of numpy and scipy in this process, looked for again once more was imported: that takes 1 ms."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
 @contextmanager
 def _threads_each(count: int) -> Iterator[None]:
     """Operations of torch, numpy and scipy on a CPU take `count` threads each, in this thread and in those that ask for it within.
@@ -406,7 +396,7 @@ def _threads_each(count: int) -> Iterator[None]:
     global _depth, _restore
     with _lock:
         if _depth == 0:
-            threads, of_numpy = torch.get_num_threads(), _blas(len(sys.modules)).limit(limits=count)
+            threads, of_numpy = torch.get_num_threads(), blas().limit(limits=count)
 
             def restore() -> None:
                 of_numpy.restore_original_limits()
