@@ -90,7 +90,8 @@ def gram(x: Tensor) -> Tensor:
     waits for work at the cost of the other; so these, and GPUs, make the tiles of the lower triangle, and mirror them.
     """
     n = len(x)
-    if x.device.type == "cpu" and torch.get_num_threads() == 1 and any(found["num_threads"] == 1 for found in blas().info()):
+    single = torch.get_num_threads() == 1 and any(found["num_threads"] == 1 for found in blas().info())
+    if single and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
         values, out = x.detach().numpy(), x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
         np.matmul(values, values.T, out=out.numpy())
         return out.contiguous()
