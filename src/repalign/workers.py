@@ -431,7 +431,8 @@ def each(work: Callable[[T], R], layers: Iterable[T], most: int) -> Iterator[R]:
     threads = torch.get_num_threads()
     most = min(most, threads)
     if most < 2:
-        yield from map(work, layers)
+        with _threads_each(threads):  # of numpy too, so that one thread gives what several with a layer each do
+            yield from map(work, layers)
         return
     waiting: deque[Future[R]] = deque()
     own = threads // most
