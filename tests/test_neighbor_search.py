@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -194,12 +196,19 @@ def test_measures_share_the_products_of_one_layer(monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_products_of_rows_with_themselves_are_exactly_symmetric(n, of, threads, monkeypatch):
     """By numpy in one thread, and by tiles in several."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(_layer, "_in_one_thread", lambda: threads == 1)
     monkeypatch.setattr(_layer, "triangle", _layer.triangle if threads > 1 else None)
     rows = of(torch.from_numpy(np.random.default_rng(0).standard_normal((n, 70)).astype(np.float32)))
     found = gram(rows)
     assert found.is_contiguous() and torch.equal(found, found.T) and found.dtype == rows.dtype
     np.testing.assert_allclose(found.double(), rows.double() @ rows.double().T, atol=1e-4)
+
+
+@pytest.mark.parametrize("of_torch, of_numpy, one", [(1, [1], True), (1, [2], False), (2, [1], False), (1, [], False)])
+def test_a_product_takes_one_thread_where_both_libraries_do(of_torch, of_numpy, one, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
+    monkeypatch.setattr(_layer, "blas", lambda: SimpleNamespace(info=lambda: [{"num_threads": n} for n in of_numpy]))
+    assert _layer._in_one_thread() == one
 
 
 def test_full_precision_is_counted():

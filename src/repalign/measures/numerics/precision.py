@@ -82,6 +82,11 @@ def triangle(n: int, start: int = 0) -> Iterator[tuple[slice, slice]]:
 _CROWDED = 1024
 
 
+def _in_one_thread() -> bool:
+    """Whether a product takes one thread here, be it torch's or numpy's."""
+    return torch.get_num_threads() == 1 and any(found["num_threads"] == 1 for found in blas().info())
+
+
 def gram(x: Tensor) -> Tensor:
     """X X^T (n, n), exactly symmetric.
 
@@ -90,8 +95,7 @@ def gram(x: Tensor) -> Tensor:
     waits for work at the cost of the other; so these, and GPUs, make the tiles of the lower triangle, and mirror them.
     """
     n = len(x)
-    single = torch.get_num_threads() == 1 and any(found["num_threads"] == 1 for found in blas().info())
-    if single and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and _in_one_thread():
         values, out = x.detach().numpy(), x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
         np.matmul(values, values.T, out=out.numpy())
         return out.contiguous()
