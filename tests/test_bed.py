@@ -44,12 +44,11 @@ BITS_PER_CHAR = {"stories260k": 2.831485, "babyllama105": 2.810072}
 
 def study_file(folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of the study that writes its store and results into `folder`, with lines changed."""
-    text = STUDY.read_text()
+    text = STUDY.read_text().replace("../../../shared", str(STUDY.parents[3] / "shared"))
+    text = text.replace("torch:cifar_resnet.py", f"torch:{STUDY.parent / 'cifar_resnet.py'}")
     for old, new in changes:
         assert text.count(old) == 1
         text = text.replace(old, new)
-    text = text.replace("../../../shared", str(STUDY.parents[3] / "shared"))
-    text = text.replace("torch:cifar_resnet.py", f"torch:{STUDY.parent / 'cifar_resnet.py'}")
     path = folder / "study.yaml"
     path.write_text(text)
     return path

@@ -167,15 +167,15 @@ class _OfLinearKernels(OfKernels, Estimated):
         both = x, y = self.checked(x, y)
         if self.kernel == "linear" and isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[1] + y.shape[1] <= len(x):
             unbiased, n, sides = self.estimator in UNBIASED, len(x), [centred(v, v.dtype) for v in both]
-            squares = [torch.linalg.vecdot(s.rows, s.rows).double() if unbiased else None for s in sides]
+            squares = [torch.linalg.vecdot(s.rows, s.rows).double() for s in sides] if unbiased else []
 
             def inner(i: int, j: int) -> tuple[float, float]:
                 p, q = (sides[k].rows.to(torch.promote_types(x.dtype, y.dtype)) for k in (i, j))
                 with full_precision():
                     squared = frobenius(gram(p.T) if i == j else p.T @ q) ** 2
-                a, b = squares[i], squares[j]
-                if a is None or b is None:
+                if not unbiased:
                     return squared, squared
+                a, b = squares[i], squares[j]
                 return squared, linear_inner(squared, float(a @ b), float(a.sum() * b.sum()), n, True)
 
             own = [inner(i, i) for i in range(2)]
