@@ -96,7 +96,9 @@ def gram(x: Tensor) -> Tensor:
     """
     n = len(x)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and _in_one_thread():
-        values, out = x.detach().numpy(), x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
+        lies = 1 in x.stride() and 0 not in x.stride()  # else numpy hands BLAS two copies, not one
+        values = (x if lies else x.contiguous()).detach().numpy()
+        out = x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
         np.matmul(values, values.T, out=out.numpy())
         return out.contiguous()
     out = x.new_empty(n, n)
