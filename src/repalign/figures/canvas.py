@@ -143,6 +143,15 @@ def laid_out(figure: Figure, dpi: float) -> Iterator[Bbox]:
             figure.set_layout_engine(engine)
 
 
+def settle(figure: Figure) -> None:
+    """Put every part of a figure in its place, without drawing it, which takes as long again."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    for axes in figure.axes:
+        axes.apply_aspect()
+
+
 def _given(ax: Any, panels: int, figsize: object) -> np.ndarray:
     """Axes that are given, in one row. Raises RepalignError where they are not as many as there are panels."""
     given = list(np.ravel(np.asarray(ax, dtype=object)))
@@ -438,7 +447,7 @@ def name_points(
     figure = sheet_of(axes)
     for text in texts:
         text.set_in_layout(False)
-    figure.draw_without_rendering()
+    settle(figure)
     pixel = 72 / figure.dpi
     radius = 0.62 * marker / pixel
     at = axes.transData.transform(points)
