@@ -424,7 +424,8 @@ def test_a_model_on_both_sides_is_run_once_and_two_captions_are_downloaded_once(
 def test_a_pass_costs_two_operations_per_parameter_and_token_and_its_attention(pairs, monkeypatch):
     def seconds(facts: Facts, **entry: object) -> float | None:
         asked = ModelEntry("hf:org/model", **entry)
-        return needs._costs(asked, facts, pairs, batch_size=10, dtype="float32", place="cpu")[2]
+        given = {"batch_size": 10, "dtype": "float32", "place": "cpu", "image_seconds": lambda _: 0.25}
+        return needs._costs(asked, facts, pairs, **given)[2]
 
     monkeypatch.setattr(needs, "_tokens", lambda *_: 10.0)
     monkeypatch.setattr(needs, "_products", lambda *_: 1.0)  # a machine on which the products are all that takes time
@@ -436,7 +437,6 @@ def test_a_pass_costs_two_operations_per_parameter_and_token_and_its_attention(p
     blocks = -(-pairs.n // 10) * 3 * needs.BLOCK_SECONDS
     assert seconds(facts) == pytest.approx(needs.BUILD_SECONDS + blocks, rel=1e-4)
     assert seconds(replace(facts, work=5.0, file_bytes=int(needs.FILE_BYTES))) == pytest.approx(seconds(facts) + 6.0)
-    monkeypatch.setattr(needs, "_image_seconds", lambda *_: 0.25)
     image = replace(facts, kind="image", tokens=10)
     assert seconds(image) == pytest.approx(seconds(facts) + 0.25 * pairs.n)
 
@@ -453,7 +453,15 @@ def test_tokens_are_those_of_the_tokenizer_where_it_is_here(pairs, tmp_path):
     prompted = ModelEntry("hf:org/other", prompt="one two: {caption}")
     assert needs._tokens(prompted, pairs) == pytest.approx(needs.TOKENS_PER_WORD * (words + 2))
     assert needs._tokens(ModelEntry("hf:org/other", modality="image"), pairs) is not None  # the only text there is
-    assert needs._image_seconds(ModelEntry("timm:x"), pairs) > 0
+    assert needs._image_seconds(pairs, None) > 0
+
+
+def test_images_are_read_for_their_time_once_for_all_models(pairs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(needs, "_image_seconds", lambda dataset, named: asked.append((dataset is pairs, named)) or 1e3)
+    models = ["timm:vit_tiny_patch16_224", "timm:resnet18"]
+    found = estimate(pairs, models, device="cpu").table["seconds"]
+    assert asked == [(True, None)] and (found > 1e3 * pairs.n).all()
 
 
 def widths(side: str) -> list[tuple[int, ...]]:
@@ -678,7 +686,7 @@ def test_the_room_is_that_of_the_machine(monkeypatch, tmp_path):
 def test_half_precision_takes_half_the_memory(pairs):
     facts = Facts(parameters=10**9, widths=(8,), stored=torch.float16)
     entry = ModelEntry("hf:org/model")
-    half, whole = (needs._costs(entry, facts, pairs, 32, dtype, "cpu")[1] for dtype in ("bfloat16", "float32"))
+    half, whole = (needs._costs(entry, facts, pairs, 32, dtype, "cpu", float)[1] for dtype in ("bfloat16", "float32"))
     assert whole == 2 * half == 4 * 10**9 + 32 * 8 * 4
     stored = [ModelEntry("hf:bigscience/bloomz-560m", store_dtype=dtype) for dtype in ("float32", "float16")]
     whole, half = estimate(pairs, stored, device="cpu").table["feature_bytes"]

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,11 +155,13 @@ def estimate(
     keys = [json.dumps([str(parse_spec(e.spec)), e.settings(dtype)], sort_keys=True) for _, e in models]
     place, done = choose_device(device), {} if store is None else _complete(store, dataset)
     found = iter(facts_of([e for (_, e), key in zip(models, keys, strict=True) if key not in done]))
+    image_seconds = functools.cache(functools.partial(_image_seconds, dataset))  # of a column, the same for all models
     facts = [done.get(key) or next(found) for key in keys]
     rows, seen = [], set[str]()
     for (side, entry), key, fact in zip(models, keys, facts, strict=True):
         complete, spec, layers = key in done or key in seen, parse_spec(entry.spec), fact.widths  # on both sides: made once
-        download, memory, seconds = (0, 0, 0.0) if complete else _costs(entry, fact, dataset, batch_size, dtype, place)
+        asked = entry, fact, dataset, batch_size, dtype, place, image_seconds
+        download, memory, seconds = (0, 0, 0.0) if complete else _costs(*asked)
         if entry.spec in seen and download is not None:
             download = 0
         seen |= {key, entry.spec}
@@ -199,7 +201,8 @@ def _complete(store: FeatureStore, dataset: Dataset) -> dict[str, Facts]:
 
 
 def _costs(
-    entry: ModelEntry, facts: Facts, dataset: Dataset, batch_size: int, dtype: str, place: str
+    entry: ModelEntry, facts: Facts, dataset: Dataset, batch_size: int, dtype: str, place: str,
+    image_seconds: Callable[[str | None], float],
 ) -> tuple[int | None, int | None, float | None]:
     """Bytes of download, bytes of memory and seconds of running a model over a dataset; None is what is not known.
 
@@ -220,7 +223,7 @@ def _costs(
             operations = 2.0 * facts.parameters * tokens + 4.0 * tokens**2 * sum(widths)
     if operations is not None:
         each = operations / (EFFICIENCY[torch.device(place).type] * _products(place, run))
-        each += _image_seconds(entry, dataset) if facts.kind == "image" else 0.0
+        each += image_seconds(entry.modality) if facts.kind == "image" else 0.0
         blocks = math.ceil(dataset.n / batch_size) * len(widths) * BLOCK_SECONDS
         loading = BUILD_SECONDS + (facts.file_bytes or 0) / FILE_BYTES
         seconds = loading + dataset.n * each + blocks + facts.work + written
@@ -233,16 +236,16 @@ def _products(device: str, dtype: torch.dtype) -> float:
     return 2 * comparison.matmul_rate(device, seconds=0.2, dtype=dtype)
 
 
-def _sample(dataset: Dataset, entry: ModelEntry, kind: str, most: int) -> list[Any]:
+def _sample(dataset: Dataset, named: str | None, kind: str, most: int) -> list[Any]:
     """Some stimuli of the column that a model reads: the one named, or the only one of its kind."""
     fitting = [m for m in dataset.modalities if dataset.kind(m) == kind]
-    column = entry.modality if entry.modality in fitting else fitting[0] if len(fitting) == 1 else None
+    column = named if named in fitting else fitting[0] if len(fitting) == 1 else None
     return [] if column is None else dataset.stimuli(column, range(0, dataset.n, max(1, dataset.n // most)))
 
 
 def _tokens(entry: ModelEntry, dataset: Dataset) -> float | None:
     """Mean tokens of the captions that a model reads; by its tokenizer if that is on this machine."""
-    captions = _sample(dataset, entry, "text", CAPTIONS)
+    captions = _sample(dataset, entry.modality, "text", CAPTIONS)
     texts = [entry.prompted(c[min(entry.caption, len(c) - 1)]) for c in captions]
     if not texts:
         return None
@@ -258,11 +261,11 @@ def _tokens(entry: ModelEntry, dataset: Dataset) -> float | None:
         return TOKENS_PER_WORD * float(np.mean([len(t.split()) for t in texts]))
 
 
-def _image_seconds(entry: ModelEntry, dataset: Dataset) -> float:
+def _image_seconds(dataset: Dataset, named: str | None) -> float:
     """Seconds to read, decode and scale one image, measured on a few."""
     start, images = time.perf_counter(), []
     with contextlib.suppress(RepalignError):  # an image that has gone: the run will say so
-        images = [np.asarray(i.resize((SIDE, SIDE))) for i in _sample(dataset, entry, "image", IMAGES)]
+        images = [np.asarray(i.resize((SIDE, SIDE))) for i in _sample(dataset, named, "image", IMAGES)]
     return (time.perf_counter() - start) / max(1, len(images))
 
 
