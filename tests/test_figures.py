@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 
 from alignment_table import BLIND, CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make_table
 from repalign import figures
@@ -614,6 +615,17 @@ def test_markers_of_the_page_are_those_of_the_figures():
 
 
 # --- hostile names and errors ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_names_get_the_room_that_axes_have_in_the_end(alignment, monkeypatch, own):
+    """In a sheet that is laid out, and in axes of a fixed aspect."""
+    place, rooms = canvas.place_labels, []
+    monkeypatch.setattr(canvas, "place_labels", lambda *given, **more: rooms.append(np.array(given[3])) or place(*given, **more))
+    given = {} if own else {"ax": Figure(figsize=(9, 3)).add_subplot(box_aspect=1)}
+    axes = figures.trend(alignment, **given)
+    axes.figure.draw_without_rendering()
+    assert np.allclose(rooms[0], axes.get_window_extent().extents)
 
 
 def test_names_are_neither_mathematics_nor_markup():
