@@ -88,6 +88,7 @@ def test_a_mock_runs_to_the_end(study, models, store, monkeypatch):
     monkeypatch.setattr(standins, "made_once", lambda parent, *of: made_once(models if parent.name == "models" else parent, *of))
     # As few as a trend takes, and four where all meet all, for six pairs: with six models a side most take twice as long.
     monkeypatch.setattr(mock, "MODELS", 3 if all(v.y for v in getattr(study, "variants", ())) else 4)
+    monkeypatch.setattr(standins, "DEPTHS", (2, 3))  # with up to five blocks there are twice as many pairs of layers
     # UMAP of four models and of more is tried in test_relate_models; numba would compile it here for half a minute.
     monkeypatch.setitem(maps.METHOD, "umap", maps.METHOD["mds"])
     monkeypatch.setattr(mock, "STORE", str(store))
