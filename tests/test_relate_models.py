@@ -16,7 +16,7 @@ from alignment_table import CKA, CONSTANT, KNN, LANGUAGE, VISION, make_run, make
 from model_tables import ANGLE, against, among, records, symmetric, three
 from repalign.comparison.alignment import Alignment
 from repalign.errors import RepalignError
-from repalign.relate import agreement, bins, maps, model_map
+from repalign.relate import agreement, agreements, bins, maps, model_map
 
 # --- bins --------------------------------------------------------------------------------------
 
@@ -373,7 +373,7 @@ def test_undefined_pairs_are_left_out_pairwise():
     assert found.table.loc[0, "spearman"] == pytest.approx(oracle) and "up to 2" in found.text
 
 
-def test_the_mantel_p_is_an_enumeration():
+def test_the_mantel_p_is_an_enumeration(monkeypatch):
     scores, table = three(np.random.default_rng(2), 5)
     found = agreement(table)
     upper = np.triu_indices(5, 1)
@@ -384,6 +384,8 @@ def test_the_mantel_p_is_an_enumeration():
     every = np.array([rho(list(order)) for order in itertools.permutations(range(5))])
     assert found.exact and found.n_orders == 120 and "all 120 reorderings" in found.text
     assert found.table.loc[0, "pvalue"] == pytest.approx((every >= rho(range(5)) - 1e-9).mean())
+    monkeypatch.setattr(agreements, "BLOCK", 100)  # three orders at a time
+    assert agreement(table).table.equals(found.table)
 
 
 def test_two_sides_move_apart():

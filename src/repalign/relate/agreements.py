@@ -21,12 +21,13 @@ from repalign.measures import facts_of
 from repalign.null import benjamini_hochberg
 from repalign.relate.findings import OVER, Finding
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, MIN_UNITS, Jackknife, ranks, units_of
-from repalign.relate.permutations import FEW_ORDERS, TIE, Orders, blocks_of
+from repalign.relate.permutations import FEW_ORDERS, TIE, Orders
 from repalign.relate.scores import PAIR, Crossed, Models, Records, all_met, names_of, stimuli
 
 ORDERS = ("table", "cluster")
 DRAWS = 999
 MEASURE = "measure"
+BLOCK = 2**16  # ranks of reordered pairs that are looked at at once: they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -276,26 +277,32 @@ def _mantel(grid: _Grid, draws: int, seed: int) -> tuple[np.ndarray, Orders]:
         if grid.both:
             rank[b, a] = rank[a, b]
     own, mask = ranked[:, i, j], there[:, i, j].astype(float)
-    observed, larger = np.abs(_correlations(own, mask, own, mask)), 0
-    members = [blocks_of(owner) for owner in owners]
-    for each in zip(*orders.each, strict=True):
-        moved = [np.concatenate([rows[k] for k in order]) for rows, order in zip(members, each, strict=True)]
-        a, b = moved[0][i], moved[-1][j]
-        other = np.abs(_correlations(own, mask, ranked[:, a, b], there[:, a, b].astype(float)))
-        larger = larger + ~(other < observed - TIE)
+    observed = np.abs(_correlations(own, mask, own, mask))
+    starts, larger = [np.cumsum(size) - size for size in sizes], 0
+    few = max(1, BLOCK // own.size)
+    for some in (slice(at, at + few) for at in range(0, len(orders.each[0]), few)):
+        # The rows of a model lie side by side, and those of the model in its place are as many.
+        moved = [
+            start[each[some][:, owner]] + np.arange(len(owner)) - start[owner]
+            for start, owner, each in zip(starts, owners, orders.each, strict=True)
+        ]
+        a, b = moved[0][:, i], moved[-1][:, j]
+        others = (np.moveaxis(values[:, a, b], 0, 1) for values in (ranked, there.astype(float)))
+        larger = larger + (~(np.abs(_correlations(own, mask, *others)) < observed - TIE)).sum(axis=0)
     p = np.triu(orders.pvalue(larger), 1)
     return np.where(np.isnan(observed), math.nan, p + p.T), orders
 
 
 def _correlations(a: np.ndarray, mask_a: np.ndarray, b: np.ndarray, mask_b: np.ndarray) -> np.ndarray:
-    """Pearson's r of every row of a with every row of b where both are defined; a and b are 0 where they are not."""
+    """Pearson's r of every row of a with every row of b, one array or a stack, where both are defined; they are 0 where not."""
+    other, mask_other = b.swapaxes(-1, -2), mask_b.swapaxes(-1, -2)
     if mask_a.all() and mask_b.all():
-        norm, top = np.sqrt(np.outer((a**2).sum(1), (b**2).sum(1))), a @ b.T
+        norm, top = np.sqrt((a**2).sum(-1)[:, None] * (b**2).sum(-1)[..., None, :]), a @ other
     else:
-        n = np.maximum(mask_a @ mask_b.T, 1.0)
-        sum_a, sum_b = a @ mask_b.T, mask_a @ b.T
-        top = a @ b.T - sum_a * sum_b / n
-        spread_a, spread_b = a**2 @ mask_b.T - sum_a**2 / n, mask_a @ (b**2).T - sum_b**2 / n
+        n = np.maximum(mask_a @ mask_other, 1.0)
+        sum_a, sum_b = a @ mask_other, mask_a @ other
+        top = a @ other - sum_a * sum_b / n
+        spread_a, spread_b = a**2 @ mask_other - sum_a**2 / n, mask_a @ other**2 - sum_b**2 / n
         norm = np.sqrt(np.maximum(spread_a, 0) * np.maximum(spread_b, 0))
     return np.divide(top, norm, out=np.full(top.shape, math.nan), where=norm > TIE)
 
