@@ -132,15 +132,15 @@ def effects(
     labels = labels_of(scores.rows, runs)
     grouped = len(np.unique(labels)) < n
     spreads = [float((design[:, own] @ coefficients[own]).std()) for own in _own(made)]
-    found, levels = _rows(made, spreads, np.column_stack([contrasts @ coefficients, low, high]))
     orders, signs = block_orders(labels, draws, seed)
-    tests = np.array([_tested(design, y, own, orders, signs) for own in _own(made)])
+    tests = [_tested(design, y, own, orders, signs) for own in _own(made)]
+    more = np.column_stack([tests, _shares(made, y), _inflation(made)])
+    found, levels = _rows(made, spreads, np.column_stack([contrasts @ coefficients, low, high]), more)
     points = {"model": scores.rows, "unit": [runs.get(m, m) for m in scores.rows], "alignment": y}
     points |= {"fitted": design @ coefficients, **{f.name: f.values for f in made}}
     return Effects(
         measure=measure, left_out=tuple(left_out), level=level, draws=draws, seed=seed, side=side,
-        table=found.assign(pvalue=tests[:, 0], partial_r2=tests[:, 1], share=_shares(made, y), vif=_inflation(made)),
-        levels=levels, points=pd.DataFrame(points), n_partners=len(scores.columns), n_stimuli=stimuli(pairs),
+        table=found, levels=levels, points=pd.DataFrame(points), n_partners=len(scores.columns), n_stimuli=stimuli(pairs),
         r2=r2, adjusted_r2=1 - (1 - r2) * (n - 1) / (n - p), residual_sd=math.sqrt(rest / (n - p)),
         unit=unit if grouped else "model", n_units=len(sides[0]) if sides else 0,
         n_partner_units=len(sides[1]) if len(sides) > 1 else 0, grouped=grouped,
@@ -272,13 +272,15 @@ def _inflation(factors: Sequence[Factor]) -> list[float]:
     return [det ** (1 / f.n_columns) for det, f in zip(together, factors, strict=True)]
 
 
-def _rows(factors: Sequence[Factor], spreads: Sequence[float], ends: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rows(
+    factors: Sequence[Factor], spreads: Sequence[float], ends: np.ndarray, more: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row for every factor, and one for every level of those that have levels.
 
-    `ends` are effect, low and high of all contrasts, (contrasts, 3).
+    `ends` are effect, low and high of all contrasts, (contrasts, 3); `more` the last columns of the factors, (factors, 4).
     """
     rows, levels = [], []
-    for f, spread in zip(factors, spreads, strict=True):
+    for f, spread, last in zip(factors, spreads, more, strict=True):
         here, ends = np.split(ends, [len(f.contrasts)])
         shown = (*here[0], here[0, 0] / f.sd)
         if f.levels:
@@ -286,8 +288,9 @@ def _rows(factors: Sequence[Factor], spreads: Sequence[float], ends: np.ndarray)
             levels += [(f.name, one, count, *row) for one, count, row in zip(f.levels, counts, here, strict=True)]
             shown = (math.nan,) * 4
         kind = "category" if f.levels else "number"
-        rows.append((f.name, yardstick_label(f.name), kind, f.log, f.n_columns, *shown, spread))
+        rows.append((f.name, yardstick_label(f.name), kind, f.log, f.n_columns, *shown, spread, *last))
     columns = ["factor", "label", "kind", "log", "df", "effect", "low", "high", "per_unit", "spread"]
+    columns += ["pvalue", "partial_r2", "share", "vif"]
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(levels, columns=LEVELS)
 
 
