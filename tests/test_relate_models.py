@@ -212,17 +212,6 @@ def test_the_plane_is_scikit_learns():
     assert points.mean(0) == pytest.approx([0, 0]) and points[:, 0].std() > points[:, 1].std()
 
 
-def test_many_planes_at_once_are_scikit_learns_one_by_one(monkeypatch):
-    from sklearn.manifold import smacof
-
-    monkeypatch.setattr(maps, "BLOCK", 3 * 2 * 7 * 7)  # of a stack of eight tables three at a time
-    rng = np.random.default_rng(1)
-    tables = [np.triu(rng.uniform(low, 1, (7, 7)), 1) for low in np.linspace(0.05, 0.95, 8)]  # some are soon done
-    tables = np.array([table + table.T for table in tables])
-    oracle = [smacof(table, n_components=2, n_init=2, max_iter=300, eps=1e-6, random_state=5)[0] for table in tables]
-    np.testing.assert_allclose(maps._mds(tables, 5, 2), oracle, atol=1e-10)
-
-
 def test_what_lies_in_a_plane_is_found_again():
     z = np.random.default_rng(1).random((12, 2))
     apart = np.linalg.norm(z[:, None] - z[None], axis=-1)

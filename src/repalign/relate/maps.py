@@ -25,9 +25,6 @@ from repalign.relate.scores import PARAMETERS, Crossed, Models, Records, all_met
 # Three points with a metric fit the plane always.
 MIN_MODELS_MAP = 4
 STARTS = 8
-STEPS = 300
-LEAST_FALL = 1e-6  # of stress, in one step, relative to the sum of the squared distances
-BLOCK = 2**15  # distances of planes that are worked on at once: they stay in the processor's cache
 NEIGHBOURS = 15
 DRAWS = 99
 # Of the largest distance: what rounding may add to a triangle or take from a zero.
@@ -86,7 +83,7 @@ def model_map(
         two directions of an asymmetric measure are averaged.
     models : records of the models, as in the run's description: what points can be coloured by.
     measure : the first of the table by default.
-    method : "mds", metric multidimensional scaling by SMACOF, the best of eight starts; or "umap" from
+    method : "mds", metric multidimensional scaling by SMACOF (scikit-learn), the best of eight starts; or "umap" from
         there (umap-learn, McInnes, Healy, Melville 2018), which keeps neighbourhoods rather than distances.
     distance : "-log", -log(alignment), the paper's, for scores above 0 (default if higher is closer); "one-minus",
         1 - alignment, which for mutual k-NN of one layer each is a pseudo-metric; "score", for measures that are
@@ -113,10 +110,10 @@ def model_map(
         )  # fmt: skip
     names = [everyone[i] for i in kept]
     given = _distances(scores[np.ix_(kept, kept)], distance, names)
-    plane = _upright(embed(given[None], seed, STARTS)[0])
+    plane = _upright(embed(given, seed, STARTS))
     spread = _between(plane)
     chance = _dealt(given, embed, draws, seed)
-    alike = _faithfulness(_between(embed(given[None], seed, 1)[0]), given) if draws else math.nan
+    alike = _faithfulness(_between(embed(given, seed, 1)), given) if draws else math.nan
     p = (int((~(chance < alike - TIE)).sum()) + 1) / (draws + 1)
     stress = float(np.sqrt(((spread - given) ** 2).sum() / (spread**2).sum())) if method == "mds" else math.nan
     return ModelMap(
@@ -202,64 +199,16 @@ def _violations(given: np.ndarray) -> float:
 
 
 def _mds(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
-    """Metric multidimensional scaling by SMACOF, of every table of a stack (m, n, n) the best of some starts: (m, n, 2).
+    from sklearn import config_context
+    from sklearn.manifold import smacof
 
-    The planes of `sklearn.manifold.smacof`, which takes one table and one start at a time.
-    """
-    n = given.shape[1]
-    first = np.random.RandomState(seed).uniform(size=(starts, n, 2))
-    few, out = max(1, BLOCK // (starts * n * n)), np.empty((len(given), n, 2))
-    for some in (slice(at, at + few) for at in range(0, len(given), few)):
-        tables = np.repeat(given[some], starts, axis=0)
-        planes, stress = _majorised(tables, np.tile(first, (len(tables) // starts, 1, 1)))
-        best = stress.reshape(-1, starts).argmin(axis=1)
-        out[some] = planes.reshape(-1, starts, n, 2)[np.arange(len(best)), best]
-    return out
-
-
-def _majorised(given: np.ndarray, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Planes (m, n, 2) and half their raw stress, sum (d - delta)^2, moved by Guttman's transform until stress falls no more.
-
-    Source: J. de Leeuw, Applications of convex analysis to multidimensional scaling (1977).
-    """
-    n, at, own = given.shape[1], np.arange(len(given)), np.arange(given.shape[1])
-    planes, out, stress = np.empty_like(plane), np.empty(len(given)), np.full(len(given), np.inf)
-    apart = _products_apart(plane)
-    for _ in range(STEPS):
-        apart[apart == 0] = 1e-5
-        turn = given / apart
-        total = turn.sum(axis=2)
-        np.negative(turn, out=turn)
-        turn[:, own, own] += total
-        plane = 1.0 / n * (turn @ plane)
-        apart = _products_apart(plane)
-        before, stress = stress, ((apart - given) ** 2).reshape(len(at), -1).sum(axis=1) / 2
-        planes[at], out[at] = plane, stress
-        falls = ~((before - stress) / ((apart**2).reshape(len(at), -1).sum(axis=1) / 2) < LEAST_FALL)
-        if not falls.any():
-            break
-        if not falls.all():
-            given, plane, apart, stress, at = given[falls], plane[falls], apart[falls], stress[falls], at[falls]
-    return planes, out
-
-
-def _products_apart(planes: np.ndarray) -> np.ndarray:
-    """The distances within every plane, (m, n, n), by |a|^2 + |b|^2 - 2 <a, b>."""
-    squares = np.einsum("mij,mij->mi", planes, planes)
-    apart = -2 * (planes @ planes.swapaxes(1, 2))
-    apart += squares[:, :, None]
-    apart += squares[:, None, :]
-    np.maximum(apart, 0.0, out=apart)
-    apart[:, np.arange(apart.shape[1]), np.arange(apart.shape[1])] = 0.0
-    return np.sqrt(apart, out=apart)
+    # Of every step scikit-learn asks whether its numbers are finite, which takes a quarter of the time; ours were looked at.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        # The measure of fit is computed here, once for all releases: it was not returned for metric MDS before 1.7.
+        return np.asarray(smacof(given, n_components=2, n_init=starts, n_jobs=1, max_iter=300, eps=1e-6, random_state=seed)[0])
 
 
 def _umap(given: np.ndarray, seed: int, starts: int) -> np.ndarray:
-    """UMAP of every table of a stack (m, n, n) from its plane by `_mds`: (m, n, 2)."""
-    return np.array([_umap_of(table, start, seed) for table, start in zip(given, _mds(given, seed, starts), strict=True)])
-
-
-def _umap_of(given: np.ndarray, start: np.ndarray, seed: int) -> np.ndarray:
     import torch
 
     with warnings.catch_warnings():
@@ -270,12 +219,12 @@ def _umap_of(given: np.ndarray, start: np.ndarray, seed: int) -> np.ndarray:
         from umap import UMAP
 
         # UMAP's own start needs more points than some maps have.
-        begin: Any = start.astype(np.float32)
+        start: Any = _mds(given, seed, starts).astype(np.float32)
         neighbors = min(NEIGHBOURS, len(given) - 1)
         # UMAP would find the same ones, with a function that numba compiles first, for six seconds.
         order = given.argsort(axis=1, kind="stable")[:, :neighbors]
         nearest = order, np.take_along_axis(given, order, axis=1)
-        fit = UMAP(neighbors, metric="precomputed", precomputed_knn=nearest, init=begin, random_state=seed, n_jobs=1)
+        fit = UMAP(neighbors, metric="precomputed", precomputed_knn=nearest, init=start, random_state=seed, n_jobs=1)
         # numba, which UMAP runs on, gives the whole process another number of OpenMP threads, torch's among them.
         threads = torch.get_num_threads()
         try:
@@ -310,12 +259,13 @@ def _faithfulness(spread: np.ndarray, given: np.ndarray) -> float:
 def _dealt(given: np.ndarray, embed: Embed, draws: int, seed: int) -> np.ndarray:
     """The faithfulness of maps of the same distances dealt out to the pairs at random, (draws,)."""
     rng, upper = np.random.default_rng(seed), np.triu_indices(len(given), 1)
-    dealt = np.zeros((draws, *given.shape))
-    for one in dealt:
-        one[upper] = rng.permutation(given[upper])
-        one += one.T
-    planes = embed(dealt, seed, 1) if draws else []
-    return np.array([_faithfulness(_between(plane), one) for plane, one in zip(planes, dealt, strict=True)])
+    out = np.empty(draws)
+    for k in range(draws):
+        dealt = np.zeros_like(given)
+        dealt[upper] = rng.permutation(given[upper])
+        dealt += dealt.T
+        out[k] = _faithfulness(_between(embed(dealt, seed, 1)), dealt)
+    return out
 
 
 def _points(names: Sequence[str], plane: np.ndarray, records: Records) -> pd.DataFrame:
