@@ -35,7 +35,7 @@ from repalign.workers import at_once, each
 
 # Part of every tile's name: raise it when a change of ours moves a number, so that old tiles are not reused. A change of
 # the table's columns or of somebody else's code needs no hand: both are in the name by themselves.
-FORMULAS = 9
+FORMULAS = 10
 STATES = frozenset({"", "closed"})  # the ways that take prepared states
 COPIES, SQUARES = 3, 4  # of float32 features (n, d) and relations (n, n): about what is there while a layer is prepared
 GROUPS = 256  # of tiles at most: the files of a run, and what is lost of it when it is killed

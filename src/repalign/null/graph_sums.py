@@ -37,7 +37,8 @@ import torch
 from torch import Tensor
 
 from repalign.measures.measure import DenseRelation, GraphRelation, Relation
-from repalign.measures.numerics.precision import full_precision, triangle
+from repalign.measures.numerics.precision import full_precision, gram, triangle
+from repalign.measures.numerics.rows import row_dots
 
 ORDERS = (1, 2, 3, 4)
 
@@ -168,14 +169,11 @@ class Dense(Stored):
             forth, back = edges
             half = (forth + back) // 2  # no product of more than two is formed
             some = min(forth, half)
-            one, other = self.power((some, half - some)) if half else None, self.power((forth - some, back - half + some))
-            if one is None:
-                found = other.sum(dim=1, dtype=torch.float64)
-            elif one is other:
-                found = torch.linalg.vector_norm(one, dim=1).double().square()
+            other = self.power((forth - some, back - half + some))
+            if half:
+                self.sums[edges] = row_dots(self.power((some, half - some)), other)
             else:
-                found = torch.linalg.vecdot(one, other).double()
-            self.sums[edges] = found.cpu().numpy()
+                self.sums[edges] = other.sum(dim=1, dtype=torch.float64).cpu().numpy()
         return self.sums[edges]
 
     def times(self, edges: Edges, vectors: list[np.ndarray]) -> Iterable[np.ndarray]:
@@ -197,13 +195,12 @@ class Symmetric(Dense):
     symmetric = True
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
-        """By tiles of A A below the diagonal only: nothing of A A is kept.
+        """From A A, which is A A'; of a narrow layer by tiles below the diagonal, of which none is kept.
 
-        With A = L R' + D, L and R from the rows of a narrow layer and D diagonal, A A = L (R' L) R' + D A + A D - D D.
+        There A = L R' + D, L and R from the rows of the layer and D diagonal, and A A = L (R' L) R' + D A + A D - D D.
         """
-        a = self.powers[FORTH]
-        at_vertex, doubled, four = (a.new_zeros(size, dtype=torch.float64) for size in (len(a), 1, 1))
-        left = right = own = None
+        a, everything = self.powers[FORTH], slice(0, len(self.diagonal))
+        at_vertex, doubled, four = a.new_zeros(len(a), dtype=torch.float64), 0.0, 0.0
         if self.factor is not None:
             c, s = self.factor[:, :-1], self.factor[:, -1:] + self.means[1] / 2
             ones = torch.ones_like(s)
@@ -211,21 +208,23 @@ class Symmetric(Dense):
             own = a.diagonal() - torch.linalg.vecdot(left, right)
             with full_precision():
                 left = left @ (right.T @ left)
-        for rows, columns in triangle(len(a)):
+        for rows, columns in [(everything, everything)] if self.factor is None else triangle(len(a)):
             edges, times = a[rows, columns], 1 if rows == columns else 2
-            with full_precision():
-                walks = a[rows] @ a[:, columns] if left is None else left[rows] @ right[columns].T
-            if own is not None:
+            if self.factor is None:
+                walks = gram(a)
+            else:
+                with full_precision():
+                    walks = left[rows] @ right[columns].T
                 walks.addcmul_(own[rows, None] + own[columns], edges)
                 if rows == columns:
                     walks.diagonal().sub_(own[rows].square())
-            four += times * torch.linalg.vector_norm(walks, dim=1).double().square().sum()
+            four += times * row_dots(walks, walks).sum()
             walks *= edges
             at_vertex[rows] += walks.sum(dim=1)
             if times == 2:
                 at_vertex[columns] += walks.sum(dim=0)
-            doubled += times * walks.mul_(edges).sum(dim=1).double().sum()
-        return [at_vertex.cpu().numpy()], [float(doubled), float(four)]
+            doubled += times * row_dots(walks, edges).sum()
+        return [at_vertex.cpu().numpy()], [doubled, four]
 
 
 class Sparse(Stored):
@@ -240,8 +239,8 @@ class Sparse(Stored):
         n, k = ends.shape
         self.plain = relation.values is None  # all entries are 0 or 1: parallel edges are one
         values = torch.ones(n, k) if relation.values is None else relation.values.cpu().gather(1, order)
-        parts = values.double().numpy().ravel(), ends.numpy().ravel(), np.arange(n + 1) * k
-        self.powers = {FORTH: csr_array(parts, shape=(n, n))}
+        self.ends, self.values = ends.numpy(), values.double().numpy()  # (n, k) both
+        self.powers = {FORTH: csr_array((self.values.ravel(), self.ends.ravel(), np.arange(n + 1) * k), shape=(n, n))}
         self.sums, self.diagonal = {}, self.powers[FORTH].diagonal()
 
     def merged(self, edges: Edges) -> Edges:
@@ -257,39 +256,48 @@ class Sparse(Stored):
         return np.ascontiguousarray((self.power(self.merged(edges)) @ np.stack(vectors, axis=1)).T)
 
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
-        """By blocks of rows; products have n k^2 terms, hubs or not."""
+        """By blocks of rows; products have n k^2 terms, hubs or not, which are counted as they come."""
         triangles = [(tuple(map(self.merged, way)), self.merged(base)) for way, base in (*TRIANGLES, *DOUBLED)]
         asked = (*triangles, *SQUARES)
-        bases, first_ways = {base for _, base in triangles}, {way for way, _ in asked}
-        all_ways = first_ways | {other for _, other in SQUARES}
-        n = self.power(FORTH).shape[0]
+        first_ways, found = {way for way, _ in asked}, {pair: np.zeros(len(self.ends)) for pair in asked}
+        n = len(self.ends)
         size = min(n, max(1, CYCLE_ENTRIES // n))
-        table, found = np.zeros(size * n), {pair: np.zeros(n) for pair in asked}
+        # Numbers of ways are exact in float32, and half the table stays nearer to the processor.
+        table = torch.zeros(size * n, dtype=torch.float32 if self.plain else torch.float64)
+        one = table.new_ones(1)
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            some = {e: self.power(e)[rows] if size < n else self.power(e) for e in {*bases, *(way[0] for way in all_ways)}}
-            edges = {base: _entries(some[base]) for base in bases}
-            ways = {way: _entries(some[way[0]] @ self.power(way[1])) for way in all_ways if way != AGAIN or size < n}
+            needed = {edges for way, base in triangles for edges in (way[0], base)}
+            entries = {e: _entries(self.power(e)[rows] if size < n else self.power(e)) for e in needed}
+            ways = {way: self._walks(*entries[way[0]]) for way in first_ways}
             if size == n:  # two edges back are two edges on, from the other end
-                row, place, value = ways[ON]
-                ways[AGAIN] = row, place % n * n + row, value
+                at, value = ways[ON]
+                ways[AGAIN] = at % n * n + at // n, value
+            else:
+                row, column, value = _entries(self.power(BACK)[rows] @ self.power(BACK))
+                ways[AGAIN] = row * n + column, value  # merged, so that weights count
             for way in first_ways:
-                _, place, value = ways[way]
-                table[place] = value
+                at, value = ways[way]
+                table.zero_().scatter_add_(0, torch.from_numpy(at), one.expand(len(at)) if value is None else torch.from_numpy(value))
+                counted = table.numpy()
                 for base in {base for first, base in triangles if first == way}:
-                    row, at, weight = edges[base]
-                    found[way, base][rows] = np.bincount(row, table[at] * weight, rows.stop - start)
+                    row, column, value = entries[base]
+                    found[way, base][rows] = np.bincount(row, counted.take(row * n + column) * value, rows.stop - start)
                 for other in (other for first, other in SQUARES if first == way):
-                    _, at, weight = ways[other]
-                    found[way, other][start] = value @ value if other == way else table[at] @ weight
-                table[place] = 0.0
+                    at, value = ways[other]
+                    met = counted.take(at)
+                    found[way, other][start] = met.sum(dtype=float) if value is None else met @ value
         return [found[pair] for pair in asked[: len(TRIANGLES)]], [found[pair].sum() for pair in asked[len(TRIANGLES) :]]
+
+    def _walks(self, row: np.ndarray, column: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of each of these entries and an edge on from its end: the place in the flattened block, and the weight, None for 1."""
+        at = row[:, None] * len(self.ends) + self.ends[column]
+        return at.ravel(), None if self.plain else (value[:, None] * self.values[column]).ravel()
 
 
 def _entries(block: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, place in the flattened block, and value of every entry of a sparse matrix."""
-    row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    return row, row * block.shape[1] + block.indices, block.data
+    """Row, column and value of every entry of a sparse matrix."""
+    return np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), block.indices, block.data
 
 
 # --- what one relation contributes -----------------------------------------------------------------
