@@ -436,12 +436,16 @@ class Layer:
         deviation, along, square, squared, parts = found
         inverse = squared.rsqrt()
         of_row, of_column, scale = (v.to(dtype) for v in (along + square, along, inverse))
-        values = self.gram
+        held = self.products.gram
+        values = torch.empty_like(held) if self.shared else held
         if not self.shared:
             del self.products  # which are changed
-        for b in blocks(len(values), len(values) * dtype.itemsize, CACHED_BYTES):
-            some = values[b] if center else values[b].add_(of_row[b, None]).add_(of_column)
-            some.mul_(scale[b, None]).mul_(scale)
+        for b in blocks(len(held), len(held) * dtype.itemsize, CACHED_BYTES):
+            if center:
+                torch.mul(held[b], scale[b, None], out=values[b])
+            else:
+                torch.add(held[b], of_row[b, None], out=values[b]).add_(of_column).mul_(scale[b, None])
+            values[b].mul_(scale)
         of_products, of_sums = deviation * inverse, parts * inverse
         resolution = unit_resolution(self.x.shape[1], dtype) * of_products * of_products.max()
         return Cosines(values, resolution + 8 * torch.finfo(dtype).eps * of_sums * of_sums.max())
