@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import graph_table
-from repalign.measures import CKA
+from repalign.measures import CKA, PWCCA, RSA, InformationImbalance, MutualKNN
 from repalign.measures.measure import DenseRelation, GraphRelation, Relation
-from repalign.null import Cyclic
+from repalign.null import Cyclic, Moments, Permutations
 from repalign.null import graph_sums as room
+from repalign.null import moments as law
 from repalign.null.graph_sums import four_moments, in_place, shapes, sums_and_leverage
+from repalign.null.moments import Closed
 
 
 @pytest.fixture(autouse=True)
@@ -347,3 +349,27 @@ def test_the_rows_of_a_narrow_layer_give_the_sums_of_its_kernel(estimator, n):
         found, plain = (sums_and_leverage(r)[0] for r in (relation, replace(relation, factor=None)))
         np.testing.assert_allclose(found, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
     assert Cyclic().prepare(measure, [narrow]).states[0].factor is None
+
+
+@pytest.mark.parametrize("measure", [CKA(), MutualKNN(k=5), InformationImbalance(), RSA()], ids=repr)
+def test_sums_are_made_once_while_a_layer_is_at_hand(measure, monkeypatch):
+    x = [torch.randn(40, 6, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    null, made = Moments(Cyclic()), []
+    expected = null.prepare(measure, [measure.prepare(layer) for layer in x]).of_law
+    monkeypatch.setattr(law, "sums_and_leverage", lambda relation: (made.append(1), sums_and_leverage(relation))[1])
+    states = [measure.prepare(layer) for layer in x]
+    for state in states:
+        null.at_hand(measure, state)
+    at_hand = len(made)
+    found = null.prepare(measure, states).of_law
+    assert len(made) == at_hand == len(x) * len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_nothing_is_made_at_hand_of_a_measure_without_relations_or_where_sums_may_not_be_asked_for():
+    measure, x = MutualKNN(k=5), torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    for null, other in ((Moments(Cyclic()), PWCCA()), (Closed(Cyclic()), measure), (Cyclic(), measure), (Permutations(9), measure)):
+        state = other.prepare(x)
+        null.at_hand(other, state)
+        assert "sums" not in vars(state)

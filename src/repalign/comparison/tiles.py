@@ -246,8 +246,12 @@ class Cache:
         def prepared(layer: Given) -> list[State]:
             x = layer.to(settings.device)
             x = x if self.rows is None else x[self.rows.to(settings.device)]
+            made = []
             with sharing(x):
-                return [self.jobs[i][0].prepare(x) for i in states]
+                for measure, how in (self.jobs[i] for i in states):
+                    made.append(measure.prepare(x))
+                    how.null.at_hand(measure, made[-1])
+            return made
 
         def looked_at(stored: tuple[str, Given]) -> list[State]:
             layer = as_layer(stored[1], f"{r.name}, layer {stored[0]}")

@@ -182,8 +182,9 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     is_graph = isinstance(first, GraphRelation)
     dtype = torch.float32 if is_graph and first.values is None else (first.values if is_graph else first.matrix).dtype
     weight = torch.where((diagonals == 0) | (2 * diagonals == n), 1.0, torch.tensor(2, dtype=dtype).sqrt())
-    # Of a dense relation, in the order (i, d).
-    entries = None if is_graph else (order[at] * n + order[(at + diagonals) % n]).flatten()
+    # Of a dense relation, in the order (i, d): o(i) n + o(i + d).
+    behind = torch.cat([order, order]).unfold(0, len(diagonals), 1)[:n]
+    entries = None if is_graph else torch.add(behind, order[:, None], alpha=n).flatten()
     # Rows that begin at multiples of a large power of two drive each other out of the processor's cache.
     width = len(diagonals) + 16 * (len(diagonals) % 128 == 0)
     out = weight.new_empty(n // 2 + 1, 2, len(relations), width, dtype=dtype)[..., : len(diagonals)]

@@ -278,8 +278,8 @@ class Sparse(Stored):
                 ways[AGAIN] = row * n + column, value  # merged, so that weights count
             for way in first_ways:
                 at, value = ways[way]
-                table.zero_().scatter_add_(0, torch.from_numpy(at), one.expand(len(at)) if value is None else torch.from_numpy(value))
-                counted = table.numpy()
+                weights = one.expand(len(at)) if value is None else torch.from_numpy(value)
+                counted = table.zero_().scatter_add_(0, torch.from_numpy(at), weights).numpy()
                 for base in {base for first, base in triangles if first == way}:
                     row, column, value = entries[base]
                     found[way, base][rows] = np.bincount(row, counted.take(row * n + column) * value, rows.stop - start)

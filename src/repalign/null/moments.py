@@ -82,6 +82,10 @@ class Moments(Null):
     def count(self, n: int) -> int:
         return self.sampler.count(n)
 
+    def at_hand(self, measure: Measure, state: State) -> None:
+        for place in range(1 + isinstance(state, TwoRoles)) if isinstance(measure, Bilinear) else ():
+            _sums_of(in_roles([state], place)[0])
+
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")  # the door: without its sums there is no law
         return self._with_law(self.sampler.prepare(measure, states), states)
@@ -92,7 +96,7 @@ class Moments(Null):
         states = prepared.states if states is None else states
         roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
         most = at_once(len(states), 8 * states[0].n ** 2, states[0].device.type)
-        of_layers = [zip(*each(sums_and_leverage, role, most), strict=True) for role in roles]
+        of_layers = [zip(*each(_sums_of, role, most), strict=True) for role in roles]
         prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
         prepared.nbytes += sum(v.nbytes for of_role in prepared.of_law for v in of_role)
         return prepared
@@ -142,6 +146,13 @@ class Moments(Null):
         return cells, np.where(poor, self.sampler.name, self.name)
 
 
+def _sums_of(relation: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Its `sums_and_leverage`, kept with it."""
+    if "sums" not in vars(relation):
+        vars(relation)["sums"] = sums_and_leverage(relation)
+    return vars(relation)["sums"]
+
+
 BOUND = "bound"  # in the place of a null's name: a p-value that holds for every law
 
 
@@ -156,6 +167,10 @@ class Closed(Moments):
     """
 
     bounded: bool = False
+
+    def at_hand(self, measure: Measure, state: State) -> None:
+        if self.bounded:
+            super().at_hand(measure, state)
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         """What draws need, and what p-values need beside z, is not there before they are asked for."""

@@ -285,6 +285,9 @@ class Null(ABC):
     def count(self, n: int) -> int:
         """How many draws there are at this n."""
 
+    def at_hand(self, measure: Measure, state: State) -> None:  # noqa: B027
+        """Make what `prepare` will ask of a layer that was just prepared and is near the processor; it may be left out."""
+
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:  # noqa: ARG002
         """Once per model: whatever makes drawing cheap."""
         return Prepared(states)
