@@ -219,14 +219,14 @@ def test_affine_draws_equal_naive_recomputation(name: str, n: int):
     null = nulls.Cyclic(seed=2, relabellings=2)
     xs, ys = layers(n, 5), layers(n, 6)
     observed, draws = null.scored(measure, prepared(null, measure, *xs), prepared(null, measure, *ys))
-    sigma, found = null.order(n), np.concatenate([observed[None], draws])
+    sigma, found, here = null.order(n), np.concatenate([observed[None], draws]), [measure.prepare(as_features(x)) for x in xs]
     assert len(found) == null.count(n) + 1 == n * len(units(n, 2))
     for r, h in enumerate(units(n, 2)):
         for s in range(n):
             p = np.empty(n, dtype=int)
             p[sigma] = sigma[h * (np.arange(n) + s) % n]
-            naive = [[measure(x, y[p]) for y in ys] for x in xs]
-            assert found[r * n + s] == pytest.approx(np.array(naive), abs=1e-12)
+            naive = measure.compare_all(here, [measure.prepare(as_features(y[p])) for y in ys])
+            assert found[r * n + s] == pytest.approx(naive.numpy(), abs=1e-12)
 
 
 def test_every_model_has_its_own_relabelling_where_all_meet_all():
