@@ -203,6 +203,7 @@ name: rehearsal
 dataset: {{table: {pairs(tmp_path)}, id: id, image: image, text: text}}
 models: {{x: [{{set: prh-val, modality: text}}, {{set: prh-test, modality: text}}, "hf:org/absent"], y: ["{vision}"]}}
 competence: {{bits_per_byte: {{corpus: corpus.txt, context: 64, stride: 32}}}}
+null: {{draws: 19}}
 figures: [{{trend: {{against: bits_per_byte, side: x}}}}]
 """,
         "utf-8",
