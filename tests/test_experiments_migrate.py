@@ -634,22 +634,35 @@ def test_a_verdict_can_be_required(tmp_path, name, status):
         (lambda x, turn: x[:, :5] * np.nan, 1, "could not be checked"),
     ],
 )  # fmt: skip
-def test_the_guard_of_ci_ends_as_it_says(tmp_path, made, status, said):
-    """In a shell, with the command as it is installed."""
+def test_the_guard_of_ci_ends_as_it_says(tmp_path, made, status, said, monkeypatch, capfd):
+    """In a shell. What the script calls is written down, done in this process, which has imported everything, and said again."""
     import os
     import subprocess
     import sys
+
+    from repalign.cli import main
 
     rng = np.random.default_rng(0)
     x, turn = rng.standard_normal((200, 8)), np.linalg.qr(rng.standard_normal((8, 8)))[0]
     for name, rows in (("stored", x), ("fresh", made(x, turn))):
         np.savez(tmp_path / f"{name}.npz", x=np.asarray(rows), id=[f"text{i}" for i in range(200)])
-    (tmp_path / "repalign").write_text(f"#!/bin/sh\nexec {sys.executable} -m repalign \"$@\"\n")
+    (tmp_path / "repalign").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\ncat said\nexit "$(cat status)"\n')
     (tmp_path / "repalign").chmod(0o755)
+    (tmp_path / "said").write_text("")
+    (tmp_path / "status").write_text("9")
     script = Path(__file__).resolve().parents[1] / "examples/same_space.sh"
     path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["sh", script, "stored.npz", "fresh.npz"], cwd=tmp_path, env=path, capture_output=True, text=True)
+    ask = ["sh", script, "stored.npz", "fresh.npz"]
+    assert subprocess.run(ask, cwd=tmp_path, env=path, capture_output=True, check=False).returncode == 9
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["repalign", *(tmp_path / "called").read_text().splitlines()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (tmp_path / "said").write_text(capfd.readouterr().out)
+    (tmp_path / "status").write_text(str(ended.value.code or 0))
+    done = subprocess.run(ask, cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
     assert done.returncode == status and said in done.stdout + done.stderr, done.stderr
+    assert (tmp_path / "migrate.json").read_text() == (tmp_path / "said").read_text()
 
 
 @pytest.mark.integrations
