@@ -68,7 +68,7 @@ class Cyclic(Null):
         return np.concatenate([self.groups.members[g] for g in generator.permutation(len(self.groups.members))])
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
-        """One spectrum per layer and map h, (frequencies, layers, diagonals); the relations themselves are released.
+        """One spectrum per layer and map h; the relations themselves are released.
 
         Where a layer has two roles there are spectra of both, first those of the first.
         """
@@ -171,7 +171,7 @@ def units(n: int, at_least: int) -> list[int]:
 
 
 def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
-    """The spectra of all layers, relabelled by `order`: (n // 2 + 1 frequencies, real and imaginary part, layers, diagonals).
+    """The spectra of all layers, relabelled by `order`: (layers, real and imaginary part, n // 2 + 1 frequencies, diagonals).
 
     A spectrum is the FFT along the wrapped diagonals of a relation, A[o(i), o(i + d)] for diagonal d. A symmetric one needs only
     diagonals 0 to n / 2; those in between count twice, which goes into the spectrum as sqrt(2) on either side.
@@ -187,7 +187,7 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     entries = None if is_graph else torch.add(behind, order[:, None], alpha=n).flatten()
     # Rows that begin at multiples of a large power of two drive each other out of the processor's cache.
     width = len(diagonals) + 16 * (len(diagonals) % 128 == 0)
-    out = weight.new_empty(n // 2 + 1, 2, len(relations), width, dtype=dtype)[..., : len(diagonals)]
+    out = weight.new_empty(len(relations), 2, n // 2 + 1, width, dtype=dtype)[..., : len(diagonals)]
 
     def put(i: int) -> None:
         relation: Any = relations[i]
@@ -201,11 +201,10 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
         else:  # one gather, row after row, in the place of rows, columns and diagonals
             wrapped = relation.matrix.flatten().index_select(0, entries).view(n, -1)
             found = torch.fft.rfft(wrapped.mul_(weight) if symmetric else wrapped, dim=0)
-        of_layer = out[:, :, i]
         if found.device.type == "cpu":  # by numpy, in a third of the time
-            of_layer[:, 0].numpy()[...], of_layer[:, 1].numpy()[...] = found.numpy().real, found.numpy().imag
+            out[i, 0].numpy()[...], out[i, 1].numpy()[...] = found.numpy().real, found.numpy().imag
         else:
-            of_layer.copy_(torch.view_as_real(found).movedim(2, 1))
+            out[i] = torch.view_as_real(found).movedim(2, 0)
 
     for _ in each(put, range(len(relations)), at_once(len(relations), 16 * n * n, first.device.type)):
         pass
@@ -218,18 +217,18 @@ def cross_spectra(a: Tensor, b: Tensor) -> Tensor:
     One matrix product per frequency.
     """
     dtype = torch.promote_types(a.dtype, b.dtype)  # the two sides may come in different precision
-    a, b = (v.to(dtype).flatten(1, 2) for v in (a, b))
-    la, lb = a.shape[1] // 2, b.shape[1] // 2
+    la, lb = len(a), len(b)
+    a, b = (v.to(dtype).flatten(0, 1).movedim(1, 0) for v in (a, b))  # (frequencies, layers and parts, diagonals)
     found = a.new_empty(la, lb, len(a), 2)
 
     def multiply(some: slice) -> None:
         # The parts as so many more layers: one product of real matrices, where one of complex ones takes half as long again.
         with full_precision():
-            rows = torch.bmm(a[some], b[some].mT).split(la, dim=1)
-        (real_real, real_imaginary), (imaginary_real, both) = (row.split(lb, dim=2) for row in rows)
+            parts = torch.bmm(a[some], b[some].mT).unflatten(2, (lb, 2)).unflatten(1, (la, 2))
+        real, imaginary = parts.unbind(2)  # of a; (frequencies, la, lb, parts of b)
         out = found[:, :, some].movedim(2, 0)
-        torch.add(real_real, both, out=out[..., 0])
-        torch.sub(real_imaginary, imaginary_real, out=out[..., 1])
+        torch.add(real[..., 0], imaginary[..., 1], out=out[..., 0])
+        torch.sub(real[..., 1], imaginary[..., 0], out=out[..., 1])
 
     # On a CPU a thread for some frequencies each is sooner done than all threads for each product.
     in_parts(multiply, len(a), None if a.device.type == "cpu" else len(a))
