@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repalign.measures.measure import Measure, as_folds, as_seed, parameter
 from repalign.measures.numerics.precision import full_precision
-from repalign.measures.numerics.rows import SCRATCH_BYTES
+from repalign.measures.numerics.rows import SCRATCH_BYTES, largest_along
 
 
 def held_out(n: int, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -128,7 +128,7 @@ def pls(train: Tensor, test: Tensor, y: Tensor, components: int) -> Tensor:
 
 def _leading(cross: Tensor) -> Tensor:
     """The leading left singular vector of cross (d, t), by the power iteration that scikit-learn does on scores."""
-    largest = cross.abs().amax(dim=0)
+    largest = largest_along(cross, 0)[0]
     start = cross[:, int((largest > torch.finfo(cross.dtype).eps * largest.amax()).to(torch.int8).argmax())]
     weights = start / torch.linalg.vector_norm(start)
     if cross.shape[1] == 1:

@@ -26,7 +26,15 @@ from repalign.errors import RepalignError
 from repalign.layers import ANY_FORM, RDM, Given, Pairwise
 from repalign.measures.measure import Measure
 from repalign.measures.numerics.precision import RESIDUE, double_centre, full_precision, gram, layer_of, once
-from repalign.measures.numerics.rows import SCRATCH_BYTES, blocks, centred, scaled, unit_resolution, unit_rows
+from repalign.measures.numerics.rows import (
+    SCRATCH_BYTES,
+    blocks,
+    centred,
+    largest_along,
+    scaled,
+    unit_resolution,
+    unit_rows,
+)
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -197,7 +205,7 @@ class Tabulated:
         return similarity if include_self else similarity.scatter_(1, which[:, None], -math.inf)
 
     def resolution(self, dtype: torch.dtype, which: Tensor | slice = slice(None)) -> Tensor:
-        largest = self.values.abs().amax(dim=1)
+        largest = largest_along(self.values, 1)[:, 0]
         return (_TOLD_APART * (largest if self.bias is None else largest + largest.max()))[which].to(dtype)
 
     def products_at(self, lists: Tensor, centre: str) -> Tensor:
