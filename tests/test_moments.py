@@ -44,15 +44,17 @@ def test_graphs_of_many_edges_are_the_same_as_matrices(n, k, weighted, monkeypat
     sums_and_leverage(GraphRelation(indices[:, :1]))
 
 
+@pytest.mark.parametrize("few", [0, 10**9])  # places that were written are cleared, or all
 @pytest.mark.parametrize("rows", [1, 7, 39])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_blocks_of_rows_give_the_sums_of_all(rows, weighted, monkeypatch):
+def test_blocks_of_rows_give_the_sums_of_all(rows, weighted, few, monkeypatch):
     rng = np.random.default_rng(rows)
     indices = torch.from_numpy(np.stack([rng.permutation([j for j in range(1, 40) if j != i])[:5] for i in range(40)]))
     indices[1:, 0] = 0  # a hub, where all edges of one block meet
     some = GraphRelation(indices, torch.from_numpy(rng.standard_normal((40, 5))) if weighted else None)
     whole = sums_and_leverage(some)
     monkeypatch.setattr(room, "CYCLE_ENTRIES", rows * 40)
+    monkeypatch.setattr(room, "FEW", few)
     for a, b in zip(sums_and_leverage(some), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11 * np.abs(b).max())
 

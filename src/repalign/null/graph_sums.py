@@ -46,6 +46,8 @@ ORDERS = (1, 2, 3, 4)
 SPARSE = 5
 # Cycles of a graph are counted in a table of a block of its rows, of about this many entries.
 CYCLE_ENTRIES = 2**20
+# The table is cleared as a whole where more than one of this many entries was written.
+FEW = 64
 # So many of the heaviest stimuli of either relation are tried: one may be far out in both and the farthest in neither.
 HEAVIEST = 4
 
@@ -279,7 +281,7 @@ class Sparse(Stored):
             for way in first_ways:
                 at, value = ways[way]
                 weights = one.expand(len(at)) if value is None else torch.from_numpy(value)
-                counted = table.zero_().scatter_add_(0, torch.from_numpy(at), weights).numpy()
+                counted = table.scatter_add_(0, torch.from_numpy(at), weights).numpy()
                 for base in {base for first, base in triangles if first == way}:
                     row, column, value = entries[base]
                     found[way, base][rows] = np.bincount(row, counted.take(row * n + column) * value, rows.stop - start)
@@ -287,6 +289,7 @@ class Sparse(Stored):
                     at, value = ways[other]
                     met = counted.take(at)
                     found[way, other][start] = met.sum(dtype=float) if value is None else met @ value
+                table[... if FEW * len(ways[way][0]) > len(table) else torch.from_numpy(ways[way][0])] = 0
         return [found[pair] for pair in asked[: len(TRIANGLES)]], [found[pair].sum() for pair in asked[len(TRIANGLES) :]]
 
     def _walks(self, row: np.ndarray, column: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
