@@ -260,16 +260,14 @@ class Sparse(Stored):
     def cycles(self) -> tuple[list[np.ndarray], list[float]]:
         """By blocks of rows; products have n k^2 terms, hubs or not, which are counted as they come."""
         triangles = [(tuple(map(self.merged, way)), self.merged(base)) for way, base in (*TRIANGLES, *DOUBLED)]
-        asked = (*triangles, *SQUARES)
-        first_ways, found = {way for way, _ in asked}, {pair: np.zeros(len(self.ends)) for pair in asked}
-        n = len(self.ends)
-        size = min(n, max(1, CYCLE_ENTRIES // n))
+        asked, n = (*triangles, *SQUARES), len(self.ends)
+        needed, first_ways = {edges for way, base in triangles for edges in (way[0], base)}, {way for way, _ in asked}
+        size, found = min(n, max(1, CYCLE_ENTRIES // n)), {pair: np.zeros(n) for pair in asked}
         # Numbers of ways are exact in float32, and half the table stays nearer to the processor.
         table = torch.zeros(size * n, dtype=torch.float32 if self.plain else torch.float64)
         one = table.new_ones(1)
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            needed = {edges for way, base in triangles for edges in (way[0], base)}
             entries = {e: _entries(self.power(e)[rows] if size < n else self.power(e)) for e in needed}
             ways = {way: self._walks(*entries[way[0]]) for way in first_ways}
             if size == n:  # two edges back are two edges on, from the other end
