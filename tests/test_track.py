@@ -267,7 +267,7 @@ def test_numbers_are_those_of_float64_where_a_common_direction_dominates():
     assert np.allclose(np.log(found[0]["pvalue"]), np.log(found[1]["pvalue"]), rtol=1e-4)
 
 
-def test_forty_calls_hold_no_more_memory_than_ten():
+def test_a_hundred_calls_hold_no_more_memory_than_ten():
     """What is kept after a call, counted: tensors that are alive, and the memory of Python. The table grows by its rows alone."""
     import gc
     import tracemalloc
@@ -286,12 +286,12 @@ def test_forty_calls_hold_no_more_memory_than_ten():
     tracemalloc.start()
     try:
         before = held()
-        for step in range(10, 40):
+        for step in range(10, 110):
             tracker.score(net, batches(x, ids), step=step)
-        assert held() - before < 2**20  # 35 kB a call; the rows take 10
+        assert held() - before < 5 * 2**20
     finally:
         tracemalloc.stop()
-    assert len(tracker.rows) == 40 * 2 * (4 + 2)  # and every step is kept
+    assert len(tracker.rows) == 110 * 2 * (4 + 2)  # and every step is kept
 
 
 # --- what is read ------------------------------------------------------------------------------------
