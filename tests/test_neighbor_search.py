@@ -196,7 +196,7 @@ def test_measures_share_the_products_of_one_layer(monkeypatch):
     "of",
     [
         *(lambda x: x, lambda x: x.T.contiguous().T, lambda x: x[:, ::2], lambda x: x[::2, 1:], lambda x: x[1:]),
-        *(lambda x: x[:, :1].expand(-1, 70), lambda x: x[:1].expand(len(x), -1)),
+        *(lambda x: (x[:, :1] / 10).expand(-1, 70), lambda x: x[:1].expand(len(x), -1)),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 2])
@@ -207,7 +207,7 @@ def test_products_of_rows_with_themselves_are_exactly_symmetric(n, of, threads, 
     rows = of(torch.from_numpy(np.random.default_rng(0).standard_normal((n, 70)).astype(np.float32)))
     found = gram(rows)
     assert found.is_contiguous() and torch.equal(found, found.T) and found.dtype == rows.dtype
-    np.testing.assert_allclose(found.double(), rows.double() @ rows.double().T, atol=1e-4, rtol=1e-6)
+    np.testing.assert_allclose(found.double(), rows.double() @ rows.double().T, atol=1e-4)
 
 
 @pytest.mark.parametrize("of_torch, of_numpy, one", [(1, [1], True), (1, [2], False), (2, [1], False), (1, [], False)])
