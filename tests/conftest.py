@@ -66,15 +66,11 @@ def trials_are_short():
 
 @pytest.fixture
 def plain_pictures(monkeypatch):
-    """Pictures that nobody looks at: drawn once, as SVG, and not laid out before, which takes longer; each PNG is a dot.
+    """Pictures that nobody looks at: coarse ones, drawn but not laid out before, which takes longer.
 
     What pictures look like is asked in test_figures, test_figure_kinds and test_report.
     """
-    from PIL import Image
-
-    from repalign.figures import canvas
-
-    saved = canvas.Sheet.savefig
+    from repalign.figures import canvas, kinds
 
     @contextmanager
     def as_they_are(figure, dpi):
@@ -83,15 +79,9 @@ def plain_pictures(monkeypatch):
         yield figure.bbox_inches
         figure.set_layout_engine(engine)
 
-    def as_svg_alone(sheet, to, **look):
-        if look["format"] == "png":
-            Image.new("RGB", (1, 1)).save(to, "PNG")
-        else:
-            saved(sheet, to, **look)
-
+    monkeypatch.setattr(kinds, "DPI", 40)
     monkeypatch.setattr(canvas, "laid_out", as_they_are)
     monkeypatch.setattr(canvas, "settle", lambda figure: None)
-    monkeypatch.setattr(canvas.Sheet, "savefig", as_svg_alone)
 
 
 @pytest.fixture(autouse=True)
