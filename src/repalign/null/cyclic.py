@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles, in_roles
+from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles
 from repalign.measures.numerics.precision import full_precision
 from repalign.null.groups import Groups
-from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, must_be_bilinear
+from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, by_role, must_be_bilinear
 from repalign.workers import at_once, each, in_parts
 
 
@@ -77,8 +77,7 @@ class Cyclic(Null):
         sigma = self.order(n)
         maps = units(n, self.relabellings)
         orders = [torch.from_numpy(sigma[h * np.arange(n) % n]) for h in maps]
-        roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
-        spectra = [[_spectra(role, order) for order in orders] for role in roles]
+        spectra = [[_spectra(role, order) for order in orders] for role in by_role(states)]
         return Prepared(map(_released, states), spectra, sum(s.nbytes for of_role in spectra for s in of_role))
 
     def draws(self, measure: Measure, a: Prepared, b: Prepared, streams: Streams = ONE_SIDE) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from repalign.errors import RepalignError
-from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, TwoRoles, in_roles
+from repalign.measures.measure import Bilinear, GraphRelation, Measure, State, in_roles
 from repalign.null.calibration import TIE_TOLERANCE, Calibration, calibrate, calibrate_by_moments
 from repalign.null.cyclic import Cyclic
 from repalign.null.graph_sums import InPlace, first_sums, four_moments, in_place, sums_and_leverage, two_moments
@@ -27,6 +27,7 @@ from repalign.null.null import (
     Search,
     Streams,
     Unpaired,
+    by_role,
     must_be_bilinear,
 )
 from repalign.null.permutation import Permutations
@@ -83,8 +84,8 @@ class Moments(Null):
         return self.sampler.count(n)
 
     def at_hand(self, measure: Measure, state: State) -> None:
-        for place in range(1 + isinstance(state, TwoRoles)) if isinstance(measure, Bilinear) else ():
-            _sums_of(in_roles([state], place)[0])
+        for role in by_role([state]) if isinstance(measure, Bilinear) else ():
+            _sums_of(*role)
 
     def prepare(self, measure: Measure, states: Sequence[State]) -> Prepared:
         must_be_bilinear(measure, "closed-form moments do not apply")  # the door: without its sums there is no law
@@ -94,9 +95,8 @@ class Moments(Null):
     def _with_law(prepared: Prepared, states: Sequence[State] | None = None) -> Prepared:
         """The sums of every layer that the law of its scores is made of."""
         states = prepared.states if states is None else states
-        roles = [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
         most = at_once(len(states), 8 * states[0].n ** 2, states[0].device.type)
-        of_layers = [zip(*each(_sums_of, role, most), strict=True) for role in roles]
+        of_layers = [zip(*each(_sums_of, role, most), strict=True) for role in by_role(states)]
         prepared.of_law = [tuple(np.stack(v) for v in of_role) for of_role in of_layers]
         prepared.nbytes += sum(v.nbytes for of_role in prepared.of_law for v in of_role)
         return prepared

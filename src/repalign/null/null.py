@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from repalign.errors import RepalignError, did_you_mean
-from repalign.measures.measure import Bilinear, Measure, State
+from repalign.measures.measure import Bilinear, Measure, State, TwoRoles, in_roles
 from repalign.null.calibration import BLOCK, TIE_TOLERANCE, Calibration, calibrate, step_down
 from repalign.null.groups import Groups
 from repalign.workers import in_parts
@@ -380,6 +380,11 @@ class Unpaired(Null):
             i, j = (int(v) for v in np.unravel_index(np.nanargmax(observed), observed.shape))
             top = observed[i, j]
         return Found(i, j, Calibration.of(top), draws.reshape(0), np.full_like(observed, np.nan))
+
+
+def by_role(states: Sequence[Any]) -> list[Sequence[Any]]:
+    """The states in each role that a layer has: in one, or as the first and as the second of two layers."""
+    return [in_roles(states, place) for place in range(1 + isinstance(states[0], TwoRoles))]
 
 
 def must_be_bilinear(measure: Measure, what: str) -> Bilinear:
