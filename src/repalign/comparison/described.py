@@ -74,9 +74,10 @@ def describe_run(
     preprocess, groups = settings.preprocess, settings.null.groups
     by_measure = {t.measure: t.settings for t in tiles}
     dataset = {"name": first.dataset_name, "n": first.n, "fingerprint": first.dataset_fingerprint, "left_out": []}
-    drawn = table[table["scope"] == "max"].groupby("measure")["n_draws"].first()
+    searched = dict(iter(table.loc[table["scope"] == "max", ["measure", "n_draws", "statistic"]].groupby("measure", sort=False)))
     methods = {
-        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(drawn[repr(m)])} for m, s in by_measure.items()
+        repr(m): {"method": WAYS[s.way].by or s.null.name, "n_draws": int(searched[repr(m)]["n_draws"].iloc[0])}
+        for m, s in by_measure.items()
     }
     return {
         "repalign": version_of("repalign"),
@@ -105,22 +106,22 @@ def describe_run(
         },
         "search": settings.search, "alpha": settings.alpha,
         "preprocess": None if preprocess is None else asdict(preprocess),
-        "warnings": [*extra.get("warnings", ()), *_warnings(table, groups, settings.alpha)],
+        "warnings": [*extra.get("warnings", ()), *_warnings(searched, groups, settings.alpha)],
         "competences": {c.name: {"label": c.label, "lower_is_better": c.lower_is_better} for c in COMPETENCES.values()},
     }  # fmt: skip
 
 
-def _warnings(table: pd.DataFrame, groups: nulls.Groups | None, alpha: float) -> Iterator[str]:
+def _warnings(searched: Mapping[str, pd.DataFrame], groups: nulls.Groups | None, alpha: float) -> Iterator[str]:
     if groups is not None and groups.n_relabellings < 1 / alpha:
         yield (
             f"the groups allow {groups.n_relabellings:.0f} relabellings: p >= {1 / groups.n_relabellings:.2g}, so that nothing "
             f"can be found at alpha = {alpha:g}; shuffle whole groups, or use more groups"
         )
     few: dict[int, list[str]] = {}
-    for measure, pairs in table[table["scope"] == "max"].groupby("measure", sort=False):
+    for measure, pairs in searched.items():
         draws = int(pairs["n_draws"].iloc[0])
         if draws and (draws + 1) * alpha * (1 + 1e-9) < 1:
-            few.setdefault(draws, []).append(str(measure).partition("(")[0])
+            few.setdefault(draws, []).append(measure.partition("(")[0])
         if undefined := int(pairs["statistic"].isna().sum()):
             yield f"{measure}: undefined for {undefined} of {len(pairs)} pairs of models (a constant layer?)"
     for draws, names in few.items():

@@ -129,13 +129,14 @@ def as_one(scored: list[Scored]) -> list[Scored]:
     Where nothing else holds the tables of groups, a column of theirs goes as soon as that of pandas is there.
     """
     every, at = _in_order(scored)
-    table, stop = pd.DataFrame(index=pd.RangeIndex(len(every) if at is None else len(at))), 0
-    for i, one in enumerate(scored):
-        start, stop = stop, stop + one.stop - one.start
-        scored[i] = replace(one, table=table, start=start, stop=stop)
+    ends = np.cumsum([one.stop - one.start for one in scored]).tolist()
+    scored[:] = [replace(one, table=pd.DataFrame(), start=a, stop=b) for one, a, b in zip(scored, [0, *ends], ends, strict=False)]
+    columns = {}
     for name in every.column_names:
         column, every = every[name], every.drop_columns(name)
-        table[name] = (column if at is None else column.take(at)).to_pandas()
+        columns[name] = (column if at is None else column.take(at)).to_pandas()
+    table = pd.DataFrame(columns, copy=False)
+    scored[:] = [replace(one, table=table) for one in scored]
     return scored
 
 
