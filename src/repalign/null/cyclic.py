@@ -13,7 +13,8 @@ from torch import Tensor
 
 from repalign.errors import RepalignError
 from repalign.measures.measure import DenseRelation, GraphRelation, Measure, Relation, State, TwoRoles
-from repalign.measures.numerics.precision import full_precision
+from repalign.measures.numerics.precision import CACHED_BYTES, full_precision
+from repalign.measures.numerics.rows import blocks, empty
 from repalign.null.groups import Groups
 from repalign.null.null import ONE_SIDE, Joint, Null, Prepared, Scored, Streams, by_role, must_be_bilinear
 from repalign.workers import at_once, each, in_parts
@@ -186,7 +187,8 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
     entries = None if is_graph else torch.add(behind, order[:, None], alpha=n).flatten()
     # Rows that begin at multiples of a large power of two drive each other out of the processor's cache.
     width = len(diagonals) + 16 * (len(diagonals) % 128 == 0)
-    out = weight.new_empty(len(relations), 2, n // 2 + 1, width, dtype=dtype)[..., : len(diagonals)]
+    out = empty((len(relations), 2, n // 2 + 1, width), dtype, first.device)[..., : len(diagonals)]
+    some = blocks(len(diagonals), n * dtype.itemsize, CACHED_BYTES)  # whose spectra are moved while they are in the cache
 
     def put(i: int) -> None:
         relation: Any = relations[i]
@@ -194,20 +196,25 @@ def _spectra(relations: Sequence[Relation], order: Tensor) -> Tensor:
             moved = relation.permute(order)
             place = ((moved.indices - at) % n * n + at).flatten()
             values = torch.ones((), device=place.device) if moved.values is None else moved.values.flatten()
-            wrapped = values.new_zeros(n * n)
-            wrapped[place] = values
-            found = torch.fft.rfft(wrapped.view(n, n), dim=1).T
+            wrapped = empty((n, n), dtype, place.device).zero_()
+            wrapped.view(-1)[place] = values
+            for b in some:
+                _put(out[i, ..., b], torch.fft.rfft(wrapped[b], dim=1).T)
         else:  # one gather, row after row, in the place of rows, columns and diagonals
             wrapped = relation.matrix.flatten().index_select(0, entries).view(n, -1)
-            found = torch.fft.rfft(wrapped.mul_(weight) if symmetric else wrapped, dim=0)
-        if found.device.type == "cpu":  # by numpy, in a third of the time
-            out[i, 0].numpy()[...], out[i, 1].numpy()[...] = found.numpy().real, found.numpy().imag
-        else:
-            out[i] = torch.view_as_real(found).movedim(2, 0)
+            _put(out[i], torch.fft.rfft(wrapped.mul_(weight) if symmetric else wrapped, dim=0))
 
     for _ in each(put, range(len(relations)), at_once(len(relations), 16 * n * n, first.device.type)):
         pass
     return out
+
+
+def _put(out: Tensor, found: Tensor) -> None:
+    """The real and the imaginary part of a spectrum where they belong, (2, frequencies, diagonals)."""
+    if found.device.type == "cpu":  # by numpy, in a third of the time
+        out[0].numpy()[...], out[1].numpy()[...] = found.numpy().real, found.numpy().imag
+    else:
+        out.copy_(torch.view_as_real(found).movedim(2, 0))
 
 
 def cross_spectra(a: Tensor, b: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from repalign.measures.numerics.rows import (
     Deviations,
     blocks,
     centred,
+    empty,
     is_constant,
     scaled,
     unit_resolution,
@@ -98,9 +99,9 @@ def gram(x: Tensor) -> Tensor:
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and _in_one_thread():
         lies = 1 in x.stride() and 0 not in x.stride()  # else numpy hands BLAS two copies, not one
         values = (x if lies else x.contiguous()).detach().numpy()
-        out = x.new_empty(n, n + 16 * (n * x.element_size() % _CROWDED == 0))[:, :n]
+        out = empty((n, n + 16 * (n * x.element_size() % _CROWDED == 0)), x.dtype, x.device)[:, :n]
         np.matmul(values, values.T, out=out.numpy())
-        return out.contiguous()
+        return out if out.is_contiguous() else empty((n, n), x.dtype, x.device).copy_(out)
     out = x.new_empty(n, n)
     with full_precision():
         for rows, columns in triangle(n):
@@ -437,7 +438,7 @@ class Layer:
         inverse = squared.rsqrt()
         of_row, of_column, scale = (v.to(dtype) for v in (along + square, along, inverse))
         held = self.products.gram
-        values = torch.empty_like(held) if self.shared else held
+        values = empty(held.shape, held.dtype, held.device) if self.shared else held
         if not self.shared:
             del self.products  # which are changed
         for b in blocks(len(held), len(held) * dtype.itemsize, CACHED_BYTES):

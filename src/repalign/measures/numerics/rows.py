@@ -24,6 +24,13 @@ def blocks(n: int, row_bytes: int, whole: int | None = None) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory that is to be filled: on the CPU numpy's, which asks the system for large pages, so that few are to be fetched."""
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))
+
+
 def widen(x: Tensor) -> Tensor:
     """x in float64, on the CPU where the device has no float64."""
     return x.to("cpu", torch.float64) if x.device.type == "mps" else x.to(torch.float64)
