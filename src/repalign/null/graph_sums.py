@@ -38,7 +38,7 @@ from torch import Tensor
 
 from repalign.measures.measure import DenseRelation, GraphRelation, Relation
 from repalign.measures.numerics.precision import full_precision, gram, triangle
-from repalign.measures.numerics.rows import row_dots
+from repalign.measures.numerics.rows import empty, row_dots
 
 ORDERS = (1, 2, 3, 4)
 
@@ -264,21 +264,19 @@ class Sparse(Stored):
         needed, first_ways = {edges for way, base in triangles for edges in (way[0], base)}, {way for way, _ in asked}
         size, found = min(n, max(1, CYCLE_ENTRIES // n)), {pair: np.zeros(n) for pair in asked}
         # Numbers of ways are exact in float32, and half the table stays nearer to the processor.
-        table = torch.zeros(size * n, dtype=torch.float32 if self.plain else torch.float64)
-        one = table.new_ones(1)
+        table = empty((size * n,), torch.float32 if self.plain else torch.float64, torch.device("cpu")).zero_()
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             entries = {e: _entries(self.power(e)[rows] if size < n else self.power(e)) for e in needed}
             ways = {way: self._walks(*entries[way[0]]) for way in first_ways}
             if size == n:  # two edges back are two edges on, from the other end
-                at, value = ways[ON]
-                ways[AGAIN] = at % n * n + at // n, value
+                ways[AGAIN] = self._walks(*entries[FORTH], back=True)
             else:
                 row, column, value = _entries(self.power(BACK)[rows] @ self.power(BACK))
                 ways[AGAIN] = row * n + column, value  # merged, so that weights count
             for way in first_ways:
                 at, value = ways[way]
-                weights = one.expand(len(at)) if value is None else torch.from_numpy(value)
+                weights = table.new_ones(len(at)) if value is None else torch.from_numpy(value)
                 counted = table.scatter_add_(0, torch.from_numpy(at), weights).numpy()
                 for base in {base for first, base in triangles if first == way}:
                     row, column, value = entries[base]
@@ -290,9 +288,15 @@ class Sparse(Stored):
                 table[... if FEW * len(ways[way][0]) > len(table) else torch.from_numpy(ways[way][0])] = 0
         return [found[pair] for pair in asked[: len(TRIANGLES)]], [found[pair].sum() for pair in asked[len(TRIANGLES) :]]
 
-    def _walks(self, row: np.ndarray, column: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of each of these entries and an edge on from its end: the place in the flattened block, and the weight, None for 1."""
-        at = row[:, None] * len(self.ends) + self.ends[column]
+    def _walks(
+        self, row: np.ndarray, column: np.ndarray, value: np.ndarray, back: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of each of these entries and an edge on from its end: the place in the flattened block, and the weight, None for 1.
+
+        back : in the place of a way from a row to a column that from the column to the row.
+        """
+        n, last = len(self.ends), self.ends.take(column, axis=0)
+        at = last * n + row[:, None] if back else last + (row * n)[:, None]
         return at.ravel(), None if self.plain else (value[:, None] * self.values[column]).ravel()
 
 
