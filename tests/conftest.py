@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ def pytest_collection():
         gc.freeze()  # not looked through in any test either
         gc.set_threshold(20_000, 10, 10)  # what a test imports stays too, and to look through that again and again costs
         gc.enable()
+        for logger in logging.getLogger().manager.loggerDict.values():
+            logger.propagate = True  # pytest hangs its handlers, in every phase of every test, on each that does not: 60 of torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
