@@ -227,8 +227,8 @@ def test_distances_without_structure_are_no_better_than_chance(monkeypatch):
     """p of the map is that of its own null: small in few of many structureless tables."""
     monkeypatch.setattr(maps, "STARTS", 1)  # p is of maps of one start each; this is the one that is shown
     rng = np.random.default_rng(2)
-    p = [model_map(among(rng.uniform(0.1, 1, (6, 6))), [], draws=19, seed=i).pvalue for i in range(40)]
-    assert np.mean(np.array(p) <= 0.1) <= 0.3 and min(p) >= 0.05
+    p = [model_map(among(rng.uniform(0.1, 1, (6, 6))), [], draws=9, seed=i).pvalue for i in range(50)]
+    assert np.mean(np.array(p) <= 0.1) <= 0.28 and min(p) >= 0.1
 
 
 def test_triangles_that_fail_are_counted():
