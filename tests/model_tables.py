@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,31 +13,26 @@ from alignment_table import CKA, KNN
 ANGLE = "AngularCKA()"
 
 
-def names(n: int) -> list[str]:
-    return [f"m{i:02d}" for i in range(n)]
+def names(n: int, side: str = "m") -> list[str]:
+    return [f"{side}{i:02d}" for i in range(n)]
 
 
 def among(scores: np.ndarray, measure: str = CKA, chance: float | np.ndarray = 0.01, n: int = 500) -> pd.DataFrame:
     """The table of models compared among themselves, from a symmetric array."""
-    level = np.broadcast_to(chance, scores.shape)
-    pairs = itertools.combinations(range(len(scores)), 2)
-    return pd.DataFrame(
-        [
-            {"scope": "max", "measure": measure, "model_x": f"m{i:02d}", "model_y": f"m{j:02d}", "n": n,
-             "index_x": 0, "index_y": 0, "statistic": scores[i, j], "null_mean": level[i, j]}
-            for i, j in pairs
-        ]
-    )  # fmt: skip
+    i, j = np.triu_indices(len(scores), 1)
+    return _table(names(len(scores)), i, names(len(scores)), j, measure, n, scores, np.broadcast_to(chance, scores.shape)[i, j])
 
 
 def against(scores: np.ndarray, measure: str = CKA, n: int = 500) -> pd.DataFrame:
     """The table of two sides, from an array of models by partners."""
+    i, j = np.indices(scores.shape).reshape(2, -1)
+    return _table(names(scores.shape[0]), i, names(scores.shape[1], "p"), j, measure, n, scores, 0.01)
+
+
+def _table(x: list[str], i: np.ndarray, y: list[str], j: np.ndarray, measure: str, n: int, scores: np.ndarray, level: Any) -> Any:
     return pd.DataFrame(
-        [
-            {"scope": "max", "measure": measure, "model_x": f"m{i:02d}", "model_y": f"p{j:02d}", "n": n,
-             "index_x": 0, "index_y": 0, "statistic": scores[i, j], "null_mean": 0.01}
-            for i, j in np.ndindex(scores.shape)
-        ]
+        {"scope": "max", "measure": measure, "model_x": [x[k] for k in i], "model_y": [y[k] for k in j], "n": n,
+         "index_x": 0, "index_y": 0, "statistic": scores[i, j], "null_mean": level}
     )  # fmt: skip
 
 

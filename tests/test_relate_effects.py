@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from typing import Any
@@ -20,10 +21,16 @@ from repalign.relate.permutations import block_orders
 
 def made_table(scores: np.ndarray, one_set: bool = False) -> pd.DataFrame:
     """The "max" rows of scores (models, partners); or of half a square matrix, all models with all others."""
-    pairs = np.argwhere(np.triu(np.ones_like(scores), 1) if one_set else np.ones_like(scores))
-    other = "m" if one_set else "p"
-    rows = {"model_x": [f"m{i}" for i, _ in pairs], "model_y": [f"{other}{j}" for _, j in pairs]}
-    return pd.DataFrame({**rows, "statistic": [scores[i, j] for i, j in pairs]}).assign(scope="max", measure="CKA()", n=100)
+    names, pairs = of_pairs(scores.shape, one_set)
+    return names.assign(statistic=scores[pairs])
+
+
+@functools.cache
+def of_pairs(shape: tuple[int, int], one_set: bool) -> tuple[pd.DataFrame, tuple[np.ndarray, ...]]:
+    """All of the table but the scores, and where these stand; made once for the hundreds of tables of a simulation."""
+    i, j = np.nonzero(np.triu(np.ones(shape), 1) if one_set else np.ones(shape))
+    names = {"model_x": [f"m{k}" for k in i], "model_y": [f"{'m' if one_set else 'p'}{k}" for k in j]}
+    return pd.DataFrame({**names, "scope": "max", "measure": "CKA()", "n": 100}), (i, j)
 
 
 def made_records(n: int, **factors: Any) -> list[dict[str, Any]]:
