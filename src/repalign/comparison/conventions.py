@@ -142,7 +142,7 @@ class Pairs:
         holds = f"{holds}; {why.format(joint=conventions.joint)}"
         best, text = None, "No pair of models has a defined score."
         if len(order := ranked(rows)):
-            (best,) = order.head(1).to_dict("records")
+            best = order.iloc[0].to_dict()
             score, chance, p = words.number(best["statistic"]), words.number(best["null_mean"]), best["pvalue"]
             ends = " and ".join(f"{best[f'model_{side}']} [{best[f'layer_{side}']}]" for side in "xy")
             text = f"Best: {ends}, {score} (chance {chance}, n = {int(best['n']):,}, {words.p_sentence(p, draws)})."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import pandas as pd
@@ -42,7 +43,7 @@ class Finding:
     draws: int = 0
     seed: int = 0
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The finding in sentences, with n, intervals, p and caveats."""
         from repalign.relate.sentences import OF  # which reads what findings hold

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -62,7 +63,7 @@ class Records(dict[str, dict[str, Any]]):
         chosen = [self[name] for name in names if name in self]
         return list(dict.fromkeys([PARAMETERS, *(key for part in parts for m in chosen for key in m.get(part) or {})]))
 
-    @property
+    @cached_property
     def families(self) -> dict[str, str]:
         """The family of every model, "" if it has none."""
         return {name: str(record.get("family") or "") for name, record in self.items()}
@@ -138,14 +139,15 @@ def names_of(pairs: pd.DataFrame, side: str) -> list[str]:
     return [str(name) for name in dict.fromkeys(name for column in columns for name in pairs[column])]
 
 
-def partners_of(pairs: pd.DataFrame, side: str) -> dict[str, pd.DataFrame]:
-    """The rows of every model of a side, in the table's order."""
+def partners_of(pairs: pd.DataFrame, side: str, numbers: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """These numbers of all pairs of every model of a side, in the table's order."""
     columns = PAIR if side == "both" else [f"model_{side}"]
     rows: dict[str, list[int]] = {name: [] for name in names_of(pairs, side)}
     for i, names in enumerate(zip(*(pairs[column] for column in columns), strict=True)):
         for name in {str(one) for one in names}:
             rows[name].append(i)
-    return {name: pairs.iloc[some] for name, some in rows.items()}
+    needed = pairs[[*numbers]]  # to take rows of all columns costs most of this
+    return {name: needed.iloc[some] for name, some in rows.items()}
 
 
 def other_side(side: str) -> str:

@@ -88,10 +88,9 @@ def trend(found: Trend) -> Sentences:
     yield from _ending(found)
     for family, one in found.families.items():
         yield f"Within {family}: {signed(one.slope)} {unit} (r = {signed(one.r)}, {one.n} models)."
-    for row in found.points.to_dict("records"):
-        if row["n_undefined"]:
-            total = row["n_partners"] + row["n_undefined"]
-            yield f"{row['model']}: {row['n_undefined']} of {total} partners undefined, mean over the rest."
+    for model, lost, n in zip(*(found.points[c] for c in ("model", "n_undefined", "n_partners")), strict=True):
+        if lost:
+            yield f"{model}: {lost} of {n + lost} partners undefined, mean over the rest."
     yield from _left_out(found.left_out)
 
 

@@ -20,7 +20,7 @@ from repalign.comparison.conventions import Conventions, Pairs
 from repalign.models import COMPETENCES, training_of
 from repalign.relate.findings import Finding
 from repalign.relate.jackknife import MIN_MODELS_LINE, ModelDifference, difference_of_models, said_by
-from repalign.relate.scores import PAIR, PARAMETERS, Records, names_of, partners_of, sides_of, yardsticks
+from repalign.relate.scores import PARAMETERS, Records, names_of, partners_of, sides_of, yardsticks
 from repalign.relate.trends import Trend, scaled, trend
 
 SENSES = {"image": "vision", "text": "language"}  # what models of a modality are called
@@ -143,8 +143,7 @@ def _side(rows: pd.DataFrame, run: Mapping[str, Any], side: str, kind: str, turn
     facts = (run.get("competences") or {}).get(against) or {}
     told = {key: facts.get(key) for key in ("label", "lower_is_better")}
     points = []
-    needed = rows[[*PAIR, "statistic", "null_mean", "threshold"]]  # to take rows of all columns costs most of this
-    for name, found in partners_of(needed, side).items():
+    for name, found in partners_of(rows, side, ("statistic", "null_mean", "threshold")).items():
         scores, x = found["statistic"], records.number(name, against)
         points.append({
             "model": name, "family": records.families.get(name, ""), "training": training_of(records.get(name, {})),

@@ -73,16 +73,16 @@ def _ways(found: Verdict, others: Sequence[Verdict], cells: pd.DataFrame, run: M
 def best_layers(found: Verdict, cells: pd.DataFrame) -> str:
     """How often the best layer is the last one, of models that have several; of one pair, which layers are best."""
     rows = found.pairs.rows.loc[found.pairs.rows["index_x"] >= 0]
-    cells, told = cells.loc[cells["measure"] == found.measure], []
+    needed, told = [f"{of}_{side}" for of in ("model", "index") for side in "xy"], []
+    cells = cells.loc[cells["measure"] == found.measure, needed]
     if len(found.pairs.rows) == 1 and len(rows) and len(cells) > 1:
         best = rows.iloc[0]
         return f"{best['layer_x']} and {best['layer_y']}, the best of {words.counted(len(cells), 'pair')} of layers."
     each = []
     for side in "xy":
-        last = cells.groupby(f"model_{side}")[f"index_{side}"].max()
-        some = rows.loc[rows[f"model_{side}"].map(last).to_numpy(float) > 0]
-        at_last = some[f"index_{side}"] == some[f"model_{side}"].map(last)
-        each.append((side, int(at_last.sum()), len(some), set(some.loc[at_last, f"layer_{side}"])))
+        last = rows[f"model_{side}"].map(cells.groupby(f"model_{side}")[f"index_{side}"].max()).to_numpy(float)
+        at_last = (last > 0) & (rows[f"index_{side}"].to_numpy() == last)
+        each.append((side, int(at_last.sum()), int((last > 0).sum()), set(rows.loc[at_last, f"layer_{side}"])))
     if [side.side for side in found.sides] == ["both"]:
         each = [("both", sum(e[1] for e in each), sum(e[2] for e in each), each[0][3] | each[1][3])]
     for side, n, of, names in each:
