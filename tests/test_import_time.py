@@ -19,13 +19,13 @@ def processor_seconds() -> float:
 
 @pytest.mark.parametrize("arguments", [["-c", "import repalign"], ["-m", "repalign", "--help"]], ids=["import", "help"])
 def test_under_a_second(arguments: list[str]):
-    best = float("inf")
-    for _ in range(3):
+    spent: list[float] = []
+    while len(spent) < 3 and min(spent, default=1.0) >= 1.0:
         before = processor_seconds()
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-        best = min(best, processor_seconds() - before)
+        spent.append(processor_seconds() - before)
         assert done.returncode == 0, done.stderr
-    assert best < 1.0
+    assert min(spent) < 1.0
 
 
 def imported(*arguments: str, folder: Path) -> set[str]:
