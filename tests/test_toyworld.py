@@ -342,7 +342,7 @@ def test_the_bag_of_words_counts_words():
 @pytest.mark.parametrize("objective", list(training.OBJECTIVES))
 def test_every_objective_learns(objective):
     recipe = next(r for r in recipes.RECIPES.values() if r.objective == objective)
-    steps = 60
+    steps = 40
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = networks.build(replace(recipe, width=16 if recipe.family == "transformer" else 8))
