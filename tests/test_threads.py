@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -128,3 +130,47 @@ def test_a_table_is_the_same_with_any_number_of_threads(threads):
     one = repalign.pair(x, y, measures)
     pd.testing.assert_frame_equal(several.table, one.table, rtol=1e-9, atol=1e-12)
     assert several.run["findings"] == one.run["findings"]
+
+
+def test_threads_stay_for_the_next_use(threads):
+    def name(_: int) -> str:
+        time.sleep(0.01)  # so that no thread takes all
+        return threading.current_thread().name
+
+    first = set(each(name, range(2 * threads), threads))
+    assert len(first) == threads
+    for _ in range(5):
+        assert set(each(name, range(2 * threads), threads)) == first
+
+
+def test_two_uses_at_once_have_threads_of_their_own(threads):
+    """A use that waits for another one, in its midst, gets all of its answers."""
+    outer = each(lambda i: i, range(3 * threads), threads)
+    assert [next(outer), *each(lambda i: i, range(9), threads), *outer] == [0, *range(9), *range(1, 3 * threads)]
+
+
+def test_what_has_begun_ends_before_its_threads_are_used_again(threads):
+    begun, ended = [], []
+
+    def work(i: int) -> int:
+        begun.append(i)
+        time.sleep(0.05 * (i > 0))
+        ended.append(i)
+        return i
+
+    some = each(work, range(9), threads)
+    next(some)
+    some.close()
+    assert sorted(begun) == sorted(ended) and len(ended) < 9
+    assert list(each(lambda i: i, range(5), threads)) == list(range(5))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(threads):
+    list(each(time.sleep, [0.01] * 2 * threads, threads))
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends it if it waits for threads that it does not have
+        os._exit(0 if list(each(lambda i: i, range(5), threads)) == list(range(5)) else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -434,15 +434,39 @@ def each(work: Callable[[T], R], layers: Iterable[T], most: int) -> Iterator[R]:
         with _threads_each(threads):  # of numpy too, so that one thread gives what several with a layer each do
             yield from map(work, layers)
         return
-    waiting: deque[Future[R]] = deque()
     own = threads // most
-    with _threads_each(own), ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(own,)) as pool:
-        for layer in layers:
-            waiting.append(pool.submit(contextvars.copy_context().run, work, layer))
-            if len(waiting) > most:
+    waiting: deque[Future[R]] = deque()
+    with _threads_each(own), _pool(most, own) as pool:
+        try:
+            for layer in layers:
+                waiting.append(pool.submit(contextvars.copy_context().run, work, layer))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:  # what has begun ends before the threads are given back
+            wait([future for future in waiting if not future.cancel()])
+
+
+_idle: defaultdict[tuple[int, int], list[ThreadPoolExecutor]] = defaultdict(list)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of the threads
+
+
+@contextmanager
+def _pool(most: int, own: int) -> Iterator[ThreadPoolExecutor]:
+    """`most` threads, whose operations of torch take `own` each, for one use at a time; they stay for the next.
+
+    A comparison has dozens of uses, and to start a thread beside others at work takes up to a millisecond.
+    """
+    import torch
+
+    kept = _idle[most, own]
+    pool = kept.pop() if kept else ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(own,))
+    try:
+        yield pool
+    finally:
+        kept.append(pool)
 
 
 def in_parts(work: Callable[[slice], object], count: int, size: int | None = None) -> None:
