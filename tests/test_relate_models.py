@@ -219,7 +219,7 @@ def test_what_lies_in_a_plane_is_found_again():
     assert found.stress < 0.02 and found.faithfulness > 0.99 and found.violations == 0
     assert found.pvalue == pytest.approx(1 / 40) and found.chance < found.faithfulness
     assert found.n_triangles == 220 and "none violate" in found.text and "n = 500" in found.text
-    again = model_map(among(1 - apart / 2), records(range(12)), distance="one-minus", draws=39)
+    again = model_map(among(1 - apart / 2), records(range(12)), distance="one-minus", draws=0)
     pd.testing.assert_frame_equal(found.table, again.table)
 
 
