@@ -204,7 +204,7 @@ def rows_of(table: pd.DataFrame, scope: str = "max", measure: Measure | str | No
 
     The measure goes by whatever `compare` takes for it: a measure, its text, a name ("cka"); or by its label.
     """
-    known = list(dict.fromkeys(table.loc[table["scope"] == scope, "measure"]))
+    known = table.loc[table["scope"] == scope, "measure"].unique().tolist()
     if not known:
         raise RepalignError("there is nothing to show", expected=f"a table with rows of scope {scope!r}", got="no such rows")
     chosen = known[0] if measure is None else measure_among(measure, known)
