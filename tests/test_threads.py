@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import repalign
+from repalign import workers
 from repalign.measures.numerics import precision
 from repalign.workers import at_once, each
 
@@ -141,6 +142,12 @@ def test_threads_stay_for_the_next_use(threads):
     assert len(first) == threads
     for _ in range(5):
         assert set(each(name, range(2 * threads), threads)) == first
+
+
+def test_of_uses_that_differ_only_the_last_keeps_its_threads(threads):
+    for most in (2, threads, 2, threads):
+        list(each(time.sleep, [0.01] * 2 * most, most))
+        assert list(workers._idle) == [(most, threads // most)]
 
 
 def test_two_uses_at_once_have_threads_of_their_own(threads):

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -448,25 +448,25 @@ def each(work: Callable[[T], R], layers: Iterable[T], most: int) -> Iterator[R]:
             wait([future for future in waiting if not future.cancel()])
 
 
-_idle: defaultdict[tuple[int, int], list[ThreadPoolExecutor]] = defaultdict(list)
+_idle: dict[tuple[int, int], ThreadPoolExecutor] = {}  # the threads of the last use, by their number and what each takes
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of the threads
 
 
 @contextmanager
 def _pool(most: int, own: int) -> Iterator[ThreadPoolExecutor]:
-    """`most` threads, whose operations of torch take `own` each, for one use at a time; they stay for the next.
+    """`most` threads, whose operations of torch take `own` each, for one use at a time; they stay for the next that is alike.
 
     A comparison has dozens of uses, and to start a thread beside others at work takes up to a millisecond.
     """
     import torch
 
-    kept = _idle[most, own]
-    pool = kept.pop() if kept else ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(own,))
+    pool = _idle.pop((most, own), None) or ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(own,))
     try:
         yield pool
     finally:
-        kept.append(pool)
+        _idle.clear()  # the threads of a pool end with it
+        _idle[most, own] = pool
 
 
 def in_parts(work: Callable[[slice], object], count: int, size: int | None = None) -> None:
