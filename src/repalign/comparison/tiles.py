@@ -129,8 +129,8 @@ def as_one(scored: list[Scored]) -> list[Scored]:
     Where nothing else holds the tables of groups, a column of theirs goes as soon as that of pandas is there.
     """
     every, at = _in_order(scored)
-    ends = np.cumsum([one.stop - one.start for one in scored]).tolist()
-    scored[:] = [replace(one, table=pd.DataFrame(), start=a, stop=b) for one, a, b in zip(scored, [0, *ends], ends, strict=False)]
+    ends, none = np.cumsum([one.stop - one.start for one in scored]).tolist(), pd.DataFrame()
+    scored[:] = [replace(one, table=none, start=a, stop=b) for one, a, b in zip(scored, [0, *ends], ends, strict=False)]
     columns = {}
     for name in every.column_names:
         column, every = every[name], every.drop_columns(name)
