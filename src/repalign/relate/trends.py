@@ -23,7 +23,17 @@ from repalign.relate.findings import Against, Fitted
 from repalign.relate.jackknife import LEVEL, MIN_MODELS_LINE, Fit, Jackknife, labels_of, ranks, said_by, units_of
 from repalign.relate.permutations import DRAWS, FEW_ORDERS, FamilyOrders, family_means
 from repalign.relate.saturation import Saturation, saturation
-from repalign.relate.scores import LOGGED, PARAMETERS, Crossed, Models, Records, described, partners_of, searched
+from repalign.relate.scores import (
+    LOGGED,
+    PARAMETERS,
+    Crossed,
+    Models,
+    Records,
+    described,
+    names_of,
+    partners_of,
+    searched,
+)
 
 NOTHING = (math.nan, math.nan)
 NEARLY_PERFECT = 0.9  # a rank correlation that one swap in the order moves far on Fisher's scale
@@ -246,7 +256,7 @@ def trend(
     log = against in LOGGED if log is None else log
     points, left_out = _points(pairs, records, against, side, log)
     if points.empty:
-        known = records.known(partners_of(pairs, side, ()), "scores", "factors")
+        known = records.known(names_of(pairs, side), "scores", "factors")
         raise RepalignError(
             f"no model of side {side} has {'a positive' if log else 'a'} {against!r}",
             expected="n_parameters or a score of at least one model", got=against, remedy=did_you_mean(against, known),
